@@ -1,0 +1,117 @@
+// Package cli holds the commands of the program, one file per command.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+)
+
+// Version is the program's version, set at build time with -ldflags -X.
+var Version = "0.1.0-dev"
+
+// commands lists every command in the order `--help` shows them.
+func commands() []*cli.Command {
+	return []*cli.Command{}
+}
+
+func newApp(stdout, stderr io.Writer) *cli.App {
+	return &cli.App{
+		Name:                      "alignedfusion",
+		Usage:                     "multimodal lesion detection and classification with swappable plugins",
+		Version:                   Version,
+		Writer:                    stdout,
+		ErrWriter:                 stderr,
+		Suggest:                   true,
+		EnableBashCompletion:      true,
+		DisableSliceFlagSeparator: true,
+		Commands:                  commands(),
+		ExitErrHandler:            func(*cli.Context, error) {},
+		OnUsageError:              func(_ *cli.Context, err error, _ bool) error { return usageError("%w", err) },
+		Before:                    nil,
+		Action: func(c *cli.Context) error {
+			if c.NArg() > 0 {
+				return usageError("unknown command %q; `alignedfusion --help` lists the commands", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+	}
+}
+
+// prepare makes every command report usage errors in one line and refuse flags
+// behind positional arguments, which the flag parser would silently ignore.
+func prepare(cmds []*cli.Command) {
+	for _, cmd := range cmds {
+		cmd.OnUsageError = func(c *cli.Context, err error, _ bool) error {
+			return usageError("%w; see `%s --help`", err, strings.TrimSpace(c.Command.HelpName))
+		}
+		before := cmd.Before
+		cmd.Before = func(c *cli.Context) error {
+			if len(c.Command.Subcommands) == 0 {
+				for _, arg := range c.Args().Slice() {
+					if len(arg) > 1 && strings.HasPrefix(arg, "-") {
+						return usageError("flag %q stands after an argument and would be ignored; put flags before arguments", arg)
+					}
+				}
+			}
+			if before != nil {
+				return before(c)
+			}
+			return nil
+		}
+		if cmd.Action == nil && len(cmd.Subcommands) > 0 {
+			cmd.Action = func(c *cli.Context) error {
+				if c.NArg() > 0 {
+					return usageError("unknown command %q; see `%s --help`", c.Args().First(), c.Command.HelpName)
+				}
+				return cli.ShowSubcommandHelp(c)
+			}
+		}
+		prepare(cmd.Subcommands)
+	}
+}
+
+// Main runs the program and returns its exit code.
+func Main(args []string, stdout, stderr io.Writer) int {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var caught atomic.Int32
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	go func() {
+		for s := range signals {
+			if n, ok := s.(syscall.Signal); ok {
+				if caught.Swap(int32(n)) != 0 {
+					os.Exit(128 + int(n)) // the second signal does not wait; the lifeline takes the plugins down
+				}
+			}
+			cancel()
+		}
+	}()
+
+	app := newApp(stdout, stderr)
+	prepare(app.Commands)
+	err := app.RunContext(ctx, args)
+	if n := caught.Load(); n != 0 {
+		fmt.Fprintf(stderr, "alignedfusion: stopped by signal: %s\n", syscall.Signal(n))
+		return 128 + int(n)
+	}
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintf(stderr, "alignedfusion: %v\n", err)
+	var coded *exitError
+	if errors.As(err, &coded) {
+		return coded.code
+	}
+	return exitFailure
+}
