@@ -1,0 +1,94 @@
+package sdk
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Code says who has to act on an error.
+type Code int
+
+// The codes of stage errors; they travel as gRPC status codes of the same names.
+const (
+	// Internal is a bug of the plugin.
+	Internal Code = iota
+	// InvalidArgument: the caller gave something the stage cannot take.
+	InvalidArgument
+	// FailedPrecondition: calls came in the wrong order.
+	FailedPrecondition
+	// NotFound: an instance or context that does not exist.
+	NotFound
+	// ResourceExhausted: memory, with the bytes wanted.
+	ResourceExhausted
+	// Unimplemented: the stage has no such ability (for example training).
+	Unimplemented
+)
+
+// Error is a diagnostic: what was given, what was wanted, where, what to do.
+type Error struct {
+	Code  Code
+	Stage string
+	// Call is the protocol call: open, forward, backward, …
+	Call string
+	// Port names the tensor the error is about, if any.
+	Port   string
+	Given  string
+	Wanted string
+	// Advice says what to do.
+	Advice string
+	Err    error
+}
+
+// Error formats as `head mlp: forward: input "joint" is FP32 [2 192], want FP32 [N 256] (advice)`.
+func (e *Error) Error() string {
+	var parts []string
+	if e.Stage != "" {
+		parts = append(parts, e.Stage)
+	}
+	if e.Call != "" {
+		parts = append(parts, e.Call)
+	}
+	var what string
+	switch {
+	case e.Port != "" && e.Given != "":
+		what = fmt.Sprintf("%q is %s", e.Port, e.Given)
+	case e.Port != "":
+		what = fmt.Sprintf("%q", e.Port)
+	default:
+		what = e.Given
+	}
+	if e.Err != nil {
+		if what != "" {
+			what += ": "
+		}
+		what += e.Err.Error()
+	}
+	if e.Wanted != "" {
+		if what != "" {
+			what += ", "
+		}
+		what += "want " + e.Wanted
+	}
+	if e.Advice != "" {
+		what += " (" + e.Advice + ")"
+	}
+	return strings.Join(append(parts, what), ": ")
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Errorf makes an Error of a code.
+func Errorf(code Code, format string, args ...any) error {
+	return &Error{Code: code, Err: fmt.Errorf(format, args...)}
+}
+
+// CodeOf returns the code of the first *Error in err's chain, Internal otherwise.
+func CodeOf(err error) Code {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return Internal
+}

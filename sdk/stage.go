@@ -1,0 +1,240 @@
+package sdk
+
+import (
+	"context"
+
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// ProtocolMajor is the major version of the stage protocol this SDK speaks.
+const ProtocolMajor = 1
+
+// Kind says what place a stage takes in a pipeline.
+type Kind string
+
+// The kinds of stages.
+const (
+	KindEncoder Kind = "encoder"
+	KindText    Kind = "text"
+	KindFusion  Kind = "fusion"
+	KindHead    Kind = "head"
+)
+
+// Intensity maps raw intensities to what an encoder wants: clip to [Low, High],
+// linearly to [OutLow, OutHigh], then (x - Mean[c]) / Std[c] when these are given.
+type Intensity struct {
+	Low, High       float64
+	OutLow, OutHigh float64
+	Mean, Std       []float64
+}
+
+// Port is a named tensor of a stage.
+type Port struct {
+	// Name is exact ("joint") or a family ending in ".*" ("tokens.*").
+	Name  string
+	DType tensor.DType
+	// Shape holds numbers or dimension names; one name means one size within a call.
+	Shape []string
+	// Required inputs must be given; required outputs are always returned.
+	Required bool
+	// Differentiable ports take part in Backward.
+	Differentiable bool
+	// Resident ports never leave the process: both ends are stages of one plugin.
+	Resident bool
+	// Intensity is what the host does to raw intensities before it sends them.
+	Intensity *Intensity
+	// SizeMultiple: the last two dimensions are multiples of it; 0 and 1 mean any size.
+	SizeMultiple int64
+	// OnRequest outputs are computed only when Forward asks for them.
+	OnRequest bool
+	Help      string
+}
+
+// Setting is one `--set stage.name=value` a stage understands.
+type Setting struct {
+	Name string
+	// Type is int, float, bool, string, path, ints or floats (comma-separated).
+	Type     string
+	Default  string
+	Choices  []string
+	Min, Max *float64
+	Help     string
+}
+
+// StageManifest describes one stage of a plugin.
+type StageManifest struct {
+	Name     string
+	Kind     Kind
+	Summary  string
+	Inputs   []Port
+	Outputs  []Port
+	Settings []Setting
+	Losses   []string
+	Metrics  []string
+	// Tasks the stage is made for (detect, classify); empty means any.
+	Tasks     []string
+	Trainable bool
+}
+
+// Manifest describes a plugin.
+type Manifest struct {
+	Name    string
+	Version string
+	License string
+	// ModelCard says what the model was made from and for: input range, size, source.
+	ModelCard string
+	// Runtime is what the plugin computes with, for example "libtorch 1.13.1".
+	Runtime string
+	// Capabilities are names, never compared versions.
+	Capabilities []string
+	Stages       []StageManifest
+	// MaxOpenContexts bounds the TRAIN contexts that are open at once; 0 means 2.
+	MaxOpenContexts int
+}
+
+// Optimizer is the update rule a trainable stage uses.
+type Optimizer struct {
+	// Name is sgd or adamw.
+	Name string
+	// Values: sgd: momentum, weight_decay, nesterov (0 or 1);
+	// adamw: beta1, beta2, eps, weight_decay.
+	Values map[string]float64
+}
+
+// LabelSet is one classification task, or the lesion classes of a detector.
+type LabelSet struct {
+	Name    string
+	Classes []string
+	// ClassWeights is empty or has one weight per class.
+	ClassWeights []float64
+}
+
+// OpenRequest asks for an instance of a stage.
+type OpenRequest struct {
+	Stage string
+	// Settings hold a value for every setting of the manifest, checked against it.
+	Settings Settings
+	Seed     uint64
+	// Device is cpu, cuda:0, …
+	Device  string
+	Threads int
+	Train   bool
+	// Group: stages opened with one group in one process share resident ports.
+	Group string
+	// Inputs are the ports that will feed this instance, sizes filled in where known.
+	Inputs []Port
+	// AttributeSchema is the JSON of the attribute schema; empty without attributes.
+	AttributeSchema []byte
+	// Constants: "value.embedding" FP32 [A,K,E], the text embedding of every
+	// attribute value's prompt, zero where an attribute has fewer than K values.
+	Constants map[string]*tensor.Tensor
+	Labels    []LabelSet
+	Optimizer Optimizer
+	// Task is detect or classify.
+	Task string
+}
+
+// OpenResponse says what was opened.
+type OpenResponse struct {
+	ParameterCount int64
+	TrainableCount int64
+	// Inputs and Outputs have every size that is now known.
+	Inputs  []Port
+	Outputs []Port
+	Notes   []string
+}
+
+// ForwardRequest runs a stage once.
+type ForwardRequest struct {
+	// Context names the run. In TRAIN mode it stays open until Backward or Release.
+	Context uint64
+	Train   bool
+	// Seed is the source of all randomness of this call.
+	Seed uint64
+	// Inputs by port name. Data is valid until the call returns and, for a TRAIN
+	// context, until the context ends.
+	Inputs map[string]*tensor.Tensor
+	// NeedsGrad names the inputs whose gradient Backward must return.
+	NeedsGrad map[string]bool
+	// Wanted names the on-request outputs to compute.
+	Wanted map[string]bool
+	// NewOutput allocates an output where the host will read it, saving a copy.
+	// It is never nil; using it is optional.
+	NewOutput func(name string, dtype tensor.DType, shape ...int64) (*tensor.Tensor, error)
+}
+
+// ForwardResponse is what a run gave.
+type ForwardResponse struct {
+	Outputs map[string]*tensor.Tensor
+	// Losses by name; Backward weighs them.
+	Losses  map[string]float64
+	Metrics map[string]float64
+	Notes   []string
+}
+
+// BackwardRequest asks for vector-Jacobian products of a TRAIN context.
+type BackwardRequest struct {
+	Context uint64
+	// OutputGrads holds d l / d output for the differentiable outputs; an absent one is zero.
+	OutputGrads map[string]*tensor.Tensor
+	// LossWeights weighs the losses Forward returned; an absent one counts 0.
+	LossWeights map[string]float64
+	NewOutput   func(name string, dtype tensor.DType, shape ...int64) (*tensor.Tensor, error)
+}
+
+// BackwardResponse holds d l / d input for every input whose gradient was asked for.
+type BackwardResponse struct {
+	InputGrads map[string]*tensor.Tensor
+}
+
+// StepRequest applies the optimizer once.
+type StepRequest struct {
+	// Values of the schedules at this step; "learning_rate" always.
+	Values map[string]float64
+	// GradientScale multiplies every gradient first (global clipping).
+	GradientScale float64
+}
+
+// Stage is one opened instance. The SDK calls its methods one at a time.
+type Stage interface {
+	// Forward computes the outputs. The SDK has checked the inputs' names, dtypes and
+	// shapes against the manifest.
+	Forward(ctx context.Context, req *ForwardRequest) (*ForwardResponse, error)
+	// Close frees everything; no call follows.
+	Close() error
+}
+
+// Trainer is a stage that can be trained.
+type Trainer interface {
+	// Backward is called at most once per TRAIN context and ends it. Parameter
+	// gradients accumulate until ZeroGrad.
+	Backward(ctx context.Context, req *BackwardRequest) (*BackwardResponse, error)
+	// Release ends a TRAIN context without gradients.
+	Release(ctx context.Context, contextID uint64) error
+	// ZeroGrad clears the accumulated gradients.
+	ZeroGrad(ctx context.Context) error
+	// GradNorm is the L2 norm over all accumulated gradients; NaN and Inf are answers.
+	GradNorm(ctx context.Context) (float64, error)
+	// Step updates the parameters.
+	Step(ctx context.Context, req *StepRequest) error
+}
+
+// Saver is a stage with state: weights, optimizer.
+type Saver interface {
+	// Save writes into the existing folder dir and returns the names of its files.
+	// Weights are safetensors. Bit-exact: train k, save, load, train k = train 2k.
+	Save(ctx context.Context, dir string) (files []string, err error)
+	// Load reads what Save wrote; weightsOnly leaves the optimizer's state alone.
+	Load(ctx context.Context, dir string, weightsOnly bool) error
+}
+
+// OpenFunc makes an instance of one of the plugin's stages.
+type OpenFunc func(ctx context.Context, req *OpenRequest) (Stage, *OpenResponse, error)
+
+// Plugin is what Serve serves.
+type Plugin struct {
+	Manifest Manifest
+	Open     OpenFunc
+	// Shutdown, when set, is called once before the process ends in order.
+	Shutdown func()
+}
