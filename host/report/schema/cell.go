@@ -61,8 +61,9 @@ var boolWords = map[string]bool{
 }
 
 // ParseCell reads a table cell. "" is Unmentioned; "possibly V" (or "?V", or -1
-// for binary attributes) is Uncertain; "no" is Negated unless the value set has
-// a value of that name; anything else is Stated. Numeric attributes take a
+// for binary attributes) is Uncertain; "no" and the absence of a binary
+// attribute are Negated, with a value where the value set has one; anything
+// else is Stated. Numeric attributes take a
 // number or a bin's range. A value outside the value set gives Stated (or
 // Uncertain) with Value -1 and Raw: it is for the caller to report. An error
 // means that a numeric cell is no number.
@@ -78,18 +79,15 @@ func ParseCell(a Attribute, text string) (Cell, error) {
 	case strings.HasPrefix(t, "?") && len(t) > 1:
 		state, t = Uncertain, strings.TrimSpace(t[1:])
 	case a.Kind == Binary && (t == "-1" || t == "-1.0" || lower == "uncertain"):
-		return Cell{State: Uncertain, Value: 1, Raw: text}, nil
-	case lower == "no" && !a.has(t) && state == Stated:
-		if a.Kind == Binary {
-			return Cell{State: Negated, Value: 0, Raw: text}, nil
-		}
-		return Cell{State: Negated, Value: -1, Raw: text}, nil
+		return Cell{State: Uncertain, Value: 1, Raw: t}, nil
+	case lower == "no" && a.Kind != Binary && !a.has(t):
+		return Cell{State: Negated, Value: -1, Raw: t}, nil
 	}
 	k, err := a.Find(t)
 	if err != nil {
 		return Cell{Value: -1}, err
 	}
-	if a.Kind == Binary && k == 0 && state == Stated {
+	if state == Stated && (a.Kind == Binary && k == 0 || k >= 0 && fold(a.Values[k]) == "no") {
 		state = Negated
 	}
 	return Cell{State: state, Value: k, Raw: t}, nil

@@ -8,6 +8,10 @@ import (
 	"strings"
 )
 
+// EvidenceSuffix ends the name of a column that holds where the cells of the
+// column before the suffix were read.
+const EvidenceSuffix = ".evidence"
+
 // Table is rows of text under column names. Every row has len(Columns) cells;
 // an empty cell is missing.
 type Table struct {
@@ -71,6 +75,10 @@ func FromColumns(training Table, o Options) (*Schema, []Skipped, error) {
 	s := &Schema{}
 	var skipped []Skipped
 	for _, name := range columns {
+		if strings.HasSuffix(name, EvidenceSuffix) && o.Columns == nil {
+			skipped = append(skipped, Skipped{name, "evidence of another column"})
+			continue
+		}
 		j, err := training.column(name)
 		if err != nil {
 			return nil, nil, fmt.Errorf("schema from columns: %w", err)
@@ -181,8 +189,6 @@ func columnAttribute(name string, kind Kind, cells []string, o Options) (Attribu
 			t := c
 			if k := fold(c); strings.HasPrefix(k, possibly) {
 				t = strings.TrimSpace(c[len(possibly):])
-			} else if k == "no" {
-				continue // a negation, not a value
 			}
 			k := fold(t)
 			if k == "" {
@@ -252,7 +258,7 @@ func QuantileEdges(values []float64, bins int) []float64 {
 		e := sorted[lo]*(1-f) + sorted[hi]*f
 		// Raise the edge to the next value present: the bins stay the same and
 		// their range reads in the column's own numbers.
-		e = sorted[sort.SearchFloat64s(sorted, e)]
+		e = sorted[min(sort.SearchFloat64s(sorted, e), n-1)]
 		if e > last {
 			edges = append(edges, e)
 			last = e

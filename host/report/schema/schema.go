@@ -107,7 +107,7 @@ type Cell struct {
 	State State
 	// Value is the index into the attribute's value set, -1 when unknown: always
 	// for Unmentioned, for a value that training never showed, and for the
-	// negation of a categorical or numeric attribute.
+	// negation of an attribute that has no value for its absence.
 	Value int
 	// Raw is the value as it was written, for values outside the value set.
 	Raw      string
