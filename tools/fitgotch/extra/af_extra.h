@@ -1,0 +1,37 @@
+// Own native functions of libtch.so, next to gotch's shim. Every function
+// reports failure through the shim's thread-local error slot (read it on the
+// same OS thread, ts.TorchErr does), and never lets an exception out.
+#ifndef AF_EXTRA_H
+#define AF_EXTRA_H
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// A torch::Tensor*; opaque on the Go side.
+typedef void *af_tensor;
+
+// af_tensor_of_blob wraps memory the caller owns as a contiguous CPU tensor,
+// without a copy. The memory must outlive the tensor and every view of it.
+af_tensor af_tensor_of_blob(void *data, const int64_t *dims, size_t ndims, int scalar_type);
+
+// af_set_num_threads sets the threads of one operator (OpenMP and BLAS pool).
+void af_set_num_threads(int threads);
+
+// af_set_num_interop_threads sets the threads that run operators side by side;
+// libtorch allows it once per process, before the first parallel work.
+void af_set_num_interop_threads(int threads);
+
+// af_manual_seed seeds the default generators of the CPU and every GPU.
+void af_manual_seed(int64_t seed);
+
+// af_grad_set_enabled sets the calling thread's gradient mode and returns the
+// previous one (0 or 1).
+int af_grad_set_enabled(int enabled);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

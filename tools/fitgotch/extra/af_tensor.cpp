@@ -1,0 +1,23 @@
+#include "af_extra.h"
+#include "torch_api.h"
+#include <ATen/Parallel.h>
+
+af_tensor af_tensor_of_blob(void *data, const int64_t *dims, size_t ndims, int scalar_type) {
+  PROTECT(
+      auto options = at::TensorOptions().device(at::kCPU).dtype(torch::ScalarType(scalar_type));
+      return new torch::Tensor(torch::from_blob(data, torch::IntArrayRef(dims, ndims), options));)
+  return nullptr;
+}
+
+void af_set_num_threads(int threads) { PROTECT(at::set_num_threads(threads);) }
+
+void af_set_num_interop_threads(int threads) { PROTECT(at::set_num_interop_threads(threads);) }
+
+void af_manual_seed(int64_t seed) { PROTECT(torch::manual_seed(static_cast<uint64_t>(seed));) }
+
+int af_grad_set_enabled(int enabled) {
+  PROTECT(bool previous = torch::autograd::GradMode::is_enabled();
+          torch::autograd::GradMode::set_enabled(enabled != 0);
+          return previous ? 1 : 0;)
+  return 0;
+}
