@@ -1,0 +1,340 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// Pipeline is a row of opened stages. Its methods are not safe for concurrent use.
+type Pipeline struct {
+	Members []*Member
+}
+
+// Open checks the manifests' ports, opens the stages in order (each is told the
+// resolved ports that will feed it) and checks the resolved ports again. base gives
+// what all OpenRequests share; Stage, Settings, Inputs and Seed are filled in per
+// stage. On an error everything already opened is closed.
+func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.OpenRequest) (_ *Pipeline, err error) {
+	if err := Check(sources, hostPorts, base.Task); err != nil {
+		return nil, err
+	}
+	resolved := make([]sdk.Settings, len(sources))
+	for i, s := range sources {
+		if resolved[i], err = sdk.ResolveSettings(s.Stage.Settings, s.Settings); err != nil {
+			return nil, &SettingsError{s.Role, s.Plugin, err}
+		}
+	}
+	p := &Pipeline{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Close())
+		}
+	}()
+	b := newBoard(hostPorts)
+	for i, s := range sources {
+		feeding, err := b.accept(s, s.Stage.Inputs)
+		if err != nil {
+			return nil, err
+		}
+		req := base
+		req.Stage, req.Settings, req.Inputs = s.Stage.Name, resolved[i], feeding
+		req.Seed = Seed(base.Seed, "open", string(s.Role))
+		instance, opened, err := s.Open(ctx, &req)
+		if err != nil {
+			return nil, &StageError{s.Role, s.Plugin, "open", err}
+		}
+		m := &Member{s, instance, opened, resolved[i]}
+		p.Members = append(p.Members, m)
+		if len(opened.Inputs) == 0 {
+			opened.Inputs = s.Stage.Inputs
+		}
+		if len(opened.Outputs) == 0 {
+			opened.Outputs = s.Stage.Outputs
+		}
+		if _, err := b.accept(s, opened.Inputs); err != nil {
+			return nil, err
+		}
+		b.offer(s, opened.Inputs, opened.Outputs)
+	}
+	return p, nil
+}
+
+// SettingsError is a `--set` that a stage refused.
+type SettingsError struct {
+	Role   sdk.Kind
+	Plugin string
+	Err    error
+}
+
+// Error formats as `encoder a3d: unknown setting …`.
+func (e *SettingsError) Error() string { return fmt.Sprintf("%s %s: %v", e.Role, e.Plugin, e.Err) }
+
+// Unwrap returns the cause.
+func (e *SettingsError) Unwrap() error { return e.Err }
+
+// Member returns the stage that plays a role, nil when the pipeline has none.
+func (p *Pipeline) Member(role sdk.Kind) *Member {
+	for _, m := range p.Members {
+		if m.Role == role {
+			return m
+		}
+	}
+	return nil
+}
+
+// Output returns the resolved port under which a name leaves the pipeline.
+func (p *Pipeline) Output(name string) (sdk.Port, bool) {
+	for _, m := range slices.Backward(p.Members) {
+		if port, ok := find(m.Opened.Outputs, name); ok {
+			return port, true
+		}
+	}
+	return sdk.Port{}, false
+}
+
+// Cost is what all calls of all stages took so far.
+func (p *Pipeline) Cost() Cost {
+	var c Cost
+	for _, m := range p.Members {
+		c = c.Add(m.cost())
+	}
+	return c
+}
+
+// LossNames are the losses the stages declare.
+func (p *Pipeline) LossNames() []string {
+	names := map[string]bool{}
+	for _, m := range p.Members {
+		for _, l := range m.Stage.Losses {
+			names[l] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// Close closes every stage, last first.
+func (p *Pipeline) Close() error {
+	var errs []error
+	for _, m := range slices.Backward(p.Members) {
+		errs = append(errs, m.fail("close", m.Instance.Close()))
+	}
+	p.Members = nil
+	return errors.Join(errs...)
+}
+
+// ForwardOptions say how a batch runs through the pipeline.
+type ForwardOptions struct {
+	// Context is the number all stages of this run share; new for every Forward.
+	Context uint64
+	Train   bool
+	// Seed of the batch; each stage gets its own, derived from it.
+	Seed uint64
+	// Wanted names on-request outputs.
+	Wanted map[string]bool
+}
+
+// visit is one stage's part of a Run.
+type visit struct {
+	member *Member
+	// producers maps each input to the index of the stage that gave it, -1 for the host.
+	producers map[string]int
+	train     bool
+}
+
+// Run is one batch that went through the pipeline. In TRAIN mode it ends with
+// Backward or Release.
+type Run struct {
+	// Outputs are the ports as they left the pipeline. Data is valid until the run ends.
+	Outputs map[string]*tensor.Tensor
+	// Losses by name, not weighted.
+	Losses  map[string]float64
+	Metrics map[string]float64
+	Notes   []string
+
+	context uint64
+	visits  []visit
+	done    bool
+}
+
+// Forward runs a batch through all stages. When a stage fails, the contexts already
+// opened are released.
+func (p *Pipeline) Forward(ctx context.Context, o ForwardOptions, inputs map[string]*tensor.Tensor) (*Run, error) {
+	r := &Run{
+		Outputs: maps.Clone(inputs), Losses: map[string]float64{}, Metrics: map[string]float64{},
+		context: o.Context,
+	}
+	if r.Outputs == nil {
+		r.Outputs = map[string]*tensor.Tensor{}
+	}
+	producer := map[string]int{}
+	for name := range inputs {
+		producer[name] = -1
+	}
+	// learns[i]: a gradient that arrives at stage i's outputs is of use to someone.
+	learns := make([]bool, len(p.Members))
+	for i, m := range p.Members {
+		v := visit{member: m, producers: map[string]int{}, train: o.Train && m.Stage.Trainable}
+		req := &sdk.ForwardRequest{
+			Context: o.Context, Train: v.train, Seed: Seed(o.Seed, string(m.Role)),
+			Inputs: map[string]*tensor.Tensor{}, NeedsGrad: map[string]bool{}, Wanted: map[string]bool{},
+			NewOutput: newOutput,
+		}
+		learns[i] = v.train && m.Opened.TrainableCount > 0
+		for name, t := range r.Outputs {
+			port, ok := find(m.Opened.Inputs, name)
+			if !ok || port.Resident {
+				continue
+			}
+			req.Inputs[name] = t
+			from := producer[name]
+			v.producers[name] = from
+			if v.train && from >= 0 && port.Differentiable && learns[from] {
+				req.NeedsGrad[name] = true
+				learns[i] = true
+			}
+		}
+		for name := range o.Wanted {
+			if port, ok := find(m.Opened.Outputs, name); ok && port.OnRequest {
+				req.Wanted[name] = true
+			}
+		}
+		resp, err := m.Instance.Forward(ctx, req)
+		if err != nil {
+			return nil, errors.Join(m.fail("forward", err), r.Release(context.WithoutCancel(ctx)))
+		}
+		r.visits = append(r.visits, v)
+		for name, t := range resp.Outputs {
+			r.Outputs[name] = t
+			producer[name] = i
+		}
+		maps.Copy(r.Losses, resp.Losses)
+		maps.Copy(r.Metrics, resp.Metrics)
+		r.Notes = append(r.Notes, resp.Notes...)
+	}
+	return r, nil
+}
+
+// newOutput serves stages that live in this process; plugins get memory from their client.
+func newOutput(_ string, dtype tensor.DType, shape ...int64) (*tensor.Tensor, error) {
+	return tensor.New(dtype, shape...)
+}
+
+// Loss is the weighted sum of the losses; a loss without a weight counts once.
+func (r *Run) Loss(weights map[string]float64) float64 {
+	var sum float64
+	for _, name := range slices.Sorted(maps.Keys(r.Losses)) {
+		sum += weightOf(weights, name) * r.Losses[name]
+	}
+	return sum
+}
+
+func weightOf(weights map[string]float64, name string) float64 {
+	if w, ok := weights[name]; ok {
+		return w
+	}
+	return 1
+}
+
+// Finite reports whether every loss is a number.
+func (r *Run) Finite() bool {
+	for _, l := range r.Losses {
+		if math.IsNaN(l) || math.IsInf(l, 0) {
+			return false
+		}
+	}
+	return true
+}
+
+// Backward sends gradients from the last stage to the first, each loss weighted by
+// its weight (1 when it has none) times scale, and ends the run. A stage that two
+// others lean on gets the sum of their gradients in one call.
+func (r *Run) Backward(ctx context.Context, weights map[string]float64, scale float64) error {
+	if r.done {
+		return errors.New("pipeline: backward on a run that has ended")
+	}
+	grads := make([]map[string]*tensor.Tensor, len(r.visits))
+	for i := range grads {
+		grads[i] = map[string]*tensor.Tensor{}
+	}
+	lossWeights := map[string]float64{}
+	for name := range r.Losses {
+		lossWeights[name] = weightOf(weights, name) * scale
+	}
+	for i := len(r.visits) - 1; i >= 0; i-- {
+		v := r.visits[i]
+		if !v.train {
+			continue
+		}
+		resp, err := v.member.Instance.Backward(ctx, &sdk.BackwardRequest{
+			Context: r.context, OutputGrads: grads[i], LossWeights: lossWeights, NewOutput: newOutput,
+		})
+		if err != nil {
+			return errors.Join(v.member.fail("backward", err), r.Release(context.WithoutCancel(ctx)))
+		}
+		r.visits[i].train = false // the context has ended
+		for name, g := range resp.InputGrads {
+			from, ok := v.producers[name]
+			if !ok || from < 0 {
+				continue
+			}
+			if grads[from][name], err = sum(grads[from][name], g); err != nil {
+				err = v.member.fail("backward", fmt.Errorf("gradient of %q: %w", name, err))
+				return errors.Join(err, r.Release(context.WithoutCancel(ctx)))
+			}
+		}
+	}
+	r.done = true
+	return nil
+}
+
+// Release ends a TRAIN run without gradients. Releasing an ended run does nothing.
+func (r *Run) Release(ctx context.Context) error {
+	if r.done {
+		return nil
+	}
+	r.done = true
+	var errs []error
+	for _, v := range slices.Backward(r.visits) {
+		if v.train {
+			errs = append(errs, v.member.fail("release", v.member.Instance.Release(ctx, r.context)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sum adds FP32 tensors; neither argument is changed.
+func sum(a, b *tensor.Tensor) (*tensor.Tensor, error) {
+	if a == nil {
+		return b, nil
+	}
+	x, err := a.Float32s()
+	if err != nil {
+		return nil, err
+	}
+	y, err := b.Float32s()
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Equal(a.Shape, b.Shape) {
+		return nil, fmt.Errorf("shapes %v and %v differ", a.Shape, b.Shape)
+	}
+	out, err := tensor.New(tensor.FP32, a.Shape...)
+	if err != nil {
+		return nil, err
+	}
+	z, err := out.Float32s()
+	if err != nil {
+		return nil, err
+	}
+	for i := range z {
+		z[i] = x[i] + y[i]
+	}
+	return out, nil
+}

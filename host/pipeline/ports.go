@@ -1,0 +1,214 @@
+package pipeline
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// Host is the name under which the host's own ports appear in messages.
+const Host = "the host"
+
+// PortError is returned when what one stage gives does not fit what another wants.
+type PortError struct {
+	// Consumer is the stage that wants the port, Producer the one that gives it
+	// (empty when nothing does).
+	Consumer, Producer string
+	Port               string
+	Given, Wanted      string
+	Advice             string
+}
+
+// Error names both stages:
+// `head mlp: input "joint" is FP32 [N 192] from fusion sum, want FP32 [N 256]`.
+func (e *PortError) Error() string {
+	text := fmt.Sprintf("%s: input %q ", e.Consumer, e.Port)
+	if e.Producer == "" {
+		text += "is given by nothing before it"
+	} else {
+		text += fmt.Sprintf("is %s from %s", e.Given, e.Producer)
+	}
+	text += ", want " + e.Wanted
+	if e.Advice != "" {
+		text += " (" + e.Advice + ")"
+	}
+	return text
+}
+
+// offered is a port that stages further down can use.
+type offered struct {
+	sdk.Port
+	from    string
+	process string
+}
+
+// board is what is on offer at one place of the pipeline, by port name.
+type board map[string]offered
+
+func newBoard(hostPorts []sdk.Port) board {
+	b := board{}
+	for _, p := range hostPorts {
+		b[p.Name] = offered{p, Host, ""}
+	}
+	return b
+}
+
+func (b board) names() []string {
+	names := make([]string, 0, len(b))
+	for n := range b {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// family returns "tokens." for "tokens.*".
+func family(name string) (prefix string, ok bool) {
+	if strings.HasSuffix(name, ".*") {
+		return strings.TrimSuffix(name, "*"), true
+	}
+	return "", false
+}
+
+// Matches reports whether a port name falls under a declared one, which is exact
+// ("joint") or a family ("tokens.*").
+func Matches(declared, name string) bool {
+	if prefix, ok := family(declared); ok {
+		return strings.HasPrefix(name, prefix) && len(name) > len(prefix)
+	}
+	return declared == name
+}
+
+// find returns the declared port that a name falls under; exact names win.
+func find(ports []sdk.Port, name string) (sdk.Port, bool) {
+	for _, p := range ports {
+		if p.Name == name {
+			return p, true
+		}
+	}
+	for _, p := range ports {
+		if Matches(p.Name, name) {
+			return p, true
+		}
+	}
+	return sdk.Port{}, false
+}
+
+func describe(d tensor.DType, shape []string) string {
+	return string(d) + " " + tensor.FormatShape(shape)
+}
+
+// fits compares what is given with what is wanted: equal dtype, equal rank, and
+// equal sizes where both are numbers. Named sizes are each stage's own business.
+func fits(given, wanted sdk.Port) bool {
+	if given.DType != wanted.DType || len(given.Shape) != len(wanted.Shape) {
+		return false
+	}
+	for i := range given.Shape {
+		a, errA := strconv.ParseInt(given.Shape[i], 10, 64)
+		b, errB := strconv.ParseInt(wanted.Shape[i], 10, 64)
+		if errA == nil && errB == nil && a != b {
+			return false
+		}
+	}
+	return true
+}
+
+// accept checks a stage's inputs against the board and returns the offered ports
+// that will feed it, in name order.
+func (b board) accept(s Source, inputs []sdk.Port) ([]sdk.Port, error) {
+	var feeding []sdk.Port
+	for _, want := range inputs {
+		var matched int
+		for _, name := range b.names() {
+			p := b[name]
+			if exact, _ := find(inputs, name); exact.Name != want.Name {
+				continue
+			}
+			wanted := describe(want.DType, want.Shape) + ", declared by " + s.Plugin
+			if want.Resident || p.Resident {
+				if want.Resident && p.Resident && p.process == s.Process {
+					matched++
+					continue
+				}
+				if !want.Required && !want.Resident {
+					continue // a resident port of another plugin is simply not there
+				}
+				return nil, &PortError{s.name(), p.from, name, describe(p.DType, p.Shape), wanted,
+					"the port stays inside one plugin: take both stages from the same plugin"}
+			}
+			if !fits(p.Port, want) {
+				return nil, &PortError{s.name(), p.from, name, describe(p.DType, p.Shape), wanted, ""}
+			}
+			matched++
+			feeding = append(feeding, p.Port)
+		}
+		if matched == 0 && want.Required {
+			advice := "on offer: " + strings.Join(b.names(), ", ")
+			if want.Resident {
+				advice = "the port stays inside one plugin: take the stage before it from " + s.Plugin + " too"
+			}
+			return nil, &PortError{s.name(), "", want.Name, "", describe(want.DType, want.Shape) + ", declared by " + s.Plugin, advice}
+		}
+	}
+	return feeding, nil
+}
+
+// offer puts a stage's outputs on the board. A family output stands for one port
+// per member of the families the stage takes in.
+func (b board) offer(s Source, inputs, outputs []sdk.Port) {
+	add := board{}
+	for _, out := range outputs {
+		prefix, isFamily := family(out.Name)
+		if !isFamily {
+			add[out.Name] = offered{out, s.name(), s.Process}
+			continue
+		}
+		for _, in := range inputs {
+			inPrefix, ok := family(in.Name)
+			if !ok {
+				continue
+			}
+			for name := range b {
+				if !Matches(in.Name, name) {
+					continue
+				}
+				port := out
+				port.Name = prefix + strings.TrimPrefix(name, inPrefix)
+				if _, exact := find(outputs, port.Name); exact {
+					if p, _ := find(outputs, port.Name); p.Name == port.Name {
+						continue // declared on its own
+					}
+				}
+				add[port.Name] = offered{port, s.name(), s.Process}
+			}
+		}
+	}
+	for name, p := range add {
+		b[name] = p
+	}
+}
+
+// Check compares the ports of a whole pipeline by its manifests, before anything is
+// opened. The error is a *PortError that names both stages, or says that a stage
+// does not belong where it was put.
+func Check(sources []Source, hostPorts []sdk.Port, task string) error {
+	b := newBoard(hostPorts)
+	for _, s := range sources {
+		if s.Stage.Kind != s.Role {
+			return fmt.Errorf("%s: stage %q of plugin %s is of kind %s, want %s", s.name(), s.Stage.Name, s.Plugin, s.Stage.Kind, s.Role)
+		}
+		if len(s.Stage.Tasks) > 0 && !slices.Contains(s.Stage.Tasks, task) {
+			return fmt.Errorf("%s: stage %q is made for %s, not for %s", s.name(), s.Stage.Name, strings.Join(s.Stage.Tasks, ", "), task)
+		}
+		if _, err := b.accept(s, s.Stage.Inputs); err != nil {
+			return err
+		}
+		b.offer(s, s.Stage.Inputs, s.Stage.Outputs)
+	}
+	return nil
+}

@@ -1,0 +1,99 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// Instance is an opened stage.
+type Instance interface {
+	sdk.Stage
+	sdk.Trainer
+	sdk.Saver
+}
+
+// Cost is what calls took: on the host's clock, and inside the plugin. The
+// difference is transport.
+type Cost struct {
+	Wall, Compute time.Duration
+	Calls         int64
+}
+
+// Add returns the sum of two costs.
+func (c Cost) Add(d Cost) Cost {
+	return Cost{c.Wall + d.Wall, c.Compute + d.Compute, c.Calls + d.Calls}
+}
+
+// Sub returns what was spent between two readings of a Metered instance.
+func (c Cost) Sub(d Cost) Cost {
+	return Cost{c.Wall - d.Wall, c.Compute - d.Compute, c.Calls - d.Calls}
+}
+
+// TransportShare is (wall - compute) / wall, 0 when nothing was measured.
+func (c Cost) TransportShare() float64 {
+	if c.Wall <= 0 {
+		return 0
+	}
+	return float64(c.Wall-c.Compute) / float64(c.Wall)
+}
+
+// Metered is an Instance that knows the cost of its calls so far.
+type Metered interface {
+	Cost() Cost
+}
+
+// StageError says in which stage of the pipeline and in which call something failed.
+type StageError struct {
+	Role   sdk.Kind
+	Plugin string
+	Call   string
+	Err    error
+}
+
+// Error formats as `encoder a3d: forward: …`.
+func (e *StageError) Error() string {
+	return fmt.Sprintf("%s %s: %s: %v", e.Role, e.Plugin, e.Call, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *StageError) Unwrap() error { return e.Err }
+
+// Source is a stage that can be opened.
+type Source struct {
+	Role sdk.Kind
+	// Plugin is the plugin's name. Stages with the same Process share resident ports.
+	Plugin  string
+	Process string
+	Stage   sdk.StageManifest
+	// Settings as given by the user; Open resolves them against the manifest.
+	Settings map[string]string
+	Open     func(context.Context, *sdk.OpenRequest) (Instance, *sdk.OpenResponse, error)
+}
+
+func (s Source) name() string { return string(s.Role) + " " + s.Plugin }
+
+// Member is an opened stage of a pipeline.
+type Member struct {
+	Source
+	Instance Instance
+	// Opened holds parameter counts, notes, and the ports with the sizes now known.
+	Opened   *sdk.OpenResponse
+	Resolved sdk.Settings
+}
+
+func (m *Member) fail(call string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &StageError{m.Role, m.Plugin, call, err}
+}
+
+func (m *Member) cost() Cost {
+	if metered, ok := m.Instance.(Metered); ok {
+		return metered.Cost()
+	}
+	return Cost{}
+}

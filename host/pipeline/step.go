@@ -1,0 +1,163 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// Batch is what the host feeds a pipeline with.
+type Batch struct {
+	// IDs name the cases, for messages.
+	IDs    []string
+	Inputs map[string]*tensor.Tensor
+}
+
+// Stepper is the training step as a machine without I/O: zero the gradients, run k
+// micro-batches forward and backward with loss weights divided by k, clip by one
+// global gradient norm, update every stage.
+type Stepper struct {
+	Pipeline *Pipeline
+	// Seed is the run's seed.
+	Seed uint64
+	// LossWeights by loss name; a loss without a weight counts once.
+	LossWeights map[string]float64
+	// ClipNorm bounds the L2 norm over the gradients of all stages; 0 means no bound.
+	ClipNorm float64
+	// Frozen roles take part in forward and backward but are never updated.
+	Frozen map[sdk.Kind]bool
+	// SkippedLast says that the step before had no finite loss or gradient and was
+	// skipped; part of what a checkpoint must hold.
+	SkippedLast bool
+}
+
+// StepResult is what a step did.
+type StepResult struct {
+	// Loss is the weighted sum of losses, averaged over the micro-batches.
+	Loss    float64
+	Losses  map[string]float64
+	Metrics map[string]float64
+	// GradNorm is the global norm before clipping, Scale what the gradients were multiplied by.
+	GradNorm, Scale float64
+	// Skipped says that the loss or the gradient was not finite and nothing was updated.
+	Skipped bool
+	Notes   []string
+	// Cost of all calls of the step.
+	Cost Cost
+}
+
+// ErrNotFinite is returned when two steps in a row have no finite loss or gradient.
+var ErrNotFinite = errors.New("the loss or its gradient is not a finite number in two steps in a row")
+
+// Step takes optimizer step number step (counted from 0) on the micro-batches.
+// values gives each role its schedule values (learning_rate, …).
+//
+// The first step whose loss or gradient is NaN or infinite is skipped; when the next
+// one is no better, Step returns ErrNotFinite with the ids of its cases.
+func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values map[sdk.Kind]map[string]float64) (StepResult, error) {
+	before := s.Pipeline.Cost()
+	result := StepResult{Losses: map[string]float64{}, Metrics: map[string]float64{}, Scale: 1}
+	if len(batches) == 0 {
+		return result, errors.New("pipeline: a step needs at least one batch")
+	}
+	if err := s.zeroGrad(ctx); err != nil {
+		return result, err
+	}
+	share := 1 / float64(len(batches))
+	for i, batch := range batches {
+		run, err := s.Pipeline.Forward(ctx, ForwardOptions{
+			Context: uint64(step)*uint64(len(batches)) + uint64(i) + 1,
+			Train:   true,
+			Seed:    Seed(s.Seed, "step", step, i),
+		}, batch.Inputs)
+		if err != nil {
+			return result, err
+		}
+		result.Loss += share * run.Loss(s.LossWeights)
+		for name, l := range run.Losses {
+			result.Losses[name] += share * l
+		}
+		for name, m := range run.Metrics {
+			result.Metrics[name] += share * m
+		}
+		result.Notes = append(result.Notes, run.Notes...)
+		if !run.Finite() {
+			if err := run.Release(ctx); err != nil {
+				return result, err
+			}
+			return s.skip(ctx, step, batches, before, result, "loss")
+		}
+		if err := run.Backward(ctx, s.LossWeights, share); err != nil {
+			return result, err
+		}
+	}
+	var squares float64
+	for _, m := range s.Pipeline.Members {
+		if !s.updates(m) {
+			continue
+		}
+		norm, err := m.Instance.GradNorm(ctx)
+		if err != nil {
+			return result, m.fail("gradient norm", err)
+		}
+		squares += norm * norm
+	}
+	result.GradNorm = math.Sqrt(squares)
+	if math.IsNaN(result.GradNorm) || math.IsInf(result.GradNorm, 0) {
+		return s.skip(ctx, step, batches, before, result, "gradient")
+	}
+	if s.ClipNorm > 0 && result.GradNorm > s.ClipNorm {
+		result.Scale = s.ClipNorm / result.GradNorm
+	}
+	for _, m := range s.Pipeline.Members {
+		if !s.updates(m) {
+			continue
+		}
+		err := m.Instance.Step(ctx, &sdk.StepRequest{Values: values[m.Role], GradientScale: result.Scale})
+		if err != nil {
+			return result, m.fail("step", err)
+		}
+	}
+	s.SkippedLast = false
+	result.Cost = s.Pipeline.Cost().Sub(before)
+	return result, nil
+}
+
+func (s *Stepper) updates(m *Member) bool {
+	return m.Stage.Trainable && m.Opened.TrainableCount > 0 && !s.Frozen[m.Role]
+}
+
+func (s *Stepper) zeroGrad(ctx context.Context) error {
+	for _, m := range s.Pipeline.Members {
+		if !m.Stage.Trainable {
+			continue
+		}
+		if err := m.Instance.ZeroGrad(ctx); err != nil {
+			return m.fail("zero gradients", err)
+		}
+	}
+	return nil
+}
+
+func (s *Stepper) skip(ctx context.Context, step int, batches []Batch, before Cost, result StepResult, what string) (StepResult, error) {
+	if err := s.zeroGrad(ctx); err != nil {
+		return result, err
+	}
+	result.Skipped = true
+	result.Cost = s.Pipeline.Cost().Sub(before)
+	if s.SkippedLast {
+		var ids []string
+		for _, b := range batches {
+			ids = append(ids, b.IDs...)
+		}
+		return result, fmt.Errorf("step %d: %w: %s of the batch with cases %s; lower the learning rate (train.lr) or look at these cases",
+			step+1, ErrNotFinite, what, strings.Join(ids, ", "))
+	}
+	s.SkippedLast = true
+	return result, nil
+}
