@@ -1,0 +1,184 @@
+package dataset
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// ErrData is wrapped by every error that bad input data causes.
+var ErrData = errors.New("bad input data")
+
+// Task is what a data set has targets for.
+type Task string
+
+// The tasks.
+const (
+	Detect   Task = "detect"
+	Classify Task = "classify"
+)
+
+// Volume is the modality whose images are axial slices with their neighbours.
+const Volume = "volume"
+
+// NoisyRule says what happens to lesions that DL_info.csv flags Possibly_noisy.
+type NoisyRule string
+
+// The rules; the zero value is NoisyDropTest, the published test protocol.
+const (
+	NoisyDropTest NoisyRule = ""
+	NoisyDrop     NoisyRule = "drop"
+	NoisyKeep     NoisyRule = "keep"
+)
+
+// Options steer Open. The zero value takes each layout's defaults. Every field
+// can also stand in the spec, where it wins: deeplesion:DIR?noisy=keep&nan=missing.
+type Options struct {
+	// Labels names the label columns (classification) or the class column of the
+	// boxes (detection). nil: table: label or all label.<task>; derm7pt: diagnosis;
+	// boxes: class; deeplesion: one class, "lesion". Spec key "labels".
+	Labels []string
+	// Attributes names the attribute columns. nil takes the layout's default; an
+	// empty slice none; "all" all there are. deeplesion: age, gender and the columns
+	// of attributes.csv; "paper" is age, gender, location, size. derm7pt: sets "A",
+	// "B" and "C". Spec key "attributes".
+	Attributes []string
+	// LabelSets fixes the classes and their order, as a trained run knows them: a
+	// value outside them is an error. nil: the values found, sorted.
+	LabelSets []sdk.LabelSet
+	// Noisy says what happens to lesions flagged Possibly_noisy. Spec key "noisy".
+	Noisy NoisyRule
+	// GreyHU are the Hounsfield units of grey 0 and of the largest grey value of
+	// slices that are no HU themselves (8-bit PNG, JPEG). Both zero: grey fills the
+	// encoder's declared window. Spec key "grey_hu", for example grey_hu=-1024,3071.
+	GreyHU [2]float64
+	// NaNMissing reads the cells NaN, nan and NA as missing instead of refusing them.
+	// Spec key "nan=missing".
+	NaNMissing bool
+	// Task decides what image: and slices: become; empty: slices: and nifti: are
+	// volumes (detect), image: is a picture (classify).
+	Task Task
+}
+
+// Box is a lesion's box on the key slice, in pixels of the original image, with
+// X1 <= X2 and Y1 <= Y2.
+type Box struct {
+	X1, Y1, X2, Y2 float64
+	// Class indexes the data set's label set.
+	Class int
+	// Strata hold what a stratified evaluation may want: lesion_type, diameter_mm.
+	Strata map[string]string
+}
+
+// IgnoreRegion is a finding that counts neither as lesion nor as background: a
+// circle where Radius > 0, a box otherwise. Original pixels.
+type IgnoreRegion struct {
+	X1, Y1, X2, Y2 float64
+	X, Y, Radius   float64
+}
+
+// Bounds returns the box around the region.
+func (r IgnoreRegion) Bounds() (x1, y1, x2, y2 float64) {
+	if r.Radius > 0 {
+		return r.X - r.Radius, r.Y - r.Radius, r.X + r.Radius, r.Y + r.Radius
+	}
+	return r.X1, r.Y1, r.X2, r.Y2
+}
+
+// Case is one example: a key slice with its neighbours, or the pictures of one
+// finding.
+type Case struct {
+	// ID is unique: the image's name (detection) or the id column (classification).
+	ID      string
+	Patient string
+	Split   string
+	// Images holds a path per modality; for Volume it is the key slice, or the
+	// NIfTI file.
+	Images map[string]string
+	Boxes  []Box
+	// RECIST holds one pair of diameters per box as x,y of four end points in
+	// original pixels (long axis first), or is nil where the layout has none.
+	RECIST [][8]float64
+	Ignore []IgnoreRegion
+	// Labels holds a class index per label set, -1 where unknown or withheld.
+	Labels map[string]int
+	// HasTargets is false where boxes or labels are withheld.
+	HasTargets bool
+	// Attributes holds the text of every attribute column; "" is missing.
+	Attributes map[string]string
+	// SpacingMM is z, y, x; 0 where unknown.
+	SpacingMM [3]float64
+	// Size is height, width in pixels.
+	Size [2]int
+	// KeySlice is the slice's number in its series or its index in the NIfTI volume.
+	KeySlice int
+	// Stack names the series or volume that the slice belongs to, "" for pictures.
+	Stack string
+	// Strata hold what an evaluation may group images by.
+	Strata map[string]string
+	// Origin is where the case was read, file:line.
+	Origin string
+
+	// greyHU are the HU of the smallest and largest grey value; equal: unknown.
+	greyHU [2]float64
+}
+
+// Dataset is an opened data set: tables read and checked, pixels not yet.
+type Dataset struct {
+	// Spec is what Open was given, Dir the folder its paths are relative to.
+	Spec, Dir string
+	Task      Task
+	// Labels are the classification tasks, or the one set of lesion classes.
+	Labels []sdk.LabelSet
+	// AttributeColumns are the keys of every case's Attributes, in order.
+	AttributeColumns []string
+	// Modalities are "volume" or "image.<name>", sorted.
+	Modalities []string
+	Cases      []Case
+	// Hash is the SHA-256 over the tables' bytes and the image files' names and
+	// sizes, in hexadecimal.
+	Hash string
+	// Warnings tell what was let pass, one line each.
+	Warnings []string
+
+	stacks map[string]*stack
+}
+
+// Splits returns the names of the splits with their number of cases, sorted.
+func (d *Dataset) Splits() map[string]int {
+	counts := map[string]int{}
+	for i := range d.Cases {
+		counts[d.Cases[i].Split]++
+	}
+	return counts
+}
+
+// Split returns the cases of a split in the order of the table. Splits are
+// disjoint by patient (Open checks it). It fails with ErrData for a split without
+// cases, naming the splits there are. The name "" or "all" returns every case.
+func (d *Dataset) Split(name string) ([]Case, error) {
+	if name == "" || name == "all" {
+		return d.Cases, nil
+	}
+	var cases []Case
+	for i := range d.Cases {
+		if d.Cases[i].Split == name {
+			cases = append(cases, d.Cases[i])
+		}
+	}
+	if len(cases) > 0 {
+		return cases, nil
+	}
+	var there []string
+	for split, n := range d.Splits() {
+		there = append(there, fmt.Sprintf("%q (%d cases)", split, n))
+	}
+	slices.Sort(there)
+	if len(there) == 0 {
+		return nil, fmt.Errorf("%w: %s: no cases at all", ErrData, d.Spec)
+	}
+	return nil, fmt.Errorf("%w: %s: split %q has no cases; there are %s", ErrData, d.Spec, name, strings.Join(there, ", "))
+}
