@@ -1,0 +1,34 @@
+package froc
+
+import (
+	"math"
+	"slices"
+)
+
+// Band is a pointwise confidence band along the curve.
+type Band struct {
+	FPPI      []float64
+	Intervals []Interval // of the sensitivity at FPPI
+}
+
+// Band bootstraps the curve between two numbers of false positives per unit, at
+// n points spaced evenly on a logarithmic axis. The band is pointwise: it covers
+// the true sensitivity at each single FPPI with the given level, not the whole
+// curve at once.
+func (r *Result) Band(low, high float64, n int, options BootstrapOptions) (*Band, error) {
+	dense := *r
+	dense.Protocol.FPPI = nil
+	for k := range n {
+		x := low * math.Pow(high/low, float64(k)/float64(max(n-1, 1)))
+		dense.Protocol.FPPI = append(dense.Protocol.FPPI, x)
+	}
+	dense.Protocol.FPPI = slices.Compact(dense.Protocol.FPPI)
+	if err := dense.Protocol.Check(); err != nil {
+		return nil, err
+	}
+	b, err := dense.Bootstrap(options)
+	if err != nil {
+		return nil, err
+	}
+	return &Band{FPPI: dense.Protocol.FPPI, Intervals: b.Points}, nil
+}

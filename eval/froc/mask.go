@@ -1,0 +1,108 @@
+package froc
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// Mask is a set of voxels of a grid, stored as runs along x. It is immutable.
+type Mask struct {
+	size     [3]int // nx, ny, nz
+	runs     []run  // ascending, disjoint
+	voxels   int
+	centroid [3]float64
+}
+
+type run struct{ start, end int } // linear voxel indices x + nx*(y + ny*z), half open
+
+// NewMask makes a mask of the grid of nx*ny*nz voxels from linear indices
+// x + nx*(y + ny*z), which may come in any order and more than once. It returns
+// an error when an index lies outside the grid.
+func NewMask(nx, ny, nz int, indices []int) (*Mask, error) {
+	if nx <= 0 || ny <= 0 || nz <= 0 {
+		return nil, fmt.Errorf("mask of %d x %d x %d voxels; every side must be positive", nx, ny, nz)
+	}
+	sorted := slices.Clone(indices)
+	slices.Sort(sorted)
+	m := &Mask{size: [3]int{nx, ny, nz}}
+	for _, i := range sorted {
+		if i < 0 || i >= nx*ny*nz {
+			return nil, fmt.Errorf("voxel index %d lies outside the grid of %d x %d x %d", i, nx, ny, nz)
+		}
+		if n := len(m.runs); n > 0 && i < m.runs[n-1].end {
+			continue
+		} else if n > 0 && i == m.runs[n-1].end && i%nx != 0 {
+			m.runs[n-1].end++
+		} else {
+			m.runs = append(m.runs, run{i, i + 1})
+		}
+		m.voxels++
+		m.centroid[0] += float64(i % nx)
+		m.centroid[1] += float64(i / nx % ny)
+		m.centroid[2] += float64(i / nx / ny)
+	}
+	if m.voxels > 0 {
+		for a := range m.centroid {
+			m.centroid[a] /= float64(m.voxels)
+		}
+	}
+	return m, nil
+}
+
+// Voxels returns the number of voxels.
+func (m *Mask) Voxels() int { return m.voxels }
+
+// contains reports whether the voxel nearest to p (voxel indices) is in the mask.
+func (m *Mask) contains(p [3]float64) bool {
+	var v [3]int
+	for a, x := range p {
+		if !(x >= -0.5 && x < float64(m.size[a])-0.5) {
+			return false
+		}
+		v[a] = int(x + 0.5)
+	}
+	i := v[0] + m.size[0]*(v[1]+m.size[1]*v[2])
+	k, found := slices.BinarySearchFunc(m.runs, i, func(r run, i int) int { return cmp.Compare(r.start, i) })
+	return found || k > 0 && i < m.runs[k-1].end
+}
+
+// intersection returns the number of voxels in both masks.
+func (m *Mask) intersection(o *Mask) int {
+	n := 0
+	for i, j := 0, 0; i < len(m.runs) && j < len(o.runs); {
+		a, b := m.runs[i], o.runs[j]
+		if low, high := max(a.start, b.start), min(a.end, b.end); low < high {
+			n += high - low
+		}
+		if a.end < b.end {
+			i++
+		} else {
+			j++
+		}
+	}
+	return n
+}
+
+func (m *Mask) bounds() (low, high [3]float64) {
+	first := true
+	for _, r := range m.runs {
+		y, z := r.start/m.size[0]%m.size[1], r.start/m.size[0]/m.size[1]
+		a := [3]float64{float64(r.start % m.size[0]), float64(y), float64(z)}
+		b := [3]float64{float64((r.end - 1) % m.size[0]), float64(y), float64(z)}
+		if first {
+			low, high, first = a, b, false
+			continue
+		}
+		for k := range low {
+			low[k], high[k] = min(low[k], a[k]), max(high[k], b[k])
+		}
+	}
+	return low, high
+}
+
+func (m *Mask) compare(o *Mask) int {
+	return slices.CompareFunc(m.runs, o.runs, func(a, b run) int {
+		return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.end, b.end))
+	})
+}

@@ -1,0 +1,303 @@
+package froc
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+)
+
+// Fate is what became of a prediction.
+type Fate uint8
+
+// The fates of a prediction.
+const (
+	TruePositive Fate = iota + 1 // found a lesion
+	FalseAlarm                   // hit nothing, or a lesion already found where duplicates count: a false positive
+	Duplicate                    // hit only lesions already found, where duplicates are free
+	IgnoredMark                  // hit an ignored lesion and no other
+	OverCap                      // dropped by the limit of marks per image
+)
+
+var fateNames = [...]string{"", "true positive", "false positive", "duplicate", "ignored", "over cap"}
+
+// String returns the fate in words.
+func (f Fate) String() string {
+	if int(f) < len(fateNames) {
+		return fateNames[f]
+	}
+	return fmt.Sprintf("fate %d", uint8(f))
+}
+
+// matching holds the fate of every prediction and lesion; slices are parallel
+// to the predictions and to the lesions.
+type matching struct {
+	fate    []Fate
+	lesion  []int32   // per prediction: the lesion it hits best, ignored ones included; -1: none
+	found   []int32   // per lesion: the prediction that found it; -1: none
+	quality []float64 // per lesion: the measured value of that hit, by the first criterion
+}
+
+// candidate is one pair that satisfies the hit rule.
+type candidate struct {
+	prediction, lesion int32
+	quality            float64 // greater is better
+	value              float64
+}
+
+type matcher struct {
+	protocol    *Protocol
+	truth       *Truth
+	predictions []Prediction
+	plusOne     float64
+	out         *matching
+
+	order      []int32
+	scores     []float64
+	candidates []candidate
+	byBest     []float64 // per position in order: quality of the best candidate
+	offsets    []int
+}
+
+// match runs the protocol's matching, image by image, on all processors.
+func match(t *Truth, predictions []Prediction, p *Protocol) *matching {
+	out := &matching{
+		fate:    make([]Fate, len(predictions)),
+		lesion:  make([]int32, len(predictions)),
+		found:   make([]int32, len(t.Lesions)),
+		quality: make([]float64, len(t.Lesions)),
+	}
+	for i := range out.found {
+		out.found[i] = -1
+		out.quality[i] = math.NaN()
+	}
+	predictionsOf := groupByImage(len(t.Images), len(predictions), func(i int) int { return predictions[i].Image })
+	lesionsOf := groupByImage(len(t.Images), len(t.Lesions), func(i int) int { return t.Lesions[i].Image })
+
+	const block = 256 // images handed out at a time
+	parallel((len(t.Images)+block-1)/block, func(next func() (int, bool)) {
+		m := matcher{protocol: p, truth: t, predictions: predictions, out: out}
+		if p.PlusOne {
+			m.plusOne = 1
+		}
+		for k, ok := next(); ok; k, ok = next() {
+			for i := k * block; i < min((k+1)*block, len(t.Images)); i++ {
+				m.image(predictionsOf.of(i), lesionsOf.of(i))
+			}
+		}
+	})
+	return out
+}
+
+// groups is a counting sort of items by image.
+type groups struct {
+	starts []int32
+	items  []int32
+}
+
+func (g groups) of(image int) []int32 { return g.items[g.starts[image]:g.starts[image+1]] }
+
+func groupByImage(images, n int, image func(int) int) groups {
+	g := groups{starts: make([]int32, images+1), items: make([]int32, n)}
+	for i := range n {
+		g.starts[image(i)+1]++
+	}
+	for i := range images {
+		g.starts[i+1] += g.starts[i]
+	}
+	next := slices.Clone(g.starts)
+	for i := range n {
+		k := image(i)
+		g.items[next[k]] = int32(i)
+		next[k]++
+	}
+	return g
+}
+
+// image decides the fates of one image's predictions.
+func (m *matcher) image(predictions, lesions []int32) {
+	m.order = m.order[:0]
+	for _, i := range predictions {
+		m.out.lesion[i] = -1
+		m.order = append(m.order, i)
+	}
+	m.cap()
+	m.findCandidates(lesions)
+	if m.protocol.Duplicates == Free && m.protocol.Multiple == All {
+		m.assignFree()
+	} else {
+		m.assignGreedy()
+	}
+}
+
+// cap drops the marks over the protocol's limit from m.order.
+func (m *matcher) cap() {
+	limit := m.protocol.MaxPerImage
+	if limit == 0 || len(m.order) <= limit {
+		return
+	}
+	m.scores = m.scores[:0]
+	for _, i := range m.order {
+		m.scores = append(m.scores, m.predictions[i].Score)
+	}
+	slices.SortFunc(m.scores, func(a, b float64) int { return cmp.Compare(b, a) })
+	kept := m.order[:0]
+	for _, i := range m.order {
+		score := m.predictions[i].Score
+		if score > m.scores[limit] || m.protocol.CapTies == KeepTies && score >= m.scores[limit-1] {
+			kept = append(kept, i)
+		} else {
+			m.out.fate[i] = OverCap
+		}
+	}
+	m.order = kept
+}
+
+// findCandidates lists, for every prediction in m.order, the counted lesions it
+// hits, and notes in m.out.fate whether it hits an ignored one.
+func (m *matcher) findCandidates(lesions []int32) {
+	m.candidates, m.byBest, m.offsets = m.candidates[:0], m.byBest[:0], m.offsets[:0]
+	for _, i := range m.order {
+		m.offsets = append(m.offsets, len(m.candidates))
+		best, bestIgnored := math.Inf(-1), candidate{lesion: -1}
+		m.out.fate[i] = FalseAlarm
+		for _, j := range lesions {
+			rule := m.protocol.Hit
+			if m.truth.Lesions[j].Ignore {
+				rule = m.protocol.ignoreHit()
+			}
+			hit, value, quality := m.hit(rule, i, j)
+			switch {
+			case !hit:
+			case m.truth.Lesions[j].Ignore:
+				if c := (candidate{i, j, quality, value}); bestIgnored.lesion < 0 || m.betterLesion(c, bestIgnored) {
+					bestIgnored = c
+				}
+				m.out.fate[i], m.out.lesion[i] = IgnoredMark, bestIgnored.lesion
+			default:
+				m.candidates = append(m.candidates, candidate{i, j, quality, value})
+				best = max(best, quality)
+			}
+		}
+		m.byBest = append(m.byBest, best)
+	}
+	m.offsets = append(m.offsets, len(m.candidates))
+}
+
+// hit reports whether one of the criteria holds for prediction i and lesion j;
+// value and quality are those of the first criterion, which ranks hits.
+func (m *matcher) hit(rule []Criterion, i, j int32) (hit bool, value, quality float64) {
+	p, l := &m.predictions[i].Region, &m.truth.Lesions[j].Region
+	for k, c := range rule {
+		v := c.value(p, l, m.plusOne)
+		if k == 0 {
+			value, quality = v, c.quality(v)
+		}
+		if c.hits(v, p, l) {
+			return true, value, quality
+		}
+	}
+	return false, value, quality
+}
+
+// assignFree: each lesion is found by its highest-scoring hit, each prediction
+// finds all lesions for which it is that hit, and other hits are duplicates.
+func (m *matcher) assignFree() {
+	for k, i := range m.order {
+		mine := m.candidates[m.offsets[k]:m.offsets[k+1]]
+		if len(mine) == 0 {
+			continue
+		}
+		m.out.fate[i] = Duplicate
+		best := mine[0]
+		for _, c := range mine {
+			if m.betterLesion(c, best) {
+				best = c
+			}
+			current := m.out.found[c.lesion]
+			if current < 0 || m.betterFinder(c, candidate{current, c.lesion, m.protocol.Hit[0].quality(m.out.quality[c.lesion]), 0}) {
+				m.out.found[c.lesion], m.out.quality[c.lesion] = i, c.value
+			}
+		}
+		m.out.lesion[i] = best.lesion
+	}
+	for _, c := range m.candidates {
+		if m.out.found[c.lesion] == c.prediction {
+			m.out.fate[c.prediction] = TruePositive
+			if m.out.found[m.out.lesion[c.prediction]] != c.prediction {
+				m.out.lesion[c.prediction] = c.lesion
+			}
+		}
+	}
+}
+
+// betterFinder orders two hits on one lesion: score, then quality, then content.
+func (m *matcher) betterFinder(a, b candidate) bool {
+	pa, pb := &m.predictions[a.prediction], &m.predictions[b.prediction]
+	return cmp.Or(
+		cmp.Compare(pa.Score, pb.Score),
+		cmp.Compare(a.quality, b.quality),
+		compareRegions(&pb.Region, &pa.Region),
+	) > 0
+}
+
+// betterLesion orders two hits of one prediction: quality, then content.
+func (m *matcher) betterLesion(a, b candidate) bool {
+	return cmp.Or(
+		cmp.Compare(a.quality, b.quality),
+		compareRegions(&m.truth.Lesions[b.lesion].Region, &m.truth.Lesions[a.lesion].Region),
+	) > 0
+}
+
+// assignGreedy walks the predictions by descending score; each takes lesions
+// not yet found. Within equal scores the better hit goes first and content
+// decides the rest, so that the order of input never matters.
+func (m *matcher) assignGreedy() {
+	positions := make([]int, len(m.order))
+	for k := range positions {
+		positions[k] = k
+	}
+	slices.SortFunc(positions, func(a, b int) int {
+		pa, pb := &m.predictions[m.order[a]], &m.predictions[m.order[b]]
+		return cmp.Or(
+			cmp.Compare(pb.Score, pa.Score),
+			cmp.Compare(m.byBest[b], m.byBest[a]),
+			compareRegions(&pa.Region, &pb.Region),
+		)
+	})
+	for _, k := range positions {
+		i := m.order[k]
+		mine := m.candidates[m.offsets[k]:m.offsets[k+1]]
+		if len(mine) == 0 {
+			continue
+		}
+		ignored := m.out.fate[i] == IgnoredMark
+		best, bestFree := -1, -1
+		for n, c := range mine {
+			if best < 0 || m.betterLesion(c, mine[best]) {
+				best = n
+			}
+			if m.out.found[c.lesion] >= 0 {
+				continue
+			}
+			if bestFree < 0 || m.betterLesion(c, mine[bestFree]) {
+				bestFree = n
+			}
+			if m.protocol.Multiple == All {
+				m.out.found[c.lesion], m.out.quality[c.lesion] = i, c.value
+			}
+		}
+		switch {
+		case bestFree >= 0:
+			c := mine[bestFree]
+			m.out.found[c.lesion], m.out.quality[c.lesion] = i, c.value
+			m.out.fate[i], m.out.lesion[i] = TruePositive, c.lesion
+		case m.protocol.Duplicates == Free:
+			m.out.fate[i], m.out.lesion[i] = Duplicate, mine[best].lesion
+		case ignored:
+			// the second mark on a found lesion that also lies on an ignored one
+		default:
+			m.out.fate[i], m.out.lesion[i] = FalseAlarm, mine[best].lesion
+		}
+	}
+}

@@ -1,0 +1,392 @@
+package froc
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+)
+
+// CurvePoint is the curve at one threshold: what is left when the predictions
+// with score >= Threshold are kept.
+type CurvePoint struct {
+	Threshold      float64
+	Found          int // lesions found
+	FalsePositives int
+	FPPI           float64 // false positives per unit (image, volume or patient)
+	Sensitivity    float64 // Found / lesions
+}
+
+// OperatingPoint is the sensitivity at a given number of false positives per unit.
+type OperatingPoint struct {
+	FPPI        float64
+	Sensitivity float64
+	// Threshold is the lowest score at which the false positives stay within
+	// FPPI. It is NaN when already the highest score exceeds FPPI.
+	Threshold float64
+	// Reached is false when the system never makes that many false positives;
+	// Sensitivity is then that of all its predictions, and Threshold its lowest score.
+	Reached bool
+}
+
+// Counts says what was evaluated.
+type Counts struct {
+	Images            int `json:"images"`
+	LesionFreeImages  int `json:"images_without_lesions"`
+	Patients          int `json:"patients"`
+	Units             int `json:"units"` // divisor of FPPI
+	Lesions           int `json:"lesions"`
+	IgnoredLesions    int `json:"ignored_lesions"`
+	Predictions       int `json:"predictions"`
+	Found             int `json:"lesions_found"`
+	TruePositives     int `json:"true_positives"` // predictions that found a lesion; fewer than Found where one found several
+	FalsePositives    int `json:"false_positives"`
+	Duplicates        int `json:"duplicates"`
+	IgnoredMarks      int `json:"ignored_predictions"`
+	OverCap           int `json:"predictions_over_cap"`
+	TiedScores        int `json:"tied_predictions"` // predictions that share their score with an earlier one, cap applied
+	ImagesWithoutMark int `json:"images_without_predictions"`
+}
+
+// Result is one system evaluated under one protocol. It refers to the Truth and
+// the predictions it was made from, which must not change afterwards.
+type Result struct {
+	Protocol        Protocol
+	Truth           *Truth
+	Predictions     []Prediction
+	Counts          Counts
+	Curve           []CurvePoint     // one point per distinct score, thresholds descending
+	OperatingPoints []OperatingPoint // at Protocol.FPPI
+	MeanSensitivity float64          // mean over OperatingPoints
+	AP              float64          // average precision by Protocol.AP
+
+	matching *matching
+	clusters clusters
+	events   []event // descending score
+}
+
+// event is a step of the curve: a lesion found or a false positive.
+type event struct {
+	score   float64
+	cluster int32
+	found   bool // a lesion found; otherwise a false positive
+	last    bool // of its score
+}
+
+// clusters are the groups that are resampled together, sorted by name so that
+// the order of input cannot matter.
+type clusters struct {
+	names   []string
+	ofImage []int32
+	lesions []int32 // counted lesions per cluster
+	units   []int32 // units per cluster
+}
+
+// Evaluate matches predictions to the truth under the protocol. It returns an
+// error when an input is malformed (see [Truth.Check]), when the hit rule
+// cannot compare the given kinds of region, [ErrNoImages] without images and
+// [ErrNoLesions] when every lesion is ignored or there is none. No predictions
+// is not an error: sensitivity is 0 everywhere.
+//
+// Cost: O(N log N) in the predictions, plus predictions times lesions within
+// each image.
+func Evaluate(t *Truth, predictions []Prediction, p Protocol) (*Result, error) {
+	if err := errors.Join(p.Check(), t.Check()); err != nil {
+		return nil, err
+	}
+	if err := checkPredictions(t, predictions); err != nil {
+		return nil, err
+	}
+	if err := checkKinds(t, predictions, &p); err != nil {
+		return nil, err
+	}
+	r := &Result{Protocol: p, Truth: t, Predictions: predictions}
+	r.Protocol.FPPI = slices.Clone(p.FPPI)
+	r.clusters = makeClusters(t, &p)
+	r.countInput()
+	if r.Counts.Lesions == 0 {
+		return nil, ErrNoLesions
+	}
+	r.matching = match(t, predictions, &p)
+	r.countFates()
+	r.makeEvents()
+	r.makeCurve()
+	for _, x := range p.FPPI {
+		point := r.At(x)
+		r.OperatingPoints = append(r.OperatingPoints, point)
+		r.MeanSensitivity += point.Sensitivity / float64(len(p.FPPI))
+	}
+	r.AP = r.estimate()[len(p.FPPI)+1]
+	return r, nil
+}
+
+// checkKinds compares the kinds that occur, not every pair.
+func checkKinds(t *Truth, predictions []Prediction, p *Protocol) error {
+	var lesionKinds, ignoreKinds, predictionKinds [KindMask + 1]bool
+	for i := range t.Lesions {
+		if t.Lesions[i].Ignore {
+			ignoreKinds[t.Lesions[i].Region.kind] = true
+		} else {
+			lesionKinds[t.Lesions[i].Region.kind] = true
+		}
+	}
+	for i := range predictions {
+		predictionKinds[predictions[i].Region.kind] = true
+	}
+	check := func(rule []Criterion, kinds [KindMask + 1]bool) error {
+		for l, there := range kinds {
+			for k, predicted := range predictionKinds {
+				if !there || !predicted {
+					continue
+				}
+				for _, c := range rule {
+					if reason := c.applicable(Kind(k), Kind(l)); reason != "" {
+						return fmt.Errorf("protocol %q: %s", p.Name, reason)
+					}
+				}
+			}
+		}
+		return nil
+	}
+	return errors.Join(check(p.Hit, lesionKinds), check(p.ignoreHit(), ignoreKinds))
+}
+
+func makeClusters(t *Truth, p *Protocol) clusters {
+	key := func(im *Image, by string) string {
+		switch by {
+		case PerPatient:
+			return im.patient()
+		case PerVolume:
+			return im.volume()
+		}
+		return im.ID
+	}
+	c := clusters{ofImage: make([]int32, len(t.Images))}
+	index := make(map[string]int32, len(t.Images))
+	for i := range t.Images {
+		name := key(&t.Images[i], p.Cluster)
+		if _, known := index[name]; !known {
+			index[name] = 0
+			c.names = append(c.names, name)
+		}
+	}
+	slices.Sort(c.names)
+	for i, name := range c.names {
+		index[name] = int32(i)
+	}
+	c.lesions, c.units = make([]int32, len(c.names)), make([]int32, len(c.names))
+	seen := map[string]bool{}
+	for i := range t.Images {
+		im := &t.Images[i]
+		c.ofImage[i] = index[key(im, p.Cluster)]
+		if p.Unit != PerImage {
+			if unit := key(im, p.Unit); seen[unit] {
+				continue
+			} else {
+				seen[unit] = true
+			}
+		}
+		c.units[c.ofImage[i]]++
+	}
+	for i := range t.Lesions {
+		if !t.Lesions[i].Ignore {
+			c.lesions[c.ofImage[t.Lesions[i].Image]]++
+		}
+	}
+	return c
+}
+
+func (r *Result) countInput() {
+	t := r.Truth
+	r.Counts.Images, r.Counts.Predictions = len(t.Images), len(r.Predictions)
+	withLesion, withMark := make([]bool, len(t.Images)), make([]bool, len(t.Images))
+	for i := range t.Lesions {
+		if t.Lesions[i].Ignore {
+			r.Counts.IgnoredLesions++
+		} else {
+			r.Counts.Lesions++
+			withLesion[t.Lesions[i].Image] = true
+		}
+	}
+	for i := range r.Predictions {
+		withMark[r.Predictions[i].Image] = true
+	}
+	patients := map[string]bool{}
+	for i := range t.Images {
+		patients[t.Images[i].patient()] = true
+		if !withLesion[i] {
+			r.Counts.LesionFreeImages++
+		}
+		if !withMark[i] {
+			r.Counts.ImagesWithoutMark++
+		}
+	}
+	r.Counts.Patients = len(patients)
+	for _, n := range r.clusters.units {
+		r.Counts.Units += int(n)
+	}
+}
+
+func (r *Result) countFates() {
+	for _, f := range r.matching.fate {
+		switch f {
+		case TruePositive:
+			r.Counts.TruePositives++
+		case FalseAlarm:
+			r.Counts.FalsePositives++
+		case Duplicate:
+			r.Counts.Duplicates++
+		case IgnoredMark:
+			r.Counts.IgnoredMarks++
+		case OverCap:
+			r.Counts.OverCap++
+		}
+	}
+	for _, f := range r.matching.found {
+		if f >= 0 {
+			r.Counts.Found++
+		}
+	}
+}
+
+// makeEvents lists the steps of the curve by descending score.
+func (r *Result) makeEvents() {
+	r.events = make([]event, 0, r.Counts.Found+r.Counts.FalsePositives)
+	add := func(prediction int, image int, found bool) {
+		r.events = append(r.events, event{
+			score: r.Predictions[prediction].Score, cluster: r.clusters.ofImage[image], found: found,
+		})
+	}
+	for j, i := range r.matching.found {
+		if i >= 0 {
+			add(int(i), r.Truth.Lesions[j].Image, true)
+		}
+	}
+	for i, f := range r.matching.fate {
+		if f == FalseAlarm {
+			add(i, r.Predictions[i].Image, false)
+		}
+	}
+	slices.SortFunc(r.events, func(a, b event) int { return cmp.Compare(b.score, a.score) })
+	for i := range r.events {
+		r.events[i].last = i+1 == len(r.events) || r.events[i+1].score != r.events[i].score
+	}
+}
+
+// makeCurve sums the events up. Scores at which nothing steps (duplicates,
+// ignored marks) leave no point, because the curve does not move there.
+func (r *Result) makeCurve() {
+	var found, fp int
+	for i := range r.events {
+		if r.events[i].found {
+			found++
+		} else {
+			fp++
+		}
+		if !r.events[i].last {
+			continue
+		}
+		r.Curve = append(r.Curve, CurvePoint{
+			Threshold: r.events[i].score, Found: found, FalsePositives: fp,
+			FPPI:        float64(fp) / float64(r.Counts.Units),
+			Sensitivity: float64(found) / float64(r.Counts.Lesions),
+		})
+	}
+	scores := make([]float64, 0, len(r.Predictions))
+	for i := range r.Predictions {
+		if r.matching.fate[i] != OverCap {
+			scores = append(scores, r.Predictions[i].Score)
+		}
+	}
+	slices.Sort(scores)
+	r.Counts.TiedScores = len(scores) - len(slices.Compact(scores))
+}
+
+// At returns the operating point at fppi false positives per unit, by the
+// protocol's interpolation.
+func (r *Result) At(fppi float64) OperatingPoint {
+	// the first point that exceeds fppi
+	next, _ := slices.BinarySearchFunc(r.Curve, fppi, func(p CurvePoint, x float64) int {
+		if p.FPPI <= x {
+			return -1
+		}
+		return 1
+	})
+	point := OperatingPoint{FPPI: fppi, Threshold: math.NaN()}
+	last := CurvePoint{}
+	if next > 0 {
+		last = r.Curve[next-1]
+		point.Threshold = last.Threshold
+	}
+	point.Sensitivity = last.Sensitivity
+	point.Reached = next < len(r.Curve) || last.FPPI >= fppi && len(r.Curve) > 0
+	if r.Protocol.Interpolation == Linear && next < len(r.Curve) {
+		after := r.Curve[next]
+		point.Sensitivity += (after.Sensitivity - last.Sensitivity) * (fppi - last.FPPI) / (after.FPPI - last.FPPI)
+	}
+	return point
+}
+
+// LesionOutcome is the fate of one lesion.
+type LesionOutcome struct {
+	Lesion     int  // index into Truth.Lesions
+	Found      bool // by any prediction
+	Prediction int  // index of the highest-scoring prediction that found it; -1: none
+	Score      float64
+	Rank       int     // 1 + predictions with a higher score, cap applied; 0: not found
+	Value      float64 // what the first hit criterion measured; NaN: not found
+}
+
+// LesionOutcomes returns the fate of every counted lesion, in the order of Truth.Lesions.
+func (r *Result) LesionOutcomes() []LesionOutcome {
+	rank := r.ranker()
+	var out []LesionOutcome
+	for j, i := range r.matching.found {
+		if r.Truth.Lesions[j].Ignore {
+			continue
+		}
+		o := LesionOutcome{Lesion: j, Prediction: int(i), Score: math.NaN(), Value: math.NaN()}
+		if i >= 0 {
+			o.Found, o.Score, o.Value = true, r.Predictions[i].Score, r.matching.quality[j]
+			o.Rank = rank(o.Score)
+		}
+		out = append(out, o)
+	}
+	return out
+}
+
+// PredictionOutcome is the fate of one prediction.
+type PredictionOutcome struct {
+	Prediction int // index into Result.Predictions
+	Fate       Fate
+	Lesion     int // the lesion it found or hit, ignored ones included; -1: none
+	Rank       int // 1 + predictions with a higher score, cap applied; 0: over the cap
+}
+
+// PredictionOutcomes returns the fate of every prediction, in their order.
+func (r *Result) PredictionOutcomes() []PredictionOutcome {
+	rank := r.ranker()
+	out := make([]PredictionOutcome, len(r.Predictions))
+	for i, f := range r.matching.fate {
+		out[i] = PredictionOutcome{Prediction: i, Fate: f, Lesion: int(r.matching.lesion[i])}
+		if f != OverCap {
+			out[i].Rank = rank(r.Predictions[i].Score)
+		}
+	}
+	return out
+}
+
+func (r *Result) ranker() func(score float64) int {
+	scores := make([]float64, 0, len(r.Predictions))
+	for i := range r.Predictions {
+		if r.matching.fate[i] != OverCap {
+			scores = append(scores, -r.Predictions[i].Score)
+		}
+	}
+	slices.Sort(scores)
+	return func(score float64) int {
+		n, _ := slices.BinarySearch(scores, -score)
+		return n + 1
+	}
+}

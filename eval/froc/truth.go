@@ -1,0 +1,109 @@
+package froc
+
+import (
+	"errors"
+	"fmt"
+	"math"
+)
+
+// Image is one searched image: a slice, a volume or a scan.
+type Image struct {
+	ID      string
+	Patient string // the cluster for resampling; empty: the image is its own patient
+	Volume  string // the scan a slice belongs to; empty: the image is its own volume
+}
+
+// patient returns the patient's key; images without one stand for themselves.
+func (im *Image) patient() string {
+	if im.Patient != "" {
+		return im.Patient
+	}
+	return im.ID
+}
+
+func (im *Image) volume() string {
+	if im.Volume != "" {
+		return im.Volume
+	}
+	return im.ID
+}
+
+// Lesion is one annotated finding.
+type Lesion struct {
+	Image  int // index into Truth.Images
+	Region Region
+	Ignore bool     // neither finding it nor missing it counts, and marks on it are not false positives
+	Strata []string // values for Truth.Strata, in its order; may be nil
+}
+
+// Truth is what is known about the images.
+type Truth struct {
+	Images  []Image  // every searched image once, lesion-free ones included: their number is the divisor of FPPI
+	Lesions []Lesion // findings, ignored ones included
+	Strata  []string // names of the columns of Lesion.Strata
+}
+
+// Prediction is one mark of a detector. Only the order of scores matters.
+type Prediction struct {
+	Image  int // index into Truth.Images
+	Region Region
+	Score  float64 // finite; greater is more suspicious
+}
+
+// ErrNoLesions is returned when no lesion counts, so that sensitivity is undefined.
+var ErrNoLesions = errors.New("no lesion counts: sensitivity is undefined")
+
+// ErrNoImages is returned when the truth lists no image, so that false
+// positives per image are undefined.
+var ErrNoImages = errors.New("no images: false positives per image are undefined")
+
+// Check returns an error that names the first image or lesion which cannot be
+// evaluated: an image id twice, a volume with two patients, an index out of
+// range, or a region that [Region.Check] refuses.
+func (t *Truth) Check() error {
+	if len(t.Images) == 0 {
+		return ErrNoImages
+	}
+	seen := make(map[string]int, len(t.Images))
+	patientOf := map[string]string{}
+	for i := range t.Images {
+		im := &t.Images[i]
+		if first, twice := seen[im.ID]; twice {
+			return fmt.Errorf("image id %q stands twice, as images %d and %d", im.ID, first, i)
+		}
+		seen[im.ID] = i
+		if im.Volume == "" {
+			continue
+		}
+		if p, known := patientOf[im.Volume]; known && p != im.patient() {
+			return fmt.Errorf("volume %q has two patients, %q and %q", im.Volume, p, im.patient())
+		}
+		patientOf[im.Volume] = im.patient()
+	}
+	for i := range t.Lesions {
+		l := &t.Lesions[i]
+		if l.Image < 0 || l.Image >= len(t.Images) {
+			return fmt.Errorf("lesion %d: image index %d, want 0 to %d", i, l.Image, len(t.Images)-1)
+		}
+		if err := l.Region.Check(); err != nil {
+			return fmt.Errorf("lesion %d in image %q: %w", i, t.Images[l.Image].ID, err)
+		}
+	}
+	return nil
+}
+
+func checkPredictions(t *Truth, predictions []Prediction) error {
+	for i := range predictions {
+		p := &predictions[i]
+		if p.Image < 0 || p.Image >= len(t.Images) {
+			return fmt.Errorf("prediction %d: image index %d, want 0 to %d", i, p.Image, len(t.Images)-1)
+		}
+		if math.IsNaN(p.Score) || math.IsInf(p.Score, 0) {
+			return fmt.Errorf("prediction %d in image %q: score is %v, want a finite number", i, t.Images[p.Image].ID, p.Score)
+		}
+		if err := p.Region.Check(); err != nil {
+			return fmt.Errorf("prediction %d in image %q: %w", i, t.Images[p.Image].ID, err)
+		}
+	}
+	return nil
+}
