@@ -1,0 +1,516 @@
+// Package toy is a small trainable plugin in plain Go: linear stages with exact
+// gradients. The host's tests use it in their own process and, built from ./plugin,
+// as a real one, so that they need no libtorch.
+//
+// Images are cut into square cells; a token is a linear map of a cell's mean,
+// maximum, minimum and centre contrast. The fusion adds a linear map of the report's
+// states to every token; the heads are a logistic regression per cell (detect) and a
+// softmax regression on the pooled tokens (classify).
+package toy
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// Features is the number of numbers a cell is described by.
+const Features = 4
+
+func tokensPort(width string) sdk.Port {
+	return sdk.Port{Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", width}, Required: true, Differentiable: true}
+}
+
+// Manifest describes the plugin.
+func Manifest() sdk.Manifest {
+	gridPort := sdk.Port{Name: "grid", DType: tensor.Int64, Shape: []string{"4"}, Required: true, Resident: true}
+	report := []sdk.Port{
+		{Name: "report.state", DType: tensor.Int8, Shape: []string{"N", "A"}},
+		{Name: "report.value", DType: tensor.Int64, Shape: []string{"N", "A"}},
+	}
+	return sdk.Manifest{
+		Name: "toy", Version: "0.1.0", License: "Apache-2.0", Runtime: "go", Capabilities: []string{"train"},
+		ModelCard: "linear stages for tests; no medical use",
+		Stages: []sdk.StageManifest{
+			{
+				Name: "encoder", Kind: sdk.KindEncoder, Summary: "cells of the image as linear tokens", Trainable: true,
+				Inputs: []sdk.Port{
+					{Name: "volume", DType: tensor.FP32, Shape: []string{"N", "1", "1", "H", "W"}, SizeMultiple: 16,
+						Intensity: &sdk.Intensity{Low: -1024, High: 2050, OutLow: 0, OutHigh: 1}},
+					{Name: "image.*", DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, SizeMultiple: 16,
+						Intensity: &sdk.Intensity{Low: 0, High: 255, OutLow: 0, OutHigh: 1}},
+				},
+				Outputs: []sdk.Port{tokensPort("C"), gridPort},
+				Settings: []sdk.Setting{
+					{Name: "width", Type: "int", Default: "6", Help: "numbers per token"},
+					{Name: "cell", Type: "int", Default: "16", Help: "side of a cell in pixels"},
+					{Name: "noise", Type: "float", Default: "0.01", Help: "training noise on the tokens"},
+					{Name: "fault", Type: "string", Default: "none", Choices: []string{"none", "nan", "crash", "hang", "slow"}, Help: "what goes wrong, for tests"},
+					{Name: "fault_call", Type: "int", Default: "3", Help: "the training Forward, counted from 1, in which it does"},
+					{Name: "fault_count", Type: "int", Default: "1", Help: "in how many in a row"},
+				},
+			},
+			{
+				Name: "fusion", Kind: sdk.KindFusion, Summary: "adds a linear map of the report to every token", Trainable: true,
+				Inputs: append([]sdk.Port{tokensPort("C")}, report...),
+				Outputs: []sdk.Port{
+					tokensPort("C"),
+					{Name: "joint", DType: tensor.FP32, Shape: []string{"N", "C"}, Required: true, Differentiable: true},
+					{Name: "reconstruction", DType: tensor.FP32, Shape: []string{"N", "A", "K"}},
+				},
+				Losses: []string{"reconstruction"},
+			},
+			{
+				Name: "detector", Kind: sdk.KindHead, Summary: "one box of a fixed size per cell", Trainable: true, Tasks: []string{"detect"},
+				Inputs: []sdk.Port{
+					tokensPort("C"), gridPort,
+					{Name: "target.boxes", DType: tensor.FP32, Shape: []string{"M", "4"}},
+					{Name: "target.image", DType: tensor.Int32, Shape: []string{"M"}},
+				},
+				Outputs: []sdk.Port{
+					{Name: "boxes", DType: tensor.FP32, Shape: []string{"K", "4"}},
+					{Name: "scores", DType: tensor.FP32, Shape: []string{"K"}},
+					{Name: "labels", DType: tensor.Int64, Shape: []string{"K"}},
+					{Name: "image", DType: tensor.Int32, Shape: []string{"K"}},
+				},
+				Settings: []sdk.Setting{{Name: "box", Type: "float", Default: "24", Help: "side of the boxes in pixels"}},
+				Losses:   []string{"objectness"}, Metrics: []string{"positive_cells"},
+			},
+			{
+				Name: "classifier", Kind: sdk.KindHead, Summary: "softmax regression", Trainable: true, Tasks: []string{"classify"},
+				Inputs: []sdk.Port{
+					tokensPort("C"),
+					{Name: "joint", DType: tensor.FP32, Shape: []string{"N", "C"}, Differentiable: true},
+					{Name: "target.label", DType: tensor.Int64, Shape: []string{"N"}},
+				},
+				Outputs: []sdk.Port{{Name: "logits", DType: tensor.FP32, Shape: []string{"N", "classes"}, Required: true}},
+				Losses:  []string{"classification"}, Metrics: []string{"accuracy"},
+			},
+		},
+	}
+}
+
+// Plugin is what ./plugin serves.
+func Plugin() sdk.Plugin { return sdk.Plugin{Manifest: Manifest(), Open: Open} }
+
+// Open opens one of the stages.
+func Open(_ context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+	base := base{params: map[string]*param{}, runs: map[uint64]any{}, seed: req.Seed, momentum: req.Optimizer.Values["momentum"]}
+	resp := &sdk.OpenResponse{}
+	var stage sdk.Stage
+	switch req.Stage {
+	case "encoder":
+		width := req.Settings.Int("width")
+		e := &encoder{base: base, settings: req.Settings, width: width, grids: gridsOf(req.Group)}
+		e.add("weight", 0.5, width, Features)
+		e.add("bias", 0, width)
+		resp.Inputs, resp.Outputs = sizes(req.Stage, map[string]string{"C": strconv.Itoa(width)}, req.Inputs)
+		stage = e
+	case "fusion":
+		width := widthOf(req.Inputs)
+		attributes, values := int64(0), int64(2)
+		if v := req.Constants["value.embedding"]; v != nil && len(v.Shape) == 3 {
+			attributes, values = v.Shape[0], v.Shape[1]
+		}
+		f := &fusion{base: base, width: width, attributes: int(attributes), values: int(values)}
+		f.add("report", 0, width, int(attributes)*4)
+		f.add("prior", 0, int(attributes), int(values))
+		resp.Inputs, resp.Outputs = sizes(req.Stage, map[string]string{"C": strconv.Itoa(width)}, req.Inputs)
+		stage = f
+	case "detector":
+		width := widthOf(req.Inputs)
+		d := &detector{base: base, width: width, box: req.Settings.Float("box"), grids: gridsOf(req.Group)}
+		d.add("weight", 0.1, width)
+		d.add("bias", 0, 1)
+		resp.Inputs, resp.Outputs = sizes(req.Stage, map[string]string{"C": strconv.Itoa(width)}, req.Inputs)
+		stage = d
+	case "classifier":
+		if len(req.Labels) == 0 || len(req.Labels[0].Classes) < 2 {
+			return nil, nil, sdk.Errorf(sdk.InvalidArgument, "no label set with two or more classes was given")
+		}
+		width, classes := widthOf(req.Inputs), len(req.Labels[0].Classes)
+		c := &classifier{base: base, width: width, classes: classes}
+		c.add("weight", 0.1, classes, width)
+		c.add("joint", 0.1, classes, width)
+		c.add("bias", 0, classes)
+		resp.Inputs, resp.Outputs = sizes(req.Stage, map[string]string{"C": strconv.Itoa(width), "classes": strconv.Itoa(classes)}, req.Inputs)
+		stage = c
+	default:
+		return nil, nil, sdk.Errorf(sdk.NotFound, "no stage %q", req.Stage)
+	}
+	for _, p := range stage.(interface{ parameters() map[string]*param }).parameters() {
+		resp.ParameterCount += int64(len(p.value))
+	}
+	resp.TrainableCount = resp.ParameterCount
+	return stage, resp, nil
+}
+
+// sizes fills known sizes into the manifest's ports and writes families out.
+func sizes(stage string, known map[string]string, given []sdk.Port) (inputs, outputs []sdk.Port) {
+	fill := func(ports []sdk.Port) (out []sdk.Port) {
+		for _, p := range ports {
+			p.Shape = slices.Clone(p.Shape)
+			for i, d := range p.Shape {
+				if v, ok := known[d]; ok {
+					p.Shape[i] = v
+				}
+			}
+			out = append(out, p)
+		}
+		return out
+	}
+	m := Manifest()
+	for _, s := range m.Stages {
+		if s.Name == stage {
+			inputs, outputs = fill(s.Inputs), fill(s.Outputs)
+		}
+	}
+	var tokens []sdk.Port
+	for _, g := range given {
+		name := ""
+		switch {
+		case g.Name == "volume":
+			name = "tokens.ct"
+		case strings.HasPrefix(g.Name, "image."):
+			name = "tokens." + strings.TrimPrefix(g.Name, "image.")
+		case strings.HasPrefix(g.Name, "tokens."):
+			name = g.Name
+		default:
+			continue
+		}
+		p := fill([]sdk.Port{tokensPort("C")})[0]
+		p.Name = name
+		tokens = append(tokens, p)
+	}
+	if stage == "encoder" || stage == "fusion" {
+		outputs = append(tokens, outputs[1:]...)
+	}
+	return inputs, outputs
+}
+
+func widthOf(inputs []sdk.Port) int {
+	for _, p := range inputs {
+		if strings.HasPrefix(p.Name, "tokens.") && len(p.Shape) == 3 {
+			n, _ := strconv.Atoi(p.Shape[2])
+			return n
+		}
+	}
+	return 0
+}
+
+// grids are the resident ports: rows, columns and cell of each context's token maps.
+type grids struct {
+	mu   sync.Mutex
+	byID map[uint64][3]int
+}
+
+var (
+	groupsMu sync.Mutex
+	groups   = map[string]*grids{}
+)
+
+func gridsOf(group string) *grids {
+	groupsMu.Lock()
+	defer groupsMu.Unlock()
+	if groups[group] == nil {
+		groups[group] = &grids{byID: map[uint64][3]int{}}
+	}
+	return groups[group]
+}
+
+type param struct {
+	shape                []int64
+	value, grad, impulse []float64
+}
+
+// base keeps parameters, their optimizer (SGD with momentum) and open contexts.
+type base struct {
+	params   map[string]*param
+	runs     map[uint64]any
+	seed     uint64
+	momentum float64
+}
+
+func (b *base) parameters() map[string]*param { return b.params }
+
+func (b *base) add(name string, scale float64, shape ...int) {
+	p := &param{}
+	n := 1
+	for _, d := range shape {
+		p.shape = append(p.shape, int64(d))
+		n *= d
+	}
+	rng := rand.New(rand.NewPCG(b.seed, uint64(len(name))))
+	p.value, p.grad, p.impulse = make([]float64, n), make([]float64, n), make([]float64, n)
+	for i := range p.value {
+		p.value[i] = scale * rng.NormFloat64()
+	}
+	b.params[name] = p
+}
+
+func (b *base) names() []string {
+	var names []string
+	for n := range b.params {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (b *base) take(id uint64) (any, error) {
+	run, ok := b.runs[id]
+	if !ok {
+		return nil, sdk.Errorf(sdk.NotFound, "context %d is not open", id)
+	}
+	delete(b.runs, id)
+	return run, nil
+}
+
+// Close ends the instance.
+func (b *base) Close() error { return nil }
+
+// Release ends a context.
+func (b *base) Release(_ context.Context, id uint64) error {
+	delete(b.runs, id)
+	return nil
+}
+
+// ZeroGrad clears the gradients.
+func (b *base) ZeroGrad(context.Context) error {
+	for _, p := range b.params {
+		clear(p.grad)
+	}
+	return nil
+}
+
+// GradNorm is the L2 norm over all gradients.
+func (b *base) GradNorm(context.Context) (float64, error) {
+	var squares float64
+	for _, n := range b.names() {
+		for _, g := range b.params[n].grad {
+			squares += g * g
+		}
+	}
+	return math.Sqrt(squares), nil
+}
+
+// Step is SGD with momentum.
+func (b *base) Step(_ context.Context, req *sdk.StepRequest) error {
+	for _, p := range b.params {
+		for i, g := range p.grad {
+			p.impulse[i] = b.momentum*p.impulse[i] + req.GradientScale*g
+			p.value[i] -= req.Values["learning_rate"] * p.impulse[i]
+		}
+	}
+	return nil
+}
+
+// Save writes weights.safetensors and optimizer.safetensors.
+func (b *base) Save(_ context.Context, dir string) ([]string, error) {
+	weights, state := map[string]*tensor.Tensor{}, map[string]*tensor.Tensor{}
+	for n, p := range b.params {
+		weights[n] = tensor.OfFloat64s(p.value, p.shape...)
+		state[n] = tensor.OfFloat64s(p.impulse, p.shape...)
+	}
+	if err := safetensors.Write(filepath.Join(dir, "weights.safetensors"), weights, nil); err != nil {
+		return nil, err
+	}
+	return []string{"weights.safetensors", "optimizer.safetensors"},
+		safetensors.Write(filepath.Join(dir, "optimizer.safetensors"), state, nil)
+}
+
+// Load reads what Save wrote.
+func (b *base) Load(_ context.Context, dir string, weightsOnly bool) error {
+	read := func(file string, into func(*param) []float64) error {
+		f, err := safetensors.Open(filepath.Join(dir, file))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		for n, p := range b.params {
+			t, err := f.Tensor(n)
+			if err != nil {
+				return err
+			}
+			v, err := t.Float64s()
+			if err != nil {
+				return err
+			}
+			if len(v) != len(p.value) {
+				return sdk.Errorf(sdk.InvalidArgument, "%s: %s has %d numbers, want %d", file, n, len(v), len(p.value))
+			}
+			copy(into(p), v)
+		}
+		return nil
+	}
+	if err := read("weights.safetensors", func(p *param) []float64 { return p.value }); err != nil || weightsOnly {
+		return err
+	}
+	return read("optimizer.safetensors", func(p *param) []float64 { return p.impulse })
+}
+
+type encoder struct {
+	base
+	settings sdk.Settings
+	width    int
+	grids    *grids
+	calls    int
+}
+
+type encoded struct {
+	features map[string][]float64 // [N*T, Features]
+	noise    map[string][]float64 // [N*T, C]
+}
+
+// Forward makes tokens.
+func (e *encoder) Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+	resp := &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{}}
+	run := encoded{map[string][]float64{}, map[string][]float64{}}
+	poison := 0.0
+	if req.Train {
+		e.calls++
+		if first := e.settings.Int("fault_call"); e.calls >= first && e.calls < first+e.settings.Int("fault_count") {
+			switch e.settings["fault"] {
+			case "nan":
+				poison = math.NaN()
+			case "crash":
+				fmt.Fprintln(os.Stderr, "toy: about to be killed, as told")
+				syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				time.Sleep(time.Minute)
+			case "hang":
+				<-ctx.Done()
+				return nil, ctx.Err()
+			case "slow":
+				time.Sleep(time.Second)
+			}
+		}
+	}
+	rng := rand.New(rand.NewPCG(req.Seed, 7))
+	w, bias := e.params["weight"].value, e.params["bias"].value
+	names := make([]string, 0, len(req.Inputs))
+	for n := range req.Inputs {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		t := req.Inputs[name]
+		x, err := t.Float32s()
+		if err != nil {
+			return nil, err
+		}
+		r := len(t.Shape)
+		h, wd, n := int(t.Shape[r-2]), int(t.Shape[r-1]), int(t.Shape[0])
+		planes := len(x) / max(1, n*h*wd)
+		cell := e.settings.Int("cell")
+		rows, cols := h/cell, wd/cell
+		features := make([]float64, 0, n*rows*cols*Features)
+		for i := range n {
+			for ry := range rows {
+				for cx := range cols {
+					features = append(features, describe(x[i*planes*h*wd:(i*planes+planes)*h*wd], planes, h, wd, ry*cell, cx*cell, cell)...)
+				}
+			}
+		}
+		tokens := n * rows * cols
+		noise := make([]float64, tokens*e.width)
+		out, err := req.NewOutput(tokenName(name), tensor.FP32, int64(n), int64(rows*cols), int64(e.width))
+		if err != nil {
+			return nil, err
+		}
+		y, err := out.Float32s()
+		if err != nil {
+			return nil, err
+		}
+		for k := range tokens {
+			for c := range e.width {
+				v := bias[c] + poison
+				for f := range Features {
+					v += w[c*Features+f] * features[k*Features+f]
+				}
+				noise[k*e.width+c] = 1
+				if req.Train {
+					noise[k*e.width+c] += e.settings.Float("noise") * rng.NormFloat64()
+				}
+				y[k*e.width+c] = float32(v * noise[k*e.width+c])
+			}
+		}
+		out.Shape = []int64{int64(n), int64(rows * cols), int64(e.width)}
+		resp.Outputs[tokenName(name)] = out
+		run.features[tokenName(name)], run.noise[tokenName(name)] = features, noise
+		e.grids.mu.Lock()
+		if len(e.grids.byID) > 64 {
+			clear(e.grids.byID)
+		}
+		e.grids.byID[req.Context] = [3]int{rows, cols, cell}
+		e.grids.mu.Unlock()
+	}
+	if req.Train {
+		e.runs[req.Context] = run
+	}
+	return resp, nil
+}
+
+func tokenName(input string) string {
+	if input == "volume" {
+		return "tokens.ct"
+	}
+	return "tokens." + strings.TrimPrefix(input, "image.")
+}
+
+func describe(x []float32, planes, h, w, top, left, cell int) []float64 {
+	mean, high, low, centre := 0.0, math.Inf(-1), math.Inf(1), 0.0
+	inner := 0
+	for p := range planes {
+		for i := top; i < top+cell; i++ {
+			for j := left; j < left+cell; j++ {
+				v := float64(x[p*h*w+i*w+j])
+				mean += v
+				high, low = max(high, v), min(low, v)
+				if i >= top+cell/4 && i < top+3*cell/4 && j >= left+cell/4 && j < left+3*cell/4 {
+					centre += v
+					inner++
+				}
+			}
+		}
+	}
+	mean /= float64(planes * cell * cell)
+	return []float64{mean, high, low, centre/float64(max(1, inner)) - mean}
+}
+
+// Backward accumulates the weights' gradients.
+func (e *encoder) Backward(_ context.Context, req *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
+	taken, err := e.take(req.Context)
+	if err != nil {
+		return nil, err
+	}
+	run := taken.(encoded)
+	for name, t := range req.OutputGrads {
+		g, err := t.Float32s()
+		if err != nil {
+			return nil, err
+		}
+		for k := range len(g) / e.width {
+			for c := range e.width {
+				d := float64(g[k*e.width+c]) * run.noise[name][k*e.width+c]
+				e.params["bias"].grad[c] += d
+				for f := range Features {
+					e.params["weight"].grad[c*Features+f] += d * run.features[name][k*Features+f]
+				}
+			}
+		}
+	}
+	return &sdk.BackwardResponse{}, nil
+}
