@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"sort"
@@ -29,38 +30,65 @@ const (
 //go:embed extra
 var extra embed.FS
 
-// edit is one replacement in a copied file. The module version is pinned, so a
-// text that is not found is a fault, never skipped.
+// edit is one replacement in the copied files that match a path.Match pattern.
+// The module version is pinned, so a text that is not found is a fault, never
+// skipped. With upTo set, everything from old to the end of upTo is replaced;
+// with all set, every occurrence.
 type edit struct {
-	file, old, new string
+	file, old, upTo, new string
+	all                  bool
 }
 
 // moduleEdits mend the Go side of gotch where it stands in a plugin's way.
 var moduleEdits = []edit{
 	// Creating ~/.cache/gotch at import time ends the process when the home
 	// folder is missing or read-only; nothing here uses that folder.
-	{"init.go", `	if _, err := os.Stat(CachedDir); os.IsNotExist(err) {
-		if err := os.MkdirAll(CachedDir, 0755); err != nil {
-			log.Fatal(err)
-		}
-	}
-`, ""},
-	{"init.go", "\t\"log\"\n", ""},
+	{file: "init.go", old: "\n\tif _, err := os.Stat(CachedDir)", upTo: "\n\t}\n", new: ""},
+	{file: "init.go", old: "\t\"log\"\n", new: ""},
 	// 100 kB of Go heap per tensor exist to make the collector run finalizers;
 	// memory is released by explicit scopes instead.
-	{"ts/tensor.go", "lots [1e5]byte // 100k - always on host memory.", "lots [1]byte"},
+	{file: "ts/tensor.go", old: "lots [1e5]byte // 100k - always on host memory.", new: "lots [1]byte"},
 	// Reading eight bytes of a four-byte C int.
-	{"libtch/tensor.go", "return *(*int)(unsafe.Pointer(&cint))", "return int(cint)"},
-	{"libtch/tensor.go", "return *(*int)(unsafe.Pointer(&cretVal))", "return int(cretVal)"},
-	{"libtch/device.go", "return *(*int)(unsafe.Pointer(&t))", "return int(t)"},
-	{"libtch/device.go", "import (\n\t\"unsafe\"\n)\n", ""},
+	{file: "libtch/tensor.go", old: "return *(*int)(unsafe.Pointer(&cint))", new: "return int(cint)"},
+	{file: "libtch/tensor.go", old: "return *(*int)(unsafe.Pointer(&cretVal))", new: "return int(cretVal)"},
+	{file: "libtch/device.go", old: "return *(*int)(unsafe.Pointer(&t))", new: "return int(t)"},
+	{file: "libtch/device.go", old: "import (\n\t\"unsafe\"\n)\n", new: ""},
+	// RunBackward wrote all results behind the first one's memory and read all
+	// inputs behind the first one's pointer.
+	{file: "ts/tensor.go", old: "\t// NOTE: outputs is a slice of tensors with length = len(inputs)", upTo: "inputsPtr := (*lib.Ctensor)(unsafe.Pointer(&cinput))\n", new: `	outputs := make([]lib.Ctensor, len(inputs))
+	var croots, cinputs []lib.Ctensor
+	for _, t := range tensors {
+		croots = append(croots, t.ctensor)
+	}
+	for _, t := range inputs {
+		cinputs = append(cinputs, t.ctensor)
+	}
+`},
+	{file: "ts/tensor.go", old: "lib.AtRunBackward(tensorsPtr, len(tensors), inputsPtr, len(inputs), outputsPtr[0], keepGraph, createGraph)",
+		new: "lib.AtRunBackward(unsafe.SliceData(croots), len(croots), unsafe.SliceData(cinputs), len(cinputs), unsafe.SliceData(outputs), keepGraph, createGraph)"},
+	{file: "ts/tensor.go", old: "\t\toutputPtr := outputsPtr[i]\n\t\toTensors = append(oTensors, newTensor(*outputPtr))", new: "\t\toTensors = append(oTensors, newTensor(outputs[i]))"},
+	// Every operator leaked the C memory that receives its results, and those
+	// with four results or more wrote past its end.
+	{file: "ts/*.go", old: "(*lib.Ctensor)(unsafe.Pointer(C.malloc(0)))", new: "newOutputs()", all: true},
+	{file: "ts/patch.go", old: "\tif err = TorchErr(); err != nil {\n\t\treturn retVal, err\n\t}\n\n\tcurrentPtr := ctensorsPtr", new: "\tdefer C.free(unsafe.Pointer(ctensorsPtr))\n\tif err = TorchErr(); err != nil {\n\t\treturn retVal, err\n\t}\n\n\tcurrentPtr := ctensorsPtr", all: true},
+	// Sizes and strides went through C memory and reflection.
+	{file: "ts/tensor.go", old: "\tszPtr, err := DataAsPtr(sz)", upTo: "shape := decodeSize(szPtr, dim)\n\n\treturn shape, nil", new: "\tlib.AtShape(ts.ctensor, unsafe.Pointer(unsafe.SliceData(sz)))\n\treturn sz, TorchErr()"},
+	{file: "ts/tensor.go", old: "\tszPtr, err := DataAsPtr(sz)", upTo: "strides := decodeSize(szPtr, dim)\n\n\treturn strides, nil", new: "\tlib.AtStride(ts.ctensor, unsafe.Pointer(unsafe.SliceData(sz)))\n\treturn sz, TorchErr()"},
+	{file: "ts/tensor.go", old: "func decodeSize(", upTo: "\n}\n", new: ""},
+	{file: "ts/tensor.go", old: "\t\"bytes\"\n", new: ""},
+	// NoGrad switched recording on at its end whatever it was before.
+	{file: "ts/tensor.go", old: "\tMustGradSetEnabled(false)\n\n\tfn()\n\n\t// Switch on Grad\n\tMustGradSetEnabled(true)", new: "\tprevious := MustGradSetEnabled(false)\n\tdefer MustGradSetEnabled(previous)\n\n\tfn()"},
 }
+
+// emptySlice finds `&data[0]` handed to C, which panics for an empty list: the
+// shape of a scalar, "all dimensions".
+var emptySlice = regexp.MustCompile(`unsafe\.Pointer\(&(\w+Data|dims)\[0\]\)`)
 
 // shimEdits let more than one C++ file include the shim's header: the error
 // slot is declared there and defined in torch_api.cpp.
 var shimEdits = []edit{
-	{"torch_api.h", "thread_local char *torch_last_err = nullptr;", "extern thread_local char *torch_last_err;"},
-	{"torch_api.cpp", "#include \"torch_api.h\"\n", "#include \"torch_api.h\"\nthread_local char *torch_last_err = nullptr;\n"},
+	{file: "torch_api.h", old: "thread_local char *torch_last_err = nullptr;", new: "extern thread_local char *torch_last_err;"},
+	{file: "torch_api.cpp", old: "#include \"torch_api.h\"\n", new: "#include \"torch_api.h\"\nthread_local char *torch_last_err = nullptr;\n"},
 }
 
 // libGo replaces gotch's lib.go, which links CUDA libraries unconditionally. The
@@ -162,6 +190,11 @@ func writeModule(gotchDir, dir string) error {
 	if err := applyEdits(files, moduleEdits); err != nil {
 		return err
 	}
+	for name, text := range files {
+		if strings.HasPrefix(name, "libtch/") && strings.HasSuffix(name, ".go") {
+			files[name] = emptySlice.ReplaceAll(text, []byte("unsafe.Pointer(unsafe.SliceData($1))"))
+		}
+	}
 	files["libtch/lib.go"] = []byte(libGo)
 	entries, err := extra.ReadDir("extra")
 	if err != nil {
@@ -182,15 +215,49 @@ func writeModule(gotchDir, dir string) error {
 	return replaceTree(dir, files)
 }
 
+// applyEdits makes the edits in place; each must find its text.
 func applyEdits(files map[string][]byte, edits []edit) error {
 	for _, e := range edits {
-		text, ok := files[e.file]
-		if !ok || !bytes.Contains(text, []byte(e.old)) {
+		found := false
+		for name, text := range files {
+			match, err := path.Match(e.file, name)
+			if err != nil {
+				return err
+			}
+			if !match {
+				continue
+			}
+			changed, ok := e.apply(string(text))
+			if ok {
+				found = true
+				files[name] = []byte(changed)
+			}
+		}
+		if !found {
 			return fmt.Errorf("gotch %s: %s does not contain %q", gotchVersion, e.file, e.old)
 		}
-		files[e.file] = bytes.Replace(text, []byte(e.old), []byte(e.new), 1)
 	}
 	return nil
+}
+
+// apply returns the edited text and whether the edit applied.
+func (e edit) apply(text string) (string, bool) {
+	start := strings.Index(text, e.old)
+	if start < 0 {
+		return text, false
+	}
+	if e.all {
+		return strings.ReplaceAll(text, e.old, e.new), true
+	}
+	end := start + len(e.old)
+	if e.upTo != "" {
+		length := strings.Index(text[end:], e.upTo)
+		if length < 0 {
+			return text, false
+		}
+		end += length + len(e.upTo)
+	}
+	return text[:start] + e.new + text[end:], true
 }
 
 // replaceTree makes dir hold exactly files. Files with equal content keep their
@@ -216,18 +283,18 @@ func replaceTree(dir string, files map[string][]byte) error {
 	})
 }
 
-func writeIfChanged(path string, content []byte) error {
-	old, err := os.ReadFile(path)
+func writeIfChanged(name string, content []byte) error {
+	old, err := os.ReadFile(name)
 	if err == nil && bytes.Equal(old, content) {
 		return nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".fitgotch-*")
+	tmp, err := os.CreateTemp(filepath.Dir(name), ".fitgotch-*")
 	if err != nil {
 		return err
 	}
@@ -243,7 +310,7 @@ func writeIfChanged(path string, content []byte) error {
 	if err := tmp.Close(); err != nil {
 		return err
 	}
-	return os.Rename(tmp.Name(), path)
+	return os.Rename(tmp.Name(), name)
 }
 
 const workHeader = "// Written by fitgotch; `make setup` makes it again."

@@ -21,3 +21,12 @@ int af_grad_set_enabled(int enabled) {
           return previous ? 1 : 0;)
   return 0;
 }
+
+void af_backward(const af_tensor *outputs, const af_tensor *gradients, size_t n, int keep_graph) {
+  PROTECT(
+      std::vector<torch::Tensor> roots; std::vector<torch::Tensor> incoming;
+      for (size_t i = 0; i < n; i++) {
+        roots.push_back(*static_cast<torch::Tensor *>(outputs[i]));
+        incoming.push_back(gradients[i] ? *static_cast<torch::Tensor *>(gradients[i]) : torch::Tensor());
+      } torch::autograd::backward(roots, incoming, keep_graph != 0);)
+}
