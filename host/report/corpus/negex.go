@@ -1,0 +1,99 @@
+// Package corpus reads the public corpora that the extractor is measured on and
+// computes its figures.
+package corpus
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/alignedfusion/alignedfusion/host/report/assertion"
+	"github.com/alignedfusion/alignedfusion/host/report/text"
+)
+
+// NegExItem is one sentence/condition pair of the NegEx/ConText test kit.
+type NegExItem struct {
+	Number                             string
+	Condition, Sentence                string
+	Negation, Temporality, Experiencer string
+}
+
+// ReadNegEx reads the kit's tab-separated file (rsAnnotations-1-120-random.txt):
+// a heading and six columns.
+func ReadNegEx(path string) ([]NegExItem, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("negex corpus: %w", err)
+	}
+	if !utf8.Valid(data) { // the kit is Latin-1
+		var b bytes.Buffer
+		for _, c := range data {
+			b.WriteRune(rune(c))
+		}
+		data = b.Bytes()
+	}
+	var items []NegExItem
+	for n, line := range strings.Split(strings.ReplaceAll(string(data), "\r\n", "\n"), "\n") {
+		if n == 0 || strings.TrimSpace(line) == "" {
+			continue
+		}
+		f := strings.Split(line, "\t")
+		if len(f) != 6 {
+			return nil, fmt.Errorf("negex corpus: %s:%d: %d columns, want 6 (number, condition, sentence, negation, temporality, experiencer)", path, n+1, len(f))
+		}
+		items = append(items, NegExItem{f[0], f[1], f[2], strings.TrimSpace(f[3]), strings.TrimSpace(f[4]), strings.TrimSpace(f[5])})
+	}
+	if len(items) == 0 {
+		return nil, fmt.Errorf("negex corpus: %s has no sentences", path)
+	}
+	return items, nil
+}
+
+// Locate finds the condition's words in the sentence, joined by anything that is
+// no word (NegEx). Of several places it takes the last in capitals, which is how the
+// kit marks the mention (headings in capitals stand before it).
+func Locate(sentence, condition string) ([]text.Token, text.Span, bool) {
+	tokens := text.Tokenize(sentence)
+	var words []string
+	for _, t := range text.Tokenize(condition) {
+		if t.Word {
+			words = append(words, t.Text)
+		}
+	}
+	found, ok := text.Span{}, false
+	for i := range tokens {
+		j, k := i, 0
+		for k < len(words) && j < len(tokens) {
+			if tokens[j].Word {
+				// The kit has last words glued to the next one.
+				if tokens[j].Text != words[k] && (k == 0 || k+1 < len(words) || !strings.HasPrefix(tokens[j].Text, words[k])) {
+					break
+				}
+				k++
+			} else if k == 0 {
+				break
+			}
+			j++
+		}
+		if k < len(words) || k == 0 {
+			continue
+		}
+		quote := sentence[tokens[i].Start:tokens[j-1].End]
+		if capital := quote == strings.ToUpper(quote); !ok || capital {
+			found, ok = text.Span{Start: i, End: j}, true
+		}
+	}
+	return tokens, found, ok
+}
+
+// AssessNegEx applies the engine to one item. A condition that is not in its
+// sentence counts as affirmed.
+func AssessNegEx(e *assertion.Engine, item NegExItem) assertion.Assertion {
+	tokens, at, ok := Locate(item.Sentence, item.Condition)
+	if !ok {
+		return assertion.Assertion{}
+	}
+	return e.Read(tokens, text.Span{Start: 0, End: len(tokens)}).Assess(at)
+}

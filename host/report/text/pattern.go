@@ -1,0 +1,260 @@
+package text
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+)
+
+// maxPatternWords bounds a pattern, so that matching stays linear.
+const maxPatternWords = 16
+
+// Pattern is a phrase to look for, written as words between blanks:
+//
+//	no evidence of      these words
+//	no|without          either (an alternative may have marks inside: r/o)
+//	any?                may be left out
+//	nodul*              any word that starts so (at least three letters)
+//	_                   any one word
+//
+// Words match their folded form. A hyphen in the text between two words of a
+// pattern is skipped: "peri hilar" also finds "peri-hilar".
+type Pattern struct {
+	source string
+	elems  []elem
+}
+
+type elem struct {
+	alts     [][]string // each alternative is a run of folded tokens
+	prefix   bool       // the single token of each alternative is a prefix
+	any      bool
+	optional bool
+}
+
+// String returns the pattern as it was written.
+func (p Pattern) String() string { return p.source }
+
+// ParsePattern reads a pattern.
+func ParsePattern(source string) (Pattern, error) {
+	p := Pattern{source: source}
+	bad := func(format string, args ...any) (Pattern, error) {
+		return Pattern{}, fmt.Errorf("phrase %q: %s", source, fmt.Sprintf(format, args...))
+	}
+	required := false
+	for _, field := range strings.Fields(source) {
+		var e elem
+		word := field
+		if len(word) > 1 && strings.HasSuffix(word, "?") {
+			e.optional = true
+			word = strings.TrimSuffix(word, "?")
+		}
+		switch {
+		case word == "_":
+			e.any = true
+			if len(p.elems) == 0 {
+				return bad("starts with _, which matches everywhere")
+			}
+		case strings.HasSuffix(word, "*"):
+			e.prefix = true
+			for _, alt := range strings.Split(strings.TrimSuffix(word, "*"), "|") {
+				alt = strings.TrimSuffix(alt, "*")
+				tokens := Tokenize(alt)
+				if len(tokens) != 1 || !tokens[0].Word || len(tokens[0].Text) < 3 {
+					return bad("%q: want at least three letters before *", field)
+				}
+				e.alts = append(e.alts, []string{tokens[0].Text})
+			}
+		default:
+			for _, alt := range strings.Split(word, "|") {
+				var run []string
+				for _, t := range Tokenize(alt) {
+					run = append(run, t.Text)
+				}
+				if len(run) == 0 {
+					return bad("%q has an empty alternative", field)
+				}
+				e.alts = append(e.alts, run)
+			}
+		}
+		required = required || !e.optional && !e.any
+		p.elems = append(p.elems, e)
+	}
+	switch {
+	case !required:
+		return bad("has no word that must be there")
+	case len(p.elems) > maxPatternWords:
+		return bad("has %d words; want at most %d", len(p.elems), maxPatternWords)
+	}
+	return p, nil
+}
+
+// match returns the end of the longest match of p at token i, or -1.
+func (p Pattern) match(tokens []Token, i int) int {
+	return matchElems(p.elems, tokens, i, i)
+}
+
+func matchElems(elems []elem, tokens []Token, start, i int) int {
+	if len(elems) == 0 {
+		return i
+	}
+	e := elems[0]
+	best := -1
+	try := func(from int) {
+		if e.any {
+			if from < len(tokens) && tokens[from].Word {
+				best = max(best, matchElems(elems[1:], tokens, start, from+1))
+			}
+			return
+		}
+		for _, alt := range e.alts {
+			end := from
+			for _, w := range alt {
+				if end >= len(tokens) {
+					end = -1
+					break
+				}
+				if got := tokens[end].Text; got != w && !(e.prefix && strings.HasPrefix(got, w)) {
+					end = -1
+					break
+				}
+				end++
+			}
+			if end > 0 {
+				best = max(best, matchElems(elems[1:], tokens, start, end))
+			}
+		}
+	}
+	try(i)
+	if best < 0 && i > start && i+1 < len(tokens) && tokens[i].Text == "-" {
+		try(i + 1)
+	}
+	if e.optional {
+		best = max(best, matchElems(elems[1:], tokens, start, i))
+	}
+	return best
+}
+
+// firsts lists the folded tokens (or prefixes) a match can start with.
+func (p Pattern) firsts() (exact, prefixes []string) {
+	for _, e := range p.elems {
+		if !e.any {
+			for _, alt := range e.alts {
+				if e.prefix {
+					prefixes = append(prefixes, alt[0])
+				} else {
+					exact = append(exact, alt[0])
+				}
+			}
+		}
+		if !e.optional {
+			break
+		}
+	}
+	return exact, prefixes
+}
+
+// Match is a pattern found in tokens.
+type Match struct {
+	Span
+	// Pattern is the index of the pattern in the matcher's list.
+	Pattern int
+}
+
+// Matcher finds many patterns at once.
+type Matcher struct {
+	patterns []Pattern
+	exact    map[string][]int
+	prefixes map[string][]int // by the first three bytes
+}
+
+// NewMatcher prepares patterns. Matches refer to them by index.
+func NewMatcher(patterns []Pattern) *Matcher {
+	m := &Matcher{patterns: patterns, exact: map[string][]int{}, prefixes: map[string][]int{}}
+	for n, p := range patterns {
+		exact, prefixes := p.firsts()
+		for _, w := range unique(exact) {
+			m.exact[w] = append(m.exact[w], n)
+		}
+		for i := range prefixes {
+			prefixes[i] = prefixes[i][:3]
+		}
+		for _, w := range unique(prefixes) {
+			m.prefixes[w] = append(m.prefixes[w], n)
+		}
+	}
+	return m
+}
+
+func unique(words []string) []string {
+	sort.Strings(words)
+	out := words[:0]
+	for i, w := range words {
+		if i == 0 || w != words[i-1] {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// Find returns the matches that start in span and end in it. Of overlapping
+// matches the one with more tokens wins, then the one further left, then the
+// pattern listed first. Matches are ordered by position.
+func (m *Matcher) Find(tokens []Token, span Span) []Match {
+	within := tokens[:span.End]
+	var found []Match
+	for i := span.Start; i < span.End; i++ {
+		best := Match{Span: Span{i, i}}
+		for _, n := range m.candidates(tokens[i].Text) {
+			if end := m.patterns[n].match(within, i); end > best.End || end == best.End && end > i && n < best.Pattern {
+				best = Match{Span{i, end}, n}
+			}
+		}
+		if best.End > i {
+			found = append(found, best)
+		}
+	}
+	return longest(found)
+}
+
+func (m *Matcher) candidates(word string) []int {
+	c := m.exact[word]
+	if len(word) >= 3 && len(m.prefixes) > 0 {
+		if p := m.prefixes[word[:3]]; len(p) > 0 {
+			c = append(append([]int(nil), c...), p...)
+		}
+	}
+	return c
+}
+
+// longest drops matches that overlap a better one. found is ordered by start.
+func longest(found []Match) []Match {
+	order := make([]int, len(found))
+	for i := range order {
+		order[i] = i
+	}
+	sort.SliceStable(order, func(a, b int) bool {
+		x, y := found[order[a]], found[order[b]]
+		return x.End-x.Start > y.End-y.Start
+	})
+	keep := make([]bool, len(found))
+	for _, i := range order {
+		free := true
+		for j := i - 1; j >= 0 && found[i].Start-found[j].Start < 4*maxPatternWords; j-- {
+			if keep[j] && found[j].End > found[i].Start {
+				free = false
+				break
+			}
+		}
+		for j := i + 1; free && j < len(found) && found[j].Start < found[i].End; j++ {
+			free = !keep[j]
+		}
+		keep[i] = free
+	}
+	out := found[:0]
+	for i, m := range found {
+		if keep[i] {
+			out = append(out, m)
+		}
+	}
+	return out
+}
