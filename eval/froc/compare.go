@@ -3,9 +3,10 @@ package froc
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 	"sync/atomic"
+
+	"github.com/alignedfusion/alignedfusion/eval/resample"
 )
 
 // Named is one system in a comparison.
@@ -17,8 +18,7 @@ type Named struct {
 // CompareOptions sets how systems are compared.
 type CompareOptions struct {
 	BootstrapOptions
-	Permutations int  // of the permutation test; 0: as many as Replicates
-	AllPairs     bool // compare every pair instead of every system with the first
+	AllPairs bool // compare every pair instead of every system with the first
 }
 
 // Difference is one quantity of system B minus that of system A.
@@ -57,25 +57,19 @@ type Comparison struct {
 // step is therefore placed by the false positives its own system makes down to
 // that score. P-values are (1 + count) / (1 + replicates), never 0.
 func Compare(systems []Named, options CompareOptions) (*Comparison, error) {
-	o, err := options.resolved()
+	o, err := options.Resolved()
 	if err != nil {
 		return nil, err
 	}
 	options.BootstrapOptions = o
-	if options.Permutations == 0 {
-		options.Permutations = o.Replicates
-	}
-	if options.Permutations < 1 {
-		return nil, fmt.Errorf("compare: %d permutations, want 1 or more", options.Permutations)
-	}
-	if err := comparable(systems); err != nil {
+	if err := checkComparable(systems); err != nil {
 		return nil, err
 	}
 	results := make([]*Result, len(systems))
 	for i, s := range systems {
 		results[i] = s.Result
 	}
-	tables := resample(o, results)
+	tables := replicates(o, results)
 	columns := make([][][]float64, len(systems))
 	out := &Comparison{Options: options}
 	for s, t := range tables {
@@ -85,9 +79,10 @@ func Compare(systems []Named, options CompareOptions) (*Comparison, error) {
 		return nil, ErrTooFewReplicates
 	}
 	var jack [][][]float64
-	if o.Method == BCa {
+	if o.Method == resample.BCa {
 		for _, t := range jackknife(results) {
-			jack = append(jack, t.mustColumns())
+			columns, _ := t.columns()
+			jack = append(jack, columns)
 		}
 	}
 	for a := range systems {
@@ -98,12 +93,23 @@ func Compare(systems []Named, options CompareOptions) (*Comparison, error) {
 			out.Pairs = append(out.Pairs, comparePair(systems, columns, jack, options, a, b))
 		}
 	}
-	holm(out.Pairs, func(p *Pair) (float64, *float64) { return p.Mean.BootstrapP, &p.HolmBootstrapP })
-	holm(out.Pairs, func(p *Pair) (float64, *float64) { return p.Mean.PermutationP, &p.HolmPermutationP })
+	correct(out.Pairs)
 	return out, nil
 }
 
-func comparable(systems []Named) error {
+// correct fills in the corrected p-values.
+func correct(pairs []Pair) {
+	bootstrap, permutation := make([]float64, len(pairs)), make([]float64, len(pairs))
+	for i, p := range pairs {
+		bootstrap[i], permutation[i] = p.Mean.BootstrapP, p.Mean.PermutationP
+	}
+	bootstrap, permutation = resample.Holm(bootstrap), resample.Holm(permutation)
+	for i := range pairs {
+		pairs[i].HolmBootstrapP, pairs[i].HolmPermutationP = bootstrap[i], permutation[i]
+	}
+}
+
+func checkComparable(systems []Named) error {
 	if len(systems) < 2 {
 		return fmt.Errorf("compare: %d systems, want 2 or more", len(systems))
 	}
@@ -134,45 +140,22 @@ func comparable(systems []Named) error {
 func comparePair(systems []Named, columns, jack [][][]float64, o CompareOptions, a, b int) Pair {
 	ra, rb := systems[a].Result, systems[b].Result
 	estimateA, estimateB := ra.estimate(), rb.estimate()
-	exceed := permute(ra, rb, o, minus(estimateB, estimateA))
+	exceed := permute(ra, rb, o, resample.Minus(estimateB, estimateA))
 	differences := make([]Difference, len(estimateA))
 	for i := range differences {
 		d := &differences[i]
 		d.Value = estimateB[i] - estimateA[i]
-		replicates := minus(columns[b][i], columns[a][i])
+		replicates := resample.Minus(columns[b][i], columns[a][i])
 		var j []float64
 		if jack != nil {
-			j = minus(jack[b][i], jack[a][i])
+			j = resample.Minus(jack[b][i], jack[a][i])
 		}
-		d.CI = interval(o.BootstrapOptions, replicates, d.Value, j)
-		d.BootstrapP = bootstrapP(replicates)
+		d.CI = o.Interval(replicates, d.Value, j)
+		d.BootstrapP = resample.BootstrapP(replicates)
 		d.PermutationP = float64(1+exceed[i]) / float64(1+o.Permutations)
 	}
 	k := len(ra.Protocol.FPPI)
 	return Pair{A: systems[a].Name, B: systems[b].Name, Points: differences[:k], Mean: differences[k], AP: differences[k+1]}
-}
-
-func minus(b, a []float64) []float64 {
-	out := make([]float64, len(a))
-	for i := range a {
-		out[i] = b[i] - a[i]
-	}
-	return out
-}
-
-// bootstrapP is twice the smaller tail of the replicates at 0: the level at
-// which the percentile interval of the difference just touches 0.
-func bootstrapP(replicates []float64) float64 {
-	var low, high int
-	for _, v := range replicates {
-		if v <= 0 {
-			low++
-		}
-		if v >= 0 {
-			high++
-		}
-	}
-	return min(1, 2*float64(1+min(low, high))/float64(1+len(replicates)))
 }
 
 // placedEvent is a step of one of two systems, placed by the false positives
@@ -194,14 +177,11 @@ func permute(a, b *Result, o CompareOptions, observed []float64) []int {
 		events[i].last = i+1 == len(events) || events[i+1].place != events[i].place
 	}
 	counts := make([]atomic.Int64, len(observed))
-	parallel(o.Permutations, func(next func() (int, bool)) {
+	resample.Parallel(o.Permutations, func(next func() (int, bool)) {
 		exchanged := make([]bool, len(a.clusters.names))
 		wa, wb := newWalker(&a.Protocol), newWalker(&b.Protocol)
 		for k, ok := next(); ok; k, ok = next() {
-			rng := generator(^o.Seed, k) // not the bootstrap's streams
-			for i := range exchanged {
-				exchanged[i] = rng.Uint32()&1 == 1
-			}
+			o.Exchange(k, exchanged)
 			wa.start(a.Counts.Units, a.Counts.Lesions)
 			wb.start(b.Counts.Units, b.Counts.Lesions)
 			var found, fp [2]int
@@ -221,9 +201,8 @@ func permute(a, b *Result, o CompareOptions, observed []float64) []int {
 					wb.step(found[1], fp[1])
 				}
 			}
-			const rounding = 1e-12 // equal counts may differ in the last bit of their mean
-			for i, d := range minus(wb.finish(), wa.finish()) {
-				if math.Abs(d) >= math.Abs(observed[i])-rounding {
+			for i, d := range resample.Minus(wb.finish(), wa.finish()) {
+				if resample.AsExtreme(d, observed[i]) {
 					counts[i].Add(1)
 				}
 			}
@@ -259,21 +238,4 @@ func placeEvents(r *Result, second bool) []placedEvent {
 		}
 	}
 	return out
-}
-
-// holm sets the corrected p-values: the i-th smallest of m is multiplied by
-// m - i + 1 and never falls below its predecessor (Holm, Scand. J. Statist. 6, 1979).
-func holm(pairs []Pair, p func(*Pair) (float64, *float64)) {
-	order := make([]int, len(pairs))
-	for i := range order {
-		order[i] = i
-	}
-	value := func(i int) float64 { v, _ := p(&pairs[i]); return v }
-	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(value(i), value(j)) })
-	floor := 0.0
-	for k, i := range order {
-		v, target := p(&pairs[i])
-		floor = max(floor, min(1, v*float64(len(pairs)-k)))
-		*target = floor
-	}
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/alignedfusion/alignedfusion/eval/resample"
 )
 
 // Fate is what became of a prediction.
@@ -75,7 +77,7 @@ func match(t *Truth, predictions []Prediction, p *Protocol) *matching {
 	lesionsOf := groupByImage(len(t.Images), len(t.Lesions), func(i int) int { return t.Lesions[i].Image })
 
 	const block = 256 // images handed out at a time
-	parallel((len(t.Images)+block-1)/block, func(next func() (int, bool)) {
+	resample.Parallel((len(t.Images)+block-1)/block, func(next func() (int, bool)) {
 		m := matcher{protocol: p, truth: t, predictions: predictions, out: out}
 		if p.PlusOne {
 			m.plusOne = 1
