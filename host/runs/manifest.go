@@ -1,0 +1,72 @@
+package runs
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// ManifestVersion is the schema_version of manifest.json.
+const ManifestVersion = 1
+
+// PluginRecord says what played a role in a run.
+type PluginRecord struct {
+	Role    string `json:"role"`
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Stage   string `json:"stage"`
+	SHA256  string `json:"sha256"`
+	Runtime string `json:"runtime,omitempty"`
+	// Parameters is the number of weights, Trainable those that training changes.
+	Parameters int64 `json:"parameters"`
+	Trainable  int64 `json:"trainable"`
+}
+
+// Manifest is manifest.json: where a run came from.
+type Manifest struct {
+	SchemaVersion int            `json:"schema_version"`
+	Program       string         `json:"program"`
+	Version       string         `json:"version"`
+	GoVersion     string         `json:"go_version"`
+	Platform      string         `json:"platform"`
+	Task          string         `json:"task"`
+	Seed          uint64         `json:"seed"`
+	Threads       int            `json:"threads"`
+	Device        string         `json:"device"`
+	DataSpec      string         `json:"data_spec"`
+	DataSHA256    string         `json:"data_sha256"`
+	Attributes    []string       `json:"attributes,omitempty"`
+	TextEncoder   string         `json:"text_encoder,omitempty"`
+	Plugins       []PluginRecord `json:"plugins"`
+	// StartedAt and EndedAt are UTC; EndedAt is empty while the run is going on or
+	// when it was killed. Resumed counts how often it was taken up again.
+	StartedAt string `json:"started_at"`
+	EndedAt   string `json:"ended_at,omitempty"`
+	Resumed   int    `json:"resumed,omitempty"`
+	// Status is running, done, stopped or failed.
+	Status string `json:"status"`
+	// Notes are what plugins and data had to say, one line each.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Now is the time as manifests hold it.
+func Now() string { return time.Now().UTC().Format(time.RFC3339) }
+
+// ReadManifest reads manifest.json of a run.
+func ReadManifest(run string) (*Manifest, error) {
+	path := filepath.Join(run, ManifestFile)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("run manifest: %w", err)
+	}
+	var m Manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if m.SchemaVersion != ManifestVersion {
+		return nil, fmt.Errorf("%s: schema_version is %d; this program reads %d", path, m.SchemaVersion, ManifestVersion)
+	}
+	return &m, nil
+}

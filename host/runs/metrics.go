@@ -1,0 +1,108 @@
+package runs
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+)
+
+// Record is one line of metrics.jsonl.
+type Record struct {
+	// Kind is step, validation or event.
+	Kind string `json:"kind"`
+	// Step is the number of optimizer steps done, this one included; Epoch counts from 1.
+	Step  int `json:"step"`
+	Epoch int `json:"epoch"`
+
+	Loss         *float64           `json:"loss,omitempty"`
+	Losses       map[string]float64 `json:"losses,omitempty"`
+	Metrics      map[string]float64 `json:"metrics,omitempty"`
+	GradNorm     float64            `json:"grad_norm,omitempty"`
+	LearningRate float64            `json:"learning_rate,omitempty"`
+	Skipped      bool               `json:"skipped,omitempty"`
+	// WallSec is the step as the host saw it, ComputeSec the time inside plugins,
+	// DataSec the wait for the next batch.
+	WallSec    float64 `json:"wall_sec,omitempty"`
+	ComputeSec float64 `json:"compute_sec,omitempty"`
+	DataSec    float64 `json:"data_sec,omitempty"`
+	// PeakRSSBytes of each plugin, by name.
+	PeakRSSBytes map[string]int64 `json:"peak_rss_bytes,omitempty"`
+	Message      string           `json:"message,omitempty"`
+}
+
+// Append adds a line to metrics.jsonl.
+func (r *Run) Append(rec Record) error {
+	if r.metrics == nil {
+		f, err := os.OpenFile(r.Path(MetricsFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			return diskError(err)
+		}
+		r.metrics = f
+	}
+	line, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("metrics of step %d: %w", rec.Step, err)
+	}
+	if _, err := r.metrics.Write(append(line, '\n')); err != nil {
+		return diskError(fmt.Errorf("write %s: %w", r.Path(MetricsFile), err))
+	}
+	return nil
+}
+
+// RewindMetrics drops the lines of steps after step, and a half-written last line: a
+// resumed run writes them again.
+func (r *Run) RewindMetrics(step int) error {
+	records, err := ReadMetrics(r.Dir)
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	for _, rec := range records {
+		if rec.Step > step {
+			continue
+		}
+		line, err := json.Marshal(rec)
+		if err != nil {
+			return err
+		}
+		out.Write(append(line, '\n'))
+	}
+	if r.metrics != nil {
+		if err := r.metrics.Close(); err != nil {
+			return err
+		}
+		r.metrics = nil
+	}
+	return r.Write(MetricsFile, out.Bytes())
+}
+
+// ReadMetrics reads metrics.jsonl of a run; a half-written last line is left out.
+func ReadMetrics(run string) ([]Record, error) {
+	data, err := os.ReadFile((&Run{Dir: run}).Path(MetricsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var records []Record
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	lines.Buffer(nil, 1<<24)
+	n := 0
+	for lines.Scan() {
+		n++
+		var rec Record
+		if err := json.Unmarshal(lines.Bytes(), &rec); err != nil {
+			if !bytes.HasSuffix(data, []byte("\n")) && !lines.Scan() {
+				break // the process was killed while writing this line
+			}
+			return nil, fmt.Errorf("%s:%d: %w", (&Run{Dir: run}).Path(MetricsFile), n, err)
+		}
+		records = append(records, rec)
+	}
+	return records, lines.Err()
+}

@@ -1,0 +1,219 @@
+// Package runs keeps a run directory:
+//
+//	config.yaml      the resolved configuration; training with it gives the run again
+//	manifest.json    program, plugins with hashes, data hash, seed, start and end
+//	schema.json      the attribute schema, when the pipeline has attributes
+//	labels.json      the classes and their order
+//	metrics.jsonl    one line per step, validation and event
+//	checkpoints/     step-N/ with a folder per stage and a manifest of hashes
+//	predictions/     one folder per split
+//	lock             held by the process that writes here
+//
+// Files appear whole: they are written under a temporary name beside their place,
+// flushed to disk and renamed.
+package runs
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/gofrs/flock"
+)
+
+// Names of the files of a run directory.
+const (
+	ConfigFile    = "config.yaml"
+	ManifestFile  = "manifest.json"
+	SchemaFile    = "schema.json"
+	LabelsFile    = "labels.json"
+	MetricsFile   = "metrics.jsonl"
+	PredictionDir = "predictions"
+	checkpointDir = "checkpoints"
+	lockFile      = "lock"
+)
+
+// Errors of run directories.
+var (
+	// ErrExists is returned by Create when the folder already holds a run.
+	ErrExists = errors.New("the folder already holds a run")
+	// ErrNotARun is returned when a folder holds no run.
+	ErrNotARun = errors.New("the folder holds no run")
+	// ErrLocked is returned when another process writes to the run.
+	ErrLocked = errors.New("another process is using the run")
+	// ErrNoSpace is returned when the disk is full; what was there before is intact.
+	ErrNoSpace = errors.New("no space left on the disk")
+)
+
+// Run is a run directory that this process may write to.
+type Run struct {
+	Dir     string
+	lock    *flock.Flock
+	metrics *os.File
+}
+
+// Create makes a run directory and takes its lock. It fails with ErrExists when the
+// folder holds a run, with ErrLocked when another process is making one there.
+func Create(dir string) (*Run, error) {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
+	}
+	r, err := lock(dir)
+	if err != nil {
+		return nil, err
+	}
+	if IsRun(dir) {
+		r.Close()
+		return nil, fmt.Errorf("%s: %w; continue it with --resume, or choose another --out", dir, ErrExists)
+	}
+	return r, nil
+}
+
+// Open takes the lock of an existing run and removes what an interrupted save left.
+func Open(dir string) (*Run, error) {
+	if !IsRun(dir) {
+		return nil, fmt.Errorf("%s: %w (no %s in it)", dir, ErrNotARun, ConfigFile)
+	}
+	r, err := lock(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.removeLeftovers(); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// IsRun reports whether a folder holds a run.
+func IsRun(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, ConfigFile))
+	return err == nil
+}
+
+func lock(dir string) (*Run, error) {
+	path := filepath.Join(dir, lockFile)
+	l := flock.New(path)
+	ok, err := l.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("lock of the run directory: %w", err)
+	}
+	if !ok {
+		holder, _ := os.ReadFile(path)
+		who := strings.TrimSpace(string(holder))
+		if who == "" {
+			who = "unknown process"
+		}
+		return nil, fmt.Errorf("%s: %w (%s)", dir, ErrLocked, who)
+	}
+	host, _ := os.Hostname()
+	// The lock is the file lock; its text only tells people who holds it.
+	_ = os.WriteFile(path, fmt.Appendf(nil, "process %d on %s\n", os.Getpid(), host), 0o666)
+	return &Run{Dir: dir, lock: l}, nil
+}
+
+func (r *Run) removeLeftovers() error {
+	entries, err := os.ReadDir(filepath.Join(r.Dir, checkpointDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".tmp") {
+			if err := os.RemoveAll(filepath.Join(r.Dir, checkpointDir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Close gives the lock back.
+func (r *Run) Close() error {
+	var err error
+	if r.metrics != nil {
+		err = r.metrics.Close()
+		r.metrics = nil
+	}
+	return errors.Join(err, r.lock.Close())
+}
+
+// Path is a path inside the run directory.
+func (r *Run) Path(parts ...string) string {
+	return filepath.Join(append([]string{r.Dir}, parts...)...)
+}
+
+// Write writes a file of the run directory whole or not at all.
+func (r *Run) Write(name string, data []byte) error { return WriteFile(r.Path(name), data) }
+
+// WriteJSON writes v indented.
+func (r *Run) WriteJSON(name string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return r.Write(name, append(data, '\n'))
+}
+
+// WriteFile writes a file whole or not at all: into a temporary file of the same
+// folder, flushed to disk, then renamed. A full disk gives ErrNoSpace.
+func WriteFile(path string, data []byte) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return diskError(fmt.Errorf("write %s: %w", path, err))
+	}
+	defer func() {
+		if err != nil {
+			err = diskError(fmt.Errorf("write %s (%d bytes): %w", path, len(data), err))
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err = f.Write(data); err != nil {
+		return err
+	}
+	if err = f.Chmod(0o644); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// diskError adds ErrNoSpace where a full disk is the cause. A plugin's error comes as
+// text, so its text is looked at too.
+func diskError(err error) error {
+	if err == nil || errors.Is(err, ErrNoSpace) {
+		return err
+	}
+	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) ||
+		strings.Contains(strings.ToLower(err.Error()), syscall.ENOSPC.Error())
+	if full {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}
