@@ -1,0 +1,130 @@
+package config
+
+import (
+	"strconv"
+
+	"github.com/alignedfusion/alignedfusion/host/pipeline/schedule"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+func bound(v float64) *float64 { return &v }
+
+func setting(name, kind, fallback, help string) sdk.Setting {
+	return sdk.Setting{Name: name, Type: kind, Default: fallback, Help: help}
+}
+
+func positive(s sdk.Setting) sdk.Setting { s.Min = bound(1); return s }
+
+func atLeastZero(s sdk.Setting) sdk.Setting { s.Min = bound(0); return s }
+
+func fraction(s sdk.Setting) sdk.Setting { s.Min, s.Max = bound(0), bound(1); return s }
+
+func oneOf(s sdk.Setting, choices ...string) sdk.Setting { s.Choices = choices; return s }
+
+// TrainSettings are the keys of `--set train.KEY=VALUE`.
+func TrainSettings(task string) []sdk.Setting {
+	epochs, batch, lr, warmup := "20", "4", "0.001", "50"
+	if task == Classify {
+		epochs, batch, lr, warmup = "20", "32", "0.001", "50"
+	}
+	return []sdk.Setting{
+		positive(setting("epochs", "int", epochs, "times through the training split")),
+		atLeastZero(setting("max_steps", "int", "0", "stop after that many optimizer steps; 0: all epochs")),
+		positive(setting("batch_size", "int", batch, "cases per micro-batch")),
+		positive(setting("accumulate", "int", "1", "micro-batches per optimizer step")),
+		oneOf(setting("optimizer", "string", "adamw", "update rule"), "adamw", "sgd"),
+		atLeastZero(setting("lr", "float", lr, "learning rate")),
+		atLeastZero(setting("encoder_lr_factor", "float", "1", "the encoder's learning rate in units of lr; 0 freezes it")),
+		atLeastZero(setting("fusion_lr_factor", "float", "1", "the fusion's learning rate in units of lr; 0 freezes it")),
+		atLeastZero(setting("head_lr_factor", "float", "1", "the head's learning rate in units of lr; 0 freezes it")),
+		atLeastZero(setting("weight_decay", "float", "0.0001", "decay of the weights")),
+		fraction(setting("momentum", "float", "0.9", "of sgd")),
+		setting("nesterov", "bool", "false", "Nesterov's momentum, of sgd"),
+		fraction(setting("beta1", "float", "0.9", "of adamw")),
+		fraction(setting("beta2", "float", "0.999", "of adamw")),
+		atLeastZero(setting("eps", "float", "1e-8", "of adamw")),
+		oneOf(setting("schedule", "string", "cosine", "how the learning rate falls"), "cosine", "step", "constant"),
+		atLeastZero(setting("warmup_steps", "int", warmup, "linear warm-up, in optimizer steps")),
+		fraction(setting("warmup_factor", "float", "0.01", "where the warm-up starts, in units of lr")),
+		setting("milestones", "floats", "9,16", "epochs after which schedule step multiplies by gamma"),
+		fraction(setting("gamma", "float", "0.1", "of schedule step")),
+		fraction(setting("min_lr_factor", "float", "0.01", "where schedule cosine ends, in units of lr")),
+		atLeastZero(setting("clip_norm", "float", "35", "bound of the global gradient norm; 0: none")),
+		positive(setting("validate_every", "int", "1", "epochs between validations; the last epoch is always validated")),
+		atLeastZero(setting("checkpoint_every", "int", "0", "optimizer steps between checkpoints besides those at the ends of epochs; 0: none")),
+	}
+}
+
+// DataSettings are the keys of `--set data.KEY=VALUE`.
+func DataSettings(task string) []sdk.Setting {
+	size, augment := "0", "detection"
+	if task == Classify {
+		size, augment = "128", "picture"
+	}
+	return []sdk.Setting{
+		setting("train_split", "string", "train", "split to train on"),
+		setting("validation_split", "string", "val", "split to choose the best checkpoint on"),
+		atLeastZero(setting("size", "int", size, "longer side in network pixels, ratio kept; 0: original size times zoom")),
+		atLeastZero(setting("zoom", "float", "1", "network pixels per original pixel where size is 0")),
+		atLeastZero(setting("crop", "int", "0", "side of the training crops in network pixels; 0: whole images")),
+		fraction(setting("positive_crop", "float", "0.7", "share of the crops that are laid around a lesion")),
+		atLeastZero(setting("slices", "int", "0", "depth of the volume; 0: what the encoder wants")),
+		atLeastZero(setting("slice_spacing_mm", "float", "2", "distance the slices are resampled to")),
+		oneOf(setting("augment", "string", augment, "what is varied at random in training"), "none", "detection", "picture"),
+		atLeastZero(setting("workers", "int", "0", "background loaders; 0: number of CPUs, 4 at most")),
+		atLeastZero(setting("cache_mib", "int", "1024", "memory for decoded images, in MiB")),
+		atLeastZero(setting("max_boxes", "int", "100", "boxes per image that predictions keep, the best first; 0: all")),
+		oneOf(setting("protocol", "string", "deeplesion", "FROC protocol of the validation"), "deeplesion", "small-lesion", "strict", "coco"),
+		setting("fppi", "floats", "0.5,1,2", "false positives per image whose sensitivities the validation averages"),
+	}
+}
+
+// TextSettings are the keys of `--set text.KEY=VALUE`.
+func TextSettings() []sdk.Setting {
+	return []sdk.Setting{
+		positive(setting("dim", "int", "256", "width of the built-in hashed n-gram embedding")),
+	}
+}
+
+// Schedule is the learning rate's schedule of a run of totalSteps optimizer steps,
+// stepsPerEpoch of them per epoch.
+func (c *Config) Schedule(totalSteps, stepsPerEpoch int) schedule.Schedule {
+	s := sdk.Settings(c.Train)
+	out := schedule.Schedule{
+		Name: s["schedule"], TotalSteps: totalSteps,
+		WarmupSteps: s.Int("warmup_steps"), WarmupFactor: s.Float("warmup_factor"),
+		Gamma: s.Float("gamma"), MinFactor: s.Float("min_lr_factor"),
+	}
+	// A short run must not end inside its warm-up.
+	out.WarmupSteps = min(out.WarmupSteps, totalSteps/4)
+	for _, epoch := range s.Floats("milestones") {
+		out.Milestones = append(out.Milestones, int(epoch*float64(stepsPerEpoch)))
+	}
+	return out
+}
+
+// Optimizer is what stages are opened with.
+func (c *Config) Optimizer() sdk.Optimizer {
+	s := sdk.Settings(c.Train)
+	o := sdk.Optimizer{Name: s["optimizer"], Values: map[string]float64{"weight_decay": s.Float("weight_decay")}}
+	if o.Name == "sgd" {
+		o.Values["momentum"] = s.Float("momentum")
+		if s.Bool("nesterov") {
+			o.Values["nesterov"] = 1
+		}
+		return o
+	}
+	for _, k := range []string{"beta1", "beta2", "eps"} {
+		o.Values[k] = s.Float(k)
+	}
+	return o
+}
+
+// LearningRateFactor is a role's learning rate in units of train.lr.
+func (c *Config) LearningRateFactor(role sdk.Kind) float64 {
+	v, err := strconv.ParseFloat(c.Train[string(role)+"_lr_factor"], 64)
+	if err != nil {
+		return 1
+	}
+	return v
+}
