@@ -1,0 +1,191 @@
+package torchstage
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"github.com/sugarme/gotch"
+	lib "github.com/sugarme/gotch/libtch"
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+var torchDTypes = map[tensor.DType]gotch.DType{
+	tensor.Bool: gotch.Bool, tensor.UInt8: gotch.Uint8, tensor.Int8: gotch.Int8, tensor.Int16: gotch.Int16,
+	tensor.Int32: gotch.Int, tensor.Int64: gotch.Int64, tensor.FP16: gotch.Half, tensor.BF16: gotch.BFloat16,
+	tensor.FP32: gotch.Float, tensor.FP64: gotch.Double,
+}
+
+var wireDTypes = func() map[gotch.DType]tensor.DType {
+	out := map[gotch.DType]tensor.DType{}
+	for w, t := range torchDTypes {
+		out[t] = w
+	}
+	return out
+}()
+
+// FromTensor copies t into libtorch memory on the CPU.
+func (s *Scope) FromTensor(t *tensor.Tensor) *ts.Tensor {
+	dtype, ok := torchDTypes[t.DType]
+	if !ok {
+		s.Failf(sdk.InvalidArgument, "dtype %s is unknown to torch", t.DType)
+		return s.void
+	}
+	return s.Do("from memory", func() (*ts.Tensor, error) {
+		return copyIn(unsafe.Pointer(unsafe.SliceData(t.Data)), t.Shape, dtype, t.DType.Size(), t.Data)
+	})
+}
+
+// copyIn makes a tensor with a copy of the bytes at p; owner keeps them alive.
+func copyIn(p unsafe.Pointer, shape []int64, dtype gotch.DType, size int, owner any) (*ts.Tensor, error) {
+	var none [1]int64
+	if p == nil {
+		p = unsafe.Pointer(&none)
+	}
+	dims := shape
+	if len(dims) == 0 {
+		dims = none[:0:1]
+	}
+	c := lib.AtTensorOfData(p, dims, uint(len(shape)), uint(size), int(dtype.CKind()))
+	runtime.KeepAlive(owner)
+	if err := ts.TorchErr(); err != nil {
+		return nil, err
+	}
+	return ts.New(c), nil
+}
+
+// FromFloat32s copies values into a float tensor; without a shape it is one-dimensional.
+func (s *Scope) FromFloat32s(values []float32, shape ...int64) *ts.Tensor {
+	return s.fromSlice(tensor.OfFloat32s(values, shape...))
+}
+
+// FromInt64s copies values into an INT64 tensor; without a shape it is one-dimensional.
+func (s *Scope) FromInt64s(values []int64, shape ...int64) *ts.Tensor {
+	return s.fromSlice(tensor.OfInt64s(values, shape...))
+}
+
+// FromBools copies values into a boolean tensor.
+func (s *Scope) FromBools(values []bool, shape ...int64) *ts.Tensor {
+	data := make([]byte, len(values))
+	for i, v := range values {
+		if v {
+			data[i] = 1
+		}
+	}
+	if len(shape) == 0 {
+		shape = []int64{int64(len(values))}
+	}
+	return s.fromSlice(&tensor.Tensor{DType: tensor.Bool, Shape: shape, Data: data})
+}
+
+func (s *Scope) fromSlice(t *tensor.Tensor) *ts.Tensor {
+	if err := t.Check(); err != nil {
+		s.Fail(err)
+		return s.void
+	}
+	return s.FromTensor(t)
+}
+
+// ToTensor copies t out of libtorch, into memory that alloc gives (nil: Go memory).
+func (s *Scope) ToTensor(t *ts.Tensor, alloc func(dtype tensor.DType, shape ...int64) (*tensor.Tensor, error)) *tensor.Tensor {
+	if s.err != nil {
+		return nil
+	}
+	dtype, ok := wireDTypes[t.DType()]
+	if !ok {
+		s.Failf(sdk.Internal, "a tensor of torch dtype %v cannot leave the plugin", t.DType())
+		return nil
+	}
+	if alloc == nil {
+		alloc = tensor.New
+	}
+	out, err := alloc(dtype, s.Shape(t)...)
+	if err != nil {
+		s.Fail(err)
+		return nil
+	}
+	s.copyOut(t, out.Data)
+	return out
+}
+
+// copyOut copies t's elements, row-major, to dst.
+func (s *Scope) copyOut(t *ts.Tensor, dst []byte) {
+	if len(dst) == 0 || s.err != nil {
+		return
+	}
+	inner := &Scope{void: s.void}
+	flat := inner.Contiguous(inner.To(inner.Detach(t), gotch.CPU))
+	if inner.err == nil {
+		p, err := flat.DataPtr()
+		if err != nil {
+			inner.err = torchError("data pointer", err)
+		} else {
+			copy(dst, unsafe.Slice((*byte)(p), len(dst)))
+		}
+	}
+	for _, o := range inner.owned {
+		_ = o.Drop()
+	}
+	s.Fail(inner.err)
+}
+
+func values[E any](s *Scope, t *ts.Tensor, dtype gotch.DType) []E {
+	if s.err != nil {
+		return nil
+	}
+	inner := &Scope{void: s.void}
+	cast := inner.Cast(inner.Detach(t), dtype)
+	n := int64(1)
+	for _, d := range inner.Shape(cast) {
+		n *= d
+	}
+	out := make([]E, n)
+	if n > 0 {
+		var e E
+		inner.copyOut(cast, unsafe.Slice((*byte)(unsafe.Pointer(&out[0])), n*int64(unsafe.Sizeof(e))))
+	}
+	for _, o := range inner.owned {
+		_ = o.Drop()
+	}
+	s.Fail(inner.err)
+	return out
+}
+
+// Float32s copies t out as float32, row-major; nil after an error.
+func (s *Scope) Float32s(t *ts.Tensor) []float32 { return values[float32](s, t, gotch.Float) }
+
+// Float64s copies t out as float64, row-major; nil after an error.
+func (s *Scope) Float64s(t *ts.Tensor) []float64 { return values[float64](s, t, gotch.Double) }
+
+// Int64s copies t out as int64, row-major; nil after an error.
+func (s *Scope) Int64s(t *ts.Tensor) []int64 { return values[int64](s, t, gotch.Int64) }
+
+// Scalar reads a one-element tensor; 0 after an error.
+func (s *Scope) Scalar(t *ts.Tensor) float64 {
+	v := s.Float64s(t)
+	if len(v) != 1 {
+		if s.err == nil {
+			s.Failf(sdk.Internal, "a scalar was expected, %d values found", len(v))
+		}
+		return 0
+	}
+	return v[0]
+}
+
+// ParseDevice understands cpu, cuda and cuda:N.
+func ParseDevice(name string) (gotch.Device, error) {
+	switch {
+	case name == "" || name == "cpu":
+		return gotch.CPU, nil
+	case name == "cuda":
+		return gotch.CudaBuilder(0), nil
+	}
+	var n uint
+	if _, err := fmt.Sscanf(name, "cuda:%d", &n); err != nil {
+		return gotch.CPU, sdk.Errorf(sdk.InvalidArgument, "device %q, want cpu, cuda or cuda:N", name)
+	}
+	return gotch.CudaBuilder(n), nil
+}

@@ -1,0 +1,245 @@
+package torchstage
+
+import (
+	"fmt"
+	"math"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// Optimizers' default values: SGD as the detector's schedule publishes them, AdamW
+// as Loshchilov and Hutter 2019.
+var optimizerDefaults = map[string]map[string]float64{
+	"sgd":   {"momentum": 0.9, "weight_decay": 1e-4, "nesterov": 0},
+	"adamw": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.05},
+}
+
+// resolveOptimizer fills in defaults and refuses unknown names.
+func resolveOptimizer(o sdk.Optimizer) (sdk.Optimizer, error) {
+	if o.Name == "" {
+		o.Name = "sgd"
+	}
+	defaults, ok := optimizerDefaults[o.Name]
+	if !ok {
+		return o, sdk.Errorf(sdk.InvalidArgument, "optimizer %q, want sgd or adamw", o.Name)
+	}
+	values := map[string]float64{}
+	for k, v := range defaults {
+		values[k] = v
+	}
+	for k, v := range o.Values {
+		if _, ok := defaults[k]; !ok {
+			return o, sdk.Errorf(sdk.InvalidArgument, "optimizer %s has no value %q", o.Name, k)
+		}
+		values[k] = v
+	}
+	return sdk.Optimizer{Name: o.Name, Values: values}, nil
+}
+
+func (p *Params) zeroGrad(s *Scope) {
+	for _, e := range p.trained() {
+		if g := s.Grad(e.value); g != nil {
+			d := s.Detach(g)
+			s.Act("zero", d.Zero_)
+		}
+	}
+}
+
+// gradNorm is the L2 norm over all gradients, summed in float64.
+func (p *Params) gradNorm(s *Scope) float64 {
+	var norms []*ts.Tensor
+	for _, e := range p.trained() {
+		if g := s.Grad(e.value); g != nil {
+			norms = append(norms, s.Do("norm", func() (*ts.Tensor, error) { return g.Norm(false) }))
+		}
+	}
+	if len(norms) == 0 {
+		return 0
+	}
+	sum := 0.0
+	for _, v := range s.Float32s(s.Stack(norms, 0)) {
+		sum += float64(v) * float64(v)
+	}
+	return math.Sqrt(sum)
+}
+
+// step applies SGD with momentum (Sutskever et al. 2013 in PyTorch's form:
+// v = momentum*v + g, p = p - lr*v, weight decay added to g) or AdamW (Loshchilov and
+// Hutter 2019, Algorithm 2). Parameters without a gradient stay as they are.
+func (p *Params) step(s *Scope, o sdk.Optimizer, lr, scale float64) {
+	p.steps++
+	for _, e := range p.trained() {
+		g := s.Grad(e.value)
+		if g == nil {
+			continue
+		}
+		if e.state == nil {
+			e.state = map[string]*ts.Tensor{}
+		}
+		s.SubAll(func(s *Scope) []*ts.Tensor {
+			g := s.Detach(g)
+			if scale != 1 {
+				s.act1("mul_", scale, g.MulScalar_)
+			}
+			w := s.Detach(e.value)
+			if o.Name == "adamw" {
+				p.adamw(s, e, w, g, o.Values, lr)
+			} else {
+				p.sgd(s, e, w, g, o.Values, lr)
+			}
+			return nil
+		})
+	}
+}
+
+// act1 runs an in-place op that takes one scalar.
+func (s *Scope) act1(op string, v float64, f func(c *ts.Scalar) error) {
+	s.Act(op, func() error {
+		c := ts.FloatScalar(v)
+		defer func() { _ = c.Drop() }()
+		return f(c)
+	})
+}
+
+func (p *Params) sgd(s *Scope, e *param, w, g *ts.Tensor, v map[string]float64, lr float64) {
+	if v["weight_decay"] != 0 {
+		g = s.Add(g, s.MulScalar(w, v["weight_decay"]))
+	}
+	if m := v["momentum"]; m != 0 {
+		buffer, ok := e.state["momentum"]
+		if !ok {
+			buffer = s.Keep(s.MulScalar(g, 1))
+			if s.err != nil {
+				return
+			}
+			e.state["momentum"] = buffer
+		} else {
+			s.act1("mul_", m, buffer.MulScalar_)
+			s.Act("add_", func() error { return buffer.Add_(g) })
+		}
+		if v["nesterov"] != 0 {
+			g = s.Add(g, s.MulScalar(buffer, m))
+		} else {
+			g = buffer
+		}
+	}
+	update := s.MulScalar(g, -lr)
+	s.Act("add_", func() error { return w.Add_(update) })
+}
+
+func (p *Params) adamw(s *Scope, e *param, w, g *ts.Tensor, v map[string]float64, lr float64) {
+	for _, name := range []string{"exp_avg", "exp_avg_sq"} {
+		if e.state[name] == nil {
+			zero := s.Keep(s.Zeros(p.device, e.shape...))
+			if s.err != nil {
+				return
+			}
+			e.state[name] = zero
+		}
+	}
+	// The first update of a parameter may come after other parameters' (a branch that
+	// was not used): its bias correction counts its own updates.
+	count, ok := e.state["step"]
+	if !ok {
+		count = s.Keep(s.Zeros(p.device, 1))
+		if s.err != nil {
+			return
+		}
+		e.state["step"] = count
+	}
+	s.act1("add_", 1, count.AddScalar_)
+	n := s.Scalar(count)
+	b1, b2 := v["beta1"], v["beta2"]
+	m, q := e.state["exp_avg"], e.state["exp_avg_sq"]
+	s.act1("mul_", b1, m.MulScalar_)
+	first := s.MulScalar(g, 1-b1)
+	s.Act("add_", func() error { return m.Add_(first) })
+	s.act1("mul_", b2, q.MulScalar_)
+	second := s.MulScalar(s.Mul(g, g), 1-b2)
+	s.Act("add_", func() error { return q.Add_(second) })
+	if v["weight_decay"] != 0 {
+		s.act1("mul_", 1-lr*v["weight_decay"], w.MulScalar_)
+	}
+	root := s.MulScalar(s.Do("sqrt", func() (*ts.Tensor, error) { return q.Sqrt(false) }), 1/math.Sqrt(1-math.Pow(b2, n)))
+	update := s.MulScalar(s.Div(m, s.AddScalar(root, v["eps"])), -lr/(1-math.Pow(b1, n)))
+	s.Act("add_", func() error { return w.Add_(update) })
+}
+
+const (
+	weightsFile   = "weights.safetensors"
+	optimizerFile = "optimizer.safetensors"
+)
+
+func (p *Params) save(s *Scope, dir string, o sdk.Optimizer) ([]string, error) {
+	weights, state := map[string]*tensor.Tensor{}, map[string]*tensor.Tensor{}
+	for _, e := range p.list {
+		weights[e.name] = s.ToTensor(e.value, nil)
+		for name, t := range e.state {
+			state[e.name+"#"+name] = s.ToTensor(t, nil)
+		}
+	}
+	if s.err != nil {
+		return nil, s.err
+	}
+	if err := safetensors.Write(filepath.Join(dir, weightsFile), weights, map[string]string{"format": "pt"}); err != nil {
+		return nil, err
+	}
+	meta := map[string]string{"optimizer": o.Name, "steps": strconv.FormatInt(p.steps, 10)}
+	if err := safetensors.Write(filepath.Join(dir, optimizerFile), state, meta); err != nil {
+		return nil, err
+	}
+	return []string{weightsFile, optimizerFile}, nil
+}
+
+func (p *Params) load(s *Scope, dir string, o sdk.Optimizer, weightsOnly bool) error {
+	if err := p.LoadFile(s, filepath.Join(dir, weightsFile), LoadOptions{}); err != nil {
+		return err
+	}
+	if weightsOnly {
+		return nil
+	}
+	f, err := safetensors.Open(filepath.Join(dir, optimizerFile))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if saved := f.Metadata()["optimizer"]; saved != o.Name {
+		return sdk.Errorf(sdk.InvalidArgument, "%s was saved by optimizer %q, the stage uses %q", optimizerFile, saved, o.Name)
+	}
+	if p.steps, err = strconv.ParseInt(f.Metadata()["steps"], 10, 64); err != nil {
+		return fmt.Errorf("%s: steps: %w", optimizerFile, err)
+	}
+	for _, e := range p.list {
+		for _, t := range e.state {
+			_ = t.Drop()
+		}
+		e.state = nil
+	}
+	for _, name := range f.Names() {
+		owner, kind, ok := strings.Cut(name, "#")
+		e := p.byName[owner]
+		if !ok || e == nil {
+			return sdk.Errorf(sdk.InvalidArgument, "%s: %q belongs to no parameter", optimizerFile, name)
+		}
+		t, err := f.Tensor(name)
+		if err != nil {
+			return err
+		}
+		value := s.To(s.FromTensor(t), p.device)
+		if s.err != nil {
+			return s.err
+		}
+		if e.state == nil {
+			e.state = map[string]*ts.Tensor{}
+		}
+		e.state[kind] = s.Keep(value)
+	}
+	return s.err
+}

@@ -1,0 +1,517 @@
+package torchstage
+
+import (
+	"context"
+	"maps"
+	"math"
+	"slices"
+
+	"github.com/sugarme/gotch"
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// Module is a model: plain arithmetic on tensors. Forward runs on the torch thread;
+// autograd records in TRAIN mode. Failures go to the scope.
+type Module interface {
+	Forward(s *Scope, in *Inputs) *Outputs
+}
+
+// Backwarder is a Module that runs its own backward pass (gradient checkpointing).
+// It leaves gradients in the parameters and in the leaves of in.Tensors and
+// in.Resident, exactly as autograd would. grads holds d l / d output, including those
+// of resident outputs.
+type Backwarder interface {
+	Backward(s *Scope, in *Inputs, out *Outputs, grads map[string]*ts.Tensor, lossWeights map[string]float64)
+}
+
+// Closer is a Module that holds more than Params.
+type Closer interface {
+	Close()
+}
+
+// Builder makes a Module on the torch thread. Failures may go to b.S or be returned.
+type Builder func(b *Build) (Module, error)
+
+// Build is what a Builder works with.
+type Build struct {
+	Request *sdk.OpenRequest
+	Params  *Params
+	Device  gotch.Device
+	Group   *Group
+	// S is for building only; what must stay is taken out with Keep.
+	S *Scope
+	// Inputs and Outputs are the ports with every size known after building.
+	Inputs, Outputs []sdk.Port
+	Notes           []string
+}
+
+// Inputs of one Forward.
+type Inputs struct {
+	Train   bool
+	Context uint64
+	// Seed is the source of randomness; torch's generators are seeded with it already.
+	Seed uint64
+	// Tensors by port name. Those whose gradient is wanted are autograd leaves.
+	Tensors map[string]*ts.Tensor
+	// Text holds the BYTES inputs.
+	Text map[string][]string
+	// Resident inputs by port name; autograd leaves in TRAIN mode.
+	Resident map[string]*ts.Tensor
+	// Wanted names the on-request outputs to compute.
+	Wanted map[string]bool
+}
+
+// Outputs of one Forward.
+type Outputs struct {
+	// Tensors by port name, resident outputs included.
+	Tensors map[string]*ts.Tensor
+	// Losses are scalars.
+	Losses  map[string]*ts.Tensor
+	Metrics map[string]float64
+	Notes   []string
+	// Raw outputs were computed in Go.
+	Raw map[string]*tensor.Tensor
+	// State is the Module's own, for its Backwarder; if it has a method Free(), that is
+	// called when the context ends.
+	State any
+}
+
+// Open makes an sdk.OpenFunc of builders by stage name.
+func Open(builders map[string]Builder) sdk.OpenFunc {
+	return func(_ context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+		build, ok := builders[req.Stage]
+		if !ok {
+			return nil, nil, sdk.Errorf(sdk.InvalidArgument, "no stage %q", req.Stage)
+		}
+		optimizer, err := resolveOptimizer(req.Optimizer)
+		if err != nil {
+			return nil, nil, err
+		}
+		device, err := ParseDevice(req.Device)
+		if err != nil {
+			return nil, nil, err
+		}
+		st := &stage{optimizer: optimizer, device: device, open: map[uint64]*opened{}}
+		var resp *sdk.OpenResponse
+		err = OnThread(func() error {
+			if req.Threads > 0 {
+				if err := ts.SetNumThreads(req.Threads); err != nil {
+					return torchError("set threads", err)
+				}
+			}
+			restore, err := gradMode(false)
+			if err != nil {
+				return err
+			}
+			defer restore()
+			s := newScope()
+			defer s.end()
+			st.params = newParams(s, req.Seed, device)
+			st.group = joinGroup(req.Group)
+			b := &Build{Request: req, Params: st.params, Device: device, Group: st.group, S: s}
+			st.module, err = build(b)
+			st.params.s = nil
+			if err == nil {
+				err = s.err
+			}
+			if err != nil {
+				st.params.free()
+				st.group.leave()
+				return err
+			}
+			for _, p := range b.Inputs {
+				if p.Resident {
+					st.residentIn = append(st.residentIn, p.Name)
+				}
+			}
+			st.residentOut = map[string]bool{}
+			for _, p := range b.Outputs {
+				if p.Resident {
+					st.residentOut[p.Name] = true
+				}
+			}
+			all, trainable := st.params.counts()
+			resp = &sdk.OpenResponse{ParameterCount: all, TrainableCount: trainable, Inputs: b.Inputs, Outputs: b.Outputs, Notes: b.Notes}
+			return nil
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		return st, resp, nil
+	}
+}
+
+// opened is a TRAIN context between Forward and Backward.
+type opened struct {
+	scope *Scope
+	in    *Inputs
+	out   *Outputs
+	leafs map[string]*ts.Tensor // inputs whose gradient is wanted
+}
+
+func (o *opened) end() {
+	if f, ok := o.out.State.(interface{ Free() }); ok {
+		f.Free()
+	}
+	o.scope.end()
+}
+
+// stage is an sdk.Stage, Trainer and Saver around a Module.
+type stage struct {
+	module      Module
+	params      *Params
+	group       *Group
+	optimizer   sdk.Optimizer
+	device      gotch.Device
+	residentIn  []string
+	residentOut map[string]bool
+	open        map[uint64]*opened
+}
+
+// Forward implements sdk.Stage.
+func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.ForwardResponse, err error) {
+	err = OnThread(func() error {
+		if st.open[req.Context] != nil {
+			return sdk.Errorf(sdk.FailedPrecondition, "context %d is open already", req.Context)
+		}
+		restore, err := gradMode(req.Train)
+		if err != nil {
+			return err
+		}
+		defer restore()
+		if err := ts.ManualSeed(int64(req.Seed &^ (1 << 63))); err != nil {
+			return torchError("seed", err)
+		}
+		s := newScope()
+		keep := false
+		defer func() {
+			if !keep {
+				s.end()
+			}
+		}()
+		in := &Inputs{
+			Train: req.Train, Context: req.Context, Seed: req.Seed, Wanted: req.Wanted,
+			Tensors: map[string]*ts.Tensor{}, Resident: map[string]*ts.Tensor{}, Text: map[string][]string{},
+		}
+		leafs := map[string]*ts.Tensor{}
+		for name, t := range req.Inputs {
+			if t.DType == tensor.Bytes {
+				if in.Text[name], err = t.Strings(); err != nil {
+					return err
+				}
+				continue
+			}
+			v := s.To(s.FromTensor(t), st.device)
+			if req.Train && req.NeedsGrad[name] {
+				v = s.Leaf(v)
+				leafs[name] = v
+			}
+			in.Tensors[name] = v
+		}
+		if err := st.takeResidents(s, in); err != nil {
+			return err
+		}
+		if s.err != nil {
+			return s.err
+		}
+		// Temporaries of the model go as soon as it has run; the graph keeps what it needs.
+		inner := &Scope{void: s.void}
+		out := st.module.Forward(inner, in)
+		s.Fail(inner.err)
+		if s.err == nil && out == nil {
+			s.Failf(sdk.Internal, "the module returned nothing")
+		}
+		if s.err == nil {
+			resp = st.collect(s, req, out)
+		}
+		if s.err == nil {
+			for _, group := range []map[string]*ts.Tensor{out.Tensors, out.Losses} {
+				for name, t := range group {
+					if st.residentOut[name] {
+						continue // the group owns it
+					}
+					if req.Train {
+						inner.moveTo(s, t)
+					}
+				}
+			}
+			st.giveResidents(inner, req, out)
+		}
+		for _, t := range inner.owned {
+			_ = t.Drop()
+		}
+		if s.err != nil {
+			if out != nil {
+				if f, ok := out.State.(interface{ Free() }); ok {
+					f.Free()
+				}
+			}
+			return s.err
+		}
+		if req.Train {
+			keep = true
+			st.open[req.Context] = &opened{s, in, out, leafs}
+		} else if f, ok := out.State.(interface{ Free() }); ok {
+			f.Free()
+		}
+		return nil
+	})
+	return resp, err
+}
+
+// moveTo hands t to another scope if this one owns it.
+func (s *Scope) moveTo(to *Scope, t *ts.Tensor) {
+	before := len(s.owned)
+	s.Keep(t)
+	if len(s.owned) < before {
+		to.owned = append(to.owned, t)
+	}
+}
+
+// takeResidents looks up this context's resident inputs.
+func (st *stage) takeResidents(s *Scope, in *Inputs) error {
+	for _, name := range st.residentIn {
+		r := st.group.contexts[in.Context]
+		if r == nil || r.values[name] == nil {
+			return &sdk.Error{Code: sdk.FailedPrecondition, Port: name, Given: "missing for this context",
+				Wanted: "the stage that makes it to run first, in the same plugin process, group and context"}
+		}
+		v := r.values[name]
+		if in.Train && isFloat(v.DType()) {
+			in.Resident[name] = s.Leaf(v)
+		} else {
+			in.Resident[name] = s.Detach(v)
+		}
+	}
+	return nil
+}
+
+// giveResidents hands resident outputs to the group.
+func (st *stage) giveResidents(inner *Scope, req *sdk.ForwardRequest, out *Outputs) {
+	if len(st.residentOut) == 0 {
+		return
+	}
+	if st.group.evalContext != nil {
+		st.group.drop(*st.group.evalContext)
+		st.group.evalContext = nil
+	}
+	if !req.Train {
+		id := req.Context
+		st.group.evalContext = &id
+	}
+	for name := range st.residentOut {
+		if t := out.Tensors[name]; t != nil {
+			inner.Keep(t)
+			st.group.store(req.Context, name, t)
+		}
+	}
+}
+
+// collect turns outputs into what the host reads.
+func (st *stage) collect(s *Scope, req *sdk.ForwardRequest, out *Outputs) *sdk.ForwardResponse {
+	resp := &sdk.ForwardResponse{
+		Outputs: map[string]*tensor.Tensor{}, Losses: map[string]float64{}, Metrics: out.Metrics, Notes: out.Notes,
+	}
+	for name, t := range out.Tensors {
+		if st.residentOut[name] {
+			continue
+		}
+		resp.Outputs[name] = s.ToTensor(t, func(dtype tensor.DType, shape ...int64) (*tensor.Tensor, error) {
+			return req.NewOutput(name, dtype, shape...)
+		})
+	}
+	for name, t := range out.Raw {
+		resp.Outputs[name] = t
+	}
+	for name, t := range out.Losses {
+		resp.Losses[name] = s.Scalar(t)
+	}
+	return resp
+}
+
+// Backward implements sdk.Trainer: one vector-Jacobian product through the graph,
+// with the gradients that consumers left for resident outputs.
+func (st *stage) Backward(_ context.Context, req *sdk.BackwardRequest) (resp *sdk.BackwardResponse, err error) {
+	err = OnThread(func() error {
+		o := st.open[req.Context]
+		if o == nil {
+			return sdk.Errorf(sdk.NotFound, "context %d is not open", req.Context)
+		}
+		delete(st.open, req.Context)
+		defer o.end()
+		restore, err := gradMode(true)
+		if err != nil {
+			return err
+		}
+		defer restore()
+		s := o.scope
+		grads := map[string]*ts.Tensor{}
+		for name, t := range req.OutputGrads {
+			grads[name] = s.To(s.FromTensor(t), st.device)
+		}
+		r := st.group.contexts[req.Context]
+		if r != nil {
+			for name := range st.residentOut {
+				if g := r.grads[name]; g != nil {
+					grads[name] = g
+				}
+			}
+		}
+		if b, ok := st.module.(Backwarder); ok {
+			b.Backward(s, o.in, o.out, grads, req.LossWeights)
+		} else {
+			st.backward(s, o, grads, req.LossWeights, r)
+		}
+		if s.err != nil {
+			return s.err
+		}
+		if len(st.residentOut) > 0 {
+			st.group.drop(req.Context)
+		}
+		st.leaveGrads(s, req.Context, o.in)
+		resp = &sdk.BackwardResponse{InputGrads: map[string]*tensor.Tensor{}}
+		for name, leaf := range o.leafs {
+			g := s.Grad(leaf)
+			if g == nil { // nothing depends on it
+				g = s.Do("zeros_like", func() (*ts.Tensor, error) { return leaf.ZerosLike(false) })
+			}
+			resp.InputGrads[name] = s.ToTensor(g, func(dtype tensor.DType, shape ...int64) (*tensor.Tensor, error) {
+				return req.NewOutput(name, dtype, shape...)
+			})
+		}
+		return s.err
+	})
+	return resp, err
+}
+
+// backward runs autograd from every output and loss that has an incoming gradient.
+func (st *stage) backward(s *Scope, o *opened, grads map[string]*ts.Tensor, lossWeights map[string]float64, r *residents) {
+	var roots, seeds []*ts.Tensor
+	root := func(t, g *ts.Tensor) {
+		needs, err := t.RequiresGrad()
+		if err != nil {
+			s.Fail(torchError("requires_grad", err))
+			return
+		}
+		if needs {
+			roots, seeds = append(roots, t), append(seeds, g)
+		}
+	}
+	for _, name := range sortedKeys(o.out.Tensors) {
+		t := o.out.Tensors[name]
+		if st.residentOut[name] {
+			if r == nil {
+				continue
+			}
+			t = r.values[name]
+		}
+		if g := grads[name]; g != nil && t != nil {
+			root(t, g)
+		}
+	}
+	for _, name := range sortedKeys(o.out.Losses) {
+		if w := lossWeights[name]; w != 0 {
+			t := o.out.Losses[name]
+			root(t, s.Full(st.device, w, s.Shape(t)...))
+		}
+	}
+	if len(roots) == 0 {
+		return
+	}
+	s.Act("backward", func() error { return ts.BackwardWithGradients(roots, seeds, false) })
+}
+
+// leaveGrads leaves the gradients of resident inputs for the stage that made them.
+func (st *stage) leaveGrads(s *Scope, context uint64, in *Inputs) {
+	r := st.group.contexts[context]
+	if r == nil {
+		return
+	}
+	for name, leaf := range in.Resident {
+		g := s.Grad(leaf)
+		if g == nil {
+			continue
+		}
+		if old := r.grads[name]; old != nil {
+			sum := s.Keep(s.Add(old, g))
+			_ = old.Drop()
+			g = sum
+		} else {
+			s.Keep(g)
+		}
+		r.grads[name] = g
+	}
+}
+
+// Release implements sdk.Trainer.
+func (st *stage) Release(_ context.Context, id uint64) error {
+	return OnThread(func() error {
+		if o := st.open[id]; o != nil {
+			delete(st.open, id)
+			o.end()
+		}
+		if len(st.residentOut) > 0 {
+			st.group.drop(id)
+		}
+		return nil
+	})
+}
+
+// ZeroGrad implements sdk.Trainer.
+func (st *stage) ZeroGrad(context.Context) error {
+	return Run(func(s *Scope) error { st.params.zeroGrad(s); return nil })
+}
+
+// GradNorm implements sdk.Trainer.
+func (st *stage) GradNorm(context.Context) (norm float64, err error) {
+	err = Run(func(s *Scope) error { norm = st.params.gradNorm(s); return nil })
+	return norm, err
+}
+
+// Step implements sdk.Trainer.
+func (st *stage) Step(_ context.Context, req *sdk.StepRequest) error {
+	lr, ok := req.Values["learning_rate"]
+	if !ok || math.IsNaN(lr) || math.IsInf(lr, 0) || lr < 0 {
+		return sdk.Errorf(sdk.InvalidArgument, "step needs a finite learning_rate of at least 0, given %v", req.Values)
+	}
+	if math.IsNaN(req.GradientScale) || math.IsInf(req.GradientScale, 0) {
+		return sdk.Errorf(sdk.InvalidArgument, "gradient scale is %v, want a finite number", req.GradientScale)
+	}
+	return Run(func(s *Scope) error { st.params.step(s, st.optimizer, lr, req.GradientScale); return nil })
+}
+
+// Save implements sdk.Saver.
+func (st *stage) Save(_ context.Context, dir string) (files []string, err error) {
+	err = Run(func(s *Scope) (err error) { files, err = st.params.save(s, dir, st.optimizer); return err })
+	return files, err
+}
+
+// Load implements sdk.Saver.
+func (st *stage) Load(_ context.Context, dir string, weightsOnly bool) error {
+	return Run(func(s *Scope) error { return st.params.load(s, dir, st.optimizer, weightsOnly) })
+}
+
+// Close implements sdk.Stage.
+func (st *stage) Close() error {
+	return OnThread(func() error {
+		for _, o := range st.open {
+			o.end()
+		}
+		st.open = nil
+		if c, ok := st.module.(Closer); ok {
+			c.Close()
+		}
+		st.params.free()
+		st.group.leave()
+		return nil
+	})
+}
+
+func isFloat(d gotch.DType) bool {
+	return d == gotch.Float || d == gotch.Double || d == gotch.Half || d == gotch.BFloat16
+}
+
+func sortedKeys(m map[string]*ts.Tensor) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,68 @@
+package torchstage
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+var (
+	startThread sync.Once
+	work        chan func()
+)
+
+// OnThread runs f on the process's one torch thread and returns its error. A panic
+// in f becomes an error. It must not be called from inside f.
+func OnThread(f func() error) error {
+	startThread.Do(func() {
+		work = make(chan func())
+		go func() {
+			runtime.LockOSThread()
+			for job := range work {
+				job()
+			}
+		}()
+	})
+	done := make(chan error, 1)
+	work <- func() {
+		defer func() {
+			if r := recover(); r != nil {
+				done <- sdk.Errorf(sdk.Internal, "panic: %v\n%s", r, debug.Stack())
+			}
+		}()
+		done <- f()
+	}
+	return <-done
+}
+
+// gradMode sets autograd's mode and returns a function that restores the old one.
+func gradMode(on bool) (restore func(), err error) {
+	old, err := ts.GradSetEnabled(on)
+	if err != nil {
+		return nil, torchError("grad mode", err)
+	}
+	return func() { _, _ = ts.GradSetEnabled(old) }, nil
+}
+
+// torchError shortens libtorch's message (it carries a C++ and a Go stack) and
+// tells a lack of memory from a bug.
+func torchError(op string, err error) error {
+	text := err.Error()
+	text = strings.TrimPrefix(text, "Libtorch API Error: ")
+	for _, cut := range []string{"\nException raised from", "\ngoroutine "} {
+		if i := strings.Index(text, cut); i >= 0 {
+			text = text[:i]
+		}
+	}
+	code := sdk.Internal
+	if strings.Contains(text, "can't allocate memory") || strings.Contains(text, "not enough memory") || strings.Contains(text, "out of memory") {
+		code = sdk.ResourceExhausted
+	}
+	return &sdk.Error{Code: code, Err: fmt.Errorf("torch: %s: %s", op, strings.TrimSpace(text))}
+}
