@@ -32,16 +32,13 @@ type record struct {
 
 const maxRounds = 10
 
+// Own kernels do arithmetic: they are optimised, and parallel as libtorch's are.
+const kernelPrefix = "af_kernels_"
+
+var kernelFlags = []string{"-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"}
+
 func fit(ctx context.Context, o options, log io.Writer) error {
 	root, err := filepath.Abs(o.root)
-	if err != nil {
-		return err
-	}
-	dir := o.libtorch
-	if dir == "" {
-		dir = os.Getenv("LIBTORCH")
-	}
-	torch, err := findLibtorch(dir)
 	if err != nil {
 		return err
 	}
@@ -67,6 +64,17 @@ func fit(ctx context.Context, o options, log io.Writer) error {
 		if err := writeWork(root); err != nil {
 			return err
 		}
+	}
+	if o.goOnly {
+		return nil
+	}
+	dir := o.libtorch
+	if dir == "" {
+		dir = os.Getenv("LIBTORCH")
+	}
+	torch, err := findLibtorch(dir)
+	if err != nil {
+		return err
 	}
 	b := &shimBuild{torch: torch, sources: sources, work: filepath.Join(filepath.Dir(sources), "work"), out: out, log: log}
 	return b.run(ctx, o.force, o.verbose)
@@ -167,7 +175,7 @@ func (b *shimBuild) stamp(files map[string][]byte) (string, error) {
 		"sources":  []byte(hashFiles(files)),
 		"libtorch": fmt.Appendf(torch, " %d %d", info.Size(), info.ModTime().UnixNano()),
 		"compiler": []byte(b.compiler + "\n" + b.version),
-		"flags":    []byte(strings.Join(append(b.compileFlags(), b.linkFlags("libtch.so", nil)...), "\n")),
+		"flags":    []byte(strings.Join(slices.Concat(b.compileFlags(), kernelFlags, b.linkFlags("libtch.so", nil)), "\n")),
 	}), nil
 }
 
@@ -223,7 +231,7 @@ func (b *shimBuild) compileFlags() []string {
 // kernels register themselves when libtorch_cuda is loaded. The run path is the
 // old kind (DT_RPATH) because it also serves the libraries' own dependencies.
 func (b *shimBuild) linkFlags(output string, objects []string) []string {
-	flags := append([]string{"-shared", "-o", output}, objects...)
+	flags := append([]string{"-shared", "-fopenmp", "-o", output}, objects...)
 	flags = append(flags, "-L"+b.torch.LibDir, "-Wl,--disable-new-dtags,-rpath,"+b.torch.LibDir,
 		"-Wl,-z,defs", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu")
 	if b.torch.CUDA {
@@ -305,6 +313,9 @@ func (b *shimBuild) compile(ctx context.Context, objects []string) (string, erro
 	for i, object := range objects {
 		group.Go(func() error {
 			args := append([]string{"-std=" + b.standard, "-c", strings.TrimSuffix(object, ".o") + ".cpp", "-o", object}, b.compileFlags()...)
+			if strings.HasPrefix(object, kernelPrefix) {
+				args = append(args, kernelFlags...)
+			}
 			out, err := b.command(ctx, args...)
 			if err != nil {
 				outputs[i] = out

@@ -41,6 +41,7 @@ type options struct {
 	sources  string // pristine shim sources for shimOnly
 	out      string // folder that gets libtch.so
 	shimOnly bool
+	goOnly   bool // stop after the Go side
 	force    bool
 	verbose  bool
 }
@@ -54,6 +55,7 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	flags.StringVar(&o.sources, "sources", "", "shim sources for -shim-only (default: ROOT/build/shim/src)")
 	flags.StringVar(&o.out, "out", "", "folder for libtch.so (default: ROOT/build/lib)")
 	flags.BoolVar(&o.shimOnly, "shim-only", false, "build libtch.so only; needs no Go on the machine")
+	flags.BoolVar(&o.goOnly, "go-only", false, "write the Go module, go.work and the shim's sources only; compiles nothing")
 	flags.BoolVar(&o.force, "force", false, "rebuild even when nothing changed")
 	flags.BoolVar(&o.verbose, "v", false, "list the functions this libtorch lacks")
 	if err := flags.Parse(args); err != nil {
@@ -61,6 +63,9 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if o.shimOnly && o.goOnly {
+		return errors.New("-shim-only and -go-only exclude each other")
 	}
 	return fit(ctx, o, log)
 }
