@@ -27,8 +27,10 @@ const (
 
 // Error is a diagnostic: what was given, what was wanted, where, what to do.
 type Error struct {
-	Code  Code
-	Stage string
+	Code Code
+	// Plugin is filled in by the host.
+	Plugin string
+	Stage  string
 	// Call is the protocol call: open, forward, backward, …
 	Call string
 	// Port names the tensor the error is about, if any.
@@ -40,9 +42,12 @@ type Error struct {
 	Err    error
 }
 
-// Error formats as `head mlp: forward: input "joint" is FP32 [2 192], want FP32 [N 256] (advice)`.
+// Error formats as `plugin mlp: head mlp: forward: input "joint" is FP32 [2 192], want FP32 [N 256] (advice)`.
 func (e *Error) Error() string {
 	var parts []string
+	if e.Plugin != "" {
+		parts = append(parts, "plugin "+e.Plugin)
+	}
 	if e.Stage != "" {
 		parts = append(parts, e.Stage)
 	}

@@ -263,3 +263,16 @@ func (t *Tensor) Strings() ([]string, error) {
 
 // FormatShape writes a shape of names and numbers as messages show it: [N 256].
 func FormatShape(shape []string) string { return "[" + strings.Join(shape, " ") + "]" }
+
+// Alignment in bytes of every tensor in shared memory.
+const Alignment = 64
+
+// Aligned reports whether the data starts at a multiple of the element size, which
+// the typed views need.
+func (t *Tensor) Aligned() bool {
+	size := t.DType.Size()
+	if size <= 1 || len(t.Data) == 0 {
+		return true
+	}
+	return uintptr(unsafe.Pointer(unsafe.SliceData(t.Data)))%uintptr(size) == 0
+}

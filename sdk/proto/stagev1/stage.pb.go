@@ -2438,13 +2438,15 @@ func (*ShutdownResponse) Descriptor() ([]byte, []int) {
 
 // Diagnostic travels in the details of an error status.
 type Diagnostic struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Stage         string                 `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
-	Call          string                 `protobuf:"bytes,2,opt,name=call,proto3" json:"call,omitempty"`
-	Port          string                 `protobuf:"bytes,3,opt,name=port,proto3" json:"port,omitempty"`
-	Given         string                 `protobuf:"bytes,4,opt,name=given,proto3" json:"given,omitempty"`
-	Wanted        string                 `protobuf:"bytes,5,opt,name=wanted,proto3" json:"wanted,omitempty"`
-	Advice        string                 `protobuf:"bytes,6,opt,name=advice,proto3" json:"advice,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Stage  string                 `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
+	Call   string                 `protobuf:"bytes,2,opt,name=call,proto3" json:"call,omitempty"`
+	Port   string                 `protobuf:"bytes,3,opt,name=port,proto3" json:"port,omitempty"`
+	Given  string                 `protobuf:"bytes,4,opt,name=given,proto3" json:"given,omitempty"`
+	Wanted string                 `protobuf:"bytes,5,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	Advice string                 `protobuf:"bytes,6,opt,name=advice,proto3" json:"advice,omitempty"`
+	// The cause in words, without the fields above.
+	Cause         string `protobuf:"bytes,7,opt,name=cause,proto3" json:"cause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2517,6 +2519,13 @@ func (x *Diagnostic) GetWanted() string {
 func (x *Diagnostic) GetAdvice() string {
 	if x != nil {
 		return x.Advice
+	}
+	return ""
+}
+
+func (x *Diagnostic) GetCause() string {
+	if x != nil {
+		return x.Cause
 	}
 	return ""
 }
@@ -2713,7 +2722,7 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x0fShutdownRequest\x12\x1f\n" +
 	"\vdeadline_ms\x18\x01 \x01(\x03R\n" +
 	"deadlineMs\"\x12\n" +
-	"\x10ShutdownResponse\"\x90\x01\n" +
+	"\x10ShutdownResponse\"\xa6\x01\n" +
 	"\n" +
 	"Diagnostic\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x12\n" +
@@ -2721,7 +2730,8 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x04port\x18\x03 \x01(\tR\x04port\x12\x14\n" +
 	"\x05given\x18\x04 \x01(\tR\x05given\x12\x16\n" +
 	"\x06wanted\x18\x05 \x01(\tR\x06wanted\x12\x16\n" +
-	"\x06advice\x18\x06 \x01(\tR\x06advice*;\n" +
+	"\x06advice\x18\x06 \x01(\tR\x06advice\x12\x14\n" +
+	"\x05cause\x18\a \x01(\tR\x05cause*;\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_EVAL\x10\x01\x12\x0e\n" +

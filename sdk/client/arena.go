@@ -1,0 +1,147 @@
+package client
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// DefaultArenaBytes is the size of an arena when none is said. The memory is sparse:
+// what no tensor has touched costs nothing.
+const DefaultArenaBytes = 16 << 30
+
+const (
+	pageBytes  = 4096
+	guardBytes = tensor.Alignment
+)
+
+// Arena is shared memory that the host owns and lends to one plugin: a memfd, sealed
+// against resizing so that neither side can pull the memory from under the other.
+// Regions are reused, the lowest first, so that pages are faulted in once.
+type Arena struct {
+	file   *os.File
+	memory []byte
+	guard  []byte
+
+	mu   sync.Mutex
+	free []region // sorted by offset, never adjacent
+}
+
+// region is a piece of the arena in bytes. A guard pattern follows the part that a
+// plugin may write.
+type region struct{ offset, size int64 }
+
+// NewArena makes an arena of sizeBytes (0: DefaultArenaBytes).
+func NewArena(sizeBytes int64) (*Arena, error) {
+	if sizeBytes == 0 {
+		sizeBytes = DefaultArenaBytes
+	}
+	sizeBytes = sizeBytes / pageBytes * pageBytes
+	if sizeBytes <= 0 {
+		return nil, fmt.Errorf("arena: %d bytes given, want at least %d", sizeBytes, pageBytes)
+	}
+	fd, err := unix.MemfdCreate("alignedfusion", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("arena: create shared memory: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "arena")
+	memory, err := func() ([]byte, error) {
+		if err := unix.Ftruncate(fd, sizeBytes); err != nil {
+			return nil, fmt.Errorf("arena: size of %d bytes: %w", sizeBytes, err)
+		}
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+			return nil, fmt.Errorf("arena: seal: %w", err)
+		}
+		memory, err := unix.Mmap(fd, 0, int(sizeBytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+		if err != nil {
+			return nil, fmt.Errorf("arena: map %d bytes: %w", sizeBytes, err)
+		}
+		return memory, nil
+	}()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	guard := make([]byte, guardBytes)
+	_, _ = rand.Read(guard) // never fails, says its documentation
+	return &Arena{file: file, memory: memory, guard: guard, free: []region{{0, sizeBytes}}}, nil
+}
+
+// File is the memory as a file, for the child process to inherit.
+func (a *Arena) File() *os.File { return a.file }
+
+// Size returns the size in bytes.
+func (a *Arena) Size() int64 { return int64(len(a.memory)) }
+
+// Close gives the memory back. No call may be in flight.
+func (a *Arena) Close() error {
+	return errors.Join(unix.Munmap(a.memory), a.file.Close())
+}
+
+// take reserves room for n bytes and the guard; false when the arena is full.
+func (a *Arena) take(n int64) (region, bool) {
+	whole := (n + guardBytes + pageBytes - 1) / pageBytes * pageBytes
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, f := range a.free {
+		if f.size < whole {
+			continue
+		}
+		if f.size == whole {
+			a.free = slices.Delete(a.free, i, i+1)
+		} else {
+			a.free[i] = region{f.offset + whole, f.size - whole}
+		}
+		return region{f.offset, whole}, true
+	}
+	return region{}, false
+}
+
+// give returns a region, merging it with free neighbours.
+func (a *Arena) give(r region) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(a.free, r.offset, func(f region, offset int64) int {
+		return int(min(max(f.offset-offset, -1), 1))
+	})
+	a.free = slices.Insert(a.free, i, r)
+	if i+1 < len(a.free) && a.free[i].offset+a.free[i].size == a.free[i+1].offset {
+		a.free[i].size += a.free[i+1].size
+		a.free = slices.Delete(a.free, i+1, i+2)
+	}
+	if i > 0 && a.free[i-1].offset+a.free[i-1].size == a.free[i].offset {
+		a.free[i-1].size += a.free[i].size
+		a.free = slices.Delete(a.free, i, i+1)
+	}
+}
+
+// bytes views the first n bytes of a region.
+func (a *Arena) bytes(r region, n int64) []byte {
+	return a.memory[r.offset : r.offset+n : r.offset+n]
+}
+
+// protect writes the guard behind the first n bytes of a region.
+func (a *Arena) protect(r region, n int64) { copy(a.memory[r.offset+n:], a.guard) }
+
+// intact reports whether the guard still stands.
+func (a *Arena) intact(r region, n int64) bool {
+	return bytes.Equal(a.memory[r.offset+n:r.offset+n+guardBytes], a.guard)
+}
+
+// used returns the bytes that are lent out.
+func (a *Arena) used() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := a.Size()
+	for _, f := range a.free {
+		n -= f.size
+	}
+	return n
+}

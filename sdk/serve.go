@@ -1,0 +1,184 @@
+package sdk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
+)
+
+// Handshake is what a host and a plugin agree on before they speak. The cookie only
+// tells a program started by a host from one started by a person; it protects nothing.
+var Handshake = plugin.HandshakeConfig{
+	MagicCookieKey:   "ALIGNEDFUSION_PLUGIN",
+	MagicCookieValue: "stage-protocol",
+}
+
+// GRPCName is the name of the stage service in go-plugin's plugin set.
+const GRPCName = "stage"
+
+// EnvLifeline names the environment variable with the file descriptor of the lifeline:
+// a pipe whose other end the host holds open for as long as it lives.
+const EnvLifeline = "ALIGNEDFUSION_LIFELINE_FD"
+
+// DescribeFlag makes a plugin print its manifest as JSON and end, without a handshake.
+const DescribeFlag = "--describe"
+
+// Serve runs a plugin program; it is the only statement of its main function. It
+// returns when the host has ended the plugin.
+//
+// Its first act is to take standard output away from the process: the handshake needs
+// it, and one line that a C library prints there would break the start. What the
+// process prints goes to standard error, where the host reads it.
+func Serve(p Plugin) {
+	stdout, err := takeStdout()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: standard output: %v\n", p.Manifest.Name, err)
+		os.Exit(1)
+	}
+	if len(os.Args) > 1 && os.Args[1] == DescribeFlag {
+		text, err := newServer(p).manifest().JSON()
+		if err == nil {
+			_, err = stdout.Write(append(text, '\n'))
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%s: describe: %v\n", p.Manifest.Name, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if os.Getenv(Handshake.MagicCookieKey) != Handshake.MagicCookieValue {
+		fmt.Fprint(os.Stderr, friendly(p.Manifest))
+		os.Exit(1)
+	}
+	if err := holdLifeline(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: lifeline: %v\n", p.Manifest.Name, err)
+		os.Exit(1)
+	}
+	realStderr := os.Stderr
+	os.Stdout = stdout // go-plugin prints the handshake there
+	s := newServer(p)
+	s.exit = func() {
+		// The host ends the process through go-plugin's own Shutdown; a host that does
+		// not is not waited for.
+		time.AfterFunc(time.Second, func() { os.Exit(0) })
+	}
+	plugin.Serve(&plugin.ServeConfig{
+		HandshakeConfig: Handshake,
+		VersionedPlugins: map[int]plugin.PluginSet{
+			ProtocolMajor: {GRPCName: &stagePlugin{server: s}},
+		},
+		GRPCServer: func(options []grpc.ServerOption) *grpc.Server {
+			return grpc.NewServer(append(options, ServerOptions(realStderr)...)...)
+		},
+		Logger: hclog.New(&hclog.LoggerOptions{Name: p.Manifest.Name, Level: hclog.Warn, Output: realStderr, JSONFormat: true}),
+	})
+}
+
+// ServerOptions are the options every server of the stage protocol needs: no limit on
+// message sizes but protobuf's own. stderr, when given, becomes os.Stdout and os.Stderr
+// at the first call: go-plugin has by then replaced them by streams whose last lines
+// would be lost when the process dies.
+func ServerOptions(stderr *os.File) []grpc.ServerOption {
+	var once sync.Once
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(math.MaxInt32),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			if stderr != nil {
+				once.Do(func() { os.Stdout, os.Stderr = stderr, stderr })
+			}
+			return handler(ctx, req)
+		}),
+	}
+}
+
+// takeStdout keeps file descriptor 1 aside and makes it a second standard error.
+func takeStdout() (*os.File, error) {
+	kept, err := unix.FcntlInt(1, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Dup3(2, 1, 0); err != nil {
+		return nil, err
+	}
+	os.Stdout = os.Stderr
+	return os.NewFile(uintptr(kept), "stdout"), nil
+}
+
+// holdLifeline ends the process, and the process group it leads, when the host dies.
+func holdLifeline() error {
+	text := os.Getenv(EnvLifeline)
+	if text == "" {
+		return nil
+	}
+	fd, err := strconv.Atoi(text)
+	if err != nil {
+		return fmt.Errorf("%s is %q, want a file descriptor", EnvLifeline, text)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
+		return fmt.Errorf("file descriptor %d: %w", fd, err)
+	}
+	go func() {
+		runtime.LockOSThread()
+		buffer := make([]byte, 1)
+		for {
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+			_, err := unix.Read(fd, buffer)
+			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
+				continue
+			}
+			if unix.Getpgrp() == unix.Getpid() {
+				_ = unix.Kill(0, unix.SIGKILL)
+			}
+			os.Exit(1)
+		}
+	}()
+	return nil
+}
+
+// friendly is what a person reads who starts a plugin by hand.
+func friendly(m Manifest) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "This is %s %s, a plugin of alignedfusion; the host starts it.\n", m.Name, m.Version)
+	for _, s := range m.Stages {
+		fmt.Fprintf(&b, "  %-8s %s: %s\n", s.Kind, s.Name, s.Summary)
+	}
+	fmt.Fprintf(&b, "Use it with `alignedfusion train --%s %s`, look at it with `%s %s`.\n", firstKind(m), os.Args[0], os.Args[0], DescribeFlag)
+	return b.String()
+}
+
+func firstKind(m Manifest) Kind {
+	if len(m.Stages) == 0 {
+		return KindHead
+	}
+	return m.Stages[0].Kind
+}
+
+// stagePlugin is the server side of the service in go-plugin's terms.
+type stagePlugin struct {
+	plugin.NetRPCUnsupportedPlugin
+	server *server
+}
+
+func (p *stagePlugin) GRPCServer(_ *plugin.GRPCBroker, s *grpc.Server) error {
+	stagev1.RegisterStageServiceServer(s, p.server)
+	return nil
+}
+
+func (p *stagePlugin) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
+	return nil, errors.New("the plugin side has no client")
+}

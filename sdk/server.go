@@ -1,0 +1,753 @@
+package sdk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// Register adds the plugin's stage service to a gRPC server and returns a function
+// that closes its instances. Serve does this for a program; harnesses call it directly.
+func Register(registrar grpc.ServiceRegistrar, p Plugin) (closeAll func()) {
+	s := newServer(p)
+	stagev1.RegisterStageServiceServer(registrar, s)
+	return func() { _ = s.closeAll(context.Background()) }
+}
+
+// server is the stage protocol on one side and Stage values on the other.
+type server struct {
+	stagev1.UnimplementedStageServiceServer
+	plugin Plugin
+	// exit ends the process after Shutdown; nil inside a harness.
+	exit func()
+
+	mu        sync.Mutex
+	memory    []byte
+	instances map[uint64]*instance
+	last      uint64
+	closing   bool
+}
+
+func newServer(p Plugin) *server {
+	return &server{plugin: p, instances: map[uint64]*instance{}}
+}
+
+// endedMemory is how many ended contexts an instance remembers, to tell "ended" from
+// "never existed".
+const endedMemory = 1024
+
+// instance is an opened stage and the books of its contexts. mu serialises the calls.
+type instance struct {
+	mu              sync.Mutex
+	manifest        *StageManifest
+	label           string
+	stage           Stage
+	inputs, outputs []Port
+	resident        bool
+	train           bool
+	closed          bool
+	maxOpen         int
+	open            map[uint64]*openContext
+	order           []uint64
+	ended           []uint64
+}
+
+// openContext is a Forward that may still be followed by a Backward.
+type openContext struct {
+	train bool
+	// shapes of the differentiable outputs and of the inputs whose gradient is wanted.
+	outputs, gradients map[string]*tensor.Tensor
+}
+
+func cost(start time.Time) *stagev1.Cost {
+	var usage unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &usage)
+	return &stagev1.Cost{ComputeNs: time.Since(start).Nanoseconds(), PeakRssBytes: usage.Maxrss * 1024}
+}
+
+// guard turns a panic of the author's code into an Internal error that names the stage.
+func guard(label, call string, f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			fmt.Fprintf(os.Stderr, "%s: %s: panic: %v\n%s", label, call, r, debug.Stack())
+			err = &Error{Code: Internal, Stage: label, Call: call, Err: fmt.Errorf("panic: %v", r),
+				Advice: "the plugin's log has the stack"}
+		}
+	}()
+	return f()
+}
+
+func (s *server) Describe(context.Context, *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
+	return &stagev1.DescribeResponse{Manifest: s.manifest().Proto()}, nil
+}
+
+func (s *server) manifest() Manifest {
+	m := s.plugin.Manifest
+	if !slices.Contains(m.Capabilities, CapabilitySharedMemory) {
+		m.Capabilities = append(slices.Clone(m.Capabilities), CapabilitySharedMemory)
+	}
+	return m
+}
+
+func (s *server) Attach(_ context.Context, r *stagev1.AttachRequest) (*stagev1.AttachResponse, error) {
+	memory, err := mapShared(r)
+	if err != nil {
+		return nil, StatusError(err, "", "attach")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.memory != nil {
+		_ = unix.Munmap(memory)
+		return nil, StatusError(Errorf(FailedPrecondition, "shared memory is attached already"), "", "attach")
+	}
+	s.memory = memory
+	return &stagev1.AttachResponse{}, nil
+}
+
+func mapShared(r *stagev1.AttachRequest) ([]byte, error) {
+	var fd int
+	switch how := r.GetHow().(type) {
+	case *stagev1.AttachRequest_InheritedFd:
+		fd = int(how.InheritedFd)
+	case *stagev1.AttachRequest_Path:
+		opened, err := unix.Open(how.Path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, Errorf(InvalidArgument, "open %s: %w", how.Path, err)
+		}
+		defer unix.Close(opened)
+		fd = opened
+	default:
+		return nil, Errorf(Unimplemented, "unknown way to attach shared memory, want inherited_fd or path")
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return nil, Errorf(InvalidArgument, "file descriptor %d: %w", fd, err)
+	}
+	if uint64(stat.Size) != r.GetSize() || stat.Size == 0 {
+		return nil, Errorf(InvalidArgument, "shared memory has %d bytes, the request says %d", stat.Size, r.GetSize())
+	}
+	memory, err := unix.Mmap(fd, 0, int(stat.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, Errorf(ResourceExhausted, "map %d bytes of shared memory: %w", stat.Size, err)
+	}
+	return memory, nil
+}
+
+func (s *server) shared() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.memory
+}
+
+func (s *server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
+	start := time.Now()
+	manifest, err := s.plugin.Manifest.Stage(r.GetStage())
+	if err != nil {
+		return nil, StatusError(err, "", "open")
+	}
+	label := string(manifest.Kind) + " " + manifest.Name
+	fail := func(err error) (*stagev1.OpenResponse, error) { return nil, StatusError(err, label, "open") }
+
+	req := openFromProto(r)
+	if req.Settings, err = ResolveSettings(manifest.Settings, req.Settings); err != nil {
+		return fail(Errorf(InvalidArgument, "%w", err))
+	}
+	if req.Train && !manifest.Trainable {
+		return fail(Errorf(Unimplemented, "the stage cannot be trained"))
+	}
+	memory := s.shared()
+	req.Constants = map[string]*tensor.Tensor{}
+	for _, c := range r.GetConstants() {
+		t, err := TensorFromProto(c, memory)
+		if err != nil {
+			return fail(&Error{Code: InvalidArgument, Port: c.GetName(), Given: "a bad constant", Err: err})
+		}
+		// Constants outlive the call, their place in shared memory does not.
+		req.Constants[c.GetName()] = t.Clone()
+	}
+	var stage Stage
+	var opened *OpenResponse
+	err = guard(label, "open", func() (err error) {
+		stage, opened, err = s.plugin.Open(ctx, req)
+		return err
+	})
+	if err != nil {
+		return fail(err)
+	}
+	if stage == nil {
+		return fail(Errorf(Internal, "Open returned no stage and no error"))
+	}
+	if opened == nil {
+		opened = &OpenResponse{}
+	}
+	i := &instance{
+		manifest: manifest, label: label, stage: stage, train: req.Train,
+		inputs:   KnownPorts(manifest.Inputs, opened.Inputs),
+		outputs:  KnownPorts(manifest.Outputs, opened.Outputs),
+		resident: req.Group != "" && slices.ContainsFunc(manifest.Outputs, func(p Port) bool { return p.Resident }),
+		maxOpen:  s.plugin.Manifest.OpenContexts(),
+		open:     map[uint64]*openContext{},
+	}
+	if _, ok := stage.(Trainer); !ok && manifest.Trainable {
+		_ = stage.Close()
+		return fail(Errorf(Internal, "the manifest says trainable, the stage has no Backward (it does not implement sdk.Trainer)"))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		_ = stage.Close()
+		return fail(Errorf(FailedPrecondition, "the plugin is shutting down"))
+	}
+	s.last++
+	s.instances[s.last] = i
+	return &stagev1.OpenResponse{
+		Instance: s.last, ParameterCount: opened.ParameterCount, TrainableCount: opened.TrainableCount,
+		Inputs: PortsToProto(opened.Inputs), Outputs: PortsToProto(opened.Outputs), Notes: opened.Notes,
+		Cost: cost(start),
+	}, nil
+}
+
+// run finds an instance and calls f with its lock held.
+func (s *server) run(id uint64, call string, f func(i *instance) error) error {
+	s.mu.Lock()
+	i := s.instances[id]
+	s.mu.Unlock()
+	if i == nil {
+		return StatusError(Errorf(NotFound, "instance %d does not exist", id), "", call)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closed {
+		return StatusError(Errorf(NotFound, "instance %d is closed", id), i.label, call)
+	}
+	return StatusError(guard(i.label, call, func() error { return f(i) }), i.label, call)
+}
+
+// trainer is run for the calls of a Trainer.
+func (s *server) trainer(id uint64, call string, f func(i *instance, t Trainer) error) error {
+	return s.run(id, call, func(i *instance) error {
+		t, ok := i.stage.(Trainer)
+		if !ok {
+			return Errorf(Unimplemented, "the stage cannot be trained")
+		}
+		return f(i, t)
+	})
+}
+
+func (s *server) Forward(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
+	out := &stagev1.ForwardResponse{}
+	err := s.run(r.GetInstance(), "forward", func(i *instance) error { return s.forward(ctx, i, r, out) })
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (s *server) forward(ctx context.Context, i *instance, r *stagev1.ForwardRequest, out *stagev1.ForwardResponse) error {
+	train := r.GetMode() == stagev1.Mode_MODE_TRAIN
+	if !train && r.GetMode() != stagev1.Mode_MODE_EVAL {
+		return Errorf(InvalidArgument, "mode %v given, want EVAL or TRAIN", r.GetMode())
+	}
+	if err := i.admit(ctx, r.GetContext(), train); err != nil {
+		return err
+	}
+	memory := s.shared()
+	req := &ForwardRequest{
+		Context: r.GetContext(), Train: train, Seed: r.GetSeed(),
+		Inputs: map[string]*tensor.Tensor{}, NeedsGrad: map[string]bool{}, Wanted: map[string]bool{},
+	}
+	if err := readTensors(r.GetInputs(), memory, req.Inputs); err != nil {
+		return err
+	}
+	check := NewPortCheck(i.inputs, i.outputs)
+	if err := check.Inputs(req.Inputs); err != nil {
+		return err
+	}
+	for _, t := range r.GetInputs() {
+		if !t.GetNeedsGrad() {
+			continue
+		}
+		if !train || !FindPort(i.inputs, t.GetName()).Differentiable {
+			return &Error{Code: InvalidArgument, Port: t.GetName(), Given: "an input whose gradient is wanted",
+				Wanted: "TRAIN mode and a differentiable input"}
+		}
+		req.NeedsGrad[t.GetName()] = true
+	}
+	for _, name := range r.GetOutputs() {
+		if p := FindPort(i.outputs, name); p == nil || p.Resident {
+			return &Error{Code: InvalidArgument, Port: name, Given: "not an output of the stage", Wanted: "one of " + outputNames(i.outputs)}
+		}
+		req.Wanted[name] = true
+	}
+	slot := newSlot(memory, r.GetSlot())
+	req.NewOutput = slot.tensor
+
+	start := time.Now()
+	resp, err := i.stage.Forward(ctx, req)
+	if err != nil {
+		return err
+	}
+	out.Cost = cost(start)
+	if resp == nil {
+		return Errorf(Internal, "Forward returned no response and no error")
+	}
+	abandon := func(err error) error {
+		if t, ok := i.stage.(Trainer); ok && (train || i.resident) {
+			_ = t.Release(ctx, r.GetContext())
+		}
+		return err
+	}
+	if err := check.Outputs(resp.Outputs, req.Wanted); err != nil {
+		return abandon(err)
+	}
+	if err := declared(Internal, "loss", i.manifest.Losses, resp.Losses); err != nil {
+		return abandon(err)
+	}
+	if err := declared(Internal, "metric", i.manifest.Metrics, resp.Metrics); err != nil {
+		return abandon(err)
+	}
+	out.Outputs = slot.write(resp.Outputs)
+	out.Losses, out.Metrics, out.Notes = resp.Losses, resp.Metrics, resp.Notes
+	runtime.KeepAlive(resp)
+
+	if train || i.resident {
+		c := &openContext{train: train, outputs: map[string]*tensor.Tensor{}, gradients: map[string]*tensor.Tensor{}}
+		for name, t := range resp.Outputs {
+			if FindPort(i.outputs, name).Differentiable {
+				c.outputs[name] = &tensor.Tensor{DType: t.DType, Shape: slices.Clone(t.Shape)}
+			}
+		}
+		for name := range req.NeedsGrad {
+			c.gradients[name] = &tensor.Tensor{DType: req.Inputs[name].DType, Shape: slices.Clone(req.Inputs[name].Shape)}
+		}
+		i.open[r.GetContext()] = c
+		i.order = append(i.order, r.GetContext())
+		i.ended = slices.DeleteFunc(i.ended, func(id uint64) bool { return id == r.GetContext() })
+	}
+	return nil
+}
+
+// admit says whether another context may open. EVAL runs of a stage with resident
+// outputs keep those until Release; the oldest such run makes room for a new one.
+func (i *instance) admit(ctx context.Context, id uint64, train bool) error {
+	if train {
+		if _, ok := i.stage.(Trainer); !ok {
+			return Errorf(Unimplemented, "the stage cannot be trained")
+		}
+		if !i.train {
+			return &Error{Code: FailedPrecondition, Err: errors.New("TRAIN mode on an instance opened for inference"), Advice: "open it with train set"}
+		}
+	}
+	if !train && !i.resident {
+		return nil
+	}
+	if _, ok := i.open[id]; ok {
+		return &Error{Code: InvalidArgument, Err: fmt.Errorf("context %d is open already", id), Advice: "one context is one Forward"}
+	}
+	open := 0
+	oldest, haveOldest := uint64(0), false
+	for _, other := range i.order {
+		if i.open[other].train == train {
+			open++
+		}
+		if !i.open[other].train && !haveOldest {
+			oldest, haveOldest = other, true
+		}
+	}
+	if open < i.maxOpen {
+		return nil
+	}
+	if train {
+		return &Error{Code: FailedPrecondition, Err: fmt.Errorf("%d contexts are open, the most the plugin allows", open),
+			Advice: "call Backward or Release first"}
+	}
+	return i.release(ctx, oldest)
+}
+
+func (i *instance) end(id uint64) {
+	delete(i.open, id)
+	i.order = slices.DeleteFunc(i.order, func(o uint64) bool { return o == id })
+	i.ended = append(i.ended, id)
+	if len(i.ended) > endedMemory {
+		i.ended = slices.Delete(i.ended, 0, len(i.ended)-endedMemory)
+	}
+}
+
+func (i *instance) release(ctx context.Context, id uint64) error {
+	i.end(id)
+	if t, ok := i.stage.(Trainer); ok {
+		return t.Release(ctx, id)
+	}
+	return nil
+}
+
+func (s *server) Backward(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
+	out := &stagev1.BackwardResponse{}
+	err := s.trainer(r.GetInstance(), "backward", func(i *instance, t Trainer) error { return s.backward(ctx, i, t, r, out) })
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (s *server) backward(ctx context.Context, i *instance, t Trainer, r *stagev1.BackwardRequest, out *stagev1.BackwardResponse) error {
+	c := i.open[r.GetContext()]
+	if c == nil && slices.Contains(i.ended, r.GetContext()) {
+		return &Error{Code: FailedPrecondition, Err: fmt.Errorf("context %d has ended", r.GetContext()), Advice: "a context has one Backward"}
+	}
+	if c == nil {
+		return Errorf(NotFound, "context %d does not exist", r.GetContext())
+	}
+	if !c.train {
+		return Errorf(FailedPrecondition, "context %d is an EVAL run", r.GetContext())
+	}
+	memory := s.shared()
+	req := &BackwardRequest{Context: r.GetContext(), OutputGrads: map[string]*tensor.Tensor{}, LossWeights: r.GetLossWeights()}
+	if err := readTensors(r.GetOutputGrads(), memory, req.OutputGrads); err != nil {
+		return err
+	}
+	if err := sameTensors(req.OutputGrads, c.outputs, InvalidArgument, "a differentiable output of this context"); err != nil {
+		return err
+	}
+	if err := declared(InvalidArgument, "loss", i.manifest.Losses, req.LossWeights); err != nil {
+		return err
+	}
+	slot := newSlot(memory, r.GetSlot())
+	req.NewOutput = slot.tensor
+	i.end(r.GetContext())
+
+	start := time.Now()
+	resp, err := t.Backward(ctx, req)
+	if err != nil {
+		return err
+	}
+	out.Cost = cost(start)
+	if resp == nil {
+		resp = &BackwardResponse{}
+	}
+	if err := sameTensors(resp.InputGrads, c.gradients, Internal, "an input whose gradient was asked for"); err != nil {
+		return err
+	}
+	for name, want := range c.gradients {
+		if resp.InputGrads[name] == nil {
+			return &Error{Code: Internal, Port: name, Given: "without a gradient", Wanted: want.String()}
+		}
+	}
+	out.InputGrads = slot.write(resp.InputGrads)
+	runtime.KeepAlive(resp)
+	return nil
+}
+
+// sameTensors checks that every given tensor is one of want, with its dtype and shape.
+func sameTensors(given, want map[string]*tensor.Tensor, code Code, what string) error {
+	for _, name := range sortedNames(given) {
+		g, w := given[name], want[name]
+		if w == nil {
+			return &Error{Code: code, Port: name, Given: "not " + what, Wanted: fmt.Sprintf("one of %v", sortedNames(want))}
+		}
+		if g == nil || g.DType != w.DType || !slices.Equal(g.Shape, w.Shape) {
+			return &Error{Code: code, Port: name, Given: g.String(), Wanted: w.String()}
+		}
+		if err := g.Check(); err != nil {
+			return &Error{Code: code, Port: name, Given: g.String(), Err: err}
+		}
+	}
+	return nil
+}
+
+// declared checks names of losses and metrics; a declared name may be a family.
+func declared(code Code, what string, names []string, given map[string]float64) error {
+	for _, name := range sortedNames(given) {
+		ports := make([]Port, len(names))
+		for i, n := range names {
+			ports[i].Name = n
+		}
+		if FindPort(ports, name) == nil {
+			return &Error{Code: code, Err: fmt.Errorf("%s %q is not in the manifest", what, name), Wanted: fmt.Sprintf("one of %q", names)}
+		}
+	}
+	return nil
+}
+
+func outputNames(ports []Port) string {
+	var names []string
+	for _, p := range ports {
+		if !p.Resident {
+			names = append(names, p.Name)
+		}
+	}
+	return fmt.Sprint(names)
+}
+
+func readTensors(from []*stagev1.Tensor, memory []byte, into map[string]*tensor.Tensor) error {
+	for _, p := range from {
+		if _, twice := into[p.GetName()]; twice {
+			return &Error{Code: InvalidArgument, Port: p.GetName(), Given: "given twice"}
+		}
+		t, err := TensorFromProto(p, memory)
+		if err != nil {
+			return &Error{Code: InvalidArgument, Port: p.GetName(), Given: fmt.Sprintf("%s %v", p.GetDtype(), p.GetShape()), Err: err}
+		}
+		into[p.GetName()] = t
+	}
+	return nil
+}
+
+// Release ends contexts; unknown and ended ones are skipped.
+func (s *server) Release(ctx context.Context, r *stagev1.ReleaseRequest) (*stagev1.ReleaseResponse, error) {
+	err := s.run(r.GetInstance(), "release", func(i *instance) error {
+		var all []error
+		for _, id := range r.GetContexts() {
+			if i.open[id] != nil {
+				all = append(all, i.release(ctx, id))
+			}
+		}
+		return errors.Join(all...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &stagev1.ReleaseResponse{}, nil
+}
+
+func (s *server) ZeroGrad(ctx context.Context, r *stagev1.ZeroGradRequest) (*stagev1.ZeroGradResponse, error) {
+	start := time.Now()
+	err := s.trainer(r.GetInstance(), "zero_grad", func(_ *instance, t Trainer) error { return t.ZeroGrad(ctx) })
+	if err != nil {
+		return nil, err
+	}
+	return &stagev1.ZeroGradResponse{Cost: cost(start)}, nil
+}
+
+func (s *server) GradNorm(ctx context.Context, r *stagev1.GradNormRequest) (*stagev1.GradNormResponse, error) {
+	start := time.Now()
+	out := &stagev1.GradNormResponse{}
+	err := s.trainer(r.GetInstance(), "grad_norm", func(_ *instance, t Trainer) (err error) {
+		out.Norm, err = t.GradNorm(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out.Cost = cost(start)
+	return out, nil
+}
+
+func (s *server) Step(ctx context.Context, r *stagev1.StepRequest) (*stagev1.StepResponse, error) {
+	start := time.Now()
+	err := s.trainer(r.GetInstance(), "step", func(_ *instance, t Trainer) error {
+		if _, ok := r.GetValues()["learning_rate"]; !ok {
+			return Errorf(InvalidArgument, "no value of learning_rate given")
+		}
+		return t.Step(ctx, &StepRequest{Values: r.GetValues(), GradientScale: r.GetGradientScale()})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &stagev1.StepResponse{Cost: cost(start)}, nil
+}
+
+func (s *server) saver(id uint64, call, dir string, f func(Saver) error) error {
+	return s.run(id, call, func(i *instance) error {
+		saver, ok := i.stage.(Saver)
+		if !ok {
+			return Errorf(Unimplemented, "the stage has no state to save")
+		}
+		if info, err := os.Stat(dir); err != nil {
+			return Errorf(InvalidArgument, "folder %q: %w", dir, err)
+		} else if !info.IsDir() {
+			return Errorf(InvalidArgument, "%q is not a folder", dir)
+		}
+		return f(saver)
+	})
+}
+
+func (s *server) Save(ctx context.Context, r *stagev1.SaveRequest) (*stagev1.SaveResponse, error) {
+	start := time.Now()
+	out := &stagev1.SaveResponse{}
+	err := s.saver(r.GetInstance(), "save", r.GetDir(), func(saver Saver) (err error) {
+		if out.Files, err = saver.Save(ctx, r.GetDir()); err != nil {
+			return err
+		}
+		for _, name := range out.Files {
+			if !filepath.IsLocal(name) {
+				return Errorf(Internal, "saved file %q lies outside the folder", name)
+			}
+			if _, err := os.Stat(filepath.Join(r.GetDir(), name)); err != nil {
+				return Errorf(Internal, "saved file: %w", err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out.Cost = cost(start)
+	return out, nil
+}
+
+func (s *server) Load(ctx context.Context, r *stagev1.LoadRequest) (*stagev1.LoadResponse, error) {
+	start := time.Now()
+	err := s.saver(r.GetInstance(), "load", r.GetDir(), func(saver Saver) error {
+		return saver.Load(ctx, r.GetDir(), r.GetWeightsOnly())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &stagev1.LoadResponse{Cost: cost(start)}, nil
+}
+
+func (s *server) Close(_ context.Context, r *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
+	err := s.run(r.GetInstance(), "close", func(i *instance) error {
+		i.closed = true
+		s.mu.Lock()
+		delete(s.instances, r.GetInstance())
+		s.mu.Unlock()
+		return i.stage.Close()
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &stagev1.CloseResponse{}, nil
+}
+
+// closeAll closes every instance, giving up when ctx ends.
+func (s *server) closeAll(ctx context.Context) error {
+	s.mu.Lock()
+	first := !s.closing
+	s.closing = true
+	open := maps.Clone(s.instances)
+	s.mu.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		var all []error
+		for id := range open {
+			_, err := s.Close(ctx, &stagev1.CloseRequest{Instance: id})
+			all = append(all, err)
+		}
+		if first && s.plugin.Shutdown != nil {
+			all = append(all, guard(s.plugin.Manifest.Name, "shutdown", func() error { s.plugin.Shutdown(); return nil }))
+		}
+		done <- errors.Join(all...)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *server) Shutdown(ctx context.Context, r *stagev1.ShutdownRequest) (*stagev1.ShutdownResponse, error) {
+	if ms := r.GetDeadlineMs(); ms > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
+		defer cancel()
+	}
+	err := s.closeAll(ctx)
+	if s.exit != nil {
+		s.exit()
+	}
+	if err != nil {
+		return nil, StatusError(err, "", "shutdown")
+	}
+	return &stagev1.ShutdownResponse{}, nil
+}
+
+// slot hands out pieces of the shared memory the host set aside for a reply.
+type slot struct {
+	mu     sync.Mutex
+	memory []byte
+	base   uint64
+	used   uint64
+	given  map[*byte]uint64
+}
+
+func newSlot(memory []byte, ref *stagev1.SharedRef) *slot {
+	s := &slot{given: map[*byte]uint64{}}
+	offset, size := ref.GetOffset(), ref.GetSize()
+	if ref == nil || offset%tensor.Alignment != 0 || offset > uint64(len(memory)) || size > uint64(len(memory))-offset {
+		return s
+	}
+	s.base, s.memory = offset, memory[offset:offset+size]
+	return s
+}
+
+// tensor allocates in the slot, or in ordinary memory when the slot is full.
+func (s *slot) tensor(_ string, dtype tensor.DType, shape ...int64) (*tensor.Tensor, error) {
+	elements, err := tensor.Elements(shape)
+	if err != nil {
+		return nil, err
+	}
+	size := uint64(elements) * uint64(dtype.Size())
+	if dtype.Size() == 0 || size == 0 || size/uint64(dtype.Size()) != uint64(elements) {
+		return tensor.New(dtype, shape...)
+	}
+	data, _ := s.take(size)
+	if data == nil {
+		return tensor.New(dtype, shape...)
+	}
+	clear(data)
+	return &tensor.Tensor{DType: dtype, Shape: slices.Clone(shape), Data: data}, nil
+}
+
+func (s *slot) take(size uint64) ([]byte, uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	start := (s.used + tensor.Alignment - 1) / tensor.Alignment * tensor.Alignment
+	if start > uint64(len(s.memory)) || size > uint64(len(s.memory))-start || size == 0 {
+		return nil, 0
+	}
+	s.used = start + size
+	data := s.memory[start : start+size : start+size]
+	s.given[&data[0]] = s.base + start
+	return data, s.base + start
+}
+
+// inBandBytes is the size up to which a tensor costs less inside the message than
+// through shared memory.
+const inBandBytes = 4 << 10
+
+// write makes the reply's tensors: what lies in the slot by reference, the rest copied
+// into the slot while it has room, in-band otherwise.
+func (s *slot) write(tensors map[string]*tensor.Tensor) []*stagev1.Tensor {
+	var out []*stagev1.Tensor
+	for _, name := range sortedNames(tensors) {
+		t := tensors[name]
+		p := &stagev1.Tensor{Name: name, Dtype: string(t.DType), Shape: t.Shape}
+		var offset uint64
+		placed := false
+		if len(t.Data) > 0 {
+			s.mu.Lock()
+			offset, placed = s.given[&t.Data[0]]
+			s.mu.Unlock()
+		}
+		if !placed && len(t.Data) > inBandBytes {
+			if data, at := s.take(uint64(len(t.Data))); data != nil {
+				copy(data, t.Data)
+				offset, placed = at, true
+			}
+		}
+		if placed {
+			p.Payload = &stagev1.Tensor_Shared{Shared: &stagev1.SharedRef{Offset: offset, Size: uint64(len(t.Data))}}
+		} else {
+			p.Payload = &stagev1.Tensor_Raw{Raw: t.Data}
+		}
+		out = append(out, p)
+	}
+	return out
+}
