@@ -12,7 +12,7 @@ import (
 
 // Record is one line of metrics.jsonl.
 type Record struct {
-	// Kind is step, validation or event.
+	// Kind is step or validation.
 	Kind string `json:"kind"`
 	// Step is the number of optimizer steps done, this one included; Epoch counts from 1.
 	Step  int `json:"step"`
@@ -24,14 +24,15 @@ type Record struct {
 	GradNorm     float64            `json:"grad_norm,omitempty"`
 	LearningRate float64            `json:"learning_rate,omitempty"`
 	Skipped      bool               `json:"skipped,omitempty"`
-	// WallSec is the step as the host saw it, ComputeSec the time inside plugins,
-	// DataSec the wait for the next batch.
+	// StepSec is the whole step, WallSec its calls as the host saw them, ComputeSec the
+	// part of them inside plugins (the difference is transport), DataSec the wait for
+	// the batch.
+	StepSec    float64 `json:"step_sec,omitempty"`
 	WallSec    float64 `json:"wall_sec,omitempty"`
 	ComputeSec float64 `json:"compute_sec,omitempty"`
 	DataSec    float64 `json:"data_sec,omitempty"`
 	// PeakRSSBytes of each plugin, by name.
 	PeakRSSBytes map[string]int64 `json:"peak_rss_bytes,omitempty"`
-	Message      string           `json:"message,omitempty"`
 }
 
 // Append adds a line to metrics.jsonl.

@@ -4,7 +4,7 @@
 //	manifest.json    program, plugins with hashes, data hash, seed, start and end
 //	schema.json      the attribute schema, when the pipeline has attributes
 //	labels.json      the classes and their order
-//	metrics.jsonl    one line per step, validation and event
+//	metrics.jsonl    one line per step and validation
 //	checkpoints/     step-N/ with a folder per stage and a manifest of hashes
 //	predictions/     one folder per split
 //	lock             held by the process that writes here
