@@ -1,0 +1,9 @@
+// Command alignedfusion-plugin-itfusion serves AlignedFusion's fusion stage.
+package main
+
+import (
+	"github.com/alignedfusion/alignedfusion/plugins/itfusion"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+func main() { sdk.Serve(itfusion.Plugin()) }

@@ -1,0 +1,234 @@
+package itfusion
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/plugins/internal/fusion"
+	"github.com/alignedfusion/alignedfusion/plugins/internal/transformer"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
+)
+
+const eps = 1e-5
+
+// module is one opened fusion stage.
+type module struct {
+	*fusion.Frame
+	streams []string
+	// pairs of stream indices; a single stream is paired with itself.
+	pairs        [][2]int
+	intermediate []*ts.Tensor // per pair [B,d]; empty without intermediate tokens
+	interNorm    transformer.Affine
+	layers       []map[string]*transformer.Layer
+	start        int
+	direct       bool // one attention over all streams
+	perPair      int64
+
+	rec         *reconstructor // nil without reconstruction
+	mask        float64
+	twoPass     bool
+	stop        bool
+	calibration float64
+}
+
+func build(b *torchstage.Build) (torchstage.Module, error) {
+	set := b.Request.Settings
+	config, err := fusion.LayerConfig(set)
+	if err != nil {
+		return nil, err
+	}
+	width := config.Width
+	layers, start := set.Int("layers"), set.Int("start_layer")
+	if start >= layers {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "setting start_layer=%d: want less than layers=%d, or the modalities never meet", start, layers)
+	}
+	frame, err := fusion.New(b, fusion.FrameOptions(set))
+	if err != nil {
+		return nil, err
+	}
+	p := b.Params
+	m := &module{
+		Frame: frame, streams: frame.Streams(), start: start, direct: !set.Bool("intermediate"), perPair: int64(set.Int("tokens_per_pair")),
+		mask: set.Float("mask_probability"), twoPass: set.Bool("two_pass"), stop: set.Bool("stop_gradient"), calibration: set.Float("calibration"),
+	}
+	frame.Norms(p)
+	groups := m.streams
+	switch {
+	case m.direct:
+		groups = []string{"joint"}
+	case set.Bool("share_weights"):
+		groups = []string{"shared"}
+	}
+	for l := range layers {
+		byStream := map[string]*transformer.Layer{}
+		for _, g := range groups {
+			byStream[g] = transformer.New(p, fmt.Sprintf("layers.%d.%s.", l, g), config, transformer.TorchNames)
+		}
+		if len(groups) == 1 {
+			for _, name := range m.streams {
+				byStream[name] = byStream[groups[0]]
+			}
+		}
+		m.layers = append(m.layers, byStream)
+	}
+	jointWidth := width
+	if !m.direct {
+		for i := range m.streams {
+			for j := i + 1; j < len(m.streams); j++ {
+				m.pairs = append(m.pairs, [2]int{i, j})
+			}
+		}
+		if len(m.streams) == 1 {
+			m.pairs = [][2]int{{0, 0}}
+		}
+		for _, pair := range m.pairs {
+			name := "intermediate." + m.streams[pair[0]] + "+" + m.streams[pair[1]]
+			m.intermediate = append(m.intermediate, p.Parameter(name, []int64{m.perPair, width}, torchstage.Normal(0, 0.02)))
+		}
+		m.interNorm = transformer.Norm(p, "norm.intermediate", width)
+		jointWidth *= int64(len(m.pairs))
+	}
+	frame.Joint(b, jointWidth)
+	if len(m.Attributes) > 0 && set.Bool("reconstruct") {
+		if m.rec, err = newReconstructor(b, frame, set.Float("temperature"), set.Float("ordinal_smoothing")); err != nil {
+			return nil, err
+		}
+		b.Outputs = append(b.Outputs, sdk.Port{
+			Name: "reconstruction", DType: tensor.FP32, Required: true,
+			Shape: []string{"N", strconv.Itoa(len(m.Attributes)), strconv.FormatInt(m.K, 10)},
+		})
+	}
+	return m, frame.LoadWeights(b)
+}
+
+// Forward runs Eq. 5 to 10 on a batch.
+func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
+	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}, Losses: map[string]*ts.Tensor{}, Metrics: map[string]float64{}}
+	tokens := make([]*ts.Tensor, len(m.streams))
+	for i, mod := range m.Modalities {
+		tokens[i] = m.Visual(s, in, mod.Name)
+	}
+	report := len(m.Modalities) // the report's place among the streams
+	var (
+		cells  fusion.Cells
+		masked []bool
+		hidden *ts.Tensor // [N,A,1]
+	)
+	if len(m.Attributes) > 0 {
+		cells = m.Cells(s, in)
+		if s.Err() != nil {
+			return out
+		}
+		masked = m.chooseMask(cells, in)
+		hidden = m.Hidden(s, cells, masked)
+		tokens[report] = m.Tokens(s, cells, hidden)
+	}
+	after, inter := m.attend(s, tokens, in.Train)
+	if m.rec != nil {
+		r := m.rec.run(s, m.Normalize(s, fusion.Report, after[report]))
+		filled := m.Identify(s, r.token)
+		if m.stop {
+			filled = s.Detach(filled)
+		}
+		if m.twoPass {
+			again := append([]*ts.Tensor(nil), tokens...)
+			again[report] = m.Fill(s, hidden, filled, tokens[report])
+			after, inter = m.attend(s, again, in.Train)
+		} else {
+			after[report] = m.Fill(s, hidden, filled, after[report])
+		}
+		out.Losses["reconstruction"] = m.rec.loss(s, r, cells, masked, out.Metrics)
+		out.Tensors["reconstruction"] = s.Detach(s.Softmax(s.MulScalar(r.logits, 1/m.calibration), 2))
+	}
+	mean := m.Finish(s, after, out.Tensors)
+	if m.direct {
+		out.Tensors["joint"] = mean
+		return out
+	}
+	var joint []*ts.Tensor
+	for _, t := range inter {
+		joint = append(joint, m.interNorm.Normalize(s, s.Mean(t, []int64{1}, false), m.Width, eps))
+	}
+	out.Tensors["joint"] = s.Cat(joint, 1)
+	return out
+}
+
+// Close frees the value set's embeddings.
+func (m *module) Close() {
+	if m.rec != nil {
+		_, _ = m.rec.values.Drop(), m.rec.padding.Drop()
+	}
+}
+
+// chooseMask draws Eq. 9's mask: every known attribute with probability p, in
+// training only. The call's seed is the only source of chance.
+func (m *module) chooseMask(c fusion.Cells, in *torchstage.Inputs) []bool {
+	masked := make([]bool, len(c.State))
+	if !in.Train || m.mask == 0 {
+		return masked
+	}
+	rng := torchstage.NewRand(in.Seed, "mask")
+	for i := range masked {
+		// One draw per cell, known or not, keeps the masks of a seed alike when cells differ.
+		masked[i] = rng.Float64() < m.mask && fusion.Known(c.State[i], c.Value[i])
+	}
+	return masked
+}
+
+// attend runs all layers. tokens holds every stream [N,T,d]; it returns the streams
+// and the intermediate tokens [N,B,d] of every pair.
+func (m *module) attend(s *torchstage.Scope, tokens []*ts.Tensor, train bool) (streams, inter []*ts.Tensor) {
+	streams = append(streams, tokens...)
+	if m.direct {
+		return m.attendDirect(s, streams, train), nil
+	}
+	n := s.Dim(tokens[0], 0)
+	for _, t := range m.intermediate {
+		inter = append(inter, s.Expand(s.Unsqueeze(t, 0), n, m.perPair, m.Width)) // Eq. 6
+	}
+	for l, layer := range m.layers {
+		if l < m.start {
+			for i, name := range m.streams {
+				streams[i] = layer[name].Forward(s, streams[i], nil, train)
+			}
+			continue
+		}
+		copies := make([][]*ts.Tensor, len(m.pairs))
+		for i, name := range m.streams {
+			parts := []*ts.Tensor{streams[i]}
+			var mine []int
+			for k, pair := range m.pairs {
+				if pair[0] == i || pair[1] == i {
+					parts, mine = append(parts, inter[k]), append(mine, k)
+				}
+			}
+			t := s.Dim(streams[i], 1)
+			y := layer[name].Forward(s, s.Cat(parts, 1), nil, train) // Eq. 7
+			streams[i] = s.Narrow(y, 1, 0, t)
+			for j, k := range mine {
+				copies[k] = append(copies[k], s.Narrow(y, 1, t+int64(j)*m.perPair, m.perPair))
+			}
+		}
+		for k, c := range copies { // Eq. 8: averaged and written back
+			if len(c) == 1 {
+				inter[k] = c[0]
+				continue
+			}
+			inter[k] = s.MulScalar(s.Add(c[0], c[1]), 0.5)
+		}
+	}
+	return streams, inter
+}
+
+// attendDirect is the ablation without intermediate tokens.
+func (m *module) attendDirect(s *torchstage.Scope, streams []*ts.Tensor, train bool) []*ts.Tensor {
+	x := s.Cat(streams, 1)
+	for _, layer := range m.layers {
+		x = layer[m.streams[0]].Forward(s, x, nil, train)
+	}
+	return fusion.Split(s, x, streams)
+}

@@ -1,0 +1,377 @@
+package itfusion_test
+
+import (
+	"maps"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/plugins/internal/stagetest"
+	"github.com/alignedfusion/alignedfusion/plugins/itfusion"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// request opens the stage for a fixture's inputs, weights and settings; more
+// overrides settings.
+func request(t testing.TB, f *stagetest.Fixture, more map[string]string) sdk.OpenRequest {
+	t.Helper()
+	set := f.Settings()
+	set["weights"] = stagetest.WriteWeights(t, f.Group("param."))
+	maps.Copy(set, more)
+	return sdk.OpenRequest{
+		Stage: "fusion", Settings: set, Train: true, Seed: 1, Inputs: f.Ports(), AttributeSchema: []byte(f.Metadata["schema"]),
+		Constants: map[string]*tensor.Tensor{"value.embedding": f.Tensors["constant.value.embedding"]},
+	}
+}
+
+func open(t testing.TB, fixture string, more map[string]string) (*stagetest.Stage, *stagetest.Fixture) {
+	t.Helper()
+	f := stagetest.Read(t, "testdata/"+fixture+".safetensors")
+	return stagetest.Open(t, itfusion.Plugin(), request(t, f, more)), f
+}
+
+// with returns inputs in which one tensor is replaced.
+func with(inputs map[string]*tensor.Tensor, name string, x *tensor.Tensor) map[string]*tensor.Tensor {
+	out := maps.Clone(inputs)
+	out[name] = x
+	return out
+}
+
+// shift adds by to elements [from,to) of an FP32 tensor.
+func shift(t testing.TB, x *tensor.Tensor, from, to int, by float32) *tensor.Tensor {
+	v := stagetest.Floats(t, x)
+	for i := from; i < to; i++ {
+		v[i] += by * float32(1+i%3)
+	}
+	return tensor.OfFloat32s(v, x.Shape...)
+}
+
+// oneLayer drops the weights of the second layer, for layers=1.
+func oneLayer(t testing.TB, f *stagetest.Fixture) map[string]string {
+	weights := map[string]*tensor.Tensor{}
+	for name, w := range f.Group("param.") {
+		if !strings.HasPrefix(name, "layers.1.") {
+			weights[name] = w
+		}
+	}
+	return map[string]string{"layers": "1", "weights": stagetest.WriteWeights(t, weights)}
+}
+
+func TestEveryEquationAgreesWithPyTorch(t *testing.T) {
+	for _, name := range []string{"base", "bottleneck", "two_pass", "direct"} {
+		t.Run(name, func(t *testing.T) {
+			s, f := open(t, name, nil)
+			for _, mode := range []string{"eval", "train"} {
+				var r *sdk.ForwardResponse
+				if mode == "eval" {
+					r = s.Eval(f.Group("in."))
+				} else {
+					r = s.Train(1, f.Group("in."))
+				}
+				for port, want := range f.Group(mode + ".out.") {
+					stagetest.Near(t, mode+" "+port, r.Outputs[port], want, 2e-5)
+				}
+				want := float64(stagetest.Floats(t, f.Tensors[mode+".loss"])[0])
+				if got := r.Losses["reconstruction"]; math.Abs(got-want) > 1e-4 {
+					t.Errorf("%s: reconstruction loss %g, want %g", mode, got, want)
+				}
+			}
+			got := s.Backward(f.Group("train.grad.out."), map[string]float64{"reconstruction": 0.7})
+			for port, want := range f.Group("train.grad.in.") {
+				stagetest.Near(t, "gradient of "+port, got[port], want, 1e-4)
+			}
+			// One step of plain SGD with rate 1 moves every weight by its gradient.
+			before := f.Group("param.")
+			s.Step(1)
+			after := s.Weights()
+			for param, want := range f.Group("train.grad.param.") {
+				a, b := stagetest.Floats(t, after[param]), stagetest.Floats(t, before[param])
+				for i := range b {
+					b[i] -= a[i]
+				}
+				stagetest.Near(t, "gradient of "+param, tensor.OfFloat32s(b, want.Shape...), want, 2e-4)
+			}
+		})
+	}
+}
+
+func TestEq5UnmentionedAttributeBypassesTheTextEncoder(t *testing.T) {
+	s, f := open(t, "base", nil)
+	in := f.Group("in.")
+	r := s.Eval(in)
+	e := in["report.embedding"]
+	width := int(e.Shape[2])
+	// Case 0, attribute 1 is unmentioned; attribute 0 is stated.
+	if got := s.Eval(with(in, "report.embedding", shift(t, e, width, 2*width, 3))); !stagetest.Same(got.Outputs["tokens.report"], r.Outputs["tokens.report"]) {
+		t.Error("the embedding of an unmentioned attribute has an influence")
+	}
+	if got := s.Eval(with(in, "report.embedding", shift(t, e, 0, width, 3))); stagetest.Same(got.Outputs["tokens.report"], r.Outputs["tokens.report"]) {
+		t.Error("the embedding of a stated attribute has no influence")
+	}
+}
+
+func TestEq5UnmentionedTokensOfTwoAttributesAreToldApart(t *testing.T) {
+	for _, c := range []struct {
+		identity string
+		apart    bool
+	}{{"true", true}, {"false", false}} {
+		f := stagetest.Read(t, "testdata/base.safetensors")
+		more := map[string]string{"identity": c.identity, "reconstruct": "false"}
+		weights := f.Group("param.")
+		for name := range weights {
+			if strings.HasPrefix(name, "reconstruction.") || c.identity == "false" && name == "report.identity" {
+				delete(weights, name)
+			}
+		}
+		more["weights"] = stagetest.WriteWeights(t, weights)
+		s := stagetest.Open(t, itfusion.Plugin(), request(t, f, more))
+		// In case 2 the attributes region and itch are unmentioned.
+		out := s.Eval(f.Group("in.")).Outputs["tokens.report"]
+		a, d := int(out.Shape[1]), int(out.Shape[2])
+		v := stagetest.Floats(t, out)
+		region, itch := v[(2*a+2)*d:(2*a+3)*d], v[(2*a+3)*d:(2*a+4)*d]
+		gap := 0.0
+		for i := range region {
+			gap = max(gap, math.Abs(float64(region[i]-itch[i])))
+		}
+		if apart := gap > 1e-3; apart != c.apart {
+			t.Errorf("identity=%s: two unmentioned attributes differ by %g, want told apart = %v", c.identity, gap, c.apart)
+		}
+	}
+}
+
+func TestEq6SameIntermediateTokenEntersBothTokenSets(t *testing.T) {
+	f := stagetest.Read(t, "testdata/base.safetensors")
+	run := func(by float32) map[string]*tensor.Tensor {
+		more := oneLayer(t, f)
+		weights := stagetest.Read(t, more["weights"]).Tensors
+		token := weights["intermediate.image+report"]
+		weights["intermediate.image+report"] = shift(t, token, 0, token.Len(), by)
+		more["weights"] = stagetest.WriteWeights(t, weights)
+		return stagetest.Open(t, itfusion.Plugin(), request(t, f, more)).Eval(f.Group("in.")).Outputs
+	}
+	a, b := run(0), run(0.5)
+	for _, port := range []string{"tokens.image", "tokens.report", "joint"} {
+		if stagetest.Same(a[port], b[port]) {
+			t.Errorf("%s does not depend on the intermediate token after one layer", port)
+		}
+	}
+}
+
+func TestEq7TokenSetsAttendToThemselvesOnly(t *testing.T) {
+	f := stagetest.Read(t, "testdata/base.safetensors")
+	s := stagetest.Open(t, itfusion.Plugin(), request(t, f, oneLayer(t, f)))
+	in := f.Group("in.")
+	image := in["tokens.image"]
+	a, b := s.Eval(in).Outputs, s.Eval(with(in, "tokens.image", shift(t, image, 0, image.Len(), 1))).Outputs
+	if !stagetest.Same(a["tokens.report"], b["tokens.report"]) {
+		t.Error("with one layer the image reaches report tokens: they attend to each other directly")
+	}
+	if stagetest.Same(a["joint"], b["joint"]) {
+		t.Error("the image does not reach the intermediate token")
+	}
+}
+
+func TestEq8IntermediateTokenIsAveragedAndWrittenBack(t *testing.T) {
+	// With two layers the averaged token carries the image to the report tokens and
+	// the report to the image tokens: it does so only if it was written back.
+	s, f := open(t, "base", nil)
+	in := f.Group("in.")
+	image, report := in["tokens.image"], in["report.embedding"]
+	base := s.Eval(in).Outputs
+	if got := s.Eval(with(in, "tokens.image", shift(t, image, 0, image.Len(), 1))).Outputs; stagetest.Same(base["tokens.report"], got["tokens.report"]) {
+		t.Error("the image does not reach the report tokens in two layers")
+	} else if stagetest.Same(base["reconstruction"], got["reconstruction"]) {
+		t.Error("the image has no influence on the reconstruction")
+	}
+	if got := s.Eval(with(in, "report.embedding", shift(t, report, 0, report.Len(), 1))).Outputs; stagetest.Same(base["tokens.image"], got["tokens.image"]) {
+		t.Error("the report does not reach the image tokens in two layers")
+	}
+}
+
+func TestEq8StartLayerKeepsModalitiesApartBefore(t *testing.T) {
+	// Three layers with intermediate tokens in the last one only: as with one layer,
+	// the image cannot reach the report.
+	f := stagetest.Read(t, "testdata/bottleneck.safetensors")
+	s := stagetest.Open(t, itfusion.Plugin(), request(t, f, map[string]string{"start_layer": "2"}))
+	in := f.Group("in.")
+	image := in["tokens.image"]
+	a, b := s.Eval(in).Outputs, s.Eval(with(in, "tokens.image", shift(t, image, 0, image.Len(), 1))).Outputs
+	if !stagetest.Same(a["tokens.report"], b["tokens.report"]) {
+		t.Error("the image reaches the report though only the last layer has intermediate tokens")
+	}
+	if stagetest.Same(a["joint"], b["joint"]) {
+		t.Error("the image does not reach the intermediate tokens")
+	}
+}
+
+func TestEq9KnownAttributesAreMaskedWithProbabilityP(t *testing.T) {
+	s, f := open(t, "base", map[string]string{"mask_probability": "0.3"})
+	in := f.Group("in.")
+	// In the fixture 7 cells are stated or negated with a value; one is uncertain.
+	const known, draws, p = 7, 600, 0.3
+	total := 0.0
+	for seed := range uint64(draws) {
+		total += s.Train(seed, in).Metrics["masked"]
+		s.Release()
+	}
+	mean, sd := draws*known*p, math.Sqrt(draws*known*p*(1-p))
+	if math.Abs(total-mean) > 4*sd {
+		t.Errorf("%g cells masked in %d draws, want %g ± %.1f", total, draws, mean, 4*sd)
+	}
+	a, b := s.Train(5, in).Outputs["tokens.report"].Clone(), (*tensor.Tensor)(nil)
+	s.Release()
+	b = s.Train(5, in).Outputs["tokens.report"]
+	if !stagetest.Same(a, b) {
+		t.Error("one seed gives two masks")
+	}
+	s.Release()
+	if n := s.Eval(in).Metrics["masked"]; n != 0 {
+		t.Errorf("%g cells masked at test, want none", n)
+	}
+}
+
+func TestEq10LossCountsMaskedAndKnownAttributesOnly(t *testing.T) {
+	s, f := open(t, "base", nil) // mask_probability=1: every known attribute
+	in := f.Group("in.")
+	if r := s.Train(1, in); r.Metrics["masked"] != 7 {
+		t.Errorf("%g cells masked, want the 7 known ones: neither unmentioned nor uncertain", r.Metrics["masked"])
+	} else if a := r.Metrics["mask_accuracy"]; a < 0 || a > 1 {
+		t.Errorf("mask accuracy %g", a)
+	}
+	s.Release()
+	// Nothing known: the loss is 0, and so is its gradient.
+	none := with(in, "report.value", tensor.OfInt64s([]int64{-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1}, 3, 4))
+	if r := s.Train(1, none); r.Losses["reconstruction"] != 0 {
+		t.Errorf("loss %g with no known attribute, want 0", r.Losses["reconstruction"])
+	}
+	for i, g := range stagetest.Floats(t, s.Backward(nil, map[string]float64{"reconstruction": 1})["tokens.image"]) {
+		if g != 0 {
+			t.Fatalf("gradient %g at element %d, want 0", g, i)
+		}
+	}
+}
+
+func TestEq10ProbabilitiesCoverTheValueSetAndNothingElse(t *testing.T) {
+	s, f := open(t, "base", nil)
+	p := stagetest.Floats(t, s.Eval(f.Group("in.")).Outputs["reconstruction"])
+	sizes := []int{2, 3, 3, 2}
+	for row := 0; row < len(p)/3; row++ {
+		sum := 0.0
+		for k := range 3 {
+			v := p[row*3+k]
+			sum += float64(v)
+			if k >= sizes[row%4] && v != 0 {
+				t.Errorf("row %d: probability %g for a value that does not exist", row, v)
+			}
+		}
+		if math.Abs(sum-1) > 1e-5 {
+			t.Errorf("row %d: probabilities add up to %g", row, sum)
+		}
+	}
+}
+
+func TestEq10CalibrationFlattensProbabilitiesAndNothingElse(t *testing.T) {
+	a, f := open(t, "base", nil)
+	b, _ := open(t, "base", map[string]string{"calibration": "4"})
+	x, y := a.Eval(f.Group("in.")).Outputs, b.Eval(f.Group("in.")).Outputs
+	if !stagetest.Same(x["joint"], y["joint"]) || !stagetest.Same(x["tokens.report"], y["tokens.report"]) {
+		t.Error("calibration changes what goes on downstream")
+	}
+	p, q := stagetest.Floats(t, x["reconstruction"]), stagetest.Floats(t, y["reconstruction"])
+	for i := 0; i < len(p); i += 3 {
+		norm := 0.0
+		for k := range 3 {
+			norm += math.Pow(float64(p[i+k]), 0.25)
+		}
+		for k := range 3 {
+			if want := math.Pow(float64(p[i+k]), 0.25) / norm; math.Abs(want-float64(q[i+k])) > 1e-4 {
+				t.Errorf("element %d: %g, want softmax(logits/4) = %g", i+k, q[i+k], want)
+			}
+		}
+	}
+}
+
+func TestStopGradientKeepsTheDownstreamLossOutOfTheReconstruction(t *testing.T) {
+	for _, stop := range []string{"false", "true"} {
+		s, f := open(t, "base", map[string]string{"stop_gradient": stop})
+		before := f.Group("param.")["reconstruction.linear2.weight"]
+		s.Train(1, f.Group("in."))
+		s.Backward(f.Group("train.grad.out."), nil) // no weight on l_rec
+		s.Step(1)
+		if moved := !stagetest.Same(before, s.Weights()["reconstruction.linear2.weight"]); moved != (stop == "false") {
+			t.Errorf("stop_gradient=%s: the reconstruction network moved = %v", stop, moved)
+		}
+	}
+}
+
+func TestBackwardAgreesWithFiniteDifferences(t *testing.T) {
+	s, f := open(t, "base", map[string]string{"mask_probability": "0.4", "dropout": "0.1"})
+	in := f.Group("in.")
+	grads := f.Group("train.grad.out.")
+	for _, port := range []string{"tokens.image", "report.embedding"} {
+		stagetest.FiniteDifferences(t, s, 3, in, port, grads, map[string]float64{"reconstruction": 0.5}, 1e-2, 2e-2)
+	}
+}
+
+func TestOneModalityAloneAndReportAlone(t *testing.T) {
+	f := stagetest.Read(t, "testdata/base.safetensors")
+	for _, c := range []struct{ name, drop string }{{"report alone", "tokens."}, {"image alone", "report."}} {
+		req := request(t, f, map[string]string{"weights": ""})
+		req.Inputs = nil
+		in := map[string]*tensor.Tensor{}
+		for _, p := range request(t, f, nil).Inputs {
+			if !strings.HasPrefix(p.Name, c.drop) {
+				req.Inputs = append(req.Inputs, p)
+				in[p.Name] = f.Tensors["in."+p.Name]
+			}
+		}
+		if c.drop == "report." {
+			req.AttributeSchema, req.Constants = nil, nil
+		}
+		r := stagetest.Open(t, itfusion.Plugin(), req).Eval(in)
+		if got := r.Outputs["joint"].Shape; got[0] != 3 || got[1] != 8 {
+			t.Errorf("%s: joint is %v, want [3 8]", c.name, got)
+		}
+		for port := range in {
+			if strings.HasPrefix(port, "tokens.") && r.Outputs[port].String() != in[port].String() {
+				t.Errorf("%s: %s is %v, want the shape it came in, %v", c.name, port, r.Outputs[port], in[port])
+			}
+		}
+	}
+}
+
+func TestBadInputIsNamed(t *testing.T) {
+	s, f := open(t, "base", nil)
+	in := f.Group("in.")
+	for _, c := range []struct {
+		name, port, want string
+		x                *tensor.Tensor
+	}{
+		{"state", "report.state", "want 0 (unmentioned) to 3", tensor.OfInt8s([]int8{1, 0, 1, 2, 0, 1, 7, 1, 2, 1, 0, 0}, 3, 4)},
+		{"value", "report.value", `attribute "age" is 3, want -1 to 2`, tensor.OfInt64s([]int64{1, -1, 2, 0, -1, 3, 0, 1, 0, 2, -1, -1}, 3, 4)},
+		{"leak", "report.value", "though the attribute is unmentioned", tensor.OfInt64s([]int64{1, 0, 2, 0, -1, 1, 0, 1, 0, 2, -1, -1}, 3, 4)},
+		{"attributes", "report.state", "want [3 4]", tensor.OfInt8s([]int8{1, 0, 1, 2, 0, 1}, 3, 2)},
+	} {
+		_, err := s.TryForward(false, 1, with(in, c.port, c.x))
+		if err == nil || !strings.Contains(err.Error(), c.want) || sdk.CodeOf(err) != sdk.InvalidArgument {
+			t.Errorf("%s: error %v, want an InvalidArgument with %q", c.name, err, c.want)
+		}
+	}
+	for _, c := range []struct{ key, value, want string }{
+		{"heads", "3", "multiple of heads"},
+		{"start_layer", "2", "start_layer"},
+		{"weights", "/nonexistent.safetensors", "nonexistent"},
+	} {
+		_, err := stagetest.TryOpen(t, itfusion.Plugin(), request(t, f, map[string]string{c.key: c.value}))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s=%s: error %v, want %q", c.key, c.value, err, c.want)
+		}
+	}
+	req := request(t, f, nil)
+	req.Constants = nil
+	if _, err := stagetest.TryOpen(t, itfusion.Plugin(), req); err == nil || !strings.Contains(err.Error(), "value.embedding") {
+		t.Errorf("without the constant: error %v", err)
+	}
+}

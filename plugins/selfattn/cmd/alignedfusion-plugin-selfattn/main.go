@@ -1,0 +1,9 @@
+// Command alignedfusion-plugin-selfattn serves the fusion baseline selfattn.
+package main
+
+import (
+	"github.com/alignedfusion/alignedfusion/plugins/selfattn"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+func main() { sdk.Serve(selfattn.Plugin()) }

@@ -1,0 +1,80 @@
+// Package selfattn is the baseline of direct token-wise attention: one transformer
+// over the tokens of all modalities together.
+package selfattn
+
+import (
+	"fmt"
+
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/plugins/internal/fusion"
+	"github.com/alignedfusion/alignedfusion/plugins/internal/transformer"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
+)
+
+// Manifest describes the plugin.
+func Manifest() sdk.Manifest {
+	inputs, outputs := fusion.Ports()
+	return sdk.Manifest{
+		Name: "selfattn", Version: "0.1.0", License: "Apache-2.0", Runtime: "libtorch",
+		ModelCard: "Self-attention over the tokens of all modalities together. No pretrained weights.",
+		Stages: []sdk.StageManifest{{
+			Name: "fusion", Kind: sdk.KindFusion, Trainable: true,
+			Summary: "direct token-wise attention: one transformer over all tokens",
+			Inputs:  inputs, Outputs: outputs,
+			Settings: append(fusion.FrameSettings(), fusion.AttentionSettings()...),
+		}},
+	}
+}
+
+// Plugin is what the plugin's program serves.
+func Plugin() sdk.Plugin {
+	return sdk.Plugin{Manifest: Manifest(), Open: torchstage.Open(map[string]torchstage.Builder{"fusion": build})}
+}
+
+type module struct {
+	*fusion.Frame
+	layers []*transformer.Layer
+}
+
+func build(b *torchstage.Build) (torchstage.Module, error) {
+	config, err := fusion.LayerConfig(b.Request.Settings)
+	if err != nil {
+		return nil, err
+	}
+	frame, err := fusion.New(b, fusion.FrameOptions(b.Request.Settings))
+	if err != nil {
+		return nil, err
+	}
+	m := &module{Frame: frame}
+	for l := range b.Request.Settings.Int("layers") {
+		m.layers = append(m.layers, transformer.New(b.Params, fmt.Sprintf("layers.%d.joint.", l), config, transformer.TorchNames))
+	}
+	frame.Norms(b.Params)
+	frame.Joint(b, frame.Width)
+	return m, frame.LoadWeights(b)
+}
+
+// Forward attends over [visual tokens ; report tokens]; joint is the mean of the
+// streams' means.
+func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
+	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}}
+	var streams []*ts.Tensor
+	for _, mod := range m.Modalities {
+		streams = append(streams, m.Visual(s, in, mod.Name))
+	}
+	if len(m.Attributes) > 0 {
+		cells := m.Cells(s, in)
+		if s.Err() != nil {
+			return out
+		}
+		streams = append(streams, m.Tokens(s, cells, m.Hidden(s, cells, nil)))
+	}
+	x := s.Cat(streams, 1)
+	for _, layer := range m.layers {
+		x = layer.Forward(s, x, nil, in.Train)
+	}
+	out.Tensors["joint"] = m.Finish(s, fusion.Split(s, x, streams), out.Tensors)
+	return out
+}

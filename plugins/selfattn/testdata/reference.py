@@ -1,0 +1,57 @@
+"""Reference values for the stage selfattn. Run in this folder: /usr/bin/python3 reference.py"""
+
+import json
+import os
+import sys
+
+import torch
+from torch import nn
+
+here = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(here, "..", "..", "internal", "fixture"))
+import fixture  # noqa: E402
+
+torch.manual_seed(4)
+N, T, C, A, E, D, L = 2, 4, 5, 3, 4, 8, 2
+schema = {"schema_version": 1, "attributes": [
+    {"name": n, "kind": "binary", "values": ["no", "yes"]} for n in ("a", "b", "c")]}
+parts = {
+    "input.image.projection": nn.Linear(C, D), "input.image.norm": nn.LayerNorm(D),
+    "report.projection": nn.Linear(E, D), "report.norm": nn.LayerNorm(D),
+    "norm.image": nn.LayerNorm(D), "norm.report": nn.LayerNorm(D), "output.image": nn.Linear(D, C),
+}
+for layer in range(L):
+    parts[f"layers.{layer}.joint"] = nn.TransformerEncoderLayer(
+        D, 2, 3 * D, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+single = {"report.unmentioned": nn.Parameter(torch.randn(D)), "report.identity": nn.Parameter(torch.randn(A, D))}
+params = {f"{k}.{n}": p for k, m in parts.items() for n, p in m.named_parameters()} | single
+with torch.no_grad():
+    for p in params.values():
+        p.add_(0.2 * torch.randn_like(p))
+image = torch.randn(N, T, C, requires_grad=True)
+state = torch.tensor([[1, 0, 2], [0, 0, 3]], dtype=torch.int8)
+value = torch.tensor([[1, -1, 0], [-1, -1, 1]])
+embedding = torch.randn(N, A, E) * (state != 0)[..., None]
+
+v = parts["input.image.norm"](parts["input.image.projection"](image))
+token = parts["report.norm"](parts["report.projection"](embedding))
+token = torch.where((state == 0)[..., None], single["report.unmentioned"].expand(N, A, D), token) + single["report.identity"]
+x = torch.cat([v, token], 1)
+for layer in range(L):
+    x = parts[f"layers.{layer}.joint"](x)
+v, token = parts["norm.image"](x[:, :T]), parts["norm.report"](x[:, T:])
+out = {"tokens.image": parts["output.image"](v), "tokens.report": token, "joint": (v.mean(1) + token.mean(1)) / 2}
+tensors = {"in.tokens.image": image, "in.report.embedding": embedding, "in.report.state": state, "in.report.value": value}
+total = 0.0
+for name, y in out.items():
+    tensors["out." + name] = y
+    g = torch.randn_like(y)
+    tensors["grad.out." + name] = g
+    total = total + (y * g).sum()
+total.backward()
+tensors["grad.in.tokens.image"] = image.grad
+for name, p in params.items():
+    tensors["param." + name] = p
+settings = {"width": str(D), "layers": str(L), "heads": "2", "ffn": "3", "dropout": "0"}
+fixture.write(os.path.join(here, "selfattn.safetensors"), tensors,
+              {"settings": json.dumps(settings), "schema": json.dumps(schema)})

@@ -1,0 +1,9 @@
+// Command alignedfusion-plugin-sum serves the fusion baseline sum.
+package main
+
+import (
+	"github.com/alignedfusion/alignedfusion/plugins/sum"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+func main() { sdk.Serve(sum.Plugin()) }
