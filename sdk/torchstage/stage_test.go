@@ -1,0 +1,434 @@
+package torchstage
+
+import (
+	"context"
+	"encoding/json"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// The network of testdata/reference.py: y = w2 gelu(w1 x + b1).
+type network struct{ w1, b1, w2 *ts.Tensor }
+
+func of(values ...float32) Init {
+	return func(out []float32, _ []int64, _ *rand.Rand) { copy(out, values) }
+}
+
+func buildNetwork(b *Build) (Module, error) {
+	n := &network{
+		b.Params.Parameter("w1", []int64{2, 3}, of(0.5, -0.25, 0.75, -0.5, 0.3, 0.1)),
+		b.Params.Parameter("b1", []int64{2}, of(0.1, -0.2)),
+		b.Params.Parameter("w2", []int64{1, 2}, of(1.5, -0.7)),
+	}
+	return n, nil
+}
+
+func (n *network) Forward(s *Scope, in *Inputs) *Outputs {
+	x := in.Tensors["x"]
+	y := s.Linear(s.Gelu(s.Linear(x, n.w1, n.b1)), n.w2, nil)
+	out := &Outputs{Tensors: map[string]*ts.Tensor{"y": y}, Losses: map[string]*ts.Tensor{}}
+	if t := in.Tensors["target"]; t != nil {
+		d := s.Sub2(y, t)
+		out.Losses["mse"] = s.Mean(s.Mul(d, d), []int64{0, 1}, false)
+	}
+	return out
+}
+
+func openStage(t *testing.T, o sdk.Optimizer, builders map[string]Builder, name string) *stage {
+	t.Helper()
+	st, _, err := Open(builders)(context.Background(), &sdk.OpenRequest{Stage: name, Optimizer: o, Threads: 1, Group: t.Name()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return st.(*stage)
+}
+
+func open(t *testing.T, o sdk.Optimizer) *stage {
+	return openStage(t, o, map[string]Builder{"net": buildNetwork}, "net")
+}
+
+var (
+	inputX = tensor.OfFloat32s([]float32{1, 2, -1, 0.5, -0.3, 0.8, 0, 1, 1, -1, 0.2, 0.4}, 4, 3)
+	inputY = tensor.OfFloat32s([]float32{1, -1, 0.5, 0}, 4, 1)
+)
+
+func newOutput(_ string, d tensor.DType, shape ...int64) (*tensor.Tensor, error) {
+	return tensor.New(d, shape...)
+}
+
+func forward(t *testing.T, st *stage, id uint64, train bool, inputs map[string]*tensor.Tensor) *sdk.ForwardResponse {
+	t.Helper()
+	resp, err := st.Forward(context.Background(), &sdk.ForwardRequest{
+		Context: id, Train: train, Seed: 7, Inputs: inputs, NeedsGrad: map[string]bool{"x": true}, NewOutput: newOutput,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+func backward(t *testing.T, st *stage, id uint64, grads map[string]*tensor.Tensor, weights map[string]float64) *sdk.BackwardResponse {
+	t.Helper()
+	resp, err := st.Backward(context.Background(), &sdk.BackwardRequest{Context: id, OutputGrads: grads, LossWeights: weights, NewOutput: newOutput})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+func floats(t *testing.T, x *tensor.Tensor) []float32 {
+	t.Helper()
+	v, err := x.Float32s()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func near(t *testing.T, what string, got []float32, want []float64, tolerance float64) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%s has %d values, want %d", what, len(got), len(want))
+	}
+	for i := range got {
+		if math.Abs(float64(got[i])-want[i]) > tolerance*(1+math.Abs(want[i])) {
+			t.Errorf("%s[%d] = %g, want %g", what, i, got[i], want[i])
+		}
+	}
+}
+
+type trained struct {
+	Losses [][2]float64
+	Params [][]float64
+}
+
+func reference(t *testing.T) (ref struct {
+	SGD, Nesterov, AdamW trained
+	Gradient             struct {
+		Y, X   []float64
+		Params [][]float64
+	}
+}) {
+	t.Helper()
+	text, err := os.ReadFile("testdata/reference.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &ref); err != nil {
+		t.Fatal(err)
+	}
+	return ref
+}
+
+func params(t *testing.T, st *stage) map[string][]float32 {
+	t.Helper()
+	dir := t.TempDir()
+	if _, err := st.Save(context.Background(), dir); err != nil {
+		t.Fatal(err)
+	}
+	f, err := safetensors.Open(filepath.Join(dir, weightsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	out := map[string][]float32{}
+	for _, name := range f.Names() {
+		v, err := f.Tensor(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[name] = floats(t, v)
+	}
+	return out
+}
+
+func trainStep(t *testing.T, st *stage, id uint64, lr float64) (loss, norm float64) {
+	t.Helper()
+	ctx := context.Background()
+	if err := st.ZeroGrad(ctx); err != nil {
+		t.Fatal(err)
+	}
+	resp := forward(t, st, id, true, map[string]*tensor.Tensor{"x": inputX, "target": inputY})
+	backward(t, st, id, nil, map[string]float64{"mse": 1})
+	norm, err := st.GradNorm(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = st.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": lr}, GradientScale: math.Min(1, 0.5/norm)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.Losses["mse"], norm
+}
+
+func TestOptimizersEqualPyTorch(t *testing.T) {
+	ref := reference(t)
+	cases := []struct {
+		name string
+		o    sdk.Optimizer
+		lr   float64
+		want trained
+	}{
+		{"sgd", sdk.Optimizer{Name: "sgd", Values: map[string]float64{"momentum": 0.9, "weight_decay": 1e-2}}, 0.1, ref.SGD},
+		{"nesterov", sdk.Optimizer{Name: "sgd", Values: map[string]float64{"momentum": 0.9, "weight_decay": 0, "nesterov": 1}}, 0.1, ref.Nesterov},
+		{"adamw", sdk.Optimizer{Name: "adamw", Values: map[string]float64{"beta1": 0.8, "beta2": 0.95, "eps": 1e-6, "weight_decay": 0.1}}, 0.05, ref.AdamW},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			st := open(t, c.o)
+			for i, want := range c.want.Losses {
+				loss, norm := trainStep(t, st, uint64(i), c.lr)
+				near(t, "loss and norm", []float32{float32(loss), float32(norm)}, want[:], 1e-5)
+			}
+			got := params(t, st)
+			for i, name := range []string{"w1", "b1", "w2"} {
+				near(t, name, got[name], c.want.Params[i], 1e-5)
+			}
+		})
+	}
+}
+
+func TestBackwardEqualsPyTorch(t *testing.T) {
+	ref := reference(t).Gradient
+	st := open(t, sdk.Optimizer{})
+	resp := forward(t, st, 1, true, map[string]*tensor.Tensor{"x": inputX, "target": inputY})
+	near(t, "y", floats(t, resp.Outputs["y"]), ref.Y, 1e-6)
+	back := backward(t, st, 1, map[string]*tensor.Tensor{"y": tensor.OfFloat32s([]float32{1, -2, 0.25, 3}, 4, 1)}, map[string]float64{"mse": 0.5})
+	near(t, "x", floats(t, back.InputGrads["x"]), ref.X, 1e-5)
+	sum := 0.0
+	for _, p := range ref.Params {
+		for _, v := range p {
+			sum += v * v
+		}
+	}
+	norm, err := st.GradNorm(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	near(t, "norm", []float32{float32(norm)}, []float64{math.Sqrt(sum)}, 1e-5)
+}
+
+func TestGradientsAccumulateUntilZeroGrad(t *testing.T) {
+	st := open(t, sdk.Optimizer{})
+	ctx := context.Background()
+	in := map[string]*tensor.Tensor{"x": inputX, "target": inputY}
+	forward(t, st, 1, true, in)
+	forward(t, st, 2, true, in) // two contexts, ended in the other order
+	backward(t, st, 2, nil, map[string]float64{"mse": 1})
+	one, err := st.GradNorm(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	backward(t, st, 1, nil, map[string]float64{"mse": 1})
+	two, err := st.GradNorm(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if math.Abs(two-2*one) > 1e-5*two {
+		t.Errorf("norm after two backward passes = %g, want %g", two, 2*one)
+	}
+	if err := st.ZeroGrad(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if zero, err := st.GradNorm(ctx); err != nil || zero != 0 {
+		t.Errorf("norm after ZeroGrad = %g, %v", zero, err)
+	}
+}
+
+func TestSaveAndLoadContinueBitExactly(t *testing.T) {
+	for _, name := range []string{"sgd", "adamw"} {
+		t.Run(name, func(t *testing.T) {
+			whole, first, second := open(t, sdk.Optimizer{Name: name}), open(t, sdk.Optimizer{Name: name}), open(t, sdk.Optimizer{Name: name})
+			for i := range 6 {
+				trainStep(t, whole, uint64(i), 0.05)
+			}
+			for i := range 3 {
+				trainStep(t, first, uint64(i), 0.05)
+			}
+			dir := t.TempDir()
+			if _, err := first.Save(context.Background(), dir); err != nil {
+				t.Fatal(err)
+			}
+			if err := second.Load(context.Background(), dir, false); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 3 {
+				trainStep(t, second, uint64(i), 0.05)
+			}
+			want, got := params(t, whole), params(t, second)
+			for name := range want {
+				for i := range want[name] {
+					if math.Float32bits(want[name][i]) != math.Float32bits(got[name][i]) {
+						t.Errorf("%s[%d] = %x, want %x", name, i, got[name][i], want[name][i])
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestLoadFileListsMissingUnexpectedAndMismatched(t *testing.T) {
+	st := open(t, sdk.Optimizer{})
+	path := filepath.Join(t.TempDir(), "w.safetensors")
+	write := func(tensors map[string]*tensor.Tensor) error {
+		if err := safetensors.Write(path, tensors, nil); err != nil {
+			t.Fatal(err)
+		}
+		return Run(func(s *Scope) error { return st.params.LoadFile(s, path, LoadOptions{}) })
+	}
+	err := write(map[string]*tensor.Tensor{
+		"w1": tensor.OfFloat32s(make([]float32, 4), 2, 2), "other": tensor.OfFloat32s([]float32{1}), "w2": tensor.OfFloat32s([]float32{1, 2}, 1, 2),
+	})
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{"missing (1): b1", "unexpected (1): other", "w1 is [2 2], want [2 3]"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q lacks %q", err, want)
+		}
+	}
+	if sdk.CodeOf(err) != sdk.InvalidArgument {
+		t.Errorf("code = %v", sdk.CodeOf(err))
+	}
+	good := map[string]*tensor.Tensor{
+		"w1": {DType: tensor.BF16, Shape: []int64{2, 3}, Data: []byte{0x80, 0x3f, 0, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0}},
+		"b1": {DType: tensor.FP16, Shape: []int64{2}, Data: []byte{0, 0x3c, 0, 0xc4}},
+		"w2": tensor.OfFloat32s([]float32{1, 2}, 1, 2),
+	}
+	if err := write(good); err != nil {
+		t.Fatal(err)
+	}
+	got := params(t, st)
+	near(t, "w1", got["w1"], []float64{1, -2, 0, 0, 0, 0}, 0)
+	near(t, "b1", got["b1"], []float64{1, -4}, 0)
+	good["w2"] = tensor.OfFloat32s([]float32{1, float32(math.NaN())}, 1, 2)
+	if err := write(good); err == nil || !strings.Contains(err.Error(), "finite") {
+		t.Errorf("NaN weights: %v", err)
+	}
+}
+
+// A detector in small: the encoder keeps a map in the process, the head uses it.
+type tinyEncoder struct{ w *ts.Tensor }
+
+func (e *tinyEncoder) Forward(s *Scope, in *Inputs) *Outputs {
+	m := s.Gelu(s.Linear(in.Tensors["x"], e.w, nil))
+	return &Outputs{Tensors: map[string]*ts.Tensor{"map": m, "tokens": s.MulScalar(m, 2)}}
+}
+
+type tinyHead struct{}
+
+func (tinyHead) Forward(s *Scope, in *Inputs) *Outputs {
+	y := s.Mul(in.Resident["map"], in.Tensors["tokens"])
+	return &Outputs{Tensors: map[string]*ts.Tensor{"y": y}, Losses: map[string]*ts.Tensor{"sum": s.Sum(s.Mul(y, y), nil, false)}}
+}
+
+func TestResidentGradientsReachTheStageThatMadeThem(t *testing.T) {
+	builders := map[string]Builder{
+		"encoder": func(b *Build) (Module, error) {
+			b.Outputs = []sdk.Port{{Name: "map", Resident: true}, {Name: "tokens"}}
+			return &tinyEncoder{b.Params.Parameter("w", []int64{2, 3}, of(0.5, -0.25, 0.75, -0.5, 0.3, 0.1))}, nil
+		},
+		"head": func(b *Build) (Module, error) {
+			b.Inputs = []sdk.Port{{Name: "map", Resident: true}, {Name: "tokens"}}
+			return tinyHead{}, nil
+		},
+	}
+	encoder, head := openStage(t, sdk.Optimizer{}, builders, "encoder"), openStage(t, sdk.Optimizer{}, builders, "head")
+	ctx := context.Background()
+	loss := func(x *tensor.Tensor) float64 { // in EVAL mode
+		tokens := forward(t, encoder, 9, false, map[string]*tensor.Tensor{"x": x}).Outputs["tokens"]
+		return forward(t, head, 9, false, map[string]*tensor.Tensor{"tokens": tokens}).Losses["sum"]
+	}
+	run := func() *tensor.Tensor {
+		tokens := forward(t, encoder, 5, true, map[string]*tensor.Tensor{"x": inputX}).Outputs["tokens"]
+		resp, err := head.Forward(ctx, &sdk.ForwardRequest{Context: 5, Train: true, Inputs: map[string]*tensor.Tensor{"tokens": tokens}, NeedsGrad: map[string]bool{"tokens": true}, NewOutput: newOutput})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp
+		grads := backward(t, head, 5, nil, map[string]float64{"sum": 1})
+		return backward(t, encoder, 5, map[string]*tensor.Tensor{"tokens": grads.InputGrads["tokens"]}, nil).InputGrads["x"]
+	}
+	got := floats(t, run())
+	const h = 1e-2
+	for i := range got {
+		low, high := inputX.Clone(), inputX.Clone()
+		floats(t, low)[i] -= h
+		floats(t, high)[i] += h
+		want := (loss(high) - loss(low)) / (2 * h)
+		if math.Abs(float64(got[i])-want) > 2e-2*(1+math.Abs(want)) {
+			t.Errorf("d/dx[%d] = %g, finite differences give %g", i, got[i], want)
+		}
+	}
+	if len(encoder.group.contexts) > 1 {
+		t.Errorf("%d contexts' maps are kept, want at most the last EVAL one", len(encoder.group.contexts))
+	}
+	_, err := head.Forward(ctx, &sdk.ForwardRequest{Context: 77, Train: true, Inputs: map[string]*tensor.Tensor{"tokens": inputX}, NewOutput: newOutput})
+	if sdk.CodeOf(err) != sdk.FailedPrecondition {
+		t.Errorf("head before encoder: %v", err)
+	}
+}
+
+func TestFirstErrorSticksAndNothingPanics(t *testing.T) {
+	err := Run(func(s *Scope) error {
+		a, b := s.FromFloat32s([]float32{1, 2, 3}), s.FromFloat32s([]float32{1, 2})
+		c := s.Add(a, b)
+		d := s.MatMul(s.Relu(c), s.Reshape(c, 5, 5))
+		if v := s.Float32s(d); v != nil {
+			t.Errorf("values after an error: %v", v)
+		}
+		return nil
+	})
+	if err == nil || !strings.Contains(err.Error(), "add") || strings.Contains(err.Error(), "goroutine") {
+		t.Errorf("error = %v", err)
+	}
+	if err := OnThread(func() error { panic("model bug") }); err == nil || !strings.Contains(err.Error(), "model bug") {
+		t.Errorf("panic became %v", err)
+	}
+}
+
+func TestStepRefusesBadValues(t *testing.T) {
+	st := open(t, sdk.Optimizer{})
+	for _, req := range []*sdk.StepRequest{
+		{GradientScale: 1},
+		{Values: map[string]float64{"learning_rate": math.NaN()}, GradientScale: 1},
+		{Values: map[string]float64{"learning_rate": 1}, GradientScale: math.Inf(1)},
+	} {
+		if err := st.Step(context.Background(), req); sdk.CodeOf(err) != sdk.InvalidArgument {
+			t.Errorf("%+v: %v", req, err)
+		}
+	}
+	if _, _, err := Open(map[string]Builder{"net": buildNetwork})(context.Background(), &sdk.OpenRequest{Stage: "net", Optimizer: sdk.Optimizer{Name: "lion"}}); sdk.CodeOf(err) != sdk.InvalidArgument {
+		t.Errorf("unknown optimizer: %v", err)
+	}
+}
+
+func TestEveryTensorIsFreed(t *testing.T) {
+	st := open(t, sdk.Optimizer{Name: "adamw"})
+	trainStep(t, st, 0, 0.01)
+	before := ts.TensorCount
+	live := func() int { return len(ts.ExistingTensors) }
+	start := live()
+	for i := range 50 {
+		trainStep(t, st, uint64(i), 0.01)
+		forward(t, st, 1000, false, map[string]*tensor.Tensor{"x": inputX})
+	}
+	if got := live(); got != start {
+		t.Errorf("%d tensors live after 50 steps, %d before (%d made)", got, start, ts.TensorCount-before)
+	}
+}
