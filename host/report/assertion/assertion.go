@@ -1,5 +1,5 @@
 // Package assertion decides how a report speaks of something it mentions:
-// denied, held possible, in the past, only as an eventuality, or of somebody
+// denied, held possible or probable, in the past, only as an eventuality, or of somebody
 // else. It follows NegEx (Chapman et al. 2001, rule-file version 2009) and
 // ConText (Harkema et al. 2009): trigger phrases open a scope to their right or
 // left, which other phrases and clause boundaries close.
@@ -21,10 +21,12 @@ import (
 type Assertion struct {
 	Negated      bool // the report says it is not there
 	Possible     bool // held possible, never together with Negated
+	Probable     bool // held likely, or one of several named explanations
 	Historical   bool // before the present episode
 	Hypothetical bool // an eventuality: "return if ..."
 	Other        bool // of somebody other than the patient
-	// Trigger is the phrase that decided Negated or Possible; empty when none.
+	// Trigger is the phrase that decided Negated, Possible or Probable; empty when
+	// none.
 	Trigger text.Span
 }
 
@@ -38,9 +40,13 @@ type Triggers struct {
 	TriggersVersion int     `yaml:"triggers_version"`
 	Negated         Phrases `yaml:"negated"`
 	Possible        Phrases `yaml:"possible"`
-	Historical      Phrases `yaml:"historical"`
-	Hypothetical    Phrases `yaml:"hypothetical"`
-	Other           Phrases `yaml:"other"`
+	// Probable phrases hold the mention likely, or name it as one of several
+	// explanations.
+	Probable Phrases `yaml:"probable"`
+
+	Historical   Phrases `yaml:"historical"`
+	Hypothetical Phrases `yaml:"hypothetical"`
+	Other        Phrases `yaml:"other"`
 	// NewSubject lists the phrases that start a new clause after a comma or "and".
 	NewSubject []string `yaml:"new_subject"`
 }
@@ -68,6 +74,9 @@ const (
 	pseudo
 	stop
 	possible // the trigger is of the property Possible, not Negated
+	probable // or of Probable
+
+	hedge = possible | probable
 )
 
 // adjacentWords is the reach of an adjacent trigger.
@@ -131,8 +140,8 @@ func Parse(data []byte) (*Engine, error) {
 				{stop, group.Stop},
 			} {
 				r, phrases := list.r, list.phrases
-				if g == 1 && r&(forward|backward|adjacent|within) != 0 {
-					r |= possible
+				if r&(forward|backward|adjacent|within) != 0 {
+					r |= [...]role{0, possible, probable}[g]
 				}
 				for _, phrase := range phrases {
 					if n, ok := index[phrase]; ok {
@@ -153,7 +162,7 @@ func Parse(data []byte) (*Engine, error) {
 		a.matcher = text.NewMatcher(patterns)
 		return a
 	}
-	e.polarity = build("negated, possible", t.Negated, t.Possible)
+	e.polarity = build("negated, possible, probable", t.Negated, t.Possible, t.Probable)
 	e.historical = build("historical", t.Historical)
 	e.hypothetical = build("hypothetical", t.Hypothetical)
 	e.other = build("other", t.Other)
@@ -239,7 +248,8 @@ func (s *Sentence) Assess(mention text.Span) Assertion {
 	}
 	if r, trigger := s.governs(s.tags[0], mention); r != 0 {
 		a.Possible = r&possible != 0
-		a.Negated = !a.Possible
+		a.Probable = !a.Possible && r&probable != 0
+		a.Negated = r&hedge == 0
 		a.Trigger = trigger
 	}
 	r, _ := s.governs(s.tags[1], mention)
@@ -280,8 +290,11 @@ func (s *Sentence) governs(tags []tag, mention text.Span) (role, text.Span) {
 		if t.End > mention.Start || s.leavesBrackets(t.End, mention.Start) {
 			continue
 		}
-		if !s.crosses(t.End+1, mention.Start) && (t.role&forward != 0 || t.role&adjacent != 0 && mention.Start-t.End < adjacentWords) {
+		if s.opens(t, mention.Start) {
 			left = t
+			if t.role&hedge != 0 {
+				left.role = s.outer(tags[:i], t)
+			}
 		}
 		break
 	}
@@ -295,12 +308,37 @@ func (s *Sentence) governs(tags []tag, mention text.Span) (role, text.Span) {
 		break
 	}
 	switch {
-	case left.role != 0 && (left.role&possible == 0 || right.role == 0 || right.role&possible != 0):
+	case left.role != 0 && (left.role&hedge == 0 || right.role == 0 || right.role&hedge != 0):
 		return left.role, left.Span
 	case right.role != 0:
 		return right.role, right.Span
 	}
 	return 0, text.Span{}
+}
+
+// opens reports whether the scope that t opens to the right reaches token to.
+func (s *Sentence) opens(t tag, to int) bool {
+	return !s.crosses(t.End+1, to) && (t.role&forward != 0 || t.role&adjacent != 0 && to-t.End < adjacentWords)
+}
+
+// outer is the role of the hedge h with regard to the last of tags, when that
+// governs the hedge in the same phrase: "no nodules suspicious for cancer" denies
+// the cancer, "may represent atelectasis versus infiltrate" holds both possible.
+// A comma or "and" between the two starts anew ("no fever, likely pneumonia").
+func (s *Sentence) outer(tags []tag, h tag) role {
+	if len(tags) == 0 {
+		return h.role
+	}
+	t := tags[len(tags)-1]
+	if !s.opens(t, h.Start) || s.leavesBrackets(t.End, h.Start) || t.role&probable != 0 {
+		return h.role
+	}
+	for i := t.End; i < h.Start; i++ {
+		if w := s.tokens[i].Text; w == "," || w == "and" {
+			return h.role
+		}
+	}
+	return t.role
 }
 
 // leavesBrackets reports whether a bracket that was open before token from is

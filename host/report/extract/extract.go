@@ -1,0 +1,211 @@
+// Package extract fills attribute tables from report text by rules: a lexicon
+// finds mentions, the assertion engine says how the sentence speaks of them, and
+// measurements are read with their units.
+package extract
+
+import (
+	"strconv"
+
+	"github.com/alignedfusion/alignedfusion/host/report/assertion"
+	"github.com/alignedfusion/alignedfusion/host/report/lexicon"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/host/report/text"
+)
+
+// Report is one report as it was given.
+type Report struct {
+	ID       string
+	Sections []Section
+}
+
+// Section is a named part of a report.
+type Section struct {
+	Name, Text string
+}
+
+// Empty reports whether no section has a word.
+func (r Report) Empty() bool {
+	for _, s := range r.Sections {
+		for _, t := range text.Tokenize(s.Text) {
+			if t.Word {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Rules extracts by lexicon and assertion rules. It is safe for concurrent use.
+type Rules struct {
+	Lexicon *lexicon.Compiled
+	Engine  *assertion.Engine
+}
+
+// Extract returns one cell per attribute of the lexicon's schema. Of several
+// mentions a stated one decides over an uncertain one, that over a denied one,
+// and the earlier over the later. Mentions of the past, of eventualities and of
+// other people do not count.
+func (x Rules) Extract(r Report) []schema.Cell {
+	attributes := x.Lexicon.Schema.Attributes
+	cells := make([]schema.Cell, len(attributes))
+	for i := range cells {
+		cells[i].Value = -1
+	}
+	var abnormal schema.Cell
+	words := false
+	for _, section := range r.Sections {
+		tokens := text.Tokenize(section.Text)
+		for _, span := range text.Sentences(tokens) {
+			words = words || span.End-span.Start > 1 || tokens[span.Start].Word
+			s := sentence{x: x, section: section, tokens: tokens, span: span}
+			for i := range attributes {
+				s.read(i, &cells[i])
+			}
+			for _, f := range x.Lexicon.Abnormal.Find(tokens, span) {
+				// An old fracture is still no normal report: the past counts here.
+				if c := s.cell(schema.Attribute{Kind: schema.Binary}, f, true); better(c, abnormal) {
+					abnormal = c
+				}
+			}
+		}
+	}
+	for i, e := range x.Lexicon.Source.Attributes {
+		if e.NothingElse && words {
+			x.nothingElse(i, cells, abnormal)
+		}
+	}
+	return cells
+}
+
+// nothingElse decides the attribute i that is stated by the lack of any other.
+func (x Rules) nothingElse(i int, cells []schema.Cell, abnormal schema.Cell) {
+	worst := abnormal
+	for j, a := range x.Lexicon.Schema.Attributes {
+		if j != i && a.Kind == schema.Binary && !x.Lexicon.Source.Attributes[j].NothingElse && better(cells[j], worst) {
+			worst = cells[j]
+		}
+	}
+	switch worst.State {
+	case schema.Stated, schema.Uncertain:
+		cells[i] = schema.Cell{State: schema.Negated, Value: 0, Evidence: worst.Evidence}
+	default:
+		if cells[i].State != schema.Stated {
+			cells[i] = schema.Cell{State: schema.Stated, Value: 1}
+		}
+	}
+}
+
+// better reports whether a decides over b.
+func better(a, b schema.Cell) bool {
+	rank := [...]int{schema.Unmentioned: 0, schema.Negated: 1, schema.Uncertain: 2, schema.Stated: 3}
+	return rank[a.State] > rank[b.State]
+}
+
+// sentence is one sentence being read; its triggers are found when needed.
+type sentence struct {
+	x          Rules
+	section    Section
+	tokens     []text.Token
+	span       text.Span
+	assertions *assertion.Sentence
+}
+
+func (s *sentence) assess(mention text.Span) assertion.Assertion {
+	if s.assertions == nil {
+		s.assertions = s.x.Engine.Read(s.tokens, s.span)
+	}
+	return s.assertions.Assess(mention)
+}
+
+// read updates the cell of attribute i.
+func (s *sentence) read(i int, cell *schema.Cell) {
+	a := s.x.Lexicon.Schema.Attributes[i]
+	var near *text.Span
+	if m := s.x.Lexicon.Near[i]; m != nil {
+		for _, f := range m.Find(s.tokens, s.span) {
+			if c := s.assess(f.Span); !c.Negated && !c.Historical && !c.Hypothetical && !c.Other {
+				near = &f.Span
+				break
+			}
+		}
+		if near == nil {
+			return
+		}
+	}
+	if a.Kind == schema.Numeric {
+		if c, ok := s.measure(a, s.x.Lexicon.Source.Attributes[i].UnitMM, *near); ok && better(c, *cell) {
+			*cell = c
+		}
+		return
+	}
+	for _, f := range s.x.Lexicon.Match[i].Find(s.tokens, s.span) {
+		if c := s.cell(a, f, false); better(c, *cell) {
+			*cell = c
+		}
+	}
+}
+
+// cell is what the sentence says about one phrase found in it; past says whether
+// things of the past count.
+func (s *sentence) cell(a schema.Attribute, f lexicon.Found, past bool) schema.Cell {
+	as := s.assess(f.Span)
+	c := schema.Cell{Value: -1}
+	if as.Historical && !past || as.Hypothetical || as.Other {
+		return c
+	}
+	span := f.Span
+	switch {
+	case f.Sense == lexicon.Absent:
+		c.State = schema.Negated
+	case as.Negated:
+		c.State = schema.Negated
+		span = cover(span, as.Trigger)
+	case as.Possible:
+		c.State = schema.Uncertain
+		span = cover(span, as.Trigger)
+	case f.Sense == lexicon.Borderline:
+		c.State = schema.Uncertain
+	default:
+		c.State = schema.Stated
+	}
+	switch {
+	case a.Kind == schema.Binary && c.State == schema.Negated:
+		c.Value = 0
+	case a.Kind == schema.Binary:
+		c.Value = 1
+	case c.State != schema.Negated:
+		c.Value = f.Value
+	}
+	c.Evidence = s.evidence(span)
+	return c
+}
+
+func cover(a, b text.Span) text.Span {
+	return text.Span{Start: min(a.Start, b.Start), End: max(a.End, b.End)}
+}
+
+func (s *sentence) evidence(span text.Span) schema.Evidence {
+	start, end := s.tokens[span.Start].Start, s.tokens[span.End-1].End
+	return schema.Evidence{Section: s.section.Name, Start: start, End: end, Quote: s.section.Text[start:end]}
+}
+
+// measure reads the length nearest to the mention: the largest extent of "8 x 6
+// mm" or "1.2 cm", in the attribute's unit.
+func (s *sentence) measure(a schema.Attribute, unitMM float64, near text.Span) (schema.Cell, bool) {
+	best, bestGap := measurement{}, -1
+	for _, m := range measurements(s.tokens, s.span) {
+		gap := max(m.Start-near.End, near.Start-m.End, 0)
+		if bestGap < 0 || gap < bestGap {
+			best, bestGap = m, gap
+		}
+	}
+	if bestGap < 0 {
+		return schema.Cell{}, false
+	}
+	v := best.maxMM / unitMM
+	c := schema.Cell{State: schema.Stated, Value: a.Bin(v), Raw: strconv.FormatFloat(v, 'g', 6, 64), Evidence: s.evidence(best.Span)}
+	if s.assess(best.Span).Possible {
+		c.State = schema.Uncertain
+	}
+	return c, true
+}

@@ -1,0 +1,257 @@
+// Package lexicon says with which phrases reports mention attributes. A lexicon
+// is a YAML or JSON file; one for chest radiographs is embedded.
+package lexicon
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/host/report/text"
+)
+
+// ChestXRay names the embedded lexicon: the fourteen findings that chest
+// radiograph corpora are labelled with, and whether the report is normal.
+const ChestXRay = "chest-xray"
+
+//go:embed chest-xray.yaml
+var chestXRay []byte
+
+// Lexicon is a file as it is written. Phrases are text.Pattern.
+type Lexicon struct {
+	LexiconVersion int     `yaml:"lexicon_version"`
+	Name           string  `yaml:"name"`
+	Attributes     []Entry `yaml:"attributes"`
+	// Abnormal lists further things that a report with a "nothing_else" attribute
+	// must not state.
+	Abnormal Phrases `yaml:"abnormal"`
+}
+
+// Phrases find one thing.
+type Phrases struct {
+	// Mentions find it; whether it is there depends on the sentence.
+	Mentions []string `yaml:"mentions"`
+	// Absent phrases say by themselves that it is not there ("heart size is
+	// normal").
+	Absent []string `yaml:"absent"`
+	// Borderline phrases say by themselves that it is uncertain ("heart size at
+	// the upper limit of normal").
+	Borderline []string `yaml:"borderline"`
+	// Not lists phrases that contain a mention and mean something else.
+	Not []string `yaml:"not"`
+}
+
+// Entry is one attribute.
+type Entry struct {
+	Name string      `yaml:"name"`
+	Kind schema.Kind `yaml:"kind"`
+	// Phrases find a binary attribute, and what a numeric one is measured on.
+	Phrases `yaml:",inline"`
+	// Values are the value set of a categorical attribute.
+	Values []Value `yaml:"values"`
+	// Near makes values and measurements count only in a sentence that states one
+	// of these phrases.
+	Near []string `yaml:"near"`
+	// UnitMM is what a numeric attribute is written in, in millimetres: 1 for mm,
+	// 10 for cm. Only lengths are measured.
+	UnitMM float64 `yaml:"unit_mm"`
+	// Edges are the inner bin edges of a numeric attribute, in its unit.
+	Edges []float64 `yaml:"edges"`
+	// NothingElse makes a binary attribute stated when the report says something
+	// and states no other binary attribute, nor any abnormal phrase; and negated
+	// when it does.
+	NothingElse bool `yaml:"nothing_else"`
+}
+
+// Value is one value of a categorical attribute and the phrases that state it.
+type Value struct {
+	Name     string   `yaml:"name"`
+	Mentions []string `yaml:"mentions"`
+}
+
+// Sense says what a matched phrase means.
+type Sense int8
+
+// The senses of a phrase.
+const (
+	Mention Sense = iota
+	Absent
+	Borderline
+	Other // not the attribute at all
+)
+
+// Found is a phrase found in a text.
+type Found struct {
+	text.Span
+	Sense Sense
+	// Value is the index of a categorical value, -1 otherwise.
+	Value int
+}
+
+// Matcher finds one attribute's phrases.
+type Matcher struct {
+	matcher *text.Matcher
+	senses  []Sense
+	values  []int
+}
+
+// Find returns the phrases that lie in span; Other ones are left out.
+func (m *Matcher) Find(tokens []text.Token, span text.Span) []Found {
+	var found []Found
+	for _, f := range m.matcher.Find(tokens, span) {
+		if s := m.senses[f.Pattern]; s != Other {
+			found = append(found, Found{f.Span, s, m.values[f.Pattern]})
+		}
+	}
+	return found
+}
+
+// Compiled is a lexicon ready for use. It is safe for concurrent use.
+type Compiled struct {
+	Source Lexicon
+	Schema schema.Schema
+	// Match and Near have one matcher per attribute; Near is nil where the
+	// attribute has none.
+	Match, Near []*Matcher
+	Abnormal    *Matcher
+}
+
+var builtin = sync.OnceValues(func() (*Compiled, error) { return Parse(chestXRay) })
+
+// Open returns the embedded lexicon for the name ChestXRay, otherwise the file
+// of that name.
+func Open(nameOrPath string) (*Compiled, error) {
+	if nameOrPath == ChestXRay {
+		return builtin()
+	}
+	data, err := os.ReadFile(nameOrPath)
+	if err != nil {
+		return nil, fmt.Errorf("lexicon: %w (embedded: %s)", err, ChestXRay)
+	}
+	c, err := Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("lexicon %s: %w", nameOrPath, err)
+	}
+	return c, nil
+}
+
+// Parse reads a lexicon from YAML or JSON and compiles it. Unknown keys are
+// refused.
+func Parse(data []byte) (*Compiled, error) {
+	var l Lexicon
+	if err := yaml.UnmarshalWithOptions(data, &l, yaml.DisallowUnknownField()); err != nil {
+		return nil, err
+	}
+	if l.LexiconVersion != 1 {
+		return nil, fmt.Errorf("lexicon_version is %d; want 1", l.LexiconVersion)
+	}
+	c := &Compiled{Source: l}
+	var errs []error
+	for i := range l.Attributes {
+		e := &l.Attributes[i]
+		a, err := e.attribute()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("attribute %q: %w", e.Name, err))
+			continue
+		}
+		c.Schema.Attributes = append(c.Schema.Attributes, a)
+		m, err := compile(e.Phrases, e.Values)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("attribute %q: %w", e.Name, err))
+		}
+		c.Match = append(c.Match, m)
+		var near *Matcher
+		if len(e.Near) > 0 {
+			if near, err = compile(Phrases{Mentions: e.Near}, nil); err != nil {
+				errs = append(errs, fmt.Errorf("attribute %q: near: %w", e.Name, err))
+			}
+		}
+		c.Near = append(c.Near, near)
+	}
+	var err error
+	if c.Abnormal, err = compile(l.Abnormal, nil); err != nil {
+		errs = append(errs, fmt.Errorf("abnormal: %w", err))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if err := c.Schema.Validate(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// attribute makes the schema's attribute of an entry, and says what the entry
+// lacks.
+func (e *Entry) attribute() (schema.Attribute, error) {
+	a := schema.Attribute{Name: e.Name, Kind: e.Kind}
+	switch e.Kind {
+	case schema.Binary:
+		a.Values = []string{"no", "yes"}
+		if len(e.Values) > 0 || len(e.Edges) > 0 || e.UnitMM != 0 || len(e.Near) > 0 {
+			return a, errors.New("a binary attribute has no values, near, edges or unit_mm")
+		}
+		if len(e.Mentions) == 0 && !e.NothingElse {
+			return a, errors.New("no mentions; want at least one phrase")
+		}
+	case schema.Categorical:
+		if len(e.Mentions)+len(e.Absent)+len(e.Borderline) > 0 {
+			return a, errors.New("a categorical attribute has its mentions under values")
+		}
+		for _, v := range e.Values {
+			if len(v.Mentions) == 0 {
+				return a, fmt.Errorf("value %q has no mentions", v.Name)
+			}
+			a.Values = append(a.Values, v.Name)
+		}
+	case schema.Numeric:
+		if len(e.Near) == 0 || e.UnitMM <= 0 || len(e.Edges) == 0 || len(e.Mentions) > 0 {
+			return a, errors.New("a numeric attribute needs near, unit_mm and edges, and has no mentions")
+		}
+		a.Edges, a.Values, a.Ordinal = e.Edges, schema.BinLabels(e.Edges), true
+	default:
+		return a, fmt.Errorf("kind %q; want binary, categorical or numeric", e.Kind)
+	}
+	if e.NothingElse && e.Kind != schema.Binary {
+		return a, errors.New("nothing_else is for binary attributes")
+	}
+	return a, nil
+}
+
+func compile(p Phrases, values []Value) (*Matcher, error) {
+	m := &Matcher{}
+	var patterns []text.Pattern
+	var errs []error
+	seen := map[string]bool{}
+	add := func(phrases []string, s Sense, value int) {
+		for _, phrase := range phrases {
+			pattern, err := text.ParsePattern(phrase)
+			if err == nil && seen[strings.Join(strings.Fields(phrase), " ")] {
+				err = fmt.Errorf("phrase %q is listed twice", phrase)
+			}
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			seen[strings.Join(strings.Fields(phrase), " ")] = true
+			patterns = append(patterns, pattern)
+			m.senses = append(m.senses, s)
+			m.values = append(m.values, value)
+		}
+	}
+	add(p.Not, Other, -1) // first: wins against mentions of the same length
+	add(p.Absent, Absent, -1)
+	add(p.Borderline, Borderline, -1)
+	add(p.Mentions, Mention, -1)
+	for k, v := range values {
+		add(v.Mentions, Mention, k)
+	}
+	m.matcher = text.NewMatcher(patterns)
+	return m, errors.Join(errs...)
+}
