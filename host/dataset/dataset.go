@@ -117,6 +117,9 @@ type Case struct {
 	KeySlice int
 	// Stack names the series or volume that the slice belongs to, "" for pictures.
 	Stack string
+	// WorldRAS maps column, row, slice (pixels) to mm towards right, anterior,
+	// superior as a 3 x 4 matrix; nil where the input does not say.
+	WorldRAS *[12]float64
 	// Strata hold what an evaluation may group images by.
 	Strata map[string]string
 	// Origin is where the case was read, file:line.
@@ -145,6 +148,10 @@ type Dataset struct {
 	Warnings []string
 
 	stacks map[string]*stack
+	// sizes holds height, width by image file.
+	sizes map[string][2]int
+	// huOnly: slices are 16-bit PNG in Hounsfield units and nothing else.
+	huOnly bool
 }
 
 // Splits returns the names of the splits with their number of cases, sorted.
@@ -156,8 +163,8 @@ func (d *Dataset) Splits() map[string]int {
 	return counts
 }
 
-// Split returns the cases of a split in the order of the table. Splits are
-// disjoint by patient (Open checks it). It fails with ErrData for a split without
+// Split returns the cases of a split in the order of the table (Open warns of
+// patients in two splits). It fails with ErrData for a split without
 // cases, naming the splits there are. The name "" or "all" returns every case.
 func (d *Dataset) Split(name string) ([]Case, error) {
 	if name == "" || name == "all" {

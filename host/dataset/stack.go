@@ -8,6 +8,8 @@ type stack struct {
 	nifti string
 	// depth is the number of slices of a NIfTI volume.
 	depth int
+	// fileBytes is the NIfTI file's size.
+	fileBytes int64
 }
 
 // has reports whether slice number n exists.

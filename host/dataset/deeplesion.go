@@ -1,0 +1,348 @@
+package dataset
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// deepLesionColumns are the 18 columns of DL_info.csv.
+var deepLesionColumns = []string{"File_name", "Patient_index", "Study_index", "Series_ID", "Key_slice_index",
+	"Measurement_coordinates", "Bounding_boxes", "Lesion_diameters_Pixel_", "Normalized_lesion_location",
+	"Coarse_lesion_type", "Possibly_noisy", "Slice_range", "Spacing_mm_px_", "Image_size", "DICOM_windows",
+	"Patient_gender", "Patient_age", "Train_Val_Test"}
+
+// lesionTypes names Coarse_lesion_type 1 to 8.
+var lesionTypes = []string{"bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis"}
+
+// deepLesionPadding is what DeepLesion's boxes add around the RECIST diameters, in
+// pixels: so far a box may leave the image.
+const deepLesionPadding = 5
+
+// The attributes that DL_info.csv itself gives. Location and size are annotations
+// of the very lesion to be found.
+var (
+	deepLesionDefault = []string{"age", "gender"}
+	deepLesionPaper   = []string{"age", "gender", "location", "size"}
+)
+
+var deepLesionName = regexp.MustCompile(`^(\d{6}_\d{2}_\d{2})_(\d{3})\.png$`)
+
+func openDeepLesion(o *opener) error {
+	t, err := o.table(filepath.Join(o.path, "DL_info.csv"))
+	if err != nil {
+		return err
+	}
+	if err := o.deepLesionCases(t); err != nil {
+		return err
+	}
+	return o.deepLesionImages()
+}
+
+// deepLesionCases reads DL_info.csv and attributes.csv into cases, one per key slice.
+func (o *opener) deepLesionCases(t *csvTable) error {
+	if err := t.need(deepLesionColumns...); err != nil {
+		return err
+	}
+	extra, err := o.attributeTable()
+	if err != nil {
+		return err
+	}
+	all := slices.Clone(deepLesionPaper)
+	byDefault := slices.Clone(deepLesionDefault)
+	for _, name := range extra.columns {
+		if slices.Contains(all, name) {
+			return problem(extra.path, 1, name, "the column stands in DL_info.csv already")
+		}
+		all, byDefault = append(all, name), append(byDefault, name)
+	}
+	d := o.d
+	d.AttributeColumns, err = chooseColumns("attribute", o.opt.Attributes, all, byDefault, map[string][]string{"paper": deepLesionPaper})
+	if err != nil {
+		return err
+	}
+	if slices.Contains(d.AttributeColumns, "location") || slices.Contains(d.AttributeColumns, "size") {
+		o.warn("the attributes location and size are annotations of the very lesion to be found: at test they leak")
+	}
+	o.setClasses([]string{"lesion"})
+	d.Modalities, d.huOnly = []string{Volume}, true
+
+	byFile := map[string]int{}
+	diameters := map[string]float64{}
+	lines := map[string][]int{}
+	for _, r := range t.rows {
+		l, err := parseLesion(t, r)
+		if err != nil {
+			o.problems.addError(t.path, r.line, "", err)
+			continue
+		}
+		if l.noisy && (o.opt.Noisy == NoisyDrop || o.opt.Noisy == NoisyDropTest && l.split == "test") {
+			continue
+		}
+		i, known := byFile[l.file]
+		if !known {
+			i = o.addCase(l.newCase(o.path), t.path, r.line)
+			byFile[l.file] = i
+		}
+		c := &d.Cases[i]
+		if c.Split != l.split || c.Size != l.size || c.SpacingMM != l.spacingMM {
+			o.problems.add(t.path, r.line, "File_name", "%s has another split, size or spacing in %s", l.file, c.Origin)
+			continue
+		}
+		if twin := slices.IndexFunc(c.RECIST, func(m [8]float64) bool { return m == l.recist }); twin >= 0 {
+			o.problems.add(t.path, r.line, "", "the same lesion as in line %d", lines[l.file][twin])
+			continue
+		}
+		o.pending = append(o.pending, pendingBox{i, len(c.Boxes), place{t.path, r.line}, "Bounding_boxes", deepLesionPadding + 0.5})
+		c.Boxes = append(c.Boxes, l.box)
+		c.RECIST = append(c.RECIST, l.recist)
+		lines[l.file] = append(lines[l.file], r.line)
+
+		// An image has one report: its largest lesion gives location and size.
+		values := map[string]string{"age": l.age, "gender": l.gender}
+		if l.longPixels > diameters[l.file] {
+			diameters[l.file] = l.longPixels
+			values["location"], values["size"] = l.location, l.box.Strata["diameter_mm"]
+		}
+		for _, name := range d.AttributeColumns {
+			text, given := values[name]
+			if !given {
+				continue
+			}
+			text, err := o.attribute(text)
+			if err == nil && name == "age" && text != "" {
+				err = checkAge(text)
+			}
+			if err != nil {
+				o.problems.add(t.path, r.line, map[string]string{"age": "Patient_age", "gender": "Patient_gender"}[name], "%v", err)
+				continue
+			}
+			c.Attributes[name] = text
+		}
+	}
+	o.joinAttributes(extra, byFile)
+	return nil
+}
+
+func checkAge(text string) error {
+	age, err := parseNumber(text)
+	if err == nil && (age < 0 || age > 130) {
+		err = fmt.Errorf("%s is no age in years", text)
+	}
+	return err
+}
+
+// attributeTable reads the optional attributes.csv: File_name and any columns.
+func (o *opener) attributeTable() (*attributeColumns, error) {
+	path := filepath.Join(o.path, "attributes.csv")
+	if there, _ := exists(path); !there {
+		return &attributeColumns{}, nil
+	}
+	t, err := o.table(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.need("File_name"); err != nil {
+		return nil, err
+	}
+	columns := slices.DeleteFunc(slices.Clone(t.columns), func(c string) bool { return c == "File_name" || strings.HasSuffix(c, ".evidence") })
+	return &attributeColumns{path, t, columns}, nil
+}
+
+type attributeColumns struct {
+	path    string
+	table   *csvTable
+	columns []string
+}
+
+// joinAttributes adds the report's columns to the cases of their images.
+func (o *opener) joinAttributes(extra *attributeColumns, byFile map[string]int) {
+	if extra.table == nil {
+		return
+	}
+	seen := map[string]int{}
+	for _, r := range extra.table.rows {
+		file := extra.table.get(r, "File_name")
+		if first, twice := seen[file]; twice {
+			o.problems.add(extra.path, r.line, "File_name", "%q stands twice, first in line %d", clip(file, 60), first)
+			continue
+		}
+		seen[file] = r.line
+		i, ok := byFile[file]
+		if !ok {
+			continue // a slice whose lesions are all left out as noisy
+		}
+		for _, name := range extra.columns {
+			if !slices.Contains(o.d.AttributeColumns, name) {
+				continue
+			}
+			text, err := o.attribute(extra.table.get(r, name))
+			if err != nil {
+				o.problems.add(extra.path, r.line, name, "%v", err)
+				continue
+			}
+			o.d.Cases[i].Attributes[name] = text
+		}
+	}
+}
+
+// lesion is one row of DL_info.csv.
+type lesion struct {
+	file, patient, split string
+	series               string
+	keySlice             int
+	recist               [8]float64
+	box                  Box
+	longPixels           float64
+	noisy                bool
+	spacingMM            [3]float64
+	size                 [2]int
+	location             string
+	gender, age          string
+}
+
+func parseLesion(t *csvTable, r csvRow) (*lesion, error) {
+	fail := func(column, format string, args ...any) (*lesion, error) {
+		return nil, problem(t.path, r.line, column, format, args...)
+	}
+	l := &lesion{file: t.get(r, "File_name")}
+	m := deepLesionName.FindStringSubmatch(l.file)
+	if m == nil {
+		return fail("File_name", "%q is not PPPPPP_SS_EE_NNN.png", clip(l.file, 60))
+	}
+	l.series, l.patient = m[1], m[1][:6]
+	l.keySlice, _ = strconv.Atoi(m[2])
+	if key := t.get(r, "Key_slice_index"); key != strconv.Itoa(l.keySlice) {
+		return fail("Key_slice_index", "is %q, the file name says %d", clip(key, 20), l.keySlice)
+	}
+	recist, err := parseNumbers(t.get(r, "Measurement_coordinates"), 8)
+	if err != nil {
+		return fail("Measurement_coordinates", "%v", err)
+	}
+	for i, v := range recist {
+		l.recist[i] = v - 1 // the table counts pixels from 1
+	}
+	b, err := parseNumbers(t.get(r, "Bounding_boxes"), 4)
+	if err != nil {
+		return fail("Bounding_boxes", "%v", err)
+	}
+	if b[2] < b[0] || b[3] < b[1] {
+		return fail("Bounding_boxes", "x2 < x1 or y2 < y1 in %q", t.get(r, "Bounding_boxes"))
+	}
+	l.box = Box{X1: b[0] - 1, Y1: b[1] - 1, X2: b[2] - 1, Y2: b[3] - 1, Strata: map[string]string{}}
+	diameters, err := parseNumbers(t.get(r, "Lesion_diameters_Pixel_"), 2)
+	if err != nil {
+		return fail("Lesion_diameters_Pixel_", "%v", err)
+	}
+	l.longPixels = diameters[0]
+	size, err := parseNumbers(t.get(r, "Image_size"), 2)
+	if err != nil || size[0] < 1 || size[1] < 1 || size[0] > maxImageSide || size[1] > maxImageSide ||
+		size[0] != float64(int(size[0])) || size[1] != float64(int(size[1])) {
+		return fail("Image_size", "%q is not \"width, height\" in pixels", clip(t.get(r, "Image_size"), 40))
+	}
+	l.size = [2]int{int(size[1]), int(size[0])}
+	l.spacingMM = parseSpacing(t.get(r, "Spacing_mm_px_"))
+	switch t.get(r, "Train_Val_Test") {
+	case "1":
+		l.split = "train"
+	case "2":
+		l.split = "val"
+	case "3":
+		l.split = "test"
+	default:
+		return fail("Train_Val_Test", "%q, want 1 (train), 2 (val) or 3 (test)", clip(t.get(r, "Train_Val_Test"), 20))
+	}
+	switch t.get(r, "Possibly_noisy") {
+	case "0":
+	case "1":
+		l.noisy = true
+	default:
+		return fail("Possibly_noisy", "%q, want 0 or 1", clip(t.get(r, "Possibly_noisy"), 20))
+	}
+	switch kind, err := strconv.Atoi(t.get(r, "Coarse_lesion_type")); {
+	case err != nil || kind != -1 && (kind < 1 || kind > len(lesionTypes)):
+		return fail("Coarse_lesion_type", "%q, want -1 (unknown) or 1 to %d", clip(t.get(r, "Coarse_lesion_type"), 20), len(lesionTypes))
+	case kind > 0:
+		l.location = lesionTypes[kind-1]
+		l.box.Strata["lesion_type"] = l.location
+	}
+	if mm := l.spacingMM[2]; mm > 0 {
+		l.box.Strata["diameter_mm"] = strconv.FormatFloat(l.longPixels*mm, 'f', 2, 64)
+	}
+	switch g := t.get(r, "Patient_gender"); g {
+	case "M":
+		l.gender = "male"
+	case "F":
+		l.gender = "female"
+	default:
+		l.gender = g
+	}
+	l.age = t.get(r, "Patient_age")
+	return l, nil
+}
+
+// parseSpacing reads "x, y, z" in mm as z, y, x; what is not a positive number is
+// unknown and becomes 0.
+func parseSpacing(text string) [3]float64 {
+	var mm [3]float64
+	for i, part := range strings.SplitN(text, ",", 3) {
+		if v, err := parseNumber(strings.TrimSpace(part)); err == nil && v > 0 {
+			mm[2-i] = v
+		}
+	}
+	return mm
+}
+
+func (l *lesion) newCase(dir string) Case {
+	c := Case{ID: l.file, Patient: l.patient, Split: l.split, HasTargets: true, KeySlice: l.keySlice,
+		Images: map[string]string{Volume: filepath.Join(dir, "Images_png", l.series, fmt.Sprintf("%03d.png", l.keySlice))},
+		Stack:  l.series, SpacingMM: l.spacingMM, Size: l.size, Attributes: map[string]string{},
+		Strata: map[string]string{}}
+	if l.spacingMM[0] > 0 {
+		c.Strata["slice_spacing_mm"] = formatNumber(l.spacingMM[0])
+	}
+	return c
+}
+
+// deepLesionImages lists the series' folders and expects every key slice.
+func (o *opener) deepLesionImages() error {
+	root := filepath.Join(o.path, "Images_png")
+	if _, folder := exists(root); !folder {
+		return problem(root, 0, "", "no such folder; DeepLesion's slices lie in Images_png/PPPPPP_SS_EE/NNN.png")
+	}
+	unknownSpacing := 0
+	for i := range o.d.Cases {
+		c := &o.d.Cases[i]
+		o.expect(expectedImage{caseIndex: i, path: c.Images[Volume], place: o.places[i], column: "File_name",
+			width: c.Size[1], height: c.Size[0], hu: true})
+		if c.SpacingMM[0] == 0 {
+			unknownSpacing++
+		}
+		if o.d.stacks[c.Stack] != nil {
+			continue
+		}
+		s := &stack{files: map[int]string{}}
+		o.d.stacks[c.Stack] = s
+		dir := filepath.Join(root, c.Stack)
+		if _, folder := exists(dir); !folder {
+			continue // the expected key slice reports it
+		}
+		names, err := sortedNames(dir)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			base, isPNG := strings.CutSuffix(name, ".png")
+			if n, err := strconv.Atoi(base); isPNG && err == nil {
+				s.files[n] = filepath.Join(dir, name)
+			}
+		}
+	}
+	if unknownSpacing > 0 {
+		o.warn("%d key slices have no slice spacing (Spacing_mm_px_ is absent, NaN or not positive): the key slice stands in for its neighbours", unknownSpacing)
+	}
+	return nil
+}

@@ -1,0 +1,448 @@
+package dataset
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// Loader delivers the batches of one epoch, made in the background. Close ends it.
+type Loader struct {
+	data       *Dataset
+	cases      []Case
+	opt        LoaderOptions
+	order      []int
+	batches    int
+	modalities []string
+	spacing    bool
+	depth      int
+	// netHeight and netWidth are fixed by the encoder's port, or 0.
+	netHeight, netWidth int
+	multiple            int
+	window              windowing
+	intensity           map[string]*sdk.Intensity
+	volumes             volumes
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	ready  chan *pendingBatch
+	group  sync.WaitGroup
+	failed error
+}
+
+// pendingBatch is a batch whose samples are being rendered.
+type pendingBatch struct {
+	batch *Batch
+	plans []*plan
+	left  atomic.Int32
+	done  chan struct{}
+	errs  []error
+}
+
+// NewLoader starts loading. It fails when the data do not have what the ports want,
+// when a case has no targets although Options.Targets asks for them, and for options
+// that contradict the ports. The loader stops when ctx ends.
+func NewLoader(ctx context.Context, d *Dataset, cases []Case, opt LoaderOptions) (*Loader, error) {
+	l := &Loader{data: d, cases: cases, opt: opt, intensity: map[string]*sdk.Intensity{}}
+	if err := l.settle(); err != nil {
+		return nil, fmt.Errorf("load %s: %w", d.Spec, err)
+	}
+	l.ctx, l.cancel = context.WithCancel(ctx)
+	l.ready = make(chan *pendingBatch, l.opt.Prefetch)
+	type job struct {
+		p *pendingBatch
+		i int
+	}
+	jobs := make(chan job)
+	for range l.opt.Workers {
+		l.group.Go(func() {
+			for j := range jobs {
+				if l.ctx.Err() == nil {
+					j.p.errs[j.i] = l.render(j.p, j.i)
+				}
+				if j.p.left.Add(-1) == 0 {
+					close(j.p.done)
+				}
+			}
+		})
+	}
+	l.group.Go(func() {
+		defer close(l.ready)
+		defer close(jobs)
+		for b := l.opt.Start; b < l.batches; b++ {
+			p := l.newPending(b)
+			select {
+			case l.ready <- p:
+			case <-l.ctx.Done():
+				return
+			}
+			// Memory is taken after the batch has found its place in the queue.
+			if err := l.layOut(p); err != nil {
+				p.errs[0] = err
+				close(p.done)
+				return
+			}
+			for i := range p.plans {
+				select {
+				case jobs <- job{p, i}:
+				case <-l.ctx.Done():
+					return
+				}
+			}
+		}
+	})
+	return l, nil
+}
+
+// settle fills in defaults and compares options, ports and data.
+func (l *Loader) settle() error {
+	o := &l.opt
+	defaultTo := func(v *int, value int) {
+		if *v == 0 {
+			*v = value
+		}
+	}
+	defaultTo(&o.Batch, 1)
+	defaultTo(&o.Prefetch, 2)
+	defaultTo(&o.Workers, min(4, runtime.GOMAXPROCS(0)))
+	if o.Load.SliceSpacingMM == 0 {
+		o.Load.SliceSpacingMM = 2
+	}
+	if o.Load.Zoom == 0 {
+		o.Load.Zoom = 1
+	}
+	if o.Batch < 0 || o.Workers < 0 || o.Prefetch < 0 || o.Start < 0 || o.Load.Slices < 0 || o.Load.Size < 0 || o.Load.CropSize < 0 ||
+		!(o.Load.SliceSpacingMM > 0) || !(o.Load.Zoom > 0) {
+		return fmt.Errorf("%w: a size, a count or a distance is negative", ErrData)
+	}
+	if len(l.cases) == 0 {
+		return fmt.Errorf("%w: no cases", ErrData)
+	}
+	if err := l.settlePorts(); err != nil {
+		return err
+	}
+	if o.Load.SizeMultiple > 0 {
+		l.multiple = o.Load.SizeMultiple
+	}
+	defaultTo(&l.multiple, 1)
+	for _, m := range l.modalities {
+		if o.Load.Intensity != nil {
+			l.intensity[m] = o.Load.Intensity
+		}
+		if l.intensity[m] == nil && m != Volume {
+			l.intensity[m] = &pictureIntensity
+		}
+		if in := l.intensity[m]; in != nil {
+			if err := checkIntensity(m, in); err != nil {
+				return err
+			}
+		}
+	}
+	l.window = newWindowing(l.intensity[Volume])
+	if o.Targets {
+		for i := range l.cases {
+			if c := &l.cases[i]; !c.HasTargets {
+				return fmt.Errorf("%w: case %q (%s) of split %q has no targets: they are unknown or withheld", ErrData, c.ID, c.Origin, c.Split)
+			}
+		}
+	}
+	l.order = make([]int, len(l.cases))
+	for i := range l.order {
+		l.order[i] = i
+	}
+	if o.Shuffle {
+		rng := rand.New(rand.NewPCG(splitmix64(o.Load.Seed), splitmix64(uint64(o.Epoch))))
+		rng.Shuffle(len(l.order), func(i, j int) { l.order[i], l.order[j] = l.order[j], l.order[i] })
+	}
+	l.batches = len(l.cases) / o.Batch
+	if len(l.cases)%o.Batch > 0 && !o.DropLast {
+		l.batches++
+	}
+	return nil
+}
+
+// settlePorts finds out which modalities the encoders want, and how.
+func (l *Loader) settlePorts() error {
+	o := &l.opt
+	l.depth = o.Load.Slices
+	if o.Ports == nil {
+		l.modalities = l.data.Modalities
+		l.spacing = slices.Contains(l.modalities, Volume)
+	}
+	for _, port := range o.Ports {
+		var wanted []string
+		switch {
+		case port.Name == "spacing":
+			l.spacing = slices.Contains(l.data.Modalities, Volume)
+			continue
+		case port.Name == Volume || strings.HasPrefix(port.Name, imagePrefix):
+			for _, m := range l.data.Modalities {
+				if m == port.Name || port.Name == imagePrefix+"*" && strings.HasPrefix(m, imagePrefix) {
+					wanted = append(wanted, m)
+				}
+			}
+		default:
+			continue // not made from pixels
+		}
+		if len(wanted) == 0 {
+			if port.Required {
+				return fmt.Errorf("%w: the encoder wants %q; the data have %s", ErrData, port.Name, quoteList(l.data.Modalities))
+			}
+			continue
+		}
+		for _, m := range wanted {
+			if !slices.Contains(l.modalities, m) {
+				l.modalities = append(l.modalities, m)
+			}
+			if port.Intensity != nil {
+				l.intensity[m] = port.Intensity
+			}
+		}
+		l.multiple = max(l.multiple, int(port.SizeMultiple))
+		if err := l.settleShape(port); err != nil {
+			return err
+		}
+	}
+	slices.Sort(l.modalities)
+	if l.depth == 0 {
+		l.depth = 1
+	}
+	return nil
+}
+
+// settleShape takes depth, height and width from a port that fixes them.
+func (l *Loader) settleShape(port sdk.Port) error {
+	n := len(port.Shape)
+	if n < 4 {
+		return nil
+	}
+	number := func(at int) int {
+		v, err := strconv.Atoi(port.Shape[at])
+		if err != nil || v < 1 {
+			return 0
+		}
+		return v
+	}
+	if port.Name == Volume && n == 5 {
+		if d := number(2); d > 0 {
+			if l.depth > 0 && l.depth != d {
+				return fmt.Errorf("the encoder's port %q is %s: it wants %d slices, %d are asked for", port.Name, tensor.FormatShape(port.Shape), d, l.depth)
+			}
+			l.depth = d
+		}
+	}
+	h, w := number(n-2), number(n-1)
+	if h == 0 || w == 0 {
+		return nil
+	}
+	load := &l.opt.Load
+	if load.Size == 0 && load.CropSize == 0 {
+		load.Size = min(h, w)
+	}
+	if side := max(load.Size, load.CropSize); side > min(h, w) || load.CropSize > 0 && load.CropSize != h {
+		return fmt.Errorf("the encoder's port %q is %s: images of %d pixels do not fit it", port.Name, tensor.FormatShape(port.Shape), side)
+	}
+	l.netHeight, l.netWidth = h, w
+	return nil
+}
+
+// Len is the number of batches of the whole epoch.
+func (l *Loader) Len() int { return l.batches }
+
+// Next returns the next batch, io.EOF after the last, or the first error in the
+// order of cases (wrapping ErrData where the data are bad). An error ends the loader.
+func (l *Loader) Next() (*Batch, error) {
+	if l.failed != nil {
+		return nil, l.failed
+	}
+	b, err := l.next()
+	if err != nil {
+		l.failed = err
+		l.Close()
+	}
+	return b, err
+}
+
+func (l *Loader) next() (*Batch, error) {
+	p, more := <-l.ready
+	if !more {
+		if err := l.ctx.Err(); err != nil {
+			return nil, err
+		}
+		return nil, io.EOF
+	}
+	select {
+	case <-p.done:
+	case <-l.ctx.Done():
+		return nil, l.ctx.Err()
+	}
+	for _, err := range p.errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return p.batch, nil
+}
+
+// Close stops loading and waits for the workers. It may be called more than once.
+func (l *Loader) Close() {
+	l.cancel()
+	l.group.Wait()
+}
+
+func (l *Loader) newPending(index int) *pendingBatch {
+	o := l.opt
+	cases := l.order[index*o.Batch : min((index+1)*o.Batch, len(l.order))]
+	p := &pendingBatch{batch: &Batch{Index: index, Tensors: map[string]*tensor.Tensor{}}, done: make(chan struct{}), errs: make([]error, len(cases))}
+	p.left.Store(int32(len(cases)))
+	return p
+}
+
+// layOut plans the samples of a batch and allocates its tensors.
+func (l *Loader) layOut(p *pendingBatch) error {
+	first := p.batch.Index * l.opt.Batch
+	for i := range p.errs {
+		at := l.order[first+i]
+		one, err := l.newPlan(at)
+		if err != nil {
+			return err
+		}
+		p.plans = append(p.plans, one)
+		p.batch.Cases = append(p.batch.Cases, l.cases[at])
+	}
+	n := int64(len(p.plans))
+	for _, m := range l.modalities {
+		h, w := l.netSize(p.plans, m)
+		for _, one := range p.plans {
+			one.geometry[m].NetHeight, one.geometry[m].NetWidth = h, w
+		}
+		shape := []int64{n, 3, int64(h), int64(w)}
+		if m == Volume {
+			shape = []int64{n, 1, int64(l.depth), int64(h), int64(w)}
+		}
+		t, err := tensor.New(tensor.FP32, shape...)
+		if err != nil {
+			return fmt.Errorf("load %s: %w", m, err)
+		}
+		p.batch.Tensors[m] = t
+	}
+	for _, one := range p.plans {
+		var g Geometry
+		if len(l.modalities) > 0 {
+			g = *one.geometry[l.modalities[0]]
+		}
+		p.batch.Geometry = append(p.batch.Geometry, g)
+	}
+	if l.spacing {
+		p.batch.Tensors["spacing"] = l.spacings(p.plans)
+	}
+	if l.opt.Targets {
+		l.targets(p)
+	}
+	return nil
+}
+
+// netSize is the size of the network's input: what the port fixes, the side asked
+// for, or the largest content of the batch; padded to the multiple.
+func (l *Loader) netSize(plans []*plan, modality string) (h, w int) {
+	if l.netHeight > 0 {
+		return l.netHeight, l.netWidth
+	}
+	h, w = l.opt.Load.Size, l.opt.Load.Size
+	if l.opt.Load.CropSize > 0 || h == 0 {
+		h, w = 0, 0
+		for _, one := range plans {
+			h, w = max(h, one.contentHeight[modality]), max(w, one.contentWidth[modality])
+		}
+	}
+	up := func(v int) int { return (v + l.multiple - 1) / l.multiple * l.multiple }
+	return up(h), up(w)
+}
+
+func (l *Loader) spacings(plans []*plan) *tensor.Tensor {
+	values := make([]float32, 0, 3*len(plans))
+	for _, one := range plans {
+		s := one.geometry[Volume].scale()
+		mm := one.c.SpacingMM
+		for k := 1; k < 3; k++ {
+			if !(mm[k] > 0) {
+				mm[k] = 1
+			}
+		}
+		values = append(values, float32(l.opt.Load.SliceSpacingMM), float32(mm[1]/s), float32(mm[2]/s))
+	}
+	return tensor.OfFloat32s(values, int64(len(plans)), 3)
+}
+
+// targets adds the target.* tensors.
+func (l *Loader) targets(p *pendingBatch) {
+	out := p.batch.Tensors
+	if l.data.Task == Classify {
+		for _, set := range l.data.Labels {
+			name := "target.label"
+			if len(l.data.Labels) > 1 {
+				name += "." + set.Name
+			}
+			values := make([]int64, len(p.plans))
+			for i, one := range p.plans {
+				values[i] = int64(one.c.Labels[set.Name])
+			}
+			out[name] = tensor.OfInt64s(values)
+		}
+		return
+	}
+	var boxes, recist, ignore []float32
+	var image, ignoreImage []int32
+	var class []int64
+	for i, one := range p.plans {
+		for k := range one.boxes {
+			boxes = append(boxes, one.boxes[k][:]...)
+			recist = append(recist, one.recist[k][:]...)
+			class = append(class, one.classes[k])
+			image = append(image, int32(i))
+		}
+		for _, region := range one.ignore {
+			ignore = append(ignore, region[:]...)
+			ignoreImage = append(ignoreImage, int32(i))
+		}
+	}
+	m, k := int64(len(image)), int64(len(ignoreImage))
+	out["target.boxes"] = tensor.OfFloat32s(boxes, m, 4)
+	out["target.recist"] = tensor.OfFloat32s(recist, m, 8)
+	out["target.class"] = tensor.OfInt64s(class, m)
+	out["target.image"] = tensor.OfInt32s(image, m)
+	out["target.ignore"] = tensor.OfFloat32s(ignore, k, 4)
+	out["target.ignore.image"] = tensor.OfInt32s(ignoreImage, k)
+}
+
+// render fills one sample's place in the batch.
+func (l *Loader) render(p *pendingBatch, i int) error {
+	one := p.plans[i]
+	for _, m := range l.modalities {
+		all, err := p.batch.Tensors[m].Float32s()
+		if err != nil {
+			return err
+		}
+		size := len(all) / len(p.plans)
+		mine := all[i*size : (i+1)*size]
+		if m == Volume {
+			err = l.renderVolume(one, mine)
+		} else {
+			err = l.renderPicture(one, m, mine)
+		}
+		if err != nil {
+			return fmt.Errorf("case %q (%s): %w", one.c.ID, one.c.Origin, err)
+		}
+	}
+	return nil
+}

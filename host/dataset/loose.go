@@ -1,0 +1,140 @@
+package dataset
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/host/dataset/nifti"
+)
+
+// looseSplit is the split of inputs that come without a table.
+const looseSplit = "predict"
+
+// openSlices takes a folder of PNG or JPEG slices as one stack in the natural order
+// of names, or one slice alone; every slice is a case.
+func openSlices(o *opener) error {
+	there, folder := exists(o.path)
+	if !there {
+		return problem(o.path, 0, "", "no such file or folder")
+	}
+	var files []string
+	if folder {
+		names, err := sortedNames(o.path)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			if isPicture(n) {
+				files = append(files, filepath.Join(o.path, n))
+			}
+		}
+		if len(files) == 0 {
+			return problem(o.path, 0, "", "the folder holds no PNG or JPEG slices")
+		}
+	} else {
+		o.d.Dir = filepath.Dir(o.path)
+		files = []string{o.path}
+	}
+	if len(files) > 1 && o.spacing[0] <= 0 {
+		o.warn("the slices' distance is unknown: every slice stands in for its neighbours; add ?spacing_mm=Z,Y,X to the data spec")
+	}
+	o.d.Modalities = []string{Volume}
+	o.setClasses(nil)
+	name := filepath.Base(o.path)
+	s := &stack{files: map[int]string{}}
+	o.d.stacks[name] = s
+	for n, file := range files {
+		s.files[n] = file
+		i := o.addCase(Case{ID: filepath.Base(file), Patient: name, Split: looseSplit, Stack: name, KeySlice: n,
+			Images: map[string]string{Volume: file}, SpacingMM: o.spacing, greyHU: o.opt.GreyHU,
+			Attributes: map[string]string{}, Strata: map[string]string{}}, file, 0)
+		o.expect(expectedImage{caseIndex: i, path: file})
+	}
+	if err := o.readHeaders(); err != nil {
+		return err
+	}
+	o.expects = nil
+	for i := range o.d.Cases {
+		if first, c := o.d.Cases[0].Size, &o.d.Cases[i]; c.Size != first && c.Size != [2]int{} && first != [2]int{} {
+			o.problems.add(files[i], 0, "", "is %d x %d pixels, the first slice is %d x %d", c.Size[1], c.Size[0], first[1], first[0])
+		}
+	}
+	return nil
+}
+
+func isPicture(name string) bool {
+	return slices.Contains([]string{".png", ".jpg", ".jpeg"}, strings.ToLower(filepath.Ext(name)))
+}
+
+// openImage takes one picture as a case without targets.
+func openImage(o *opener) error {
+	if o.opt.Task == Detect {
+		return openSlices(o)
+	}
+	o.d.Task = Classify
+	o.d.Dir = filepath.Dir(o.path)
+	o.d.Modalities = []string{imagePrefix + "main"}
+	o.d.Labels = o.opt.LabelSets
+	c := Case{ID: filepath.Base(o.path), Split: looseSplit, Images: map[string]string{imagePrefix + "main": o.path},
+		Labels: map[string]int{}, Attributes: map[string]string{}, Strata: map[string]string{}}
+	for _, set := range o.d.Labels {
+		c.Labels[set.Name] = -1
+	}
+	o.expect(expectedImage{caseIndex: o.addCase(c, o.path, 0), path: o.path})
+	return nil
+}
+
+// openNIfTI takes NIfTI volumes; every axial slice is a case. Slices are turned so
+// that columns run to the patient's left and rows to the back, as in DeepLesion.
+func openNIfTI(o *opener) error {
+	there, folder := exists(o.path)
+	if !there {
+		return problem(o.path, 0, "", "no such file or folder")
+	}
+	files := []string{o.path}
+	if folder {
+		names, err := sortedNames(o.path)
+		if err != nil {
+			return err
+		}
+		files = nil
+		for _, n := range names {
+			if strings.HasSuffix(n, ".nii") || strings.HasSuffix(n, ".nii.gz") {
+				files = append(files, filepath.Join(o.path, n))
+			}
+		}
+		if len(files) == 0 {
+			return problem(o.path, 0, "", "the folder holds no .nii or .nii.gz files")
+		}
+	} else {
+		o.d.Dir = filepath.Dir(o.path)
+	}
+	o.d.Modalities = []string{Volume}
+	o.setClasses(nil)
+	for _, file := range files {
+		h, err := nifti.ReadHeader(file)
+		if err != nil {
+			o.problems.add(file, 0, "", "%v", err)
+			continue
+		}
+		info, err := os.Stat(file)
+		if err != nil {
+			return fileProblem(file, err)
+		}
+		name := filepath.Base(file)
+		f := h.Frame()
+		if !h.Oriented {
+			o.warn("%s does not say how it is oriented: its axes are taken as they are", name)
+		}
+		o.d.stacks[name] = &stack{nifti: file, depth: f.Depth, fileBytes: info.Size()}
+		for z := range f.Depth {
+			o.addCase(Case{ID: fmt.Sprintf("%s#%d", name, z), Patient: name, Split: looseSplit, Stack: name, KeySlice: z,
+				Images: map[string]string{Volume: file}, SpacingMM: f.SpacingMM, Size: [2]int{f.Height, f.Width},
+				WorldRAS: &f.WorldRAS, Attributes: map[string]string{}, Strata: map[string]string{}}, file, 0)
+		}
+	}
+	return nil
+}

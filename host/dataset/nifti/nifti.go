@@ -1,0 +1,453 @@
+// Package nifti reads NIfTI-1 and NIfTI-2 volumes (.nii, .nii.gz) with limits on
+// what a header may claim.
+//
+// The format is described in the NIfTI-1 data format document (nifti1.h).
+package nifti
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+)
+
+// Limits, checked before anything is allocated.
+const (
+	maxSide   = 1 << 14
+	maxVoxels = 1 << 28
+	// maxInflation is the best ratio that gzip reaches.
+	maxInflation = 1032
+)
+
+// ErrFormat is wrapped by every error about a file's content.
+var ErrFormat = errors.New("nifti")
+
+// Header is what a volume's header says.
+type Header struct {
+	// Dim is the number of voxels along i, j, k (i runs fastest in the file).
+	Dim [3]int
+	// PixDimMM is the distance of voxels along i, j, k; NaN and 0 as stored.
+	PixDimMM [3]float64
+	// Datatype is the NIfTI code: 2 uint8, 4 int16, 8 int32, 16 float32, 64 float64,
+	// 256 int8, 512 uint16, 768 uint32.
+	Datatype int
+	// Slope and Intercept turn stored values into intensities; 1 and 0 where the
+	// header has no scaling (slope 0 or not finite).
+	Slope, Intercept float64
+	// Oriented says that the header places the volume in space.
+	Oriented bool
+	// Affine maps i, j, k to mm towards right, anterior, superior (3 x 4).
+	Affine [12]float64
+
+	offset int64
+	order  binary.ByteOrder
+}
+
+// Frame is a volume turned for display: columns run to the patient's left, rows to
+// the back, slices to the head. Without orientation the axes stay as stored.
+type Frame struct {
+	Width, Height, Depth int
+	// SpacingMM is z, y, x; 0 where the header gives nothing usable.
+	SpacingMM [3]float64
+	// WorldRAS maps column, row, slice to mm towards right, anterior, superior.
+	WorldRAS [12]float64
+
+	// axis[a] is the stored axis (0 i, 1 j, 2 k) of column, row, slice; flip[a]
+	// says that it runs the other way.
+	axis [3]int
+	flip [3]bool
+}
+
+// Volume is a decoded volume in its Frame.
+type Volume struct {
+	Frame
+	// Data is [Depth, Height, Width] in the header's intensities; NaN stays NaN.
+	Data []float32
+}
+
+// ReadHeader reads a file's header.
+func ReadHeader(path string) (*Header, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r, size, err := open(f)
+	if err != nil {
+		return nil, err
+	}
+	return parse(r, size)
+}
+
+// Read reads a file's volume.
+func Read(path string) (*Volume, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r, size, err := open(f)
+	if err != nil {
+		return nil, err
+	}
+	return readVolume(r, size)
+}
+
+// open unpacks gzip by its signature, whatever the file is called, and returns the
+// most bytes that can follow.
+func open(f *os.File) (io.Reader, int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	return unpack(f, info.Size())
+}
+
+func unpack(file io.Reader, size int64) (io.Reader, int64, error) {
+	r := bufio.NewReaderSize(file, 1<<16)
+	magic, err := r.Peek(2)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: the file has %d bytes, a header has 348", ErrFormat, size)
+	}
+	if magic[0] != 0x1f || magic[1] != 0x8b {
+		return r, size, nil
+	}
+	z, err := gzip.NewReader(r)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return z, size * maxInflation, nil
+}
+
+// parse reads a header of either version; available bounds what the file can hold.
+func parse(r io.Reader, available int64) (*Header, error) {
+	raw := make([]byte, 540)
+	if _, err := io.ReadFull(r, raw[:348]); err != nil {
+		return nil, fmt.Errorf("%w: the header is cut off: %w", ErrFormat, err)
+	}
+	h := &Header{}
+	switch {
+	case binary.LittleEndian.Uint32(raw) == 348 || binary.LittleEndian.Uint32(raw) == 540:
+		h.order = binary.LittleEndian
+	case binary.BigEndian.Uint32(raw) == 348 || binary.BigEndian.Uint32(raw) == 540:
+		h.order = binary.BigEndian
+	default:
+		return nil, fmt.Errorf("%w: the file begins with % x, a header with its size 348 or 540", ErrFormat, raw[:4])
+	}
+	var fields fields
+	if h.order.Uint32(raw) == 348 {
+		if !bytes.Equal(raw[344:348], []byte("n+1\x00")) {
+			return nil, fmt.Errorf("%w: magic is %q, want \"n+1\" (header and voxels in one file)", ErrFormat, raw[344:348])
+		}
+		fields = version1(raw, h.order)
+	} else {
+		if _, err := io.ReadFull(r, raw[348:]); err != nil {
+			return nil, fmt.Errorf("%w: the header is cut off: %w", ErrFormat, err)
+		}
+		if !bytes.Equal(raw[4:8], []byte("n+2\x00")) {
+			return nil, fmt.Errorf("%w: magic is %q, want \"n+2\" (header and voxels in one file)", ErrFormat, raw[4:8])
+		}
+		fields = version2(raw, h.order)
+	}
+	if err := h.set(fields); err != nil {
+		return nil, err
+	}
+	bytesPerVoxel := int64(voxelBytes(h.Datatype))
+	if need := h.offset + int64(h.Dim[0])*int64(h.Dim[1])*int64(h.Dim[2])*bytesPerVoxel; need > available {
+		return nil, fmt.Errorf("%w: the header claims %d x %d x %d voxels, %d bytes in all; the file holds at most %d",
+			ErrFormat, h.Dim[0], h.Dim[1], h.Dim[2], need, available)
+	}
+	return h, nil
+}
+
+// fields are the parts of both header versions that matter here.
+type fields struct {
+	headerBytes      int64
+	dim              [8]int64
+	datatype         int
+	pixdim           [8]float64
+	offset           float64
+	slope, intercept float64
+	qform, sform     int
+	quaternion       [3]float64
+	qoffset          [3]float64
+	srow             [12]float64
+	units            int
+}
+
+func version1(raw []byte, order binary.ByteOrder) fields {
+	i16 := func(at int) int { return int(int16(order.Uint16(raw[at:]))) }
+	f32 := func(at int) float64 { return float64(math.Float32frombits(order.Uint32(raw[at:]))) }
+	f := fields{headerBytes: 348, datatype: i16(70), offset: f32(108), slope: f32(112), intercept: f32(116),
+		qform: i16(252), sform: i16(254), units: int(raw[123])}
+	for i := range 8 {
+		f.dim[i], f.pixdim[i] = int64(i16(40+2*i)), f32(76+4*i)
+	}
+	for i := range 3 {
+		f.quaternion[i], f.qoffset[i] = f32(256+4*i), f32(268+4*i)
+	}
+	for i := range 12 {
+		f.srow[i] = f32(280 + 4*i)
+	}
+	return f
+}
+
+func version2(raw []byte, order binary.ByteOrder) fields {
+	i64 := func(at int) int64 { return int64(order.Uint64(raw[at:])) }
+	f64 := func(at int) float64 { return math.Float64frombits(order.Uint64(raw[at:])) }
+	i32 := func(at int) int { return int(int32(order.Uint32(raw[at:]))) }
+	f := fields{headerBytes: 540, datatype: int(int16(order.Uint16(raw[12:]))), offset: float64(i64(168)), slope: f64(176), intercept: f64(184),
+		qform: i32(344), sform: i32(348), units: i32(500)}
+	for i := range 8 {
+		f.dim[i], f.pixdim[i] = i64(16+8*i), f64(104+8*i)
+	}
+	for i := range 3 {
+		f.quaternion[i], f.qoffset[i] = f64(352+8*i), f64(376+8*i)
+	}
+	for i := range 12 {
+		f.srow[i] = f64(400 + 8*i)
+	}
+	return f
+}
+
+func (h *Header) set(f fields) error {
+	if f.dim[0] < 1 || f.dim[0] > 7 {
+		return fmt.Errorf("%w: dim[0] is %d, want 1 to 7", ErrFormat, f.dim[0])
+	}
+	voxels := int64(1)
+	for i := 1; i <= 7; i++ {
+		n := int64(1)
+		if int64(i) <= f.dim[0] {
+			n = f.dim[i]
+		}
+		if n < 1 || n > maxSide {
+			return fmt.Errorf("%w: dim[%d] is %d, want 1 to %d", ErrFormat, i, n, maxSide)
+		}
+		if i > 3 {
+			if n != 1 {
+				return fmt.Errorf("%w: dim[%d] is %d: a series of volumes, want one volume", ErrFormat, i, n)
+			}
+			continue
+		}
+		h.Dim[i-1] = int(n)
+		voxels *= n
+	}
+	if voxels > maxVoxels {
+		return fmt.Errorf("%w: %d x %d x %d voxels, at most %d are read", ErrFormat, h.Dim[0], h.Dim[1], h.Dim[2], maxVoxels)
+	}
+	h.Datatype = f.datatype
+	if voxelBytes(f.datatype) == 0 {
+		return fmt.Errorf("%w: datatype %d is not read; there are 2, 4, 8, 16, 64, 256, 512, 768 (uint8 to uint32, float32, float64)", ErrFormat, f.datatype)
+	}
+	if !(f.offset >= float64(f.headerBytes) && f.offset <= 1<<40) {
+		return fmt.Errorf("%w: vox_offset is %g, want at least %d", ErrFormat, f.offset, f.headerBytes)
+	}
+	h.offset = int64(f.offset)
+	h.Slope, h.Intercept = f.slope, f.intercept
+	if h.Slope == 0 || math.IsNaN(h.Slope) || math.IsInf(h.Slope, 0) {
+		h.Slope, h.Intercept = 1, 0
+	}
+	if math.IsNaN(h.Intercept) || math.IsInf(h.Intercept, 0) {
+		h.Intercept = 0
+	}
+	mm := 1.0
+	switch f.units & 7 {
+	case 1:
+		mm = 1000 // metres
+	case 3:
+		mm = 0.001 // micrometres
+	}
+	for i := range 3 {
+		h.PixDimMM[i] = math.Abs(f.pixdim[i+1]) * mm
+	}
+	h.orient(f, mm)
+	return nil
+}
+
+// orient takes the sform where it is set, else the qform (nifti1.h, methods 3 and 2).
+func (h *Header) orient(f fields, mm float64) {
+	switch {
+	case f.sform > 0:
+		h.Affine = f.srow
+	case f.qform > 0:
+		h.Affine = quaternionAffine(f)
+	default:
+		h.Affine = [12]float64{h.PixDimMM[0], 0, 0, 0, 0, h.PixDimMM[1], 0, 0, 0, 0, h.PixDimMM[2], 0}
+		return
+	}
+	for i := range h.Affine {
+		h.Affine[i] *= mm
+	}
+	a := h.Affine
+	det := a[0]*(a[5]*a[10]-a[6]*a[9]) - a[1]*(a[4]*a[10]-a[6]*a[8]) + a[2]*(a[4]*a[9]-a[5]*a[8])
+	h.Oriented = !math.IsNaN(det) && !math.IsInf(det, 0) && math.Abs(det) > 1e-12
+	if !h.Oriented {
+		h.Affine = [12]float64{h.PixDimMM[0], 0, 0, 0, 0, h.PixDimMM[1], 0, 0, 0, 0, h.PixDimMM[2], 0}
+	}
+}
+
+func quaternionAffine(f fields) [12]float64 {
+	b, c, d := f.quaternion[0], f.quaternion[1], f.quaternion[2]
+	a := math.Sqrt(max(0, 1-b*b-c*c-d*d))
+	x, y, z := math.Abs(f.pixdim[1]), math.Abs(f.pixdim[2]), math.Abs(f.pixdim[3])
+	if f.pixdim[0] < 0 { // qfac
+		z = -z
+	}
+	return [12]float64{
+		(a*a + b*b - c*c - d*d) * x, 2 * (b*c - a*d) * y, 2 * (b*d + a*c) * z, f.qoffset[0],
+		2 * (b*c + a*d) * x, (a*a + c*c - b*b - d*d) * y, 2 * (c*d - a*b) * z, f.qoffset[1],
+		2 * (b*d - a*c) * x, 2 * (c*d + a*b) * y, (a*a + d*d - b*b - c*c) * z, f.qoffset[2],
+	}
+}
+
+// Frame tells how the volume is turned for display. Oblique volumes are turned to
+// the nearest axes.
+func (h *Header) Frame() Frame {
+	f := Frame{axis: [3]int{0, 1, 2}}
+	if h.Oriented {
+		f.axis = h.nearestAxes()
+		// Columns run left and rows run back: against right and anterior.
+		for a, sign := range [3]float64{-1, -1, 1} {
+			f.flip[a] = sign*h.Affine[4*a+f.axis[a]] < 0
+		}
+	}
+	f.Width, f.Height, f.Depth = h.Dim[f.axis[0]], h.Dim[f.axis[1]], h.Dim[f.axis[2]]
+	for a := range 3 {
+		mm := h.PixDimMM[f.axis[a]]
+		if h.Oriented {
+			c := f.axis[a]
+			mm = math.Sqrt(h.Affine[c]*h.Affine[c] + h.Affine[4+c]*h.Affine[4+c] + h.Affine[8+c]*h.Affine[8+c])
+		}
+		if !(mm > 0) || math.IsInf(mm, 0) {
+			mm = 0
+		}
+		f.SpacingMM[2-a] = mm
+	}
+	for row := range 3 {
+		f.WorldRAS[4*row+3] = h.Affine[4*row+3]
+		for a := range 3 {
+			v := h.Affine[4*row+f.axis[a]]
+			if f.flip[a] {
+				f.WorldRAS[4*row+3] += v * float64(h.Dim[f.axis[a]]-1)
+				v = -v
+			}
+			f.WorldRAS[4*row+a] = v
+		}
+	}
+	return f
+}
+
+// nearestAxes pairs world axes with stored axes so that the sum of the direction
+// cosines is largest.
+func (h *Header) nearestAxes() [3]int {
+	var norm [3]float64
+	for c := range 3 {
+		norm[c] = math.Sqrt(h.Affine[c]*h.Affine[c] + h.Affine[4+c]*h.Affine[4+c] + h.Affine[8+c]*h.Affine[8+c])
+	}
+	best, bestSum := [3]int{0, 1, 2}, math.Inf(-1)
+	for _, p := range [6][3]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
+		sum := 0.0
+		for world, c := range p {
+			sum += math.Abs(h.Affine[4*world+c]) / norm[c]
+		}
+		if sum > bestSum+1e-9 {
+			best, bestSum = p, sum
+		}
+	}
+	return best
+}
+
+func voxelBytes(datatype int) int {
+	switch datatype {
+	case 2, 256:
+		return 1
+	case 4, 512:
+		return 2
+	case 8, 16, 768:
+		return 4
+	case 64:
+		return 8
+	}
+	return 0
+}
+
+// readVolume reads header and voxels from an unpacked stream.
+func readVolume(r io.Reader, available int64) (*Volume, error) {
+	counted := &countingReader{r: r}
+	h, err := parse(counted, available)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.CopyN(io.Discard, counted, h.offset-counted.n); err != nil {
+		return nil, fmt.Errorf("%w: the file ends before its voxels: %w", ErrFormat, err)
+	}
+	v := &Volume{Frame: h.Frame(), Data: make([]float32, h.Dim[0]*h.Dim[1]*h.Dim[2])}
+	// Where a step along each stored axis leads in Data.
+	var step [3]int
+	start := 0
+	strides := [3]int{1, v.Width, v.Width * v.Height}
+	for a := range 3 {
+		c := v.axis[a]
+		step[c] = strides[a]
+		if v.flip[a] {
+			start += strides[a] * (h.Dim[c] - 1)
+			step[c] = -strides[a]
+		}
+	}
+	size := voxelBytes(h.Datatype)
+	row := make([]byte, h.Dim[0]*size)
+	for k := range h.Dim[2] {
+		for j := range h.Dim[1] {
+			if _, err := io.ReadFull(counted, row); err != nil {
+				return nil, fmt.Errorf("%w: the voxels are cut off after %d bytes: %w", ErrFormat, counted.n, err)
+			}
+			to := start + k*step[2] + j*step[1]
+			for i := range h.Dim[0] {
+				v.Data[to] = float32(value(row[i*size:], h.Datatype, h.order)*h.Slope + h.Intercept)
+				to += step[0]
+			}
+		}
+	}
+	// gzip checks its sum at the end; what may follow the voxels is not ours.
+	if _, err := io.CopyN(io.Discard, r, 1<<20); errors.Is(err, gzip.ErrChecksum) {
+		return nil, fmt.Errorf("%w: %w: the file is damaged", ErrFormat, err)
+	}
+	return v, nil
+}
+
+func value(b []byte, datatype int, order binary.ByteOrder) float64 {
+	switch datatype {
+	case 2:
+		return float64(b[0])
+	case 4:
+		return float64(int16(order.Uint16(b)))
+	case 8:
+		return float64(int32(order.Uint32(b)))
+	case 16:
+		return float64(math.Float32frombits(order.Uint32(b)))
+	case 64:
+		return math.Float64frombits(order.Uint64(b))
+	case 256:
+		return float64(int8(b[0]))
+	case 512:
+		return float64(order.Uint16(b))
+	default: // 768; parse lets nothing else pass
+		return float64(order.Uint32(b))
+	}
+}
+
+type countingReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}

@@ -1,0 +1,492 @@
+package dataset
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+var layouts = map[string]func(*opener) error{
+	"deeplesion": openDeepLesion,
+	"boxes":      openBoxes,
+	"table":      openTable,
+	"derm7pt":    openDerm7pt,
+	"nifti":      openNIfTI,
+	"slices":     openSlices,
+	"image":      openImage,
+}
+
+// opener collects what a layout reads.
+type opener struct {
+	d        *Dataset
+	opt      Options
+	path     string
+	spacing  [3]float64 // spec option spacing_mm, for slices without a table
+	problems Problems
+	tables   []*csvTable
+	pending  []pendingBox
+	expects  []expectedImage
+	infos    map[string]imageInfo
+	// places says where each case was read.
+	places []place
+}
+
+type place struct {
+	file string
+	line int
+}
+
+// addCase appends a case and returns its index.
+func (o *opener) addCase(c Case, file string, line int) int {
+	c.Origin = file
+	if line > 0 {
+		c.Origin = fmt.Sprintf("%s:%d", file, line)
+	}
+	o.places = append(o.places, place{file, line})
+	o.d.Cases = append(o.d.Cases, c)
+	return len(o.d.Cases) - 1
+}
+
+// pendingBox is a box whose place is checked once the image's size is known.
+type pendingBox struct {
+	caseIndex, boxIndex int
+	place               place
+	column              string
+	// slack is how far in pixels the box may leave the image; it is then clipped.
+	slack float64
+}
+
+// expectedImage is an image file whose header Open checks.
+type expectedImage struct {
+	caseIndex int
+	path      string
+	place     place
+	column    string
+	// width and height that a table declares, 0 where it does not.
+	width, height int
+	// hu demands a 16-bit grey PNG.
+	hu bool
+}
+
+// Open reads and checks a data set: its tables completely, of its images the
+// headers (format, depth, size); `data check` decodes pixels as well. Problems with
+// the data are returned together as Problems, which wrap ErrData and name file and
+// line. A split or layout that does not exist, an option that nobody knows: ErrData too.
+func Open(spec string, opt Options) (*Dataset, error) {
+	o, layout, err := newOpener(spec, opt)
+	if err != nil {
+		return nil, err
+	}
+	if err := layout(o); err != nil {
+		return nil, err
+	}
+	return o.finish()
+}
+
+var specOption = regexp.MustCompile(`\?[a-z_]+=`)
+
+func newOpener(spec string, opt Options) (*opener, func(*opener) error, error) {
+	name, path, ok := strings.Cut(spec, ":")
+	layout, known := layouts[name]
+	if !ok || !known || path == "" {
+		return nil, nil, fmt.Errorf("%w: data spec %q: want LAYOUT:PATH with one of the layouts %s", ErrData, spec,
+			strings.Join(slices.Sorted(maps.Keys(layouts)), ", "))
+	}
+	o := &opener{opt: opt, infos: map[string]imageInfo{}}
+	if at := specOption.FindStringIndex(path); at != nil {
+		if err := o.setOptions(path[at[0]+1:]); err != nil {
+			return nil, nil, fmt.Errorf("%w: data spec %q: %w", ErrData, spec, err)
+		}
+		path = path[:at[0]]
+	}
+	o.path = filepath.Clean(path)
+	o.d = &Dataset{Spec: spec, Dir: o.path, Task: Detect, stacks: map[string]*stack{}, sizes: map[string][2]int{}}
+	return o, layout, nil
+}
+
+func (o *opener) setOptions(query string) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return fmt.Errorf("option: %w", err)
+	}
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		value := values.Get(key)
+		switch key {
+		case "labels":
+			o.opt.Labels = splitList(value)
+		case "attributes":
+			o.opt.Attributes = splitList(value)
+		case "noisy":
+			o.opt.Noisy = NoisyRule(value)
+			if value == "drop-test" {
+				o.opt.Noisy = NoisyDropTest
+			} else if o.opt.Noisy != NoisyDrop && o.opt.Noisy != NoisyKeep {
+				return fmt.Errorf("noisy=%q, want drop-test, drop or keep", value)
+			}
+		case "nan":
+			if value != "missing" {
+				return fmt.Errorf("nan=%q, want missing", value)
+			}
+			o.opt.NaNMissing = true
+		case "grey_hu":
+			v, err := parseNumbers(value, 2)
+			if err == nil && v[0] >= v[1] {
+				err = fmt.Errorf("%q falls, want LOW,HIGH", value)
+			}
+			if err != nil {
+				return fmt.Errorf("grey_hu: %w", err)
+			}
+			o.opt.GreyHU = [2]float64(v)
+		case "spacing_mm":
+			v, err := parseNumbers(value, 3)
+			if err != nil {
+				return fmt.Errorf("spacing_mm (z,y,x): %w", err)
+			}
+			o.spacing = [3]float64(v)
+		default:
+			return fmt.Errorf("option %q is unknown; there are attributes, grey_hu, labels, nan, noisy, spacing_mm", key)
+		}
+	}
+	return nil
+}
+
+// splitList splits at commas; the empty text is an empty, non-nil list.
+func splitList(text string) []string {
+	out := []string{}
+	for _, part := range strings.Split(text, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			out = append(out, part)
+		}
+	}
+	return out
+}
+
+// table reads a table that takes part in the hash. Rows of wrong length are
+// recorded as problems; a table that cannot be read at all is the error.
+func (o *opener) table(path string) (*csvTable, error) {
+	t, err := readTable(path)
+	if t == nil {
+		return nil, err
+	}
+	if err != nil {
+		o.problems.addError(path, 0, "", err)
+	}
+	if len(t.rows) == 0 && err == nil {
+		return nil, problem(path, 0, "", "a header without rows")
+	}
+	o.tables = append(o.tables, t)
+	return t, nil
+}
+
+func (o *opener) warn(format string, args ...any) {
+	o.d.Warnings = append(o.d.Warnings, fmt.Sprintf(format, args...))
+}
+
+func (o *opener) expect(e expectedImage) { o.expects = append(o.expects, e) }
+
+// finish checks images and boxes and computes the hash.
+func (o *opener) finish() (*Dataset, error) {
+	d := o.d
+	if err := o.readHeaders(); err != nil {
+		return nil, err
+	}
+	if len(o.problems) == 0 {
+		o.checkBoxes()
+	}
+	if len(d.Cases) == 0 && len(o.problems) == 0 {
+		o.problems.add(o.path, 0, "", "no cases")
+	}
+	if err := o.problems.err(); err != nil {
+		return nil, err
+	}
+	o.checkPatients()
+	o.hash()
+	return d, nil
+}
+
+// readHeaders reads the headers of all expected images and compares them with what
+// the tables say.
+func (o *opener) readHeaders() error {
+	type result struct {
+		info imageInfo
+		err  error
+	}
+	results := make([]result, len(o.expects))
+	var g errgroup.Group
+	g.SetLimit(2 * runtime.GOMAXPROCS(0))
+	for i := range o.expects {
+		g.Go(func() error {
+			results[i].info, results[i].err = readImageInfo(o.expects[i].path)
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i, e := range o.expects {
+		info, err := results[i].info, results[i].err
+		if err != nil {
+			if known, ok := err.(Problems); ok && e.place.line > 0 {
+				o.problems.add(e.place.file, e.place.line, e.column, "image %s: %s", filepath.ToSlash(e.path), known[0].Message)
+			} else {
+				o.problems.addError(e.path, 0, "", err)
+			}
+			continue
+		}
+		if e.hu && (info.format != "png" || info.bits != 16 || info.channels != 1) {
+			o.problems.add(e.place.file, e.place.line, e.column, "image %s: %s", filepath.ToSlash(e.path), wantHU(info))
+			continue
+		}
+		if (e.width > 0 && e.width != info.width) || (e.height > 0 && e.height != info.height) {
+			o.problems.add(e.place.file, e.place.line, e.column, "image %s is %d x %d pixels, the table says %d x %d",
+				filepath.ToSlash(e.path), info.width, info.height, e.width, e.height)
+			continue
+		}
+		o.infos[e.path] = info
+		o.d.sizes[e.path] = [2]int{info.height, info.width}
+		c := &o.d.Cases[e.caseIndex]
+		if c.Size == [2]int{} {
+			c.Size = [2]int{info.height, info.width}
+		}
+	}
+	return nil
+}
+
+// checkBoxes refuses boxes outside their image and clips those within the slack.
+func (o *opener) checkBoxes() {
+	for _, p := range o.pending {
+		c := &o.d.Cases[p.caseIndex]
+		b := &c.Boxes[p.boxIndex]
+		right, bottom := float64(c.Size[1]-1), float64(c.Size[0]-1)
+		if min(b.X1, b.Y1) < -p.slack || b.X2 > right+p.slack || b.Y2 > bottom+p.slack || b.X2 < 0 || b.Y2 < 0 || b.X1 > right || b.Y1 > bottom {
+			o.problems.add(p.place.file, p.place.line, p.column, "the box %s leaves the image %s of %d x %d pixels (0-based)",
+				formatBox(*b), c.ID, c.Size[1], c.Size[0])
+			continue
+		}
+		b.X1, b.X2 = clamp(b.X1, 0, right), clamp(b.X2, 0, right)
+		b.Y1, b.Y2 = clamp(b.Y1, 0, bottom), clamp(b.Y2, 0, bottom)
+	}
+}
+
+func formatBox(b Box) string {
+	return fmt.Sprintf("(%s, %s, %s, %s)", formatNumber(b.X1), formatNumber(b.Y1), formatNumber(b.X2), formatNumber(b.Y2))
+}
+
+func formatNumber(v float64) string { return strconv.FormatFloat(v, 'g', 7, 64) }
+
+// checkPatients warns of patients in two splits: their cases leak.
+func (o *opener) checkPatients() {
+	split := map[string]string{}
+	leaks := map[string]bool{}
+	for i := range o.d.Cases {
+		c := &o.d.Cases[i]
+		if c.Patient == "" {
+			continue
+		}
+		if first, ok := split[c.Patient]; ok && first != c.Split {
+			leaks[c.Patient] = true
+		} else {
+			split[c.Patient] = c.Split
+		}
+	}
+	if len(leaks) > 0 {
+		some := slices.Sorted(maps.Keys(leaks))
+		o.warn("%d patients are in more than one split, for example %q: results on such splits are too good", len(leaks), some[0])
+	}
+}
+
+func (o *opener) hash() {
+	h := sha256.New()
+	for _, t := range o.tables {
+		fmt.Fprintf(h, "table %s %d\n", filepath.Base(t.path), len(t.content))
+		h.Write(t.content)
+	}
+	for _, path := range slices.Sorted(maps.Keys(o.infos)) {
+		name := path
+		if rel, err := filepath.Rel(o.d.Dir, path); err == nil {
+			name = rel
+		}
+		fmt.Fprintf(h, "image %s %d\n", filepath.ToSlash(name), o.infos[path].fileBytes)
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.d.stacks)) {
+		s := o.d.stacks[name]
+		fmt.Fprintf(h, "stack %s %v %d %d\n", name, slices.Sorted(maps.Keys(s.files)), s.depth, s.fileBytes)
+	}
+	o.d.Hash = hex.EncodeToString(h.Sum(nil))
+}
+
+// chooseColumns resolves Options.Attributes or Options.Labels against what a
+// layout has: all columns, its default, and named sets.
+func chooseColumns(what string, wanted, all, byDefault []string, sets map[string][]string) ([]string, error) {
+	if wanted == nil {
+		return byDefault, nil
+	}
+	out := []string{}
+	for _, name := range wanted {
+		members, isSet := sets[name]
+		if name == "all" {
+			members, isSet = all, true
+		}
+		if !isSet {
+			if !slices.Contains(all, name) {
+				return nil, fmt.Errorf("%w: %s column %q is unknown; there are %s", ErrData, what, name, quoteList(all))
+			}
+			members = []string{name}
+		}
+		for _, m := range members {
+			if !slices.Contains(out, m) {
+				out = append(out, m)
+			}
+		}
+	}
+	return out, nil
+}
+
+// attribute checks an attribute cell: NaN and infinities are refused unless
+// Options.NaNMissing reads them as missing.
+func (o *opener) attribute(text string) (string, error) {
+	if o.opt.NaNMissing && missingWord(text) {
+		return "", nil
+	}
+	if notANumber(text) {
+		return "", fmt.Errorf("%q is no value; leave the cell empty where it is missing, or add nan=missing to the data spec", text)
+	}
+	return text, nil
+}
+
+// labelSets turns label texts into class indices: values[i][task], "" is unknown.
+func (o *opener) labelSets(tasks []string, values []map[string]string, fixed map[string][]string, column func(task string) string) {
+	for _, task := range tasks {
+		set := sdk.LabelSet{Name: task, Classes: fixed[task]}
+		open := len(set.Classes) == 0
+		for _, given := range o.opt.LabelSets {
+			if given.Name == task || len(o.opt.LabelSets) == 1 && len(tasks) == 1 {
+				set, open = given, false
+			}
+		}
+		if open {
+			seen := map[string]bool{}
+			for _, v := range values {
+				if v[task] != "" {
+					seen[v[task]] = true
+				}
+			}
+			set.Classes = slices.SortedFunc(maps.Keys(seen), compareClasses)
+		}
+		for i, v := range values {
+			c := &o.d.Cases[i]
+			if c.Labels == nil {
+				c.Labels = map[string]int{}
+			}
+			c.Labels[set.Name] = -1
+			if v[task] == "" {
+				continue
+			}
+			k := slices.Index(set.Classes, v[task])
+			if k < 0 {
+				o.problems.add(o.places[i].file, o.places[i].line, column(task), "class %q is unknown; there are %s", clip(v[task], 60), quoteList(set.Classes))
+				continue
+			}
+			c.Labels[set.Name] = k
+		}
+		o.d.Labels = append(o.d.Labels, set)
+	}
+}
+
+// compareClasses orders numbers by value and everything else by text.
+func compareClasses(a, b string) int {
+	x, errX := strconv.ParseFloat(a, 64)
+	y, errY := strconv.ParseFloat(b, 64)
+	if errX == nil && errY == nil && x != y {
+		if x < y {
+			return -1
+		}
+		return 1
+	}
+	return strings.Compare(a, b)
+}
+
+// setClasses names the lesion classes of a detection data set: those a run fixes,
+// else those found, else one.
+func (o *opener) setClasses(found []string) {
+	set := sdk.LabelSet{Name: "lesion", Classes: found}
+	if len(o.opt.LabelSets) > 0 {
+		set = o.opt.LabelSets[0]
+	}
+	if len(set.Classes) == 0 {
+		set.Classes = []string{"lesion"}
+	}
+	o.d.Labels = []sdk.LabelSet{set}
+}
+
+// exists reports whether a path is there, and whether it is a folder.
+func exists(path string) (there, folder bool) {
+	info, err := os.Stat(path)
+	return err == nil, err == nil && info.IsDir()
+}
+
+// sortedNames lists a folder without hidden files, macOS resource forks and
+// Windows' thumbnail database.
+func sortedNames(dir string) ([]string, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fileProblem(dir, err)
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil && err != io.EOF {
+		return nil, fileProblem(dir, err)
+	}
+	names = slices.DeleteFunc(names, func(n string) bool { return strings.HasPrefix(n, ".") || n == "Thumbs.db" })
+	slices.SortFunc(names, compareNatural)
+	return names, nil
+}
+
+// compareNatural orders names with runs of digits by their value: 2.png before 10.png.
+func compareNatural(a, b string) int {
+	i, j := 0, 0
+	for i < len(a) && j < len(b) {
+		if isDigit(a[i]) && isDigit(b[j]) {
+			p, q := i, j
+			for i < len(a) && isDigit(a[i]) {
+				i++
+			}
+			for j < len(b) && isDigit(b[j]) {
+				j++
+			}
+			x, y := strings.TrimLeft(a[p:i], "0"), strings.TrimLeft(b[q:j], "0")
+			if len(x) != len(y) {
+				return len(x) - len(y)
+			}
+			if c := strings.Compare(x, y); c != 0 {
+				return c
+			}
+			continue
+		}
+		if a[i] != b[j] {
+			return int(a[i]) - int(b[j])
+		}
+		i++
+		j++
+	}
+	if c := (len(a) - i) - (len(b) - j); c != 0 {
+		return c
+	}
+	return strings.Compare(a, b)
+}
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }

@@ -1,0 +1,245 @@
+package dataset
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"image"
+	"image/color"
+	"image/draw"
+	"image/jpeg"
+	"image/png"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Limits of an image, checked in its header before anything is allocated.
+const (
+	maxImageSide   = 16384
+	maxImagePixels = 1 << 26
+)
+
+// imageInfo is what an image file's header says.
+type imageInfo struct {
+	format        string // png or jpeg
+	width, height int
+	// bits per channel; channels without alpha.
+	bits, channels int
+	fileBytes      int64
+}
+
+// readImageInfo reads the header of a PNG or JPEG file.
+func readImageInfo(path string) (imageInfo, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return imageInfo{}, fileProblem(path, err)
+	}
+	defer f.Close()
+	stat, err := f.Stat()
+	if err != nil {
+		return imageInfo{}, fileProblem(path, err)
+	}
+	if stat.IsDir() {
+		return imageInfo{}, problem(path, 0, "", "is a folder, want a PNG or JPEG file")
+	}
+	info, err := parseImageInfo(bufio.NewReader(f))
+	if err != nil {
+		if strings.HasPrefix(filepath.Base(path), "._") {
+			err = fmt.Errorf("%w (files named ._* are macOS resource forks, no pictures)", err)
+		}
+		return imageInfo{}, problem(path, 0, "", "%v", err)
+	}
+	info.fileBytes = stat.Size()
+	return info, nil
+}
+
+var pngSignature = []byte("\x89PNG\r\n\x1a\n")
+
+func parseImageInfo(r *bufio.Reader) (imageInfo, error) {
+	head, err := r.Peek(33)
+	if len(head) < 3 {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = errors.New("the file is empty")
+		}
+		return imageInfo{}, err
+	}
+	var info imageInfo
+	switch {
+	case bytes.HasPrefix(head, pngSignature):
+		if len(head) < 33 || string(head[12:16]) != "IHDR" {
+			return info, errors.New("the PNG header is cut off or damaged")
+		}
+		w, h := binary.BigEndian.Uint32(head[16:]), binary.BigEndian.Uint32(head[20:])
+		if w > maxImageSide || h > maxImageSide {
+			return info, fmt.Errorf("the header claims %d x %d pixels, sides of at most %d are read", w, h, maxImageSide)
+		}
+		info = imageInfo{format: "png", width: int(w), height: int(h), bits: int(head[24])}
+		switch head[25] {
+		case 0, 4:
+			info.channels = 1
+		case 2, 6:
+			info.channels = 3
+		case 3:
+			info.channels, info.bits = 3, 8 // palette entries have 8 bits per channel
+		default:
+			return info, fmt.Errorf("PNG colour type %d is not defined", head[25])
+		}
+	case head[0] == 0xff && head[1] == 0xd8:
+		c, err := jpeg.DecodeConfig(r)
+		if err != nil {
+			return info, fmt.Errorf("the JPEG header is damaged: %w", err)
+		}
+		info = imageInfo{format: "jpeg", width: c.Width, height: c.Height, bits: 8, channels: 3}
+		if c.ColorModel == color.GrayModel {
+			info.channels = 1
+		}
+	default:
+		return info, fmt.Errorf("neither PNG nor JPEG: it begins with %q", head[:min(8, len(head))])
+	}
+	if info.width == 0 || info.height == 0 {
+		return info, fmt.Errorf("the header claims %d x %d pixels", info.width, info.height)
+	}
+	if info.width > maxImageSide || info.height > maxImageSide || info.width*info.height > maxImagePixels {
+		return info, fmt.Errorf("the header claims %d x %d pixels, at most %d in all and %d per side are read",
+			info.width, info.height, maxImagePixels, maxImageSide)
+	}
+	return info, nil
+}
+
+// plane is one decoded slice or picture; exactly one of the pixel slices is set.
+type plane struct {
+	h, w int
+	// hu16 and hu32 hold Hounsfield units, grey8 grey values [h, w].
+	hu16  []int16
+	hu32  []float32
+	grey8 []uint8
+	// rgb holds [h, w, 3].
+	rgb []uint8
+}
+
+func (p *plane) bytes() int64 {
+	return int64(2*len(p.hu16) + 4*len(p.hu32) + len(p.grey8) + len(p.rgb))
+}
+
+func decodeImage(path string) (image.Image, imageInfo, error) {
+	info, err := readImageInfo(path)
+	if err != nil {
+		return nil, info, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, info, fileProblem(path, err)
+	}
+	defer f.Close()
+	var img image.Image
+	if info.format == "png" {
+		img, err = png.Decode(bufio.NewReader(f))
+	} else {
+		img, err = jpeg.Decode(bufio.NewReader(f))
+	}
+	if err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+			err = errors.New("the file is cut off")
+		}
+		return nil, info, problem(path, 0, "", "cannot decode: %v", err)
+	}
+	return img, info, nil
+}
+
+// decodeHU reads a 16-bit grey PNG whose values minus 32768 are Hounsfield units.
+func decodeHU(path string) (*plane, error) {
+	img, info, err := decodeImage(path)
+	if err != nil {
+		return nil, err
+	}
+	g, ok := img.(*image.Gray16)
+	if !ok {
+		return nil, problem(path, 0, "", "%s", wantHU(info))
+	}
+	p := &plane{h: info.height, w: info.width, hu16: make([]int16, info.height*info.width)}
+	for y := range p.h {
+		row := g.Pix[y*g.Stride : y*g.Stride+2*p.w]
+		out := p.hu16[y*p.w : (y+1)*p.w]
+		for x := range out {
+			out[x] = int16(binary.BigEndian.Uint16(row[2*x:]) - 32768)
+		}
+	}
+	return p, nil
+}
+
+func wantHU(info imageInfo) string {
+	kind := "grey"
+	if info.channels == 3 {
+		kind = "colour"
+	}
+	return fmt.Sprintf("%d-bit %s %s, want a 16-bit grey PNG whose values minus 32768 are Hounsfield units", info.bits, kind, info.format)
+}
+
+// decodeSlice reads a slice of any kind: 16-bit grey PNG as HU, 8-bit grey or JPEG
+// as grey (the luminance of a JPEG).
+func decodeSlice(path string) (*plane, error) {
+	img, info, err := decodeImage(path)
+	if err != nil {
+		return nil, err
+	}
+	p := &plane{h: info.height, w: info.width}
+	switch m := img.(type) {
+	case *image.Gray16:
+		return decodeHU(path)
+	case *image.Gray:
+		p.grey8 = compact(m.Pix, m.Stride, p.w, p.h)
+	case *image.YCbCr:
+		p.grey8 = compact(m.Y, m.YStride, p.w, p.h)
+	default:
+		rgb := toRGB(img)
+		p.grey8 = make([]uint8, p.h*p.w)
+		for i := range p.grey8 {
+			r, g, b := rgb[3*i], rgb[3*i+1], rgb[3*i+2]
+			if r != g || g != b {
+				return nil, problem(path, 0, "", "a colour picture, want a grey slice")
+			}
+			p.grey8[i] = r
+		}
+	}
+	return p, nil
+}
+
+func compact(pix []uint8, stride, w, h int) []uint8 {
+	out := make([]uint8, w*h)
+	for y := range h {
+		copy(out[y*w:(y+1)*w], pix[y*stride:y*stride+w])
+	}
+	return out
+}
+
+// decodePicture reads a PNG or JPEG as 8-bit RGB.
+func decodePicture(path string) (*plane, error) {
+	img, info, err := decodeImage(path)
+	if err != nil {
+		return nil, err
+	}
+	return &plane{h: info.height, w: info.width, rgb: toRGB(img)}, nil
+}
+
+func toRGB(img image.Image) []uint8 {
+	b := img.Bounds()
+	rgba, ok := img.(*image.RGBA)
+	if !ok {
+		rgba = image.NewRGBA(image.Rect(0, 0, b.Dx(), b.Dy()))
+		draw.Draw(rgba, rgba.Bounds(), img, b.Min, draw.Src)
+	}
+	out := make([]uint8, 3*b.Dx()*b.Dy())
+	o := 0
+	for y := range b.Dy() {
+		row := rgba.Pix[y*rgba.Stride:]
+		for x := range b.Dx() {
+			out[o], out[o+1], out[o+2] = row[4*x], row[4*x+1], row[4*x+2]
+			o += 3
+		}
+	}
+	return out
+}

@@ -1,0 +1,451 @@
+package dataset
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+
+	"github.com/alignedfusion/alignedfusion/host/dataset/nifti"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// airHU is what lies outside a CT image.
+const airHU = -1024
+
+// The intensities of an encoder that declares none: Hounsfield units as they are
+// for volumes, 0 to 1 for pictures.
+var pictureIntensity = sdk.Intensity{Low: 0, High: 255, OutLow: 0, OutHigh: 1}
+
+// volumes keeps the NIfTI volumes used last: neighbouring cases share one, and at
+// the border between two volumes both are in use.
+type volumes struct {
+	mu   sync.Mutex
+	last [2]*loadedVolume
+}
+
+type loadedVolume struct {
+	path string
+	v    *nifti.Volume
+}
+
+func (s *volumes) get(path string) (*nifti.Volume, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.last {
+		if l != nil && l.path == path {
+			return l.v, nil
+		}
+	}
+	v, err := nifti.Read(path)
+	if err != nil {
+		return nil, problem(path, 0, "", "%v", err)
+	}
+	s.last[1], s.last[0] = s.last[0], &loadedVolume{path, v}
+	return v, nil
+}
+
+// slice returns slice number n of the case's stack.
+func (l *Loader) slice(c *Case, s *stack, n int) (*plane, error) {
+	if s != nil && s.nifti != "" {
+		v, err := l.volumes.get(s.nifti)
+		if err != nil {
+			return nil, err
+		}
+		size := v.Height * v.Width
+		if n < 0 || (n+1)*size > len(v.Data) {
+			return nil, problem(s.nifti, 0, "", "slice %d is not in the volume of %d slices", n, v.Depth)
+		}
+		return &plane{h: v.Height, w: v.Width, hu32: v.Data[n*size : (n+1)*size]}, nil
+	}
+	path := c.Images[Volume]
+	if s != nil {
+		path = s.files[n]
+	}
+	decode := decodeSlice
+	if l.data.huOnly {
+		decode = decodeHU
+	}
+	v, err := l.opt.Cache.get("slice\x00"+path, func() (any, int64, error) {
+		p, err := decode(path)
+		if err != nil {
+			return nil, 0, err
+		}
+		return p, p.bytes(), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	p := v.(*plane)
+	if p.h != c.Size[0] || p.w != c.Size[1] {
+		return nil, problem(path, 0, "", "is %d x %d pixels, the key slice %s is %d x %d", p.w, p.h, filepath.Base(c.Images[Volume]), c.Size[1], c.Size[0])
+	}
+	return p, nil
+}
+
+// tap is one resampled slice: (1-weight) of slice low plus weight of slice high.
+type tap struct {
+	low, high int
+	weight    float64
+}
+
+// sliceTaps resamples the stack to depth slices spacingMM apart, the key slice in
+// the middle (depth/2). Offset p lies at p*spacing/interval slices, and every offset
+// has its own weight, frac(p*spacing/interval), on either side of the key slice. A
+// slice that does not exist is replaced by the nearest one towards the key slice; an
+// unknown interval repeats the key slice.
+func sliceTaps(s *stack, key, depth int, spacingMM, intervalMM float64) []tap {
+	taps := make([]tap, depth)
+	for i := range taps {
+		taps[i] = tap{key, key, 0}
+		if s == nil || !(intervalMM > 0) {
+			continue
+		}
+		position := float64(i-depth/2) * spacingMM / intervalMM
+		low := math.Floor(position)
+		weight := position - low
+		if weight > 1-1e-6 { // rounding of an offset that meets a slice
+			low, weight = low+1, 0
+		}
+		taps[i].low = s.nearest(key+int(low), key)
+		taps[i].high = taps[i].low
+		if weight > 1e-6 {
+			taps[i].high, taps[i].weight = s.nearest(key+int(low)+1, key), weight
+		}
+	}
+	return taps
+}
+
+// renderVolume fills out [depth, NetHeight, NetWidth].
+func (l *Loader) renderVolume(p *plan, out []float32) error {
+	g := p.geometry[Volume]
+	c := p.c
+	s := l.data.stacks[c.Stack]
+	window := l.window
+	interval := c.SpacingMM[0]
+	var scratch []float32
+	size := g.NetHeight * g.NetWidth
+	taps := sliceTaps(s, c.KeySlice, l.depth, l.opt.Load.SliceSpacingMM, interval)
+	for i, t := range taps {
+		to := out[i*size : (i+1)*size]
+		if i > 0 && t == taps[i-1] {
+			copy(to, out[(i-1)*size:i*size])
+			continue
+		}
+		low, err := l.slice(c, s, t.low)
+		if err != nil {
+			return err
+		}
+		high := low
+		if t.high != t.low {
+			if high, err = l.slice(c, s, t.high); err != nil {
+				return err
+			}
+		}
+		if scratch == nil {
+			scratch = make([]float32, low.h*low.w)
+		}
+		l.blend(scratch, low, high, t.weight, c, window)
+		source, h, w, m := shrink(scratch, low.h, low.w, 1, *g)
+		warp(source, h, w, 1, 0, m, to, g.NetHeight, g.NetWidth, p.contentHeight[Volume], p.contentWidth[Volume], float32(window.fill))
+	}
+	l.finishVolume(p, out)
+	return nil
+}
+
+// windowing is an intensity range prepared for use; it maps v to v*gain+offset
+// between outLow and outHigh.
+type windowing struct {
+	gain, offset, outLow, outHigh float64
+	fill                          float64
+	intensity                     *sdk.Intensity
+}
+
+func newWindowing(in *sdk.Intensity) windowing {
+	if in == nil {
+		return windowing{gain: 1, outLow: math.Inf(-1), outHigh: math.Inf(1), fill: airHU}
+	}
+	gain := (in.OutHigh - in.OutLow) / (in.High - in.Low)
+	return windowing{gain: gain, offset: in.OutLow - in.Low*gain, outLow: min(in.OutLow, in.OutHigh), outHigh: max(in.OutLow, in.OutHigh),
+		fill: in.OutLow, intensity: in}
+}
+
+func (w windowing) apply(v float64) float32 {
+	v = v*w.gain + w.offset
+	if !(v > w.outLow) { // NaN too
+		v = w.outLow
+		if math.IsInf(v, -1) {
+			v = airHU
+		}
+	}
+	return float32(min(v, w.outHigh))
+}
+
+// blend mixes two slices in Hounsfield units and windows the result.
+func (l *Loader) blend(out []float32, low, high *plane, weight float64, c *Case, window windowing) {
+	switch {
+	case low.hu16 != nil:
+		for i, v := range low.hu16 {
+			x := float64(v)
+			if weight > 0 {
+				x += weight * (float64(high.hu16[i]) - x)
+			}
+			out[i] = window.apply(x)
+		}
+	case low.hu32 != nil:
+		for i, v := range low.hu32 {
+			x := float64(v)
+			if weight > 0 {
+				x += weight * (float64(high.hu32[i]) - x)
+			}
+			out[i] = window.apply(x)
+		}
+	default:
+		from, to := c.greyHU[0], c.greyHU[1]
+		if from == to { // nobody said: grey fills the window
+			from, to = 0, 255
+			if window.intensity != nil {
+				from, to = window.intensity.Low, window.intensity.High
+			}
+		}
+		for i, v := range low.grey8 {
+			x := float64(v)
+			if weight > 0 {
+				x += weight * (float64(high.grey8[i]) - x)
+			}
+			out[i] = window.apply(from + x/255*(to-from))
+		}
+	}
+}
+
+// finishVolume changes brightness and contrast, adds noise and normalises.
+func (l *Loader) finishVolume(p *plan, out []float32) {
+	w := l.window
+	if w.intensity == nil {
+		return
+	}
+	span := w.outHigh - w.outLow
+	middle := (w.outLow + w.outHigh) / 2
+	if p.color.brightness != 0 || p.color.contrast != 0 {
+		gain := float32(1 + p.color.contrast)
+		add := float32(middle + p.color.brightness*span)
+		mid, lowest, highest := float32(middle), float32(w.outLow), float32(w.outHigh)
+		for i, v := range out {
+			out[i] = max(lowest, min((v-mid)*gain+add, highest))
+		}
+	}
+	p.addNoise(out, l.opt.Load.Augment.NoiseStd*span)
+	normalise(out, w.intensity, 0)
+}
+
+func (p *plan) addNoise(out []float32, std float64) {
+	if std <= 0 {
+		return
+	}
+	rng := rand.New(rand.NewPCG(p.noiseSeed, uint64(len(out))))
+	for i := range out {
+		out[i] += float32(std * rng.NormFloat64())
+	}
+}
+
+// normalise subtracts channel's mean and divides by its standard deviation.
+func normalise(out []float32, in *sdk.Intensity, channel int) {
+	mean, std := channelOf(in.Mean, channel, 0), channelOf(in.Std, channel, 1)
+	if mean == 0 && std == 1 {
+		return
+	}
+	m, s := float32(mean), float32(1/std)
+	for i, v := range out {
+		out[i] = (v - m) * s
+	}
+}
+
+// channelOf returns a channel's value; one value serves all channels.
+func channelOf(values []float64, channel int, absent float64) float64 {
+	switch {
+	case len(values) == 0:
+		return absent
+	case channel < len(values):
+		return values[channel]
+	}
+	return values[len(values)-1]
+}
+
+// renderPicture fills out [3, NetHeight, NetWidth].
+func (l *Loader) renderPicture(p *plan, modality string, out []float32) error {
+	path := p.c.Images[modality]
+	v, err := l.opt.Cache.get("picture\x00"+path, func() (any, int64, error) {
+		pic, err := decodePicture(path)
+		if err != nil {
+			return nil, 0, err
+		}
+		return pic, pic.bytes(), nil
+	})
+	if err != nil {
+		return err
+	}
+	pic := v.(*plane)
+	g := p.geometry[modality]
+	if pic.h != g.Height || pic.w != g.Width {
+		return problem(path, 0, "", "the file changed: %d x %d pixels, %d x %d when the data set was opened", pic.w, pic.h, g.Width, g.Height)
+	}
+	in := l.intensity[modality]
+	window := newWindowing(in)
+	source, h, w, m := shrink(pic.rgb, pic.h, pic.w, 3, *g)
+	size := g.NetHeight * g.NetWidth
+	ch, cw := p.contentHeight[modality], p.contentWidth[modality]
+	gain, offset := float32(window.gain), float32(window.offset)
+	for channel := range 3 {
+		// What is outside the picture becomes the mean, which normalises to 0.
+		fill := float32((channelOf(in.Mean, channel, in.OutLow) - window.offset) / window.gain)
+		plane := out[channel*size : (channel+1)*size]
+		warp(source, h, w, 3, channel, m, plane, g.NetHeight, g.NetWidth, ch, cw, fill)
+		for i, v := range plane {
+			plane[i] = v*gain + offset
+		}
+	}
+	p.changeColors(out, size, window)
+	p.addNoise(out, l.opt.Load.Augment.NoiseStd*(window.outHigh-window.outLow))
+	for channel := range 3 {
+		normalise(out[channel*size:(channel+1)*size], in, channel)
+	}
+	return nil
+}
+
+func (p *plan) changeColors(out []float32, size int, w windowing) {
+	if p.color == (colorChange{}) {
+		return
+	}
+	middle := float32((w.outLow + w.outHigh) / 2)
+	add := middle + float32(p.color.brightness*(w.outHigh-w.outLow))
+	contrast, saturation := float32(1+p.color.contrast), float32(1+p.color.saturation)
+	low, high := float32(w.outLow), float32(w.outHigh)
+	r, g, b := out[:size], out[size:2*size], out[2*size:3*size]
+	for i := range size {
+		// Rec. 601 luma
+		grey := 0.299*r[i] + 0.587*g[i] + 0.114*b[i]
+		for _, c := range [3][]float32{r, g, b} {
+			v := grey + saturation*(c[i]-grey)
+			c[i] = max(low, min((v-middle)*contrast+add, high))
+		}
+	}
+}
+
+type sample interface{ ~uint8 | ~float32 }
+
+// shrink averages blocks of k x k pixels where the geometry shrinks by k >= 2, so
+// that the bilinear interpolation that follows does not alias. It returns the pixels,
+// their size and the map from them to network pixels.
+func shrink[T sample](src []T, h, w, channels int, g Geometry) ([]T, int, int, Geometry) {
+	k := 0
+	if s := g.scale(); s > 0 {
+		k = int(1/s + 1e-9)
+	}
+	if k < 2 {
+		return src, h, w, g
+	}
+	sh, sw := max(1, h/k), max(1, w/k)
+	out := make([]T, sh*sw*channels)
+	for y := range sh {
+		y2 := min(h, (y+1)*k)
+		for x := range sw {
+			x2 := min(w, (x+1)*k)
+			for c := range channels {
+				sum := float32(0)
+				for yy := y * k; yy < y2; yy++ {
+					for xx := x * k; xx < x2; xx++ {
+						sum += float32(src[(yy*w+xx)*channels+c])
+					}
+				}
+				mean := sum / float32((y2-y*k)*(x2-x*k))
+				if _, isByte := any(mean).(T); !isByte {
+					mean += 0.5 // round
+				}
+				out[(y*sw+x)*channels+c] = T(mean)
+			}
+		}
+	}
+	f := float64(k)
+	back := Geometry{A: [6]float64{f, 0, 0.5*f - 0.5, 0, f, 0.5*f - 0.5}} // shrunk to original pixels
+	moved := back.then(g.A)
+	moved.Height, moved.Width, moved.NetHeight, moved.NetWidth = sh, sw, g.NetHeight, g.NetWidth
+	return out, sh, sw, moved
+}
+
+// warp samples one channel of src [h, w, channels] bilinearly into dst [netH, netW]
+// through the geometry; beyond the image and beyond the content stands fill.
+func warp[T sample](src []T, h, w, channels, channel int, g Geometry, dst []float32, netH, netW, contentH, contentW int, fill float32) {
+	inv := g.inverse().A
+	maxX, maxY := float64(w)-0.5, float64(h)-0.5
+	whole := func(v float64) bool { return v == math.Trunc(v) }
+	copying := channels == 1 && inv[0] == 1 && inv[4] == 1 && inv[1] == 0 && inv[3] == 0 && whole(inv[2]) && whole(inv[5])
+	for y := range netH {
+		row := dst[y*netW : (y+1)*netW]
+		if y >= contentH {
+			fillRow(row, fill)
+			continue
+		}
+		fillRow(row[contentW:], fill)
+		row = row[:contentW]
+		x0, y0 := inv[1]*float64(y)+inv[2], inv[4]*float64(y)+inv[5]
+		if copying {
+			copyRow(row, src, h, w, int(inv[2]), int(y0), fill)
+			continue
+		}
+		for x := range row {
+			sx, sy := inv[0]*float64(x)+x0, inv[3]*float64(x)+y0
+			if sx < -0.5 || sy < -0.5 || sx > maxX || sy > maxY {
+				row[x] = fill
+				continue
+			}
+			sx, sy = clamp(sx, 0, float64(w-1)), clamp(sy, 0, float64(h-1))
+			ix, iy := int(sx), int(sy)
+			fx, fy := float32(sx-float64(ix)), float32(sy-float64(iy))
+			jx, jy := min(ix+1, w-1), min(iy+1, h-1)
+			a, b := float32(src[(iy*w+ix)*channels+channel]), float32(src[(iy*w+jx)*channels+channel])
+			c, d := float32(src[(jy*w+ix)*channels+channel]), float32(src[(jy*w+jx)*channels+channel])
+			top, bottom := a+fx*(b-a), c+fx*(d-c)
+			row[x] = top + fy*(bottom-top)
+		}
+	}
+}
+
+func fillRow(row []float32, v float32) {
+	for i := range row {
+		row[i] = v
+	}
+}
+
+// copyRow copies row y of src from column x on.
+func copyRow[T sample](row []float32, src []T, h, w, x, y int, fill float32) {
+	if y < 0 || y >= h {
+		fillRow(row, fill)
+		return
+	}
+	for i := range row {
+		if at := x + i; at >= 0 && at < w {
+			row[i] = float32(src[y*w+at])
+		} else {
+			row[i] = fill
+		}
+	}
+}
+
+// checkIntensity refuses reversed and non-finite ranges.
+func checkIntensity(port string, in *sdk.Intensity) error {
+	for _, v := range append([]float64{in.Low, in.High, in.OutLow, in.OutHigh}, append(in.Mean, in.Std...)...) {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("port %q: its intensity range holds %g", port, v)
+		}
+	}
+	if in.Low >= in.High || in.OutLow >= in.OutHigh {
+		return fmt.Errorf("port %q: intensity [%g, %g] to [%g, %g] is empty or reversed", port, in.Low, in.High, in.OutLow, in.OutHigh)
+	}
+	for _, s := range in.Std {
+		if s <= 0 {
+			return fmt.Errorf("port %q: standard deviation %g is not positive", port, s)
+		}
+	}
+	return nil
+}

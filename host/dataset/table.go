@@ -1,0 +1,151 @@
+package dataset
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// imagePrefix begins the modality and column names of pictures.
+const imagePrefix = "image."
+
+// openTable reads a classification table: id, pictures, patient, split, labels and
+// attributes. An empty label is unknown or withheld, an empty attribute missing.
+func openTable(o *opener) error {
+	t, err := o.table(o.path)
+	if err != nil {
+		return err
+	}
+	d := o.d
+	d.Task = Classify
+	d.Dir = filepath.Dir(o.path)
+	if err := t.need("id"); err != nil {
+		return err
+	}
+	// One picture per case is the modality image.main.
+	modalityOf := map[string]string{}
+	var imageColumns, labelColumns, attributes []string
+	for _, c := range t.columns {
+		switch {
+		case c == "image":
+			modalityOf[c] = imagePrefix + "main"
+			imageColumns = append(imageColumns, c)
+		case strings.HasPrefix(c, imagePrefix):
+			modalityOf[c] = c
+			imageColumns = append(imageColumns, c)
+		case c == "label" || strings.HasPrefix(c, "label."):
+			labelColumns = append(labelColumns, c)
+		case slices.Contains([]string{"id", "patient", "split", "lesion"}, c) || strings.HasSuffix(c, ".evidence"):
+		default:
+			attributes = append(attributes, c)
+		}
+	}
+	if t.has("image") && t.has("image.main") {
+		return problem(t.path, 1, "image.main", "the columns image and image.main name one modality")
+	}
+	byDefault := labelColumns
+	if slices.Contains(labelColumns, "label") {
+		byDefault = []string{"label"}
+	}
+	selectable := append(slices.Clone(labelColumns), attributes...)
+	labels, err := chooseColumns("label", o.opt.Labels, selectable, byDefault, nil)
+	if err != nil {
+		return err
+	}
+	attributes = slices.DeleteFunc(attributes, func(c string) bool { return slices.Contains(labels, c) })
+	if d.AttributeColumns, err = chooseColumns("attribute", o.opt.Attributes, attributes, attributes, nil); err != nil {
+		return err
+	}
+	for _, m := range modalityOf {
+		d.Modalities = append(d.Modalities, m)
+	}
+	slices.Sort(d.Modalities)
+
+	taskOf := func(column string) string { return strings.TrimPrefix(column, "label.") }
+	columnOf := map[string]string{}
+	var tasks []string
+	for _, column := range labels {
+		tasks = append(tasks, taskOf(column))
+		columnOf[taskOf(column)] = column
+	}
+	byID := map[string]int{}
+	var values []map[string]string
+	for _, r := range t.rows {
+		id := t.get(r, "id")
+		if id == "" {
+			o.problems.add(t.path, r.line, "id", "is empty")
+			continue
+		}
+		if first, twice := byID[id]; twice {
+			o.problems.add(t.path, r.line, "id", "%q stands twice, first in line %d", clip(id, 60), o.places[first].line)
+			continue
+		}
+		c := Case{ID: id, Patient: t.get(r, "patient"), Split: t.get(r, "split"), Images: map[string]string{},
+			Attributes: map[string]string{}, Strata: map[string]string{}}
+		if lesion := t.get(r, "lesion"); lesion != "" {
+			c.Strata["lesion"] = lesion
+		}
+		for _, a := range d.AttributeColumns {
+			text, err := o.attribute(t.get(r, a))
+			if err == nil && a == "age" && text != "" {
+				if _, wrong := parseNumber(text); wrong == nil {
+					err = checkAge(text)
+				}
+			}
+			if err != nil {
+				o.problems.add(t.path, r.line, a, "%v", err)
+			}
+			c.Attributes[a] = text
+		}
+		given := map[string]string{}
+		for _, column := range labels {
+			text := t.get(r, column)
+			if notANumber(text) {
+				o.problems.add(t.path, r.line, column, "%q is no class; leave the cell empty where it is unknown", text)
+				continue
+			}
+			given[taskOf(column)] = text
+			c.HasTargets = c.HasTargets || text != ""
+		}
+		i := o.addCase(c, t.path, r.line)
+		byID[id] = i
+		values = append(values, given)
+		for _, column := range imageColumns {
+			name := t.get(r, column)
+			if name == "" {
+				o.problems.add(t.path, r.line, column, "names no image")
+				continue
+			}
+			path := name
+			if !filepath.IsAbs(path) {
+				path = filepath.Join(d.Dir, name)
+			}
+			o.d.Cases[i].Images[modalityOf[column]] = path
+			o.expect(expectedImage{caseIndex: i, path: path, place: place{t.path, r.line}, column: column})
+		}
+	}
+	o.labelSets(tasks, values, nil, func(task string) string { return columnOf[task] })
+	o.warnOfUntrained()
+	return nil
+}
+
+// warnOfUntrained names the classes that the training split does not have.
+func (o *opener) warnOfUntrained() {
+	for _, set := range o.d.Labels {
+		seen := make([]bool, len(set.Classes))
+		training := false
+		for i := range o.d.Cases {
+			if c := &o.d.Cases[i]; c.Split == "train" {
+				training = true
+				if k := c.Labels[set.Name]; k >= 0 {
+					seen[k] = true
+				}
+			}
+		}
+		for k, ok := range seen {
+			if training && !ok {
+				o.warn("class %q of %s is absent from the training split", set.Classes[k], set.Name)
+			}
+		}
+	}
+}
