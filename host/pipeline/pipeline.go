@@ -15,6 +15,8 @@ import (
 // Pipeline is a row of opened stages. Its methods are not safe for concurrent use.
 type Pipeline struct {
 	Members []*Member
+	// context is the number of the last run; all stages of a run share it.
+	context uint64
 }
 
 // Open checks the manifests' ports, opens the stages in order (each is told the
@@ -52,12 +54,8 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		}
 		m := &Member{s, instance, opened, resolved[i]}
 		p.Members = append(p.Members, m)
-		if len(opened.Inputs) == 0 {
-			opened.Inputs = s.Stage.Inputs
-		}
-		if len(opened.Outputs) == 0 {
-			opened.Outputs = s.Stage.Outputs
-		}
+		opened.Inputs = sdk.KnownPorts(s.Stage.Inputs, opened.Inputs)
+		opened.Outputs = sdk.KnownPorts(s.Stage.Outputs, opened.Outputs)
 		if _, err := b.accept(s, opened.Inputs); err != nil {
 			return nil, err
 		}
@@ -92,8 +90,8 @@ func (p *Pipeline) Member(role sdk.Kind) *Member {
 // Output returns the resolved port under which a name leaves the pipeline.
 func (p *Pipeline) Output(name string) (sdk.Port, bool) {
 	for _, m := range slices.Backward(p.Members) {
-		if port, ok := find(m.Opened.Outputs, name); ok {
-			return port, true
+		if port := sdk.FindPort(m.Opened.Outputs, name); port != nil {
+			return *port, true
 		}
 	}
 	return sdk.Port{}, false
@@ -131,9 +129,7 @@ func (p *Pipeline) Close() error {
 
 // ForwardOptions say how a batch runs through the pipeline.
 type ForwardOptions struct {
-	// Context is the number all stages of this run share; new for every Forward.
-	Context uint64
-	Train   bool
+	Train bool
 	// Seed of the batch; each stage gets its own, derived from it.
 	Seed uint64
 	// Wanted names on-request outputs.
@@ -148,8 +144,8 @@ type visit struct {
 	train     bool
 }
 
-// Run is one batch that went through the pipeline. In TRAIN mode it ends with
-// Backward or Release.
+// Run is one batch that went through the pipeline. It ends with Backward (TRAIN mode
+// only) or Release.
 type Run struct {
 	// Outputs are the ports as they left the pipeline. Data is valid until the run ends.
 	Outputs map[string]*tensor.Tensor
@@ -168,8 +164,9 @@ type Run struct {
 func (p *Pipeline) Forward(ctx context.Context, o ForwardOptions, inputs map[string]*tensor.Tensor) (*Run, error) {
 	r := &Run{
 		Outputs: maps.Clone(inputs), Losses: map[string]float64{}, Metrics: map[string]float64{},
-		context: o.Context,
+		context: p.context + 1,
 	}
+	p.context++
 	if r.Outputs == nil {
 		r.Outputs = map[string]*tensor.Tensor{}
 	}
@@ -182,26 +179,26 @@ func (p *Pipeline) Forward(ctx context.Context, o ForwardOptions, inputs map[str
 	for i, m := range p.Members {
 		v := visit{member: m, producers: map[string]int{}, train: o.Train && m.Stage.Trainable}
 		req := &sdk.ForwardRequest{
-			Context: o.Context, Train: v.train, Seed: Seed(o.Seed, string(m.Role)),
+			Context: r.context, Train: v.train, Seed: Seed(o.Seed, string(m.Role)),
 			Inputs: map[string]*tensor.Tensor{}, NeedsGrad: map[string]bool{}, Wanted: map[string]bool{},
 			NewOutput: newOutput,
 		}
 		learns[i] = v.train && m.Opened.TrainableCount > 0
 		for name, t := range r.Outputs {
-			port, ok := find(m.Opened.Inputs, name)
-			if !ok || port.Resident {
+			port := sdk.FindPort(m.Opened.Inputs, name)
+			if port == nil || port.Resident {
 				continue
 			}
 			req.Inputs[name] = t
 			from := producer[name]
 			v.producers[name] = from
-			if v.train && from >= 0 && port.Differentiable && learns[from] {
+			if v.train && from >= 0 && port.Differentiable && learns[from] && p.Members[from].gives(name).Differentiable {
 				req.NeedsGrad[name] = true
 				learns[i] = true
 			}
 		}
 		for name := range o.Wanted {
-			if port, ok := find(m.Opened.Outputs, name); ok && port.OnRequest {
+			if port := sdk.FindPort(m.Opened.Outputs, name); port != nil && port.OnRequest {
 				req.Wanted[name] = true
 			}
 		}
@@ -290,11 +287,11 @@ func (r *Run) Backward(ctx context.Context, weights map[string]float64, scale fl
 			}
 		}
 	}
-	r.done = true
-	return nil
+	return r.Release(ctx) // resident tensors of stages that do not train
 }
 
-// Release ends a TRAIN run without gradients. Releasing an ended run does nothing.
+// Release ends a run without gradients: TRAIN graphs, and in EVAL mode the resident
+// tensors that stages of one plugin share. Releasing an ended run does nothing.
 func (r *Run) Release(ctx context.Context) error {
 	if r.done {
 		return nil
@@ -302,7 +299,7 @@ func (r *Run) Release(ctx context.Context) error {
 	r.done = true
 	var errs []error
 	for _, v := range slices.Backward(r.visits) {
-		if v.train {
+		if v.train || v.member.keepsResidents() {
 			errs = append(errs, v.member.fail("release", v.member.Instance.Release(ctx, r.context)))
 		}
 	}

@@ -313,7 +313,7 @@ func TestFailingForwardReleasesTheOpenContexts(t *testing.T) {
 	p := openClassifier(t, false, nil)
 	b := batch(2, 1)
 	b.Inputs["target.label"] = tensor.OfFloat32s([]float32{1, 2}, 2) // a dtype the head cannot read
-	_, err := p.Forward(t.Context(), ForwardOptions{Context: 1, Train: true}, b.Inputs)
+	_, err := p.Forward(t.Context(), ForwardOptions{Train: true}, b.Inputs)
 	var stage *StageError
 	if !errors.As(err, &stage) || stage.Role != sdk.KindHead || stage.Call != "forward" {
 		t.Fatalf("%v; want a StageError of the head's forward", err)

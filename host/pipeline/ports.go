@@ -66,36 +66,10 @@ func (b board) names() []string {
 	return names
 }
 
-// family returns "tokens." for "tokens.*".
-func family(name string) (prefix string, ok bool) {
-	if strings.HasSuffix(name, ".*") {
-		return strings.TrimSuffix(name, "*"), true
-	}
-	return "", false
-}
-
-// Matches reports whether a port name falls under a declared one, which is exact
+// matches reports whether a port name falls under a declared one, which is exact
 // ("joint") or a family ("tokens.*").
-func Matches(declared, name string) bool {
-	if prefix, ok := family(declared); ok {
-		return strings.HasPrefix(name, prefix) && len(name) > len(prefix)
-	}
-	return declared == name
-}
-
-// find returns the declared port that a name falls under; exact names win.
-func find(ports []sdk.Port, name string) (sdk.Port, bool) {
-	for _, p := range ports {
-		if p.Name == name {
-			return p, true
-		}
-	}
-	for _, p := range ports {
-		if Matches(p.Name, name) {
-			return p, true
-		}
-	}
-	return sdk.Port{}, false
+func matches(declared, name string) bool {
+	return sdk.FindPort([]sdk.Port{{Name: declared}}, name) != nil
 }
 
 func describe(d tensor.DType, shape []string) string {
@@ -122,38 +96,40 @@ func fits(given, wanted sdk.Port) bool {
 // that will feed it, in name order.
 func (b board) accept(s Source, inputs []sdk.Port) ([]sdk.Port, error) {
 	var feeding []sdk.Port
+	given := map[string]bool{}
+	for _, name := range b.names() {
+		want := sdk.FindPort(inputs, name)
+		if want == nil {
+			continue
+		}
+		p := b[name]
+		wrong := &PortError{s.name(), p.from, name, describe(p.DType, p.Shape), describe(want.DType, want.Shape) + ", declared by " + s.Plugin, ""}
+		if want.Resident || p.Resident {
+			switch {
+			case want.Resident && p.Resident && p.process == s.Process:
+				given[name] = true
+			case want.Required:
+				wrong.Advice = "the port stays inside one plugin: take both stages from the same plugin"
+				return nil, wrong
+			}
+			continue // an optional port of another process is simply not there
+		}
+		if !fits(p.Port, *want) {
+			return nil, wrong
+		}
+		given[name] = true
+		feeding = append(feeding, p.Port)
+	}
 	for _, want := range inputs {
-		var matched int
-		for _, name := range b.names() {
-			p := b[name]
-			if exact, _ := find(inputs, name); exact.Name != want.Name {
-				continue
-			}
-			wanted := describe(want.DType, want.Shape) + ", declared by " + s.Plugin
-			if want.Resident || p.Resident {
-				if want.Resident && p.Resident && p.process == s.Process {
-					matched++
-					continue
-				}
-				if !want.Required && !want.Resident {
-					continue // a resident port of another plugin is simply not there
-				}
-				return nil, &PortError{s.name(), p.from, name, describe(p.DType, p.Shape), wanted,
-					"the port stays inside one plugin: take both stages from the same plugin"}
-			}
-			if !fits(p.Port, want) {
-				return nil, &PortError{s.name(), p.from, name, describe(p.DType, p.Shape), wanted, ""}
-			}
-			matched++
-			feeding = append(feeding, p.Port)
+		if !want.Required || slices.ContainsFunc(b.names(), func(n string) bool { return given[n] && matches(want.Name, n) }) {
+			continue
 		}
-		if matched == 0 && want.Required {
-			advice := "on offer: " + strings.Join(b.names(), ", ")
-			if want.Resident {
-				advice = "the port stays inside one plugin: take the stage before it from " + s.Plugin + " too"
-			}
-			return nil, &PortError{s.name(), "", want.Name, "", describe(want.DType, want.Shape) + ", declared by " + s.Plugin, advice}
+		missing := &PortError{Consumer: s.name(), Port: want.Name, Wanted: describe(want.DType, want.Shape) + ", declared by " + s.Plugin,
+			Advice: "on offer: " + strings.Join(b.names(), ", ")}
+		if want.Resident {
+			missing.Advice = "the port stays inside one plugin: take the stage before it from " + s.Plugin + " too"
 		}
+		return nil, missing
 	}
 	return feeding, nil
 }
@@ -163,28 +139,25 @@ func (b board) accept(s Source, inputs []sdk.Port) ([]sdk.Port, error) {
 func (b board) offer(s Source, inputs, outputs []sdk.Port) {
 	add := board{}
 	for _, out := range outputs {
-		prefix, isFamily := family(out.Name)
+		prefix, isFamily := sdk.Family(out.Name)
 		if !isFamily {
 			add[out.Name] = offered{out, s.name(), s.Process}
 			continue
 		}
 		for _, in := range inputs {
-			inPrefix, ok := family(in.Name)
+			inPrefix, ok := sdk.Family(in.Name)
 			if !ok {
 				continue
 			}
 			for name := range b {
-				if !Matches(in.Name, name) {
+				if !matches(in.Name, name) {
 					continue
 				}
 				port := out
 				port.Name = prefix + strings.TrimPrefix(name, inPrefix)
-				if _, exact := find(outputs, port.Name); exact {
-					if p, _ := find(outputs, port.Name); p.Name == port.Name {
-						continue // declared on its own
-					}
+				if sdk.FindPort(outputs, port.Name).Name != port.Name { // else it is declared on its own
+					add[port.Name] = offered{port, s.name(), s.Process}
 				}
-				add[port.Name] = offered{port, s.name(), s.Process}
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -89,6 +90,19 @@ func (m *Member) fail(call string, err error) error {
 		return nil
 	}
 	return &StageError{m.Role, m.Plugin, call, err}
+}
+
+// gives is the port under which an output leaves the stage.
+func (m *Member) gives(name string) sdk.Port {
+	if port := sdk.FindPort(m.Opened.Outputs, name); port != nil {
+		return *port
+	}
+	return sdk.Port{}
+}
+
+// keepsResidents reports whether a run leaves tensors in the stage's process.
+func (m *Member) keepsResidents() bool {
+	return slices.ContainsFunc(m.Opened.Outputs, func(p sdk.Port) bool { return p.Resident })
 }
 
 func (m *Member) cost() Cost {

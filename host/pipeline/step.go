@@ -71,9 +71,7 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 	share := 1 / float64(len(batches))
 	for i, batch := range batches {
 		run, err := s.Pipeline.Forward(ctx, ForwardOptions{
-			Context: uint64(step)*uint64(len(batches)) + uint64(i) + 1,
-			Train:   true,
-			Seed:    Seed(s.Seed, "step", step, i),
+			Train: true, Seed: Seed(s.Seed, "step", step, i),
 		}, batch.Inputs)
 		if err != nil {
 			return result, err
