@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gofrs/flock"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -50,6 +52,11 @@ func fit(ctx context.Context, o options, log io.Writer) error {
 	if out == "" {
 		out = filepath.Join(root, "build", "lib")
 	}
+	unlock, err := lockFolder(ctx, filepath.Dir(sources), log)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if !o.shimOnly {
 		gotchDir, err := gotchSource(ctx, root)
 		if err != nil {
@@ -103,13 +110,18 @@ func (b *shimBuild) run(ctx context.Context, force, verbose bool) error {
 	if err != nil {
 		return err
 	}
-	stamp, err := b.stamp(files)
+	base, err := b.base()
 	if err != nil {
 		return err
 	}
+	stamp := hashFiles(map[string][]byte{"base": []byte(base), "sources": []byte(hashFiles(files))})
 	recordPath := filepath.Join(b.out, "libtch.json")
 	library := filepath.Join(b.out, "libtch.so")
-	if old, err := readRecord(recordPath); err == nil && old.Stamp == stamp && isFile(library) && !force {
+	if force {
+		if err := os.RemoveAll(b.work); err != nil {
+			return err
+		}
+	} else if old, err := readJSON[record](recordPath); err == nil && old.Stamp == stamp && isFile(library) {
 		fmt.Fprintf(b.log, "libtch.so is up to date for libtorch %s (%s)\n", b.torch.Version, b.torch.LibDir)
 		return nil
 	}
@@ -119,17 +131,13 @@ func (b *shimBuild) run(ctx context.Context, force, verbose bool) error {
 		}
 	}
 	fmt.Fprintf(b.log, "fitting gotch %s to libtorch %s (%s)\n", gotchVersion, b.torch.Version, b.torch.LibDir)
-	if err := b.compileAndLink(ctx, files, library); err != nil {
+	if err := b.compileAndLink(ctx, files, base, library); err != nil {
 		return err
 	}
-	text, err := json.MarshalIndent(record{
+	if err := writeJSON(recordPath, record{
 		SchemaVersion: 1, Stamp: stamp, Gotch: gotchVersion, Libtorch: b.torch, Compiler: b.version,
 		Standard: b.standard, Functions: b.total, Missing: b.missing,
-	}, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := writeIfChanged(recordPath, append(text, '\n')); err != nil {
+	}); err != nil {
 		return err
 	}
 	fmt.Fprintf(b.log, "libtch.so built in %.0f s: %d of %d functions are not in libtorch %s (listed in %s)\n",
@@ -160,9 +168,9 @@ func (b *shimBuild) findCompiler(ctx context.Context) error {
 	return nil
 }
 
-// stamp digests everything libtch.so depends on: sources, libtorch, compiler,
-// and this tool's way of building (flags).
-func (b *shimBuild) stamp(files map[string][]byte) (string, error) {
+// base digests what every object depends on besides its sources: libtorch,
+// compiler, and this tool's way of building.
+func (b *shimBuild) base() (string, error) {
 	info, err := os.Stat(filepath.Join(b.torch.LibDir, "libtorch_cpu.so"))
 	if err != nil {
 		return "", err
@@ -172,23 +180,47 @@ func (b *shimBuild) stamp(files map[string][]byte) (string, error) {
 		return "", err
 	}
 	return hashFiles(map[string][]byte{
-		"sources":  []byte(hashFiles(files)),
 		"libtorch": fmt.Appendf(torch, " %d %d", info.Size(), info.ModTime().UnixNano()),
 		"compiler": []byte(b.compiler + "\n" + b.version),
-		"flags":    []byte(strings.Join(slices.Concat(b.compileFlags(), kernelFlags, b.linkFlags("libtch.so", nil)), "\n")),
+		"flags":    []byte(strings.Join(append(b.compileFlags(), b.linkFlags("libtch.so", nil)...), "\n")),
 	}), nil
 }
 
-func readRecord(path string) (*record, error) {
+func readJSON[T any](path string) (*T, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	r := new(record)
-	if err := json.Unmarshal(text, r); err != nil {
+	value := new(T)
+	if err := json.Unmarshal(text, value); err != nil {
 		return nil, err
 	}
-	return r, nil
+	return value, nil
+}
+
+func writeJSON(path string, value any) error {
+	text, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeIfChanged(path, append(text, '\n'))
+}
+
+// lockFolder makes runs on one build folder take turns.
+func lockFolder(ctx context.Context, dir string, log io.Writer) (unlock func() error, err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	lock := flock.New(filepath.Join(dir, ".lock"))
+	locked, err := lock.TryLock()
+	if err == nil && !locked {
+		fmt.Fprintln(log, "waiting for another fitgotch to finish")
+		_, err = lock.TryLockContext(ctx, 200*time.Millisecond)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("locking %s: %w", dir, err)
+	}
+	return lock.Unlock, nil
 }
 
 // readSources reads the C and C++ files of a folder.
@@ -216,13 +248,11 @@ func (b *shimBuild) compileFlags() []string {
 	if b.torch.CXX11ABI {
 		abi = 1
 	}
-	flags := []string{"-O1", "-fPIC", "-w", "-fmax-errors=0", fmt.Sprintf("-D_GLIBCXX_USE_CXX11_ABI=%d", abi), "-I" + b.work}
+	flags := []string{"-fPIC", "-fopenmp", "-w", "-fmax-errors=0", fmt.Sprintf("-D_GLIBCXX_USE_CXX11_ABI=%d", abi), "-I."}
 	for _, dir := range b.torch.IncludeDirs {
-		flags = append(flags, "-isystem", dir)
-	}
-	// /usr/include as -isystem would hide the C++ library's own wrappers.
-	if i := slices.Index(flags, "/usr/include"); i > 0 {
-		flags = slices.Delete(flags, i-1, i+1)
+		if dir != "/usr/include" { // named again, it would hide the C++ library's own wrappers
+			flags = append(flags, "-isystem", dir)
+		}
 	}
 	return flags
 }
@@ -231,50 +261,109 @@ func (b *shimBuild) compileFlags() []string {
 // kernels register themselves when libtorch_cuda is loaded. The run path is the
 // old kind (DT_RPATH) because it also serves the libraries' own dependencies.
 func (b *shimBuild) linkFlags(output string, objects []string) []string {
-	flags := append([]string{"-shared", "-fopenmp", "-o", output}, objects...)
+	flags := append([]string{"-shared", "-o", output}, objects...)
 	flags = append(flags, "-L"+b.torch.LibDir, "-Wl,--disable-new-dtags,-rpath,"+b.torch.LibDir,
 		"-Wl,-z,defs", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu")
 	if b.torch.CUDA {
 		flags = append(flags, "-ltorch_cuda", "-lc10_cuda")
 	}
-	return append(flags, "-lc10")
+	flags = append(flags, "-lc10")
+	// A second OpenMP runtime in the process would have its own threads.
+	if own, err := filepath.Glob(filepath.Join(b.torch.LibDir, "libgomp*.so*")); err == nil && len(own) > 0 && !b.torch.system() {
+		return append(flags, own[0])
+	}
+	return append(flags, "-lgomp")
 }
 
-func (b *shimBuild) compileAndLink(ctx context.Context, files map[string][]byte, library string) error {
-	b.missing, b.total = nil, 0
-	text := map[string][]string{} // the two files whose functions can be stubbed
-	for _, name := range []string{"torch_api.cpp", "torch_api_generated.cpp.h"} {
-		text[name] = strings.Split(string(files[name]), "\n")
-		b.total += len(parseFunctions(text[name]))
+// isOwn tells the project's own sources from gotch's.
+func isOwn(name string) bool { return strings.HasPrefix(name, "af_") }
+
+const shimObject = "torch_api.o"
+
+// fitted is what is kept about the shim's object between runs: the compiler's
+// findings cost most of the time, and an edit of an own source changes nothing
+// about them.
+type fitted struct {
+	Key      string   `json:"key"`
+	Standard string   `json:"standard"`
+	Missing  []string `json:"missing"`
+}
+
+func (b *shimBuild) compileAndLink(ctx context.Context, files map[string][]byte, base, library string) error {
+	shim, own := map[string][]byte{}, map[string][]byte{}
+	for name, text := range files {
+		if isOwn(name) {
+			own[name] = text
+		} else {
+			shim[name] = text
+		}
 	}
-	if err := replaceTree(b.work, files); err != nil {
-		return err
-	}
-	var objects []string
-	for name := range files {
+	objects := []string{shimObject}
+	for name := range own {
 		if filepath.Ext(name) == ".cpp" {
 			objects = append(objects, strings.TrimSuffix(name, ".cpp")+".o")
 		}
 	}
 	slices.Sort(objects)
 
-	b.standard = "c++17"
-	dirty := slices.Clone(objects)
+	key := hashFiles(map[string][]byte{"base": []byte(base), "sources": []byte(hashFiles(shim))})
+	if err := b.fitShim(ctx, shim, key); err != nil {
+		return err
+	}
+	if err := b.compileOwn(ctx, own, hashFiles(map[string][]byte{
+		"base": []byte(base), "standard": []byte(b.standard), "shim": shim["torch_api.h"],
+	})); err != nil {
+		return err
+	}
+	tmp := library + ".tmp"
+	defer os.Remove(tmp)
+	output, err := b.command(ctx, b.linkFlags(tmp, objects)...)
+	if err == nil {
+		return os.Rename(tmp, library)
+	}
+	if output == "" || ctx.Err() != nil {
+		return fmt.Errorf("linking the shim: %w", err)
+	}
+	return fmt.Errorf("linking libtch.so against libtorch %s failed:\n%s", b.torch.Version, excerpt(output, nil))
+}
+
+// fitShim compiles gotch's shim. Functions that the compiler, or the linker,
+// blames are stubbed, and it tries again, until nothing is left to blame.
+func (b *shimBuild) fitShim(ctx context.Context, shim map[string][]byte, key string) error {
+	text := map[string][]string{} // the two files whose functions can be stubbed
+	b.total = 0
+	for _, name := range []string{"torch_api.cpp", "torch_api_generated.cpp.h"} {
+		text[name] = strings.Split(string(shim[name]), "\n")
+		b.total += len(parseFunctions(text[name]))
+	}
+	statePath := filepath.Join(b.work, "fitted.json")
+	if state, err := readJSON[fitted](statePath); err == nil && state.Key == key && isFile(filepath.Join(b.work, shimObject)) {
+		b.standard, b.missing = state.Standard, state.Missing
+		return nil
+	}
+	if err := os.Remove(statePath); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for name, content := range shim {
+		if err := writeIfChanged(filepath.Join(b.work, name), content); err != nil {
+			return err
+		}
+	}
+	b.standard, b.missing = "c++17", []string{}
+	probe := filepath.Join(b.work, "probe.so")
+	defer os.Remove(probe)
 	for round := 1; round <= maxRounds; round++ {
 		functions := map[string][]function{}
 		for name, lines := range text {
 			functions[name] = parseFunctions(lines)
 		}
-		output, err := b.compile(ctx, dirty)
 		stage := "compiling"
+		output, err := b.compile(ctx, shimObject, "-O1")
 		if err == nil {
-			tmp := library + ".tmp"
-			output, err = b.command(ctx, b.linkFlags(tmp, objects)...)
-			if err == nil {
-				return os.Rename(tmp, library)
-			}
-			os.Remove(tmp)
 			stage = "linking"
+			if output, err = b.command(ctx, b.linkFlags(probe, []string{shimObject})...); err == nil {
+				return writeJSON(statePath, fitted{Key: key, Standard: b.standard, Missing: b.missing})
+			}
 		}
 		if output == "" || ctx.Err() != nil {
 			return fmt.Errorf("%s the shim: %w", stage, err)
@@ -299,32 +388,53 @@ func (b *shimBuild) compileAndLink(ctx context.Context, files map[string][]byte,
 			}
 		}
 		slices.Sort(b.missing)
-		dirty = []string{"torch_api.o"}
 	}
 	return fmt.Errorf("the shim still does not compile after %d rounds; missing so far: %s", maxRounds, strings.Join(b.missing, ", "))
 }
 
-// compile builds the named objects side by side and returns the output of the
-// failing ones.
-func (b *shimBuild) compile(ctx context.Context, objects []string) (string, error) {
+// compileOwn compiles the project's own sources, side by side, unless their
+// objects are up to date. A change of a header recompiles all of them.
+func (b *shimBuild) compileOwn(ctx context.Context, own map[string][]byte, base string) error {
+	headers := map[string][]byte{"base": []byte(base)}
+	for name, text := range own {
+		if filepath.Ext(name) != ".cpp" {
+			headers[name] = text
+		}
+		if err := writeIfChanged(filepath.Join(b.work, name), text); err != nil {
+			return err
+		}
+	}
+	common := hashFiles(headers)
 	var group errgroup.Group
 	group.SetLimit(runtime.NumCPU())
-	outputs := make([]string, len(objects))
-	for i, object := range objects {
+	for name, text := range own {
+		if filepath.Ext(name) != ".cpp" {
+			continue
+		}
+		object := strings.TrimSuffix(name, ".cpp") + ".o"
+		key := hashFiles(map[string][]byte{"common": []byte(common), "text": text})
+		keyPath := filepath.Join(b.work, object+".key")
+		if old, err := os.ReadFile(keyPath); err == nil && string(old) == key && isFile(filepath.Join(b.work, object)) {
+			continue
+		}
 		group.Go(func() error {
-			args := append([]string{"-std=" + b.standard, "-c", strings.TrimSuffix(object, ".o") + ".cpp", "-o", object}, b.compileFlags()...)
-			if strings.HasPrefix(object, kernelPrefix) {
-				args = append(args, kernelFlags...)
+			output, err := b.compile(ctx, object, "-O3")
+			if err != nil && output != "" {
+				return fmt.Errorf("compiling %s against libtorch %s:\n%s", name, b.torch.Version, excerpt(output, nil))
 			}
-			out, err := b.command(ctx, args...)
 			if err != nil {
-				outputs[i] = out
+				return fmt.Errorf("compiling %s: %w", name, err)
 			}
-			return err
+			return writeIfChanged(keyPath, []byte(key))
 		})
 	}
-	err := group.Wait()
-	return strings.Join(outputs, ""), err
+	return group.Wait()
+}
+
+// compile builds one object; output is what the compiler said, when it failed.
+func (b *shimBuild) compile(ctx context.Context, object, optimization string) (output string, err error) {
+	source := strings.TrimSuffix(object, ".o") + ".cpp"
+	return b.command(ctx, append([]string{"-std=" + b.standard, optimization, "-c", source, "-o", object}, b.compileFlags()...)...)
 }
 
 func (b *shimBuild) command(ctx context.Context, args ...string) (string, error) {

@@ -49,6 +49,16 @@ func findLibtorch(dir string) (*libtorch, error) {
 		strings.Join(systemPrefixes, ", "))
 }
 
+// system tells whether the libraries lie in a folder shared with other packages.
+func (l *libtorch) system() bool {
+	for _, prefix := range systemPrefixes {
+		if l.LibDir == filepath.Join(prefix, "lib") || strings.HasPrefix(l.LibDir, filepath.Join(prefix, "lib")+"/") && strings.HasSuffix(l.LibDir, "-linux-gnu") {
+			return true
+		}
+	}
+	return false
+}
+
 func libtorchAt(dir string) (*libtorch, error) {
 	include := filepath.Join(dir, "include")
 	api := filepath.Join(include, "torch", "csrc", "api", "include")

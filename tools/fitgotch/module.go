@@ -196,20 +196,10 @@ func writeModule(gotchDir, dir string) error {
 		}
 	}
 	files["libtch/lib.go"] = []byte(libGo)
-	entries, err := extra.ReadDir("extra")
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		b, err := extra.ReadFile("extra/" + e.Name())
-		if err != nil {
+	// Only what Go compiles: a change of another header must not recompile gotch.
+	for source, target := range map[string]string{"af_extra.h": "ts/af_extra.h", "ts_extra.go.txt": "ts/ts_extra.go"} {
+		if files[target], err = extra.ReadFile("extra/" + source); err != nil {
 			return err
-		}
-		switch {
-		case strings.HasSuffix(e.Name(), ".h"):
-			files["libtch/"+e.Name()] = b
-		case strings.HasSuffix(e.Name(), ".go.txt"):
-			files["ts/"+strings.TrimSuffix(e.Name(), ".txt")] = b
 		}
 	}
 	return replaceTree(dir, files)

@@ -1,0 +1,139 @@
+# alignedfusion: build, test and demo. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+MODULE := github.com/alignedfusion/alignedfusion
+
+# A libtorch once chosen with LIBTORCH=/path stays chosen; `LIBTORCH= make
+# setup` goes back to the system's.
+ifeq ($(origin LIBTORCH),undefined)
+LIBTORCH := $(shell cat build/libtorch 2>/dev/null)
+endif
+export LIBTORCH
+
+# The version names the commit in the host only: a run records its plugins by
+# hash, and equal sources must give equal plugins.
+VERSION := 0.1.0-dev$(addprefix +,$(shell git rev-parse --short=12 HEAD 2>/dev/null))
+GO_BUILD := go build -buildvcs=false
+PLUGIN_MAINS = $(patsubst %/main.go,./%,$(wildcard plugins/*/cmd/alignedfusion-plugin-*/main.go))
+
+# Passive waiting: idle OpenMP threads of one process must not slow another.
+export OMP_WAIT_POLICY ?= passive
+
+##@ Use
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z][a-zA-Z_-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what is missing, fit gotch to this machine's libtorch, build everything into bin/
+	@tools/setup/system.sh
+	@$(MAKE) fit build
+
+.PHONY: demo
+demo: setup ## synthetic CT set, four trained detectors, one table and a FROC plot in demo/
+	bin/alignedfusion demo --out demo
+
+.PHONY: doctor
+doctor: ## say what is wrong with this machine and how to mend it
+	@bin/alignedfusion doctor
+
+##@ Build
+
+.PHONY: fit
+fit: build/fitgotch ## fit gotch to the libtorch found ($LIBTORCH, else the system's)
+	@mkdir -p build && printf '%s\n' "$${LIBTORCH:-}" > build/libtorch
+	@build/fitgotch -go-only
+	@build/fitgotch -shim-only & shim=$$!; \
+		go build github.com/sugarme/gotch/ts || { kill $$shim; exit 1; }; \
+		wait $$shim
+
+build/fitgotch: $(wildcard tools/fitgotch/*.go tools/fitgotch/extra/*) go.mod
+	@CGO_ENABLED=0 GOWORK=off $(GO_BUILD) -trimpath -o $@ ./tools/fitgotch
+
+.PHONY: build
+build: host plugins ## build host and plugins into bin/
+
+.PHONY: host
+host: ## build the host only (no libtorch, no C compiler needed)
+	@CGO_ENABLED=0 $(GO_BUILD) -trimpath -ldflags '-s -w -X $(MODULE)/host/cli.Version=$(VERSION)' -o bin/alignedfusion ./host
+
+.PHONY: plugins
+plugins: ## build every plugin into bin/plugins/
+	@mkdir -p bin/plugins
+	@$(if $(PLUGIN_MAINS),$(GO_BUILD) -o bin/plugins/ $(PLUGIN_MAINS))
+
+.PHONY: clean
+clean: ## remove everything that was built, and the demo's results
+	rm -rf bin build demo go.work go.work.sum
+
+##@ Check
+
+.PHONY: setup-test
+setup-test: setup ## also install what the tests compare against (PyTorch, protoc)
+	@tools/setup/system.sh test
+
+# Packages whose code or tests reach libtorch; the race detector would mean
+# compiling gotch a second time, so the rest of host and sdk get it.
+.PHONY: test
+test: build ## vet and run all tests, host and SDK under the race detector
+	@go vet ./...
+	@torch=$$(go list -test -f '{{$$p := .ImportPath}}{{range .Deps}}{{if eq . "github.com/sugarme/gotch"}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... \
+		| sed 's/ \[.*//; s/_test$$//; s/\.test$$//' | sort -u); \
+	pure=$$(comm -23 <(go list ./... | sort) <(echo "$$torch")); \
+	race=$$(grep -E '^$(MODULE)/(host|sdk)(/|$$)' <<< "$$pure" || true); \
+	rest=$$(comm -23 <(echo "$$pure") <(echo "$$race")); \
+	status=0; \
+	go test -race $$race || status=1; \
+	go test $$rest $$torch || status=1; \
+	exit $$status
+
+.PHONY: lint
+lint: build/staticcheck ## gofmt, vet, staticcheck and the project's own rules
+	@go run ./tools/lint
+	@go vet ./...
+	@build/staticcheck ./...
+
+build/staticcheck: tools/dev/go.mod
+	@GOWORK=off go -C tools/dev build -buildvcs=false -o ../../$@ honnef.co/go/tools/cmd/staticcheck
+
+FUZZTIME ?= 10s
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (10s) each
+	@grep -rlE '^func Fuzz' --include='*_test.go' host sdk eval plugins tools | xargs -r -n1 dirname | sort -u | while read -r dir; do \
+		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go | cut -d' ' -f2); do \
+			echo "$$dir $$target"; \
+			go test "./$$dir" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME); \
+		done; \
+	done
+
+BENCH ?= .
+.PHONY: bench
+bench: build ## run the benchmarks (BENCH=regexp selects)
+	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+##@ Generate
+
+.PHONY: proto
+proto: build/protoc-gen-go build/protoc-gen-go-grpc ## generate Go code from sdk/proto (needs protoc)
+	@command -v protoc >/dev/null || { echo "protoc is missing: make setup-test installs it" >&2; exit 1; }
+	protoc -I sdk/proto --plugin=build/protoc-gen-go --plugin=build/protoc-gen-go-grpc \
+		--go_out=. --go_opt=module=$(MODULE) --go-grpc_out=. --go-grpc_opt=module=$(MODULE) \
+		$$(cd sdk/proto && find . -name '*.proto' | sed 's|^\./||' | sort)
+
+.PHONY: proto-check
+proto-check: build/protoc-gen-go build/protoc-gen-go-grpc ## fail when generated code and sdk/proto disagree
+	@before=$$(mktemp -d); trap 'rm -rf "$$before"' EXIT; \
+	cp -r sdk/proto/. "$$before"; \
+	$(MAKE) proto >/dev/null; \
+	diff -r "$$before" sdk/proto && echo "generated code is up to date"
+
+build/protoc-gen-go: tools/dev/go.mod
+	@GOWORK=off go -C tools/dev build -buildvcs=false -o ../../$@ google.golang.org/protobuf/cmd/protoc-gen-go
+
+build/protoc-gen-go-grpc: tools/dev/go.mod
+	@GOWORK=off go -C tools/dev build -buildvcs=false -o ../../$@ google.golang.org/grpc/cmd/protoc-gen-go-grpc
