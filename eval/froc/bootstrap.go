@@ -18,10 +18,14 @@ type Bootstrap struct {
 	Points  []Interval       // sensitivity at each of Protocol.FPPI
 	Mean    Interval         // mean sensitivity
 	AP      Interval
+	Merit   MeritIntervals
 	// WithoutLesion counts the replicates in which no lesion was drawn. They
 	// have no sensitivity and are left out of the intervals.
 	WithoutLesion int
 }
+
+// MeritIntervals are the confidence intervals of [FiguresOfMerit].
+type MeritIntervals struct{ AFROC, AFROC1, WAFROC, WAFROC1 Interval }
 
 // ErrTooFewReplicates is returned when fewer than two replicates contain a lesion.
 var ErrTooFewReplicates = errors.New("bootstrap: fewer than two replicates contain a lesion")
@@ -53,11 +57,11 @@ func (r *Result) Bootstrap(options BootstrapOptions) (*Bootstrap, error) {
 	}
 	k := len(r.Protocol.FPPI)
 	out.Points, out.Mean, out.AP = intervals[:k], intervals[k], intervals[k+1]
+	out.Merit = MeritIntervals{intervals[k+2], intervals[k+3], intervals[k+4], intervals[k+5]}
 	return out, nil
 }
 
-// table holds the statistics of every replicate: len(FPPI) sensitivities, their
-// mean, AP. A replicate without a lesion is nil.
+// table holds the statistics of every replicate, see Result.statistics. A replicate without a lesion is nil.
 type table [][]float64
 
 // columns returns one slice per statistic, in the order of the replicates, and

@@ -3,6 +3,7 @@ package froc
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"sync/atomic"
 
@@ -35,6 +36,8 @@ type Pair struct {
 	Mean   Difference   // mean sensitivity: the primary endpoint
 	Points []Difference // sensitivity at each of Protocol.FPPI
 	AP     Difference
+	AFROC  Difference // figures of merit against lesion-free images; NaN when there are none
+	AFROC1 Difference // and against all images
 	// HolmBootstrapP and HolmPermutationP are the p-values of Mean, corrected for
 	// the number of pairs by Holm's method. They bound the chance of any false
 	// finding among the pairs.
@@ -151,57 +154,89 @@ func comparePair(systems []Named, columns, jack [][][]float64, o CompareOptions,
 			j = resample.Minus(jack[b][i], jack[a][i])
 		}
 		d.CI = o.Interval(replicates, d.Value, j)
-		d.BootstrapP = resample.BootstrapP(replicates)
-		d.PermutationP = float64(1+exceed[i]) / float64(1+o.Permutations)
+		d.BootstrapP, d.PermutationP = math.NaN(), math.NaN()
+		if !math.IsNaN(d.Value) {
+			d.BootstrapP = resample.BootstrapP(replicates)
+			d.PermutationP = float64(1+exceed[i]) / float64(1+o.Permutations)
+		}
 	}
 	k := len(ra.Protocol.FPPI)
-	return Pair{A: systems[a].Name, B: systems[b].Name, Points: differences[:k], Mean: differences[k], AP: differences[k+1]}
+	return Pair{A: systems[a].Name, B: systems[b].Name, Points: differences[:k], Mean: differences[k], AP: differences[k+1],
+		AFROC: differences[k+2], AFROC1: differences[k+3]}
 }
 
-// placedEvent is a step of one of two systems, placed by the false positives
-// that its own system makes down to its score.
-type placedEvent struct {
-	place   int
-	cluster int32
-	found   bool
-	second  bool // of the second system
-	last    bool // of its place
+// placed is a step or a rating of one of two systems, placed by the false
+// positives that its own system makes down to its score.
+type placed[T any] struct {
+	place  int
+	second bool // of the second system
+	last   bool // of its place
+	what   T
+}
+
+// merge sorts the steps or ratings of two systems by place.
+func merge[T any](a, b []placed[T]) []placed[T] {
+	out := slices.Concat(a, b)
+	for i := range b {
+		out[len(a)+i].second = true
+	}
+	slices.SortFunc(out, func(x, y placed[T]) int { return cmp.Compare(x.place, y.place) })
+	for i := range out {
+		out[i].last = i+1 == len(out) || out[i+1].place != out[i].place
+	}
+	return out
 }
 
 // permute counts, for every statistic, the permutations whose difference is at
 // least as far from 0 as the observed one.
 func permute(a, b *Result, o CompareOptions, observed []float64) []int {
-	events := slices.Concat(placeEvents(a, false), placeEvents(b, true))
-	slices.SortFunc(events, func(x, y placedEvent) int { return cmp.Compare(x.place, y.place) })
-	for i := range events {
-		events[i].last = i+1 == len(events) || events[i+1].place != events[i].place
-	}
+	eventsA, ratingsA := a.place()
+	eventsB, ratingsB := b.place()
+	events, ratings := merge(eventsA, eventsB), merge(ratingsA, ratingsB)
 	counts := make([]atomic.Int64, len(observed))
 	resample.Parallel(o.Permutations, func(next func() (int, bool)) {
 		exchanged := make([]bool, len(a.clusters.names))
-		wa, wb := newWalker(&a.Protocol), newWalker(&b.Protocol)
+		walkers := [2]*walker{newWalker(&a.Protocol), newWalker(&b.Protocol)}
+		side := func(second bool, cluster int32) int {
+			if second != exchanged[cluster] {
+				return 1
+			}
+			return 0
+		}
 		for k, ok := next(); ok; k, ok = next() {
 			o.Exchange(k, exchanged)
-			wa.start(a.Counts.Units, a.Counts.Lesions)
-			wb.start(b.Counts.Units, b.Counts.Lesions)
 			var found, fp [2]int
+			for _, w := range walkers {
+				w.start(a.Counts.Units, a.Counts.Lesions)
+			}
 			for i := range events {
 				e := &events[i]
-				s := 0
-				if e.second != exchanged[e.cluster] {
-					s = 1
-				}
-				if e.found {
+				s := side(e.second, e.what.cluster)
+				if e.what.found {
 					found[s]++
 				} else {
 					fp[s]++
 				}
 				if e.last {
-					wa.step(found[0], fp[0])
-					wb.step(found[1], fp[1])
+					walkers[0].step(found[0], fp[0])
+					walkers[1].step(found[1], fp[1])
 				}
 			}
-			for i, d := range resample.Minus(wb.finish(), wa.finish()) {
+			var merits [2]meritSum
+			for i := range ratings {
+				e := &ratings[i]
+				merits[side(e.second, e.what.cluster)].add(&e.what, 1)
+				if e.last {
+					merits[0].step()
+					merits[1].step()
+				}
+			}
+			var all [2][]float64
+			for s, w := range walkers {
+				figures := merits[s].figures()
+				all[s] = append(w.finish(), figures.vector()...)
+			}
+			for i, d := range resample.Minus(all[1], all[0]) {
 				if resample.AsExtreme(d, observed[i]) {
 					counts[i].Add(1)
 				}
@@ -215,12 +250,12 @@ func permute(a, b *Result, o CompareOptions, observed []float64) []int {
 	return out
 }
 
-// placeEvents puts the steps after the f-th false positive at place 2f, and a
-// score that makes false positives, the f-th the last of them, at place 2f-1, so
-// that each system alone keeps its curve.
-func placeEvents(r *Result, second bool) []placedEvent {
-	out := make([]placedEvent, 0, len(r.events))
-	fp := 0
+// place puts the steps after the f-th false positive at place 2f, and a score
+// that makes false positives, the f-th the last of them, at place 2f-1, so that
+// each system alone keeps its curve. Ratings stand where the step of their score
+// does; unmarked ones come last.
+func (r *Result) place() (events []placed[event], ratings []placed[rating]) {
+	fp, at := 0, 0
 	for i := 0; i < len(r.events); {
 		before, start := fp, i
 		for more := true; more; i++ {
@@ -234,8 +269,14 @@ func placeEvents(r *Result, second bool) []placedEvent {
 			place--
 		}
 		for _, e := range r.events[start:i] {
-			out = append(out, placedEvent{place: place, cluster: e.cluster, found: e.found, second: second})
+			events = append(events, placed[event]{place: place, what: e})
+		}
+		for ; at < len(r.ratings) && r.ratings[at].score == r.events[start].score; at++ {
+			ratings = append(ratings, placed[rating]{place: place, what: r.ratings[at]})
 		}
 	}
-	return out
+	for ; at < len(r.ratings); at++ {
+		ratings = append(ratings, placed[rating]{place: math.MaxInt, what: r.ratings[at]})
+	}
+	return events, ratings
 }

@@ -165,7 +165,7 @@ func (m *matcher) findCandidates(lesions []int32) {
 		m.out.fate[i] = FalseAlarm
 		for _, j := range lesions {
 			rule := m.protocol.Hit
-			if m.truth.Lesions[j].Ignore {
+			if l := &m.truth.Lesions[j]; l.Ignore && !l.otherStratum {
 				rule = m.protocol.ignoreHit()
 			}
 			hit, value, quality := m.hit(rule, i, j)

@@ -60,10 +60,12 @@ type Result struct {
 	OperatingPoints []OperatingPoint // at Protocol.FPPI
 	MeanSensitivity float64          // mean over OperatingPoints
 	AP              float64          // average precision by Protocol.AP
+	Merit           FiguresOfMerit
 
 	matching *matching
 	clusters clusters
-	events   []event // descending score
+	events   []event  // descending score
+	ratings  []rating // descending score
 }
 
 // event is a step of the curve: a lesion found or a false positive.
@@ -111,6 +113,7 @@ func Evaluate(t *Truth, predictions []Prediction, p Protocol) (*Result, error) {
 	r.matching = match(t, predictions, &p)
 	r.countFates()
 	r.makeEvents()
+	r.makeRatings()
 	r.makeCurve()
 	for _, x := range p.FPPI {
 		point := r.At(x)
@@ -118,6 +121,7 @@ func Evaluate(t *Truth, predictions []Prediction, p Protocol) (*Result, error) {
 		r.MeanSensitivity += point.Sensitivity / float64(len(p.FPPI))
 	}
 	r.AP = r.estimate()[len(p.FPPI)+1]
+	r.Merit = r.merit(nil)
 	return r, nil
 }
 
@@ -390,3 +394,6 @@ func (r *Result) ranker() func(score float64) int {
 		return n + 1
 	}
 }
+
+// Clusters returns the number of groups that the bootstrap resamples.
+func (r *Result) Clusters() int { return len(r.clusters.names) }

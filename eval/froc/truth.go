@@ -34,6 +34,8 @@ type Lesion struct {
 	Region Region
 	Ignore bool     // neither finding it nor missing it counts, and marks on it are not false positives
 	Strata []string // values for Truth.Strata, in its order; may be nil
+
+	otherStratum bool // ignored for the stratum being evaluated: still hit by the rule of counted lesions
 }
 
 // Truth is what is known about the images.

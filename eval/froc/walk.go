@@ -22,7 +22,7 @@ func newWalker(p *Protocol) *walker {
 // start begins a curve of so many units and lesions.
 func (w *walker) start(units, lesions int) {
 	w.units, w.lesions = units, lesions
-	w.out = make([]float64, 0, len(w.fppi)+2)
+	w.out = make([]float64, 0, len(w.fppi)+6)
 	w.found, w.fp = 0, 0
 	w.apFound, w.apFP = w.apFound[:0], w.apFP[:0]
 }
@@ -92,7 +92,9 @@ func (w *walker) averagePrecision() float64 {
 	return area
 }
 
-// statistics walks the steps with the given weight per cluster (nil: 1 each).
+// statistics walks the steps with the given weight per cluster (nil: 1 each) and
+// returns the sensitivity at each of Protocol.FPPI, their mean, AP, and the
+// figures of merit.
 func (r *Result) statistics(w *walker, weights []int32, units, lesions int) []float64 {
 	w.start(units, lesions)
 	found, fp := 0, 0
@@ -111,7 +113,8 @@ func (r *Result) statistics(w *walker, weights []int32, units, lesions int) []fl
 			w.step(found, fp)
 		}
 	}
-	return w.finish()
+	figures := r.merit(weights)
+	return append(w.finish(), figures.vector()...)
 }
 
 // estimate returns the statistics of the result itself.

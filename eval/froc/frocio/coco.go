@@ -1,0 +1,180 @@
+package frocio
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+)
+
+// cocoID is an id of a COCO file: a number or a string.
+type cocoID string
+
+func (id *cocoID) UnmarshalJSON(raw []byte) error {
+	text, err := scalar(raw)
+	*id = cocoID(text)
+	return err
+}
+
+type cocoImage struct {
+	ID       cocoID `json:"id"`
+	FileName string `json:"file_name"`
+	Patient  cocoID `json:"patient"`
+	Volume   cocoID `json:"volume"`
+}
+
+type cocoBox struct {
+	ImageID    cocoID    `json:"image_id"`
+	CategoryID cocoID    `json:"category_id"`
+	BBox       []float64 `json:"bbox"`
+	Score      *float64  `json:"score"`
+	IsCrowd    int       `json:"iscrowd"`
+	Ignore     int       `json:"ignore"`
+}
+
+type cocoCategory struct {
+	ID   cocoID `json:"id"`
+	Name string `json:"name"`
+}
+
+// region turns x, y, width, height into corners.
+func (b *cocoBox) region() (froc.Region, error) {
+	if len(b.BBox) != 4 {
+		return froc.Region{}, fmt.Errorf("bbox has %d numbers, want 4 (x, y, width, height)", len(b.BBox))
+	}
+	r := froc.Box(b.BBox[0], b.BBox[1], b.BBox[0]+b.BBox[2], b.BBox[1]+b.BBox[3])
+	return r, r.Check()
+}
+
+// readCOCO reads images, annotations and categories.
+func (t *Truth) readCOCO(path string) error {
+	var images []cocoImage
+	var annotations []cocoBox
+	var categories []cocoCategory
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := json.NewDecoder(bufio.NewReaderSize(f, 1<<20)).Decode(&struct {
+		Images      *[]cocoImage    `json:"images"`
+		Annotations *[]cocoBox      `json:"annotations"`
+		Categories  *[]cocoCategory `json:"categories"`
+	}{&images, &annotations, &categories}); err != nil {
+		return fmt.Errorf("%s: want a COCO ground truth: %w", path, err)
+	}
+	if len(images) == 0 {
+		return fmt.Errorf("%s: no images; want a COCO ground truth with images and annotations", path)
+	}
+	if err := t.chooseCategory(path, categories); err != nil {
+		return err
+	}
+	if !t.listed {
+		for n, im := range images {
+			where := fmt.Sprintf("%s: images[%d]", path, n)
+			if _, twice := t.index[string(im.ID)]; twice || im.ID == "" {
+				t.problems.row(where, "image id twice or empty", "image id %q is empty or stands twice", im.ID)
+				continue
+			}
+			t.addImage(froc.Image{ID: string(im.ID), Patient: string(im.Patient), Volume: string(im.Volume)})
+		}
+		t.listed = true
+	}
+	t.Strata = []string{"category"}
+	names := map[cocoID]string{}
+	for _, c := range categories {
+		names[c.ID] = c.Name
+	}
+	for n := range annotations {
+		a := &annotations[n]
+		where := fmt.Sprintf("%s: annotations[%d]", path, n)
+		if t.category != "" && string(a.CategoryID) != t.category {
+			continue
+		}
+		i, ok := t.image(string(a.ImageID), where)
+		if !ok {
+			continue
+		}
+		region, err := a.region()
+		if err != nil {
+			t.problems.row(where, "bad coordinates", "%v", err)
+			continue
+		}
+		name := names[a.CategoryID]
+		if name == "" {
+			name = string(a.CategoryID)
+		}
+		t.Lesions = append(t.Lesions, froc.Lesion{Image: i, Region: region, Ignore: a.IsCrowd != 0 || a.Ignore != 0, Strata: []string{name}})
+	}
+	return nil
+}
+
+func (t *Truth) chooseCategory(path string, categories []cocoCategory) error {
+	var names []string
+	for _, c := range categories {
+		if t.options.Category == c.Name || t.options.Category == string(c.ID) {
+			t.category = string(c.ID)
+		}
+		names = append(names, c.Name)
+	}
+	switch {
+	case t.options.Category != "" && t.category == "":
+		return fmt.Errorf("%s: no category %q; there are %s", path, t.options.Category, strings.Join(names, ", "))
+	case t.options.Category == "" && len(categories) > 1:
+		t.Notes = append(t.Notes, fmt.Sprintf("%s: %d categories are taken as one: %s", path, len(categories), strings.Join(names, ", ")))
+	}
+	return nil
+}
+
+// readCOCOResults reads an array of results one by one, so that a large file
+// never stands in memory as JSON.
+func (t *Truth) readCOCOResults(path string, p *Predictions, problems *problems) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return t.decodeCOCOResults(path, f, p, problems)
+}
+
+func (t *Truth) decodeCOCOResults(path string, r io.Reader, p *Predictions, problems *problems) error {
+	decoder := json.NewDecoder(bufio.NewReaderSize(r, 1<<20))
+	start, err := decoder.Token()
+	if err != nil || start != json.Delim('[') {
+		return fmt.Errorf("%s: want a JSON array of results", path)
+	}
+	n := 0
+	where := func() string { return fmt.Sprintf("%s: [%d]", path, n) }
+	box := cocoBox{}
+	for ; decoder.More(); n++ {
+		box = cocoBox{BBox: box.BBox[:0]}
+		if err := decoder.Decode(&box); err != nil {
+			return fmt.Errorf("%s: %w", where(), err)
+		}
+		if t.category != "" && string(box.CategoryID) != t.category {
+			continue
+		}
+		i, ok := t.imageOf(string(box.ImageID), p, problems, where)
+		if !ok {
+			continue
+		}
+		region, err := box.region()
+		switch {
+		case err != nil:
+			problems.row(where(), "bad coordinates", "%v", err)
+		case box.Score == nil:
+			problems.row(where(), "bad score", "no score")
+		default:
+			p.Marks = append(p.Marks, froc.Prediction{Image: i, Region: region, Score: *box.Score})
+		}
+	}
+	_, err = decoder.Token()
+	if err != nil {
+		return fmt.Errorf("%s: the array does not end: %w", path, err)
+	}
+	return nil
+}

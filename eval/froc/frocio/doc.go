@@ -1,0 +1,34 @@
+// Package frocio reads ground truth and predictions for package froc and writes
+// its outcomes.
+//
+// # Tables (CSV with a header, or JSON Lines with the same keys)
+//
+//	image             which image; image_id, seriesuid and file_name mean the same
+//	x1,y1,x2,y2       a 2-D box; with z a box on that slice; with z1,z2 a 3-D box
+//	x,y[,z]           a point; cx,cy[,cz] and coordX,coordY,coordZ mean the same
+//	radius, diameter  of a point; diameter_mm means diameter
+//	mask              a NIfTI file, relative to the table; ground truth: every label is a
+//	                  lesion (or every connected component, see Options.MaskLesions);
+//	                  predictions: every connected component is a mark, scored by its maximum
+//	score             of a prediction; probability means the same
+//	patient, volume   of the image
+//	ignore            1, true or yes: the lesion is ignored; 0, false, no or empty: it counts
+//
+// Further columns of the ground truth are strata. Further columns of predictions
+// are left aside and named in the notes. A ground truth row with an image and no
+// coordinates says that the image was searched and has no lesion.
+//
+// # Other formats
+//
+//   - LUNA16: annotations (seriesuid,coordX,coordY,coordZ,diameter_mm; a negative
+//     diameter means 10 mm, as in the challenge's script), predictions
+//     (…,probability) and seriesuids without a header.
+//   - DeepLesion's DL_info.csv: boxes are moved from 1-based to 0-based pixels,
+//     the patient is Patient_index, strata are organ, size_mm, thickness_mm and gender.
+//   - COCO: ground truth .json with images and annotations, results .json. Boxes
+//     x,y,width,height become x, y, x+width, y+height; iscrowd and ignore are ignored lesions.
+//   - NumPy .npz: boxes [K,4] x1,y1,x2,y2 or [K,6] x1,y1,x2,y2,z1,z2, or points [K,2]
+//     or [K,3] with optional radius [K]; scores [K] of predictions; image [K], either
+//     strings or 0-based rows of the list of images; ground truth may add ignore [K]
+//     and image_ids [N] (strings), which is the list of images.
+package frocio

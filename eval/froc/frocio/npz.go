@@ -1,0 +1,350 @@
+package frocio
+
+import (
+	"archive/zip"
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/sbinet/npyio/npy"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+)
+
+// archive is an .npz file.
+type archive struct {
+	path string
+	zip  *zip.ReadCloser
+}
+
+func openArchive(path string) (*archive, error) {
+	z, err := zip.OpenReader(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &archive{path, z}, nil
+}
+
+func (a *archive) entry(name string) *zip.File {
+	for _, f := range a.zip.File {
+		if f.Name == name+".npy" {
+			return f
+		}
+	}
+	return nil
+}
+
+// array is one array of an .npz, as numbers or as strings.
+type array struct {
+	shape   []int
+	numbers []float64
+	strings []string // of string arrays, nil otherwise
+	isFloat bool
+}
+
+// read returns the named array, nil when there is none.
+func (a *archive) read(name string) (*array, error) {
+	f := a.entry(name)
+	if f == nil {
+		return nil, nil
+	}
+	// deflate cannot expand more than 1032-fold: a greater claim is a damaged or hostile file
+	if f.UncompressedSize64 > 1100*f.CompressedSize64+1<<16 {
+		return nil, fmt.Errorf("%s: array %q claims %d bytes in %d", a.path, name, f.UncompressedSize64, f.CompressedSize64)
+	}
+	r, err := f.Open()
+	if err != nil {
+		return nil, fmt.Errorf("%s: array %q: %w", a.path, name, err)
+	}
+	defer r.Close()
+	data, err := io.ReadAll(r) // whole, because the npy reader takes a short file for zeros
+	if err != nil {
+		return nil, fmt.Errorf("%s: array %q: %w", a.path, name, err)
+	}
+	out, err := parseArray(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: array %q: %w", a.path, name, err)
+	}
+	return out, nil
+}
+
+// parseArray reads an .npy file. The npy package panics on some malformed
+// headers; that becomes an error here.
+func parseArray(data []byte) (out *array, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			out, err = nil, fmt.Errorf("malformed .npy header: %v", p)
+		}
+	}()
+	body := bytes.NewReader(data)
+	r, err := npy.NewReader(body)
+	if err != nil {
+		return nil, err
+	}
+	kind := r.Header.Descr.Type
+	out = &array{shape: r.Header.Descr.Shape}
+	n := 1
+	for _, d := range out.shape {
+		if d < 0 || d > 0 && n > len(data)/d {
+			return nil, fmt.Errorf("shape %v does not fit the file's %d bytes", out.shape, len(data))
+		}
+		n *= d
+	}
+	if r.Header.Descr.Fortran && len(out.shape) > 1 {
+		return nil, fmt.Errorf("is in Fortran order, want C order (numpy.ascontiguousarray)")
+	}
+	raw := data[len(data)-body.Len():]
+	order, code := "<", kind
+	if kind != "" && strings.ContainsRune("<>|=", rune(kind[0])) {
+		order, code = kind[:1], kind[1:]
+	}
+	if order == ">" {
+		return nil, fmt.Errorf("has the big-endian type %q, want little-endian", kind)
+	}
+	var width int
+	if _, err := fmt.Sscanf(code, "U%d", &width); err == nil {
+		return out, out.text(raw, n, width, 4)
+	}
+	if _, err := fmt.Sscanf(code, "S%d", &width); err == nil {
+		return out, out.text(raw, n, width, 1)
+	}
+	return out, out.decode(raw, n, code)
+}
+
+// text decodes numpy's fixed-width strings: UTF-32 (U) or bytes (S), padded with zeros.
+func (a *array) text(raw []byte, n, width, unit int) error {
+	if width < 0 || width > len(raw) || len(raw) != n*width*unit {
+		return fmt.Errorf("has %d bytes, want %d strings of %d", len(raw), n, width*unit)
+	}
+	a.strings = make([]string, n)
+	for i := range n {
+		var b strings.Builder
+		for k := range width {
+			at := (i*width + k) * unit
+			if unit == 1 {
+				b.WriteByte(raw[at])
+			} else {
+				b.WriteRune(rune(binary.LittleEndian.Uint32(raw[at:])))
+			}
+		}
+		a.strings[i] = strings.TrimRight(b.String(), "\x00")
+	}
+	return nil
+}
+
+func (a *array) decode(raw []byte, n int, code string) error {
+	convert, size, err := numberReader(code)
+	if err != nil {
+		return err
+	}
+	if len(raw) != n*size {
+		return fmt.Errorf("has %d bytes, want %d of shape %v", len(raw), n*size, a.shape)
+	}
+	a.isFloat = code[0] == 'f'
+	a.numbers = make([]float64, n)
+	for i := range n {
+		a.numbers[i] = convert(raw[i*size:])
+	}
+	return nil
+}
+
+// rows checks the array's first length and returns the second (1 for vectors).
+func (a *array) rows(what string, n int) (columns int, err error) {
+	switch {
+	case len(a.shape) < 1 || len(a.shape) > 2:
+		return 0, fmt.Errorf("%s has shape %v, want one or two dimensions", what, a.shape)
+	case n >= 0 && a.shape[0] != n:
+		return 0, fmt.Errorf("%s has %d rows, want %d as the other arrays", what, a.shape[0], n)
+	case len(a.shape) == 2:
+		return a.shape[1], nil
+	}
+	return 1, nil
+}
+
+// regions reads boxes or points.
+func (a *archive) regions() (n int, region func(int) froc.Region, err error) {
+	boxes, err := a.read("boxes")
+	if err != nil {
+		return 0, nil, err
+	}
+	if boxes != nil {
+		columns, err := boxes.rows("boxes", -1)
+		v := boxes.numbers
+		switch {
+		case err != nil:
+		case v == nil:
+			err = fmt.Errorf("boxes are not numbers")
+		case len(boxes.shape) == 2 && columns == 4:
+			return boxes.shape[0], func(i int) froc.Region { return froc.Box(v[4*i], v[4*i+1], v[4*i+2], v[4*i+3]) }, nil
+		case len(boxes.shape) == 2 && columns == 6:
+			return boxes.shape[0], func(i int) froc.Region {
+				return froc.Box3D(v[6*i], v[6*i+1], v[6*i+4], v[6*i+2], v[6*i+3], v[6*i+5])
+			}, nil
+		default:
+			err = fmt.Errorf("boxes have shape %v, want [K,4] or [K,6]", boxes.shape)
+		}
+		return 0, nil, fmt.Errorf("%s: %w", a.path, err)
+	}
+	points, err := a.read("points")
+	if err != nil {
+		return 0, nil, err
+	}
+	if points == nil || points.numbers == nil || len(points.shape) != 2 || points.shape[1] != 2 && points.shape[1] != 3 {
+		return 0, nil, fmt.Errorf("%s: want an array boxes [K,4] or [K,6], or points [K,2] or [K,3]", a.path)
+	}
+	n = points.shape[0]
+	radius, err := a.read("radius")
+	if err != nil {
+		return 0, nil, err
+	}
+	radii := make([]float64, n)
+	if radius != nil {
+		if columns, err := radius.rows("radius", n); err != nil || columns != 1 || radius.numbers == nil {
+			return 0, nil, fmt.Errorf("%s: radius has shape %v, want [%d] numbers", a.path, radius.shape, n)
+		}
+		radii = radius.numbers
+	}
+	v := points.numbers
+	if points.shape[1] == 2 {
+		return n, func(i int) froc.Region { return froc.Circle(v[2*i], v[2*i+1], radii[i]) }, nil
+	}
+	return n, func(i int) froc.Region { return froc.Sphere(v[3*i], v[3*i+1], v[3*i+2], radii[i]) }, nil
+}
+
+// column reads an optional vector of n numbers or strings.
+func (a *archive) column(name string, n int, required bool) (*array, error) {
+	v, err := a.read(name)
+	if err != nil {
+		return nil, err
+	}
+	if v == nil {
+		if required {
+			return nil, fmt.Errorf("%s: no array %q", a.path, name)
+		}
+		return nil, nil
+	}
+	if columns, err := v.rows(name, n); err != nil || columns != 1 {
+		return nil, fmt.Errorf("%s: %s has shape %v, want [%d]", a.path, name, v.shape, n)
+	}
+	return v, nil
+}
+
+// imageName returns the image of row i: a string, or a row of the list of images.
+func (t *Truth) imageName(image *array, i int) (string, error) {
+	if image.strings != nil {
+		return image.strings[i], nil
+	}
+	if image.isFloat {
+		return "", fmt.Errorf("image is a floating-point array, want integers or strings")
+	}
+	k := image.numbers[i]
+	if k < 0 || int(k) >= len(t.list) {
+		return "", fmt.Errorf("image row %v, want 0 to %d", k, len(t.list)-1)
+	}
+	return t.list[int(k)], nil
+}
+
+func (t *Truth) readNPZ(path string) error {
+	a, err := openArchive(path)
+	if err != nil {
+		return err
+	}
+	defer a.zip.Close()
+	ids, err := a.read("image_ids")
+	if err != nil {
+		return err
+	}
+	if ids != nil && !t.listed {
+		if ids.strings == nil || len(ids.shape) != 1 {
+			return fmt.Errorf("%s: image_ids has shape %v, want one dimension of strings", path, ids.shape)
+		}
+		for i, id := range ids.strings {
+			if _, twice := t.index[id]; twice || id == "" {
+				t.problems.row(fmt.Sprintf("%s: image_ids[%d]", path, i), "image id twice or empty", "image id %q is empty or stands twice", id)
+				continue
+			}
+			t.addImage(froc.Image{ID: id})
+		}
+		t.listed = true
+	}
+	n, region, err := a.regions()
+	if err != nil {
+		return err
+	}
+	image, err := a.column("image", n, true)
+	if err != nil {
+		return err
+	}
+	ignore, err := a.column("ignore", n, false)
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		where := fmt.Sprintf("%s: row %d", path, i)
+		id, err := t.imageName(image, i)
+		if err != nil {
+			t.problems.row(where, "unknown image id", "%v", err)
+			continue
+		}
+		k, ok := t.image(id, where)
+		if !ok {
+			continue
+		}
+		l := froc.Lesion{Image: k, Region: region(i), Ignore: ignore != nil && ignore.numbers != nil && ignore.numbers[i] != 0}
+		if err := l.Region.Check(); err != nil {
+			t.problems.row(where, "bad coordinates", "%v", err)
+			continue
+		}
+		t.Lesions = append(t.Lesions, l)
+	}
+	return nil
+}
+
+func (t *Truth) readNPZPredictions(path string, p *Predictions, problems *problems) error {
+	a, err := openArchive(path)
+	if err != nil {
+		return err
+	}
+	defer a.zip.Close()
+	n, region, err := a.regions()
+	if err != nil {
+		return err
+	}
+	image, err := a.column("image", n, true)
+	if err != nil {
+		return err
+	}
+	scores, err := a.column("scores", n, true)
+	if err != nil {
+		return err
+	}
+	if scores.numbers == nil {
+		return fmt.Errorf("%s: scores are not numbers", path)
+	}
+	for i := range n {
+		where := func() string { return fmt.Sprintf("%s: row %d", path, i) }
+		id, err := t.imageName(image, i)
+		if err != nil {
+			problems.row(where(), "unknown image id", "%v", err)
+			continue
+		}
+		k, ok := t.imageOf(id, p, problems, where)
+		if !ok {
+			continue
+		}
+		m := froc.Prediction{Image: k, Region: region(i), Score: scores.numbers[i]}
+		if err := m.Region.Check(); err != nil {
+			problems.row(where(), "bad coordinates", "%v", err)
+			continue
+		}
+		if err := finite(m.Score); err != nil {
+			problems.row(where(), "bad score", "%v", err)
+			continue
+		}
+		m.Region = t.toVoxels(k, m.Region)
+		p.Marks = append(p.Marks, m)
+	}
+	return nil
+}

@@ -1,0 +1,210 @@
+package frocio
+
+import (
+	"encoding/json"
+	"io"
+	"math"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+)
+
+// SchemaVersion is the version of the JSON report. It grows when a field changes
+// its meaning or goes; new fields do not change it.
+const SchemaVersion = 1
+
+// Number is a float64 that JSON writes as null when it is not finite.
+type Number float64
+
+// MarshalJSON implements json.Marshaler.
+func (n Number) MarshalJSON() ([]byte, error) {
+	if v := float64(n); math.IsNaN(v) || math.IsInf(v, 0) {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(n))
+}
+
+// Range is a confidence interval, null when there is none.
+type Range *[2]Number
+
+func newRange(i froc.Interval) Range {
+	if math.IsNaN(i.Low) {
+		return nil
+	}
+	return &[2]Number{Number(i.Low), Number(i.High)}
+}
+
+// Protocol is the resolved set of rules.
+type Protocol struct {
+	froc.Protocol
+	Hit       string `json:"hit"`
+	IgnoreHit string `json:"ignore_hit"`
+}
+
+// Point is an operating point.
+type Point struct {
+	FPPI        float64 `json:"fppi"`
+	Sensitivity Number  `json:"sensitivity"`
+	Threshold   Number  `json:"threshold"` // null: already the highest score exceeds fppi
+	Reached     bool    `json:"reached"`   // false: the system never makes that many false positives
+	CI          Range   `json:"ci"`        // null without a bootstrap
+}
+
+// System is one system's evaluation.
+type System struct {
+	Name            string           `json:"name,omitempty"`
+	Counts          froc.Counts      `json:"counts"`
+	OperatingPoints []Point          `json:"operating_points"`
+	MeanSensitivity Number           `json:"mean_sensitivity"`
+	MeanCI          Range            `json:"mean_sensitivity_ci"`
+	AP              Number           `json:"ap"`
+	APCI            Range            `json:"ap_ci"`
+	Merit           map[string]Merit `json:"figures_of_merit"`
+	WithoutLesion   int              `json:"replicates_without_lesion"`
+	APAtIoU         []APAtIoU        `json:"ap_at_iou,omitempty"`
+	APMean          *Number          `json:"ap_mean,omitempty"` // over APAtIoU
+	Strata          []Stratum        `json:"strata,omitempty"`
+}
+
+// Merit is a figure of merit; null when no image qualifies.
+type Merit struct {
+	Value Number `json:"value"`
+	CI    Range  `json:"ci"`
+}
+
+// APAtIoU is average precision at one IoU.
+type APAtIoU struct {
+	IoU float64 `json:"iou"`
+	AP  Number  `json:"ap"`
+}
+
+// Stratum is the evaluation of one stratum.
+type Stratum struct {
+	Column string `json:"column"`
+	Value  string `json:"value"`
+	System
+}
+
+// Difference is a paired difference, B minus A.
+type Difference struct {
+	Value        Number `json:"difference"`
+	CI           Range  `json:"ci"`
+	BootstrapP   Number `json:"p_bootstrap"`
+	PermutationP Number `json:"p_permutation"`
+}
+
+// PointDifference is a paired difference at one FPPI.
+type PointDifference struct {
+	FPPI float64 `json:"fppi"`
+	Difference
+}
+
+// Pair is a comparison of two systems; the corrected p-values are of the mean.
+type Pair struct {
+	A                string            `json:"a"`
+	B                string            `json:"b"`
+	Mean             Difference        `json:"mean_sensitivity"`
+	HolmBootstrapP   Number            `json:"p_bootstrap_holm"`
+	HolmPermutationP Number            `json:"p_permutation_holm"`
+	Points           []PointDifference `json:"operating_points"`
+	AP               Difference        `json:"ap"`
+	AFROC            Difference        `json:"afroc"`
+	AFROC1           Difference        `json:"afroc1"`
+}
+
+// Resampling says how intervals were made.
+type Resampling struct {
+	Replicates   int     `json:"replicates"`
+	Permutations int     `json:"permutations"`
+	Seed         uint64  `json:"seed"`
+	Level        float64 `json:"level"`
+	Method       string  `json:"method"`
+	Cluster      string  `json:"cluster"`
+	Clusters     int     `json:"clusters"`
+}
+
+// Report is the whole outcome. With one system its fields stand at the top
+// level; with several they stand under Systems.
+type Report struct {
+	SchemaVersion int         `json:"schema_version"`
+	Protocol      Protocol    `json:"protocol"`
+	Bootstrap     *Resampling `json:"bootstrap"` // null without
+	Notes         []string    `json:"notes"`
+	*System
+	Systems    []System `json:"systems,omitempty"`
+	Comparison []Pair   `json:"comparison,omitempty"`
+}
+
+// NewProtocol describes a protocol.
+func NewProtocol(p froc.Protocol) Protocol {
+	ignore := p.IgnoreHit
+	if ignore == nil {
+		ignore = p.Hit
+	}
+	return Protocol{p, froc.FormatHit(p.Hit), froc.FormatHit(ignore)}
+}
+
+// NewSystem describes a result; b may be nil.
+func NewSystem(name string, r *froc.Result, b *froc.Bootstrap) System {
+	s := System{
+		Name: name, Counts: r.Counts, MeanSensitivity: Number(r.MeanSensitivity), AP: Number(r.AP),
+		Merit: map[string]Merit{
+			"afroc":   {Value: Number(r.Merit.AFROC)},
+			"afroc1":  {Value: Number(r.Merit.AFROC1)},
+			"wafroc":  {Value: Number(r.Merit.WAFROC)},
+			"wafroc1": {Value: Number(r.Merit.WAFROC1)},
+		},
+	}
+	for i, p := range r.OperatingPoints {
+		point := Point{FPPI: p.FPPI, Sensitivity: Number(p.Sensitivity), Threshold: Number(p.Threshold), Reached: p.Reached}
+		if b != nil {
+			point.CI = newRange(b.Points[i])
+		}
+		s.OperatingPoints = append(s.OperatingPoints, point)
+	}
+	if b == nil {
+		return s
+	}
+	s.MeanCI, s.APCI, s.WithoutLesion = newRange(b.Mean), newRange(b.AP), b.WithoutLesion
+	for key, interval := range map[string]froc.Interval{
+		"afroc": b.Merit.AFROC, "afroc1": b.Merit.AFROC1, "wafroc": b.Merit.WAFROC, "wafroc1": b.Merit.WAFROC1,
+	} {
+		m := s.Merit[key]
+		m.CI = newRange(interval)
+		s.Merit[key] = m
+	}
+	return s
+}
+
+// NewPairs describes a comparison; fppi are the protocol's operating points.
+func NewPairs(c *froc.Comparison, fppi []float64) []Pair {
+	difference := func(d froc.Difference) Difference {
+		return Difference{Number(d.Value), newRange(d.CI), Number(d.BootstrapP), Number(d.PermutationP)}
+	}
+	var out []Pair
+	for _, p := range c.Pairs {
+		pair := Pair{
+			A: p.A, B: p.B, Mean: difference(p.Mean), AP: difference(p.AP), AFROC: difference(p.AFROC), AFROC1: difference(p.AFROC1),
+			HolmBootstrapP: Number(p.HolmBootstrapP), HolmPermutationP: Number(p.HolmPermutationP),
+		}
+		for i, d := range p.Points {
+			pair.Points = append(pair.Points, PointDifference{fppi[i], difference(d)})
+		}
+		out = append(out, pair)
+	}
+	return out
+}
+
+// NewResampling describes how a result's intervals were made.
+func NewResampling(r *froc.Result, o froc.BootstrapOptions) *Resampling {
+	return &Resampling{
+		Replicates: o.Replicates, Permutations: o.Permutations, Seed: o.Seed, Level: o.Level, Method: o.Method,
+		Cluster: r.Protocol.Cluster, Clusters: r.Clusters(),
+	}
+}
+
+// WriteJSON writes the report as indented JSON.
+func (r *Report) WriteJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(r)
+}

@@ -1,0 +1,347 @@
+package frocio
+
+import (
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/eval/froc/internal/nifti"
+)
+
+// Source names the files of a ground truth.
+type Source struct {
+	GroundTruth string // lesions; required
+	Images      string // every searched image; empty: those the ground truth names
+	Excluded    string // further lesions, all ignored; may be empty
+}
+
+// How [Options.Noisy] treats DeepLesion's Possibly_noisy lesions.
+const (
+	NoisyDrop   = "drop"   // leave them out, as the published protocol does
+	NoisyIgnore = "ignore" // keep their slices and ignore the lesions
+	NoisyKeep   = "keep"   // count them
+)
+
+// How [Options.MaskLesions] divides a label mask into lesions.
+const (
+	MaskLabels     = "labels"     // every non-zero label is a lesion
+	MaskComponents = "components" // every 26-connected component of non-zero voxels is a lesion
+)
+
+// Coordinates of points that are compared with masks.
+const (
+	Voxel = "voxel" // indices of the mask's grid, from 0
+	RAS   = "ras"   // millimetres to the right, front and top, as in NIfTI
+	LPS   = "lps"   // millimetres to the left, back and top, as in DICOM and ITK
+)
+
+// Options sets how files are read. The zero value reads strictly.
+type Options struct {
+	// Lenient drops and counts rows that cannot be used instead of refusing the file.
+	Lenient bool
+	// Split keeps images of that split alone: the value of the list's split
+	// column, or train, val, test of DL_info.csv (where "" means test and "all" keeps all).
+	Split       string
+	Noisy       string // NoisyDrop (default), NoisyIgnore, NoisyKeep
+	Category    string // of COCO files, by name or id; empty: all categories, taken as one
+	MaskLesions string // MaskLabels (default) or MaskComponents
+	Coordinates string // Voxel (default), RAS, LPS
+}
+
+func (o Options) resolved() (Options, error) {
+	if o.Noisy == "" {
+		o.Noisy = NoisyDrop
+	}
+	if o.MaskLesions == "" {
+		o.MaskLesions = MaskLabels
+	}
+	if o.Coordinates == "" {
+		o.Coordinates = Voxel
+	}
+	for _, v := range []struct {
+		name, value string
+		want        []string
+	}{
+		{"noisy lesions", o.Noisy, []string{NoisyDrop, NoisyIgnore, NoisyKeep}},
+		{"mask lesions", o.MaskLesions, []string{MaskLabels, MaskComponents}},
+		{"coordinates", o.Coordinates, []string{Voxel, RAS, LPS}},
+	} {
+		if !slices.Contains(v.want, v.value) {
+			return o, fmt.Errorf("%s: %q, want one of %v", v.name, v.value, v.want)
+		}
+	}
+	return o, nil
+}
+
+// Truth is a ground truth that was read, together with what is needed to read
+// predictions for it.
+type Truth struct {
+	*froc.Truth
+	Notes []string // what was noticed while reading, for people
+
+	options  Options
+	listed   bool           // the list of images was given: other ids are errors
+	index    map[string]int // image id to index in Images
+	list     []string       // every id of the list of images in its order, left-out ones included
+	left     map[string]bool
+	grids    map[int]*nifti.Volume // per image: the geometry of its mask, voxels dropped
+	category string                // COCO id of Options.Category
+	problems *problems
+}
+
+// ReadTruth reads a ground truth. A file that cannot be used gives a
+// [*DataError] or an error that names the file and row.
+func ReadTruth(s Source, o Options) (*Truth, error) {
+	o, err := o.resolved()
+	if err != nil {
+		return nil, err
+	}
+	t := &Truth{
+		Truth: &froc.Truth{}, options: o, index: map[string]int{}, left: map[string]bool{},
+		grids: map[int]*nifti.Volume{}, problems: &problems{lenient: o.Lenient},
+	}
+	if s.Images != "" {
+		t.listed = true
+		if err := t.readImages(s.Images); err != nil {
+			return nil, err
+		}
+	}
+	switch extension(s.GroundTruth) {
+	case ".json":
+		err = t.readCOCO(s.GroundTruth)
+	case ".npz":
+		err = t.readNPZ(s.GroundTruth)
+	default:
+		err = t.readTable(s.GroundTruth, false)
+	}
+	if err == nil && s.Excluded != "" {
+		err = t.readTable(s.Excluded, true)
+	}
+	if err == nil {
+		err = t.checkDuplicates(s.GroundTruth)
+	}
+	if err == nil {
+		err = t.problems.err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	t.Notes = append(t.Notes, t.problems.notes(s.GroundTruth)...)
+	t.problems = nil
+	if len(t.left) > 0 {
+		t.Notes = append(t.Notes, fmt.Sprintf("%d images left out by the split or the noise filter", len(t.left)))
+	}
+	if !t.listed {
+		t.Notes = append(t.Notes, "no list of images: images that the ground truth does not name are unknown, and lesion-free images do not count in the divisor")
+	}
+	if err := t.Truth.Check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.GroundTruth, err)
+	}
+	return t, nil
+}
+
+func extension(path string) string { return strings.ToLower(filepath.Ext(path)) }
+
+// addImage appends an image and returns its index.
+func (t *Truth) addImage(im froc.Image) int {
+	t.index[im.ID] = len(t.Images)
+	t.list = append(t.list, im.ID)
+	t.Images = append(t.Images, im)
+	return len(t.Images) - 1
+}
+
+// rows calls use for every row of a table. A row of the wrong width is a problem
+// of that row alone.
+func rows(t *table, p *problems, use func(row []string) error) error {
+	for {
+		row, err := t.next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case errors.Is(err, csv.ErrFieldCount):
+			p.row(t.where(), "wrong number of fields", "wrong number of fields, want %d", len(t.header))
+		case err != nil:
+			return err
+		default:
+			if err := use(row); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (t *Truth) readImages(path string) error {
+	tab, err := openTable(path, true)
+	if err != nil {
+		return err
+	}
+	defer tab.close()
+	l, err := newLayout(tab)
+	if err != nil {
+		return err
+	}
+	if t.options.Split != "" && l.split < 0 && t.options.Split != "all" {
+		return fmt.Errorf("%s:1: no column %q to choose %q by", path, "split", t.options.Split)
+	}
+	splits := map[string]int{}
+	err = rows(tab, t.problems, func(row []string) error {
+		im := froc.Image{ID: strings.TrimSpace(row[l.image])}
+		if l.patient >= 0 {
+			im.Patient = strings.TrimSpace(row[l.patient])
+		}
+		if l.volume >= 0 {
+			im.Volume = strings.TrimSpace(row[l.volume])
+		}
+		if im.ID == "" {
+			t.problems.row(tab.where(), "empty image id", "image is empty")
+			return nil
+		}
+		_, twice := t.index[im.ID]
+		if twice || t.left[im.ID] {
+			t.problems.row(tab.where(), "image id twice", "image id %q stands twice", im.ID)
+			return nil
+		}
+		if l.split >= 0 {
+			split := strings.TrimSpace(row[l.split])
+			splits[split]++
+			if t.options.Split != "" && t.options.Split != "all" && split != t.options.Split {
+				t.left[im.ID] = true
+				t.list = append(t.list, im.ID)
+				return nil
+			}
+		}
+		t.addImage(im)
+		return nil
+	})
+	if err == nil && len(t.Images) == 0 && len(splits) > 0 {
+		return fmt.Errorf("%s: no image of split %q; there are %v", path, t.options.Split, slices.Sorted(maps.Keys(splits)))
+	}
+	return err
+}
+
+// image finds the index of a ground truth row's image. ok is false when the row
+// is to be passed over: its image was left out, or is unknown and noted as a problem.
+func (t *Truth) image(id, where string) (index int, ok bool) {
+	if i, known := t.index[id]; known {
+		return i, true
+	}
+	if t.left[id] {
+		return 0, false
+	}
+	switch {
+	case id == "":
+		t.problems.row(where, "empty image id", "image is empty")
+		return 0, false
+	case t.listed:
+		t.problems.row(where, "unknown image id", "image %q is not in the list of images", id)
+		return 0, false
+	}
+	return t.addImage(froc.Image{ID: id}), true
+}
+
+func (t *Truth) readTable(path string, excluded bool) error {
+	tab, err := openTable(path, false)
+	if err != nil {
+		return err
+	}
+	defer tab.close()
+	if isDLInfo(tab.header) {
+		return t.readDLInfo(tab)
+	}
+	l, err := newLayout(tab)
+	if err != nil {
+		return err
+	}
+	if l.geometry == noGeometry {
+		return fmt.Errorf("%s:1: no coordinates; want x1,y1,x2,y2[,z1,z2], x,y[,z],radius or mask; the header is %q", path, strings.Join(tab.header, ","))
+	}
+	if !excluded {
+		if !t.listed && l.split < 0 && t.options.Split != "" && t.options.Split != "all" {
+			return fmt.Errorf("%s:1: no column %q to choose %q by", path, "split", t.options.Split)
+		}
+		for _, c := range l.rest {
+			t.Strata = append(t.Strata, tab.header[c])
+		}
+	}
+	return rows(tab, t.problems, func(row []string) error {
+		id := strings.TrimSpace(row[l.image])
+		if l.split >= 0 && !t.listed && t.options.Split != "" && t.options.Split != "all" && strings.TrimSpace(row[l.split]) != t.options.Split {
+			t.left[id] = true
+			return nil
+		}
+		i, ok := t.image(id, tab.where())
+		if !ok {
+			return nil
+		}
+		for _, key := range []struct {
+			column int
+			name   string
+			value  *string
+		}{{l.patient, "patient", &t.Images[i].Patient}, {l.volume, "volume", &t.Images[i].Volume}} {
+			if key.column < 0 {
+				continue
+			}
+			switch v := strings.TrimSpace(row[key.column]); {
+			case *key.value == "":
+				*key.value = v
+			case v != "" && v != *key.value:
+				t.problems.row(tab.where(), "two "+key.name+"s of one image", "%s %q, but image %q has %q elsewhere", key.name, v, id, *key.value)
+				return nil
+			}
+		}
+		if l.empty(row) {
+			return nil
+		}
+		lesion := froc.Lesion{Image: i, Ignore: excluded}
+		if l.ignore >= 0 {
+			ignore, err := flag(row[l.ignore])
+			if err != nil {
+				t.problems.row(tab.where(), "bad ignore flag", "%v", err)
+				return nil
+			}
+			lesion.Ignore = lesion.Ignore || ignore
+		}
+		if !excluded {
+			for _, c := range l.rest {
+				lesion.Strata = append(lesion.Strata, row[c])
+			}
+		}
+		if l.geometry == maskFile {
+			return t.addMask(lesion, row[l.coords[0]], tab)
+		}
+		if lesion.Region, err = l.region(row); err != nil {
+			t.problems.row(tab.where(), "bad coordinates", "%v", err)
+			return nil
+		}
+		t.Lesions = append(t.Lesions, lesion)
+		return nil
+	})
+}
+
+// checkDuplicates refuses counted lesions that stand twice: one mark would find both.
+func (t *Truth) checkDuplicates(path string) error {
+	type key struct {
+		image int
+		text  string
+	}
+	seen := make(map[key]bool, len(t.Lesions))
+	t.Lesions = slices.DeleteFunc(t.Lesions, func(l froc.Lesion) bool {
+		if l.Ignore || l.Region.Kind() == froc.KindMask {
+			return false
+		}
+		k := key{l.Image, l.Region.String()}
+		if seen[k] {
+			t.problems.row(path, "lesion twice", "image %q has the lesion %s twice", t.Images[l.Image].ID, k.text)
+			return true
+		}
+		seen[k] = true
+		return false
+	})
+	return nil
+}
