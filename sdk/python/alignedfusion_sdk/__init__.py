@@ -1,0 +1,59 @@
+"""Write stages for alignedfusion in Python, on torch.
+
+Import this package before torch: a plugin's standard output belongs to the
+handshake, and importing takes it away from everything else in the process.
+
+    import alignedfusion_sdk as af
+    import torch
+
+    class Head(af.Stage):
+        name, kind, summary = "linear", "head", "one linear layer on the joint token"
+        inputs = [af.Port("joint", "FP32", ["N", "C"], required=True, differentiable=True),
+                  af.Port("target.label", "INT64", ["N"])]
+        outputs = [af.Port("logits", "FP32", ["N", "classes"], required=True, differentiable=True)]
+        losses = ["classification"]
+
+        def build(self, request):
+            self.linear = torch.nn.Linear(request.size("joint", "C"), len(request.labels[0].classes))
+
+        def forward(self, inputs, call):
+            logits = self.linear(inputs["joint"])
+            losses = {}
+            if "target.label" in inputs:
+                losses["classification"] = torch.nn.functional.cross_entropy(logits, inputs["target.label"])
+            return {"logits": logits}, losses
+
+    af.serve("example", "1.0.0", [Head])
+
+Autograd does backward; optimizers, saving, checks and shared memory are done here.
+"""
+import os as _os
+
+_COOKIE = ("ALIGNEDFUSION_PLUGIN", "stage-protocol")
+
+
+def _take_stdout():
+    """Keeps file descriptor 1 aside and makes it a second standard error."""
+    kept = _os.dup(1)
+    _os.set_inheritable(kept, False)
+    _os.dup2(2, 1)
+    return kept
+
+
+_handshake_fd = _take_stdout()
+
+from .manifest import LabelSet, OpenRequest, Port, Setting  # noqa: E402
+from .errors import StageError  # noqa: E402
+from .stage import Call, Stage  # noqa: E402
+
+
+def serve(name, version, stages, license="", model_card=""):
+    """Runs the plugin; the last statement of its program. Returns when the host ends it.
+
+    stages: Stage classes. `--describe` as the only argument prints the manifest as JSON.
+    """
+    from .server import run
+    run(_handshake_fd, _COOKIE, name, version, stages, license, model_card)
+
+
+__all__ = ["Call", "LabelSet", "OpenRequest", "Port", "Setting", "Stage", "StageError", "serve"]

@@ -1,0 +1,245 @@
+"""The class a plugin author derives from, and the training machinery around it."""
+import dataclasses
+import json
+import os
+
+
+import torch
+
+from . import safetensors
+from .errors import StageError
+from .manifest import PortCheck
+
+
+@dataclasses.dataclass
+class Call:
+    """One Forward. seed is the source of its randomness; torch is seeded with it already."""
+    context: int
+    train: bool
+    seed: int
+    wanted: frozenset
+    metrics: dict
+    notes: list
+
+
+class Stage(torch.nn.Module):
+    """A stage: declare ports, make modules in build, compute in forward.
+
+    forward(inputs, call) gets torch tensors by port name and returns (outputs, losses):
+    tensors by port name and scalar losses by name. Autograd does the rest. Inputs lie in
+    memory the host lends: do not change them in place and do not keep them.
+    """
+    name = "stage"
+    kind = "head"
+    summary = ""
+    inputs = []
+    outputs = []
+    settings = []
+    losses = []
+    metrics = []
+    tasks = []
+    trainable = True
+
+    def build(self, request):
+        """Makes the modules. request: OpenRequest. May return ports with known sizes:
+        {"outputs": [Port, …], "inputs": [Port, …], "notes": [str, …]}."""
+
+    def forward(self, inputs, call):
+        """Computes; see the class."""
+        raise NotImplementedError
+
+
+_OPTIMIZERS = {
+    "sgd": {"momentum": 0.9, "weight_decay": 1e-4, "nesterov": 0.0},
+    "adamw": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.05},
+}
+
+
+@dataclasses.dataclass
+class _Open:
+    outputs: dict
+    losses: dict
+    leaves: dict
+
+
+class Instance:
+    """An opened stage: contexts, gradients, optimizer, files."""
+
+    def __init__(self, stage, optimizer, values, ports_in, ports_out, max_open, train):
+        self.stage, self.ports_in, self.ports_out = stage, ports_in, ports_out
+        self.max_open, self.train = max_open, train
+        self.open, self.ended = {}, []
+        name = optimizer or "sgd"
+        if name not in _OPTIMIZERS:
+            raise StageError("InvalidArgument", "optimizer %r, want sgd or adamw" % name)
+        unknown = set(values) - set(_OPTIMIZERS[name])
+        if unknown:
+            raise StageError("InvalidArgument", "optimizer %s has no value %s" % (name, ", ".join(sorted(unknown))))
+        v = dict(_OPTIMIZERS[name], **values)
+        self.named = [(n, p) for n, p in stage.named_parameters() if p.requires_grad]
+        self.optimizer_name, self.optimizer = name, None
+        if self.named:
+            parameters = [p for _, p in self.named]
+            if name == "sgd":
+                self.optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=v["momentum"],
+                                                 weight_decay=v["weight_decay"], nesterov=bool(v["nesterov"]))
+            else:
+                self.optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(v["beta1"], v["beta2"]),
+                                                   eps=v["eps"], weight_decay=v["weight_decay"])
+
+    def forward(self, tensors, needs_grad, call):
+        """tensors: name -> torch tensor. Returns outputs and losses."""
+        if call.train:
+            if not self.train:
+                raise StageError("FailedPrecondition", "TRAIN mode on an instance opened for inference")
+            if call.context in self.open:
+                raise StageError("InvalidArgument", "context %d is open already" % call.context)
+            if len(self.open) >= self.max_open:
+                raise StageError("FailedPrecondition", "%d contexts are open, the most the plugin allows" % len(self.open),
+                                 advice="call Backward or Release first")
+        leaves = {}
+        for name in needs_grad:
+            tensors[name] = tensors[name].detach().requires_grad_(True)
+            leaves[name] = tensors[name]
+        torch.manual_seed(call.seed & 0x7FFFFFFFFFFFFFFF)
+        self.stage.train(call.train)
+        with torch.set_grad_enabled(call.train):
+            answer = self.stage(tensors, call)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise StageError("Internal", "forward returned %s, want (outputs, losses)" % type(answer).__name__)
+        outputs, losses = answer
+        for what, declared, given in (("loss", self.stage.losses, losses), ("metric", self.stage.metrics, call.metrics)):
+            unknown = sorted(set(given) - set(declared))
+            if unknown:
+                raise StageError("Internal", "%s %r is not in the manifest" % (what, unknown[0]))
+        if call.train:
+            self.open[call.context] = _Open(dict(outputs), dict(losses), leaves)
+            if call.context in self.ended:
+                self.ended.remove(call.context)
+        return outputs, losses
+
+    def backward(self, context, grads, weights):
+        """Vector-Jacobian products; ends the context. Returns name -> gradient."""
+        if context not in self.open:
+            if context in self.ended:
+                raise StageError("FailedPrecondition", "context %d has ended" % context, advice="a context has one Backward")
+            raise StageError("NotFound", "context %d does not exist" % context)
+        o = self.open[context]
+        roots, seeds = [], []
+        for name, g in grads.items():
+            y = o.outputs.get(name)
+            if y is None:
+                raise StageError("InvalidArgument", port=name, given="not an output of this context")
+            if y.shape != g.shape or y.dtype != g.dtype:
+                raise StageError("InvalidArgument", port=name, given=str(tuple(g.shape)), wanted=str(tuple(y.shape)))
+            if y.requires_grad:
+                roots.append(y)
+                seeds.append(g)
+        for name, w in weights.items():
+            if name not in self.stage.losses:
+                raise StageError("InvalidArgument", "loss %r is not in the manifest" % name)
+            loss = o.losses.get(name)
+            if loss is not None and w != 0 and loss.requires_grad:
+                roots.append(loss)
+                seeds.append(torch.full_like(loss, w))
+        self._end(context)
+        if roots:
+            torch.autograd.backward(roots, seeds)
+        return {n: (t.grad if t.grad is not None else torch.zeros_like(t)) for n, t in o.leaves.items()}
+
+    def _end(self, context):
+        del self.open[context]
+        self.ended.append(context)
+        del self.ended[:-1024]
+
+    def release(self, contexts):
+        """Ends contexts; unknown ones are skipped."""
+        for c in contexts:
+            if c in self.open:
+                self._end(c)
+
+    def zero_grad(self):
+        """Clears accumulated gradients."""
+        for _, p in self.named:
+            if p.grad is not None:
+                p.grad.zero_()
+
+    def grad_norm(self):
+        """L2 norm over all gradients."""
+        norms = [p.grad.norm() for _, p in self.named if p.grad is not None]
+        return float(torch.stack(norms).double().norm()) if norms else 0.0
+
+    def step(self, values, scale):
+        """One optimizer step with every gradient multiplied by scale first."""
+        lr = values.get("learning_rate")
+        if lr is None or not (0 <= lr < float("inf")):
+            raise StageError("InvalidArgument", "step needs a finite learning_rate of at least 0, given %s" % dict(values))
+        if scale != scale or abs(scale) == float("inf"):
+            raise StageError("InvalidArgument", "gradient scale is %s, want a finite number" % scale)
+        if self.optimizer is None:
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if scale != 1:
+            for _, p in self.named:
+                if p.grad is not None:
+                    p.grad.mul_(scale)
+        self.optimizer.step()
+
+    def save(self, directory):
+        """Writes weights and optimizer state as safetensors; returns the file names."""
+        weights = dict(self.stage.state_dict())
+        safetensors.write(os.path.join(directory, "weights.safetensors"), weights)
+        state, scalars = {}, {}
+        if self.optimizer is not None:
+            for i, (name, p) in enumerate(self.named):
+                for key, value in self.optimizer.state.get(p, {}).items():
+                    if torch.is_tensor(value):
+                        state[name + "#" + key] = value
+                    elif value is not None:
+                        scalars[name + "#" + key] = value
+        safetensors.write(os.path.join(directory, "optimizer.safetensors"), state,
+                          {"optimizer": self.optimizer_name, "scalars": json.dumps(scalars, sort_keys=True)})
+        return ["weights.safetensors", "optimizer.safetensors"]
+
+    def load(self, directory, weights_only):
+        """Reads what save wrote. Names that do not fit are listed; nothing changes then."""
+        weights, _ = safetensors.read(os.path.join(directory, "weights.safetensors"))
+        own = self.stage.state_dict()
+        missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+        mismatched = ["%s is %s, want %s" % (n, tuple(weights[n].shape), tuple(own[n].shape))
+                      for n in sorted(set(own) & set(weights)) if own[n].shape != weights[n].shape]
+        if missing or unexpected or mismatched:
+            raise StageError("InvalidArgument", "weights do not fit: missing %s, unexpected %s, mismatched %s"
+                             % (missing, unexpected, mismatched), advice="they belong to another architecture")
+        if weights_only:
+            self.stage.load_state_dict(weights)
+            return
+        state, meta = safetensors.read(os.path.join(directory, "optimizer.safetensors"))
+        if meta.get("optimizer") != self.optimizer_name:
+            raise StageError("InvalidArgument", "saved by optimizer %r, the stage uses %r"
+                             % (meta.get("optimizer"), self.optimizer_name))
+        self.stage.load_state_dict(weights)
+        if self.optimizer is None:
+            return
+        by_name = dict(self.named)
+        self.optimizer.state.clear()
+        everything = dict(state)
+        everything.update(json.loads(meta.get("scalars", "{}")))
+        for key, value in everything.items():
+            name, _, slot = key.partition("#")
+            if name not in by_name:
+                raise StageError("InvalidArgument", "%r belongs to no parameter" % key)
+            self.optimizer.state[by_name[name]][slot] = value
+
+    def port_check(self):
+        """A fresh check of one call's tensors."""
+        return PortCheck(self.ports_in, self.ports_out)
+
+
+def peak_rss_bytes():
+    """The process's largest resident size so far."""
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
