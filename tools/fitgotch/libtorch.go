@@ -71,7 +71,7 @@ func libtorchAt(dir string) (*libtorch, error) {
 		return nil, err
 	}
 	found := &libtorch{IncludeDirs: []string{include, api}}
-	if found.Version, err = headerVersion(api, string(text)); err != nil {
+	if found.Version, err = headerVersion(include, string(text)); err != nil {
 		return nil, fmt.Errorf("%s: %w", header, err)
 	}
 	candidates := []string{filepath.Join(dir, "lib"), filepath.Join(dir, "lib64")}
@@ -98,12 +98,10 @@ var versionPart = regexp.MustCompile(`(?m)^#define TORCH_VERSION_(MAJOR|MINOR|PA
 
 // headerVersion reads the release from torch/version.h; newer releases define
 // the numbers in headeronly/version.h and leave only includes behind.
-func headerVersion(apiDir, text string) (string, error) {
+func headerVersion(include, text string) (string, error) {
 	texts := []string{text}
-	for _, name := range []string{"../../../headeronly/version.h", "../../../../torch/headeronly/version.h"} {
-		if b, err := os.ReadFile(filepath.Join(apiDir, name)); err == nil {
-			texts = append(texts, string(b))
-		}
+	if b, err := os.ReadFile(filepath.Join(include, "torch", "headeronly", "version.h")); err == nil {
+		texts = append(texts, string(b))
 	}
 	for _, t := range texts {
 		if m := versionDefine.FindStringSubmatch(t); m != nil {

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// write creates files below dir.
+func write(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+const versionHeader = `#pragma once
+#define TORCH_VERSION_MAJOR 9
+#define TORCH_VERSION_MINOR 8
+#define TORCH_VERSION_PATCH 7
+#define TORCH_VERSION \
+  "9.8.7+test"
+`
+
+// tinyTorch is a libtorch of three functions: relu exists, sigmoid is declared
+// but in no library, gelu is not even declared.
+func tinyTorch(t *testing.T, header string) string {
+	t.Helper()
+	gxx, err := exec.LookPath("g++")
+	if err != nil {
+		t.Skip("no g++ on this machine")
+	}
+	dir := t.TempDir()
+	write(t, dir, map[string]string{
+		"include/torch/csrc/api/include/torch/version.h": versionHeader,
+		"include/torch/csrc/api/include/torch/torch.h":   header,
+		"lib/c10.cpp": "#include <string>\nnamespace c10 { int length(const std::string &s) { return s.size(); } }\n",
+		"lib/cpu.cpp": "namespace torch { int relu(int x) { return x > 0 ? x : 0; } }\n",
+		"lib/all.cpp": "",
+	})
+	for library, source := range map[string]string{"libc10.so": "c10.cpp", "libtorch_cpu.so": "cpu.cpp", "libtorch.so": "all.cpp"} {
+		cmd := exec.Command(gxx, "-shared", "-fPIC", "-o", library, source)
+		cmd.Dir = filepath.Join(dir, "lib")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	return dir
+}
+
+const tinyHeader = `#pragma once
+#include <exception>
+#include <stdexcept>
+namespace torch { int relu(int); int sigmoid(int); }
+`
+
+var tinyShim = map[string]string{
+	"torch_api.h": `#include <torch/torch.h>
+extern thread_local const char *torch_last_err;
+#define PROTECT(x) try { x } catch (const std::exception &e) { torch_last_err = "failed"; }
+`,
+	"torch_api.cpp": `#include "torch_api.h"
+thread_local const char *torch_last_err = nullptr;
+extern "C" {
+#include "torch_api_generated.cpp.h"
+}
+`,
+	"torch_api_generated.cpp.h": `int atg_relu(int x) {
+  PROTECT(return torch::relu(x);)
+  return 0;
+}
+
+int atg_sigmoid(int x) {
+  PROTECT(return torch::sigmoid(x);)
+  return 0;
+}
+
+void atg_gelu(int x) {
+  PROTECT(
+    torch::gelu(x);
+  )
+}
+`,
+	"af_twice.cpp": `extern "C" int af_twice(int x) { return 2 * x; }
+`,
+}
+
+func build(t *testing.T, torch, project string, flags ...string) (string, error) {
+	t.Helper()
+	t.Setenv("LIBTORCH", "")
+	var log bytes.Buffer
+	args := append([]string{"-root", project, "-libtorch", torch, "-shim-only"}, flags...)
+	err := run(context.Background(), args, &log)
+	return log.String(), err
+}
+
+func tinyProject(t *testing.T) string {
+	t.Helper()
+	project := t.TempDir()
+	write(t, filepath.Join(project, "build", "shim", "src"), tinyShim)
+	return project
+}
+
+func TestFitStubsWhatCompilerAndLinkerMiss(t *testing.T) {
+	torch, project := tinyTorch(t, tinyHeader), tinyProject(t)
+	log, err := build(t, torch, project)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	got, err := readJSON[record](filepath.Join(project, "build", "lib", "libtch.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"atg_gelu", "atg_sigmoid"}, got.Missing); diff != "" {
+		t.Error(diff)
+	}
+	if got.Functions != 3 || got.Standard != "c++17" || got.Libtorch.Version != "9.8.7+test" || !got.Libtorch.CXX11ABI {
+		t.Errorf("record = %+v, libtorch %+v", got, got.Libtorch)
+	}
+	if !isFile(filepath.Join(project, "build", "lib", "libtch.so")) {
+		t.Error("no libtch.so")
+	}
+}
+
+func TestFitAgainDoesNothingUntilSomethingChanges(t *testing.T) {
+	torch, project := tinyTorch(t, tinyHeader), tinyProject(t)
+	if log, err := build(t, torch, project); err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	work := filepath.Join(project, "build", "shim", "work")
+	modified := func(name string) int64 {
+		info, err := os.Stat(filepath.Join(work, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.ModTime().UnixNano()
+	}
+	shim, own := modified("torch_api.o"), modified("af_twice.o")
+
+	log, err := build(t, torch, project)
+	if err != nil || !strings.Contains(log, "up to date") {
+		t.Fatalf("second run: %v, %q; want up to date", err, log)
+	}
+
+	write(t, filepath.Join(project, "build", "shim", "src"), map[string]string{"af_twice.cpp": `extern "C" int af_twice(int x) { return x + x; }` + "\n"})
+	if log, err = build(t, torch, project); err != nil || strings.Contains(log, "up to date") {
+		t.Fatalf("after an edit of an own source: %v, %q; want a build", err, log)
+	}
+	if modified("torch_api.o") != shim {
+		t.Error("an edit of an own source recompiled gotch's shim")
+	}
+	if modified("af_twice.o") == own {
+		t.Error("an edited own source was not recompiled")
+	}
+
+	if err := os.Remove(filepath.Join(project, "build", "lib", "libtch.so")); err != nil {
+		t.Fatal(err)
+	}
+	if log, err = build(t, torch, project); err != nil || !isFile(filepath.Join(project, "build", "lib", "libtch.so")) {
+		t.Errorf("a deleted libtch.so was not built again: %v, %q", err, log)
+	}
+
+	shim = modified("torch_api.o")
+	if log, err = build(t, torch, project, "-force"); err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	if modified("torch_api.o") == shim {
+		t.Error("-force did not recompile")
+	}
+}
+
+func TestFitSwitchesToAnotherLibtorch(t *testing.T) {
+	project := tinyProject(t)
+	if log, err := build(t, tinyTorch(t, tinyHeader), project); err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	richer := tinyTorch(t, tinyHeader+"namespace torch { inline void gelu(int) {} }\n")
+	if log, err := build(t, richer, project); err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	got, err := readJSON[record](filepath.Join(project, "build", "lib", "libtch.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"atg_sigmoid"}, got.Missing); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFitTakesCXX20WhenHeadersWantIt(t *testing.T) {
+	torch := tinyTorch(t, "#if __cplusplus < 202002L\n#error C++20 or later compatible compiler is required\n#endif\n"+tinyHeader)
+	project := tinyProject(t)
+	if log, err := build(t, torch, project); err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	got, err := readJSON[record](filepath.Join(project, "build", "lib", "libtch.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Standard != "c++20" || len(got.Missing) != 2 {
+		t.Errorf("standard %s, missing %v; want c++20 and two functions", got.Standard, got.Missing)
+	}
+}
+
+func TestFitReportsErrorsOutsideFunctions(t *testing.T) {
+	torch, project := tinyTorch(t, tinyHeader+"nonsense;\n"), tinyProject(t)
+	_, err := build(t, torch, project)
+	if err == nil || !strings.Contains(err.Error(), "outside its functions") || !strings.Contains(err.Error(), "nonsense") {
+		t.Errorf("error %v; want one that quotes the header's line", err)
+	}
+	if isFile(filepath.Join(project, "build", "lib", "libtch.so")) {
+		t.Error("a failed fit left a libtch.so")
+	}
+}
+
+func TestFitReportsAFaultyOwnSource(t *testing.T) {
+	torch, project := tinyTorch(t, tinyHeader), tinyProject(t)
+	write(t, filepath.Join(project, "build", "shim", "src"), map[string]string{"af_twice.cpp": "nonsense;\n"})
+	_, err := build(t, torch, project)
+	if err == nil || !strings.Contains(err.Error(), "compiling af_twice.cpp") {
+		t.Errorf("error %v; want one that names af_twice.cpp", err)
+	}
+}
+
+func TestFitSaysWhatIsMissing(t *testing.T) {
+	torch, project := tinyTorch(t, tinyHeader), tinyProject(t)
+	t.Run("compiler", func(t *testing.T) {
+		t.Setenv("CXX", "no-such-compiler")
+		if _, err := build(t, torch, project); err == nil || !strings.Contains(err.Error(), "install g++ or set CXX") {
+			t.Errorf("error %v; want a hint at g++", err)
+		}
+	})
+	t.Run("sources", func(t *testing.T) {
+		if _, err := build(t, torch, t.TempDir()); err == nil || !strings.Contains(err.Error(), "-sources") {
+			t.Errorf("error %v; want a hint at -sources", err)
+		}
+	})
+	t.Run("libtorch", func(t *testing.T) {
+		if _, err := build(t, t.TempDir(), project); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "holds no libtorch") {
+			t.Errorf("error %v; want one that says the folder holds no libtorch", err)
+		}
+	})
+}
+
+func TestRunRefusesBadArguments(t *testing.T) {
+	for _, args := range [][]string{{"-shim-only", "-go-only"}, {"extra"}, {"-unknown"}} {
+		if err := run(context.Background(), args, &bytes.Buffer{}); err == nil {
+			t.Errorf("%q: no error", args)
+		}
+	}
+}
