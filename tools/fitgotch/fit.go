@@ -34,10 +34,11 @@ type record struct {
 
 const maxRounds = 10
 
-// Own kernels do arithmetic: they are optimised, and parallel as libtorch's are.
-const kernelPrefix = "af_kernels_"
-
-var kernelFlags = []string{"-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"}
+// Own sources hold kernels that do arithmetic; gotch's shim only passes calls on.
+var (
+	shimFlags = []string{"-O1"}
+	ownFlags  = []string{"-O3", "-fno-math-errno", "-fno-trapping-math"}
+)
 
 func fit(ctx context.Context, o options, log io.Writer) error {
 	root, err := filepath.Abs(o.root)
@@ -182,7 +183,7 @@ func (b *shimBuild) base() (string, error) {
 	return hashFiles(map[string][]byte{
 		"libtorch": fmt.Appendf(torch, " %d %d", info.Size(), info.ModTime().UnixNano()),
 		"compiler": []byte(b.compiler + "\n" + b.version),
-		"flags":    []byte(strings.Join(append(b.compileFlags(), b.linkFlags("libtch.so", nil)...), "\n")),
+		"flags":    []byte(strings.Join(slices.Concat(b.compileFlags(), shimFlags, ownFlags, b.linkFlags("libtch.so", nil)), "\n")),
 	}), nil
 }
 
@@ -358,7 +359,7 @@ func (b *shimBuild) fitShim(ctx context.Context, shim map[string][]byte, key str
 			functions[name] = parseFunctions(lines)
 		}
 		stage := "compiling"
-		output, err := b.compile(ctx, shimObject, "-O1")
+		output, err := b.compile(ctx, shimObject, shimFlags)
 		if err == nil {
 			stage = "linking"
 			if output, err = b.command(ctx, b.linkFlags(probe, []string{shimObject})...); err == nil {
@@ -418,7 +419,7 @@ func (b *shimBuild) compileOwn(ctx context.Context, own map[string][]byte, base 
 			continue
 		}
 		group.Go(func() error {
-			output, err := b.compile(ctx, object, "-O3")
+			output, err := b.compile(ctx, object, ownFlags)
 			if err != nil && output != "" {
 				return fmt.Errorf("compiling %s against libtorch %s:\n%s", name, b.torch.Version, excerpt(output, nil))
 			}
@@ -432,9 +433,9 @@ func (b *shimBuild) compileOwn(ctx context.Context, own map[string][]byte, base 
 }
 
 // compile builds one object; output is what the compiler said, when it failed.
-func (b *shimBuild) compile(ctx context.Context, object, optimization string) (output string, err error) {
+func (b *shimBuild) compile(ctx context.Context, object string, flags []string) (output string, err error) {
 	source := strings.TrimSuffix(object, ".o") + ".cpp"
-	return b.command(ctx, append([]string{"-std=" + b.standard, optimization, "-c", source, "-o", object}, b.compileFlags()...)...)
+	return b.command(ctx, slices.Concat([]string{"-std=" + b.standard, "-c", source, "-o", object}, b.compileFlags(), flags)...)
 }
 
 func (b *shimBuild) command(ctx context.Context, args ...string) (string, error) {
