@@ -20,7 +20,7 @@ var Version = "0.1.0-dev"
 
 // commands lists every command in the order `--help` shows them.
 func commands() []*cli.Command {
-	return []*cli.Command{}
+	return []*cli.Command{frocCommand()}
 }
 
 func newApp(stdout, stderr io.Writer) *cli.App {

@@ -202,9 +202,10 @@ func NewResampling(r *froc.Result, o froc.BootstrapOptions) *Resampling {
 	}
 }
 
-// WriteJSON writes the report as indented JSON.
-func (r *Report) WriteJSON(w io.Writer) error {
+// WriteJSON writes v, a [Report] for instance, as indented JSON.
+func WriteJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	return e.Encode(r)
+	e.SetEscapeHTML(false) // hit rules contain < and >
+	return e.Encode(v)
 }

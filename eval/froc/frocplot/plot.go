@@ -29,8 +29,8 @@ type Curve struct {
 // Options sets the look of a plot. The zero value is a good plot.
 type Options struct {
 	Title      string
-	MinFPPI    float64 // left end of the logarithmic axis; 0: half the least operating point
-	MaxFPPI    float64 // right end; 0: twice the greatest operating point
+	MinFPPI    float64 // left end of the logarithmic axis; 0: see Range
+	MaxFPPI    float64 // right end; 0: see Range
 	WidthInch  float64 // 0: 6
 	HeightInch float64 // 0: 4.5
 }
@@ -86,20 +86,12 @@ func Save(path string, o Options, curves ...Curve) (err error) {
 
 func build(o Options, curves []Curve) (*plot.Plot, error) {
 	first := curves[0].Result.Protocol
-	low, high := o.MinFPPI, o.MaxFPPI
-	if low == 0 {
-		for _, x := range first.FPPI {
-			if x > 0 {
-				low = x / 2
-				break
-			}
-		}
-		if low == 0 {
-			low = 1.0 / 16
-		}
+	low, high := Range(first)
+	if o.MinFPPI != 0 {
+		low = o.MinFPPI
 	}
-	if high == 0 {
-		high = 2 * max(first.FPPI[len(first.FPPI)-1], low)
+	if o.MaxFPPI != 0 {
+		high = o.MaxFPPI
 	}
 	if !(low > 0 && high > low) {
 		return nil, fmt.Errorf("FPPI axis from %v to %v; both must be positive and ascend", low, high)
@@ -155,6 +147,19 @@ func build(o Options, curves []Curve) (*plot.Plot, error) {
 		}
 	}
 	return p, nil
+}
+
+// Range returns the ends of the horizontal axis that suit a protocol: half its
+// least and twice its greatest operating point.
+func Range(p froc.Protocol) (low, high float64) {
+	low = 1.0 / 16
+	for _, x := range p.FPPI {
+		if x > 0 {
+			low = x / 2
+			break
+		}
+	}
+	return low, 2 * max(p.FPPI[len(p.FPPI)-1], low)
 }
 
 // points samples the curve as it is interpolated; it ends where the system's
