@@ -20,7 +20,10 @@ var Version = "0.1.0-dev"
 
 // commands lists every command in the order `--help` shows them.
 func commands() []*cli.Command {
-	return []*cli.Command{frocCommand()}
+	return []*cli.Command{
+		frocCommand(),
+		attributesCommand(),
+	}
 }
 
 func newApp(stdout, stderr io.Writer) *cli.App {

@@ -180,7 +180,7 @@ func (o *opener) readBoxes(t *csvTable, byImage map[string]int) error {
 		return err
 	}
 	all := slices.DeleteFunc(slices.Clone(t.columns), func(c string) bool {
-		return slices.Contains([]string{"image", "x1", "y1", "x2", "y2", "patient", "split"}, c)
+		return slices.Contains([]string{"image", "x1", "y1", "x2", "y2", "patient", "split", "part"}, c)
 	})
 	var byDefault []string
 	if t.has("class") {

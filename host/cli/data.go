@@ -1,0 +1,199 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/dataset/synth"
+)
+
+func dataCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "data",
+		Usage: "write synthetic data sets, check data sets",
+		Subcommands: []*cli.Command{
+			{
+				Name:      "check",
+				Usage:     "read a data set completely, count what is there and name every problem by file and row",
+				ArgsUsage: "SPEC",
+				Description: `SPEC is LAYOUT:PATH with a layout of deeplesion, boxes, table, derm7pt, nifti, slices, image;
+options follow a question mark: deeplesion:DIR?noisy=keep&nan=missing.
+Exit code 3 when there are problems.`,
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "attributes", Usage: "attribute columns or sets, comma-separated: paper, A, B, C, all (default: the layout's)"},
+					&cli.BoolFlag{Name: "headers-only", Usage: "read tables and image headers, not pixels"},
+					&cli.BoolFlag{Name: "json", Usage: "print the report as JSON"},
+				},
+				Action: dataCheck,
+			},
+			{
+				Name:  "synth",
+				Usage: "write a synthetic data set in a real layout, patient-wise splits",
+				Description: `deeplesion: CT-like 16-bit slices with lesions and look-alikes; the report carries part of the truth.
+table: pictures with attributes; the label depends on both. README.txt in the folder says exactly how.`,
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "layout", Usage: "deeplesion or table", Required: true},
+					&cli.StringFlag{Name: "out", Usage: "the new folder", Required: true, TakesFile: true},
+					&cli.IntFlag{Name: "patients", Usage: "number of patients (default: 240 deeplesion, 600 table)"},
+					&cli.IntFlag{Name: "key-slices", Usage: "key slices per patient (deeplesion)", Value: 2},
+					&cli.IntFlag{Name: "size", Usage: "side of the images in pixels (default: 128 deeplesion, 64 table)"},
+					&cli.Float64Flag{Name: "missing", Usage: "probability that an attribute is missing, at random", Value: 0.3},
+					&cli.Uint64Flag{Name: "seed", Usage: "seed; the same seed writes the same files"},
+					&cli.BoolFlag{Name: "json", Usage: "print a summary as JSON"},
+				},
+				Action: dataSynth,
+			},
+		},
+	}
+}
+
+func dataSynth(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usageError("data synth takes flags only, not %q", c.Args().First())
+	}
+	missing := c.Float64("missing")
+	if !(missing >= 0 && missing <= 1) {
+		return usageError("--missing %g is no probability, want 0 to 1", missing)
+	}
+	if missing == 0 {
+		missing = -1 // the options' zero means their default
+	}
+	for _, name := range []string{"patients", "key-slices", "size"} {
+		if c.IsSet(name) && c.Int(name) < 1 {
+			return usageError("--%s %d, want at least 1", name, c.Int(name))
+		}
+	}
+	out := c.String("out")
+	var summary *synth.Summary
+	var err error
+	var spec string
+	switch layout := c.String("layout"); layout {
+	case "deeplesion":
+		spec = "deeplesion:" + out
+		summary, err = synth.DeepLesion(c.Context, out, synth.DeepLesionOptions{Patients: c.Int("patients"), KeySlices: c.Int("key-slices"),
+			Size: c.Int("size"), Missing: missing, Seed: c.Uint64("seed")})
+	case "table":
+		spec = "table:" + strings.TrimSuffix(out, "/") + "/data.csv"
+		summary, err = synth.Table(c.Context, out, synth.TableOptions{Patients: c.Int("patients"), Size: c.Int("size"), Missing: missing, Seed: c.Uint64("seed")})
+	default:
+		return usageError("--layout %q is unknown, want deeplesion or table", layout)
+	}
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printJSON(c, struct {
+			SchemaVersion int    `json:"schema_version"`
+			Spec          string `json:"spec"`
+			Synthetic     bool   `json:"synthetic"`
+			*synth.Summary
+		}{1, spec, true, summary})
+	}
+	fmt.Fprintf(c.App.ErrWriter, "synthetic data: %d patients, %d images; ", summary.Patients, summary.Files)
+	for i, split := range []string{"train", "val", "test"} {
+		if i > 0 {
+			fmt.Fprint(c.App.ErrWriter, ", ")
+		}
+		fmt.Fprintf(c.App.ErrWriter, "%s %d", split, summary.Cases[split])
+	}
+	fmt.Fprintf(c.App.ErrWriter, "\ndata spec: %s\n", spec)
+	return nil
+}
+
+func dataCheck(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return usageError("data check takes one data spec, %d were given; for example: alignedfusion data check deeplesion:DIR", c.NArg())
+	}
+	var opt dataset.Options
+	if c.IsSet("attributes") {
+		opt.Attributes = []string{}
+		for _, name := range strings.Split(c.String("attributes"), ",") {
+			if name = strings.TrimSpace(name); name != "" {
+				opt.Attributes = append(opt.Attributes, name)
+			}
+		}
+	}
+	r, err := dataset.Check(c.Context, c.Args().First(), opt, !c.Bool("headers-only"))
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		if err := printJSON(c, r); err != nil {
+			return err
+		}
+	} else {
+		printReport(c, r)
+	}
+	if len(r.Problems) > 0 {
+		if c.Bool("json") {
+			return dataError(fmt.Errorf("%s: %d problems", r.Spec, len(r.Problems)))
+		}
+		return dataError(r.Problems)
+	}
+	return nil
+}
+
+func printReport(c *cli.Context, r *dataset.Report) {
+	for _, w := range r.Warnings {
+		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
+	}
+	if r.Splits == nil {
+		return
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	defer w.Flush()
+	fmt.Fprintf(w, "%s\t%s\n", r.Spec, r.Task)
+	fmt.Fprintf(w, "hash\t%s\n", r.Hash)
+	fmt.Fprintf(w, "modalities\t%s\n", strings.Join(r.Modalities, ", "))
+	fmt.Fprintf(w, "images decoded\t%d\n\n", r.ImagesDecoded)
+	splits := slices.Sorted(maps.Keys(r.Splits))
+	row := func(name string, value func(s *dataset.SplitCounts) string) {
+		fmt.Fprint(w, name)
+		for _, split := range splits {
+			fmt.Fprintf(w, "\t%s", value(r.Splits[split]))
+		}
+		fmt.Fprintln(w)
+	}
+	number := func(of func(s *dataset.SplitCounts) int) func(s *dataset.SplitCounts) string {
+		return func(s *dataset.SplitCounts) string { return fmt.Sprint(of(s)) }
+	}
+	fmt.Fprint(w, "split")
+	for _, split := range splits {
+		fmt.Fprintf(w, "\t%s", split)
+	}
+	fmt.Fprintln(w)
+	row("cases", number(func(s *dataset.SplitCounts) int { return s.Cases }))
+	row("patients", number(func(s *dataset.SplitCounts) int { return s.Patients }))
+	row("with targets", number(func(s *dataset.SplitCounts) int { return s.WithTargets }))
+	if r.Task == dataset.Detect {
+		row("lesions", number(func(s *dataset.SplitCounts) int { return s.Lesions }))
+		row("regions to ignore", number(func(s *dataset.SplitCounts) int { return s.Ignored }))
+	}
+	classes := map[[2]string]bool{}
+	for _, s := range r.Splits {
+		for task, counts := range s.Labels {
+			for class := range counts {
+				classes[[2]string{task, class}] = true
+			}
+		}
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(classes), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) }) {
+		row(key[0]+" "+key[1], number(func(s *dataset.SplitCounts) int { return s.Labels[key[0]][key[1]] }))
+	}
+	for _, a := range r.AttributeColumns {
+		row("missing "+a, func(s *dataset.SplitCounts) string { return fmt.Sprintf("%.1f %%", 100*s.Missing[a]) })
+	}
+}
+
+func printJSON(c *cli.Context, v any) error {
+	e := json.NewEncoder(c.App.Writer)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
