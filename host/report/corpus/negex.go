@@ -5,6 +5,7 @@ package corpus
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"unicode/utf8"
@@ -96,4 +97,68 @@ func AssessNegEx(e *assertion.Engine, item NegExItem) assertion.Assertion {
 		return assertion.Assertion{}
 	}
 	return e.Read(tokens, text.Span{Start: 0, End: len(tokens)}).Assess(at)
+}
+
+// NegExResult holds the figures on the kit.
+type NegExResult struct {
+	Sentences int `json:"sentences"`
+	NotFound  int `json:"conditions_not_found"`
+	// Negation scores Negated against all else.
+	Negation Score `json:"negation"`
+	// WithPossible counts mentions held possible as negated, as GenNegEx was scored.
+	WithPossible Score       `json:"negation_possible_counted_as_negated"`
+	Temporality  Temporality `json:"temporality"`
+	Experiencer  Experiencer `json:"experiencer"`
+}
+
+// Temporality is recent, historical or hypothetical (the kit's "Not particular").
+type Temporality struct {
+	Accuracy     float64 `json:"accuracy"`
+	Historical   Score   `json:"historical"`
+	Hypothetical Score   `json:"hypothetical"`
+	Recent       Score   `json:"recent"`
+}
+
+// Experiencer is the patient or somebody else.
+type Experiencer struct {
+	Accuracy float64 `json:"accuracy"`
+	Other    Score   `json:"other"`
+	Patient  Score   `json:"patient"`
+}
+
+// EvaluateNegEx scores the engine on the kit's items. Temporality takes
+// hypothetical before historical.
+func EvaluateNegEx(e *assertion.Engine, items []NegExItem) NegExResult {
+	var negated, possible, historical, hypothetical, recent, other, patient counts
+	right, r := 0, NegExResult{Sentences: len(items)}
+	for _, item := range items {
+		if _, _, ok := Locate(item.Sentence, item.Condition); !ok {
+			r.NotFound++
+		}
+		a := AssessNegEx(e, item)
+		gold := item.Negation == "Negated"
+		negated.add(gold, a.Negated)
+		possible.add(gold, a.Negated || a.Possible)
+
+		predicted := "Recent"
+		switch {
+		case a.Hypothetical:
+			predicted = "Not particular"
+		case a.Historical:
+			predicted = "Historical"
+		}
+		historical.add(item.Temporality == "Historical", predicted == "Historical")
+		hypothetical.add(item.Temporality == "Not particular", predicted == "Not particular")
+		recent.add(item.Temporality == "Recent", predicted == "Recent")
+		if item.Temporality == predicted {
+			right++
+		}
+		other.add(item.Experiencer != "Patient", a.Other)
+		patient.add(item.Experiencer == "Patient", !a.Other)
+	}
+	round := func(v float64) float64 { return math.Round(v*100) / 100 }
+	r.Negation, r.WithPossible = negated.score(), possible.score()
+	r.Temporality = Temporality{round(percent(right, len(items))), historical.score(), hypothetical.score(), recent.score()}
+	r.Experiencer = Experiencer{round(percent(other.tp+other.tn, len(items))), other.score(), patient.score()}
+	return r
 }

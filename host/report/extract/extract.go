@@ -39,6 +39,10 @@ func (r Report) Empty() bool {
 type Rules struct {
 	Lexicon *lexicon.Compiled
 	Engine  *assertion.Engine
+	// ProbableIsUncertain makes likely findings ("probable", one of several named
+	// explanations) Uncertain; otherwise they are Stated, as human coders of
+	// reports index them.
+	ProbableIsUncertain bool
 }
 
 // Extract returns one cell per attribute of the lexicon's schema. Of several
@@ -167,6 +171,12 @@ func (s *sentence) cell(a schema.Attribute, f lexicon.Found, past bool) schema.C
 		c.State = schema.Uncertain
 	default:
 		c.State = schema.Stated
+		if as.Probable {
+			span = cover(span, as.Trigger)
+			if s.x.ProbableIsUncertain {
+				c.State = schema.Uncertain
+			}
+		}
 	}
 	switch {
 	case a.Kind == schema.Binary && c.State == schema.Negated:

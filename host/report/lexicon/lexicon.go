@@ -3,7 +3,9 @@
 package lexicon
 
 import (
+	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -115,12 +117,16 @@ func (m *Matcher) Find(tokens []text.Token, span text.Span) []Found {
 // Compiled is a lexicon ready for use. It is safe for concurrent use.
 type Compiled struct {
 	Source Lexicon
+	hash   string
 	Schema schema.Schema
 	// Match and Near have one matcher per attribute; Near is nil where the
 	// attribute has none.
 	Match, Near []*Matcher
 	Abnormal    *Matcher
 }
+
+// Hash is the sha256 of the lexicon's file, in hex.
+func (c *Compiled) Hash() string { return c.hash }
 
 var builtin = sync.OnceValues(func() (*Compiled, error) { return Parse(chestXRay) })
 
@@ -151,7 +157,8 @@ func Parse(data []byte) (*Compiled, error) {
 	if l.LexiconVersion != 1 {
 		return nil, fmt.Errorf("lexicon_version is %d; want 1", l.LexiconVersion)
 	}
-	c := &Compiled{Source: l}
+	sum := sha256.Sum256(data)
+	c := &Compiled{Source: l, hash: hex.EncodeToString(sum[:])}
 	var errs []error
 	for i := range l.Attributes {
 		e := &l.Attributes[i]

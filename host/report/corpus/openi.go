@@ -1,0 +1,161 @@
+package corpus
+
+import (
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/host/report/extract"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+)
+
+// Gold holds binary labels of findings per report.
+type Gold struct {
+	Findings []string
+	IDs      []string
+	Labels   [][]bool // [report][finding]
+}
+
+// ReadGold reads a CSV file whose first column names the report and whose other
+// columns are findings with 0 or 1.
+func ReadGold(path string) (Gold, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Gold{}, fmt.Errorf("gold labels: %w", err)
+	}
+	defer f.Close()
+	in := csv.NewReader(f)
+	header, err := in.Read()
+	if err != nil || len(header) < 2 {
+		return Gold{}, fmt.Errorf("gold labels: %s: want a header with the report's name and at least one finding", path)
+	}
+	g := Gold{Findings: header[1:]}
+	for row := 2; ; row++ {
+		record, err := in.Read()
+		if errors.Is(err, io.EOF) {
+			return g, nil
+		}
+		if err != nil {
+			return Gold{}, fmt.Errorf("gold labels: %s: %w", path, err)
+		}
+		labels := make([]bool, len(g.Findings))
+		for i, v := range record[1:] {
+			if v != "0" && v != "1" {
+				return Gold{}, fmt.Errorf("gold labels: %s: row %d: column %q is neither 0 nor 1", path, row, g.Findings[i])
+			}
+			labels[i] = v == "1"
+		}
+		g.IDs = append(g.IDs, record[0])
+		g.Labels = append(g.Labels, labels)
+	}
+}
+
+// folds is the number of parts that figures are also given on. The rules were
+// written with the reports of the first four in view and scored on the last one
+// only when they were done.
+const folds = 5
+
+// Fold returns the part a report belongs to: FNV-1a (32 bit) of its name, mod 5.
+func Fold(id string) int {
+	h := fnv.New32a()
+	h.Write([]byte(id))
+	return int(h.Sum32() % folds)
+}
+
+// FindingsResult holds the figures of extracted findings against gold labels.
+type FindingsResult struct {
+	Reports    int            `json:"reports"`
+	PerFinding []FindingScore `json:"per_finding"`
+	// Micro pools all findings but "normal"; Normal is in PerFinding.
+	Micro Score `json:"micro"`
+	// MicroUncertain counts uncertain findings as present.
+	MicroUncertain Score `json:"micro_uncertain_counted_as_present"`
+	// MacroF1 is the mean F1 of the findings with at least one positive report.
+	MacroF1 float64 `json:"macro_f1"`
+	// Folds are the micro scores of five parts by hash of the report's name.
+	Folds []Score `json:"micro_by_fold"`
+}
+
+// FindingScore is one finding's score: stated against all else.
+type FindingScore struct {
+	Finding string `json:"finding"`
+	Score
+	Uncertain Score `json:"uncertain_counted_as_present"`
+}
+
+// MarshalJSON puts the finding beside its figures.
+func (f FindingScore) MarshalJSON() ([]byte, error) {
+	head, err := f.Score.MarshalJSON()
+	if err != nil {
+		return nil, err
+	}
+	tail, err := f.Uncertain.MarshalJSON()
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, `{"finding":%q,%s,"uncertain_counted_as_present":%s}`, f.Finding, head[1:len(head)-1], tail), nil
+}
+
+// NormalFinding is the label that is left out of the pooled figures: it says that
+// there is none of the others.
+const NormalFinding = "normal"
+
+// EvaluateFindings scores a filled table against gold labels. Names match with or
+// without the prefix "CXR". Every gold report must be in the table.
+func EvaluateFindings(t extract.Table, g Gold) (FindingsResult, error) {
+	row := map[string]int{}
+	for n, id := range t.IDs {
+		row[strings.TrimPrefix(id, "CXR")] = n
+	}
+	columns := make([]int, len(g.Findings))
+	for k, f := range g.Findings {
+		columns[k] = t.Schema.Index(f)
+		if columns[k] < 0 || t.Schema.Attributes[columns[k]].Kind != schema.Binary {
+			return FindingsResult{}, fmt.Errorf("gold finding %q is no binary attribute of the table, which has %q", f, t.Schema.Names())
+		}
+	}
+	strict := make([]counts, len(columns))
+	lenient := make([]counts, len(columns))
+	byFold := make([]counts, folds)
+	for n, id := range g.IDs {
+		m, ok := row[strings.TrimPrefix(id, "CXR")]
+		if !ok {
+			return FindingsResult{}, fmt.Errorf("gold report %q is not among the %d reports", id, len(t.IDs))
+		}
+		for k, i := range columns {
+			state := t.Cells[m][i].State
+			strict[k].add(g.Labels[n][k], state == schema.Stated)
+			lenient[k].add(g.Labels[n][k], state == schema.Stated || state == schema.Uncertain)
+			if g.Findings[k] != NormalFinding {
+				byFold[Fold(id)].add(g.Labels[n][k], state == schema.Stated)
+			}
+		}
+	}
+	r := FindingsResult{Reports: len(g.IDs)}
+	var micro, microLenient counts
+	positive := 0
+	for k, f := range g.Findings {
+		r.PerFinding = append(r.PerFinding, FindingScore{f, strict[k].score(), lenient[k].score()})
+		if f == NormalFinding {
+			continue
+		}
+		micro.plus(strict[k])
+		microLenient.plus(lenient[k])
+		if strict[k].tp+strict[k].fn > 0 {
+			positive++
+			r.MacroF1 += strict[k].score().F1
+		}
+	}
+	if positive > 0 {
+		r.MacroF1 /= float64(positive)
+	}
+	r.Micro, r.MicroUncertain = micro.score(), microLenient.score()
+	for _, c := range byFold {
+		r.Folds = append(r.Folds, c.score())
+	}
+	return r, nil
+}

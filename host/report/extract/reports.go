@@ -1,0 +1,212 @@
+package extract
+
+import (
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"unicode/utf8"
+)
+
+// Source says where reports lie in a file.
+type Source struct {
+	// Path is a CSV file, or a folder of .txt files (one report each, named by the
+	// file).
+	Path string
+	// ID is the CSV column of the report's name; "" takes the first of uid, id,
+	// report_id, case_id that the file has.
+	ID string
+	// Text lists the CSV columns with text; nil takes those of findings,
+	// impression, report, text that the file has. Other columns are never read: in
+	// some corpora they hold the labels.
+	Text []string
+	// Only keeps the rows with Only[1] in column Only[0]; nil keeps all.
+	Only *[2]string
+}
+
+// maxReportBytes bounds one report; a longer one is a broken file.
+const maxReportBytes = 64 << 20
+
+// ReadReports reads the reports in the order of the file (folders: by name).
+// Bytes that are no UTF-8 become U+FFFD, so that evidence can be quoted. Errors
+// name file and row, never text.
+func ReadReports(src Source) ([]Report, error) {
+	info, err := os.Stat(src.Path)
+	if err != nil {
+		return nil, fmt.Errorf("reports: %w", err)
+	}
+	var reports []Report
+	if info.IsDir() {
+		reports, err = readFolder(src.Path)
+	} else {
+		reports, err = readCSV(src)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(reports) == 0 {
+		return nil, fmt.Errorf("reports: %s holds no report", src.Path)
+	}
+	return reports, nil
+}
+
+func readFolder(dir string) ([]Report, error) {
+	paths, err := filepath.Glob(filepath.Join(strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(dir), "*.txt"))
+	if err != nil {
+		return nil, fmt.Errorf("reports: %w", err)
+	}
+	sort.Strings(paths)
+	var reports []Report
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, fmt.Errorf("reports: %w", err)
+		}
+		if info.Size() > maxReportBytes {
+			return nil, fmt.Errorf("reports: %s has %d bytes; want at most %d", path, info.Size(), maxReportBytes)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("reports: %w", err)
+		}
+		reports = append(reports, Report{
+			ID:       strings.TrimSuffix(filepath.Base(path), ".txt"),
+			Sections: []Section{{Name: "report", Text: clean(string(data))}},
+		})
+	}
+	return reports, nil
+}
+
+func clean(s string) string {
+	s = strings.TrimPrefix(s, "\ufeff")
+	if utf8.ValidString(s) {
+		return s
+	}
+	return strings.ToValidUTF8(s, "\ufffd")
+}
+
+// openCSV returns a reader past the header, and the header.
+func openCSV(r io.Reader, path string) (*csv.Reader, []string, error) {
+	in := csv.NewReader(r)
+	header, err := in.Read()
+	if errors.Is(err, io.EOF) {
+		return nil, nil, fmt.Errorf("%s is empty; want a CSV file with a header", path)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, csvError(err))
+	}
+	seen := map[string]bool{}
+	for i := range header {
+		header[i] = strings.TrimSpace(clean(header[i]))
+		if seen[header[i]] {
+			return nil, nil, fmt.Errorf("%s: column %q occurs twice", path, header[i])
+		}
+		seen[header[i]] = true
+	}
+	return in, header, nil
+}
+
+// csvError keeps where a CSV error lies and what is wrong, without file content.
+func csvError(err error) error {
+	var pe *csv.ParseError
+	if errors.As(err, &pe) {
+		return fmt.Errorf("line %d: %w", pe.Line, pe.Err)
+	}
+	return err
+}
+
+// idColumns are the names a report's column may have when none is given.
+var idColumns = []string{"uid", "id", "report_id", "case_id"}
+
+var textColumns = []string{"findings", "impression", "report", "text"}
+
+func readCSV(src Source) ([]Report, error) {
+	f, err := os.Open(src.Path)
+	if err != nil {
+		return nil, fmt.Errorf("reports: %w", err)
+	}
+	defer f.Close()
+	in, header, err := openCSV(f, src.Path)
+	if err != nil {
+		return nil, fmt.Errorf("reports: %w", err)
+	}
+	column := func(name string) (int, error) {
+		for i, h := range header {
+			if h == name {
+				return i, nil
+			}
+		}
+		return -1, fmt.Errorf("reports: %s has no column %q; it has %q", src.Path, name, header)
+	}
+	id := -1
+	if src.ID != "" {
+		if id, err = column(src.ID); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range idColumns {
+		if id < 0 {
+			id, _ = column(name)
+		}
+	}
+	if id < 0 {
+		return nil, fmt.Errorf("reports: %s has none of the columns %q; name the reports' column; it has %q", src.Path, idColumns, header)
+	}
+	var texts []int
+	for _, name := range src.Text {
+		i, err := column(name)
+		if err != nil {
+			return nil, err
+		}
+		texts = append(texts, i)
+	}
+	if src.Text == nil {
+		for _, name := range textColumns {
+			if i, err := column(name); err == nil {
+				texts = append(texts, i)
+			}
+		}
+	}
+	if len(texts) == 0 {
+		return nil, fmt.Errorf("reports: %s has none of the columns %q; name the columns with text; it has %q", src.Path, textColumns, header)
+	}
+	only := -1
+	if src.Only != nil {
+		if only, err = column(src.Only[0]); err != nil {
+			return nil, err
+		}
+	}
+	var reports []Report
+	rows := map[string]int{}
+	for row := 2; ; row++ {
+		record, err := in.Read()
+		if errors.Is(err, io.EOF) {
+			return reports, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reports: %s: %w", src.Path, csvError(err))
+		}
+		if only >= 0 && strings.TrimSpace(record[only]) != src.Only[1] {
+			continue
+		}
+		r := Report{ID: strings.TrimSpace(clean(record[id]))}
+		if r.ID == "" {
+			return nil, fmt.Errorf("reports: %s: row %d has an empty %s", src.Path, row, header[id])
+		}
+		if first, dup := rows[r.ID]; dup {
+			return nil, fmt.Errorf("reports: %s: rows %d and %d have the same %s", src.Path, first, row, header[id])
+		}
+		rows[r.ID] = row
+		for _, i := range texts {
+			if len(record[i]) > maxReportBytes {
+				return nil, fmt.Errorf("reports: %s: row %d: column %s has %d bytes; want at most %d", src.Path, row, header[i], len(record[i]), maxReportBytes)
+			}
+			r.Sections = append(r.Sections, Section{Name: header[i], Text: clean(record[i])})
+		}
+		reports = append(reports, r)
+	}
+}

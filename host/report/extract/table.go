@@ -1,0 +1,253 @@
+package extract
+
+import (
+	"bytes"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+)
+
+// Table is a filled attribute table. Cells has one row per report and one cell
+// per attribute.
+type Table struct {
+	Schema schema.Schema
+	IDs    []string
+	Cells  [][]schema.Cell
+}
+
+// WriteCSV writes the table as a person can read and correct it: the column id,
+// one column per attribute (schema.FormatCell: 1, 0, -1 and empty for binary
+// attributes; the value, "no", "possibly VALUE" and empty for others), then one
+// column "NAME.evidence" per attribute: SECTION[START:END] "QUOTE", with byte
+// offsets and unprintable characters escaped.
+func (t Table) WriteCSV(w io.Writer) error {
+	out := csv.NewWriter(w)
+	header := append([]string{"id"}, t.Schema.Names()...)
+	for _, name := range t.Schema.Names() {
+		header = append(header, name+schema.EvidenceSuffix)
+	}
+	if err := out.Write(header); err != nil {
+		return err
+	}
+	for n, id := range t.IDs {
+		row := []string{id}
+		for i, a := range t.Schema.Attributes {
+			row = append(row, schema.FormatCell(a, t.Cells[n][i]))
+		}
+		for i := range t.Schema.Attributes {
+			row = append(row, FormatEvidence(t.Cells[n][i].Evidence))
+		}
+		if err := out.Write(row); err != nil {
+			return err
+		}
+	}
+	out.Flush()
+	return out.Error()
+}
+
+// WriteFile writes the table to a file that appears whole or not at all.
+func (t Table) WriteFile(path string) error {
+	var b bytes.Buffer
+	if err := t.WriteCSV(&b); err != nil {
+		return err
+	}
+	return WriteFile(path, b.Bytes(), 0o644)
+}
+
+// WriteFile writes data under a temporary name in the same folder and renames.
+func WriteFile(path string, data []byte, perm os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-"+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(perm)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+// FormatEvidence writes evidence as SECTION[START:END] "QUOTE"; "" for none.
+func FormatEvidence(e schema.Evidence) string {
+	if e.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("%s[%d:%d] %s", e.Section, e.Start, e.End, strconv.Quote(e.Quote))
+}
+
+// ParseEvidence reads what FormatEvidence writes.
+func ParseEvidence(s string) (schema.Evidence, error) {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return schema.Evidence{}, nil
+	}
+	bad := errors.New(`want SECTION[START:END] "QUOTE"`)
+	head, quoted, ok := strings.Cut(s, "] \"")
+	open := strings.LastIndexByte(head, '[')
+	if !ok || open < 0 {
+		return schema.Evidence{}, bad
+	}
+	from, to, ok := strings.Cut(head[open+1:], ":")
+	if !ok {
+		return schema.Evidence{}, bad
+	}
+	start, err1 := strconv.Atoi(from)
+	end, err2 := strconv.Atoi(to)
+	quote, err3 := strconv.Unquote(`"` + quoted)
+	if err1 != nil || err2 != nil || err3 != nil || start < 0 || end < start || end-start != len(quote) {
+		return schema.Evidence{}, bad
+	}
+	return schema.Evidence{Section: head[:open], Start: start, End: end, Quote: quote}, nil
+}
+
+// Check reports whether the evidence is in the report: the quote verbatim at its
+// span of its section.
+func Check(r Report, e schema.Evidence) bool {
+	for _, s := range r.Sections {
+		if s.Name == e.Section {
+			return e.Start >= 0 && e.End <= len(s.Text) && e.Start <= e.End && s.Text[e.Start:e.End] == e.Quote
+		}
+	}
+	return false
+}
+
+// ReadTable reads a table that WriteCSV wrote and a person may have corrected:
+// attributes may be left out or reordered, evidence may be missing or cleared. A
+// value outside the value set, an unknown column or a broken evidence cell is an
+// error that names the row and column, never the content.
+func ReadTable(path string, s schema.Schema) (Table, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Table{}, fmt.Errorf("attribute table: %w", err)
+	}
+	t, err := ParseTable(data, path, s)
+	if err != nil {
+		return Table{}, fmt.Errorf("attribute table: %w", err)
+	}
+	return t, nil
+}
+
+// ParseTable is ReadTable on bytes; path is for errors.
+func ParseTable(data []byte, path string, s schema.Schema) (Table, error) {
+	in, header, err := openCSV(bytes.NewReader(data), path)
+	if err != nil {
+		return Table{}, err
+	}
+	id := -1
+	values := make([]int, len(s.Attributes))
+	evidence := make([]int, len(s.Attributes))
+	for i := range values {
+		values[i], evidence[i] = -1, -1
+	}
+	for j, name := range header {
+		base, isEvidence := strings.CutSuffix(name, schema.EvidenceSuffix)
+		switch i := s.Index(base); {
+		case name == "id":
+			id = j
+		case i >= 0 && isEvidence:
+			evidence[i] = j
+		case s.Index(name) >= 0:
+			values[s.Index(name)] = j
+		default:
+			return Table{}, fmt.Errorf("%s: column %d is neither id nor an attribute (%q) nor its evidence", path, j+1, s.Names())
+		}
+	}
+	if id < 0 {
+		return Table{}, fmt.Errorf("%s has no column id", path)
+	}
+	t := Table{Schema: s}
+	rows := map[string]int{}
+	for row := 2; ; row++ {
+		record, err := in.Read()
+		if errors.Is(err, io.EOF) {
+			return t, nil
+		}
+		if err != nil {
+			return Table{}, fmt.Errorf("%s: %w", path, csvError(err))
+		}
+		name := strings.TrimSpace(clean(record[id]))
+		if first, dup := rows[name]; dup || name == "" {
+			return Table{}, fmt.Errorf("%s: row %d: the id is empty or that of row %d", path, row, first)
+		}
+		rows[name] = row
+		cells := make([]schema.Cell, len(s.Attributes))
+		for i, a := range s.Attributes {
+			cells[i] = schema.Cell{Value: -1}
+			if values[i] < 0 {
+				continue
+			}
+			c, err := schema.ParseCell(a, clean(record[values[i]]))
+			if err != nil || c.Value < 0 && (c.State == schema.Stated || c.State == schema.Uncertain) {
+				return Table{}, fmt.Errorf("%s: row %d: column %q holds no value of its set %q", path, row, a.Name, a.Values)
+			}
+			if evidence[i] >= 0 && c.State != schema.Unmentioned {
+				if c.Evidence, err = ParseEvidence(record[evidence[i]]); err != nil {
+					return Table{}, fmt.Errorf("%s: row %d: column %q: %w", path, row, header[evidence[i]], err)
+				}
+			}
+			if a.Kind != schema.Numeric {
+				c.Raw = ""
+			}
+			cells[i] = c
+		}
+		t.IDs = append(t.IDs, name)
+		t.Cells = append(t.Cells, cells)
+	}
+}
+
+// Project carries cells of one schema over to another that names the same
+// attributes, perhaps fewer, in another order or with other value sets: values by
+// name, numbers by their own bins. Attributes that the first schema lacks are an
+// error.
+func Project(from schema.Schema, cells []schema.Cell, to schema.Schema) ([]schema.Cell, error) {
+	out := make([]schema.Cell, len(to.Attributes))
+	for i, a := range to.Attributes {
+		j := from.Index(a.Name)
+		if j < 0 {
+			return nil, fmt.Errorf("attribute %q is not known here; known are %q", a.Name, from.Names())
+		}
+		if from.Attributes[j].Kind != a.Kind {
+			return nil, fmt.Errorf("attribute %q is %s here and %s in the schema", a.Name, from.Attributes[j].Kind, a.Kind)
+		}
+		c := cells[j]
+		switch {
+		case c.Value < 0:
+		case a.Kind == schema.Numeric:
+			v, err := strconv.ParseFloat(c.Raw, 64)
+			if err != nil {
+				return nil, fmt.Errorf("attribute %q: a cell without its number", a.Name)
+			}
+			c.Value = a.Bin(v)
+		case a.Kind == schema.Categorical:
+			name := from.Attributes[j].Values[c.Value]
+			k, err := a.Find(name)
+			if err != nil {
+				return nil, err
+			}
+			if c.Value = k; k < 0 {
+				c.Raw = name
+			}
+		}
+		out[i] = c
+	}
+	return out, nil
+}
