@@ -1,0 +1,125 @@
+package a3d
+
+import (
+	"fmt"
+
+	"github.com/sugarme/gotch"
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
+)
+
+// head is the stage from tokens and feature maps to boxes.
+type head struct {
+	config  headConfig
+	device  gotch.Device
+	shared  *shared
+	fusion  *ts.Tensor // [C16, C], zero at the start
+	rpn     *rpn
+	boxHead *boxHead
+	mask    *maskHead // nil without mask=true
+}
+
+func buildHead(b *torchstage.Build) (torchstage.Module, error) {
+	left, ok := b.Group.Get(sharedName).(*shared)
+	if !ok {
+		return nil, sdk.Errorf(sdk.FailedPrecondition, "the head needs plugin a3d's encoder: open it first, in the same process and group")
+	}
+	classes := 1
+	if len(b.Request.Labels) > 0 {
+		classes = len(b.Request.Labels[0].Classes)
+	}
+	c, err := parseHead(b.Request.Settings, left.config, classes)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range b.Request.Inputs {
+		if p.Name == "tokens.volume" && len(p.Shape) == 3 && p.Shape[2] != "C" && p.Shape[2] != fmt.Sprint(c.tokens) {
+			return nil, &sdk.Error{Code: sdk.InvalidArgument, Port: p.Name, Given: "FP32 " + tensor.FormatShape(p.Shape),
+				Wanted: fmt.Sprintf("FP32 [N T %d]", c.tokens), Advice: "a fusion stage must give tokens.volume back in the encoder's width"}
+		}
+	}
+	h := &head{config: c, device: b.Device, shared: left}
+	coarse := left.config.channels()[2]
+	h.fusion = b.Params.Parameter("fusion_proj.weight", []int64{coarse, c.tokens}, torchstage.Zeros())
+	h.rpn = newRPN(b.Params, c, b.Device)
+	h.boxHead = newBoxHead(b.Params, c, b.Device)
+	if c.mask {
+		h.mask = newMaskHead(b.Params, c, b.Device)
+	}
+	if file := b.Request.Settings.String("weights"); file != "" {
+		if err := loadHead(b, c, file); err != nil {
+			return nil, err
+		}
+	}
+	m := headManifest()
+	m.Inputs[0].Shape = []string{"N", "T", fmt.Sprint(c.tokens)}
+	b.Inputs, b.Outputs = m.Inputs, m.Outputs
+	return h, nil
+}
+
+// Forward implements torchstage.Module.
+func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
+	maps := make([]*ts.Tensor, len(residentMaps))
+	for i, name := range residentMaps {
+		maps[i] = in.Resident[name]
+	}
+	maps[2] = h.fuse(s, maps[2], in.Tensors["tokens.volume"], in.Resident[ownTokens])
+	features := h.shared.pyramid.forward(s, maps)
+	shape := s.Shape(features)
+	if s.Err() != nil {
+		return nil
+	}
+	images := int(shape[0])
+	logits, deltas := h.rpn.forward(s, features)
+	if in.Train {
+		targets := h.targets(s, in, images)
+		if s.Err() != nil {
+			return nil
+		}
+		return h.losses(s, in, features, logits, deltas, targets)
+	}
+	return h.detect(s, features, logits, deltas)
+}
+
+// fuse adds what fusion changed in the tokens to the coarse map. Without fusion, and
+// with a projection that is still zero, the map stays what it is to the last bit.
+func (h *head) fuse(s *torchstage.Scope, coarse, fused, own *ts.Tensor) *ts.Tensor {
+	shape, given, want := s.Shape(coarse), s.Shape(fused), s.Shape(own)
+	if s.Err() != nil {
+		return coarse
+	}
+	if fmt.Sprint(given) != fmt.Sprint(want) {
+		s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: "tokens.volume", Given: fmt.Sprintf("FP32 %v", given),
+			Wanted: fmt.Sprintf("FP32 %v", want), Advice: "a fusion stage must give tokens.volume back in the shape it got"})
+		return coarse
+	}
+	return s.Sub(func(s *torchstage.Scope) *ts.Tensor {
+		change := s.Linear(s.Sub2(fused, own), h.fusion, nil)
+		residual := s.Permute(s.Reshape(change, shape[0], shape[2], shape[3], shape[1]), 0, 3, 1, 2)
+		return s.Add(coarse, residual)
+	})
+}
+
+// losses runs the training half: proposals, sampling, box and mask heads.
+func (h *head) losses(s *torchstage.Scope, in *torchstage.Inputs, features, logits, deltas *ts.Tensor, targets []target) *torchstage.Outputs {
+	shape := s.Shape(features)
+	if s.Err() != nil {
+		return nil
+	}
+	out := &torchstage.Outputs{Losses: map[string]*ts.Tensor{}, Metrics: map[string]float64{}}
+	rows, columns := int(shape[2]), int(shape[3])
+	h.rpn.loss(s, in.Seed, logits, deltas, rows, columns, targets, out)
+	proposals := h.rpn.proposals(s, logits, deltas, rows, columns, h.config.preTrain, h.config.postTrain)
+	if s.Err() != nil {
+		return nil
+	}
+	picked := h.config.sampleRoIs(in.Seed, proposals, targets)
+	h.boxHead.loss(s, features, picked, out)
+	if h.mask != nil {
+		h.mask.loss(s, features, picked, out)
+	}
+	return out
+}

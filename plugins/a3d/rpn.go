@@ -1,0 +1,175 @@
+package a3d
+
+import (
+	"fmt"
+	"math/rand/v2"
+
+	"github.com/sugarme/gotch"
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/plugins/a3d/boxops"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
+)
+
+// Region proposal network: matching, sampling and loss as published.
+const (
+	rpnPositiveIoU = 0.7
+	rpnNegativeIoU = 0.3
+	rpnMinimumIoU  = 0.3
+	rpnSamples     = 32
+	rpnPositives   = 0.5
+	rpnBeta        = 1.0 / 9
+	proposalNMS    = 0.7
+)
+
+type rpn struct {
+	config                             headConfig
+	device                             gotch.Device
+	conv, convBias                     *ts.Tensor
+	cls, clsBias, regress, regressBias *ts.Tensor
+	grid                               []boxops.Box // anchors of the map size seen last
+	gridRows, gridColumns              int
+}
+
+func newRPN(p *torchstage.Params, c headConfig, device gotch.Device) *rpn {
+	n := int64(c.anchors.PerCell())
+	small := torchstage.Normal(0, 0.01)
+	return &rpn{
+		config:      c,
+		device:      device,
+		conv:        p.Parameter("rpn_head.rpn_conv.weight", []int64{c.rpn, c.pyramid, 3, 3}, small),
+		convBias:    p.Parameter("rpn_head.rpn_conv.bias", []int64{c.rpn}, torchstage.Zeros()),
+		cls:         p.Parameter("rpn_head.rpn_cls.weight", []int64{n, c.rpn, 1, 1}, small),
+		clsBias:     p.Parameter("rpn_head.rpn_cls.bias", []int64{n}, torchstage.Zeros()),
+		regress:     p.Parameter("rpn_head.rpn_reg.weight", []int64{4 * n, c.rpn, 1, 1}, small),
+		regressBias: p.Parameter("rpn_head.rpn_reg.bias", []int64{4 * n}, torchstage.Zeros()),
+	}
+}
+
+// forward returns the objectness logits [N, anchors] and the box deltas
+// [N, anchors, 4], in the order of boxops.Anchors.Grid.
+func (r *rpn) forward(s *torchstage.Scope, features *ts.Tensor) (logits, deltas *ts.Tensor) {
+	out := s.SubAll(func(s *torchstage.Scope) []*ts.Tensor {
+		x := s.Relu(s.Conv2d(features, r.conv, r.convBias, 1, 1, 1))
+		shape := s.Shape(x)
+		if s.Err() != nil {
+			return []*ts.Tensor{nil, nil}
+		}
+		anchors := shape[2] * shape[3] * int64(r.config.anchors.PerCell())
+		cls := s.Permute(s.Conv2d(x, r.cls, r.clsBias, 1, 0, 1), 0, 2, 3, 1)
+		reg := s.Permute(s.Conv2d(x, r.regress, r.regressBias, 1, 0, 1), 0, 2, 3, 1)
+		return []*ts.Tensor{s.Reshape(cls, shape[0], anchors), s.Reshape(reg, shape[0], anchors, 4)}
+	})
+	return out[0], out[1]
+}
+
+func (r *rpn) anchors(rows, columns int) []boxops.Box {
+	if r.gridRows != rows || r.gridColumns != columns {
+		r.grid, r.gridRows, r.gridColumns = r.config.anchors.Grid(rows, columns), rows, columns
+	}
+	return r.grid
+}
+
+// random returns the generator of one image's sampling; what names its use.
+func random(seed uint64, what string, image int) *rand.Rand {
+	return torchstage.NewRand(seed, fmt.Sprintf("%s %d", what, image))
+}
+
+// loss adds rpn_cls (binary cross-entropy) and rpn_box (smooth L1), both divided by
+// the number of sampled anchors.
+func (r *rpn) loss(s *torchstage.Scope, seed uint64, logits, deltas *ts.Tensor, rows, columns int, targets []target, out *torchstage.Outputs) {
+	c := r.config
+	anchors := r.anchors(rows, columns)
+	convention := c.convention()
+	inside := convention.Inside(anchors, float32(columns*featureStride), float32(rows*featureStride))
+	matcher := boxops.Matcher{Convention: convention, PositiveIoU: rpnPositiveIoU, NegativeIoU: rpnNegativeIoU, MinimumIoU: rpnMinimumIoU}
+	sampler := boxops.Sampler{Count: rpnSamples, PositiveFraction: rpnPositives}
+	coder := c.rpnCoder()
+	var sampled, positive []int64
+	var labels, wanted []float32
+	for n, t := range targets {
+		lesions := t.boxes()
+		assigned := matcher.Assign(anchors, lesions, t.ignore, inside)
+		positives, backgrounds := sampler.Sample(assigned, random(seed, "rpn", n))
+		base := int64(n) * int64(len(anchors))
+		for _, i := range positives {
+			sampled, positive = append(sampled, base+int64(i)), append(positive, base+int64(i))
+			labels = append(labels, 1)
+			d := coder.Encode(anchors[i], lesions[assigned[i]])
+			wanted = append(wanted, d[:]...)
+		}
+		for _, i := range backgrounds {
+			sampled = append(sampled, base+int64(i))
+			labels = append(labels, 0)
+		}
+	}
+	out.Metrics["rpn_positives"] = float64(len(positive))
+	if len(sampled) == 0 {
+		out.Losses["rpn_cls"], out.Losses["rpn_box"] = s.Zeros(r.device), s.Zeros(r.device)
+		return
+	}
+	share := 1 / float64(len(sampled))
+	pick := func(x *ts.Tensor, index []int64, shape ...int64) *ts.Tensor {
+		return s.IndexSelect(s.Reshape(x, shape...), 0, s.To(s.FromInt64s(index), r.device))
+	}
+	bce := s.BCEWithLogits(pick(logits, sampled, -1), s.To(s.FromFloat32s(labels), r.device))
+	out.Losses["rpn_cls"] = s.MulScalar(s.Sum(bce, nil, false), share)
+	if len(positive) == 0 {
+		out.Losses["rpn_box"] = s.Zeros(r.device)
+		return
+	}
+	l1 := s.SmoothL1(pick(deltas, positive, -1, 4), s.To(s.FromFloat32s(wanted, int64(len(positive)), 4), r.device), rpnBeta)
+	out.Losses["rpn_box"] = s.MulScalar(s.Sum(l1, nil, false), share)
+}
+
+// proposals returns the best boxes of every image, highest score first: pre by score,
+// decoded, clipped to the image, then at most post after NMS.
+func (r *rpn) proposals(s *torchstage.Scope, logits, deltas *ts.Tensor, rows, columns, pre, post int) [][]boxops.Box {
+	anchors := r.anchors(rows, columns)
+	convention, coder := r.config.convention(), r.config.rpnCoder()
+	width, height := float32(columns*featureStride), float32(rows*featureStride)
+	images := int(s.Dim(logits, 0))
+	out := make([][]boxops.Box, images)
+	s.NoGrad(func() {
+		for n := range images {
+			s.Sub(func(s *torchstage.Scope) *ts.Tensor {
+				_, index := topk(s, s.Select(logits, 0, int64(n)), int64(min(pre, len(anchors))))
+				picked := s.IndexSelect(s.Select(deltas, 0, int64(n)), 0, index)
+				which, values := s.Int64s(index), s.Float32s(picked)
+				if s.Err() != nil {
+					return nil
+				}
+				boxes := make([]boxops.Box, len(which))
+				for i, a := range which {
+					d := [4]float32(values[4*i:])
+					boxes[i] = convention.Clip(coder.Decode(anchors[a], d), width, height)
+					if err := boxes[i].Check(); err != nil {
+						s.Failf(sdk.Internal, "region proposals are not finite: the network has diverged (%w)", err)
+						return nil
+					}
+				}
+				keep := convention.NMS(boxes, proposalNMS, post)
+				out[n] = make([]boxops.Box, len(keep))
+				for i, k := range keep {
+					out[n][i] = boxes[k]
+				}
+				return nil
+			})
+		}
+	})
+	return out
+}
+
+// topk returns the k largest values of a vector and their indices, largest first.
+func topk(s *torchstage.Scope, x *ts.Tensor, k int64) (values, index *ts.Tensor) {
+	values = s.Do("topk", func() (*ts.Tensor, error) {
+		v, i, err := x.Topk(k, 0, true, true, false)
+		index = i
+		return v, err
+	})
+	if index == nil {
+		return values, values
+	}
+	return values, s.Own(index)
+}
