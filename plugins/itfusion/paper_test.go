@@ -90,7 +90,7 @@ func TestEveryEquationAgreesWithPyTorch(t *testing.T) {
 				for i := range b {
 					b[i] -= a[i]
 				}
-				stagetest.Near(t, "gradient of "+param, tensor.OfFloat32s(b, want.Shape...), want, 2e-4)
+				stagetest.Near(t, "gradient of "+param, tensor.OfFloat32s(b, want.Shape...), want, 1e-4)
 			}
 		})
 	}

@@ -58,7 +58,7 @@ func TryOpen(t testing.TB, p sdk.Plugin, req sdk.OpenRequest) (*Stage, error) {
 		req.Threads = 1
 	}
 	if req.Optimizer.Name == "" {
-		req.Optimizer = sdk.Optimizer{Name: "sgd", Values: map[string]float64{}}
+		req.Optimizer = sdk.Optimizer{Name: "sgd", Values: map[string]float64{"momentum": 0, "weight_decay": 0, "nesterov": 0}}
 	}
 	stage, resp, err := p.Open(context.Background(), &req)
 	if err != nil {
@@ -356,4 +356,61 @@ func FiniteDifferences(t testing.TB, s *Stage, seed uint64, inputs map[string]*t
 			t.Errorf("gradient of %s, element %d: backward gives %g, finite differences %g", name, i, analytic[i], numeric)
 		}
 	}
+}
+
+// Formula returns values that depend on a name and a shape alone, the same as
+// fixture.formula gives in Python.
+func Formula(name string, shape []int64) *tensor.Tensor {
+	seed := uint64(0xCBF29CE484222325)
+	for _, b := range []byte(name) {
+		seed = (seed ^ uint64(b)) * 0x100000001B3
+	}
+	n, _ := tensor.Elements(shape)
+	fanIn := int64(1)
+	for _, d := range shape[min(1, len(shape)):] {
+		fanIn *= d
+	}
+	norm := false
+	for _, ending := range []string{"norm.weight", "ln.weight", "ln_1.weight", "ln_2.weight", "norm1.weight", "norm2.weight", "0.2.weight", "LayerNorm.weight"} {
+		norm = norm || strings.HasSuffix(name, ending)
+	}
+	scale := math.Sqrt(3 / float64(fanIn))
+	values := make([]float32, n)
+	for i := range values {
+		z := seed + uint64(i+1)*0x9E3779B97F4A7C15
+		z = (z ^ z>>30) * 0xBF58476D1CE4E5B9
+		z = (z ^ z>>27) * 0x94D049BB133111EB
+		z ^= z >> 31
+		u := float64(z>>40) / (1 << 24)
+		switch {
+		case strings.HasPrefix(name, "in."):
+			values[i] = float32(u)
+		case len(shape) > 1:
+			values[i] = float32((2*u - 1) * scale)
+		case norm:
+			values[i] = float32(1 + 0.1*(2*u-1))
+		default:
+			values[i] = float32(0.1 * (2*u - 1))
+		}
+	}
+	return tensor.OfFloat32s(values, shape...)
+}
+
+// FormulaWeights writes the weights whose shapes the metadata entry shapes lists.
+// rename maps their names to those of the file; nil keeps them.
+func (f *Fixture) FormulaWeights(rename func(string) string) string {
+	f.t.Helper()
+	var shapes map[string][]int64
+	if err := json.Unmarshal([]byte(f.Metadata["shapes"]), &shapes); err != nil {
+		f.t.Fatal(err)
+	}
+	tensors := map[string]*tensor.Tensor{}
+	for name, shape := range shapes {
+		file := name
+		if rename != nil {
+			file = rename(name)
+		}
+		tensors[file] = Formula(name, shape)
+	}
+	return WriteWeights(f.t, tensors)
 }

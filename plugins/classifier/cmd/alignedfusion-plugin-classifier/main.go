@@ -1,0 +1,10 @@
+// Command alignedfusion-plugin-classifier serves image encoders and a
+// classification head.
+package main
+
+import (
+	"github.com/alignedfusion/alignedfusion/plugins/classifier"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+func main() { sdk.Serve(classifier.Plugin()) }

@@ -1,0 +1,186 @@
+package classifier
+
+import (
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
+)
+
+// backbone is a network that turns pictures into tokens.
+type backbone interface {
+	// forward maps [N,3,H,W] in [0,1] to tokens [N,T,C].
+	forward(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor
+	// tokens returns T and C for a picture of the given size; T is 0 when unknown.
+	tokens(size int64) (t, c int64)
+	// load names the file's tensors.
+	load() torchstage.LoadOptions
+}
+
+// encoder applies one backbone to every image of a case.
+type encoder struct {
+	net    backbone
+	size   int64 // side in pixels, 0 as given
+	frozen bool
+	cache  *tokenCache
+	// modality tells several images of a case apart: [C] each, added to the tokens.
+	modality map[string]*ts.Tensor
+	names    []string
+}
+
+func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
+	set := b.Request.Settings
+	e := &encoder{size: int64(set.Int("image_size")), frozen: set.Bool("frozen"), modality: map[string]*ts.Tensor{}}
+	for _, p := range b.Request.Inputs {
+		if name, ok := strings.CutPrefix(p.Name, "image."); ok {
+			e.names = append(e.names, name)
+		}
+	}
+	sort.Strings(e.names)
+	if len(e.names) == 0 {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "the data have no image.<modality> for the encoder")
+	}
+	kind := set.String("kind")
+	if e.size == 0 && (kind == "darknet" || kind == "vit") {
+		e.size = 224
+	}
+	var err error
+	switch kind {
+	case "conv":
+		e.net, err = newConv(b.Params, set.Int("width"), set.Int("layers"))
+	case "darknet":
+		e.net = newDarknet(b.Params)
+	case "vit":
+		e.net, err = newViT(b.Params, set, e.size)
+	case "swin_t":
+		e.net, err = newSwin(b, set.Float("dropout"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if path := set.String("weights"); path != "" {
+		if err := b.Params.LoadFile(b.S, path, e.net.load()); err != nil {
+			return nil, err
+		}
+	}
+	t, c := e.net.tokens(e.size)
+	if e.frozen {
+		b.Params.Freeze("")
+		e.cache = newTokenCache(int64(set.Int("cache_mb")) << 20)
+		b.Notes = append(b.Notes, "frozen: tokens depend on the image alone")
+	} else if len(e.names) > 1 {
+		for _, name := range e.names {
+			e.modality[name] = b.Params.Parameter("modality."+name, []int64{c}, torchstage.Zeros())
+		}
+	}
+	count := "T"
+	if t > 0 {
+		count = strconv.FormatInt(t, 10)
+	}
+	for _, name := range e.names {
+		b.Inputs = append(b.Inputs, sdk.Port{
+			Name: "image." + name, DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, Required: true, Intensity: &pixels,
+		})
+		b.Outputs = append(b.Outputs, sdk.Port{
+			Name: "tokens." + name, DType: tensor.FP32, Shape: []string{"N", count, strconv.FormatInt(c, 10)},
+			Required: true, Differentiable: true,
+		})
+	}
+	return e, nil
+}
+
+// Forward encodes every image of the batch.
+func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
+	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}, Metrics: map[string]float64{}}
+	for _, name := range e.names {
+		x := in.Tensors["image."+name]
+		if x == nil {
+			s.Failf(sdk.InvalidArgument, "input %q is missing; a case without this image cannot be encoded", "image."+name)
+			return out
+		}
+		var y *ts.Tensor
+		if e.frozen {
+			s.NoGrad(func() { y = e.cached(s, x, out.Metrics) })
+		} else {
+			y = e.net.forward(s, e.resize(s, x), in.Train)
+		}
+		if m := e.modality[name]; m != nil {
+			y = s.Add(y, m)
+		}
+		out.Tensors["tokens."+name] = y
+	}
+	return out
+}
+
+// Close frees what the network holds besides its parameters.
+func (e *encoder) Close() {
+	if c, ok := e.net.(interface{ close() }); ok {
+		c.close()
+	}
+}
+
+// resize brings pictures to the network's size: area averages when both sides
+// shrink, bilinear interpolation otherwise.
+func (e *encoder) resize(s *torchstage.Scope, x *ts.Tensor) *ts.Tensor {
+	h, w := s.Dim(x, 2), s.Dim(x, 3)
+	if s.Err() != nil || e.size == 0 || h == e.size && w == e.size {
+		return x
+	}
+	if h >= e.size && w >= e.size {
+		return s.AdaptiveAvgPool2d(x, e.size, e.size)
+	}
+	return s.Do("upsample_bilinear2d", func() (*ts.Tensor, error) {
+		return x.UpsampleBilinear2d([]int64{e.size, e.size}, false, nil, nil, false)
+	})
+}
+
+// cached encodes only pictures that have not been seen. A frozen network treats
+// every picture of a batch on its own, so the batches need not be the same.
+func (e *encoder) cached(s *torchstage.Scope, x *ts.Tensor, metrics map[string]float64) *ts.Tensor {
+	pictures := s.Float32s(x)
+	n := s.Dim(x, 0)
+	if s.Err() != nil || n == 0 {
+		return e.net.forward(s, e.resize(s, x), false)
+	}
+	each := len(pictures) / int(n)
+	rows := make([]*entry, n)
+	keys := make([]key, n)
+	var missing []int64
+	for i := range rows {
+		keys[i] = keyOf(pictures[i*each : (i+1)*each])
+		if rows[i] = e.cache.get(keys[i]); rows[i] == nil {
+			missing = append(missing, int64(i))
+		}
+	}
+	metrics["cached"] += float64(int(n) - len(missing))
+	if len(missing) > 0 {
+		part := x
+		if len(missing) < int(n) {
+			part = s.IndexSelect(x, 0, s.FromInt64s(missing, int64(len(missing))))
+		}
+		y := s.Sub(func(s *torchstage.Scope) *ts.Tensor { return e.net.forward(s, e.resize(s, part), false) })
+		shape := s.Shape(y)
+		values := s.Float32s(y)
+		if s.Err() != nil {
+			return y
+		}
+		size := len(values) / len(missing)
+		for j, i := range missing {
+			rows[i] = &entry{values: values[j*size : (j+1)*size : (j+1)*size], shape: shape[1:]}
+			e.cache.put(keys[i], rows[i])
+		}
+		if len(missing) == int(n) {
+			return y
+		}
+	}
+	all := make([]float32, 0, int(n)*len(rows[0].values))
+	for _, r := range rows {
+		all = append(all, r.values...)
+	}
+	return s.FromFloat32s(all, append([]int64{n}, rows[0].shape...)...)
+}

@@ -1,0 +1,243 @@
+package classifier_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/sbinet/npyio/npz"
+
+	"github.com/alignedfusion/alignedfusion/plugins/classifier"
+	"github.com/alignedfusion/alignedfusion/plugins/internal/stagetest"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// encoder opens the encoder for the given modalities.
+func encoder(t testing.TB, settings map[string]string, modalities ...string) *stagetest.Stage {
+	t.Helper()
+	return stagetest.Open(t, classifier.Plugin(), request(settings, modalities...))
+}
+
+func request(settings map[string]string, modalities ...string) sdk.OpenRequest {
+	req := sdk.OpenRequest{Stage: "encoder", Settings: settings, Train: true, Seed: 3}
+	for _, m := range modalities {
+		req.Inputs = append(req.Inputs, sdk.Port{Name: "image." + m, DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}})
+	}
+	return req
+}
+
+func image(x *tensor.Tensor) map[string]*tensor.Tensor {
+	return map[string]*tensor.Tensor{"image.photo": x}
+}
+
+func TestConvAgreesWithPyTorch(t *testing.T) {
+	f := stagetest.Read(t, "testdata/conv.safetensors")
+	set := f.Settings()
+	set["weights"] = stagetest.WriteWeights(t, f.Group("param."))
+	s := encoder(t, set, "photo")
+	in := f.Group("in.")
+	stagetest.Near(t, "eval", s.Eval(in).Outputs["tokens.photo"], f.Tensors["eval.tokens"], 1e-5)
+	stagetest.Near(t, "train", s.Train(1, in).Outputs["tokens.photo"], f.Tensors["train.tokens"], 1e-5)
+	s.Backward(map[string]*tensor.Tensor{"tokens.photo": f.Tensors["train.grad"]}, nil)
+	before := f.Group("param.")
+	s.Step(1)
+	after := s.Weights()
+	for name, want := range f.Group("grad.param.") {
+		a, b := stagetest.Floats(t, after[name]), stagetest.Floats(t, before[name])
+		for i := range b {
+			b[i] -= a[i]
+		}
+		stagetest.Near(t, "gradient of "+name, tensor.OfFloat32s(b, want.Shape...), want, 1e-4)
+	}
+	for name, want := range f.Group("after.") {
+		stagetest.Near(t, name, after[name], want, 1e-5)
+	}
+}
+
+// agree compares a network filled by the formula with the stored outputs.
+func agree(t *testing.T, name string, rename func(string) string) {
+	t.Helper()
+	f := stagetest.Read(t, "testdata/"+name+".safetensors")
+	set := f.Settings()
+	set["weights"] = f.FormulaWeights(rename)
+	var shape []int64
+	if err := json.Unmarshal([]byte(f.Metadata["input"]), &shape); err != nil {
+		t.Fatal(err)
+	}
+	s := encoder(t, set, "photo")
+	y := s.Eval(image(stagetest.Formula("in.image", shape))).Outputs["tokens.photo"]
+	v := stagetest.Floats(t, y)
+	n, tokens, c := int(y.Shape[0]), int(y.Shape[1]), int(y.Shape[2])
+	var some []float32
+	mean := make([]float32, n*c)
+	for i := range n {
+		for j := range tokens {
+			row := v[(i*tokens+j)*c:][:c]
+			if j%20 == 0 {
+				some = append(some, row...)
+			}
+			for k, x := range row {
+				mean[i*c+k] += x / float32(tokens)
+			}
+		}
+	}
+	want := f.Tensors["tokens.some"]
+	stagetest.Near(t, "some tokens", tensor.OfFloat32s(some, int64(n), int64((tokens+19)/20), int64(c)), want, 2e-5)
+	stagetest.Near(t, "mean token", tensor.OfFloat32s(mean, int64(n), int64(c)), f.Tensors["tokens.mean"], 2e-5)
+}
+
+func TestViTAgreesWithTorchvision(t *testing.T) { agree(t, "vit_small", nil) }
+
+func TestViTB16AgreesWithTorchvision(t *testing.T) {
+	if testing.Short() {
+		t.Skip("86 million weights")
+	}
+	agree(t, "vit_b_16", nil)
+}
+
+func TestSwinTAgreesWithTorchvision(t *testing.T) { agree(t, "swin_t", nil) }
+
+func TestSwinTPadsOddMapsAsTorchvision(t *testing.T) { agree(t, "swin_t_odd", nil) }
+
+func TestViTLoadsTimmNames(t *testing.T) {
+	agree(t, "vit_small", func(name string) string {
+		for _, r := range [][2]string{
+			{"class_token", "cls_token"}, {"encoder.pos_embedding", "pos_embed"}, {"conv_proj", "patch_embed.proj"},
+			{"encoder.ln.", "norm."}, {"encoder.layers.encoder_layer_", "blocks."}, {"ln_1", "norm1"}, {"ln_2", "norm2"},
+			{"self_attention.in_proj_weight", "attn.qkv.weight"}, {"self_attention.in_proj_bias", "attn.qkv.bias"},
+			{"self_attention.out_proj", "attn.proj"}, {"mlp.0", "mlp.fc1"}, {"mlp.3", "mlp.fc2"},
+		} {
+			name = strings.Replace(name, r[0], r[1], 1)
+		}
+		return name
+	})
+}
+
+// array reads a float32 array of an npz file.
+func array(t *testing.T, f *npz.Reader, name string) *tensor.Tensor {
+	t.Helper()
+	h := f.Header(name)
+	if h == nil {
+		t.Fatalf("no array %q", name)
+	}
+	var v []float32
+	if err := f.Read(name, &v); err != nil {
+		t.Fatal(err)
+	}
+	shape := make([]int64, len(h.Descr.Shape))
+	for i, n := range h.Descr.Shape {
+		shape[i] = int64(n)
+	}
+	return tensor.OfFloat32s(v, shape...)
+}
+
+func TestDarknetAgreesWithItsPublishedOutput(t *testing.T) {
+	weights := stagetest.Shared(t, "models", "darknet_tiny.safetensors")
+	r, err := npz.Open(stagetest.Shared(t, "models", "darknet_tiny_check.npz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	picture, features := array(t, r, "image.npy"), array(t, r, "features.npy")
+	want := make([]float32, features.Len())
+	src := stagetest.Floats(t, features) // [1,512,14,14]
+	for c := range 512 {
+		for i := range 196 {
+			want[i*512+c] = src[c*196+i]
+		}
+	}
+	for _, frozen := range []string{"true", "false"} {
+		s := encoder(t, map[string]string{"kind": "darknet", "weights": weights, "frozen": frozen}, "photo")
+		got := s.Eval(image(picture)).Outputs["tokens.photo"]
+		stagetest.Near(t, "frozen="+frozen, got, tensor.OfFloat32s(want, 1, 196, 512), 1e-4)
+	}
+}
+
+func TestFrozenEncoderRemembersPicturesOneByOne(t *testing.T) {
+	s := encoder(t, map[string]string{"frozen": "true", "width": "4", "layers": "2"}, "photo")
+	if s.Response.TrainableCount != 0 {
+		t.Errorf("%d trainable parameters, want none", s.Response.TrainableCount)
+	}
+	plain := encoder(t, map[string]string{"width": "4", "layers": "2"}, "photo")
+	a, b := stagetest.Random(1, 3, 3, 16, 16), stagetest.Random(2, 2, 3, 16, 16)
+	mixed := append(stagetest.Floats(t, a), stagetest.Floats(t, b)...)
+	batch := tensor.OfFloat32s(mixed, 5, 3, 16, 16)
+	if r := s.Eval(image(a)); r.Metrics["cached"] != 0 {
+		t.Errorf("%g pictures from the cache at first sight", r.Metrics["cached"])
+	}
+	r := s.Train(1, image(batch))
+	if r.Metrics["cached"] != 3 {
+		t.Errorf("%g pictures from the cache, want the 3 seen before", r.Metrics["cached"])
+	}
+	stagetest.Near(t, "tokens", r.Outputs["tokens.photo"], plain.Eval(image(batch)).Outputs["tokens.photo"], 1e-6)
+	s.Release()
+	if r := s.Eval(image(batch)); r.Metrics["cached"] != 5 || !stagetest.Same(r.Outputs["tokens.photo"], s.Eval(image(batch)).Outputs["tokens.photo"]) {
+		t.Errorf("%g pictures from the cache, want 5", r.Metrics["cached"])
+	}
+	none := encoder(t, map[string]string{"frozen": "true", "width": "4", "layers": "2", "cache_mb": "0"}, "photo")
+	none.Eval(image(a))
+	if r := none.Eval(image(a)); r.Metrics["cached"] != 0 {
+		t.Error("a cache without memory remembers")
+	}
+}
+
+func TestSeveralImagesShareTheNetworkAndAreToldApart(t *testing.T) {
+	s := encoder(t, map[string]string{"width": "4", "layers": "2"}, "clinic", "derm")
+	x := stagetest.Random(1, 2, 3, 16, 16)
+	in := map[string]*tensor.Tensor{"image.clinic": x, "image.derm": x}
+	r := s.Eval(in).Outputs
+	if !stagetest.Same(r["tokens.clinic"], r["tokens.derm"]) {
+		t.Error("before training one picture gives two kinds of tokens")
+	}
+	g := stagetest.Random(5, r["tokens.derm"].Shape...)
+	s.Train(1, in)
+	s.Backward(map[string]*tensor.Tensor{"tokens.derm": g}, nil)
+	s.Step(0.1)
+	r = s.Eval(in).Outputs
+	if stagetest.Same(r["tokens.clinic"], r["tokens.derm"]) {
+		t.Error("after training the two images of a case are not told apart")
+	}
+}
+
+func TestImagesOfOtherSizesAreResized(t *testing.T) {
+	s := encoder(t, map[string]string{"image_size": "16", "width": "4", "layers": "2"}, "photo")
+	flat := func(v float32, h, w int64) *tensor.Tensor {
+		x := make([]float32, 3*h*w)
+		for i := range x {
+			x[i] = v
+		}
+		return tensor.OfFloat32s(x, 1, 3, h, w)
+	}
+	want := s.Eval(image(flat(0.25, 16, 16))).Outputs["tokens.photo"]
+	for _, size := range [][2]int64{{8, 8}, {64, 40}, {20, 9}} {
+		got := s.Eval(image(flat(0.25, size[0], size[1]))).Outputs["tokens.photo"]
+		stagetest.Near(t, "one grey", got, want, 1e-5)
+	}
+}
+
+func TestEncoderNamesBadSettingsAndInput(t *testing.T) {
+	for _, c := range []struct {
+		settings map[string]string
+		want     string
+	}{
+		{map[string]string{"kind": "vit", "image_size": "230"}, "multiple of the patch"},
+		{map[string]string{"kind": "vit", "width": "20", "heads": "3"}, "multiple of heads"},
+		{map[string]string{"kind": "resnet"}, "want one of conv"},
+		{map[string]string{"kind": "darknet", "weights": "testdata/conv.safetensors"}, "do not fit"},
+		{map[string]string{"layers": "20"}, "at most 8"},
+	} {
+		_, err := stagetest.TryOpen(t, classifier.Plugin(), request(c.settings, "photo"))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: error %v, want %q", c.settings, err, c.want)
+		}
+	}
+	if _, err := stagetest.TryOpen(t, classifier.Plugin(), request(nil)); err == nil {
+		t.Error("no error without images")
+	}
+	s := encoder(t, map[string]string{"width": "4"}, "clinic", "derm")
+	_, err := s.TryForward(false, 1, map[string]*tensor.Tensor{"image.derm": stagetest.Random(1, 1, 3, 16, 16)})
+	if err == nil || !strings.Contains(err.Error(), "image.clinic") {
+		t.Errorf("one image missing: error %v", err)
+	}
+}

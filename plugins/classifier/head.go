@@ -1,0 +1,209 @@
+package classifier
+
+import (
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/plugins/internal/transformer"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
+)
+
+const eps = 1e-5
+
+// head is Eq. 11: t_cls = [mean(visual); mean(report); joint], a layer norm and a
+// classifier per label set. Each modality is pooled before the concatenation, so
+// that many visual tokens do not drown few report tokens.
+type head struct {
+	ports  []string // tokens.<m> in order of name, tokens.report last, then joint
+	width  int64    // of t_cls
+	norm   transformer.Affine
+	hidden *transformer.Affine
+	drop   float64
+	smooth float64
+	tasks  []task
+}
+
+// task is one label set.
+type task struct {
+	sdk.LabelSet
+	suffix  string // "" with one label set, ".<name>" with several
+	layer   transformer.Affine
+	weights *ts.Tensor // [classes], nil without class weights
+}
+
+func buildHead(b *torchstage.Build) (torchstage.Module, error) {
+	set := b.Request.Settings
+	h := &head{drop: set.Float("dropout"), smooth: set.Float("label_smoothing")}
+	sizes := map[string]int64{}
+	for _, p := range b.Request.Inputs {
+		if p.Name != "joint" && !strings.HasPrefix(p.Name, "tokens.") {
+			continue
+		}
+		n, err := strconv.ParseInt(p.Shape[len(p.Shape)-1], 10, 64)
+		if err != nil || n < 1 {
+			return nil, sdk.Errorf(sdk.InvalidArgument, "input %s has shape %v: the last size must be known when the head is opened", p.Name, p.Shape)
+		}
+		sizes[p.Name] = n
+		h.ports = append(h.ports, p.Name)
+		h.width += n
+	}
+	if len(h.ports) == 0 {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "no tokens.<modality> and no joint to classify from")
+	}
+	rank := map[string]int{"tokens.report": 1, "joint": 2}
+	sort.Slice(h.ports, func(i, j int) bool {
+		a, b := h.ports[i], h.ports[j]
+		if rank[a] != rank[b] {
+			return rank[a] < rank[b]
+		}
+		return a < b
+	})
+	if len(b.Request.Labels) == 0 {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "no label sets: a classification head needs the classes of at least one")
+	}
+	p := b.Params
+	h.norm = transformer.Norm(p, "norm", h.width)
+	width := h.width
+	if set.String("kind") == "mlp" {
+		hidden := transformer.Linear(p, "hidden", width, int64(set.Int("hidden")))
+		h.hidden, width = &hidden, int64(set.Int("hidden"))
+	}
+	b.Inputs = b.Request.Inputs
+	for _, l := range b.Request.Labels {
+		if len(l.Classes) < 2 {
+			return nil, sdk.Errorf(sdk.InvalidArgument, "label set %q has %d classes, want at least 2", l.Name, len(l.Classes))
+		}
+		t := task{LabelSet: l}
+		name := "classifier"
+		if len(b.Request.Labels) > 1 {
+			t.suffix = "." + l.Name
+			name += t.suffix
+		}
+		classes := int64(len(l.Classes))
+		t.layer = transformer.Affine{
+			Weight: p.Parameter(name+".weight", []int64{classes, width}, torchstage.Normal(0, 0.01)),
+			Bias:   p.Parameter(name+".bias", []int64{classes}, torchstage.Zeros()),
+		}
+		if len(l.ClassWeights) > 0 {
+			if len(l.ClassWeights) != len(l.Classes) {
+				return nil, sdk.Errorf(sdk.InvalidArgument, "label set %q has %d class weights, want one for each of %d classes", l.Name, len(l.ClassWeights), len(l.Classes))
+			}
+			w := make([]float32, len(l.ClassWeights))
+			for i, v := range l.ClassWeights {
+				w[i] = float32(v)
+			}
+			t.weights = b.S.Keep(b.S.To(b.S.FromFloat32s(w, classes), b.Device))
+		}
+		h.tasks = append(h.tasks, t)
+		b.Outputs = append(b.Outputs, sdk.Port{
+			Name: "logits" + t.suffix, DType: tensor.FP32, Required: true,
+			Shape: []string{"N", strconv.FormatInt(classes, 10)},
+		})
+	}
+	return h, nil
+}
+
+// Close frees the class weights.
+func (h *head) Close() {
+	for _, t := range h.tasks {
+		if t.weights != nil {
+			_ = t.weights.Drop()
+		}
+	}
+}
+
+// Forward classifies a batch; the loss is the mean over the label sets that have
+// a known label in it.
+func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
+	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}, Losses: map[string]*ts.Tensor{}, Metrics: map[string]float64{}}
+	var parts []*ts.Tensor
+	for _, name := range h.ports {
+		x := in.Tensors[name]
+		if x == nil {
+			s.Failf(sdk.InvalidArgument, "input %q is missing; it was there when the head was opened", name)
+			return out
+		}
+		if name != "joint" {
+			x = s.Mean(x, []int64{1}, false)
+		}
+		parts = append(parts, x)
+	}
+	x := h.norm.Normalize(s, s.Cat(parts, 1), h.width, eps)
+	if h.hidden != nil {
+		x = s.Gelu(h.hidden.Apply(s, x))
+	}
+	x = s.Dropout(x, h.drop, in.Train)
+	var losses []*ts.Tensor
+	right, known := 0, 0
+	for _, t := range h.tasks {
+		logits := t.layer.Apply(s, x)
+		out.Tensors["logits"+t.suffix] = logits
+		target := in.Tensors["target.label"+t.suffix]
+		if target == nil {
+			continue
+		}
+		labels := s.Int64s(target)
+		if n := s.Dim(logits, 0); s.Err() == nil && int64(len(labels)) != n {
+			s.Failf(sdk.InvalidArgument, "target.label%s has %d labels for %d cases", t.suffix, len(labels), n)
+		}
+		if s.Err() != nil {
+			return out
+		}
+		r, k, err := t.count(labels, s.Float32s(logits))
+		if err != nil {
+			s.Fail(err)
+			return out
+		}
+		right, known = right+r, known+k
+		if k > 0 && t.counts(labels) {
+			losses = append(losses, s.CrossEntropy(logits, target, t.weights, -1, h.smooth))
+		}
+	}
+	if known > 0 {
+		out.Metrics["accuracy"] = float64(right) / float64(known)
+	}
+	if len(losses) > 0 {
+		out.Losses["classification"] = s.Mean(s.Stack(losses, 0), []int64{0}, false)
+	}
+	return out
+}
+
+// counts reports whether any known label's class has a weight: a weighted mean over
+// none is not a number.
+func (t task) counts(labels []int64) bool {
+	for _, label := range labels {
+		if label >= 0 && (len(t.ClassWeights) == 0 || t.ClassWeights[label] > 0) {
+			return true
+		}
+	}
+	return false
+}
+
+// count checks labels and counts the known ones and those the logits get right.
+func (t task) count(labels []int64, logits []float32) (right, known int, err error) {
+	k := len(t.Classes)
+	for i, label := range labels {
+		if label < -1 || label >= int64(k) {
+			return 0, 0, sdk.Errorf(sdk.InvalidArgument, "target.label%s of case %d is %d, want -1 (unknown) to %d", t.suffix, i, label, k-1)
+		}
+		if label < 0 || len(logits) < (i+1)*k {
+			continue
+		}
+		known++
+		best := 0
+		for c := range k {
+			if logits[i*k+c] > logits[i*k+best] {
+				best = c
+			}
+		}
+		if best == int(label) {
+			right++
+		}
+	}
+	return right, known, nil
+}

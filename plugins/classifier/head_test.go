@@ -1,0 +1,126 @@
+package classifier_test
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/plugins/classifier"
+	"github.com/alignedfusion/alignedfusion/plugins/internal/stagetest"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// load puts weights into an opened stage by the way a checkpoint takes.
+func load(t testing.TB, s *stagetest.Stage, weights map[string]*tensor.Tensor) {
+	t.Helper()
+	dir := t.TempDir()
+	files, err := s.Stage.(sdk.Saver).Save(context.Background(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		if strings.HasPrefix(name, "weights") {
+			if err := safetensors.Write(filepath.Join(dir, name), weights, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := s.Stage.(sdk.Saver).Load(context.Background(), dir, true); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func headRequest(t testing.TB, f *stagetest.Fixture, more map[string]string) sdk.OpenRequest {
+	t.Helper()
+	var labels []struct {
+		Name    string
+		Classes []string
+		Weights []float64
+	}
+	if err := json.Unmarshal([]byte(f.Metadata["labels"]), &labels); err != nil {
+		t.Fatal(err)
+	}
+	set := f.Settings()
+	maps.Copy(set, more)
+	req := sdk.OpenRequest{Stage: "head", Settings: set, Train: true, Inputs: f.Ports()}
+	for _, l := range labels {
+		req.Labels = append(req.Labels, sdk.LabelSet{Name: l.Name, Classes: l.Classes, ClassWeights: l.Weights})
+	}
+	return req
+}
+
+func TestEq11HeadAgreesWithPyTorch(t *testing.T) {
+	for _, name := range []string{"head_linear", "head_mlp_tasks", "head_attributes"} {
+		t.Run(name, func(t *testing.T) {
+			f := stagetest.Read(t, "testdata/"+name+".safetensors")
+			s := stagetest.Open(t, classifier.Plugin(), headRequest(t, f, nil))
+			load(t, s, f.Group("param."))
+			in := f.Group("in.")
+			r := s.Train(1, in)
+			for port, want := range f.Group("out.") {
+				stagetest.Near(t, port, r.Outputs[port], want, 1e-5)
+			}
+			want := float64(stagetest.Floats(t, f.Tensors["loss"])[0])
+			if got := r.Losses["classification"]; got < want-1e-5 || got > want+1e-5 {
+				t.Errorf("loss %g, want %g", got, want)
+			}
+			grads := s.Backward(nil, map[string]float64{"classification": 1})
+			for port, want := range f.Group("grad.in.") {
+				stagetest.Near(t, "gradient of "+port, grads[port], want, 1e-5)
+			}
+			before := f.Group("param.")
+			s.Step(1)
+			after := s.Weights()
+			for param, want := range f.Group("grad.param.") {
+				a, b := stagetest.Floats(t, after[param]), stagetest.Floats(t, before[param])
+				for i := range b {
+					b[i] -= a[i]
+				}
+				stagetest.Near(t, "gradient of "+param, tensor.OfFloat32s(b, want.Shape...), want, 1e-5)
+			}
+		})
+	}
+}
+
+func TestEq11ModalitiesArePooledBeforeConcatenation(t *testing.T) {
+	// Saying every visual token twice must change nothing: the report keeps its share.
+	f := stagetest.Read(t, "testdata/head_linear.safetensors")
+	s := stagetest.Open(t, classifier.Plugin(), headRequest(t, f, nil))
+	in := f.Group("in.")
+	x := in["tokens.photo"]
+	n, tokens, c := int(x.Shape[0]), int(x.Shape[1]), int(x.Shape[2])
+	v := stagetest.Floats(t, x)
+	var twice []float32
+	for i := range n {
+		row := v[i*tokens*c : (i+1)*tokens*c]
+		twice = append(append(twice, row...), row...)
+	}
+	want := s.Eval(in).Outputs["logits"]
+	more := maps.Clone(in)
+	more["tokens.photo"] = tensor.OfFloat32s(twice, int64(n), int64(2*tokens), int64(c))
+	stagetest.Near(t, "logits", s.Eval(more).Outputs["logits"], want, 1e-5)
+}
+
+func TestHeadWithoutKnownLabelsHasNoLoss(t *testing.T) {
+	f := stagetest.Read(t, "testdata/head_linear.safetensors")
+	req := headRequest(t, f, nil)
+	req.Labels[0].ClassWeights = []float64{1, 0, 1} // class b is absent from training
+	s := stagetest.Open(t, classifier.Plugin(), req)
+	for _, labels := range [][]int64{{-1, -1, -1, -1, -1}, {1, 1, -1, 1, 1}} {
+		in := maps.Clone(f.Group("in."))
+		in["target.label"] = tensor.OfInt64s(labels, 5)
+		if r := s.Eval(in); len(r.Losses) != 0 {
+			t.Errorf("labels %v: losses %v, want none", labels, r.Losses)
+		}
+	}
+	in := maps.Clone(f.Group("in."))
+	in["target.label"] = tensor.OfInt64s([]int64{0, 1, 2, 3, 0}, 5)
+	if _, err := s.TryForward(false, 1, in); err == nil || !strings.Contains(err.Error(), "case 3 is 3, want -1 (unknown) to 2") {
+		t.Errorf("unknown label: error %v", err)
+	}
+}

@@ -1,0 +1,153 @@
+"""Reference values for the classifier plugin, from torchvision and PyTorch.
+
+Run in this folder: /usr/bin/python3 reference.py
+"""
+
+import json
+import os
+import sys
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models import swin_t, vision_transformer
+
+here = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(here, "..", "..", "internal", "fixture"))
+import fixture  # noqa: E402
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+
+def vit_tokens(model, image):
+    x = model._process_input((image - MEAN) / STD)
+    return model.encoder(torch.cat([model.class_token.expand(x.shape[0], -1, -1), x], 1))
+
+
+def store(name, model, tokens, shape, settings, skip):
+    """Weights and input follow the formula: only shapes and some outputs are stored."""
+    model.eval()
+    shapes = fixture.fill(model, skip)
+    with torch.no_grad():
+        y = tokens(model, torch.from_numpy(fixture.formula("in.image", shape)))
+    out = {"tokens.some": y[:, ::20].clone(), "tokens.mean": y.mean(1)}
+    fixture.write(os.path.join(here, name + ".safetensors"), out,
+                  {"settings": json.dumps(settings), "shapes": json.dumps(shapes), "input": json.dumps(shape)})
+
+
+def conv(width, layers):
+    """A residual network with the plugin's names."""
+
+    class Block(nn.Module):
+        def __init__(self, i, o):
+            super().__init__()
+            self.conv1 = nn.Conv2d(i, o, 3, 2, 1, bias=False)
+            self.norm1 = nn.BatchNorm2d(o)
+            self.conv2 = nn.Conv2d(o, o, 3, 1, 1, bias=False)
+            self.norm2 = nn.BatchNorm2d(o)
+            self.short = nn.Conv2d(i, o, 1, 2, bias=False)
+
+        def forward(self, x):
+            return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))) + self.short(x))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            c = [3] + [width << i for i in range(layers)]
+            self.blocks = nn.ModuleList([Block(c[i], c[i + 1]) for i in range(layers)])
+
+        def forward(self, x):
+            x = 2 * x - 1
+            for b in self.blocks:
+                x = b(x)
+            return x.flatten(2).transpose(1, 2)
+
+    return Net()
+
+
+def conv_case():
+    torch.manual_seed(1)
+    net = conv(4, 3)
+    with torch.no_grad():
+        for n, p in net.state_dict().items():
+            if p.is_floating_point():
+                p.add_(0.3 * torch.rand_like(p))
+    params = {"param." + n: p.clone() for n, p in net.state_dict().items() if p.is_floating_point()}
+    image = torch.rand(3, 3, 20, 24)
+    net.eval()
+    out = {"in.image.photo": image, "eval.tokens": net(image)}
+    net.train()
+    y = net(image)
+    g = torch.randn_like(y)
+    (y * g).sum().backward()
+    out |= params | {"train.tokens": y, "train.grad": g}
+    out |= {"grad.param." + n: p.grad for n, p in net.named_parameters()}
+    out |= {"after." + n: b for n, b in net.named_buffers() if b.is_floating_point()}
+    fixture.write(os.path.join(here, "conv.safetensors"), out,
+                  {"settings": json.dumps({"kind": "conv", "width": "4", "layers": "3"})})
+
+
+def head_case(name, kind, labels, with_report):
+    torch.manual_seed(len(name))
+    n, d = 5, 6
+    x = {"tokens.photo": torch.randn(n, 7, 4)}
+    if with_report:
+        x = {"tokens.report": torch.randn(n, 3, d), "joint": torch.randn(n, d)} | (x if "photo" in with_report else {})
+    order = [p for p in ("tokens.photo", "tokens.report", "joint") if p in x]
+    width = sum(x[p].shape[-1] for p in order)
+    norm = nn.LayerNorm(width)
+    parts = {"norm": norm}
+    if kind == "mlp":
+        parts["hidden"] = nn.Linear(width, 9)
+    last = 9 if kind == "mlp" else width
+    for task in labels:
+        parts["classifier" + ("." + task["name"] if len(labels) > 1 else "")] = nn.Linear(last, len(task["classes"]))
+    with torch.no_grad():
+        for m in parts.values():
+            for p in m.parameters():
+                p.add_(0.3 * torch.randn_like(p))
+    leaves = {p: x[p].clone().requires_grad_() for p in order}
+    pooled = [leaves[p] if p == "joint" else leaves[p].mean(1) for p in order]
+    y = norm(torch.cat(pooled, 1))
+    if kind == "mlp":
+        y = F.gelu(parts["hidden"](y))
+    out, losses = {}, []
+    for task in labels:
+        suffix = "." + task["name"] if len(labels) > 1 else ""
+        logits = parts["classifier" + suffix](y)
+        target = torch.tensor(task["target"])
+        weight = torch.tensor(task["weights"]) if task["weights"] else None
+        losses.append(F.cross_entropy(logits, target, weight, ignore_index=-1, label_smoothing=0.1))
+        out["out.logits" + suffix] = logits
+        out["in.target.label" + suffix] = target
+    loss = torch.stack(losses).mean()
+    loss.backward()
+    out["loss"] = loss
+    for p in order:
+        out["in." + p] = x[p]
+        out["grad.in." + p] = leaves[p].grad
+    for k, m in parts.items():
+        for s, p in m.named_parameters():
+            out[f"param.{k}.{s}"] = p
+            out[f"grad.param.{k}.{s}"] = p.grad
+    fixture.write(os.path.join(here, name + ".safetensors"), out,
+                  {"settings": json.dumps({"kind": kind, "hidden": "9", "label_smoothing": "0.1"}), "labels": json.dumps(labels)})
+
+
+if __name__ == "__main__":
+    conv_case()
+    diag = {"name": "diag", "classes": ["a", "b", "c"], "weights": [1.0, 2.0, 0.5], "target": [0, 2, -1, 1, 1]}
+    crit = {"name": "crit", "classes": ["x", "y"], "weights": [], "target": [1, 0, 0, -1, 1]}
+    head_case("head_linear", "linear", [diag], "report and photo")
+    head_case("head_mlp_tasks", "mlp", [diag, crit], "report and photo")
+    head_case("head_attributes", "linear", [crit], "report")
+    small = vision_transformer.VisionTransformer(32, 8, 2, 2, 16, 64)
+    store("vit_small", small, vit_tokens, [2, 3, 32, 32],
+          {"kind": "vit", "image_size": "32", "patch": "8", "width": "16", "layers": "2", "heads": "2"}, ("heads.",))
+    store("vit_b_16", vision_transformer.vit_b_16(), vit_tokens, [1, 3, 224, 224], {"kind": "vit"}, ("heads.",))
+    swin = swin_t()
+    store("swin_t", swin, lambda m, x: m.norm(m.features((x - MEAN) / STD)).flatten(1, 2), [1, 3, 224, 224],
+          {"kind": "swin_t"}, ("head.",))
+    store("swin_t_odd", swin, lambda m, x: m.norm(m.features((x - MEAN) / STD)).flatten(1, 2), [1, 3, 236, 180],
+          {"kind": "swin_t"}, ("head.",))
