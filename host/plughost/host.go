@@ -1,0 +1,171 @@
+package plughost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Defaults of Options.
+const (
+	DefaultStartTimeout    = 2 * time.Minute
+	DefaultCallTimeout     = 30 * time.Minute
+	DefaultShutdownTimeout = 5 * time.Second
+)
+
+// EnvInBand, when it is 1, sends all tensors in-band instead of through shared memory.
+const EnvInBand = "ALIGNEDFUSION_IN_BAND"
+
+// Options of a Host. The zero value is ready to use.
+type Options struct {
+	// Dirs are searched for plugins before the standard folders (--plugin-dir).
+	Dirs []string
+	// Threads each plugin may compute with; 0 leaves it to the plugin.
+	Threads int
+	// InBand sends all tensors inside the messages; $ALIGNEDFUSION_IN_BAND=1 does the same.
+	InBand bool
+	// ArenaBytes is the size of the shared memory of each plugin; 0 means
+	// client.DefaultArenaBytes. The memory is sparse.
+	ArenaBytes int64
+	// StartTimeout bounds the time from exec to handshake; 0 means DefaultStartTimeout.
+	StartTimeout time.Duration
+	// CallTimeout bounds every call; 0 means DefaultCallTimeout. A plugin that does not
+	// answer in time is taken for hung and killed.
+	CallTimeout time.Duration
+	// ShutdownTimeout is what Close gives a plugin to end in order; 0 means
+	// DefaultShutdownTimeout.
+	ShutdownTimeout time.Duration
+	// MaxReplyBytes and MaxDetections bound answers; 0 means the client's defaults.
+	MaxReplyBytes int64
+	MaxDetections int64
+	// Env is added to the plugins' environment, as NAME=value.
+	Env []string
+	// Log receives the plugins' standard error line by line as it comes; nil keeps only
+	// the last lines, for error messages.
+	Log io.Writer
+}
+
+// Host starts plugins and ends them. Its methods may be called concurrently.
+type Host struct {
+	options Options
+	// dir holds the sockets; its name has the host's process id.
+	dir string
+
+	mu      sync.Mutex
+	plugins map[string]*Plugin
+	order   []*Plugin
+	closed  bool
+}
+
+// New prepares a host; it starts nothing.
+func New(o Options) (*Host, error) {
+	if o.StartTimeout == 0 {
+		o.StartTimeout = DefaultStartTimeout
+	}
+	if o.CallTimeout == 0 {
+		o.CallTimeout = DefaultCallTimeout
+	}
+	if o.ShutdownTimeout == 0 {
+		o.ShutdownTimeout = DefaultShutdownTimeout
+	}
+	o.InBand = o.InBand || os.Getenv(EnvInBand) == "1"
+	dir, err := socketDir()
+	if err != nil {
+		return nil, err
+	}
+	return &Host{options: o, dir: dir, plugins: map[string]*Plugin{}}, nil
+}
+
+const socketDirPrefix = "af-"
+
+// maxSocketDir keeps the path of a socket below the 108 bytes the kernel allows, with
+// go-plugin's own folder and file name behind it.
+const maxSocketDir = 50
+
+// socketDir makes a private folder with a short path, and removes the ones that dead
+// hosts have left.
+func socketDir() (string, error) {
+	base := os.Getenv("XDG_RUNTIME_DIR")
+	if info, err := os.Stat(base); base == "" || err != nil || !info.IsDir() || len(base) > maxSocketDir-20 || unix.Access(base, unix.W_OK) != nil {
+		base = os.TempDir()
+	}
+	if len(base) > maxSocketDir-20 {
+		base = "/tmp"
+	}
+	stale, _ := filepath.Glob(filepath.Join(base, socketDirPrefix+"*"))
+	for _, dir := range stale {
+		pid, err := strconv.Atoi(strings.SplitN(strings.TrimPrefix(filepath.Base(dir), socketDirPrefix), "-", 2)[0])
+		if err != nil || pid <= 0 || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			continue
+		}
+		var stat unix.Stat_t
+		if unix.Lstat(dir, &stat) == nil && int(stat.Uid) == os.Getuid() {
+			_ = os.RemoveAll(dir)
+		}
+	}
+	dir, err := os.MkdirTemp(base, fmt.Sprintf("%s%d-", socketDirPrefix, os.Getpid()))
+	if err != nil {
+		return "", fmt.Errorf("folder for sockets: %w", err)
+	}
+	return dir, nil
+}
+
+// Find finds a plugin by name or path in the host's search path.
+func (h *Host) Find(ref string) (*Found, error) { return Find(ref, h.options.Dirs) }
+
+// Start starts the plugin that ref names (a name, or a path with a slash) and asks for
+// its manifest. A plugin that runs already is returned as it is: all stages of one
+// program live in one process.
+func (h *Host) Start(ctx context.Context, ref string) (*Plugin, error) {
+	found, err := h.Find(ref)
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, errors.New("plughost: the host is closed")
+	}
+	if p := h.plugins[found.Path]; p != nil && p.alive() {
+		return p, nil
+	}
+	p, err := h.launch(ctx, found)
+	if err != nil {
+		return nil, err
+	}
+	h.plugins[found.Path] = p
+	h.order = append(h.order, p)
+	return p, nil
+}
+
+// Plugins returns the plugins that were started, in that order.
+func (h *Host) Plugins() []*Plugin {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]*Plugin(nil), h.order...)
+}
+
+// Close ends all plugins in order, killing the ones that do not, and removes what the
+// host has made. Nothing of a plugin is left running.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	plugins := h.order
+	h.order, h.closed = nil, true
+	h.mu.Unlock()
+	var wg sync.WaitGroup
+	problems := make([]error, len(plugins))
+	for i, p := range plugins {
+		wg.Go(func() { problems[i] = p.Stop() })
+	}
+	wg.Wait()
+	return errors.Join(append(problems, os.RemoveAll(h.dir))...)
+}

@@ -1,0 +1,71 @@
+package plughost
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"sync"
+)
+
+const (
+	ringLines    = 200
+	ringLineSize = 4 << 10
+)
+
+// logRing keeps the last lines a plugin wrote. A line without end costs no more than
+// ringLineSize. Lines also go to tee, when there is one, with the plugin's name.
+type logRing struct {
+	mu      sync.Mutex
+	lines   []string
+	partial []byte
+	name    string
+	tee     io.Writer
+}
+
+// Write takes text in pieces of any size; it never fails.
+func (r *logRing) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(p)
+	for len(p) > 0 {
+		end := bytes.IndexByte(p, '\n')
+		piece := p
+		if end >= 0 {
+			piece, p = p[:end], p[end+1:]
+		} else {
+			p = nil
+		}
+		if room := ringLineSize - len(r.partial); len(piece) > room {
+			piece = piece[:room]
+		}
+		r.partial = append(r.partial, piece...)
+		if end >= 0 {
+			r.flush()
+		}
+	}
+	return n, nil
+}
+
+func (r *logRing) flush() {
+	line := string(bytes.TrimRight(r.partial, "\r"))
+	r.partial = r.partial[:0]
+	if len(r.lines) == ringLines {
+		copy(r.lines, r.lines[1:])
+		r.lines = r.lines[:ringLines-1]
+	}
+	r.lines = append(r.lines, line)
+	if r.tee != nil {
+		fmt.Fprintf(r.tee, "%s: %s\n", r.name, line)
+	}
+}
+
+// last returns the lines there are, an unfinished one included.
+func (r *logRing) last() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := append([]string(nil), r.lines...)
+	if len(r.partial) > 0 {
+		out = append(out, string(r.partial))
+	}
+	return out
+}

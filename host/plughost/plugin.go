@@ -1,0 +1,349 @@
+package plughost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/go-plugin/runner"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/client"
+)
+
+// The numbers that inherited files have in a plugin's process.
+const (
+	lifelineFD = 3
+	arenaFD    = 4
+)
+
+// Plugin is a running plugin process.
+type Plugin struct {
+	host     *Host
+	found    *Found
+	manifest sdk.Manifest
+	hashes   map[string]string
+
+	log      *logRing
+	runner   *childRunner
+	goplugin *plugin.Client
+	conn     *grpc.ClientConn
+	client   *client.Client
+	arena    *client.Arena
+	lifeline *os.File // closing it kills the process group
+
+	stop    sync.Once
+	stopErr error
+}
+
+// clientPlugin hands go-plugin's connection out.
+type clientPlugin struct{ plugin.NetRPCUnsupportedPlugin }
+
+func (clientPlugin) GRPCServer(*plugin.GRPCBroker, *grpc.Server) error {
+	return errors.New("the host side has no server")
+}
+
+func (clientPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, conn *grpc.ClientConn) (any, error) {
+	return conn, nil
+}
+
+// launch checks, starts and describes a plugin.
+func (h *Host) launch(ctx context.Context, found *Found) (*Plugin, error) {
+	p := &Plugin{host: h, found: found, log: &logRing{name: found.Name, tee: h.options.Log}}
+	refuse := func(err error) error {
+		return &Failure{Plugin: found.Name, Call: "start", Reason: err.Error(), Err: err}
+	}
+	command, err := found.runnable()
+	if err != nil {
+		return nil, refuse(err)
+	}
+	if p.hashes, err = found.Hashes(); err != nil {
+		return nil, refuse(err)
+	}
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Dir = found.WorkDir
+	cmd.Env = append(environment(h.options.Threads, h.options.Env), fmt.Sprintf("%s=%d", sdk.EnvLifeline, lifelineFD))
+	cmd.SysProcAttr = processGroup()
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, refuse(err)
+	}
+	p.lifeline = write
+	cmd.ExtraFiles = []*os.File{read}
+	if !h.options.InBand {
+		if p.arena, err = client.NewArena(h.options.ArenaBytes); err != nil {
+			return nil, errors.Join(refuse(err), read.Close(), write.Close())
+		}
+		cmd.ExtraFiles = append(cmd.ExtraFiles, p.arena.File())
+	}
+	if err := p.start(ctx, cmd, read); err != nil {
+		p.abandon()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, lifeline *os.File) error {
+	logger := hclog.New(&hclog.LoggerOptions{Name: "go-plugin", Level: hclog.Off})
+	p.goplugin = plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig:  sdk.Handshake,
+		VersionedPlugins: map[int]plugin.PluginSet{sdk.ProtocolMajor: {sdk.GRPCName: clientPlugin{}}},
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		SkipHostEnv:      true,
+		StartTimeout:     p.host.options.StartTimeout,
+		Logger:           logger,
+		SyncStdout:       p.log,
+		SyncStderr:       p.log,
+		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: p.host.dir},
+		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, _ string) (runner.Runner, error) {
+			cmd.Env = append(cmd.Env, spec.Env...) // the handshake's variables
+			r, err := newChildRunner(cmd, p.log, lifeline)
+			p.runner = r
+			if err != nil {
+				return nil, err
+			}
+			return r, nil
+		},
+	})
+	// Start knows no context: a cancelled one kills the process, which ends it.
+	stop := context.AfterFunc(ctx, func() { _ = p.lifeline.Close() })
+	protocol, err := p.goplugin.Client()
+	if !stop() {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return p.startFailure(err)
+	}
+	raw, err := protocol.Dispense(sdk.GRPCName)
+	if err != nil {
+		return p.startFailure(err)
+	}
+	p.conn = raw.(*grpc.ClientConn)
+	p.client = client.New(p.conn, client.Options{Plugin: p.found.Name, Arena: p.arena,
+		MaxReplyBytes: p.host.options.MaxReplyBytes, MaxDetections: p.host.options.MaxDetections})
+	err = p.call(ctx, "", "describe", func(ctx context.Context) (err error) {
+		p.manifest, err = p.client.Describe(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if p.arena == nil {
+		return nil
+	}
+	if !slices.Contains(p.manifest.Capabilities, sdk.CapabilitySharedMemory) {
+		p.client.Detach()
+		return nil
+	}
+	return p.call(ctx, "", "attach", func(ctx context.Context) error { return p.client.Attach(ctx, arenaFD) })
+}
+
+// startFailure says in words why go-plugin could not start the process.
+func (p *Plugin) startFailure(err error) error {
+	f := &Failure{Plugin: p.found.Name, Call: "start", Reason: firstSentence(err), Err: err}
+	if p.runner == nil || p.runner.cmd.Process == nil {
+		return f
+	}
+	message := err.Error()
+	first := p.runner.first()
+	switch {
+	case strings.Contains(message, "timeout while waiting"):
+		f.Reason = fmt.Sprintf("no handshake within %v", p.host.options.StartTimeout)
+	case strings.Contains(message, "incompatible API version"):
+		f.Reason = fmt.Sprintf("it speaks another version of the stage protocol (%s), this host speaks version %d; get a plugin built for it",
+			handshakeField(first, 1), sdk.ProtocolMajor)
+	case strings.Contains(message, "incompatible core API version"), strings.Contains(message, "error parsing core protocol"),
+		strings.Contains(message, "unsupported plugin protocol"), strings.Contains(message, "Unrecognized remote plugin message") && first != "":
+		f.Reason = fmt.Sprintf("its first line on standard output is %q, want the handshake of the stage protocol; nothing else may print there", first)
+	default:
+		// Without a handshake the process is about to end, if it has not.
+		select {
+		case <-p.runner.exited:
+		case <-time.After(time.Second):
+		}
+		if reason := p.runner.reason(); reason != "" {
+			f.Reason = reason + " before the handshake"
+		}
+	}
+	_ = p.runner.Kill(context.Background())
+	<-p.runner.exited
+	f.Stderr = p.log.last()
+	return f
+}
+
+func handshakeField(line string, i int) string {
+	fields := strings.Split(line, "|")
+	if i >= len(fields) {
+		return "unknown"
+	}
+	return fields[i]
+}
+
+func firstSentence(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}
+
+// alive reports whether the process runs.
+func (p *Plugin) alive() bool {
+	select {
+	case <-p.runner.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// Name is the name the plugin was found by.
+func (p *Plugin) Name() string { return p.found.Name }
+
+// Path is the program's or the folder's path.
+func (p *Plugin) Path() string { return p.found.Path }
+
+// Manifest says what the plugin serves.
+func (p *Plugin) Manifest() sdk.Manifest { return p.manifest }
+
+// Hashes holds the SHA-256 of the plugin's files by path, taken just before the start.
+func (p *Plugin) Hashes() map[string]string { return p.hashes }
+
+// PID is the process id.
+func (p *Plugin) PID() int { return p.runner.cmd.Process.Pid }
+
+// Stderr returns the last lines of the plugin's standard error.
+func (p *Plugin) Stderr() []string { return p.log.last() }
+
+// SharedMemory reports whether tensors travel through shared memory.
+func (p *Plugin) SharedMemory() bool { return p.client.SharedMemory() }
+
+// Client is the protocol's client, for callers that make calls of their own.
+func (p *Plugin) Client() *client.Client { return p.client }
+
+// call makes one call with a deadline and explains its failure.
+func (p *Plugin) call(parent context.Context, stage, name string, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(parent, p.host.options.CallTimeout)
+	defer cancel()
+	// A child of the plugin may keep the connection open after its death.
+	go func() {
+		select {
+		case <-p.runner.exited:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := f(ctx)
+	if err == nil {
+		return nil
+	}
+	failure := &Failure{Plugin: p.found.Name, Stage: stage, Call: name, Err: err}
+	var known *sdk.Error
+	switch {
+	case errors.Is(err, client.ErrAnswer):
+		failure.Reason = err.Error()
+		if errors.As(err, &known) {
+			bare := *known
+			bare.Plugin, bare.Stage, bare.Call = "", "", ""
+			failure.Reason = bare.Error()
+		}
+	case errors.As(err, &known):
+		return err // a healthy plugin refused the request
+	case parent.Err() != nil:
+		return fmt.Errorf("plugin %s: %s: %w", p.found.Name, name, context.Cause(parent))
+	default:
+		failure.Reason = p.explain(err)
+	}
+	failure.Stderr = p.log.last()
+	return failure
+}
+
+// explain says why a call got no answer, ending the process if it has not ended.
+func (p *Plugin) explain(err error) string {
+	select {
+	case <-p.runner.exited:
+	case <-time.After(500 * time.Millisecond):
+		if status.Code(err) == codes.Unavailable {
+			// The connection is gone and the process is not: give it time to die.
+			select {
+			case <-p.runner.exited:
+			case <-time.After(time.Second):
+			}
+		}
+	}
+	if reason := p.runner.reason(); reason != "" {
+		return reason
+	}
+	reason := "the connection broke: " + firstSentence(err)
+	switch status.Code(err) {
+	case codes.DeadlineExceeded:
+		reason = fmt.Sprintf("no answer within %v; the process lives, hung", p.host.options.CallTimeout)
+		if p.healthy() {
+			reason = fmt.Sprintf("no answer within %v; the process is healthy otherwise", p.host.options.CallTimeout)
+		}
+		reason += " and was killed"
+	case codes.ResourceExhausted, codes.Unimplemented, codes.Unknown, codes.Internal:
+		reason = firstSentence(err)
+	}
+	_ = p.runner.Kill(context.Background())
+	<-p.runner.exited
+	return reason
+}
+
+// healthy asks go-plugin's health service, with a deadline of its own: its Ping has none.
+func (p *Plugin) healthy() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	r, err := grpc_health_v1.NewHealthClient(p.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: plugin.GRPCServiceName})
+	return err == nil && r.GetStatus() == grpc_health_v1.HealthCheckResponse_SERVING
+}
+
+// Ping reports whether the plugin's process answers, within a second.
+func (p *Plugin) Ping() bool { return p.alive() && p.healthy() }
+
+// Stop ends the plugin: its own Shutdown first, then go-plugin's, then SIGKILL to its
+// whole process group. It is safe to call more than once.
+func (p *Plugin) Stop() error {
+	p.stop.Do(func() {
+		if p.alive() {
+			limit := p.host.options.ShutdownTimeout
+			ctx, cancel := context.WithTimeout(context.Background(), limit)
+			err := p.client.Shutdown(ctx, limit)
+			cancel()
+			var refused *sdk.Error
+			if errors.As(err, &refused) {
+				p.stopErr = err // an instance did not close well; the process ends all the same
+			} else if err != nil && p.alive() {
+				p.stopErr = &Failure{Plugin: p.found.Name, Call: "shutdown", Reason: p.explain(err), Stderr: p.log.last(), Err: err}
+			}
+		}
+		p.goplugin.Kill()
+		p.abandon()
+	})
+	return p.stopErr
+}
+
+// abandon takes down whatever there is of the process and its memory.
+func (p *Plugin) abandon() {
+	if p.runner != nil {
+		_ = p.runner.Kill(context.Background())
+		<-p.runner.exited
+	}
+	if p.goplugin != nil {
+		p.goplugin.Kill()
+	}
+	_ = p.lifeline.Close()
+	if p.arena != nil {
+		_ = p.arena.Close()
+		p.arena = nil
+	}
+}

@@ -1,0 +1,214 @@
+package plughost
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// childRunner starts a plugin process in go-plugin's stead. go-plugin's own runner
+// stops reading standard output after 64 KiB without a newline, waits for children of
+// the plugin that keep its pipes open, and kills one process of a group; this one
+// drains the pipes for ever, leads a process group and ends all of it.
+type childRunner struct {
+	cmd      *exec.Cmd
+	log      *logRing
+	lifeline *os.File // the child's end; closed here once the child has it
+
+	handshakeReader *io.PipeReader
+	handshakeWriter *io.PipeWriter
+	outRead, errRead,
+	outWrite, errWrite *os.File
+
+	mu        sync.Mutex
+	firstLine string
+	state     *os.ProcessState
+	exited    chan struct{}
+}
+
+// handshakeBytes is more than a handshake line ever needs, certificate included.
+const handshakeBytes = 64 << 10
+
+// drainTime is how long the pipes of a dead process are still read: a child of it may
+// hold them open.
+const drainTime = 300 * time.Millisecond
+
+func newChildRunner(cmd *exec.Cmd, log *logRing, lifeline *os.File) (*childRunner, error) {
+	r := &childRunner{cmd: cmd, log: log, lifeline: lifeline, exited: make(chan struct{})}
+	r.handshakeReader, r.handshakeWriter = io.Pipe()
+	var err error
+	if r.outRead, r.outWrite, err = os.Pipe(); err != nil {
+		return nil, err
+	}
+	if r.errRead, r.errWrite, err = os.Pipe(); err != nil {
+		return nil, errors.Join(err, r.outRead.Close(), r.outWrite.Close())
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = nil, r.outWrite, r.errWrite
+	return r, nil
+}
+
+// Start starts the process and the goroutines that read its output and wait for it.
+func (r *childRunner) Start(context.Context) error {
+	err := r.cmd.Start()
+	_ = r.outWrite.Close()
+	_ = r.errWrite.Close()
+	if err != nil {
+		_ = r.outRead.Close()
+		_ = r.errRead.Close()
+		_ = r.lifeline.Close()
+		close(r.exited)
+		return err
+	}
+	armLifeline(r.lifeline, r.cmd.Process.Pid)
+	_ = r.lifeline.Close()
+
+	var drained sync.WaitGroup
+	drained.Add(2)
+	go func() {
+		defer drained.Done()
+		r.readStdout()
+	}()
+	go func() {
+		defer drained.Done()
+		_, _ = io.Copy(r.log, r.errRead)
+	}()
+	go func() {
+		_ = r.cmd.Wait() // the state says it all
+		_ = unix.Kill(-r.cmd.Process.Pid, unix.SIGKILL)
+		deadline := time.Now().Add(drainTime)
+		_ = r.outRead.SetReadDeadline(deadline)
+		_ = r.errRead.SetReadDeadline(deadline)
+		drained.Wait()
+		_ = r.outRead.Close()
+		_ = r.errRead.Close()
+		r.mu.Lock()
+		r.state = r.cmd.ProcessState
+		r.mu.Unlock()
+		close(r.exited)
+	}()
+	return nil
+}
+
+// armLifeline asks the kernel to kill the plugin's whole process group the moment the
+// host's end of the pipe closes, which the host's death does. It works for a plugin in
+// any language, and for one that is stopped or holds an interpreter's lock; the SDK
+// reads the pipe as well, in case the kernel refuses.
+func armLifeline(f *os.File, pid int) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = conn.Control(func(fd uintptr) {
+		if _, err := unix.FcntlInt(fd, unix.F_SETOWN, -pid); err != nil {
+			return
+		}
+		if _, err := unix.FcntlInt(fd, unix.F_SETSIG, int(unix.SIGKILL)); err != nil {
+			return
+		}
+		flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
+		if err == nil {
+			_, _ = unix.FcntlInt(fd, unix.F_SETFL, flags|unix.O_ASYNC)
+		}
+	})
+}
+
+// readStdout gives the first line to go-plugin and everything after it to the log.
+func (r *childRunner) readStdout() {
+	reader := bufio.NewReaderSize(r.outRead, handshakeBytes)
+	line, err := reader.ReadSlice('\n')
+	r.mu.Lock()
+	r.firstLine = strings.TrimRight(string(line[:min(len(line), 200)]), "\r\n")
+	r.mu.Unlock()
+	if err == nil {
+		_, _ = r.handshakeWriter.Write(line)
+	}
+	_ = r.handshakeWriter.Close()
+	_, _ = io.Copy(r.log, reader)
+}
+
+// first returns the start of the first line on standard output.
+func (r *childRunner) first() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.firstLine
+}
+
+// reason says how the process ended, "" while it runs.
+func (r *childRunner) reason() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state == nil {
+		return ""
+	}
+	status, ok := r.state.Sys().(syscall.WaitStatus)
+	switch {
+	case ok && status.Signaled():
+		hint := ""
+		switch status.Signal() {
+		case syscall.SIGKILL:
+			hint = " (by someone, or by the kernel for lack of memory)"
+		case syscall.SIGXCPU:
+			hint = " (its limit of processor time)"
+		}
+		return fmt.Sprintf("the process was killed by signal %q%s", status.Signal(), hint)
+	case ok && status.ExitStatus() == 0:
+		return "the process ended by itself"
+	default:
+		return fmt.Sprintf("the process ended with exit code %d", r.state.ExitCode())
+	}
+}
+
+func (r *childRunner) Stdout() io.ReadCloser { return r.handshakeReader }
+
+// Stderr is empty for go-plugin: the log has it.
+func (r *childRunner) Stderr() io.ReadCloser { return io.NopCloser(strings.NewReader("")) }
+
+func (r *childRunner) Name() string                    { return r.cmd.Path }
+func (r *childRunner) Diagnose(context.Context) string { return "" }
+
+func (r *childRunner) ID() string {
+	if r.cmd.Process == nil {
+		return ""
+	}
+	return fmt.Sprint(r.cmd.Process.Pid)
+}
+
+func (r *childRunner) Wait(context.Context) error {
+	<-r.exited
+	return nil
+}
+
+// Kill ends the process group at once.
+func (r *childRunner) Kill(context.Context) error {
+	if r.cmd.Process == nil {
+		return nil
+	}
+	select {
+	case <-r.exited:
+		return nil
+	default:
+	}
+	err := unix.Kill(-r.cmd.Process.Pid, unix.SIGKILL)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+func (r *childRunner) PluginToHost(network, address string) (string, string, error) {
+	return network, address, nil
+}
+
+func (r *childRunner) HostToPlugin(network, address string) (string, string, error) {
+	return network, address, nil
+}
