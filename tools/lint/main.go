@@ -1,0 +1,93 @@
+// Command lint checks the rules of this repository that general linters do not
+// know: which package may import which, that nothing ends the process behind
+// its caller's back, that public names are documented, formatting, and that no
+// file names a place of the machine it was written on.
+//
+//	lint [root]
+//
+// It prints file:line: rule: message for each breach and exits 1 if there is one.
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+)
+
+func main() {
+	root := "."
+	if len(os.Args) > 1 {
+		root = os.Args[1]
+	}
+	findings, err := lintTree(root)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "lint: %v\n", err)
+		os.Exit(2)
+	}
+	for _, f := range findings {
+		fmt.Println(f)
+	}
+	if len(findings) > 0 {
+		os.Exit(1)
+	}
+}
+
+// lintTree checks every file that git tracks, or would track, below root.
+func lintTree(root string) ([]finding, error) {
+	names, err := listFiles(root)
+	if err != nil {
+		return nil, err
+	}
+	var findings []finding
+	for _, name := range names {
+		text, err := os.ReadFile(filepath.Join(root, name))
+		if os.IsNotExist(err) {
+			continue // deleted, not yet committed
+		}
+		if err != nil {
+			return nil, err
+		}
+		if bytes.IndexByte(text, 0) >= 0 {
+			continue // not text
+		}
+		findings = append(findings, lintText(name, text)...)
+		if strings.HasSuffix(name, ".go") {
+			found, err := lintGo(name, text)
+			if err != nil {
+				return nil, err
+			}
+			findings = append(findings, found...)
+		}
+	}
+	sort.SliceStable(findings, func(i, j int) bool {
+		if findings[i].file != findings[j].file {
+			return findings[i].file < findings[j].file
+		}
+		return findings[i].line < findings[j].line
+	})
+	return findings, nil
+}
+
+func listFiles(root string) ([]string, error) {
+	cmd := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("git ls-files in %s: %w", root, err)
+	}
+	var names []string
+	seen := map[string]bool{}
+	for name := range strings.SplitSeq(string(out), "\x00") {
+		info, err := os.Lstat(filepath.Join(root, name))
+		if name == "" || seen[name] || err == nil && !info.Mode().IsRegular() {
+			continue
+		}
+		seen[name] = true
+		names = append(names, name)
+	}
+	return names, nil
+}

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"go/ast"
+	"go/format"
+	"go/parser"
+	"go/token"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+const module = "github.com/alignedfusion/alignedfusion"
+
+// finding is one breach of a rule.
+type finding struct {
+	file string
+	line int
+	rule string
+	text string
+}
+
+func (f finding) String() string {
+	return fmt.Sprintf("%s:%d: %s: %s", f.file, f.line, f.rule, f.text)
+}
+
+// machinePath matches folders that exist on somebody's machine only. The
+// pattern is put together so that it does not match itself.
+var machinePath = regexp.MustCompile(`(?:^|[\s"'` + "`" + `(=:])/(?:(?:wo` + `rk|ro` + `ot)\b|ho` + `me/[a-z]|tm` + `p/[A-Za-z])[/A-Za-z0-9_-]*`)
+
+var conflictMark = regexp.MustCompile(`^(?:<{7}|>{7}) `)
+
+// lintText checks rules that hold for every text file.
+func lintText(name string, text []byte) []finding {
+	var found []finding
+	for i, line := range strings.Split(string(text), "\n") {
+		if m := machinePath.FindString(line); m != "" {
+			found = append(found, finding{name, i + 1, "machine-path", fmt.Sprintf("%q exists on one machine only", strings.TrimSpace(m))})
+		}
+		if conflictMark.MatchString(line) {
+			found = append(found, finding{name, i + 1, "conflict", "left-over merge conflict mark"})
+		}
+	}
+	return found
+}
+
+// lintGo checks the rules for Go source. The error is non-nil when the file does
+// not parse.
+func lintGo(name string, text []byte) ([]finding, error) {
+	fset := token.NewFileSet()
+	file, err := parser.ParseFile(fset, name, text, parser.ParseComments|parser.SkipObjectResolution)
+	if err != nil {
+		return nil, err
+	}
+	c := &checker{name: name, dir: path.Dir(name), fset: fset, file: file, imports: map[string]string{}}
+	c.test = strings.HasSuffix(name, "_test.go")
+	for _, spec := range file.Imports {
+		target, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			return nil, err
+		}
+		local := path.Base(target)
+		if spec.Name != nil {
+			local = spec.Name.Name
+		}
+		c.imports[local] = target
+		c.checkImport(spec, target)
+	}
+	if ast.IsGenerated(file) {
+		return c.found, nil
+	}
+	if formatted, err := format.Source(text); err == nil && !bytes.Equal(formatted, text) {
+		c.report(file.Package, "gofmt", "not formatted: run gofmt -w")
+	}
+	c.checkComments()
+	c.checkDocs()
+	ast.Inspect(file, c.visit)
+	return c.found, nil
+}
+
+type checker struct {
+	name, dir string
+	test      bool
+	fset      *token.FileSet
+	file      *ast.File
+	imports   map[string]string // local name to import path
+	found     []finding
+}
+
+func (c *checker) report(at token.Pos, rule, format string, args ...any) {
+	c.found = append(c.found, finding{c.name, c.fset.Position(at).Line, rule, fmt.Sprintf(format, args...)})
+}
+
+// layer is one level of the repository: packages may import their own level and
+// those below it.
+type layer struct {
+	prefix string
+	// may lists prefixes of this module that the layer may import.
+	may []string
+	// torch says whether gotch may be imported.
+	torch bool
+}
+
+// layers are looked up by longest prefix.
+var layers = []layer{
+	{prefix: "eval", may: []string{"eval"}},
+	{prefix: "sdk", may: []string{"sdk"}},
+	{prefix: "sdk/torchstage", may: []string{"sdk"}, torch: true},
+	{prefix: "plugins", may: []string{"plugins", "sdk"}, torch: true},
+	{prefix: "host/plughost", may: []string{"host/plughost", "sdk"}},
+	{prefix: "host/pipeline", may: domain},
+	{prefix: "host/dataset", may: domain},
+	{prefix: "host/report", may: domain},
+	{prefix: "host/runs", may: domain},
+	{prefix: "host/doctor", may: domain},
+	{prefix: "host", may: []string{"host", "sdk", "eval"}},
+	{prefix: "tools", may: []string{"tools"}},
+	{prefix: "tools/fitgotch/fitted", torch: true},
+}
+
+// domain is what the packages between the commands and plughost may import.
+var domain = []string{
+	"host/pipeline", "host/dataset", "host/report", "host/runs", "host/doctor", "host/plughost", "sdk", "eval",
+}
+
+func within(pkg, prefix string) bool { return pkg == prefix || strings.HasPrefix(pkg, prefix+"/") }
+
+func layerOf(dir string) *layer {
+	var best *layer
+	for i := range layers {
+		if within(dir, layers[i].prefix) && (best == nil || len(layers[i].prefix) > len(best.prefix)) {
+			best = &layers[i]
+		}
+	}
+	return best
+}
+
+func (c *checker) checkImport(spec *ast.ImportSpec, target string) {
+	own := layerOf(c.dir)
+	if own == nil {
+		return
+	}
+	if within(target, "github.com/sugarme/gotch") && !own.torch {
+		c.report(spec.Pos(), "layers", "%s must not link libtorch: gotch belongs in sdk/torchstage and plugins", own.prefix)
+	}
+	if !within(target, module) {
+		return
+	}
+	inner := strings.TrimPrefix(strings.TrimPrefix(target, module), "/")
+	if within(inner, "internal") {
+		return
+	}
+	for _, prefix := range own.may {
+		if within(inner, prefix) {
+			return
+		}
+	}
+	c.report(spec.Pos(), "layers", "%s imports %s; imports go downwards only: it may import %s",
+		c.dir, inner, strings.Join(own.may, ", "))
+}
+
+// leftOver matches marks of unfinished work at the start of a comment's line.
+var leftOver = regexp.MustCompile(`(?m)^\W*(TO` + `DO|FIX` + `ME|XX` + `X|HA` + `CK)\b`)
+
+func (c *checker) checkComments() {
+	for _, group := range c.file.Comments {
+		for _, comment := range group.List {
+			if m := leftOver.FindStringSubmatch(comment.Text); m != nil {
+				c.report(comment.Pos(), "unfinished", "%s does not land: finish it or leave it out", m[1])
+			}
+		}
+	}
+}
+
+// wellKnown are methods whose meaning their interface documents.
+var wellKnown = map[string]bool{
+	"Error": true, "String": true, "Unwrap": true, "Is": true, "As": true, "Len": true, "Less": true, "Swap": true, "Push": true,
+	"Pop": true, "Read": true, "Write": true, "Close": true, "GRPCServer": true, "GRPCClient": true, "GRPCStatus": true,
+	"MarshalJSON": true, "UnmarshalJSON": true, "MarshalText": true, "UnmarshalText": true, "MarshalYAML": true, "UnmarshalYAML": true,
+	"LogValue": true, "Format": true,
+}
+
+// checkDocs wants a doc comment on every exported name that other packages see.
+func (c *checker) checkDocs() {
+	if c.test || c.file.Name.Name == "main" {
+		return
+	}
+	for _, decl := range c.file.Decls {
+		switch d := decl.(type) {
+		case *ast.FuncDecl:
+			if d.Doc != nil || !d.Name.IsExported() {
+				continue
+			}
+			if d.Recv == nil {
+				c.report(d.Pos(), "doc", "exported function %s has no doc comment", d.Name.Name)
+			} else if receiver := receiverName(d.Recv); ast.IsExported(receiver) && !wellKnown[d.Name.Name] {
+				c.report(d.Pos(), "doc", "exported method %s.%s has no doc comment", receiver, d.Name.Name)
+			}
+		case *ast.GenDecl:
+			if d.Doc != nil {
+				continue
+			}
+			for _, spec := range d.Specs {
+				switch s := spec.(type) {
+				case *ast.TypeSpec:
+					if s.Name.IsExported() && s.Doc == nil && s.Comment == nil {
+						c.report(s.Pos(), "doc", "exported type %s has no doc comment", s.Name.Name)
+					}
+				case *ast.ValueSpec:
+					if s.Doc == nil && s.Comment == nil && s.Names[0].IsExported() {
+						c.report(s.Pos(), "doc", "exported %s %s has no doc comment", d.Tok, s.Names[0].Name)
+					}
+				}
+			}
+		}
+	}
+}
+
+func receiverName(fields *ast.FieldList) string {
+	t := fields.List[0].Type
+	for {
+		switch x := t.(type) {
+		case *ast.StarExpr:
+			t = x.X
+		case *ast.IndexExpr:
+			t = x.X
+		case *ast.IndexListExpr:
+			t = x.X
+		case *ast.Ident:
+			return x.Name
+		default:
+			return ""
+		}
+	}
+}
+
+var mustName = regexp.MustCompile(`^Must[A-Z]`)
+
+// visit checks calls: what ends the process, and gotch's Must functions, which
+// do so on any tensor error.
+func (c *checker) visit(node ast.Node) bool {
+	call, ok := node.(*ast.CallExpr)
+	if !ok {
+		return true
+	}
+	selector, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok {
+		return true
+	}
+	target := "" // import path when the selector is on a package
+	if ident, ok := selector.X.(*ast.Ident); ok {
+		target = c.imports[ident.Name]
+	}
+	name := selector.Sel.Name
+	gotch := within(target, "github.com/sugarme/gotch")
+	switch {
+	case mustName.MatchString(name) && (gotch || target == ""):
+		c.report(selector.Pos(), "must", "%s ends the process on an error: call the form that returns it", name)
+	case gotch && name == "NewNoGradGuard":
+		c.report(selector.Pos(), "must", "%s switches gradient recording on at its end whatever it was: use ts.SetGradEnabled and put it back", name)
+	case c.mayExit():
+	case target == "os" && name == "Exit", target == "log" && (strings.HasPrefix(name, "Fatal") || strings.HasPrefix(name, "Panic")):
+		c.report(selector.Pos(), "exit", "%s.%s outside main skips deferred clean-up: return an error", path.Base(target), name)
+	}
+	return true
+}
+
+// mayExit tells whether this file may end the process: main packages, the
+// command line, tests' TestMain, and Serve, which is a plugin's whole main.
+func (c *checker) mayExit() bool {
+	return c.name == "sdk/serve.go" || c.file.Name.Name == "main" || c.test || within(c.dir, "host/cli")
+}
