@@ -153,15 +153,46 @@ func (c Criterion) applicable(prediction, lesion Kind) string {
 	return ""
 }
 
-// value measures one pair. Greater overlaps and smaller distances are better.
-// For Inside it is 1 or 0.
-func (c Criterion) value(p, l *Region, plusOne float64) float64 {
+// measure compares one pair. raw is the overlap, the squared distance of the
+// centres, or for Inside 1 or 0; hit says whether the criterion holds.
+func (c *Criterion) measure(p, l *Region, plusOne float64) (raw float64, hit bool) {
 	switch c.Measure {
 	case Distance:
-		return math.Sqrt(squaredDistance(p, l))
+		limit := c.Threshold
+		if c.ByRadius {
+			limit *= l.Radius()
+		}
+		// squares are compared, as the reference scripts do
+		raw, limit = squaredDistance(p, l), float64(limit*limit)
+		return raw, raw < limit || !c.Strict && raw == limit
 	case Inside:
-		return c.insideValue(p, l, plusOne)
+		if inside(p, l, plusOne) {
+			return 1, true
+		}
+		return 0, false
 	}
+	raw = c.overlap(p, l, plusOne)
+	return raw, raw > c.Threshold || !c.Strict && raw == c.Threshold
+}
+
+// quality turns a raw value into "greater is better".
+func (c *Criterion) quality(raw float64) float64 {
+	if c.Measure == Distance {
+		return -raw
+	}
+	return raw
+}
+
+// shown turns a raw value into the one that is reported.
+func (c *Criterion) shown(raw float64) float64 {
+	if c.Measure == Distance {
+		return math.Sqrt(raw)
+	}
+	return raw
+}
+
+// overlap measures how two regions overlap, 0 to 1.
+func (c *Criterion) overlap(p, l *Region, plusOne float64) float64 {
 	if p.kind == KindMask {
 		return ratio(c.Measure, float64(p.mask.intersection(l.mask)), float64(p.mask.voxels), float64(l.mask.voxels))
 	}
@@ -238,55 +269,21 @@ func squaredDistance(p, l *Region) float64 {
 	return sum
 }
 
-func (c Criterion) insideValue(p, l *Region, plusOne float64) float64 {
-	in := false
+// inside reports whether the prediction's centre lies in the lesion.
+func inside(p, l *Region, plusOne float64) bool {
 	switch {
 	case l.kind == KindMask:
-		in = l.mask.contains(p.Centre())
+		return l.mask.contains(p.Centre())
 	case l.isBox():
 		axes, apart := sharedAxes(p, l)
-		in = !apart
 		centre := p.Centre()
 		for a := range axes {
 			// with the +1 convention the last pixel reaches half a pixel further on both sides
-			in = in && centre[a] >= l.c[a]-plusOne/2 && centre[a] <= l.c[a+3]+plusOne/2
+			if centre[a] < l.c[a]-plusOne/2 || centre[a] > l.c[a+3]+plusOne/2 {
+				return false
+			}
 		}
-	default:
-		in = squaredDistance(p, l) <= float64(l.c[3]*l.c[3])
+		return !apart
 	}
-	if in {
-		return 1
-	}
-	return 0
-}
-
-// hits reports whether the criterion holds for a measured value.
-func (c Criterion) hits(value float64, p, l *Region) bool {
-	switch c.Measure {
-	case Inside:
-		return value == 1
-	case Distance:
-		limit := c.Threshold
-		if c.ByRadius {
-			limit *= l.Radius()
-		}
-		// squares are compared, as the reference scripts do
-		square, limit := squaredDistance(p, l), float64(limit*limit)
-		if c.Strict {
-			return square < limit
-		}
-		return square <= limit
-	}
-	if c.Strict {
-		return value > c.Threshold
-	}
-	return value >= c.Threshold
-}
-
-// quality turns a value into "greater is better".
-func (c Criterion) quality(value float64) float64 {
-	if c.Measure == Distance {
-		return -value
-	}
-	return value
+	return squaredDistance(p, l) <= float64(l.c[3]*l.c[3])
 }

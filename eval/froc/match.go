@@ -34,17 +34,17 @@ func (f Fate) String() string {
 // matching holds the fate of every prediction and lesion; slices are parallel
 // to the predictions and to the lesions.
 type matching struct {
-	fate    []Fate
-	lesion  []int32   // per prediction: the lesion it hits best, ignored ones included; -1: none
-	found   []int32   // per lesion: the prediction that found it; -1: none
-	quality []float64 // per lesion: the measured value of that hit, by the first criterion
+	fate   []Fate
+	lesion []int32   // per prediction: the lesion it hits best, ignored ones included; -1: none
+	found  []int32   // per lesion: the prediction that found it; -1: none
+	raw    []float64 // per lesion: the raw measure of that hit, by the first criterion
 }
 
 // candidate is one pair that satisfies the hit rule.
 type candidate struct {
 	prediction, lesion int32
 	quality            float64 // greater is better
-	value              float64
+	raw                float64
 }
 
 type matcher struct {
@@ -64,14 +64,14 @@ type matcher struct {
 // match runs the protocol's matching, image by image, on all processors.
 func match(t *Truth, predictions []Prediction, p *Protocol) *matching {
 	out := &matching{
-		fate:    make([]Fate, len(predictions)),
-		lesion:  make([]int32, len(predictions)),
-		found:   make([]int32, len(t.Lesions)),
-		quality: make([]float64, len(t.Lesions)),
+		fate:   make([]Fate, len(predictions)),
+		lesion: make([]int32, len(predictions)),
+		found:  make([]int32, len(t.Lesions)),
+		raw:    make([]float64, len(t.Lesions)),
 	}
 	for i := range out.found {
 		out.found[i] = -1
-		out.quality[i] = math.NaN()
+		out.raw[i] = math.NaN()
 	}
 	predictionsOf := groupByImage(len(t.Images), len(predictions), func(i int) int { return predictions[i].Image })
 	lesionsOf := groupByImage(len(t.Images), len(t.Lesions), func(i int) int { return t.Lesions[i].Image })
@@ -168,18 +168,20 @@ func (m *matcher) findCandidates(lesions []int32) {
 			if l := &m.truth.Lesions[j]; l.Ignore && !l.otherStratum {
 				rule = m.protocol.ignoreHit()
 			}
-			hit, value, quality := m.hit(rule, i, j)
-			switch {
-			case !hit:
-			case m.truth.Lesions[j].Ignore:
-				if c := (candidate{i, j, quality, value}); bestIgnored.lesion < 0 || m.betterLesion(c, bestIgnored) {
+			raw, hit := m.hit(rule, i, j)
+			if !hit {
+				continue
+			}
+			c := candidate{i, j, rule[0].quality(raw), raw}
+			if m.truth.Lesions[j].Ignore {
+				if bestIgnored.lesion < 0 || m.betterLesion(c, bestIgnored) {
 					bestIgnored = c
 				}
 				m.out.fate[i], m.out.lesion[i] = IgnoredMark, bestIgnored.lesion
-			default:
-				m.candidates = append(m.candidates, candidate{i, j, quality, value})
-				best = max(best, quality)
+				continue
 			}
+			m.candidates = append(m.candidates, c)
+			best = max(best, c.quality)
 		}
 		m.byBest = append(m.byBest, best)
 	}
@@ -187,19 +189,14 @@ func (m *matcher) findCandidates(lesions []int32) {
 }
 
 // hit reports whether one of the criteria holds for prediction i and lesion j;
-// value and quality are those of the first criterion, which ranks hits.
-func (m *matcher) hit(rule []Criterion, i, j int32) (hit bool, value, quality float64) {
+// raw is the measure of the first criterion, which ranks hits.
+func (m *matcher) hit(rule []Criterion, i, j int32) (raw float64, hit bool) {
 	p, l := &m.predictions[i].Region, &m.truth.Lesions[j].Region
-	for k, c := range rule {
-		v := c.value(p, l, m.plusOne)
-		if k == 0 {
-			value, quality = v, c.quality(v)
-		}
-		if c.hits(v, p, l) {
-			return true, value, quality
-		}
+	raw, hit = rule[0].measure(p, l, m.plusOne)
+	for k := 1; k < len(rule) && !hit; k++ {
+		_, hit = rule[k].measure(p, l, m.plusOne)
 	}
-	return false, value, quality
+	return raw, hit
 }
 
 // assignFree: each lesion is found by its highest-scoring hit, each prediction
@@ -217,8 +214,8 @@ func (m *matcher) assignFree() {
 				best = c
 			}
 			current := m.out.found[c.lesion]
-			if current < 0 || m.betterFinder(c, candidate{current, c.lesion, m.protocol.Hit[0].quality(m.out.quality[c.lesion]), 0}) {
-				m.out.found[c.lesion], m.out.quality[c.lesion] = i, c.value
+			if current < 0 || m.betterFinder(c, candidate{current, c.lesion, m.protocol.Hit[0].quality(m.out.raw[c.lesion]), 0}) {
+				m.out.found[c.lesion], m.out.raw[c.lesion] = i, c.raw
 			}
 		}
 		m.out.lesion[i] = best.lesion
@@ -286,13 +283,13 @@ func (m *matcher) assignGreedy() {
 				bestFree = n
 			}
 			if m.protocol.Multiple == All {
-				m.out.found[c.lesion], m.out.quality[c.lesion] = i, c.value
+				m.out.found[c.lesion], m.out.raw[c.lesion] = i, c.raw
 			}
 		}
 		switch {
 		case bestFree >= 0:
 			c := mine[bestFree]
-			m.out.found[c.lesion], m.out.quality[c.lesion] = i, c.value
+			m.out.found[c.lesion], m.out.raw[c.lesion] = i, c.raw
 			m.out.fate[i], m.out.lesion[i] = TruePositive, c.lesion
 		case m.protocol.Duplicates == Free:
 			m.out.fate[i], m.out.lesion[i] = Duplicate, mine[best].lesion

@@ -65,6 +65,7 @@ type Result struct {
 	matching *matching
 	clusters clusters
 	events   []event  // descending score
+	packed   []packed // the same steps for replicates
 	ratings  []rating // descending score
 }
 
@@ -113,6 +114,7 @@ func Evaluate(t *Truth, predictions []Prediction, p Protocol) (*Result, error) {
 	r.matching = match(t, predictions, &p)
 	r.countFates()
 	r.makeEvents()
+	r.pack()
 	r.makeRatings()
 	r.makeCurve()
 	for _, x := range p.FPPI {
@@ -352,7 +354,7 @@ func (r *Result) LesionOutcomes() []LesionOutcome {
 		}
 		o := LesionOutcome{Lesion: j, Prediction: int(i), Score: math.NaN(), Value: math.NaN()}
 		if i >= 0 {
-			o.Found, o.Score, o.Value = true, r.Predictions[i].Score, r.matching.quality[j]
+			o.Found, o.Score, o.Value = true, r.Predictions[i].Score, r.Protocol.Hit[0].shown(r.matching.raw[j])
 			o.Rank = rank(o.Score)
 		}
 		out = append(out, o)

@@ -1,5 +1,7 @@
 package froc
 
+import "math"
+
 // walker reads the operating points and the average precision off a curve that
 // is handed to it step by step, from the highest threshold down. It is what the
 // estimate, the bootstrap and the permutation test share.
@@ -32,22 +34,33 @@ func (w *walker) step(found, fp int) {
 	if found == w.found && fp == w.fp {
 		return
 	}
+	w.read(w.found, w.fp, found, fp)
+	w.rise(found, fp)
+	w.found, w.fp = found, fp
+}
+
+// read takes the operating points from one point of the curve up to the next,
+// which is excluded.
+func (w *walker) read(found, fp, nextFound, nextFP int) {
 	for len(w.out) < len(w.fppi) {
 		x := w.fppi[len(w.out)]
-		if float64(fp)/float64(w.units) <= x {
+		if float64(nextFP)/float64(w.units) <= x {
 			break
 		}
-		s := float64(w.found)
+		s := float64(found)
 		if w.linear {
-			s += float64(found-w.found) * (x*float64(w.units) - float64(w.fp)) / float64(fp-w.fp)
+			s += float64(nextFound-found) * (x*float64(w.units) - float64(fp)) / float64(nextFP-fp)
 		}
 		w.out = append(w.out, s/float64(w.lesions))
 	}
-	if found > w.found {
-		// of points with equal recall the first is the most precise
+}
+
+// rise notes a point for average precision. Of points with equal recall the
+// first is the most precise.
+func (w *walker) rise(found, fp int) {
+	if n := len(w.apFound); n == 0 && found > 0 || n > 0 && found > w.apFound[n-1] {
 		w.apFound, w.apFP = append(w.apFound, found), append(w.apFP, fp)
 	}
-	w.found, w.fp = found, fp
 }
 
 // finish returns the sensitivity at each of Protocol.FPPI, their mean, and AP.
@@ -92,32 +105,105 @@ func (w *walker) averagePrecision() float64 {
 	return area
 }
 
-// statistics walks the steps with the given weight per cluster (nil: 1 each) and
-// returns the sensitivity at each of Protocol.FPPI, their mean, AP, and the
-// figures of merit.
+// packed is a step of the curve in one word, so that a replicate reads as little
+// memory as possible: cluster<<2 | found<<1 | stop, where stop marks the last
+// step of a score at which a lesion was found.
+type packed uint32
+
+func (r *Result) pack() {
+	r.packed = make([]packed, len(r.events))
+	found := false
+	for i, e := range r.events {
+		code := packed(e.cluster) << 2
+		if e.found {
+			code |= 2
+			found = true
+		}
+		if e.last {
+			if found {
+				code |= 1
+			}
+			found = false
+		}
+		r.packed[i] = code
+	}
+}
+
+// statistics walks the steps with the given weight per cluster and returns the
+// sensitivity at each of Protocol.FPPI, their mean, AP, and the figures of merit.
+//
+// The walk adds weights up and stops for two things alone: a score at which a
+// lesion was found, for AP, and the score at which the false positives pass the
+// next operating point.
 func (r *Result) statistics(w *walker, weights []int32, units, lesions int) []float64 {
 	w.start(units, lesions)
 	found, fp := 0, 0
-	for i := range r.events {
-		e := &r.events[i]
-		n := 1
-		if weights != nil {
-			n = int(weights[e.cluster])
+	limit := w.limit()
+	for i, code := range r.packed {
+		n := int(weights[code>>2])
+		isFound := -int(code >> 1 & 1) // 0 or all ones
+		found += n & isFound
+		fp += n &^ isFound
+		if code&1 != 0 {
+			w.rise(found, fp)
 		}
+		if fp > limit {
+			w.pass(r, weights, i, found, fp)
+			limit = w.limit()
+		}
+	}
+	w.found = found
+	figures := r.merit(weights)
+	return append(w.finish(), figures.vector()...)
+}
+
+// limit returns the most false positives that stay within the next operating point.
+func (w *walker) limit() int {
+	if len(w.out) == len(w.fppi) {
+		return math.MaxInt
+	}
+	x := w.fppi[len(w.out)]
+	if x*float64(w.units) > math.MaxInt32 {
+		return math.MaxInt // more than there are predictions
+	}
+	n := int(x * float64(w.units))
+	// the product was rounded; what counts is fp/units <= x
+	for float64(n+1)/float64(w.units) <= x {
+		n++
+	}
+	for n > 0 && float64(n)/float64(w.units) > x {
+		n--
+	}
+	return n
+}
+
+// pass reads the operating points that lie before the score of step i, given the
+// sums up to and with step i.
+func (w *walker) pass(r *Result, weights []int32, i, found, fp int) {
+	count := func(e *event, sign int) {
+		n := sign * int(weights[e.cluster])
 		if e.found {
 			found += n
 		} else {
 			fp += n
 		}
-		if e.last {
-			w.step(found, fp)
-		}
 	}
-	figures := r.merit(weights)
-	return append(w.finish(), figures.vector()...)
+	end := i
+	for ; !r.events[end].last; end++ {
+		count(&r.events[end+1], 1)
+	}
+	afterFound, afterFP := found, fp
+	for k := end; k >= 0 && (k == end || !r.events[k].last); k-- {
+		count(&r.events[k], -1)
+	}
+	w.read(found, fp, afterFound, afterFP)
 }
 
 // estimate returns the statistics of the result itself.
 func (r *Result) estimate() []float64 {
-	return r.statistics(newWalker(&r.Protocol), nil, r.Counts.Units, r.Counts.Lesions)
+	weights := make([]int32, len(r.clusters.names))
+	for i := range weights {
+		weights[i] = 1
+	}
+	return r.statistics(newWalker(&r.Protocol), weights, r.Counts.Units, r.Counts.Lesions)
 }
