@@ -1,0 +1,124 @@
+// Package plugintest runs a plugin inside the process of a test: a fake host that
+// speaks the real protocol over an in-memory connection.
+//
+//	func TestHead(t *testing.T) {
+//		plugintest.EachTransport(t, plugin, func(t *testing.T, c *client.Client) {
+//			head := plugintest.Open(t, c, &sdk.OpenRequest{Stage: "mlp", Train: true})
+//			plugintest.CheckGradients(t, head, inputs, 1e-2)
+//		})
+//	}
+package plugintest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/client"
+	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// Transport is how tensors travel.
+type Transport string
+
+// The transports.
+const (
+	InBand       Transport = "in-band"
+	SharedMemory Transport = "shared-memory"
+)
+
+// ArenaBytes is the shared memory of a test; it is sparse.
+const ArenaBytes = 1 << 30
+
+// Start serves p and returns a client that has its manifest. Everything ends with the
+// test.
+func Start(t testing.TB, p sdk.Plugin, transport Transport) *client.Client {
+	t.Helper()
+	listener := bufconn.Listen(1 << 20)
+	server := grpc.NewServer(sdk.ServerOptions(nil)...)
+	closeAll := sdk.Register(server, p)
+	go func() { _ = server.Serve(listener) }()
+	conn, err := grpc.NewClient("passthrough:///plugin",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var arena *client.Arena
+	if transport == SharedMemory {
+		if arena, err = client.NewArena(ArenaBytes); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		closeAll()
+		_ = conn.Close()
+		server.Stop()
+		if arena != nil {
+			_ = arena.Close()
+		}
+	})
+	c := client.New(conn, client.Options{Plugin: p.Manifest.Name, Arena: arena})
+	if _, err := c.Describe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if arena != nil {
+		if err := c.AttachPath(t.Context(), fmt.Sprintf("/proc/self/fd/%d", arena.File().Fd())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
+}
+
+// EachTransport runs f as a subtest per transport: results must not depend on it.
+func EachTransport(t *testing.T, p sdk.Plugin, f func(t *testing.T, c *client.Client)) {
+	t.Helper()
+	for _, transport := range []Transport{InBand, SharedMemory} {
+		t.Run(string(transport), func(t *testing.T) { f(t, Start(t, p, transport)) })
+	}
+}
+
+// Open opens a stage and closes it with the test. What req leaves out gets the values a
+// host would send: CPU, one thread, an AdamW optimizer.
+func Open(t testing.TB, c *client.Client, req *sdk.OpenRequest) *client.Instance {
+	t.Helper()
+	full := *req
+	if full.Device == "" {
+		full.Device = "cpu"
+	}
+	if full.Threads == 0 {
+		full.Threads = 1
+	}
+	if full.Optimizer.Name == "" {
+		full.Optimizer = sdk.Optimizer{Name: "adamw", Values: map[string]float64{"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0}}
+	}
+	i, _, _, err := c.Open(t.Context(), &full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = i.Close(context.Background()) })
+	return i
+}
+
+// CheckGradients compares a stage's gradients with finite differences and fails the
+// test when a relative error exceeds tolerance; 1e-2 suits single precision.
+func CheckGradients(t testing.TB, s gradcheck.Stage, inputs map[string]*tensor.Tensor, tolerance float64) {
+	t.Helper()
+	results, err := gradcheck.Check(t.Context(), s, inputs, gradcheck.Options{Seed: 1, FirstContext: 1 << 40})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range results {
+		if r.RelativeError > tolerance {
+			t.Errorf("gradient of %q along a random direction is %g, finite differences say %g (relative error %.2g, want at most %g)",
+				r.Input, r.Analytic, r.Numeric, r.RelativeError, tolerance)
+		}
+	}
+}
