@@ -73,12 +73,14 @@ func (o *opener) deepLesionCases(t *csvTable) error {
 	byFile := map[string]int{}
 	diameters := map[string]float64{}
 	lines := map[string][]int{}
+	listed := map[string]bool{}
 	for _, r := range t.rows {
 		l, err := parseLesion(t, r)
 		if err != nil {
 			o.problems.addError(t.path, r.line, "", err)
 			continue
 		}
+		listed[l.file] = true
 		if l.noisy && (o.opt.Noisy == NoisyDrop || o.opt.Noisy == NoisyDropTest && l.split == "test") {
 			continue
 		}
@@ -123,7 +125,7 @@ func (o *opener) deepLesionCases(t *csvTable) error {
 			c.Attributes[name] = text
 		}
 	}
-	o.joinAttributes(extra, byFile)
+	o.joinAttributes(extra, byFile, listed)
 	return nil
 }
 
@@ -158,8 +160,9 @@ type attributeColumns struct {
 	columns []string
 }
 
-// joinAttributes adds the report's columns to the cases of their images.
-func (o *opener) joinAttributes(extra *attributeColumns, byFile map[string]int) {
+// joinAttributes adds the report's columns to the cases of their images; listed are
+// all images of DL_info.csv.
+func (o *opener) joinAttributes(extra *attributeColumns, byFile map[string]int, listed map[string]bool) {
 	if extra.table == nil {
 		return
 	}
@@ -171,6 +174,10 @@ func (o *opener) joinAttributes(extra *attributeColumns, byFile map[string]int) 
 			continue
 		}
 		seen[file] = r.line
+		if !listed[file] {
+			o.problems.add(extra.path, r.line, "File_name", "%q is not in DL_info.csv", clip(file, 60))
+			continue
+		}
 		i, ok := byFile[file]
 		if !ok {
 			continue // a slice whose lesions are all left out as noisy

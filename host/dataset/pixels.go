@@ -142,10 +142,7 @@ func decodeImage(path string) (image.Image, imageInfo, error) {
 		img, err = jpeg.Decode(bufio.NewReader(f))
 	}
 	if err != nil {
-		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-			err = errors.New("the file is cut off")
-		}
-		return nil, info, problem(path, 0, "", "cannot decode: %v", err)
+		return nil, info, problem(path, 0, "", "cannot be decoded, it is cut off or damaged: %v", err)
 	}
 	return img, info, nil
 }
@@ -160,15 +157,19 @@ func decodeHU(path string) (*plane, error) {
 	if !ok {
 		return nil, problem(path, 0, "", "%s", wantHU(info))
 	}
+	return huPlane(g, info), nil
+}
+
+func huPlane(g *image.Gray16, info imageInfo) *plane {
 	p := &plane{h: info.height, w: info.width, hu16: make([]int16, info.height*info.width)}
 	for y := range p.h {
 		row := g.Pix[y*g.Stride : y*g.Stride+2*p.w]
 		out := p.hu16[y*p.w : (y+1)*p.w]
 		for x := range out {
-			out[x] = int16(binary.BigEndian.Uint16(row[2*x:]) - 32768)
+			out[x] = int16(int(binary.BigEndian.Uint16(row[2*x:])) - 32768)
 		}
 	}
-	return p, nil
+	return p
 }
 
 func wantHU(info imageInfo) string {
@@ -189,7 +190,7 @@ func decodeSlice(path string) (*plane, error) {
 	p := &plane{h: info.height, w: info.width}
 	switch m := img.(type) {
 	case *image.Gray16:
-		return decodeHU(path)
+		return huPlane(m, info), nil
 	case *image.Gray:
 		p.grey8 = compact(m.Pix, m.Stride, p.w, p.h)
 	case *image.YCbCr:

@@ -84,6 +84,10 @@ func (l *Loader) slice(c *Case, s *stack, n int) (*plane, error) {
 	return p, nil
 }
 
+// maxSliceOffset bounds how many slices away a neighbour is looked for, whatever
+// nonsense the slice distance is.
+const maxSliceOffset = 4096
+
 // tap is one resampled slice: (1-weight) of slice low plus weight of slice high.
 type tap struct {
 	low, high int
@@ -102,7 +106,7 @@ func sliceTaps(s *stack, key, depth int, spacingMM, intervalMM float64) []tap {
 		if s == nil || !(intervalMM > 0) {
 			continue
 		}
-		position := float64(i-depth/2) * spacingMM / intervalMM
+		position := clamp(float64(i-depth/2)*spacingMM/intervalMM, -maxSliceOffset, maxSliceOffset)
 		low := math.Floor(position)
 		weight := position - low
 		if weight > 1-1e-6 { // rounding of an offset that meets a slice
@@ -141,6 +145,9 @@ func (l *Loader) renderVolume(p *plan, out []float32) error {
 		if t.high != t.low {
 			if high, err = l.slice(c, s, t.high); err != nil {
 				return err
+			}
+			if (low.hu16 == nil) != (high.hu16 == nil) || (low.hu32 == nil) != (high.hu32 == nil) {
+				return problem(s.files[t.high], 0, "", "is of another depth (bits per pixel) than the slice %s", filepath.ToSlash(s.files[t.low]))
 			}
 		}
 		if scratch == nil {
