@@ -24,6 +24,7 @@ func commands() []*cli.Command {
 		frocCommand(),
 		attributesCommand(),
 		dataCommand(),
+		doctorCommand(),
 	}
 }
 
