@@ -21,6 +21,9 @@ var Version = "0.1.0-dev"
 // commands lists every command in the order `--help` shows them.
 func commands() []*cli.Command {
 	return []*cli.Command{
+		trainCommand(),
+		predictCommand(),
+		compareCommand(),
 		frocCommand(),
 		attributesCommand(),
 		dataCommand(),

@@ -142,6 +142,7 @@ type visit struct {
 	// producers maps each input to the index of the stage that gave it, -1 for the host.
 	producers map[string]int
 	train     bool
+	losses    []string // the ones this stage returned
 }
 
 // Run is one batch that went through the pipeline. It ends with Backward (TRAIN mode
@@ -206,6 +207,7 @@ func (p *Pipeline) Forward(ctx context.Context, o ForwardOptions, inputs map[str
 		if err != nil {
 			return nil, errors.Join(m.fail("forward", err), r.Release(context.WithoutCancel(ctx)))
 		}
+		v.losses = slices.Collect(maps.Keys(resp.Losses))
 		r.visits = append(r.visits, v)
 		for name, t := range resp.Outputs {
 			r.Outputs[name] = t
@@ -260,14 +262,14 @@ func (r *Run) Backward(ctx context.Context, weights map[string]float64, scale fl
 	for i := range grads {
 		grads[i] = map[string]*tensor.Tensor{}
 	}
-	lossWeights := map[string]float64{}
-	for name := range r.Losses {
-		lossWeights[name] = weightOf(weights, name) * scale
-	}
 	for i := len(r.visits) - 1; i >= 0; i-- {
 		v := r.visits[i]
 		if !v.train {
 			continue
+		}
+		lossWeights := map[string]float64{}
+		for _, name := range v.losses {
+			lossWeights[name] = weightOf(weights, name) * scale
 		}
 		resp, err := v.member.Instance.Backward(ctx, &sdk.BackwardRequest{
 			Context: r.context, OutputGrads: grads[i], LossWeights: lossWeights, NewOutput: newOutput,

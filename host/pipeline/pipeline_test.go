@@ -301,6 +301,55 @@ func TestSizesAreCheckedAgainAfterOpening(t *testing.T) {
 	}
 }
 
+// The toy encoder declares tokens.* and says only when opened that it makes tokens.ct.
+func TestFamilyWhoseMembersAreKnownAfterOpening(t *testing.T) {
+	ports := []sdk.Port{
+		{Name: "volume", DType: tensor.FP32, Shape: []string{"N", "1", "D", "H", "W"}},
+		{Name: "report.state", DType: tensor.Int8, Shape: []string{"N", "2"}},
+		{Name: "target.boxes", DType: tensor.FP32, Shape: []string{"M", "4"}},
+		{Name: "target.image", DType: tensor.Int32, Shape: []string{"M"}},
+	}
+	exact := source(sdk.KindHead, "detector", nil)
+	exact.Stage.Inputs = append([]sdk.Port(nil), exact.Stage.Inputs...)
+	exact.Stage.Inputs[0].Name = "tokens.ct"
+	for _, head := range []Source{source(sdk.KindHead, "detector", nil), exact} {
+		req := base
+		req.Task = "detect"
+		req.Constants = map[string]*tensor.Tensor{"value.embedding": tensor.OfFloat32s(make([]float32, 2*3*4), 2, 3, 4)}
+		p, err := Open(t.Context(), []Source{source(sdk.KindEncoder, "encoder", nil), source(sdk.KindFusion, "fusion", nil), head}, ports, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pixels := make([]float32, 2*32*48)
+		for i := range pixels {
+			pixels[i] = float32(Seed(1, i)%100) / 100
+		}
+		b := Batch{IDs: []string{"a", "b"}, Inputs: map[string]*tensor.Tensor{
+			"volume":       tensor.OfFloat32s(pixels, 2, 1, 1, 32, 48),
+			"target.boxes": tensor.OfFloat32s([]float32{4, 4, 12, 12}, 1, 4), "target.image": tensor.OfInt32s([]int32{1}),
+			"report.state": tensor.OfInt8s([]int8{0, 1, 1, 2}, 2, 2),
+		}}
+		if _, norm := lossAndNorm(t, p, b, nil); !(norm > 0) {
+			t.Errorf("gradient norm %g", norm)
+		}
+		delete(b.Inputs, "target.boxes") // images without lesions train too
+		delete(b.Inputs, "target.image")
+		run, err := p.Forward(t.Context(), ForwardOptions{}, b.Inputs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := run.Outputs["boxes"].String(); got != "FP32 [12 4]" {
+			t.Errorf("boxes are %s, want one per cell", got)
+		}
+		if err := run.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestUnknownSettingSuggestsTheNearest(t *testing.T) {
 	_, err := Open(t.Context(), []Source{source(sdk.KindEncoder, "encoder", map[string]string{"widht": "3"}), source(sdk.KindHead, "classifier", nil)}, hostPorts, base)
 	var settings *SettingsError

@@ -76,16 +76,23 @@ func describe(d tensor.DType, shape []string) string {
 	return string(d) + " " + tensor.FormatShape(shape)
 }
 
-// fits compares what is given with what is wanted: equal dtype, equal rank, and
-// equal sizes where both are numbers. Named sizes are each stage's own business.
+// fits compares what is given with what is wanted: equal dtype, equal rank, and equal
+// sizes where both are numbers. Named sizes are each stage's own business; an empty
+// dtype or shape takes any.
 func fits(given, wanted sdk.Port) bool {
-	if given.DType != wanted.DType || len(given.Shape) != len(wanted.Shape) {
+	if given.DType != "" && wanted.DType != "" && given.DType != wanted.DType {
+		return false
+	}
+	if len(given.Shape) == 0 || len(wanted.Shape) == 0 {
+		return true
+	}
+	if len(given.Shape) != len(wanted.Shape) {
 		return false
 	}
 	for i := range given.Shape {
 		a, errA := strconv.ParseInt(given.Shape[i], 10, 64)
 		b, errB := strconv.ParseInt(wanted.Shape[i], 10, 64)
-		if errA == nil && errB == nil && a != b {
+		if errA == nil && errB == nil && a >= 0 && b >= 0 && a != b {
 			return false
 		}
 	}
@@ -121,7 +128,12 @@ func (b board) accept(s Source, inputs []sdk.Port) ([]sdk.Port, error) {
 		feeding = append(feeding, p.Port)
 	}
 	for _, want := range inputs {
-		if !want.Required || slices.ContainsFunc(b.names(), func(n string) bool { return given[n] && matches(want.Name, n) }) {
+		satisfies := func(n string) bool {
+			// A family on the board may turn out to have the exact port as a member.
+			_, open := sdk.Family(n)
+			return given[n] && matches(want.Name, n) || open && matches(n, want.Name)
+		}
+		if !want.Required || slices.ContainsFunc(b.names(), satisfies) {
 			continue
 		}
 		missing := &PortError{Consumer: s.name(), Port: want.Name, Wanted: describe(want.DType, want.Shape) + ", declared by " + s.Plugin,
@@ -135,7 +147,8 @@ func (b board) accept(s Source, inputs []sdk.Port) ([]sdk.Port, error) {
 }
 
 // offer puts a stage's outputs on the board. A family output stands for one port
-// per member of the families the stage takes in.
+// per member of the families the stage takes in; where those say nothing and the
+// stage has not named any member, the family itself is on offer.
 func (b board) offer(s Source, inputs, outputs []sdk.Port) {
 	add := board{}
 	for _, out := range outputs {
@@ -144,6 +157,7 @@ func (b board) offer(s Source, inputs, outputs []sdk.Port) {
 			add[out.Name] = offered{out, s.name(), s.Process}
 			continue
 		}
+		named := slices.ContainsFunc(outputs, func(p sdk.Port) bool { return p.Name != out.Name && matches(out.Name, p.Name) })
 		for _, in := range inputs {
 			inPrefix, ok := sdk.Family(in.Name)
 			if !ok {
@@ -155,10 +169,14 @@ func (b board) offer(s Source, inputs, outputs []sdk.Port) {
 				}
 				port := out
 				port.Name = prefix + strings.TrimPrefix(name, inPrefix)
+				named = named || port.Name != out.Name
 				if sdk.FindPort(outputs, port.Name).Name != port.Name { // else it is declared on its own
 					add[port.Name] = offered{port, s.name(), s.Process}
 				}
 			}
+		}
+		if !named {
+			add[out.Name] = offered{out, s.name(), s.Process}
 		}
 	}
 	for name, p := range add {

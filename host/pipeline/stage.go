@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -54,8 +55,12 @@ type StageError struct {
 	Err    error
 }
 
-// Error formats as `encoder a3d: forward: …`.
+// Error formats as `encoder a3d: forward: …`, or leaves the naming to a cause that
+// names plugin, stage and call itself.
 func (e *StageError) Error() string {
+	if text := e.Err.Error(); strings.HasPrefix(text, "plugin ") {
+		return text
+	}
 	return fmt.Sprintf("%s %s: %s: %v", e.Role, e.Plugin, e.Call, e.Err)
 }
 

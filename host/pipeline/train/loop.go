@@ -38,6 +38,8 @@ type Validation struct {
 	Metric  string
 	Value   float64
 	Metrics map[string]float64
+	// Keep is called when the validation is the best so far; it may be nil.
+	Keep func() error
 }
 
 // Options of Loop.
@@ -232,6 +234,11 @@ func (l *loop) validate(ctx context.Context, epoch int) error {
 	better := !math.IsNaN(v.Value) && (l.state.Best.Step == 0 || v.Value > l.state.Best.Value)
 	if better {
 		l.state.Best = runs.Best{Step: l.state.Step, Epoch: epoch, Metric: v.Metric, Value: v.Value}
+		if v.Keep != nil {
+			if err := v.Keep(); err != nil {
+				return err
+			}
+		}
 	}
 	if err := l.Run.Append(record); err != nil {
 		return err

@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
+)
+
+func predictCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "predict",
+		Usage: "run a trained pipeline on a split, or on images of your own",
+		Description: `Detection writes image,x1,y1,x2,y2,score,label,patient in pixels of the original images; classification
+id,predicted,p_<class>…. The ending of --out says how: .csv, .json or .npz. Where the data have
+targets, the metrics are printed; predictions on the run's own data are kept in the run directory,
+where ` + "`alignedfusion compare`" + ` finds them.
+
+  alignedfusion predict --run runs/a --data deeplesion:DIR --split test --out test.csv
+  alignedfusion predict --run runs/a --data slices:FOLDER --out boxes.json
+  alignedfusion predict --run runs/b --data image:lesion.jpg --out lesion.csv`,
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "run", Usage: "run `DIR`ectory", Required: true},
+			&cli.StringFlag{Name: "data", Usage: "data `SPEC` (default: the run's own data)"},
+			&cli.StringFlag{Name: "split", Usage: "split to predict, or all (default: test on the run's data, else all)"},
+			&cli.StringFlag{Name: "out", Usage: "`FILE`.csv, .json or .npz", Required: true},
+			&cli.StringFlag{Name: "reconstruction", Usage: "write the probabilities of what reports do not mention to `FILE`.json"},
+			&cli.StringFlag{Name: "checkpoint", Value: "best", Usage: "best, last or a step number"},
+			&cli.BoolFlag{Name: "json", Usage: "write the metrics to stdout as JSON"},
+		}, pluginFlags()...),
+		Action: runPredict,
+	}
+}
+
+func runPredict(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	switch strings.ToLower(filepath.Ext(c.String("out"))) {
+	case ".csv", ".json", ".npz":
+	default:
+		return usageError("--out %s: the ending is %q, want .csv, .json or .npz", c.String("out"), filepath.Ext(c.String("out")))
+	}
+	o := session.PredictOptions{
+		Run: c.String("run"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
+		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
+	}
+	result, err := session.PredictRun(c.Context, o)
+	if err != nil {
+		return coded(err)
+	}
+	if err := session.WritePredictions(c.String("out"), result.Config.Task, result.Labels, result.Predictions); err != nil {
+		return coded(err)
+	}
+	if path := c.String("reconstruction"); path != "" {
+		if result.Config.Fusion.Plugin == config.None {
+			return usageError("--reconstruction: the run has no fusion, so nothing is reconstructed")
+		}
+		if err := session.WriteReconstructions(path, result.Predictions); err != nil {
+			return coded(err)
+		}
+	}
+	fmt.Fprintf(c.App.ErrWriter, "%d cases of split %q predicted with the checkpoint of step %d: %s\n",
+		len(result.Predictions), result.Split, result.Step, c.String("out"))
+	if !result.Evaluable {
+		if c.Bool("json") {
+			return printJSON(c, struct {
+				SchemaVersion int    `json:"schema_version"`
+				Cases         int    `json:"cases"`
+				Note          string `json:"note"`
+			}{1, len(result.Predictions), "the data have no targets"})
+		}
+		fmt.Fprintln(c.App.ErrWriter, "the data have no targets: nothing is evaluated")
+		return nil
+	}
+	return evaluatePredictions(c, result)
+}

@@ -1,0 +1,269 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/pipeline"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/train"
+	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+func trainCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "train",
+		Usage: "train a pipeline of encoder, fusion and head",
+		Description: `Wires the plugins into encoder -> fusion -> head, checks that their ports fit together, trains,
+validates after every epoch and keeps the best checkpoint. Everything about the run is kept in --out;
+its config.yaml trains the same run again, and --resume continues one that was stopped or killed.
+
+  alignedfusion train --task detect --data deeplesion:DIR --fusion itfusion --out runs/itfusion
+  alignedfusion train --config runs/itfusion/config.yaml --seed 2 --out runs/itfusion-2
+  alignedfusion train --resume --out runs/itfusion
+
+--set takes GROUP.KEY=VALUE. Groups: encoder, fusion and head (the settings of their plugins, see
+` + "`alignedfusion plugin info NAME`" + `), and train, data, text and loss:
+` + settingsHelp(),
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "task", Usage: "detect or classify"},
+			&cli.StringFlag{Name: "data", Usage: "data `SPEC`: deeplesion:DIR, boxes:DIR, table:FILE.csv, derm7pt:DIR"},
+			&cli.StringFlag{Name: "encoder", Usage: "`PLUGIN`: NAME, PATH or NAME:STAGE (default: a3d to detect, classifier to classify)"},
+			&cli.StringFlag{Name: "fusion", Usage: "`PLUGIN`, or none: tokens go straight to the head (default: none)"},
+			&cli.StringFlag{Name: "head", Usage: "`PLUGIN` (default: a3d to detect, classifier to classify)"},
+			&cli.StringFlag{Name: "attributes", Usage: "comma-separated `LIST` of attribute columns or sets of them; an empty list means none (default: the data's)"},
+			&cli.IntFlag{Name: "epochs", Usage: "times through the training split (--set train.epochs)"},
+			&cli.Uint64Flag{Name: "seed", Usage: "of everything random; the same seed gives the same run"},
+			&cli.StringSliceFlag{Name: "set", Usage: "`GROUP.KEY=VALUE`, repeatable"},
+			&cli.StringFlag{Name: "config", Usage: "`FILE`.yaml to start from; flags change it"},
+			&cli.StringFlag{Name: "out", Usage: "run `DIR`ectory", Required: true},
+			&cli.BoolFlag{Name: "resume", Usage: "continue the run in --out from its last checkpoint"},
+			&cli.BoolFlag{Name: "json", Usage: "write the result of the validation to stdout as JSON"},
+		}, pluginFlags()...),
+		Action: runTrain,
+	}
+}
+
+// settingsHelp lists the host's own settings of both tasks, defaults of detect.
+func settingsHelp() string {
+	var b strings.Builder
+	for _, g := range []struct {
+		name     string
+		settings []sdk.Setting
+	}{{"train", config.TrainSettings(config.Detect)}, {"data", config.DataSettings(config.Detect)}, {"text", config.TextSettings()}} {
+		for _, s := range g.settings {
+			kind := s.Type
+			if len(s.Choices) > 0 {
+				kind = strings.Join(s.Choices, "|")
+			}
+			fmt.Fprintf(&b, "  %-28s %s (%s, default %s)\n", g.name+"."+s.Name, s.Help, kind, s.Default)
+		}
+	}
+	b.WriteString("  loss.NAME                    weight of a loss that a stage reports (float, default 1)")
+	return b.String()
+}
+
+// pluginFlags are shared by every command that runs a pipeline.
+func pluginFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "plugin-dir", Usage: "`DIR` to look for plugins in first, repeatable"},
+		&cli.IntFlag{Name: "threads", Usage: "`N` threads per plugin (default: all processors)"},
+		&cli.StringFlag{Name: "device", Usage: "cpu, cuda:0, …"},
+		&cli.BoolFlag{Name: "verbose", Usage: "show what plugins write to standard error"},
+	}
+}
+
+func pluginOptions(c *cli.Context) plughost.Options {
+	o := plughost.Options{Dirs: c.StringSlice("plugin-dir"), Threads: c.Int("threads")}
+	if c.Bool("verbose") {
+		o.Log = c.App.ErrWriter
+	}
+	return o
+}
+
+func noArguments(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usageError("%s takes flags only, got %q", c.Command.Name, c.Args().First())
+	}
+	return nil
+}
+
+func runTrain(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	o := session.TrainOptions{
+		Dir: c.String("out"), Resume: c.Bool("resume"), Program: "alignedfusion", Version: Version,
+		Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
+	}
+	if o.Resume {
+		for _, flag := range []string{"task", "data", "encoder", "fusion", "head", "attributes", "epochs", "seed", "set", "config", "threads", "device"} {
+			if c.IsSet(flag) {
+				return usageError("--resume continues the run as its config.yaml says; --%s cannot be given with it", flag)
+			}
+		}
+	} else {
+		cfg, err := trainConfig(c)
+		if err != nil {
+			return err
+		}
+		o.Config = cfg
+	}
+	return trainAndReport(c, o)
+}
+
+// trainAndReport trains and prints the validation of the best checkpoint.
+func trainAndReport(c *cli.Context, o session.TrainOptions) error {
+	started := time.Now()
+	_, err := session.Train(c.Context, o)
+	if err != nil {
+		return coded(err)
+	}
+	r, err := session.ReadRun(o.Dir)
+	if err != nil {
+		return err
+	}
+	checkpoint, _, err := runs.Latest(o.Dir)
+	if err != nil {
+		return err
+	}
+	writeTransport(c.App.ErrWriter, o.Dir)
+	fmt.Fprintf(c.App.ErrWriter, "%d steps in %s; best: epoch %d, %s %.4f on split %q; run: %s\n", checkpoint.State.Step,
+		time.Since(started).Round(time.Second), checkpoint.State.Best.Epoch, checkpoint.State.Best.Metric, checkpoint.State.Best.Value,
+		r.Config.DataSettings["validation_split"], o.Dir)
+	if checkpoint.State.Best.Step == 0 {
+		return nil // nothing could be measured on the validation split
+	}
+	return compareRuns(c, comparison{Split: r.Config.DataSettings["validation_split"], JSON: c.Bool("json")}, []system{{name: runName(o.Dir), path: o.Dir}})
+}
+
+// writeTransport says how much of the steps was moving tensors instead of computing.
+func writeTransport(w io.Writer, dir string) {
+	records, err := runs.ReadMetrics(dir)
+	if err != nil {
+		return
+	}
+	var wall, compute, waited, whole float64
+	for _, r := range records {
+		if r.Kind == "step" {
+			wall, compute, waited, whole = wall+r.WallSec, compute+r.ComputeSec, waited+r.DataSec, whole+r.StepSec
+		}
+	}
+	if whole > 0 {
+		fmt.Fprintf(w, "of the training steps' time: transport %.1f %% (calls %.1f s, computing in plugins %.1f s); waiting for data: %.1f s\n",
+			100*(wall-compute)/whole, wall, compute, waited)
+	}
+}
+
+// trainConfig is what a new run is asked to be.
+func trainConfig(c *cli.Context) (*config.Config, error) {
+	var cfg *config.Config
+	if path := c.String("config"); path != "" {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, usageError("--config: %w", err)
+		}
+		if cfg, err = config.Parse(data); err != nil {
+			return nil, usageError("%s: %w", path, err)
+		}
+		if c.IsSet("task") && c.String("task") != cfg.Task {
+			return nil, usageError("--task %s: %s is for the task %s", c.String("task"), path, cfg.Task)
+		}
+	} else {
+		if !c.IsSet("task") {
+			return nil, usageError("train needs --task detect or --task classify (or --config FILE)")
+		}
+		var err error
+		if cfg, err = config.New(c.String("task")); err != nil {
+			return nil, usageError("--task: %w", err)
+		}
+	}
+	if c.IsSet("data") {
+		cfg.Data = c.String("data")
+	}
+	if cfg.Data == "" {
+		return nil, usageError("train needs --data LAYOUT:PATH")
+	}
+	for _, s := range []struct {
+		flag  string
+		stage *config.Stage
+	}{{"encoder", &cfg.Encoder}, {"fusion", &cfg.Fusion}, {"head", &cfg.Head}} {
+		if !c.IsSet(s.flag) {
+			continue
+		}
+		plugin, stage, err := config.ParseRef(c.String(s.flag))
+		if err != nil {
+			return nil, usageError("--%s: %w", s.flag, err)
+		}
+		if plugin != s.stage.Plugin {
+			s.stage.Settings = nil // they were another plugin's
+		}
+		s.stage.Plugin, s.stage.Stage = plugin, stage
+	}
+	if c.IsSet("attributes") {
+		list := []string{}
+		for name := range strings.SplitSeq(c.String("attributes"), ",") {
+			if name = strings.TrimSpace(name); name != "" {
+				list = append(list, name)
+			}
+		}
+		cfg.Attributes = &list
+	}
+	if c.IsSet("epochs") {
+		cfg.Train["epochs"] = fmt.Sprint(c.Int("epochs"))
+	}
+	if c.IsSet("seed") {
+		cfg.Seed = c.Uint64("seed")
+	}
+	if c.IsSet("threads") {
+		cfg.Threads = c.Int("threads")
+	}
+	if c.IsSet("device") {
+		cfg.Device = c.String("device")
+	}
+	for _, s := range c.StringSlice("set") {
+		if err := cfg.Set(s); err != nil {
+			return nil, usageError("%w", err)
+		}
+	}
+	if err := cfg.Resolve(); err != nil {
+		return nil, usageError("%w", err)
+	}
+	return cfg, nil
+}
+
+// coded gives an error of a pipeline its exit code.
+func coded(err error) error {
+	var settings *pipeline.SettingsError
+	var ports *pipeline.PortError
+	var stage *pipeline.StageError
+	var choice *session.StageChoiceError
+	var configuration *session.ConfigError
+	var refused *sdk.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, train.ErrStopped):
+		return err // main knows the signal
+	case errors.Is(err, runs.ErrNoSpace), errors.As(err, &refused) && refused.Code == sdk.ResourceExhausted:
+		return resourceError(err)
+	case errors.As(err, &configuration), errors.As(err, &settings), errors.As(err, &choice), errors.Is(err, plughost.ErrNotFound),
+		errors.Is(err, runs.ErrExists), errors.Is(err, runs.ErrNotARun):
+		return &exitError{exitUsage, err}
+	case errors.Is(err, dataset.ErrData), errors.Is(err, runs.ErrNoCheckpoint), errors.Is(err, runs.ErrCorrupt):
+		return dataError(err)
+	case plughost.IsFailure(err), errors.As(err, &ports), errors.As(err, &stage), errors.As(err, &refused):
+		return pluginError(err)
+	}
+	return err
+}

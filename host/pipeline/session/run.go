@@ -1,0 +1,124 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/train"
+	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// PredictOptions of PredictRun.
+type PredictOptions struct {
+	// Run is the run directory, Checkpoint best, last or a step number.
+	Run, Checkpoint string
+	// Data is a data spec; empty means the run's own data.
+	Data string
+	// Split of the data; empty means test on the run's own data, else all cases.
+	Split string
+	// Device and Threads take the place of the run's when they are set.
+	Device  string
+	Threads int
+	Plugins plughost.Options
+	// Messages receives progress and warnings.
+	Messages io.Writer
+}
+
+// PredictResult is what PredictRun made.
+type PredictResult struct {
+	Run         string
+	Config      *config.Config
+	Labels      []sdk.LabelSet
+	Split       string
+	Step        int
+	Cases       []dataset.Case
+	Predictions []Prediction
+	// Evaluable says that all cases have targets.
+	Evaluable bool
+}
+
+// PredictRun runs a trained pipeline on data. Predictions on the run's own data are
+// also kept in the run directory.
+func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err error) {
+	r, err := ReadRun(o.Run)
+	if err != nil {
+		return nil, err
+	}
+	c := r.Config
+	own := o.Data == "" || o.Data == c.Data
+	if o.Data == "" {
+		o.Data = c.Data
+	}
+	if o.Split == "" {
+		o.Split = "all"
+		if own {
+			o.Split = "test"
+		}
+	}
+	if o.Device != "" {
+		c.Device = o.Device
+	}
+	if o.Threads > 0 {
+		c.Threads = o.Threads
+	}
+	checkpoint, warnings, err := runs.Find(o.Run, o.Checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	var attributes []string
+	if r.Schema != nil && hasTable(o.Data) {
+		attributes = r.Schema.Names()
+	}
+	d, err := OpenData(o.Data, c, r.Labels, attributes)
+	if err != nil {
+		return nil, err
+	}
+	cases, err := d.Split(o.Split)
+	if err != nil {
+		return nil, err
+	}
+	s, err := Open(ctx, Options{Config: c, Data: d, Schema: r.Schema, Labels: r.Labels, Plugins: o.Plugins})
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.predictCheckpoint(ctx, checkpoint, cases, append(warnings, s.Warnings...), o.Messages)
+	if err != nil {
+		s.Abandon()
+		return nil, err
+	}
+	if err := s.Close(); err != nil {
+		return nil, err
+	}
+	result.Run, result.Config, result.Labels, result.Split = o.Run, c, r.Labels, o.Split
+	result.Evaluable = HasTargets(cases)
+	if own && result.Evaluable {
+		return result, SavePredictions(o.Run, o.Split, c.Task, r.Labels, result.Predictions)
+	}
+	return result, nil
+}
+
+func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkpoint, cases []dataset.Case, warnings []string, messages io.Writer) (*PredictResult, error) {
+	for _, w := range warnings {
+		fmt.Fprintf(messages, "warning: %s\n", w)
+	}
+	if err := train.Restore(ctx, s.Pipeline, checkpoint, true); err != nil {
+		return nil, err
+	}
+	last := time.Now()
+	predictions, err := s.Predict(ctx, cases, func(done int) {
+		if time.Since(last) > 10*time.Second {
+			last = time.Now()
+			fmt.Fprintf(messages, "%d of %d cases\n", done, len(cases))
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &PredictResult{Step: checkpoint.State.Step, Cases: cases, Predictions: predictions}, nil
+}

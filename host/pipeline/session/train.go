@@ -1,0 +1,370 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/train"
+	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// TrainOptions of Train.
+type TrainOptions struct {
+	// Config is what was asked for; nil takes the run directory's own (Resume).
+	Config *config.Config
+	Dir    string
+	Resume bool
+	// Program and Version go into the manifest.
+	Program, Version string
+	Plugins          plughost.Options
+	// Messages receives progress and warnings.
+	Messages io.Writer
+}
+
+// ErrChanged is returned when a run is resumed on data other than those it began with.
+var ErrChanged = errors.New("the data have changed since the run began")
+
+// combinedHash is the hash of a plugin of one file, or one over the hashes of several.
+func combinedHash(files map[string]string) string {
+	if len(files) == 1 {
+		for _, h := range files {
+			return h
+		}
+	}
+	h := sha256.New()
+	for _, path := range slices.Sorted(maps.Keys(files)) {
+		fmt.Fprintf(h, "%s  %s\n", files[path], filepath.Base(path))
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Train makes or continues a run: everything is checked before the first file of the
+// run is written. It returns train.ErrStopped when ctx ended and a checkpoint stands.
+func Train(ctx context.Context, o TrainOptions) (_ *runs.Manifest, err error) {
+	t := &training{TrainOptions: o}
+	if o.Resume {
+		if err := t.resume(); err != nil {
+			return nil, err
+		}
+	} else if err := t.prepare(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if t.run != nil {
+			err = errors.Join(err, t.run.Close())
+		}
+	}()
+	return t.train(ctx)
+}
+
+type training struct {
+	TrainOptions
+	run        *runs.Run
+	data       *dataset.Dataset
+	training   []dataset.Case
+	validation []dataset.Case
+	schema     *schema.Schema
+	labels     []sdk.LabelSet
+	manifest   *runs.Manifest
+	checkpoint *runs.Checkpoint
+	warnings   []string
+}
+
+// prepare opens the data of a new run.
+func (t *training) prepare() error {
+	if runs.IsRun(t.Dir) {
+		return fmt.Errorf("%s: %w; continue it with --resume, or choose another --out", t.Dir, runs.ErrExists)
+	}
+	if err := t.Config.Resolve(); err != nil {
+		return &ConfigError{err}
+	}
+	if t.Config.Threads == 0 {
+		t.Config.Threads = runtime.GOMAXPROCS(0)
+	}
+	if err := t.openData(nil, nil); err != nil {
+		return err
+	}
+	t.labels = t.data.Labels
+	if t.Config.Fusion.Plugin == config.None {
+		return nil
+	}
+	s, warnings, err := schemaOf(t.data, t.training)
+	t.schema, t.warnings = s, warnings
+	return err
+}
+
+// ConfigError is a configuration that makes no sense.
+type ConfigError struct{ err error }
+
+func (e *ConfigError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *ConfigError) Unwrap() error { return e.err }
+
+func (t *training) openData(labels []sdk.LabelSet, attributes []string) (err error) {
+	c := t.Config
+	if t.data, err = OpenData(c.Data, c, labels, attributes); err != nil {
+		return err
+	}
+	if t.training, err = t.data.Split(c.DataSettings["train_split"]); err != nil {
+		return err
+	}
+	if t.validation, err = t.data.Split(c.DataSettings["validation_split"]); err != nil {
+		return fmt.Errorf("%w; the best checkpoint is chosen on a validation split (data.validation_split)", err)
+	}
+	if !HasTargets(t.validation) {
+		return fmt.Errorf("%w: %s: split %q has cases without targets; the best checkpoint cannot be chosen on it", dataset.ErrData, c.Data, c.DataSettings["validation_split"])
+	}
+	return nil
+}
+
+// resume reads a run directory and takes its lock.
+func (t *training) resume() (err error) {
+	if t.run, err = runs.Open(t.Dir); err != nil {
+		return err
+	}
+	fail := func(err error) error { return errors.Join(err, t.run.Close()) }
+	r, err := ReadRun(t.Dir)
+	if err != nil {
+		return fail(err)
+	}
+	t.Config, t.schema, t.labels, t.manifest = r.Config, r.Schema, r.Labels, r.Manifest
+	if err := t.openData(r.Labels, nil); err != nil {
+		return fail(err)
+	}
+	if t.data.Hash != t.manifest.DataSHA256 {
+		return fail(fmt.Errorf("%w: %w: %s has SHA-256 %.12s…, %.12s… when the run began", dataset.ErrData, ErrChanged, t.Config.Data, t.data.Hash, t.manifest.DataSHA256))
+	}
+	checkpoint, warnings, err := runs.Latest(t.Dir)
+	t.warnings = warnings
+	switch {
+	case err == nil:
+		t.checkpoint = checkpoint
+	case len(warnings) == 0:
+		t.warnings = append(t.warnings, "the run has no checkpoint yet; it starts from the beginning")
+	default:
+		return fail(err)
+	}
+	t.manifest.Resumed++
+	return nil
+}
+
+func (t *training) train(ctx context.Context) (*runs.Manifest, error) {
+	c := t.Config
+	s, err := Open(ctx, Options{Config: c, Data: t.data, Schema: t.schema, Labels: t.labels, Train: true, Plugins: t.Plugins})
+	if err != nil {
+		return nil, err
+	}
+	m, err := t.with(ctx, s)
+	if err != nil && !errors.Is(err, train.ErrStopped) {
+		s.Abandon()
+		return m, err
+	}
+	return m, errors.Join(err, s.Close())
+}
+
+func (t *training) with(ctx context.Context, s *Session) (*runs.Manifest, error) {
+	c := t.Config
+	weights, err := c.LossWeights(s.Pipeline.LossNames())
+	if err != nil {
+		return nil, &ConfigError{err}
+	}
+	settings := sdk.Settings(c.Train)
+	source := &trainingSource{s, ctx, t.training}
+	total, perEpoch := train.TotalSteps(source.BatchesPerEpoch(), settings.Int("accumulate"), settings.Int("epochs"), settings.Int("max_steps"))
+	schedule := c.Schedule(total, perEpoch)
+	if err := schedule.Validate(); err != nil {
+		return nil, &ConfigError{err}
+	}
+	if t.run == nil {
+		if err := t.create(s); err != nil {
+			return nil, err
+		}
+	}
+	state := runs.State{}
+	if t.checkpoint != nil {
+		state = t.checkpoint.State
+		if err := train.Restore(ctx, s.Pipeline, t.checkpoint, false); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.run.RewindMetrics(state.Step); err != nil {
+		return nil, err
+	}
+	t.notePlugins(s)
+	progress := train.NewProgress(t.Messages, 0)
+	defer progress.Close()
+	for _, w := range append(t.warnings, s.Warnings...) {
+		fmt.Fprintf(t.Messages, "warning: %s\n", w)
+	}
+	factors := map[sdk.Kind]float64{}
+	for _, role := range []sdk.Kind{sdk.KindEncoder, sdk.KindFusion, sdk.KindHead} {
+		factors[role] = c.LearningRateFactor(role)
+	}
+	if err := t.status("running"); err != nil {
+		return nil, err
+	}
+	_, err = train.Loop(ctx, train.Options{
+		Pipeline: s.Pipeline, Run: t.run, Source: source, Progress: progress,
+		Validate: func(ctx context.Context) (train.Validation, error) { return t.validate(ctx, s) },
+		Epochs:   settings.Int("epochs"), MaxSteps: settings.Int("max_steps"), Accumulate: settings.Int("accumulate"),
+		ValidateEvery: settings.Int("validate_every"), CheckpointEvery: settings.Int("checkpoint_every"),
+		Seed: c.Seed, LearningRate: settings.Float("lr"), LearningRateFactor: factors, Schedule: schedule,
+		LossWeights: weights, ClipNorm: settings.Float("clip_norm"), PeakRSSBytes: s.PeakRSSBytes,
+	}, state)
+	status := map[bool]string{true: "stopped", false: "failed"}[errors.Is(err, train.ErrStopped)]
+	if err == nil {
+		status = "done"
+	}
+	return t.manifest, errors.Join(err, t.status(status))
+}
+
+// create writes the files of a new run.
+func (t *training) create(s *Session) (err error) {
+	s.ResolveStages()
+	c := t.Config
+	if t.run, err = runs.Create(t.Dir); err != nil {
+		return err
+	}
+	t.manifest = &runs.Manifest{
+		SchemaVersion: runs.ManifestVersion, Program: t.Program, Version: t.Version,
+		GoVersion: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		Task: c.Task, Seed: c.Seed, Threads: c.Threads, Device: c.Device,
+		DataSpec: c.Data, DataSHA256: t.data.Hash, TextEncoder: s.TextEncoder(),
+		Plugins: s.PluginRecords(), StartedAt: runs.Now(), Notes: append(t.warnings, s.Warnings...),
+	}
+	if t.schema != nil {
+		t.manifest.Attributes = t.schema.Names()
+		if err := t.run.WriteJSON(runs.SchemaFile, t.schema); err != nil {
+			return err
+		}
+	}
+	if err := t.run.WriteJSON(runs.LabelsFile, t.labels); err != nil {
+		return err
+	}
+	if err := t.status("running"); err != nil {
+		return err
+	}
+	// The configuration comes last: with it the folder is a run.
+	data, err := c.YAML()
+	if err != nil {
+		return err
+	}
+	return t.run.Write(runs.ConfigFile, data)
+}
+
+// notePlugins warns when a run is continued with plugins other than those it began with.
+func (t *training) notePlugins(s *Session) {
+	for i, now := range s.PluginRecords() {
+		if i < len(t.manifest.Plugins) && t.manifest.Plugins[i].SHA256 != now.SHA256 {
+			t.warnings = append(t.warnings, fmt.Sprintf("plugin %s has changed since the run began (SHA-256 %.12s…, then %.12s…): the run will not repeat bit for bit",
+				now.Name, now.SHA256, t.manifest.Plugins[i].SHA256))
+		}
+	}
+}
+
+func (t *training) status(status string) error {
+	t.manifest.Status, t.manifest.EndedAt = status, ""
+	if status != "running" {
+		t.manifest.EndedAt = runs.Now()
+	}
+	return t.run.WriteJSON(runs.ManifestFile, t.manifest)
+}
+
+// validate predicts the validation split and keeps the predictions of the best epoch.
+func (t *training) validate(ctx context.Context, s *Session) (train.Validation, error) {
+	predictions, err := s.Predict(ctx, t.validation, nil)
+	if err != nil {
+		return train.Validation{}, err
+	}
+	name, value, metrics, err := s.score(t.validation, predictions)
+	if err != nil {
+		return train.Validation{}, err
+	}
+	return train.Validation{Metric: name, Value: value, Metrics: metrics, Keep: func() error {
+		return SavePredictions(t.Dir, t.Config.DataSettings["validation_split"], t.Config.Task, s.Labels, predictions)
+	}}, nil
+}
+
+// BatchesPerEpoch counts full batches; a split smaller than a batch is one.
+func (t *trainingSource) BatchesPerEpoch() int {
+	size := t.s.batchSize()
+	return max(1, len(t.cases)/size)
+}
+
+// Epoch starts loading.
+func (t *trainingSource) Epoch(epoch, first int) (train.Batches, error) {
+	l, err := t.s.loader(context.WithoutCancel(t.ctx), t.cases, true, epoch, first)
+	if err != nil {
+		return nil, err
+	}
+	return &trainingBatches{t.s, l}, nil
+}
+
+// RunFiles are what a run directory says about its pipeline.
+type RunFiles struct {
+	Config   *config.Config
+	Manifest *runs.Manifest
+	Schema   *schema.Schema
+	Labels   []sdk.LabelSet
+}
+
+// ReadRun reads configuration, manifest, schema and labels of a run.
+func ReadRun(dir string) (*RunFiles, error) {
+	if !runs.IsRun(dir) {
+		return nil, fmt.Errorf("%s: %w (no %s in it)", dir, runs.ErrNotARun, runs.ConfigFile)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, runs.ConfigFile))
+	if err != nil {
+		return nil, err
+	}
+	r := &RunFiles{}
+	if r.Config, err = config.Parse(data); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, runs.ConfigFile), err)
+	}
+	if err := r.Config.Resolve(); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, runs.ConfigFile), err)
+	}
+	if r.Manifest, err = runs.ReadManifest(dir); err != nil {
+		return nil, err
+	}
+	if err := readJSON(filepath.Join(dir, runs.LabelsFile), &r.Labels); err != nil {
+		return nil, err
+	}
+	var s schema.Schema
+	switch err := readJSON(filepath.Join(dir, runs.SchemaFile), &s); {
+	case err == nil:
+		r.Schema = &s
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, err
+	}
+	return r, nil
+}
+
+func readJSON(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
