@@ -193,6 +193,7 @@ type provenance struct {
 	Model         string           `json:"model,omitempty"`
 	Prompt        string           `json:"prompt,omitempty"`
 	Audit         *llm.Audit       `json:"audit,omitempty"`
+	OtherLanguage []string         `json:"reports_in_another_language,omitempty"`
 	Attributes    []attributeCount `json:"attributes,omitempty"`
 	Out           string           `json:"out"`
 }
@@ -315,6 +316,14 @@ func attributesExtract(c *cli.Context) error {
 		record.Method, record.Lexicon, record.LexiconSHA256 = "rules", rules.Lexicon.Source.Name, rules.Lexicon.Hash()
 		if rows, err = extractByRules(c.Context, rules, target, fresh); err != nil {
 			return err
+		}
+		for _, r := range fresh {
+			if r.OtherLanguage() {
+				record.OtherLanguage = append(record.OtherLanguage, r.ID)
+			}
+		}
+		if n := len(record.OtherLanguage); n > 0 {
+			fmt.Fprintf(c.App.ErrWriter, "warning: %d reports look like another language than English and are left unmentioned; the record names them\n", n)
 		}
 	}
 

@@ -35,6 +35,16 @@ func (r Report) Empty() bool {
 	return true
 }
 
+// OtherLanguage reports whether the report's text looks like another language
+// than English (see text.OtherLanguage).
+func (r Report) OtherLanguage() bool {
+	var tokens []text.Token
+	for _, s := range r.Sections {
+		tokens = append(tokens, text.Tokenize(s.Text)...)
+	}
+	return text.OtherLanguage(tokens)
+}
+
 // Rules extracts by lexicon and assertion rules. It is safe for concurrent use.
 type Rules struct {
 	Lexicon *lexicon.Compiled
@@ -48,19 +58,25 @@ type Rules struct {
 // Extract returns one cell per attribute of the lexicon's schema. Of several
 // mentions a stated one decides over an uncertain one, that over a denied one,
 // and the earlier over the later. Mentions of the past, of eventualities and of
-// other people do not count.
+// other people do not count. A report in another language than English has all
+// cells unmentioned: the rules would find its mentions and miss its negations.
 func (x Rules) Extract(r Report) []schema.Cell {
 	attributes := x.Lexicon.Schema.Attributes
 	cells := make([]schema.Cell, len(attributes))
 	for i := range cells {
 		cells[i].Value = -1
 	}
+	if r.OtherLanguage() {
+		return cells
+	}
 	var abnormal schema.Cell
 	words := false
 	for _, section := range r.Sections {
 		tokens := text.Tokenize(section.Text)
 		for _, span := range text.Sentences(tokens) {
-			words = words || span.End-span.Start > 1 || tokens[span.Start].Word
+			for i := span.Start; i < span.End && !words; i++ {
+				words = tokens[i].Word
+			}
 			s := sentence{x: x, section: section, tokens: tokens, span: span}
 			for i := range attributes {
 				s.read(i, &cells[i])

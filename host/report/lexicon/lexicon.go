@@ -253,8 +253,8 @@ func compile(p Phrases, values []Value) (*Matcher, error) {
 		}
 	}
 	add(p.Not, Other, -1) // first: wins against mentions of the same length
-	add(p.Absent, Absent, -1)
 	add(p.Borderline, Borderline, -1)
+	add(p.Absent, Absent, -1)
 	add(p.Mentions, Mention, -1)
 	for k, v := range values {
 		add(v.Mentions, Mention, k)

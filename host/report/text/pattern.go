@@ -9,6 +9,10 @@ import (
 // maxPatternWords bounds a pattern, so that matching stays linear.
 const maxPatternWords = 16
 
+// maxOptionalWords bounds the words of a pattern that may be left out: each
+// doubles the ways to match.
+const maxOptionalWords = 10
+
 // Pattern is a phrase to look for, written as words between blanks:
 //
 //	no evidence of      these words
@@ -40,7 +44,7 @@ func ParsePattern(source string) (Pattern, error) {
 	bad := func(format string, args ...any) (Pattern, error) {
 		return Pattern{}, fmt.Errorf("phrase %q: %s", source, fmt.Sprintf(format, args...))
 	}
-	required := false
+	required, optional := false, 0
 	for _, field := range strings.Fields(source) {
 		var e elem
 		word := field
@@ -77,11 +81,16 @@ func ParsePattern(source string) (Pattern, error) {
 			}
 		}
 		required = required || !e.optional && !e.any
+		if e.optional {
+			optional++
+		}
 		p.elems = append(p.elems, e)
 	}
 	switch {
 	case !required:
 		return bad("has no word that must be there")
+	case optional > maxOptionalWords:
+		return bad("has %d words that may be left out; want at most %d", optional, maxOptionalWords)
 	case len(p.elems) > maxPatternWords:
 		return bad("has %d words; want at most %d", len(p.elems), maxPatternWords)
 	}

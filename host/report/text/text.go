@@ -160,11 +160,15 @@ var notEnd = map[string]bool{
 	"p": true, "a": true, "m": true, "cf": true, "al": true, "max": true, "min": true,
 }
 
+// maxSentenceTokens parts text without sentence ends, so that the work per
+// sentence stays bounded.
+const maxSentenceTokens = 400
+
 // Sentences groups tokens into sentences: they end at . ! ? (not inside numbers
 // and not after common abbreviations), at a blank line, before a numbered or
 // bulleted item that starts a line or follows a sentence end, and at a line
-// break after a colon-terminated or upper-case heading. Closing quotes and
-// brackets stay with the sentence they close.
+// break after a colon, and after 400 tokens. Closing quotes and brackets stay with
+// the sentence they close.
 func Sentences(tokens []Token) []Span {
 	var spans []Span
 	start := 0
@@ -176,7 +180,7 @@ func Sentences(tokens []Token) []Span {
 	}
 	for i := range tokens {
 		t := tokens[i]
-		if i > start && (t.Lines >= 2 || t.Lines == 1 && (itemStart(tokens, i) || tokens[i-1].Text == ":")) {
+		if i-start >= maxSentenceTokens || i > start && (t.Lines >= 2 || t.Lines == 1 && (itemStart(tokens, i) || tokens[i-1].Text == ":")) {
 			flush(i)
 		}
 		if t.Word || i < start {
@@ -234,6 +238,9 @@ func endsSentence(tokens []Token, start, i int) bool {
 		return true
 	}
 	next := tokens[i+1]
+	if (i == start || tokens[i].Space) && next.Word && !next.Space && number(next.Text) {
+		return false // .5
+	}
 	if i == start {
 		return true
 	}
