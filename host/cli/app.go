@@ -27,7 +27,10 @@ func commands() []*cli.Command {
 		frocCommand(),
 		attributesCommand(),
 		dataCommand(),
+		stageCommand(),
 		doctorCommand(),
+		versionCommand(),
+		completionCommand(),
 	}
 }
 
@@ -62,8 +65,9 @@ func prepare(cmds []*cli.Command) {
 			return usageError("%w; see `%s --help`", err, strings.TrimSpace(c.Command.HelpName))
 		}
 		before := cmd.Before
+		leaf := len(cmd.Subcommands) == 0 // asked now: the library adds a help command to each
 		cmd.Before = func(c *cli.Context) error {
-			if len(c.Command.Subcommands) == 0 {
+			if leaf {
 				for _, arg := range c.Args().Slice() {
 					if len(arg) > 1 && strings.HasPrefix(arg, "-") {
 						return usageError("flag %q stands after an argument and would be ignored; put flags before arguments", arg)
