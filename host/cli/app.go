@@ -24,6 +24,7 @@ func commands() []*cli.Command {
 		trainCommand(),
 		predictCommand(),
 		compareCommand(),
+		demoCommand(),
 		frocCommand(),
 		attributesCommand(),
 		dataCommand(),
