@@ -1,0 +1,197 @@
+package corpus
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/host/report/assertion"
+	"github.com/alignedfusion/alignedfusion/host/report/extract"
+	"github.com/alignedfusion/alignedfusion/host/report/lexicon"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+)
+
+// shared returns a file of the data that is not part of the project.
+func shared(t *testing.T, path string) string {
+	t.Helper()
+	dir := os.Getenv("ALIGNEDFUSION_SHARED")
+	if dir == "" {
+		dir = filepath.Join("..", "..", "..", "..", "shared")
+	}
+	path = filepath.Join(dir, "data", "reports", path)
+	if _, err := os.Stat(path); err != nil {
+		t.Skipf("public corpus not at %s (set ALIGNEDFUSION_SHARED)", path)
+	}
+	return path
+}
+
+func TestScoreIsPrecisionRecallAndTheirHarmonicMean(t *testing.T) {
+	// GenConText's counts on the kit give its published figures.
+	s := NewScore(480, 8, 11)
+	for name, c := range map[string][2]float64{"precision": {s.Precision, 98.36}, "recall": {s.Recall, 97.76}, "F1": {s.F1, 98.06}} {
+		if math.Abs(c[0]-c[1]) > 0.005 {
+			t.Errorf("%s %.3f, want %.2f", name, c[0], c[1])
+		}
+	}
+	data, err := json.Marshal(NewScore(0, 0, 0))
+	if err != nil || !strings.Contains(string(data), `"precision":null`) {
+		t.Errorf("%s %v", data, err)
+	}
+}
+
+func TestNegExKit(t *testing.T) {
+	items, err := ReadNegEx(shared(t, "negex/rsAnnotations-1-120-random.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine, err := assertion.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := EvaluateNegEx(engine, items)
+	if r.Sentences != 2376 || r.Negation.TP+r.Negation.FN != 491 {
+		t.Fatalf("%d sentences with %d negations, want 2376 with 491", r.Sentences, r.Negation.TP+r.Negation.FN)
+	}
+	// The bars are what GenConText and GenNegEx 1.2 published on the same file.
+	if r.Negation.F1 < 98.06 {
+		t.Errorf("negation F1 %.2f, want at least 98.06", r.Negation.F1)
+	}
+	if r.WithPossible.F1 < 94.67 {
+		t.Errorf("negation F1 with possible as negated %.2f, want at least 94.67", r.WithPossible.F1)
+	}
+	if r.Temporality.Accuracy < 95 || r.Experiencer.Accuracy < 99.5 {
+		t.Errorf("temporality %.2f, experiencer %.2f", r.Temporality.Accuracy, r.Experiencer.Accuracy)
+	}
+}
+
+func TestOpenIFindings(t *testing.T) {
+	gold, err := ReadGold(shared(t, "openi/gold_train.csv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reports, err := extract.ReadReports(extract.Source{Path: shared(t, "openi/indiana_reports.csv")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine, err := assertion.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lex, err := lexicon.Open(lexicon.ChestXRay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := extract.Rules{Lexicon: lex, Engine: engine}
+	table := extract.Table{Schema: lex.Schema}
+	for _, r := range reports {
+		for _, s := range r.Sections {
+			if s.Name != "findings" && s.Name != "impression" {
+				t.Fatalf("column %q was read; the other columns hold the labels", s.Name)
+			}
+		}
+		table.IDs = append(table.IDs, r.ID)
+		table.Cells = append(table.Cells, x.Extract(r))
+	}
+	r, err := EvaluateFindings(table, gold)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Reports != 3080 || r.Micro.F1 < 95 {
+		t.Errorf("%d reports, micro F1 %.2f; want 3080 and at least 95", r.Reports, r.Micro.F1)
+	}
+	if f := r.Folds[4].F1; f < 93 { // the part no rule was written on
+		t.Errorf("micro F1 of the last part %.2f, want at least 93", f)
+	}
+}
+
+func table(states map[string]schema.State) extract.Table {
+	s := schema.Schema{Attributes: []schema.Attribute{{Name: "Mass", Kind: schema.Binary, Values: []string{"no", "yes"}}, {Name: "normal", Kind: schema.Binary, Values: []string{"no", "yes"}}}}
+	t := extract.Table{Schema: s}
+	for _, id := range []string{"1", "2", "3", "4"} {
+		t.IDs = append(t.IDs, id)
+		t.Cells = append(t.Cells, []schema.Cell{{State: states[id]}, {State: schema.Stated}})
+	}
+	return t
+}
+
+func TestFindingsAreScoredStatedAgainstTheRest(t *testing.T) {
+	got := table(map[string]schema.State{"1": schema.Stated, "2": schema.Stated, "3": schema.Uncertain})
+	gold := Gold{Findings: []string{"Mass", "normal"}, IDs: []string{"CXR1", "CXR2", "CXR3", "CXR4"}, Labels: [][]bool{{true, true}, {false, true}, {true, true}, {true, true}}}
+	r, err := EvaluateFindings(got, gold)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, u := r.Micro, r.MicroUncertain
+	if m.TP != 1 || m.FP != 1 || m.FN != 2 || u.TP != 2 || u.FN != 1 {
+		t.Errorf("strict %+v, uncertain as present %+v", m, u)
+	}
+	if r.PerFinding[1].TP != 4 || r.MacroF1 != m.F1 {
+		t.Errorf("normal is pooled: %+v", r)
+	}
+	total := 0
+	for _, f := range r.Folds {
+		total += f.TP + f.FN
+	}
+	if total != 3 {
+		t.Errorf("parts hold %d positives, want 3", total)
+	}
+	gold.IDs[0] = "CXR9"
+	if _, err := EvaluateFindings(got, gold); err == nil {
+		t.Error("a gold report without prediction was passed over")
+	}
+	gold.Findings[0] = "Fracture"
+	if _, err := EvaluateFindings(got, gold); err == nil {
+		t.Error("a gold finding without column was passed over")
+	}
+}
+
+func TestLocateTakesTheMentionInCapitals(t *testing.T) {
+	for _, c := range []struct {
+		sentence, condition string
+		want                string
+	}{
+		{"Edema and EDEMA again.", "edema", "EDEMA"},
+		{"Neck supple,   NONTENDER.", "neck supple,  nontender", "Neck supple,   NONTENDER"},
+		{"ALLERGIES:  no known ALLERGIES.", "allergies", "ALLERGIES"},
+		{"MASSES AT THE RESECTIONto suggest", "masses at the resection", "MASSES AT THE RESECTIONto"},
+		{"Nothing here.", "edema", ""},
+	} {
+		tokens, span, ok := Locate(c.sentence, c.condition)
+		got := ""
+		if ok {
+			got = c.sentence[tokens[span.Start].Start:tokens[span.End-1].End]
+		}
+		if got != c.want {
+			t.Errorf("%q in %q: %q, want %q", c.condition, c.sentence, got, c.want)
+		}
+	}
+}
+
+func TestCorporaRefuseBadFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	for _, content := range []string{"", "head\n", "head\na\tb\n"} {
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadNegEx(path); err == nil {
+			t.Errorf("negex: %q accepted", content)
+		}
+	}
+	for _, content := range []string{"", "id\n", "id,Mass\n1,2\n", "id,Mass\n1\n"} {
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadGold(path); err == nil {
+			t.Errorf("gold: %q accepted", content)
+		}
+	}
+	if _, err := ReadNegEx(path + "x"); err == nil {
+		t.Error("a missing file was accepted")
+	}
+	if _, err := ReadGold(path + "x"); err == nil {
+		t.Error("a missing file was accepted")
+	}
+}
