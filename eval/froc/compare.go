@@ -187,55 +187,76 @@ func merge[T any](a, b []placed[T]) []placed[T] {
 	return out
 }
 
+// exchanger computes the statistics of two systems after exchanging their marks
+// within some clusters.
+type exchanger struct {
+	a, b    *Result
+	events  []placed[event]
+	ratings []placed[rating]
+}
+
+func newExchanger(a, b *Result) *exchanger {
+	eventsA, ratingsA := a.place()
+	eventsB, ratingsB := b.place()
+	return &exchanger{a, b, merge(eventsA, eventsB), merge(ratingsA, ratingsB)}
+}
+
+func (x *exchanger) statistics(walkers *[2]*walker, exchanged []bool) [2][]float64 {
+	side := func(second bool, cluster int32) int {
+		if second != exchanged[cluster] {
+			return 1
+		}
+		return 0
+	}
+	var found, fp [2]int
+	for _, w := range walkers {
+		w.start(x.a.Counts.Units, x.a.Counts.Lesions)
+	}
+	for i := range x.events {
+		e := &x.events[i]
+		s := side(e.second, e.what.cluster)
+		if e.what.found {
+			found[s]++
+		} else {
+			fp[s]++
+		}
+		if e.last {
+			walkers[0].step(found[0], fp[0])
+			walkers[1].step(found[1], fp[1])
+		}
+	}
+	var merits [2]meritSum
+	for i := range x.ratings {
+		e := &x.ratings[i]
+		merits[side(e.second, e.what.cluster)].add(&e.what, 1)
+		if e.last {
+			merits[0].step()
+			merits[1].step()
+		}
+	}
+	var all [2][]float64
+	for s, w := range walkers {
+		figures := merits[s].figures()
+		all[s] = append(w.finish(), figures.vector()...)
+	}
+	return all
+}
+
+func (x *exchanger) walkers() *[2]*walker {
+	return &[2]*walker{newWalker(&x.a.Protocol), newWalker(&x.b.Protocol)}
+}
+
 // permute counts, for every statistic, the permutations whose difference is at
 // least as far from 0 as the observed one.
 func permute(a, b *Result, o CompareOptions, observed []float64) []int {
-	eventsA, ratingsA := a.place()
-	eventsB, ratingsB := b.place()
-	events, ratings := merge(eventsA, eventsB), merge(ratingsA, ratingsB)
+	x := newExchanger(a, b)
 	counts := make([]atomic.Int64, len(observed))
 	resample.Parallel(o.Permutations, func(next func() (int, bool)) {
 		exchanged := make([]bool, len(a.clusters.names))
-		walkers := [2]*walker{newWalker(&a.Protocol), newWalker(&b.Protocol)}
-		side := func(second bool, cluster int32) int {
-			if second != exchanged[cluster] {
-				return 1
-			}
-			return 0
-		}
+		walkers := x.walkers()
 		for k, ok := next(); ok; k, ok = next() {
 			o.Exchange(k, exchanged)
-			var found, fp [2]int
-			for _, w := range walkers {
-				w.start(a.Counts.Units, a.Counts.Lesions)
-			}
-			for i := range events {
-				e := &events[i]
-				s := side(e.second, e.what.cluster)
-				if e.what.found {
-					found[s]++
-				} else {
-					fp[s]++
-				}
-				if e.last {
-					walkers[0].step(found[0], fp[0])
-					walkers[1].step(found[1], fp[1])
-				}
-			}
-			var merits [2]meritSum
-			for i := range ratings {
-				e := &ratings[i]
-				merits[side(e.second, e.what.cluster)].add(&e.what, 1)
-				if e.last {
-					merits[0].step()
-					merits[1].step()
-				}
-			}
-			var all [2][]float64
-			for s, w := range walkers {
-				figures := merits[s].figures()
-				all[s] = append(w.finish(), figures.vector()...)
-			}
+			all := x.statistics(walkers, exchanged)
 			for i, d := range resample.Minus(all[1], all[0]) {
 				if resample.AsExtreme(d, observed[i]) {
 					counts[i].Add(1)

@@ -115,11 +115,20 @@ func (m *meritSum) step() {
 
 func (m *meritSum) figures() FiguresOfMerit {
 	return FiguresOfMerit{
-		AFROC:   1 - m.above/(m.totalLesions*m.normal),
-		AFROC1:  1 - m.aboveAll/(m.totalLesions*m.all),
-		WAFROC:  1 - m.weighted/(m.totalWeight*m.normal),
-		WAFROC1: 1 - m.weightedAll/(m.totalWeight*m.all),
+		AFROC:   rest(m.above, m.totalLesions*m.normal),
+		AFROC1:  rest(m.aboveAll, m.totalLesions*m.all),
+		WAFROC:  rest(m.weighted, m.totalWeight*m.normal),
+		WAFROC1: rest(m.weightedAll, m.totalWeight*m.all),
 	}
+}
+
+// rest is 1 - part/whole, NaN without a whole. Sums of weights are rounded, so
+// that a part may exceed its whole in the last bit.
+func rest(part, whole float64) float64 {
+	if whole == 0 {
+		return math.NaN()
+	}
+	return max(0, 1-part/whole)
 }
 
 // merit sums the ratings up with the given weight per cluster (nil: 1 each).

@@ -118,11 +118,10 @@ func Evaluate(t *Truth, predictions []Prediction, p Protocol) (*Result, error) {
 	r.makeRatings()
 	r.makeCurve()
 	for _, x := range p.FPPI {
-		point := r.At(x)
-		r.OperatingPoints = append(r.OperatingPoints, point)
-		r.MeanSensitivity += point.Sensitivity / float64(len(p.FPPI))
+		r.OperatingPoints = append(r.OperatingPoints, r.At(x))
 	}
-	r.AP = r.estimate()[len(p.FPPI)+1]
+	estimate := r.estimate()
+	r.MeanSensitivity, r.AP = estimate[len(p.FPPI)], estimate[len(p.FPPI)+1]
 	r.Merit = r.merit(nil)
 	return r, nil
 }

@@ -68,11 +68,11 @@ func (w *walker) finish() []float64 {
 	for len(w.out) < len(w.fppi) {
 		w.out = append(w.out, float64(w.found)/float64(w.lesions))
 	}
-	mean := 0.0
+	sum := 0.0
 	for _, s := range w.out {
-		mean += s / float64(len(w.fppi))
+		sum += s
 	}
-	return append(w.out, mean, w.averagePrecision())
+	return append(w.out, sum/float64(len(w.fppi)), w.averagePrecision())
 }
 
 // averagePrecision of precision = lesions found / (lesions found + false
