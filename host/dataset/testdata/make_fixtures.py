@@ -40,11 +40,11 @@ inverse = np.linalg.inv(forward)
 ys, xs = np.mgrid[0:h, 0:w].astype(np.float64)
 u = inverse[0, 0] * xs + inverse[0, 1] * ys + inverse[0, 2]
 v = inverse[1, 0] * xs + inverse[1, 1] * ys + inverse[1, 2]
-grid = torch.tensor(np.stack([(2 * u + 1) / w - 1, (2 * v + 1) / h - 1], -1)[None], dtype=torch.float32)
-out = F.grid_sample(torch.tensor(src)[None, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0, 0].numpy()
+grid = torch.tensor(np.stack([(2 * u + 1) / w - 1, (2 * v + 1) / h - 1], -1)[None], dtype=torch.float64)
+out = F.grid_sample(torch.tensor(src, dtype=torch.float64)[None, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0, 0].numpy()
 outside = (u < -0.5) | (v < -0.5) | (u > w - 0.5) | (v > h - 0.5)
 out[outside] = -777  # the fill value of the test
-affine = dict(height=h, width=w, source=flat(src), forward=flat(forward[:2]), out=flat(out), fill=-777)
+affine = dict(height=h, width=w, source=flat(src), forward=[float(v) for v in forward[:2].ravel()], out=flat(out), fill=-777)
 
 # Slices resampled to 2 mm at several slice distances: linear interpolation of the
 # stack, held constant beyond its ends.
