@@ -118,6 +118,15 @@ bench: build ## run the benchmarks (BENCH=regexp selects)
 
 ##@ Generate
 
+.PHONY: docs
+docs: host ## write docs/commands.md from the program
+	@mkdir -p docs
+	@bin/alignedfusion reference > docs/.commands.md && mv docs/.commands.md docs/commands.md
+
+.PHONY: docs-check
+docs-check: host ## fail when docs/commands.md is out of date
+	@bin/alignedfusion reference | diff -u docs/commands.md - || { echo "run \`make docs\`" >&2; exit 1; }
+
 .PHONY: proto
 proto: build/protoc-gen-go build/protoc-gen-go-grpc ## generate Go code from sdk/proto (needs protoc)
 	@command -v protoc >/dev/null || { echo "protoc is missing: make setup-test installs it" >&2; exit 1; }

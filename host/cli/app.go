@@ -32,6 +32,7 @@ func commands() []*cli.Command {
 		doctorCommand(),
 		versionCommand(),
 		completionCommand(),
+		referenceCommand(),
 	}
 }
 
@@ -125,6 +126,9 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	var coded *exitError
 	if errors.As(err, &coded) {
 		return coded.code
+	}
+	if strings.HasPrefix(err.Error(), "Required flag") { // urfave/cli has no type for it
+		return exitUsage
 	}
 	return exitFailure
 }
