@@ -432,3 +432,50 @@ func TestEveryTensorIsFreed(t *testing.T) {
 		t.Errorf("%d tensors live after 50 steps, %d before (%d made)", got, start, ts.TensorCount-before)
 	}
 }
+
+func TestStridedPointwiseConvolutionOfThreeChannelsTrains(t *testing.T) {
+	err := OnThread(func() error {
+		restore, err := gradMode(true)
+		if err != nil {
+			return err
+		}
+		defer restore()
+		s := newScope()
+		defer s.end()
+		values := make([]float32, 2*3*8*8)
+		for i := range values {
+			values[i] = float32(i % 7)
+		}
+		x := s.ChannelsLast(s.FromFloat32s(values, 2, 3, 8, 8))
+		w := s.Leaf(s.FromFloat32s([]float32{1, 0, 0, 0, 1, -1}, 2, 3, 1, 1))
+		y := s.Conv2d(x, w, nil, 2, 0, 1)
+		s.Backprop(s.Sum(y, nil, false))
+		got, grad := s.Float32s(y), s.Float32s(s.Grad(w))
+		if s.err != nil {
+			return s.err
+		}
+		at := func(n, c, h, w int) float32 { return values[((n*3+c)*8+h)*8+w] }
+		sums := make([]float64, 6)
+		for n := range 2 {
+			for i := range 4 {
+				for j := range 4 {
+					a, b, c := at(n, 0, 2*i, 2*j), at(n, 1, 2*i, 2*j), at(n, 2, 2*i, 2*j)
+					if g := got[((n*2+0)*4+i)*4+j]; g != a {
+						t.Errorf("y[%d 0 %d %d] = %g, want %g", n, i, j, g, a)
+					}
+					if g := got[((n*2+1)*4+i)*4+j]; g != b-c {
+						t.Errorf("y[%d 1 %d %d] = %g, want %g", n, i, j, g, b-c)
+					}
+					for k, v := range []float32{a, b, c, a, b, c} {
+						sums[k] += float64(v)
+					}
+				}
+			}
+		}
+		near(t, "d/dw", grad, sums, 1e-6)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
