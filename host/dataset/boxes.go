@@ -136,13 +136,7 @@ func (o *opener) boxImages(t *csvTable, folder string) (map[string]int, error) {
 		if c.greyHU[0] > c.greyHU[1] {
 			o.problems.add(t.path, r.line, "grey_high_hu", "is below grey_low_hu")
 		}
-		for _, a := range d.AttributeColumns {
-			text, err := o.attribute(t.get(r, a))
-			if err != nil {
-				o.problems.add(t.path, r.line, a, "%v", err)
-			}
-			c.Attributes[a] = text
-		}
+		o.readAttributes(t, r, all, &c)
 		e.caseIndex = o.addCase(c, t.path, r.line)
 		byImage[name] = e.caseIndex
 		if len(o.problems) == bad {

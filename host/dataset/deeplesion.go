@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -109,20 +110,17 @@ func (o *opener) deepLesionCases(t *csvTable) error {
 			diameters[l.file] = l.longPixels
 			values["location"], values["size"] = l.location, l.box.Strata["diameter_mm"]
 		}
-		for _, name := range d.AttributeColumns {
-			text, given := values[name]
-			if !given {
-				continue
-			}
-			text, err := o.attribute(text)
+		// Age and gender are checked whether they are used or not.
+		for _, name := range slices.Sorted(maps.Keys(values)) {
+			text, err := o.attribute(values[name])
 			if err == nil && name == "age" && text != "" {
 				err = checkAge(text)
 			}
 			if err != nil {
 				o.problems.add(t.path, r.line, map[string]string{"age": "Patient_age", "gender": "Patient_gender"}[name], "%v", err)
-				continue
+			} else if slices.Contains(d.AttributeColumns, name) {
+				c.Attributes[name] = text
 			}
-			c.Attributes[name] = text
 		}
 	}
 	o.joinAttributes(extra, byFile, listed)
@@ -183,15 +181,12 @@ func (o *opener) joinAttributes(extra *attributeColumns, byFile map[string]int, 
 			continue // a slice whose lesions are all left out as noisy
 		}
 		for _, name := range extra.columns {
-			if !slices.Contains(o.d.AttributeColumns, name) {
-				continue
-			}
 			text, err := o.attribute(extra.table.get(r, name))
 			if err != nil {
 				o.problems.add(extra.path, r.line, name, "%v", err)
-				continue
+			} else if slices.Contains(o.d.AttributeColumns, name) {
+				o.d.Cases[i].Attributes[name] = text
 			}
-			o.d.Cases[i].Attributes[name] = text
 		}
 	}
 }

@@ -121,13 +121,7 @@ func openDerm7pt(o *opener) error {
 			continue
 		}
 		c := Case{ID: id, Images: map[string]string{}, Attributes: map[string]string{}, Strata: map[string]string{}}
-		for _, a := range d.AttributeColumns {
-			text, err := o.attribute(t.get(r, a))
-			if err != nil {
-				o.problems.add(t.path, r.line, a, "%v", err)
-			}
-			c.Attributes[a] = text
-		}
+		o.readAttributes(t, r, all, &c)
 		given := map[string]string{}
 		for _, task := range labels {
 			given[task] = derm7ptGroup(task, t.get(r, task))

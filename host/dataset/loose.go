@@ -77,13 +77,10 @@ func openImage(o *opener) error {
 	o.d.Task = Classify
 	o.d.Dir = filepath.Dir(o.path)
 	o.d.Modalities = []string{imagePrefix + "main"}
-	o.d.Labels = o.opt.LabelSets
 	c := Case{ID: filepath.Base(o.path), Split: looseSplit, Images: map[string]string{imagePrefix + "main": o.path},
-		Labels: map[string]int{}, Attributes: map[string]string{}, Strata: map[string]string{}}
-	for _, set := range o.d.Labels {
-		c.Labels[set.Name] = -1
-	}
+		Attributes: map[string]string{}, Strata: map[string]string{}}
 	o.expect(expectedImage{caseIndex: o.addCase(c, o.path, 0), path: o.path})
+	o.unlabelled()
 	return nil
 }
 

@@ -126,11 +126,9 @@ func (l *Loader) renderVolume(p *plan, out []float32) error {
 	g := p.geometry[Volume]
 	c := p.c
 	s := l.data.stacks[c.Stack]
-	window := l.window
-	interval := c.SpacingMM[0]
 	var scratch []float32
 	size := g.NetHeight * g.NetWidth
-	taps := sliceTaps(s, c.KeySlice, l.depth, l.opt.Load.SliceSpacingMM, interval)
+	taps := sliceTaps(s, c.KeySlice, l.depth, l.opt.Load.SliceSpacingMM, c.SpacingMM[0])
 	for i, t := range taps {
 		to := out[i*size : (i+1)*size]
 		if i > 0 && t == taps[i-1] {
@@ -153,9 +151,9 @@ func (l *Loader) renderVolume(p *plan, out []float32) error {
 		if scratch == nil {
 			scratch = make([]float32, low.h*low.w)
 		}
-		l.blend(scratch, low, high, t.weight, c, window)
+		l.blend(scratch, low, high, t.weight, c)
 		source, h, w, m := shrink(scratch, low.h, low.w, 1, *g)
-		warp(source, h, w, 1, 0, m, to, g.NetHeight, g.NetWidth, p.contentHeight[Volume], p.contentWidth[Volume], float32(window.fill))
+		warp(source, h, w, 1, 0, m, to, g.NetHeight, g.NetWidth, p.contentHeight[Volume], p.contentWidth[Volume], float32(l.window.fill))
 	}
 	l.finishVolume(p, out)
 	return nil
@@ -178,51 +176,60 @@ func newWindowing(in *sdk.Intensity) windowing {
 		fill: in.OutLow, intensity: in}
 }
 
-func (w windowing) apply(v float64) float32 {
-	v = v*w.gain + w.offset
-	if !(v > w.outLow) { // NaN too
-		v = w.outLow
-		if math.IsInf(v, -1) {
-			v = airHU
-		}
+// apply windows values in place; NaN becomes the lowest value.
+func (w windowing) apply(out []float32) {
+	gain, offset, low, high := float32(w.gain), float32(w.offset), float32(w.outLow), float32(w.outHigh)
+	lowest := low
+	if math.IsInf(w.outLow, -1) {
+		lowest = airHU // for NaN where there is no window
 	}
-	return float32(min(v, w.outHigh))
+	for i, v := range out {
+		v = v*gain + offset
+		switch {
+		case v > high:
+			v = high
+		case !(v >= low): // NaN too
+			v = lowest
+		}
+		out[i] = v
+	}
 }
 
 // blend mixes two slices in Hounsfield units and windows the result.
-func (l *Loader) blend(out []float32, low, high *plane, weight float64, c *Case, window windowing) {
+func (l *Loader) blend(out []float32, low, high *plane, weight float64, c *Case) {
 	switch {
 	case low.hu16 != nil:
-		for i, v := range low.hu16 {
-			x := float64(v)
-			if weight > 0 {
-				x += weight * (float64(high.hu16[i]) - x)
-			}
-			out[i] = window.apply(x)
-		}
+		mix(out, low.hu16, high.hu16, float32(weight))
 	case low.hu32 != nil:
-		for i, v := range low.hu32 {
-			x := float64(v)
-			if weight > 0 {
-				x += weight * (float64(high.hu32[i]) - x)
-			}
-			out[i] = window.apply(x)
-		}
+		mix(out, low.hu32, high.hu32, float32(weight))
 	default:
+		mix(out, low.grey8, high.grey8, float32(weight))
 		from, to := c.greyHU[0], c.greyHU[1]
 		if from == to { // nobody said: grey fills the window
 			from, to = 0, 255
-			if window.intensity != nil {
-				from, to = window.intensity.Low, window.intensity.High
+			if in := l.window.intensity; in != nil {
+				from, to = in.Low, in.High
 			}
 		}
-		for i, v := range low.grey8 {
-			x := float64(v)
-			if weight > 0 {
-				x += weight * (float64(high.grey8[i]) - x)
-			}
-			out[i] = window.apply(from + x/255*(to-from))
+		step, start := float32((to-from)/255), float32(from)
+		for i, v := range out {
+			out[i] = start + v*step
 		}
+	}
+	l.window.apply(out)
+}
+
+func mix[T uint8 | int16 | float32](out []float32, low, high []T, weight float32) {
+	if weight == 0 {
+		for i, v := range low {
+			out[i] = float32(v)
+		}
+		return
+	}
+	high = high[:len(low)]
+	for i, v := range low {
+		x := float32(v)
+		out[i] = x + weight*(float32(high[i])-x)
 	}
 }
 
@@ -354,22 +361,28 @@ func shrink[T sample](src []T, h, w, channels int, g Geometry) ([]T, int, int, G
 	}
 	sh, sw := max(1, h/k), max(1, w/k)
 	out := make([]T, sh*sw*channels)
+	sums := make([]float32, sw*channels)
+	half := float32(0.5) // rounds bytes
+	if _, isFloat := any(out).([]float32); isFloat {
+		half = 0
+	}
 	for y := range sh {
+		clear(sums)
 		y2 := min(h, (y+1)*k)
-		for x := range sw {
-			x2 := min(w, (x+1)*k)
-			for c := range channels {
-				sum := float32(0)
-				for yy := y * k; yy < y2; yy++ {
-					for xx := x * k; xx < x2; xx++ {
-						sum += float32(src[(yy*w+xx)*channels+c])
+		for yy := y * k; yy < y2; yy++ {
+			row := src[yy*w*channels : (yy+1)*w*channels]
+			for x := range sw {
+				for xx := x * k; xx < min(w, (x+1)*k); xx++ {
+					for c := range channels {
+						sums[x*channels+c] += float32(row[xx*channels+c])
 					}
 				}
-				mean := sum / float32((y2-y*k)*(x2-x*k))
-				if _, isByte := any(mean).(T); !isByte {
-					mean += 0.5 // round
-				}
-				out[(y*sw+x)*channels+c] = T(mean)
+			}
+		}
+		for x := range sw {
+			count := float32((y2 - y*k) * (min(w, (x+1)*k) - x*k))
+			for c := range channels {
+				out[(y*sw+x)*channels+c] = T(sums[x*channels+c]/count + half)
 			}
 		}
 	}
@@ -400,22 +413,61 @@ func warp[T sample](src []T, h, w, channels, channel int, g Geometry, dst []floa
 			copyRow(row, src, h, w, int(inv[2]), int(y0), fill)
 			continue
 		}
-		for x := range row {
+		x1, x2 := inside(inv[0], x0, float64(w-1), len(row))
+		y1, y2 := inside(inv[3], y0, float64(h-1), len(row))
+		x1, x2 = max(x1, y1), min(x2, y2)
+		if x1 >= x2 {
+			x1, x2 = len(row), len(row)
+		}
+		// Away from the image's border all four neighbours exist.
+		down := w * channels
+		for x := x1; x < x2; x++ {
 			sx, sy := inv[0]*float64(x)+x0, inv[3]*float64(x)+y0
-			if sx < -0.5 || sy < -0.5 || sx > maxX || sy > maxY {
-				row[x] = fill
-				continue
-			}
-			sx, sy = clamp(sx, 0, float64(w-1)), clamp(sy, 0, float64(h-1))
 			ix, iy := int(sx), int(sy)
 			fx, fy := float32(sx-float64(ix)), float32(sy-float64(iy))
-			jx, jy := min(ix+1, w-1), min(iy+1, h-1)
-			a, b := float32(src[(iy*w+ix)*channels+channel]), float32(src[(iy*w+jx)*channels+channel])
-			c, d := float32(src[(jy*w+ix)*channels+channel]), float32(src[(jy*w+jx)*channels+channel])
+			at := (iy*w+ix)*channels + channel
+			a, b := float32(src[at]), float32(src[at+channels])
+			c, d := float32(src[at+down]), float32(src[at+down+channels])
 			top, bottom := a+fx*(b-a), c+fx*(d-c)
 			row[x] = top + fy*(bottom-top)
 		}
+		border := func(from, to int) {
+			for x := from; x < to; x++ {
+				sx, sy := inv[0]*float64(x)+x0, inv[3]*float64(x)+y0
+				if sx < -0.5 || sy < -0.5 || sx > maxX || sy > maxY {
+					row[x] = fill
+					continue
+				}
+				sx, sy = clamp(sx, 0, float64(w-1)), clamp(sy, 0, float64(h-1))
+				ix, iy := int(sx), int(sy)
+				fx, fy := float32(sx-float64(ix)), float32(sy-float64(iy))
+				jx, jy := min(ix+1, w-1), min(iy+1, h-1)
+				a, b := float32(src[(iy*w+ix)*channels+channel]), float32(src[(iy*w+jx)*channels+channel])
+				c, d := float32(src[(jy*w+ix)*channels+channel]), float32(src[(jy*w+jx)*channels+channel])
+				top, bottom := a+fx*(b-a), c+fx*(d-c)
+				row[x] = top + fy*(bottom-top)
+			}
+		}
+		border(0, x1)
+		border(x2, len(row))
 	}
+}
+
+// inside returns whole numbers from <= x < to, within 0 and n, for which a*x+b surely
+// lies in [0, limit): a pixel is left out at either end for rounding.
+func inside(a, b, limit float64, n int) (from, to int) {
+	const rounding = 1e-6
+	if math.Abs(a)*float64(n) < rounding { // constant along the row
+		if b >= rounding && b < limit-rounding {
+			return 0, n
+		}
+		return 0, 0
+	}
+	first, last := -b/a, (limit-b)/a
+	if first > last {
+		first, last = last, first
+	}
+	return int(clamp(math.Ceil(first)+1, 0, float64(n))), int(clamp(math.Floor(last), 0, float64(n)))
 }
 
 func fillRow(row []float32, v float32) {

@@ -79,6 +79,51 @@ func TestRotationAgainstPyTorch(t *testing.T) {
 	wantClose(t, "rotation", got, c.Out, 1e-4)
 }
 
+// TestWarpEqualsItsDefinition compares every pixel with bilinear interpolation written
+// out, for turns, mirrors and shifts that meet the border exactly too.
+func TestWarpEqualsItsDefinition(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		h, w := rapid.IntRange(1, 9).Draw(t, "h"), rapid.IntRange(1, 9).Draw(t, "w")
+		channels := rapid.IntRange(1, 3).Draw(t, "channels")
+		src := make([]uint8, h*w*channels)
+		for i := range src {
+			src[i] = uint8(37 * i)
+		}
+		angle := rapid.OneOf(rapid.Float64Range(-4, 4), rapid.Map(rapid.IntRange(-4, 4), func(k int) float64 { return float64(k) * math.Pi / 2 })).Draw(t, "angle")
+		scale := rapid.OneOf(rapid.Float64Range(0.3, 3), rapid.Just(1.0)).Draw(t, "scale")
+		shift := rapid.OneOf(rapid.Float64Range(-9, 9), rapid.Map(rapid.IntRange(-9, 9), func(k int) float64 { return float64(k) }))
+		g := Geometry{A: [6]float64{scale * math.Cos(angle), -scale * math.Sin(angle), shift.Draw(t, "dx"), scale * math.Sin(angle), scale * math.Cos(angle), shift.Draw(t, "dy")}}
+		if rapid.Bool().Draw(t, "flip") {
+			g = g.then([6]float64{-1, 0, float64(w - 1), 0, 1, 0})
+		}
+		const side = 12
+		got := make([]float32, side*side)
+		channel := channels - 1
+		warp(src, h, w, channels, channel, g, got, side, side, side-1, side-2, -1)
+		pixel := func(x, y int) float64 {
+			return float64(src[(min(max(y, 0), h-1)*w+min(max(x, 0), w-1))*channels+channel])
+		}
+		for y := range side {
+			for x := range side {
+				sx, sy := g.ToOriginal(float64(x), float64(y))
+				border := min(math.Abs(sx+0.5), math.Abs(sy+0.5), math.Abs(sx-float64(w)+0.5), math.Abs(sy-float64(h)+0.5))
+				if border < 1e-9 {
+					continue // either is right
+				}
+				want := -1.0
+				if y < side-1 && x < side-2 && sx > -0.5 && sy > -0.5 && sx < float64(w)-0.5 && sy < float64(h)-0.5 {
+					ix, iy := int(math.Floor(sx)), int(math.Floor(sy))
+					fx, fy := sx-float64(ix), sy-float64(iy)
+					want = (1-fy)*((1-fx)*pixel(ix, iy)+fx*pixel(ix+1, iy)) + fy*((1-fx)*pixel(ix, iy+1)+fx*pixel(ix+1, iy+1))
+				}
+				if math.Abs(float64(got[y*side+x])-want) > 1e-3 {
+					t.Fatalf("pixel %d, %d from %g, %g is %g, want %g", x, y, sx, sy, got[y*side+x], want)
+				}
+			}
+		}
+	})
+}
+
 // TestSliceWeightsAgainstNumpy: every offset has its own weight frac(p*2/interval), on
 // both sides; beyond the stack the nearest slice stands in (numpy.interp).
 func TestSliceWeightsAgainstNumpy(t *testing.T) {

@@ -85,18 +85,7 @@ func openTable(o *opener) error {
 		if lesion := t.get(r, "lesion"); lesion != "" {
 			c.Strata["lesion"] = lesion
 		}
-		for _, a := range d.AttributeColumns {
-			text, err := o.attribute(t.get(r, a))
-			if err == nil && a == "age" && text != "" {
-				if _, wrong := parseNumber(text); wrong == nil {
-					err = checkAge(text)
-				}
-			}
-			if err != nil {
-				o.problems.add(t.path, r.line, a, "%v", err)
-			}
-			c.Attributes[a] = text
-		}
+		o.readAttributes(t, r, attributes, &c)
 		given := map[string]string{}
 		for _, column := range labels {
 			text := t.get(r, column)
@@ -125,8 +114,40 @@ func openTable(o *opener) error {
 		}
 	}
 	o.labelSets(tasks, values, nil, func(task string) string { return columnOf[task] })
+	if len(tasks) == 0 {
+		o.unlabelled()
+	}
 	o.warnOfUntrained()
 	return nil
+}
+
+// unlabelled gives cases that come without labels the label sets of a run, unknown.
+func (o *opener) unlabelled() {
+	o.d.Labels = o.opt.LabelSets
+	for i := range o.d.Cases {
+		o.d.Cases[i].Labels = map[string]int{}
+		for _, set := range o.d.Labels {
+			o.d.Cases[i].Labels[set.Name] = -1
+		}
+	}
+}
+
+// readAttributes checks a row's attribute cells, used or not, and keeps those chosen.
+func (o *opener) readAttributes(t *csvTable, r csvRow, all []string, c *Case) {
+	for _, name := range all {
+		text, err := o.attribute(t.get(r, name))
+		if err == nil && name == "age" && text != "" {
+			if _, words := parseNumber(text); words == nil {
+				err = checkAge(text)
+			}
+		}
+		if err != nil {
+			o.problems.add(t.path, r.line, name, "%v", err)
+		}
+		if slices.Contains(o.d.AttributeColumns, name) {
+			c.Attributes[name] = text
+		}
+	}
 }
 
 // warnOfUntrained names the classes that the training split does not have.
