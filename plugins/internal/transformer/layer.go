@@ -144,13 +144,45 @@ func (l *Layer) attend(s *torchstage.Scope, x, bias *ts.Tensor, train bool) *ts.
 	}
 	// Scaling the queries costs T·h products, scaling the logits T·T.
 	q = s.MulScalar(q, 1/math.Sqrt(float64(h)))
-	logits := s.BMM(q, s.Transpose(k, 1, 2)) // [N·Heads,T,T]
 	if bias != nil {
-		logits = s.Reshape(s.Add(s.Reshape(logits, n, l.Heads, t, t), bias), n*l.Heads, t, t)
+		bias = s.Reshape(s.Expand(bias, n, l.Heads, 1, t), n*l.Heads, 1, t)
 	}
-	y := s.BMM(s.Softmax(logits, 2), v) // [N·Heads,T,h]
+	y := attention(s, q, k, v, bias) // [N·Heads,T,h]
 	y = s.Reshape(s.Transpose(s.Reshape(y, n, l.Heads, t, h), 1, 2), n, t, l.Width)
 	return s.Dropout(l.out.Apply(s, y), l.Dropout, train)
+}
+
+// chunkBytes bounds one piece of the attention matrix. The C library gives blocks of
+// more than 32 MiB back to the system at once, and fetching them anew page by page
+// costs more than the arithmetic; smaller ones stay and also fit the caches better.
+const chunkBytes = 16 << 20
+
+// attention is softmax(q·kᵀ + bias)·v for q, k, v [B,T,h], q scaled already, and bias
+// [B,1,T] or nil, a few rows of B at a time.
+func attention(s *torchstage.Scope, q, k, v, bias *ts.Tensor) *ts.Tensor {
+	b, t := s.Dim(q, 0), s.Dim(q, 1)
+	size := max(1, chunkBytes/(4*max(1, t*t)))
+	var parts []*ts.Tensor
+	for from := int64(0); from < b && s.Err() == nil; from += size {
+		count := min(size, b-from)
+		parts = append(parts, s.Sub(func(s *torchstage.Scope) *ts.Tensor {
+			part := func(x *ts.Tensor) *ts.Tensor {
+				if count == b {
+					return x
+				}
+				return s.Narrow(x, 0, from, count)
+			}
+			logits := s.BMM(part(q), s.Transpose(part(k), 1, 2))
+			if bias != nil {
+				logits = s.Add(logits, part(bias))
+			}
+			return s.BMM(s.Softmax(logits, 2), part(v))
+		}))
+	}
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	return s.Cat(parts, 0)
 }
 
 func (l *Layer) feed(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor {

@@ -1,0 +1,205 @@
+// Package bert is the text stage: a frozen BERT or DistilBERT in the Hugging Face
+// layout, whose last layer's [CLS] embeds a prompt (Eq. 5).
+package bert
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/sugarme/gotch"
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/plugins/bert/wordpiece"
+	"github.com/alignedfusion/alignedfusion/plugins/internal/transformer"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
+)
+
+func limit(v float64) *float64 { return &v }
+
+// Manifest describes the plugin.
+func Manifest() sdk.Manifest {
+	return sdk.Manifest{
+		Name: "bert", Version: "0.1.0", License: "Apache-2.0", Runtime: "libtorch",
+		ModelCard: "Any BERT or DistilBERT checkpoint in the Hugging Face layout, for example Bio_ClinicalBERT. No weights are shipped.",
+		Stages: []sdk.StageManifest{{
+			Name: "text", Kind: sdk.KindText,
+			Summary: "frozen BERT: [CLS] of the last layer",
+			Inputs:  []sdk.Port{{Name: "text", DType: tensor.Bytes, Shape: []string{"N"}, Required: true, Help: "prompts in UTF-8"}},
+			Outputs: []sdk.Port{{Name: "embedding", DType: tensor.FP32, Shape: []string{"N", "E"}, Required: true}},
+			Settings: []sdk.Setting{
+				{Name: "model", Type: "path", Default: "", Help: "folder with config.json, vocab.txt and model.safetensors"},
+				{Name: "lowercase", Type: "string", Default: "auto", Choices: []string{"auto", "true", "false"}, Help: "auto: as tokenizer_config.json says, true without it"},
+				{Name: "max_length", Type: "int", Default: "0", Min: limit(0), Max: limit(1 << 20), Help: "longest text in tokens, the rest is cut off; 0: as many as the model has positions"},
+				{Name: "batch", Type: "int", Default: "32", Min: limit(1), Max: limit(4096), Help: "texts that run through the network together"},
+			},
+			Metrics: []string{"truncated"},
+		}},
+	}
+}
+
+// Plugin is what the plugin's program serves.
+func Plugin() sdk.Plugin {
+	return sdk.Plugin{Manifest: Manifest(), Open: torchstage.Open(map[string]torchstage.Builder{"text": build})}
+}
+
+// model is a BERT encoder.
+type model struct {
+	config
+	tokenizer *wordpiece.Tokenizer
+	length    int
+	pad       int64
+	batch     int
+	device    gotch.Device
+
+	word, position, kind *ts.Tensor
+	norm                 transformer.Affine
+	encoder              []*transformer.Layer
+}
+
+var names = transformer.Names{
+	Norm1: "attention.output.LayerNorm", Norm2: "output.LayerNorm",
+	Query: "attention.self.query", Key: "attention.self.key", Value: "attention.self.value",
+	OutProjection: "attention.output.dense", Linear1: "intermediate.dense", Linear2: "output.dense",
+}
+
+func build(b *torchstage.Build) (torchstage.Module, error) {
+	set := b.Request.Settings
+	dir := set.String("model")
+	if dir == "" {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "setting model is empty, want a folder with config.json, vocab.txt and model.safetensors")
+	}
+	c, err := readConfig(dir)
+	if err != nil {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "%w", err)
+	}
+	switch set.String("lowercase") {
+	case "true":
+		c.lowercase, c.lowercaseIsKnown = true, true
+	case "false":
+		c.lowercase, c.lowercaseIsKnown = false, true
+	}
+	m := &model{config: c, batch: set.Int("batch"), length: set.Int("max_length"), device: b.Device}
+	if m.length == 0 {
+		m.length = int(c.positions)
+	}
+	if m.length < 3 || int64(m.length) > c.positions {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "setting max_length=%d, want 3 to the model's %d positions", m.length, c.positions)
+	}
+	vocab, err := wordpiece.LoadVocab(filepath.Join(dir, "vocab.txt"))
+	if err != nil {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "model folder %s: %w", dir, err)
+	}
+	if n := int64(vocab.Len()); n > c.vocabulary {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "model folder %s: vocab.txt has %d entries, config.json says %d: they belong to different models", dir, n, c.vocabulary)
+	}
+	m.tokenizer = wordpiece.New(vocab, c.lowercase)
+	if c.stripAccents != nil {
+		m.tokenizer = m.tokenizer.StripAccents(*c.stripAccents)
+	}
+	pad, _ := vocab.ID(wordpiece.Padding)
+	m.pad = int64(pad)
+	p := b.Params
+	small := torchstage.Zeros() // every value comes from the file
+	m.word = p.Parameter("embeddings.word_embeddings.weight", []int64{c.vocabulary, c.width}, small)
+	m.position = p.Parameter("embeddings.position_embeddings.weight", []int64{c.positions, c.width}, small)
+	if c.tokenTypes > 0 {
+		m.kind = p.Parameter("embeddings.token_type_embeddings.weight", []int64{c.tokenTypes, c.width}, small)
+	}
+	m.norm = transformer.Norm(p, "embeddings.LayerNorm", c.width)
+	layer := transformer.Config{Width: c.width, Heads: c.heads, Hidden: c.hidden, PostNorm: true, Eps: c.eps}
+	for i := range c.layers {
+		m.encoder = append(m.encoder, transformer.New(p, "encoder.layer."+strconv.FormatInt(i, 10)+".", layer, names))
+	}
+	file := filepath.Join(dir, "model.safetensors")
+	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+		return nil, &sdk.Error{
+			Code: sdk.InvalidArgument, Err: fmt.Errorf("model folder %s: no model.safetensors", dir),
+			Advice: "`alignedfusion weights import` makes it of a pytorch_model.bin",
+		}
+	}
+	if err := p.LoadFile(b.S, file, torchstage.LoadOptions{Rename: rename}); err != nil {
+		return nil, err
+	}
+	p.Freeze("")
+	b.Inputs = Manifest().Stages[0].Inputs
+	b.Outputs = []sdk.Port{{Name: "embedding", DType: tensor.FP32, Shape: []string{"N", strconv.FormatInt(c.width, 10)}, Required: true}}
+	if !c.lowercaseIsKnown {
+		b.Notes = append(b.Notes, "tokenizer_config.json does not say whether text is lower-cased: lower-casing; set lowercase=false for a cased model")
+	}
+	return m, nil
+}
+
+// Forward embeds texts. Texts of like length share a batch, so that little of it
+// is padding; each text's embedding is its own.
+func (m *model) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
+	texts := in.Text["text"]
+	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}, Metrics: map[string]float64{}}
+	ids := make([][]int64, len(texts))
+	order := make([]int, len(texts))
+	truncated := 0
+	for i, text := range texts {
+		tokens, err := m.tokenizer.Encode(text, 0)
+		if err != nil {
+			s.Fail(sdk.Errorf(sdk.InvalidArgument, "text %d: %w", i, err))
+			return out
+		}
+		if len(tokens) > m.length {
+			tokens = append(tokens[:m.length-1], tokens[len(tokens)-1])
+			truncated++
+		}
+		for _, id := range tokens {
+			ids[i] = append(ids[i], int64(id))
+		}
+		order[i] = i
+	}
+	out.Metrics["truncated"] = float64(truncated)
+	slices.SortStableFunc(order, func(a, b int) int { return len(ids[a]) - len(ids[b]) })
+	result := make([]float32, int64(len(texts))*m.width)
+	s.NoGrad(func() {
+		for start := 0; start < len(order); start += m.batch {
+			part := order[start:min(start+m.batch, len(order))]
+			y := s.Sub(func(s *torchstage.Scope) *ts.Tensor { return m.run(s, ids, part) })
+			values := s.Float32s(y)
+			s.Free(y)
+			if s.Err() != nil {
+				return
+			}
+			for j, i := range part {
+				copy(result[int64(i)*m.width:], values[int64(j)*m.width:int64(j+1)*m.width])
+			}
+		}
+	})
+	out.Tensors["embedding"] = s.FromFloat32s(result, int64(len(texts)), m.width)
+	return out
+}
+
+// run embeds the texts of part together: [len(part), width].
+func (m *model) run(s *torchstage.Scope, ids [][]int64, part []int) *ts.Tensor {
+	n, t := int64(len(part)), int64(len(ids[part[len(part)-1]])) // the longest is last
+	flat := make([]int64, n*t)
+	bias := make([]float32, n*t)
+	for j, i := range part {
+		copy(flat[int64(j)*t:], ids[i])
+		for k := int64(len(ids[i])); k < t; k++ {
+			flat[int64(j)*t+k] = m.pad
+			bias[int64(j)*t+k] = -1e4 // exp gives 0: padding is not attended to
+		}
+	}
+	x := s.Embedding(m.word, s.To(s.FromInt64s(flat, n, t), m.device))
+	x = s.Add(x, s.Narrow(m.position, 0, 0, t))
+	if m.kind != nil {
+		x = s.Add(x, s.Select(m.kind, 0, 0))
+	}
+	x = m.norm.Normalize(s, x, m.width, m.eps)
+	hide := s.To(s.FromFloat32s(bias, n, 1, 1, t), m.device)
+	for _, l := range m.encoder {
+		x = l.Forward(s, x, hide, false)
+	}
+	return s.Contiguous(s.Select(x, 1, 0))
+}
