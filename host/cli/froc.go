@@ -131,6 +131,7 @@ func formatList(values []float64) string {
 // frocSystem is one system under evaluation.
 type frocSystem struct {
 	name, path string
+	rows       []int32
 	result     *froc.Result
 	bootstrap  *froc.Bootstrap
 	report     frocio.System
@@ -191,6 +192,7 @@ func runFROC(c *cli.Context) error {
 			return dataError(err)
 		}
 		report.Notes = append(report.Notes, predictions.Notes...)
+		s.rows = predictions.Rows
 		if s.result, err = froc.Evaluate(truth.Truth, predictions.Marks, protocol); err != nil {
 			return dataError(fmt.Errorf("%s: %w", s.path, err))
 		}
@@ -481,23 +483,24 @@ func compareSystems(systems []frocSystem, o resample.Options, allPairs bool) ([]
 func writeFROCFiles(c *cli.Context, systems []frocSystem, report *frocio.Report, o resample.Options, withBootstrap bool) error {
 	for _, file := range []struct {
 		flag  string
-		write func(io.Writer, *froc.Result) error
+		write func(io.Writer, *frocSystem) error
 	}{
-		{"curve", frocio.WriteCurve},
-		{"lesions", frocio.WriteLesions},
-		{"marks", func(w io.Writer, r *froc.Result) error { return frocio.WriteMarks(w, r, false) }},
-		{"false-positives", func(w io.Writer, r *froc.Result) error { return frocio.WriteMarks(w, r, true) }},
+		{"curve", func(w io.Writer, s *frocSystem) error { return frocio.WriteCurve(w, s.result) }},
+		{"lesions", func(w io.Writer, s *frocSystem) error { return frocio.WriteLesions(w, s.result, s.rows) }},
+		{"marks", func(w io.Writer, s *frocSystem) error { return frocio.WriteMarks(w, s.result, s.rows, false) }},
+		{"false-positives", func(w io.Writer, s *frocSystem) error { return frocio.WriteMarks(w, s.result, s.rows, true) }},
 	} {
 		path := c.String(file.flag)
 		if path == "" {
 			continue
 		}
-		for _, s := range systems {
+		for i := range systems {
+			s := &systems[i]
 			target := path
 			if len(systems) > 1 {
 				target = strings.TrimSuffix(path, filepath.Ext(path)) + "." + s.name + filepath.Ext(path)
 			}
-			if err := frocio.WriteFile(target, func(w io.Writer) error { return file.write(w, s.result) }); err != nil {
+			if err := frocio.WriteFile(target, func(w io.Writer) error { return file.write(w, s) }); err != nil {
 				return fmt.Errorf("--%s: %w", file.flag, err)
 			}
 		}

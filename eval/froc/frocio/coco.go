@@ -169,7 +169,7 @@ func (t *Truth) decodeCOCOResults(path string, r io.Reader, p *Predictions, prob
 		case box.Score == nil:
 			problems.row(where(), "bad score", "no score")
 		default:
-			p.Marks = append(p.Marks, froc.Prediction{Image: i, Region: region, Score: *box.Score})
+			p.add(froc.Prediction{Image: i, Region: region, Score: *box.Score}, n)
 		}
 	}
 	_, err = decoder.Token()

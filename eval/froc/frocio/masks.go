@@ -97,7 +97,7 @@ func (t *Truth) addMap(image int, name string, tab *table, p *Predictions, probl
 		if err != nil {
 			return fmt.Errorf("%s: %w", tab.where(), err)
 		}
-		p.Marks = append(p.Marks, froc.Prediction{Image: image, Region: froc.MaskRegion(m), Score: score})
+		p.add(froc.Prediction{Image: image, Region: froc.MaskRegion(m), Score: score}, tab.line())
 	}
 	return nil
 }

@@ -344,7 +344,7 @@ func (t *Truth) readNPZPredictions(path string, p *Predictions, problems *proble
 			continue
 		}
 		m.Region = t.toVoxels(k, m.Region)
-		p.Marks = append(p.Marks, m)
+		p.add(m, i)
 	}
 	return nil
 }

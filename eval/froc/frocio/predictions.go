@@ -11,6 +11,7 @@ import (
 // Predictions are the marks of one system that were read.
 type Predictions struct {
 	Marks   []froc.Prediction
+	Rows    []int32  // where each mark stands: the line of a table, the 0-based place in a JSON array or .npz
 	LeftOut int      // marks on images that the split or the noise filter left out
 	Notes   []string // what was noticed while reading, for people
 }
@@ -43,6 +44,10 @@ func (t *Truth) ReadPredictions(path string) (*Predictions, error) {
 	return p, nil
 }
 
+func (p *Predictions) add(m froc.Prediction, row int) {
+	p.Marks, p.Rows = append(p.Marks, m), append(p.Rows, int32(row))
+}
+
 // imageOf finds a prediction's image; ok is false when the mark is to be passed over.
 func (t *Truth) imageOf(id string, p *Predictions, problems *problems, where func() string) (int, bool) {
 	if i, known := t.index[id]; known {
@@ -71,6 +76,8 @@ func (t *Truth) readPredictionTable(path string, p *Predictions, problems *probl
 		return err
 	}
 	header := strings.Join(tab.header, ",")
+	var lastID string
+	lastIndex := -1
 	if l.geometry == noGeometry {
 		return fmt.Errorf("%s:1: no coordinates; want x1,y1,x2,y2[,z1,z2] or x,y[,z]; the header is %q", path, header)
 	}
@@ -85,9 +92,13 @@ func (t *Truth) readPredictionTable(path string, p *Predictions, problems *probl
 		p.Notes = append(p.Notes, fmt.Sprintf("%s: columns not used: %s", path, strings.Join(aside, ", ")))
 	}
 	return rows(tab, problems, func(row []string) error {
-		i, ok := t.imageOf(row[l.image], p, problems, tab.where)
-		if !ok {
-			return nil
+		i, ok := lastIndex, true
+		if lastIndex < 0 || row[l.image] != lastID {
+			if i, ok = t.imageOf(row[l.image], p, problems, tab.where); !ok {
+				return nil
+			}
+			// marks of one image mostly stand together: this saves most look-ups
+			lastID, lastIndex = t.Images[i].ID, i
 		}
 		if l.geometry == maskFile {
 			return t.addMap(i, row[l.coords[0]], tab, p, problems)
@@ -102,7 +113,7 @@ func (t *Truth) readPredictionTable(path string, p *Predictions, problems *probl
 			problems.row(tab.where(), "bad coordinates", "%v", err)
 			return nil
 		}
-		p.Marks = append(p.Marks, froc.Prediction{Image: i, Region: t.toVoxels(i, region), Score: score})
+		p.add(froc.Prediction{Image: i, Region: t.toVoxels(i, region), Score: score}, tab.line())
 		return nil
 	})
 }

@@ -219,7 +219,7 @@ func (t *Truth) readImages(path string) error {
 		t.addImage(im)
 		return nil
 	})
-	if err == nil && len(t.Images) == 0 && len(splits) > 0 {
+	if err == nil && len(t.Images) == 0 && len(splits) > 0 && t.problems.total == 0 {
 		return fmt.Errorf("%s: no image of split %q; there are %v", path, t.options.Split, slices.Sorted(maps.Keys(splits)))
 	}
 	return err

@@ -78,13 +78,13 @@ func regionFields(r *froc.Region) []string {
 	}
 }
 
-// WriteLesions writes one row per counted lesion: whether it was found, by which
-// prediction (0-based, in the order read), at what score and rank, and what the
-// first hit criterion measured.
-func WriteLesions(w io.Writer, r *froc.Result) error {
+// WriteLesions writes one row per counted lesion: whether it was found, by the
+// prediction of which row (see Predictions.Rows), at what score and rank, and
+// what the first hit criterion measured.
+func WriteLesions(w io.Writer, r *froc.Result, rows []int32) error {
 	header := append([]string{"image", "patient"}, regionHeader...)
 	header = append(header, r.Truth.Strata...)
-	header = append(header, "found", "prediction", "score", "rank", "match")
+	header = append(header, "found", "prediction_row", "score", "rank", "match")
 	return writeRows(w, header, func(write func(...string)) {
 		for _, o := range r.LesionOutcomes() {
 			l := &r.Truth.Lesions[o.Lesion]
@@ -98,7 +98,7 @@ func WriteLesions(w io.Writer, r *froc.Result) error {
 				row = append(row, value)
 			}
 			if o.Found {
-				row = append(row, "1", strconv.Itoa(o.Prediction), text(o.Score), strconv.Itoa(o.Rank), text(o.Value))
+				row = append(row, "1", strconv.Itoa(int(rows[o.Prediction])), text(o.Score), strconv.Itoa(o.Rank), text(o.Value))
 			} else {
 				row = append(row, "0", "", "", "", "")
 			}
@@ -107,10 +107,11 @@ func WriteLesions(w io.Writer, r *froc.Result) error {
 	})
 }
 
-// WriteMarks writes one row per prediction with its fate; with falsePositives,
+// WriteMarks writes one row per prediction with its fate and, where it hit a
+// lesion, that lesion's 0-based place in the ground truth; with falsePositives,
 // only the false positives.
-func WriteMarks(w io.Writer, r *froc.Result, falsePositives bool) error {
-	header := append([]string{"prediction", "image", "patient"}, regionHeader...)
+func WriteMarks(w io.Writer, r *froc.Result, rows []int32, falsePositives bool) error {
+	header := append([]string{"prediction_row", "image", "patient"}, regionHeader...)
 	header = append(header, "score", "rank", "fate", "lesion")
 	return writeRows(w, header, func(write func(...string)) {
 		for _, o := range r.PredictionOutcomes() {
@@ -119,7 +120,7 @@ func WriteMarks(w io.Writer, r *froc.Result, falsePositives bool) error {
 			}
 			p := &r.Predictions[o.Prediction]
 			im := &r.Truth.Images[p.Image]
-			row := append([]string{strconv.Itoa(o.Prediction), im.ID, im.Patient}, regionFields(&p.Region)...)
+			row := append([]string{strconv.Itoa(int(rows[o.Prediction])), im.ID, im.Patient}, regionFields(&p.Region)...)
 			rank, lesion := "", ""
 			if o.Rank > 0 {
 				rank = strconv.Itoa(o.Rank)

@@ -1,0 +1,106 @@
+package frocio
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+)
+
+// fuzzPair feeds one file as ground truth and as predictions: whatever is read
+// without an error must be fit to be evaluated.
+func fuzzPair(f *testing.F, extension string, truths, marks []string) {
+	for _, truth := range truths {
+		for _, m := range marks {
+			f.Add([]byte(truth), []byte(m))
+		}
+	}
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, truth, marks []byte) {
+		names := [2]string{filepath.Join(dir, "t"+extension), filepath.Join(dir, "p"+extension)}
+		for i, data := range [][]byte{truth, marks} {
+			if err := os.WriteFile(names[i], data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, lenient := range []bool{false, true} {
+			read, err := ReadTruth(Source{GroundTruth: names[0]}, Options{Lenient: lenient})
+			if err != nil {
+				continue
+			}
+			p, err := read.ReadPredictions(names[1])
+			if err != nil {
+				continue
+			}
+			if len(p.Marks) != len(p.Rows) {
+				t.Fatalf("%d marks, %d rows", len(p.Marks), len(p.Rows))
+			}
+			for i := range p.Marks {
+				m := &p.Marks[i]
+				if m.Image < 0 || m.Image >= len(read.Images) || m.Region.Check() != nil || finite(m.Score) != nil {
+					t.Fatalf("mark %d is %+v", i, m)
+				}
+			}
+			protocol := froc.StrictProtocol()
+			if _, err := froc.Evaluate(read.Truth, p.Marks, protocol); err != nil {
+				continue // no lesions, or kinds that cannot be compared
+			}
+		}
+	})
+}
+
+func FuzzCSV(f *testing.F) {
+	fuzzPair(f, ".csv", []string{
+		"image,x1,y1,x2,y2,patient,ignore\na,0,1,2,3,p,1\n", "seriesuid,coordX,coordY,coordZ,diameter_mm\na,1,2,3,-1\n",
+		"image,x1,y1,x2,y2,z,volume\na,0,1,2,3,7,v\n", "image,cx,cy,radius\n\"a\"\"b\",1,2,3\n", "image,mask\na,x.nii\n",
+		dlHeader + dlRow("a", 0, 3) + dlRow("b", 1, 3),
+	}, []string{"image,x1,y1,x2,y2,score\na,0,0,1,1,0.5\n", "image,x,y,score\na,0,1e400,NaN\n"})
+}
+
+func FuzzJSONLines(f *testing.F) {
+	fuzzPair(f, ".jsonl", []string{`{"image":"a","x1":0,"y1":1,"x2":2,"y2":3,"ignore":true,"organ":null}`}, []string{`{"score":1.5,"image":"a","x1":0,"y1":1,"x2":2,"y2":3}`})
+}
+
+func FuzzCOCO(f *testing.F) {
+	fuzzPair(f, ".json", []string{
+		`{"images":[{"id":7,"patient":"p"},{"id":"x"}],"categories":[{"id":1,"name":"n"}],"annotations":[{"image_id":7,"category_id":1,"bbox":[1,2,3,4],"iscrowd":1}]}`,
+	}, []string{`[{"image_id":7,"category_id":1,"bbox":[1,2,3,4],"score":0.5}]`})
+}
+
+func FuzzNPZ(f *testing.F) {
+	var truths, marks []string
+	for _, list := range []struct {
+		names []string
+		into  *[]string
+	}{{[]string{"truth.npz", "truth_3d.npz", "truth_points.npz"}, &truths}, {[]string{"predictions.npz", "predictions_named.npz", "bad_nan.npz"}, &marks}} {
+		for _, name := range list.names {
+			data, err := os.ReadFile(filepath.Join("testdata", name))
+			if err != nil {
+				f.Fatal(err)
+			}
+			*list.into = append(*list.into, string(data))
+		}
+	}
+	fuzzPair(f, ".npz", truths, marks)
+}
+
+// FuzzNPY goes past the checksums of the archive.
+func FuzzNPY(f *testing.F) {
+	f.Add([]byte("\x93NUMPY\x01\x00\x76\x00{'descr': '<f8', 'fortran_order': False, 'shape': (1, 4), }                                                          \n" +
+		"00000000000000000000000000000000"))
+	f.Add([]byte("\x93NUMPY\x01\x00\x16\x00{'descr': '<U1', 'shape"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		a, err := parseArray(data)
+		if err != nil {
+			return
+		}
+		n := 1
+		for _, d := range a.shape {
+			n *= d
+		}
+		if len(a.numbers)+len(a.strings) != n {
+			t.Fatalf("shape %v, but %d numbers and %d strings", a.shape, len(a.numbers), len(a.strings))
+		}
+	})
+}
