@@ -1,0 +1,307 @@
+package synth_test
+
+import (
+	"context"
+	"encoding/csv"
+	"errors"
+	"image"
+	"image/png"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/dataset/synth"
+)
+
+func rows(t *testing.T, path string) []map[string]string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	all, err := csv.NewReader(f).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []map[string]string
+	for _, r := range all[1:] {
+		m := map[string]string{}
+		for i, name := range all[0] {
+			m[name] = r[i]
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+func make24(t *testing.T, seed uint64) (string, *synth.Summary) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "set")
+	s, err := synth.DeepLesion(context.Background(), dir, synth.DeepLesionOptions{Patients: 24, Size: 96, Seed: seed})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir, s
+}
+
+func hu(t *testing.T, path string) *image.Gray16 {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	img, err := png.Decode(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img.(*image.Gray16)
+}
+
+// TestDeepLesionIsReadAsTheRealOne: the set opens without a complaint, splits are by
+// patient, and neighbours reach 6 mm on either side.
+func TestDeepLesionIsReadAsTheRealOne(t *testing.T) {
+	dir, summary := make24(t, 1)
+	d, err := dataset.Open("deeplesion:"+dir, dataset.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(d.Warnings) > 0 {
+		t.Errorf("warnings %v", d.Warnings)
+	}
+	if len(d.Cases) != 48 || summary.Cases["train"]+summary.Cases["val"]+summary.Cases["test"] != 48 {
+		t.Errorf("%d cases, %+v", len(d.Cases), summary)
+	}
+	splitOf := map[string]string{}
+	for _, c := range d.Cases {
+		if first, ok := splitOf[c.Patient]; ok && first != c.Split {
+			t.Errorf("patient %s is in %s and %s", c.Patient, first, c.Split)
+		}
+		splitOf[c.Patient] = c.Split
+		reach := int(math.Ceil(6 / c.SpacingMM[0]))
+		for _, n := range []int{c.KeySlice - reach, c.KeySlice + reach} {
+			path := filepath.Join(filepath.Dir(c.Images[dataset.Volume]), pad3(n)+".png")
+			if _, err := os.Stat(path); err != nil {
+				t.Error(err)
+			}
+		}
+		if len(c.Boxes) < 1 || len(c.Boxes) > 2 || len(c.RECIST) != len(c.Boxes) {
+			t.Errorf("%s has %d boxes, %d diameters", c.ID, len(c.Boxes), len(c.RECIST))
+		}
+	}
+	for split, want := range map[string]int{"train": 36, "val": 4, "test": 8} {
+		if got := d.Splits()[split]; got != want {
+			t.Errorf("%s: %d cases, want %d", split, got, want)
+		}
+	}
+	readme, err := os.ReadFile(filepath.Join(dir, "README.txt"))
+	if err != nil || !strings.HasPrefix(string(readme), "SYNTHETIC DATA.") {
+		t.Errorf("README: %.40s, %v", readme, err)
+	}
+}
+
+func pad3(n int) string {
+	s := strconv.Itoa(n)
+	return strings.Repeat("0", max(0, 3-len(s))) + s
+}
+
+// TestSliceShowsLesionsAndLookAlikes measures the written pixels: every object stands
+// out by its density on the key slice; 5 mm away lesions and harmless blobs are gone
+// and vessels are still there.
+func TestSliceShowsLesionsAndLookAlikes(t *testing.T) {
+	dir, _ := make24(t, 2)
+	d, err := dataset.Open("deeplesion:"+dir, dataset.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases := map[string]dataset.Case{}
+	for _, c := range d.Cases {
+		cases[c.ID] = c
+	}
+	mean := func(img *image.Gray16, x, y float64) float64 {
+		sum, n := 0.0, 0.0
+		for dy := -1; dy <= 1; dy++ {
+			for dx := -1; dx <= 1; dx++ {
+				sum += float64(img.Gray16At(int(math.Round(x))+dx, int(math.Round(y))+dy).Y) - 32768
+				n++
+			}
+		}
+		return sum / n
+	}
+	seen := map[string]int{}
+	for _, r := range rows(t, filepath.Join(dir, "synthetic_truth.csv")) {
+		c := cases[r["File_name"]]
+		var box [4]float64
+		for i, name := range []string{"x1", "y1", "x2", "y2"} {
+			if box[i], err = strconv.ParseFloat(r[name], 64); err != nil {
+				t.Fatal(err)
+			}
+		}
+		x, y := (box[0]+box[2])/2, (box[1]+box[3])/2
+		sign := 1.0
+		if r["shown_density"] == "hypodense" {
+			sign = -1
+		}
+		key := mean(hu(t, c.Images[dataset.Volume]), x, y)
+		if sign*(key-60) < 120 {
+			t.Errorf("%s: a %s %s of %.0f HU does not stand out", c.ID, r["shown_density"], r["kind"], key)
+		}
+		steps := int(math.Ceil(5.6 / c.SpacingMM[0]))
+		away := mean(hu(t, filepath.Join(filepath.Dir(c.Images[dataset.Volume]), pad3(c.KeySlice+steps)+".png")), x, y)
+		if gone := sign*(away-60) < 100; gone != (r["kind"] != "vessel") {
+			t.Errorf("%s: %s has %.0f HU on the key slice and %.0f HU %g mm away", c.ID, r["kind"], key, away, float64(steps)*c.SpacingMM[0])
+		}
+		// The slice does not tell lesions: the other density is harmless.
+		if (r["kind"] == "lesion") != (r["shown_density"] == r["density"]) && r["kind"] != "vessel" {
+			t.Errorf("%s: %s is %s although the report says %s", c.ID, r["kind"], r["shown_density"], r["density"])
+		}
+		seen[r["kind"]]++
+	}
+	for _, kind := range []string{"lesion", "harmless", "vessel"} {
+		if seen[kind] < 48 {
+			t.Errorf("%d of kind %s on 48 slices", seen[kind], kind)
+		}
+	}
+}
+
+// TestReportCarriesPartOfTheTruth: the density where it is stated, its followers where
+// it is not; missing at the rate asked for.
+func TestReportCarriesPartOfTheTruth(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "set")
+	if _, err := synth.DeepLesion(context.Background(), dir, synth.DeepLesionOptions{Patients: 150, KeySlices: 1, Size: 96, Seed: 3}); err != nil {
+		t.Fatal(err)
+	}
+	truth := map[string]string{}
+	for _, r := range rows(t, filepath.Join(dir, "synthetic_truth.csv")) {
+		truth[r["File_name"]] = r["density"]
+	}
+	hyper := map[string]bool{"renal cell carcinoma": true, "neuroendocrine tumour": true, "melanoma": true}
+	stated, followed, withPrimary, hyperCount := 0, 0, 0, 0
+	all := rows(t, filepath.Join(dir, "attributes.csv"))
+	for _, r := range all {
+		want := truth[r["File_name"]]
+		if want == "hyperdense" {
+			hyperCount++
+		}
+		if r["density"] != "" {
+			stated++
+			if r["density"] != want {
+				t.Errorf("%s: report %q, truth %q", r["File_name"], r["density"], want)
+			}
+		}
+		if r["primary"] != "" {
+			withPrimary++
+			if hyper[r["primary"]] == (want == "hyperdense") {
+				followed++
+			}
+		}
+	}
+	if share := float64(stated) / float64(len(all)); share < 0.58 || share > 0.82 {
+		t.Errorf("density is stated in %.2f of the reports, want about 0.70", share)
+	}
+	if share := float64(followed) / float64(withPrimary); share < 0.77 || share > 0.95 {
+		t.Errorf("the primary follows the density in %.2f, want about 0.86", share)
+	}
+	if share := float64(hyperCount) / float64(len(all)); share < 0.38 || share > 0.62 {
+		t.Errorf("%.2f hyperdense, want about half", share)
+	}
+}
+
+func TestSameSeedWritesTheSameFiles(t *testing.T) {
+	a, _ := make24(t, 7)
+	b, _ := make24(t, 7)
+	c, _ := make24(t, 8)
+	hash := func(dir string) string {
+		d, err := dataset.Open("deeplesion:"+dir, dataset.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Hash
+	}
+	if hash(a) != hash(b) || hash(a) == hash(c) {
+		t.Errorf("hashes %s %s, other seed %s", hash(a), hash(b), hash(c))
+	}
+	name := "Images_png/000005_01_01"
+	entries, err := os.ReadDir(filepath.Join(a, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		x, errX := os.ReadFile(filepath.Join(a, name, e.Name()))
+		y, errY := os.ReadFile(filepath.Join(b, name, e.Name()))
+		if errX != nil || errY != nil || string(x) != string(y) {
+			t.Errorf("%s differs (%v, %v)", e.Name(), errX, errY)
+		}
+	}
+}
+
+// TestNothingHalfWritten: an ended context and bad options leave no folder; a folder
+// with files is not touched.
+func TestNothingHalfWritten(t *testing.T) {
+	parent := t.TempDir()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := synth.DeepLesion(ctx, filepath.Join(parent, "a"), synth.DeepLesionOptions{Patients: 5, Size: 96}); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := synth.Table(ctx, filepath.Join(parent, "b"), synth.TableOptions{Patients: 5}); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := synth.DeepLesion(context.Background(), filepath.Join(parent, "c"), synth.DeepLesionOptions{Patients: 2}); err == nil {
+		t.Error("2 patients make three splits")
+	}
+	entries, err := os.ReadDir(parent)
+	if err != nil || len(entries) > 0 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+	full := filepath.Join(parent, "full")
+	if err := os.MkdirAll(filepath.Join(full, "mine"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := synth.Table(context.Background(), full, synth.TableOptions{Patients: 5}); err == nil || !strings.Contains(err.Error(), "not empty") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(full, "mine")); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTableNeedsBoth: border and growth are independent, so that neither tells the label.
+func TestTableNeedsBoth(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "set")
+	if _, err := synth.Table(context.Background(), dir, synth.TableOptions{Patients: 300, Size: 32, Seed: 4}); err != nil {
+		t.Fatal(err)
+	}
+	d, err := dataset.Open("table:"+filepath.Join(dir, "data.csv"), dataset.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(d.Cases) != 300 || len(d.Labels[0].Classes) != 4 {
+		t.Fatalf("%d cases, %v", len(d.Cases), d.Labels)
+	}
+	counts := map[string]int{}
+	stated := 0
+	for _, c := range d.Cases {
+		class := d.Labels[0].Classes[c.Labels["label"]]
+		counts[class]++
+		if g := c.Attributes["growth"]; g != "" {
+			stated++
+			if !strings.HasSuffix(class, g) {
+				t.Errorf("%s: growth %q, label %q", c.ID, g, class)
+			}
+		}
+	}
+	for class, n := range counts {
+		if n < 50 || n > 100 {
+			t.Errorf("%d of %s, want about 75", n, class)
+		}
+	}
+	if stated < 180 || stated > 240 {
+		t.Errorf("growth is stated in %d of 300, want about 210", stated)
+	}
+}
