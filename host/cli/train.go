@@ -247,7 +247,7 @@ func coded(err error) error {
 	var settings *pipeline.SettingsError
 	var ports *pipeline.PortError
 	var stage *pipeline.StageError
-	var choice *session.StageChoiceError
+	var choice *pipeline.RoleError
 	var configuration *session.ConfigError
 	var refused *sdk.Error
 	switch {

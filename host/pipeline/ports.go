@@ -184,17 +184,22 @@ func (b board) offer(s Source, inputs, outputs []sdk.Port) {
 	}
 }
 
+// RoleError is returned when a stage cannot play the role it was given, or when its
+// plugin has none that could.
+type RoleError struct{ Text string }
+
+func (e *RoleError) Error() string { return e.Text }
+
 // Check compares the ports of a whole pipeline by its manifests, before anything is
-// opened. The error is a *PortError that names both stages, or says that a stage
-// does not belong where it was put.
+// opened. The error is a *PortError that names both stages, or a *RoleError.
 func Check(sources []Source, hostPorts []sdk.Port, task string) error {
 	b := newBoard(hostPorts)
 	for _, s := range sources {
 		if s.Stage.Kind != s.Role {
-			return fmt.Errorf("%s: stage %q of plugin %s is of kind %s, want %s", s.name(), s.Stage.Name, s.Plugin, s.Stage.Kind, s.Role)
+			return &RoleError{fmt.Sprintf("%s: stage %q of plugin %s is of kind %s, want %s", s.name(), s.Stage.Name, s.Plugin, s.Stage.Kind, s.Role)}
 		}
 		if len(s.Stage.Tasks) > 0 && !slices.Contains(s.Stage.Tasks, task) {
-			return fmt.Errorf("%s: stage %q is made for %s, not for %s", s.name(), s.Stage.Name, strings.Join(s.Stage.Tasks, ", "), task)
+			return &RoleError{fmt.Sprintf("%s: stage %q is made for %s, not for %s", s.name(), s.Stage.Name, strings.Join(s.Stage.Tasks, ", "), task)}
 		}
 		if _, err := b.accept(s, s.Stage.Inputs); err != nil {
 			return err

@@ -84,7 +84,7 @@ func start(ctx context.Context, host *plughost.Host, role sdk.Kind, c config.Sta
 	}
 	stage, err := pick(p.Manifest(), role, c.Stage, task)
 	if err != nil {
-		return pipeline.Source{}, nil, &StageChoiceError{fmt.Sprintf("%s %s: %v", role, c.Ref(), err)}
+		return pipeline.Source{}, nil, &pipeline.RoleError{Text: fmt.Sprintf("%s %s: %v", role, c.Ref(), err)}
 	}
 	return pipeline.Source{
 		Role: role, Plugin: p.Manifest().Name, Process: fmt.Sprint(p.PID()), Stage: *stage, Settings: c.Settings,
@@ -97,11 +97,6 @@ func start(ctx context.Context, host *plughost.Host, role sdk.Kind, c config.Sta
 		},
 	}, p, nil
 }
-
-// StageChoiceError is returned when a plugin has no stage for the role it was given.
-type StageChoiceError struct{ text string }
-
-func (e *StageChoiceError) Error() string { return e.text }
 
 // pick chooses the stage that plays a role: the named one, else the only one of the
 // kind that is made for the task, else the one that is called like the role.

@@ -1,0 +1,134 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/dataset/synth"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
+	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+)
+
+// demoFusions are what the demo trains, the baseline first.
+var demoFusions = []string{config.None, "sum", "selfattn", "itfusion"}
+
+// demoSettings are the demo's recipe, chosen on the validation split.
+var demoSettings = []string{
+	"train.epochs=20", "train.batch_size=4", "train.lr=0.002",
+}
+
+func demoCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "demo",
+		Usage: "train and compare four detectors on a synthetic CT set: none, sum, selfattn and itfusion",
+		Description: `Writes a synthetic set in DeepLesion's layout (--out/data; its README.txt says what the reports know),
+trains the tiny detector without and with three fusions, predicts the test split and prints one table.
+What is already there is not made again: the demo goes on where it was stopped.`,
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "out", Value: "demo", Usage: "`DIR`ectory for data, runs, table and plot"},
+			&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "of the data and of the training"},
+			&cli.IntFlag{Name: "patients", Usage: "number of synthetic patients (default 240)"},
+			&cli.StringSliceFlag{Name: "set", Usage: "`GROUP.KEY=VALUE` for all four trainings, repeatable"},
+			&cli.BoolFlag{Name: "json", Usage: "write the comparison to stdout as JSON"},
+		}, pluginFlags()...),
+		Action: runDemo,
+	}
+}
+
+func runDemo(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	started := time.Now()
+	out := c.String("out")
+	for _, name := range append([]string{"a3d"}, demoFusions[1:]...) {
+		if _, err := plughost.Find(name, c.StringSlice("plugin-dir")); err != nil {
+			return coded(fmt.Errorf("%w; `make build` builds the plugins", err))
+		}
+	}
+	data := filepath.Join(out, "data")
+	if _, err := os.Stat(filepath.Join(data, "DL_info.csv")); err != nil {
+		fmt.Fprintf(c.App.ErrWriter, "demo: writing synthetic CT slices to %s\n", data)
+		if err := os.MkdirAll(out, 0o777); err != nil {
+			return err
+		}
+		if _, err := synth.DeepLesion(c.Context, data, synth.DeepLesionOptions{Patients: c.Int("patients"), Seed: c.Uint64("seed")}); err != nil {
+			return err
+		}
+	}
+	var systems []system
+	for i, fusion := range demoFusions {
+		fmt.Fprintf(c.App.ErrWriter, "demo: %d of %d: fusion %s\n", i+1, len(demoFusions), fusion)
+		dir := filepath.Join(out, "runs", fusion)
+		if err := demoRun(c, "deeplesion:"+data, fusion, dir); err != nil {
+			return fmt.Errorf("demo: fusion %s: %w", fusion, err)
+		}
+		systems = append(systems, system{fusion, dir})
+	}
+	o := comparison{Split: "test", Plot: filepath.Join(out, "froc.svg"), JSON: c.Bool("json")}
+	if err := compareRuns(c, o, systems); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.App.ErrWriter, "demo: %s; synthetic data (see %s); FROC curves: %s\n", time.Since(started).Round(time.Second),
+		filepath.Join(data, "README.txt"), o.Plot)
+	return nil
+}
+
+// demoRun trains one detector and predicts the test split, unless that is done.
+func demoRun(c *cli.Context, data, fusion, dir string) error {
+	if !demoTrained(dir) {
+		if err := demoTrain(c, data, fusion, dir); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat(filepath.Join(session.PredictionDir(dir, "test"), session.PredictionsFile)); err == nil {
+		return nil
+	}
+	_, err := session.PredictRun(c.Context, session.PredictOptions{Run: dir, Split: "test", Checkpoint: "best",
+		Plugins: pluginOptions(c), Messages: c.App.ErrWriter})
+	return coded(err)
+}
+
+func demoTrained(dir string) bool {
+	m, err := runs.ReadManifest(dir)
+	return err == nil && m.Status == "done"
+}
+
+func demoTrain(c *cli.Context, data, fusion, dir string) error {
+	o := session.TrainOptions{Dir: dir, Program: "alignedfusion", Version: Version, Plugins: pluginOptions(c), Messages: c.App.ErrWriter}
+	if runs.IsRun(dir) {
+		o.Resume = true
+	} else {
+		cfg, err := config.New(config.Detect)
+		if err != nil {
+			return err
+		}
+		cfg.Data, cfg.Fusion.Plugin = data, fusion
+		cfg.Seed, cfg.Threads, cfg.Device = c.Uint64("seed"), c.Int("threads"), "cpu"
+		if c.IsSet("device") {
+			cfg.Device = c.String("device")
+		}
+		for _, s := range append(append([]string{}, demoSettings...), c.StringSlice("set")...) {
+			if err := cfg.Set(s); err != nil {
+				return usageError("%w", err)
+			}
+		}
+		o.Config = cfg
+	}
+	_, err := session.Train(c.Context, o)
+	if errors.Is(err, session.ErrChanged) || errors.Is(err, dataset.ErrData) {
+		err = fmt.Errorf("%w; remove %s to begin anew", err, dir)
+	}
+	if err == nil {
+		writeTransport(c.App.ErrWriter, dir)
+	}
+	return coded(err)
+}

@@ -1,0 +1,248 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/alignedfusion/alignedfusion/host/runs"
+)
+
+// toyPlugins builds the plain-Go plugin of the pipeline's tests, once.
+var toyPlugins = sync.OnceValues(func() (string, error) {
+	program, err := exec.LookPath("alignedfusion") // in a folder that testscript.Main removes
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(filepath.Dir(program), "toyplugins")
+	for _, name := range []string{"toy", "misfit"} {
+		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "github.com/alignedfusion/alignedfusion/host/pipeline/internal/toy/plugin")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
+		}
+	}
+	return dir, nil
+})
+
+// TestTrainScripts runs testdata/train/*.txtar with the toy plugins.
+func TestTrainScripts(t *testing.T) {
+	plugins, err := toyPlugins()
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:  "testdata/train",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exitcode": exitCode, "flipbyte": flipByte},
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("XDG_DATA_HOME", e.WorkDir+"/data")
+			e.Setenv("ALIGNEDFUSION_PLUGIN_DIR", plugins)
+			return nil
+		},
+	})
+}
+
+// flipByte changes one bit of a file: flipbyte FILE.
+func flipByte(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: flipbyte FILE")
+	}
+	path := ts.MkAbs(args[0])
+	data, err := os.ReadFile(path)
+	ts.Check(err)
+	data[len(data)/2] ^= 1
+	ts.Check(os.WriteFile(path, data, 0o666))
+}
+
+// program runs the test binary as alignedfusion.
+func program(t *testing.T, dir string, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	plugins, err := toyPlugins()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := exec.LookPath("alignedfusion") // testscript.Main has put it there
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "ALIGNEDFUSION_PLUGIN_DIR="+plugins, "XDG_DATA_HOME="+dir)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	return cmd, &stderr
+}
+
+func mustRun(t *testing.T, dir string, args ...string) {
+	t.Helper()
+	cmd, stderr := program(t, dir, args...)
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%q: %v\n%s", args, err, stderr)
+	}
+}
+
+// slowTraining is 4 epochs of 5 steps with a second's pause in the 11th, so that a
+// signal meets a training under way.
+func slowTraining(out string, pause bool) []string {
+	args := []string{"train", "--task", "classify", "--data", "table:data/data.csv", "--encoder", "toy", "--fusion", "toy", "--head", "toy",
+		"--epochs", "4", "--seed", "3", "--set", "data.size=32", "--set", "train.batch_size=4", "--set", "train.optimizer=sgd", "--set", "train.lr=0.1",
+		"--set", "train.checkpoint_every=2", "--out", out}
+	if pause {
+		args = append(args, "--set", "encoder.fault=slow", "--set", "encoder.fault_call=11", "--set", "encoder.fault_count=2")
+	}
+	return args
+}
+
+func synthTable(t *testing.T, dir string) {
+	t.Helper()
+	mustRun(t, dir, "data", "synth", "--layout", "table", "--out", "data", "--patients", "30", "--size", "32", "--seed", "5")
+}
+
+// steps are the loss lines of a run and the bytes of its last checkpoint's weights.
+func steps(t *testing.T, run string) (losses []string, weights []byte) {
+	t.Helper()
+	records, err := runs.ReadMetrics(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range records {
+		if r.Kind == "step" {
+			losses = append(losses, fmt.Sprintf("%d %x %x", r.Step, *r.Loss, r.GradNorm))
+		}
+	}
+	c, _, err := runs.Latest(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, role := range []string{"encoder", "fusion", "head"} {
+		for _, name := range []string{"weights.safetensors", "optimizer.safetensors"} {
+			data, err := os.ReadFile(filepath.Join(c.StageDir(role), name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			weights = append(weights, data...)
+		}
+	}
+	return losses, weights
+}
+
+func waitForStep(t *testing.T, run string, step int) {
+	t.Helper()
+	for range 600 {
+		records, err := runs.ReadMetrics(run)
+		if err == nil && len(records) > 0 && records[len(records)-1].Step >= step {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatalf("%s did not reach step %d", run, step)
+}
+
+// pluginsAlive counts the processes that run a binary of the toy plugins' folder for
+// the given host (their lifeline's other end).
+func pluginsAlive(t *testing.T) int {
+	t.Helper()
+	dir, err := toyPlugins()
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, e := range entries {
+		if exe, err := os.Readlink(filepath.Join("/proc", e.Name(), "exe")); err == nil && filepath.Dir(exe) == dir {
+			n++
+		}
+	}
+	return n
+}
+
+// Train 20 = train some, kill -9, resume: equal losses and weights, bit for bit. No
+// plugin outlives its host.
+func TestKilledTrainingResumesToTheSameWeights(t *testing.T) {
+	dir := t.TempDir()
+	synthTable(t, dir)
+	mustRun(t, dir, slowTraining("whole", false)...)
+	cmd, _ := program(t, dir, slowTraining("cut", true)...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitForStep(t, filepath.Join(dir, "cut"), 10)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	for range 150 {
+		if pluginsAlive(t) == 0 {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if n := pluginsAlive(t); n > 0 {
+		t.Errorf("%d plugins outlived their host by 3 s", n)
+	}
+	c, _, err := runs.Latest(filepath.Join(dir, "cut"))
+	if err != nil || c.State.Step >= 20 {
+		t.Fatalf("the run was not cut off: %+v, %v", c, err)
+	}
+	mustRun(t, dir, "train", "--resume", "--out", "cut")
+	wantLosses, wantWeights := steps(t, filepath.Join(dir, "whole"))
+	losses, weights := steps(t, filepath.Join(dir, "cut"))
+	if len(wantLosses) != 20 || !slices.Equal(wantLosses, losses) {
+		t.Errorf("losses differ:\n%s\nwhole:\n%s", strings.Join(losses, "\n"), strings.Join(wantLosses, "\n"))
+	}
+	if !bytes.Equal(wantWeights, weights) {
+		t.Error("weights differ")
+	}
+}
+
+func TestSignalEndsTrainingAfterTheStepWithACheckpoint(t *testing.T) {
+	dir := t.TempDir()
+	synthTable(t, dir)
+	for signal, code := range map[syscall.Signal]int{syscall.SIGTERM: 143, syscall.SIGINT: 130} {
+		out := fmt.Sprintf("run%d", code)
+		cmd, stderr := program(t, dir, slowTraining(out, true)...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		waitForStep(t, filepath.Join(dir, out), 10)
+
+		// A second host on the run is refused.
+		second, secondErr := program(t, dir, "train", "--resume", "--out", out)
+		var exit *exec.ExitError
+		if err := second.Run(); !errors.As(err, &exit) || exit.ExitCode() != exitFailure || !strings.Contains(secondErr.String(), "another process is using the run (process ") {
+			t.Errorf("second host: %v\n%s", err, secondErr)
+		}
+
+		if err := cmd.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != code {
+			t.Errorf("%v: %v, want exit code %d\n%s", signal, err, code, stderr)
+		}
+		run := filepath.Join(dir, out)
+		records, err := runs.ReadMetrics(run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, _, err := runs.Latest(run)
+		if err != nil || c.State.Step != records[len(records)-1].Step || c.State.Step >= 20 {
+			t.Errorf("%v: checkpoint %+v (%v) after step %d", signal, c, err, records[len(records)-1].Step)
+		}
+		if m, err := runs.ReadManifest(run); err != nil || m.Status != "stopped" {
+			t.Errorf("%v: manifest %+v, %v", signal, m, err)
+		}
+	}
+}
