@@ -78,10 +78,24 @@ func FindPort(ports []Port, name string) *Port {
 	return family
 }
 
-// KnownPorts merges the ports of a manifest with the ones Open has filled in: an
-// opened port takes the place of the declared one of its name.
+// KnownPorts merges the ports of a manifest with the ones Open has filled in: Open
+// says sizes (and the intensity mapping), the manifest says what a port is. An opened
+// port the manifest does not know stays as it is.
 func KnownPorts(declared, opened []Port) []Port {
-	out := slices.Clone(opened)
+	var out []Port
+	for _, o := range opened {
+		if d := FindPort(declared, o.Name); d != nil {
+			o.DType, o.Required, o.Differentiable = d.DType, d.Required, d.Differentiable
+			o.Resident, o.OnRequest, o.SizeMultiple = d.Resident, d.OnRequest, max(o.SizeMultiple, d.SizeMultiple)
+			if o.Intensity == nil {
+				o.Intensity = d.Intensity
+			}
+			if o.Help == "" {
+				o.Help = d.Help
+			}
+		}
+		out = append(out, o)
+	}
 	for _, d := range declared {
 		if !slices.ContainsFunc(opened, func(o Port) bool { return o.Name == d.Name }) {
 			out = append(out, d)

@@ -1,4 +1,5 @@
 """The stage protocol in front of Stage classes: go-plugin's handshake, health, checks."""
+import dataclasses
 import os
 import signal
 import sys
@@ -359,6 +360,12 @@ def _setting(s):
 
 
 def _known(declared, opened):
-    """An opened port takes the place of the declared one of its name."""
+    """Open says sizes, the class says what a port is. Ports Open left out are as declared."""
+    out = []
+    for o in opened:
+        d = find(declared, o.name)
+        if d is not None:
+            o = dataclasses.replace(d, name=o.name, shape=o.shape)
+        out.append(o)
     names = {p.name for p in opened}
-    return list(opened) + [p for p in declared if p.name not in names]
+    return out + [p for p in declared if p.name not in names]
