@@ -36,7 +36,8 @@ func TestSensesOfPhrases(t *testing.T) {
 		want          []Sense
 	}{
 		{"Cardiomegaly", "heart size is normal", []Sense{Absent}},
-		{"Cardiomegaly", "heart size at the upper limits of normal", []Sense{Borderline}},
+		{"Cardiomegaly", "heart size at the upper limits of normal", []Sense{Absent}},
+		{"Cardiomegaly", "enlarged cardiac silhouette", []Sense{Borderline}},
 		{"Cardiomegaly", "heart is mildly enlarged", []Sense{Mention}},
 		{"Cardiomegaly", "heart is not significantly enlarged", []Sense{Absent}},
 		{"Effusion", "pericardial effusion", nil},

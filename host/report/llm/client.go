@@ -74,7 +74,7 @@ func (c *Client) Model() string { return c.config.Model }
 func New(config Config) (*Client, error) {
 	u, err := url.Parse(config.BaseURL)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, errors.New("language model: the base URL is not http(s)://HOST/...")
+		return nil, errors.New("language model: the base URL is no http or https URL with a host")
 	}
 	if config.Model == "" {
 		return nil, errors.New("language model: no model named")

@@ -62,10 +62,6 @@ func (a *Audit) add(b Audit) {
 	a.Unreadable = append(a.Unreadable, b.Unreadable...)
 }
 
-type answer struct {
-	Cells []answerCell `json:"cells"`
-}
-
 type answerCell struct {
 	Attribute string `json:"attribute"`
 	State     string `json:"state"`

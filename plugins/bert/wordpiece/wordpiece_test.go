@@ -2,7 +2,6 @@ package wordpiece
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -255,7 +254,7 @@ func FuzzParseVocab(f *testing.F) {
 		}
 		for i := range v.Len() {
 			if id, ok := v.ID(v.Piece(int32(i))); !ok || id != int32(i) {
-				t.Fatal(fmt.Sprintf("piece %d has id %d", i, id))
+				t.Fatalf("piece %d has id %d", i, id)
 			}
 		}
 	})
