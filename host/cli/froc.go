@@ -213,6 +213,10 @@ func runFROC(c *cli.Context) error {
 	}
 	if withBootstrap {
 		report.Bootstrap = frocio.NewResampling(systems[0].result, options)
+		const few = 20 // below, replicates hardly vary the way new patients would
+		if n := report.Bootstrap.Clusters; n < few {
+			report.Notes = append(report.Notes, fmt.Sprintf("only %d %ss to resample: the intervals and bootstrap p-values are too optimistic, trust the permutation test", n, protocol.Cluster))
+		}
 	}
 	if len(strata) > 0 && c.String("strata-rule") == froc.StrataAsPapers {
 		report.Notes = append(report.Notes, "warning: --strata-rule papers counts marks on lesions of other strata as false positives; the strata are biased downwards and only fit to be compared with published tables made that way")
