@@ -63,17 +63,22 @@ func (e *Error) Error() string {
 	default:
 		what = e.Given
 	}
-	if e.Err != nil {
+	join := func(separator, text string) {
 		if what != "" {
-			what += ": "
+			what += separator
 		}
-		what += e.Err.Error()
+		what += text
+	}
+	// What was given and what was wanted stand side by side; without a given, the cause
+	// takes its place.
+	if e.Err != nil && e.Given == "" {
+		join(": ", e.Err.Error())
 	}
 	if e.Wanted != "" {
-		if what != "" {
-			what += ", "
-		}
-		what += "want " + e.Wanted
+		join(", ", "want "+e.Wanted)
+	}
+	if e.Err != nil && e.Given != "" {
+		join(": ", e.Err.Error())
 	}
 	if e.Advice != "" {
 		what += " (" + e.Advice + ")"

@@ -33,14 +33,14 @@ func (f *Failure) Error() string {
 	fmt.Fprintf(&b, ": %s", f.Reason)
 	if len(f.Stderr) > 0 {
 		b.WriteString("; its last lines on standard error:")
-		for _, line := range f.Stderr[max(0, len(f.Stderr)-failureLines):] {
+		for _, line := range f.Stderr {
 			b.WriteString("\n  | " + line)
 		}
 	}
 	return b.String()
 }
 
-// failureLines is how much of a plugin's standard error a message shows.
+// failureLines is how much of a plugin's standard error a Failure has.
 const failureLines = 12
 
 // Unwrap returns the cause.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"sync"
 )
 
@@ -15,8 +17,10 @@ const (
 // logRing keeps the last lines a plugin wrote. A line without end costs no more than
 // ringLineSize. Lines also go to tee, when there is one, with the plugin's name.
 type logRing struct {
-	mu      sync.Mutex
-	lines   []string
+	mu    sync.Mutex
+	lines []string
+	// headline is the first line of a crash report, whose length may exceed the ring's.
+	headline string
 	partial []byte
 	name    string
 	tee     io.Writer
@@ -54,9 +58,28 @@ func (r *logRing) flush() {
 		r.lines = r.lines[:ringLines-1]
 	}
 	r.lines = append(r.lines, line)
+	if r.headline == "" && slices.ContainsFunc(crashHeadlines, func(h string) bool { return strings.HasPrefix(line, h) }) {
+		r.headline = line
+	}
 	if r.tee != nil {
 		fmt.Fprintf(r.tee, "%s: %s\n", r.name, line)
 	}
+}
+
+// crashHeadlines start the reports of crashes in Go and C++. Python's say the error in
+// their last line.
+var crashHeadlines = []string{"panic: ", "fatal error: ", "unexpected fault address", "terminate called", "runtime: out of memory"}
+
+// tail returns the last n lines, with the headline of a crash report before them.
+func (r *logRing) tail(n int) []string {
+	lines := r.last()
+	lines = lines[max(0, len(lines)-n):]
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.headline != "" && !slices.Contains(lines, r.headline) {
+		lines = append([]string{r.headline, "…"}, lines...)
+	}
+	return lines
 }
 
 // last returns the lines there are, an unfinished one included.

@@ -15,6 +15,9 @@ import (
 var testBinaries string
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(envHostProcess); dir != "" {
+		runHostProcess(dir)
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "plughost-test-")
 		if err != nil {

@@ -43,6 +43,7 @@ type Plugin struct {
 	client   *client.Client
 	arena    *client.Arena
 	lifeline *os.File // closing it kills the process group
+	mark     string
 
 	stop    sync.Once
 	stopErr error
@@ -74,7 +75,8 @@ func (h *Host) launch(ctx context.Context, found *Found) (*Plugin, error) {
 	}
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Dir = found.WorkDir
-	cmd.Env = append(environment(h.options.Threads, h.options.Env), fmt.Sprintf("%s=%d", sdk.EnvLifeline, lifelineFD))
+	p.mark = newMark()
+	cmd.Env = append(environment(h.options.Threads, h.options.Env), fmt.Sprintf("%s=%d", sdk.EnvLifeline, lifelineFD), p.mark)
 	cmd.SysProcAttr = processGroup()
 	read, write, err := os.Pipe()
 	if err != nil {
@@ -179,7 +181,7 @@ func (p *Plugin) startFailure(err error) error {
 	}
 	_ = p.runner.Kill(context.Background())
 	<-p.runner.exited
-	f.Stderr = p.log.last()
+	f.Stderr = p.log.tail(failureLines)
 	return f
 }
 
@@ -261,14 +263,15 @@ func (p *Plugin) call(parent context.Context, stage, name string, f func(context
 	case parent.Err() != nil:
 		return fmt.Errorf("plugin %s: %s: %w", p.found.Name, name, context.Cause(parent))
 	default:
-		failure.Reason = p.explain(err)
+		failure.Reason = p.explain(err, p.host.options.CallTimeout)
 	}
-	failure.Stderr = p.log.last()
+	failure.Stderr = p.log.tail(failureLines)
 	return failure
 }
 
-// explain says why a call got no answer, ending the process if it has not ended.
-func (p *Plugin) explain(err error) string {
+// explain says why a call got no answer within limit, ending the process if it has not
+// ended.
+func (p *Plugin) explain(err error, limit time.Duration) string {
 	select {
 	case <-p.runner.exited:
 	case <-time.After(500 * time.Millisecond):
@@ -286,11 +289,10 @@ func (p *Plugin) explain(err error) string {
 	reason := "the connection broke: " + firstSentence(err)
 	switch status.Code(err) {
 	case codes.DeadlineExceeded:
-		reason = fmt.Sprintf("no answer within %v; the process lives, hung", p.host.options.CallTimeout)
+		reason = fmt.Sprintf("no answer within %v; the process hung and was killed", limit)
 		if p.healthy() {
-			reason = fmt.Sprintf("no answer within %v; the process is healthy otherwise", p.host.options.CallTimeout)
+			reason = fmt.Sprintf("no answer within %v; the process is healthy otherwise and was killed", limit)
 		}
-		reason += " and was killed"
 	case codes.ResourceExhausted, codes.Unimplemented, codes.Unknown, codes.Internal:
 		reason = firstSentence(err)
 	}
@@ -320,13 +322,19 @@ func (p *Plugin) Stop() error {
 			err := p.client.Shutdown(ctx, limit)
 			cancel()
 			var refused *sdk.Error
-			if errors.As(err, &refused) {
+			switch {
+			case errors.As(err, &refused) && refused.Code == sdk.Unimplemented:
+				// go-plugin's own Shutdown does for a plugin that has nothing to save.
+			case errors.As(err, &refused):
 				p.stopErr = err // an instance did not close well; the process ends all the same
-			} else if err != nil && p.alive() {
-				p.stopErr = &Failure{Plugin: p.found.Name, Call: "shutdown", Reason: p.explain(err), Stderr: p.log.last(), Err: err}
+			case err != nil && p.alive():
+				p.stopErr = &Failure{Plugin: p.found.Name, Call: "shutdown", Reason: p.explain(err, limit), Stderr: p.log.tail(failureLines), Err: err}
 			}
 		}
+		// go-plugin's Shutdown has no deadline; a dead process ends it.
+		late := time.AfterFunc(p.host.options.ShutdownTimeout, func() { _ = p.runner.Kill(context.Background()) })
 		p.goplugin.Kill()
+		late.Stop()
 		p.abandon()
 	})
 	return p.stopErr
@@ -337,6 +345,7 @@ func (p *Plugin) abandon() {
 	if p.runner != nil {
 		_ = p.runner.Kill(context.Background())
 		<-p.runner.exited
+		reapMarked(p.mark)
 	}
 	if p.goplugin != nil {
 		p.goplugin.Kill()

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -89,8 +90,14 @@ func (c *Client) limits() grpc.CallOption {
 // SharedMemory reports whether tensors travel through shared memory.
 func (c *Client) SharedMemory() bool { return c.options.Arena != nil }
 
-// err gives an error the plugin's name.
-func (c *Client) err(err error) error { return sdk.ErrorFromStatus(err, c.options.Plugin) }
+// err gives an error the plugin's name. gRPC's own refusal of a large reply wears the
+// status code of a plugin that is out of memory.
+func (c *Client) err(err error) error {
+	if s, ok := status.FromError(err); ok && s.Code() == codes.ResourceExhausted && strings.HasPrefix(s.Message(), "grpc: received message larger") {
+		return c.answer("", "", &sdk.Error{Err: fmt.Errorf("its reply exceeds the limit: %s", s.Message())})
+	}
+	return sdk.ErrorFromStatus(err, c.options.Plugin)
+}
 
 // answer is an error about what the plugin answered.
 func (c *Client) answer(stage, call string, e *sdk.Error) error {
