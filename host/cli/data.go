@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -89,7 +88,7 @@ func dataSynth(c *cli.Context) error {
 		return err
 	}
 	if c.Bool("json") {
-		return printJSON(c, struct {
+		return writeJSON(c.App.Writer, struct {
 			SchemaVersion int    `json:"schema_version"`
 			Spec          string `json:"spec"`
 			Synthetic     bool   `json:"synthetic"`
@@ -125,7 +124,7 @@ func dataCheck(c *cli.Context) error {
 		return err
 	}
 	if c.Bool("json") {
-		if err := printJSON(c, r); err != nil {
+		if err := writeJSON(c.App.Writer, r); err != nil {
 			return err
 		}
 	} else {
@@ -190,10 +189,4 @@ func printReport(c *cli.Context, r *dataset.Report) {
 	for _, a := range r.AttributeColumns {
 		row("missing "+a, func(s *dataset.SplitCounts) string { return fmt.Sprintf("%.1f %%", 100*s.Missing[a]) })
 	}
-}
-
-func printJSON(c *cli.Context, v any) error {
-	e := json.NewEncoder(c.App.Writer)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
 }

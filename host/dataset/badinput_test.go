@@ -1,6 +1,8 @@
 package dataset
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -350,6 +352,19 @@ func FuzzTable(f *testing.F) {
 			if len(r.cells) != len(table.columns) || r.line < 2 {
 				t.Errorf("row %+v under %d columns", r, len(table.columns))
 			}
+		}
+	})
+}
+
+// FuzzImageInfo: no header panics, and what is accepted keeps to the limits.
+func FuzzImageInfo(f *testing.F) {
+	f.Add([]byte(bombPNG()))
+	f.Add([]byte(huPNG(f, 3, 2, func(x, y int) int { return x })))
+	f.Add([]byte("\xff\xd8\xff\xc0\x00\x11\x08\x00\x10\x00\x10\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		info, err := parseImageInfo(bufio.NewReader(bytes.NewReader(raw)))
+		if err == nil && (info.width < 1 || info.height < 1 || info.width*info.height > maxImagePixels || info.width > maxImageSide || info.height > maxImageSide) {
+			t.Errorf("accepted %+v", info)
 		}
 	})
 }

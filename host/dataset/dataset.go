@@ -43,8 +43,8 @@ type Options struct {
 	Labels []string
 	// Attributes names the attribute columns. nil takes the layout's default; an
 	// empty slice none; "all" all there are. deeplesion: age, gender and the columns
-	// of attributes.csv; "paper" is age, gender, location, size. derm7pt: sets "A",
-	// "B" and "C". Spec key "attributes".
+	// of attributes.csv; "paper" is age, gender, location, size. derm7pt: sets "A"
+	// (default), "B" and "C". Spec key "attributes".
 	Attributes []string
 	// LabelSets fixes the classes and their order, as a trained run knows them: a
 	// value outside them is an error. nil: the values found, sorted.

@@ -336,6 +336,9 @@ func TestRealDerm7ptCounts(t *testing.T) {
 	if len(d.Labels) != 8 || len(d.AttributeColumns) != 3 {
 		t.Fatalf("%v %v", d.Labels, d.AttributeColumns)
 	}
+	if d := mustOpen(t, "derm7pt:"+dir+"?attributes=B", Options{}); len(d.AttributeColumns) != 5 || !strings.Contains(strings.Join(d.Warnings, "\n"), "management is decided after the diagnosis") {
+		t.Errorf("%v %v", d.AttributeColumns, d.Warnings)
+	}
 	values := map[string]bool{}
 	for _, c := range mustOpen(t, "derm7pt:"+dir+"?attributes=C", Options{}).Cases {
 		for name, v := range c.Attributes {
