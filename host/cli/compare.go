@@ -558,7 +558,7 @@ func reportClassifiers(c *cli.Context, o comparison, task string, systems []clas
 		}
 	}
 	if o.JSON {
-		return printJSON(c, report)
+		return writeJSON(c.App.Writer, report)
 	}
 	title := fmt.Sprintf("split %s: %d cases, %d classes", o.Split, systems[0].result.Cases, len(systems[0].result.Classes))
 	if task != "" {

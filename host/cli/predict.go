@@ -68,7 +68,7 @@ func runPredict(c *cli.Context) error {
 		len(result.Predictions), result.Split, result.Step, c.String("out"))
 	if !result.Evaluable {
 		if c.Bool("json") {
-			return printJSON(c, struct {
+			return writeJSON(c.App.Writer, struct {
 				SchemaVersion int    `json:"schema_version"`
 				Cases         int    `json:"cases"`
 				Note          string `json:"note"`

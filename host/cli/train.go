@@ -45,6 +45,7 @@ its config.yaml trains the same run again, and --resume continues one that was s
 			&cli.IntFlag{Name: "epochs", Usage: "times through the training split (--set train.epochs)"},
 			&cli.Uint64Flag{Name: "seed", Usage: "of everything random; the same seed gives the same run"},
 			&cli.StringSliceFlag{Name: "set", Usage: "`GROUP.KEY=VALUE`, repeatable"},
+			&cli.StringFlag{Name: "init", Usage: "`RUN` whose best weights to start from, for every role that the same plugin plays in both"},
 			&cli.StringFlag{Name: "config", Usage: "`FILE`.yaml to start from; flags change it"},
 			&cli.StringFlag{Name: "out", Usage: "run `DIR`ectory", Required: true},
 			&cli.BoolFlag{Name: "resume", Usage: "continue the run in --out from its last checkpoint"},
@@ -107,7 +108,7 @@ func runTrain(c *cli.Context) error {
 		Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
 	}
 	if o.Resume {
-		for _, flag := range []string{"task", "data", "encoder", "fusion", "head", "attributes", "epochs", "seed", "set", "config", "threads", "device"} {
+		for _, flag := range []string{"task", "data", "encoder", "fusion", "head", "attributes", "epochs", "seed", "set", "init", "config", "threads", "device"} {
 			if c.IsSet(flag) {
 				return usageError("--resume continues the run as its config.yaml says; --%s cannot be given with it", flag)
 			}
@@ -230,6 +231,9 @@ func trainConfig(c *cli.Context) (*config.Config, error) {
 	}
 	if c.IsSet("device") {
 		cfg.Device = c.String("device")
+	}
+	if c.IsSet("init") {
+		cfg.Init = c.String("init")
 	}
 	for _, s := range c.StringSlice("set") {
 		if err := cfg.Set(s); err != nil {

@@ -44,6 +44,8 @@ type StepResult struct {
 	Metrics map[string]float64
 	// GradNorm is the global norm before clipping, Scale what the gradients were multiplied by.
 	GradNorm, Scale float64
+	// GradNorms are the norms of each role's gradients.
+	GradNorms map[string]float64
 	// Skipped says that the loss or the gradient was not finite and nothing was updated.
 	Skipped bool
 	Notes   []string
@@ -61,7 +63,7 @@ var ErrNotFinite = errors.New("the loss or its gradient is not a finite number i
 // one is no better, Step returns ErrNotFinite with the ids of its cases.
 func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values map[sdk.Kind]map[string]float64) (StepResult, error) {
 	before := s.Pipeline.Cost()
-	result := StepResult{Losses: map[string]float64{}, Metrics: map[string]float64{}, Scale: 1}
+	result := StepResult{Losses: map[string]float64{}, Metrics: map[string]float64{}, GradNorms: map[string]float64{}, Scale: 1}
 	if len(batches) == 0 {
 		return result, errors.New("pipeline: a step needs at least one batch")
 	}
@@ -104,6 +106,7 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 			return result, m.fail("gradient norm", err)
 		}
 		squares += norm * norm
+		result.GradNorms[string(m.Role)] = norm
 	}
 	result.GradNorm = math.Sqrt(squares)
 	if math.IsNaN(result.GradNorm) || math.IsInf(result.GradNorm, 0) {

@@ -22,6 +22,7 @@ type Record struct {
 	Losses       map[string]float64 `json:"losses,omitempty"`
 	Metrics      map[string]float64 `json:"metrics,omitempty"`
 	GradNorm     float64            `json:"grad_norm,omitempty"`
+	GradNorms    map[string]float64 `json:"grad_norms,omitempty"`
 	LearningRate float64            `json:"learning_rate,omitempty"`
 	Skipped      bool               `json:"skipped,omitempty"`
 	// StepSec is the whole step, WallSec its calls as the host saw them, ComputeSec the

@@ -103,6 +103,9 @@ type Config struct {
 	// Threads per plugin; 0 means all CPUs that the process may use, and is resolved.
 	Threads int    `yaml:"threads"`
 	Device  string `yaml:"device"`
+	// Init is a run whose best weights training starts from: those of every role that
+	// the same plugin plays in both.
+	Init string `yaml:"init,omitempty"`
 
 	Encoder Stage `yaml:"encoder"`
 	Fusion  Stage `yaml:"fusion"`

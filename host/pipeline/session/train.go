@@ -198,9 +198,14 @@ func (t *training) with(ctx context.Context, s *Session) (*runs.Manifest, error)
 		}
 	}
 	state := runs.State{}
-	if t.checkpoint != nil {
+	switch {
+	case t.checkpoint != nil:
 		state = t.checkpoint.State
 		if err := train.Restore(ctx, s.Pipeline, t.checkpoint, false); err != nil {
+			return nil, err
+		}
+	case c.Init != "":
+		if err := t.initialise(ctx, s); err != nil {
 			return nil, err
 		}
 	}
@@ -233,6 +238,37 @@ func (t *training) with(ctx context.Context, s *Session) (*runs.Manifest, error)
 		status = "done"
 	}
 	return t.manifest, errors.Join(err, t.status(status))
+}
+
+// initialise loads the best weights of another run into the stages that the same
+// plugin plays in both.
+func (t *training) initialise(ctx context.Context, s *Session) error {
+	other, err := ReadRun(t.Config.Init)
+	if err != nil {
+		return &ConfigError{fmt.Errorf("init: %w", err)}
+	}
+	checkpoint, warnings, err := runs.Find(t.Config.Init, "best")
+	if err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	t.warnings = append(t.warnings, warnings...)
+	loaded := 0
+	for _, m := range s.Pipeline.Members {
+		same := slices.ContainsFunc(other.Manifest.Plugins, func(p runs.PluginRecord) bool {
+			return p.Role == string(m.Role) && p.Name == m.Plugin && p.Stage == m.Stage.Name
+		})
+		if !same || !m.Stage.Trainable {
+			continue
+		}
+		loaded++
+		if err := train.RestoreMember(ctx, m, checkpoint, true); err != nil {
+			return fmt.Errorf("init: %w", err)
+		}
+	}
+	if loaded == 0 {
+		return &ConfigError{fmt.Errorf("init: %s and this run have no stage in common", t.Config.Init)}
+	}
+	return nil
 }
 
 // create writes the files of a new run.

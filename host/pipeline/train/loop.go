@@ -204,7 +204,7 @@ func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Dur
 	l.state.SkippedLast = l.stepper.SkippedLast
 	record := runs.Record{
 		Kind: "step", Step: l.state.Step, Epoch: l.state.Epoch + 1,
-		GradNorm: result.GradNorm, LearningRate: rate, Skipped: result.Skipped, Metrics: result.Metrics,
+		GradNorm: result.GradNorm, GradNorms: result.GradNorms, LearningRate: rate, Skipped: result.Skipped, Metrics: result.Metrics,
 		StepSec: took.Seconds(), WallSec: result.Cost.Wall.Seconds(), ComputeSec: result.Cost.Compute.Seconds(), DataSec: waited.Seconds(),
 	}
 	if l.PeakRSSBytes != nil {
@@ -212,7 +212,7 @@ func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Dur
 	}
 	if result.Skipped {
 		// JSON has no NaN: the line says that the step was skipped.
-		record.GradNorm, record.Metrics = 0, nil
+		record.GradNorm, record.GradNorms, record.Metrics = 0, nil, nil
 		l.Progress.Warn(fmt.Sprintf("step %d skipped: the loss or its gradient is not a finite number", l.state.Step))
 	} else {
 		record.Loss, record.Losses = &result.Loss, result.Losses
@@ -272,13 +272,21 @@ func Restore(ctx context.Context, p *pipeline.Pipeline, c *runs.Checkpoint, weig
 		if !m.Stage.Trainable {
 			continue
 		}
-		dir, err := filepath.Abs(c.StageDir(string(m.Role)))
-		if err != nil {
+		if err := RestoreMember(ctx, m, c, weightsOnly); err != nil {
 			return err
 		}
-		if err := m.Instance.Load(ctx, dir, weightsOnly); err != nil {
-			return &pipeline.StageError{Role: m.Role, Plugin: m.Plugin, Call: "load " + dir, Err: err}
-		}
+	}
+	return nil
+}
+
+// RestoreMember loads one stage's part of a checkpoint.
+func RestoreMember(ctx context.Context, m *pipeline.Member, c *runs.Checkpoint, weightsOnly bool) error {
+	dir, err := filepath.Abs(c.StageDir(string(m.Role)))
+	if err != nil {
+		return err
+	}
+	if err := m.Instance.Load(ctx, dir, weightsOnly); err != nil {
+		return &pipeline.StageError{Role: m.Role, Plugin: m.Plugin, Call: "load " + dir, Err: err}
 	}
 	return nil
 }
