@@ -1,23 +1,21 @@
 package session
 
 import (
-	"archive/zip"
 	"bytes"
-	"encoding/binary"
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
+	"github.com/alignedfusion/alignedfusion/host/npz"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
 // OutputVersion is the schema_version of JSON predictions and reconstructions.
@@ -44,7 +42,10 @@ func WritePredictions(path, task string, labels []sdk.LabelSet, predictions []Pr
 	case ".json":
 		data, err = predictionsJSON(task, labels, predictions)
 	case ".npz":
-		data, err = predictionsNPZ(task, labels, predictions)
+		if err := npz.Write(path, predictionsNPZ(task, labels, predictions)); err != nil {
+			return fmt.Errorf("predictions %s: %w", path, err)
+		}
+		return nil
 	default:
 		return fmt.Errorf("predictions %s: the ending is %q, want .csv, .json or .npz", path, filepath.Ext(path))
 	}
@@ -183,15 +184,14 @@ func WriteReconstructions(path string, predictions []Prediction) error {
 	return runs.WriteFile(path, data)
 }
 
-// predictionsNPZ: boxes [K,4], scores [K], labels [K], image [K] (rows of image_ids) and
-// image_ids [N]; or ids [N] and, per task, probabilities [N,classes] and classes.
-func predictionsNPZ(task string, labels []sdk.LabelSet, predictions []Prediction) ([]byte, error) {
+// predictionsNPZ: boxes [K,4], scores [K], labels [K], image [K] (rows of image_ids),
+// image_ids [N] and classes; or ids [N] and, per task, probabilities [N,classes] and classes.
+func predictionsNPZ(task string, labels []sdk.LabelSet, predictions []Prediction) map[string]*tensor.Tensor {
+	n := int64(len(predictions))
 	var ids []string
 	for _, p := range predictions {
 		ids = append(ids, p.Case.ID)
 	}
-	var b bytes.Buffer
-	z := archive{zip.NewWriter(&b), nil}
 	if task == config.Detect {
 		var boxes, scores []float32
 		var class, image []int64
@@ -201,84 +201,26 @@ func predictionsNPZ(task string, labels []sdk.LabelSet, predictions []Prediction
 				scores, class, image = append(scores, float32(x.Score)), append(class, int64(x.Class)), append(image, int64(i))
 			}
 		}
-		z.numbers("boxes", "<f4", boxes, len(scores), 4)
-		z.numbers("scores", "<f4", scores, len(scores))
-		z.numbers("labels", "<i8", class, len(scores))
-		z.numbers("image", "<i8", image, len(scores))
-		z.strings("image_ids", ids)
-		z.strings("classes", labels[0].Classes)
-	} else {
-		z.strings("ids", ids)
-		for k, set := range labels {
-			var p []float32
-			for i := range predictions {
-				for _, v := range predictions[i].Probabilities[k] {
-					p = append(p, float32(v))
-				}
+		k := int64(len(scores))
+		return map[string]*tensor.Tensor{
+			"boxes": tensor.OfFloat32s(boxes, k, 4), "scores": tensor.OfFloat32s(scores, k),
+			"labels": tensor.OfInt64s(class, k), "image": tensor.OfInt64s(image, k),
+			"image_ids": tensor.OfStrings(ids...), "classes": tensor.OfStrings(labels[0].Classes...),
+		}
+	}
+	out := map[string]*tensor.Tensor{"ids": tensor.OfStrings(ids...)}
+	for k, set := range labels {
+		var p []float32
+		for i := range predictions {
+			for _, v := range predictions[i].Probabilities[k] {
+				p = append(p, float32(v))
 			}
-			suffix := taskSuffix(labels, set)
-			z.numbers("probabilities"+suffix, "<f4", p, len(predictions), len(set.Classes))
-			z.strings("classes"+suffix, set.Classes)
 		}
+		suffix := taskSuffix(labels, set)
+		out["probabilities"+suffix] = tensor.OfFloat32s(p, n, int64(len(set.Classes)))
+		out["classes"+suffix] = tensor.OfStrings(set.Classes...)
 	}
-	err := z.close()
-	return b.Bytes(), err
-}
-
-// archive writes .npy arrays (format 1.0, C order) into a zip file. The libraries at
-// hand write neither strings nor two-dimensional arrays.
-type archive struct {
-	zip *zip.Writer
-	err error
-}
-
-func (a *archive) array(name, descr string, shape []int) io.Writer {
-	if a.err != nil {
-		return io.Discard
-	}
-	w, err := a.zip.Create(name + ".npy")
-	if err != nil {
-		a.err = err
-		return io.Discard
-	}
-	var dims []string
-	for _, d := range shape {
-		dims = append(dims, strconv.Itoa(d)+",")
-	}
-	header := fmt.Sprintf("{'descr': '%s', 'fortran_order': False, 'shape': (%s), }", descr, strings.Join(dims, " "))
-	// The data begin at a multiple of 64 bytes.
-	header += strings.Repeat(" ", 63-(10+len(header))%64) + "\n"
-	_, a.err = w.Write(append(binary.LittleEndian.AppendUint16([]byte("\x93NUMPY\x01\x00"), uint16(len(header))), header...))
-	return w
-}
-
-func (a *archive) numbers(name, descr string, values any, shape ...int) {
-	w := a.array(name, descr, shape)
-	if a.err == nil {
-		a.err = binary.Write(w, binary.LittleEndian, values)
-	}
-}
-
-func (a *archive) strings(name string, values []string) {
-	width := 1
-	for _, v := range values {
-		width = max(width, utf8.RuneCountInString(v))
-	}
-	w := a.array(name, fmt.Sprintf("<U%d", width), []int{len(values)})
-	for _, v := range values {
-		runes := []rune(v)
-		runes = append(runes, make([]rune, width-len(runes))...)
-		if a.err == nil {
-			a.err = binary.Write(w, binary.LittleEndian, runes)
-		}
-	}
-}
-
-func (a *archive) close() error {
-	if err := a.zip.Close(); a.err == nil {
-		a.err = err
-	}
-	return a.err
+	return out
 }
 
 // SavePredictions keeps a split's predictions, with what is true of it, in the run
