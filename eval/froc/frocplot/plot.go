@@ -114,7 +114,11 @@ func build(o Options, curves []Curve) (*plot.Plot, error) {
 	for i, c := range curves {
 		colour := palette[i%len(palette)]
 		if c.Band != nil {
-			band, err := polygon(c.Band, low, high, colour)
+			end := high
+			if n := len(c.Result.Curve); n > 0 {
+				end = min(end, c.Result.Curve[n-1].FPPI)
+			}
+			band, err := polygon(c.Band, low, end, colour)
 			if err != nil {
 				return nil, err
 			}
