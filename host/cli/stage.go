@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -23,6 +22,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
+	"github.com/alignedfusion/alignedfusion/sdk/sample"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -136,7 +136,7 @@ func openStage(c *cli.Context, train bool) (_ *stageRun, err error) {
 			return nil, dataError(err)
 		}
 	}
-	shapes, err := keyValues("shape", c.StringSlice("shape"))
+	sizes, err := shapes(c.StringSlice("shape"))
 	if err != nil {
 		return nil, err
 	}
@@ -186,10 +186,10 @@ func openStage(c *cli.Context, train bool) (_ *stageRun, err error) {
 			delete(r.inputs, name)
 		}
 	}
-	if err := randomInputs(r.manifest.Inputs, shapes, req.Seed, r.inputs); err != nil {
+	if err := sample.Inputs(r.manifest.Inputs, sizes, req.Seed, r.inputs); err != nil {
 		return nil, usageError("%w", err)
 	}
-	req.Inputs = feedingPorts(r.manifest.Inputs, r.inputs)
+	req.Inputs = sample.Feeding(r.manifest.Inputs, r.inputs)
 	if r.instance, _, err = r.plugin.Open(c.Context, req); err != nil {
 		return nil, stageError(err, false)
 	}
@@ -241,6 +241,27 @@ func keyValues(flag string, given []string) (map[string]string, error) {
 	return out, nil
 }
 
+// shapes parses --shape PORT=1x1x7x512x512.
+func shapes(given []string) (map[string][]int64, error) {
+	texts, err := keyValues("shape", given)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]int64{}
+	for name, text := range texts {
+		shape := []int64{}
+		for _, field := range strings.Split(text, "x") {
+			n, err := strconv.ParseInt(strings.TrimSpace(field), 10, 64)
+			if err != nil || n < 0 {
+				return nil, usageError("--shape %s=%s: want sizes with x between, as in 1x1x7x512x512", name, text)
+			}
+			shape = append(shape, n)
+		}
+		out[name] = shape
+	}
+	return out, nil
+}
+
 func labelSets(given []string) ([]sdk.LabelSet, error) {
 	var out []sdk.LabelSet
 	for _, g := range given {
@@ -251,139 +272,6 @@ func labelSets(given []string) ([]sdk.LabelSet, error) {
 		out = append(out, sdk.LabelSet{Name: name, Classes: strings.Split(classes, ",")})
 	}
 	return out, nil
-}
-
-// feedingPorts says what a pipeline would: every size of the inputs but the batch's.
-func feedingPorts(declared []sdk.Port, inputs map[string]*tensor.Tensor) []sdk.Port {
-	var out []sdk.Port
-	for _, name := range slices.Sorted(maps.Keys(inputs)) {
-		t := inputs[name]
-		p := sdk.Port{Name: name, DType: t.DType}
-		if d := sdk.FindPort(declared, name); d != nil {
-			p = *d
-			p.Name, p.Shape = name, nil
-		}
-		for i, n := range t.Shape {
-			if i == 0 {
-				p.Shape = append(p.Shape, "N")
-				continue
-			}
-			p.Shape = append(p.Shape, strconv.FormatInt(n, 10))
-		}
-		out = append(out, p)
-	}
-	return out
-}
-
-// randomInputs adds an input for every --shape, and for required inputs whose sizes
-// follow from the others.
-func randomInputs(declared []sdk.Port, shapes map[string]string, seed uint64, inputs map[string]*tensor.Tensor) error {
-	dims := map[string]int64{}
-	bind := func(p *sdk.Port, shape []int64) {
-		for i, d := range p.Shape {
-			if i < len(shape) {
-				dims[d] = shape[i]
-			}
-		}
-	}
-	for name, t := range inputs {
-		if p := sdk.FindPort(declared, name); p != nil {
-			bind(p, t.Shape)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(shapes)) {
-		p := sdk.FindPort(declared, name)
-		if p == nil {
-			var names []string
-			for _, d := range declared {
-				names = append(names, d.Name)
-			}
-			return fmt.Errorf("--shape %s: the stage has no such input; it has %s", name, strings.Join(names, ", "))
-		}
-		var shape []int64
-		for _, field := range strings.Split(shapes[name], "x") {
-			n, err := strconv.ParseInt(strings.TrimSpace(field), 10, 64)
-			if err != nil || n < 0 {
-				return fmt.Errorf("--shape %s=%s: want sizes with x between, as in 1x1x7x512x512", name, shapes[name])
-			}
-			shape = append(shape, n)
-		}
-		t, err := randomTensor(name, p, shape, seed)
-		if err != nil {
-			return err
-		}
-		inputs[name] = t
-		bind(p, shape)
-	}
-	for i := range declared {
-		p := &declared[i]
-		if _, family := sdk.Family(p.Name); family || !p.Required || p.Resident || inputs[p.Name] != nil || len(shapes) == 0 {
-			continue
-		}
-		var shape []int64
-		for _, d := range p.Shape {
-			if n, err := strconv.ParseInt(d, 10, 64); err == nil {
-				shape = append(shape, n)
-			} else if n, ok := dims[d]; ok {
-				shape = append(shape, n)
-			}
-		}
-		if len(shape) != len(p.Shape) {
-			continue // the stage will say what is missing
-		}
-		t, err := randomTensor(p.Name, p, shape, seed)
-		if err != nil {
-			return err
-		}
-		inputs[p.Name] = t
-	}
-	return nil
-}
-
-// randomTensor draws values a port can take: intensities in its range, spacings of
-// 1 mm, boxes with area, zeros for whole numbers (a label of any task), and normally
-// distributed numbers elsewhere.
-func randomTensor(name string, p *sdk.Port, shape []int64, seed uint64) (*tensor.Tensor, error) {
-	t, err := tensor.New(p.DType, shape...)
-	if err != nil {
-		return nil, fmt.Errorf("input %q: %w; give it with --in", name, err)
-	}
-	hash := seed
-	for _, b := range []byte(name) {
-		hash = hash*1099511628211 + uint64(b)
-	}
-	r := rand.New(rand.NewPCG(seed, hash))
-	values, err := t.Float32s()
-	switch {
-	case p.DType == tensor.FP32 && err != nil:
-		return nil, err
-	case p.DType != tensor.FP32 && p.DType != tensor.FP64:
-		return t, nil
-	case p.DType == tensor.FP64:
-		doubles, err := t.Float64s()
-		if err != nil {
-			return nil, err
-		}
-		for i := range doubles {
-			doubles[i] = r.NormFloat64()
-		}
-		return t, nil
-	}
-	for i := range values {
-		switch {
-		case name == "spacing":
-			values[i] = 1
-		case strings.HasSuffix(name, "boxes") && i%4 < 2:
-			values[i] = 4 + 16*r.Float32()
-		case strings.HasSuffix(name, "boxes"):
-			values[i] = values[i-2] + 4 + 16*r.Float32()
-		case p.Intensity != nil && len(p.Intensity.Mean) == 0:
-			values[i] = float32(p.Intensity.OutLow + (p.Intensity.OutHigh-p.Intensity.OutLow)*r.Float64())
-		default:
-			values[i] = float32(r.NormFloat64())
-		}
-	}
-	return t, nil
 }
 
 func modeOf(c *cli.Context) (train bool, err error) {
