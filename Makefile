@@ -67,6 +67,11 @@ plugins: ## build every plugin into bin/plugins/
 	@mkdir -p bin/plugins
 	@$(if $(PLUGIN_MAINS),$(GO_BUILD) -o bin/plugins/ $(PLUGIN_MAINS))
 
+.PHONY: dist
+dist: setup ## pack build/alignedfusion.tar.gz for machines without Go (docs/install.md)
+	tar -czf build/alignedfusion.tar.gz --transform 's|^|alignedfusion/|' bin build/fitgotch build/shim/src LICENSE
+	@ls -l build/alignedfusion.tar.gz
+
 .PHONY: clean
 clean: ## remove everything that was built, and the demo's results
 	rm -rf bin build demo go.work go.work.sum

@@ -270,7 +270,7 @@ func (m machine) libraries(plugins []plughost.Found) []Finding {
 
 func missingHint(names []string) string {
 	if slices.Contains(names, shimLibrary) {
-		return "run `make setup`: it builds libtch.so for this machine's libtorch"
+		return "run `make setup`, or build/fitgotch -shim-only where there is no Go: it builds libtch.so for this machine's libtorch"
 	}
 	for _, name := range names {
 		if strings.HasPrefix(name, "libtorch") || strings.HasPrefix(name, "libc10") {
