@@ -137,14 +137,15 @@ proto: build/protoc-gen-go build/protoc-gen-go-grpc ## generate Go code from sdk
 	@command -v protoc >/dev/null || { echo "protoc is missing: make setup-test installs it" >&2; exit 1; }
 	protoc -I sdk/proto --plugin=build/protoc-gen-go --plugin=build/protoc-gen-go-grpc \
 		--go_out=. --go_opt=module=$(MODULE) --go-grpc_out=. --go-grpc_opt=module=$(MODULE) \
+		--descriptor_set_out=sdk/python/alignedfusion_sdk/stage.binpb \
 		$$(cd sdk/proto && find . -name '*.proto' | sed 's|^\./||' | sort)
 
 .PHONY: proto-check
 proto-check: build/protoc-gen-go build/protoc-gen-go-grpc ## fail when generated code and sdk/proto disagree
 	@before=$$(mktemp -d); trap 'rm -rf "$$before"' EXIT; \
-	cp -r sdk/proto/. "$$before"; \
+	cp -r sdk/proto sdk/python/alignedfusion_sdk/stage.binpb "$$before"; \
 	$(MAKE) proto >/dev/null; \
-	diff -r "$$before" sdk/proto && echo "generated code is up to date"
+	diff -r "$$before/proto" sdk/proto && cmp "$$before/stage.binpb" sdk/python/alignedfusion_sdk/stage.binpb && echo "generated code is up to date"
 
 build/protoc-gen-go: tools/dev/go.mod
 	@GOWORK=off go -C tools/dev build -buildvcs=false -o ../../$@ google.golang.org/protobuf/cmd/protoc-gen-go

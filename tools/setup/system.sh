@@ -23,11 +23,11 @@ if [ -z "${LIBTORCH:-}" ]; then
 	need libopenblas0-pthread sh -c 'ls /usr/lib/*-linux-gnu/openblas-pthread/libblas.so.3'
 fi
 if [ "${1:-}" = test ]; then
-	need python3-torch python3 -c 'import torch'
-	need python3-torchvision python3 -c 'import torchvision'
-	need python3-numpy python3 -c 'import numpy'
-	need python3-grpcio python3 -c 'import grpc'
-	need python3-protobuf python3 -c 'import google.protobuf'
+	need python3-torch /usr/bin/python3 -c 'import torch'
+	need python3-torchvision /usr/bin/python3 -c 'import torchvision'
+	need python3-numpy /usr/bin/python3 -c 'import numpy'
+	need python3-grpcio /usr/bin/python3 -c 'import grpc'
+	need python3-protobuf /usr/bin/python3 -c 'import google.protobuf'
 	need protobuf-compiler sh -c 'command -v protoc'
 fi
 [ -n "$wanted" ] || exit 0
