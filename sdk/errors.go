@@ -3,6 +3,7 @@ package sdk
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -101,4 +102,12 @@ func CodeOf(err error) Code {
 		return e.Code
 	}
 	return Internal
+}
+
+// String returns the code's name, which is gRPC's.
+func (c Code) String() string {
+	if g, ok := grpcCodes[c]; ok {
+		return g.String()
+	}
+	return "Code(" + strconv.Itoa(int(c)) + ")"
 }

@@ -11,17 +11,16 @@ package plugintest
 
 import (
 	"context"
-	"fmt"
-	"net"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
+	"github.com/alignedfusion/alignedfusion/sdk/conformance"
 	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/inprocess"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -34,47 +33,51 @@ const (
 	SharedMemory Transport = "shared-memory"
 )
 
-// ArenaBytes is the shared memory of a test; it is sparse.
-const ArenaBytes = 1 << 30
-
 // Start serves p and returns a client that has its manifest. Everything ends with the
 // test.
 func Start(t testing.TB, p sdk.Plugin, transport Transport) *client.Client {
 	t.Helper()
-	listener := bufconn.Listen(1 << 20)
-	server := grpc.NewServer(sdk.ServerOptions(nil)...)
-	closeAll := sdk.Register(server, p)
-	go func() { _ = server.Serve(listener) }()
-	conn, err := grpc.NewClient("passthrough:///plugin",
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	c, err := inprocess.Connect(t.Context(), p.Manifest.Name, register(p))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var arena *client.Arena
+	t.Cleanup(func() { _ = c.Close() })
 	if transport == SharedMemory {
-		if arena, err = client.NewArena(ArenaBytes); err != nil {
-			t.Fatal(err)
-		}
+		return c.Shared
 	}
-	t.Cleanup(func() {
-		closeAll()
-		_ = conn.Close()
-		server.Stop()
-		if arena != nil {
-			_ = arena.Close()
-		}
-	})
-	c := client.New(conn, client.Options{Plugin: p.Manifest.Name, Arena: arena})
-	if _, err := c.Describe(t.Context()); err != nil {
+	return c.InBand
+}
+
+func register(p sdk.Plugin) func(grpc.ServiceRegistrar) func() {
+	return func(r grpc.ServiceRegistrar) func() { return sdk.Register(r, p) }
+}
+
+// Conformance checks p against every rule of the stage protocol that can be seen inside
+// one process, a subtest per rule.
+func Conformance(t *testing.T, p sdk.Plugin, o conformance.Options) {
+	t.Helper()
+	report, err := conformance.Run(t.Context(), conformance.Target{
+		Connect: func(ctx context.Context) (*conformance.Connection, error) {
+			c, err := inprocess.Connect(ctx, p.Manifest.Name, register(p))
+			if err != nil {
+				return nil, err
+			}
+			return &conformance.Connection{Conn: c.Conn, InBand: c.InBand, Shared: c.Shared, Close: c.Close}, nil
+		},
+	}, o)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if arena != nil {
-		if err := c.AttachPath(t.Context(), fmt.Sprintf("/proc/self/fd/%d", arena.File().Fd())); err != nil {
-			t.Fatal(err)
-		}
+	for _, r := range report.Results {
+		t.Run(strings.TrimPrefix(r.Stage+"/"+r.Case, "/"), func(t *testing.T) {
+			switch r.Status {
+			case conformance.Fail:
+				t.Error(r)
+			case conformance.Skip:
+				t.Skip(r.Seen)
+			}
+		})
 	}
-	return c
 }
 
 // EachTransport runs f as a subtest per transport: results must not depend on it.

@@ -1,0 +1,500 @@
+package conformance_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/conformance"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/inprocess"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/testplugins"
+	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// trained is the whole of a trainable stage.
+type trained interface {
+	sdk.Stage
+	sdk.Trainer
+	sdk.Saver
+}
+
+// bent is a good stage with single methods replaced.
+type bent struct {
+	trained
+	forward  func(context.Context, *sdk.ForwardRequest) (*sdk.ForwardResponse, error)
+	backward func(context.Context, *sdk.BackwardRequest) (*sdk.BackwardResponse, error)
+	step     func(context.Context, *sdk.StepRequest) error
+	save     func(context.Context, string) ([]string, error)
+	load     func(context.Context, string, bool) error
+	close    func() error
+}
+
+func (b *bent) Forward(ctx context.Context, r *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+	if b.forward != nil {
+		return b.forward(ctx, r)
+	}
+	return b.trained.Forward(ctx, r)
+}
+
+func (b *bent) Backward(ctx context.Context, r *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
+	if b.backward != nil {
+		return b.backward(ctx, r)
+	}
+	return b.trained.Backward(ctx, r)
+}
+
+func (b *bent) Step(ctx context.Context, r *sdk.StepRequest) error {
+	if b.step != nil {
+		return b.step(ctx, r)
+	}
+	return b.trained.Step(ctx, r)
+}
+
+func (b *bent) Save(ctx context.Context, dir string) ([]string, error) {
+	if b.save != nil {
+		return b.save(ctx, dir)
+	}
+	return b.trained.Save(ctx, dir)
+}
+
+func (b *bent) Load(ctx context.Context, dir string, weightsOnly bool) error {
+	if b.load != nil {
+		return b.load(ctx, dir, weightsOnly)
+	}
+	return b.trained.Load(ctx, dir, weightsOnly)
+}
+
+func (b *bent) Close() error {
+	if b.close != nil {
+		return b.close()
+	}
+	return b.trained.Close()
+}
+
+// bend makes the good plugin's stages break a rule.
+func bend(f func(b *bent)) func() sdk.Plugin {
+	return func() sdk.Plugin {
+		p := testplugins.Linear()
+		open := p.Open
+		p.Open = func(ctx context.Context, r *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+			s, resp, err := open(ctx, r)
+			if err != nil {
+				return nil, nil, err
+			}
+			b := &bent{trained: s.(trained)}
+			f(b)
+			return b, resp, nil
+		}
+		return p
+	}
+}
+
+// wire breaks rules that the SDK's server keeps for every stage: it stands between the
+// server and the suite.
+type wire struct {
+	stagev1.StageServiceServer
+	open     func(context.Context, *stagev1.OpenRequest) (*stagev1.OpenResponse, error)
+	forward  func(context.Context, *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error)
+	backward func(context.Context, *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error)
+	release  func(context.Context, *stagev1.ReleaseRequest) (*stagev1.ReleaseResponse, error)
+	describe func(context.Context, *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error)
+	close    func(context.Context, *stagev1.CloseRequest) (*stagev1.CloseResponse, error)
+}
+
+func (w *wire) Describe(ctx context.Context, r *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
+	if w.describe != nil {
+		return w.describe(ctx, r)
+	}
+	return w.StageServiceServer.Describe(ctx, r)
+}
+
+func (w *wire) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
+	if w.open != nil {
+		return w.open(ctx, r)
+	}
+	return w.StageServiceServer.Open(ctx, r)
+}
+
+func (w *wire) Forward(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
+	if w.forward != nil {
+		return w.forward(ctx, r)
+	}
+	return w.StageServiceServer.Forward(ctx, r)
+}
+
+func (w *wire) Backward(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
+	if w.backward != nil {
+		return w.backward(ctx, r)
+	}
+	return w.StageServiceServer.Backward(ctx, r)
+}
+
+func (w *wire) Release(ctx context.Context, r *stagev1.ReleaseRequest) (*stagev1.ReleaseResponse, error) {
+	if w.release != nil {
+		return w.release(ctx, r)
+	}
+	return w.StageServiceServer.Release(ctx, r)
+}
+
+func (w *wire) Close(ctx context.Context, r *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
+	if w.close != nil {
+		return w.close(ctx, r)
+	}
+	return w.StageServiceServer.Close(ctx, r)
+}
+
+// catcher keeps the service that sdk.Register registers.
+type catcher struct{ service stagev1.StageServiceServer }
+
+func (c *catcher) RegisterService(_ *grpc.ServiceDesc, impl any) {
+	c.service = impl.(stagev1.StageServiceServer)
+}
+
+func run(t *testing.T, p sdk.Plugin, change func(w *wire)) *conformance.Report {
+	t.Helper()
+	report, err := conformance.Run(t.Context(), conformance.Target{
+		Connect: func(ctx context.Context) (*conformance.Connection, error) {
+			c, err := inprocess.Connect(ctx, "broken", func(r grpc.ServiceRegistrar) func() {
+				if change == nil {
+					return sdk.Register(r, p)
+				}
+				var good catcher
+				closeAll := sdk.Register(&good, p)
+				w := &wire{StageServiceServer: good.service}
+				change(w)
+				stagev1.RegisterStageServiceServer(r, w)
+				return closeAll
+			})
+			if err != nil {
+				return nil, err
+			}
+			return &conformance.Connection{Conn: c.Conn, InBand: c.InBand, Shared: c.Shared, Close: c.Close}, nil
+		},
+	}, conformance.Options{Settings: map[string]map[string]string{"linear": {"in": "16"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
+	for _, test := range []struct {
+		breaks string
+		plugin func() sdk.Plugin
+		wire   func(w *wire)
+		// also lists cases that cannot but fail with it.
+		also []string
+	}{
+		{breaks: "manifest", plugin: func() sdk.Plugin {
+			p := testplugins.Linear()
+			p.Manifest.Stages[0].Settings[1].Type = "integer"
+			return p
+		}},
+		{breaks: "unknown-stage", wire: func(w *wire) {
+			w.open = func(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
+				r.Stage = "linear" // whatever was asked for
+				return w.StageServiceServer.Open(ctx, r)
+			}
+		}},
+		{breaks: "unknown-instance", wire: func(w *wire) {
+			w.close = func(ctx context.Context, r *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
+				resp, err := w.StageServiceServer.Close(ctx, r)
+				if status.Code(err) == codes.NotFound {
+					return &stagev1.CloseResponse{}, nil
+				}
+				return resp, err
+			}
+		}},
+		{breaks: "settings", wire: func(w *wire) {
+			w.open = func(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
+				delete(r.Settings, "no-such-setting")
+				return w.StageServiceServer.Open(ctx, r)
+			}
+		}},
+		{breaks: "outputs", plugin: bend(func(b *bent) {
+			b.forward = func(ctx context.Context, r *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+				resp, err := b.trained.Forward(ctx, r)
+				if err == nil && !r.Train {
+					zero := 0.0
+					resp.Losses["mse"] = 1 / zero
+				}
+				return resp, err
+			}
+		})},
+		{breaks: "deterministic", also: []string{"transports"}, plugin: bend(func(b *bent) {
+			b.forward = func(ctx context.Context, r *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+				resp, err := b.trained.Forward(ctx, r)
+				if err == nil && r.Train {
+					y, _ := resp.Outputs["y"].Float32s()
+					for i := range y {
+						y[i] *= 1 + 1e-6*rand.Float32() // dropout without the seed
+					}
+				}
+				return resp, err
+			}
+		})},
+		{breaks: "transports", wire: func(w *wire) {
+			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
+				resp, err := w.StageServiceServer.Forward(ctx, r)
+				if err == nil && r.Slot != nil {
+					y := resp.Outputs[0]
+					y.Payload = &stagev1.Tensor_Raw{Raw: make([]byte, 4*y.Shape[0]*y.Shape[1])}
+				}
+				return resp, err
+			}
+		}},
+		{breaks: "bad-input", wire: func(w *wire) {
+			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
+				r.Inputs = slices.DeleteFunc(r.Inputs, func(t *stagev1.Tensor) bool { return t.Name == "no.such.input" })
+				return w.StageServiceServer.Forward(ctx, r)
+			}
+		}},
+		{breaks: "bad-bytes", wire: func(w *wire) {
+			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
+				for _, t := range r.Inputs {
+					if len(t.Shape) == 2 && t.Shape[0] > 0 && t.Shape[1] > 0 && len(t.GetRaw()) > int(4*t.Shape[0]*t.Shape[1]) {
+						t.Payload = &stagev1.Tensor_Raw{Raw: t.GetRaw()[:4*t.Shape[0]*t.Shape[1]]}
+					}
+				}
+				return w.StageServiceServer.Forward(ctx, r)
+			}
+		}},
+		{breaks: "eval-leaves-nothing", wire: func(w *wire) {
+			evaluated := map[uint64]bool{}
+			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
+				evaluated[r.Context] = r.Mode == stagev1.Mode_MODE_EVAL
+				return w.StageServiceServer.Forward(ctx, r)
+			}
+			w.backward = func(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
+				if evaluated[r.Context] {
+					return &stagev1.BackwardResponse{}, nil
+				}
+				return w.StageServiceServer.Backward(ctx, r)
+			}
+		}},
+		{breaks: "unknown-context", wire: func(w *wire) {
+			known := map[string]bool{}
+			key := func(instance, context uint64) string { return fmt.Sprint(instance, " ", context) }
+			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
+				known[key(r.Instance, r.Context)] = true
+				return w.StageServiceServer.Forward(ctx, r)
+			}
+			w.backward = func(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
+				if !known[key(r.Instance, r.Context)] {
+					return nil, status.Error(codes.Internal, "map has no such key")
+				}
+				return w.StageServiceServer.Backward(ctx, r)
+			}
+		}},
+		{breaks: "double-backward", wire: func(w *wire) {
+			w.backward = func(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
+				resp, err := w.StageServiceServer.Backward(ctx, r)
+				if status.Code(err) == codes.FailedPrecondition {
+					return nil, status.Error(codes.NotFound, "no such context")
+				}
+				return resp, err
+			}
+		}},
+		{breaks: "context-order", plugin: bend(func(b *bent) {
+			var latest []byte
+			b.forward = func(ctx context.Context, r *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+				resp, err := b.trained.Forward(ctx, r)
+				if err == nil {
+					latest = slices.Clone(resp.Outputs["y"].Data)
+				}
+				return resp, err
+			}
+			b.backward = func(ctx context.Context, r *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
+				// The gradient of the stage's own output enters: tanh-like code that keeps
+				// its activation in the instance does this.
+				resp, err := b.trained.Backward(ctx, r)
+				if err != nil || resp.InputGrads["x"] == nil {
+					return resp, err
+				}
+				if g, _ := resp.InputGrads["x"].Float32s(); len(g) > 0 {
+					g[0] *= 1 + 1e-6*float32(latest[0])
+				}
+				return resp, nil
+			}
+		})},
+		{breaks: "context-bound", wire: func(w *wire) {
+			w.describe = func(ctx context.Context, r *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
+				resp, err := w.StageServiceServer.Describe(ctx, r)
+				if err == nil {
+					resp.Manifest.MaxOpenContexts = 1
+				}
+				return resp, err
+			}
+		}},
+		{breaks: "release", wire: func(w *wire) {
+			open := map[string]bool{}
+			key := func(instance, context uint64) string { return fmt.Sprint(instance, " ", context) }
+			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
+				open[key(r.Instance, r.Context)] = true
+				return w.StageServiceServer.Forward(ctx, r)
+			}
+			w.release = func(ctx context.Context, r *stagev1.ReleaseRequest) (*stagev1.ReleaseResponse, error) {
+				for _, id := range r.Contexts {
+					if !open[key(r.Instance, id)] {
+						return nil, status.Errorf(codes.NotFound, "context %d", id)
+					}
+					delete(open, key(r.Instance, id))
+				}
+				return w.StageServiceServer.Release(ctx, r)
+			}
+		}},
+		{breaks: "gradients", plugin: bend(func(b *bent) {
+			b.backward = func(ctx context.Context, r *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
+				resp, err := b.trained.Backward(ctx, r)
+				if err == nil && resp.InputGrads["x"] != nil {
+					g, _ := resp.InputGrads["x"].Float32s()
+					for i := range g {
+						g[i] *= 1.1
+					}
+				}
+				return resp, err
+			}
+		})},
+		{breaks: "linear", plugin: bend(func(b *bent) {
+			b.backward = func(ctx context.Context, r *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
+				// As a seed of ones would: the given gradient is forgotten where it is zero.
+				nothing := len(r.OutputGrads["y"].Data) > 0
+				for _, x := range r.OutputGrads["y"].Data {
+					nothing = nothing && x == 0
+				}
+				resp, err := b.trained.Backward(ctx, r)
+				if err == nil && nothing && resp.InputGrads["x"] != nil {
+					g, _ := resp.InputGrads["x"].Float32s()
+					for i := range g {
+						g[i] = 1
+					}
+				}
+				return resp, err
+			}
+		})},
+		{breaks: "accumulate", plugin: bend(func(b *bent) {
+			b.backward = func(ctx context.Context, r *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
+				if err := b.trained.ZeroGrad(ctx); err != nil {
+					return nil, err
+				}
+				return b.trained.Backward(ctx, r)
+			}
+		})},
+		{breaks: "step", plugin: bend(func(b *bent) {
+			b.step = func(ctx context.Context, r *sdk.StepRequest) error {
+				r.GradientScale = 1
+				return b.trained.Step(ctx, r)
+			}
+		})},
+		{breaks: "save-load", plugin: bend(func(b *bent) {
+			b.load = func(ctx context.Context, dir string, weightsOnly bool) error {
+				return b.trained.Load(ctx, dir, true) // the optimizer begins anew
+			}
+		})},
+		{breaks: "load-broken", plugin: bend(func(b *bent) {
+			b.load = func(ctx context.Context, dir string, weightsOnly bool) error {
+				_ = b.trained.Load(ctx, dir, weightsOnly)
+				return nil
+			}
+		})},
+		{breaks: "cancel", plugin: bend(func(b *bent) {
+			poisoned := false
+			b.forward = func(ctx context.Context, r *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+				if r.Context >= 10 && r.Context < 20 { // long enough to be cancelled
+					select {
+					case <-ctx.Done():
+						poisoned = true
+						return nil, ctx.Err()
+					case <-time.After(5 * time.Millisecond):
+					}
+				}
+				if poisoned {
+					return nil, fmt.Errorf("scope is half open")
+				}
+				return b.trained.Forward(ctx, r)
+			}
+		})},
+		{breaks: "instances", plugin: func() sdk.Plugin {
+			var mu sync.Mutex
+			var everyone []*bent
+			p := bend(func(b *bent) {
+				mu.Lock()
+				everyone = append(everyone, b)
+				mu.Unlock()
+				b.step = func(ctx context.Context, r *sdk.StepRequest) error {
+					mu.Lock()
+					defer mu.Unlock()
+					for _, other := range everyone { // as a global optimizer would
+						if other == b {
+							continue
+						}
+						if _, err := other.trained.Forward(ctx, &sdk.ForwardRequest{Context: 1 << 50, Train: true, Inputs: map[string]*tensor.Tensor{
+							"x": tensor.OfFloat32s(make([]float32, 16), 1, 16)}, NewOutput: func(_ string, d tensor.DType, s ...int64) (*tensor.Tensor, error) { return tensor.New(d, s...) }}); err != nil {
+							return err
+						}
+						ones := tensor.OfFloat32s([]float32{1, 1, 1}, 1, 3)
+						if _, err := other.trained.Backward(ctx, &sdk.BackwardRequest{Context: 1 << 50, OutputGrads: map[string]*tensor.Tensor{"y": ones},
+							NewOutput: func(_ string, d tensor.DType, s ...int64) (*tensor.Tensor, error) { return tensor.New(d, s...) }}); err != nil {
+							return err
+						}
+						if err := other.trained.Step(ctx, r); err != nil {
+							return err
+						}
+					}
+					return b.trained.Step(ctx, r)
+				}
+				b.close = func() error {
+					mu.Lock()
+					defer mu.Unlock()
+					everyone = slices.DeleteFunc(everyone, func(other *bent) bool { return other == b })
+					return nil
+				}
+			})
+			return p()
+		}},
+		{breaks: "close", wire: func(w *wire) {
+			w.close = func(ctx context.Context, r *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
+				if r.Instance > 1<<20 {
+					return w.StageServiceServer.Close(ctx, r)
+				}
+				return &stagev1.CloseResponse{}, nil
+			}
+		}},
+	} {
+		t.Run(test.breaks, func(t *testing.T) {
+			p := testplugins.Linear()
+			if test.plugin != nil {
+				p = test.plugin()
+			}
+			report := run(t, p, test.wire)
+			if report.Passed {
+				t.Fatal("the suite passed it")
+			}
+			its := false
+			for _, r := range report.Failed() {
+				switch {
+				case r.Case == test.breaks:
+					its = true
+					if r.Seen == "" || r.Wanted == "" || r.Mend == "" || r.Rule == "" {
+						t.Errorf("the result leaves something unsaid: %+v", r)
+					}
+				case !slices.Contains(test.also, r.Case):
+					t.Errorf("another case failed: %s", r)
+				}
+			}
+			if !its {
+				t.Errorf("its case did not fail")
+			}
+		})
+	}
+}

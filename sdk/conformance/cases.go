@@ -1,0 +1,1059 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
+	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
+	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+var pluginCases = []pluginCase{
+	{"describe", "`PLUGIN --describe` prints the manifest as JSON, without a handshake, and Describe returns the same.",
+		"print the protobuf JSON of the manifest to standard output and end with exit code 0", describe},
+	{"manifest", "The manifest names the plugin, its version and its stages; ports have known dtypes, settings valid defaults.",
+		"correct the manifest", checkManifest},
+	{"health", "The plugin serves grpc.health.v1.Health and reports \"plugin\" as SERVING.",
+		"serve the health service; the SDKs do", health},
+	{"unknown-stage", "Opening a stage that does not exist is InvalidArgument.",
+		"return InvalidArgument with the names there are", unknownStage},
+	{"unknown-instance", "A call on an instance that does not exist is NotFound.",
+		"return NotFound", unknownInstance},
+	{"lifeline", "A plugin dies with its host.",
+		"read the file descriptor in ALIGNEDFUSION_LIFELINE_FD and end the process at its end of file", lifeline},
+	{"shutdown", "Shutdown, then go-plugin's Shutdown, end the process in order within two seconds.",
+		"serve plugin.GRPCController/Shutdown: stop the server and return from main", shutdown},
+}
+
+func describe(ctx context.Context, r *runner) error {
+	if r.target.Describe == nil {
+		return skip("no program to run")
+	}
+	text, err := r.target.Describe(ctx)
+	if err != nil {
+		return err
+	}
+	printed, err := sdk.ManifestFromJSON(text)
+	if err != nil {
+		return broken("the manifest as JSON", "%v", err)
+	}
+	if !proto.Equal(printed.Proto(), r.manifest.Proto()) {
+		return broken("equal manifests", "--describe and Describe differ")
+	}
+	return nil
+}
+
+var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]*$`)
+
+func checkManifest(_ context.Context, r *runner) error {
+	m := r.manifest
+	switch {
+	case !validName.MatchString(m.Name):
+		return broken("letters, digits, - and _", "plugin name %q", m.Name)
+	case m.Version == "":
+		return broken("a version", "version is empty")
+	case len(m.Stages) == 0:
+		return broken("at least one stage", "no stages")
+	}
+	seen := map[string]bool{}
+	for _, s := range m.Stages {
+		if !validName.MatchString(s.Name) || seen[s.Name] {
+			return broken("letters, digits, - and _, once each", "stage name %q", s.Name)
+		}
+		seen[s.Name] = true
+		if !slices.Contains([]sdk.Kind{sdk.KindEncoder, sdk.KindText, sdk.KindFusion, sdk.KindHead}, s.Kind) {
+			return broken("encoder, text, fusion or head", "stage %s has kind %q", s.Name, s.Kind)
+		}
+		for _, ports := range [][]sdk.Port{s.Inputs, s.Outputs} {
+			names := map[string]bool{}
+			for _, p := range ports {
+				if p.Name == "" || names[p.Name] {
+					return broken("a name, once each", "stage %s has port %q twice or without a name", s.Name, p.Name)
+				}
+				names[p.Name] = true
+				if p.DType != "" && !p.DType.Known() {
+					return broken("an Open Inference Protocol name", "port %q of stage %s has dtype %q", p.Name, s.Name, p.DType)
+				}
+				if strings.Contains(strings.TrimSuffix(p.Name, ".*"), "*") {
+					return broken("an exact name or a family ending in .*", "port %q of stage %s", p.Name, s.Name)
+				}
+			}
+		}
+		for _, d := range s.Settings {
+			if !slices.Contains([]string{"int", "float", "bool", "string", "path", "ints", "floats"}, d.Type) {
+				return broken("int, float, bool, string, path, ints or floats", "setting %s.%s has type %q", s.Name, d.Name, d.Type)
+			}
+			if d.Default == "" {
+				continue // empty: not set
+			}
+			if _, err := sdk.ResolveSettings(s.Settings, map[string]string{d.Name: d.Default}); err != nil {
+				return broken("a default that is valid", "stage %s: %v", s.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func health(ctx context.Context, r *runner) error {
+	if r.conn.PID == 0 {
+		return skip("no process")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	answer, err := grpc_health_v1.NewHealthClient(r.conn.Conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: "plugin"})
+	if err != nil {
+		return err
+	}
+	if answer.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
+		return broken("SERVING", "%s", answer.GetStatus())
+	}
+	return nil
+}
+
+func unknownStage(ctx context.Context, r *runner) error {
+	// Over the stub: the client refuses to ask.
+	_, err := stagev1.NewStageServiceClient(r.conn.Conn).Open(ctx, &stagev1.OpenRequest{Stage: "no-such-stage"})
+	return wantCode(sdk.ErrorFromStatus(err, ""), "stage no-such-stage", "", sdk.InvalidArgument, sdk.NotFound)
+}
+
+func unknownInstance(ctx context.Context, r *runner) error {
+	stub := stagev1.NewStageServiceClient(r.conn.Conn)
+	_, err := stub.Forward(ctx, &stagev1.ForwardRequest{Instance: 987654321, Mode: stagev1.Mode_MODE_EVAL})
+	if err := wantCode(sdk.ErrorFromStatus(err, ""), "Forward on an instance that does not exist", "", sdk.NotFound); err != nil {
+		return err
+	}
+	_, err = stub.Close(ctx, &stagev1.CloseRequest{Instance: 987654321})
+	return wantCode(sdk.ErrorFromStatus(err, ""), "Close of an instance that does not exist", "", sdk.NotFound)
+}
+
+// another starts a second process for a case that ends it.
+func (r *runner) another(ctx context.Context) (*Connection, error) {
+	c, err := r.target.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.InBand.Describe(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func lifeline(ctx context.Context, r *runner) error {
+	if r.conn.CutLifeline == nil {
+		return skip("no process with a lifeline")
+	}
+	c, err := r.another(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	c.CutLifeline()
+	return ends(c, 3*time.Second, "its host died")
+}
+
+func shutdown(ctx context.Context, r *runner) error {
+	if r.conn.ShutDown == nil {
+		return skip("no process to end")
+	}
+	c, err := r.another(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	if err := c.ShutDown(ctx); err != nil {
+		return err
+	}
+	return ends(c, 2*time.Second, "Shutdown")
+}
+
+func ends(c *Connection, within time.Duration, what string) error {
+	select {
+	case <-c.Exited:
+		return nil
+	case <-time.After(within):
+		return broken("the end of the process", "it still runs %v after %s", within, what)
+	}
+}
+
+var stageCases = []stageCase{
+	{name: "settings", rule: "An unknown setting is InvalidArgument and named.",
+		mend: "check the settings' names against the manifest", run: unknownSetting},
+	{name: "outputs", rule: "Outputs have the names, dtypes and shapes that the manifest declares, and finite values for finite inputs.",
+		mend: "correct the outputs or the manifest", run: declaredOutputs},
+	{name: "deterministic", rule: "Equal requests with equal seeds have equal answers, bit by bit.",
+		mend: "take all randomness from the request's seed; use a fixed number of threads", run: deterministic},
+	{name: "transports", rule: "In-band and shared memory give equal results.",
+		mend: "read and write row-major, little-endian, contiguous data at the given offset and size", run: transports},
+	{name: "bad-input", rule: "An input of a wrong dtype, rank or size, an undeclared or a missing one is InvalidArgument and named.",
+		mend: "check every request against the manifest before computing", run: badInput},
+	{name: "bad-bytes", rule: "Bytes that do not fit the shape, and places outside the shared memory, are InvalidArgument.",
+		mend: "check sizes and offsets before touching memory", run: badBytes},
+	{name: "eval-leaves-nothing", rule: "EVAL leaves no context behind.",
+		mend: "keep a graph only in TRAIN mode", train: true, run: evalLeavesNothing},
+	{name: "unknown-context", rule: "Backward of a context that never was is NotFound.",
+		mend: "return NotFound", train: true, run: unknownContext},
+	{name: "double-backward", rule: "A second Backward of a context is FailedPrecondition.",
+		mend: "end the context at its first Backward and remember that it has ended", train: true, run: doubleBackward},
+	{name: "context-order", rule: "Contexts are independent: two open ones, gone backward in the other order, give the same gradients.",
+		mend: "keep what Backward needs per context, not per instance", train: true, run: contextOrder},
+	{name: "context-bound", rule: "Open contexts are bounded by the manifest's max_open_contexts.",
+		mend: "refuse a further TRAIN Forward with FailedPrecondition", train: true, run: contextBound},
+	{name: "release", rule: "Release ends a context, is idempotent and skips unknown contexts.",
+		mend: "drop the context's graph; ignore contexts that are not open", train: true, run: release},
+	{name: "gradients", rule: "Backward is exact: equal to finite differences.",
+		mend: "check the stage's derivative; `alignedfusion stage grad` shows the numbers", train: true, run: gradients},
+	{name: "linear", rule: "Backward is linear in the incoming gradients; zero gradients give zero.",
+		mend: "seed the vector-Jacobian product with the given gradients, nothing else", train: true, run: linear},
+	{name: "accumulate", rule: "Parameter gradients accumulate until ZeroGrad.",
+		mend: "add to the gradients in Backward, clear them in ZeroGrad only", train: true, run: accumulate},
+	{name: "step", rule: "Step moves the parameters by the learning rate and the scaled gradient; a learning rate of 0 moves nothing.",
+		mend: "multiply every gradient by gradient_scale before the update, use values[\"learning_rate\"]", train: true, run: step},
+	{name: "save-load", rule: "Save and Load are bit-exact, optimizer included: train k, save, load, train k = train 2k. Weights are safetensors.",
+		mend: "save parameters, buffers, optimizer state and step counts; write safetensors", train: true, run: saveLoad},
+	{name: "load-broken", rule: "Loading a broken or missing file is an error and changes nothing.",
+		mend: "read and check everything before replacing any weight", train: true, run: loadBroken},
+	{name: "cancel", rule: "A cancelled call leaves the instance usable.",
+		mend: "leave no lock held and no half-made state behind a cancelled call", run: cancelled},
+	{name: "instances", rule: "Instances are independent of each other.",
+		mend: "keep state per instance, not in globals", run: instances},
+	{name: "close", rule: "After Close the instance does not exist.",
+		mend: "forget the instance in Close", run: closed},
+	{name: "growth", rule: "Memory and open files do not grow with the number of calls.",
+		mend: "free what a call allocates; drop graphs of ended contexts", run: growth},
+}
+
+func unknownSetting(ctx context.Context, s *subject) error {
+	req := s.request(s.manifest, s.inputs, opening{})
+	req.Settings = maps.Clone(req.Settings)
+	if req.Settings == nil {
+		req.Settings = sdk.Settings{}
+	}
+	req.Settings["no-such-setting"] = "1"
+	i, _, _, err := s.conn.InBand.Open(ctx, req)
+	if err == nil {
+		_ = i.Close(ctx)
+	}
+	return wantCode(err, "setting no-such-setting", "no-such-setting", sdk.InvalidArgument)
+}
+
+func declaredOutputs(ctx context.Context, s *subject) error {
+	c, err := s.open(ctx, s.conn.InBand, opening{train: s.manifest.Trainable})
+	if err != nil {
+		return err
+	}
+	for _, train := range []bool{false, true} {
+		if train && !s.manifest.Trainable {
+			continue
+		}
+		// The client checks names, dtypes and shapes.
+		resp, err := c.run(ctx, 1, train, s.inputs, nil)
+		if err != nil {
+			return err
+		}
+		for _, name := range slices.Sorted(maps.Keys(resp.Outputs)) {
+			values, err := resp.Outputs[name].Float32s()
+			if err != nil {
+				continue // not floating point
+			}
+			for i, v := range values {
+				if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+					return broken("finite values", "output %q has %v at %d", name, v, i)
+				}
+			}
+		}
+		for name, v := range resp.Losses {
+			if math.IsNaN(v) || math.IsInf(v, 0) {
+				return broken("a finite value", "loss %q is %v", name, v)
+			}
+		}
+	}
+	return nil
+}
+
+func deterministic(ctx context.Context, s *subject) error {
+	for _, train := range []bool{false, true} {
+		if train && !s.manifest.Trainable {
+			continue
+		}
+		var answers []map[string]*tensor.Tensor
+		for range 2 {
+			c, err := s.open(ctx, s.conn.InBand, opening{train: train})
+			if err != nil {
+				return err
+			}
+			resp, err := c.run(ctx, 1, train, s.inputs, nil)
+			if err != nil {
+				return err
+			}
+			answers = append(answers, resp.Outputs)
+			again, err := c.run(ctx, 2, false, s.inputs, nil)
+			if err != nil {
+				return err
+			}
+			if train {
+				continue
+			}
+			if err := equalTensors("the second run of an instance", again.Outputs, resp.Outputs); err != nil {
+				return err
+			}
+		}
+		if err := equalTensors(fmt.Sprintf("a second instance (train %v)", train), answers[1], answers[0]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func transports(ctx context.Context, s *subject) error {
+	if s.conn.Shared == nil {
+		return skip("the plugin has no shared memory")
+	}
+	if _, err := s.conn.Shared.Describe(ctx); err != nil {
+		return err
+	}
+	var outputs, grads []map[string]*tensor.Tensor
+	for _, shared := range []bool{false, true} {
+		connection := s.conn.InBand
+		if shared {
+			connection = s.conn.Shared
+		}
+		c, err := s.open(ctx, connection, opening{train: s.manifest.Trainable})
+		if err != nil {
+			return err
+		}
+		resp, err := c.run(ctx, 1, s.manifest.Trainable, s.inputs, s.wantedGradients())
+		if err != nil {
+			return err
+		}
+		outputs = append(outputs, resp.Outputs)
+		if s.manifest.Trainable {
+			g, err := c.back(ctx, 1, resp, wave, 1)
+			if err != nil {
+				return err
+			}
+			grads = append(grads, g)
+		}
+	}
+	if err := equalTensors("shared memory against in-band", outputs[1], outputs[0]); err != nil {
+		return err
+	}
+	if s.manifest.Trainable {
+		return equalTensors("gradients by shared memory against in-band", grads[1], grads[0])
+	}
+	return nil
+}
+
+func (s *subject) wantedGradients() map[string]bool {
+	if !s.manifest.Trainable {
+		return nil
+	}
+	return s.differentiable()
+}
+
+// floating returns the first FP32 input that is no target, "" without one.
+func (s *subject) floating() string {
+	for _, name := range slices.Sorted(maps.Keys(s.inputs)) {
+		if t := s.inputs[name]; t.DType == tensor.FP32 && len(t.Shape) > 0 && t.Len() > 0 && !strings.HasPrefix(name, "target.") {
+			return name
+		}
+	}
+	return ""
+}
+
+func badInput(ctx context.Context, s *subject) error {
+	name := s.floating()
+	if name == "" {
+		return skip("no floating-point input")
+	}
+	c, err := s.open(ctx, s.conn.InBand, opening{})
+	if err != nil {
+		return err
+	}
+	good := s.inputs[name]
+	refuse := func(what, word string, change func(map[string]*tensor.Tensor)) error {
+		inputs := maps.Clone(s.inputs)
+		change(inputs)
+		_, err := c.run(ctx, 1, false, inputs, nil)
+		return wantCode(err, what, word, sdk.InvalidArgument)
+	}
+	p := sdk.FindPort(s.manifest.Inputs, name)
+	checks := []error{
+		refuse("an undeclared input", "no.such.input", func(in map[string]*tensor.Tensor) { in["no.such.input"] = good }),
+	}
+	if p.DType != "" {
+		other := &tensor.Tensor{DType: tensor.Int32, Shape: good.Shape, Data: good.Data}
+		checks = append(checks, refuse("INT32 for FP32", name, func(in map[string]*tensor.Tensor) { in[name] = other }))
+	}
+	if len(p.Shape) > 0 {
+		flat := &tensor.Tensor{DType: good.DType, Shape: append([]int64{1}, good.Shape...), Data: good.Data}
+		checks = append(checks, refuse("an input with a dimension too many", name, func(in map[string]*tensor.Tensor) { in[name] = flat }))
+	}
+	if p.Required {
+		checks = append(checks, refuse("a missing required input", "", func(in map[string]*tensor.Tensor) {
+			prefix, family := sdk.Family(p.Name)
+			maps.DeleteFunc(in, func(n string, _ *tensor.Tensor) bool { return n == name || family && strings.HasPrefix(n, prefix) })
+		}))
+	}
+	for _, err := range checks {
+		if err != nil {
+			return err
+		}
+	}
+	// The instance goes on working.
+	_, err = c.run(ctx, 2, false, s.inputs, nil)
+	return err
+}
+
+func badBytes(ctx context.Context, s *subject) error {
+	name := s.floating()
+	if name == "" {
+		return skip("no floating-point input")
+	}
+	stub := stagev1.NewStageServiceClient(s.conn.Conn)
+	opened, err := stub.Open(ctx, s.request(s.manifest, s.inputs, opening{}).Proto())
+	if err != nil {
+		return sdk.ErrorFromStatus(err, "")
+	}
+	defer func() { _, _ = stub.Close(ctx, &stagev1.CloseRequest{Instance: opened.GetInstance()}) }()
+	t := s.inputs[name]
+	for what, payload := range map[string]*stagev1.Tensor{
+		"too few bytes":                   {Payload: &stagev1.Tensor_Raw{Raw: t.Data[:len(t.Data)-1]}},
+		"too many bytes":                  {Payload: &stagev1.Tensor_Raw{Raw: append(slices.Clone(t.Data), 0)}},
+		"a place outside shared memory":   {Payload: &stagev1.Tensor_Shared{Shared: &stagev1.SharedRef{Offset: 1 << 50, Size: uint64(len(t.Data))}}},
+		"a place whose end overflows":     {Payload: &stagev1.Tensor_Shared{Shared: &stagev1.SharedRef{Offset: math.MaxUint64 - 63, Size: uint64(len(t.Data))}}},
+		"a negative size in the shape":    {Shape: []int64{-1}, Payload: &stagev1.Tensor_Raw{Raw: t.Data}},
+		"a shape whose product overflows": {Shape: []int64{math.MaxInt64, math.MaxInt64}, Payload: &stagev1.Tensor_Raw{Raw: t.Data}},
+	} {
+		payload.Name, payload.Dtype = name, string(t.DType)
+		if payload.Shape == nil {
+			payload.Shape = t.Shape
+		}
+		_, err := stub.Forward(ctx, &stagev1.ForwardRequest{Instance: opened.GetInstance(), Mode: stagev1.Mode_MODE_EVAL, Inputs: []*stagev1.Tensor{payload}})
+		if err := wantCode(sdk.ErrorFromStatus(err, ""), what, name, sdk.InvalidArgument); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *chain) onlyBackward(ctx context.Context, id uint64) error {
+	_, _, err := c.Instance.Backward(ctx, &sdk.BackwardRequest{Context: id})
+	return err
+}
+
+func evalLeavesNothing(ctx context.Context, s *subject) error {
+	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
+	if err != nil {
+		return err
+	}
+	if _, err := c.run(ctx, 71, false, s.inputs, nil); err != nil {
+		return err
+	}
+	return wantCode(c.onlyBackward(ctx, 71), "Backward after an EVAL run", "", sdk.NotFound, sdk.FailedPrecondition)
+}
+
+func unknownContext(ctx context.Context, s *subject) error {
+	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
+	if err != nil {
+		return err
+	}
+	return wantCode(c.onlyBackward(ctx, 4242), "Backward of context 4242, which never was", "", sdk.NotFound)
+}
+
+func doubleBackward(ctx context.Context, s *subject) error {
+	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
+	if err != nil {
+		return err
+	}
+	if _, err := c.forwardBackward(ctx, 1, wave, 1); err != nil {
+		return err
+	}
+	return wantCode(c.onlyBackward(ctx, 1), "the second Backward of context 1", "", sdk.FailedPrecondition)
+}
+
+func contextOrder(ctx context.Context, s *subject) error {
+	if s.runner.manifest.OpenContexts() < 2 {
+		return skip("the plugin allows one open context")
+	}
+	other := maps.Clone(s.inputs)
+	if name := s.floating(); name != "" {
+		values, err := other[name].Clone().Float32s()
+		if err != nil {
+			return err
+		}
+		slices.Reverse(values)
+		other[name] = tensor.OfFloat32s(values, other[name].Shape...)
+	}
+	both := []map[string]*tensor.Tensor{s.inputs, other}
+	// Each by itself, in an instance of its own: running statistics change in TRAIN mode.
+	var alone []map[string]*tensor.Tensor
+	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
+	if err != nil {
+		return err
+	}
+	for i, inputs := range both {
+		resp, err := c.run(ctx, uint64(i+1), true, inputs, s.differentiable())
+		if err != nil {
+			return err
+		}
+		g, err := c.back(ctx, uint64(i+1), resp, wave, 1)
+		if err != nil {
+			return err
+		}
+		alone = append(alone, g)
+	}
+	if c, err = s.open(ctx, s.conn.InBand, opening{train: true}); err != nil {
+		return err
+	}
+	var responses []*sdk.ForwardResponse
+	for i, inputs := range both {
+		resp, err := c.run(ctx, uint64(i+1), true, inputs, s.differentiable())
+		if err != nil {
+			return err
+		}
+		responses = append(responses, resp)
+	}
+	for _, i := range []int{1, 0} {
+		g, err := c.back(ctx, uint64(i+1), responses[i], wave, 1)
+		if err != nil {
+			return err
+		}
+		if err := equalTensors(fmt.Sprintf("gradients of context %d of two, gone backward in the other order", i+1), g, alone[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func contextBound(ctx context.Context, s *subject) error {
+	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
+	if err != nil {
+		return err
+	}
+	bound := s.runner.manifest.OpenContexts()
+	for i := range bound {
+		if _, err := c.run(ctx, uint64(i+1), true, s.inputs, nil); err != nil {
+			return broken("success", "Forward %d of %d allowed open contexts: %v", i+1, bound, err)
+		}
+	}
+	_, _, err = c.Instance.Forward(ctx, &sdk.ForwardRequest{Context: uint64(bound + 1), Train: true, Seed: s.options.Seed, Inputs: s.inputs})
+	return wantCode(err, fmt.Sprintf("Forward with %d contexts open", bound), "", sdk.FailedPrecondition, sdk.ResourceExhausted)
+}
+
+func release(ctx context.Context, s *subject) error {
+	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
+	if err != nil {
+		return err
+	}
+	for i := range 2*s.runner.manifest.OpenContexts() + 1 {
+		id := uint64(i + 1)
+		if _, err := c.run(ctx, id, true, s.inputs, nil); err != nil {
+			return broken("room after a Release", "Forward %d: %v", i+1, err)
+		}
+		for range 2 {
+			if err := c.Release(ctx, id, 99999); err != nil {
+				return broken("no error", "Release of contexts %d and 99999: %v", id, err)
+			}
+		}
+		if err := wantCode(c.onlyBackward(ctx, id), "Backward after Release", "", sdk.FailedPrecondition, sdk.NotFound); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func gradients(ctx context.Context, s *subject) error {
+	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
+	if err != nil {
+		return err
+	}
+	results, err := gradcheck.Check(ctx, c, s.inputs, gradcheck.Options{Seed: s.options.Seed, Directions: 2, FirstContext: 1})
+	if errors.Is(err, gradcheck.ErrNothing) {
+		return skip("no differentiable input")
+	}
+	if err != nil {
+		return err
+	}
+	// A direction across a corner of a piecewise function disagrees by itself; a wrong
+	// derivative disagrees along every direction.
+	byInput := map[string]gradcheck.Result{}
+	for _, r := range results {
+		if best, ok := byInput[r.Input]; !ok || r.RelativeError < best.RelativeError {
+			byInput[r.Input] = r
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(byInput)) {
+		if r := byInput[name]; r.RelativeError > s.options.GradientTolerance {
+			return broken(fmt.Sprintf("%.6g by finite differences", r.Numeric), "derivative along a direction of %q is %.6g", name, r.Analytic)
+		}
+	}
+	return nil
+}
+
+func linear(ctx context.Context, s *subject) error {
+	if len(s.differentiable()) == 0 {
+		return skip("no differentiable input")
+	}
+	other := func(name string, i int) float32 { return float32(math.Cos(float64(i)*1.3 + float64(len(name)))) }
+	var got []map[string]*tensor.Tensor
+	for _, g := range []func(string, int) float32{wave, other,
+		func(n string, i int) float32 { return wave(n, i) + other(n, i) }, zero} {
+		// Fresh instances: TRAIN mode may change running statistics.
+		c, err := s.open(ctx, s.conn.InBand, opening{train: true})
+		if err != nil {
+			return err
+		}
+		grads, err := c.forwardBackward(ctx, 1, g, 0)
+		if err != nil {
+			return err
+		}
+		got = append(got, grads)
+		s.closeAll()
+	}
+	for name := range s.differentiable() {
+		a, errA := got[0][name].Float32s()
+		b, errB := got[1][name].Float32s()
+		sum, errC := got[2][name].Float32s()
+		none, errD := got[3][name].Float32s()
+		if err := errors.Join(errA, errB, errC, errD); err != nil {
+			return err
+		}
+		var difference, size float64
+		for i := range sum {
+			d := float64(a[i]) + float64(b[i]) - float64(sum[i])
+			difference += d * d
+			size += float64(a[i])*float64(a[i]) + float64(b[i])*float64(b[i])
+			if none[i] != 0 {
+				return broken("0", "zero output gradients give %g in the gradient of %q", none[i], name)
+			}
+		}
+		if math.Sqrt(difference) > 1e-3*math.Sqrt(size)+1e-7 {
+			return broken("the sum of the two", "the gradient of %q for the sum of two output gradients is off by %.2g of its size",
+				name, math.Sqrt(difference/max(size, 1e-30)))
+		}
+	}
+	return nil
+}
+
+func accumulate(ctx context.Context, s *subject) error {
+	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
+	if err != nil {
+		return err
+	}
+	norm := func() (float64, error) {
+		n, _, err := c.GradNorm(ctx)
+		return n, err
+	}
+	backward := func(id uint64) error {
+		// Gradients of the outputs alone: without running statistics they are the same.
+		_, err := c.forwardBackward(ctx, id, wave, 1)
+		return err
+	}
+	if _, err := c.ZeroGrad(ctx); err != nil {
+		return err
+	}
+	if err := backward(1); err != nil {
+		return err
+	}
+	once, err := norm()
+	if err != nil {
+		return err
+	}
+	if once == 0 {
+		return skip("no parameter takes part")
+	}
+	if err := backward(2); err != nil {
+		return err
+	}
+	twice, err := norm()
+	if err != nil {
+		return err
+	}
+	if math.Abs(twice-2*once) > 1e-3*once {
+		return broken(fmt.Sprintf("%.6g, twice the first", 2*once), "the norm after two equal Backwards is %.6g", twice)
+	}
+	if _, err := c.ZeroGrad(ctx); err != nil {
+		return err
+	}
+	if n, err := norm(); err != nil || n != 0 {
+		return broken("0", "the norm after ZeroGrad is %g (error %v)", n, err)
+	}
+	return nil
+}
+
+// stepped opens an instance, makes one Step on one Backward and returns what EVAL then
+// gives.
+func (s *subject) stepped(ctx context.Context, learningRate, scale float64) (map[string]*tensor.Tensor, error) {
+	c, err := s.open(ctx, s.conn.InBand, opening{train: true, optimizer: plainSGD})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.ZeroGrad(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := c.forwardBackward(ctx, 1, wave, 1); err != nil {
+		return nil, err
+	}
+	if norm, _, err := c.GradNorm(ctx); err != nil || norm == 0 {
+		return nil, errors.Join(err, skip("no parameter takes part"))
+	}
+	if _, err := c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": learningRate}, GradientScale: scale}); err != nil {
+		return nil, err
+	}
+	resp, err := c.run(ctx, 2, false, s.inputs, nil)
+	if err != nil {
+		return nil, err
+	}
+	s.closeAll()
+	return resp.Outputs, nil
+}
+
+func step(ctx context.Context, s *subject) error {
+	still, err := s.stepped(ctx, 0, 1)
+	if err != nil {
+		return err
+	}
+	moved, err := s.stepped(ctx, 0.25, 1)
+	if err != nil {
+		return err
+	}
+	half, err := s.stepped(ctx, 0.5, 0.5)
+	if err != nil {
+		return err
+	}
+	nothing, err := s.stepped(ctx, 0.25, 0)
+	if err != nil {
+		return err
+	}
+	if equalTensors("", moved, still) == nil {
+		return broken("other outputs", "a step with learning rate 0.25 changed no output")
+	}
+	if err := equalTensors("outputs after a step with gradient scale 0, against learning rate 0", nothing, still); err != nil {
+		return err
+	}
+	return equalTensors("outputs after learning rate 0.5 and gradient scale 0.5, against 0.25 and 1", half, moved)
+}
+
+func (s *subject) evaluate(ctx context.Context, c *chain, id uint64) (map[string]*tensor.Tensor, error) {
+	resp, err := c.run(ctx, id, false, s.inputs, nil)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Outputs, nil
+}
+
+const trainingSteps = 3
+
+func saveLoad(ctx context.Context, s *subject) error {
+	dir, err := os.MkdirTemp("", "conformance-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	first, err := s.open(ctx, s.conn.InBand, opening{train: true})
+	if err != nil {
+		return err
+	}
+	if err := first.trainSteps(ctx, 1, trainingSteps, 0.05); err != nil {
+		return err
+	}
+	files, _, err := first.Save(ctx, dir)
+	if err != nil {
+		if sdk.CodeOf(err) == sdk.Unimplemented {
+			return broken("Save", "a trainable stage that cannot be saved")
+		}
+		return err
+	}
+	if err := onlySafetensors(dir, files); err != nil {
+		return err
+	}
+	if err := first.trainSteps(ctx, 101, trainingSteps, 0.05); err != nil {
+		return err
+	}
+	want, err := s.evaluate(ctx, first, 900)
+	if err != nil {
+		return err
+	}
+	// Another seed: nothing of the new instance's own beginning may remain.
+	second, err := s.open(ctx, s.conn.InBand, opening{train: true, seed: 17})
+	if err != nil {
+		return err
+	}
+	if _, err := second.Load(ctx, dir, false); err != nil {
+		return err
+	}
+	again, err := os.MkdirTemp("", "conformance-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(again)
+	if _, _, err := second.Save(ctx, again); err != nil {
+		return err
+	}
+	for _, name := range files {
+		a, errA := os.ReadFile(filepath.Join(dir, name))
+		b, errB := os.ReadFile(filepath.Join(again, name))
+		if err := errors.Join(errA, errB); err != nil {
+			return err
+		}
+		if !slices.Equal(a, b) {
+			return broken("equal files", "%s saved after Load differs from the one loaded", name)
+		}
+	}
+	// The stages before it have the first one's weights no more, but they are not trained
+	// here: with one seed they begin alike.
+	if len(s.providers) == 0 {
+		if err := second.trainSteps(ctx, 101, trainingSteps, 0.05); err != nil {
+			return err
+		}
+		got, err := s.evaluate(ctx, second, 900)
+		if err != nil {
+			return err
+		}
+		return equalTensors(fmt.Sprintf("train %d, save, load, train %d against train %d", trainingSteps, trainingSteps, 2*trainingSteps), got, want)
+	}
+	return nil
+}
+
+func onlySafetensors(dir string, files []string) error {
+	if len(files) == 0 {
+		return broken("at least one file", "Save wrote nothing")
+	}
+	weights := false
+	for _, name := range files {
+		switch filepath.Ext(name) {
+		case ".safetensors":
+			f, err := safetensors.Open(filepath.Join(dir, name))
+			if err != nil {
+				return broken("a safetensors file", "%v", err)
+			}
+			if err := f.Close(); err != nil {
+				return err
+			}
+			weights = true
+		case ".json":
+		default:
+			return broken("safetensors for numbers, JSON for the rest", "Save wrote %q", name)
+		}
+	}
+	if !weights {
+		return broken("a .safetensors file", "Save wrote %v", files)
+	}
+	return nil
+}
+
+func loadBroken(ctx context.Context, s *subject) error {
+	dir, err := os.MkdirTemp("", "conformance-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
+	if err != nil {
+		return err
+	}
+	files, _, err := c.Save(ctx, dir)
+	if err != nil {
+		return err
+	}
+	before, err := s.evaluate(ctx, c, 1)
+	if err != nil {
+		return err
+	}
+	for _, damage := range []string{"cut in half", "missing"} {
+		for _, name := range files {
+			path := filepath.Join(dir, name)
+			whole, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			if damage == "missing" {
+				err = os.Remove(path)
+			} else {
+				err = os.WriteFile(path, whole[:len(whole)/2], 0o600)
+			}
+			if err != nil {
+				return err
+			}
+			if _, err := c.Load(ctx, dir, false); err == nil {
+				return broken("an error", "Load accepted %s %s", name, damage)
+			}
+			if err := os.WriteFile(path, whole, 0o600); err != nil {
+				return err
+			}
+		}
+	}
+	after, err := s.evaluate(ctx, c, 2)
+	if err != nil {
+		return err
+	}
+	return equalTensors("outputs after refused Loads", after, before)
+}
+
+func cancelled(ctx context.Context, s *subject) error {
+	c, err := s.open(ctx, s.conn.InBand, opening{})
+	if err != nil {
+		return err
+	}
+	want, err := s.evaluate(ctx, c, 1)
+	if err != nil {
+		return err
+	}
+	for i := range 3 {
+		short, cancel := context.WithTimeout(ctx, time.Duration(i)*500*time.Microsecond)
+		_, err := c.run(short, uint64(10+i), false, s.inputs, nil)
+		cancel()
+		if err != nil && status.Code(err) != codes.Canceled && status.Code(err) != codes.DeadlineExceeded &&
+			!errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+			return broken("a cancelled call", "a call with %d µs to live: %v", i*500, err)
+		}
+	}
+	got, err := s.evaluate(ctx, c, 100)
+	if err != nil {
+		return broken("the usual answer", "after cancelled calls: %v", err)
+	}
+	return equalTensors("outputs after cancelled calls", got, want)
+}
+
+func instances(ctx context.Context, s *subject) error {
+	a, err := s.open(ctx, s.conn.InBand, opening{train: s.manifest.Trainable})
+	if err != nil {
+		return err
+	}
+	want, err := s.evaluate(ctx, a, 1)
+	if err != nil {
+		return err
+	}
+	b, err := s.open(ctx, s.conn.InBand, opening{train: s.manifest.Trainable, seed: 5})
+	if err != nil {
+		return err
+	}
+	if s.manifest.Trainable {
+		if err := b.trainSteps(ctx, 1, 1, 0.1); err != nil {
+			return err
+		}
+	} else if _, err := s.evaluate(ctx, b, 1); err != nil {
+		return err
+	}
+	if err := b.Close(ctx); err != nil {
+		return err
+	}
+	got, err := s.evaluate(ctx, a, 2)
+	if err != nil {
+		return err
+	}
+	return equalTensors("an instance after another one was opened, used and closed", got, want)
+}
+
+func closed(ctx context.Context, s *subject) error {
+	c, err := s.open(ctx, s.conn.InBand, opening{})
+	if err != nil {
+		return err
+	}
+	if err := c.Close(ctx); err != nil {
+		return err
+	}
+	_, _, err = c.Instance.Forward(ctx, &sdk.ForwardRequest{Context: 1, Inputs: s.inputs})
+	return wantCode(err, "Forward on a closed instance", "", sdk.NotFound)
+}
+
+// Growth allowed between the middle and the end of the iterations.
+const (
+	allowedGrowth      = 0.03
+	allowedGrowthBytes = 4 << 20
+	allowedFiles       = 2
+)
+
+func growth(ctx context.Context, s *subject) error {
+	if s.conn.PID == 0 {
+		return skip("no process of its own")
+	}
+	connection := s.conn.InBand
+	if s.conn.Shared != nil {
+		connection = s.conn.Shared
+	}
+	c, err := s.open(ctx, connection, opening{train: s.manifest.Trainable})
+	if err != nil {
+		return err
+	}
+	// Slow stages get fewer iterations: the whole suite should take less than a minute.
+	end := time.Now().Add(8 * time.Second)
+	iterate := func(first, n int) (int, error) {
+		for k := range n {
+			if time.Now().After(end) {
+				return k, nil
+			}
+			id := uint64(first + k)
+			if s.manifest.Trainable && k%2 == 0 {
+				if _, err := c.forwardBackward(ctx, id, wave, 1); err != nil {
+					return k, err
+				}
+				continue
+			}
+			if _, err := s.evaluate(ctx, c, id); err != nil {
+				return k, err
+			}
+		}
+		return n, nil
+	}
+	warm := s.options.Iterations / 3
+	if done, err := iterate(1, warm); err != nil {
+		return err
+	} else if done < warm {
+		return skip("too slow for %d iterations in the time there is", s.options.Iterations)
+	}
+	rss, files, err := footprint(s.conn.PID)
+	if err != nil {
+		return skip("%v", err)
+	}
+	done, err := iterate(warm+1, s.options.Iterations-warm)
+	if err != nil {
+		return err
+	}
+	laterRSS, laterFiles, err := footprint(s.conn.PID)
+	if err != nil {
+		return skip("%v", err)
+	}
+	if more := laterRSS - rss; more > int64(allowedGrowth*float64(rss))+allowedGrowthBytes {
+		return broken("no growth", "resident memory grew from %d to %d MiB in %d calls", rss>>20, laterRSS>>20, done)
+	}
+	if laterFiles > files+allowedFiles {
+		return broken("no growth", "open files grew from %d to %d in %d calls", files, laterFiles, done)
+	}
+	return nil
+}
+
+// footprint reads a process's resident memory in bytes and its open files.
+func footprint(pid int) (rss int64, files int, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	var size, resident, shared int64
+	if _, err := fmt.Sscan(string(text), &size, &resident, &shared); err != nil {
+		return 0, 0, err
+	}
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	// Shared memory is the host's arena; only its own pages count.
+	return (resident - shared) * int64(os.Getpagesize()), len(entries), nil
+}

@@ -1,0 +1,298 @@
+// Package conformance checks a plugin against every rule of the stage protocol. It
+// knows no language: it talks to a process, or to a server in the same process.
+//
+// A plugin's own test calls Run with a Target; `alignedfusion plugin validate` does the
+// same with a real process.
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/client"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// Status is how a case ended.
+type Status string
+
+// The statuses.
+const (
+	Pass Status = "pass"
+	Fail Status = "fail"
+	// Skip: the rule does not apply to the stage or cannot be seen in this setting.
+	Skip Status = "skip"
+)
+
+// Result is one case on one stage.
+type Result struct {
+	Case string `json:"case"`
+	// Stage is empty for the cases about the whole plugin.
+	Stage  string `json:"stage,omitempty"`
+	Status Status `json:"status"`
+	// Rule is the sentence of the protocol that the case checks.
+	Rule string `json:"rule"`
+	// Seen and Wanted say what went wrong, Mend how to put it right. Of a skipped case,
+	// Seen says why.
+	Seen    string  `json:"seen,omitempty"`
+	Wanted  string  `json:"wanted,omitempty"`
+	Mend    string  `json:"mend,omitempty"`
+	Seconds float64 `json:"seconds"`
+}
+
+// Report is the outcome of Run.
+type Report struct {
+	SchemaVersion int      `json:"schema_version"`
+	Plugin        string   `json:"plugin"`
+	Version       string   `json:"version"`
+	Passed        bool     `json:"passed"`
+	Results       []Result `json:"results"`
+	Seconds       float64  `json:"seconds"`
+}
+
+// Connection is a running plugin.
+type Connection struct {
+	Conn grpc.ClientConnInterface
+	// InBand and Shared are clients over Conn; Shared is nil without shared memory.
+	InBand, Shared *client.Client
+	// PID of the process, 0 inside the caller's own.
+	PID int
+	// CutLifeline does to the plugin what the host's death does; nil when that cannot be
+	// done.
+	CutLifeline func()
+	// ShutDown ends the plugin as a host does, without killing it; nil when that cannot be
+	// done.
+	ShutDown func(ctx context.Context) error
+	// Exited is closed when the process has ended; nil without a process.
+	Exited <-chan struct{}
+	// Close ends everything, by force if it must.
+	Close func() error
+}
+
+// Target is the plugin under test.
+type Target struct {
+	// Describe returns what `PLUGIN --describe` prints; nil without a program.
+	Describe func(ctx context.Context) ([]byte, error)
+	// Connect starts the plugin anew.
+	Connect func(ctx context.Context) (*Connection, error)
+}
+
+// Options of Run; the zero value is ready to use.
+type Options struct {
+	// Stages to check; empty means all.
+	Stages []string
+	// Settings, Shapes, Inputs and Labels by stage name. What is left out is made up from
+	// the manifest.
+	Settings map[string]map[string]string
+	Shapes   map[string]map[string][]int64
+	Inputs   map[string]map[string]*tensor.Tensor
+	Labels   map[string][]sdk.LabelSet
+	// AttributeSchema is JSON for stages that need one.
+	AttributeSchema []byte
+	Device          string
+	// Threads the stages compute with; 0 means 1.
+	Threads int
+	Seed    uint64
+	// CallTimeout bounds each call; 0 means a minute.
+	CallTimeout time.Duration
+	// Iterations of the case on growing memory; 0 means 150.
+	Iterations int
+	// GradientTolerance is the largest relative error; 0 means 0.02.
+	GradientTolerance float64
+	// Progress is told every result as it comes; nil for none.
+	Progress func(Result)
+}
+
+// problem is a rule that was seen broken.
+type problem struct{ seen, wanted string }
+
+func (p *problem) Error() string { return p.seen + ", want " + p.wanted }
+
+func broken(wanted, format string, args ...any) error {
+	return &problem{seen: fmt.Sprintf(format, args...), wanted: wanted}
+}
+
+// notApplicable skips a case.
+type notApplicable struct{ why string }
+
+func (n *notApplicable) Error() string { return n.why }
+
+func skip(format string, args ...any) error { return &notApplicable{fmt.Sprintf(format, args...)} }
+
+// pluginCase is a rule about the whole plugin, stageCase one about a stage.
+type pluginCase struct {
+	name, rule, mend string
+	run              func(ctx context.Context, r *runner) error
+}
+
+type stageCase struct {
+	name, rule, mend string
+	// train restricts the case to trainable stages.
+	train bool
+	run   func(ctx context.Context, s *subject) error
+}
+
+type runner struct {
+	target   Target
+	options  Options
+	manifest sdk.Manifest
+	conn     *Connection
+	report   *Report
+}
+
+// Run checks every rule and returns the report; the error is about the harness (the
+// plugin did not even start), never about a rule.
+func Run(ctx context.Context, target Target, o Options) (*Report, error) {
+	if o.Device == "" {
+		o.Device = "cpu"
+	}
+	if o.Threads == 0 {
+		o.Threads = 1
+	}
+	if o.CallTimeout == 0 {
+		o.CallTimeout = time.Minute
+	}
+	if o.Iterations == 0 {
+		o.Iterations = 150
+	}
+	if o.GradientTolerance == 0 {
+		o.GradientTolerance = 0.02
+	}
+	begin := time.Now()
+	r := &runner{target: target, options: o, report: &Report{SchemaVersion: 1, Passed: true}}
+	if err := r.connect(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.conn.Close() }()
+	var err error
+	if r.manifest, err = r.conn.InBand.Describe(ctx); err != nil {
+		return nil, err
+	}
+	r.report.Plugin, r.report.Version = r.manifest.Name, r.manifest.Version
+	for _, name := range o.Stages {
+		if _, err := r.manifest.Stage(name); err != nil {
+			return nil, err
+		}
+	}
+	for _, c := range pluginCases {
+		r.record(c.name, "", c.rule, c.mend, func() error { return c.run(ctx, r) })
+	}
+	for i := range r.manifest.Stages {
+		m := &r.manifest.Stages[i]
+		if len(o.Stages) > 0 && !slices.Contains(o.Stages, m.Name) {
+			continue
+		}
+		if err := r.stage(ctx, m); err != nil {
+			return nil, err
+		}
+	}
+	r.report.Seconds = time.Since(begin).Seconds()
+	return r.report, ctx.Err()
+}
+
+func (r *runner) connect(ctx context.Context) (err error) {
+	r.conn, err = r.target.Connect(ctx)
+	return err
+}
+
+func (r *runner) stage(ctx context.Context, m *sdk.StageManifest) error {
+	s := &subject{runner: r, manifest: m, label: string(m.Kind) + " " + m.Name}
+	ready := r.record("sample", m.Name, "A stage opens and computes on inputs that fit its manifest.",
+		"give realistic inputs with --in X.npz, --shape PORT=2x3x4, --labels TASK=a,b and --set KEY=VALUE", func() error { return s.prepare(ctx) })
+	defer s.closeAll()
+	for _, c := range stageCases {
+		if !ready {
+			r.add(Result{Case: c.name, Stage: m.Name, Rule: c.rule, Status: Skip, Seen: "the stage did not compute on sample inputs"})
+			continue
+		}
+		if c.train && !m.Trainable {
+			r.add(Result{Case: c.name, Stage: m.Name, Rule: c.rule, Status: Skip, Seen: "the stage cannot be trained"})
+			continue
+		}
+		r.record(c.name, m.Name, c.rule, c.mend, func() error { return c.run(ctx, s) })
+		s.closeAll()
+		if !r.healthy(ctx) {
+			r.add(Result{Case: c.name, Stage: m.Name, Status: Fail, Rule: "A bad request never kills the process.",
+				Seen: "the plugin does not answer after this case", Wanted: "a process that goes on serving",
+				Mend: "look at the last lines of its standard error; catch the error and return it"})
+			_ = r.conn.Close()
+			if err := r.connect(ctx); err != nil {
+				return err
+			}
+			if _, err := r.conn.InBand.Describe(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// record runs a case and reports whether it did not fail.
+func (r *runner) record(name, stage, rule, mend string, run func() error) bool {
+	begin := time.Now()
+	err := run()
+	result := Result{Case: name, Stage: stage, Rule: rule, Status: Pass, Seconds: time.Since(begin).Seconds()}
+	var seen *problem
+	var skipped *notApplicable
+	switch {
+	case err == nil:
+	case errors.As(err, &skipped):
+		result.Status, result.Seen = Skip, skipped.why
+	case errors.As(err, &seen):
+		result.Status, result.Seen, result.Wanted, result.Mend = Fail, seen.seen, seen.wanted, mend
+	default:
+		result.Status, result.Seen, result.Wanted, result.Mend = Fail, err.Error(), "no error", mend
+	}
+	r.add(result)
+	return result.Status != Fail
+}
+
+func (r *runner) add(result Result) {
+	r.report.Results = append(r.report.Results, result)
+	r.report.Passed = r.report.Passed && result.Status != Fail
+	if r.options.Progress != nil {
+		r.options.Progress(result)
+	}
+}
+
+func (r *runner) healthy(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	_, err := r.conn.InBand.Describe(ctx)
+	return err == nil
+}
+
+// Failed returns the failed results.
+func (r *Report) Failed() []Result {
+	var out []Result
+	for _, result := range r.Results {
+		if result.Status == Fail {
+			out = append(out, result)
+		}
+	}
+	return out
+}
+
+// String is one line: `FAIL head linear: double-backward: seen …, want … (mend)`.
+func (r Result) String() string {
+	var b strings.Builder
+	b.WriteString(map[Status]string{Pass: "ok  ", Fail: "FAIL", Skip: "skip"}[r.Status])
+	if r.Stage != "" {
+		b.WriteString(" " + r.Stage + ":")
+	}
+	b.WriteString(" " + r.Case)
+	switch r.Status {
+	case Fail:
+		fmt.Fprintf(&b, ": %s, want %s. %s To mend it: %s", r.Seen, r.Wanted, r.Rule, r.Mend)
+	case Skip:
+		b.WriteString(" (" + r.Seen + ")")
+	}
+	return b.String()
+}

@@ -1,0 +1,483 @@
+package conformance
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/client"
+	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
+	"github.com/alignedfusion/alignedfusion/sdk/sample"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// group is the group name of stages that share resident ports.
+const group = "conformance"
+
+// subject is a stage under test with inputs it takes.
+type subject struct {
+	*runner
+	manifest *sdk.StageManifest
+	label    string
+	// providers are the stages of the same plugin that make the resident inputs.
+	providers []*provider
+	inputs    map[string]*tensor.Tensor
+	opened    []*chain
+	groups    int
+}
+
+// provider is a stage whose resident outputs the subject needs.
+type provider struct {
+	manifest *sdk.StageManifest
+	inputs   map[string]*tensor.Tensor
+}
+
+// chain is an instance of the subject together with the instances it depends on. It is
+// called like a single instance.
+type chain struct {
+	*client.Instance
+	subject  *subject
+	before   []*client.Instance
+	contexts map[uint64]bool
+}
+
+var _ gradcheck.Stage = (*chain)(nil)
+
+// prepare finds inputs the stage computes on.
+func (s *subject) prepare(ctx context.Context) error {
+	s.inputs = map[string]*tensor.Tensor{}
+	if err := s.findProviders(ctx); err != nil {
+		return err
+	}
+	if err := s.makeInputs(s.manifest, s.inputs, nil); err != nil {
+		return err
+	}
+	c, err := s.open(ctx, s.conn.InBand, opening{})
+	if err != nil {
+		return err
+	}
+	resp, err := c.run(ctx, 1, false, s.inputs, nil)
+	if err != nil {
+		return err
+	}
+	// Targets: their sizes often follow from the outputs.
+	dims := map[string]int64{}
+	for name, t := range resp.Outputs {
+		if p := sdk.FindPort(s.manifest.Outputs, name); p != nil {
+			for i, d := range p.Shape {
+				if i < len(t.Shape) {
+					dims[d] = t.Shape[i]
+				}
+			}
+		}
+	}
+	with := maps.Clone(s.inputs)
+	if err := s.makeTargets(s.manifest, with, dims); err != nil || len(with) == len(s.inputs) {
+		return err
+	}
+	if _, err := c.run(ctx, 2, false, with, nil); err != nil {
+		var refused *sdk.Error
+		if errors.As(err, &refused) && refused.Code == sdk.InvalidArgument {
+			return nil // made-up targets do not suit it; do without
+		}
+		return err
+	}
+	s.inputs = with
+	return nil
+}
+
+func (s *subject) findProviders(ctx context.Context) error {
+	for _, in := range s.manifest.Inputs {
+		if !in.Resident || !in.Required {
+			continue
+		}
+		var maker *sdk.StageManifest
+		for i := range s.runner.manifest.Stages {
+			m := &s.runner.manifest.Stages[i]
+			if slices.ContainsFunc(m.Outputs, func(p sdk.Port) bool { return p.Resident && p.Name == in.Name }) {
+				maker = m
+			}
+		}
+		if maker == nil {
+			return broken("a stage of the same plugin that makes it", "the resident input %q is made by no stage", in.Name)
+		}
+		if slices.ContainsFunc(s.providers, func(p *provider) bool { return p.manifest.Name == maker.Name }) {
+			continue
+		}
+		p := &provider{manifest: maker, inputs: map[string]*tensor.Tensor{}}
+		if err := s.makeInputs(maker, p.inputs, nil); err != nil {
+			return err
+		}
+		s.providers = append(s.providers, p)
+	}
+	if len(s.providers) == 0 {
+		return nil
+	}
+	// What the providers make is what the subject gets, tokens for example.
+	for _, p := range s.providers {
+		inst, _, _, err := s.conn.InBand.Open(ctx, s.request(p.manifest, p.inputs, opening{group: group + " probe"}))
+		if err != nil {
+			return err
+		}
+		resp, _, err := inst.Forward(ctx, &sdk.ForwardRequest{Context: 1, Seed: s.options.Seed, Inputs: p.inputs})
+		if err := errors.Join(err, inst.Close(ctx)); err != nil {
+			return err
+		}
+		for name, t := range resp.Outputs {
+			if sdk.FindPort(s.manifest.Inputs, name) != nil {
+				s.inputs[name] = t
+			}
+		}
+	}
+	return nil
+}
+
+// makeInputs fills in the required inputs of a stage that are not there yet.
+func (s *subject) makeInputs(m *sdk.StageManifest, inputs map[string]*tensor.Tensor, dims map[string]int64) error {
+	for name, t := range s.options.Inputs[m.Name] {
+		inputs[name] = t
+	}
+	shapes := maps.Clone(s.options.Shapes[m.Name])
+	if shapes == nil {
+		shapes = map[string][]int64{}
+	}
+	for _, p := range m.Inputs {
+		if !p.Required || p.Resident {
+			continue
+		}
+		prefix, family := sdk.Family(p.Name)
+		given := func(name string) bool { return name == p.Name || family && strings.HasPrefix(name, prefix) }
+		have := false
+		for name := range inputs {
+			have = have || given(name)
+		}
+		for name := range shapes {
+			have = have || given(name)
+		}
+		if have {
+			continue
+		}
+		names := []string{p.Name}
+		if family {
+			names = []string{prefix + "image"}
+			if m.Kind == sdk.KindFusion {
+				names = append(names, prefix+"second")
+			}
+		}
+		for _, name := range names {
+			shapes[name] = defaultShape(p, dims)
+		}
+	}
+	if len(shapes) == 0 && len(inputs) == 0 && len(m.Inputs) > 0 {
+		// Nothing is required: the first input that is no target.
+		for _, p := range m.Inputs {
+			if !p.Resident && !strings.HasPrefix(p.Name, "target.") {
+				name := p.Name
+				if prefix, family := sdk.Family(name); family {
+					name = prefix + "image"
+				}
+				shapes[name] = defaultShape(p, dims)
+				break
+			}
+		}
+	}
+	return sample.Inputs(m.Inputs, shapes, s.options.Seed, inputs)
+}
+
+func (s *subject) makeTargets(m *sdk.StageManifest, inputs map[string]*tensor.Tensor, dims map[string]int64) error {
+	for _, p := range m.Inputs {
+		if !strings.HasPrefix(p.Name, "target.") || p.Required || inputs[p.Name] != nil {
+			continue
+		}
+		name := p.Name
+		if prefix, family := sdk.Family(name); family {
+			sets := s.labels(m)
+			name = prefix + sets[0].Name
+		}
+		t, err := sample.Tensor(name, p, defaultShape(p, dims), s.options.Seed)
+		if err != nil {
+			return err
+		}
+		inputs[name] = t
+	}
+	return nil
+}
+
+// usual sizes of dimension names; others get 4.
+var usual = map[string]int64{"N": 2, "T": 5, "C": 16, "A": 3, "E": 16, "M": 3, "D": 3, "H": 64, "W": 64}
+
+func defaultShape(p sdk.Port, dims map[string]int64) []int64 {
+	shape := make([]int64, len(p.Shape))
+	for i, d := range p.Shape {
+		if n, err := strconv.ParseInt(d, 10, 64); err == nil && n >= 0 {
+			shape[i] = n
+			continue
+		}
+		n, ok := dims[d]
+		if !ok {
+			if n, ok = usual[d]; !ok {
+				n = 4
+			}
+		}
+		if m := p.SizeMultiple; m > 1 && i >= len(shape)-2 {
+			n = (n + m - 1) / m * m
+		}
+		shape[i] = n
+	}
+	return shape
+}
+
+// opening says how an instance differs from the usual one.
+type opening struct {
+	train     bool
+	group     string
+	seed      uint64
+	optimizer sdk.Optimizer
+}
+
+func (s *subject) labels(m *sdk.StageManifest) []sdk.LabelSet {
+	if given := s.options.Labels[m.Name]; len(given) > 0 {
+		return given
+	}
+	if slices.Contains(m.Tasks, "detect") {
+		return []sdk.LabelSet{{Name: "lesion", Classes: []string{"lesion"}}}
+	}
+	return []sdk.LabelSet{{Name: "label", Classes: []string{"first", "second", "third"}}}
+}
+
+func (s *subject) request(m *sdk.StageManifest, inputs map[string]*tensor.Tensor, o opening) *sdk.OpenRequest {
+	req := &sdk.OpenRequest{
+		Stage: m.Name, Settings: s.options.Settings[m.Name], Seed: s.options.Seed + o.seed, Device: s.options.Device,
+		Threads: s.options.Threads, Train: o.train, Group: o.group, Inputs: sample.Feeding(m.Inputs, inputs),
+		AttributeSchema: s.options.AttributeSchema, Labels: s.labels(m), Optimizer: o.optimizer, Task: "classify",
+	}
+	if slices.Contains(m.Tasks, "detect") {
+		req.Task = "detect"
+	}
+	if req.Optimizer.Name == "" {
+		req.Optimizer = sdk.Optimizer{Name: "sgd", Values: map[string]float64{"momentum": 0.9, "weight_decay": 0, "nesterov": 0}}
+	}
+	return req
+}
+
+// plainSGD has no memory and no decay: a step is the gradient alone.
+var plainSGD = sdk.Optimizer{Name: "sgd", Values: map[string]float64{"momentum": 0, "weight_decay": 0, "nesterov": 0}}
+
+// open opens the stage, and the stages before it in a group of their own.
+func (s *subject) open(ctx context.Context, c *client.Client, o opening) (*chain, error) {
+	out := &chain{subject: s, contexts: map[uint64]bool{}}
+	if len(s.providers) > 0 {
+		s.groups++
+		o.group = fmt.Sprintf("%s %d", group, s.groups)
+	}
+	s.opened = append(s.opened, out)
+	for _, p := range s.providers {
+		inst, _, _, err := c.Open(ctx, s.request(p.manifest, p.inputs, o))
+		if err != nil {
+			return nil, err
+		}
+		out.before = append(out.before, inst)
+	}
+	inst, opened, _, err := c.Open(ctx, s.request(s.manifest, s.inputs, o))
+	if err != nil {
+		return nil, err
+	}
+	out.Instance = inst
+	if opened.TrainableCount > opened.ParameterCount || opened.TrainableCount < 0 {
+		return nil, broken("at most as many", "%d trainable of %d parameters", opened.TrainableCount, opened.ParameterCount)
+	}
+	return out, nil
+}
+
+// closeAll closes what the cases have opened.
+func (s *subject) closeAll() {
+	ctx, cancel := context.WithTimeout(context.Background(), s.options.CallTimeout)
+	defer cancel()
+	for _, c := range s.opened {
+		if c.Instance != nil {
+			_ = c.Close(ctx)
+		}
+		for _, b := range c.before {
+			_ = b.Close(ctx)
+		}
+	}
+	s.opened = nil
+}
+
+// Forward runs the stages before it, in the same context, and the stage itself.
+func (c *chain) Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, client.Cost, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.subject.options.CallTimeout)
+	defer cancel()
+	for i, b := range c.before {
+		p := c.subject.providers[i]
+		if _, _, err := b.Forward(ctx, &sdk.ForwardRequest{Context: req.Context, Train: req.Train, Seed: req.Seed, Inputs: p.inputs}); err != nil {
+			return nil, client.Cost{}, err
+		}
+	}
+	resp, cost, err := c.Instance.Forward(ctx, req)
+	if err != nil || !req.Train {
+		err = errors.Join(err, c.releaseBefore(ctx, req.Context))
+	}
+	return resp, cost, err
+}
+
+func (c *chain) releaseBefore(ctx context.Context, contexts ...uint64) error {
+	var all []error
+	for _, b := range c.before {
+		all = append(all, b.Release(ctx, contexts...))
+	}
+	return errors.Join(all...)
+}
+
+// Backward goes backwards through the stage and drops the contexts before it.
+func (c *chain) Backward(ctx context.Context, req *sdk.BackwardRequest) (*sdk.BackwardResponse, client.Cost, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.subject.options.CallTimeout)
+	defer cancel()
+	resp, cost, err := c.Instance.Backward(ctx, req)
+	return resp, cost, errors.Join(err, c.releaseBefore(ctx, req.Context))
+}
+
+// Release ends contexts of the stage and of those before it.
+func (c *chain) Release(ctx context.Context, contexts ...uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, c.subject.options.CallTimeout)
+	defer cancel()
+	return errors.Join(c.Instance.Release(ctx, contexts...), c.releaseBefore(ctx, contexts...))
+}
+
+// run is Forward with the usual seed.
+func (c *chain) run(ctx context.Context, id uint64, train bool, inputs map[string]*tensor.Tensor, needs map[string]bool) (*sdk.ForwardResponse, error) {
+	resp, _, err := c.Forward(ctx, &sdk.ForwardRequest{Context: id, Train: train, Seed: c.subject.options.Seed, Inputs: inputs, NeedsGrad: needs})
+	return resp, err
+}
+
+// differentiable returns the inputs whose gradient can be asked for.
+func (s *subject) differentiable() map[string]bool {
+	out := map[string]bool{}
+	for name, t := range s.inputs {
+		if p := sdk.FindPort(s.manifest.Inputs, name); p != nil && p.Differentiable && t.DType == tensor.FP32 {
+			out[name] = true
+		}
+	}
+	return out
+}
+
+// forwardBackward runs one context with output gradients made by gradient and every loss
+// weighed by weight.
+func (c *chain) forwardBackward(ctx context.Context, id uint64, gradient func(name string, i int) float32, weight float64) (map[string]*tensor.Tensor, error) {
+	resp, err := c.run(ctx, id, true, c.subject.inputs, c.subject.differentiable())
+	if err != nil {
+		return nil, err
+	}
+	return c.back(ctx, id, resp, gradient, weight)
+}
+
+func (c *chain) back(ctx context.Context, id uint64, resp *sdk.ForwardResponse, gradient func(name string, i int) float32, weight float64) (map[string]*tensor.Tensor, error) {
+	req := &sdk.BackwardRequest{Context: id, OutputGrads: map[string]*tensor.Tensor{}, LossWeights: map[string]float64{}}
+	for name, t := range resp.Outputs {
+		if p := sdk.FindPort(c.Outputs(), name); p == nil || !p.Differentiable || t.DType != tensor.FP32 {
+			continue
+		}
+		values := make([]float32, t.Len())
+		for i := range values {
+			values[i] = gradient(name, i)
+		}
+		req.OutputGrads[name] = tensor.OfFloat32s(values, t.Shape...)
+	}
+	for name := range resp.Losses {
+		req.LossWeights[name] = weight
+	}
+	back, _, err := c.Backward(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return back.InputGrads, nil
+}
+
+// wave is a gradient that is the same in every run.
+func wave(name string, i int) float32 {
+	return float32(math.Sin(float64(i)*0.7 + float64(len(name))))
+}
+
+func zero(string, int) float32 { return 0 }
+
+// trainSteps makes whole training steps, as a host does.
+func (c *chain) trainSteps(ctx context.Context, first uint64, steps int, learningRate float64) error {
+	for k := range steps {
+		if _, err := c.ZeroGrad(ctx); err != nil {
+			return err
+		}
+		if _, err := c.forwardBackward(ctx, first+uint64(k), wave, 1); err != nil {
+			return err
+		}
+		norm, _, err := c.GradNorm(ctx)
+		if err != nil {
+			return err
+		}
+		scale := 1.0
+		if norm > 1 {
+			scale = 1 / norm
+		}
+		if _, err := c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": learningRate}, GradientScale: scale}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// equalTensors compares bit by bit.
+func equalTensors(what string, got, want map[string]*tensor.Tensor) error {
+	if !slices.Equal(slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want))) {
+		return broken(fmt.Sprint(slices.Sorted(maps.Keys(want))), "%s: tensors %v", what, slices.Sorted(maps.Keys(got)))
+	}
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		g, w := got[name], want[name]
+		if g.String() != w.String() {
+			return broken(w.String(), "%s: %q is %s", what, name, g)
+		}
+		if !bytes.Equal(g.Data, w.Data) {
+			return broken("equal bytes", "%s: %q differs, by %.3g at most", what, name, largestDifference(g, w))
+		}
+	}
+	return nil
+}
+
+func largestDifference(a, b *tensor.Tensor) float64 {
+	x, errX := a.Float32s()
+	y, errY := b.Float32s()
+	if errX != nil || errY != nil || len(x) != len(y) {
+		return math.NaN()
+	}
+	var worst float64
+	for i := range x {
+		worst = max(worst, math.Abs(float64(x[i])-float64(y[i])))
+	}
+	return worst
+}
+
+// wantCode checks that err is a refusal with one of the codes that names word.
+func wantCode(err error, what, word string, codes ...sdk.Code) error {
+	var names []string
+	for _, c := range codes {
+		names = append(names, c.String())
+	}
+	wanted := strings.Join(names, " or ")
+	var refused *sdk.Error
+	switch {
+	case err == nil:
+		return broken(wanted, "%s was accepted", what)
+	case !errors.As(err, &refused):
+		return broken(wanted, "%s: %v", what, err)
+	case !slices.Contains(codes, refused.Code):
+		return broken(wanted, "%s: %s (%v)", what, refused.Code, err)
+	case word != "" && !strings.Contains(err.Error(), word):
+		return broken(fmt.Sprintf("a message that names %q", word), "%s: %q", what, err.Error())
+	}
+	return nil
+}
