@@ -29,6 +29,7 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "split", Usage: "split to predict, or all (default: test on the run's data, else all)"},
 			&cli.StringFlag{Name: "out", Usage: "`FILE`.csv, .json or .npz", Required: true},
 			&cli.StringFlag{Name: "reconstruction", Usage: "write the probabilities of what reports do not mention to `FILE`.json"},
+			&cli.Float64Flag{Name: "missing", Usage: "take this `SHARE` of the attribute values away first (default: as the run's data.missing_* say)"},
 			&cli.StringFlag{Name: "checkpoint", Value: "best", Usage: "best, last or a step number"},
 			&cli.BoolFlag{Name: "json", Usage: "write the metrics to stdout as JSON"},
 		}, pluginFlags()...),
@@ -48,6 +49,10 @@ func runPredict(c *cli.Context) error {
 	o := session.PredictOptions{
 		Run: c.String("run"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
 		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
+	}
+	if c.IsSet("missing") {
+		rate := c.Float64("missing")
+		o.Missing = &rate
 	}
 	result, err := session.PredictRun(c.Context, o)
 	if err != nil {

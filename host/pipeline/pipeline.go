@@ -160,8 +160,9 @@ type Run struct {
 	done    bool
 }
 
-// Forward runs a batch through all stages. When a stage fails, the contexts already
-// opened are released.
+// Forward runs a batch through all stages; one whose every output is among the inputs
+// (the remembered tokens of a frozen encoder) is passed over. When a stage fails, the
+// contexts already opened are released.
 func (p *Pipeline) Forward(ctx context.Context, o ForwardOptions, inputs map[string]*tensor.Tensor) (*Run, error) {
 	r := &Run{
 		Outputs: maps.Clone(inputs), Losses: map[string]float64{}, Metrics: map[string]float64{},
@@ -178,6 +179,10 @@ func (p *Pipeline) Forward(ctx context.Context, o ForwardOptions, inputs map[str
 	// learns[i]: a gradient that arrives at stage i's outputs is of use to someone.
 	learns := make([]bool, len(p.Members))
 	for i, m := range p.Members {
+		if m.givenBy(inputs) {
+			r.visits = append(r.visits, visit{member: m}) // producers are numbered by stage
+			continue
+		}
 		v := visit{member: m, producers: map[string]int{}, train: o.Train && m.Stage.Trainable}
 		req := &sdk.ForwardRequest{
 			Context: r.context, Train: v.train, Seed: Seed(o.Seed, string(m.Role)),

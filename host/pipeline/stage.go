@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
 // Instance is an opened stage.
@@ -103,6 +104,11 @@ func (m *Member) gives(name string) sdk.Port {
 		return *port
 	}
 	return sdk.Port{}
+}
+
+// givenBy reports whether inputs hold all that the stage would make.
+func (m *Member) givenBy(inputs map[string]*tensor.Tensor) bool {
+	return len(m.Opened.Outputs) > 0 && !slices.ContainsFunc(m.Opened.Outputs, func(p sdk.Port) bool { return inputs[p.Name] == nil })
 }
 
 // keepsResidents reports whether a run leaves tensors in the stage's process.

@@ -27,7 +27,8 @@ const (
 	Classify = "classify"
 )
 
-// None is the fusion that passes tokens straight to the head.
+// None is the fusion that passes tokens straight to the head, and the encoder of a
+// pipeline that sees reports alone.
 const None = "none"
 
 // Values are settings as text. In YAML numbers and booleans need no quotes.
@@ -61,7 +62,7 @@ func (v *Values) UnmarshalYAML(data []byte) error {
 
 // Stage is a role's plugin with its settings.
 type Stage struct {
-	// Plugin is a name, a path, or none (fusion only); NAME:STAGE picks one of
+	// Plugin is a name, a path, or none (fusion or encoder); NAME:STAGE picks one of
 	// several stages of a kind.
 	Plugin   string `yaml:"plugin"`
 	Stage    string `yaml:"stage,omitempty"`
@@ -238,9 +239,12 @@ func (c *Config) Resolve() error {
 		if s.stage.Plugin == "" {
 			return fmt.Errorf("%s: no plugin named", s.role)
 		}
-		if s.stage.Plugin == None && s.role != "fusion" {
-			return fmt.Errorf("%s: %q is possible for the fusion only", s.role, None)
+		if s.stage.Plugin == None && s.role == "head" {
+			return fmt.Errorf("head: %q is possible for the fusion or the encoder only", None)
 		}
+	}
+	if c.Encoder.Plugin == None && c.Fusion.Plugin == None {
+		return fmt.Errorf("encoder and fusion are both %q: nothing would reach the head", None)
 	}
 	for _, g := range []struct {
 		name     string

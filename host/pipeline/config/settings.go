@@ -19,6 +19,11 @@ func atLeastZero(s sdk.Setting) sdk.Setting { s.Min = bound(0); return s }
 
 func fraction(s sdk.Setting) sdk.Setting { s.Min, s.Max = bound(0), bound(1); return s }
 
+func withinOneOf(s sdk.Setting, low float64) sdk.Setting {
+	s.Min, s.Max = bound(low), bound(1)
+	return s
+}
+
 func oneOf(s sdk.Setting, choices ...string) sdk.Setting { s.Choices = choices; return s }
 
 // TrainSettings are the keys of `--set train.KEY=VALUE`.
@@ -64,6 +69,14 @@ func DataSettings(task string) []sdk.Setting {
 	return []sdk.Setting{
 		setting("train_split", "string", "train", "split to train on"),
 		setting("validation_split", "string", "val", "split to choose the best checkpoint on"),
+		fraction(setting("train_fraction", "float", "1", "share of the training split's patients to train on; the fewer are among the more")),
+		fraction(setting("missing_train", "float", "0", "share of the attribute values there are that is taken away from the training split, at random")),
+		withinOneOf(setting("missing_validation", "float", "-1", "the same for the validation split; -1: as for the training split"), -1),
+		fraction(setting("missing_test", "float", "0", "the same for every other split")),
+		atLeastZero(setting("missing_seed", "int", "0", "which values are taken away, and which patients stay; what is missing at a low rate is missing at every higher one")),
+		oneOf(setting("impute", "string", "none", "what stands for a missing attribute: none (unmentioned), mode (the training split's most frequent value), category (one more value), "+
+			"pattern (every attribute is reduced to present or missing)"), "none", "mode", "category", "pattern"),
+		oneOf(setting("class_weights", "string", "none", "weights of the classes in the loss: none, or balanced (inverse to their frequency in the training split)"), "none", "balanced"),
 		atLeastZero(setting("size", "int", size, "longer side in network pixels, ratio kept; 0: original size times zoom")),
 		atLeastZero(setting("zoom", "float", "1", "network pixels per original pixel where size is 0")),
 		atLeastZero(setting("crop", "int", "0", "side of the training crops in network pixels; 0: whole images")),

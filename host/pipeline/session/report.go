@@ -54,15 +54,17 @@ func row(columns []string, c *dataset.Case) []string {
 }
 
 // newReports encodes every case. A column that the data do not have is unmentioned
-// everywhere: a case without a report is predicted too.
-func newReports(s *schema.Schema, cases []dataset.Case, dim int) (*reports, error) {
+// everywhere: a case without a report is predicted too. The stages see the schema that
+// data.impute makes of s.
+func newReports(s *schema.Schema, cases []dataset.Case, dim int, impute string) (*reports, error) {
 	encoder, err := textembed.Hashed(dim)
 	if err != nil {
 		return nil, err
 	}
 	r := &reports{schema: s, encoder: encoder, states: map[string][]int8{}, values: map[string][]int64{},
 		prompts: map[string][]string{}, vectors: map[string][]float32{}}
-	if r.json, err = json.Marshal(s); err != nil {
+	told := toldSchema(s, impute)
+	if r.json, err = json.Marshal(told); err != nil {
 		return nil, err
 	}
 	columns := s.Names()
@@ -74,6 +76,7 @@ func newReports(s *schema.Schema, cases []dataset.Case, dim int) (*reports, erro
 		if err != nil {
 			return nil, fmt.Errorf("%w: %s: case %q: %w", dataset.ErrData, c.Origin, c.ID, err)
 		}
+		tell(told, impute, e)
 		r.states[c.ID], r.values[c.ID], r.prompts[c.ID] = e.States[0], e.Values[0], e.Prompts[0]
 		all = append(all, e.Prompts[0]...)
 		for _, u := range e.Unseen {
@@ -86,7 +89,7 @@ func newReports(s *schema.Schema, cases []dataset.Case, dim int) (*reports, erro
 		}
 	}
 	values := 0
-	for _, a := range s.Attributes {
+	for _, a := range told.Attributes {
 		values = max(values, len(a.Values))
 		all = append(all, schema.ValuePrompts(a)...)
 	}
@@ -98,7 +101,7 @@ func newReports(s *schema.Schema, cases []dataset.Case, dim int) (*reports, erro
 		r.vectors[prompt] = vectors[i]
 	}
 	constant := make([]float32, len(s.Attributes)*values*encoder.Dim)
-	for a, attribute := range s.Attributes {
+	for a, attribute := range told.Attributes {
 		for k, prompt := range schema.ValuePrompts(attribute) {
 			copy(constant[(a*values+k)*encoder.Dim:], r.vectors[prompt])
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/dataset/missing"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/train"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
@@ -26,6 +27,11 @@ type PredictOptions struct {
 	Device  string
 	Threads int
 	Plugins plughost.Options
+	// Missing, unless nil, is the share of the attribute values there are that is taken
+	// away from the cases predicted (instead of the run's rate of their split).
+	Missing *float64
+	// Tokens remembers the tokens of frozen encoders from call to call; may be nil.
+	Tokens *TokenStore
 	// Messages receives progress and warnings.
 	Messages io.Writer
 }
@@ -44,7 +50,7 @@ type PredictResult struct {
 }
 
 // PredictRun runs a trained pipeline on data. Predictions on the run's own data are
-// also kept in the run directory.
+// also kept in the run directory, unless PredictOptions.Missing changes them.
 func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err error) {
 	r, err := ReadRun(o.Run)
 	if err != nil {
@@ -79,11 +85,15 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	if err != nil {
 		return nil, err
 	}
+	if err := takeAway(d, c, o.Missing); err != nil {
+		return nil, &ConfigError{err}
+	}
+	d.Cases = missing.Fill(d.Cases, r.Modes)
 	cases, err := d.Split(o.Split)
 	if err != nil {
 		return nil, err
 	}
-	s, err := Open(ctx, Options{Config: c, Data: d, Schema: r.Schema, Labels: r.Labels, Plugins: o.Plugins})
+	s, err := Open(ctx, Options{Config: c, Data: d, Schema: r.Schema, Labels: r.Labels, Plugins: o.Plugins, Tokens: o.Tokens})
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +107,7 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	}
 	result.Run, result.Config, result.Labels, result.Split = o.Run, c, r.Labels, o.Split
 	result.Evaluable = HasTargets(cases)
-	if own && result.Evaluable {
+	if own && o.Missing == nil && result.Evaluable {
 		return result, SavePredictions(o.Run, o.Split, c.Task, r.Labels, result.Predictions)
 	}
 	return result, nil
@@ -109,6 +119,11 @@ func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkp
 	}
 	if err := train.Restore(ctx, s.Pipeline, checkpoint, true); err != nil {
 		return nil, err
+	}
+	if s.Tokens != nil { // else every case is encoded once, in passing
+		if err := s.remember(ctx, cases); err != nil {
+			return nil, err
+		}
 	}
 	last := time.Now()
 	predictions, err := s.Predict(ctx, cases, func(done int) {

@@ -33,6 +33,8 @@ type Options struct {
 	// Train opens the stages for training.
 	Train   bool
 	Plugins plughost.Options
+	// Tokens keeps the tokens of frozen encoders; nil keeps none.
+	Tokens *TokenStore
 }
 
 // Session is an opened pipeline with its data.
@@ -45,7 +47,9 @@ type Session struct {
 	host    *plughost.Host
 	reports *reports
 	cache   *dataset.Cache
-	records []runs.PluginRecord
+	// remembered is the encoder's part of Tokens; nil when nothing is remembered.
+	remembered *rememberedTokens
+	records    []runs.PluginRecord
 }
 
 // Open starts the plugins, checks that their ports fit together and opens their
@@ -55,7 +59,7 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	s := &Session{Options: o, Warnings: slices.Clone(o.Data.Warnings)}
 	s.cache = dataset.NewCache(int64(sdk.Settings(c.DataSettings).Int("cache_mib")) << 20)
 	if o.Schema != nil {
-		if s.reports, err = newReports(o.Schema, o.Data.Cases, sdk.Settings(c.Text).Int("dim")); err != nil {
+		if s.reports, err = newReports(o.Schema, o.Data.Cases, sdk.Settings(c.Text).Int("dim"), c.DataSettings["impute"]); err != nil {
 			return nil, err
 		}
 		s.Warnings = append(s.Warnings, s.reports.warnings...)
@@ -209,7 +213,11 @@ func (s *Session) loader(ctx context.Context, cases []dataset.Case, train bool, 
 			Size: c.Int("size"), Zoom: c.Float("zoom"), Seed: pipeline.Seed(s.Config.Seed, "data"),
 		},
 		Batch: s.batchSize(), Epoch: epoch, Start: first,
-		Workers: c.Int("workers"), Ports: s.Pipeline.Member(sdk.KindEncoder).Opened.Inputs, Cache: s.cache,
+		Workers: c.Int("workers"), Ports: []sdk.Port{}, Cache: s.cache,
+	}
+	varied := train && (c["augment"] != "none" || c.Int("crop") > 0)
+	if encoder := s.Pipeline.Member(sdk.KindEncoder); encoder != nil && (varied || !s.remembered.covers(cases)) {
+		o.Ports = encoder.Opened.Inputs
 	}
 	if train {
 		o.Load.CropSize, o.Load.PositiveCrop = c.Int("crop"), c.Float("positive_crop")
@@ -239,6 +247,7 @@ func (s *Session) inputs(b *dataset.Batch) pipeline.Batch {
 	if s.reports != nil {
 		s.reports.add(out.Inputs, b.Cases)
 	}
+	s.remembered.add(out.Inputs, b.Cases)
 	return out
 }
 

@@ -16,6 +16,7 @@ import (
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/dataset/missing"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/train"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
@@ -35,6 +36,9 @@ type TrainOptions struct {
 	Plugins          plughost.Options
 	// Messages receives progress and warnings.
 	Messages io.Writer
+	// Tokens remembers the tokens of frozen encoders from run to run; nil keeps them
+	// for this run alone.
+	Tokens *TokenStore
 }
 
 // ErrChanged is returned when a run is resumed on data other than those it began with.
@@ -80,6 +84,7 @@ type training struct {
 	training   []dataset.Case
 	validation []dataset.Case
 	schema     *schema.Schema
+	modes      map[string]string
 	labels     []sdk.LabelSet
 	manifest   *runs.Manifest
 	checkpoint *runs.Checkpoint
@@ -100,13 +105,23 @@ func (t *training) prepare() error {
 	if err := t.openData(nil, nil); err != nil {
 		return err
 	}
-	t.labels = t.data.Labels
+	t.labels = slices.Clone(t.data.Labels)
+	if t.Config.DataSettings["class_weights"] == "balanced" {
+		balance(t.labels, t.training)
+	}
 	if t.Config.Fusion.Plugin == config.None {
 		return nil
 	}
 	s, warnings, err := schemaOf(t.data, t.training)
+	if err != nil {
+		return err
+	}
 	t.schema, t.warnings = s, warnings
-	return err
+	if t.Config.DataSettings["impute"] == "mode" {
+		t.modes = missing.Modes(t.training)
+		t.data.Cases = missing.Fill(t.data.Cases, t.modes)
+	}
+	return nil
 }
 
 // ConfigError is a configuration that makes no sense.
@@ -122,9 +137,14 @@ func (t *training) openData(labels []sdk.LabelSet, attributes []string) (err err
 	if t.data, err = OpenData(c.Data, c, labels, attributes); err != nil {
 		return err
 	}
+	if err := takeAway(t.data, c, nil); err != nil {
+		return &ConfigError{err}
+	}
 	if t.training, err = t.data.Split(c.DataSettings["train_split"]); err != nil {
 		return err
 	}
+	settings := sdk.Settings(c.DataSettings)
+	t.training = fraction(t.training, settings.Float("train_fraction"), uint64(settings.Int("missing_seed")))
 	if t.validation, err = t.data.Split(c.DataSettings["validation_split"]); err != nil {
 		return fmt.Errorf("%w; the best checkpoint is chosen on a validation split (data.validation_split)", err)
 	}
@@ -148,6 +168,8 @@ func (t *training) resume() (err error) {
 	if err := t.openData(r.Labels, nil); err != nil {
 		return fail(err)
 	}
+	t.modes = r.Modes
+	t.data.Cases = missing.Fill(t.data.Cases, t.modes)
 	if t.data.Hash != t.manifest.DataSHA256 {
 		return fail(fmt.Errorf("%w: %w: %s has SHA-256 %.12s…, %.12s… when the run began", dataset.ErrData, ErrChanged, t.Config.Data, t.data.Hash, t.manifest.DataSHA256))
 	}
@@ -167,7 +189,7 @@ func (t *training) resume() (err error) {
 
 func (t *training) train(ctx context.Context) (*runs.Manifest, error) {
 	c := t.Config
-	s, err := Open(ctx, Options{Config: c, Data: t.data, Schema: t.schema, Labels: t.labels, Train: true, Plugins: t.Plugins})
+	s, err := Open(ctx, Options{Config: c, Data: t.data, Schema: t.schema, Labels: t.labels, Train: true, Plugins: t.Plugins, Tokens: t.Tokens})
 	if err != nil {
 		return nil, err
 	}
@@ -210,6 +232,9 @@ func (t *training) with(ctx context.Context, s *Session) (*runs.Manifest, error)
 		}
 	}
 	if err := t.run.RewindMetrics(state.Step); err != nil {
+		return nil, err
+	}
+	if err := s.remember(ctx, t.remembered()); err != nil {
 		return nil, err
 	}
 	t.notePlugins(s)
@@ -271,6 +296,16 @@ func (t *training) initialise(ctx context.Context, s *Session) error {
 	return nil
 }
 
+// remembered are the cases whose tokens serve more than once: those of the validation,
+// and those of the training unless they are varied at random.
+func (t *training) remembered() []dataset.Case {
+	c := sdk.Settings(t.Config.DataSettings)
+	if c["augment"] != "none" || c.Int("crop") > 0 {
+		return t.validation
+	}
+	return slices.Concat(t.training, t.validation)
+}
+
 // create writes the files of a new run.
 func (t *training) create(s *Session) (err error) {
 	s.ResolveStages()
@@ -288,6 +323,11 @@ func (t *training) create(s *Session) (err error) {
 	if t.schema != nil {
 		t.manifest.Attributes = t.schema.Names()
 		if err := t.run.WriteJSON(runs.SchemaFile, t.schema); err != nil {
+			return err
+		}
+	}
+	if t.modes != nil {
+		if err := t.run.WriteJSON(modesFile, t.modes); err != nil {
 			return err
 		}
 	}
@@ -359,6 +399,8 @@ type RunFiles struct {
 	Manifest *runs.Manifest
 	Schema   *schema.Schema
 	Labels   []sdk.LabelSet
+	// Modes are what data.impute=mode puts where an attribute is missing.
+	Modes map[string]string
 }
 
 // ReadRun reads configuration, manifest, schema and labels of a run.
@@ -388,6 +430,9 @@ func ReadRun(dir string) (*RunFiles, error) {
 	case err == nil:
 		r.Schema = &s
 	case !errors.Is(err, os.ErrNotExist):
+		return nil, err
+	}
+	if err := readJSON(filepath.Join(dir, modesFile), &r.Modes); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	return r, nil

@@ -1,0 +1,136 @@
+package session
+
+import (
+	"math"
+	"slices"
+
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/dataset/missing"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// modesFile of a run holds what data.impute=mode fills in, by attribute.
+const modesFile = "modes.json"
+
+// takeAway removes attribute values from the data as the configuration says
+// (data.missing_*), or at one rate for all splits.
+func takeAway(d *dataset.Dataset, c *config.Config, rate *float64) error {
+	s := sdk.Settings(c.DataSettings)
+	rateOf := func(split string) float64 {
+		switch {
+		case rate != nil:
+			return *rate
+		case split == s["train_split"]:
+			return s.Float("missing_train")
+		case split != s["validation_split"]:
+			return s.Float("missing_test")
+		case s.Float("missing_validation") < 0:
+			return s.Float("missing_train")
+		}
+		return s.Float("missing_validation")
+	}
+	cases := make([]dataset.Case, 0, len(d.Cases))
+	for i := range d.Cases {
+		one, err := missing.Remove(d.Cases[i:i+1], rateOf(d.Cases[i].Split), uint64(s.Int("missing_seed")))
+		if err != nil {
+			return err
+		}
+		cases = append(cases, one...)
+	}
+	d.Cases = cases
+	return nil
+}
+
+// fraction keeps the cases of a share of the patients, rounded up. Under one seed the
+// patients of a small share are among those of every larger one. A case without a
+// patient is its own.
+func fraction(cases []dataset.Case, share float64, seed uint64) []dataset.Case {
+	patient := func(c *dataset.Case) string {
+		if c.Patient == "" {
+			return "\x00" + c.ID
+		}
+		return c.Patient
+	}
+	rank := map[string]float64{}
+	for i := range cases {
+		p := patient(&cases[i])
+		rank[p] = missing.Rank(seed, p, "")
+	}
+	var ranks []float64
+	for _, r := range rank {
+		ranks = append(ranks, r)
+	}
+	slices.Sort(ranks)
+	kept := int(math.Ceil(share * float64(len(ranks))))
+	if kept >= len(ranks) {
+		return cases
+	}
+	return slices.DeleteFunc(slices.Clone(cases), func(c dataset.Case) bool { return kept == 0 || rank[patient(&c)] > ranks[kept-1] })
+}
+
+// balance gives every class the weight cases/(classes·its cases), so that each counts
+// alike in the loss; a class without training cases weighs nothing.
+func balance(sets []sdk.LabelSet, training []dataset.Case) {
+	for k := range sets {
+		counts := make([]float64, len(sets[k].Classes))
+		known, present := 0.0, 0.0
+		for i := range training {
+			if l, ok := training[i].Labels[sets[k].Name]; ok && l >= 0 {
+				counts[l]++
+				known++
+			}
+		}
+		for _, n := range counts {
+			if n > 0 {
+				present++
+			}
+		}
+		sets[k].ClassWeights = make([]float64, len(counts))
+		for class, n := range counts {
+			if n > 0 {
+				sets[k].ClassWeights[class] = known / (present * n)
+			}
+		}
+	}
+}
+
+// toldSchema is the schema as the stages see it under data.impute.
+func toldSchema(s *schema.Schema, impute string) *schema.Schema {
+	if impute != "category" && impute != "pattern" {
+		return s
+	}
+	told := &schema.Schema{}
+	for _, a := range s.Attributes {
+		values := []string{"present"}
+		if impute == "category" {
+			values = slices.Clone(a.Values)
+		}
+		told.Attributes = append(told.Attributes, schema.Attribute{
+			Name: a.Name, Kind: schema.Categorical, Values: append(values, missing.Category),
+		})
+	}
+	return told
+}
+
+// tell puts the encoded cells of one case into the terms of the told schema: "missing"
+// is its last value. Cells of unknown value keep their own text.
+func tell(told *schema.Schema, impute string, e *schema.Encoded) {
+	if impute != "category" && impute != "pattern" {
+		return
+	}
+	for a, attribute := range told.Attributes {
+		state, value := &e.States[0][a], &e.Values[0][a]
+		switch {
+		case schema.State(*state) == schema.Unmentioned:
+			*value = int64(len(attribute.Values) - 1)
+		case impute == "pattern":
+			*value = 0
+		case *value < 0 || schema.State(*state) == schema.Uncertain:
+			continue
+		}
+		*state = int8(schema.Stated)
+		e.Prompts[0][a] = schema.ValuePrompts(attribute)[*value]
+	}
+}
