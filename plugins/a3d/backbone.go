@@ -62,6 +62,7 @@ type transition struct {
 type backbone struct {
 	encoderConfig
 	device     gotch.Device
+	general    bool // never take the fused kernels; tests compare the two
 	stem       *ts.Tensor
 	stemNorm   norm
 	blocks     [3][]denseLayer
@@ -167,45 +168,59 @@ func (b *backbone) stemForward(s *torchstage.Scope, x *ts.Tensor, train bool) *t
 	})
 }
 
+// fused reports whether libtch's own dense block takes maps of this kind: float on the
+// CPU, channels in multiples of 16, 1, 3, 5, 7 or 9 slices, 2-D convolutions.
+func (b *backbone) fused(dtype gotch.DType) bool {
+	n := b.depth()
+	if b.general || b.device.Name != gotch.CPU.Name || dtype != gotch.Float || b.operator == opConv3D || n%2 == 0 || n > 9 {
+		return false
+	}
+	width := b.arch.stem
+	for _, layers := range b.layers {
+		if width%16 != 0 || b.growth%16 != 0 {
+			return false
+		}
+		width = (width + int64(layers)*b.growth) / 2
+	}
+	return true
+}
+
 // block appends the output of every dense layer to the channels of x.
 func (b *backbone) block(s *torchstage.Scope, x *ts.Tensor, index int, m *mixer, train bool) *ts.Tensor {
+	if b.fused(x.DType()) {
+		return b.fusedBlock(s, x, index, m, train)
+	}
 	return s.Sub(func(s *torchstage.Scope) *ts.Tensor {
-		if train {
-			for _, layer := range b.blocks[index] {
-				in := x
-				y := s.Sub(func(s *torchstage.Scope) *ts.Tensor {
-					return layer.three.forward(s, layer.one.forward(s, in, m, true), m, true)
-				})
-				x = s.Cat([]*ts.Tensor{x, y}, 1)
-			}
-			return x
-		}
-		// One buffer holds the block's channels; every layer reads the first ones
-		// where they are and writes behind them.
-		shape := s.Shape(x)
-		if s.Err() != nil {
-			return nil
-		}
-		width := shape[1] + int64(len(b.blocks[index]))*b.growth
-		buffer := s.Do("empty", func() (*ts.Tensor, error) {
-			return ts.Empty([]int64{shape[0], shape[2], shape[3], width}, x.DType(), b.device)
-		})
-		buffer = s.Permute(buffer, 0, 3, 1, 2)
-		put := func(s *torchstage.Scope, at int64, t *ts.Tensor, channels int64) {
-			overwrite(s, s.Narrow(buffer, 1, at, channels), t)
-		}
-		put(s, 0, x, shape[1])
-		filled := shape[1]
 		for _, layer := range b.blocks[index] {
-			s.Sub(func(s *torchstage.Scope) *ts.Tensor {
-				in := s.Narrow(buffer, 1, 0, filled)
-				put(s, filled, layer.three.forward(s, layer.one.forward(s, in, m, false), m, false), b.growth)
-				return nil
+			in := x
+			y := s.Sub(func(s *torchstage.Scope) *ts.Tensor {
+				return layer.three.forward(s, layer.one.forward(s, in, m, train), m, train)
 			})
-			filled += b.growth
+			x = s.Cat([]*ts.Tensor{x, y}, 1)
 		}
-		return buffer
+		return x
 	})
+}
+
+// fusedBlock is block in one kernel, see af_kernels_a3d.cpp.
+func (b *backbone) fusedBlock(s *torchstage.Scope, x *ts.Tensor, index int, m *mixer, train bool) *ts.Tensor {
+	return s.Sub(func(s *torchstage.Scope) *ts.Tensor {
+		in := []*ts.Tensor{x}
+		for _, layer := range b.blocks[index] {
+			for _, u := range []unit{layer.one, layer.three} {
+				channels := s.Dim(u.norm.weight, 0)
+				in = append(in, u.norm.weight, u.norm.bias, u.norm.mean, u.norm.variance, m.weights(s, u.mix, channels), u.weight)
+			}
+		}
+		return native(s, "dense_block", in, b.depth(), b.growth, flag(train), flag(b.checkpoint))
+	})
+}
+
+func flag(on bool) int64 {
+	if on {
+		return 1
+	}
+	return 0
 }
 
 // forward is BN - ReLU - slice mixing - convolution.
@@ -216,15 +231,9 @@ func (u unit) forward(s *torchstage.Scope, x *ts.Tensor, m *mixer, train bool) *
 			return nil
 		}
 		mix := m.weights(s, u.mix, channels)
-		var z *ts.Tensor
-		switch {
-		case !train && mix != nil:
-			scale, shift := u.norm.affine(s)
-			z = native(s, "affine_relu_mix", []*ts.Tensor{x, mix, scale, shift}, m.slices)
-		case mix != nil:
-			z = native(s, "slice_mix", []*ts.Tensor{s.Relu(u.norm.forward(s, x, true)), mix}, m.slices)
-		default:
-			z = s.Relu(u.norm.forward(s, x, train))
+		z := s.Relu(u.norm.forward(s, x, train))
+		if mix != nil && m.operator != opFlat {
+			z = native(s, "slice_mix", []*ts.Tensor{z, mix}, m.slices)
 		}
 		weight := s.Shape(u.weight)
 		if s.Err() != nil {

@@ -115,7 +115,7 @@ func (e *encoder) checkVolume(s *torchstage.Scope, volume *ts.Tensor) {
 
 // mixer checks the spacing and prepares the slice mixing of one call.
 func (e *encoder) mixer(s *torchstage.Scope, in *torchstage.Inputs) *mixer {
-	m := &mixer{operator: e.operator, slices: e.slices, device: e.device, byWidth: map[int64]*ts.Tensor{}, keep: []float64{0}}
+	m := &mixer{operator: e.operator, slices: e.depth(), device: e.device, byWidth: map[int64]*ts.Tensor{}, keep: []float64{0}}
 	spacing := in.Tensors["spacing"]
 	if spacing == nil {
 		if e.operator == opAlignShift {

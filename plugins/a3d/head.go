@@ -111,7 +111,7 @@ func (h *head) losses(s *torchstage.Scope, in *torchstage.Inputs, features, logi
 	}
 	out := &torchstage.Outputs{Losses: map[string]*ts.Tensor{}, Metrics: map[string]float64{}}
 	rows, columns := int(shape[2]), int(shape[3])
-	h.rpn.loss(s, in.Seed, logits, deltas, rows, columns, targets, out)
+	h.rpn.loss(s, logits, deltas, h.rpn.sample(in.Seed, rows, columns, targets), out)
 	proposals := h.rpn.proposals(s, logits, deltas, rows, columns, h.config.preTrain, h.config.postTrain)
 	if s.Err() != nil {
 		return nil

@@ -77,10 +77,18 @@ func (h *maskHead) loss(s *torchstage.Scope, features *ts.Tensor, rois []roi, ou
 	}
 	n := int64(len(positive))
 	logits := s.Reshape(h.forward(s, features, positive), n*(h.config.classes+1), maskSize*maskSize)
-	p := s.Sigmoid(s.IndexSelect(logits, 0, s.To(s.FromInt64s(rows), h.device)))
-	t := s.To(s.FromFloat32s(masks, n, maskSize*maskSize), h.device)
-	overlap := s.AddScalar(s.MulScalar(s.Sum(s.Mul(p, t), []int64{1}, false), 2), diceSmooth)
-	sizes := s.AddScalar(s.Add(s.Sum(p, []int64{1}, false), s.Sum(t, []int64{1}, false)), diceSmooth)
-	dice := s.Mean(s.Div(overlap, sizes), []int64{0}, false)
-	out.Losses["mask"] = s.AddScalar(s.MulScalar(dice, -1), 1)
+	picked := s.IndexSelect(logits, 0, s.To(s.FromInt64s(rows), h.device))
+	out.Losses["mask"] = softDice(s, picked, s.To(s.FromFloat32s(masks, n, maskSize*maskSize), h.device))
+}
+
+// softDice is 1 - (2 Σ p t + 0.01) / (Σ p + Σ t + 0.01) with p the sigmoid of the logits
+// [K, cells], averaged over K.
+func softDice(s *torchstage.Scope, logits, target *ts.Tensor) *ts.Tensor {
+	return s.Sub(func(s *torchstage.Scope) *ts.Tensor {
+		p := s.Sigmoid(logits)
+		overlap := s.AddScalar(s.MulScalar(s.Sum(s.Mul(p, target), []int64{1}, false), 2), diceSmooth)
+		sizes := s.AddScalar(s.Add(s.Sum(p, []int64{1}, false), s.Sum(target, []int64{1}, false)), diceSmooth)
+		dice := s.Mean(s.Div(overlap, sizes), []int64{0}, false)
+		return s.AddScalar(s.MulScalar(dice, -1), 1)
+	})
 }

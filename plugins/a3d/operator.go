@@ -2,7 +2,6 @@ package a3d
 
 import (
 	"github.com/sugarme/gotch"
-	lib "github.com/sugarme/gotch/libtch"
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
@@ -25,14 +24,6 @@ func native(s *torchstage.Scope, name string, in []*ts.Tensor, ints ...int64) *t
 			return nil, err
 		}
 		return out[0], nil
-	})
-}
-
-// overwrite copies src into dst, a tensor or a view of one.
-func overwrite(s *torchstage.Scope, dst, src *ts.Tensor) {
-	s.Act("copy", func() error {
-		lib.AtCopy_(lib.Ctensor(dst.Ctensor()), lib.Ctensor(src.Ctensor()))
-		return ts.TorchErr()
 	})
 }
 
@@ -86,12 +77,13 @@ type mixer struct {
 	byWidth map[int64]*ts.Tensor
 }
 
-// weights returns [1 or N, D, D, C], nil when the operator does not mix here.
+// weights returns [1 or N, D, D, C]; nil when the operator does not mix, and for 2.5d
+// the trivial weights of one slice.
 func (m *mixer) weights(s *torchstage.Scope, learned *ts.Tensor, channels int64) *ts.Tensor {
 	switch m.operator {
 	case opA3D:
 		return s.Unsqueeze(learned, 0)
-	case opTSM, opAlignShift:
+	case opTSM, opAlignShift, opFlat:
 		if w := m.byWidth[channels]; w != nil {
 			return w
 		}

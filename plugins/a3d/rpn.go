@@ -76,51 +76,61 @@ func random(seed uint64, what string, image int) *rand.Rand {
 	return torchstage.NewRand(seed, fmt.Sprintf("%s %d", what, image))
 }
 
-// loss adds rpn_cls (binary cross-entropy) and rpn_box (smooth L1), both divided by
-// the number of sampled anchors.
-func (r *rpn) loss(s *torchstage.Scope, seed uint64, logits, deltas *ts.Tensor, rows, columns int, targets []target, out *torchstage.Outputs) {
-	c := r.config
+// anchorSample are the anchors drawn for the loss, numbered over all images, and
+// what they should have become.
+type anchorSample struct {
+	index  []int64
+	labels []float32 // 1 for lesion, 0 for background
+	// positive are the indices of the lesions' anchors, deltas their targets, four each.
+	positive []int64
+	deltas   []float32
+}
+
+// sample matches the anchors of every image to its lesions and draws from them.
+func (r *rpn) sample(seed uint64, rows, columns int, targets []target) anchorSample {
 	anchors := r.anchors(rows, columns)
-	convention := c.convention()
+	convention, coder := r.config.convention(), r.config.rpnCoder()
 	inside := convention.Inside(anchors, float32(columns*featureStride), float32(rows*featureStride))
 	matcher := boxops.Matcher{Convention: convention, PositiveIoU: rpnPositiveIoU, NegativeIoU: rpnNegativeIoU, MinimumIoU: rpnMinimumIoU}
 	sampler := boxops.Sampler{Count: rpnSamples, PositiveFraction: rpnPositives}
-	coder := c.rpnCoder()
-	var sampled, positive []int64
-	var labels, wanted []float32
+	var out anchorSample
 	for n, t := range targets {
 		lesions := t.boxes()
 		assigned := matcher.Assign(anchors, lesions, t.ignore, inside)
 		positives, backgrounds := sampler.Sample(assigned, random(seed, "rpn", n))
 		base := int64(n) * int64(len(anchors))
 		for _, i := range positives {
-			sampled, positive = append(sampled, base+int64(i)), append(positive, base+int64(i))
-			labels = append(labels, 1)
+			out.index, out.labels = append(out.index, base+int64(i)), append(out.labels, 1)
+			out.positive = append(out.positive, base+int64(i))
 			d := coder.Encode(anchors[i], lesions[assigned[i]])
-			wanted = append(wanted, d[:]...)
+			out.deltas = append(out.deltas, d[:]...)
 		}
 		for _, i := range backgrounds {
-			sampled = append(sampled, base+int64(i))
-			labels = append(labels, 0)
+			out.index, out.labels = append(out.index, base+int64(i)), append(out.labels, 0)
 		}
 	}
-	out.Metrics["rpn_positives"] = float64(len(positive))
-	if len(sampled) == 0 {
-		out.Losses["rpn_cls"], out.Losses["rpn_box"] = s.Zeros(r.device), s.Zeros(r.device)
+	return out
+}
+
+// loss adds rpn_cls (binary cross-entropy) and rpn_box (smooth L1), both divided by
+// the number of sampled anchors.
+func (r *rpn) loss(s *torchstage.Scope, logits, deltas *ts.Tensor, sample anchorSample, out *torchstage.Outputs) {
+	out.Metrics["rpn_positives"] = float64(len(sample.positive))
+	out.Losses["rpn_cls"], out.Losses["rpn_box"] = s.Zeros(r.device), s.Zeros(r.device)
+	if len(sample.index) == 0 {
 		return
 	}
-	share := 1 / float64(len(sampled))
+	share := 1 / float64(len(sample.index))
 	pick := func(x *ts.Tensor, index []int64, shape ...int64) *ts.Tensor {
 		return s.IndexSelect(s.Reshape(x, shape...), 0, s.To(s.FromInt64s(index), r.device))
 	}
-	bce := s.BCEWithLogits(pick(logits, sampled, -1), s.To(s.FromFloat32s(labels), r.device))
+	bce := s.BCEWithLogits(pick(logits, sample.index, -1), s.To(s.FromFloat32s(sample.labels), r.device))
 	out.Losses["rpn_cls"] = s.MulScalar(s.Sum(bce, nil, false), share)
-	if len(positive) == 0 {
-		out.Losses["rpn_box"] = s.Zeros(r.device)
-		return
+	if n := int64(len(sample.positive)); n > 0 {
+		wanted := s.To(s.FromFloat32s(sample.deltas, n, 4), r.device)
+		l1 := s.SmoothL1(pick(deltas, sample.positive, -1, 4), wanted, rpnBeta)
+		out.Losses["rpn_box"] = s.MulScalar(s.Sum(l1, nil, false), share)
 	}
-	l1 := s.SmoothL1(pick(deltas, positive, -1, 4), s.To(s.FromFloat32s(wanted, int64(len(positive)), 4), r.device), rpnBeta)
-	out.Losses["rpn_box"] = s.MulScalar(s.Sum(l1, nil, false), share)
 }
 
 // proposals returns the best boxes of every image, highest score first: pre by score,
@@ -144,8 +154,8 @@ func (r *rpn) proposals(s *torchstage.Scope, logits, deltas *ts.Tensor, rows, co
 				for i, a := range which {
 					d := [4]float32(values[4*i:])
 					boxes[i] = convention.Clip(coder.Decode(anchors[a], d), width, height)
-					if err := boxes[i].Check(); err != nil {
-						s.Failf(sdk.Internal, "region proposals are not finite: the network has diverged (%w)", err)
+					if !boxes[i].Finite() {
+						s.Failf(sdk.Internal, "region proposals are not finite: the network has diverged; lower the learning rate or the clipping norm")
 						return nil
 					}
 				}

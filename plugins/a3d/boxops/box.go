@@ -12,12 +12,20 @@ type Box [4]float32
 // ErrBox is returned when a box has corners that are not finite or out of order.
 var ErrBox = errors.New("bad box")
 
-// Check reports corners that are not finite, and x2 < x1 or y2 < y1, with ErrBox.
-func (b Box) Check() error {
+// Finite reports whether no corner is NaN or infinite.
+func (b Box) Finite() bool {
 	for _, v := range b {
 		if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
-			return fmt.Errorf("%w: [%g %g %g %g] is not finite", ErrBox, b[0], b[1], b[2], b[3])
+			return false
 		}
+	}
+	return true
+}
+
+// Check reports corners that are not finite, and x2 < x1 or y2 < y1, with ErrBox.
+func (b Box) Check() error {
+	if !b.Finite() {
+		return fmt.Errorf("%w: [%g %g %g %g] is not finite", ErrBox, b[0], b[1], b[2], b[3])
 	}
 	if b[2] < b[0] || b[3] < b[1] {
 		return fmt.Errorf("%w: [%g %g %g %g], want x1 ≤ x2 and y1 ≤ y2", ErrBox, b[0], b[1], b[2], b[3])

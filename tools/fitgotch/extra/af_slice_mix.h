@@ -1,84 +1,121 @@
-// Loops of the slice mixing; included once per instruction set, inside a namespace.
-// A tile is a run of pixels of one volume. Slice d of pixel i starts at
-// x + d*x_slice + i*x_pixel; channels lie side by side.
+// Loops of slice mixing and what surrounds it; included once per instruction set,
+// inside a namespace. A tile is a run of pixels of one volume. Slice d of pixel i
+// starts at x + d*x_slice + i*x_pixel; channels lie side by side, 16 at a time.
 
 typedef float vec __attribute__((vector_size(64), aligned(4)));
-constexpr int64_t kWidth = 16;
 
 inline vec load(const float *p) { return *reinterpret_cast<const vec *>(p); }
 inline void store(float *p, vec v) { *reinterpret_cast<vec *>(p) = v; }
+inline vec positive(vec v) { return v > 0 ? v : vec{}; }
 
-inline vec affine_relu(vec x, vec scale, vec shift) {
-  vec v = x * scale + shift;
-  return v > 0 ? v : vec{};
-}
-
-// y[k] = sum_d f(x[d]) * p[d][k], f the identity or relu(x*scale + shift).
+// y[k] = sum_d f(x[d]) p[d][k], f the identity or relu(x*scale + shift).
 template <int D, bool kAffine>
-void mix_tile(const float *x, int64_t x_slice, int64_t x_pixel, float *y, int64_t y_slice, int64_t y_pixel,
-              const float *p, const float *scale, const float *shift, int64_t pixels, int64_t channels) {
-  for (int64_t c = 0; c + kWidth <= channels; c += kWidth) {
+void mix_tile(const MixTile &t) {
+  for (int64_t c = 0; c < t.channels; c += kWidth) {
     vec a{}, b{};
-    if (kAffine) { a = load(scale + c); b = load(shift + c); }
-    for (int64_t i = 0; i < pixels; i++) {
-      const float *xi = x + i * x_pixel + c;
-      float *yi = y + i * y_pixel + c;
+    if (kAffine) { a = load(t.scale + c); b = load(t.shift + c); }
+    for (int64_t i = 0; i < t.pixels; i++) {
+      const float *x = t.x + i * t.x_pixel + c;
+      float *y = t.y + i * t.y_pixel + c;
       vec in[D];
 #pragma GCC unroll 16
       for (int d = 0; d < D; d++) {
-        in[d] = load(xi + d * x_slice);
-        if (kAffine) in[d] = affine_relu(in[d], a, b);
+        in[d] = load(x + d * t.x_slice);
+        if (kAffine) in[d] = positive(in[d] * a + b);
       }
 #pragma GCC unroll 16
       for (int k = 0; k < D; k++) {
-        vec sum = in[0] * load(p + k * channels + c);
+        vec sum = in[0] * load(t.p + k * t.channels + c);
 #pragma GCC unroll 16
-        for (int d = 1; d < D; d++) sum += in[d] * load(p + (d * D + k) * channels + c);
-        store(yi + k * y_slice, sum);
-      }
-    }
-  }
-  for (int64_t c = channels / kWidth * kWidth; c < channels; c++) {
-    for (int64_t i = 0; i < pixels; i++) {
-      float in[D];
-      for (int d = 0; d < D; d++) {
-        in[d] = x[d * x_slice + i * x_pixel + c];
-        if (kAffine) in[d] = std::max(in[d] * scale[c] + shift[c], 0.0f);
-      }
-      for (int k = 0; k < D; k++) {
-        float sum = 0;
-        for (int d = 0; d < D; d++) sum += in[d] * p[(d * D + k) * channels + c];
-        y[k * y_slice + i * y_pixel + c] = sum;
+        for (int d = 1; d < D; d++) sum += in[d] * load(t.p + (d * D + k) * t.channels + c);
+        store(y + k * t.y_slice, sum);
       }
     }
   }
 }
 
-// dp[d][k] += sum over pixels of x[d] * dy[k].
-template <int D>
-void mix_grad_tile(const float *x, int64_t x_slice, int64_t x_pixel, const float *dy, int64_t y_slice, int64_t y_pixel,
-                   float *dp, int64_t pixels, int64_t channels) {
-  for (int64_t c = 0; c + kWidth <= channels; c += kWidth) {
-    for (int d = 0; d < D; d++) {
-      vec sum[D];
+// The gradient of mix_tile. With z = f(x) and gz[d] = sum_k gy[k] p[d][k], zero where
+// relu is:
+//   gx[d]     = gz[d], or += scale * gz[d] when accumulating
+//   dp[d][k] += z[d] gy[k]
+//   s1 += gz, s2 += gz (x - mean) invstd         (affine only)
+template <int D, bool kAffine, bool kAccumulate, bool kWeights>
+void mix_grad_tile(const MixGradTile &t) {
+  vec kept[kTile][2 * D];
+  for (int64_t c = 0; c < t.channels; c += kWidth) {
+    vec a{}, b{}, mean{}, invstd{}, s1{}, s2{};
+    if (kAffine) {
+      a = load(t.scale + c); b = load(t.shift + c);
+      mean = load(t.mean + c); invstd = load(t.invstd + c);
+      s1 = load(t.s1 + c); s2 = load(t.s2 + c);
+    }
+    for (int64_t i = 0; i < t.pixels; i++) {
+      const float *x = t.x + i * t.x_pixel + c, *gy = t.gy + i * t.y_pixel + c;
+      float *gx = t.gx + i * t.gx_pixel + c;
+      vec g[D];
 #pragma GCC unroll 16
-      for (int k = 0; k < D; k++) sum[k] = load(dp + (d * D + k) * channels + c);
-      for (int64_t i = 0; i < pixels; i++) {
-        vec in = load(x + d * x_slice + i * x_pixel + c);
-#pragma GCC unroll 16
-        for (int k = 0; k < D; k++) sum[k] += in * load(dy + k * y_slice + i * y_pixel + c);
+      for (int k = 0; k < D; k++) {
+        g[k] = load(gy + k * t.y_slice);
+        if (kWeights) kept[i][D + k] = g[k];
       }
 #pragma GCC unroll 16
-      for (int k = 0; k < D; k++) store(dp + (d * D + k) * channels + c, sum[k]);
+      for (int d = 0; d < D; d++) {
+        vec sum = g[0] * load(t.p + d * D * t.channels + c);
+#pragma GCC unroll 16
+        for (int k = 1; k < D; k++) sum += g[k] * load(t.p + (d * D + k) * t.channels + c);
+        vec in = load(x + d * t.x_slice);
+        if (kAffine) {
+          vec z = in * a + b;
+          sum = z > 0 ? sum : vec{};
+          s1 += sum;
+          s2 += sum * ((in - mean) * invstd);
+          if (kWeights) kept[i][d] = positive(z);
+        } else if (kWeights) {
+          kept[i][d] = in;
+        }
+        float *out = gx + d * t.gx_slice;
+        store(out, kAccumulate ? load(out) + a * sum : sum);
+      }
+    }
+    if (kAffine) { store(t.s1 + c, s1); store(t.s2 + c, s2); }
+    if (kWeights) {
+      for (int d = 0; d < D; d++) {
+        vec sum[D];
+#pragma GCC unroll 16
+        for (int k = 0; k < D; k++) sum[k] = load(t.dp + (d * D + k) * t.channels + c);
+        for (int64_t i = 0; i < t.pixels; i++) {
+          vec z = kept[i][d];
+#pragma GCC unroll 16
+          for (int k = 0; k < D; k++) sum[k] += z * kept[i][D + k];
+        }
+#pragma GCC unroll 16
+        for (int k = 0; k < D; k++) store(t.dp + (d * D + k) * t.channels + c, sum[k]);
+      }
     }
   }
-  for (int64_t c = channels / kWidth * kWidth; c < channels; c++) {
-    for (int d = 0; d < D; d++) {
-      for (int k = 0; k < D; k++) {
-        float sum = 0;
-        for (int64_t i = 0; i < pixels; i++) sum += x[d * x_slice + i * x_pixel + c] * dy[k * y_slice + i * y_pixel + c];
-        dp[(d * D + k) * channels + c] += sum;
-      }
+}
+
+// Sums of x - centre and of its square over rows, per channel.
+inline void moments(const float *x, int64_t stride, int64_t rows, int64_t channels, const float *centre, float *sum, float *square) {
+  for (int64_t c = 0; c < channels; c += kWidth) {
+    vec k = load(centre + c), s{}, q{};
+    for (int64_t i = 0; i < rows; i++) {
+      vec v = load(x + i * stride + c) - k;
+      s += v;
+      q += v * v;
+    }
+    store(sum + c, s);
+    store(square + c, q);
+  }
+}
+
+// out = a g + b + x e per channel, for rows of x, g and out with their own strides.
+inline void combine(const float *g, int64_t g_stride, const float *x, int64_t x_stride, float *out, int64_t out_stride,
+                    int64_t rows, int64_t channels, const float *a, const float *b, const float *e) {
+  for (int64_t c = 0; c < channels; c += kWidth) {
+    vec va = load(a + c), vb = load(b + c), ve = load(e + c);
+    for (int64_t i = 0; i < rows; i++) {
+      store(out + i * out_stride + c, load(g + i * g_stride + c) * va + vb + load(x + i * x_stride + c) * ve);
     }
   }
 }
