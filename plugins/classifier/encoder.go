@@ -27,7 +27,6 @@ type encoder struct {
 	net    backbone
 	size   int64 // side in pixels, 0 as given
 	frozen bool
-	cache  *tokenCache
 	// modality tells several images of a case apart: [C] each, added to the tokens.
 	modality map[string]*ts.Tensor
 	names    []string
@@ -71,7 +70,7 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	t, c := e.net.tokens(e.size)
 	if e.frozen {
 		b.Params.Freeze("")
-		e.cache = newTokenCache(int64(set.Int("cache_mb")) << 20)
+		// The host reads this note: it may keep the tokens instead of asking again.
 		b.Notes = append(b.Notes, "frozen: tokens depend on the image alone")
 	} else if len(e.names) > 1 {
 		for _, name := range e.names {
@@ -96,7 +95,7 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 
 // Forward encodes every image of the batch.
 func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
-	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}, Metrics: map[string]float64{}}
+	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}}
 	for _, name := range e.names {
 		x := in.Tensors["image."+name]
 		if x == nil {
@@ -105,7 +104,7 @@ func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstag
 		}
 		var y *ts.Tensor
 		if e.frozen {
-			s.NoGrad(func() { y = e.cached(s, x, out.Metrics) })
+			s.NoGrad(func() { y = e.net.forward(s, e.resize(s, x), false) })
 		} else {
 			y = e.net.forward(s, e.resize(s, x), in.Train)
 		}
@@ -137,50 +136,4 @@ func (e *encoder) resize(s *torchstage.Scope, x *ts.Tensor) *ts.Tensor {
 	return s.Do("upsample_bilinear2d", func() (*ts.Tensor, error) {
 		return x.UpsampleBilinear2d([]int64{e.size, e.size}, false, nil, nil, false)
 	})
-}
-
-// cached encodes only pictures that have not been seen. A frozen network treats
-// every picture of a batch on its own, so the batches need not be the same.
-func (e *encoder) cached(s *torchstage.Scope, x *ts.Tensor, metrics map[string]float64) *ts.Tensor {
-	pictures := s.Float32s(x)
-	n := s.Dim(x, 0)
-	if s.Err() != nil || n == 0 {
-		return e.net.forward(s, e.resize(s, x), false)
-	}
-	each := len(pictures) / int(n)
-	rows := make([]*entry, n)
-	keys := make([]key, n)
-	var missing []int64
-	for i := range rows {
-		keys[i] = keyOf(pictures[i*each : (i+1)*each])
-		if rows[i] = e.cache.get(keys[i]); rows[i] == nil {
-			missing = append(missing, int64(i))
-		}
-	}
-	metrics["cached"] += float64(int(n) - len(missing))
-	if len(missing) > 0 {
-		part := x
-		if len(missing) < int(n) {
-			part = s.IndexSelect(x, 0, s.FromInt64s(missing, int64(len(missing))))
-		}
-		y := s.Sub(func(s *torchstage.Scope) *ts.Tensor { return e.net.forward(s, e.resize(s, part), false) })
-		shape := s.Shape(y)
-		values := s.Float32s(y)
-		if s.Err() != nil {
-			return y
-		}
-		size := len(values) / len(missing)
-		for j, i := range missing {
-			rows[i] = &entry{values: values[j*size : (j+1)*size : (j+1)*size], shape: shape[1:]}
-			e.cache.put(keys[i], rows[i])
-		}
-		if len(missing) == int(n) {
-			return y
-		}
-	}
-	all := make([]float32, 0, int(n)*len(rows[0].values))
-	for _, r := range rows {
-		all = append(all, r.values...)
-	}
-	return s.FromFloat32s(all, append([]int64{n}, rows[0].shape...)...)
 }

@@ -35,16 +35,14 @@ func Manifest() sdk.Manifest {
 				Settings: []sdk.Setting{
 					{Name: "kind", Type: "string", Default: "conv", Choices: []string{"conv", "darknet", "vit", "swin_t"}, Help: "network"},
 					{Name: "weights", Type: "path", Default: "", Help: "safetensors file: torchvision's or timm's names for vit, torchvision's for swin_t"},
-					{Name: "frozen", Type: "bool", Default: "false", Help: "true: the network is not trained; tokens of images seen before come from a cache"},
+					{Name: "frozen", Type: "bool", Default: "false", Help: "true: the network is not trained and its batch norms keep their statistics, so that tokens depend on the image alone"},
 					{Name: "image_size", Type: "int", Default: "0", Min: limit(0), Max: limit(4096), Help: "side in pixels that images are resized to; 0: 224 for darknet and vit, as given for conv and swin_t"},
-					{Name: "cache_mb", Type: "int", Default: "1024", Min: limit(0), Max: limit(1 << 20), Help: "memory for the tokens of a frozen network, MiB"},
 					{Name: "width", Type: "int", Default: "0", Min: limit(0), Max: limit(8192), Help: "conv: channels of the first block (0: 32); vit: token size (0: 768)"},
 					{Name: "layers", Type: "int", Default: "0", Min: limit(0), Max: limit(64), Help: "conv: blocks, each halving the map (0: 4); vit: layers (0: 12)"},
 					{Name: "heads", Type: "int", Default: "0", Min: limit(0), Max: limit(256), Help: "vit: attention heads (0: width/64)"},
 					{Name: "patch", Type: "int", Default: "16", Min: limit(1), Max: limit(256), Help: "vit: side of a patch in pixels"},
 					{Name: "dropout", Type: "float", Default: "0", Min: limit(0), Max: limit(0.99), Help: "vit and swin_t: dropout on the branches"},
 				},
-				Metrics: []string{"cached"},
 			},
 			{
 				Name: "head", Kind: sdk.KindHead, Trainable: true, Tasks: []string{"classify"},
