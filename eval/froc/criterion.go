@@ -200,12 +200,12 @@ func (c *Criterion) overlap(p, l *Region, plusOne float64) float64 {
 	if apart {
 		return 0
 	}
-	pl, ph := p.Bounds()
-	ll, lh := l.Bounds()
+	// corners: low in 0 to 2, high in 3 to 5
+	cp, cl := p.corners(), l.corners()
 	inter, sizeP, sizeL, least := 1.0, 1.0, 1.0, math.Inf(1)
 	for a := range axes {
-		overlap := max(min(ph[a], lh[a])-max(pl[a], ll[a])+plusOne, 0)
-		extentP, extentL := ph[a]-pl[a]+plusOne, lh[a]-ll[a]+plusOne
+		overlap := max(min(cp[a+3], cl[a+3])-max(cp[a], cl[a])+plusOne, 0)
+		extentP, extentL := cp[a+3]-cp[a]+plusOne, cl[a+3]-cl[a]+plusOne
 		inter *= overlap
 		sizeP *= extentP
 		sizeL *= extentL
@@ -245,14 +245,17 @@ func sharedAxes(p, l *Region) (axes int, apart bool) {
 	if p.kind != KindSliceBox && l.kind != KindSliceBox {
 		return 3, false
 	}
-	pl, ph := p.Bounds()
-	ll, lh := l.Bounds()
-	return 2, ph[2] < ll[2] || lh[2] < pl[2]
+	cp, cl := p.corners(), l.corners()
+	return 2, cp[5] < cl[2] || cl[5] < cp[2]
 }
 
 // squaredDistance keeps every product out of fused multiply-add, so that all
 // machines agree on pairs exactly at the radius.
 func squaredDistance(p, l *Region) float64 {
+	if p.kind == KindPoint3D && l.kind == KindPoint3D {
+		x, y, z := p.c[0]-l.c[0], p.c[1]-l.c[1], p.c[2]-l.c[2]
+		return float64(x*x) + float64(y*y) + float64(z*z)
+	}
 	axes := 3
 	if p.kind != KindMask {
 		n, apart := sharedAxes(p, l)

@@ -100,6 +100,16 @@ func (r *Region) Bounds() (low, high [3]float64) {
 	return [3]float64{r.c[0], r.c[1], r.c[2]}, [3]float64{r.c[3], r.c[4], r.c[5]}
 }
 
+// corners returns the bounding box of a box or point: low in 0 to 2, high in 3
+// to 5. That of a box is the region's own and must not be changed.
+func (r *Region) corners() *[6]float64 {
+	if r.isBox() {
+		return &r.c
+	}
+	low, high := r.Bounds()
+	return &[6]float64{low[0], low[1], low[2], high[0], high[1], high[2]}
+}
+
 // Centre returns the middle of a box, the point itself, or the centroid of a mask.
 func (r *Region) Centre() [3]float64 {
 	switch r.kind {

@@ -21,6 +21,8 @@ type table struct {
 	header []string
 	next   func() ([]string, error) // the slice is reused; io.EOF after the last row
 	line   func() int               // of the last row
+	read   func() int64             // bytes read so far
+	size   int64                    // of the file; 0: unknown
 	close  func() error
 }
 
@@ -47,14 +49,27 @@ func openTable(path string, headerless bool) (*table, error) {
 		return nil, err
 	}
 	t.close = f.Close
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+		t.size = info.Size()
+	}
 	return t, nil
+}
+
+// rowsLeft guesses how many rows are still to come from the number of rows read,
+// so that memory for them is taken once.
+func (t *table) rowsLeft(rows int) int {
+	done := t.read()
+	if done <= 0 || t.size <= done {
+		return 0
+	}
+	return int(float64(rows) * float64(t.size-done) / float64(done))
 }
 
 func csvTable(name string, r io.Reader, headerless bool) (*table, error) {
 	reader := csv.NewReader(bufio.NewReaderSize(skipBOM(r), 1<<20))
 	reader.ReuseRecord = true
 	reader.TrimLeadingSpace = true
-	t := &table{file: name}
+	t := &table{file: name, read: reader.InputOffset}
 	t.line = func() int { line, _ := reader.FieldPos(0); return line }
 	first, err := reader.Read()
 	if errors.Is(err, io.EOF) {
@@ -123,12 +138,12 @@ func checkHeader(t *table) error {
 func jsonTable(name string, r io.Reader) (*table, error) {
 	scanner := bufio.NewScanner(skipBOM(r))
 	scanner.Buffer(nil, 1<<24)
-	t := &table{file: name}
-	line := 0
-	t.line = func() int { return line }
+	line, done := 0, int64(0)
+	t := &table{file: name, line: func() int { return line }, read: func() int64 { return done }}
 	read := func() (map[string]json.RawMessage, error) {
 		for scanner.Scan() {
 			line++
+			done += int64(len(scanner.Bytes())) + 1
 			text := bytes.TrimSpace(scanner.Bytes())
 			if len(text) == 0 {
 				continue
