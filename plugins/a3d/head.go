@@ -2,6 +2,7 @@ package a3d
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
@@ -17,6 +18,7 @@ type head struct {
 	device  gotch.Device
 	shared  *shared
 	fusion  *ts.Tensor // [C16, C], zero at the start
+	joint   *ts.Tensor // [C16, J], zero at the start; nil without a joint token
 	rpn     *rpn
 	boxHead *boxHead
 	mask    *maskHead // nil without mask=true
@@ -44,6 +46,21 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	h := &head{config: c, device: b.Device, shared: left}
 	coarse := left.config.channels()[2]
 	h.fusion = b.Params.Parameter("fusion_proj.weight", []int64{coarse, c.tokens}, torchstage.Zeros())
+	b.Params.Optional("fusion_joint.*") // a detector trained without fusion has none
+	m := headManifest()
+	m.Inputs[0].Shape = []string{"N", "T", fmt.Sprint(c.tokens)}
+	for _, p := range b.Request.Inputs {
+		if p.Name != jointPort {
+			continue
+		}
+		width, err := strconv.ParseInt(p.Shape[len(p.Shape)-1], 10, 64)
+		if err != nil || width <= 0 || len(p.Shape) != 2 {
+			return nil, &sdk.Error{Code: sdk.InvalidArgument, Port: p.Name, Given: "FP32 " + tensor.FormatShape(p.Shape),
+				Wanted: "FP32 [N J] with J a number", Advice: "the fusion stage must say its joint token's width when it is opened"}
+		}
+		h.joint = b.Params.Parameter("fusion_joint.weight", []int64{coarse, width}, torchstage.Zeros())
+		m.Inputs[1].Shape = p.Shape
+	}
 	h.rpn = newRPN(b.Params, c, b.Device)
 	h.boxHead = newBoxHead(b.Params, c, b.Device)
 	if c.mask {
@@ -54,8 +71,6 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 			return nil, err
 		}
 	}
-	m := headManifest()
-	m.Inputs[0].Shape = []string{"N", "T", fmt.Sprint(c.tokens)}
 	b.Inputs, b.Outputs = m.Inputs, m.Outputs
 	return h, nil
 }
@@ -66,7 +81,7 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	for i, name := range residentMaps {
 		maps[i] = in.Resident[name]
 	}
-	maps[2] = h.fuse(s, maps[2], in.Tensors["tokens.volume"], in.Resident[ownTokens])
+	maps[2] = h.fuse(s, maps[2], in.Tensors["tokens.volume"], in.Resident[ownTokens], in.Tensors[jointPort])
 	features := h.shared.pyramid.forward(s, maps)
 	shape := s.Shape(features)
 	if s.Err() != nil {
@@ -84,9 +99,10 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	return h.detect(s, features, logits, deltas)
 }
 
-// fuse adds what fusion changed in the tokens to the coarse map. Without fusion, and
-// with a projection that is still zero, the map stays what it is to the last bit.
-func (h *head) fuse(s *torchstage.Scope, coarse, fused, own *ts.Tensor) *ts.Tensor {
+// fuse adds what fusion changed in the tokens to the coarse map, and the joint token
+// everywhere: what the report says of the whole patient. Without fusion, and with
+// projections that are still zero, the map stays what it is to the last bit.
+func (h *head) fuse(s *torchstage.Scope, coarse, fused, own, joint *ts.Tensor) *ts.Tensor {
 	shape, given, want := s.Shape(coarse), s.Shape(fused), s.Shape(own)
 	if s.Err() != nil {
 		return coarse
@@ -98,6 +114,13 @@ func (h *head) fuse(s *torchstage.Scope, coarse, fused, own *ts.Tensor) *ts.Tens
 	}
 	return s.Sub(func(s *torchstage.Scope) *ts.Tensor {
 		change := s.Linear(s.Sub2(fused, own), h.fusion, nil)
+		if h.joint != nil {
+			if joint == nil {
+				s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: jointPort, Given: "missing", Wanted: "the joint token announced when the head was opened"})
+				return nil
+			}
+			change = s.Add(change, s.Unsqueeze(s.Linear(joint, h.joint, nil), 1))
+		}
 		residual := s.Permute(s.Reshape(change, shape[0], shape[2], shape[3], shape[1]), 0, 3, 1, 2)
 		return s.Add(coarse, residual)
 	})

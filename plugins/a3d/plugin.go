@@ -15,7 +15,11 @@ func limit(v float64) *float64 { return &v }
 // Resident ports: what the head takes from the encoder inside the process.
 var residentMaps = [3]string{"map4", "map8", "map16"}
 
-const ownTokens = "own_tokens"
+// The tokens before any fusion, and the port of the fusion stage's joint token.
+const (
+	ownTokens = "own_tokens"
+	jointPort = "joint"
+)
 
 func residents() []sdk.Port {
 	var out []sdk.Port
@@ -68,6 +72,8 @@ func headManifest() sdk.StageManifest {
 		Inputs: append([]sdk.Port{
 			{Name: "tokens.volume", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Required: true, Differentiable: true,
 				Help: "the encoder's tokens, fused or not"},
+			{Name: jointPort, DType: tensor.FP32, Shape: []string{"N", "J"}, Differentiable: true,
+				Help: "the fusion stage's joint token; added to every place of the coarse map through a projection that starts at zero"},
 			{Name: "target.boxes", DType: tensor.FP32, Shape: []string{"M", "4"}, Help: "lesions of all images, x1 y1 x2 y2 in input pixels; training only"},
 			{Name: "target.image", DType: tensor.Int32, Shape: []string{"M"}, Help: "image of each lesion"},
 			{Name: "target.class", DType: tensor.Int64, Shape: []string{"M"}, Help: "class of each lesion; absent means 0"},

@@ -15,7 +15,7 @@ import (
 // each takes its own. Mixing weights stand in the reference's checkpoints also for
 // the convolutions that do not mix: these are accepted and unused.
 var (
-	headNames    = []string{"rpn_head.*", "bbox_head.*", "mask_head.*", "fusion_proj.*"}
+	headNames    = []string{"rpn_head.*", "bbox_head.*", "mask_head.*", "fusion_*"}
 	encoderNames = []string{"backbone.*", "token_proj.*"}
 	unusedNames  = []string{
 		"*.num_batches_tracked",
@@ -115,7 +115,7 @@ func loadHead(b *torchstage.Build, c headConfig, file string) error {
 	if imageNet {
 		return sdk.Errorf(sdk.InvalidArgument, "setting weights: %s holds ImageNet weights, which the head has no use for; give them to the encoder", file)
 	}
-	opt := torchstage.LoadOptions{Ignore: append(append([]string{}, encoderNames...), unusedNames...), Missing: []string{"fusion_proj.*", "mask_head.*"}}
+	opt := torchstage.LoadOptions{Ignore: append(append([]string{}, encoderNames...), unusedNames...), Missing: []string{"fusion_*", "mask_head.*"}}
 	if !c.mask {
 		opt.Ignore = append(opt.Ignore, "mask_head.*")
 	}

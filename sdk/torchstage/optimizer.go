@@ -199,11 +199,18 @@ func (p *Params) save(s *Scope, dir string, o sdk.Optimizer) ([]string, error) {
 }
 
 func (p *Params) load(s *Scope, dir string, o sdk.Optimizer, weightsOnly bool) error {
-	if err := p.LoadFile(s, filepath.Join(dir, weightsFile), LoadOptions{}); err != nil {
-		return err
-	}
+	var opt LoadOptions
 	if weightsOnly {
-		return nil
+		opt.Missing = p.optional
+		opt.Rename = func(name string) string {
+			if p.byName[name] == nil && matches(p.optional, name) {
+				return ""
+			}
+			return name
+		}
+	}
+	if err := p.LoadFile(s, filepath.Join(dir, weightsFile), opt); err != nil || weightsOnly {
+		return err
 	}
 	f, err := safetensors.Open(filepath.Join(dir, optimizerFile))
 	if err != nil {

@@ -33,6 +33,8 @@ type Params struct {
 	list   []*param
 	byName map[string]*param
 	steps  int64
+	// optional holds path.Match patterns, see Optional.
+	optional []string
 }
 
 func newParams(s *Scope, seed uint64, device gotch.Device) *Params {
@@ -92,6 +94,11 @@ func (p *Params) Freeze(prefix string) {
 		}
 	}
 }
+
+// Optional names parameters (path.Match patterns) that belong to some pipelines only:
+// when weights alone are loaded, a file may lack them, which leaves them as they are,
+// or have them where the stage does not.
+func (p *Params) Optional(patterns ...string) { p.optional = append(p.optional, patterns...) }
 
 // Frozen reports whether a parameter has been frozen.
 func (p *Params) Frozen(name string) bool { e := p.byName[name]; return e != nil && e.frozen }
@@ -168,14 +175,6 @@ func (p *Params) LoadFile(s *Scope, file string, opt LoadOptions) error {
 		return &sdk.Error{Code: sdk.InvalidArgument, Err: err, Advice: "weights are safetensors; `alignedfusion weights import` converts others"}
 	}
 	defer f.Close()
-	matches := func(patterns []string, name string) bool {
-		for _, pattern := range patterns {
-			if ok, err := path.Match(pattern, name); ok && err == nil {
-				return true
-			}
-		}
-		return false
-	}
 	found := map[string]string{}
 	var missing, unexpected, mismatched []string
 	for _, name := range f.Names() {
@@ -227,6 +226,15 @@ func (p *Params) LoadFile(s *Scope, file string, opt LoadOptions) error {
 			Advice: "the weights belong to another architecture or preset"}
 	}
 	return p.assign(s, loaded)
+}
+
+func matches(patterns []string, name string) bool {
+	for _, pattern := range patterns {
+		if ok, err := path.Match(pattern, name); ok && err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func list(what string, names []string) string {

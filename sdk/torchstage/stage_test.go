@@ -322,6 +322,34 @@ func TestLoadFileListsMissingUnexpectedAndMismatched(t *testing.T) {
 	}
 }
 
+func TestOptionalParametersMayBeAbsentFromEitherSide(t *testing.T) {
+	builder := func(extra bool) map[string]Builder {
+		return map[string]Builder{"net": func(b *Build) (Module, error) {
+			b.Params.Optional("extra.*")
+			if extra {
+				b.Params.Parameter("extra.weight", []int64{2}, of(3, 4))
+			}
+			return buildNetwork(b)
+		}}
+	}
+	with, without := openStage(t, sdk.Optimizer{}, builder(true), "net"), openStage(t, sdk.Optimizer{}, builder(false), "net")
+	ctx, a, b := context.Background(), t.TempDir(), t.TempDir()
+	for st, dir := range map[*stage]string{with: a, without: b} {
+		if _, err := st.Save(ctx, dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for st, dir := range map[*stage]string{with: b, without: a} {
+		if err := st.Load(ctx, dir, true); err != nil {
+			t.Errorf("weights alone: %v", err)
+		}
+		if err := st.Load(ctx, dir, false); err == nil {
+			t.Error("the whole state of another pipeline was accepted")
+		}
+	}
+	near(t, "extra.weight", params(t, with)["extra.weight"], []float64{3, 4}, 0)
+}
+
 // A detector in small: the encoder keeps a map in the process, the head uses it.
 type tinyEncoder struct{ w *ts.Tensor }
 
