@@ -54,8 +54,8 @@ func ParseSchema(data []byte) ([]Attribute, error) {
 	return doc.Attributes, nil
 }
 
-// checkCells checks the report ports' contents. A value next to an unmentioned
-// state would be a leak of the truth, so it is refused.
+// checkCells checks the report ports' contents. The value of an unmentioned
+// attribute is never read, so that it cannot leak.
 func checkCells(attributes []Attribute, state, value []int64) error {
 	for i, st := range state {
 		a := attributes[i%len(attributes)]
@@ -66,8 +66,6 @@ func checkCells(attributes []Attribute, state, value []int64) error {
 			return fmt.Errorf("report.state of case %d, attribute %q is %d, want 0 (unmentioned) to 3 (uncertain)", row, a.Name, st)
 		case v < -1 || v >= int64(len(a.Values)):
 			return fmt.Errorf("report.value of case %d, attribute %q is %d, want -1 to %d", row, a.Name, v, len(a.Values)-1)
-		case st == Unmentioned && v != -1:
-			return fmt.Errorf("report.value of case %d, attribute %q is %d though the attribute is unmentioned, want -1", row, a.Name, v)
 		}
 	}
 	return nil
