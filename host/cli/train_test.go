@@ -46,7 +46,8 @@ func TestTrainScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exitcode": exitCode, "flipbyte": flipByte},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("XDG_DATA_HOME", e.WorkDir+"/data")
-			e.Setenv("ALIGNEDFUSION_PLUGIN_DIR", plugins)
+			e.Setenv("ALIGNEDFUSION_PLUGIN_DIR", "")
+			e.Setenv("TOY", plugins)
 			return nil
 		},
 	})
@@ -75,9 +76,12 @@ func program(t *testing.T, dir string, args ...string) (*exec.Cmd, *bytes.Buffer
 	if err != nil {
 		t.Fatal(err)
 	}
+	if args[0] == "train" {
+		args = append([]string{"train", "--plugin-dir", plugins}, args[1:]...)
+	}
 	cmd := exec.Command(path, args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "ALIGNEDFUSION_PLUGIN_DIR="+plugins, "XDG_DATA_HOME="+dir)
+	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	return cmd, &stderr
