@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -17,21 +18,28 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/runs"
 )
 
-// demoFusions are what the demo trains, the baseline first.
+// demoFusions are what the demo compares, the baseline first.
 var demoFusions = []string{config.None, "sum", "selfattn", "itfusion"}
 
-// demoSettings are the demo's recipe, chosen on the validation split.
-var demoSettings = []string{
-	"train.epochs=20", "train.batch_size=4", "train.lr=0.002",
-}
+// The demo's recipe, chosen on the validation split. A detector without fusion is
+// trained first; all four compared systems start from it and train on alike, so that
+// what differs is the fusion alone.
+var (
+	demoSettings     = []string{"train.batch_size=4"}
+	demoBaseSettings = []string{"train.epochs=8", "train.lr=0.002"}
+	demoLastSettings = []string{"train.epochs=8", "train.lr=0.001"}
+)
+
+// demoBase is the run that the compared ones start from.
+const demoBase = "detector"
 
 func demoCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "demo",
 		Usage: "train and compare four detectors on a synthetic CT set: none, sum, selfattn and itfusion",
 		Description: `Writes a synthetic set in DeepLesion's layout (--out/data; its README.txt says what the reports know),
-trains the tiny detector without and with three fusions, predicts the test split and prints one table.
-What is already there is not made again: the demo goes on where it was stopped.`,
+trains the tiny detector, trains it on without and with three fusions, predicts the test split and
+prints one table. What is already there is not made again: the demo goes on where it was stopped.`,
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "out", Value: "demo", Usage: "`DIR`ectory for data, runs, table and plot"},
 			&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "of the data and of the training"},
@@ -64,11 +72,19 @@ func runDemo(c *cli.Context) error {
 			return err
 		}
 	}
+	base := filepath.Join(out, "runs", demoBase)
+	fmt.Fprintf(c.App.ErrWriter, "demo: the detector\n")
+	if err := demoTrain(c, "deeplesion:"+data, config.None, base, "", demoBaseSettings); err != nil {
+		return fmt.Errorf("demo: the detector: %w", err)
+	}
 	var systems []system
 	for i, fusion := range demoFusions {
-		fmt.Fprintf(c.App.ErrWriter, "demo: %d of %d: fusion %s\n", i+1, len(demoFusions), fusion)
+		fmt.Fprintf(c.App.ErrWriter, "demo: the detector with fusion %s (%d of %d)\n", fusion, i+1, len(demoFusions))
 		dir := filepath.Join(out, "runs", fusion)
-		if err := demoRun(c, "deeplesion:"+data, fusion, dir); err != nil {
+		if err := demoTrain(c, "deeplesion:"+data, fusion, dir, base, demoLastSettings); err != nil {
+			return fmt.Errorf("demo: fusion %s: %w", fusion, err)
+		}
+		if err := demoPredict(c, dir); err != nil {
 			return fmt.Errorf("demo: fusion %s: %w", fusion, err)
 		}
 		systems = append(systems, system{fusion, dir})
@@ -82,13 +98,8 @@ func runDemo(c *cli.Context) error {
 	return nil
 }
 
-// demoRun trains one detector and predicts the test split, unless that is done.
-func demoRun(c *cli.Context, data, fusion, dir string) error {
-	if !demoTrained(dir) {
-		if err := demoTrain(c, data, fusion, dir); err != nil {
-			return err
-		}
-	}
+// demoPredict predicts the test split, unless that is done.
+func demoPredict(c *cli.Context, dir string) error {
 	if _, err := os.Stat(filepath.Join(session.PredictionDir(dir, "test"), session.PredictionsFile)); err == nil {
 		return nil
 	}
@@ -97,12 +108,12 @@ func demoRun(c *cli.Context, data, fusion, dir string) error {
 	return coded(err)
 }
 
-func demoTrained(dir string) bool {
-	m, err := runs.ReadManifest(dir)
-	return err == nil && m.Status == "done"
-}
-
-func demoTrain(c *cli.Context, data, fusion, dir string) error {
+// demoTrain trains a detector from the weights of another run, or goes on with one that
+// was stopped; it does nothing when that is done.
+func demoTrain(c *cli.Context, data, fusion, dir, from string, settings []string) error {
+	if m, err := runs.ReadManifest(dir); err == nil && m.Status == "done" {
+		return nil
+	}
 	o := session.TrainOptions{Dir: dir, Program: "alignedfusion", Version: Version, Plugins: pluginOptions(c), Messages: c.App.ErrWriter}
 	if runs.IsRun(dir) {
 		o.Resume = true
@@ -111,12 +122,12 @@ func demoTrain(c *cli.Context, data, fusion, dir string) error {
 		if err != nil {
 			return err
 		}
-		cfg.Data, cfg.Fusion.Plugin = data, fusion
+		cfg.Data, cfg.Fusion.Plugin, cfg.Init = data, fusion, from
 		cfg.Seed, cfg.Threads, cfg.Device = c.Uint64("seed"), c.Int("threads"), "cpu"
 		if c.IsSet("device") {
 			cfg.Device = c.String("device")
 		}
-		for _, s := range append(append([]string{}, demoSettings...), c.StringSlice("set")...) {
+		for _, s := range slices.Concat(demoSettings, settings, c.StringSlice("set")) {
 			if err := cfg.Set(s); err != nil {
 				return usageError("%w", err)
 			}
