@@ -106,9 +106,21 @@ func (m *Member) gives(name string) sdk.Port {
 	return sdk.Port{}
 }
 
-// givenBy reports whether inputs hold all that the stage would make.
+// Makes are the outputs that the stage is known to make: no families, nothing that
+// stays inside its process.
+func (m *Member) Makes() []sdk.Port {
+	return slices.DeleteFunc(slices.Clone(m.Opened.Outputs), func(p sdk.Port) bool {
+		_, family := sdk.Family(p.Name)
+		return family || p.Resident
+	})
+}
+
+// givenBy reports whether inputs hold all that the stage would make. What would stay
+// inside its process is not asked for: who gives a stage's outputs must know that no
+// other stage needs it.
 func (m *Member) givenBy(inputs map[string]*tensor.Tensor) bool {
-	return len(m.Opened.Outputs) > 0 && !slices.ContainsFunc(m.Opened.Outputs, func(p sdk.Port) bool { return inputs[p.Name] == nil })
+	makes := m.Makes()
+	return len(makes) > 0 && !slices.ContainsFunc(makes, func(p sdk.Port) bool { return inputs[p.Name] == nil })
 }
 
 // keepsResidents reports whether a run leaves tensors in the stage's process.

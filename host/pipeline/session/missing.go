@@ -1,6 +1,7 @@
 package session
 
 import (
+	"fmt"
 	"math"
 	"slices"
 
@@ -133,4 +134,45 @@ func tell(told *schema.Schema, impute string, e *schema.Encoded) {
 		*state = int8(schema.Stated)
 		e.Prompts[0][a] = schema.ValuePrompts(attribute)[*value]
 	}
+}
+
+// Table are the cases of a configuration with the attributes that are left to them.
+type Table struct {
+	Data                 *dataset.Dataset
+	Training, Validation []dataset.Case
+	// Cases of the split asked for, at the rate asked for.
+	Cases  []dataset.Case
+	Labels []sdk.LabelSet
+	Schema *schema.Schema
+}
+
+// ReadTable reads what a method needs that has no plugins: training and validation
+// cases as Train sees them, and a split as PredictRun sees it. c must be resolved. The
+// data must have attributes.
+func ReadTable(c *config.Config, split string, rate *float64) (*Table, error) {
+	plain := *c
+	plain.Fusion = config.Stage{Plugin: "reports"} // so that attributes are read
+	t := &training{TrainOptions: TrainOptions{Config: &plain}}
+	if err := t.prepareData(); err != nil {
+		return nil, err
+	}
+	if t.schema == nil {
+		return nil, &ConfigError{Err: fmt.Errorf("%s has no attributes to learn from", c.Data)}
+	}
+	d, err := OpenData(c.Data, &plain, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := takeAway(d, c, rate); err != nil {
+		return nil, &ConfigError{Err: err}
+	}
+	cases, err := d.Split(split)
+	return &Table{Data: d, Training: t.training, Validation: t.validation, Cases: cases, Labels: t.labels, Schema: t.schema}, err
+}
+
+// TrainingCases counts the cases that a configuration trains on. c must be resolved.
+func TrainingCases(c *config.Config) (int, error) {
+	t := &training{TrainOptions: TrainOptions{Config: c}}
+	err := t.openData(nil, nil)
+	return len(t.training), err
 }

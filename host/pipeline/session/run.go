@@ -86,7 +86,7 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		return nil, err
 	}
 	if err := takeAway(d, c, o.Missing); err != nil {
-		return nil, &ConfigError{err}
+		return nil, &ConfigError{Err: err}
 	}
 	d.Cases = missing.Fill(d.Cases, r.Modes)
 	cases, err := d.Split(o.Split)

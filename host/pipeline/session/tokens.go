@@ -115,19 +115,24 @@ func (r *rememberedTokens) keep(cases []dataset.Case, outputs map[string]*tensor
 	return true
 }
 
-// frozen reports whether the encoder says that its tokens depend on the image alone,
-// and leaves nothing else behind.
+// frozen reports whether the encoder says that its tokens depend on the image alone.
 func frozen(m *pipeline.Member) bool {
 	return m != nil && m.Opened.TrainableCount == 0 &&
-		!slices.ContainsFunc(m.Opened.Outputs, func(p sdk.Port) bool { return p.Resident }) &&
 		slices.ContainsFunc(m.Opened.Notes, func(note string) bool { return strings.HasPrefix(note, "frozen") })
+}
+
+// residents reports whether a stage lives on what another one keeps in their process.
+func (s *Session) residents() bool {
+	return slices.ContainsFunc(s.Pipeline.Members, func(m *pipeline.Member) bool {
+		return slices.ContainsFunc(m.Opened.Inputs, func(p sdk.Port) bool { return p.Resident })
+	})
 }
 
 // remember encodes the cases, once, if the encoder of pictures is frozen and there is
 // room for their tokens. The weights must have been loaded.
 func (s *Session) remember(ctx context.Context, cases []dataset.Case) error {
 	encoder := s.Pipeline.Member(sdk.KindEncoder)
-	if s.Config.Task != config.Classify || !frozen(encoder) {
+	if s.Config.Task != config.Classify || !frozen(encoder) || s.residents() {
 		return nil
 	}
 	if s.Tokens == nil {
@@ -167,7 +172,7 @@ func (s *Session) encode(ctx context.Context, cases []dataset.Case, visit func(*
 			return err
 		}
 		outputs := map[string]*tensor.Tensor{}
-		for _, port := range alone.Members[0].Opened.Outputs {
+		for _, port := range alone.Members[0].Makes() {
 			t := run.Outputs[port.Name]
 			if t == nil || len(t.Shape) == 0 || t.Shape[0] != int64(len(b.Cases)) {
 				return errors.Join(s.blame(sdk.KindEncoder, "output %q is %v, want %d cases", port.Name, t, len(b.Cases)), run.Release(ctx))
@@ -231,13 +236,13 @@ func Features(ctx context.Context, o Options, cases []dataset.Case) (_ [][]float
 	defer func() { err = errors.Join(err, s.Close()) }()
 	encoder := s.Pipeline.Member(sdk.KindEncoder)
 	if !frozen(encoder) {
-		return nil, &ConfigError{fmt.Errorf("encoder %s is not frozen: features of an untrained network say nothing; set encoder.frozen=true and its weights", encoder.Plugin)}
+		return nil, &ConfigError{Err: fmt.Errorf("encoder %s is not frozen: features of an untrained network say nothing; set encoder.frozen=true and its weights", encoder.Plugin)}
 	}
 	var out [][]float64
 	var failed error
 	err = s.encode(ctx, cases, func(b *dataset.Batch, outputs map[string]*tensor.Tensor) bool {
 		rows := make([][]float64, len(b.Cases))
-		for _, port := range encoder.Opened.Outputs { // in one order for all batches
+		for _, port := range encoder.Makes() { // in one order for all batches
 			t := outputs[port.Name]
 			v, err := t.Float32s()
 			if err != nil || len(t.Shape) != 3 {

@@ -97,11 +97,16 @@ func (t *training) prepare() error {
 		return fmt.Errorf("%s: %w; continue it with --resume, or choose another --out", t.Dir, runs.ErrExists)
 	}
 	if err := t.Config.Resolve(); err != nil {
-		return &ConfigError{err}
+		return &ConfigError{Err: err}
 	}
 	if t.Config.Threads == 0 {
 		t.Config.Threads = runtime.GOMAXPROCS(0)
 	}
+	return t.prepareData()
+}
+
+// prepareData chooses labels and attributes from the training split.
+func (t *training) prepareData() error {
 	if err := t.openData(nil, nil); err != nil {
 		return err
 	}
@@ -125,12 +130,12 @@ func (t *training) prepare() error {
 }
 
 // ConfigError is a configuration that makes no sense.
-type ConfigError struct{ err error }
+type ConfigError struct{ Err error }
 
-func (e *ConfigError) Error() string { return e.err.Error() }
+func (e *ConfigError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the cause.
-func (e *ConfigError) Unwrap() error { return e.err }
+func (e *ConfigError) Unwrap() error { return e.Err }
 
 func (t *training) openData(labels []sdk.LabelSet, attributes []string) (err error) {
 	c := t.Config
@@ -138,7 +143,7 @@ func (t *training) openData(labels []sdk.LabelSet, attributes []string) (err err
 		return err
 	}
 	if err := takeAway(t.data, c, nil); err != nil {
-		return &ConfigError{err}
+		return &ConfigError{Err: err}
 	}
 	if t.training, err = t.data.Split(c.DataSettings["train_split"]); err != nil {
 		return err
@@ -205,14 +210,14 @@ func (t *training) with(ctx context.Context, s *Session) (*runs.Manifest, error)
 	c := t.Config
 	weights, err := c.LossWeights(s.Pipeline.LossNames())
 	if err != nil {
-		return nil, &ConfigError{err}
+		return nil, &ConfigError{Err: err}
 	}
 	settings := sdk.Settings(c.Train)
 	source := &trainingSource{s, ctx, t.training}
 	total, perEpoch := train.TotalSteps(source.BatchesPerEpoch(), settings.Int("accumulate"), settings.Int("epochs"), settings.Int("max_steps"))
 	schedule := c.Schedule(total, perEpoch)
 	if err := schedule.Validate(); err != nil {
-		return nil, &ConfigError{err}
+		return nil, &ConfigError{Err: err}
 	}
 	if t.run == nil {
 		if err := t.create(s); err != nil {
@@ -270,7 +275,7 @@ func (t *training) with(ctx context.Context, s *Session) (*runs.Manifest, error)
 func (t *training) initialise(ctx context.Context, s *Session) error {
 	other, err := ReadRun(t.Config.Init)
 	if err != nil {
-		return &ConfigError{fmt.Errorf("init: %w", err)}
+		return &ConfigError{Err: fmt.Errorf("init: %w", err)}
 	}
 	checkpoint, warnings, err := runs.Find(t.Config.Init, "best")
 	if err != nil {
@@ -291,7 +296,7 @@ func (t *training) initialise(ctx context.Context, s *Session) error {
 		}
 	}
 	if loaded == 0 {
-		return &ConfigError{fmt.Errorf("init: %s and this run have no stage in common", t.Config.Init)}
+		return &ConfigError{Err: fmt.Errorf("init: %s and this run have no stage in common", t.Config.Init)}
 	}
 	return nil
 }

@@ -58,7 +58,7 @@ func Manifest() sdk.Manifest {
 					{Name: "width", Type: "int", Default: "6", Help: "numbers per token"},
 					{Name: "cell", Type: "int", Default: "16", Help: "side of a cell in pixels"},
 					{Name: "noise", Type: "float", Default: "0.01", Help: "training noise on the tokens"},
-					{Name: "frozen", Type: "bool", Default: "false", Help: "do not train, and offer no grid"},
+					{Name: "frozen", Type: "bool", Default: "false", Help: "do not train"},
 					{Name: "fault", Type: "string", Default: "none", Choices: []string{"none", "nan", "crash", "hang", "slow"}, Help: "what goes wrong, for tests"},
 					{Name: "fault_call", Type: "int", Default: "3", Help: "the training Forward, counted from 1, in which it does"},
 					{Name: "fault_count", Type: "int", Default: "1", Help: "in how many in a row"},
@@ -159,7 +159,6 @@ func Open(_ context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse
 	if req.Stage == "encoder" && req.Settings.Bool("frozen") {
 		// Nothing depends on its weights, so it gets no gradients.
 		resp.TrainableCount = 0
-		resp.Outputs = slices.DeleteFunc(resp.Outputs, func(p sdk.Port) bool { return p.Resident })
 		resp.Notes = append(resp.Notes, "frozen: tokens depend on the image alone")
 	}
 	return stage, resp, nil

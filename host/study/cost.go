@@ -1,0 +1,186 @@
+package study
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// probeSteps are timed where no finished cell tells what a method costs.
+const probeSteps = 6
+
+// Cost is what a method's unfinished cells will take.
+type Cost struct {
+	Method string
+	// Models to train and cells to predict.
+	Models, Cells int
+	// TrainSec and PredictSec are of one model and one cell.
+	TrainSec, PredictSec float64
+	// Basis says where the figures come from.
+	Basis string
+}
+
+// TotalSec is the whole.
+func (c Cost) TotalSec() float64 {
+	return float64(c.Models)*c.TrainSec + float64(c.Cells)*c.PredictSec
+}
+
+// Pending are the cells that Run will make.
+func (s *Study) Pending() ([]Cell, error) {
+	var pending []Cell
+	for _, c := range s.cells {
+		r, err := s.result(c)
+		if err != nil {
+			return nil, err
+		}
+		if r == nil || s.Again {
+			pending = append(pending, c)
+		}
+	}
+	return pending, nil
+}
+
+// Estimate says what the unfinished cells will cost: from finished cells of the same
+// method, else from a few timed steps in a temporary run.
+func (s *Study) Estimate(ctx context.Context) ([]Cost, error) {
+	pending, err := s.Pending()
+	if err != nil {
+		return nil, err
+	}
+	var costs []Cost
+	at := map[string]int{}
+	models := map[string]bool{}
+	first := map[string]Model{}
+	for _, c := range pending {
+		i, ok := at[c.Method.Name]
+		if !ok {
+			i = len(costs)
+			at[c.Method.Name], first[c.Method.Name] = i, c.Model
+			costs = append(costs, Cost{Method: c.Method.Name})
+		}
+		costs[i].Cells++
+		if manifest, err := runs.ReadManifest(s.runDir(c.Model)); err == nil && manifest.Status == "done" && !s.Again {
+			continue
+		}
+		if !models[c.Model.Name()] && c.Method.host == nil {
+			models[c.Model.Name()] = true
+			costs[i].Models++
+		}
+	}
+	for i := range costs {
+		c := &costs[i]
+		known, err := s.fromFinished(c)
+		if err != nil {
+			return nil, err
+		}
+		if known {
+			continue
+		}
+		if err := s.probe(ctx, first[c.Method], c); err != nil {
+			return nil, fmt.Errorf("method %s: %w", c.Method, err)
+		}
+	}
+	return costs, nil
+}
+
+// fromFinished takes the medians over a method's finished cells.
+func (s *Study) fromFinished(c *Cost) (bool, error) {
+	var train, predict []float64
+	for _, cell := range s.Plan.Cells() {
+		if cell.Method.Name != c.Method {
+			continue
+		}
+		r, err := s.result(cell)
+		if err != nil {
+			return false, err
+		}
+		if r == nil {
+			continue
+		}
+		if cell.Method.host != nil {
+			predict = append(predict, r.TrainSec)
+			continue
+		}
+		train, predict = append(train, r.TrainSec), append(predict, r.PredictSec)
+	}
+	if len(predict) == 0 {
+		return false, nil
+	}
+	c.PredictSec = median(predict)
+	if len(train) > 0 {
+		c.TrainSec = median(train)
+	}
+	c.Basis = fmt.Sprintf("%d finished cells", len(predict))
+	return true, nil
+}
+
+// probe trains a few steps in a temporary run.
+func (s *Study) probe(ctx context.Context, m Model, c *Cost) error {
+	if m.Method.host != nil {
+		c.Basis = "not timed: computed by the host, seconds to a minute each"
+		return nil
+	}
+	cfg, err := s.config(m)
+	if err != nil {
+		return err
+	}
+	settings := sdk.Settings(cfg.Train)
+	epochs, accumulate, limit := settings.Int("epochs"), settings.Int("accumulate"), settings.Int("max_steps")
+	every := settings.Int("validate_every")
+	cfg.Train["max_steps"] = fmt.Sprint(probeSteps)
+	dir, err := os.MkdirTemp("", "alignedfusion-probe-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	fmt.Fprintf(s.Messages, "study: timing %d steps of %s\n", probeSteps, m.Method.Name)
+	started := time.Now()
+	o := session.TrainOptions{Config: cfg, Dir: dir, Program: s.Program, Version: s.Options.Version, Plugins: s.Plugins, Tokens: s.tokens, Messages: io.Discard}
+	if _, err := session.Train(ctx, o); err != nil {
+		return err
+	}
+	whole := time.Since(started).Seconds()
+	records, err := runs.ReadMetrics(dir)
+	if err != nil {
+		return err
+	}
+	var steps []float64
+	validation, inside := 0.0, 0.0
+	for _, r := range records {
+		inside += r.StepSec + r.DataSec
+		if r.Kind == "step" {
+			steps = append(steps, r.StepSec+r.DataSec)
+		} else {
+			validation = r.StepSec
+		}
+	}
+	if len(steps) == 0 {
+		return fmt.Errorf("the timed run has no steps")
+	}
+	cases, err := session.TrainingCases(cfg)
+	if err != nil {
+		return err
+	}
+	perEpoch := math.Ceil(math.Max(1, float64(cases/settings.Int("batch_size"))) / float64(accumulate))
+	total := perEpoch * float64(epochs)
+	if limit > 0 {
+		total = math.Min(total, float64(limit))
+	}
+	c.TrainSec = total*median(steps) + total/perEpoch/float64(every)*validation + whole - inside
+	c.PredictSec = whole - inside + validation
+	c.Basis = fmt.Sprintf("%d timed steps of %.2f s", len(steps), median(steps))
+	return nil
+}
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}

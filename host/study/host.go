@@ -1,0 +1,203 @@
+package study
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/alignedfusion/alignedfusion/eval/classify"
+	"github.com/alignedfusion/alignedfusion/host/baseline"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// problem is what a host method learns from, for one label set.
+type problem struct {
+	config *config.Config
+	set    sdk.LabelSet
+	// train and validation have known labels; test is what is predicted.
+	train, validation, test []dataset.Case
+	schema                  *schema.Schema
+	sizes                   []int // values per attribute
+}
+
+// hostMethod returns the probabilities of the test cases.
+type hostMethod func(ctx context.Context, s *Study, p *problem) ([][]float64, error)
+
+// hostCell fits and predicts one label set after the other.
+func (s *Study) hostCell(ctx context.Context, c Cell) (*session.PredictResult, error) {
+	cfg, err := s.config(c.Model)
+	if err != nil {
+		return nil, &session.ConfigError{Err: err}
+	}
+	t, err := session.ReadTable(cfg, s.Split, &c.TestRate)
+	if err != nil {
+		return nil, err
+	}
+	out := &session.PredictResult{Config: cfg, Labels: t.Labels, Split: s.Split, Cases: t.Cases, Evaluable: session.HasTargets(t.Cases)}
+	out.Predictions = make([]session.Prediction, len(t.Cases))
+	for i := range out.Predictions {
+		out.Predictions[i].Case = &t.Cases[i]
+	}
+	for _, set := range t.Labels {
+		p := &problem{config: cfg, set: set, train: labelled(set, t.Training), validation: labelled(set, t.Validation), test: t.Cases, schema: t.Schema}
+		for _, a := range t.Schema.Attributes {
+			p.sizes = append(p.sizes, len(a.Values))
+		}
+		probabilities, err := c.Method.host(ctx, s, p)
+		if err != nil {
+			return nil, fmt.Errorf("%s, label set %s: %w", c.Method.Name, set.Name, err)
+		}
+		for i := range out.Predictions {
+			out.Predictions[i].Probabilities = append(out.Predictions[i].Probabilities, probabilities[i])
+		}
+	}
+	return out, nil
+}
+
+// values are the attributes of cases as indices into the value sets.
+func (p *problem) values(cases []dataset.Case) ([][]int64, error) {
+	return knownValues(p.schema, cases)
+}
+
+// knownValues encodes cases; what is not known as a fact is baseline.Missing.
+func knownValues(s *schema.Schema, cases []dataset.Case) ([][]int64, error) {
+	table := schema.Table{Columns: s.Names()}
+	for i := range cases {
+		row := make([]string, len(s.Attributes))
+		for a, attribute := range s.Attributes {
+			row[a] = cases[i].Attributes[attribute.Name]
+		}
+		table.Rows = append(table.Rows, row)
+	}
+	e, err := schema.Encode(s, table)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", dataset.ErrData, err)
+	}
+	out := make([][]int64, len(cases))
+	for i, cells := range e.Cells {
+		for _, c := range cells {
+			v := int64(baseline.Missing)
+			if c.Known() {
+				v = int64(c.Value)
+			}
+			out[i] = append(out[i], v)
+		}
+	}
+	return out, nil
+}
+
+func (p *problem) labels(cases []dataset.Case) []int {
+	out := make([]int, len(cases))
+	for i := range cases {
+		out[i] = cases[i].Labels[p.set.Name]
+	}
+	return out
+}
+
+func naiveBayes(_ context.Context, _ *Study, p *problem) ([][]float64, error) {
+	train, err := p.values(p.train)
+	if err != nil {
+		return nil, err
+	}
+	test, err := p.values(p.test)
+	if err != nil {
+		return nil, err
+	}
+	nb, err := baseline.TrainNaiveBayes(train, p.sizes, p.labels(p.train), len(p.set.Classes), 1)
+	if err != nil {
+		return nil, err
+	}
+	out := make([][]float64, len(test))
+	for i, row := range test {
+		out[i] = nb.Predict(row)
+	}
+	return out, nil
+}
+
+func logisticAttributes(_ context.Context, _ *Study, p *problem) ([][]float64, error) {
+	return p.logistic(func(_ []dataset.Case, oneHot [][]float64) ([][]float64, error) { return oneHot, nil })
+}
+
+func logistic(ctx context.Context, s *Study, p *problem) ([][]float64, error) {
+	return p.logistic(func(cases []dataset.Case, oneHot [][]float64) ([][]float64, error) {
+		out := make([][]float64, len(cases))
+		for i := range cases {
+			if s.features[cases[i].ID] == nil {
+				if err := s.readFeatures(ctx, p.config, append(slices.Concat(p.train, p.validation), p.test...)); err != nil {
+					return nil, err
+				}
+			}
+			out[i] = slices.Concat(s.features[cases[i].ID], oneHot[i])
+		}
+		return out, nil
+	})
+}
+
+// readFeatures makes the features of all cases that have none yet.
+func (s *Study) readFeatures(ctx context.Context, c *config.Config, cases []dataset.Case) error {
+	seen := map[string]bool{}
+	cases = slices.DeleteFunc(slices.Clone(cases), func(c dataset.Case) bool {
+		again := s.features[c.ID] != nil || seen[c.ID]
+		seen[c.ID] = true
+		return again
+	})
+	d, err := session.OpenData(c.Data, c, nil, []string{})
+	if err != nil {
+		return err
+	}
+	features, err := session.Features(ctx, session.Options{Config: c, Data: d, Labels: d.Labels, Plugins: s.Plugins}, cases)
+	if err != nil {
+		return err
+	}
+	for i := range cases {
+		s.features[cases[i].ID] = features[i]
+	}
+	return nil
+}
+
+// strengths are the values of C among which validation chooses.
+var strengths = []float64{0.0003, 0.001, 0.01, 0.1, 1}
+
+// logistic chooses the penalty by balanced accuracy on the validation split, as the
+// plugins' checkpoints are chosen.
+func (p *problem) logistic(features func(cases []dataset.Case, oneHot [][]float64) ([][]float64, error)) ([][]float64, error) {
+	var x [3][][]float64
+	for i, cases := range [][]dataset.Case{p.train, p.validation, p.test} {
+		values, err := p.values(cases)
+		if err != nil {
+			return nil, err
+		}
+		if x[i], err = features(cases, baseline.OneHot(values, p.sizes, false)); err != nil {
+			return nil, err
+		}
+	}
+	balanced := p.config.DataSettings["class_weights"] == "balanced"
+	best, chosen := math.Inf(-1), (*baseline.Logistic)(nil)
+	for _, c := range strengths {
+		m, err := baseline.TrainLogistic(x[0], p.labels(p.train), len(p.set.Classes), baseline.LogisticOptions{C: c, Balanced: balanced, Iterations: 200})
+		if err != nil {
+			return nil, err
+		}
+		r, err := classify.Evaluate(p.labels(p.validation), predictAll(m, x[1]), p.set.Classes)
+		if err != nil {
+			return nil, err
+		}
+		if r.Metrics.BalancedAccuracy > best {
+			best, chosen = r.Metrics.BalancedAccuracy, m
+		}
+	}
+	return predictAll(chosen, x[2]), nil
+}
+
+func predictAll(m *baseline.Logistic, rows [][]float64) [][]float64 {
+	out := make([][]float64, len(rows))
+	for i, row := range rows {
+		out[i] = m.Predict(row)
+	}
+	return out
+}

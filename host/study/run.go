@@ -1,0 +1,363 @@
+package study
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
+	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// Version is the schema_version of study.json, cell.json and table.json.
+const Version = 1
+
+// ErrOther is returned for a folder that holds a study of something else.
+var ErrOther = errors.New("the folder holds another study")
+
+// Options of Open.
+type Options struct {
+	// Dir is the study's folder: study.json, runs/, cells/, table.csv, table.json and
+	// plot.svg.
+	Dir string
+	// Identity is what all cells share; a study that goes on must have the same.
+	Identity
+	Plan Plan
+	// Only are patterns of cells; empty means all. Again makes them anew.
+	Only  []string
+	Again bool
+	// Threads and Device as in a configuration.
+	Threads          int
+	Program, Version string
+	Plugins          plughost.Options
+	Messages         io.Writer
+}
+
+// Identity is study.json.
+type Identity struct {
+	SchemaVersion int       `json:"schema_version"`
+	Task          string    `json:"task"`
+	Data          string    `json:"data"`
+	Split         string    `json:"split"`
+	Attributes    *[]string `json:"attributes"`
+	Encoder       string    `json:"encoder"`
+	Head          string    `json:"head"`
+	Epochs        int       `json:"epochs"`
+	// Set are the settings of all methods, or of those a pattern names.
+	Set    []string `json:"set"`
+	Device string   `json:"device"`
+}
+
+// Study is an opened study.
+type Study struct {
+	Options
+	cells  []Cell
+	tokens *session.TokenStore
+	// features of the frozen encoder by case, for logistic regression.
+	features map[string][]float64
+}
+
+// CellResult is cell.json: what came of one cell.
+type CellResult struct {
+	SchemaVersion int     `json:"schema_version"`
+	Cell          string  `json:"cell"`
+	Method        string  `json:"method"`
+	TrainRate     float64 `json:"train_rate"`
+	TestRate      float64 `json:"test_rate"`
+	Fraction      float64 `json:"fraction"`
+	Seed          uint64  `json:"seed"`
+	// Run is the model's run directory, relative to the study; empty for the host's.
+	Run   string `json:"run,omitempty"`
+	Split string `json:"split"`
+	// TrainSec is the model's training, PredictSec the prediction.
+	TrainSec   float64            `json:"train_sec"`
+	PredictSec float64            `json:"predict_sec"`
+	Metrics    map[string]float64 `json:"metrics"`
+	// Classified holds a classifier's answers per label set.
+	Classified []Classified `json:"classified,omitempty"`
+	// Reconstruction says how well attributes that were taken away are recovered.
+	Reconstruction []AttributeScore `json:"reconstruction,omitempty"`
+}
+
+// Classified are the answers of one label set; cases without a label are left out.
+type Classified struct {
+	Task          string      `json:"task"`
+	Classes       []string    `json:"classes"`
+	IDs           []string    `json:"ids"`
+	Patients      []string    `json:"patients"`
+	Labels        []int       `json:"labels"`
+	Probabilities [][]float64 `json:"probabilities"`
+}
+
+// Open checks the plan and compares the folder with it. Nothing is written yet.
+func Open(o Options) (*Study, error) {
+	o.SchemaVersion = Version
+	if o.Set == nil {
+		o.Set = []string{}
+	}
+	s := &Study{Options: o, tokens: session.NewTokenStore(4 << 30), features: map[string][]float64{}}
+	cells := o.Plan.Cells()
+	if len(cells) == 0 {
+		return nil, &session.ConfigError{Err: errors.New("the study has no cells: give at least one method, rate and seed")}
+	}
+	var err error
+	if s.cells, err = only(cells, o.Only); err != nil {
+		return nil, &session.ConfigError{Err: err}
+	}
+	for _, c := range s.cells {
+		if _, err := o.config(c.Model); err != nil {
+			return nil, &session.ConfigError{Err: err}
+		}
+		if c.Method.host != nil && o.Task != config.Classify {
+			return nil, &session.ConfigError{Err: fmt.Errorf("method %s classifies; this study is of the task %s", c.Method.Name, o.Task)}
+		}
+	}
+	data, err := os.ReadFile(s.path("study.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var there Identity
+	if err := json.Unmarshal(data, &there); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.path("study.json"), err)
+	}
+	if !reflect.DeepEqual(there, o.Identity) {
+		now, _ := json.Marshal(o.Identity)
+		then, _ := json.Marshal(there)
+		return nil, &session.ConfigError{Err: fmt.Errorf("%s: %w: it began with %s, now it is %s; methods, rates and seeds may grow, the rest needs another --out",
+			o.Dir, ErrOther, then, now)}
+	}
+	return s, nil
+}
+
+func (s *Study) path(parts ...string) string {
+	return filepath.Join(append([]string{s.Dir}, parts...)...)
+}
+
+func (s *Study) runDir(m Model) string { return s.path("runs", m.Name()) }
+
+// result reads a finished cell; nil when it is not finished.
+func (s *Study) result(c Cell) (*CellResult, error) {
+	path := s.path("cells", c.Name(), "cell.json")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := &CellResult{}
+	if err := json.Unmarshal(data, r); err != nil {
+		return nil, fmt.Errorf("%s: %w; remove it to make the cell again", path, err)
+	}
+	if r.SchemaVersion != Version || r.Split != s.Split {
+		return nil, fmt.Errorf("%s is of split %q and version %d, want %q and %d; remove it to make the cell again", path, r.Split, r.SchemaVersion, s.Split, Version)
+	}
+	return r, nil
+}
+
+// Run makes every cell that is not there yet. A signal (ctx) stops it; what is
+// finished stays.
+func (s *Study) Run(ctx context.Context) error {
+	if err := os.MkdirAll(s.Dir, 0o777); err != nil {
+		return err
+	}
+	identity, err := json.MarshalIndent(s.Identity, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := runs.WriteFile(s.path("study.json"), append(identity, '\n')); err != nil {
+		return err
+	}
+	anew := map[string]bool{} // models that --again has removed
+	for i, c := range s.cells {
+		if s.Again {
+			if err := os.RemoveAll(s.path("cells", c.Name())); err != nil {
+				return err
+			}
+			if dir := s.runDir(c.Model); !anew[dir] {
+				anew[dir] = true
+				if err := os.RemoveAll(dir); err != nil {
+					return err
+				}
+			}
+		}
+		done, err := s.result(c)
+		if err != nil {
+			return err
+		}
+		if done != nil {
+			continue
+		}
+		fmt.Fprintf(s.Messages, "study: cell %d of %d: %s\n", i+1, len(s.cells), c.Name())
+		r, err := s.cell(ctx, c)
+		if err != nil {
+			return fmt.Errorf("cell %s: %w", c.Name(), err)
+		}
+		data, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		if err := runs.WriteFile(s.path("cells", c.Name(), "cell.json"), append(data, '\n')); err != nil {
+			return err
+		}
+		fmt.Fprintf(s.Messages, "study: %s: %s\n", c.Name(), summary(r))
+	}
+	return nil
+}
+
+func summary(r *CellResult) string {
+	for _, name := range []string{"balanced_accuracy", "mean_sensitivity"} {
+		if v, ok := r.Metrics[name]; ok {
+			return fmt.Sprintf("%s %.3f (training %.0f s, prediction %.0f s)", name, v, r.TrainSec, r.PredictSec)
+		}
+	}
+	return "done"
+}
+
+// cell trains the model if need be and predicts.
+func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	r := &CellResult{SchemaVersion: Version, Cell: c.Name(), Method: c.Method.Name, TrainRate: c.Rate, TestRate: c.TestRate,
+		Fraction: c.Fraction, Seed: c.Seed, Split: s.Split, Metrics: map[string]float64{}}
+	var p *session.PredictResult
+	var err error
+	started := time.Now()
+	if c.Method.host != nil {
+		if p, err = s.hostCell(ctx, c); err != nil {
+			return nil, err
+		}
+		r.TrainSec = time.Since(started).Seconds()
+	} else {
+		if err := s.train(ctx, c.Model); err != nil {
+			return nil, err
+		}
+		r.Run = filepath.ToSlash(filepath.Join("runs", c.Model.Name()))
+		if r.TrainSec, err = trainSec(s.runDir(c.Model)); err != nil {
+			return nil, err
+		}
+		started = time.Now()
+		p, err = session.PredictRun(ctx, session.PredictOptions{Run: s.runDir(c.Model), Checkpoint: "best", Split: s.Split, Missing: &c.TestRate,
+			Threads: s.Threads, Device: s.Device, Plugins: s.Plugins, Tokens: s.tokens, Messages: io.Discard})
+		if err != nil {
+			return nil, err
+		}
+		r.PredictSec = time.Since(started).Seconds()
+	}
+	if !p.Evaluable {
+		return nil, fmt.Errorf("%w: %s: split %q has cases without targets: nothing can be compared on it; choose another with --split", dataset.ErrData, s.Data, s.Split)
+	}
+	if err := s.evaluate(r, p); err != nil {
+		return nil, err
+	}
+	if r.Reconstruction, err = s.reconstruction(c, p); err != nil {
+		return nil, err
+	}
+	return r, session.SavePredictions(s.path("cells", c.Name()), s.Split, s.Task, p.Labels, p.Predictions)
+}
+
+// train makes or continues a model's run.
+func (s *Study) train(ctx context.Context, m Model) error {
+	dir := s.runDir(m)
+	if manifest, err := runs.ReadManifest(dir); err == nil && manifest.Status == "done" {
+		return nil
+	}
+	o := session.TrainOptions{Dir: dir, Program: s.Program, Version: s.Options.Version, Plugins: s.Plugins, Tokens: s.tokens, Messages: s.Messages}
+	if runs.IsRun(dir) {
+		o.Resume = true
+	} else {
+		c, err := s.config(m)
+		if err != nil {
+			return err
+		}
+		o.Config = c
+	}
+	_, err := session.Train(ctx, o)
+	return err
+}
+
+// trainSec is how long a finished run took, from its first record to its last.
+func trainSec(dir string) (float64, error) {
+	records, err := runs.ReadMetrics(dir)
+	if err != nil {
+		return 0, err
+	}
+	var sec float64
+	for _, r := range records {
+		sec += r.StepSec + r.DataSec
+	}
+	return sec, nil
+}
+
+// evaluate fills in the metrics.
+func (s *Study) evaluate(r *CellResult, p *session.PredictResult) error {
+	if s.Task == config.Detect {
+		protocol, err := session.Protocol(p.Config)
+		if err != nil {
+			return err
+		}
+		result, err := session.EvaluateBoxes(p.Cases, p.Predictions, protocol)
+		if errors.Is(err, froc.ErrNoLesions) {
+			return fmt.Errorf("%w: split %q has no lesions", dataset.ErrData, s.Split)
+		}
+		if err != nil {
+			return err
+		}
+		for _, o := range result.OperatingPoints {
+			r.Metrics["sensitivity@"+number(o.FPPI)] = o.Sensitivity
+		}
+		r.Metrics["mean_sensitivity"] = result.MeanSensitivity
+		return nil
+	}
+	for k, set := range p.Labels {
+		one := Classified{Task: set.Name, Classes: set.Classes}
+		for i := range p.Cases {
+			if label, ok := p.Cases[i].Labels[set.Name]; ok && label >= 0 {
+				one.IDs, one.Patients = append(one.IDs, p.Cases[i].ID), append(one.Patients, p.Cases[i].Patient)
+				one.Labels, one.Probabilities = append(one.Labels, label), append(one.Probabilities, p.Predictions[i].Probabilities[k])
+			}
+		}
+		r.Classified = append(r.Classified, one)
+	}
+	results, err := session.EvaluateClasses(p.Cases, p.Predictions, p.Labels)
+	if err != nil {
+		return err
+	}
+	for i, result := range results {
+		suffix := ""
+		if len(results) > 1 {
+			suffix = "." + p.Labels[i].Name
+		}
+		for name, v := range map[string]float64{"accuracy": result.Metrics.Accuracy, "balanced_accuracy": result.Metrics.BalancedAccuracy,
+			"macro_auroc": result.Metrics.MacroAUROC, "ece": result.Metrics.ECE} {
+			if v == v { // JSON has no NaN
+				r.Metrics[name+suffix] = v
+			}
+		}
+	}
+	return nil
+}
+
+// labelled keeps the cases with a known label in the first label set.
+func labelled(set sdk.LabelSet, cases []dataset.Case) []dataset.Case {
+	return slices.DeleteFunc(slices.Clone(cases), func(c dataset.Case) bool {
+		label, ok := c.Labels[set.Name]
+		return !ok || label < 0
+	})
+}

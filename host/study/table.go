@@ -1,0 +1,564 @@
+package study
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/alignedfusion/alignedfusion/eval/classify"
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
+	"github.com/alignedfusion/alignedfusion/eval/resample"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+)
+
+// TableOptions of Table.
+type TableOptions struct {
+	// Baseline is the method that the others are tested against; empty tests nothing.
+	Baseline string
+	// Resample steers confidence intervals and tests.
+	Resample resample.Options
+}
+
+// Number is a JSON number, null where undefined.
+type Number = frocio.Number
+
+// Figure is a mean over seeds.
+type Figure struct {
+	Mean Number `json:"mean"`
+	// Low and High bound the 95 % confidence interval: patients are resampled, the same
+	// ones for all seeds.
+	Low  Number `json:"low"`
+	High Number `json:"high"`
+	// SD is the standard deviation over the seeds.
+	SD Number `json:"sd"`
+}
+
+// Test compares a method with the baseline on the same cases and seeds.
+type Test struct {
+	Baseline   string `json:"baseline"`
+	Difference Number `json:"difference"`
+	Low        Number `json:"low"`
+	High       Number `json:"high"`
+	// P is two-sided: the two methods' answers are exchanged within patients. Holm is
+	// corrected for all tests of the table.
+	P    Number `json:"p"`
+	Holm Number `json:"p_holm"`
+}
+
+// Row is one method at one point.
+type Row struct {
+	Scenario string `json:"scenario"`
+	// Rate is the table's column; TrainRate and TestRate what was missing.
+	Rate      float64 `json:"rate"`
+	TrainRate float64 `json:"train_rate"`
+	TestRate  float64 `json:"test_rate"`
+	Fraction  float64 `json:"fraction"`
+	// Task is the label set.
+	Task   string   `json:"task,omitempty"`
+	Method string   `json:"method"`
+	Seeds  []uint64 `json:"seeds"`
+	// Figures by metric; those without an interval have null there.
+	Figures map[string]Figure `json:"figures"`
+	Test    *Test             `json:"test,omitempty"`
+	Cells   []string          `json:"cells"`
+}
+
+// Table is table.json.
+type Table struct {
+	SchemaVersion int `json:"schema_version"`
+	Identity      `json:"study"`
+	// Metric is the primary one, which is tested.
+	Metric         string           `json:"metric"`
+	Replicates     int              `json:"bootstrap_replicates"`
+	Rows           []Row            `json:"rows"`
+	Reconstruction []Reconstruction `json:"reconstruction,omitempty"`
+	// Missing are cells that are not made yet.
+	Missing []string `json:"missing_cells,omitempty"`
+}
+
+// Reconstruction is how well a method recovers what was taken away at a rate, over all
+// attributes, cases and seeds.
+type Reconstruction struct {
+	Scenario  string  `json:"scenario"`
+	Rate      float64 `json:"rate"`
+	Method    string  `json:"method"`
+	Attribute string  `json:"attribute"` // empty: all
+	Values    int     `json:"values"`
+	// Accuracy of the method, of the most frequent value, and of naive Bayes.
+	Accuracy   Number `json:"accuracy"`
+	Majority   Number `json:"majority"`
+	NaiveBayes Number `json:"naive_bayes"`
+	// ECE is the expected calibration error of the greatest probability in 10 bins.
+	ECE Number `json:"ece"`
+}
+
+// pooled is one method at one point over all its seeds.
+type pooled struct {
+	row        Row
+	classified *classify.Result
+	detected   *froc.Result
+	patients   []string
+	task       string
+}
+
+// Table computes the table from the finished cells of the plan.
+func (s *Study) Table(o TableOptions) (*Table, error) {
+	options, err := o.Resample.Resolved()
+	if err != nil {
+		return nil, &session.ConfigError{Err: err}
+	}
+	t := &Table{SchemaVersion: Version, Identity: s.Identity, Metric: "balanced_accuracy", Replicates: options.Replicates}
+	if s.Task == config.Detect {
+		t.Metric = "mean_sensitivity"
+	}
+	var tests []*Test
+	absent := map[string]bool{}
+	var kept map[string]*pooled // by cells: a method without attributes stands in every column
+	kept = map[string]*pooled{}
+	for _, block := range s.Plan.Blocks {
+		for _, point := range block.Points {
+			var column []*pooled
+			for _, m := range block.Methods {
+				results, names, err := s.finished(point, m, absent)
+				if err != nil {
+					return nil, err
+				}
+				if len(results) == 0 {
+					continue
+				}
+				for task := range max(1, len(results[0].Classified)) {
+					key := fmt.Sprint(task, names)
+					p := kept[key]
+					if p == nil {
+						if p, err = s.pool(results, task, options); err != nil {
+							return nil, fmt.Errorf("method %s: %w", m.Name, err)
+						}
+						p.row.Cells = names
+						kept[key] = p
+					}
+					here := *p
+					here.row.Scenario, here.row.Rate, here.row.TrainRate, here.row.TestRate = point.Scenario, point.Rate, point.TrainRate, point.TestRate
+					here.row.Fraction, here.row.Method = point.Fraction, m.Name
+					column = append(column, &here)
+				}
+				t.Reconstruction = append(t.Reconstruction, reconstructed(point, m, results)...)
+			}
+			for _, p := range column {
+				if base := baseOf(column, p, o.Baseline); base != nil {
+					if p.row.Test, err = compare(base, p, options); err != nil {
+						return nil, fmt.Errorf("%s against %s: %w", p.row.Method, o.Baseline, err)
+					}
+					if p.row.Test != nil {
+						tests = append(tests, p.row.Test)
+					}
+				}
+			}
+			for _, p := range column {
+				t.Rows = append(t.Rows, p.row)
+			}
+		}
+	}
+	raw := make([]float64, len(tests))
+	for i, test := range tests {
+		raw[i] = float64(test.P)
+	}
+	for i, p := range resample.Holm(raw) {
+		tests[i].Holm = Number(p)
+	}
+	for name := range absent {
+		t.Missing = append(t.Missing, name)
+	}
+	slices.Sort(t.Missing)
+	return t, nil
+}
+
+// finished are a method's results at a point, in the order of the seeds.
+func (s *Study) finished(point Point, m Method, absent map[string]bool) (results []*CellResult, names []string, err error) {
+	for _, seed := range s.Plan.Seeds {
+		c := point.cell(m, seed)
+		r, err := s.result(c)
+		if err != nil {
+			return nil, nil, err
+		}
+		if r == nil {
+			absent[c.Name()] = true
+			continue
+		}
+		results, names = append(results, r), append(names, c.Name())
+	}
+	return results, names, nil
+}
+
+func baseOf(column []*pooled, p *pooled, baseline string) *pooled {
+	for _, other := range column {
+		if other.row.Method == baseline && other != p && other.task == p.task && slices.Equal(other.row.Seeds, p.row.Seeds) {
+			return other
+		}
+	}
+	return nil
+}
+
+// pool joins the cells of all seeds. The cases of every seed stand behind each other:
+// with as many of each class in each, accuracy and recalls of all together are the
+// means over the seeds, and a patient's cases of all seeds are resampled together.
+func (s *Study) pool(results []*CellResult, task int, o resample.Options) (*pooled, error) {
+	p := &pooled{row: Row{Figures: map[string]Figure{}}}
+	for _, r := range results {
+		p.row.Seeds = append(p.row.Seeds, r.Seed)
+	}
+	suffix := ""
+	if len(results[0].Classified) > 1 {
+		p.task = results[0].Classified[task].Task
+		suffix = "." + p.task
+		p.row.Task = p.task
+	}
+	for name := range results[0].Metrics {
+		metric, ok := strings.CutSuffix(name, suffix)
+		if ok && (suffix != "" || !strings.Contains(name, ".") || s.Task == config.Detect) {
+			p.row.Figures[metric] = overSeeds(results, name)
+		}
+	}
+	if s.Task == config.Detect {
+		return p, s.poolDetections(p, results, o)
+	}
+	var labels []int
+	var probabilities [][]float64
+	for _, r := range results {
+		c := r.Classified[task]
+		labels, probabilities, p.patients = append(labels, c.Labels...), append(probabilities, c.Probabilities...), append(p.patients, c.Patients...)
+		for i, patient := range c.Patients {
+			if patient == "" { // the same case of every seed is one patient
+				p.patients[len(p.patients)-len(c.Patients)+i] = "\x00" + c.IDs[i]
+			}
+		}
+	}
+	var err error
+	if p.classified, err = classify.Evaluate(labels, probabilities, results[0].Classified[task].Classes); err != nil {
+		return nil, err
+	}
+	ci, err := p.classified.Bootstrap(p.patients, o)
+	if err != nil {
+		return nil, err
+	}
+	p.bound("accuracy", ci.Accuracy)
+	p.bound("balanced_accuracy", ci.BalancedAccuracy)
+	return p, nil
+}
+
+func (p *pooled) bound(metric string, ci resample.Interval) {
+	f, ok := p.row.Figures[metric]
+	if ok {
+		f.Low, f.High = Number(ci.Low), Number(ci.High)
+		p.row.Figures[metric] = f
+	}
+}
+
+func overSeeds(results []*CellResult, metric string) Figure {
+	var sum, squares, n float64
+	for _, r := range results {
+		if v, ok := r.Metrics[metric]; ok {
+			sum, n = sum+v, n+1
+		}
+	}
+	mean := sum / n
+	for _, r := range results {
+		if v, ok := r.Metrics[metric]; ok {
+			squares += (v - mean) * (v - mean)
+		}
+	}
+	return Figure{Number(mean), Number(math.NaN()), Number(math.NaN()), Number(math.Sqrt(squares / (n - 1)))}
+}
+
+// poolDetections joins the images of all seeds as images of their own, patients alike.
+// The joint curve has one threshold for all seeds; intervals and tests are of it.
+func (s *Study) poolDetections(p *pooled, results []*CellResult, o resample.Options) error {
+	all := &froc.Truth{}
+	var marks []froc.Prediction
+	for _, r := range results {
+		dir := session.PredictionDir(s.path("cells", r.Cell), s.Split)
+		truth, err := frocio.ReadTruth(frocio.Source{GroundTruth: filepath.Join(dir, session.TruthFile), Images: filepath.Join(dir, session.ImagesFile)}, frocio.Options{})
+		if err != nil {
+			return err
+		}
+		given, err := truth.ReadPredictions(filepath.Join(dir, session.PredictionsFile))
+		if err != nil {
+			return err
+		}
+		first := len(all.Images)
+		for _, image := range truth.Truth.Images {
+			if image.Patient == "" {
+				image.Patient = image.ID
+			}
+			image.ID = fmt.Sprintf("seed %d: %s", r.Seed, image.ID)
+			all.Images = append(all.Images, image)
+		}
+		for _, lesion := range truth.Truth.Lesions {
+			lesion.Image += first
+			all.Lesions = append(all.Lesions, lesion)
+		}
+		for _, m := range given.Marks {
+			m.Image += first
+			marks = append(marks, m)
+		}
+	}
+	cfg, err := s.config(s.cells[0].Model)
+	if err != nil {
+		return err
+	}
+	protocol, err := session.Protocol(cfg)
+	if err != nil {
+		return err
+	}
+	if p.detected, err = froc.Evaluate(all, marks, protocol); err != nil {
+		return err
+	}
+	ci, err := p.detected.Bootstrap(o)
+	if errors.Is(err, froc.ErrTooFewReplicates) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	p.bound("mean_sensitivity", ci.Mean)
+	for i, point := range p.detected.OperatingPoints {
+		p.bound("sensitivity@"+number(point.FPPI), ci.Points[i])
+	}
+	return nil
+}
+
+// compare tests b against a; nil where it cannot be.
+func compare(a, b *pooled, o resample.Options) (*Test, error) {
+	t := &Test{Baseline: a.row.Method}
+	if a.detected != nil {
+		pairs, err := froc.Compare([]froc.Named{{Name: "a", Result: a.detected}, {Name: "b", Result: b.detected}}, froc.CompareOptions{BootstrapOptions: o})
+		if errors.Is(err, froc.ErrTooFewReplicates) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		d := pairs.Pairs[0].Mean
+		t.Difference, t.Low, t.High, t.P = Number(d.Value), Number(d.CI.Low), Number(d.CI.High), Number(d.PermutationP)
+		return t, nil
+	}
+	if !slices.Equal(a.patients, b.patients) {
+		return nil, errors.New("the cells are of different cases")
+	}
+	pairs, err := classify.Compare([]classify.Named{{Name: "a", Result: a.classified}, {Name: "b", Result: b.classified}}, a.patients, o)
+	if err != nil {
+		return nil, err
+	}
+	d := pairs[0].BalancedAccuracy
+	t.Difference, t.Low, t.High, t.P = Number(d.Value), Number(d.CI.Low), Number(d.CI.High), Number(d.PermutationP)
+	return t, nil
+}
+
+// reconstructed sums the cells' scores, per attribute and over all.
+func reconstructed(point Point, m Method, results []*CellResult) []Reconstruction {
+	byName := map[string]*AttributeScore{}
+	order := []string{""}
+	byName[""] = &AttributeScore{}
+	for _, r := range results {
+		for _, a := range r.Reconstruction {
+			if byName[a.Attribute] == nil {
+				byName[a.Attribute] = &AttributeScore{}
+				order = append(order, a.Attribute)
+			}
+			for _, sum := range []*AttributeScore{byName[""], byName[a.Attribute]} {
+				sum.Cases, sum.Right, sum.Majority, sum.NaiveBayes = sum.Cases+a.Cases, sum.Right+a.Right, sum.Majority+a.Majority, sum.NaiveBayes+a.NaiveBayes
+				for b := range sum.Bins {
+					for k := range sum.Bins[b] {
+						sum.Bins[b][k] += a.Bins[b][k]
+					}
+				}
+			}
+		}
+	}
+	var out []Reconstruction
+	for _, name := range order {
+		a := byName[name]
+		if a.Cases == 0 {
+			continue
+		}
+		n, ece := float64(a.Cases), 0.0
+		for _, b := range a.Bins {
+			ece += math.Abs(b[1]-b[2]) / n
+		}
+		out = append(out, Reconstruction{point.Scenario, point.Rate, m.Name, name, a.Cases,
+			Number(float64(a.Right) / n), Number(float64(a.Majority) / n), Number(float64(a.NaiveBayes) / n), Number(ece)})
+	}
+	return out
+}
+
+// Save writes table.json, table.csv and plot.svg into the study's folder.
+func (s *Study) Save(t *Table) error {
+	data, err := json.MarshalIndent(t, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := runs.WriteFile(s.path("table.json"), append(data, '\n')); err != nil {
+		return err
+	}
+	if data, err = t.csv(); err != nil {
+		return err
+	}
+	if err := runs.WriteFile(s.path("table.csv"), data); err != nil {
+		return err
+	}
+	if data, err = t.plot(); err != nil || data == nil {
+		return err
+	}
+	return runs.WriteFile(s.path("plot.svg"), data)
+}
+
+// metrics are the names of the figures, the primary first.
+func (t *Table) metrics() []string {
+	names := []string{t.Metric}
+	for _, r := range t.Rows {
+		for name := range r.Figures {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names[1:])
+	return names
+}
+
+func (t *Table) csv() ([]byte, error) {
+	text := func(n Number) string {
+		if math.IsNaN(float64(n)) {
+			return ""
+		}
+		return strconv.FormatFloat(float64(n), 'f', 6, 64)
+	}
+	header := []string{"scenario", "rate", "train_rate", "test_rate", "fraction", "task", "method", "seeds"}
+	for _, m := range t.metrics() {
+		header = append(header, m, m+"_low", m+"_high", m+"_sd")
+	}
+	rows := [][]string{append(header, "baseline", "difference", "difference_low", "difference_high", "p", "p_holm")}
+	for _, r := range t.Rows {
+		row := []string{r.Scenario, number(r.Rate), number(r.TrainRate), number(r.TestRate), number(r.Fraction), r.Task, r.Method, fmt.Sprint(len(r.Seeds))}
+		for _, m := range t.metrics() {
+			f, ok := r.Figures[m]
+			if !ok {
+				row = append(row, "", "", "", "")
+				continue
+			}
+			row = append(row, text(f.Mean), text(f.Low), text(f.High), text(f.SD))
+		}
+		if c := r.Test; c != nil {
+			row = append(row, c.Baseline, text(c.Difference), text(c.Low), text(c.High), text(c.P), text(c.Holm))
+		} else {
+			row = append(row, "", "", "", "", "", "")
+		}
+		rows = append(rows, row)
+	}
+	var b bytes.Buffer
+	err := csv.NewWriter(&b).WriteAll(rows)
+	return b.Bytes(), err
+}
+
+// column is what stands above a column of the text table.
+func (t *Table) column(r *Row) string {
+	name := fmt.Sprintf("%g %%", 100*r.Rate)
+	if r.Fraction != 1 {
+		name = fmt.Sprintf("%g %% of patients, %s missing", 100*r.Fraction, name)
+	}
+	return name
+}
+
+// Write prints one grid of methods and rates per scenario for a metric (empty: the
+// primary): mean, and below it in long form interval, seeds and test.
+func (t *Table) Write(w io.Writer, metric string) error {
+	if metric == "" {
+		metric = t.Metric
+	}
+	if !slices.Contains(t.metrics(), metric) {
+		return &session.ConfigError{Err: fmt.Errorf("metric %q is unknown; there are %s", metric, strings.Join(t.metrics(), ", "))}
+	}
+	type grid struct{ scenario, task string }
+	var grids []grid
+	for _, r := range t.Rows {
+		if g := (grid{r.Scenario, r.Task}); !slices.Contains(grids, g) {
+			grids = append(grids, g)
+		}
+	}
+	for i, g := range grids {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		var columns, methods []string
+		cells := map[[2]string]string{}
+		starred := false
+		for k := range t.Rows {
+			r := &t.Rows[k]
+			f, ok := r.Figures[metric]
+			if (grid{r.Scenario, r.Task}) != g || !ok {
+				continue
+			}
+			c := t.column(r)
+			if !slices.Contains(columns, c) {
+				columns = append(columns, c)
+			}
+			if !slices.Contains(methods, r.Method) {
+				methods = append(methods, r.Method)
+			}
+			text := fmt.Sprintf("%.3f", float64(f.Mean))
+			if low, high := float64(f.Low), float64(f.High); low == low {
+				text += fmt.Sprintf(" [%.3f %.3f]", low, high)
+			}
+			if r.Test != nil && metric == t.Metric && r.Test.Holm < 0.05 {
+				starred = true
+				text += map[bool]string{true: " +", false: " -"}[r.Test.Difference > 0]
+			}
+			cells[[2]string{r.Method, c}] = text
+		}
+		title := g.scenario
+		if g.task != "" {
+			title = g.task + ": " + title
+		}
+		fmt.Fprintf(w, "%s, %s on split %s: mean over seeds [95 %% CI, patients resampled]\n", title, strings.ReplaceAll(metric, "_", " "), t.Split)
+		tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(tab, "missing\t%s\n", strings.Join(columns, "\t"))
+		for _, m := range methods {
+			row := m
+			for _, c := range columns {
+				text := cells[[2]string{m, c}]
+				if text == "" {
+					text = "-"
+				}
+				row += "\t" + text
+			}
+			fmt.Fprintln(tab, row)
+		}
+		if err := tab.Flush(); err != nil {
+			return err
+		}
+		if starred {
+			fmt.Fprintln(w, "+ above, - below the baseline: permutation test, p < 0.05 after Holm's correction for all tests of the table")
+		}
+	}
+	for _, r := range t.Reconstruction {
+		if r.Attribute == "" {
+			fmt.Fprintf(w, "\n%s at %g %%, %s: of %d values taken away %.3f recovered (most frequent value %.3f, naive Bayes %.3f), ECE %.3f",
+				r.Scenario, 100*r.Rate, r.Method, r.Values, float64(r.Accuracy), float64(r.Majority), float64(r.NaiveBayes), float64(r.ECE))
+		}
+	}
+	if len(t.Reconstruction) > 0 {
+		fmt.Fprintln(w)
+	}
+	return nil
+}
