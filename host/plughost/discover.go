@@ -30,8 +30,8 @@ type Layout struct {
 	Kinds []string `yaml:"kinds"`
 	// Protocol lists the majors of the stage protocol the plugin speaks.
 	Protocol []int `yaml:"protocol"`
-	// Command starts the plugin, in its folder. A first word with a slash is a path
-	// within the folder, one without is looked up in PATH.
+	// Command starts the plugin, in its folder. Its first word is a path within the
+	// folder (./plugin), an interpreter's absolute path, or a name looked up in PATH.
 	Command []string `yaml:"command"`
 	// Files are all the files the plugin is made of, relative to its folder.
 	Files     []string `yaml:"files"`
@@ -57,33 +57,55 @@ type Found struct {
 	Layout *Layout
 	// ShadowedBy is the path of the plugin of the same name that is found first.
 	ShadowedBy string
+
+	// trusted: its folder was given by the user or lies beside the host's program.
+	trusted bool
+}
+
+// folder is a plugin folder of the search path.
+type folder struct {
+	path    string
+	trusted bool
 }
 
 // SearchPath returns the plugin folders in the order they are searched: the given ones
 // (--plugin-dir), $ALIGNEDFUSION_PLUGIN_DIR, ./.alignedfusion/plugins,
 // $XDG_DATA_HOME/alignedfusion/plugins, and plugins/ beside the host's program.
 func SearchPath(dirs []string) []string {
-	out := append([]string(nil), dirs...)
-	out = append(out, filepath.SplitList(os.Getenv(EnvPluginDir))...)
-	out = append(out, filepath.Join(".alignedfusion", "plugins"))
+	var out []string
+	for _, f := range folders(dirs) {
+		out = append(out, f.path)
+	}
+	return out
+}
+
+func folders(dirs []string) []folder {
+	var all []folder
+	for _, dir := range dirs {
+		all = append(all, folder{dir, true})
+	}
+	for _, dir := range filepath.SplitList(os.Getenv(EnvPluginDir)) {
+		all = append(all, folder{dir, false})
+	}
+	all = append(all, folder{filepath.Join(".alignedfusion", "plugins"), false})
 	if dir := UserDir(); dir != "" {
-		out = append(out, dir)
+		all = append(all, folder{dir, false})
 	}
 	if program, err := os.Executable(); err == nil {
 		if real, err := filepath.EvalSymlinks(program); err == nil {
 			program = real
 		}
-		out = append(out, filepath.Join(filepath.Dir(program), "plugins"))
+		all = append(all, folder{filepath.Join(filepath.Dir(program), "plugins"), true})
 	}
-	var unique []string
+	var unique []folder
 	seen := map[string]bool{}
-	for _, dir := range out {
-		abs, err := filepath.Abs(dir)
-		if err != nil || dir == "" || seen[abs] {
+	for _, f := range all {
+		abs, err := filepath.Abs(f.path)
+		if err != nil || f.path == "" || seen[abs] {
 			continue
 		}
 		seen[abs] = true
-		unique = append(unique, abs)
+		unique = append(unique, folder{abs, f.trusted})
 	}
 	return unique
 }
@@ -118,10 +140,9 @@ func Find(ref string, dirs []string) (*Found, error) {
 		}
 		return inspect(path, "")
 	}
-	path := SearchPath(dirs)
-	for _, dir := range path {
-		for _, name := range fileNames(ref, dir) {
-			full := filepath.Join(dir, name)
+	for _, folder := range folders(dirs) {
+		for _, name := range fileNames(ref) {
+			full := filepath.Join(folder.path, name)
 			info, err := os.Stat(full)
 			if err != nil {
 				continue
@@ -131,11 +152,11 @@ func Find(ref string, dirs []string) (*Found, error) {
 					continue
 				}
 			}
-			f, err := inspect(full, dir)
+			f, err := inspect(full, folder.path)
 			if err != nil {
 				return nil, err
 			}
-			f.Name = ref
+			f.Name, f.trusted = ref, folder.trusted
 			return f, nil
 		}
 	}
@@ -151,11 +172,11 @@ func Find(ref string, dirs []string) (*Found, error) {
 		known = "there are " + strings.Join(names, ", ")
 	}
 	return nil, fmt.Errorf("%w: no plugin %q in %s; %s; a path needs a slash (./%s)",
-		ErrNotFound, ref, strings.Join(path, ", "), known, ref)
+		ErrNotFound, ref, strings.Join(SearchPath(dirs), ", "), known, ref)
 }
 
 // fileNames lists the names a plugin's file may have in a folder.
-func fileNames(name, dir string) []string {
+func fileNames(name string) []string {
 	out := []string{name, binaryPrefix + name}
 	for _, kind := range []string{"encoder", "text", "fusion", "head"} {
 		out = append(out, binaryPrefix+kind+"-"+name)
@@ -192,8 +213,8 @@ func inspect(path, dir string) (*Found, error) {
 		return nil, err
 	}
 	f := &Found{Name: layout.Name, Path: path, Dir: dir, WorkDir: path, Command: append([]string(nil), layout.Command...), Layout: layout}
-	if strings.ContainsRune(f.Command[0], filepath.Separator) {
-		f.Command[0] = filepath.Join(path, f.Command[0])
+	if first := f.Command[0]; strings.ContainsRune(first, filepath.Separator) && !filepath.IsAbs(first) {
+		f.Command[0] = filepath.Join(path, first)
 	}
 	f.Files = []string{filepath.Join(path, LayoutFile)}
 	for _, name := range layout.Files {
@@ -228,7 +249,7 @@ func ReadLayout(file string) (*Layout, error) {
 			return nil, wrong("files: %q lies outside the folder", name)
 		}
 	}
-	if first := l.Command[0]; strings.ContainsRune(first, filepath.Separator) {
+	if first := l.Command[0]; strings.ContainsRune(first, filepath.Separator) && !filepath.IsAbs(first) {
 		if !filepath.IsLocal(first) {
 			return nil, wrong("command: %q lies outside the folder", first)
 		}
@@ -259,7 +280,8 @@ func List(dirs []string) ([]Found, error) {
 	var out []Found
 	var problems []error
 	first := map[string]string{}
-	for _, dir := range SearchPath(dirs) {
+	for _, folder := range folders(dirs) {
+		dir := folder.path
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			if !errors.Is(err, os.ErrNotExist) {
@@ -286,6 +308,7 @@ func List(dirs []string) ([]Found, error) {
 				problems = append(problems, err)
 				continue
 			}
+			f.trusted = folder.trusted
 			f.ShadowedBy = first[f.Name]
 			if f.ShadowedBy == "" {
 				first[f.Name] = path

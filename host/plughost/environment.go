@@ -3,6 +3,7 @@ package plughost
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 )
@@ -43,6 +44,11 @@ func environment(threads int, extra []string) []string {
 	return append(out, extra...)
 }
 
-// processGroup makes a plugin the leader of a process group, so that its children end
-// with it, and keeps the terminal's Ctrl-C for the host.
-func processGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+// newCommand makes a plugin the leader of a process group, so that its children end with
+// it, and keeps the terminal's Ctrl-C for the host.
+func newCommand(command []string, dir string, env []string) *exec.Cmd {
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Dir, cmd.Env = dir, env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	return cmd
+}

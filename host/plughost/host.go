@@ -25,10 +25,16 @@ const (
 // EnvInBand, when it is 1, sends all tensors in-band instead of through shared memory.
 const EnvInBand = "ALIGNEDFUSION_IN_BAND"
 
+// EnvAllowUnregistered, when it is 1, is Options.AllowUnregistered.
+const EnvAllowUnregistered = "ALIGNEDFUSION_ALLOW_UNREGISTERED"
+
 // Options of a Host. The zero value is ready to use.
 type Options struct {
 	// Dirs are searched for plugins before the standard folders (--plugin-dir).
 	Dirs []string
+	// AllowUnregistered runs plugins that a name finds and that were never installed;
+	// $ALIGNEDFUSION_ALLOW_UNREGISTERED=1 does the same.
+	AllowUnregistered bool
 	// Threads each plugin may compute with; 0 leaves it to the plugin.
 	Threads int
 	// InBand sends all tensors inside the messages; $ALIGNEDFUSION_IN_BAND=1 does the same.
@@ -78,6 +84,7 @@ func New(o Options) (*Host, error) {
 		o.ShutdownTimeout = DefaultShutdownTimeout
 	}
 	o.InBand = o.InBand || os.Getenv(EnvInBand) == "1"
+	o.AllowUnregistered = o.AllowUnregistered || os.Getenv(EnvAllowUnregistered) == "1"
 	dir, err := socketDir()
 	if err != nil {
 		return nil, err

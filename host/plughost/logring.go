@@ -21,9 +21,9 @@ type logRing struct {
 	lines []string
 	// headline is the first line of a crash report, whose length may exceed the ring's.
 	headline string
-	partial []byte
-	name    string
-	tee     io.Writer
+	partial  []byte
+	name     string
+	tee      io.Writer
 }
 
 // Write takes text in pieces of any size; it never fails.

@@ -35,6 +35,7 @@ type Plugin struct {
 	found    *Found
 	manifest sdk.Manifest
 	hashes   map[string]string
+	status   Status
 
 	log      *logRing
 	runner   *childRunner
@@ -70,14 +71,12 @@ func (h *Host) launch(ctx context.Context, found *Found) (*Plugin, error) {
 	if err != nil {
 		return nil, refuse(err)
 	}
-	if p.hashes, err = found.Hashes(); err != nil {
+	if p.status, p.hashes, err = found.Check(h.options.AllowUnregistered); err != nil {
 		return nil, refuse(err)
 	}
-	cmd := exec.Command(command[0], command[1:]...)
-	cmd.Dir = found.WorkDir
 	p.mark = newMark()
-	cmd.Env = append(environment(h.options.Threads, h.options.Env), fmt.Sprintf("%s=%d", sdk.EnvLifeline, lifelineFD), p.mark)
-	cmd.SysProcAttr = processGroup()
+	cmd := newCommand(command, found.WorkDir, append(environment(h.options.Threads, h.options.Env),
+		fmt.Sprintf("%s=%d", sdk.EnvLifeline, lifelineFD), p.mark))
 	read, write, err := os.Pipe()
 	if err != nil {
 		return nil, refuse(err)
@@ -219,6 +218,28 @@ func (p *Plugin) Manifest() sdk.Manifest { return p.manifest }
 
 // Hashes holds the SHA-256 of the plugin's files by path, taken just before the start.
 func (p *Plugin) Hashes() map[string]string { return p.hashes }
+
+// Status says how far the plugin's files could be trusted when it was started.
+func (p *Plugin) Status() Status { return p.status }
+
+// Conn is the connection, for callers that speak the protocol themselves.
+func (p *Plugin) Conn() grpc.ClientConnInterface { return p.conn }
+
+// CutLifeline does to the plugin what the host's death does.
+func (p *Plugin) CutLifeline() { _ = p.lifeline.Close() }
+
+// Exited is closed when the process has ended.
+func (p *Plugin) Exited() <-chan struct{} { return p.runner.exited }
+
+// ShutDown asks the plugin to end, by its own Shutdown and go-plugin's, and kills
+// nothing.
+func (p *Plugin) ShutDown(ctx context.Context) error {
+	if err := p.client.Shutdown(ctx, p.host.options.ShutdownTimeout); err != nil && sdk.CodeOf(err) != sdk.Unimplemented {
+		return err
+	}
+	go p.goplugin.Kill()
+	return nil
+}
 
 // PID is the process id.
 func (p *Plugin) PID() int { return p.runner.cmd.Process.Pid }

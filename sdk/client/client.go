@@ -203,6 +203,9 @@ func (c *Client) Open(ctx context.Context, req *sdk.OpenRequest) (*Instance, *sd
 	return i, resp, costOf(wall, r.GetCost()), nil
 }
 
+// ID is the instance's number in the protocol.
+func (i *Instance) ID() uint64 { return i.id }
+
 // Manifest returns the manifest of the instance's stage.
 func (i *Instance) Manifest() *sdk.StageManifest { return i.manifest }
 

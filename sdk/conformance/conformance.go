@@ -102,7 +102,7 @@ type Options struct {
 	Seed    uint64
 	// CallTimeout bounds each call; 0 means a minute.
 	CallTimeout time.Duration
-	// Iterations of the case on growing memory; 0 means 150.
+	// Iterations of the case on growing memory; 0 means 240.
 	Iterations int
 	// GradientTolerance is the largest relative error; 0 means 0.02.
 	GradientTolerance float64
@@ -160,7 +160,7 @@ func Run(ctx context.Context, target Target, o Options) (*Report, error) {
 		o.CallTimeout = time.Minute
 	}
 	if o.Iterations == 0 {
-		o.Iterations = 150
+		o.Iterations = 240
 	}
 	if o.GradientTolerance == 0 {
 		o.GradientTolerance = 0.02

@@ -109,13 +109,14 @@ func Tensor(name string, p sdk.Port, shape []int64, seed uint64) (*tensor.Tensor
 }
 
 func fill(values []float32, name string, p sdk.Port, r *rand.Rand) {
+	boxes := strings.HasPrefix(name, "target.") && len(p.Shape) > 0 && p.Shape[len(p.Shape)-1] == "4"
 	for i := range values {
 		switch {
 		case name == "spacing":
 			values[i] = 1
-		case strings.HasSuffix(name, "boxes") && i%4 < 2:
+		case boxes && i%4 < 2:
 			values[i] = 4 + 16*r.Float32()
-		case strings.HasSuffix(name, "boxes"):
+		case boxes:
 			values[i] = values[i-2] + 4 + 16*r.Float32()
 		case p.Intensity != nil && len(p.Intensity.Mean) == 0:
 			values[i] = float32(p.Intensity.OutLow + (p.Intensity.OutHigh-p.Intensity.OutLow)*r.Float64())

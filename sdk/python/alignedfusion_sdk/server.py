@@ -49,6 +49,10 @@ def run(handshake_fd, cookie, name, version, stages, license, model_card):
         print("%s: the host offers protocol majors %s, this plugin speaks %d" % (name, sorted(offered), PROTOCOL_MAJOR),
               file=sys.stderr)
     grpc_server.wait_for_termination()
+    # The interpreter's own end waits for worker threads and for torch; the host does not.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _hold_lifeline():

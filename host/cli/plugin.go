@@ -1,0 +1,407 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/alignedfusion/alignedfusion/host/npz"
+	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/client"
+	"github.com/alignedfusion/alignedfusion/sdk/conformance"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+func pluginCommand() *cli.Command {
+	dirs := &cli.StringSliceFlag{Name: "plugin-dir", Usage: "`DIR` to look for plugins in first, repeatable"}
+	into := &cli.StringFlag{Name: "dir", Usage: "plugin folder `DIR` (default: the user's own)"}
+	asJSON := &cli.BoolFlag{Name: "json", Usage: "print JSON"}
+	return &cli.Command{
+		Name:  "plugin",
+		Usage: "list, look at, check, install, remove and begin plugins",
+		Subcommands: []*cli.Command{
+			{
+				Name: "list", Usage: "list the plugins there are, shadowed ones included",
+				Description: "The search path is --plugin-dir, $ALIGNEDFUSION_PLUGIN_DIR, ./.alignedfusion/plugins, the user's own\n" +
+					"folder, and plugins/ beside this program. Plugins that are not registered are not run to ask for a version.",
+				Flags: []cli.Flag{dirs, asJSON}, Action: pluginList,
+			},
+			{
+				Name: "info", Usage: "show a plugin's stages, ports, settings and files", ArgsUsage: "NAME|PATH",
+				Flags:  []cli.Flag{dirs, asJSON, &cli.BoolFlag{Name: "allow-unregistered", Usage: "run a plugin that was not installed"}},
+				Action: pluginInfo,
+			},
+			{
+				Name: "validate", Usage: "check a plugin against every rule of the stage protocol", ArgsUsage: "NAME|PATH",
+				UsageText: "alignedfusion plugin validate ./my-head\n" +
+					"alignedfusion plugin validate --set head.layers=1 --shape head.tokens.ct=2x9x32 ./my-head",
+				Description: "One line per rule: what was seen, what was wanted, how to mend it. Ends with exit code 7 when a rule\n" +
+					"is broken, 4 when the plugin does not even start.",
+				Flags: append(pluginFlags(),
+					asJSON,
+					&cli.StringSliceFlag{Name: "stage", Usage: "check only stage `NAME`, repeatable"},
+					&cli.StringSliceFlag{Name: "set", Usage: "setting `STAGE.KEY=VALUE`, repeatable"},
+					&cli.StringSliceFlag{Name: "shape", Usage: "input shape `STAGE.PORT=2x9x32`, repeatable"},
+					&cli.StringSliceFlag{Name: "in", Usage: "inputs of a stage, `STAGE=X.npz`, repeatable"},
+					&cli.StringSliceFlag{Name: "labels", Usage: "classes of a task, `STAGE.TASK=a,b,c`, repeatable"},
+					&cli.StringFlag{Name: "schema", Usage: "attribute schema `FILE.json`"},
+					&cli.DurationFlag{Name: "call-timeout", Value: time.Minute, Usage: "longest `TIME` of one call"},
+					&cli.IntFlag{Name: "iterations", Value: 240, Usage: "`N` calls in the check for growing memory"},
+					&cli.BoolFlag{Name: "quiet", Usage: "show only what failed"},
+				),
+				Action: pluginValidate,
+			},
+			{
+				Name: "install", Usage: "copy a plugin into a plugin folder and record the SHA-256 of its files", ArgsUsage: "PATH",
+				Description: "PATH is a program, or a folder with a plugin.yaml. The program is run with --describe.",
+				Flags:       []cli.Flag{into, &cli.BoolFlag{Name: "replace", Usage: "replace other files of the same version"}},
+				Action:      pluginInstall,
+			},
+			{
+				Name: "remove", Usage: "remove an installed plugin", ArgsUsage: "NAME",
+				Flags: []cli.Flag{into}, Action: pluginRemove,
+			},
+			pluginNewCommand(),
+		},
+	}
+}
+
+// oneArgument returns the only positional argument.
+func oneArgument(c *cli.Context) (string, error) {
+	if c.NArg() != 1 {
+		return "", usageError("%d arguments given, want one: %s %s", c.NArg(), c.Command.HelpName, c.Command.ArgsUsage)
+	}
+	return c.Args().First(), nil
+}
+
+// listed is a plugin as `list --json` prints it.
+type listed struct {
+	Name       string            `json:"name"`
+	Version    string            `json:"version,omitempty"`
+	Kinds      []string          `json:"kinds,omitempty"`
+	Status     string            `json:"status"`
+	Problem    string            `json:"problem,omitempty"`
+	Path       string            `json:"path"`
+	ShadowedBy string            `json:"shadowed_by,omitempty"`
+	Files      map[string]string `json:"files,omitempty"`
+}
+
+func look(ctx context.Context, f *plughost.Found) listed {
+	status, hashes, err := f.Check(false)
+	out := listed{Name: f.Name, Status: string(status), Path: f.Path, ShadowedBy: f.ShadowedBy, Files: hashes}
+	if err != nil {
+		out.Problem = err.Error()
+	}
+	if f.Layout != nil {
+		out.Version, out.Kinds = f.Layout.Version, f.Layout.Kinds
+	}
+	if err != nil || out.Version != "" {
+		return out
+	}
+	m, err := plughost.Describe(ctx, f)
+	if err != nil {
+		out.Problem = err.Error()
+		return out
+	}
+	out.Version = m.Version
+	for _, s := range m.Stages {
+		out.Kinds = append(out.Kinds, string(s.Kind))
+	}
+	return out
+}
+
+func pluginList(c *cli.Context) error {
+	found, problems := plughost.List(c.StringSlice("plugin-dir"))
+	all := make([]listed, 0, len(found))
+	for i := range found {
+		all = append(all, look(c.Context, &found[i]))
+	}
+	if problems != nil {
+		fmt.Fprintf(c.App.ErrWriter, "alignedfusion: %v\n", problems)
+	}
+	if c.Bool("json") {
+		return writeJSON(c.App.Writer, struct {
+			SchemaVersion int      `json:"schema_version"`
+			SearchPath    []string `json:"search_path"`
+			Plugins       []listed `json:"plugins"`
+		}{1, plughost.SearchPath(c.StringSlice("plugin-dir")), all})
+	}
+	if len(all) == 0 {
+		fmt.Fprintf(c.App.ErrWriter, "no plugins in %s\n", strings.Join(plughost.SearchPath(c.StringSlice("plugin-dir")), ", "))
+		return nil
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "name\tversion\tkinds\tstatus\tpath")
+	for _, p := range all {
+		status := p.Status
+		if p.ShadowedBy != "" {
+			status += ", shadowed by " + p.ShadowedBy
+		}
+		if p.Problem != "" && p.Status != string(plughost.Unregistered) {
+			line, _, _ := strings.Cut(p.Problem, "\n")
+			status += " (" + line + ")"
+		}
+		version := p.Version
+		if version == "" {
+			version = "?"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Name, version, strings.Join(p.Kinds, ","), status, p.Path)
+	}
+	return w.Flush()
+}
+
+func pluginInfo(c *cli.Context) error {
+	ref, err := oneArgument(c)
+	if err != nil {
+		return err
+	}
+	f, err := plughost.Find(ref, c.StringSlice("plugin-dir"))
+	if err != nil {
+		return usageError("%w", err)
+	}
+	status, hashes, err := f.Check(c.Bool("allow-unregistered"))
+	if err != nil {
+		return pluginError(err)
+	}
+	text, err := plughost.DescribeJSON(c.Context, f)
+	if err != nil {
+		return pluginError(err)
+	}
+	m, err := sdk.ManifestFromJSON(text)
+	if err != nil {
+		return pluginError(fmt.Errorf("plugin %s: %w", f.Name, err))
+	}
+	if c.Bool("json") {
+		_, err := c.App.Writer.Write(append(text, '\n'))
+		return err
+	}
+	w := c.App.Writer
+	fmt.Fprintf(w, "%s %s  (%s, %s)\n", m.Name, m.Version, status, f.Path)
+	for _, line := range [][2]string{{"license", m.License}, {"runtime", m.Runtime}, {"model", m.ModelCard}, {"can", strings.Join(m.Capabilities, ", ")}} {
+		if line[1] != "" {
+			fmt.Fprintf(w, "  %-9s%s\n", line[0], strings.ReplaceAll(line[1], "\n", "\n           "))
+		}
+	}
+	for _, s := range m.Stages {
+		fmt.Fprintf(w, "\n%s %s: %s\n", s.Kind, s.Name, s.Summary)
+		t := tabwriter.NewWriter(w, 2, 0, 2, ' ', 0)
+		for _, side := range []struct {
+			name  string
+			ports []sdk.Port
+		}{{"in", s.Inputs}, {"out", s.Outputs}} {
+			for _, p := range side.ports {
+				fmt.Fprintf(t, "  %s\t%s\t%s %s\t%s\t%s\n", side.name, p.Name, p.DType, tensor.FormatShape(p.Shape), traits(p), p.Help)
+			}
+		}
+		for _, d := range s.Settings {
+			fmt.Fprintf(t, "  set\t%s\t%s = %s\t%s\t%s\n", d.Name, d.Type, d.Default, strings.Join(d.Choices, "|"), d.Help)
+		}
+		if err := t.Flush(); err != nil {
+			return err
+		}
+		if len(s.Losses) > 0 {
+			fmt.Fprintf(w, "  losses   %s\n", strings.Join(s.Losses, ", "))
+		}
+	}
+	fmt.Fprintln(w)
+	for path, sum := range hashes {
+		fmt.Fprintf(w, "%s  %s\n", sum, path)
+	}
+	return nil
+}
+
+func traits(p sdk.Port) string {
+	var out []string
+	for _, t := range []struct {
+		is   bool
+		name string
+	}{{p.Required, "required"}, {p.Differentiable, "differentiable"}, {p.Resident, "resident"}, {p.OnRequest, "on request"}} {
+		if t.is {
+			out = append(out, t.name)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// byStage splits STAGE.KEY=VALUE.
+func byStage(flag string, given []string) (map[string]map[string]string, error) {
+	pairs, err := keyValues(flag, given)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]map[string]string{}
+	for k, v := range pairs {
+		stage, key, ok := strings.Cut(k, ".")
+		if !ok {
+			return nil, usageError("--%s %s=%s: want STAGE.KEY=VALUE", flag, k, v)
+		}
+		if out[stage] == nil {
+			out[stage] = map[string]string{}
+		}
+		out[stage][key] = v
+	}
+	return out, nil
+}
+
+func validateOptions(c *cli.Context) (o conformance.Options, err error) {
+	o = conformance.Options{Stages: c.StringSlice("stage"), Device: c.String("device"), Threads: c.Int("threads"),
+		CallTimeout: c.Duration("call-timeout"), Seed: 1, Iterations: c.Int("iterations"),
+		Shapes: map[string]map[string][]int64{}, Inputs: map[string]map[string]*tensor.Tensor{}, Labels: map[string][]sdk.LabelSet{}}
+	if o.Settings, err = byStage("set", c.StringSlice("set")); err != nil {
+		return o, err
+	}
+	texts, err := byStage("shape", c.StringSlice("shape"))
+	if err != nil {
+		return o, err
+	}
+	for stage, ports := range texts {
+		var given []string
+		for port, text := range ports {
+			given = append(given, port+"="+text)
+		}
+		if o.Shapes[stage], err = shapes(given); err != nil {
+			return o, err
+		}
+	}
+	files, err := keyValues("in", c.StringSlice("in"))
+	if err != nil {
+		return o, err
+	}
+	for stage, path := range files {
+		if o.Inputs[stage], err = npz.Read(path); err != nil {
+			return o, dataError(err)
+		}
+	}
+	sets, err := byStage("labels", c.StringSlice("labels"))
+	if err != nil {
+		return o, err
+	}
+	for stage, tasks := range sets {
+		var given []string
+		for task, classes := range tasks {
+			given = append(given, task+"="+classes)
+		}
+		if o.Labels[stage], err = labelSets(given); err != nil {
+			return o, err
+		}
+	}
+	if path := c.String("schema"); path != "" {
+		if o.AttributeSchema, err = os.ReadFile(path); err != nil {
+			return o, dataError(err)
+		}
+	}
+	return o, nil
+}
+
+func pluginValidate(c *cli.Context) error {
+	ref, err := oneArgument(c)
+	if err != nil {
+		return err
+	}
+	o, err := validateOptions(c)
+	if err != nil {
+		return err
+	}
+	if !c.Bool("json") {
+		o.Progress = func(r conformance.Result) {
+			if !c.Bool("quiet") || r.Status == conformance.Fail {
+				fmt.Fprintln(c.App.Writer, r)
+			}
+		}
+	}
+	found, err := plughost.Find(ref, c.StringSlice("plugin-dir"))
+	if err != nil {
+		return usageError("%w", err)
+	}
+	options := pluginOptions(c)
+	options.CallTimeout, options.AllowUnregistered = o.CallTimeout, true
+	report, err := conformance.Run(c.Context, conformance.Target{
+		Describe: func(ctx context.Context) ([]byte, error) { return plughost.DescribeJSON(ctx, found) },
+		Connect: func(ctx context.Context) (*conformance.Connection, error) {
+			return validateConnection(ctx, ref, options)
+		},
+	}, o)
+	if err != nil {
+		return pluginError(err)
+	}
+	if c.Bool("json") {
+		if err := writeJSON(c.App.Writer, report); err != nil {
+			return err
+		}
+	}
+	failed := report.Failed()
+	if len(failed) > 0 {
+		return gateError(fmt.Errorf("plugin %s breaks %d of %d checks", report.Plugin, len(failed), len(report.Results)))
+	}
+	fmt.Fprintf(c.App.ErrWriter, "plugin %s %s passes %d checks in %.1f s\n", report.Plugin, report.Version, len(report.Results), report.Seconds)
+	return nil
+}
+
+// validateConnection starts a process of its own for the suite.
+func validateConnection(ctx context.Context, ref string, o plughost.Options) (*conformance.Connection, error) {
+	host, err := plughost.New(o)
+	if err != nil {
+		return nil, err
+	}
+	p, err := host.Start(ctx, ref)
+	if err != nil {
+		return nil, errors.Join(err, host.Close())
+	}
+	out := &conformance.Connection{
+		Conn: p.Conn(), InBand: client.New(p.Conn(), client.Options{Plugin: p.Name()}), PID: p.PID(),
+		CutLifeline: p.CutLifeline, ShutDown: p.ShutDown, Exited: p.Exited(), Close: host.Close,
+	}
+	if p.SharedMemory() {
+		out.Shared = p.Client()
+	}
+	return out, nil
+}
+
+func pluginInstall(c *cli.Context) error {
+	path, err := oneArgument(c)
+	if err != nil {
+		return err
+	}
+	f, record, err := plughost.Install(c.Context, path, plughost.InstallOptions{Dir: c.String("dir"), Replace: c.Bool("replace")})
+	switch {
+	case errors.Is(err, plughost.ErrNotFound):
+		return usageError("%w", err)
+	case err != nil:
+		return pluginError(err)
+	}
+	fmt.Fprintf(c.App.Writer, "%s %s installed in %s\n", f.Name, record.Version, f.Path)
+	for name, sum := range record.Files {
+		fmt.Fprintf(c.App.Writer, "%s  %s\n", sum, name)
+	}
+	onPath := false
+	for _, dir := range plughost.SearchPath(nil) {
+		onPath = onPath || dir == filepath.Dir(f.Path)
+	}
+	if !onPath {
+		fmt.Fprintf(c.App.ErrWriter, "%s is not searched by itself: use --plugin-dir %s or $%s\n", filepath.Dir(f.Path), filepath.Dir(f.Path), plughost.EnvPluginDir)
+	}
+	return nil
+}
+
+func pluginRemove(c *cli.Context) error {
+	name, err := oneArgument(c)
+	if err != nil {
+		return err
+	}
+	err = plughost.Remove(c.Context, name, c.String("dir"))
+	if errors.Is(err, plughost.ErrNotFound) {
+		return usageError("%w", err)
+	}
+	if err == nil {
+		fmt.Fprintf(c.App.Writer, "%s removed\n", name)
+	}
+	return err
+}

@@ -1,0 +1,498 @@
+package plughost
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// LockFile records, in a plugin folder, what was installed there.
+const LockFile = "plugins.lock"
+
+// lockWait bounds the wait for another `plugin install` in the same folder.
+const lockWait = 10 * time.Second
+
+// Lock is the content of a LockFile.
+type Lock struct {
+	SchemaVersion int               `json:"schema_version"`
+	Plugins       map[string]Record `json:"plugins"`
+}
+
+// Record is an installed plugin.
+type Record struct {
+	Version   string    `json:"version"`
+	Installed time.Time `json:"installed"`
+	// Source is the path it was installed from.
+	Source string `json:"source"`
+	// Files holds the SHA-256 of every file, by path relative to the plugin's folder.
+	Files map[string]string `json:"files"`
+}
+
+// Errors of checks before a start.
+var (
+	// ErrUnregistered is returned when a plugin found by name was never installed.
+	ErrUnregistered = errors.New("the plugin is not registered")
+	// ErrChanged is returned when a file differs from what was installed.
+	ErrChanged = errors.New("the plugin has changed since it was installed")
+	// ErrUnsafe is returned for symbolic links and files that anyone may write.
+	ErrUnsafe = errors.New("the plugin's files are not safe")
+)
+
+// Status says how far a plugin on disk can be trusted.
+type Status string
+
+// The statuses.
+const (
+	// Registered: installed, and its files are what they were.
+	Registered Status = "registered"
+	// Trusted: it lies beside the host's program or was pointed at, and was not installed.
+	Trusted Status = "trusted"
+	// Unregistered: found by name in a folder anyone could have put it into.
+	Unregistered Status = "unregistered"
+	// Changed: installed, and its files are not what they were.
+	Changed Status = "changed"
+	// Unsafe: symbolic links, or files that anyone may write.
+	Unsafe Status = "unsafe"
+)
+
+// readLock returns an empty lock when the folder has none.
+func readLock(dir string) (*Lock, error) {
+	lock := &Lock{SchemaVersion: 1, Plugins: map[string]Record{}}
+	data, err := os.ReadFile(filepath.Join(dir, LockFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return lock, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, lock); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, LockFile), err)
+	}
+	if lock.SchemaVersion != 1 {
+		return nil, fmt.Errorf("%s: schema version %d, want 1", filepath.Join(dir, LockFile), lock.SchemaVersion)
+	}
+	if lock.Plugins == nil {
+		lock.Plugins = map[string]Record{}
+	}
+	return lock, nil
+}
+
+// Check hashes a plugin's files and compares them with the lock file of its folder.
+// The error wraps ErrUnsafe, ErrChanged or ErrUnregistered and goes with the status;
+// allowUnregistered turns the last into a pass.
+func (f *Found) Check(allowUnregistered bool) (Status, map[string]string, error) {
+	for _, path := range append([]string{f.Path}, f.Files...) {
+		if err := safeFile(path, f.Dir != ""); err != nil {
+			return Unsafe, nil, err
+		}
+	}
+	hashes, err := f.Hashes()
+	if err != nil {
+		return Unsafe, nil, err
+	}
+	if f.Dir == "" {
+		return Trusted, hashes, nil
+	}
+	lock, err := readLock(f.Dir)
+	if err != nil {
+		return Unregistered, hashes, err
+	}
+	record, ok := lock.Plugins[filepath.Base(f.Path)]
+	if !ok {
+		if f.trusted {
+			return Trusted, hashes, nil
+		}
+		if allowUnregistered {
+			return Unregistered, hashes, nil
+		}
+		return Unregistered, hashes, fmt.Errorf("%w: %s; `alignedfusion plugin install %s` registers it, --allow-unregistered runs it once",
+			ErrUnregistered, f.Path, f.Path)
+	}
+	now := map[string]string{}
+	for path, sum := range hashes {
+		relative, err := filepath.Rel(f.Path, path)
+		if err != nil {
+			return Changed, hashes, err
+		}
+		now[relative] = sum
+	}
+	for _, name := range sortedKeys(now, record.Files) {
+		switch was, is := record.Files[name], now[name]; {
+		case is == "":
+			return Changed, hashes, fmt.Errorf("%w: %s is gone from %s; install it again", ErrChanged, name, f.Path)
+		case was == "":
+			return Changed, hashes, fmt.Errorf("%w: %s is new in %s; install it again", ErrChanged, name, f.Path)
+		case was != is:
+			return Changed, hashes, fmt.Errorf("%w: %s has SHA-256 %.12s…, installed was %.12s…; if that is right, install it again",
+				ErrChanged, filepath.Join(f.Path, name), is, was)
+		}
+	}
+	return Registered, hashes, nil
+}
+
+func sortedKeys(maps ...map[string]string) []string {
+	var out []string
+	for _, m := range maps {
+		for k := range m {
+			out = append(out, k)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// safeFile refuses what somebody else could change behind the user's back. A plugin that
+// was given as a path may be a symbolic link: the user has named it.
+func safeFile(path string, byName bool) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if info.Mode()&fs.ModeSymlink != 0 {
+		if byName {
+			return fmt.Errorf("%w: %s is a symbolic link; install the plugin itself", ErrUnsafe, path)
+		}
+		if info, err = os.Stat(path); err != nil {
+			return err
+		}
+	}
+	if info.Mode().Perm()&0o002 != 0 {
+		return fmt.Errorf("%w: anyone may write %s (mode %v); chmod o-w it", ErrUnsafe, path, info.Mode().Perm())
+	}
+	return nil
+}
+
+// InstallOptions of Install.
+type InstallOptions struct {
+	// Dir to install into; "" is the user's own folder.
+	Dir string
+	// Replace an installed plugin of the same name and version that differs.
+	Replace bool
+}
+
+// Install copies a plugin (a program, or a folder with a LayoutFile) into a plugin
+// folder and records the hashes of its files. The program is asked for its manifest. It
+// appears whole or not at all.
+func Install(ctx context.Context, path string, o InstallOptions) (*Found, Record, error) {
+	var record Record
+	if o.Dir == "" {
+		if o.Dir = UserDir(); o.Dir == "" {
+			return nil, record, errors.New("there is no home folder to install into; give --dir")
+		}
+	}
+	dir, err := filepath.Abs(o.Dir)
+	if err != nil {
+		return nil, record, err
+	}
+	source, err := filepath.Abs(path)
+	if err != nil {
+		return nil, record, err
+	}
+	if source, err = filepath.EvalSymlinks(source); err != nil {
+		return nil, record, fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	found, err := inspect(source, "")
+	if err != nil {
+		return nil, record, err
+	}
+	if _, _, err := found.Check(false); err != nil {
+		return nil, record, err
+	}
+	manifest, err := Describe(ctx, found)
+	if err != nil {
+		return nil, record, err
+	}
+	layout := layoutOf(found, manifest)
+	if !validName(layout.Name) {
+		return nil, record, fmt.Errorf("plugin name %q: want letters, digits, - and _", layout.Name)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, record, err
+	}
+	unlock, err := lockDir(ctx, dir)
+	if err != nil {
+		return nil, record, err
+	}
+	defer unlock()
+	lock, err := readLock(dir)
+	if err != nil {
+		return nil, record, err
+	}
+	temporary, err := os.MkdirTemp(dir, ".installing-")
+	if err != nil {
+		return nil, record, err
+	}
+	defer os.RemoveAll(temporary)
+	if err := copyPlugin(found, layout, temporary); err != nil {
+		return nil, record, err
+	}
+	staged, err := inspect(temporary, "")
+	if err != nil {
+		return nil, record, err
+	}
+	hashes, err := staged.Hashes()
+	if err != nil {
+		return nil, record, err
+	}
+	record = Record{Version: manifest.Version, Installed: time.Now().UTC().Truncate(time.Second), Source: source, Files: map[string]string{}}
+	for file, sum := range hashes {
+		relative, err := filepath.Rel(temporary, file)
+		if err != nil {
+			return nil, record, err
+		}
+		record.Files[relative] = sum
+	}
+	final := filepath.Join(dir, layout.Name)
+	if old, ok := lock.Plugins[layout.Name]; ok && !o.Replace && old.Version == record.Version && !sameFiles(old.Files, record.Files) {
+		return nil, record, fmt.Errorf("plugin %s %s is installed with other files; raise its version, or replace it with --replace", layout.Name, old.Version)
+	}
+	if err := replaceDir(temporary, final); err != nil {
+		return nil, record, err
+	}
+	lock.Plugins[layout.Name] = record
+	if err := writeLock(dir, lock); err != nil {
+		return nil, record, err
+	}
+	installed, err := inspect(final, dir)
+	return installed, record, err
+}
+
+func sameFiles(a, b map[string]string) bool {
+	for _, name := range sortedKeys(a, b) {
+		if name != LayoutFile && a[name] != b[name] {
+			return false
+		}
+	}
+	return true
+}
+
+// layoutOf describes an installed plugin: its own LayoutFile, or one made from the
+// manifest for a plain program.
+func layoutOf(f *Found, m sdk.Manifest) *Layout {
+	l := &Layout{}
+	if f.Layout != nil {
+		*l = *f.Layout
+	} else {
+		name := filepath.Base(f.Path)
+		l.Command, l.Files = []string{"./" + name}, []string{name}
+		l.Name, l.License, l.ModelCard = m.Name, m.License, m.ModelCard
+	}
+	l.Version, l.Protocol, l.Kinds = m.Version, []int{sdk.ProtocolMajor}, nil
+	for _, s := range m.Stages {
+		if !slices.Contains(l.Kinds, string(s.Kind)) {
+			l.Kinds = append(l.Kinds, string(s.Kind))
+		}
+	}
+	return l
+}
+
+func copyPlugin(f *Found, layout *Layout, to string) error {
+	from := f.Path
+	if f.Layout == nil {
+		from = filepath.Dir(f.Path)
+	}
+	for _, name := range layout.Files {
+		if err := copyFile(filepath.Join(from, name), filepath.Join(to, name)); err != nil {
+			return err
+		}
+	}
+	text, err := yaml.Marshal(layout)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(to, LayoutFile), text, 0o644); err != nil {
+		return err
+	}
+	return os.Chmod(to, 0o755)
+}
+
+func copyFile(from, to string) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a file", from)
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644|info.Mode().Perm()&0o111)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Sync(), out.Close())
+}
+
+// replaceDir puts a folder in the place of another; a crash in between leaves one of
+// the two or none, never a mixture.
+func replaceDir(from, to string) error {
+	old := to + ".old"
+	if err := os.RemoveAll(old); err != nil {
+		return err
+	}
+	if err := os.Rename(to, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Rename(from, to); err != nil {
+		return errors.Join(err, os.Rename(old, to))
+	}
+	return os.RemoveAll(old)
+}
+
+func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
+	lock := flock.New(filepath.Join(dir, "."+LockFile+".flock"))
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	ok, err := lock.TryLockContext(ctx, 50*time.Millisecond)
+	if err != nil || !ok {
+		return nil, fmt.Errorf("plugin folder %s is in use by another install: %w", dir, errors.Join(err, ctx.Err()))
+	}
+	return func() { _ = lock.Unlock() }, nil
+}
+
+func writeLock(dir string, lock *Lock) (err error) {
+	text, err := json.MarshalIndent(lock, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "."+LockFile+".tmp-")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(text, '\n'))
+	if err := errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return os.Rename(f.Name(), filepath.Join(dir, LockFile))
+}
+
+// Remove removes an installed plugin and its record. It fails with ErrNotFound when the
+// folder ("" is the user's own) has no record of it: what was not installed is not
+// removed.
+func Remove(ctx context.Context, name, dir string) error {
+	if dir == "" {
+		dir = UserDir()
+	}
+	if !validName(name) {
+		return fmt.Errorf("%w: %q is not a name", ErrNotFound, name)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	unlock, err := lockDir(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	lock, err := readLock(dir)
+	if err != nil {
+		return err
+	}
+	if _, ok := lock.Plugins[name]; !ok {
+		return fmt.Errorf("%w: %s was not installed in %s", ErrNotFound, name, dir)
+	}
+	delete(lock.Plugins, name)
+	if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+		return err
+	}
+	return writeLock(dir, lock)
+}
+
+// describeLimits of the program that prints its manifest.
+const (
+	describeTimeout = 30 * time.Second
+	describeBytes   = 4 << 20
+)
+
+// DescribeJSON runs a plugin with --describe, without a handshake, and returns what it
+// prints. The error is a *Failure.
+func DescribeJSON(ctx context.Context, f *Found) ([]byte, error) {
+	fail := func(reason string, log *logRing, err error) error {
+		out := &Failure{Plugin: f.Name, Call: "describe", Reason: reason, Err: err}
+		if log != nil {
+			out.Stderr = log.tail(failureLines)
+		}
+		return out
+	}
+	command, err := f.runnable()
+	if err != nil {
+		return nil, fail(err.Error(), nil, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
+	defer cancel()
+	mark := newMark()
+	cmd := newCommand(append(command, sdk.DescribeFlag), f.WorkDir, append(environment(1, nil), mark))
+	log := &logRing{name: f.Name}
+	out := &limitedBuffer{limit: describeBytes}
+	cmd.Stdout, cmd.Stderr = out, log
+	cmd.WaitDelay = drainTime
+	if err := cmd.Start(); err != nil {
+		return nil, fail(err.Error(), log, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })
+	err = cmd.Wait()
+	stop()
+	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+	reapMarked(mark)
+	switch {
+	case ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return nil, fail(fmt.Sprintf("no manifest within %v", describeTimeout), log, ctx.Err())
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case out.overflow:
+		return nil, fail(fmt.Sprintf("more than %d bytes of manifest", describeBytes), log, nil)
+	case err != nil && !errors.Is(err, os.ErrProcessDone) && !strings.Contains(err.Error(), "WaitDelay"):
+		return nil, fail(fmt.Sprintf("%s: %v", sdk.DescribeFlag, err), log, err)
+	}
+	return out.data, nil
+}
+
+// Describe is DescribeJSON, read and checked.
+func Describe(ctx context.Context, f *Found) (sdk.Manifest, error) {
+	text, err := DescribeJSON(ctx, f)
+	if err != nil {
+		return sdk.Manifest{}, err
+	}
+	m, err := sdk.ManifestFromJSON(text)
+	if err != nil {
+		return sdk.Manifest{}, &Failure{Plugin: f.Name, Call: "describe", Reason: firstSentence(err), Err: err}
+	}
+	return m, nil
+}
+
+// limitedBuffer keeps the first bytes and swallows the rest.
+type limitedBuffer struct {
+	data     []byte
+	limit    int
+	overflow bool
+}
+
+func (b *limitedBuffer) Write(p []byte) (int, error) {
+	n := len(p)
+	if room := b.limit - len(b.data); n > room {
+		p, b.overflow = p[:room], true
+	}
+	b.data = append(b.data, p...)
+	return n, nil
+}
