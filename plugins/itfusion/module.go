@@ -144,7 +144,7 @@ func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage
 		out.Losses["reconstruction"] = m.rec.loss(s, r, cells, masked, out.Metrics)
 		out.Tensors["reconstruction"] = s.Detach(s.Softmax(s.MulScalar(r.logits, 1/m.calibration), 2))
 	}
-	mean := m.Finish(s, after, out.Tensors)
+	mean := m.Finish(s, in, after, out.Tensors)
 	if m.direct {
 		out.Tensors["joint"] = mean
 		return out

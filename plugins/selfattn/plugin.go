@@ -75,6 +75,6 @@ func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage
 	for _, layer := range m.layers {
 		x = layer.Forward(s, x, nil, in.Train)
 	}
-	out.Tensors["joint"] = m.Finish(s, fusion.Split(s, x, streams), out.Tensors)
+	out.Tensors["joint"] = m.Finish(s, in, fusion.Split(s, x, streams), out.Tensors)
 	return out
 }

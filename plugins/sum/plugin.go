@@ -63,7 +63,7 @@ func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage
 		if summary != nil {
 			x = s.Add(x, summary)
 		}
-		out.Tensors["tokens."+mod.Name] = m.Back(s, mod.Name, x)
+		out.Tensors["tokens."+mod.Name] = m.Back(s, in, mod.Name, x)
 	}
 	out.Tensors["joint"] = s.Mean(s.Stack(means, 1), []int64{1}, false)
 	return out

@@ -30,6 +30,9 @@ type Options struct {
 	Width int64
 	// Identity adds the learned attribute-identity embedding.
 	Identity bool
+	// Residual gives a modality's tokens back as input + projection: what the fusion
+	// adds is apart from what the encoder saw. Otherwise the projection replaces them.
+	Residual bool
 	// Zero stands for unmentioned attributes by a zero token instead of the learned t_UN.
 	Zero bool
 }
@@ -103,7 +106,7 @@ func New(b *torchstage.Build, o Options) (*Frame, error) {
 	p := b.Params
 	for _, m := range f.Modalities {
 		f.inputs[m.Name] = newProjection(p, "input."+m.Name, m.Channels, o.Width)
-		if m.Channels != o.Width {
+		if o.Residual || m.Channels != o.Width {
 			f.outputs[m.Name] = transformer.Linear(p, "output."+m.Name, o.Width, m.Channels)
 		}
 	}
@@ -181,10 +184,14 @@ func (f *Frame) Visual(s *torchstage.Scope, in *torchstage.Inputs, modality stri
 	return f.inputs[modality].apply(s, x, f.Width)
 }
 
-// Back projects fused tokens [N,T,d] to the modality's own size [N,T,C].
-func (f *Frame) Back(s *torchstage.Scope, modality string, x *ts.Tensor) *ts.Tensor {
+// Back projects fused tokens x [N,T,d] to the modality's own size [N,T,C] and, with
+// Residual, adds them to the tokens that came in.
+func (f *Frame) Back(s *torchstage.Scope, in *torchstage.Inputs, modality string, x *ts.Tensor) *ts.Tensor {
 	if out, ok := f.outputs[modality]; ok {
-		return out.Apply(s, x)
+		x = out.Apply(s, x)
+	}
+	if f.Residual {
+		x = s.Add(in.Tensors["tokens."+modality], x)
 	}
 	return x
 }
@@ -304,13 +311,13 @@ func Ports() (inputs, outputs []sdk.Port) {
 // Finish normalises the attended streams, stores them as the outputs tokens.* and
 // returns the mean of the streams' means [N,d]. Each stream counts alike however
 // many tokens it has.
-func (f *Frame) Finish(s *torchstage.Scope, streams []*ts.Tensor, outputs map[string]*ts.Tensor) *ts.Tensor {
+func (f *Frame) Finish(s *torchstage.Scope, in *torchstage.Inputs, streams []*ts.Tensor, outputs map[string]*ts.Tensor) *ts.Tensor {
 	var means []*ts.Tensor
 	for i, name := range f.Streams() {
 		y := f.Normalize(s, name, streams[i])
 		means = append(means, s.Mean(y, []int64{1}, false))
 		if name != Report {
-			y = f.Back(s, name, y)
+			y = f.Back(s, in, name, y)
 		}
 		outputs["tokens."+name] = y
 	}

@@ -9,6 +9,7 @@ func Limit(v float64) *float64 { return &v }
 func FrameSettings() []sdk.Setting {
 	return []sdk.Setting{
 		{Name: "width", Type: "int", Default: "256", Min: Limit(1), Max: Limit(8192), Help: "size d of the fused tokens"},
+		{Name: "residual", Type: "bool", Default: "true", Help: "give visual tokens back as input + projection, so that fusion takes nothing away; false: projection alone"},
 		{Name: "identity", Type: "bool", Default: "true", Help: "add the learned attribute-identity embedding; without it unmentioned attributes are alike"},
 		{Name: "unmentioned", Type: "string", Default: "learned", Choices: []string{"learned", "zero"}, Help: "what stands for an unmentioned attribute: the learned token t_UN or a zero vector"},
 		{Name: "weights", Type: "path", Default: "", Help: "safetensors file with this stage's weights, to start from"},
@@ -27,5 +28,5 @@ func AttentionSettings() []sdk.Setting {
 
 // FrameOptions reads FrameSettings.
 func FrameOptions(s sdk.Settings) Options {
-	return Options{Width: int64(s.Int("width")), Identity: s.Bool("identity"), Zero: s.String("unmentioned") == "zero"}
+	return Options{Width: int64(s.Int("width")), Identity: s.Bool("identity"), Residual: s.Bool("residual"), Zero: s.String("unmentioned") == "zero"}
 }

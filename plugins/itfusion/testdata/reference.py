@@ -32,12 +32,13 @@ SCHEMA = {
 
 class Fusion(nn.Module):
     def __init__(self, channels, embed, width=8, layers=2, heads=2, ffn=4, per_pair=1, share=False, start=0,
-                 intermediate=True, two_pass=False, smoothing=0.1, reconstruct=True):
+                 intermediate=True, two_pass=False, smoothing=0.1, reconstruct=True, residual=True):
         super().__init__()
         self.layers_n, self.start, self.two_pass, self.smoothing = layers, start, two_pass, smoothing
         self.intermediate, self.reconstruct, self.share = intermediate, reconstruct, share
         attributes = SCHEMA["attributes"]
         self.kinds = attributes
+        self.residual = residual
         self.modalities = list(channels)
         self.streams = self.modalities + ["report"]
         self.text = nn.Linear(embed, width)
@@ -45,7 +46,7 @@ class Fusion(nn.Module):
         self.unmentioned = nn.Parameter(torch.randn(width))
         self.identity = nn.Parameter(torch.randn(len(attributes), width))
         self.input = nn.ModuleDict({m: nn.Sequential(nn.Linear(c, width), nn.LayerNorm(width)) for m, c in channels.items()})
-        self.output = nn.ModuleDict({m: nn.Linear(width, c) for m, c in channels.items() if c != width})
+        self.output = nn.ModuleDict({m: nn.Linear(width, c) for m, c in channels.items() if residual or c != width})
         self.norm = nn.ModuleDict({s: nn.LayerNorm(width) for s in self.streams})
         self.pairs = list(itertools.combinations(self.streams, 2))
         if intermediate:
@@ -167,7 +168,8 @@ class Fusion(nn.Module):
             result["reconstruction"] = p
         for m in self.modalities:
             y = self.norm[m](after[m])
-            result["tokens." + m] = self.output[m](y) if m in self.output else y
+            y = self.output[m](y) if m in self.output else y
+            result["tokens." + m] = visual[m] + y if self.residual else y
         result["tokens.report"] = self.norm["report"](after["report"])
         if self.intermediate:
             result["joint"] = torch.cat([self.inter_norm(joint[p].mean(1)) for p in self.pairs], 1)
@@ -220,7 +222,7 @@ def case(name, channels, tokens, settings, **kw):
 if __name__ == "__main__":
     case("base", {"image": 6}, {"image": 5}, {"layers": 2})
     case("bottleneck", {"image": 8, "other": 5}, {"image": 4, "other": 3},
-         {"layers": 3, "tokens_per_pair": 2, "share_weights": True, "start_layer": 1},
-         layers=3, per_pair=2, share=True, start=1)
+         {"layers": 3, "tokens_per_pair": 2, "share_weights": True, "start_layer": 1, "residual": False},
+         layers=3, per_pair=2, share=True, start=1, residual=False)
     case("two_pass", {"image": 6}, {"image": 5}, {"layers": 2, "two_pass": True}, two_pass=True)
     case("direct", {"image": 6}, {"image": 5}, {"layers": 2, "intermediate": False}, intermediate=False)

@@ -40,7 +40,7 @@ x = torch.cat([v, token], 1)
 for layer in range(L):
     x = parts[f"layers.{layer}.joint"](x)
 v, token = parts["norm.image"](x[:, :T]), parts["norm.report"](x[:, T:])
-out = {"tokens.image": parts["output.image"](v), "tokens.report": token, "joint": (v.mean(1) + token.mean(1)) / 2}
+out = {"tokens.image": image + parts["output.image"](v), "tokens.report": token, "joint": (v.mean(1) + token.mean(1)) / 2}
 tensors = {"in.tokens.image": image, "in.report.embedding": embedding, "in.report.state": state, "in.report.value": value}
 total = 0.0
 for name, y in out.items():

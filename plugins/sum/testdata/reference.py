@@ -35,7 +35,7 @@ token = parts["report.norm"](parts["report.projection"](embedding))
 token = torch.where((state == 0)[..., None], single["report.unmentioned"].expand(N, A, D), token) + single["report.identity"]
 token = parts["norm.report"](token)
 out = {
-    "tokens.image": parts["output.image"](v + token.mean(1, keepdim=True)),
+    "tokens.image": image + parts["output.image"](v + token.mean(1, keepdim=True)),
     "tokens.report": token,
     "joint": (v.mean(1) + token.mean(1)) / 2,
 }
