@@ -53,6 +53,8 @@ type Options struct {
 	// MaxReplyBytes and MaxDetections bound answers; 0 means the client's defaults.
 	MaxReplyBytes int64
 	MaxDetections int64
+	// Isolation limits what the plugins can do.
+	Isolation Isolation
 	// Env is added to the plugins' environment, as NAME=value.
 	Env []string
 	// Log receives the plugins' standard error line by line as it comes; nil keeps only

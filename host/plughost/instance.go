@@ -104,7 +104,10 @@ func (i *Instance) Step(ctx context.Context, req *sdk.StepRequest) (cost client.
 // names of the files.
 func (i *Instance) Save(ctx context.Context, dir string) (files []string, cost client.Cost, err error) {
 	err = i.call(ctx, "save", func(ctx context.Context) (err error) {
-		files, cost, err = i.instance.Save(ctx, dir)
+		files, err = i.plugin.host.saveThrough(dir, func(dir string) (files []string, err error) {
+			files, cost, err = i.instance.Save(ctx, dir)
+			return files, err
+		})
 		return err
 	})
 	return files, cost, err

@@ -77,6 +77,9 @@ func (h *Host) launch(ctx context.Context, found *Found) (*Plugin, error) {
 	p.mark = newMark()
 	cmd := newCommand(command, found.WorkDir, append(environment(h.options.Threads, h.options.Env),
 		fmt.Sprintf("%s=%d", sdk.EnvLifeline, lifelineFD), p.mark))
+	if h.options.Isolation.ReadOnly {
+		cmd.Env = append(cmd.Env, "TMPDIR="+h.dir)
+	}
 	read, write, err := os.Pipe()
 	if err != nil {
 		return nil, refuse(err)
@@ -111,10 +114,11 @@ func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, lifeline *os.File) er
 		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, _ string) (runner.Runner, error) {
 			cmd.Env = append(cmd.Env, spec.Env...) // the handshake's variables
 			r, err := newChildRunner(cmd, p.log, lifeline)
-			p.runner = r
 			if err != nil {
 				return nil, err
 			}
+			r.isolation, r.writable = p.host.options.Isolation, []string{p.host.dir}
+			p.runner = r
 			return r, nil
 		},
 	})

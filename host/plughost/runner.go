@@ -21,9 +21,11 @@ import (
 // the plugin that keep its pipes open, and kills one process of a group; this one
 // drains the pipes for ever, leads a process group and ends all of it.
 type childRunner struct {
-	cmd      *exec.Cmd
-	log      *logRing
-	lifeline *os.File // the child's end; closed here once the child has it
+	cmd       *exec.Cmd
+	isolation Isolation
+	writable  []string // folders the process may change in spite of the isolation
+	log       *logRing
+	lifeline  *os.File // the child's end; closed here once the child has it
 
 	handshakeReader *io.PipeReader
 	handshakeWriter *io.PipeWriter
@@ -59,7 +61,7 @@ func newChildRunner(cmd *exec.Cmd, log *logRing, lifeline *os.File) (*childRunne
 
 // Start starts the process and the goroutines that read its output and wait for it.
 func (r *childRunner) Start(context.Context) error {
-	err := r.cmd.Start()
+	err := r.isolation.start(r.cmd, r.writable)
 	_ = r.outWrite.Close()
 	_ = r.errWrite.Close()
 	if err != nil {

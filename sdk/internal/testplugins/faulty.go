@@ -20,7 +20,7 @@ import (
 
 // Faults are the values of the setting "fault" of the plugin Faulty.
 var Faults = []string{"none", "exit", "segfault", "kill", "panic", "hang", "stop", "stdout", "stderr", "stderr-line",
-	"past-slot", "boxes", "nan", "shape", "undeclared", "error", "fork", "memory", "hang-close"}
+	"past-slot", "boxes", "nan", "shape", "undeclared", "error", "fork", "memory", "spin", "hang-close"}
 
 // Faulty is a detection head whose Forward does what the setting "fault" says.
 func Faulty() sdk.Plugin {
@@ -46,6 +46,7 @@ func Faulty() sdk.Plugin {
 type faulty struct {
 	fault string
 	kept  [][]byte
+	spun  int
 }
 
 func (f *faulty) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
@@ -128,6 +129,10 @@ func (f *faulty) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.Forwa
 				return nil, err
 			}
 			fmt.Fprintf(os.Stderr, "child %d\n", child.Process.Pid)
+		}
+	case "spin":
+		for n := 0; ; n++ {
+			f.spun = n
 		}
 	case "memory":
 		for {
