@@ -42,7 +42,7 @@ var presets = map[string]arch{
 		preTrain: 12000, postTrain: 2000, preTest: 6000, postTest: 300, rois: 64,
 	},
 	"tiny": {
-		stem: 16, growth: 16, bottle: 2, layers: [3]int{2, 2, 2}, pyramid: 32, tokens: 64,
+		stem: 32, growth: 16, bottle: 2, layers: [3]int{2, 2, 2}, pyramid: 32, tokens: 64,
 		rpn: 32, fc: 64, maskConv: 16,
 		sides: []float32{6, 9, 13, 19, 28, 42}, ratios: []float32{0.5, 1, 2},
 		preTrain: 1000, postTrain: 200, preTest: 1000, postTest: 100, rois: 64,
