@@ -33,10 +33,7 @@ type band struct {
 // rate, or over the share of the training data where that is what varies. nil where
 // there is nothing to draw.
 func (t *Table) plot() ([]byte, error) {
-	byFraction := false
-	for _, r := range t.Rows {
-		byFraction = byFraction || r.Fraction != 1
-	}
+	byFraction := t.byFraction()
 	var titles, methods []string
 	lines := map[[2]string]*band{}
 	for _, r := range t.Rows {

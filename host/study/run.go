@@ -67,6 +67,8 @@ type Study struct {
 	tokens *session.TokenStore
 	// features of the frozen encoder by case, for logistic regression.
 	features map[string][]float64
+	// truths of detection by seeds.
+	truths map[string]*froc.Truth
 }
 
 // CellResult is cell.json: what came of one cell.
@@ -107,7 +109,7 @@ func Open(o Options) (*Study, error) {
 	if o.Set == nil {
 		o.Set = []string{}
 	}
-	s := &Study{Options: o, tokens: session.NewTokenStore(4 << 30), features: map[string][]float64{}}
+	s := &Study{Options: o, tokens: session.NewTokenStore(4 << 30), features: map[string][]float64{}, truths: map[string]*froc.Truth{}}
 	cells := o.Plan.Cells()
 	if len(cells) == 0 {
 		return nil, &session.ConfigError{Err: errors.New("the study has no cells: give at least one method, rate and seed")}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -125,8 +126,7 @@ func (s *Study) Table(o TableOptions) (*Table, error) {
 	}
 	var tests []*Test
 	absent := map[string]bool{}
-	var kept map[string]*pooled // by cells: a method without attributes stands in every column
-	kept = map[string]*pooled{}
+	kept := map[string]*pooled{} // by cells: a method without attributes stands in every column
 	for _, block := range s.Plan.Blocks {
 		for _, point := range block.Points {
 			var column []*pooled
@@ -286,6 +286,7 @@ func overSeeds(results []*CellResult, metric string) Figure {
 func (s *Study) poolDetections(p *pooled, results []*CellResult, o resample.Options) error {
 	all := &froc.Truth{}
 	var marks []froc.Prediction
+	seeds := fmt.Sprint(p.row.Seeds)
 	for _, r := range results {
 		dir := session.PredictionDir(s.path("cells", r.Cell), s.Split)
 		truth, err := frocio.ReadTruth(frocio.Source{GroundTruth: filepath.Join(dir, session.TruthFile), Images: filepath.Join(dir, session.ImagesFile)}, frocio.Options{})
@@ -312,6 +313,14 @@ func (s *Study) poolDetections(p *pooled, results []*CellResult, o resample.Opti
 			m.Image += first
 			marks = append(marks, m)
 		}
+	}
+	// Systems are compared on one truth.
+	if known := s.truths[seeds]; known == nil {
+		s.truths[seeds] = all
+	} else if !reflect.DeepEqual(known, all) {
+		return errors.New("the cells are of different cases")
+	} else {
+		all = known
 	}
 	cfg, err := s.config(s.cells[0].Model)
 	if err != nil {
@@ -473,11 +482,15 @@ func (t *Table) csv() ([]byte, error) {
 
 // column is what stands above a column of the text table.
 func (t *Table) column(r *Row) string {
-	name := fmt.Sprintf("%g %%", 100*r.Rate)
-	if r.Fraction != 1 {
-		name = fmt.Sprintf("%g %% of patients, %s missing", 100*r.Fraction, name)
+	if t.byFraction() {
+		return fmt.Sprintf("%g %%", 100*r.Fraction)
 	}
-	return name
+	return fmt.Sprintf("%g %%", 100*r.Rate)
+}
+
+// byFraction reports whether the columns are shares of the training patients.
+func (t *Table) byFraction() bool {
+	return slices.ContainsFunc(t.Rows, func(r Row) bool { return r.Fraction != 1 })
 }
 
 // Write prints one grid of methods and rates per scenario for a metric (empty: the
@@ -532,7 +545,7 @@ func (t *Table) Write(w io.Writer, metric string) error {
 		}
 		fmt.Fprintf(w, "%s, %s on split %s: mean over seeds [95 %% CI, patients resampled]\n", title, strings.ReplaceAll(metric, "_", " "), t.Split)
 		tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintf(tab, "missing\t%s\n", strings.Join(columns, "\t"))
+		fmt.Fprintf(tab, "%s\t%s\n", map[bool]string{false: "missing", true: "training patients"}[t.byFraction()], strings.Join(columns, "\t"))
 		for _, m := range methods {
 			row := m
 			for _, c := range columns {
