@@ -53,7 +53,6 @@ func pluginCommand() *cli.Command {
 					&cli.StringSliceFlag{Name: "in", Usage: "inputs of a stage, `STAGE=X.npz`, repeatable"},
 					&cli.StringSliceFlag{Name: "labels", Usage: "classes of a task, `STAGE.TASK=a,b,c`, repeatable"},
 					&cli.StringFlag{Name: "schema", Usage: "attribute schema `FILE.json`"},
-					&cli.DurationFlag{Name: "call-timeout", Value: time.Minute, Usage: "longest `TIME` of one call"},
 					&cli.IntFlag{Name: "iterations", Value: 240, Usage: "`N` calls in the check for growing memory"},
 					&cli.BoolFlag{Name: "quiet", Usage: "show only what failed"},
 				),
@@ -322,7 +321,11 @@ func pluginValidate(c *cli.Context) error {
 		return usageError("%w", err)
 	}
 	options := pluginOptions(c)
-	options.CallTimeout, options.AllowUnregistered = o.CallTimeout, true
+	options.AllowUnregistered = true
+	if o.CallTimeout == 0 {
+		o.CallTimeout = time.Minute
+	}
+	options.CallTimeout = o.CallTimeout
 	report, err := conformance.Run(c.Context, conformance.Target{
 		Describe: func(ctx context.Context) ([]byte, error) { return plughost.DescribeJSON(ctx, found) },
 		Connect: func(ctx context.Context) (*conformance.Connection, error) {

@@ -81,11 +81,24 @@ func pluginFlags() []cli.Flag {
 		&cli.IntFlag{Name: "threads", Usage: "`N` threads per plugin (default: all processors)"},
 		&cli.StringFlag{Name: "device", Usage: "cpu, cuda:0, …"},
 		&cli.BoolFlag{Name: "verbose", Usage: "show what plugins write to standard error"},
+		&cli.DurationFlag{Name: "call-timeout", Usage: "longest `TIME` of one call of a plugin; a plugin that takes longer is taken for hung"},
+		&cli.BoolFlag{Name: "allow-unregistered", Usage: "run plugins found by name that were not installed"},
+		&cli.Uint64Flag{Name: "plugin-memory-mib", Usage: "private memory of each plugin, `MIB`"},
+		&cli.Uint64Flag{Name: "plugin-cpu-seconds", Usage: "processor time of each plugin, `S`"},
+		&cli.BoolFlag{Name: "plugin-no-network", Usage: "start plugins without network"},
+		&cli.BoolFlag{Name: "plugin-read-only", Usage: "keep plugins from changing files; what they save goes through the host"},
 	}
 }
 
 func pluginOptions(c *cli.Context) plughost.Options {
-	o := plughost.Options{Dirs: c.StringSlice("plugin-dir"), Threads: c.Int("threads")}
+	o := plughost.Options{
+		Dirs: c.StringSlice("plugin-dir"), Threads: c.Int("threads"), CallTimeout: c.Duration("call-timeout"),
+		AllowUnregistered: c.Bool("allow-unregistered"),
+		Isolation: plughost.Isolation{
+			MemoryBytes: c.Uint64("plugin-memory-mib") << 20, CPUSeconds: c.Uint64("plugin-cpu-seconds"),
+			NoNetwork: c.Bool("plugin-no-network"), ReadOnly: c.Bool("plugin-read-only"),
+		},
+	}
 	if c.Bool("verbose") {
 		o.Log = c.App.ErrWriter
 	}
