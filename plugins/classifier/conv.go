@@ -80,15 +80,14 @@ func (c *conv) forward(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor
 			return s.Relu(s.Add(y, s.Conv2d(x, b.short, nil, 2, 0, 1)))
 		})
 	}
-	return rows(s, x)
+	return x
 }
 
-func (c *conv) tokens(size int64) (t, channels int64) {
-	side := size
+func (c *conv) tokens(size, pool int64) (t, channels int64) {
 	for range c.blocks {
-		side = (side + 1) / 2
+		size = (size + 1) / 2
 	}
-	return side * side, c.width << (len(c.blocks) - 1)
+	return (size / pool) * (size / pool), c.width << (len(c.blocks) - 1)
 }
 
 func (c *conv) load() torchstage.LoadOptions { return torchstage.LoadOptions{} }

@@ -55,10 +55,13 @@ func (d *darknet) forward(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Ten
 			return y
 		})
 	}
-	return rows(s, x)
+	return x
 }
 
-func (d *darknet) tokens(size int64) (t, c int64) { return (size / 16) * (size / 16), 512 }
+func (d *darknet) tokens(size, pool int64) (t, c int64) {
+	side := size / 16 / pool
+	return side * side, 512
+}
 
 func (d *darknet) load() torchstage.LoadOptions {
 	return torchstage.LoadOptions{Ignore: []string{"conv15.*", "bn15.*", "conv16.*"}}

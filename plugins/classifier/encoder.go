@@ -14,10 +14,12 @@ import (
 
 // backbone is a network that turns pictures into tokens.
 type backbone interface {
-	// forward maps [N,3,H,W] in [0,1] to tokens [N,T,C].
+	// forward maps [N,3,H,W] in [0,1] to a map [N,C,h,w], or to tokens [N,T,C] that
+	// have no place in a map.
 	forward(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor
-	// tokens returns T and C for a picture of the given size; T is 0 when unknown.
-	tokens(size int64) (t, c int64)
+	// tokens returns T and C for a square picture, with means over pool x pool cells of
+	// the map.
+	tokens(size, pool int64) (t, c int64)
 	// load names the file's tensors.
 	load() torchstage.LoadOptions
 }
@@ -26,6 +28,7 @@ type backbone interface {
 type encoder struct {
 	net    backbone
 	size   int64 // side in pixels, 0 as given
+	pool   int64 // a token is the mean over pool x pool cells of the map
 	frozen bool
 	// modality tells several images of a case apart: [C] each, added to the tokens.
 	modality map[string]*ts.Tensor
@@ -34,7 +37,7 @@ type encoder struct {
 
 func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	set := b.Request.Settings
-	e := &encoder{size: int64(set.Int("image_size")), frozen: set.Bool("frozen"), modality: map[string]*ts.Tensor{}}
+	e := &encoder{size: int64(set.Int("image_size")), pool: int64(set.Int("pool")), frozen: set.Bool("frozen"), modality: map[string]*ts.Tensor{}}
 	for _, p := range b.Request.Inputs {
 		if name, ok := strings.CutPrefix(p.Name, "image."); ok {
 			e.names = append(e.names, name)
@@ -62,12 +65,15 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	if err != nil {
 		return nil, err
 	}
+	if e.pool > 1 && kind == "vit" {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "settings kind=vit, pool=%d: the class token has no place in a map, want pool=1", e.pool)
+	}
 	if path := set.String("weights"); path != "" {
 		if err := b.Params.LoadFile(b.S, path, e.net.load()); err != nil {
 			return nil, err
 		}
 	}
-	t, c := e.net.tokens(e.size)
+	t, c := e.net.tokens(e.size, e.pool)
 	if e.frozen {
 		b.Params.Freeze("")
 		// The host reads this note: it may keep the tokens instead of asking again.
@@ -104,9 +110,9 @@ func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstag
 		}
 		var y *ts.Tensor
 		if e.frozen {
-			s.NoGrad(func() { y = e.net.forward(s, e.resize(s, x), false) })
+			s.NoGrad(func() { y = e.encode(s, x, false) })
 		} else {
-			y = e.net.forward(s, e.resize(s, x), in.Train)
+			y = e.encode(s, x, in.Train)
 		}
 		if m := e.modality[name]; m != nil {
 			y = s.Add(y, m)
@@ -114,6 +120,22 @@ func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstag
 		out.Tensors["tokens."+name] = y
 	}
 	return out
+}
+
+// encode makes tokens [N,T,C] of pictures.
+func (e *encoder) encode(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor {
+	y := e.net.forward(s, e.resize(s, x), train)
+	if shape := s.Shape(y); len(shape) != 4 {
+		return y
+	}
+	if e.pool > 1 {
+		if h, w := s.Dim(y, 2), s.Dim(y, 3); h < e.pool || w < e.pool {
+			s.Failf(sdk.InvalidArgument, "setting pool=%d: the map is %d x %d for this picture, want at least pool x pool", e.pool, h, w)
+			return y
+		}
+		y = s.AvgPool2d(y, e.pool, e.pool)
+	}
+	return rows(s, y)
 }
 
 // Close frees what the network holds besides its parameters.

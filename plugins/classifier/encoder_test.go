@@ -204,6 +204,29 @@ func TestImagesOfOtherSizesAreResized(t *testing.T) {
 	}
 }
 
+func TestPoolAveragesCellsOfTheMap(t *testing.T) {
+	x := image(stagetest.Random(1, 2, 3, 20, 28)) // a map of 5 x 7 cells, pooled to 2 x 3
+	open := func(pool string) *stagetest.Stage {
+		return encoder(t, map[string]string{"width": "4", "layers": "2", "pool": pool}, "photo")
+	}
+	cells := stagetest.Floats(t, open("1").Eval(x).Outputs["tokens.photo"])
+	const c = 8
+	want := make([]float32, 2*2*3*c)
+	for n := range 2 {
+		for y := range 4 {
+			for col := range 6 {
+				for k := range c {
+					want[((n*2+y/2)*3+col/2)*c+k] += cells[((n*5+y)*7+col)*c+k] / 4
+				}
+			}
+		}
+	}
+	stagetest.Near(t, "pooled", open("2").Eval(x).Outputs["tokens.photo"], tensor.OfFloat32s(want, 2, 6, c), 1e-5)
+	if _, err := open("8").TryForward(false, 1, x); err == nil || !strings.Contains(err.Error(), "map is 5 x 7") {
+		t.Errorf("a pool larger than the map: error %v", err)
+	}
+}
+
 func TestEncoderNamesBadSettingsAndInput(t *testing.T) {
 	for _, c := range []struct {
 		settings map[string]string
@@ -214,6 +237,7 @@ func TestEncoderNamesBadSettingsAndInput(t *testing.T) {
 		{map[string]string{"kind": "resnet"}, "want one of conv"},
 		{map[string]string{"kind": "darknet", "weights": "testdata/conv.safetensors"}, "do not fit"},
 		{map[string]string{"layers": "20"}, "at most 8"},
+		{map[string]string{"kind": "vit", "width": "64", "layers": "1", "pool": "2"}, "want pool=1"},
 	} {
 		_, err := stagetest.TryOpen(t, classifier.Plugin(), request(c.settings, "photo"))
 		if err == nil || !strings.Contains(err.Error(), c.want) {

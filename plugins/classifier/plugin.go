@@ -37,6 +37,7 @@ func Manifest() sdk.Manifest {
 					{Name: "weights", Type: "path", Default: "", Help: "safetensors file: torchvision's or timm's names for vit, torchvision's for swin_t"},
 					{Name: "frozen", Type: "bool", Default: "false", Help: "true: the network is not trained and its batch norms keep their statistics, so that tokens depend on the image alone"},
 					{Name: "image_size", Type: "int", Default: "0", Min: limit(0), Max: limit(4096), Help: "side in pixels that images are resized to; 0: 224 for darknet and vit, as given for conv and swin_t"},
+					{Name: "pool", Type: "int", Default: "1", Min: limit(1), Max: limit(64), Help: "conv, darknet, swin_t: a token is the mean over pool x pool cells of the map"},
 					{Name: "width", Type: "int", Default: "0", Min: limit(0), Max: limit(8192), Help: "conv: channels of the first block (0: 32); vit: token size (0: 768)"},
 					{Name: "layers", Type: "int", Default: "0", Min: limit(0), Max: limit(64), Help: "conv: blocks, each halving the map (0: 4); vit: layers (0: 12)"},
 					{Name: "heads", Type: "int", Default: "0", Min: limit(0), Max: limit(256), Help: "vit: attention heads (0: width/64)"},

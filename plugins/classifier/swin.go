@@ -111,7 +111,7 @@ func (n *swin) forward(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor
 	}
 	last := n.stages[len(n.stages)-1].width
 	x = n.norm.Normalize(s, x, last, swinEps)
-	return s.Reshape(x, s.Dim(x, 0), -1, last)
+	return s.Permute(x, 0, 3, 1, 2)
 }
 
 // quarters joins every 2x2 tokens into one of four times the size, column by column.
@@ -209,12 +209,12 @@ func shiftMask(h, w, shiftY, shiftX int64) []float32 {
 	return mask
 }
 
-func (n *swin) tokens(size int64) (t, c int64) {
+func (n *swin) tokens(size, pool int64) (t, c int64) {
 	side := size / 4
 	for range 3 {
 		side = (side + 1) / 2
 	}
-	return side * side, 768
+	return (side / pool) * (side / pool), 768
 }
 
 func (n *swin) load() torchstage.LoadOptions {

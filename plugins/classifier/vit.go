@@ -87,7 +87,7 @@ func (v *vit) forward(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor 
 	return v.norm.Normalize(s, y, v.width, vitEps)
 }
 
-func (v *vit) tokens(int64) (t, c int64) { return 1 + v.side*v.side, v.width }
+func (v *vit) tokens(int64, int64) (t, c int64) { return 1 + v.side*v.side, v.width }
 
 func (v *vit) load() torchstage.LoadOptions {
 	return torchstage.LoadOptions{
