@@ -128,6 +128,10 @@ func socketDir() (string, error) {
 	return dir, nil
 }
 
+// TempDir is the host's own folder, which isolated plugins may write to too. It goes
+// with the host.
+func (h *Host) TempDir() string { return h.dir }
+
 // Find finds a plugin by name or path in the host's search path.
 func (h *Host) Find(ref string) (*Found, error) { return Find(ref, h.options.Dirs) }
 

@@ -761,7 +761,7 @@ func (s *subject) evaluate(ctx context.Context, c *chain, id uint64) (map[string
 const trainingSteps = 3
 
 func saveLoad(ctx context.Context, s *subject) error {
-	dir, err := os.MkdirTemp("", "conformance-")
+	dir, err := os.MkdirTemp(s.conn.TempDir, "conformance-")
 	if err != nil {
 		return err
 	}
@@ -798,7 +798,7 @@ func saveLoad(ctx context.Context, s *subject) error {
 	if _, err := second.Load(ctx, dir, false); err != nil {
 		return err
 	}
-	again, err := os.MkdirTemp("", "conformance-")
+	again, err := os.MkdirTemp(s.conn.TempDir, "conformance-")
 	if err != nil {
 		return err
 	}
@@ -859,7 +859,7 @@ func onlySafetensors(dir string, files []string) error {
 }
 
 func loadBroken(ctx context.Context, s *subject) error {
-	dir, err := os.MkdirTemp("", "conformance-")
+	dir, err := os.MkdirTemp(s.conn.TempDir, "conformance-")
 	if err != nil {
 		return err
 	}

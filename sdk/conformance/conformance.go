@@ -72,6 +72,8 @@ type Connection struct {
 	ShutDown func(ctx context.Context) error
 	// Exited is closed when the process has ended; nil without a process.
 	Exited <-chan struct{}
+	// TempDir is a folder the plugin may write to; "" is the usual one.
+	TempDir string
 	// Close ends everything, by force if it must.
 	Close func() error
 }
