@@ -31,6 +31,7 @@ func commands() []*cli.Command {
 		dataCommand(),
 		pluginCommand(),
 		stageCommand(),
+		weightsCommand(),
 		doctorCommand(),
 		versionCommand(),
 		completionCommand(),

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -26,6 +27,11 @@ func TestScripts(t *testing.T) {
 			// No plugins or settings of the person who runs the tests.
 			e.Setenv("XDG_DATA_HOME", e.WorkDir+"/data")
 			e.Setenv("ALIGNEDFUSION_PLUGIN_DIR", "")
+			source, err := filepath.Abs("..")
+			if err != nil {
+				return err
+			}
+			e.Setenv("HOST_SOURCE", source) // for test files of other packages
 			return nil
 		},
 	})

@@ -69,6 +69,9 @@ func (t *torchTensor) values() (*tensor.Tensor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
+	if n == 0 {
+		return tensor.New(t.storage.dtype, t.shape...)
+	}
 	size := int64(t.storage.dtype.Size())
 	last := t.offset
 	for i, d := range t.shape {
@@ -82,7 +85,7 @@ func (t *torchTensor) values() (*tensor.Tensor, error) {
 			return nil, fmt.Errorf("%w: a tensor of shape %v looks beyond its storage of %d elements", ErrFormat, t.shape, t.storage.count)
 		}
 	}
-	if n > 0 && (last+1)*size > int64(len(t.storage.data)) {
+	if (last+1)*size > int64(len(t.storage.data)) {
 		return nil, fmt.Errorf("%w: a tensor of shape %v looks beyond its storage of %d elements", ErrFormat, t.shape, t.storage.count)
 	}
 	// Broadcast strides could ask for far more than the file holds.
