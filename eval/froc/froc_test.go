@@ -606,3 +606,117 @@ func TestPermutationPValueEqualsEnumeration(t *testing.T) {
 		t.Errorf("p %v, want about %v", c.Pairs[0].Mean.PermutationP, want)
 	}
 }
+
+// The most false positives within an operating point are those whose quotient,
+// rounded as the curve rounds it, does not exceed it.
+func TestLimitOfAnOperatingPointIsExact(t *testing.T) {
+	for units := 1; units < 400; units++ {
+		for count := range 2 * units {
+			exact := float64(count) / float64(units)
+			for _, x := range []float64{exact, math.Nextafter(exact, -1), math.Nextafter(exact, 9), math.Round(exact*1000) / 1000} {
+				if x < 0 {
+					continue
+				}
+				w := walker{fppi: []float64{x}}
+				w.start(units, 1)
+				got := w.limit()
+				if float64(got)/float64(units) > x || float64(got+1)/float64(units) <= x {
+					t.Fatalf("%d units at %v: limit %d", units, x, got)
+				}
+			}
+		}
+	}
+	w := walker{fppi: []float64{1e300}}
+	w.start(10, 1)
+	if got := w.limit(); got != math.MaxInt {
+		t.Errorf("limit %d at 1e300, want none", got)
+	}
+}
+
+// COCOeval's recalls are multiples of 0.01 as numpy rounds them: 35 of them
+// (0 to 0.34) lie at or below 7/20, because 35·0.01 is a hair above 0.35.
+func TestRecallGridIsNumpys(t *testing.T) {
+	truth := &Truth{Images: images(1)}
+	var predictions []Prediction
+	for i := range 20 {
+		r := Box(float64(20*i), 0, float64(20*i+10), 10)
+		truth.Lesions = append(truth.Lesions, Lesion{Region: r})
+		if i < 7 {
+			predictions = append(predictions, mark(0, r, 1))
+		}
+	}
+	if got, want := mustEvaluate(t, truth, predictions, COCO(0.5)).AP, 35.0/101; math.Abs(got-want) > 1e-12 {
+		t.Errorf("AP %v, want %v", got, want)
+	}
+}
+
+// Three marks tie in score and fit; which comes first decides how many are
+// duplicates. Content must decide, not the order of input.
+func TestTiedMarksOfEqualFitAreOrderedByContent(t *testing.T) {
+	truth := &Truth{Images: images(1), Lesions: []Lesion{{Region: Box(0, 0, 10, 10)}, {Region: Box(5, 0, 15, 10)}}}
+	both, first, second := mark(0, Box(7, 4, 8, 6), 1), mark(0, Box(1, 4, 2, 6), 1), mark(0, Box(13, 4, 14, 6), 1)
+	p := withHit(StrictProtocol(), "inside")
+	p.Multiple = All
+	seen := map[int]bool{}
+	for _, order := range [][]Prediction{
+		{both, first, second}, {both, second, first}, {first, both, second}, {first, second, both}, {second, both, first}, {second, first, both},
+	} {
+		seen[mustEvaluate(t, truth, order, p).Counts.FalsePositives] = true
+	}
+	if len(seen) != 1 {
+		t.Errorf("numbers of false positives by order: %v, want one number", seen)
+	}
+}
+
+func TestTiedMarksTheBetterFitComesFirst(t *testing.T) {
+	truth := &Truth{Images: images(1), Lesions: []Lesion{{Region: lesionBox}}}
+	for _, p := range []Protocol{StrictProtocol(), DeepLesion()} {
+		p.PlusOne = false
+		r := mustEvaluate(t, truth, []Prediction{mark(0, Box(0, 0, 9, 7), 1), mark(0, Box(0, 0, 10, 9), 1), mark(0, Box(0, 0, 8, 10), 1)}, p)
+		if o := r.LesionOutcomes()[0]; o.Prediction != 1 || o.Value != 0.9 {
+			t.Errorf("%s: found by %+v, want prediction 1 with IoU 0.9", p.Name, o)
+		}
+	}
+}
+
+// A mark on another stratum's lesion is judged by the rule for lesions, although
+// the rule for ignored regions is stricter.
+func TestOtherStrataAreHitByTheRuleForLesions(t *testing.T) {
+	truth := &Truth{Images: images(1), Strata: []string{"organ"}, Lesions: []Lesion{
+		{Region: Box(0, 0, 20, 20), Strata: []string{"lung"}}, {Region: Box(50, 0, 70, 20), Strata: []string{"liver"}},
+	}}
+	// half a side aside: IoU 1/3, and the centre is as far as the radius, not nearer
+	predictions := []Prediction{mark(0, Box(60, 0, 80, 20), 1)}
+	strata, err := Strata(truth, predictions, SmallLesion(), "organ", nil, StrataIgnore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range strata {
+		if s.Result.Counts.FalsePositives != 0 {
+			t.Errorf("%s: %+v, want no false positive", s.Name, s.Result.Counts)
+		}
+	}
+}
+
+func TestMaskGeometry(t *testing.T) {
+	m, err := NewMask(4, 3, 2, []int{3, 4, 16, 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := MaskRegion(m)
+	low, high := r.Bounds()
+	if low != [3]float64{0, 0, 0} || high != [3]float64{3, 1, 1} || m.Voxels() != 3 || r.Mask() != m {
+		t.Errorf("bounds %v to %v, %d voxels", low, high, m.Voxels())
+	}
+	if c := r.Centre(); c != [3]float64{1, 2.0 / 3, 1.0 / 3} {
+		t.Errorf("centroid %v", c)
+	}
+	for _, bad := range []struct {
+		size    [3]int
+		indices []int
+	}{{[3]int{0, 1, 1}, nil}, {[3]int{2, 2, 2}, []int{8}}, {[3]int{2, 2, 2}, []int{-1}}} {
+		if _, err := NewMask(bad.size[0], bad.size[1], bad.size[2], bad.indices); err == nil {
+			t.Errorf("no error for %+v", bad)
+		}
+	}
+}
