@@ -46,11 +46,11 @@ doctor: ## say what is wrong with this machine and how to mend it
 
 .PHONY: fit
 fit: build/fitgotch ## fit gotch to the libtorch found ($LIBTORCH, else the system's)
-	@mkdir -p build && printf '%s\n' "$${LIBTORCH:-}" > build/libtorch
 	@build/fitgotch -go-only
 	@build/fitgotch -shim-only & shim=$$!; \
 		go build github.com/sugarme/gotch/ts || { kill $$shim; exit 1; }; \
 		wait $$shim
+	@printf '%s\n' "$${LIBTORCH:-}" > build/libtorch
 
 build/fitgotch: $(wildcard tools/fitgotch/*.go tools/fitgotch/extra/*) go.mod
 	@CGO_ENABLED=0 GOWORK=off $(GO_BUILD) -trimpath -o $@ ./tools/fitgotch
