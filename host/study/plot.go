@@ -21,7 +21,11 @@ var palette = []color.RGBA{
 	{230, 159, 0, 255}, {86, 180, 233, 255}, {0, 0, 0, 255},
 }
 
-const panelInch = 4.5
+// Panels are square; the legend stands in a strip of its own beside them.
+const (
+	panelInch  = 4.5
+	legendInch = 1.8
+)
 
 // band is a method's line with its intervals.
 type band struct {
@@ -36,6 +40,7 @@ func (t *Table) plot() ([]byte, error) {
 	byFraction := t.byFraction()
 	var titles, methods []string
 	lines := map[[2]string]*band{}
+	spread := 0.0 // between the methods at one place
 	for _, r := range t.Rows {
 		f, ok := r.Figures[t.Metric]
 		if !ok {
@@ -45,6 +50,7 @@ func (t *Table) plot() ([]byte, error) {
 		if byFraction {
 			title, x = fmt.Sprintf("%s, %g %% missing", r.Scenario, 100*r.Rate), 100*r.Fraction
 		}
+		spread = max(spread, x/200)
 		if r.Task != "" {
 			title = r.Task + ": " + title
 		}
@@ -69,7 +75,11 @@ func (t *Table) plot() ([]byte, error) {
 	if len(titles) == 0 {
 		return nil, nil
 	}
-	canvas := vgsvg.New(vg.Length(len(titles))*panelInch*vg.Inch, panelInch*vg.Inch)
+	width := vg.Length(len(titles))*panelInch*vg.Inch + legendInch*vg.Inch
+	canvas := vgsvg.New(width, panelInch*vg.Inch)
+	legend := plot.NewLegend()
+	legend.Top, legend.Left, legend.YPosition = true, true, draw.PosCenter
+	named := map[string]bool{}
 	panels := make([]*plot.Plot, len(titles))
 	low, high := 1.0, 0.0
 	for i, title := range titles {
@@ -86,6 +96,9 @@ func (t *Table) plot() ([]byte, error) {
 			if l == nil {
 				continue
 			}
+			for j := range l.XYs { // so that intervals do not hide each other
+				l.XYs[j].X += spread * (float64(k) - float64(len(methods)-1)/2)
+			}
 			shade := palette[k%len(palette)]
 			line, points, err := plotter.NewLinePoints(l.XYs)
 			if err != nil {
@@ -101,8 +114,9 @@ func (t *Table) plot() ([]byte, error) {
 			}
 			bars.Color = shade
 			p.Add(line, points, bars)
-			if i == len(titles)-1 {
-				p.Legend.Add(m, line, points)
+			if !named[m] {
+				named[m] = true
+				legend.Add(m, line, points)
 			}
 			for j, xy := range l.XYs {
 				low, high = min(low, xy.Y-l.YErrors[j].Low), max(high, xy.Y+l.YErrors[j].High)
@@ -114,8 +128,9 @@ func (t *Table) plot() ([]byte, error) {
 	for i, p := range panels {
 		p.Y.Min, p.Y.Max = low-margin, high+margin
 		left := vg.Length(i) * panelInch * vg.Inch
-		p.Draw(draw.Crop(draw.New(canvas), left, left-vg.Length(len(titles)-1)*panelInch*vg.Inch, 0, 0))
+		p.Draw(draw.Crop(draw.New(canvas), left, left+panelInch*vg.Inch-width, 0, 0))
 	}
+	legend.Draw(draw.Crop(draw.New(canvas), width-(legendInch-0.1)*vg.Inch, 0, 0, -0.4*vg.Inch))
 	var b bytes.Buffer
 	if _, err := canvas.WriteTo(&b); err != nil {
 		return nil, fmt.Errorf("plot: %w", err)
