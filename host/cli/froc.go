@@ -549,6 +549,11 @@ func writeFROCText(w io.Writer, protocol froc.Protocol, systems []frocSystem, re
 		fmt.Fprintf(w, "  %d lesions, %d found; %d ignored lesions\n", n.Lesions, n.Found, n.IgnoredLesions)
 		fmt.Fprintf(w, "  %d predictions (%d tied): %d true positives, %d false positives, %d duplicates, %d ignored, %d over the cap\n",
 			n.Predictions, n.TiedScores, n.TruePositives, n.FalsePositives, n.Duplicates, n.IgnoredMarks, n.OverCap)
+		if n.Patients < n.Images {
+			per := func(count int) float64 { return float64(count) / float64(n.Patients) }
+			fmt.Fprintf(w, "  per patient: %.1f images, %.2f lesions, %.1f predictions, %.1f false positives\n",
+				per(n.Images), per(n.Lesions), per(n.Predictions), per(n.FalsePositives))
+		}
 		if s.report.WithoutLesion > 0 {
 			fmt.Fprintf(w, "  %d bootstrap replicates contain no lesion and are left out\n", s.report.WithoutLesion)
 		}

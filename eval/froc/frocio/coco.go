@@ -130,17 +130,76 @@ func (t *Truth) chooseCategory(path string, categories []cocoCategory) error {
 	return nil
 }
 
-// readCOCOResults reads an array of results one by one, so that a large file
-// never stands in memory as JSON.
-func (t *Truth) readCOCOResults(path string, p *Predictions, problems *problems) error {
+// readJSONPredictions reads COCO results (an array) or what `alignedfusion
+// predict` writes (an object).
+func (t *Truth) readJSONPredictions(path string, p *Predictions, problems *problems) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return t.decodeCOCOResults(path, f, p, problems)
+	r := bufio.NewReaderSize(skipBOM(f), 1<<20)
+	for {
+		start, err := r.Peek(1)
+		if err != nil {
+			return fmt.Errorf("%s: want JSON: %w", path, err)
+		}
+		switch start[0] {
+		case ' ', '\t', '\r', '\n':
+			if _, err := r.Discard(1); err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
+		case '{':
+			return t.decodeCases(path, r, p, problems)
+		default:
+			return t.decodeCOCOResults(path, r, p, problems)
+		}
+	}
 }
 
+// decodeCases reads {"cases": [{"id", "boxes": [{"x1", "y1", "x2", "y2", "score"}]}]}.
+func (t *Truth) decodeCases(path string, r io.Reader, p *Predictions, problems *problems) error {
+	var document struct {
+		Cases []struct {
+			ID    string `json:"id"`
+			Boxes []struct {
+				X1, Y1, X2, Y2 *float64
+				Score          *float64 `json:"score"`
+			} `json:"boxes"`
+		} `json:"cases"`
+	}
+	if err := json.NewDecoder(r).Decode(&document); err != nil {
+		return fmt.Errorf("%s: want COCO results or predictions with cases: %w", path, err)
+	}
+	if document.Cases == nil {
+		return fmt.Errorf("%s: want a JSON array of results, or an object with cases", path)
+	}
+	row := 0
+	for n, c := range document.Cases {
+		for k, b := range c.Boxes {
+			where := func() string { return fmt.Sprintf("%s: cases[%d].boxes[%d]", path, n, k) }
+			row++
+			i, ok := t.imageOf(c.ID, p, problems, where)
+			if !ok {
+				continue
+			}
+			if b.X1 == nil || b.Y1 == nil || b.X2 == nil || b.Y2 == nil || b.Score == nil {
+				problems.row(where(), "incomplete box", "want x1, y1, x2, y2 and score")
+				continue
+			}
+			region := froc.Box(*b.X1, *b.Y1, *b.X2, *b.Y2)
+			if err := region.Check(); err != nil {
+				problems.row(where(), "bad coordinates", "%v", err)
+				continue
+			}
+			p.add(froc.Prediction{Image: i, Region: region, Score: *b.Score}, row-1)
+		}
+	}
+	return nil
+}
+
+// decodeCOCOResults reads an array of results one by one, so that a large file
+// never stands in memory as JSON.
 func (t *Truth) decodeCOCOResults(path string, r io.Reader, p *Predictions, problems *problems) error {
 	decoder := json.NewDecoder(bufio.NewReaderSize(r, 1<<20))
 	start, err := decoder.Token()

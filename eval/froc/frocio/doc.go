@@ -27,8 +27,10 @@
 //     the patient is Patient_index, strata are organ, size_mm, thickness_mm and gender.
 //   - COCO: ground truth .json with images and annotations, results .json. Boxes
 //     x,y,width,height become x, y, x+width, y+height; iscrowd and ignore are ignored lesions.
+//   - Predictions as `alignedfusion predict` writes them, .csv, .json or .npz.
 //   - NumPy .npz: boxes [K,4] x1,y1,x2,y2 or [K,6] x1,y1,x2,y2,z1,z2, or points [K,2]
 //     or [K,3] with optional radius [K]; scores [K] of predictions; image [K], either
-//     strings or 0-based rows of the list of images; ground truth may add ignore [K]
-//     and image_ids [N] (strings), which is the list of images.
+//     strings or 0-based rows of image_ids [N] (strings), without it of the list of
+//     images. The image_ids of a ground truth are the list of images, unless one was
+//     given; ground truth may add ignore [K].
 package frocio

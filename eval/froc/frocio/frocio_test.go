@@ -132,6 +132,13 @@ func TestFormats(t *testing.T) {
 			`image 7 patient "p" volume ""`, `image x patient "" volume ""`, `lesion 7 box [1 2 4 6] ignored ["n"]`,
 			`mark 7 box [1 2 4 6] score 0.5 row 0`,
 		}},
+		{"predictions of this program", map[string]string{
+			"t.csv":  boxes,
+			"p.json": ` {"schema_version":1,"task":"detect","cases":[{"id":"a","boxes":[]},{"id":"b","patient":"q","boxes":[{"x1":0,"y1":1,"x2":2,"y2":3,"score":0.5,"label":"lesion"}]}]}`,
+		}, "t.csv", "p.json", Options{}, []string{
+			`image a patient "p" volume ""`, `image b patient "q" volume ""`,
+			`lesion a box [0 1 2 3] ["lung"]`, `lesion b box [1 1 4 4] ignored ["liver"]`, `mark b box [0 1 2 3] score 0.5 row 0`,
+		}},
 		{"lenient drops what cannot be used", map[string]string{
 			"t.csv": "image,x1,y1,x2,y2\na,0,0,1,1\na,0,0,1,1\na,5,0,1,1\na,1\n",
 			"p.csv": "image,x1,y1,x2,y2,score\na,0,0,1,1,NaN\nz,0,0,1,1,1\na,0,0,1,1,1\n",
@@ -233,7 +240,12 @@ func TestBadFilesAreNamedWithTheirRow(t *testing.T) {
 		{"COCO: negative width", map[string]string{"t.json": coco(`{"image_id":1,"bbox":[0,0,-1,1]}`), "p.csv": marks}, `annotations[0]: x2=-1 is less than x1=0`},
 		{"COCO: short box", map[string]string{"t.json": coco(`{"image_id":1,"bbox":[0,0,1]}`), "p.csv": marks}, `bbox has 3 numbers, want 4`},
 		{"COCO: id twice", map[string]string{"t.json": `{"images":[{"id":1},{"id":1}]}`, "p.csv": marks}, `images[1]: image id "1" is empty or stands twice`},
-		{"COCO results: no array", map[string]string{"t.json": coco(""), "p.json": "{}"}, "p.json: want a JSON array"},
+		{"JSON: no array, no cases", map[string]string{"t.json": coco(""), "p.json": "{}"}, "p.json: want a JSON array of results, or an object with cases"},
+		{"JSON: a number", map[string]string{"t.json": coco(""), "p.json": " 7"}, "p.json: want a JSON array"},
+		{"JSON: nothing", map[string]string{"t.json": coco(""), "p.json": " "}, "p.json: want JSON"},
+		{"JSON cases: no score", map[string]string{"t.csv": truth, "p.json": `{"cases":[{"id":"a","boxes":[{"x1":0,"y1":0,"x2":1,"y2":1}]}]}`}, "cases[0].boxes[0]: want x1, y1, x2, y2 and score"},
+		{"JSON cases: exchanged corners", map[string]string{"t.csv": truth, "p.json": `{"cases":[{"id":"a","boxes":[{"x1":5,"y1":0,"x2":1,"y2":1,"score":1}]}]}`}, "cases[0].boxes[0]: x2=1 is less than x1=5"},
+		{"JSON cases: unknown image", map[string]string{"t.csv": truth, "p.json": `{"cases":[{"id":"q","boxes":[{"x1":5,"y1":0,"x2":1,"y2":1,"score":1}]}]}`}, `cases[0].boxes[0]: image "q" is not in`},
 		{"COCO results: no score", map[string]string{"t.json": coco(""), "p.json": `[{"image_id":1,"bbox":[0,0,1,1]}]`}, "p.json: [0]: no score"},
 		{"COCO results: unknown image", map[string]string{"t.json": coco(""), "p.json": `[{"image_id":9,"bbox":[0,0,1,1],"score":1}]`}, `p.json: [0]: image "9" is not in`},
 		{"COCO results: cut short", map[string]string{"t.json": coco(""), "p.json": `[{"image_id":1,"bbox":[0,0,1,1],"score":1}`}, "p.json"},
@@ -298,6 +310,10 @@ func TestNPZEqualsNumpy(t *testing.T) {
 			`image a patient "" volume ""`, `image bé patient "" volume ""`, `image c patient "" volume ""`,
 			`lesion a box [0 0 10 10] []`, `lesion bé box [5 5 9 9] ignored []`,
 			`mark a box [0 0 0 0] score 0.9 row 0`, `mark c box [0 0 0 0] score 0.5 row 1`,
+		}},
+		{"truth.npz", "predictions_own_list.npz", []string{
+			`image a patient "" volume ""`, `image bé patient "" volume ""`, `image c patient "" volume ""`,
+			`lesion a box [0 0 10 10] []`, `lesion bé box [5 5 9 9] ignored []`, `mark c box [0 0 1 1] score 0.5 row 0`,
 		}},
 		{"truth_3d.npz", "predictions_3d.npz", []string{
 			`image a patient "" volume ""`, `lesion a box [0 1 5 10 11 8] []`, `mark a box [0 1 5 10 11 8] score 1 row 0`,

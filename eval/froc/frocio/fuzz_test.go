@@ -65,7 +65,10 @@ func FuzzJSONLines(f *testing.F) {
 func FuzzCOCO(f *testing.F) {
 	fuzzPair(f, ".json", []string{
 		`{"images":[{"id":7,"patient":"p"},{"id":"x"}],"categories":[{"id":1,"name":"n"}],"annotations":[{"image_id":7,"category_id":1,"bbox":[1,2,3,4],"iscrowd":1}]}`,
-	}, []string{`[{"image_id":7,"category_id":1,"bbox":[1,2,3,4],"score":0.5}]`})
+	}, []string{
+		`[{"image_id":7,"category_id":1,"bbox":[1,2,3,4],"score":0.5}]`,
+		`{"cases":[{"id":"x","boxes":[{"x1":0,"y1":1,"x2":2,"y2":3,"score":0.5}]}]}`,
+	})
 }
 
 func FuzzNPZ(f *testing.F) {
@@ -73,7 +76,7 @@ func FuzzNPZ(f *testing.F) {
 	for _, list := range []struct {
 		names []string
 		into  *[]string
-	}{{[]string{"truth.npz", "truth_3d.npz", "truth_points.npz"}, &truths}, {[]string{"predictions.npz", "predictions_named.npz", "bad_nan.npz"}, &marks}} {
+	}{{[]string{"truth.npz", "truth_3d.npz", "truth_points.npz"}, &truths}, {[]string{"predictions.npz", "predictions_named.npz", "predictions_own_list.npz", "bad_nan.npz"}, &marks}} {
 		for _, name := range list.names {
 			data, err := os.ReadFile(filepath.Join("testdata", name))
 			if err != nil {

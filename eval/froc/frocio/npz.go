@@ -232,7 +232,7 @@ func (a *archive) column(name string, n int, required bool) (*array, error) {
 }
 
 // imageName returns the image of row i: a string, or a row of the list of images.
-func (t *Truth) imageName(image *array, i int) (string, error) {
+func imageName(list []string, image *array, i int) (string, error) {
 	if image.strings != nil {
 		return image.strings[i], nil
 	}
@@ -240,10 +240,22 @@ func (t *Truth) imageName(image *array, i int) (string, error) {
 		return "", fmt.Errorf("image is a floating-point array, want integers or strings")
 	}
 	k := image.numbers[i]
-	if k < 0 || int(k) >= len(t.list) {
-		return "", fmt.Errorf("image row %v, want 0 to %d", k, len(t.list)-1)
+	if k < 0 || int(k) >= len(list) {
+		return "", fmt.Errorf("image row %v, want 0 to %d", k, len(list)-1)
 	}
-	return t.list[int(k)], nil
+	return list[int(k)], nil
+}
+
+// imageIDs returns the archive's own list of images, nil when it has none.
+func (a *archive) imageIDs() ([]string, error) {
+	ids, err := a.read("image_ids")
+	if ids == nil || err != nil {
+		return nil, err
+	}
+	if ids.strings == nil || len(ids.shape) != 1 {
+		return nil, fmt.Errorf("%s: image_ids has shape %v, want one dimension of strings", a.path, ids.shape)
+	}
+	return ids.strings, nil
 }
 
 func (t *Truth) readNPZ(path string) error {
@@ -252,15 +264,12 @@ func (t *Truth) readNPZ(path string) error {
 		return err
 	}
 	defer a.zip.Close()
-	ids, err := a.read("image_ids")
+	ids, err := a.imageIDs()
 	if err != nil {
 		return err
 	}
 	if ids != nil && !t.listed {
-		if ids.strings == nil || len(ids.shape) != 1 {
-			return fmt.Errorf("%s: image_ids has shape %v, want one dimension of strings", path, ids.shape)
-		}
-		for i, id := range ids.strings {
+		for i, id := range ids {
 			if _, twice := t.index[id]; twice || id == "" {
 				t.problems.row(fmt.Sprintf("%s: image_ids[%d]", path, i), "image id twice or empty", "image id %q is empty or stands twice", id)
 				continue
@@ -268,6 +277,10 @@ func (t *Truth) readNPZ(path string) error {
 			t.addImage(froc.Image{ID: id})
 		}
 		t.listed = true
+	}
+	list := ids // rows count in the archive's own list, if it has one
+	if list == nil {
+		list = t.list
 	}
 	n, region, err := a.regions()
 	if err != nil {
@@ -283,7 +296,7 @@ func (t *Truth) readNPZ(path string) error {
 	}
 	for i := range n {
 		where := fmt.Sprintf("%s: row %d", path, i)
-		id, err := t.imageName(image, i)
+		id, err := imageName(list, image, i)
 		if err != nil {
 			t.problems.row(where, "unknown image id", "%v", err)
 			continue
@@ -308,6 +321,13 @@ func (t *Truth) readNPZPredictions(path string, p *Predictions, problems *proble
 		return err
 	}
 	defer a.zip.Close()
+	list, err := a.imageIDs()
+	if err != nil {
+		return err
+	}
+	if list == nil {
+		list = t.list
+	}
 	n, region, err := a.regions()
 	if err != nil {
 		return err
@@ -325,7 +345,7 @@ func (t *Truth) readNPZPredictions(path string, p *Predictions, problems *proble
 	}
 	for i := range n {
 		where := func() string { return fmt.Sprintf("%s: row %d", path, i) }
-		id, err := t.imageName(image, i)
+		id, err := imageName(list, image, i)
 		if err != nil {
 			problems.row(where(), "unknown image id", "%v", err)
 			continue

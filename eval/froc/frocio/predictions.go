@@ -26,7 +26,7 @@ func (t *Truth) ReadPredictions(path string) (*Predictions, error) {
 	var err error
 	switch extension(path) {
 	case ".json":
-		err = t.readCOCOResults(path, p, problems)
+		err = t.readJSONPredictions(path, p, problems)
 	case ".npz":
 		err = t.readNPZPredictions(path, p, problems)
 	default:

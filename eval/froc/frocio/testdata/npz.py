@@ -9,6 +9,7 @@ np.savez(
     "predictions.npz", image=np.array([0, 2, 1], np.int32), scores=np.array([0.9, 0.5, 0.25], np.float32),
     boxes=np.array([[0, 0, 10, 9], [1, 1, 2, 2], [5, 5, 9, 9]], np.float64))
 np.savez("predictions_named.npz", image=np.array([b"a", b"c"]), scores=np.array([0.9, 0.5]), boxes=np.zeros((2, 4), np.int16))
+np.savez("predictions_own_list.npz", image=np.array([0]), image_ids=np.array(["c", "a"]), scores=np.array([0.5]), boxes=np.array([[0, 0, 1, 1]]))
 np.savez("truth_3d.npz", image_ids=np.array(["a"]), image=np.array([0]), boxes=np.array([[0, 1, 10, 11, 5, 8]], np.int64))
 np.savez("predictions_3d.npz", image=np.array([0]), scores=np.array([1.0]), boxes=np.array([[0, 1, 10, 11, 5, 8]], np.uint8))
 np.savez("truth_points.npz", image_ids=np.array(["a", "b"]), image=np.array([1]), points=np.array([[1.0, 2, 3]]), radius=np.array([4.0]))
