@@ -1,37 +1,19 @@
 package frocio
 
 import (
-	"bufio"
 	"encoding/csv"
-	"errors"
-	"fmt"
 	"io"
 	"math"
-	"os"
-	"path/filepath"
 	"strconv"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/eval/internal/atomicfile"
 )
 
-// WriteFile writes path by way of a temporary file in its folder, which is
-// renamed when everything is on disk: a failed call leaves the old file as it was.
-func WriteFile(path string, write func(io.Writer) error) (err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), ".froc-*")
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("%s: %w", path, err)
-			os.Remove(file.Name())
-		}
-	}()
-	buffered := bufio.NewWriterSize(file, 1<<16)
-	if err = errors.Join(write(buffered), buffered.Flush(), file.Chmod(0o644), file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), path)
+// WriteFile writes path whole or not at all: a failed call leaves the old file
+// as it was. Pipes and devices are written to directly.
+func WriteFile(path string, write func(io.Writer) error) error {
+	return atomicfile.Write(path, write)
 }
 
 func text(v float64) string {

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"image/color"
+	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -17,6 +17,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/eval/internal/atomicfile"
 )
 
 // Curve is one system in a plot.
@@ -42,9 +43,8 @@ var palette = []color.RGBA{
 }
 
 // Save draws the curves into path, whose ending says how: .svg, .png or .pdf.
-// The horizontal axis is logarithmic. The file is written under a temporary name
-// and renamed, so that a failed call leaves nothing half-written.
-func Save(path string, o Options, curves ...Curve) (err error) {
+// The horizontal axis is logarithmic. The file is written whole or not at all.
+func Save(path string, o Options, curves ...Curve) error {
 	if len(curves) == 0 {
 		return errors.New("plot: no curves")
 	}
@@ -67,21 +67,14 @@ func Save(path string, o Options, curves ...Curve) (err error) {
 	if err != nil {
 		return fmt.Errorf("plot %s: %w", path, err)
 	}
-	file, err := os.CreateTemp(filepath.Dir(path), ".plot-*."+format)
-	if err != nil {
-		return fmt.Errorf("plot %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("plot %s: %w", path, err)
-			os.Remove(file.Name())
-		}
-	}()
-	_, err = picture.WriteTo(file)
-	if err = errors.Join(err, file.Chmod(0o644), file.Sync(), file.Close()); err != nil {
+	err = atomicfile.Write(path, func(w io.Writer) error {
+		_, err := picture.WriteTo(w)
 		return err
+	})
+	if err != nil {
+		return fmt.Errorf("plot %w", err)
 	}
-	return os.Rename(file.Name(), path)
+	return nil
 }
 
 func build(o Options, curves []Curve) (*plot.Plot, error) {

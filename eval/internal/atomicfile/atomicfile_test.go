@@ -1,0 +1,106 @@
+package atomicfile
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func text(s string) func(io.Writer) error {
+	return func(w io.Writer) error {
+		_, err := io.WriteString(w, s)
+		return err
+	}
+}
+
+func content(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func TestWriteReplacesAFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "out")
+	for _, want := range []string{"first", "second"} {
+		if err := Write(path, text(want)); err != nil {
+			t.Fatal(err)
+		}
+		if got := content(t, path); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+func TestFailedWriteKeepsTheOldFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "out")
+	if err := Write(path, text("old")); err != nil {
+		t.Fatal(err)
+	}
+	half := errors.New("half-way")
+	if err := Write(path, func(io.Writer) error { return half }); !errors.Is(err, half) || !strings.Contains(err.Error(), path) {
+		t.Errorf("error %v", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if got := content(t, path); got != "old" || err != nil || len(entries) != 1 {
+		t.Errorf("%q and %d entries are left, want the old file alone", got, len(entries))
+	}
+}
+
+func TestSymbolicLinkStays(t *testing.T) {
+	dir := t.TempDir()
+	target, link := filepath.Join(dir, "target"), filepath.Join(dir, "link")
+	if err := os.WriteFile(target, []byte("old"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("target", link); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(link, text("new")); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 || content(t, target) != "new" {
+		t.Errorf("link %v (%v), target %q", info.Mode(), err, content(t, target))
+	}
+}
+
+func TestPipeIsWrittenToAndStays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Skipf("no named pipes here: %v", err)
+	}
+	got := make(chan string)
+	go func() {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			data = []byte(err.Error())
+		}
+		got <- string(data)
+	}()
+	if err := Write(path, text("through")); err != nil {
+		t.Fatal(err)
+	}
+	if s := <-got; s != "through" {
+		t.Errorf("%q came through the pipe", s)
+	}
+	if info, err := os.Lstat(path); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
+		t.Errorf("the pipe became %v (%v)", info.Mode(), err)
+	}
+}
+
+func TestFolderIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := Write(dir, text("x")); err == nil {
+		t.Error("no error for a folder")
+	}
+	if err := Write(filepath.Join(dir, "absent", "out"), text("x")); err == nil {
+		t.Error("no error for a folder that is not there")
+	}
+}
