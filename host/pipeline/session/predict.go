@@ -224,6 +224,9 @@ func (s *Session) reconstructions(run *pipeline.Run, b *dataset.Batch, out []Pre
 				}
 				r.Probabilities = append(r.Probabilities, float64(v))
 			}
+			if s.temperature > 0 {
+				r.Probabilities = temper(r.Probabilities, s.temperature)
+			}
 			out[i].Reconstructed = append(out[i].Reconstructed, r)
 		}
 	}

@@ -97,6 +97,9 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	if err != nil {
 		return nil, err
 	}
+	if r.Calibration != nil {
+		s.temperature = r.Calibration.Temperature
+	}
 	result, err := s.predictCheckpoint(ctx, checkpoint, cases, append(warnings, s.Warnings...), o.Messages)
 	if err != nil {
 		s.Abandon()

@@ -49,7 +49,9 @@ type Session struct {
 	cache   *dataset.Cache
 	// remembered is the encoder's part of Tokens; nil when nothing is remembered.
 	remembered *rememberedTokens
-	records    []runs.PluginRecord
+	// temperature of the reported reconstructions; 0 leaves them as they come.
+	temperature float64
+	records     []runs.PluginRecord
 }
 
 // Open starts the plugins, checks that their ports fit together and opens their

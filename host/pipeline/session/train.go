@@ -263,6 +263,9 @@ func (t *training) with(ctx context.Context, s *Session) (*runs.Manifest, error)
 		Seed: c.Seed, LearningRate: settings.Float("lr"), LearningRateFactor: factors, Schedule: schedule,
 		LossWeights: weights, ClipNorm: settings.Float("clip_norm"), PeakRSSBytes: s.PeakRSSBytes,
 	}, state)
+	if err == nil {
+		err = t.calibrate(context.WithoutCancel(ctx), s)
+	}
 	status := map[bool]string{true: "stopped", false: "failed"}[errors.Is(err, train.ErrStopped)]
 	if err == nil {
 		status = "done"
@@ -406,6 +409,8 @@ type RunFiles struct {
 	Labels   []sdk.LabelSet
 	// Modes are what data.impute=mode puts where an attribute is missing.
 	Modes map[string]string
+	// Calibration of the reconstruction; nil where none was fitted.
+	Calibration *Calibration
 }
 
 // ReadRun reads configuration, manifest, schema and labels of a run.
@@ -436,6 +441,12 @@ func ReadRun(dir string) (*RunFiles, error) {
 		r.Schema = &s
 	case !errors.Is(err, os.ErrNotExist):
 		return nil, err
+	}
+	if err := readJSON(filepath.Join(dir, calibrationFile), &r.Calibration); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if c := r.Calibration; c != nil && !(c.Temperature > 0) {
+		return nil, fmt.Errorf("%s: the temperature is %v, want more than 0", filepath.Join(dir, calibrationFile), c.Temperature)
 	}
 	if err := readJSON(filepath.Join(dir, modesFile), &r.Modes); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
