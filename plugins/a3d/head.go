@@ -18,7 +18,7 @@ type head struct {
 	device  gotch.Device
 	shared  *shared
 	fusion  *ts.Tensor // [C16, C], zero at the start
-	joint   *ts.Tensor // [C16, J], zero at the start; nil without a joint token
+	joint   *ts.Tensor // [2 C16, J], shift and scale, zero at the start; nil without a joint token
 	rpn     *rpn
 	boxHead *boxHead
 	mask    *maskHead // nil without mask=true
@@ -58,7 +58,7 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 			return nil, &sdk.Error{Code: sdk.InvalidArgument, Port: p.Name, Given: "FP32 " + tensor.FormatShape(p.Shape),
 				Wanted: "FP32 [N J] with J a number", Advice: "the fusion stage must say its joint token's width when it is opened"}
 		}
-		h.joint = b.Params.Parameter("fusion_joint.weight", []int64{coarse, width}, torchstage.Zeros())
+		h.joint = b.Params.Parameter("fusion_joint.weight", []int64{2 * coarse, width}, torchstage.Zeros())
 		m.Inputs[1].Shape = p.Shape
 	}
 	h.rpn = newRPN(b.Params, c, b.Device)
@@ -99,9 +99,12 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	return h.detect(s, features, logits, deltas)
 }
 
-// fuse adds what fusion changed in the tokens to the coarse map, and the joint token
-// everywhere: what the report says of the whole patient. Without fusion, and with
-// projections that are still zero, the map stays what it is to the last bit.
+// fuse adds what fusion changed in the tokens to the coarse map, and lets the joint
+// token, what the report says of the whole patient, shift and scale every channel of
+// it (FiLM, Perez et al. 2018): a finding that decides which of two kinds of spot is
+// the lesion is a product of the two, which a shift alone teaches only slowly. Without
+// fusion, and with projections that are still zero, the map stays what it is to the
+// last bit.
 func (h *head) fuse(s *torchstage.Scope, coarse, fused, own, joint *ts.Tensor) *ts.Tensor {
 	shape, given, want := s.Shape(coarse), s.Shape(fused), s.Shape(own)
 	if s.Err() != nil {
@@ -119,7 +122,10 @@ func (h *head) fuse(s *torchstage.Scope, coarse, fused, own, joint *ts.Tensor) *
 				s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: jointPort, Given: "missing", Wanted: "the joint token announced when the head was opened"})
 				return nil
 			}
-			change = s.Add(change, s.Unsqueeze(s.Linear(joint, h.joint, nil), 1))
+			both := s.Linear(joint, h.joint, nil) // [N, 2 C16]
+			change = s.Add(change, s.Unsqueeze(s.Narrow(both, 1, 0, shape[1]), 1))
+			scale := s.Reshape(s.Narrow(both, 1, shape[1], shape[1]), shape[0], shape[1], 1, 1)
+			coarse = s.Add(coarse, s.Mul(coarse, scale))
 		}
 		residual := s.Permute(s.Reshape(change, shape[0], shape[2], shape[3], shape[1]), 0, 3, 1, 2)
 		return s.Add(coarse, residual)
