@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -75,6 +76,7 @@ func (s *Study) Estimate(ctx context.Context) ([]Cost, error) {
 			costs[i].Models++
 		}
 	}
+	setups := map[int]float64{}
 	for i := range costs {
 		c := &costs[i]
 		known, err := s.fromFinished(c)
@@ -84,8 +86,21 @@ func (s *Study) Estimate(ctx context.Context) ([]Cost, error) {
 		if known {
 			continue
 		}
-		if err := s.probe(ctx, first[c.Method], c); err != nil {
+		setup, err := s.probe(ctx, first[c.Method], c)
+		if err != nil {
 			return nil, fmt.Errorf("method %s: %w", c.Method, err)
+		}
+		if setup > 0 {
+			setups[i] = setup
+		}
+	}
+	// The first timed run of a frozen encoder also encodes every image, once for all: the
+	// shortest start is what a model pays.
+	if len(setups) > 0 {
+		setup := slices.Min(slices.Collect(maps.Values(setups)))
+		for i := range setups {
+			costs[i].TrainSec += setup
+			costs[i].PredictSec += setup
 		}
 	}
 	return costs, nil
@@ -122,15 +137,16 @@ func (s *Study) fromFinished(c *Cost) (bool, error) {
 	return true, nil
 }
 
-// probe trains a few steps in a temporary run.
-func (s *Study) probe(ctx context.Context, m Model, c *Cost) error {
+// probe trains a few steps in a temporary run. setupSec is what the run took besides
+// steps and validation: starting plugins, opening data.
+func (s *Study) probe(ctx context.Context, m Model, c *Cost) (setupSec float64, err error) {
 	if m.Method.host != nil {
 		c.Basis = "not timed: computed by the host, seconds to a minute each"
-		return nil
+		return 0, nil
 	}
 	cfg, err := s.config(m)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	settings := sdk.Settings(cfg.Train)
 	epochs, accumulate, limit := settings.Int("epochs"), settings.Int("accumulate"), settings.Int("max_steps")
@@ -138,19 +154,19 @@ func (s *Study) probe(ctx context.Context, m Model, c *Cost) error {
 	cfg.Train["max_steps"] = fmt.Sprint(probeSteps)
 	dir, err := os.MkdirTemp("", "alignedfusion-probe-")
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer os.RemoveAll(dir)
 	fmt.Fprintf(s.Messages, "study: timing %d steps of %s\n", probeSteps, m.Method.Name)
 	started := time.Now()
 	o := session.TrainOptions{Config: cfg, Dir: dir, Program: s.Program, Version: s.Options.Version, Plugins: s.Plugins, Tokens: s.tokens, Messages: io.Discard}
 	if _, err := session.Train(ctx, o); err != nil {
-		return err
+		return 0, err
 	}
 	whole := time.Since(started).Seconds()
 	records, err := runs.ReadMetrics(dir)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var steps []float64
 	validation, inside := 0.0, 0.0
@@ -163,21 +179,21 @@ func (s *Study) probe(ctx context.Context, m Model, c *Cost) error {
 		}
 	}
 	if len(steps) == 0 {
-		return fmt.Errorf("the timed run has no steps")
+		return 0, fmt.Errorf("the timed run has no steps")
 	}
 	cases, err := session.TrainingCases(cfg)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	perEpoch := math.Ceil(math.Max(1, float64(cases/settings.Int("batch_size"))) / float64(accumulate))
 	total := perEpoch * float64(epochs)
 	if limit > 0 {
 		total = math.Min(total, float64(limit))
 	}
-	c.TrainSec = total*median(steps) + total/perEpoch/float64(every)*validation + whole - inside
-	c.PredictSec = whole - inside + validation
+	c.TrainSec = total*median(steps) + total/perEpoch/float64(every)*validation
+	c.PredictSec = validation
 	c.Basis = fmt.Sprintf("%d timed steps of %.2f s", len(steps), median(steps))
-	return nil
+	return whole - inside, nil
 }
 
 func median(values []float64) float64 {
