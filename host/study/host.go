@@ -150,7 +150,7 @@ func (s *Study) readFeatures(ctx context.Context, c *config.Config, cases []data
 	if err != nil {
 		return err
 	}
-	features, err := session.Features(ctx, session.Options{Config: c, Data: d, Labels: d.Labels, Plugins: s.Plugins}, cases)
+	features, err := session.Features(ctx, session.Options{Config: c, Data: d, Labels: d.Labels, Plugins: s.Plugins, Tokens: s.tokens}, cases)
 	if err != nil {
 		return err
 	}

@@ -238,28 +238,49 @@ func Features(ctx context.Context, o Options, cases []dataset.Case) (_ [][]float
 	if !frozen(encoder) {
 		return nil, &ConfigError{Err: fmt.Errorf("encoder %s is not frozen: features of an untrained network say nothing; set encoder.frozen=true and its weights", encoder.Plugin)}
 	}
+	if s.Tokens != nil {
+		if err := s.remember(ctx, cases); err != nil {
+			return nil, err
+		}
+	}
 	var out [][]float64
 	var failed error
-	err = s.encode(ctx, cases, func(b *dataset.Batch, outputs map[string]*tensor.Tensor) bool {
-		rows := make([][]float64, len(b.Cases))
-		for _, port := range encoder.Makes() { // in one order for all batches
-			t := outputs[port.Name]
-			v, err := t.Float32s()
-			if err != nil || len(t.Shape) != 3 {
-				failed = s.blame(sdk.KindEncoder, "output %q is %v, want FP32 [N T C]", port.Name, t)
-				return false
-			}
-			tokens, width := int(t.Shape[1]), int(t.Shape[2])
-			for i := range rows {
-				mean := make([]float64, width)
-				for k, x := range v[i*tokens*width : (i+1)*tokens*width] {
-					mean[k%width] += float64(x) / float64(tokens)
-				}
-				rows[i] = append(rows[i], mean...)
-			}
+	visit := func(b *dataset.Batch, outputs map[string]*tensor.Tensor) bool {
+		rows, err := s.meanTokens(outputs, len(b.Cases))
+		out, failed = append(out, rows...), err
+		return err == nil
+	}
+	if !s.remembered.covers(cases) {
+		err = s.encode(ctx, cases, visit)
+		return out, errors.Join(err, failed)
+	}
+	for i := range cases {
+		outputs := map[string]*tensor.Tensor{}
+		s.remembered.add(outputs, cases[i:i+1])
+		if !visit(&dataset.Batch{Cases: cases[i : i+1]}, outputs) {
+			break
 		}
-		out = append(out, rows...)
-		return true
-	})
-	return out, errors.Join(err, failed)
+	}
+	return out, failed
+}
+
+// meanTokens averages the tokens of n cases, modality by modality.
+func (s *Session) meanTokens(outputs map[string]*tensor.Tensor, n int) ([][]float64, error) {
+	rows := make([][]float64, n)
+	for _, port := range s.Pipeline.Member(sdk.KindEncoder).Makes() { // in one order for all batches
+		t := outputs[port.Name]
+		v, err := t.Float32s()
+		if err != nil || len(t.Shape) != 3 {
+			return nil, s.blame(sdk.KindEncoder, "output %q is %v, want FP32 [N T C]", port.Name, t)
+		}
+		tokens, width := int(t.Shape[1]), int(t.Shape[2])
+		for i := range rows {
+			mean := make([]float64, width)
+			for k, x := range v[i*tokens*width : (i+1)*tokens*width] {
+				mean[k%width] += float64(x) / float64(tokens)
+			}
+			rows[i] = append(rows[i], mean...)
+		}
+	}
+	return rows, nil
 }
