@@ -4,6 +4,8 @@
 //	manifest.json    program, plugins with hashes, data hash, seed, start and end
 //	schema.json      the attribute schema, when the pipeline has attributes
 //	labels.json      the classes and their order
+//	modes.json       with data.impute=mode: what stands for a missing attribute
+//	calibration.json the temperature of reconstructed probabilities
 //	metrics.jsonl    one line per step and validation
 //	checkpoints/     step-N/ with a folder per stage and a manifest of hashes
 //	predictions/     one folder per split
