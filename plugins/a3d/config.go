@@ -116,7 +116,6 @@ type headConfig struct {
 	scoreMin   float32
 	nms        float32
 	detections int
-	flip       bool
 	anchors    boxops.Anchors
 }
 

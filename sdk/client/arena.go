@@ -134,14 +134,3 @@ func (a *Arena) protect(r region, n int64) { copy(a.memory[r.offset+n:], a.guard
 func (a *Arena) intact(r region, n int64) bool {
 	return bytes.Equal(a.memory[r.offset+n:r.offset+n+guardBytes], a.guard)
 }
-
-// used returns the bytes that are lent out.
-func (a *Arena) used() int64 {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	n := a.Size()
-	for _, f := range a.free {
-		n -= f.size
-	}
-	return n
-}

@@ -231,14 +231,14 @@ func (c cutAfter) Step(r runs.Record) {
 }
 
 func TestStopFinishesTheStepAndSavesACheckpoint(t *testing.T) {
-	whole, r := newRun(t), newRun(t)
+	whole := newRun(t)
 	if _, err := Loop(t.Context(), options(open(t, nil), whole), runs.State{}); err != nil {
 		t.Fatal(err)
 	}
 	// Step 6 ends an epoch and step 7 does not: the validation must not be lost either way.
 	for _, at := range []int{6, 7} {
 		ctx, cancel := context.WithCancel(t.Context())
-		r = newRun(t)
+		r := newRun(t)
 		o := options(open(t, nil), r)
 		o.Progress = stopAt{o.Progress, at, cancel}
 		state, err := Loop(ctx, o, runs.State{})
