@@ -117,7 +117,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 
 	app := newApp(stdout, stderr)
 	prepare(app.Commands)
-	err := app.RunContext(ctx, args)
+	err := app.RunContext(ctx, intersperse(app, args))
 	if n := caught.Load(); n != 0 {
 		fmt.Fprintf(stderr, "alignedfusion: stopped by signal: %s\n", syscall.Signal(n))
 		return 128 + int(n)

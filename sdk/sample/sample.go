@@ -80,6 +80,9 @@ func Inputs(declared []sdk.Port, shapes map[string][]int64, seed uint64, inputs 
 // 1 mm, boxes with an area, zeros for whole numbers (a label of any task, an image of any
 // batch) and for what is unmentioned, normally distributed numbers elsewhere.
 func Tensor(name string, p sdk.Port, shape []int64, seed uint64) (*tensor.Tensor, error) {
+	if p.DType == tensor.Bytes {
+		return texts(shape)
+	}
 	t, err := tensor.New(p.DType, shape...)
 	if err != nil {
 		return nil, fmt.Errorf("input %q: %w", name, err)
@@ -105,6 +108,22 @@ func Tensor(name string, p sdk.Port, shape []int64, seed uint64) (*tensor.Tensor
 		}
 		fill(values, name, p, r)
 	}
+	return t, nil
+}
+
+// texts are sentences of a report.
+func texts(shape []int64) (*tensor.Tensor, error) {
+	n, err := tensor.Elements(shape)
+	if err != nil {
+		return nil, err
+	}
+	sentences := []string{"There is a small hypodense lesion in the liver.", "Kein Hinweis auf Metastasen.", "", "No pleural effusion."}
+	var all []string
+	for i := range n {
+		all = append(all, sentences[i%int64(len(sentences))])
+	}
+	t := tensor.OfStrings(all...)
+	t.Shape = slices.Clone(shape)
 	return t, nil
 }
 

@@ -42,7 +42,7 @@ def _take_stdout():
 
 _handshake_fd = _take_stdout()
 
-from .manifest import LabelSet, OpenRequest, Port, Setting  # noqa: E402
+from .manifest import Intensity, LabelSet, OpenRequest, Port, Setting  # noqa: E402
 from .errors import StageError  # noqa: E402
 from .stage import Call, Stage  # noqa: E402
 
@@ -56,4 +56,4 @@ def serve(name, version, stages, license="", model_card=""):
     run(_handshake_fd, _COOKIE, name, version, stages, license, model_card)
 
 
-__all__ = ["Call", "LabelSet", "OpenRequest", "Port", "Setting", "Stage", "StageError", "serve"]
+__all__ = ["Call", "Intensity", "LabelSet", "OpenRequest", "Port", "Setting", "Stage", "StageError", "serve"]

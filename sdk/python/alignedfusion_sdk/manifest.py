@@ -6,6 +6,18 @@ from .errors import StageError
 
 
 @dataclasses.dataclass
+class Intensity:
+    """What the host does to raw intensities before it sends them: clip to [low, high],
+    linearly to [out_low, out_high], then (x - mean[c]) / std[c] when these are given."""
+    low: float
+    high: float
+    out_low: float
+    out_high: float
+    mean: List[float] = dataclasses.field(default_factory=list)
+    std: List[float] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
 class Port:
     """A named tensor of a stage.
 
@@ -20,6 +32,7 @@ class Port:
     help: str = ""
     on_request: bool = False
     size_multiple: int = 0
+    intensity: Optional[Intensity] = None
 
     def family(self):
         """The prefix of a family's members, None for an exact name."""

@@ -350,8 +350,11 @@ def _cost(start):
 
 
 def _port(p):
-    return protocol.Port(name=p.name, dtype=p.dtype, shape=[str(d) for d in p.shape], required=p.required,
-                         differentiable=p.differentiable, help=p.help, on_request=p.on_request, size_multiple=p.size_multiple)
+    out = protocol.Port(name=p.name, dtype=p.dtype, shape=[str(d) for d in p.shape], required=p.required,
+                        differentiable=p.differentiable, help=p.help, on_request=p.on_request, size_multiple=p.size_multiple)
+    if p.intensity is not None:
+        out.intensity.CopyFrom(protocol.message("Intensity")(**dataclasses.asdict(p.intensity)))
+    return out
 
 
 def _setting(s):

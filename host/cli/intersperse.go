@@ -1,0 +1,69 @@
+package cli
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// intersperse moves the flags of a command before its arguments: the flag parser stops
+// at the first argument and would ignore the flags behind it. An unknown flag stays
+// where it is, for the parser or prepare to complain about.
+func intersperse(app *cli.App, args []string) []string {
+	if len(args) == 0 || slices.Contains(args, "--generate-bash-completion") {
+		return args
+	}
+	commands, at := app.Commands, 1
+	var leaf *cli.Command
+	for at < len(args) {
+		i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(args[at]) })
+		if i < 0 {
+			break
+		}
+		leaf, commands = commands[i], commands[i].Subcommands
+		at++
+	}
+	if leaf == nil || len(leaf.Subcommands) > 0 {
+		return args
+	}
+	flags, positional := []string{}, []string{}
+	for at < len(args) {
+		arg := args[at]
+		at++
+		if arg == "--" {
+			positional = append(positional, args[at-1:]...)
+			break
+		}
+		name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		flag := findFlag(leaf, name)
+		switch {
+		case !strings.HasPrefix(arg, "-") || arg == "-":
+			positional = append(positional, arg)
+		case flag == nil && name != "help" && name != "h":
+			return args
+		default:
+			flags = append(flags, arg)
+			if takesValue(flag) && !hasValue && at < len(args) {
+				flags = append(flags, args[at])
+				at++
+			}
+		}
+	}
+	head := len(args) - len(flags) - len(positional)
+	return slices.Concat(args[:head], flags, positional)
+}
+
+func findFlag(c *cli.Command, name string) cli.Flag {
+	for _, f := range c.Flags {
+		if slices.Contains(f.Names(), name) {
+			return f
+		}
+	}
+	return nil
+}
+
+func takesValue(f cli.Flag) bool {
+	d, ok := f.(cli.DocGenerationFlag)
+	return ok && d.TakesValue()
+}
