@@ -142,6 +142,7 @@ type visit struct {
 	// producers maps each input to the index of the stage that gave it, -1 for the host.
 	producers map[string]int
 	train     bool
+	ended     bool     // the stage's context
 	losses    []string // the ones this stage returned
 }
 
@@ -282,7 +283,7 @@ func (r *Run) Backward(ctx context.Context, weights map[string]float64, scale fl
 		if err != nil {
 			return errors.Join(v.member.fail("backward", err), r.Release(context.WithoutCancel(ctx)))
 		}
-		r.visits[i].train = false // the context has ended
+		r.visits[i].ended = true
 		for name, g := range resp.InputGrads {
 			from, ok := v.producers[name]
 			if !ok || from < 0 {
@@ -306,7 +307,7 @@ func (r *Run) Release(ctx context.Context) error {
 	r.done = true
 	var errs []error
 	for _, v := range slices.Backward(r.visits) {
-		if v.train || v.member.keepsResidents() {
+		if !v.ended && (v.train || v.member.keepsResidents()) {
 			errs = append(errs, v.member.fail("release", v.member.Instance.Release(ctx, r.context)))
 		}
 	}
