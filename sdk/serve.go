@@ -2,10 +2,12 @@ package sdk
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
@@ -34,6 +36,21 @@ const GRPCName = "stage"
 // a pipe whose other end the host holds open for as long as it lives.
 const EnvLifeline = "ALIGNEDFUSION_LIFELINE_FD"
 
+// DebugFlag makes a plugin serve without a host having started it, under a debugger for
+// example. It prints the setting of EnvReattach that makes a host use it.
+const DebugFlag = "--debug"
+
+// EnvReattach names the environment variable with plugins that run already: JSON of a
+// Reattach by plugin name.
+const EnvReattach = "ALIGNEDFUSION_REATTACH"
+
+// Reattach is where a plugin serves that no host has started.
+type Reattach struct {
+	Protocol int    `json:"protocol"`
+	PID      int    `json:"pid"`
+	Address  string `json:"address"` // of a unix socket
+}
+
 // DescribeFlag makes a plugin print its manifest as JSON and end, without a handshake.
 const DescribeFlag = "--describe"
 
@@ -60,6 +77,13 @@ func Serve(p Plugin) {
 		}
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == DebugFlag {
+		if err := serveDebug(p, stdout); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", p.Manifest.Name, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv(Handshake.MagicCookieKey) != Handshake.MagicCookieValue {
 		fmt.Fprint(os.Stderr, friendly(p.Manifest))
 		os.Exit(1)
@@ -76,16 +100,43 @@ func Serve(p Plugin) {
 		// not is not waited for.
 		time.AfterFunc(time.Second, func() { os.Exit(0) })
 	}
-	plugin.Serve(&plugin.ServeConfig{
+	plugin.Serve(serveConfig(s, realStderr))
+}
+
+func serveConfig(s *server, stderr *os.File) *plugin.ServeConfig {
+	return &plugin.ServeConfig{
 		HandshakeConfig: Handshake,
 		VersionedPlugins: map[int]plugin.PluginSet{
 			ProtocolMajor: {GRPCName: &stagePlugin{server: s}},
 		},
 		GRPCServer: func(options []grpc.ServerOption) *grpc.Server {
-			return grpc.NewServer(append(options, ServerOptions(realStderr)...)...)
+			return grpc.NewServer(append(options, ServerOptions(stderr)...)...)
 		},
-		Logger: hclog.New(&hclog.LoggerOptions{Name: p.Manifest.Name, Level: hclog.Warn, Output: realStderr, JSONFormat: true}),
-	})
+		Logger: hclog.New(&hclog.LoggerOptions{Name: s.plugin.Manifest.Name, Level: hclog.Warn, Output: stderr, JSONFormat: true}),
+	}
+}
+
+// serveDebug serves until it is interrupted.
+func serveDebug(p Plugin, stdout *os.File) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	s := newServer(p)
+	config := serveConfig(s, os.Stderr)
+	serving, ended := make(chan *plugin.ReattachConfig, 1), make(chan struct{})
+	config.Test = &plugin.ServeTestConfig{Context: ctx, ReattachConfigCh: serving, CloseCh: ended}
+	go plugin.Serve(config)
+	select {
+	case r := <-serving:
+		text, err := json.Marshal(map[string]Reattach{p.Manifest.Name: {Protocol: r.ProtocolVersion, PID: r.Pid, Address: r.Addr.String()}})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(stdout, "export %s='%s'\n", EnvReattach, text)
+	case <-ended:
+		return errors.New("cannot listen on a socket")
+	}
+	<-ended
+	return s.closeAll(context.Background())
 }
 
 // ServerOptions are the options every server of the stage protocol needs: no limit on
@@ -157,7 +208,8 @@ func friendly(m Manifest) string {
 	for _, s := range m.Stages {
 		fmt.Fprintf(&b, "  %-8s %s: %s\n", s.Kind, s.Name, s.Summary)
 	}
-	fmt.Fprintf(&b, "Use it with `alignedfusion train --%s %s`, look at it with `%s %s`.\n", firstKind(m), os.Args[0], os.Args[0], DescribeFlag)
+	fmt.Fprintf(&b, "Use it with `alignedfusion train --%s %s`, look at it with `%s %s`, debug it with `%s %s`.\n",
+		firstKind(m), os.Args[0], os.Args[0], DescribeFlag, os.Args[0], DebugFlag)
 	return b.String()
 }
 

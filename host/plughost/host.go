@@ -139,14 +139,21 @@ func (h *Host) Find(ref string) (*Found, error) { return Find(ref, h.options.Dir
 // its manifest. A plugin that runs already is returned as it is: all stages of one
 // program live in one process.
 func (h *Host) Start(ctx context.Context, ref string) (*Plugin, error) {
-	found, err := h.Find(ref)
-	if err != nil {
-		return nil, err
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
 		return nil, errors.New("plughost: the host is closed")
+	}
+	running, err := reattachments()
+	if err != nil {
+		return nil, err
+	}
+	if r, ok := running[ref]; ok {
+		return h.attachOnce(ctx, ref, r)
+	}
+	found, err := h.Find(ref)
+	if err != nil {
+		return nil, err
 	}
 	if p := h.plugins[found.Path]; p != nil && p.alive() {
 		return p, nil

@@ -46,6 +46,9 @@ type Plugin struct {
 	lifeline *os.File // closing it kills the process group
 	mark     string
 
+	// detach ends the watch of a process that was not started here; nil for others.
+	detach context.CancelFunc
+
 	stop    sync.Once
 	stopErr error
 }
@@ -321,9 +324,16 @@ func (p *Plugin) explain(err error, limit time.Duration) string {
 	case codes.ResourceExhausted, codes.Unimplemented, codes.Unknown, codes.Internal:
 		reason = firstSentence(err)
 	}
-	_ = p.runner.Kill(context.Background())
-	<-p.runner.exited
+	p.kill()
 	return reason
+}
+
+// kill ends the process, if it is the host's, and waits for its end.
+func (p *Plugin) kill() {
+	_ = p.runner.Kill(context.Background())
+	if !p.runner.attached {
+		<-p.runner.exited
+	}
 }
 
 // healthy asks go-plugin's health service, with a deadline of its own: its Ping has none.
@@ -341,6 +351,11 @@ func (p *Plugin) Ping() bool { return p.alive() && p.healthy() }
 // whole process group. It is safe to call more than once.
 func (p *Plugin) Stop() error {
 	p.stop.Do(func() {
+		if p.runner.attached {
+			p.detach()
+			p.stopErr = p.conn.Close()
+			return
+		}
 		if p.alive() {
 			limit := p.host.options.ShutdownTimeout
 			ctx, cancel := context.WithTimeout(context.Background(), limit)

@@ -32,6 +32,9 @@ type childRunner struct {
 	outRead, errRead,
 	outWrite, errWrite *os.File
 
+	// attached: the process was not started here.
+	attached bool
+
 	mu        sync.Mutex
 	firstLine string
 	state     *os.ProcessState
@@ -58,6 +61,29 @@ func newChildRunner(cmd *exec.Cmd, log *logRing, lifeline *os.File) (*childRunne
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = nil, r.outWrite, r.errWrite
 	return r, nil
 }
+
+// attachTo watches a process that runs already, until ctx ends.
+func attachTo(ctx context.Context, pid int, log *logRing) (*childRunner, error) {
+	process, err := os.FindProcess(pid)
+	if err != nil {
+		return nil, err
+	}
+	r := &childRunner{cmd: &exec.Cmd{Process: process}, log: log, attached: true, exited: make(chan struct{})}
+	go func() {
+		defer close(r.exited)
+		for errors.Is(unix.Kill(pid, 0), nil) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(attachPoll):
+			}
+		}
+	}()
+	return r, nil
+}
+
+// attachPoll is how often a process that was not started here is looked at.
+const attachPoll = 200 * time.Millisecond
 
 // Start starts the process and the goroutines that read its output and wait for it.
 func (r *childRunner) Start(context.Context) error {
@@ -190,9 +216,10 @@ func (r *childRunner) Wait(context.Context) error {
 	return nil
 }
 
-// Kill ends the process group at once.
+// Kill ends the process group at once. A process that somebody else has started, a
+// debugger for example, is left alone.
 func (r *childRunner) Kill(context.Context) error {
-	if r.cmd.Process == nil {
+	if r.cmd.Process == nil || r.attached {
 		return nil
 	}
 	select {
