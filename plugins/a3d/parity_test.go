@@ -102,9 +102,9 @@ func openInside(t testing.TB, encoderSettings, headSettings sdk.Settings) *insid
 			return m, err
 		},
 	})
-	in.stage = stagetest.Open(t, plugin, sdk.OpenRequest{Stage: "encoder", Settings: encoderSettings, Seed: 1, Threads: 2, Group: t.Name()})
+	in.stage = stagetest.Open(t, plugin, sdk.OpenRequest{Stage: "encoder", Settings: encoderSettings, Seed: 1, Threads: benchThreads(), Group: t.Name()})
 	if headSettings != nil {
-		stagetest.Open(t, plugin, sdk.OpenRequest{Stage: "head", Settings: headSettings, Seed: 1, Threads: 2, Group: t.Name()})
+		stagetest.Open(t, plugin, sdk.OpenRequest{Stage: "head", Settings: headSettings, Seed: 1, Threads: benchThreads(), Group: t.Name()})
 	}
 	return in
 }

@@ -1,0 +1,82 @@
+package a3d
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"testing"
+
+	"github.com/sugarme/gotch"
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/plugins/a3d/boxops"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
+)
+
+// reportCPU adds processor seconds: on a shared machine they say more than the clock.
+func reportCPU(b *testing.B) func() {
+	used := func() float64 {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+	}
+	start := used()
+	return func() { b.ReportMetric((used()-start)/float64(b.N), "cpu-s/op") }
+}
+
+// BenchmarkDenseNet121 is what testdata/reference.py bench times in PyTorch: backbone
+// and pyramid at 512x512, forward in eval mode, and forward and backward.
+func BenchmarkDenseNet121(b *testing.B) {
+	for _, slices := range []int64{1, 3, 7} {
+		in := openInside(b, sdk.Settings{"preset": "densenet121", "slices": fmt.Sprint(slices)}, nil)
+		volume := formulaVolume([]int64{1, 1, slices, 512, 512})
+		forward := func(s *torchstage.Scope, train bool) *ts.Tensor {
+			m := in.encoder.mixer(s, &torchstage.Inputs{Tensors: map[string]*ts.Tensor{}})
+			defer m.free()
+			return in.encoder.pyramid.forward(s, in.encoder.backbone.forward(s, s.FromTensor(volume), m, train))
+		}
+		b.Run(fmt.Sprintf("eval/slices=%d", slices), func(b *testing.B) {
+			defer reportCPU(b)()
+			for b.Loop() {
+				run(b, func(s *torchstage.Scope, _ later) { forward(s, false) })
+			}
+		})
+		b.Run(fmt.Sprintf("train/slices=%d", slices), func(b *testing.B) {
+			defer reportCPU(b)()
+			for b.Loop() {
+				run(b, func(s *torchstage.Scope, _ later) {
+					s.WithGrad(func() { s.Backprop(s.Sum(forward(s, true), nil, false)) })
+				})
+			}
+		})
+	}
+}
+
+func BenchmarkRoIAlign1000x512(b *testing.B) {
+	var regions []roi
+	for i := range 1000 {
+		x, y, r := float32(i*37%480), float32(i*91%480), float32(4+i%60)
+		regions = append(regions, roi{box: boxops.Box{x, y, x + r, y + r}})
+	}
+	run(b, func(s *torchstage.Scope, _ later) {
+		features := s.ChannelsLast(s.Zeros(gotch.CPU, 1, 512, 128, 128))
+		for b.Loop() {
+			s.Sub(func(s *torchstage.Scope) *ts.Tensor {
+				pool(s, headConfig{}, features, regions, roiSize, gotch.CPU)
+				return nil
+			})
+		}
+	})
+}
+
+// benchThreads is 2, or what OMP_NUM_THREADS says.
+func benchThreads() int {
+	if n, err := strconv.Atoi(os.Getenv("OMP_NUM_THREADS")); err == nil && n > 0 {
+		return n
+	}
+	return 2
+}
