@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -36,6 +37,20 @@ const versionHeader = `#pragma once
   "9.8.7+test"
 `
 
+// tinyLibraries is the folder of tinyTorch's libraries, compiled once.
+var tinyLibraries struct {
+	sync.Once
+	dir string
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if tinyLibraries.dir != "" {
+		os.RemoveAll(tinyLibraries.dir)
+	}
+	os.Exit(code)
+}
+
 // tinyTorch is a libtorch of three functions: relu exists, sigmoid is declared
 // but in no library, gelu is not even declared.
 func tinyTorch(t *testing.T, header string) string {
@@ -44,26 +59,37 @@ func tinyTorch(t *testing.T, header string) string {
 	if err != nil {
 		t.Skip("no g++ on this machine")
 	}
+	tinyLibraries.Do(func() {
+		dir, err := os.MkdirTemp("", "fitgotch-test-*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		tinyLibraries.dir = dir
+		write(t, dir, map[string]string{
+			"c10.cpp": "namespace std { inline namespace __cxx11 { struct text; } }\nnamespace c10 { int length(const std::text &) { return 0; } }\n",
+			"cpu.cpp": "namespace torch { int relu(int x) { return x > 0 ? x : 0; } }\n",
+			"all.cpp": "",
+		})
+		for library, source := range map[string]string{"libc10.so": "c10.cpp", "libtorch_cpu.so": "cpu.cpp", "libtorch.so": "all.cpp"} {
+			cmd := exec.Command(gxx, "-shared", "-fPIC", "-o", library, source)
+			cmd.Dir = dir
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		}
+	})
 	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "lib"), os.DirFS(tinyLibraries.dir)); err != nil {
+		t.Fatal(err)
+	}
 	write(t, dir, map[string]string{
 		"include/torch/csrc/api/include/torch/version.h": versionHeader,
 		"include/torch/csrc/api/include/torch/torch.h":   header,
-		"lib/c10.cpp": "#include <string>\nnamespace c10 { int length(const std::string &s) { return s.size(); } }\n",
-		"lib/cpu.cpp": "namespace torch { int relu(int x) { return x > 0 ? x : 0; } }\n",
-		"lib/all.cpp": "",
 	})
-	for library, source := range map[string]string{"libc10.so": "c10.cpp", "libtorch_cpu.so": "cpu.cpp", "libtorch.so": "all.cpp"} {
-		cmd := exec.Command(gxx, "-shared", "-fPIC", "-o", library, source)
-		cmd.Dir = filepath.Join(dir, "lib")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
 	return dir
 }
 
 const tinyHeader = `#pragma once
-#include <exception>
 #include <stdexcept>
 namespace torch { int relu(int); int sigmoid(int); }
 `

@@ -79,3 +79,13 @@ func TestFindLibtorchSaysWhatIsWrong(t *testing.T) {
 		t.Errorf("no libtorch anywhere: %v; want a hint at LIBTORCH", err)
 	}
 }
+
+func TestStringFlavourIsReadFromTheLibrary(t *testing.T) {
+	lib := filepath.Join(tinyTorch(t, tinyHeader), "lib")
+	for library, want := range map[string]bool{"libc10.so": true, "libtorch_cpu.so": false} {
+		got, err := usesCXX11ABI(filepath.Join(lib, library))
+		if err != nil || got != want {
+			t.Errorf("%s: new std::string %v, %v; want %v", library, got, err, want)
+		}
+	}
+}

@@ -15,21 +15,26 @@ namespace {
 constexpr int64_t kWidth = 16; // channels handled together
 constexpr int64_t kTile = 64;  // pixels of a tile
 
-struct MixTile {
-  const float *x;
+struct BFloat {
+  uint16_t upper;
+};
+
+template <typename T> struct MixTile {
+  const T *x;
   int64_t x_slice, x_pixel;
-  float *y;
+  T *y;
   int64_t y_slice, y_pixel;
   const float *p, *scale, *shift;
   int64_t pixels, channels;
 };
 
-struct MixGradTile {
-  const float *x;
+template <typename T> struct MixGradTile {
+  const T *x;
   int64_t x_slice, x_pixel;
-  const float *gy;
+  const T *gy;
   int64_t y_slice, y_pixel;
-  float *gx;
+  T *gx;      // written, or
+  float *sum; // added to
   int64_t gx_slice, gx_pixel;
   const float *p, *scale, *shift, *mean, *invstd;
   float *dp, *s1, *s2;
@@ -51,10 +56,11 @@ namespace medium {
 #include "af_slice_mix.h"
 }
 #pragma GCC pop_options
-#endif
+#else
 namespace plain {
 #include "af_slice_mix.h"
 }
+#endif
 
 namespace {
 
@@ -62,22 +68,19 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-enum Isa { kPlain, kMedium, kWide };
-
-Isa isa() {
 #if defined(__x86_64__)
-  static const Isa best = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") ? kWide
-                          : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")          ? kMedium
-                                                                                                     : kPlain;
-  return best;
-#else
-  return kPlain;
-#endif
+// The processor's vectors decide between two versions of every loop.
+bool has_wide() {
+  static const bool yes = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return yes;
 }
-
-#if defined(__x86_64__)
-#define AF_PICK(...) (isa() == kWide ? wide::__VA_ARGS__ : isa() == kMedium ? medium::__VA_ARGS__ : plain::__VA_ARGS__)
+bool has_loops() {
+  static const bool yes = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return yes;
+}
+#define AF_PICK(...) (has_wide() ? wide::__VA_ARGS__ : medium::__VA_ARGS__)
 #else
+bool has_loops() { return true; }
 #define AF_PICK(...) (plain::__VA_ARGS__)
 #endif
 
@@ -85,29 +88,33 @@ Isa isa() {
 constexpr int kMaxSlices = 9;
 inline bool compiled_for(int64_t slices) { return slices >= 1 && slices <= kMaxSlices && slices % 2 == 1; }
 
-using MixLoop = void (*)(const MixTile &);
-using MixGradLoop = void (*)(const MixGradTile &);
+template <typename T> using MixLoop = void (*)(const MixTile<T> &);
+template <typename T> using MixGradLoop = void (*)(const MixGradTile<T> &);
 
-template <int D> MixLoop mix_loop(int64_t slices, bool affine) {
+template <int D, typename T> MixLoop<T> mix_loop(int64_t slices, bool affine) {
   if constexpr (D > kMaxSlices) {
     return nullptr;
   } else {
-    if (slices != D) return mix_loop<D + 2>(slices, affine);
-    return affine ? AF_PICK(mix_tile<D, true>) : AF_PICK(mix_tile<D, false>);
+    if (slices != D) return mix_loop<D + 2, T>(slices, affine);
+    return affine ? AF_PICK(mix_tile<D, true, T>) : AF_PICK(mix_tile<D, false, T>);
   }
 }
 
-// kind: 0 plain, 1 affine, 2 affine and accumulating.
-template <int D> MixGradLoop mix_grad_loop(int64_t slices, int kind, bool weights) {
+enum GradKind { kPlainGrad, kAffineGrad, kAccumulatingGrad };
+
+template <int D, typename T> MixGradLoop<T> mix_grad_loop(int64_t slices, GradKind kind, bool weights) {
   if constexpr (D > kMaxSlices) {
     return nullptr;
   } else {
-    if (slices != D) return mix_grad_loop<D + 2>(slices, kind, weights);
+    if (slices != D) return mix_grad_loop<D + 2, T>(slices, kind, weights);
     switch (kind) {
-    case 0: return weights ? AF_PICK(mix_grad_tile<D, false, false, true>) : AF_PICK(mix_grad_tile<D, false, false, false>);
-    case 1: return weights ? AF_PICK(mix_grad_tile<D, true, false, true>) : AF_PICK(mix_grad_tile<D, true, false, false>);
+    case kPlainGrad:
+      return weights ? AF_PICK(mix_grad_tile<D, false, false, true, T>) : AF_PICK(mix_grad_tile<D, false, false, false, T>);
+    case kAffineGrad:
+      return weights ? AF_PICK(mix_grad_tile<D, true, false, true, T>) : AF_PICK(mix_grad_tile<D, true, false, false, T>);
+    default:
+      return weights ? AF_PICK(mix_grad_tile<D, true, true, true, T>) : AF_PICK(mix_grad_tile<D, true, true, false, T>);
     }
-    return weights ? AF_PICK(mix_grad_tile<D, true, true, true>) : AF_PICK(mix_grad_tile<D, true, true, false>);
   }
 }
 
@@ -119,7 +126,8 @@ bool pixels_last(const Tensor &x) {
 
 // fast reports whether the loops can run on maps of this kind.
 bool fast(const Tensor &x, int64_t slices) {
-  return x.device().is_cpu() && x.scalar_type() == torch::kFloat && compiled_for(slices) && x.size(1) % kWidth == 0;
+  return x.device().is_cpu() && (x.scalar_type() == torch::kFloat || x.scalar_type() == torch::kBFloat16) && compiled_for(slices) &&
+         x.size(1) % kWidth == 0 && has_loops();
 }
 
 Tensor empty_map(const Tensor &like, int64_t channels) {
@@ -131,12 +139,17 @@ Tensor channels_last(const Tensor &x) {
   return x.permute({0, 2, 3, 1}).contiguous().permute({0, 3, 1, 2});
 }
 
+// with_type calls f with a value of the element type the loops use for t.
+template <typename F> auto with_type(const Tensor &t, F f) {
+  return t.scalar_type() == torch::kBFloat16 ? f(BFloat{}) : f(float{});
+}
+
 // Map is a channels-last tensor as the loops see it: rows of channels.
-struct Map {
-  float *data;
+template <typename T> struct Map {
+  T *data;
   int64_t rows, channels, stride;
   explicit Map(const Tensor &t)
-      : data(t.data_ptr<float>()), rows(t.size(0) * t.size(2) * t.size(3)), channels(t.size(1)),
+      : data(static_cast<T *>(t.data_ptr())), rows(t.size(0) * t.size(2) * t.size(3)), channels(t.size(1)),
         stride(rows == 1 ? t.size(1) : t.size(3) > 1 ? t.stride(3) : t.size(2) > 1 ? t.stride(2) : t.stride(0)) {}
 };
 
@@ -145,11 +158,11 @@ struct Norm {
   Tensor scale, shift, mean, invstd;
 };
 
-Tensor mix_loops(const Tensor &x, const Tensor &p, const Norm *norm, int64_t slices) {
+template <typename T> Tensor mix_loops_of(const Tensor &x, const Tensor &p, const Norm *norm, int64_t slices) {
   int64_t volumes = x.size(0) / slices, channels = x.size(1), pixels = x.size(2) * x.size(3);
   Tensor y = empty_map(x, channels);
-  auto loop = mix_loop<1>(slices, norm != nullptr);
-  Map in(x), out(y);
+  auto loop = mix_loop<1, T>(slices, norm != nullptr);
+  Map<T> in(x), out(y);
   const float *weights = p.data_ptr<float>();
   int64_t p_volume = p.size(0) == 1 ? 0 : p.stride(0), tiles = (pixels + kTile - 1) / kTile;
   at::parallel_for(0, volumes * tiles, 1, [&](int64_t begin, int64_t end) {
@@ -163,32 +176,43 @@ Tensor mix_loops(const Tensor &x, const Tensor &p, const Norm *norm, int64_t sli
   return y;
 }
 
+Tensor mix_loops(const Tensor &x, const Tensor &p, const Norm *norm, int64_t slices) {
+  return with_type(x, [&](auto type) { return mix_loops_of<decltype(type)>(x, p, norm, slices); });
+}
+
 struct MixGrad {
   Tensor dp, s1, s2; // undefined where not asked for
 };
 
-// mix_grad_loops writes or, with a norm and accumulate, adds d l / d x to gx, which may
-// be gy itself. Sums are taken per thread and then in order: they depend on the number
-// of threads only.
-MixGrad mix_grad_loops(const Tensor &x, const Tensor &p, const Norm *norm, const Tensor &gy, const Tensor &gx, bool accumulate,
-                       bool weights, int64_t slices) {
+// mix_grad_loops writes d l / d x to gx, which may be gy itself, or, with a norm and
+// accumulate, adds it to gx, which is float then. Sums are taken per thread and then in
+// order: they depend on the number of threads only.
+template <typename T>
+MixGrad mix_grad_loops_of(const Tensor &x, const Tensor &p, const Norm *norm, const Tensor &gy, const Tensor &gx, bool accumulate,
+                          bool weights, int64_t slices) {
   int64_t volumes = x.size(0) / slices, channels = x.size(1), pixels = x.size(2) * x.size(3);
-  auto loop = mix_grad_loop<1>(slices, norm ? (accumulate ? 2 : 1) : 0, weights);
+  auto loop = mix_grad_loop<1, T>(slices, !norm ? kPlainGrad : accumulate ? kAccumulatingGrad : kAffineGrad, weights);
   int64_t copies = p.size(0), tiles = (pixels + kTile - 1) / kTile, all = volumes * tiles;
   int64_t threads = std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), all));
   int64_t matrix = slices * slices * channels;
-  Tensor dp = torch::zeros({threads, weights ? copies * matrix : 0}, x.options()), sums = torch::zeros({threads, 2, norm ? channels : 0}, x.options());
-  Map in(x), g(gy), out(gx);
+  Tensor dp = torch::zeros({threads, weights ? copies * matrix : 0}, p.options()), sums = torch::zeros({threads, 2, norm ? channels : 0}, p.options());
+  Map<T> in(x), g(gy), out(gx);
+  float *sum = accumulate ? static_cast<float *>(gx.data_ptr()) : nullptr;
   const float *ps = p.data_ptr<float>();
   float *dps = dp.data_ptr<float>(), *ss = sums.data_ptr<float>();
   at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t thread = begin; thread < end; thread++) {
       for (int64_t t = all * thread / threads; t < all * (thread + 1) / threads; t++) {
         int64_t n = t / tiles, first = t % tiles * kTile, row = n * slices * pixels + first, m = copies == 1 ? 0 : n;
-        MixGradTile tile{};
+        MixGradTile<T> tile{};
         tile.x = in.data + row * in.stride, tile.x_slice = pixels * in.stride, tile.x_pixel = in.stride;
         tile.gy = g.data + row * g.stride, tile.y_slice = pixels * g.stride, tile.y_pixel = g.stride;
-        tile.gx = out.data + row * out.stride, tile.gx_slice = pixels * out.stride, tile.gx_pixel = out.stride;
+        if (accumulate) {
+          tile.sum = sum + row * out.stride;
+        } else {
+          tile.gx = out.data + row * out.stride;
+        }
+        tile.gx_slice = pixels * out.stride, tile.gx_pixel = out.stride;
         tile.p = ps + m * matrix;
         if (norm) {
           tile.scale = norm->scale.data_ptr<float>(), tile.shift = norm->shift.data_ptr<float>();
@@ -204,10 +228,15 @@ MixGrad mix_grad_loops(const Tensor &x, const Tensor &p, const Norm *norm, const
   MixGrad result;
   if (weights) result.dp = dp.sum(0).view_as(p);
   if (norm) {
-    Tensor sum = sums.sum(0);
-    result.s1 = sum[0], result.s2 = sum[1];
+    Tensor total = sums.sum(0);
+    result.s1 = total[0], result.s2 = total[1];
   }
   return result;
+}
+
+MixGrad mix_grad_loops(const Tensor &x, const Tensor &p, const Norm *norm, const Tensor &gy, const Tensor &gx, bool accumulate,
+                       bool weights, int64_t slices) {
+  return with_type(x, [&](auto type) { return mix_grad_loops_of<decltype(type)>(x, p, norm, gy, gx, accumulate, weights, slices); });
 }
 
 // The general form, for other devices, dtypes and slice counts; differentiable.
@@ -264,13 +293,13 @@ struct Moments {
 
 // batch_moments of every channel. Values are taken relative to the first row, so that
 // a large mean costs no precision.
-Moments batch_moments(const Tensor &x) {
-  Map in(x);
+template <typename T> Moments batch_moments_of(const Tensor &x) {
+  Map<T> in(x);
   constexpr int64_t kRows = 256;
   int64_t blocks = (in.rows + kRows - 1) / kRows;
-  Tensor partial = torch::empty({blocks, 2, in.channels}, x.options());
+  Tensor partial = torch::empty({blocks, 2, in.channels}, x.options().dtype(torch::kFloat));
   float *out = partial.data_ptr<float>();
-  auto loop = AF_PICK(moments);
+  auto loop = AF_PICK(moments<T>);
   at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; b++) {
       int64_t first = b * kRows;
@@ -281,6 +310,10 @@ Moments batch_moments(const Tensor &x) {
   Tensor sums = partial.sum(0, false, torch::kDouble) / static_cast<double>(in.rows);
   Tensor centre = torch::from_blob(in.data, {in.channels}, x.options()).to(torch::kDouble);
   return {(sums[0] + centre).to(torch::kFloat), (sums[1] - sums[0] * sums[0]).clamp_min(0).to(torch::kFloat)};
+}
+
+Moments batch_moments(const Tensor &x) {
+  return with_type(x, [&](auto type) { return batch_moments_of<decltype(type)>(x); });
 }
 
 Norm make_norm(const Tensor &weight, const Tensor &bias, const Tensor &mean, const Tensor &variance) {
@@ -298,25 +331,36 @@ void update_running(const Tensor &mean, const Tensor &variance, const Moments &b
   variance.mul_(1 - kMomentum).add_(batch.variance, kMomentum * unbias);
 }
 
+// Convolutions run in the activations' type; parameters and their gradients are float.
 Tensor convolve(const Tensor &x, const Tensor &weight) {
-  return channels_last(at::conv2d(x, weight, {}, 1, weight.size(2) / 2));
+  return channels_last(at::conv2d(x, weight.to(x.scalar_type()), {}, 1, weight.size(2) / 2));
 }
 
 std::tuple<Tensor, Tensor> convolve_grad(const Tensor &g, const Tensor &x, const Tensor &weight, bool weights) {
   int64_t pad = weight.size(2) / 2;
-  auto [gx, gw, unused] = at::convolution_backward(g, x, weight, c10::nullopt, {1, 1}, {pad, pad}, {1, 1}, false, {0, 0}, 1, {true, weights, false});
-  return {channels_last(gx), gw};
+  auto [gx, gw, unused] = at::convolution_backward(g, x, weight.to(x.scalar_type()), c10::nullopt, {1, 1}, {pad, pad}, {1, 1}, false, {0, 0}, 1,
+                                                   {true, weights, false});
+  return {channels_last(gx), weights ? gw.to(weight.scalar_type()) : gw};
 }
 
-// combine_rows returns a g + b + e x per channel, over g where possible.
+// combine_rows writes a g + b + e x per channel to out. g is float or of x's type.
 void combine_rows(const Tensor &g, const Tensor &x, const Tensor &out, const Tensor &a, const Tensor &b, const Tensor &e) {
-  Map mg(g), mx(x), mo(out);
   Tensor ac = a.contiguous(), bc = b.contiguous(), ec = e.contiguous();
   const float *as = ac.data_ptr<float>(), *bs = bc.data_ptr<float>(), *es = ec.data_ptr<float>();
-  auto loop = AF_PICK(combine);
-  at::parallel_for(0, mg.rows, 1024, [&](int64_t begin, int64_t end) {
-    loop(mg.data + begin * mg.stride, mg.stride, mx.data + begin * mx.stride, mx.stride, mo.data + begin * mo.stride, mo.stride,
-         end - begin, mg.channels, as, bs, es);
+  with_type(g, [&](auto g_type) {
+    with_type(x, [&](auto x_type) {
+      using G = decltype(g_type);
+      using T = decltype(x_type);
+      Map<G> mg(g);
+      Map<T> mx(x), mo(out);
+      auto loop = AF_PICK(combine<G, T>);
+      at::parallel_for(0, mg.rows, 1024, [&](int64_t begin, int64_t end) {
+        loop(mg.data + begin * mg.stride, mg.stride, mx.data + begin * mx.stride, mx.stride, mo.data + begin * mo.stride, mo.stride,
+             end - begin, mg.channels, as, bs, es);
+      });
+      return 0;
+    });
+    return 0;
   });
 }
 
@@ -396,7 +440,8 @@ struct DenseBlock : torch::autograd::Function<DenseBlock> {
     int64_t first = buffer.size(1) - layers * growth;
     double rows = static_cast<double>(buffer.size(0) * buffer.size(2) * buffer.size(3));
     Tensor invstd = (variance + kEps).rsqrt();
-    Tensor g = empty_map(buffer, buffer.size(1));
+    // The gradient collects contributions of many layers: float whatever the activations are.
+    Tensor g = torch::empty({buffer.size(0), buffer.size(2), buffer.size(3), buffer.size(1)}, mean.options()).permute({0, 3, 1, 2});
     g.copy_(grads[0]);
     Tensor rest = torch::zeros_like(mean), slope = torch::zeros_like(mean);
     auto finished = [&](int64_t from, int64_t count) {
@@ -447,7 +492,7 @@ struct DenseBlock : torch::autograd::Function<DenseBlock> {
 void check_block(const Tensor &x, at::TensorList params, int64_t slices, int64_t growth) {
   TORCH_CHECK(params.size() % kPerLayer == 0 && !params.empty(), "dense block: ", params.size(), " parameters, want a multiple of ", int(kPerLayer));
   TORCH_CHECK(fast(x, slices) && growth % kWidth == 0, "dense block: x is ", x.toString(), " ", x.sizes(), ", growth ", growth,
-              ": want float maps on the CPU with channels in multiples of ", kWidth, " and 1, 3, 5, 7 or 9 slices");
+              ": want float or bfloat16 maps on the CPU with channels in multiples of ", kWidth, " and 1, 3, 5, 7 or 9 slices");
   for (size_t i = 0; i < params.size(); i += kPerLayer) {
     TORCH_CHECK(params[i + kConv1].size(0) % kWidth == 0 && params[i + kConv2].size(0) == growth, "dense block: layer ", i / kPerLayer, " has convolutions ",
                 params[i + kConv1].sizes(), " and ", params[i + kConv2].sizes());

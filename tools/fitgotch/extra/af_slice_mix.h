@@ -4,19 +4,36 @@
 
 typedef float vec __attribute__((vector_size(64), aligned(4)));
 
+typedef uint32_t bits __attribute__((vector_size(64), aligned(4)));
+typedef uint16_t half_bits __attribute__((vector_size(32), aligned(2)));
+
 inline vec load(const float *p) { return *reinterpret_cast<const vec *>(p); }
 inline void store(float *p, vec v) { *reinterpret_cast<vec *>(p) = v; }
+
+// bfloat16 is the upper half of a float; stores round to nearest, ties to even.
+inline vec load(const BFloat *p) {
+  bits wide = __builtin_convertvector(*reinterpret_cast<const half_bits *>(p), bits) << 16;
+  return reinterpret_cast<vec>(wide);
+}
+inline void store(BFloat *p, vec v) {
+  bits b = reinterpret_cast<bits>(v);
+  bits rounded = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
+  bits nan = reinterpret_cast<bits>(v != v);
+  rounded = (rounded & ~nan) | (nan & 0x7fc0);
+  *reinterpret_cast<half_bits *>(p) = __builtin_convertvector(rounded, half_bits);
+}
+
 inline vec positive(vec v) { return v > 0 ? v : vec{}; }
 
 // y[k] = sum_d f(x[d]) p[d][k], f the identity or relu(x*scale + shift).
-template <int D, bool kAffine>
-void mix_tile(const MixTile &t) {
+template <int D, bool kAffine, typename T>
+void mix_tile(const MixTile<T> &t) {
   for (int64_t c = 0; c < t.channels; c += kWidth) {
     vec a{}, b{};
     if (kAffine) { a = load(t.scale + c); b = load(t.shift + c); }
     for (int64_t i = 0; i < t.pixels; i++) {
-      const float *x = t.x + i * t.x_pixel + c;
-      float *y = t.y + i * t.y_pixel + c;
+      const T *x = t.x + i * t.x_pixel + c;
+      T *y = t.y + i * t.y_pixel + c;
       vec in[D];
 #pragma GCC unroll 16
       for (int d = 0; d < D; d++) {
@@ -36,11 +53,11 @@ void mix_tile(const MixTile &t) {
 
 // The gradient of mix_tile. With z = f(x) and gz[d] = sum_k gy[k] p[d][k], zero where
 // relu is:
-//   gx[d]     = gz[d], or += scale * gz[d] when accumulating
+//   gx[d]     = gz[d], or sum[d] += scale * gz[d] when accumulating
 //   dp[d][k] += z[d] gy[k]
 //   s1 += gz, s2 += gz (x - mean) invstd         (affine only)
-template <int D, bool kAffine, bool kAccumulate, bool kWeights>
-void mix_grad_tile(const MixGradTile &t) {
+template <int D, bool kAffine, bool kAccumulate, bool kWeights, typename T>
+void mix_grad_tile(const MixGradTile<T> &t) {
   vec kept[kTile][2 * D];
   for (int64_t c = 0; c < t.channels; c += kWidth) {
     vec a{}, b{}, mean{}, invstd{}, s1{}, s2{};
@@ -50,8 +67,7 @@ void mix_grad_tile(const MixGradTile &t) {
       s1 = load(t.s1 + c); s2 = load(t.s2 + c);
     }
     for (int64_t i = 0; i < t.pixels; i++) {
-      const float *x = t.x + i * t.x_pixel + c, *gy = t.gy + i * t.y_pixel + c;
-      float *gx = t.gx + i * t.gx_pixel + c;
+      const T *x = t.x + i * t.x_pixel + c, *gy = t.gy + i * t.y_pixel + c;
       vec g[D];
 #pragma GCC unroll 16
       for (int k = 0; k < D; k++) {
@@ -73,8 +89,12 @@ void mix_grad_tile(const MixGradTile &t) {
         } else if (kWeights) {
           kept[i][d] = in;
         }
-        float *out = gx + d * t.gx_slice;
-        store(out, kAccumulate ? load(out) + a * sum : sum);
+        int64_t at = i * t.gx_pixel + c + d * t.gx_slice;
+        if constexpr (kAccumulate) {
+          store(t.sum + at, load(t.sum + at) + a * sum);
+        } else {
+          store(t.gx + at, sum);
+        }
       }
     }
     if (kAffine) { store(t.s1 + c, s1); store(t.s2 + c, s2); }
@@ -96,7 +116,8 @@ void mix_grad_tile(const MixGradTile &t) {
 }
 
 // Sums of x - centre and of its square over rows, per channel.
-inline void moments(const float *x, int64_t stride, int64_t rows, int64_t channels, const float *centre, float *sum, float *square) {
+template <typename T>
+void moments(const T *x, int64_t stride, int64_t rows, int64_t channels, const T *centre, float *sum, float *square) {
   for (int64_t c = 0; c < channels; c += kWidth) {
     vec k = load(centre + c), s{}, q{};
     for (int64_t i = 0; i < rows; i++) {
@@ -110,8 +131,9 @@ inline void moments(const float *x, int64_t stride, int64_t rows, int64_t channe
 }
 
 // out = a g + b + x e per channel, for rows of x, g and out with their own strides.
-inline void combine(const float *g, int64_t g_stride, const float *x, int64_t x_stride, float *out, int64_t out_stride,
-                    int64_t rows, int64_t channels, const float *a, const float *b, const float *e) {
+template <typename G, typename T>
+void combine(const G *g, int64_t g_stride, const T *x, int64_t x_stride, T *out, int64_t out_stride, int64_t rows,
+             int64_t channels, const float *a, const float *b, const float *e) {
   for (int64_t c = 0; c < channels; c += kWidth) {
     vec va = load(a + c), vb = load(b + c), ve = load(e + c);
     for (int64_t i = 0; i < rows; i++) {
