@@ -18,7 +18,8 @@ type head struct {
 	device  gotch.Device
 	shared  *shared
 	fusion  *ts.Tensor // [C16, C], zero at the start
-	joint   *ts.Tensor // [2 C16, J], shift and scale, zero at the start; nil without a joint token
+	joint   *ts.Tensor // [C16, J], zero at the start; nil without a joint token
+	gate    *ts.Tensor // [P, J], zero at the start; nil without a joint token
 	rpn     *rpn
 	boxHead *boxHead
 	mask    *maskHead // nil without mask=true
@@ -46,7 +47,7 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	h := &head{config: c, device: b.Device, shared: left}
 	coarse := left.config.channels()[2]
 	h.fusion = b.Params.Parameter("fusion_proj.weight", []int64{coarse, c.tokens}, torchstage.Zeros())
-	b.Params.Optional("fusion_joint.*") // a detector trained without fusion has none
+	b.Params.Optional("fusion_joint.*", "fusion_gate.*") // a detector trained without fusion has none
 	m := headManifest()
 	m.Inputs[0].Shape = []string{"N", "T", fmt.Sprint(c.tokens)}
 	for _, p := range b.Request.Inputs {
@@ -58,7 +59,8 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 			return nil, &sdk.Error{Code: sdk.InvalidArgument, Port: p.Name, Given: "FP32 " + tensor.FormatShape(p.Shape),
 				Wanted: "FP32 [N J] with J a number", Advice: "the fusion stage must say its joint token's width when it is opened"}
 		}
-		h.joint = b.Params.Parameter("fusion_joint.weight", []int64{2 * coarse, width}, torchstage.Zeros())
+		h.joint = b.Params.Parameter("fusion_joint.weight", []int64{coarse, width}, torchstage.Zeros())
+		h.gate = b.Params.Parameter("fusion_gate.weight", []int64{int64(left.config.pyramid), width}, torchstage.Zeros())
 		m.Inputs[1].Shape = p.Shape
 	}
 	h.rpn = newRPN(b.Params, c, b.Device)
@@ -82,7 +84,7 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 		maps[i] = in.Resident[name]
 	}
 	maps[2] = h.fuse(s, maps[2], in.Tensors["tokens.volume"], in.Resident[ownTokens], in.Tensors[jointPort])
-	features := h.shared.pyramid.forward(s, maps)
+	features := h.scale(s, h.shared.pyramid.forward(s, maps), in.Tensors[jointPort])
 	shape := s.Shape(features)
 	if s.Err() != nil {
 		return nil
@@ -99,12 +101,9 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	return h.detect(s, features, logits, deltas)
 }
 
-// fuse adds what fusion changed in the tokens to the coarse map, and lets the joint
-// token, what the report says of the whole patient, shift and scale every channel of
-// it (FiLM, Perez et al. 2018): a finding that decides which of two kinds of spot is
-// the lesion is a product of the two, which a shift alone teaches only slowly. Without
-// fusion, and with projections that are still zero, the map stays what it is to the
-// last bit.
+// fuse adds what fusion changed in the tokens to the coarse map, and the joint token,
+// what the report says of the whole patient, everywhere. Without fusion, and with
+// projections that are still zero, the map stays what it is to the last bit.
 func (h *head) fuse(s *torchstage.Scope, coarse, fused, own, joint *ts.Tensor) *ts.Tensor {
 	shape, given, want := s.Shape(coarse), s.Shape(fused), s.Shape(own)
 	if s.Err() != nil {
@@ -122,13 +121,24 @@ func (h *head) fuse(s *torchstage.Scope, coarse, fused, own, joint *ts.Tensor) *
 				s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: jointPort, Given: "missing", Wanted: "the joint token announced when the head was opened"})
 				return nil
 			}
-			both := s.Linear(joint, h.joint, nil) // [N, 2 C16]
-			change = s.Add(change, s.Unsqueeze(s.Narrow(both, 1, 0, shape[1]), 1))
-			scale := s.Reshape(s.Narrow(both, 1, shape[1], shape[1]), shape[0], shape[1], 1, 1)
-			coarse = s.Add(coarse, s.Mul(coarse, scale))
+			change = s.Add(change, s.Unsqueeze(s.Linear(joint, h.joint, nil), 1))
 		}
 		residual := s.Permute(s.Reshape(change, shape[0], shape[2], shape[3], shape[1]), 0, 3, 1, 2)
 		return s.Add(coarse, residual)
+	})
+}
+
+// scale multiplies every channel of the FPN map by 1 + a projection of the joint token
+// (FiLM, Perez et al. 2018, without its shift). A finding that decides which of two
+// kinds of spot is the lesion is a product of the two; a shift alone teaches it only
+// slowly. The projection starts at zero: the map stays what it is to the last bit.
+func (h *head) scale(s *torchstage.Scope, features, joint *ts.Tensor) *ts.Tensor {
+	if h.gate == nil || s.Err() != nil {
+		return features
+	}
+	return s.Sub(func(s *torchstage.Scope) *ts.Tensor {
+		factor := s.AddScalar(s.Linear(joint, h.gate, nil), 1)
+		return s.Mul(features, s.Unsqueeze(s.Unsqueeze(factor, 2), 3))
 	})
 }
 
