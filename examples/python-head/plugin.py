@@ -38,5 +38,5 @@ class Linear(af.Stage):
 
 
 if __name__ == "__main__":
-    af.serve("example-python-head", "1.0.0", [Linear], license="Apache-2.0",
+    af.serve("python-head", "1.0.0", [Linear], license="Apache-2.0",
              model_card="A linear classifier; starts untrained.")

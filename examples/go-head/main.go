@@ -1,0 +1,120 @@
+// Command go-head serves a classification head with gated attention pooling (Ilse,
+// Tomczak, Welling 2018, eq. 9): every token h_k gets a weight
+//
+//	a_k = softmax_k( wᵀ (tanh(V h_k) ⊙ sigmoid(U h_k)) )
+//
+// and the weighted mean of all tokens goes through a linear layer. The weights are an
+// output on request: they say which tokens decided.
+package main
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
+)
+
+func manifest() sdk.Manifest {
+	return sdk.Manifest{
+		Name: "go-head", Version: "1.0.0", License: "Apache-2.0", Runtime: "libtorch",
+		ModelCard: "Gated attention pooling over the tokens of all modalities. Starts untrained; takes any tokens.",
+		Stages: []sdk.StageManifest{{
+			Name: "head", Kind: sdk.KindHead, Summary: "gated attention pooling and a linear layer",
+			Tasks: []string{"classify"}, Trainable: true,
+			Inputs: []sdk.Port{
+				{Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Required: true, Differentiable: true},
+				{Name: "target.label", DType: tensor.Int64, Shape: []string{"N"}, Help: "class index, -1 unknown"},
+			},
+			Outputs: []sdk.Port{
+				{Name: "logits", DType: tensor.FP32, Shape: []string{"N", "classes"}, Required: true, Differentiable: true},
+				{Name: "attention", DType: tensor.FP32, Shape: []string{"N", "tokens"}, OnRequest: true, Help: "weights of all tokens, modality by modality"},
+			},
+			Settings: []sdk.Setting{
+				{Name: "width", Type: "int", Default: "64", Help: "size that tokens are projected to"},
+				{Name: "attention", Type: "int", Default: "32", Help: "size of the attention's hidden layer"},
+			},
+			Losses: []string{"classification"},
+		}},
+	}
+}
+
+// linear is y = x·Wᵀ + b.
+type linear struct{ weight, bias *ts.Tensor }
+
+func newLinear(p *torchstage.Params, name string, in, out int64) linear {
+	return linear{p.Parameter(name+".weight", []int64{out, in}, torchstage.XavierUniform()),
+		p.Parameter(name+".bias", []int64{out}, torchstage.Zeros())}
+}
+
+func (l linear) apply(s *torchstage.Scope, x *ts.Tensor) *ts.Tensor {
+	return s.Linear(x, l.weight, l.bias)
+}
+
+type head struct {
+	ports               []string
+	projections         []linear // one per modality, [width, C]
+	v, u, w, classifier linear
+}
+
+func build(b *torchstage.Build) (torchstage.Module, error) {
+	if len(b.Request.Labels) != 1 {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "%d label sets given, want one", len(b.Request.Labels))
+	}
+	width, hidden := int64(b.Request.Settings.Int("width")), int64(b.Request.Settings.Int("attention"))
+	if width < 1 || hidden < 1 {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "settings width=%d and attention=%d, want at least 1", width, hidden)
+	}
+	h := &head{}
+	for _, p := range b.Request.Inputs {
+		if !strings.HasPrefix(p.Name, "tokens.") {
+			continue
+		}
+		c, err := strconv.ParseInt(p.Shape[2], 10, 64)
+		if err != nil {
+			return nil, sdk.Errorf(sdk.InvalidArgument, "input %s has shape %v, want a number in the last place", p.Name, p.Shape)
+		}
+		h.ports = append(h.ports, p.Name)
+		h.projections = append(h.projections, newLinear(b.Params, "project."+p.Name, c, width))
+	}
+	h.v, h.u = newLinear(b.Params, "attention.v", width, hidden), newLinear(b.Params, "attention.u", width, hidden)
+	h.w = newLinear(b.Params, "attention.w", hidden, 1)
+	h.classifier = newLinear(b.Params, "classifier", width, int64(len(b.Request.Labels[0].Classes)))
+	return h, nil
+}
+
+// Forward computes the logits, the loss when labels are given, and the attention when
+// it is asked for.
+func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
+	var parts []*ts.Tensor
+	for i, name := range h.ports {
+		x := in.Tensors[name] // [N, T, C]
+		if x == nil {
+			s.Failf(sdk.InvalidArgument, "input %q was there when the head was opened and is missing now", name)
+			return nil
+		}
+		parts = append(parts, h.projections[i].apply(s, x))
+	}
+	x := s.Cat(parts, 1)                                                    // [N, tokens, width]
+	gate := s.Mul(s.Tanh(h.v.apply(s, x)), s.Sigmoid(h.u.apply(s, x)))      // [N, tokens, hidden]
+	attention := s.Softmax(s.Squeeze(h.w.apply(s, gate), 2), 1)             // [N, tokens]
+	pooled := s.Sum(s.Mul(x, s.Unsqueeze(attention, 2)), []int64{1}, false) // [N, width]
+	logits := h.classifier.apply(s, pooled)                                 // [N, classes]
+	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{"logits": logits}}
+	if in.Wanted["attention"] {
+		out.Tensors["attention"] = attention
+	}
+	if target := in.Tensors["target.label"]; target != nil {
+		out.Losses = map[string]*ts.Tensor{"classification": s.CrossEntropy(logits, target, nil, -1, 0)}
+	}
+	return out
+}
+
+func plugin() sdk.Plugin {
+	return sdk.Plugin{Manifest: manifest(), Open: torchstage.Open(map[string]torchstage.Builder{"head": build})}
+}
+
+func main() { sdk.Serve(plugin()) }
