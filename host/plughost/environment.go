@@ -33,9 +33,9 @@ func environment(threads int, extra []string) []string {
 			out = append(out, name+"="+value)
 		}
 	}
-	// Waiting OpenMP threads of several processes would spin on the same cores, and a
-	// fixed count is what determinism needs.
-	out = append(out, "OMP_WAIT_POLICY=passive", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1")
+	// Waiting threads of OpenMP and OpenBLAS would spin on the cores that others, of this
+	// process or another, need; and a fixed count is what determinism needs.
+	out = append(out, "OMP_WAIT_POLICY=passive", "OPENBLAS_THREAD_TIMEOUT=4", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1")
 	if threads > 0 {
 		for _, name := range []string{"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"} {
 			out = append(out, fmt.Sprintf("%s=%d", name, threads))

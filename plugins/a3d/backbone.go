@@ -141,16 +141,34 @@ func (b *backbone) forward(s *torchstage.Scope, volume *ts.Tensor, m *mixer, tra
 		n, h, w := shape[0], shape[3], shape[4]
 		x := s.Reshape(volume, n*b.depth(), b.slices/b.depth(), h, w)
 		x = b.stemForward(s, x, train)
+		if b.bf16 {
+			x = s.Cast(x, gotch.BFloat16)
+		}
 		var maps []*ts.Tensor
 		for i := range b.blocks {
 			x = b.block(s, x, i, m, train)
-			maps = append(maps, b.collapsed(s, x, i, n))
+			maps = append(maps, toFloat(s, b.collapsed(s, x, i, n)))
 			if i < len(b.transition) {
 				x = b.transition[i].forward(s, x, train)
 			}
 		}
 		return maps
 	})
+}
+
+// like converts a parameter to the type of the activations it meets.
+func like(s *torchstage.Scope, parameter, x *ts.Tensor) *ts.Tensor {
+	if parameter == nil || x.DType() != gotch.BFloat16 {
+		return parameter
+	}
+	return s.Cast(parameter, gotch.BFloat16)
+}
+
+func toFloat(s *torchstage.Scope, x *ts.Tensor) *ts.Tensor {
+	if x.DType() != gotch.BFloat16 {
+		return x
+	}
+	return s.Cast(x, gotch.Float)
 }
 
 // stemForward is conv0 - norm0 - relu0 - pool0.
@@ -168,11 +186,11 @@ func (b *backbone) stemForward(s *torchstage.Scope, x *ts.Tensor, train bool) *t
 	})
 }
 
-// fused reports whether libtch's own dense block takes maps of this kind: float on the
-// CPU, channels in multiples of 16, 1, 3, 5, 7 or 9 slices, 2-D convolutions.
+// fused reports whether libtch's own dense block takes maps of this kind: float or
+// bfloat16 on the CPU, channels in multiples of 16, 1, 3, 5, 7 or 9 slices, 2-D convolutions.
 func (b *backbone) fused(dtype gotch.DType) bool {
 	n := b.depth()
-	if b.general || b.device.Name != gotch.CPU.Name || dtype != gotch.Float || b.operator == opConv3D || n%2 == 0 || n > 9 {
+	if b.general || b.device.Name != gotch.CPU.Name || dtype != gotch.Float && dtype != gotch.BFloat16 || b.operator == opConv3D || n%2 == 0 || n > 9 {
 		return false
 	}
 	width := b.arch.stem
@@ -240,9 +258,9 @@ func (u unit) forward(s *torchstage.Scope, x *ts.Tensor, m *mixer, train bool) *
 			return nil
 		}
 		if len(weight) == 5 {
-			return m.conv3d(s, z, u.weight)
+			return m.conv3d(s, z, like(s, u.weight, z))
 		}
-		return s.Conv2d(z, u.weight, nil, 1, weight[2]/2, 1)
+		return s.Conv2d(z, like(s, u.weight, z), nil, 1, weight[2]/2, 1)
 	})
 }
 
@@ -269,7 +287,7 @@ func (m *mixer) conv3d(s *torchstage.Scope, x, weight *ts.Tensor) *ts.Tensor {
 // convolution: the two commute, and the convolution then has a quarter of the cells.
 func (t transition) forward(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor {
 	return s.Sub(func(s *torchstage.Scope) *ts.Tensor {
-		return s.Conv2d(s.AvgPool2d(s.Relu(t.norm.forward(s, x, train)), 2, 2), t.weight, nil, 1, 0, 1)
+		return s.Conv2d(s.AvgPool2d(s.Relu(t.norm.forward(s, x, train)), 2, 2), like(s, t.weight, x), nil, 1, 0, 1)
 	})
 }
 
@@ -288,7 +306,7 @@ func (b *backbone) collapsed(s *torchstage.Scope, x *ts.Tensor, index int, volum
 		c, rows, columns := shape[1], shape[2], shape[3]
 		cells := s.Reshape(s.Permute(s.Reshape(s.Permute(x, 0, 2, 3, 1), volumes, b.slices, rows*columns, c), 0, 2, 1, 3),
 			volumes*rows*columns, b.slices*c)
-		weight := s.Reshape(s.Permute(s.Reshape(b.collapse[index], c, c, b.slices), 0, 2, 1), c, b.slices*c)
+		weight := like(s, s.Reshape(s.Permute(s.Reshape(b.collapse[index], c, c, b.slices), 0, 2, 1), c, b.slices*c), x)
 		y := s.Linear(cells, weight, nil)
 		return s.Permute(s.Reshape(y, volumes, rows, columns, c), 0, 3, 1, 2)
 	})

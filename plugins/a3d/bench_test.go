@@ -31,21 +31,25 @@ func reportCPU(b *testing.B) func() {
 // BenchmarkDenseNet121 is what testdata/reference.py bench times in PyTorch: backbone
 // and pyramid at 512x512, forward in eval mode, and forward and backward.
 func BenchmarkDenseNet121(b *testing.B) {
-	for _, slices := range []int64{1, 3, 7} {
-		in := openInside(b, sdk.Settings{"preset": "densenet121", "slices": fmt.Sprint(slices)}, nil)
+	for _, c := range []struct {
+		slices    int64
+		precision string
+	}{{1, "fp32"}, {3, "fp32"}, {7, "fp32"}, {7, "bf16"}} {
+		slices := c.slices
+		in := openInside(b, sdk.Settings{"preset": "densenet121", "slices": fmt.Sprint(slices), "precision": c.precision}, nil)
 		volume := formulaVolume([]int64{1, 1, slices, 512, 512})
 		forward := func(s *torchstage.Scope, train bool) *ts.Tensor {
 			m := in.encoder.mixer(s, &torchstage.Inputs{Tensors: map[string]*ts.Tensor{}})
 			defer m.free()
 			return in.encoder.pyramid.forward(s, in.encoder.backbone.forward(s, s.FromTensor(volume), m, train))
 		}
-		b.Run(fmt.Sprintf("eval/slices=%d", slices), func(b *testing.B) {
+		b.Run(fmt.Sprintf("eval/%s/slices=%d", c.precision, slices), func(b *testing.B) {
 			defer reportCPU(b)()
 			for b.Loop() {
 				run(b, func(s *torchstage.Scope, _ later) { forward(s, false) })
 			}
 		})
-		b.Run(fmt.Sprintf("train/slices=%d", slices), func(b *testing.B) {
+		b.Run(fmt.Sprintf("train/%s/slices=%d", c.precision, slices), func(b *testing.B) {
 			defer reportCPU(b)()
 			for b.Loop() {
 				run(b, func(s *torchstage.Scope, _ later) {
