@@ -69,6 +69,10 @@ func pluginCommand() *cli.Command {
 				Flags: []cli.Flag{into}, Action: pluginRemove,
 			},
 			pluginNewCommand(),
+			{
+				Name: "isolation", Usage: "say which limits this machine's kernel can put on plugins",
+				Flags: []cli.Flag{asJSON}, Action: pluginIsolation,
+			},
 		},
 	}
 }
@@ -407,4 +411,23 @@ func pluginRemove(c *cli.Context) error {
 		fmt.Fprintf(c.App.Writer, "%s removed\n", name)
 	}
 	return err
+}
+
+func pluginIsolation(c *cli.Context) error {
+	support := plughost.IsolationSupport(c.Context)
+	if c.Bool("json") {
+		return writeJSON(c.App.Writer, struct {
+			SchemaVersion int                `json:"schema_version"`
+			Isolation     []plughost.Support `json:"isolation"`
+		}{1, support})
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	for _, s := range support {
+		available := "available"
+		if !s.Available {
+			available = "not here"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", s.Name, available, s.Detail)
+	}
+	return w.Flush()
 }

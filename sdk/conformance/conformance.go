@@ -252,6 +252,7 @@ func (r *runner) record(name, stage, rule, mend string, run func() error) bool {
 	default:
 		result.Status, result.Seen, result.Wanted, result.Mend = Fail, err.Error(), "no error", mend
 	}
+	result.Seen = strings.Join(strings.Fields(result.Seen), " ") // one line, whatever an error holds
 	r.add(result)
 	return result.Status != Fail
 }
