@@ -49,11 +49,14 @@ func (h *maskHead) forward(s *torchstage.Scope, features *ts.Tensor, rois []roi)
 	return s.Sub(func(s *torchstage.Scope) *ts.Tensor {
 		cells := pool(s, h.config, features, rois, maskPool, h.device)
 		x := s.Permute(s.Reshape(cells, int64(len(rois)), maskPool, maskPool, -1), 0, 3, 1, 2)
-		for i := range h.conv {
-			x = s.Relu(s.Conv2d(x, h.conv[i], h.convBias[i], 1, 1, 1))
+		if h.config.bf16 {
+			x = s.Cast(x, gotch.BFloat16)
 		}
-		x = s.Relu(s.ConvTranspose2d(x, h.up, h.upBias, 2, 0))
-		return s.Conv2d(x, h.logits, h.logitsBias, 1, 0, 1)
+		for i := range h.conv {
+			x = s.Relu(s.Conv2d(x, like(s, h.conv[i], x), like(s, h.convBias[i], x), 1, 1, 1))
+		}
+		x = s.Relu(s.ConvTranspose2d(x, like(s, h.up, x), like(s, h.upBias, x), 2, 0))
+		return toFloat(s, s.Conv2d(x, like(s, h.logits, x), like(s, h.logitsBias, x), 1, 0, 1))
 	})
 }
 

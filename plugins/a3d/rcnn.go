@@ -103,9 +103,13 @@ func (h *boxHead) forward(s *torchstage.Scope, features *ts.Tensor, rois []roi) 
 		n := int64(len(rois))
 		// The reference flattens [C, 7, 7].
 		x := s.Reshape(s.Transpose(pool(s, h.config, features, rois, roiSize, h.device), 1, 2), n, -1)
-		for i := range h.fc {
-			x = s.Relu(s.Linear(x, h.fc[i], h.fcBias[i]))
+		if h.config.bf16 {
+			x = s.Cast(x, gotch.BFloat16)
 		}
+		for i := range h.fc {
+			x = s.Relu(s.Linear(x, like(s, h.fc[i], x), like(s, h.fcBias[i], x)))
+		}
+		x = toFloat(s, x)
 		return []*ts.Tensor{s.Linear(x, h.cls, h.clsBias),
 			s.Reshape(s.Linear(x, h.regress, h.regressBias), n, h.config.classes+1, 4)}
 	})

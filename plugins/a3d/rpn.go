@@ -51,14 +51,20 @@ func newRPN(p *torchstage.Params, c headConfig, device gotch.Device) *rpn {
 // [N, anchors, 4], in the order of boxops.Anchors.Grid.
 func (r *rpn) forward(s *torchstage.Scope, features *ts.Tensor) (logits, deltas *ts.Tensor) {
 	out := s.SubAll(func(s *torchstage.Scope) []*ts.Tensor {
-		x := s.Relu(s.Conv2d(features, r.conv, r.convBias, 1, 1, 1))
+		if r.config.bf16 {
+			features = s.Cast(features, gotch.BFloat16)
+		}
+		conv := func(x, weight, bias *ts.Tensor, padding int64) *ts.Tensor {
+			return s.Conv2d(x, like(s, weight, x), like(s, bias, x), 1, padding, 1)
+		}
+		x := s.Relu(conv(features, r.conv, r.convBias, 1))
 		shape := s.Shape(x)
 		if s.Err() != nil {
 			return []*ts.Tensor{nil, nil}
 		}
 		anchors := shape[2] * shape[3] * int64(r.config.anchors.PerCell())
-		cls := s.Permute(s.Conv2d(x, r.cls, r.clsBias, 1, 0, 1), 0, 2, 3, 1)
-		reg := s.Permute(s.Conv2d(x, r.regress, r.regressBias, 1, 0, 1), 0, 2, 3, 1)
+		cls := s.Permute(toFloat(s, conv(x, r.cls, r.clsBias, 0)), 0, 2, 3, 1)
+		reg := s.Permute(toFloat(s, conv(x, r.regress, r.regressBias, 0)), 0, 2, 3, 1)
 		return []*ts.Tensor{s.Reshape(cls, shape[0], anchors), s.Reshape(reg, shape[0], anchors, 4)}
 	})
 	return out[0], out[1]
