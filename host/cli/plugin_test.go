@@ -97,15 +97,21 @@ func followGuide(t *testing.T, dir, commands string) {
 	}
 }
 
-// needTorch skips without a fitted gotch, and builds the classifier otherwise.
-func needTorch(t *testing.T) (classifier string) {
+// needGotch skips where nothing on libtorch can be built.
+func needGotch(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("follows the guide from beginning to end")
+		t.Skip("builds plugins on libtorch")
 	}
 	if _, err := os.Stat("../../build/gotch/go.mod"); err != nil {
 		t.Skip("gotch is not fitted to this machine's libtorch; run `make setup`")
 	}
+}
+
+// buildClassifier builds the project's own classifier plugin.
+func buildClassifier(t *testing.T) (classifier string) {
+	t.Helper()
+	needGotch(t)
 	classifier = filepath.Join(t.TempDir(), "classifier")
 	build := exec.Command("go", "build", "-buildvcs=false", "-o", classifier, "github.com/alignedfusion/alignedfusion/plugins/classifier/cmd/alignedfusion-plugin-classifier")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -115,7 +121,7 @@ func needTorch(t *testing.T) (classifier string) {
 }
 
 func TestTheGuideWordForWordInGo(t *testing.T) {
-	classifier := needTorch(t)
+	classifier := buildClassifier(t)
 	dir := t.TempDir()
 	followGuide(t, dir, "alignedfusion plugin install "+classifier+"\n"+guide(t, "A head in Go"))
 	// By name it has trained; by path it predicts and trains as well.
@@ -125,7 +131,7 @@ cmp run/predictions/val/predictions.csv run-by-path/predictions/val/predictions.
 }
 
 func TestTheGuideWordForWordInPython(t *testing.T) {
-	classifier := needTorch(t)
+	classifier := buildClassifier(t)
 	if out, err := exec.Command("/usr/bin/python3", "-c", "import torch, grpc, google.protobuf").CombinedOutput(); err != nil {
 		t.Skipf("no torch, grpcio or protobuf for Python: %s", out)
 	}
