@@ -70,6 +70,9 @@ var moduleEdits = []edit{
 	// Every operator leaked the C memory that receives its results, and those
 	// with four results or more wrote past its end.
 	{file: "ts/*.go", old: "(*lib.Ctensor)(unsafe.Pointer(C.malloc(0)))", new: "newOutputs()", all: true},
+	// An in-place operator returns a second handle of its own tensor, and gotch lost the
+	// first one: the tensor was never freed.
+	{file: "ts/tensor-generated.go", old: "ts.ctensor = *ptr", new: "lib.AtFree(*ptr)", all: true},
 	{file: "ts/patch.go", old: "\tif err = TorchErr(); err != nil {\n\t\treturn retVal, err\n\t}\n\n\tcurrentPtr := ctensorsPtr", new: "\tdefer C.free(unsafe.Pointer(ctensorsPtr))\n\tif err = TorchErr(); err != nil {\n\t\treturn retVal, err\n\t}\n\n\tcurrentPtr := ctensorsPtr", all: true},
 	// Sizes and strides went through C memory and reflection.
 	{file: "ts/tensor.go", old: "\tszPtr, err := DataAsPtr(sz)", upTo: "shape := decodeSize(szPtr, dim)\n\n\treturn shape, nil", new: "\tlib.AtShape(ts.ctensor, unsafe.Pointer(unsafe.SliceData(sz)))\n\treturn sz, TorchErr()"},
