@@ -1,21 +1,23 @@
 package cli
 
 import (
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/host/scaffold"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/sample"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
 // The examples are what they claim to be: programs that keep every rule of the protocol
 // and know nothing of the host.
 func TestPythonExamplesKeepTheProtocol(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts Python with torch")
-	}
-	if out, err := exec.Command("/usr/bin/python3", "-c", "import torch, grpc, google.protobuf").CombinedOutput(); err != nil {
-		t.Skipf("no torch, grpcio or protobuf for Python: %s", out)
-	}
+	needPython(t)
 	for example, flags := range map[string][]string{
 		"python-head":   {"--shape", "head.tokens.ct=2x5x8", "--shape", "head.joint=2x6"},
 		"python-fusion": {"--shape", "fusion.tokens.ct=2x5x8", "--shape", "fusion.report.embedding=2x3x10", "--shape", "fusion.report.state=2x3"},
@@ -48,5 +50,107 @@ func TestGoExampleKeepsTheProtocol(t *testing.T) {
 	cmd.Dir = "../../examples/go-head"
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// The same head in Go and in Python, with the same weights: equal outputs, losses and
+// gradients.
+func TestTheHeadsInGoAndPythonAreTheSame(t *testing.T) {
+	needGotch(t)
+	needPython(t)
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, language := range []string{"go", "python"} {
+		if _, err := scaffold.Write(scaffold.Options{Kind: "head", Dir: filepath.Join(dir, language), Language: language, SDK: root, Python: "/usr/bin/python3", Host: "alignedfusion"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", "head", ".")
+	build.Dir = filepath.Join(dir, "go")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	host, err := plughost.New(plughost.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := host.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	inputs := map[string]*tensor.Tensor{"target.label": tensor.OfInt64s([]int64{2, 0, -1, 1})}
+	ports := []sdk.Port{{Name: "tokens.*", DType: tensor.FP32}, {Name: "joint", DType: tensor.FP32}}
+	if err := sample.Inputs(ports, map[string][]int64{"tokens.ct": {4, 9, 16}, "joint": {4, 6}}, 3, inputs); err != nil {
+		t.Fatal(err)
+	}
+	weights := t.TempDir()
+	var outputs, grads []map[string]*tensor.Tensor
+	var losses []float64
+	for _, ref := range []string{filepath.Join(dir, "go", "head"), filepath.Join(dir, "python")} {
+		p, err := host.Start(t.Context(), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i, _, err := p.Open(t.Context(), &sdk.OpenRequest{Stage: "head", Train: true, Device: "cpu", Threads: 1, Inputs: sample.Feeding(ports, inputs),
+			Labels:    []sdk.LabelSet{{Name: "type", Classes: []string{"a", "b", "c"}}},
+			Optimizer: sdk.Optimizer{Name: "adamw", Values: map[string]float64{"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(outputs) == 0 {
+			_, _, err = i.Save(t.Context(), weights)
+		} else {
+			_, err = i.Load(t.Context(), weights, true)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Context: 1, Train: true, Inputs: inputs, NeedsGrad: map[string]bool{"tokens.ct": true, "joint": true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ones := make([]float32, resp.Outputs["logits"].Len())
+		for k := range ones {
+			ones[k] = float32(k%3) - 0.5
+		}
+		back, _, err := i.Backward(t.Context(), &sdk.BackwardRequest{Context: 1, LossWeights: map[string]float64{"classification": 1},
+			OutputGrads: map[string]*tensor.Tensor{"logits": tensor.OfFloat32s(ones, resp.Outputs["logits"].Shape...)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		outputs, grads, losses = append(outputs, resp.Outputs), append(grads, back.InputGrads), append(losses, resp.Losses["classification"])
+	}
+	near := func(what string, a, b map[string]*tensor.Tensor) {
+		for name := range a {
+			x, errX := a[name].Float32s()
+			y, errY := b[name].Float32s()
+			if errX != nil || errY != nil || len(x) != len(y) {
+				t.Fatalf("%s %q: %v in Go, %v in Python", what, name, a[name], b[name])
+			}
+			for k := range x {
+				if d := math.Abs(float64(x[k]) - float64(y[k])); d > 1e-5 {
+					t.Fatalf("%s %q differs by %g at %d", what, name, d, k)
+				}
+			}
+		}
+	}
+	near("output", outputs[0], outputs[1])
+	near("gradient", grads[0], grads[1])
+	if math.Abs(losses[0]-losses[1]) > 1e-5 || losses[0] == 0 {
+		t.Errorf("loss is %g in Go, %g in Python", losses[0], losses[1])
+	}
+}
+
+func needPython(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts Python with torch")
+	}
+	if out, err := exec.Command("/usr/bin/python3", "-c", "import torch, grpc, google.protobuf").CombinedOutput(); err != nil {
+		t.Skipf("no torch, grpcio or protobuf for Python: %s", out)
 	}
 }

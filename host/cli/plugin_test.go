@@ -132,8 +132,6 @@ cmp run/predictions/val/predictions.csv run-by-path/predictions/val/predictions.
 
 func TestTheGuideWordForWordInPython(t *testing.T) {
 	classifier := buildClassifier(t)
-	if out, err := exec.Command("/usr/bin/python3", "-c", "import torch, grpc, google.protobuf").CombinedOutput(); err != nil {
-		t.Skipf("no torch, grpcio or protobuf for Python: %s", out)
-	}
+	needPython(t)
 	followGuide(t, t.TempDir(), "alignedfusion plugin install "+classifier+"\n"+guide(t, "A head in Python"))
 }
