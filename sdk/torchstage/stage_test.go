@@ -3,6 +3,7 @@ package torchstage
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -505,5 +506,48 @@ func TestStridedPointwiseConvolutionOfThreeChannelsTrains(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+func residentBytes(t *testing.T) int64 {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		t.Skip("no /proc")
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(text), &size, &resident); err != nil {
+		t.Fatal(err)
+	}
+	return resident * int64(os.Getpagesize())
+}
+
+// In-place operators once lost a handle of the tensor they worked on; a leaf made by
+// one of them was never freed.
+func TestMemoryOfAStepIsGivenBack(t *testing.T) {
+	st := open(t, sdk.Optimizer{})
+	const rows = 200_000
+	x, err := tensor.New(tensor.FP32, rows, 3) // 2.4 MB, and as much for its gradient
+	if err != nil {
+		t.Fatal(err)
+	}
+	grad, err := tensor.New(tensor.FP32, rows, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	step := func(i int) {
+		forward(t, st, uint64(i), true, map[string]*tensor.Tensor{"x": x})
+		backward(t, st, uint64(i), map[string]*tensor.Tensor{"y": grad}, nil)
+	}
+	for i := range 10 {
+		step(i)
+	}
+	before := residentBytes(t)
+	const steps = 60
+	for i := range steps {
+		step(10 + i)
+	}
+	if grown := residentBytes(t) - before; grown > steps*int64(len(x.Data))/2 {
+		t.Errorf("resident memory grew by %d MB in %d steps whose input has %d MB", grown>>20, steps, len(x.Data)>>20)
 	}
 }
