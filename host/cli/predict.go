@@ -3,12 +3,15 @@ package cli
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/alignedfusion/alignedfusion/host/detect"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
+	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 func predictCommand() *cli.Command {
@@ -28,6 +31,11 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "data", Usage: "data `SPEC` (default: the run's own data)"},
 			&cli.StringFlag{Name: "split", Usage: "split to predict, or all (default: test on the run's data, else all)"},
 			&cli.StringFlag{Name: "out", Usage: "`FILE`.csv, .json or .npz", Required: true},
+			&cli.BoolFlag{Name: "mirror", Usage: "detection: predict every image mirrored, too, and fuse the boxes"},
+			&cli.StringSliceFlag{Name: "with", Usage: "detection: fuse the boxes with those of this other `RUN` (weighted box fusion); repeatable"},
+			&cli.StringFlag{Name: "findings", Usage: "detection: merge boxes across the slices of each volume and write them to `FILE`.csv or .json"},
+			&cli.Float64Flag{Name: "findings-iou", Value: 0.4, Usage: "IoU at which boxes of neighbouring slices belong together"},
+			&cli.IntFlag{Name: "findings-gap", Value: 0, Usage: "slices without a box that a finding may bridge"},
 			&cli.StringFlag{Name: "reconstruction", Usage: "write the probabilities of what reports do not mention to `FILE`.json"},
 			&cli.Float64Flag{Name: "missing", Usage: "take this `SHARE` of the attribute values away first (default: as the run's data.missing_* say)"},
 			&cli.StringFlag{Name: "checkpoint", Value: "best", Usage: "best, last or a step number"},
@@ -54,12 +62,21 @@ func runPredict(c *cli.Context) error {
 		rate := c.Float64("missing")
 		o.Missing = &rate
 	}
+	o.Mirror = c.Bool("mirror")
 	result, err := session.PredictRun(c.Context, o)
 	if err != nil {
 		return coded(err)
 	}
+	if err := fuseRuns(c, o, result); err != nil {
+		return err
+	}
 	if err := session.WritePredictions(c.String("out"), result.Config.Task, result.Labels, result.Predictions); err != nil {
 		return coded(err)
+	}
+	if path := c.String("findings"); path != "" {
+		if err := writeFindings(c, path, result); err != nil {
+			return err
+		}
 	}
 	if path := c.String("reconstruction"); path != "" {
 		if result.Config.Fusion.Plugin == config.None {
@@ -83,4 +100,53 @@ func runPredict(c *cli.Context) error {
 		return nil
 	}
 	return evaluatePredictions(c, result)
+}
+
+// fuseRuns replaces the boxes by those that all runs of --with agree on.
+func fuseRuns(c *cli.Context, o session.PredictOptions, result *session.PredictResult) error {
+	others := c.StringSlice("with")
+	if len(others) == 0 {
+		return nil
+	}
+	if result.Config.Task != config.Detect {
+		return usageError("--with: the run's task is %s, boxes are fused in detection only", result.Config.Task)
+	}
+	sources := [][]session.Prediction{result.Predictions}
+	o.Data, o.Split = c.String("data"), result.Split
+	if o.Data == "" {
+		o.Data = result.Config.Data
+	}
+	for _, run := range others {
+		o.Run = run
+		other, err := session.PredictRun(c.Context, o)
+		if err != nil {
+			return coded(err)
+		}
+		if !slices.EqualFunc(other.Labels, result.Labels, func(a, b sdk.LabelSet) bool { return slices.Equal(a.Classes, b.Classes) }) {
+			return usageError("--with %s: that run knows other lesion classes", run)
+		}
+		sources = append(sources, other.Predictions)
+	}
+	fused, err := session.FuseRuns(sources, nil)
+	if err != nil {
+		return coded(err)
+	}
+	result.Predictions = fused
+	return nil
+}
+
+func writeFindings(c *cli.Context, path string, result *session.PredictResult) error {
+	if result.Config.Task != config.Detect {
+		return usageError("--findings: the run's task is %s, findings are merged in detection only", result.Config.Task)
+	}
+	o := detect.MergeOptions{IoU: c.Float64("findings-iou"), Gap: c.Int("findings-gap")}
+	found, err := session.Findings(result.Predictions, result.Labels, o)
+	if err == nil {
+		err = session.WriteFindings(path, found)
+	}
+	if err != nil {
+		return coded(err)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "%d findings in %d slices: %s\n", len(found), len(result.Predictions), path)
+	return nil
 }

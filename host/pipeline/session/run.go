@@ -32,6 +32,8 @@ type PredictOptions struct {
 	Missing *float64
 	// Tokens remembers the tokens of frozen encoders from call to call; may be nil.
 	Tokens *TokenStore
+	// Mirror predicts every image mirrored, too, and fuses the boxes (detection).
+	Mirror bool
 	// Messages receives progress and warnings.
 	Messages io.Writer
 }
@@ -50,7 +52,7 @@ type PredictResult struct {
 }
 
 // PredictRun runs a trained pipeline on data. Predictions on the run's own data are
-// also kept in the run directory, unless PredictOptions.Missing changes them.
+// also kept in the run directory, unless PredictOptions.Missing or Mirror change them.
 func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err error) {
 	r, err := ReadRun(o.Run)
 	if err != nil {
@@ -100,7 +102,7 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	if r.Calibration != nil {
 		s.temperature = r.Calibration.Temperature
 	}
-	result, err := s.predictCheckpoint(ctx, checkpoint, cases, append(warnings, s.Warnings...), o.Messages)
+	result, err := s.predictCheckpoint(ctx, checkpoint, cases, append(warnings, s.Warnings...), o)
 	if err != nil {
 		s.Abandon()
 		return nil, err
@@ -110,15 +112,15 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	}
 	result.Run, result.Config, result.Labels, result.Split = o.Run, c, r.Labels, o.Split
 	result.Evaluable = HasTargets(cases)
-	if own && o.Missing == nil && result.Evaluable {
+	if own && o.Missing == nil && !o.Mirror && result.Evaluable {
 		return result, SavePredictions(o.Run, o.Split, c.Task, r.Labels, result.Predictions)
 	}
 	return result, nil
 }
 
-func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkpoint, cases []dataset.Case, warnings []string, messages io.Writer) (*PredictResult, error) {
+func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkpoint, cases []dataset.Case, warnings []string, o PredictOptions) (*PredictResult, error) {
 	for _, w := range warnings {
-		fmt.Fprintf(messages, "warning: %s\n", w)
+		fmt.Fprintf(o.Messages, "warning: %s\n", w)
 	}
 	if err := train.Restore(ctx, s.Pipeline, checkpoint, true); err != nil {
 		return nil, err
@@ -129,10 +131,14 @@ func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkp
 		}
 	}
 	last := time.Now()
-	predictions, err := s.Predict(ctx, cases, func(done int) {
+	predict := s.Predict
+	if o.Mirror {
+		predict = s.predictMirrored
+	}
+	predictions, err := predict(ctx, cases, func(done int) {
 		if time.Since(last) > 10*time.Second {
 			last = time.Now()
-			fmt.Fprintf(messages, "%d of %d cases\n", done, len(cases))
+			fmt.Fprintf(o.Messages, "%d of %d cases\n", done, len(cases))
 		}
 	})
 	if err != nil {

@@ -51,7 +51,9 @@ type Session struct {
 	remembered *rememberedTokens
 	// temperature of the reported reconstructions; 0 leaves them as they come.
 	temperature float64
-	records     []runs.PluginRecord
+	// mirrored turns the images that are predicted left-right.
+	mirrored bool
+	records  []runs.PluginRecord
 }
 
 // Open starts the plugins, checks that their ports fit together and opens their
@@ -234,6 +236,9 @@ func (s *Session) loader(ctx context.Context, cases []dataset.Case, train bool, 
 	} else if s.Config.Task == config.Detect {
 		// One image at a time: what a batch is padded to must not change its boxes.
 		o.Batch = 1
+		if s.mirrored {
+			o.Load.Augment = dataset.AugmentOptions{FlipX: 1}
+		}
 	}
 	return dataset.NewLoader(ctx, s.Data, cases, o)
 }
