@@ -89,3 +89,23 @@ func oneof(f protoreflect.FieldDescriptor) protoreflect.Name {
 	}
 	return f.ContainingOneof().Name()
 }
+
+// The Python SDK reads a compiled description of the messages: it has to be today's.
+func TestPythonDescriptionIsCurrent(t *testing.T) {
+	data, err := os.ReadFile("../python/alignedfusion_sdk/stage.binpb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set descriptorpb.FileDescriptorSet
+	if err := proto.Unmarshal(data, &set); err != nil {
+		t.Fatal(err)
+	}
+	now := protodesc.ToFileDescriptorProto(stagev1.File_alignedfusion_stage_v1_stage_proto)
+	for _, f := range set.File {
+		f.SourceCodeInfo = nil
+		if f.GetName() == now.GetName() && proto.Equal(f, now) {
+			return
+		}
+	}
+	t.Error("sdk/python/alignedfusion_sdk/stage.binpb differs from stage.proto; run `make proto`")
+}

@@ -1,0 +1,102 @@
+package sdk
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+func zeros(shape ...int64) *tensor.Tensor {
+	t, err := tensor.New(tensor.FP32, shape...)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}
+
+var fusionInputs = []Port{
+	{Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Required: true},
+	{Name: "report.embedding", DType: tensor.FP32, Shape: []string{"N", "A", "E"}},
+	{Name: "map", DType: tensor.FP32, Shape: []string{"N", "4", "*", "H"}, SizeMultiple: 2},
+	{Name: "anything"},
+}
+
+var fusionOutputs = []Port{
+	{Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Required: true},
+	{Name: "joint", DType: tensor.FP32, Shape: []string{"N", "J"}, Required: true},
+	{Name: "weights", DType: tensor.FP32, Shape: []string{"N", "A"}, Required: true, OnRequest: true},
+	{Name: "maps", DType: tensor.FP32, Shape: []string{"N", "F"}, Required: true, Resident: true},
+}
+
+func TestFamiliesHaveSizesPerMember(t *testing.T) {
+	for _, test := range []struct {
+		name            string
+		inputs, outputs map[string]*tensor.Tensor
+		wanted          map[string]bool
+		words           string // of the error, "" for none
+	}{
+		{"modalities of their own sizes",
+			map[string]*tensor.Tensor{"tokens.ct": zeros(2, 49, 64), "tokens.photo": zeros(2, 9, 32), "report.embedding": zeros(2, 3, 16)},
+			map[string]*tensor.Tensor{"tokens.ct": zeros(2, 49, 64), "tokens.photo": zeros(2, 9, 32), "joint": zeros(2, 8)}, nil, ""},
+		{"an output of another member's size",
+			map[string]*tensor.Tensor{"tokens.ct": zeros(2, 49, 64), "tokens.photo": zeros(2, 9, 32)},
+			map[string]*tensor.Tensor{"tokens.ct": zeros(2, 9, 64), "joint": zeros(2, 8)}, nil, `"tokens.ct" is FP32 [2 9 64], want FP32 [2 49 64]`},
+		{"N is everybody's",
+			map[string]*tensor.Tensor{"tokens.ct": zeros(2, 49, 64), "tokens.photo": zeros(3, 9, 32)}, nil, nil, `N is 2 since "tokens.ct"`},
+		{"no member of a required family", map[string]*tensor.Tensor{"report.embedding": zeros(2, 3, 4)}, nil, nil, `"tokens.*" is missing`},
+		{"a family needs a member's name", map[string]*tensor.Tensor{"tokens.": zeros(2, 3, 4)}, nil, nil, "not a declared input"},
+		{"literal and free sizes",
+			map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1), "map": zeros(2, 4, 6, 8)},
+			map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1), "joint": zeros(2, 8)}, nil, ""},
+		{"a wrong literal size", map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1), "map": zeros(2, 5, 6, 8)}, nil, nil, "want FP32 [2 4 * H]"},
+		{"a size that is no multiple", map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1), "map": zeros(2, 4, 7, 8)}, nil, nil, "multiples of 2"},
+		{"any shape", map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1), "anything": tensor.OfInt64s([]int64{1})},
+			map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1), "joint": zeros(2, 8)}, nil, ""},
+		{"no boxes at all", map[string]*tensor.Tensor{"tokens.ct": zeros(0, 3, 4)}, map[string]*tensor.Tensor{"tokens.ct": zeros(0, 3, 4), "joint": zeros(0, 8)}, nil, ""},
+		{"an output on request is missing", map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1)},
+			map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1), "joint": zeros(2, 8)}, map[string]bool{"weights": true}, `"weights" is missing`},
+		{"a resident output leaves the process", map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1)},
+			map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1), "joint": zeros(2, 8), "maps": zeros(2, 2)}, nil, "resident"},
+		{"nothing behind a name", map[string]*tensor.Tensor{"tokens.ct": nil}, nil, nil, "without a tensor"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := NewPortCheck(fusionInputs, fusionOutputs)
+			err := c.Inputs(test.inputs)
+			code := InvalidArgument
+			if err == nil && test.outputs != nil {
+				err, code = c.Outputs(test.outputs, test.wanted), Internal
+			}
+			switch {
+			case test.words == "" && err != nil:
+				t.Error(err)
+			case test.words != "" && (err == nil || !strings.Contains(err.Error(), test.words) || CodeOf(err) != code):
+				t.Errorf("error %v (code %v), want %v with %q", err, CodeOf(err), code, test.words)
+			}
+		})
+	}
+}
+
+// Whatever a message says about a tensor, reading it neither panics nor reads outside
+// the memory, and what is accepted is sound.
+func FuzzTensorFromProto(f *testing.F) {
+	f.Add("FP32", int64(2), int64(3), uint64(0), uint64(24), []byte{}, true)
+	f.Add("FP32", int64(2), int64(3), uint64(64), uint64(24), make([]byte, 24), false)
+	f.Add("BYTES", int64(1), int64(1), uint64(0), uint64(8), []byte{1, 0, 0, 0, 65}, false)
+	f.Add("INT64", int64(1)<<62, int64(1)<<62, ^uint64(0)-63, uint64(128), []byte{}, true)
+	f.Fuzz(func(t *testing.T, dtype string, a, b int64, offset, size uint64, raw []byte, shared bool) {
+		memory := make([]byte, 1024)
+		p := &stagev1.Tensor{Name: "x", Dtype: dtype, Shape: []int64{a, b}, Payload: &stagev1.Tensor_Raw{Raw: raw}}
+		if shared {
+			p.Payload = &stagev1.Tensor_Shared{Shared: &stagev1.SharedRef{Offset: offset, Size: size}}
+		}
+		x, err := TensorFromProto(p, memory)
+		if err != nil {
+			return
+		}
+		if err := x.Check(); err != nil || !x.Aligned() {
+			t.Errorf("accepted %s with %d bytes: %v", x, len(x.Data), err)
+		}
+	})
+}
