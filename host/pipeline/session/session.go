@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
@@ -147,9 +149,13 @@ func (s *Session) Close() error { return errors.Join(s.Pipeline.Close(), s.host.
 // nothing left to close.
 func (s *Session) Abandon() { _ = s.host.Close() }
 
-// PeakRSSBytes is the most memory each plugin's process has used, by role.
+// PeakRSSBytes is the most memory that the host and each plugin's process have used.
 func (s *Session) PeakRSSBytes() map[string]int64 {
 	out := map[string]int64{}
+	var own unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &own) == nil {
+		out["host"] = own.Maxrss << 10 // Linux counts in KiB
+	}
 	for _, m := range s.Pipeline.Members {
 		if r, ok := m.Instance.(*remote); ok && r.peakRSS > 0 {
 			out[m.Plugin] = max(out[m.Plugin], r.peakRSS)
