@@ -32,7 +32,7 @@ type Record struct {
 	WallSec    float64 `json:"wall_sec,omitempty"`
 	ComputeSec float64 `json:"compute_sec,omitempty"`
 	DataSec    float64 `json:"data_sec,omitempty"`
-	// PeakRSSBytes of each plugin, by name.
+	// PeakRSSBytes of the host and of each plugin, by name.
 	PeakRSSBytes map[string]int64 `json:"peak_rss_bytes,omitempty"`
 }
 
