@@ -12,6 +12,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/plugins/a3d/boxops"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
@@ -83,4 +84,25 @@ func benchThreads() int {
 		return n
 	}
 	return 2
+}
+
+// BenchmarkDetector512 is the whole published detector on one 512x512 image with seven
+// slices: detection, and a training step without the optimizer.
+func BenchmarkDetector512(b *testing.B) {
+	for _, precision := range []string{"fp32", "bf16"} {
+		d := openDetector(b, benchThreads(), sdk.Settings{"preset": "densenet121", "slices": "7", "precision": precision}, nil)
+		volume := formulaVolume([]int64{1, 1, 7, 512, 512})
+		targets := map[string]*tensor.Tensor{
+			"target.boxes": tensor.OfFloat32s([]float32{200, 180, 240, 230}, 1, 4), "target.image": tensor.OfInt32s([]int32{0}, 1)}
+		b.Run("detect/"+precision, func(b *testing.B) {
+			for b.Loop() {
+				d.detect(volume)
+			}
+		})
+		b.Run("train/"+precision, func(b *testing.B) {
+			for b.Loop() {
+				d.train(1, volume, targets)
+			}
+		})
+	}
 }

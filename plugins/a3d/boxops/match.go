@@ -31,6 +31,7 @@ func (m Matcher) Assign(boxes, lesions, ignore []Box, valid []bool) []int32 {
 	best := make([]float32, len(boxes))
 	argBest := make([]int32, len(boxes))
 	lesionBest := make([]float32, len(lesions))
+	lesionArgs := make([][]int32, len(lesions)) // the boxes that share lesionBest
 	usable := func(i int) bool { return valid == nil || valid[i] }
 	for g, lesion := range lesions {
 		for i := range boxes {
@@ -42,7 +43,10 @@ func (m Matcher) Assign(boxes, lesions, ignore []Box, valid []bool) []int32 {
 					best[i], argBest[i] = iou, int32(g)
 				}
 				if iou > lesionBest[g] {
-					lesionBest[g] = iou
+					lesionBest[g], lesionArgs[g] = iou, lesionArgs[g][:0]
+				}
+				if iou == lesionBest[g] {
+					lesionArgs[g] = append(lesionArgs[g], int32(i))
 				}
 			}
 		}
@@ -59,14 +63,12 @@ func (m Matcher) Assign(boxes, lesions, ignore []Box, valid []bool) []int32 {
 			assigned[i] = Ignored
 		}
 	}
-	for g, lesion := range lesions {
-		if lesionBest[g] == 0 || lesionBest[g] < m.MinimumIoU {
+	for g := range lesions {
+		if lesionBest[g] < m.MinimumIoU {
 			continue
 		}
-		for i := range boxes {
-			if usable(i) && m.Convention.IoU(boxes[i], lesion) == lesionBest[g] {
-				assigned[i] = int32(g)
-			}
+		for _, i := range lesionArgs[g] {
+			assigned[i] = int32(g)
 		}
 	}
 	m.ignore(assigned, boxes, ignore)
