@@ -304,10 +304,11 @@ func (b *backbone) collapsed(s *torchstage.Scope, x *ts.Tensor, index int, volum
 			return nil
 		}
 		c, rows, columns := shape[1], shape[2], shape[3]
+		// Slice by slice side by side, every cell has D·C channels: a 1x1 convolution,
+		// which oneDNN does twice as fast as the BLAS does the same product.
 		cells := s.Reshape(s.Permute(s.Reshape(s.Permute(x, 0, 2, 3, 1), volumes, b.slices, rows*columns, c), 0, 2, 1, 3),
-			volumes*rows*columns, b.slices*c)
-		weight := like(s, s.Reshape(s.Permute(s.Reshape(b.collapse[index], c, c, b.slices), 0, 2, 1), c, b.slices*c), x)
-		y := s.Linear(cells, weight, nil)
-		return s.Permute(s.Reshape(y, volumes, rows, columns, c), 0, 3, 1, 2)
+			volumes, rows, columns, b.slices*c)
+		weight := like(s, s.Reshape(s.Permute(s.Reshape(b.collapse[index], c, c, b.slices), 0, 2, 1), c, b.slices*c, 1, 1), x)
+		return s.Conv2d(s.Permute(cells, 0, 3, 1, 2), weight, nil, 1, 0, 1)
 	})
 }
