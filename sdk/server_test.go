@@ -72,11 +72,11 @@ func TestGradientsEqualFiniteDifferences(t *testing.T) {
 
 func TestTransportsGiveEqualBytes(t *testing.T) {
 	// Large enough to leave the message for shared memory, and to overflow a first slot.
-	const rows, in, out = 3000, 64, 200
+	const rows, in, out = 2000, 2, 150
 	var got []map[string]*tensor.Tensor
 	for _, transport := range []plugintest.Transport{plugintest.InBand, plugintest.SharedMemory} {
 		c := plugintest.Start(t, testplugins.Linear(), transport)
-		i := openLinear(t, c, map[string]string{"in": "64", "out": "200"})
+		i := openLinear(t, c, map[string]string{"in": "2", "out": "150"})
 		all := map[string]*tensor.Tensor{}
 		for round := range 3 {
 			resp := forward(t, i, 1, true, map[string]*tensor.Tensor{"x": tensor.OfFloat32s(values(rows*in), rows, in)})

@@ -153,6 +153,28 @@ func (w *wire) Close(ctx context.Context, r *stagev1.CloseRequest) (*stagev1.Clo
 	return w.StageServiceServer.Close(ctx, r)
 }
 
+// contexts is a set of contexts. Calls that were cancelled may still be running when the
+// next one comes.
+type contexts struct {
+	mu sync.Mutex
+	in map[string]bool
+}
+
+func (c *contexts) set(instance, context uint64, in bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.in == nil {
+		c.in = map[string]bool{}
+	}
+	c.in[fmt.Sprint(instance, " ", context)] = in
+}
+
+func (c *contexts) has(instance, context uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.in[fmt.Sprint(instance, " ", context)]
+}
+
 // catcher keeps the service that sdk.Register registers.
 type catcher struct{ service stagev1.StageServiceServer }
 
@@ -270,27 +292,26 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 			}
 		}},
 		{breaks: "eval-leaves-nothing", wire: func(w *wire) {
-			evaluated := map[uint64]bool{}
+			var evaluated contexts
 			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
-				evaluated[r.Context] = r.Mode == stagev1.Mode_MODE_EVAL
+				evaluated.set(r.Instance, r.Context, r.Mode == stagev1.Mode_MODE_EVAL)
 				return w.StageServiceServer.Forward(ctx, r)
 			}
 			w.backward = func(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
-				if evaluated[r.Context] {
+				if evaluated.has(r.Instance, r.Context) {
 					return &stagev1.BackwardResponse{}, nil
 				}
 				return w.StageServiceServer.Backward(ctx, r)
 			}
 		}},
 		{breaks: "unknown-context", wire: func(w *wire) {
-			known := map[string]bool{}
-			key := func(instance, context uint64) string { return fmt.Sprint(instance, " ", context) }
+			var known contexts
 			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
-				known[key(r.Instance, r.Context)] = true
+				known.set(r.Instance, r.Context, true)
 				return w.StageServiceServer.Forward(ctx, r)
 			}
 			w.backward = func(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
-				if !known[key(r.Instance, r.Context)] {
+				if !known.has(r.Instance, r.Context) {
 					return nil, status.Error(codes.Internal, "map has no such key")
 				}
 				return w.StageServiceServer.Backward(ctx, r)
@@ -337,18 +358,17 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 			}
 		}},
 		{breaks: "release", wire: func(w *wire) {
-			open := map[string]bool{}
-			key := func(instance, context uint64) string { return fmt.Sprint(instance, " ", context) }
+			var open contexts
 			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
-				open[key(r.Instance, r.Context)] = true
+				open.set(r.Instance, r.Context, true)
 				return w.StageServiceServer.Forward(ctx, r)
 			}
 			w.release = func(ctx context.Context, r *stagev1.ReleaseRequest) (*stagev1.ReleaseResponse, error) {
 				for _, id := range r.Contexts {
-					if !open[key(r.Instance, id)] {
+					if !open.has(r.Instance, id) {
 						return nil, status.Errorf(codes.NotFound, "context %d", id)
 					}
-					delete(open, key(r.Instance, id))
+					open.set(r.Instance, id, false)
 				}
 				return w.StageServiceServer.Release(ctx, r)
 			}

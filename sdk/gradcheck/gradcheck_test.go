@@ -1,0 +1,97 @@
+package gradcheck_test
+
+import (
+	"context"
+	"errors"
+	"math"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/client"
+	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// analytic is y = sin(x)·exp(x/2) with the derivative times factor.
+type analytic struct {
+	factor float64
+	x      map[uint64][]float32
+}
+
+var ports = []sdk.Port{{Name: "x", DType: tensor.FP32, Differentiable: true}, {Name: "n", DType: tensor.Int64}}
+
+func (a *analytic) Manifest() *sdk.StageManifest { return &sdk.StageManifest{Inputs: ports} }
+func (a *analytic) Inputs() []sdk.Port           { return ports }
+func (a *analytic) Outputs() []sdk.Port {
+	return []sdk.Port{{Name: "y", DType: tensor.FP32, Differentiable: true}}
+}
+
+func (a *analytic) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, client.Cost, error) {
+	x, err := req.Inputs["x"].Float32s()
+	if err != nil {
+		return nil, client.Cost{}, err
+	}
+	y := make([]float32, len(x))
+	var loss float64
+	for i, v := range x {
+		y[i] = float32(math.Sin(float64(v)) * math.Exp(float64(v)/2))
+		loss += float64(v) * float64(v) / 2
+	}
+	a.x[req.Context] = x
+	return &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{"y": tensor.OfFloat32s(y)}, Losses: map[string]float64{"half square": loss}}, client.Cost{}, nil
+}
+
+func (a *analytic) Backward(_ context.Context, req *sdk.BackwardRequest) (*sdk.BackwardResponse, client.Cost, error) {
+	g, err := req.OutputGrads["y"].Float32s()
+	if err != nil {
+		return nil, client.Cost{}, err
+	}
+	out := make([]float32, len(g))
+	for i, v := range a.x[req.Context] {
+		x := float64(v)
+		out[i] = float32(a.factor*float64(g[i])*math.Exp(x/2)*(math.Cos(x)+math.Sin(x)/2) + req.LossWeights["half square"]*x)
+	}
+	return &sdk.BackwardResponse{InputGrads: map[string]*tensor.Tensor{"x": tensor.OfFloat32s(out)}}, client.Cost{}, nil
+}
+
+func (a *analytic) Release(_ context.Context, ids ...uint64) error {
+	for _, id := range ids {
+		delete(a.x, id)
+	}
+	return nil
+}
+
+func check(t *testing.T, factor float64, inputs map[string]*tensor.Tensor) ([]gradcheck.Result, error) {
+	t.Helper()
+	return gradcheck.Check(t.Context(), &analytic{factor, map[uint64][]float32{}}, inputs, gradcheck.Options{Seed: 3, Directions: 4})
+}
+
+func TestFindsARightAndAWrongDerivative(t *testing.T) {
+	values := make([]float32, 200)
+	for i := range values {
+		values[i] = float32(math.Cos(float64(i)))
+	}
+	inputs := map[string]*tensor.Tensor{"x": tensor.OfFloat32s(values)}
+	right, err := check(t, 1, inputs)
+	if err != nil || len(right) != 4 {
+		t.Fatalf("%d results, error %v", len(right), err)
+	}
+	if worst := gradcheck.Worst(right); worst.RelativeError > 1e-3 {
+		t.Errorf("a right derivative is off by %+v", worst)
+	}
+	wrong, err := check(t, 1.05, inputs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range wrong {
+		if r.RelativeError < 5e-3 {
+			t.Errorf("a derivative that is 5 %% too large passes: %+v", r)
+		}
+	}
+}
+
+func TestNothingToCompare(t *testing.T) {
+	if _, err := check(t, 1, map[string]*tensor.Tensor{"n": tensor.OfInt64s([]int64{1})}); !errors.Is(err, gradcheck.ErrNothing) {
+		t.Errorf("error is %v, want ErrNothing", err)
+	}
+}
