@@ -500,6 +500,26 @@ func TestWeightsOfAnotherArchitectureAreNamed(t *testing.T) {
 	}
 }
 
+func TestABackbonesOwnStateDictLoads(t *testing.T) {
+	own := stagetest.Open(t, Plugin(), sdk.OpenRequest{Stage: "encoder"}).Weights()
+	weights := map[string]*tensor.Tensor{
+		"conv0.adaptive_align_weights":            noise(1, 3, 3, 1),
+		"transition2.conv.adaptive_align_weights": noise(1, 3, 3, 64),
+		"norm0.num_batches_tracked":               tensor.OfInt64s([]int64{5}),
+	}
+	for name, w := range own {
+		if rest, ok := strings.CutPrefix(name, prefix); ok {
+			weights[rest] = noise(12, w.Shape...)
+		}
+	}
+	got := stagetest.Open(t, Plugin(), sdk.OpenRequest{Stage: "encoder", Settings: sdk.Settings{"weights": stagetest.WriteWeights(t, weights)}}).Weights()
+	for name, w := range got {
+		if rest, ok := strings.CutPrefix(name, prefix); ok && !stagetest.Same(w, weights[rest]) {
+			t.Errorf("%s was not loaded", name)
+		}
+	}
+}
+
 func TestImageNetWeightsStartTheBackbone(t *testing.T) {
 	own := stagetest.Open(t, Plugin(), sdk.OpenRequest{Stage: "encoder"}).Weights()
 	weights := map[string]*tensor.Tensor{

@@ -70,30 +70,52 @@ func greenChannel(inputs int64) func(name string, t *tensor.Tensor) (*tensor.Ten
 	}
 }
 
-func isImageNet(file string) (bool, error) {
+// layout says whose names a weights file has.
+type layout int
+
+const (
+	detectorLayout layout = iota // backbone.*, rpn_head.*, …
+	backboneLayout               // the reference's backbone alone: conv0.weight, …
+	imageNetLayout               // torchvision's densenet121: features.*
+)
+
+func layoutOf(file string) (layout, error) {
 	f, err := safetensors.Open(file)
 	if err != nil {
-		return false, &sdk.Error{Code: sdk.InvalidArgument, Err: fmt.Errorf("setting weights: %w", err),
+		return 0, &sdk.Error{Code: sdk.InvalidArgument, Err: fmt.Errorf("setting weights: %w", err),
 			Advice: "weights are safetensors; `alignedfusion weights import` converts others"}
 	}
 	defer f.Close()
+	found := detectorLayout
 	for _, name := range f.Names() {
-		if strings.HasPrefix(name, "features.") {
-			return true, nil
+		switch {
+		case strings.HasPrefix(name, "features."):
+			return imageNetLayout, nil
+		case strings.HasPrefix(name, prefix):
+			return detectorLayout, nil
+		case strings.HasPrefix(name, "denseblock1."):
+			found = backboneLayout
 		}
 	}
-	return false, nil
+	return found, nil
 }
 
-// loadEncoder starts the encoder from a detector's state dict or from torchvision's
-// ImageNet weights, whose first convolution gives its green channel.
+// loadEncoder starts the encoder from a detector's state dict, from that of its backbone
+// alone, or from torchvision's ImageNet weights, whose first convolution gives its green
+// channel.
 func loadEncoder(b *torchstage.Build, c encoderConfig, file string) error {
-	imageNet, err := isImageNet(file)
+	names, err := layoutOf(file)
 	if err != nil {
 		return err
 	}
 	opt := torchstage.LoadOptions{Ignore: append(append([]string{}, headNames...), unusedNames...), Missing: []string{"token_proj.*"}}
-	if imageNet {
+	switch names {
+	case backboneLayout:
+		for _, pattern := range unusedNames {
+			opt.Ignore = append(opt.Ignore, strings.TrimPrefix(pattern, prefix))
+		}
+		opt.Rename = func(name string) string { return prefix + name }
+	case imageNetLayout:
 		inputs := int64(1)
 		if c.operator == opFlat {
 			inputs = c.slices
@@ -108,12 +130,12 @@ func loadEncoder(b *torchstage.Build, c encoderConfig, file string) error {
 // loadHead starts the head from a detector's state dict. The mask head may be absent,
 // and is left out when mask=false.
 func loadHead(b *torchstage.Build, c headConfig, file string) error {
-	imageNet, err := isImageNet(file)
+	names, err := layoutOf(file)
 	if err != nil {
 		return err
 	}
-	if imageNet {
-		return sdk.Errorf(sdk.InvalidArgument, "setting weights: %s holds ImageNet weights, which the head has no use for; give them to the encoder", file)
+	if names != detectorLayout {
+		return sdk.Errorf(sdk.InvalidArgument, "setting weights: %s holds ImageNet weights or a backbone alone, which the head has no use for; give them to the encoder", file)
 	}
 	opt := torchstage.LoadOptions{Ignore: append(append([]string{}, encoderNames...), unusedNames...), Missing: []string{"fusion_*", "mask_head.*"}}
 	if !c.mask {
