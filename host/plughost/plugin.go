@@ -49,6 +49,10 @@ type Plugin struct {
 	// detach ends the watch of a process that was not started here; nil for others.
 	detach context.CancelFunc
 
+	// calls is held for reading by every call, for writing when the shared memory goes.
+	calls sync.RWMutex
+	gone  bool
+
 	stop    sync.Once
 	stopErr error
 }
@@ -262,6 +266,11 @@ func (p *Plugin) Client() *client.Client { return p.client }
 
 // call makes one call with a deadline and explains its failure.
 func (p *Plugin) call(parent context.Context, stage, name string, f func(context.Context) error) error {
+	p.calls.RLock()
+	defer p.calls.RUnlock()
+	if p.gone {
+		return &Failure{Plugin: p.found.Name, Stage: stage, Call: name, Reason: "the plugin was stopped before the call", Stderr: p.log.tail(failureLines)}
+	}
 	ctx, cancel := context.WithTimeout(parent, p.host.options.CallTimeout)
 	defer cancel()
 	// A child of the plugin may keep the connection open after its death.
@@ -391,6 +400,9 @@ func (p *Plugin) abandon() {
 		p.goplugin.Kill()
 	}
 	_ = p.lifeline.Close()
+	p.calls.Lock()
+	defer p.calls.Unlock()
+	p.gone = true
 	if p.arena != nil {
 		_ = p.arena.Close()
 		p.arena = nil
