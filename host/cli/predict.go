@@ -54,6 +54,13 @@ func runPredict(c *cli.Context) error {
 	default:
 		return usageError("--out %s: the ending is %q, want .csv, .json or .npz", c.String("out"), filepath.Ext(c.String("out")))
 	}
+	switch path := c.String("findings"); strings.ToLower(filepath.Ext(path)) {
+	case ".csv", ".json":
+	default:
+		if path != "" {
+			return usageError("--findings %s: the ending is %q, want .csv or .json", path, filepath.Ext(path))
+		}
+	}
 	o := session.PredictOptions{
 		Run: c.String("run"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
 		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
