@@ -46,11 +46,13 @@ doctor: ## say what is wrong with this machine and how to mend it
 
 ##@ Build
 
+# The shim is one long compilation on one core; gotch and the host, which do not need
+# it, are built beside it.
 .PHONY: fit
 fit: build/fitgotch ## fit gotch to the libtorch found ($LIBTORCH, else the system's)
 	@build/fitgotch -go-only
 	@build/fitgotch -shim-only & shim=$$!; \
-		go build github.com/sugarme/gotch/ts || { kill $$shim; exit 1; }; \
+		{ go build github.com/sugarme/gotch/ts && $(MAKE) host; } || { kill $$shim; exit 1; }; \
 		wait $$shim
 	@printf '%s\n' "$${LIBTORCH:-}" > build/libtorch
 

@@ -62,6 +62,13 @@ func DetectionAugment() AugmentOptions {
 	return AugmentOptions{ShiftScaleRotate: 0.8, Shift: 0.04, Scale: 0.2, RotateDeg: 15, FlipX: 0.5}
 }
 
+// AnyWayAugment is DetectionAugment for small lesions that look alike any way up, with
+// quarter turns, both mirrorings, and slight changes of brightness, contrast and noise.
+func AnyWayAugment() AugmentOptions {
+	return AugmentOptions{ShiftScaleRotate: 0.8, Shift: 0.04, Scale: 0.2, RotateDeg: 30, FlipX: 0.5, FlipY: 0.5, Transpose: 0.5,
+		Brightness: 0.05, Contrast: 0.15, NoiseStd: 0.01}
+}
+
 // PictureAugment is the usual recipe for photographs of skin lesions, which have
 // no up or down: flips, turns, random resized crop, brightness and contrast.
 func PictureAugment() AugmentOptions {

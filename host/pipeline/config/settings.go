@@ -83,7 +83,7 @@ func DataSettings(task string) []sdk.Setting {
 		fraction(setting("positive_crop", "float", "0.7", "share of the crops that are laid around a lesion")),
 		atLeastZero(setting("slices", "int", "0", "depth of the volume; 0: what the encoder wants")),
 		atLeastZero(setting("slice_spacing_mm", "float", "2", "distance the slices are resampled to")),
-		oneOf(setting("augment", "string", augment, "what is varied at random in training"), "none", "detection", "picture"),
+		oneOf(setting("augment", "string", augment, "what is varied at random in training: nothing, as published for DeepLesion, the same and any way up (small lesions), as usual for photographs of skin"), "none", "detection", "any-way", "picture"),
 		atLeastZero(setting("workers", "int", "0", "background loaders; 0: number of CPUs, 4 at most")),
 		atLeastZero(setting("cache_mib", "int", "1024", "memory for decoded images, in MiB")),
 		atLeastZero(setting("max_boxes", "int", "100", "boxes per image that predictions keep, the best first; 0: all")),

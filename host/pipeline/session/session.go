@@ -234,6 +234,8 @@ func (s *Session) loader(ctx context.Context, cases []dataset.Case, train bool, 
 		switch c["augment"] {
 		case "detection":
 			o.Load.Augment = dataset.DetectionAugment()
+		case "any-way":
+			o.Load.Augment = dataset.AnyWayAugment()
 		case "picture":
 			o.Load.Augment = dataset.PictureAugment()
 		}

@@ -14,5 +14,6 @@ func LayerConfig(s sdk.Settings) (transformer.Config, error) {
 		return transformer.Config{}, sdk.Errorf(sdk.InvalidArgument, "settings width=%d and heads=%d: width must be a multiple of heads", width, heads)
 	}
 	hidden := max(1, int64(math.Round(s.Float("ffn")*float64(width))))
-	return transformer.Config{Width: width, Heads: heads, Hidden: hidden, Dropout: s.Float("dropout")}, nil
+	return transformer.Config{Width: width, Heads: heads, Hidden: hidden, Dropout: s.Float("dropout"),
+		ZeroBranches: s.String("branch_start") == "zero"}, nil
 }

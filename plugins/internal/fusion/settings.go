@@ -23,6 +23,7 @@ func AttentionSettings() []sdk.Setting {
 		{Name: "heads", Type: "int", Default: "8", Min: Limit(1), Max: Limit(256), Help: "attention heads; must divide width"},
 		{Name: "ffn", Type: "float", Default: "4", Min: Limit(0.125), Max: Limit(16), Help: "hidden size of the feed-forward layer, in widths"},
 		{Name: "dropout", Type: "float", Default: "0.1", Min: Limit(0), Max: Limit(0.99), Help: "dropout on residual branches and hidden layers"},
+		{Name: "branch_start", Type: "string", Default: "xavier", Choices: []string{"xavier", "zero"}, Help: "first weights of the branches' last projections; zero: layers start as if they were not there"},
 	}
 }
 

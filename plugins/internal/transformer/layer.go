@@ -23,6 +23,9 @@ type Config struct {
 	PostNorm bool
 	// Eps of the layer norms; 0 means 1e-5.
 	Eps float64
+	// ZeroBranches starts both branches' last projections at zero: a new layer passes
+	// tokens on as they are (Zhang et al. 2019, "Fixup"; Bachlechner et al. 2021, "ReZero").
+	ZeroBranches bool
 }
 
 // Names are the parameters' names behind the layer's prefix. Query, Key and Value
@@ -47,8 +50,12 @@ type Affine struct{ Weight, Bias *ts.Tensor }
 
 // Linear declares name.weight [out,in] and name.bias [out].
 func Linear(p *torchstage.Params, name string, in, out int64) Affine {
+	return linear(p, name, in, out, torchstage.XavierUniform())
+}
+
+func linear(p *torchstage.Params, name string, in, out int64, weight torchstage.Init) Affine {
 	return Affine{
-		p.Parameter(name+".weight", []int64{out, in}, torchstage.XavierUniform()),
+		p.Parameter(name+".weight", []int64{out, in}, weight),
 		p.Parameter(name+".bias", []int64{out}, torchstage.Zeros()),
 	}
 }
@@ -101,9 +108,13 @@ func New(p *torchstage.Params, prefix string, c Config, n Names) *Layer {
 		l.key = Linear(p, prefix+n.Key, c.Width, c.Width)
 		l.value = Linear(p, prefix+n.Value, c.Width, c.Width)
 	}
-	l.out = Linear(p, prefix+n.OutProjection, c.Width, c.Width)
+	last := torchstage.XavierUniform()
+	if c.ZeroBranches {
+		last = torchstage.Zeros()
+	}
+	l.out = linear(p, prefix+n.OutProjection, c.Width, c.Width, last)
 	l.linear1 = Linear(p, prefix+n.Linear1, c.Width, c.Hidden)
-	l.linear2 = Linear(p, prefix+n.Linear2, c.Hidden, c.Width)
+	l.linear2 = linear(p, prefix+n.Linear2, c.Hidden, c.Width, last)
 	return l
 }
 
