@@ -29,7 +29,9 @@ type imageInfo struct {
 	width, height int
 	// bits per channel; channels without alpha.
 	bits, channels int
-	fileBytes      int64
+	// orientation is the Exif orientation; width and height are the upright picture's.
+	orientation int
+	fileBytes   int64
 }
 
 // readImageInfo reads the header of a PNG or JPEG file.
@@ -53,7 +55,16 @@ func readImageInfo(path string) (imageInfo, error) {
 		}
 		return imageInfo{}, problem(path, 0, "", "%v", err)
 	}
-	info.fileBytes = stat.Size()
+	info.fileBytes, info.orientation = stat.Size(), orientationAsStored
+	if info.format == "jpeg" {
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return imageInfo{}, fileProblem(path, err)
+		}
+		info.orientation = jpegOrientation(bufio.NewReader(f))
+	}
+	if info.orientation >= orientationTransposed {
+		info.width, info.height = info.height, info.width
+	}
 	return info, nil
 }
 
@@ -125,6 +136,8 @@ func (p *plane) bytes() int64 {
 	return int64(2*len(p.hu16) + 4*len(p.hu32) + len(p.grey8) + len(p.rgb))
 }
 
+// decodeImage reads a picture as it is stored; imageInfo.orientation says how to turn
+// it upright.
 func decodeImage(path string) (image.Image, imageInfo, error) {
 	info, err := readImageInfo(path)
 	if err != nil {
@@ -187,7 +200,7 @@ func decodeSlice(path string) (*plane, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &plane{h: info.height, w: info.width}
+	p := storedPlane(img)
 	switch m := img.(type) {
 	case *image.Gray16:
 		return huPlane(m, info), nil
@@ -206,7 +219,13 @@ func decodeSlice(path string) (*plane, error) {
 			p.grey8[i] = r
 		}
 	}
+	p.orient(info.orientation)
 	return p, nil
+}
+
+func storedPlane(img image.Image) *plane {
+	b := img.Bounds()
+	return &plane{h: b.Dy(), w: b.Dx()}
 }
 
 func compact(pix []uint8, stride, w, h int) []uint8 {
@@ -223,7 +242,10 @@ func decodePicture(path string) (*plane, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &plane{h: info.height, w: info.width, rgb: toRGB(img)}, nil
+	p := storedPlane(img)
+	p.rgb = toRGB(img)
+	p.orient(info.orientation)
+	return p, nil
 }
 
 func toRGB(img image.Image) []uint8 {
