@@ -147,13 +147,11 @@ func TestControlAndBidiCharactersDoNotHideFindings(t *testing.T) {
 
 func TestOtherLanguagesAreLeftUnmentioned(t *testing.T) {
 	x := rules(t, "")
-	for _, in := range []string{"Kein Pneumothorax, kein Erguss.", "Pas de pneumothorax ni de nodule dans les poumons."} {
+	for _, in := range []string{"Kein Pneumothorax, kein Erguss.", "Pas de pneumothorax ni de nodule dans les poumons.",
+		"右肺下叶见片状高密度影，考虑肺炎。", "No hay derrame pleural. El corazón es de tamaño normal."} {
 		if got := states(x.Lexicon.Schema, x.Extract(one(in))); got != nil {
 			t.Errorf("%q: %q", in, got)
 		}
-	}
-	if got := states(x.Lexicon.Schema, x.Extract(one("双肺未见结节。"))); len(got) > 1 {
-		t.Errorf("Chinese text gave %q", got)
 	}
 }
 

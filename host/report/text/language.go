@@ -1,18 +1,23 @@
 package text
 
-import "strings"
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
 
-// The function words below are frequent, short, and not shared between English
-// and the others.
+// Frequent words that are not shared between English and the others: function words,
+// and what every report on a chest has (heart, lungs, effusion). Accents are folded.
+// Short words that are English abbreviations (LA, LE, SE, OU) are left out.
 var (
-	english = wordSet("the of and is are there with for within without normal right left was were this that has have")
-	foreign = wordSet(`kein keine keinen nicht und der mit ohne links rechts ist sind ein eine beidseits
-		pas les une des sans avec et du est dans
-		sin los las del por una derecho izquierdo hay
-		non della senza nel sono di il
-		sem da com um uma esquerdo direito
-		geen niet het een rechter linker
-		inget ingen inga och utan ej`)
+	english = wordSet("the of and is are there with for within without right left was were this that has have")
+	foreign = wordSet(`kein keine keinen nicht und der das dem auf bei oder sich mit ohne links rechts ist sind ein eine beidseits herz lunge lungen erguss
+		pas les une des sans avec et du est dans sont sur aux aucun aucune poumons coeur epanchement
+		sin los las del por una el con ni hay observa observan derecho izquierdo pulmones corazon derrame neumotorax
+		non della nella senza nel sono di il polmoni cuore versamento
+		sem da com um uma dos nao esquerdo direito pulmoes coracao
+		geen niet het een rechter linker longen
+		inget ingen inga och utan ej lungor hjarta`)
 )
 
 func wordSet(words string) map[string]bool {
@@ -23,12 +28,12 @@ func wordSet(words string) map[string]bool {
 	return set
 }
 
-// OtherLanguage reports whether the text looks like another language written in
-// Latin letters than English: more of its words are function words of German,
-// French, Spanish, Italian, Portuguese, Dutch or Swedish than of English. English
-// rules would find the mentions and miss the negations.
+// OtherLanguage reports whether the text looks like another language than English:
+// most of its letters are not Latin, or more of its words are frequent ones of German,
+// French, Spanish, Italian, Portuguese, Dutch or Swedish than of English. English rules
+// would find the mentions and miss the negations, or find nothing and call it normal.
 func OtherLanguage(tokens []Token) bool {
-	balance := 0
+	balance, latin, other := 0, 0, 0
 	for _, t := range tokens {
 		switch {
 		case english[t.Text]:
@@ -36,6 +41,14 @@ func OtherLanguage(tokens []Token) bool {
 		case foreign[t.Text]:
 			balance--
 		}
+		for _, r := range t.Text {
+			switch {
+			case r < utf8.RuneSelf || unicode.Is(unicode.Latin, r):
+				latin++
+			case unicode.IsLetter(r):
+				other++
+			}
+		}
 	}
-	return balance < 0
+	return balance < 0 || other > latin
 }

@@ -179,11 +179,20 @@ func TestPropertyMatchesAreOrderedAndApart(t *testing.T) {
 
 func TestOtherLanguage(t *testing.T) {
 	for in, want := range map[string]bool{
-		"Kein Pneumothorax. Pleuraerguss links.":                    true,
-		"Pas de pneumothorax, les poumons sont clairs sans nodule.": true,
-		"Sin derrame pleural. Los campos pulmonares del paciente.":  true,
-		"No pneumothorax.": false,
-		"The heart is normal in size. We do not see a mass.": false,
+		"Kein Pneumothorax. Pleuraerguss links.":                                true,
+		"Pas de pneumothorax, les poumons sont clairs sans nodule.":             true,
+		"Sin derrame pleural. Los campos pulmonares del paciente.":              true,
+		"No hay derrame pleural ni neumotórax. El corazón es de tamaño normal.": true,
+		"Cuore di dimensioni normali. Non versamento pleurico.":                 true,
+		"Coração normal. Não há derrame.":                                       true,
+		"Hart normaal, geen vocht in de longen.":                                true,
+		"右肺下叶见片状高密度影，考虑肺炎。":                                                     true,
+		"Лёгкие без очаговых теней. Сердце не увеличено. (CT 2.5 mm)":           true,
+		"لا يوجد انصباب جنبي":                                                   true,
+		"No pneumothorax.":                                                      false,
+		"Normal.":                                                               false,
+		"5 mm nodule, attenuation 40 HU ± 3 μm":                                 false,
+		"The heart is normal in size. We do not see a mass.":                    false,
 		"": false,
 		"Das Herz ist nicht vergrößert; no pneumothorax in the lung": true,
 	} {
