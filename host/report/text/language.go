@@ -10,12 +10,13 @@ import (
 // and what every report on a chest has (heart, lungs, effusion). Accents are folded.
 // Short words that are English abbreviations (LA, LE, SE, OU) are left out.
 var (
-	english = wordSet("the of and is are there with for within without right left was were this that has have")
+	english = wordSet(`the of and is are there with for within without right left was were this that has have
+		not or to at by be which seen heart lung lungs chest clear effusion`)
 	foreign = wordSet(`kein keine keinen nicht und der das dem auf bei oder sich mit ohne links rechts ist sind ein eine beidseits herz lunge lungen erguss
 		pas les une des sans avec et du est dans sont sur aux aucun aucune poumons coeur epanchement
 		sin los las del por una el con ni hay observa observan derecho izquierdo pulmones corazon derrame neumotorax
-		non della nella senza nel sono di il polmoni cuore versamento
-		sem da com um uma dos nao esquerdo direito pulmoes coracao
+		della nella senza nel sono di il polmoni cuore versamento
+		sem da com uma dos nao esquerdo direito pulmoes coracao
 		geen niet het een rechter linker longen
 		inget ingen inga och utan ej lungor hjarta`)
 )

@@ -190,6 +190,8 @@ func TestOtherLanguage(t *testing.T) {
 		"Лёгкие без очаговых теней. Сердце не увеличено. (CT 2.5 mm)":           true,
 		"لا يوجد انصباب جنبي":                                                   true,
 		"No pneumothorax.":                                                      false,
+		"Non-specific opacities. Heart size normal.":                            false,
+		"Hay fever. Chest normal.":                                              false,
 		"Normal.":                                                               false,
 		"5 mm nodule, attenuation 40 HU ± 3 μm":                                 false,
 		"The heart is normal in size. We do not see a mass.":                    false,
