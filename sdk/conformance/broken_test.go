@@ -182,7 +182,7 @@ func (c *catcher) RegisterService(_ *grpc.ServiceDesc, impl any) {
 	c.service = impl.(stagev1.StageServiceServer)
 }
 
-func run(t *testing.T, p sdk.Plugin, change func(w *wire)) *conformance.Report {
+func run(t *testing.T, p sdk.Plugin, change func(w *wire), process func(*conformance.Connection)) *conformance.Report {
 	t.Helper()
 	report, err := conformance.Run(t.Context(), conformance.Target{
 		Connect: func(ctx context.Context) (*conformance.Connection, error) {
@@ -200,7 +200,11 @@ func run(t *testing.T, p sdk.Plugin, change func(w *wire)) *conformance.Report {
 			if err != nil {
 				return nil, err
 			}
-			return &conformance.Connection{Conn: c.Conn, InBand: c.InBand, Shared: c.Shared, Close: c.Close}, nil
+			out := &conformance.Connection{Conn: c.Conn, InBand: c.InBand, Shared: c.Shared, Close: c.Close}
+			if process != nil {
+				process(out)
+			}
+			return out, nil
 		},
 	}, conformance.Options{Settings: map[string]map[string]string{"linear": {"in": "16"}}})
 	if err != nil {
@@ -209,11 +213,21 @@ func run(t *testing.T, p sdk.Plugin, change func(w *wire)) *conformance.Report {
 	return report
 }
 
+// testedAsProgram are the cases whose broken plugins are programs:
+// host/cli/testdata/plugin/validate.txtar.
+var testedAsProgram = []string{"describe", "health", "shutdown", "sample", "growth"}
+
 func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
+	untested := map[string]bool{}
+	for _, r := range run(t, testplugins.Linear(), nil, nil).Results {
+		untested[r.Case] = !slices.Contains(testedAsProgram, r.Case)
+	}
 	for _, test := range []struct {
 		breaks string
 		plugin func() sdk.Plugin
 		wire   func(w *wire)
+		// process changes what the plugin's process would do.
+		process func(c *conformance.Connection)
 		// also lists cases that cannot but fail with it.
 		also []string
 	}{
@@ -221,6 +235,9 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 			p := testplugins.Linear()
 			p.Manifest.Stages[0].Settings[1].Type = "integer"
 			return p
+		}},
+		{breaks: "lifeline", process: func(c *conformance.Connection) {
+			c.CutLifeline, c.Exited = func() {}, make(chan struct{}) // it lives on without its host
 		}},
 		{breaks: "unknown-stage", wire: func(w *wire) {
 			w.open = func(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
@@ -491,12 +508,13 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 			}
 		}},
 	} {
+		untested[test.breaks] = false
 		t.Run(test.breaks, func(t *testing.T) {
 			p := testplugins.Linear()
 			if test.plugin != nil {
 				p = test.plugin()
 			}
-			report := run(t, p, test.wire)
+			report := run(t, p, test.wire, test.process)
 			if report.Passed {
 				t.Fatal("the suite passed it")
 			}
@@ -516,5 +534,10 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				t.Errorf("its case did not fail")
 			}
 		})
+	}
+	for name, is := range untested {
+		if is {
+			t.Errorf("no broken plugin shows that the case %q can fail", name)
+		}
 	}
 }
