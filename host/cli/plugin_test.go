@@ -40,7 +40,7 @@ func TestPluginScripts(t *testing.T) {
 	}
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata/plugin",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exitcode": exitCode, "flipbyte": flipByte},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exitcode": exitCode, "flipbyte": flipByte, "nothingruns": nothingRuns},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("XDG_DATA_HOME", e.WorkDir+"/data")
 			e.Setenv("ALIGNEDFUSION_PLUGIN_DIR", "")
@@ -55,6 +55,24 @@ func TestPluginScripts(t *testing.T) {
 			return nil
 		},
 	})
+}
+
+// nothingRuns fails while a process runs a program of the script's folder or stands in it:
+// nothingruns. A plugin's children stand where it stood.
+func nothingRuns(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 0 {
+		ts.Fatalf("usage: nothingruns")
+	}
+	entries, err := os.ReadDir("/proc")
+	ts.Check(err)
+	for _, e := range entries {
+		for _, link := range []string{"exe", "cwd"} {
+			at, err := os.Readlink(filepath.Join("/proc", e.Name(), link))
+			if err == nil && strings.HasPrefix(at, ts.Getenv("WORK")+string(filepath.Separator)) || at == ts.Getenv("WORK") {
+				ts.Fatalf("process %s runs on: its %s is %s", e.Name(), link, at)
+			}
+		}
+	}
 }
 
 var fenced = regexp.MustCompile("(?s)```sh\n(.*?)```")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -51,13 +52,15 @@ func stageCommand() *cli.Command {
 				Usage: "measure a stage on seeded random data",
 				UsageText: "alignedfusion stage bench --plugin a3d --stage encoder --shape volume=1x1x7x512x512 \\\n" +
 					"     --mode train --steps 5 --json",
-				Description: "A step is one Forward, in train mode with one Backward (all output gradients and losses). Times are\n" +
-					"the host's, transport included. Inputs whose sizes follow from --shape need none of their own.",
+				Description: "A step is one Forward, in train mode with one Backward (all output gradients and losses), with --whole-step\n" +
+					"also ZeroGrad, the gradient's norm and an optimizer step of length zero: every call of a training step. Times\n" +
+					"are the host's, transport included. Inputs whose sizes follow from --shape need none of their own.",
 				Flags: append(stageFlags(),
 					&cli.StringSliceFlag{Name: "shape", Usage: "`PORT=1x1x7x512x512`, repeatable"},
 					&cli.StringFlag{Name: "in", Usage: "`X.npz` with inputs instead of random ones"},
 					&cli.StringFlag{Name: "outputs", Usage: "extra outputs that are computed on request, `A,B`"},
 					modeFlag(),
+					&cli.BoolFlag{Name: "whole-step", Usage: "in train mode, make every call of a training step"},
 					&cli.IntFlag{Name: "steps", Value: 10, Usage: "`N` measured steps"},
 					&cli.IntFlag{Name: "warmup", Value: 1, Usage: "`N` steps before them"},
 					&cli.BoolFlag{Name: "json", Usage: "print JSON"},
@@ -108,6 +111,10 @@ type stageRun struct {
 	inputs   map[string]*tensor.Tensor
 	wanted   map[string]bool
 	train    bool
+	// whole adds the calls around Forward and Backward to a step of stage bench.
+	whole bool
+	// started is how long the plugin took from its start to its manifest.
+	started time.Duration
 }
 
 // openStage starts the plugin, reads or makes the inputs and opens the stage for them.
@@ -140,7 +147,7 @@ func openStage(c *cli.Context, train bool) (_ *stageRun, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &stageRun{inputs: map[string]*tensor.Tensor{}, wanted: map[string]bool{}, train: train}
+	r := &stageRun{inputs: map[string]*tensor.Tensor{}, wanted: map[string]bool{}, train: train, whole: c.Bool("whole-step")}
 	if path := c.String("in"); path != "" {
 		if r.inputs, err = npz.Read(path); err != nil {
 			return nil, dataError(err)
@@ -162,9 +169,11 @@ func openStage(c *cli.Context, train bool) (_ *stageRun, err error) {
 			err = errors.Join(err, r.host.Close())
 		}
 	}()
+	begin := time.Now()
 	if r.plugin, err = r.host.Start(c.Context, c.String("plugin")); err != nil {
 		return nil, coded(err)
 	}
+	r.started = time.Since(begin)
 	if r.manifest, err = oneStage(r.plugin.Manifest(), c.String("stage")); err != nil {
 		return nil, usageError("%w", err)
 	}
@@ -209,6 +218,44 @@ func stageError(err error, data bool) error {
 		return usageError("%w", err)
 	}
 	return coded(err)
+}
+
+// finite holds a stage to its promise: finite answers to finite inputs.
+func (r *stageRun) finite(resp *sdk.ForwardResponse) error {
+	for _, t := range r.inputs {
+		if _, v := notFinite(t); v != nil {
+			return nil
+		}
+	}
+	broken := func(format string, args ...any) error {
+		return pluginError(fmt.Errorf("plugin %s: %s %s: forward: %s for finite inputs", r.plugin.Name(), r.manifest.Kind, r.manifest.Name, fmt.Sprintf(format, args...)))
+	}
+	for _, name := range slices.Sorted(maps.Keys(resp.Outputs)) {
+		if i, v := notFinite(resp.Outputs[name]); v != nil {
+			return broken("output %q is %v at %d", name, *v, i)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(resp.Losses)) {
+		if v := resp.Losses[name]; math.IsNaN(v) || math.IsInf(v, 0) {
+			return broken("loss %q is %v", name, v)
+		}
+	}
+	return nil
+}
+
+// notFinite returns the first number of an FP32 tensor that is NaN or infinite, nil
+// without one.
+func notFinite(t *tensor.Tensor) (int, *float32) {
+	values, err := t.Float32s()
+	if err != nil {
+		return 0, nil // another type
+	}
+	for i, v := range values {
+		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+			return i, &v
+		}
+	}
+	return 0, nil
 }
 
 func oneStage(m sdk.Manifest, name string) (*sdk.StageManifest, error) {
@@ -325,7 +372,7 @@ func stageForward(c *cli.Context) (err error) {
 		fmt.Fprintf(c.App.ErrWriter, "%-24s %s\n", name, arrays[name])
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%s written; %.3f s, of which %.3f s transport\n", c.String("out"), cost.Wall.Seconds(), cost.Transport().Seconds())
-	return nil
+	return r.finite(resp)
 }
 
 // benchReport is the JSON of `stage bench`.
@@ -336,13 +383,16 @@ type benchReport struct {
 	Mode                   string             `json:"mode"`
 	Steps                  int                `json:"steps"`
 	Threads                int                `json:"threads"`
+	WholeStep              bool               `json:"whole_step"`
 	SharedMemory           bool               `json:"shared_memory"`
 	Inputs                 map[string][]int64 `json:"inputs"`
+	StartSeconds           float64            `json:"start_seconds"`
 	MedianSeconds          float64            `json:"median_seconds"`
 	MinSeconds             float64            `json:"min_seconds"`
 	MaxSeconds             float64            `json:"max_seconds"`
 	MedianComputeSeconds   float64            `json:"median_compute_seconds"`
 	MedianTransportSeconds float64            `json:"median_transport_seconds"`
+	MinTransportSeconds    float64            `json:"min_transport_seconds"`
 	PeakRSSBytes           int64              `json:"peak_rss_bytes"`
 }
 
@@ -350,6 +400,9 @@ func stageBench(c *cli.Context) (err error) {
 	train, err := modeOf(c)
 	if err != nil {
 		return err
+	}
+	if c.Bool("whole-step") && !train {
+		return usageError("--whole-step: a training step needs --mode train")
 	}
 	if c.Int("steps") < 1 || c.Int("warmup") < 0 {
 		return usageError("--steps %d --warmup %d: want at least 1 and 0", c.Int("steps"), c.Int("warmup"))
@@ -361,7 +414,7 @@ func stageBench(c *cli.Context) (err error) {
 	defer func() { err = errors.Join(err, r.close()) }()
 	var wall, compute, transport []float64
 	report := benchReport{SchemaVersion: 1, Plugin: r.plugin.Manifest().Name, Stage: r.manifest.Name, Mode: c.String("mode"),
-		Steps: c.Int("steps"), Threads: c.Int("threads"), SharedMemory: r.plugin.SharedMemory(), Inputs: map[string][]int64{}}
+		Steps: c.Int("steps"), Threads: c.Int("threads"), WholeStep: r.whole, SharedMemory: r.plugin.SharedMemory(), StartSeconds: r.started.Seconds(), Inputs: map[string][]int64{}}
 	if report.Threads == 0 {
 		report.Threads = runtime.NumCPU()
 	}
@@ -382,6 +435,7 @@ func stageBench(c *cli.Context) (err error) {
 	}
 	report.MinSeconds, report.MaxSeconds = slices.Min(wall), slices.Max(wall)
 	report.MedianSeconds, report.MedianComputeSeconds, report.MedianTransportSeconds = median(wall), median(compute), median(transport)
+	report.MinTransportSeconds = slices.Min(transport)
 	if c.Bool("json") {
 		return writeJSON(c.App.Writer, report)
 	}
@@ -397,8 +451,12 @@ func median(values []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// step is one Forward and, when training, one Backward.
-func (r *stageRun) step(ctx context.Context, id, seed uint64) (client.Cost, error) {
+// step is one Forward and, when training, one Backward; a whole one has every call of a
+// training step.
+func (r *stageRun) step(ctx context.Context, id, seed uint64) (total client.Cost, err error) {
+	spend := func(c client.Cost) {
+		total.Wall, total.Compute, total.PeakRSSBytes = total.Wall+c.Wall, total.Compute+c.Compute, max(total.PeakRSSBytes, c.PeakRSSBytes)
+	}
 	needs := map[string]bool{}
 	for name, t := range r.inputs {
 		if p := sdk.FindPort(r.manifest.Inputs, name); r.train && p != nil && p.Differentiable && t.DType == tensor.FP32 {
@@ -406,13 +464,21 @@ func (r *stageRun) step(ctx context.Context, id, seed uint64) (client.Cost, erro
 		}
 	}
 	if r.train {
-		if _, err := r.instance.ZeroGrad(ctx); err != nil {
-			return client.Cost{}, err
+		cost, err := r.instance.ZeroGrad(ctx)
+		if err != nil {
+			return total, err
+		}
+		if r.whole {
+			spend(cost)
 		}
 	}
 	resp, cost, err := r.instance.Forward(ctx, &sdk.ForwardRequest{Context: id, Train: r.train, Seed: seed, Inputs: r.inputs, NeedsGrad: needs, Wanted: r.wanted})
-	if err != nil || !r.train {
-		return cost, err
+	spend(cost)
+	if err != nil {
+		return total, err
+	}
+	if err := r.finite(resp); err != nil || !r.train {
+		return total, err
 	}
 	back := &sdk.BackwardRequest{Context: id, OutputGrads: map[string]*tensor.Tensor{}, LossWeights: map[string]float64{}}
 	for name, t := range resp.Outputs {
@@ -430,8 +496,19 @@ func (r *stageRun) step(ctx context.Context, id, seed uint64) (client.Cost, erro
 	for name := range resp.Losses {
 		back.LossWeights[name] = 1
 	}
-	_, more, err := r.instance.Backward(ctx, back)
-	return client.Cost{Wall: cost.Wall + more.Wall, Compute: cost.Compute + more.Compute, PeakRSSBytes: max(cost.PeakRSSBytes, more.PeakRSSBytes)}, err
+	_, cost, err = r.instance.Backward(ctx, back)
+	spend(cost)
+	if err != nil || !r.whole {
+		return total, err
+	}
+	_, cost, err = r.instance.GradNorm(ctx)
+	spend(cost)
+	if err != nil {
+		return total, err
+	}
+	cost, err = r.instance.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": 0}, GradientScale: 1})
+	spend(cost)
+	return total, err
 }
 
 // gradReport is the JSON of `stage grad`.
