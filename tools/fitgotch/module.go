@@ -73,6 +73,18 @@ var moduleEdits = []edit{
 	// An in-place operator returns a second handle of its own tensor, and gotch lost the
 	// first one: the tensor was never freed.
 	{file: "ts/tensor-generated.go", old: "ts.ctensor = *ptr", new: "lib.AtFree(*ptr)", all: true},
+	// Drop did nothing: scalars waited for the collector, and these small live blocks
+	// between freed tensors kept the heap growing until it ran.
+	{file: "ts/scalar.go", old: "func (sc *Scalar) Drop() (err error) {", upTo: "\n}\n", new: `func (sc *Scalar) Drop() error {
+	if sc.cscalar == nil {
+		return nil
+	}
+	runtime.SetFinalizer(sc, nil)
+	err := freeCScalar(sc)
+	sc.cscalar = nil
+	return err
+}
+`},
 	{file: "ts/patch.go", old: "\tif err = TorchErr(); err != nil {\n\t\treturn retVal, err\n\t}\n\n\tcurrentPtr := ctensorsPtr", new: "\tdefer C.free(unsafe.Pointer(ctensorsPtr))\n\tif err = TorchErr(); err != nil {\n\t\treturn retVal, err\n\t}\n\n\tcurrentPtr := ctensorsPtr", all: true},
 	// Sizes and strides went through C memory and reflection.
 	{file: "ts/tensor.go", old: "\tszPtr, err := DataAsPtr(sz)", upTo: "shape := decodeSize(szPtr, dim)\n\n\treturn shape, nil", new: "\tlib.AtShape(ts.ctensor, unsafe.Pointer(unsafe.SliceData(sz)))\n\treturn sz, TorchErr()"},

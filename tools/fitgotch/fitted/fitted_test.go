@@ -307,3 +307,22 @@ func residentKiB(t *testing.T) int {
 	t.Skip("no VmRSS in /proc/self/status")
 	return 0
 }
+
+func TestDropFreesAScalarAtOnce(t *testing.T) {
+	lock(t)
+	before := len(ts.ExistingScalars)
+	for range 1000 {
+		if err := ts.FloatScalar(0.5).Drop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := len(ts.ExistingScalars) - before; left > 0 {
+		t.Errorf("%d of 1000 dropped scalars are still there", left)
+	}
+	c := ts.FloatScalar(2)
+	for range 2 { // the second time does nothing
+		if err := c.Drop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
