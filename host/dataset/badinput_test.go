@@ -8,10 +8,13 @@ import (
 	"errors"
 	"hash/crc32"
 	"image/color"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 // bombPNG is a valid signature and header that claims 60000 x 60000 pixels.
@@ -318,8 +321,17 @@ func TestSlicesOfAFolder(t *testing.T) {
 	if strings.Join(ids, " ") != "s1.png s9.png s10.png" {
 		t.Errorf("order %v", ids)
 	}
-	if len(d.Warnings) != 1 || !strings.Contains(d.Warnings[0], "spacing_mm") {
+	if len(d.Warnings) != 2 || !strings.Contains(d.Warnings[0], "spacing_mm") || !strings.Contains(d.Warnings[1], "grey_hu=LOW,HIGH") {
 		t.Errorf("warnings %v", d.Warnings)
+	}
+	if d := mustOpen(t, "slices:"+dir+"?spacing_mm=5,1,1&grey_hu=-1000,1000", Options{}); len(d.Warnings) > 0 {
+		t.Errorf("warnings %v", d.Warnings)
+	}
+	for value, want := range map[string]string{
+		"0,1,1": "not positive", "5,-1,1": "not positive", "NaN,1,1": "not a finite number", "1,1": "has 2 numbers, want 3",
+	} {
+		_, err := Open("slices:"+dir+"?spacing_mm="+value, Options{})
+		wantError(t, err, "spacing_mm (z,y,x): ", want)
 	}
 	write(t, filepath.Join(dir, "s2.png"), greyPNG(t, 8, 7, func(x, y int) uint8 { return 0 }))
 	_, err := Open("slices:"+dir, Options{})
@@ -333,6 +345,60 @@ func TestSlicesOfAFolder(t *testing.T) {
 	wantError(t, err, "x.nii:")
 	_, err = Open("image:"+filepath.Join(dir, "notes.txt"), Options{})
 	wantError(t, err, "notes.txt: neither PNG nor JPEG")
+}
+
+// floatNIfTI is a volume of FP32 voxels that does not say how it is oriented.
+func floatNIfTI(t testing.TB, size [3]int16, spacing [3]float32, voxels []float32) string {
+	t.Helper()
+	le := binary.LittleEndian
+	h := make([]byte, 352)
+	le.PutUint32(h, 348)
+	le.PutUint16(h[40:], 3)
+	for i := range 3 {
+		le.PutUint16(h[42+2*i:], uint16(size[i]))
+		le.PutUint32(h[80+4*i:], math.Float32bits(spacing[i]))
+	}
+	le.PutUint16(h[70:], 16)
+	le.PutUint16(h[72:], 32)
+	le.PutUint32(h[108:], math.Float32bits(352))
+	copy(h[344:], "n+1\x00")
+	for _, v := range voxels {
+		h = le.AppendUint32(h, math.Float32bits(v))
+	}
+	return string(h)
+}
+
+// TestNIfTIWithoutSpacing: a slice distance that is no number repeats the key slice,
+// and is said; voxels that are no numbers become air.
+func TestNIfTIWithoutSpacing(t *testing.T) {
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	voxels := make([]float32, 2*3*4)
+	for i := range voxels {
+		voxels[i] = float32(100 * (i / 6)) // 0, 100, 200, 300 HU
+	}
+	voxels[6], voxels[7] = nan, inf
+	for _, mm := range []float32{0, nan, inf} {
+		path := filepath.Join(t.TempDir(), "v.nii")
+		write(t, path, floatNIfTI(t, [3]int16{2, 3, 4}, [3]float32{1, 1, mm}, voxels))
+		d := mustOpen(t, "nifti:"+path, Options{})
+		if len(d.Warnings) != 2 || !strings.Contains(d.Warnings[1], "v.nii does not say how far apart its slices are") {
+			t.Errorf("%v mm: warnings %v", mm, d.Warnings)
+		}
+		in := &sdk.Intensity{Low: -1000, High: 1000, OutLow: 0, OutHigh: 1}
+		b := batches(t, d, d.Cases[1:2], LoaderOptions{Load: LoadOptions{Slices: 3, Intensity: in}})[0]
+		v := floats(t, b, Volume)
+		for i, x := range v {
+			if math.IsNaN(float64(x)) || x < 0 || x > 1 {
+				t.Fatalf("%v mm: voxel %d is %v", mm, i, x)
+			}
+		}
+		slice := len(v) / 3
+		for i := range slice {
+			if v[i] != v[slice+i] || v[i] != v[2*slice+i] {
+				t.Fatalf("%v mm: the neighbours differ from the key slice at %d: %v %v %v", mm, i, v[i], v[slice+i], v[2*slice+i])
+			}
+		}
+	}
 }
 
 func FuzzTable(f *testing.F) {

@@ -180,6 +180,13 @@ func TestTableColumns(t *testing.T) {
 	if d.Cases[0].Labels["label"] != 1 || len(d.Warnings) != 1 || !strings.Contains(d.Warnings[0], `class "c" of label is absent from the training split`) {
 		t.Errorf("%v %v", d.Cases[0].Labels, d.Warnings)
 	}
+	whole := read(t, path)
+	write(t, path, strings.NewReplacer("train,b", "train,", "train,a", "train,", "val,a", "val,").Replace(whole))
+	d = mustOpen(t, "table:"+path, Options{LabelSets: []sdk.LabelSet{{Name: "label", Classes: []string{"b", "a"}}}})
+	if d.Cases[0].Labels["label"] != -1 || len(d.Warnings) > 0 {
+		t.Errorf("no label at all: %v %v", d.Cases[0].Labels, d.Warnings)
+	}
+	write(t, path, whole)
 	_, err := Open("table:"+path, Options{LabelSets: []sdk.LabelSet{{Name: "label", Classes: []string{"c", "b"}}}})
 	wantError(t, err, `data.csv:3: label: class "a" is unknown; there are "c", "b"`)
 	// Without a label column a run's labels are unknown.

@@ -43,6 +43,7 @@ func openSlices(o *opener) error {
 	}
 	o.d.Modalities = []string{Volume}
 	o.setClasses(nil)
+	grey := false
 	name := filepath.Base(o.path)
 	s := &stack{files: map[int]string{}}
 	o.d.stacks[name] = s
@@ -57,6 +58,12 @@ func openSlices(o *opener) error {
 		return err
 	}
 	o.expects = nil
+	for _, info := range o.infos {
+		grey = grey || info.bits == 8
+	}
+	if grey && o.opt.GreyHU == [2]float64{} {
+		o.warn("8-bit grey values are taken to fill the encoder's window; add ?grey_hu=LOW,HIGH to the data spec where their Hounsfield units are known")
+	}
 	for i := range o.d.Cases {
 		if first, c := o.d.Cases[0].Size, &o.d.Cases[i]; c.Size != first && c.Size != [2]int{} && first != [2]int{} {
 			o.problems.add(files[i], 0, "", "is %d x %d pixels, the first slice is %d x %d", c.Size[1], c.Size[0], first[1], first[0])
@@ -125,6 +132,9 @@ func openNIfTI(o *opener) error {
 		f := h.Frame()
 		if !h.Oriented {
 			o.warn("%s does not say how it is oriented: its axes are taken as they are", name)
+		}
+		if f.SpacingMM[0] == 0 && f.Depth > 1 {
+			o.warn("%s does not say how far apart its slices are: every slice stands in for its neighbours", name)
 		}
 		o.d.stacks[name] = &stack{nifti: file, depth: f.Depth, fileBytes: info.Size()}
 		for z := range f.Depth {

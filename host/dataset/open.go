@@ -153,6 +153,9 @@ func (o *opener) setOptions(query string) error {
 			o.opt.GreyHU = [2]float64(v)
 		case "spacing_mm":
 			v, err := parseNumbers(value, 3)
+			if err == nil && slices.Min(v) <= 0 {
+				err = fmt.Errorf("%q has a distance that is not positive; leave the option out where it is unknown", value)
+			}
 			if err != nil {
 				return fmt.Errorf("spacing_mm (z,y,x): %w", err)
 			}

@@ -150,16 +150,16 @@ func (o *opener) readAttributes(t *csvTable, r csvRow, all []string, c *Case) {
 	}
 }
 
-// warnOfUntrained names the classes that the training split does not have.
+// warnOfUntrained names the classes that the training split does not have, unless it
+// has no label at all: then nothing is to be trained.
 func (o *opener) warnOfUntrained() {
 	for _, set := range o.d.Labels {
 		seen := make([]bool, len(set.Classes))
 		training := false
 		for i := range o.d.Cases {
 			if c := &o.d.Cases[i]; c.Split == "train" {
-				training = true
 				if k := c.Labels[set.Name]; k >= 0 {
-					seen[k] = true
+					seen[k], training = true, true
 				}
 			}
 		}
