@@ -3,7 +3,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -126,12 +125,8 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	fmt.Fprintf(stderr, "alignedfusion: %v\n", err)
-	var coded *exitError
-	if errors.As(err, &coded) {
-		return coded.code
-	}
 	if strings.HasPrefix(err.Error(), "Required flag") { // urfave/cli has no type for it
 		return exitUsage
 	}
-	return exitFailure
+	return codeOf(err)
 }

@@ -3,6 +3,9 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"syscall"
+
+	"github.com/alignedfusion/alignedfusion/host/runs"
 )
 
 // Exit codes of the program.
@@ -40,6 +43,21 @@ func withCode(code int, err error) error {
 		return err
 	}
 	return &exitError{code, err}
+}
+
+// codeOf is what the program ends with for an error. A full disk has its own code,
+// whichever command met it.
+func codeOf(err error) int {
+	var coded *exitError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, runs.ErrNoSpace), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return exitResource
+	case errors.As(err, &coded):
+		return coded.code
+	}
+	return exitFailure
 }
 
 // dataError marks err as bad input data (exit 3).

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -61,6 +63,9 @@ func runPredict(c *cli.Context) error {
 			return usageError("--findings %s: the ending is %q, want .csv or .json", path, filepath.Ext(path))
 		}
 	}
+	if err := checkPredict(c); err != nil {
+		return err
+	}
 	o := session.PredictOptions{
 		Run: c.String("run"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
 		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
@@ -86,9 +91,6 @@ func runPredict(c *cli.Context) error {
 		}
 	}
 	if path := c.String("reconstruction"); path != "" {
-		if result.Config.Fusion.Plugin == config.None {
-			return usageError("--reconstruction: the run has no fusion, so nothing is reconstructed")
-		}
 		if err := session.WriteReconstructions(path, result.Predictions); err != nil {
 			return coded(err)
 		}
@@ -109,14 +111,50 @@ func runPredict(c *cli.Context) error {
 	return evaluatePredictions(c, result)
 }
 
+// checkPredict refuses what cannot come to a good end before anything is computed.
+func checkPredict(c *cli.Context) error {
+	if name := c.String("checkpoint"); name != "best" && name != "last" {
+		if _, err := strconv.Atoi(name); err != nil {
+			return usageError("--checkpoint %q: want best, last or a step number", name)
+		}
+	}
+	for _, flag := range []string{"out", "findings", "reconstruction"} {
+		path := c.String(flag)
+		if path == "" {
+			continue
+		}
+		if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
+			return usageError("--%s %s: there is no folder %s", flag, path, filepath.Dir(path))
+		}
+	}
+	for i, run := range append([]string{c.String("run")}, c.StringSlice("with")...) {
+		r, err := session.ReadRun(run)
+		if err != nil {
+			return coded(err)
+		}
+		task := r.Config.Task
+		switch {
+		case i > 0 && task != config.Detect:
+			return usageError("--with %s: that run's task is %s, boxes are fused in detection only", run, task)
+		case i > 0:
+		case c.IsSet("with") && task != config.Detect:
+			return usageError("--with: the run's task is %s, boxes are fused in detection only", task)
+		case c.String("findings") != "" && task != config.Detect:
+			return usageError("--findings: the run's task is %s, findings are merged in detection only", task)
+		case c.Bool("mirror") && task != config.Detect:
+			return usageError("--mirror: the run's task is %s, images are mirrored in detection only", task)
+		case c.String("reconstruction") != "" && r.Config.Fusion.Plugin == config.None:
+			return usageError("--reconstruction: the run has no fusion, so nothing is reconstructed")
+		}
+	}
+	return nil
+}
+
 // fuseRuns replaces the boxes by those that all runs of --with agree on.
 func fuseRuns(c *cli.Context, o session.PredictOptions, result *session.PredictResult) error {
 	others := c.StringSlice("with")
 	if len(others) == 0 {
 		return nil
-	}
-	if result.Config.Task != config.Detect {
-		return usageError("--with: the run's task is %s, boxes are fused in detection only", result.Config.Task)
 	}
 	sources := [][]session.Prediction{result.Predictions}
 	o.Data, o.Split = c.String("data"), result.Split
@@ -143,9 +181,6 @@ func fuseRuns(c *cli.Context, o session.PredictOptions, result *session.PredictR
 }
 
 func writeFindings(c *cli.Context, path string, result *session.PredictResult) error {
-	if result.Config.Task != config.Detect {
-		return usageError("--findings: the run's task is %s, findings are merged in detection only", result.Config.Task)
-	}
 	o := detect.MergeOptions{IoU: c.Float64("findings-iou"), Gap: c.Int("findings-gap")}
 	found, err := session.Findings(result.Predictions, result.Labels, o)
 	if err == nil {

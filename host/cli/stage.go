@@ -19,6 +19,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/alignedfusion/alignedfusion/host/npz"
+	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
@@ -200,7 +201,7 @@ func openStage(c *cli.Context, train bool) (_ *stageRun, err error) {
 	}
 	req.Inputs = sample.Feeding(r.manifest.Inputs, r.inputs)
 	if r.instance, _, err = r.plugin.Open(c.Context, req); err != nil {
-		return nil, stageError(err, false)
+		return nil, stageError(err, !pipeline.RefusesSetting(err, r.manifest.Settings))
 	}
 	return r, nil
 }

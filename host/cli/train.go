@@ -274,10 +274,15 @@ func coded(err error) error {
 		return err // main knows the signal
 	case errors.Is(err, runs.ErrNoSpace), errors.As(err, &refused) && refused.Code == sdk.ResourceExhausted:
 		return resourceError(err)
+	case errors.As(err, &stage) && stage.Call == "open" && !plughost.IsFailure(err) && errors.As(err, &refused) && refused.Code == sdk.InvalidArgument:
+		if stage.Setting {
+			return &exitError{exitUsage, err}
+		}
+		return dataError(err) // weights, classes or attributes
 	case errors.As(err, &configuration), errors.As(err, &settings), errors.As(err, &choice), errors.Is(err, plughost.ErrNotFound),
 		errors.Is(err, runs.ErrExists), errors.Is(err, runs.ErrNotARun):
 		return &exitError{exitUsage, err}
-	case errors.Is(err, dataset.ErrData), errors.Is(err, runs.ErrNoCheckpoint), errors.Is(err, runs.ErrCorrupt):
+	case errors.Is(err, dataset.ErrData), errors.Is(err, runs.ErrNoCheckpoint), errors.Is(err, runs.ErrCorrupt), errors.Is(err, runs.ErrDamaged):
 		return dataError(err)
 	case plughost.IsFailure(err), errors.As(err, &ports), errors.As(err, &stage), errors.As(err, &refused):
 		return pluginError(err)

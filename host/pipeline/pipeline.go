@@ -40,8 +40,9 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		}
 	}()
 	b := newBoard(hostPorts)
+	before := ""
 	for i, s := range sources {
-		feeding, err := b.accept(s, s.Stage.Inputs)
+		feeding, err := b.accept(s, s.Stage.Inputs, before)
 		if err != nil {
 			return nil, err
 		}
@@ -50,16 +51,17 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		req.Seed = Seed(base.Seed, "open", string(s.Role))
 		instance, opened, err := s.Open(ctx, &req)
 		if err != nil {
-			return nil, &StageError{s.Role, s.Plugin, "open", err}
+			return nil, &StageError{Role: s.Role, Plugin: s.Plugin, Call: "open", Err: err, Setting: RefusesSetting(err, s.Stage.Settings)}
 		}
 		m := &Member{s, instance, opened, resolved[i]}
 		p.Members = append(p.Members, m)
 		opened.Inputs = sdk.KnownPorts(s.Stage.Inputs, opened.Inputs)
 		opened.Outputs = sdk.KnownPorts(s.Stage.Outputs, opened.Outputs)
-		if _, err := b.accept(s, opened.Inputs); err != nil {
+		if _, err := b.accept(s, opened.Inputs, before); err != nil {
 			return nil, err
 		}
 		b.offer(s, opened.Inputs, opened.Outputs)
+		before = s.name()
 	}
 	return p, nil
 }

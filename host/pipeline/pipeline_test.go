@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -253,7 +254,7 @@ func TestPortsThatDoNotFitNameBothPlugins(t *testing.T) {
 		{"dtype", []Source{encoder, other(head, func(m *sdk.StageManifest) { m.Inputs[0].DType = tensor.FP64 })}, "classify",
 			[]string{"head other", `"tokens.depth" is FP32 [N T C] from encoder toy`, "want FP64"}},
 		{"missing", []Source{encoder, other(head, func(m *sdk.StageManifest) { m.Inputs[1].Required = true })}, "classify",
-			[]string{"head other", `"joint" is given by nothing`, "on offer: grid, image.depth"}},
+			[]string{"head other", `"joint" is given by nothing before it, which is encoder toy`, "on offer: grid, image.depth"}},
 		{"task", []Source{encoder, source(sdk.KindHead, "detector", nil)}, "classify", []string{"made for detect, not for classify"}},
 		{"kind", []Source{{Role: sdk.KindHead, Plugin: "toy", Stage: fusion.Stage}}, "classify", []string{"of kind fusion, want head"}},
 		{"resident", []Source{encoder, other(source(sdk.KindHead, "detector", nil), func(*sdk.StageManifest) {})}, "detect",
@@ -355,6 +356,45 @@ func TestUnknownSettingSuggestsTheNearest(t *testing.T) {
 	var settings *SettingsError
 	if !errors.As(err, &settings) || !strings.Contains(err.Error(), `encoder toy: unknown setting "widht", did you mean "width"`) {
 		t.Error(err)
+	}
+}
+
+// refusing is a stage that takes no batch.
+type refusing struct{ Instance }
+
+func (refusing) Forward(context.Context, *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+	return nil, sdk.Errorf(sdk.Internal, "diverged")
+}
+
+func TestRefusedBatchIsNamed(t *testing.T) {
+	p := openClassifier(t, false, nil)
+	head := p.Member(sdk.KindHead)
+	head.Instance = refusing{head.Instance}
+	_, err := (&Stepper{Pipeline: p, Seed: 1}).Step(t.Context(), 4, []Batch{batch(2, 1)}, nil)
+	if err == nil || !strings.HasPrefix(err.Error(), "step 5, the batch with cases a, b: head toy: forward: ") {
+		t.Errorf("%v; want it to name step and cases", err)
+	}
+	var stage *StageError
+	if !errors.As(err, &stage) || stage.Role != sdk.KindHead {
+		t.Errorf("%v hides the head's error", err)
+	}
+}
+
+func TestRefusesSetting(t *testing.T) {
+	settings := []sdk.Setting{{Name: "weights", Type: "path"}, {Name: "window", Type: "floats"}, {Name: "win", Type: "int"}}
+	for err, want := range map[error]bool{
+		sdk.Errorf(sdk.InvalidArgument, "setting window: %q given, want low,high", "9,1"):         true,
+		sdk.Errorf(sdk.InvalidArgument, "setting window=9,1, want low,high"):                      true,
+		sdk.Errorf(sdk.InvalidArgument, "setting weights: open w.safetensors: no such file"):      false,
+		sdk.Errorf(sdk.InvalidArgument, "weights w.safetensors do not fit"):                       false,
+		sdk.Errorf(sdk.InvalidArgument, "setting windows: unknown"):                               false,
+		sdk.Errorf(sdk.Internal, "setting window: a bug"):                                         false,
+		errors.New("setting window: no stage's word"):                                             false,
+		fmt.Errorf("open: %w", sdk.Errorf(sdk.InvalidArgument, "setting win: 0, want 1 or more")): true,
+	} {
+		if got := RefusesSetting(err, settings); got != want {
+			t.Errorf("%v: %v, want %v", err, got, want)
+		}
 	}
 }
 

@@ -16,11 +16,11 @@ const Host = "the host"
 // PortError is returned when what one stage gives does not fit what another wants.
 type PortError struct {
 	// Consumer is the stage that wants the port, Producer the one that gives it
-	// (empty when nothing does).
-	Consumer, Producer string
-	Port               string
-	Given, Wanted      string
-	Advice             string
+	// (empty when nothing does), Before the stage before the consumer.
+	Consumer, Producer, Before string
+	Port                       string
+	Given, Wanted              string
+	Advice                     string
 }
 
 // Error names both stages:
@@ -29,6 +29,9 @@ func (e *PortError) Error() string {
 	text := fmt.Sprintf("%s: input %q ", e.Consumer, e.Port)
 	if e.Producer == "" {
 		text += "is given by nothing before it"
+		if e.Before != "" {
+			text += ", which is " + e.Before
+		}
 	} else {
 		text += fmt.Sprintf("is %s from %s", e.Given, e.Producer)
 	}
@@ -100,8 +103,8 @@ func fits(given, wanted sdk.Port) bool {
 }
 
 // accept checks a stage's inputs against the board and returns the offered ports
-// that will feed it, in name order.
-func (b board) accept(s Source, inputs []sdk.Port) ([]sdk.Port, error) {
+// that will feed it, in name order. before is the stage before it, "" for the first.
+func (b board) accept(s Source, inputs []sdk.Port, before string) ([]sdk.Port, error) {
 	var feeding []sdk.Port
 	given := map[string]bool{}
 	for _, name := range b.names() {
@@ -110,7 +113,7 @@ func (b board) accept(s Source, inputs []sdk.Port) ([]sdk.Port, error) {
 			continue
 		}
 		p := b[name]
-		wrong := &PortError{s.name(), p.from, name, describe(p.DType, p.Shape), describe(want.DType, want.Shape) + ", declared by " + s.Plugin, ""}
+		wrong := &PortError{Consumer: s.name(), Producer: p.from, Port: name, Given: describe(p.DType, p.Shape), Wanted: describe(want.DType, want.Shape) + ", declared by " + s.Plugin}
 		if want.Resident || p.Resident {
 			switch {
 			case want.Resident && p.Resident && p.process == s.Process:
@@ -136,7 +139,7 @@ func (b board) accept(s Source, inputs []sdk.Port) ([]sdk.Port, error) {
 		if !want.Required || slices.ContainsFunc(b.names(), satisfies) {
 			continue
 		}
-		missing := &PortError{Consumer: s.name(), Port: want.Name, Wanted: describe(want.DType, want.Shape) + ", declared by " + s.Plugin,
+		missing := &PortError{Consumer: s.name(), Before: before, Port: want.Name, Wanted: describe(want.DType, want.Shape) + ", declared by " + s.Plugin,
 			Advice: "on offer: " + strings.Join(b.names(), ", ")}
 		if want.Resident {
 			missing.Advice = "the port stays inside one plugin: take the stage before it from " + s.Plugin + " too"
@@ -194,6 +197,7 @@ func (e *RoleError) Error() string { return e.Text }
 // opened. The error is a *PortError that names both stages, or a *RoleError.
 func Check(sources []Source, hostPorts []sdk.Port, task string) error {
 	b := newBoard(hostPorts)
+	before := ""
 	for _, s := range sources {
 		if s.Stage.Kind != s.Role {
 			return &RoleError{fmt.Sprintf("%s: stage %q of plugin %s is of kind %s, want %s", s.name(), s.Stage.Name, s.Plugin, s.Stage.Kind, s.Role)}
@@ -201,10 +205,11 @@ func Check(sources []Source, hostPorts []sdk.Port, task string) error {
 		if len(s.Stage.Tasks) > 0 && !slices.Contains(s.Stage.Tasks, task) {
 			return &RoleError{fmt.Sprintf("%s: stage %q is made for %s, not for %s", s.name(), s.Stage.Name, strings.Join(s.Stage.Tasks, ", "), task)}
 		}
-		if _, err := b.accept(s, s.Stage.Inputs); err != nil {
+		if _, err := b.accept(s, s.Stage.Inputs, before); err != nil {
 			return err
 		}
 		b.offer(s, s.Stage.Inputs, s.Stage.Outputs)
+		before = s.name()
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -54,6 +55,8 @@ type StageError struct {
 	Plugin string
 	Call   string
 	Err    error
+	// Setting says that the stage refused one of its settings (see RefusesSetting).
+	Setting bool
 }
 
 // Error formats as `encoder a3d: forward: …`, or leaves the naming to a cause that
@@ -67,6 +70,20 @@ func (e *StageError) Error() string {
 
 // Unwrap returns the cause.
 func (e *StageError) Unwrap() error { return e.Err }
+
+// RefusesSetting reports whether a stage that was opened refused one of its settings,
+// which it calls `setting NAME`. A setting that names a file is not meant: what is
+// wrong is then in the file.
+func RefusesSetting(err error, settings []sdk.Setting) bool {
+	var refused *sdk.Error
+	if !errors.As(err, &refused) || refused.Code != sdk.InvalidArgument {
+		return false
+	}
+	return slices.ContainsFunc(settings, func(s sdk.Setting) bool {
+		_, rest, found := strings.Cut(refused.Error(), "setting "+s.Name)
+		return found && s.Type != "path" && strings.TrimLeft(rest, ":=, ") != rest
+	})
+}
 
 // Source is a stage that can be opened.
 type Source struct {
@@ -95,7 +112,7 @@ func (m *Member) fail(call string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &StageError{m.Role, m.Plugin, call, err}
+	return &StageError{Role: m.Role, Plugin: m.Plugin, Call: call, Err: err}
 }
 
 // gives is the port under which an output leaves the stage.

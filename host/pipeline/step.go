@@ -76,7 +76,7 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 			Train: true, Seed: Seed(s.Seed, "step", step, i),
 		}, batch.Inputs)
 		if err != nil {
-			return result, err
+			return result, refusal(step, batch, err)
 		}
 		result.Loss += share * run.Loss(s.LossWeights)
 		for name, l := range run.Losses {
@@ -143,6 +143,16 @@ func (s *Stepper) zeroGrad(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// refusal says of which cases a stage refused a batch, as it does when they are at
+// fault, or when its weights have diverged so far that it cannot even give a loss.
+func refusal(step int, batch Batch, err error) error {
+	var refused *sdk.Error
+	if !errors.As(err, &refused) {
+		return err
+	}
+	return fmt.Errorf("step %d, the batch with cases %s: %w", step+1, strings.Join(batch.IDs, ", "), err)
 }
 
 func (s *Stepper) skip(ctx context.Context, step int, batches []Batch, before Cost, result StepResult, what string) (StepResult, error) {

@@ -264,16 +264,17 @@ func Latest(run string) (*Checkpoint, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	var warnings []string
+	var damage, warnings []string
 	for _, s := range slices.Backward(steps) {
 		c, err := Verify(checkpointPath(run, s))
 		if err == nil {
 			return c, warnings, nil
 		}
+		damage = append(damage, err.Error())
 		warnings = append(warnings, fmt.Sprintf("%v; using the checkpoint before it", err))
 	}
-	if len(warnings) > 0 {
-		return nil, warnings, fmt.Errorf("%s: %w: %s", run, ErrNoCheckpoint, strings.Join(warnings, "; "))
+	if len(damage) > 0 {
+		return nil, warnings, fmt.Errorf("%s: %w, train the run anew: %s", run, ErrNoCheckpoint, strings.Join(damage, "; "))
 	}
 	return nil, nil, fmt.Errorf("%s: %w: training has saved none yet", run, ErrNoCheckpoint)
 }
@@ -302,7 +303,7 @@ func Find(run, name string) (*Checkpoint, []string, error) {
 	c, err := Verify(checkpointPath(run, step))
 	if errors.Is(err, fs.ErrNotExist) {
 		steps, _ := checkpointSteps(run)
-		return nil, nil, fmt.Errorf("%s has no checkpoint of step %d; there are %v", run, step, steps)
+		return nil, nil, fmt.Errorf("%s: %w of step %d; there are %v", run, ErrNoCheckpoint, step, steps)
 	}
 	return c, nil, err
 }

@@ -46,6 +46,8 @@ var (
 	ErrExists = errors.New("the folder already holds a run")
 	// ErrNotARun is returned when a folder holds no run.
 	ErrNotARun = errors.New("the folder holds no run")
+	// ErrDamaged is returned when a file of a run directory cannot be read.
+	ErrDamaged = errors.New("damaged run directory")
 	// ErrLocked is returned when another process writes to the run.
 	ErrLocked = errors.New("another process is using the run")
 	// ErrNoSpace is returned when the disk is full; what was there before is intact.

@@ -119,6 +119,26 @@ func TestDamagedCheckpointIsDetectedAndThePreviousOneUsed(t *testing.T) {
 	}
 }
 
+func TestNoUsableCheckpoint(t *testing.T) {
+	r := create(t)
+	if _, _, err := Latest(r.Dir); !errors.Is(err, ErrNoCheckpoint) || !strings.Contains(err.Error(), "saved none yet") {
+		t.Errorf("none: %v", err)
+	}
+	saveSteps(t, r, 0, 10, 20)
+	if _, _, err := Find(r.Dir, "7"); !errors.Is(err, ErrNoCheckpoint) || !strings.Contains(err.Error(), "step 7; there are [10 20]") {
+		t.Errorf("step 7: %v", err)
+	}
+	for _, step := range []int{10, 20} {
+		if err := os.Truncate(filepath.Join(checkpointPath(r.Dir, step), ManifestFile), 5); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _, err := Latest(r.Dir)
+	if !errors.Is(err, ErrNoCheckpoint) || strings.Count(err.Error(), ManifestFile) != 2 || strings.Contains(err.Error(), "the checkpoint before it") {
+		t.Errorf("all damaged: %v", err)
+	}
+}
+
 func TestCheckpointPathsOutsideTheFolderAreRefused(t *testing.T) {
 	r := create(t)
 	saveSteps(t, r, 0, 1)

@@ -105,7 +105,11 @@ func pick(m sdk.Manifest, role sdk.Kind, name, task string) (*sdk.StageManifest,
 	var found *sdk.StageManifest
 	for i := range m.Stages {
 		s := &m.Stages[i]
-		all = append(all, fmt.Sprintf("%s (%s)", s.Name, s.Kind))
+		what := string(s.Kind)
+		if len(s.Tasks) > 0 {
+			what += " to " + strings.Join(s.Tasks, " or ")
+		}
+		all = append(all, fmt.Sprintf("%s (%s)", s.Name, what))
 		if name != "" && s.Name == name {
 			return s, nil // the port check says so when the kind is wrong
 		}

@@ -148,13 +148,26 @@ func (t *training) openData(labels []sdk.LabelSet, attributes []string) (err err
 	if t.training, err = t.data.Split(c.DataSettings["train_split"]); err != nil {
 		return err
 	}
+	if err := needTargets(t.data, t.training, "nothing can be learned from them"); err != nil {
+		return err
+	}
 	settings := sdk.Settings(c.DataSettings)
 	t.training = fraction(t.training, settings.Float("train_fraction"), uint64(settings.Int("missing_seed")))
 	if t.validation, err = t.data.Split(c.DataSettings["validation_split"]); err != nil {
 		return fmt.Errorf("%w; the best checkpoint is chosen on a validation split (data.validation_split)", err)
 	}
-	if !HasTargets(t.validation) {
-		return fmt.Errorf("%w: %s: split %q has cases without targets; the best checkpoint cannot be chosen on it", dataset.ErrData, c.Data, c.DataSettings["validation_split"])
+	return needTargets(t.data, t.validation, "the best checkpoint cannot be chosen on them")
+}
+
+// needTargets names the first of a split's cases that have no targets.
+func needTargets(d *dataset.Dataset, cases []dataset.Case, why string) error {
+	if d.Task == dataset.Classify && len(d.Labels) == 0 {
+		return fmt.Errorf("%w: %s: there is no label column: want label, or label.NAME for each of several tasks (or name it: ?labels=COLUMN)", dataset.ErrData, d.Spec)
+	}
+	for i := range cases {
+		if c := &cases[i]; !c.HasTargets {
+			return fmt.Errorf("%w: %s: split %q has cases without targets, the first is %q: %s", dataset.ErrData, c.Origin, c.Split, c.ID, why)
+		}
 	}
 	return nil
 }
@@ -413,11 +426,20 @@ type RunFiles struct {
 	Calibration *Calibration
 }
 
-// ReadRun reads configuration, manifest, schema and labels of a run.
+// ReadRun reads configuration, manifest, schema and labels of a run. It fails with
+// runs.ErrNotARun or runs.ErrDamaged.
 func ReadRun(dir string) (*RunFiles, error) {
 	if !runs.IsRun(dir) {
 		return nil, fmt.Errorf("%s: %w (no %s in it)", dir, runs.ErrNotARun, runs.ConfigFile)
 	}
+	r, err := readRun(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", runs.ErrDamaged, err)
+	}
+	return r, nil
+}
+
+func readRun(dir string) (*RunFiles, error) {
 	data, err := os.ReadFile(filepath.Join(dir, runs.ConfigFile))
 	if err != nil {
 		return nil, err
