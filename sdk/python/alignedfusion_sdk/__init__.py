@@ -50,7 +50,8 @@ from .stage import Call, Stage  # noqa: E402
 def serve(name, version, stages, license="", model_card=""):
     """Runs the plugin; the last statement of its program. Returns when the host ends it.
 
-    stages: Stage classes. `--describe` as the only argument prints the manifest as JSON.
+    stages: Stage classes. `--describe` as the only argument prints the manifest as JSON, `--debug`
+    serves without a host and prints what makes hosts use this process.
     """
     from .server import run
     run(_handshake_fd, _COOKIE, name, version, stages, license, model_card)

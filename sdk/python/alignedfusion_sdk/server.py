@@ -1,6 +1,8 @@
 """The stage protocol in front of Stage classes: go-plugin's handshake, health, checks."""
 import dataclasses
+import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -29,19 +31,25 @@ def run(handshake_fd, cookie, name, version, stages, license, model_card):
         text = json_format.MessageToJson(server.manifest, preserving_proto_field_name=True)
         os.write(handshake_fd, (text + "\n").encode())
         return
-    if os.environ.get(cookie[0]) != cookie[1]:
-        sys.exit("This is %s %s, a plugin of alignedfusion; the host starts it. `--describe` prints its manifest."
-                 % (name, version))
-    _hold_lifeline()
+    debug = sys.argv[1:] == ["--debug"]
+    if not debug and os.environ.get(cookie[0]) != cookie[1]:
+        sys.exit("This is %s %s, a plugin of alignedfusion; the host starts it. `--describe` prints its manifest, "
+                 "`--debug` serves it under a debugger." % (name, version))
+    if not debug:
+        _hold_lifeline()
     offered = {int(v) for v in os.environ.get("PLUGIN_PROTOCOL_VERSIONS", "1").split(",") if v.strip().isdigit()}
     grpc_server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=[
         ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)])
     grpc_server.add_generic_rpc_handlers((_Handlers(server, grpc_server),))
-    folder = os.environ.get("PLUGIN_UNIX_SOCKET_DIR") or tempfile.mkdtemp(prefix="alignedfusion")
+    given = "" if debug else os.environ.get("PLUGIN_UNIX_SOCKET_DIR", "")
+    folder = given or tempfile.mkdtemp(prefix="alignedfusion")
     socket = os.path.join(folder, "py%d" % os.getpid())
     if not grpc_server.add_insecure_port("unix:" + socket):
         sys.exit("%s: cannot listen on %s" % (name, socket))
     grpc_server.start()
+    if debug:
+        _serve_debugged(grpc_server, handshake_fd, name, socket)
+        return
     # A host without our major gets the number it does not know, and says so itself.
     os.write(handshake_fd, ("1|%d|unix|%s|grpc|\n" % (PROTOCOL_MAJOR, socket)).encode())
     os.close(handshake_fd)
@@ -53,6 +61,17 @@ def run(handshake_fd, cookie, name, version, stages, license, model_card):
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _serve_debugged(grpc_server, handshake_fd, name, socket):
+    """Serves one host after the other until it is interrupted: a person stands in a debugger."""
+    where = json.dumps({name: {"protocol": PROTOCOL_MAJOR, "pid": os.getpid(), "address": socket}})
+    os.write(handshake_fd, ("export ALIGNEDFUSION_REATTACH='%s'\n" % where).encode())
+    try:
+        grpc_server.wait_for_termination()
+    except KeyboardInterrupt:
+        grpc_server.stop(0)
+    shutil.rmtree(os.path.dirname(socket), ignore_errors=True)
 
 
 def _hold_lifeline():

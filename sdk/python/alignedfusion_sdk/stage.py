@@ -101,7 +101,7 @@ class Instance:
         for name in needs_grad:
             tensors[name] = tensors[name].detach().requires_grad_(True)
             leaves[name] = tensors[name]
-        torch.manual_seed(call.seed & 0x7FFFFFFFFFFFFFFF)
+        _seed(call.seed & 0x7FFFFFFFFFFFFFFF)
         self.stage.train(call.train)
         with torch.set_grad_enabled(call.train):
             answer = self.stage(tensors, call)
@@ -235,6 +235,13 @@ class Instance:
     def port_check(self):
         """A fresh check of one call's tensors."""
         return PortCheck(self.ports_in, self.ports_out)
+
+
+def _seed(seed):
+    """torch.manual_seed without the stack trace that it keeps for CUDA's later start."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def peak_rss_bytes():
