@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -57,99 +56,32 @@ func TestPluginScripts(t *testing.T) {
 	})
 }
 
-// nothingRuns fails while a process runs a program of the script's folder or stands in it:
-// nothingruns. A plugin's children stand where it stood.
+// runningIn lists the processes that run a program of a folder or stand in it. A plugin's
+// children stand where it stood.
+func runningIn(dir string) (out []string, err error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		for _, link := range []string{"exe", "cwd"} {
+			at, err := os.Readlink(filepath.Join("/proc", e.Name(), link))
+			if err == nil && (at == dir || strings.HasPrefix(at, dir+string(filepath.Separator))) {
+				out = append(out, fmt.Sprintf("process %s: its %s is %s", e.Name(), link, at))
+			}
+		}
+	}
+	return out, nil
+}
+
+// nothingRuns fails while a process runs in the script's folder: nothingruns.
 func nothingRuns(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) > 0 {
 		ts.Fatalf("usage: nothingruns")
 	}
-	entries, err := os.ReadDir("/proc")
+	left, err := runningIn(ts.Getenv("WORK"))
 	ts.Check(err)
-	for _, e := range entries {
-		for _, link := range []string{"exe", "cwd"} {
-			at, err := os.Readlink(filepath.Join("/proc", e.Name(), link))
-			if err == nil && strings.HasPrefix(at, ts.Getenv("WORK")+string(filepath.Separator)) || at == ts.Getenv("WORK") {
-				ts.Fatalf("process %s runs on: its %s is %s", e.Name(), link, at)
-			}
-		}
+	if len(left) > 0 {
+		ts.Fatalf("left running: %s", strings.Join(left, "; "))
 	}
-}
-
-var fenced = regexp.MustCompile("(?s)```sh\n(.*?)```")
-
-// guide returns the commands of a section of docs/write-a-plugin.md, as they stand.
-func guide(t *testing.T, heading string) string {
-	t.Helper()
-	text, err := os.ReadFile("../../docs/write-a-plugin.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, ok := strings.Cut(string(text), "\n## "+heading+"\n")
-	if !ok {
-		t.Fatalf("the guide has no section %q", heading)
-	}
-	section, _, _ = strings.Cut(section, "\n## ")
-	block := fenced.FindStringSubmatch(section)
-	if block == nil {
-		t.Fatalf("section %q has no commands", heading)
-	}
-	if n := strings.Count(strings.TrimSpace(block[1]), "\n") + 1; n > 8 {
-		t.Errorf("section %q takes %d commands, want at most 8", heading, n)
-	}
-	return block[1]
-}
-
-// followGuide runs commands in an empty folder of a user who has nothing but this
-// project's program and its classifier.
-func followGuide(t *testing.T, dir, commands string) {
-	t.Helper()
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("sh", "-e", "-x", "-c", commands)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+filepath.Join(dir, "home"), "ALIGNEDFUSION_PLUGIN_DIR=", "ALIGNEDFUSION_SDK="+root)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-}
-
-// needGotch skips where nothing on libtorch can be built.
-func needGotch(t *testing.T) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("builds plugins on libtorch")
-	}
-	if _, err := os.Stat("../../build/gotch/go.mod"); err != nil {
-		t.Skip("gotch is not fitted to this machine's libtorch; run `make setup`")
-	}
-}
-
-// buildClassifier builds the project's own classifier plugin.
-func buildClassifier(t *testing.T) (classifier string) {
-	t.Helper()
-	needGotch(t)
-	classifier = filepath.Join(t.TempDir(), "classifier")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", classifier, "github.com/alignedfusion/alignedfusion/plugins/classifier/cmd/alignedfusion-plugin-classifier")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return classifier
-}
-
-func TestTheGuideWordForWordInGo(t *testing.T) {
-	classifier := buildClassifier(t)
-	dir := t.TempDir()
-	followGuide(t, dir, "alignedfusion plugin install "+classifier+"\n"+guide(t, "A head in Go"))
-	// By name it has trained; by path it predicts and trains as well.
-	followGuide(t, filepath.Join(dir), "cd my-head\nHOME="+dir+` XDG_DATA_HOME=`+dir+`/home alignedfusion train --task classify --data table:data/data.csv --encoder classifier --head ./bin/my-head --epochs 1 --set data.size=32 --out run-by-path
-grep -q '"sha256"' run/manifest.json
-cmp run/predictions/val/predictions.csv run-by-path/predictions/val/predictions.csv`)
-}
-
-func TestTheGuideWordForWordInPython(t *testing.T) {
-	classifier := buildClassifier(t)
-	needPython(t)
-	followGuide(t, t.TempDir(), "alignedfusion plugin install "+classifier+"\n"+guide(t, "A head in Python"))
 }

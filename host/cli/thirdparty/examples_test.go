@@ -1,10 +1,12 @@
-package cli
+package thirdparty
 
 import (
+	"bufio"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/host/plughost"
@@ -23,20 +25,7 @@ func TestPythonExamplesKeepTheProtocol(t *testing.T) {
 		"python-fusion": {"--shape", "fusion.tokens.ct=2x5x8", "--shape", "fusion.report.embedding=2x3x10", "--shape", "fusion.report.state=2x3"},
 	} {
 		t.Run(example, func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), example)
-			if err := os.CopyFS(filepath.Join(dir, "alignedfusion_sdk"), os.DirFS("../../sdk/python/alignedfusion_sdk")); err != nil {
-				t.Fatal(err)
-			}
-			for _, name := range []string{"plugin.py", "plugin.yaml"} {
-				text, err := os.ReadFile(filepath.Join("../../examples", example, name))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			args := append([]string{"plugin", "validate", "--quiet"}, append(flags, dir)...)
+			args := append([]string{"plugin", "validate", "--quiet"}, append(flags, pythonPlugin(t, root+"/examples/"+example))...)
 			if out, err := exec.Command("alignedfusion", args...).CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}
@@ -47,9 +36,46 @@ func TestPythonExamplesKeepTheProtocol(t *testing.T) {
 func TestGoExampleKeepsTheProtocol(t *testing.T) {
 	needGotch(t)
 	cmd := exec.Command("go", "test", "./...")
-	cmd.Dir = "../../examples/go-head"
+	cmd.Dir = root + "/examples/go-head"
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// A plugin in Python under a debugger serves hosts it was not started by.
+func TestReattachToAPythonPlugin(t *testing.T) {
+	needPython(t)
+	dir := pythonPlugin(t, root+"/examples/python-head")
+	debugged := exec.Command(debianPython, "plugin.py", sdk.DebugFlag)
+	debugged.Dir, debugged.Stderr = dir, os.Stderr
+	out, err := debugged.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := debugged.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	setting, ok := strings.CutPrefix(strings.TrimSpace(line), "export "+sdk.EnvReattach+"=")
+	if !ok {
+		t.Errorf("it printed %q", line)
+	}
+	for range 2 {
+		host := exec.Command("alignedfusion", "stage", "bench", "--plugin", "python-head", "--labels", "type=a,b", "--shape", "tokens.ct=2x3x4",
+			"--shape", "joint=2x5", "--shape", "target.label=2", "--mode", "train", "--steps", "2", "--json")
+		host.Env = append(os.Environ(), sdk.EnvReattach+"="+strings.Trim(setting, "'"))
+		if text, err := host.CombinedOutput(); err != nil || !strings.Contains(string(text), `"shared_memory": false`) {
+			t.Errorf("%v\n%s", err, text)
+		}
+	}
+	if err := debugged.Process.Signal(os.Interrupt); err != nil {
+		t.Error(err) // a host has ended it
+	}
+	if err := debugged.Wait(); err != nil {
+		t.Errorf("it ended with %v", err)
 	}
 }
 
@@ -58,13 +84,13 @@ func TestGoExampleKeepsTheProtocol(t *testing.T) {
 func TestTheHeadsInGoAndPythonAreTheSame(t *testing.T) {
 	needGotch(t)
 	needPython(t)
-	root, err := filepath.Abs("../..")
+	sdkDir, err := filepath.Abs(root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	for _, language := range []string{"go", "python"} {
-		if _, err := scaffold.Write(scaffold.Options{Kind: "head", Dir: filepath.Join(dir, language), Language: language, SDK: root, Python: "/usr/bin/python3", Host: "alignedfusion"}); err != nil {
+		if _, err := scaffold.Write(scaffold.Options{Kind: "head", Dir: filepath.Join(dir, language), Language: language, SDK: sdkDir, Python: debianPython, Host: "alignedfusion"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -142,15 +168,5 @@ func TestTheHeadsInGoAndPythonAreTheSame(t *testing.T) {
 	near("gradient", grads[0], grads[1])
 	if math.Abs(losses[0]-losses[1]) > 1e-5 || losses[0] == 0 {
 		t.Errorf("loss is %g in Go, %g in Python", losses[0], losses[1])
-	}
-}
-
-func needPython(t *testing.T) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("starts Python with torch")
-	}
-	if out, err := exec.Command("/usr/bin/python3", "-c", "import torch, grpc, google.protobuf").CombinedOutput(); err != nil {
-		t.Skipf("no torch, grpcio or protobuf for Python: %s", out)
 	}
 }

@@ -1,0 +1,100 @@
+package thirdparty
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// Our own plugins are held to what strangers' are, as programs: the cases about a process
+// are left out by the suite inside their own tests.
+func TestOurPluginsKeepTheProtocol(t *testing.T) {
+	needGotch(t)
+	dir, err := ourPlugins()
+	if err != nil {
+		t.Fatal(err)
+	}
+	programs, err := filepath.Glob(filepath.Join(dir, "alignedfusion-plugin-*"))
+	if err != nil || len(programs) < 6 {
+		t.Fatalf("programs are %q, error %v", programs, err)
+	}
+	for _, program := range programs {
+		name := strings.TrimPrefix(filepath.Base(program), "alignedfusion-plugin-")
+		t.Run(name, func(t *testing.T) {
+			args := []string{"plugin", "validate", "--quiet", program}
+			if name == "bert" {
+				args = append(args, "--set", "text.model="+smallBERT(t))
+			}
+			if out, err := exec.Command("alignedfusion", args...).CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// smallBERT writes a checkpoint of one layer in the Hugging Face layout.
+func smallBERT(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	const width, hidden, positions = 8, 16, 32
+	vocab := []string{"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+	for c := 'a'; c <= 'z'; c++ {
+		vocab = append(vocab, string(c), "##"+string(c))
+	}
+	config, err := json.Marshal(map[string]any{"model_type": "bert", "vocab_size": len(vocab), "hidden_size": width, "num_hidden_layers": 1,
+		"num_attention_heads": 2, "intermediate_size": hidden, "max_position_embeddings": positions, "type_vocab_size": 2, "hidden_act": "gelu",
+		"layer_norm_eps": 1e-12})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"config.json": string(config), "vocab.txt": strings.Join(vocab, "\n") + "\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	weights := map[string]*tensor.Tensor{}
+	add := func(name string, shape ...int64) {
+		n := int64(1)
+		for _, d := range shape {
+			n *= d
+		}
+		values := make([]float32, n)
+		for i := range values {
+			values[i] = float32(math.Sin(float64(i + len(name))))
+		}
+		weights[name] = tensor.OfFloat32s(values, shape...)
+	}
+	linear := func(name string, out, in int64) {
+		add(name+".weight", out, in)
+		add(name+".bias", out)
+	}
+	norm := func(name string) {
+		add(name+".weight", width)
+		add(name+".bias", width)
+	}
+	add("embeddings.word_embeddings.weight", int64(len(vocab)), width)
+	add("embeddings.position_embeddings.weight", positions, width)
+	add("embeddings.token_type_embeddings.weight", 2, width)
+	norm("embeddings.LayerNorm")
+	const layer = "encoder.layer.0."
+	for _, part := range []string{"query", "key", "value"} {
+		linear(fmt.Sprintf("%sattention.self.%s", layer, part), width, width)
+	}
+	linear(layer+"attention.output.dense", width, width)
+	norm(layer + "attention.output.LayerNorm")
+	linear(layer+"intermediate.dense", hidden, width)
+	linear(layer+"output.dense", width, hidden)
+	norm(layer + "output.LayerNorm")
+	if err := safetensors.Write(filepath.Join(dir, "model.safetensors"), weights, nil); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}

@@ -1,0 +1,120 @@
+package thirdparty
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/alignedfusion/alignedfusion/host/cli"
+	"github.com/alignedfusion/alignedfusion/sdk/python"
+)
+
+// root is the project's folder.
+const root = "../../.."
+
+// debianPython has what plugins in Python need: Debian's python3-torch and
+// python3-grpcio belong to it.
+const debianPython = "/usr/bin/python3"
+
+// TestMain makes this test binary the program that the tests' commands call.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"alignedfusion": func() { os.Exit(cli.Main(os.Args, os.Stdout, os.Stderr)) },
+	})
+}
+
+// ourPlugins builds the project's own plugins into a folder, once.
+var ourPlugins = sync.OnceValues(func() (dir string, err error) {
+	program, err := exec.LookPath("alignedfusion") // in a folder that testscript.Main removes
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(filepath.Dir(program), "ourplugins")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", dir+"/", "./plugins/.../cmd/...")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+// needGotch skips where nothing on libtorch can be built.
+func needGotch(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("builds plugins on libtorch")
+	}
+	if _, err := os.Stat(root + "/build/gotch/go.mod"); err != nil {
+		t.Skip("gotch is not fitted to this machine's libtorch; run `make setup`")
+	}
+}
+
+func needPython(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts Python with torch")
+	}
+	if out, err := exec.Command(debianPython, "-c", "import torch, grpc, google.protobuf, numpy").CombinedOutput(); err != nil {
+		t.Skipf("no torch, grpcio, protobuf or numpy for Python: %s", out)
+	}
+}
+
+// shell runs commands in dir as a user would who has nothing but this project's program;
+// home is where the user's plugins are.
+func shell(t *testing.T, dir, home, commands string) {
+	t.Helper()
+	checkout, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-e", "-x", "-c", commands)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+home, "ALIGNEDFUSION_PLUGIN_DIR=", "ALIGNEDFUSION_SDK="+checkout)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// pythonPlugin copies a plugin in Python into a folder of its own, the SDK beside it.
+func pythonPlugin(t *testing.T, source string) (dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), filepath.Base(source))
+	if err := os.CopyFS(dir, python.SDK); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"plugin.py", "plugin.yaml"} {
+		text, err := os.ReadFile(filepath.Join(source, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// runningIn lists the processes that run a program of a folder or stand in it. A plugin's
+// children stand where it stood.
+func runningIn(t *testing.T, dir string) (out []string) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		for _, link := range []string{"exe", "cwd"} {
+			at, err := os.Readlink(filepath.Join("/proc", e.Name(), link))
+			if err == nil && (at == dir || strings.HasPrefix(at, dir+string(filepath.Separator))) {
+				out = append(out, fmt.Sprintf("process %s: its %s is %s", e.Name(), link, at))
+			}
+		}
+	}
+	return out
+}
