@@ -70,6 +70,7 @@ func settingsHelp() string {
 			fmt.Fprintf(&b, "  %-28s %s (%s, default %s)\n", g.name+"."+s.Name, s.Help, kind, s.Default)
 		}
 	}
+	fmt.Fprintf(&b, "  %-28s %s\n", "text.plugin", "NAME, PATH or NAME:STAGE of a text encoder, whose settings are text.KEY too, e.g. bert with text.model=FOLDER (default: hashed n-grams)")
 	b.WriteString("  loss.NAME                    weight of a loss that a stage reports (float, default 1)")
 	return b.String()
 }

@@ -111,6 +111,8 @@ type Config struct {
 	Encoder Stage `yaml:"encoder"`
 	Fusion  Stage `yaml:"fusion"`
 	Head    Stage `yaml:"head"`
+	// TextEncoder embeds the reports' attributes; nil is the built-in one, hashed n-grams.
+	TextEncoder *Stage `yaml:"text_encoder,omitempty"`
 	// Train, DataSettings and Text are checked against TrainSettings, DataSettings and
 	// TextSettings.
 	Train        Values `yaml:"train"`
@@ -204,7 +206,7 @@ func (c *Config) Set(text string) error {
 	case "data":
 		put(&c.DataSettings)
 	case "text":
-		put(&c.Text)
+		return c.setText(key, value)
 	case "loss":
 		put(&c.Loss)
 	default:
@@ -215,6 +217,41 @@ func (c *Config) Set(text string) error {
 		_, err := sdk.ResolveSettings(known, map[string]string{group: ""})
 		return fmt.Errorf("--set %s: group: %w", text, err)
 	}
+	return nil
+}
+
+// setText sets one of the host's own text settings, the text encoder's plugin, or a
+// setting of that plugin.
+func (c *Config) setText(key, value string) error {
+	if slices.ContainsFunc(TextSettings(), func(s sdk.Setting) bool { return s.Name == key }) {
+		if c.Text == nil {
+			c.Text = Values{}
+		}
+		c.Text[key] = value
+		return nil
+	}
+	if c.TextEncoder == nil {
+		c.TextEncoder = &Stage{Settings: Values{}}
+	}
+	if key != "plugin" {
+		if c.TextEncoder.Settings == nil {
+			c.TextEncoder.Settings = Values{}
+		}
+		c.TextEncoder.Settings[key] = value
+		return nil
+	}
+	if value == None {
+		c.TextEncoder = nil
+		return nil
+	}
+	plugin, stage, err := ParseRef(value)
+	if err != nil {
+		return fmt.Errorf("text encoder: %w", err)
+	}
+	if t := c.TextEncoder; t.Plugin != "" && t.Plugin != plugin {
+		t.Settings = Values{} // they were another plugin's
+	}
+	c.TextEncoder.Plugin, c.TextEncoder.Stage = plugin, stage
 	return nil
 }
 
@@ -242,6 +279,10 @@ func (c *Config) Resolve() error {
 		if s.stage.Plugin == None && s.role == "head" {
 			return fmt.Errorf("head: %q is possible for the fusion or the encoder only", None)
 		}
+	}
+	if t := c.TextEncoder; t != nil && t.Plugin == "" {
+		_, err := sdk.ResolveSettings(TextSettings(), t.Settings)
+		return fmt.Errorf("text: %w; the settings of a plugin that embeds text need text.plugin=NAME", err)
 	}
 	if c.Encoder.Plugin == None && c.Fusion.Plugin == None {
 		return fmt.Errorf("encoder and fusion are both %q: nothing would reach the head", None)

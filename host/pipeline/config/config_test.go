@@ -29,7 +29,7 @@ func resolved(t *testing.T, task string, sets ...string) *Config {
 func TestResolvedConfigReadsBackEqual(t *testing.T) {
 	for _, task := range []string{Detect, Classify} {
 		c := resolved(t, task, "encoder.preset=tiny", "fusion.layers=3", "train.lr=3e-4", "data.crop=96", "loss.reconstruction=0.5",
-			"head.note=yes: \"#1\"\n- 0x10", "train.nesterov=true")
+			"text.dim=64", "text.model=/x: y", "text.plugin=bert:text", "head.note=yes: \"#1\"\n- 0x10", "train.nesterov=true")
 		c.Attributes = &[]string{"age", "no"}
 		c.Seed = 1<<63 + 1
 		data, err := c.YAML()

@@ -12,6 +12,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset/missing"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/train"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
@@ -89,7 +90,7 @@ func (s *Session) hiddenAnswers(ctx context.Context, whole, hidden []dataset.Cas
 	known := s.reports
 	defer func() { s.reports = known }()
 	var err error
-	if s.reports, err = newReports(s.Schema, hidden, sdk.Settings(s.Config.Text).Int("dim"), s.Config.DataSettings["impute"]); err != nil {
+	if s.reports, err = newReports(s.Schema, hidden, known.remembering(), textembed.Cache{}, s.Config.DataSettings["impute"]); err != nil {
 		return nil, err
 	}
 	predictions, err := s.Predict(ctx, hidden, nil)

@@ -10,6 +10,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -144,7 +145,7 @@ func TestMissingBecomesAValue(t *testing.T) {
 			"odd":   {[]int8{1, 1, 1}, []int64{1, 0, 0}, []string{"age: (missing).", "itch: present.", "region: present."}},
 		},
 	} {
-		r, err := newReports(s, cases, 8, impute)
+		r, err := newReports(s, cases, hashed(t, 8), textembed.Cache{}, impute)
 		if err != nil {
 			t.Fatal(err)
 		}

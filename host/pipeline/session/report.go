@@ -53,14 +53,10 @@ func row(columns []string, c *dataset.Case) []string {
 	return cells
 }
 
-// newReports encodes every case. A column that the data do not have is unmentioned
-// everywhere: a case without a report is predicted too. The stages see the schema that
-// data.impute makes of s.
-func newReports(s *schema.Schema, cases []dataset.Case, dim int, impute string) (*reports, error) {
-	encoder, err := textembed.Hashed(dim)
-	if err != nil {
-		return nil, err
-	}
+// newReports encodes every case; cache keeps the embeddings. A column that the data do
+// not have is unmentioned everywhere: a case without a report is predicted too. The
+// stages see the schema that data.impute makes of s.
+func newReports(s *schema.Schema, cases []dataset.Case, encoder textembed.Encoder, cache textembed.Cache, impute string) (_ *reports, err error) {
 	r := &reports{schema: s, encoder: encoder, states: map[string][]int8{}, values: map[string][]int64{},
 		prompts: map[string][]string{}, vectors: map[string][]float32{}}
 	told := toldSchema(s, impute)
@@ -93,7 +89,7 @@ func newReports(s *schema.Schema, cases []dataset.Case, dim int, impute string) 
 		values = max(values, len(a.Values))
 		all = append(all, schema.ValuePrompts(a)...)
 	}
-	vectors, _, err := textembed.Cache{}.Embed(encoder, all)
+	vectors, _, err := cache.Embed(encoder, all)
 	if err != nil {
 		return nil, err
 	}
@@ -108,6 +104,27 @@ func newReports(s *schema.Schema, cases []dataset.Case, dim int, impute string) 
 	}
 	r.constant = tensor.OfFloat32s(constant, int64(len(s.Attributes)), int64(values), int64(encoder.Dim))
 	return r, nil
+}
+
+// remembering is the reports' encoder, asked for prompts alone that it has not embedded
+// yet: a plugin's has been closed by then.
+func (r *reports) remembering() textembed.Encoder {
+	e := r.encoder
+	e.Encode = func(prompts []string) ([][]float32, error) {
+		out := make([][]float32, len(prompts))
+		for i, p := range prompts {
+			if out[i] = r.vectors[p]; out[i] != nil {
+				continue
+			}
+			v, err := r.encoder.Encode([]string{p})
+			if err != nil {
+				return nil, err
+			}
+			out[i] = v[0]
+		}
+		return out, nil
+	}
+	return e
 }
 
 // ports are what the reports add to the host's ports.

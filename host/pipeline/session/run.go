@@ -102,6 +102,10 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	if r.Calibration != nil {
 		s.temperature = r.Calibration.Temperature
 	}
+	if err := s.sameText(r.Manifest); err != nil {
+		s.Abandon()
+		return nil, err
+	}
 	result, err := s.predictCheckpoint(ctx, checkpoint, cases, append(warnings, s.Warnings...), o)
 	if err != nil {
 		s.Abandon()

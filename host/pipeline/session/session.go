@@ -18,6 +18,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -55,7 +56,9 @@ type Session struct {
 	temperature float64
 	// mirrored turns the images that are predicted left-right.
 	mirrored bool
-	records  []runs.PluginRecord
+	// text is what embedded the reports; nil when it was the built-in encoder.
+	text    *textStage
+	records []runs.PluginRecord
 }
 
 // Open starts the plugins, checks that their ports fit together and opens their
@@ -64,12 +67,6 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	c := o.Config
 	s := &Session{Options: o, Warnings: slices.Clone(o.Data.Warnings)}
 	s.cache = dataset.NewCache(int64(sdk.Settings(c.DataSettings).Int("cache_mib")) << 20)
-	if o.Schema != nil {
-		if s.reports, err = newReports(o.Schema, o.Data.Cases, sdk.Settings(c.Text).Int("dim"), c.DataSettings["impute"]); err != nil {
-			return nil, err
-		}
-		s.Warnings = append(s.Warnings, s.reports.warnings...)
-	}
 	o.Plugins.Threads = c.Threads
 	if s.host, err = plughost.New(o.Plugins); err != nil {
 		return nil, err
@@ -80,6 +77,9 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 			_ = s.host.Close()
 		}
 	}()
+	if err := s.embedReports(ctx); err != nil {
+		return nil, err
+	}
 	roles := []struct {
 		kind  sdk.Kind
 		stage config.Stage
@@ -95,6 +95,14 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 			return nil, err
 		}
 		sources, plugins = append(sources, source), append(plugins, plugin)
+	}
+	if t := s.text; t != nil {
+		s.records = append(s.records, t.record())
+		if !slices.Contains(plugins, t.plugin) { // nobody needs it, and its memory, any more
+			if err := t.plugin.Stop(); err != nil {
+				return nil, err
+			}
+		}
 	}
 	req := sdk.OpenRequest{
 		Seed: c.Seed, Device: c.Device, Threads: c.Threads, Train: o.Train, Group: "pipeline",
@@ -121,6 +129,37 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	return s, nil
 }
 
+// embedReports encodes the reports of all cases, by the plugin that the configuration
+// names or by hashed n-grams.
+func (s *Session) embedReports(ctx context.Context) error {
+	c := s.Config
+	if s.Schema == nil {
+		return nil
+	}
+	encoder, err := textembed.Hashed(sdk.Settings(c.Text).Int("dim"))
+	if err != nil {
+		return err
+	}
+	cache := textembed.Cache{}
+	if c.TextEncoder != nil {
+		if s.text, err = openText(ctx, s.host, *c.TextEncoder, sdk.OpenRequest{Seed: c.Seed, Device: c.Device, Threads: c.Threads, Group: "text", Task: c.Task}); err != nil {
+			return err
+		}
+		encoder, cache = s.text.encoder(ctx), textCache()
+		for _, note := range s.text.opened.Notes {
+			s.Warnings = append(s.Warnings, fmt.Sprintf("text encoder %s: %s", c.TextEncoder.Ref(), note))
+		}
+	}
+	if s.reports, err = newReports(s.Schema, s.Data.Cases, encoder, cache, c.DataSettings["impute"]); err != nil {
+		return err
+	}
+	s.Warnings = append(s.Warnings, s.reports.warnings...)
+	if s.text == nil {
+		return nil
+	}
+	return s.text.instance.Close(ctx)
+}
+
 // ResolveStages writes the chosen stages and all their settings into the
 // configuration, so that it says everything.
 func (s *Session) ResolveStages() {
@@ -128,6 +167,9 @@ func (s *Session) ResolveStages() {
 	for _, m := range s.Pipeline.Members {
 		target := map[sdk.Kind]*config.Stage{sdk.KindEncoder: &c.Encoder, sdk.KindFusion: &c.Fusion, sdk.KindHead: &c.Head}[m.Role]
 		target.Stage, target.Settings = m.Stage.Name, config.Values(m.Resolved)
+	}
+	if s.text != nil {
+		c.TextEncoder.Stage, c.TextEncoder.Settings = s.text.stage.Name, config.Values(s.text.settings)
 	}
 }
 

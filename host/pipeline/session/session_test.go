@@ -15,6 +15,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -131,6 +132,15 @@ func TestProbabilitiesAreTheSoftmaxOfTheLogits(t *testing.T) {
 	}
 }
 
+func hashed(t *testing.T, dim int) textembed.Encoder {
+	t.Helper()
+	e, err := textembed.Hashed(dim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
 var reportSchema = &schema.Schema{Attributes: []schema.Attribute{
 	{Name: "itch", Kind: schema.Binary, Values: []string{"no", "yes"}},
 	{Name: "region", Kind: schema.Categorical, Values: []string{"face", "arm", "back"}},
@@ -142,7 +152,7 @@ func TestReportPortsHoldStatesValuesAndEmbeddings(t *testing.T) {
 		{ID: "b", Attributes: map[string]string{"itch": "no"}},
 		{ID: "c", Attributes: map[string]string{"region": "possibly back", "itch": ""}},
 	}
-	r, err := newReports(reportSchema, cases, 16, "")
+	r, err := newReports(reportSchema, cases, hashed(t, 16), textembed.Cache{}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +190,7 @@ func TestReportPortsHoldStatesValuesAndEmbeddings(t *testing.T) {
 	}
 	bad := []dataset.Case{{ID: "d", Origin: "data.csv:7", Attributes: map[string]string{"age": "old"}}}
 	ages := &schema.Schema{Attributes: []schema.Attribute{{Name: "age", Kind: schema.Numeric, Values: []string{"a", "b"}, Edges: []float64{5}}}}
-	if _, err := newReports(ages, bad, 16, ""); !errors.Is(err, dataset.ErrData) || !strings.Contains(err.Error(), "data.csv:7") {
+	if _, err := newReports(ages, bad, hashed(t, 16), textembed.Cache{}, ""); !errors.Is(err, dataset.ErrData) || !strings.Contains(err.Error(), "data.csv:7") {
 		t.Errorf("%v; want ErrData with the row", err)
 	}
 }
@@ -188,7 +198,7 @@ func TestReportPortsHoldStatesValuesAndEmbeddings(t *testing.T) {
 func TestOnlyUnmentionedAttributesAreReconstructed(t *testing.T) {
 	s := fakeSession(t, config.Classify, lesionSet)
 	cases := []dataset.Case{{ID: "a", Attributes: map[string]string{"itch": "yes"}}, {ID: "b", Attributes: map[string]string{"region": "arm"}}}
-	r, err := newReports(reportSchema, cases, 8, "")
+	r, err := newReports(reportSchema, cases, hashed(t, 8), textembed.Cache{}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -211,6 +211,12 @@ func (t *training) train(ctx context.Context) (*runs.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
+	if t.run != nil {
+		if err := s.sameText(t.manifest); err != nil {
+			s.Abandon()
+			return nil, err
+		}
+	}
 	m, err := t.with(ctx, s)
 	if err != nil && !errors.Is(err, train.ErrStopped) {
 		s.Abandon()

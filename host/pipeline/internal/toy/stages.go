@@ -2,8 +2,10 @@ package toy
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"math"
+	"os"
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -430,3 +432,25 @@ func (c *classifier) Backward(_ context.Context, req *sdk.BackwardRequest) (*sdk
 	}
 	return resp, nil
 }
+
+// text embeds a prompt as sums of its bytes.
+type text struct{ weights []byte }
+
+// Forward says on standard error how many texts it was asked for.
+func (t *text) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+	texts, err := req.Inputs["text"].Strings()
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(os.Stderr, "toy: %d texts\n", len(texts))
+	out := make([]float32, len(texts)*textWidth)
+	for i, prompt := range texts {
+		for k, b := range []byte(prompt) {
+			out[i*textWidth+k%textWidth] += float32(b) * float32(t.weights[k%textWidth]) / 65536
+		}
+	}
+	return &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{"embedding": tensor.OfFloat32s(out, int64(len(texts)), textWidth)}}, nil
+}
+
+// Close does nothing.
+func (t *text) Close() error { return nil }

@@ -30,6 +30,9 @@ import (
 // Features is the number of numbers a cell is described by.
 const Features = 4
 
+// textWidth is the width of a text's embedding.
+const textWidth = 4
+
 func tokensPort(width string) sdk.Port {
 	return sdk.Port{Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", width}, Required: true, Differentiable: true}
 }
@@ -45,6 +48,12 @@ func Manifest() sdk.Manifest {
 		Name: "toy", Version: "0.1.0", License: "Apache-2.0", Runtime: "go", Capabilities: []string{"train"},
 		ModelCard: "linear stages for tests; no medical use",
 		Stages: []sdk.StageManifest{
+			{
+				Name: "text", Kind: sdk.KindText, Summary: "bytes of a prompt, weighed by those of a file",
+				Inputs:   []sdk.Port{{Name: "text", DType: tensor.Bytes, Shape: []string{"N"}, Required: true}},
+				Outputs:  []sdk.Port{{Name: "embedding", DType: tensor.FP32, Shape: []string{"N", "E"}, Required: true}},
+				Settings: []sdk.Setting{{Name: "model", Type: "path", Help: "file of four bytes or more"}},
+			},
 			{
 				Name: "encoder", Kind: sdk.KindEncoder, Summary: "cells of the image as linear tokens", Trainable: true,
 				Inputs: []sdk.Port{
@@ -113,6 +122,16 @@ func Open(_ context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse
 	resp := &sdk.OpenResponse{}
 	var stage sdk.Stage
 	switch req.Stage {
+	case "text":
+		weights, err := os.ReadFile(req.Settings["model"])
+		if err == nil && len(weights) < textWidth {
+			err = fmt.Errorf("%s has %d bytes, want %d", req.Settings["model"], len(weights), textWidth)
+		}
+		if err != nil {
+			return nil, nil, sdk.Errorf(sdk.InvalidArgument, "setting model: %w", err)
+		}
+		resp.Inputs, resp.Outputs = sizes(req.Stage, map[string]string{"E": strconv.Itoa(textWidth)}, nil)
+		return &text{weights: weights[:textWidth]}, resp, nil
 	case "encoder":
 		width := req.Settings.Int("width")
 		e := &encoder{base: base, settings: req.Settings, width: width, grids: gridsOf(req.Group)}
