@@ -52,7 +52,8 @@ func codeOf(err error) int {
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.Is(err, runs.ErrNoSpace), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case errors.Is(err, runs.ErrNoSpace), errors.Is(err, runs.ErrFileLimit),
+		errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
 		return exitResource
 	case errors.As(err, &coded):
 		return coded.code

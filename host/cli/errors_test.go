@@ -34,6 +34,7 @@ func TestExitCodes(t *testing.T) {
 		{"locked run", runs.ErrLocked, exitFailure},
 		{"full disk", full, exitResource},
 		{"full disk behind another code", dataError(full), exitResource},
+		{"limit of a file's size", fmt.Errorf("%w: %w", runs.ErrFileLimit, refused(sdk.Internal)), exitResource},
 		{"plugin that died", &plughost.Failure{}, exitPlugin},
 		{"plugin that is not there", plughost.ErrNotFound, exitUsage},
 		{"ports", &pipeline.PortError{}, exitPlugin},

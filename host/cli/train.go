@@ -273,7 +273,7 @@ func coded(err error) error {
 		return nil
 	case errors.Is(err, train.ErrStopped):
 		return err // main knows the signal
-	case errors.Is(err, runs.ErrNoSpace), errors.As(err, &refused) && refused.Code == sdk.ResourceExhausted:
+	case errors.Is(err, runs.ErrNoSpace), errors.Is(err, runs.ErrFileLimit), errors.As(err, &refused) && refused.Code == sdk.ResourceExhausted:
 		return resourceError(err)
 	case errors.As(err, &stage) && stage.Call == "open" && !plughost.IsFailure(err) && errors.As(err, &refused) && refused.Code == sdk.InvalidArgument:
 		if stage.Setting {

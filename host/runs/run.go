@@ -52,6 +52,9 @@ var (
 	ErrLocked = errors.New("another process is using the run")
 	// ErrNoSpace is returned when the disk is full; what was there before is intact.
 	ErrNoSpace = errors.New("no space left on the disk")
+	// ErrFileLimit is returned when a file outgrows the process's limit (ulimit -f);
+	// what was there before is intact.
+	ErrFileLimit = errors.New("a file outgrew this process's limit (ulimit -f)")
 )
 
 // Run is a run directory that this process may write to.
@@ -208,16 +211,20 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// diskError adds ErrNoSpace where a full disk is the cause. A plugin's error comes as
-// text, so its text is looked at too.
+// diskError adds ErrNoSpace where a full disk is the cause, ErrFileLimit where a limit
+// is. A plugin's error comes as text, so its text is looked at too.
 func diskError(err error) error {
-	if err == nil || errors.Is(err, ErrNoSpace) {
+	if err == nil || errors.Is(err, ErrNoSpace) || errors.Is(err, ErrFileLimit) {
 		return err
 	}
-	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) ||
-		strings.Contains(strings.ToLower(err.Error()), syscall.ENOSPC.Error())
-	if full {
+	is := func(cause syscall.Errno) bool {
+		return errors.Is(err, cause) || strings.Contains(strings.ToLower(err.Error()), cause.Error())
+	}
+	switch {
+	case is(syscall.ENOSPC), is(syscall.EDQUOT):
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	case is(syscall.EFBIG):
+		return fmt.Errorf("%w: %w", ErrFileLimit, err)
 	}
 	return err
 }

@@ -209,6 +209,26 @@ func TestDiskFullWhileSaving(t *testing.T) {
 	}
 }
 
+// A plugin's error comes as text.
+func TestLimitsOfThePluginAreKnownByTheirText(t *testing.T) {
+	r := create(t)
+	saveSteps(t, r, 0, 10)
+	for text, want := range map[string]error{
+		"plugin a3d: save: write w: file too large":             ErrFileLimit,
+		"plugin a3d: save: write w: No space left on device":    ErrNoSpace,
+		"plugin a3d: save: write w: disk quota exceeded":        ErrNoSpace,
+		"plugin a3d: save: tensor too large for a file of this": nil,
+	} {
+		err := r.Save(State{Step: 20}, []string{"encoder"}, func(string, string) error { return errors.New(text) })
+		if errors.Is(err, ErrFileLimit) != (want == ErrFileLimit) || errors.Is(err, ErrNoSpace) != (want == ErrNoSpace) || err == nil {
+			t.Errorf("%q gives %v, want %v", text, err, want)
+		}
+	}
+	if c, _, err := Latest(r.Dir); err != nil || c.State.Step != 10 {
+		t.Errorf("the old checkpoint: %+v, %v", c, err)
+	}
+}
+
 func TestSecondHostIsRefused(t *testing.T) {
 	r := create(t)
 	if _, err := Open(r.Dir); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "process ") {
