@@ -15,13 +15,13 @@ import (
 
 const eps = 1e-5
 
-// head is Eq. 11: t_cls = [mean(visual); mean(report); joint], a layer norm and a
+// head is Eq. 11: t_cls = [mean(visual); mean(report); joint], a norm and a
 // classifier per label set. Each modality is pooled before the concatenation, so
 // that many visual tokens do not drown few report tokens.
 type head struct {
 	ports  []string // tokens.<m> in order of name, tokens.report last, then joint
 	width  int64    // of t_cls
-	norm   transformer.Affine
+	norm   summaryNorm
 	hidden *transformer.Affine
 	drop   float64
 	smooth float64
@@ -67,7 +67,7 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 		return nil, sdk.Errorf(sdk.InvalidArgument, "no label sets: a classification head needs the classes of at least one")
 	}
 	p := b.Params
-	h.norm = transformer.Norm(p, "norm", h.width)
+	h.norm = newSummaryNorm(p, set.String("norm"), h.width)
 	width := h.width
 	if set.String("kind") == "mlp" {
 		hidden := transformer.Linear(p, "hidden", width, int64(set.Int("hidden")))
@@ -108,6 +108,39 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	return h, nil
 }
 
+// summaryNorm brings the parts of t_cls [N,width] to one scale. A layer norm takes a
+// case's own mean and variance: a part with large numbers keeps its weight over one with
+// small numbers. A batch norm takes every feature's, as logistic regression on
+// standardised features does: parts count alike whatever their encoders' scales.
+type summaryNorm struct {
+	width int64
+	layer *transformer.Affine
+	batch *batchNorm
+}
+
+func newSummaryNorm(p *torchstage.Params, kind string, width int64) summaryNorm {
+	n := summaryNorm{width: width}
+	if kind == "batch" {
+		batch := newBatchNorm(p, "norm", width)
+		n.batch = &batch
+	} else {
+		layer := transformer.Norm(p, "norm", width)
+		n.layer = &layer
+	}
+	return n
+}
+
+func (n summaryNorm) apply(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor {
+	if n.layer != nil {
+		return n.layer.Normalize(s, x, n.width, eps)
+	}
+	if train && s.Dim(x, 0) < 2 && s.Err() == nil {
+		s.Failf(sdk.InvalidArgument, "a training batch of 1 case, want 2 or more with the setting norm=batch: one case has no variance")
+		return x
+	}
+	return n.batch.apply(s, x, train, eps)
+}
+
 // Close frees the class weights.
 func (h *head) Close() {
 	for _, t := range h.tasks {
@@ -133,7 +166,7 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 		}
 		parts = append(parts, x)
 	}
-	x := h.norm.Normalize(s, s.Cat(parts, 1), h.width, eps)
+	x := h.norm.apply(s, s.Cat(parts, 1), in.Train)
 	if h.hidden != nil {
 		x = s.Gelu(h.hidden.Apply(s, x))
 	}

@@ -61,6 +61,7 @@ func Manifest() sdk.Manifest {
 				Settings: []sdk.Setting{
 					{Name: "kind", Type: "string", Default: "linear", Choices: []string{"linear", "mlp"}, Help: "linear layer, or a hidden layer with GELU before it"},
 					{Name: "hidden", Type: "int", Default: "256", Min: limit(1), Max: limit(65536), Help: "mlp: size of the hidden layer"},
+					{Name: "norm", Type: "string", Default: "layer", Choices: []string{"layer", "batch"}, Help: "of t_cls: layer norm over a case's features, or batch norm per feature, for parts of different scale"},
 					{Name: "dropout", Type: "float", Default: "0", Min: limit(0), Max: limit(0.99), Help: "dropout before the last layer"},
 					{Name: "label_smoothing", Type: "float", Default: "0", Min: limit(0), Max: limit(0.99), Help: "share of the target given to all classes alike"},
 				},

@@ -30,6 +30,7 @@ type module struct {
 
 	rec         *reconstructor // nil without reconstruction
 	mask        float64
+	spread      bool
 	twoPass     bool
 	stop        bool
 	calibration float64
@@ -53,7 +54,7 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 	p := b.Params
 	m := &module{
 		Frame: frame, streams: frame.Streams(), start: start, direct: !set.Bool("intermediate"), perPair: int64(set.Int("tokens_per_pair")),
-		mask: set.Float("mask_probability"), twoPass: set.Bool("two_pass"), stop: set.Bool("stop_gradient"), calibration: set.Float("calibration"),
+		mask: set.Float("mask_probability"), spread: set.Bool("mask_spread"), twoPass: set.Bool("two_pass"), stop: set.Bool("stop_gradient"), calibration: set.Float("calibration"),
 	}
 	frame.Norms(p)
 	groups := m.streams
@@ -165,16 +166,22 @@ func (m *module) Close() {
 }
 
 // chooseMask draws Eq. 9's mask: every known attribute with probability p, in
-// training only. The call's seed is the only source of chance.
+// training only. With spread, a case's own p is uniform between 0 and 2p (1 at most):
+// reports differ in how much they leave out. The call's seed is the only source of
+// chance.
 func (m *module) chooseMask(c fusion.Cells, in *torchstage.Inputs) []bool {
 	masked := make([]bool, len(c.State))
 	if !in.Train || m.mask == 0 {
 		return masked
 	}
 	rng := torchstage.NewRand(in.Seed, "mask")
+	p := m.mask
 	for i := range masked {
+		if m.spread && i%len(m.Attributes) == 0 {
+			p = 2 * m.mask * rng.Float64()
+		}
 		// One draw per cell, known or not, keeps the masks of a seed alike when cells differ.
-		masked[i] = rng.Float64() < m.mask && fusion.Known(c.State[i], c.Value[i])
+		masked[i] = rng.Float64() < p && fusion.Known(c.State[i], c.Value[i])
 	}
 	return masked
 }

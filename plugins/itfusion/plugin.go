@@ -18,6 +18,7 @@ func settings() []sdk.Setting {
 		{Name: "share_weights", Type: "bool", Default: "false", Help: "one set of layers for all modalities"},
 		{Name: "start_layer", Type: "int", Default: "0", Min: fusion.Limit(0), Max: fusion.Limit(63), Help: "first layer with intermediate tokens; the ones before see their own modality only"},
 		{Name: "mask_probability", Type: "float", Default: "0.3", Min: fusion.Limit(0), Max: fusion.Limit(1), Help: "probability p with which a known attribute is masked in training (Eq. 9)"},
+		{Name: "mask_spread", Type: "bool", Default: "false", Help: "draw each case's own p uniformly between 0 and 2p: for reports that differ in how much they leave out"},
 		{Name: "reconstruct", Type: "bool", Default: "true", Help: "false: no reconstruction network and no l_rec; masking stays a matter of mask_probability"},
 		{Name: "temperature", Type: "float", Default: "0.07", Min: fusion.Limit(1e-3), Max: fusion.Limit(100), Help: "tau of the reconstruction's logits"},
 		{Name: "two_pass", Type: "bool", Default: "false", Help: "fill in the reconstructed tokens and run the attention again"},
