@@ -313,7 +313,7 @@ func TestAugmentedBoxesStayOnTheirLesions(t *testing.T) {
 	d := mustOpen(t, "boxes:"+dir, Options{})
 	augment := DetectionAugment()
 	augment.ShiftScaleRotate, augment.FlipY, augment.Transpose = 1, 0.5, 0.5
-	for _, load := range []LoadOptions{{Augment: augment, Zoom: 2}, {Augment: augment, Size: 200}, {Augment: augment, CropSize: 64, PositiveCrop: 1}, {}} {
+	for _, load := range []LoadOptions{{Augment: AnyWayAugment(), Zoom: 2}, {Augment: augment, Zoom: 2}, {Augment: augment, Size: 200}, {Augment: augment, CropSize: 64, PositiveCrop: 1}, {}} {
 		load.Intensity = &sdk.Intensity{Low: 0, High: 1, OutLow: 0, OutHigh: 1}
 		load.Seed = 5
 		for epoch := range 12 {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -104,6 +106,49 @@ func TestEq11ModalitiesArePooledBeforeConcatenation(t *testing.T) {
 	more := maps.Clone(in)
 	more["tokens.photo"] = tensor.OfFloat32s(twice, int64(n), int64(2*tokens), int64(c))
 	stagetest.Near(t, "logits", s.Eval(more).Outputs["logits"], want, 1e-5)
+}
+
+func TestBatchNormMakesPartsCountAlikeWhateverTheirScale(t *testing.T) {
+	f := stagetest.Read(t, "testdata/head_linear.safetensors")
+	for norm, alike := range map[string]bool{"batch": true, "layer": false} {
+		s := stagetest.Open(t, classifier.Plugin(), headRequest(t, f, map[string]string{"norm": norm}))
+		in := f.Group("in.")
+		want := s.Train(1, in).Outputs["logits"].Clone()
+		s.Release()
+		v := stagetest.Floats(t, in["tokens.photo"])
+		for i := range v {
+			v[i] *= 100
+		}
+		large := maps.Clone(in)
+		large["tokens.photo"] = tensor.OfFloat32s(v, in["tokens.photo"].Shape...)
+		got := s.Train(1, large).Outputs["logits"]
+		worst := 0.0
+		for i, x := range stagetest.Floats(t, got) {
+			worst = max(worst, math.Abs(float64(x-stagetest.Floats(t, want)[i])))
+		}
+		s.Release()
+		if (worst < 1e-4) != alike {
+			t.Errorf("norm=%s: logits of a photo with a hundred times larger tokens differ by %g", norm, worst)
+		}
+	}
+}
+
+func TestBatchNormRefusesATrainingBatchOfOne(t *testing.T) {
+	f := stagetest.Read(t, "testdata/head_linear.safetensors")
+	s := stagetest.Open(t, classifier.Plugin(), headRequest(t, f, map[string]string{"norm": "batch"}))
+	one := map[string]*tensor.Tensor{}
+	for name, x := range f.Group("in.") {
+		size := len(x.Data) / int(x.Shape[0])
+		shape := slices.Clone(x.Shape)
+		shape[0] = 1
+		one[name] = &tensor.Tensor{DType: x.DType, Shape: shape, Data: x.Data[:size]}
+	}
+	if _, err := s.TryForward(true, 1, one); err == nil || !strings.Contains(err.Error(), "want 2 or more") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := s.TryForward(false, 1, one); err != nil {
+		t.Errorf("one case in EVAL mode: %v", err)
+	}
 }
 
 func TestHeadWithoutKnownLabelsHasNoLoss(t *testing.T) {

@@ -232,6 +232,43 @@ func TestEq9KnownAttributesAreMaskedWithProbabilityP(t *testing.T) {
 	}
 }
 
+func TestSpreadMasksKeepTheMeanAndDifferMoreFromCaseToCase(t *testing.T) {
+	s, f := open(t, "base", map[string]string{"mask_probability": "0.5", "mask_spread": "true"})
+	in := f.Group("in.")
+	const known, draws, p = 7, 600, 0.5
+	var sum, squares float64
+	for seed := range uint64(draws) {
+		n := s.Train(seed, in).Metrics["masked"]
+		s.Release()
+		sum, squares = sum+n, squares+n*n
+	}
+	mean := sum / draws
+	variance := squares/draws - mean*mean
+	if math.Abs(mean-known*p) > 0.3 {
+		t.Errorf("%.2f cells masked on average, want %g", mean, known*p)
+	}
+	// With one p for all cases the variance would be 7·p·(1-p) = 1.75.
+	if variance < 2.1 {
+		t.Errorf("variance of the number of masked cells %.2f, want well above 1.75", variance)
+	}
+}
+
+// With branch_start=zero a new stage passes every token on as if it had no layers:
+// nothing crosses from one modality to the other.
+func TestLayersThatStartAtZeroPassTokensOn(t *testing.T) {
+	for start, apart := range map[string]bool{"zero": true, "xavier": false} {
+		f := stagetest.Read(t, "testdata/base.safetensors")
+		s := stagetest.Open(t, itfusion.Plugin(), request(t, f, map[string]string{"branch_start": start, "weights": "", "mask_probability": "0"}))
+		in := f.Group("in.")
+		first := s.Eval(in).Outputs["joint"].Clone()
+		image := in["tokens.image"]
+		other := s.Eval(with(in, "tokens.image", shift(t, image, 0, len(stagetest.Floats(t, image)), 1))).Outputs["joint"]
+		if same := stagetest.Same(first, other); same != apart {
+			t.Errorf("branch_start=%s: the joint token is the same for other images: %v, want %v", start, same, apart)
+		}
+	}
+}
+
 func TestEq10LossCountsMaskedAndKnownAttributesOnly(t *testing.T) {
 	s, f := open(t, "base", nil) // mask_probability=1: every known attribute
 	in := f.Group("in.")
