@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -252,7 +251,7 @@ func weightOf(weights map[string]float64, name string) float64 {
 // Finite reports whether every loss is a number.
 func (r *Run) Finite() bool {
 	for _, l := range r.Losses {
-		if math.IsNaN(l) || math.IsInf(l, 0) {
+		if !finite(l) {
 			return false
 		}
 	}

@@ -197,8 +197,8 @@ func TestNotFiniteIsSkippedOnceThenStopsWithTheIDs(t *testing.T) {
 		for step := range 6 {
 			r, err := s.Step(t.Context(), step, []Batch{batch(2, uint64(step))}, values)
 			if step == c.stopsAt {
-				if !errors.Is(err, ErrNotFinite) || !strings.Contains(err.Error(), "cases a, b") {
-					t.Fatalf("step %d: %v, want ErrNotFinite with the cases", step, err)
+				if !errors.Is(err, ErrNotFinite) || !strings.Contains(err.Error(), "cases a, b") || !strings.Contains(err.Error(), "of head toy") {
+					t.Fatalf("step %d: %v, want ErrNotFinite with the stage and the cases", step, err)
 				}
 				break
 			}

@@ -90,13 +90,14 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 			if err := run.Release(ctx); err != nil {
 				return result, err
 			}
-			return s.skip(ctx, step, batches, before, result, "loss")
+			return s.skip(ctx, step, batches, before, result, s.badLosses(run.Losses))
 		}
 		if err := run.Backward(ctx, s.LossWeights, share); err != nil {
 			return result, err
 		}
 	}
 	var squares float64
+	var bad []string
 	for _, m := range s.Pipeline.Members {
 		if !s.updates(m) {
 			continue
@@ -107,10 +108,13 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 		}
 		squares += norm * norm
 		result.GradNorms[string(m.Role)] = norm
+		if !finite(norm) {
+			bad = append(bad, fmt.Sprintf("gradient of %s %s", m.Role, m.Plugin))
+		}
 	}
 	result.GradNorm = math.Sqrt(squares)
-	if math.IsNaN(result.GradNorm) || math.IsInf(result.GradNorm, 0) {
-		return s.skip(ctx, step, batches, before, result, "gradient")
+	if !finite(result.GradNorm) {
+		return s.skip(ctx, step, batches, before, result, bad)
 	}
 	if s.ClipNorm > 0 && result.GradNorm > s.ClipNorm {
 		result.Scale = s.ClipNorm / result.GradNorm
@@ -155,7 +159,22 @@ func refusal(step int, batch Batch, err error) error {
 	return fmt.Errorf("step %d, the batch with cases %s: %w", step+1, strings.Join(batch.IDs, ", "), err)
 }
 
-func (s *Stepper) skip(ctx context.Context, step int, batches []Batch, before Cost, result StepResult, what string) (StepResult, error) {
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
+
+// badLosses says which losses are no finite numbers, and whose they are.
+func (s *Stepper) badLosses(losses map[string]float64) []string {
+	var bad []string
+	for _, m := range s.Pipeline.Members {
+		for _, name := range m.Stage.Losses {
+			if l, there := losses[name]; there && !finite(l) {
+				bad = append(bad, fmt.Sprintf("loss %s of %s %s", name, m.Role, m.Plugin))
+			}
+		}
+	}
+	return bad
+}
+
+func (s *Stepper) skip(ctx context.Context, step int, batches []Batch, before Cost, result StepResult, bad []string) (StepResult, error) {
 	if err := s.zeroGrad(ctx); err != nil {
 		return result, err
 	}
@@ -166,8 +185,8 @@ func (s *Stepper) skip(ctx context.Context, step int, batches []Batch, before Co
 		for _, b := range batches {
 			ids = append(ids, b.IDs...)
 		}
-		return result, fmt.Errorf("step %d: %w: %s of the batch with cases %s; lower the learning rate (train.lr) or look at these cases",
-			step+1, ErrNotFinite, what, strings.Join(ids, ", "))
+		return result, fmt.Errorf("step %d: %w: %s; the batch with cases %s; lower the learning rate (train.lr) or look at these cases",
+			step+1, ErrNotFinite, strings.Join(bad, ", "), strings.Join(ids, ", "))
 	}
 	s.SkippedLast = true
 	return result, nil

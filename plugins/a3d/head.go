@@ -1,7 +1,9 @@
 package a3d
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"strconv"
 
 	"github.com/sugarme/gotch"
@@ -151,8 +153,14 @@ func (h *head) losses(s *torchstage.Scope, in *torchstage.Inputs, features, logi
 	out := &torchstage.Outputs{Losses: map[string]*ts.Tensor{}, Metrics: map[string]float64{}}
 	rows, columns := int(shape[2]), int(shape[3])
 	h.rpn.loss(s, logits, deltas, h.rpn.sample(in.Seed, rows, columns, targets), out)
-	proposals := h.rpn.proposals(s, logits, deltas, rows, columns, h.config.preTrain, h.config.postTrain)
-	if s.Err() != nil {
+	proposals, err := h.rpn.proposals(s, logits, deltas, rows, columns, h.config.preTrain, h.config.postTrain)
+	if errors.Is(err, errDiverged) {
+		// No box head without proposals. A loss that is no number makes the host skip the
+		// step; it ends training with the batch's cases when that happens again.
+		out.Losses["rpn_box"] = s.AddScalar(s.Zeros(h.device), math.NaN())
+		return out
+	}
+	if s.Fail(err); s.Err() != nil {
 		return nil
 	}
 	picked := h.config.sampleRoIs(in.Seed, proposals, targets)

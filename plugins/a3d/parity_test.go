@@ -261,7 +261,9 @@ func TestHeadAgreesWithPyTorch(t *testing.T) {
 					logits, deltas := h.rpn.forward(s, features)
 					near(t, after, "objectness", sampled(s.Float32s(logits), 2048), f.Tensors["logits"], 1e-4)
 					near(t, after, "RPN deltas", sampled(s.Float32s(deltas), 2048), f.Tensors["deltas"], 1e-4)
-					for n, boxes := range h.rpn.proposals(s, logits, deltas, rows, columns, 400, 60) {
+					proposals, err := h.rpn.proposals(s, logits, deltas, rows, columns, 400, 60)
+					s.Fail(err)
+					for n, boxes := range proposals {
 						var got []float32
 						for _, b := range boxes {
 							got = append(got, b[:]...)

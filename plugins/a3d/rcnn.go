@@ -173,7 +173,10 @@ func (h *head) detect(s *torchstage.Scope, features, logits, deltas *ts.Tensor) 
 		return nil
 	}
 	rows, columns := int(shape[2]), int(shape[3])
-	proposals := h.rpn.proposals(s, logits, deltas, rows, columns, h.config.preTest, h.config.postTest)
+	proposals, err := h.rpn.proposals(s, logits, deltas, rows, columns, h.config.preTest, h.config.postTest)
+	if s.Fail(err); s.Err() != nil {
+		return nil
+	}
 	var rois []roi
 	for n, boxes := range proposals {
 		for _, b := range boxes {

@@ -139,14 +139,19 @@ func (r *rpn) loss(s *torchstage.Scope, logits, deltas *ts.Tensor, sample anchor
 	}
 }
 
+// errDiverged is returned when the network's outputs are no numbers.
+var errDiverged = sdk.Errorf(sdk.Internal, "region proposals are not finite: the network has diverged; lower the learning rate or the clipping norm")
+
 // proposals returns the best boxes of every image, highest score first: pre by score,
-// decoded, clipped to the image, then at most post after NMS.
-func (r *rpn) proposals(s *torchstage.Scope, logits, deltas *ts.Tensor, rows, columns, pre, post int) [][]boxops.Box {
+// decoded, clipped to the image, then at most post after NMS. It returns errDiverged
+// when a box is not finite.
+func (r *rpn) proposals(s *torchstage.Scope, logits, deltas *ts.Tensor, rows, columns, pre, post int) ([][]boxops.Box, error) {
 	anchors := r.anchors(rows, columns)
 	convention, coder := r.config.convention(), r.config.rpnCoder()
 	width, height := float32(columns*featureStride), float32(rows*featureStride)
 	images := int(s.Dim(logits, 0))
 	out := make([][]boxops.Box, images)
+	var diverged error
 	s.NoGrad(func() {
 		for n := range images {
 			s.Sub(func(s *torchstage.Scope) *ts.Tensor {
@@ -161,7 +166,7 @@ func (r *rpn) proposals(s *torchstage.Scope, logits, deltas *ts.Tensor, rows, co
 					d := [4]float32(values[4*i:])
 					boxes[i] = convention.Clip(coder.Decode(anchors[a], d), width, height)
 					if !boxes[i].Finite() {
-						s.Failf(sdk.Internal, "region proposals are not finite: the network has diverged; lower the learning rate or the clipping norm")
+						diverged = errDiverged
 						return nil
 					}
 				}
@@ -174,7 +179,7 @@ func (r *rpn) proposals(s *torchstage.Scope, logits, deltas *ts.Tensor, rows, co
 			})
 		}
 	})
-	return out
+	return out, diverged
 }
 
 // topk returns the k largest values of a vector and their indices, largest first.

@@ -405,6 +405,23 @@ func TestRectanglesSmallerThanMostAnchors(t *testing.T) {
 	}
 }
 
+// The host skips such a step and ends training after the second; a refused batch would
+// end it at once.
+func TestDivergedNetworkHasALossThatIsNoNumber(t *testing.T) {
+	weights := openDetector(t, 1, nil, nil).head.Weights()
+	huge := stagetest.Floats(t, weights["rpn_head.rpn_conv.weight"])
+	for i := range huge {
+		huge[i] = math.MaxFloat32
+	}
+	weights["rpn_head.rpn_conv.weight"] = tensor.OfFloat32s(huge, weights["rpn_head.rpn_conv.weight"].Shape...)
+	d := openDetector(t, 1, nil, sdk.Settings{"weights": stagetest.WriteWeights(t, weights)})
+	losses := d.train(1, noise(1, 1, 1, 3, 64, 64), map[string]*tensor.Tensor{
+		"target.boxes": tensor.OfFloat32s([]float32{2, 2, 20, 20}, 1, 4), "target.image": tensor.OfInt32s([]int32{0}, 1)})
+	if loss := total(losses); !math.IsNaN(loss) {
+		t.Errorf("losses %v of a network whose boxes overflow, want one that is no number", losses)
+	}
+}
+
 func TestBadTargets(t *testing.T) {
 	d := openDetector(t, 1, nil, sdk.Settings{"mask": "true"})
 	volume := noise(1, 2, 1, 3, 64, 64)
