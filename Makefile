@@ -97,8 +97,8 @@ test: build ## vet and run all tests, host and SDK under the race detector
 	race=$$(grep -E '^$(MODULE)/(host|sdk)(/|$$)' <<< "$$pure" || true); \
 	rest=$$(comm -23 <(echo "$$pure") <(echo "$$race")); \
 	status=0; \
-	go test -race $$race || status=1; \
-	go test $$rest $$torch || status=1; \
+	go test -timeout 20m -race $$race || status=1; \
+	go test -timeout 20m $$rest $$torch || status=1; \
 	exit $$status
 
 .PHONY: lint
