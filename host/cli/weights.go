@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/weights"
 )
 
@@ -34,6 +36,20 @@ func weightsCommand() *cli.Command {
 				Action: runWeightsImport,
 			},
 			{
+				Name:      "export",
+				Usage:     "copy what a stage of a run has learned to a safetensors file",
+				ArgsUsage: "TO.safetensors",
+				Description: "The file is what a stage's own setting weights takes, in this or another run, and what other programs read:\n\n" +
+					"  alignedfusion weights export --run runs/image --role encoder image.safetensors",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "run", Usage: "`RUN` directory", Required: true},
+					&cli.StringFlag{Name: "role", Usage: "encoder, fusion or head", Required: true},
+					&cli.StringFlag{Name: "checkpoint", Value: "best", Usage: "best, last or a step `NUMBER`"},
+					&cli.BoolFlag{Name: "force", Usage: "replace TO when it exists"},
+				},
+				Action: runWeightsExport,
+			},
+			{
 				Name:      "inspect",
 				Usage:     "list the tensors of a safetensors file or PyTorch checkpoint",
 				ArgsUsage: "FILE",
@@ -49,11 +65,8 @@ func runWeightsImport(c *cli.Context) error {
 		return usageError("%d arguments given, want FROM.pth TO.safetensors", c.NArg())
 	}
 	from, to := c.Args().Get(0), c.Args().Get(1)
-	if filepath.Ext(to) != ".safetensors" {
-		return usageError("%s given, want a name that ends in .safetensors", to)
-	}
-	if _, err := os.Lstat(to); err == nil && !c.Bool("force") {
-		return usageError("%s exists; --force replaces it", to)
+	if err := checkWeightsTarget(c, to); err != nil {
+		return err
 	}
 	report, err := weights.Import(from, to)
 	if err != nil {
@@ -67,6 +80,52 @@ func runWeightsImport(c *cli.Context) error {
 		fmt.Fprintf(c.App.ErrWriter, "left out, no weights: %s\n", strings.Join(report.Skipped, ", "))
 	}
 	warnNonFinite(c, report)
+	return nil
+}
+
+// checkWeightsTarget refuses a name that is no safetensors file's or is taken.
+func checkWeightsTarget(c *cli.Context, to string) error {
+	if filepath.Ext(to) != ".safetensors" {
+		return usageError("%s given, want a name that ends in .safetensors", to)
+	}
+	if _, err := os.Lstat(to); err == nil && !c.Bool("force") {
+		return usageError("%s exists; --force replaces it", to)
+	}
+	return nil
+}
+
+// weightsFile is what stages call the file of their weights in a checkpoint.
+const weightsFile = "weights.safetensors"
+
+func runWeightsExport(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return usageError("%d arguments given, want TO.safetensors", c.NArg())
+	}
+	to, role := c.Args().First(), c.String("role")
+	if err := checkWeightsTarget(c, to); err != nil {
+		return err
+	}
+	if roles := []string{"encoder", "fusion", "head"}; !slices.Contains(roles, role) {
+		return usageError("--role %s given, want one of %s", role, strings.Join(roles, ", "))
+	}
+	checkpoint, warnings, err := runs.Find(c.String("run"), c.String("checkpoint"))
+	if err != nil {
+		return coded(err)
+	}
+	for _, w := range warnings {
+		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
+	}
+	data, err := os.ReadFile(filepath.Join(checkpoint.StageDir(role), weightsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return dataError(fmt.Errorf("%s: its %s has no %s: it learns nothing, or keeps what it learned in a form of its own", checkpoint.Dir, role, weightsFile))
+	}
+	if err != nil {
+		return err
+	}
+	if err := runs.WriteFile(to, data); err != nil {
+		return coded(err)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "%s: the %s of step %d\n", to, role, checkpoint.State.Step)
 	return nil
 }
 
