@@ -34,7 +34,7 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "split", Usage: "split to predict, or all (default: test on the run's data, else all)"},
 			&cli.StringFlag{Name: "out", Usage: "`FILE`.csv, .json or .npz", Required: true},
 			&cli.BoolFlag{Name: "mirror", Usage: "detection: predict every image mirrored, too, and fuse the boxes"},
-			&cli.StringSliceFlag{Name: "with", Usage: "detection: fuse the boxes with those of this other `RUN` (weighted box fusion); repeatable"},
+			&cli.StringSliceFlag{Name: "with", Usage: "combine with this other `RUN`: boxes by weighted box fusion, probabilities of classes by their mean; repeatable"},
 			&cli.StringFlag{Name: "findings", Usage: "detection: merge boxes across the slices of each volume and write them to `FILE`.csv or .json"},
 			&cli.Float64Flag{Name: "findings-iou", Value: 0.4, Usage: "IoU at which boxes of neighbouring slices belong together"},
 			&cli.IntFlag{Name: "findings-gap", Value: 0, Usage: "slices without a box that a finding may bridge"},
@@ -79,7 +79,7 @@ func runPredict(c *cli.Context) error {
 	if err != nil {
 		return coded(err)
 	}
-	if err := fuseRuns(c, o, result); err != nil {
+	if err := combineRuns(c, o, result); err != nil {
 		return err
 	}
 	if err := session.WritePredictions(c.String("out"), result.Config.Task, result.Labels, result.Predictions); err != nil {
@@ -127,6 +127,7 @@ func checkPredict(c *cli.Context) error {
 			return usageError("--%s %s: there is no folder %s", flag, path, filepath.Dir(path))
 		}
 	}
+	var first string
 	for i, run := range append([]string{c.String("run")}, c.StringSlice("with")...) {
 		r, err := session.ReadRun(run)
 		if err != nil {
@@ -134,11 +135,14 @@ func checkPredict(c *cli.Context) error {
 		}
 		task := r.Config.Task
 		switch {
-		case i > 0 && task != config.Detect:
-			return usageError("--with %s: that run's task is %s, boxes are fused in detection only", run, task)
-		case i > 0:
-		case c.IsSet("with") && task != config.Detect:
-			return usageError("--with: the run's task is %s, boxes are fused in detection only", task)
+		case i == 0:
+			first = task
+		case task != first:
+			return usageError("--with %s: that run's task is %s, %s's is %s", run, task, c.String("run"), first)
+		default:
+			continue
+		}
+		switch {
 		case c.String("findings") != "" && task != config.Detect:
 			return usageError("--findings: the run's task is %s, findings are merged in detection only", task)
 		case c.Bool("mirror") && task != config.Detect:
@@ -150,8 +154,8 @@ func checkPredict(c *cli.Context) error {
 	return nil
 }
 
-// fuseRuns replaces the boxes by those that all runs of --with agree on.
-func fuseRuns(c *cli.Context, o session.PredictOptions, result *session.PredictResult) error {
+// combineRuns replaces boxes and probabilities by what all runs of --with say together.
+func combineRuns(c *cli.Context, o session.PredictOptions, result *session.PredictResult) error {
 	others := c.StringSlice("with")
 	if len(others) == 0 {
 		return nil
@@ -168,15 +172,15 @@ func fuseRuns(c *cli.Context, o session.PredictOptions, result *session.PredictR
 			return coded(err)
 		}
 		if !slices.EqualFunc(other.Labels, result.Labels, func(a, b sdk.LabelSet) bool { return slices.Equal(a.Classes, b.Classes) }) {
-			return usageError("--with %s: that run knows other lesion classes", run)
+			return usageError("--with %s: that run knows other classes", run)
 		}
 		sources = append(sources, other.Predictions)
 	}
-	fused, err := session.FuseRuns(sources, nil)
+	combined, err := session.CombineRuns(result.Config.Task, sources)
 	if err != nil {
 		return coded(err)
 	}
-	result.Predictions = fused
+	result.Predictions = combined
 	return nil
 }
 

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"gonum.org/v1/gonum/floats"
+
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/detect"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
@@ -35,18 +37,51 @@ func (s *Session) predictMirrored(ctx context.Context, cases []dataset.Case, rep
 	return FuseRuns([][]Prediction{plain, mirrored}, nil)
 }
 
+// CombineRuns combines what several runs of one task predict for the same cases: boxes
+// by weighted box fusion, probabilities of classes by their mean. Everything else is
+// taken from the first.
+func CombineRuns(task string, sources [][]Prediction) ([]Prediction, error) {
+	if task == config.Detect {
+		return FuseRuns(sources, nil)
+	}
+	if err := sameCases(sources); err != nil {
+		return nil, err
+	}
+	out := slices.Clone(sources[0])
+	for i := range out {
+		mean := make([][]float64, len(out[i].Probabilities))
+		for k := range mean {
+			mean[k] = make([]float64, len(out[i].Probabilities[k]))
+			for _, p := range sources {
+				floats.AddScaled(mean[k], 1/float64(len(sources)), p[i].Probabilities[k])
+			}
+		}
+		out[i].Probabilities = mean
+	}
+	return out, nil
+}
+
+func sameCases(sources [][]Prediction) error {
+	for k, p := range sources {
+		if !slices.EqualFunc(p, sources[0], func(a, b Prediction) bool { return a.Case.ID == b.Case.ID }) {
+			return &ConfigError{Err: fmt.Errorf("source %d predicts other cases than the first", k+1)}
+		}
+	}
+	return nil
+}
+
 // FuseRuns combines the boxes of several runs, or passes, over the same cases by
 // weighted box fusion (detect.Fuse). weights may be nil. Everything but the boxes is
 // taken from the first. The most boxes per image is that of the longest source.
 func FuseRuns(sources [][]Prediction, weights []float64) ([]Prediction, error) {
+	if err := sameCases(sources); err != nil {
+		return nil, err
+	}
 	out := slices.Clone(sources[0])
 	for i := range out {
 		boxes := make([][]detect.Box, len(sources))
 		most := 0
 		for k, p := range sources {
-			if len(p) != len(out) || p[i].Case.ID != out[i].Case.ID {
-				return nil, &ConfigError{Err: fmt.Errorf("source %d predicts other cases than the first", k+1)}
-			}
 			most = max(most, len(p[i].Boxes))
 			for _, b := range p[i].Boxes {
 				boxes[k] = append(boxes[k], detect.Box(b))

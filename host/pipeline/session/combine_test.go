@@ -12,6 +12,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/detect"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -34,6 +35,26 @@ func TestFuseRunsFusesCaseByCase(t *testing.T) {
 	}
 	var configError *ConfigError
 	if _, err := FuseRuns([][]Prediction{first, second[1:]}, nil); !errors.As(err, &configError) {
+		t.Errorf("sources over other cases: %v", err)
+	}
+}
+
+func TestCombineRunsAveragesProbabilities(t *testing.T) {
+	a := &dataset.Case{ID: "a"}
+	first := []Prediction{{Case: a, Probabilities: [][]float64{{0.8, 0.2}}}}
+	second := []Prediction{{Case: a, Probabilities: [][]float64{{0.4, 0.6}}}}
+	got, err := CombineRuns(config.Classify, [][]Prediction{first, second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([][]float64{{0.6, 0.4}}, got[0].Probabilities, cmpopts.EquateApprox(1e-9, 1e-9)); diff != "" {
+		t.Error(diff)
+	}
+	if first[0].Probabilities[0][0] != 0.8 {
+		t.Error("the first source was changed")
+	}
+	var configError *ConfigError
+	if _, err := CombineRuns(config.Classify, [][]Prediction{first, nil}); !errors.As(err, &configError) {
 		t.Errorf("sources over other cases: %v", err)
 	}
 }
