@@ -28,8 +28,8 @@ var demoFusions = []string{config.None, "sum", "selfattn", "itfusion"}
 // move the joint token faster than the head can learn what the token says.
 var (
 	demoSettings     = []string{"train.batch_size=4"}
-	demoBaseSettings = []string{"train.epochs=7", "train.lr=0.002"}
-	demoLastSettings = []string{"train.epochs=6", "train.lr=0.001", "train.fusion_lr_factor=0.1"}
+	demoBaseSettings = []string{"train.epochs=8", "train.lr=0.002"}
+	demoLastSettings = []string{"train.epochs=8", "train.lr=0.001", "train.fusion_lr_factor=0.1"}
 )
 
 // demoBase is the run that the compared ones start from.
