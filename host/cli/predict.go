@@ -127,28 +127,26 @@ func checkPredict(c *cli.Context) error {
 			return usageError("--%s %s: there is no folder %s", flag, path, filepath.Dir(path))
 		}
 	}
-	var first string
-	for i, run := range append([]string{c.String("run")}, c.StringSlice("with")...) {
-		r, err := session.ReadRun(run)
+	r, err := session.ReadRun(c.String("run"))
+	if err != nil {
+		return coded(err)
+	}
+	task := r.Config.Task
+	switch {
+	case c.String("findings") != "" && task != config.Detect:
+		return usageError("--findings: the run's task is %s, findings are merged in detection only", task)
+	case c.Bool("mirror") && task != config.Detect:
+		return usageError("--mirror: the run's task is %s, images are mirrored in detection only", task)
+	case c.String("reconstruction") != "" && r.Config.Fusion.Plugin == config.None:
+		return usageError("--reconstruction: the run has no fusion, so nothing is reconstructed")
+	}
+	for _, run := range c.StringSlice("with") {
+		other, err := session.ReadRun(run)
 		if err != nil {
 			return coded(err)
 		}
-		task := r.Config.Task
-		switch {
-		case i == 0:
-			first = task
-		case task != first:
-			return usageError("--with %s: that run's task is %s, %s's is %s", run, task, c.String("run"), first)
-		default:
-			continue
-		}
-		switch {
-		case c.String("findings") != "" && task != config.Detect:
-			return usageError("--findings: the run's task is %s, findings are merged in detection only", task)
-		case c.Bool("mirror") && task != config.Detect:
-			return usageError("--mirror: the run's task is %s, images are mirrored in detection only", task)
-		case c.String("reconstruction") != "" && r.Config.Fusion.Plugin == config.None:
-			return usageError("--reconstruction: the run has no fusion, so nothing is reconstructed")
+		if other.Config.Task != task {
+			return usageError("--with %s: that run's task is %s, %s's is %s", run, other.Config.Task, c.String("run"), task)
 		}
 	}
 	return nil

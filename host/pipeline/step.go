@@ -114,6 +114,9 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 	}
 	result.GradNorm = math.Sqrt(squares)
 	if !finite(result.GradNorm) {
+		if len(bad) == 0 { // each stage's norm is finite, the sum of their squares overflows
+			bad = []string{"global gradient norm"}
+		}
 		return s.skip(ctx, step, batches, before, result, bad)
 	}
 	if s.ClipNorm > 0 && result.GradNorm > s.ClipNorm {
