@@ -281,7 +281,7 @@ func coded(err error) error {
 		}
 		return dataError(err) // weights, classes or attributes
 	case errors.As(err, &configuration), errors.As(err, &settings), errors.As(err, &choice), errors.Is(err, plughost.ErrNotFound),
-		errors.Is(err, runs.ErrExists), errors.Is(err, runs.ErrNotARun):
+		errors.Is(err, runs.ErrExists), errors.Is(err, runs.ErrNotEmpty), errors.Is(err, runs.ErrNotARun):
 		return &exitError{exitUsage, err}
 	case errors.Is(err, dataset.ErrData), errors.Is(err, runs.ErrNoCheckpoint), errors.Is(err, runs.ErrCorrupt), errors.Is(err, runs.ErrDamaged):
 		return dataError(err)

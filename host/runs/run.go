@@ -44,6 +44,8 @@ const (
 var (
 	// ErrExists is returned by Create when the folder already holds a run.
 	ErrExists = errors.New("the folder already holds a run")
+	// ErrNotEmpty is returned by Create when the folder holds something that is no run.
+	ErrNotEmpty = errors.New("the folder is not empty and holds no run")
 	// ErrNotARun is returned when a folder holds no run.
 	ErrNotARun = errors.New("the folder holds no run")
 	// ErrDamaged is returned when a file of a run directory cannot be read.
@@ -64,9 +66,36 @@ type Run struct {
 	metrics *os.File
 }
 
-// Create makes a run directory and takes its lock. It fails with ErrExists when the
-// folder holds a run, with ErrLocked when another process is making one there.
+// CheckNew fails with ErrExists when a folder holds a run, and with ErrNotEmpty when it
+// holds anything else but a run whose creation was interrupted.
+func CheckNew(dir string) error {
+	if IsRun(dir) {
+		return fmt.Errorf("%s: %w; continue it with --resume, or choose another --out", dir, ErrExists)
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("run directory: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() == lockFile {
+			return nil
+		}
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%s: %w (%s is in it); choose another --out", dir, ErrNotEmpty, entries[0].Name())
+	}
+	return nil
+}
+
+// Create makes a run directory and takes its lock. It fails as CheckNew does, and with
+// ErrLocked when another process is making a run there.
 func Create(dir string) (*Run, error) {
+	if err := CheckNew(dir); err != nil && !errors.Is(err, ErrExists) { // who holds its lock matters more
+		return nil, err
+	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, fmt.Errorf("run directory: %w", err)
 	}

@@ -305,3 +305,29 @@ func TestRewindMetricsDropsLaterStepsAndAHalfLine(t *testing.T) {
 		t.Errorf("steps %v", steps)
 	}
 }
+
+// A folder that holds something else is not made a run; one whose creation was
+// interrupted is.
+func TestCreateLeavesOtherFoldersAlone(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Create(dir); !errors.Is(err, ErrNotEmpty) || !strings.Contains(err.Error(), "thesis.tex") {
+		t.Errorf("%v; want ErrNotEmpty naming the file", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, lockFile)); err == nil {
+		t.Error("a lock was left in the folder")
+	}
+	interrupted := filepath.Join(t.TempDir(), "run")
+	for range 2 {
+		r, err := Create(interrupted)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(interrupted, ManifestFile), []byte("{}"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+	}
+}

@@ -39,10 +39,16 @@ type Arena struct {
 // plugin may write.
 type region struct{ offset, size int64 }
 
-// NewArena makes an arena of sizeBytes (0: DefaultArenaBytes).
+// NewArena makes an arena of sizeBytes (0: DefaultArenaBytes), or smaller where the
+// process may not write files that large (ulimit -f counts shared memory as well): what
+// finds no room goes in-band.
 func NewArena(sizeBytes int64) (*Arena, error) {
 	if sizeBytes == 0 {
 		sizeBytes = DefaultArenaBytes
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && limit.Cur < uint64(sizeBytes) {
+		sizeBytes = max(int64(limit.Cur), pageBytes)
 	}
 	sizeBytes = sizeBytes / pageBytes * pageBytes
 	if sizeBytes <= 0 {

@@ -106,3 +106,19 @@ func TestDamageIsSeen(t *testing.T) {
 		t.Error("a byte behind the region was changed and not seen")
 	}
 }
+
+// Where files may not grow as large as the arena wants to be, it is as large as they may.
+func TestArenaStaysBelowTheFileSizeLimit(t *testing.T) {
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &before); err != nil {
+		t.Fatal(err)
+	}
+	const limit = 10*pageBytes + 17
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: limit, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Setrlimit(unix.RLIMIT_FSIZE, &before) })
+	if a := newArena(t, 0); a.Size() != 10*pageBytes {
+		t.Errorf("%d bytes; want %d", a.Size(), 10*pageBytes)
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -303,12 +302,16 @@ func (c *Config) Resolve() error {
 		*g.values = Values(resolved)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Loss)) {
-		if w, err := strconv.ParseFloat(c.Loss[name], 64); err != nil || math.IsNaN(w) || math.IsInf(w, 0) || w < 0 {
-			return fmt.Errorf("loss: weight of %q is %q, want a number, 0 or more", name, c.Loss[name])
+		if w, err := strconv.ParseFloat(c.Loss[name], 64); err != nil || !(w >= 0 && w <= maxLossWeight) {
+			return fmt.Errorf("loss: weight of %q is %q, want a number from 0 to %g", name, c.Loss[name], float64(maxLossWeight))
 		}
 	}
 	return nil
 }
+
+// maxLossWeight is far above any use and far below where a gradient in single precision
+// overflows by the weight alone.
+const maxLossWeight = 1e6
 
 // LossWeights are the parsed weights, checked against the losses the stages have.
 func (c *Config) LossWeights(known []string) (map[string]float64, error) {

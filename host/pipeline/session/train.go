@@ -93,8 +93,8 @@ type training struct {
 
 // prepare opens the data of a new run.
 func (t *training) prepare() error {
-	if runs.IsRun(t.Dir) {
-		return fmt.Errorf("%s: %w; continue it with --resume, or choose another --out", t.Dir, runs.ErrExists)
+	if err := runs.CheckNew(t.Dir); err != nil {
+		return err
 	}
 	if err := t.Config.Resolve(); err != nil {
 		return &ConfigError{Err: err}
@@ -121,7 +121,7 @@ func (t *training) prepareData() error {
 	if err != nil {
 		return err
 	}
-	t.schema, t.warnings = s, warnings
+	t.schema, t.warnings = s, append(t.warnings, warnings...)
 	if t.Config.DataSettings["impute"] == "mode" {
 		t.modes = missing.Modes(t.training)
 		t.data.Cases = missing.Fill(t.data.Cases, t.modes)
@@ -156,7 +156,24 @@ func (t *training) openData(labels []sdk.LabelSet, attributes []string) (err err
 	if t.validation, err = t.data.Split(c.DataSettings["validation_split"]); err != nil {
 		return fmt.Errorf("%w; the best checkpoint is chosen on a validation split (data.validation_split)", err)
 	}
+	t.warnOfUnused()
 	return needTargets(t.data, t.validation, "the best checkpoint cannot be chosen on them")
+}
+
+// warnOfUnused names splits that the run does not use: a misspelt one would lose its
+// cases in silence. The test split is not meant to be used.
+func (t *training) warnOfUnused() {
+	c := t.Config.DataSettings
+	counts := t.data.Splits()
+	if used := []string{c["train_split"], c["validation_split"]}; slices.Contains(used, "all") {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		if name != c["train_split"] && name != c["validation_split"] && name != "test" {
+			t.warnings = append(t.warnings, fmt.Sprintf("%d cases are in split %q, which is not used: this run trains on %q and validates on %q",
+				counts[name], name, c["train_split"], c["validation_split"]))
+		}
+	}
 }
 
 // needTargets names the first of a split's cases that have no targets.
