@@ -33,7 +33,7 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "data", Usage: "data `SPEC` (default: the run's own data)"},
 			&cli.StringFlag{Name: "split", Usage: "split to predict, or all (default: test on the run's data, else all)"},
 			&cli.StringFlag{Name: "out", Usage: "`FILE`.csv, .json or .npz", Required: true},
-			&cli.BoolFlag{Name: "mirror", Usage: "detection: predict every image mirrored, too, and fuse the boxes"},
+			&cli.BoolFlag{Name: "mirror", Usage: "predict every image mirrored, too; boxes are fused, probabilities averaged"},
 			&cli.StringSliceFlag{Name: "with", Usage: "combine with this other `RUN`: boxes by weighted box fusion, probabilities of classes by their mean; repeatable"},
 			&cli.StringFlag{Name: "findings", Usage: "detection: merge boxes across the slices of each volume and write them to `FILE`.csv or .json"},
 			&cli.Float64Flag{Name: "findings-iou", Value: 0.4, Usage: "IoU at which boxes of neighbouring slices belong together"},
@@ -135,8 +135,8 @@ func checkPredict(c *cli.Context) error {
 	switch {
 	case c.String("findings") != "" && task != config.Detect:
 		return usageError("--findings: the run's task is %s, findings are merged in detection only", task)
-	case c.Bool("mirror") && task != config.Detect:
-		return usageError("--mirror: the run's task is %s, images are mirrored in detection only", task)
+	case c.Bool("mirror") && r.Config.Encoder.Plugin == config.None:
+		return usageError("--mirror: the run has no encoder, so there are no images to mirror")
 	case c.String("reconstruction") != "" && r.Config.Fusion.Plugin == config.None:
 		return usageError("--reconstruction: the run has no fusion, so nothing is reconstructed")
 	}

@@ -163,17 +163,28 @@ func (d *Dataset) Splits() map[string]int {
 	return counts
 }
 
-// Split returns the cases of a split in the order of the table (Open warns of
-// patients in two splits). It fails with ErrData for a split without
-// cases, naming the splits there are. The name "" or "all" returns every case.
+// InSplit reports whether a case of split belongs to what name names: the split, one of
+// several joined by "+" as in "train+val", or, for "" and "all", any.
+func InSplit(split, name string) bool {
+	return name == "" || name == "all" || split == name || slices.Contains(strings.Split(name, "+"), split)
+}
+
+// Split returns the cases that InSplit finds in name, in the order of the table (Open
+// warns of patients in two splits). It fails with ErrData for a split without cases,
+// naming the splits there are.
 func (d *Dataset) Split(name string) ([]Case, error) {
-	if name == "" || name == "all" {
-		return d.Cases, nil
-	}
 	var cases []Case
+	found := map[string]bool{}
 	for i := range d.Cases {
-		if d.Cases[i].Split == name {
+		if split := d.Cases[i].Split; InSplit(split, name) {
 			cases = append(cases, d.Cases[i])
+			found[split] = true
+		}
+	}
+	absent := name
+	for _, part := range strings.Split(name, "+") {
+		if len(cases) > 0 && !found[part] && !found[name] && name != "" && name != "all" {
+			cases, absent = nil, part
 		}
 	}
 	if len(cases) > 0 {
@@ -187,5 +198,5 @@ func (d *Dataset) Split(name string) ([]Case, error) {
 	if len(there) == 0 {
 		return nil, fmt.Errorf("%w: %s: no cases at all", ErrData, d.Spec)
 	}
-	return nil, fmt.Errorf("%w: %s: split %q has no cases; there are %s", ErrData, d.Spec, name, strings.Join(there, ", "))
+	return nil, fmt.Errorf("%w: %s: split %q has no cases; there are %s", ErrData, d.Spec, absent, strings.Join(there, ", "))
 }

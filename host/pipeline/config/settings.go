@@ -28,6 +28,11 @@ func oneOf(s sdk.Setting, choices ...string) sdk.Setting { s.Choices = choices; 
 
 // TrainSettings are the keys of `--set train.KEY=VALUE`.
 func TrainSettings(task string) []sdk.Setting {
+	best := oneOf(setting("best_by", "string", "mean_sensitivity", "which checkpoint is the best one: that of the greatest mean_sensitivity on the validation split, or the last"), "mean_sensitivity", "last")
+	if task == Classify {
+		best = oneOf(setting("best_by", "string", "balanced_accuracy", "which checkpoint is the best one: that of the greatest balanced_accuracy or macro_auroc on the validation split (the second is steadier where that is small), or the last"),
+			"balanced_accuracy", "macro_auroc", "last")
+	}
 	epochs, batch, lr, warmup := "20", "4", "0.001", "50"
 	if task == Classify {
 		epochs, batch, lr, warmup = "20", "32", "0.001", "50"
@@ -55,6 +60,7 @@ func TrainSettings(task string) []sdk.Setting {
 		fraction(setting("gamma", "float", "0.1", "of schedule step")),
 		fraction(setting("min_lr_factor", "float", "0.01", "where schedule cosine ends, in units of lr")),
 		atLeastZero(setting("clip_norm", "float", "35", "bound of the global gradient norm; 0: none")),
+		best,
 		positive(setting("validate_every", "int", "1", "epochs between validations; the last epoch is always validated")),
 		atLeastZero(setting("checkpoint_every", "int", "0", "optimizer steps between checkpoints besides those at the ends of epochs; 0: none")),
 	}
@@ -67,7 +73,7 @@ func DataSettings(task string) []sdk.Setting {
 		size, augment = "128", "picture"
 	}
 	return []sdk.Setting{
-		setting("train_split", "string", "train", "split to train on"),
+		setting("train_split", "string", "train", "split to train on; several joined by +, as in train+val"),
 		setting("validation_split", "string", "val", "split to choose the best checkpoint on"),
 		fraction(setting("train_fraction", "float", "1", "share of the training split's patients to train on; the fewer are among the more")),
 		fraction(setting("missing_train", "float", "0", "share of the attribute values there are that is taken away from the training split, at random")),

@@ -18,12 +18,9 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
-// predictMirrored predicts cases as they are and mirrored left-right, and fuses the
-// boxes of the two passes.
+// predictMirrored predicts cases as they are and with their images mirrored left-right,
+// and combines the two passes.
 func (s *Session) predictMirrored(ctx context.Context, cases []dataset.Case, report func(done int)) ([]Prediction, error) {
-	if s.Config.Task != config.Detect {
-		return nil, &ConfigError{Err: fmt.Errorf("mirrored prediction is for detection, the run's task is %s", s.Config.Task)}
-	}
 	plain, err := s.Predict(ctx, cases, report)
 	if err != nil {
 		return nil, err
@@ -34,10 +31,10 @@ func (s *Session) predictMirrored(ctx context.Context, cases []dataset.Case, rep
 	if err != nil {
 		return nil, err
 	}
-	return FuseRuns([][]Prediction{plain, mirrored}, nil)
+	return CombineRuns(s.Config.Task, [][]Prediction{plain, mirrored})
 }
 
-// CombineRuns combines what several runs of one task predict for the same cases: boxes
+// CombineRuns combines what several runs of one task, or passes of one run, predict for the same cases: boxes
 // by weighted box fusion, probabilities of classes by their mean. Everything else is
 // taken from the first.
 func CombineRuns(task string, sources [][]Prediction) ([]Prediction, error) {

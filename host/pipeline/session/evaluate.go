@@ -111,8 +111,16 @@ func (s *Session) score(cases []dataset.Case, predictions []Prediction) (name st
 	if err != nil {
 		return "", 0, nil, err
 	}
+	name = "balanced accuracy"
+	if s.Config.Train["best_by"] == "macro_auroc" {
+		name = "macro AUROC"
+	}
 	for i, r := range results {
-		value += r.Metrics.BalancedAccuracy / float64(len(results))
+		one := r.Metrics.BalancedAccuracy
+		if name == "macro AUROC" {
+			one = r.Metrics.MacroAUROC
+		}
+		value += one / float64(len(results))
 		suffix := ""
 		if len(results) > 1 {
 			suffix = "." + s.Labels[i].Name
@@ -122,7 +130,7 @@ func (s *Session) score(cases []dataset.Case, predictions []Prediction) (name st
 		metrics["macro_auroc"+suffix] = r.Metrics.MacroAUROC
 		metrics["ece"+suffix] = r.Metrics.ECE
 	}
-	return "balanced accuracy", value, finite(metrics), nil
+	return name, value, finite(metrics), nil
 }
 
 // finite drops what is undefined: JSON has no NaN.

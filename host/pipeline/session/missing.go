@@ -23,9 +23,9 @@ func takeAway(d *dataset.Dataset, c *config.Config, rate *float64) error {
 		switch {
 		case rate != nil:
 			return *rate
-		case split == s["train_split"]:
+		case dataset.InSplit(split, s["train_split"]):
 			return s.Float("missing_train")
-		case split != s["validation_split"]:
+		case !dataset.InSplit(split, s["validation_split"]):
 			return s.Float("missing_test")
 		case s.Float("missing_validation") < 0:
 			return s.Float("missing_train")

@@ -32,7 +32,7 @@ type PredictOptions struct {
 	Missing *float64
 	// Tokens remembers the tokens of frozen encoders from call to call; may be nil.
 	Tokens *TokenStore
-	// Mirror predicts every image mirrored, too, and fuses the boxes (detection).
+	// Mirror predicts every image mirrored, too, and combines the two (CombineRuns).
 	Mirror bool
 	// Messages receives progress and warnings.
 	Messages io.Writer

@@ -268,7 +268,7 @@ func (s *Session) loader(ctx context.Context, cases []dataset.Case, train bool, 
 		Workers: c.Int("workers"), Ports: []sdk.Port{}, Cache: s.cache,
 	}
 	varied := train && (c["augment"] != "none" || c.Int("crop") > 0)
-	if encoder := s.Pipeline.Member(sdk.KindEncoder); encoder != nil && (varied || !s.remembered.covers(cases)) {
+	if encoder := s.Pipeline.Member(sdk.KindEncoder); encoder != nil && (varied || s.mirrored || !s.remembered.covers(cases)) {
 		o.Ports = encoder.Opened.Inputs
 	}
 	if train {
@@ -286,9 +286,9 @@ func (s *Session) loader(ctx context.Context, cases []dataset.Case, train bool, 
 	} else if s.Config.Task == config.Detect {
 		// One image at a time: what a batch is padded to must not change its boxes.
 		o.Batch = 1
-		if s.mirrored {
-			o.Load.Augment = dataset.AugmentOptions{FlipX: 1}
-		}
+	}
+	if s.mirrored {
+		o.Load.Augment = dataset.AugmentOptions{FlipX: 1}
 	}
 	return dataset.NewLoader(ctx, s.Data, cases, o)
 }

@@ -156,20 +156,21 @@ func (t *training) openData(labels []sdk.LabelSet, attributes []string) (err err
 	if t.validation, err = t.data.Split(c.DataSettings["validation_split"]); err != nil {
 		return fmt.Errorf("%w; the best checkpoint is chosen on a validation split (data.validation_split)", err)
 	}
-	t.warnOfUnused()
+	t.warnOfSplits()
 	return needTargets(t.data, t.validation, "the best checkpoint cannot be chosen on them")
 }
 
-// warnOfUnused names splits that the run does not use: a misspelt one would lose its
-// cases in silence. The test split is not meant to be used.
-func (t *training) warnOfUnused() {
+// warnOfSplits names splits that the run does not use, for a misspelt one would lose its
+// cases in silence (the test split is not meant to be used), and those it uses twice.
+func (t *training) warnOfSplits() {
 	c := t.Config.DataSettings
 	counts := t.data.Splits()
-	if used := []string{c["train_split"], c["validation_split"]}; slices.Contains(used, "all") {
-		return
-	}
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
-		if name != c["train_split"] && name != c["validation_split"] && name != "test" {
+		trained, validated := dataset.InSplit(name, c["train_split"]), dataset.InSplit(name, c["validation_split"])
+		switch {
+		case trained && validated:
+			t.warnings = append(t.warnings, fmt.Sprintf("the %d cases of split %q are trained on and validated on: what is measured there says nothing about other cases", counts[name], name))
+		case !trained && !validated && name != "test":
 			t.warnings = append(t.warnings, fmt.Sprintf("%d cases are in split %q, which is not used: this run trains on %q and validates on %q",
 				counts[name], name, c["train_split"], c["validation_split"]))
 		}
@@ -417,7 +418,7 @@ func (t *training) validate(ctx context.Context, s *Session) (train.Validation, 
 	if err != nil {
 		return train.Validation{}, err
 	}
-	return train.Validation{Metric: name, Value: value, Metrics: metrics, Keep: func() error {
+	return train.Validation{Metric: name, Value: value, Metrics: metrics, Latest: t.Config.Train["best_by"] == "last", Keep: func() error {
 		return SavePredictions(t.Dir, t.Config.DataSettings["validation_split"], t.Config.Task, s.Labels, predictions)
 	}}, nil
 }

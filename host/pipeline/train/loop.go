@@ -38,6 +38,8 @@ type Validation struct {
 	Metric  string
 	Value   float64
 	Metrics map[string]float64
+	// Latest makes this validation the best one, whatever its value.
+	Latest bool
 	// Keep is called when the validation is the best so far; it may be nil.
 	Keep func() error
 }
@@ -231,7 +233,7 @@ func (l *loop) validate(ctx context.Context, epoch int) error {
 		return err
 	}
 	record := runs.Record{Kind: "validation", Step: l.state.Step, Epoch: epoch, Metrics: v.Metrics, StepSec: time.Since(started).Seconds()}
-	better := !math.IsNaN(v.Value) && (l.state.Best.Step == 0 || v.Value > l.state.Best.Value)
+	better := !math.IsNaN(v.Value) && (v.Latest || l.state.Best.Step == 0 || v.Value > l.state.Best.Value)
 	if better {
 		l.state.Best = runs.Best{Step: l.state.Step, Epoch: epoch, Metric: v.Metric, Value: v.Value}
 		if v.Keep != nil {

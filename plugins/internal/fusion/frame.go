@@ -33,6 +33,9 @@ type Options struct {
 	// Residual gives a modality's tokens back as input + projection: what the fusion
 	// adds is apart from what the encoder saw. Otherwise the projection replaces them.
 	Residual bool
+	// ModalityDropout is the probability with which a case's tokens of a modality are
+	// zeroed in training.
+	ModalityDropout float64
 	// Zero stands for unmentioned attributes by a zero token instead of the learned t_UN.
 	Zero bool
 }
@@ -174,6 +177,24 @@ func (f *Frame) Joint(b *torchstage.Build, width int64) {
 	})
 }
 
+// dropModality zeroes all tokens x [N,T,C] of a modality in some of the cases, in
+// training only: the other modalities must do without it there. An encoder that has been
+// fitted to the training cases is surer of them than of any others, and would be the only
+// one that is learned from. After ModDrop (Neverova et al. 2016, sec. 3.3).
+func (f *Frame) dropModality(s *torchstage.Scope, in *torchstage.Inputs, modality string, x *ts.Tensor) *ts.Tensor {
+	if !in.Train || f.ModalityDropout == 0 {
+		return x
+	}
+	rng := torchstage.NewRand(in.Seed, "modality."+modality)
+	keep := make([]float32, s.Dim(x, 0))
+	for i := range keep {
+		if rng.Float64() >= f.ModalityDropout {
+			keep[i] = 1
+		}
+	}
+	return s.Mul(x, s.To(s.FromFloat32s(keep, int64(len(keep)), 1, 1), f.device))
+}
+
 // Visual projects a modality's tokens [N,T,C] to [N,T,d].
 func (f *Frame) Visual(s *torchstage.Scope, in *torchstage.Inputs, modality string) *ts.Tensor {
 	x := in.Tensors["tokens."+modality]
@@ -181,6 +202,8 @@ func (f *Frame) Visual(s *torchstage.Scope, in *torchstage.Inputs, modality stri
 		s.Failf(sdk.InvalidArgument, "input %q is missing", "tokens."+modality)
 		return x
 	}
+	x = f.dropModality(s, in, modality, x)
+	in.Tensors["tokens."+modality] = x // Back adds to the same tokens
 	return f.inputs[modality].apply(s, x, f.Width)
 }
 

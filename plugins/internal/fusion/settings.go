@@ -11,6 +11,7 @@ func FrameSettings() []sdk.Setting {
 		{Name: "width", Type: "int", Default: "256", Min: Limit(1), Max: Limit(8192), Help: "size d of the fused tokens"},
 		{Name: "residual", Type: "bool", Default: "true", Help: "give visual tokens back as input + projection, so that fusion takes nothing away; false: projection alone"},
 		{Name: "identity", Type: "bool", Default: "true", Help: "add the learned attribute-identity embedding; without it unmentioned attributes are alike"},
+		{Name: "modality_dropout", Type: "float", Default: "0", Min: Limit(0), Max: Limit(0.99), Help: "probability that a case's tokens of a modality are zeroed in training, so that the others learn to do without"},
 		{Name: "unmentioned", Type: "string", Default: "learned", Choices: []string{"learned", "zero"}, Help: "what stands for an unmentioned attribute: the learned token t_UN or a zero vector"},
 		{Name: "weights", Type: "path", Default: "", Help: "safetensors file with this stage's weights, to start from"},
 	}
@@ -29,5 +30,5 @@ func AttentionSettings() []sdk.Setting {
 
 // FrameOptions reads FrameSettings.
 func FrameOptions(s sdk.Settings) Options {
-	return Options{Width: int64(s.Int("width")), Identity: s.Bool("identity"), Residual: s.Bool("residual"), Zero: s.String("unmentioned") == "zero"}
+	return Options{Width: int64(s.Int("width")), Identity: s.Bool("identity"), Residual: s.Bool("residual"), ModalityDropout: s.Float("modality_dropout"), Zero: s.String("unmentioned") == "zero"}
 }
