@@ -1,11 +1,15 @@
 package sum_test
 
 import (
+	"maps"
+	"math"
+	"slices"
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/plugins/internal/stagetest"
 	"github.com/alignedfusion/alignedfusion/plugins/sum"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
 func TestAgreesWithPyTorch(t *testing.T) {
@@ -23,4 +27,55 @@ func TestAgreesWithPyTorch(t *testing.T) {
 	}
 	got := s.Backward(f.Group("grad.out."), nil)
 	stagetest.Near(t, "gradient of tokens.image", got["tokens.image"], f.Tensors["grad.in.tokens.image"], 1e-4)
+}
+
+// In training a case's tokens of a modality are zeroed as a whole, with the probability
+// that is set, and nothing is learned from them; otherwise nothing changes.
+func TestModalityDropoutZeroesWholeCases(t *testing.T) {
+	const p, draws, port = 0.3, 200, "tokens.image"
+	f := stagetest.Read(t, "testdata/sum.safetensors")
+	open := func(dropout string) *stagetest.Stage {
+		set := f.Settings()
+		set["weights"], set["modality_dropout"] = stagetest.WriteWeights(t, f.Group("param.")), dropout
+		return stagetest.Open(t, sum.Plugin(), sdk.OpenRequest{
+			Stage: "fusion", Settings: set, Train: true, Inputs: f.Ports(), AttributeSchema: []byte(f.Metadata["schema"]),
+		})
+	}
+	in := f.Group("in.")
+	cases := int(in[port].Shape[0])
+	size := in[port].Len() / cases
+	plain := stagetest.Floats(t, open("0").Eval(in).Outputs[port])
+	without := maps.Clone(in)
+	without[port] = tensor.OfFloat32s(make([]float32, in[port].Len()), in[port].Shape...)
+	zeroed := stagetest.Floats(t, open("0").Eval(without).Outputs[port])
+
+	s := open("0.3")
+	if got := stagetest.Floats(t, s.Eval(in).Outputs[port]); !slices.Equal(got, plain) {
+		t.Error("prediction differs with modality_dropout")
+	}
+	dropped := 0
+	for seed := range uint64(draws) {
+		got := stagetest.Floats(t, s.Train(seed, in).Outputs[port])
+		grad := stagetest.Floats(t, s.Backward(f.Group("grad.out."), nil)[port])
+		for i := range cases {
+			part := func(v []float32) []float32 { return v[i*size : (i+1)*size] }
+			learns := slices.ContainsFunc(part(grad), func(v float32) bool { return v != 0 })
+			switch {
+			case slices.Equal(part(got), part(plain)):
+				if !learns {
+					t.Fatalf("seed %d, case %d: kept, but its gradient is zero", seed, i)
+				}
+			case slices.Equal(part(got), part(zeroed)):
+				if dropped++; learns {
+					t.Fatalf("seed %d, case %d: zeroed, but it has a gradient", seed, i)
+				}
+			default:
+				t.Fatalf("seed %d, case %d: neither kept nor zeroed", seed, i)
+			}
+		}
+	}
+	n := float64(draws * cases)
+	if share := float64(dropped) / n; math.Abs(share-p) > 4*math.Sqrt(p*(1-p)/n) {
+		t.Errorf("%.3f of the cases were zeroed, want %g", share, p)
+	}
 }
