@@ -245,7 +245,7 @@ func (l *loop) validate(ctx context.Context, epoch int) error {
 	if err := l.Run.Append(record); err != nil {
 		return err
 	}
-	l.Progress.Validation(record, v, better)
+	l.Progress.Validation(record, v, better && !v.Latest)
 	return nil
 }
 
