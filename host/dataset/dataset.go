@@ -173,30 +173,34 @@ func InSplit(split, name string) bool {
 // warns of patients in two splits). It fails with ErrData for a split without cases,
 // naming the splits there are.
 func (d *Dataset) Split(name string) ([]Case, error) {
+	if name == "" || name == "all" {
+		return d.Cases, nil
+	}
+	counts := d.Splits()
+	if counts[name] == 0 {
+		for _, part := range strings.Split(name, "+") {
+			if counts[part] == 0 {
+				return nil, d.noSuchSplit(part, counts)
+			}
+		}
+	}
 	var cases []Case
-	found := map[string]bool{}
 	for i := range d.Cases {
-		if split := d.Cases[i].Split; InSplit(split, name) {
+		if InSplit(d.Cases[i].Split, name) {
 			cases = append(cases, d.Cases[i])
-			found[split] = true
 		}
 	}
-	absent := name
-	for _, part := range strings.Split(name, "+") {
-		if len(cases) > 0 && !found[part] && !found[name] && name != "" && name != "all" {
-			cases, absent = nil, part
-		}
-	}
-	if len(cases) > 0 {
-		return cases, nil
-	}
+	return cases, nil
+}
+
+func (d *Dataset) noSuchSplit(name string, counts map[string]int) error {
 	var there []string
-	for split, n := range d.Splits() {
+	for split, n := range counts {
 		there = append(there, fmt.Sprintf("%q (%d cases)", split, n))
 	}
 	slices.Sort(there)
 	if len(there) == 0 {
-		return nil, fmt.Errorf("%w: %s: no cases at all", ErrData, d.Spec)
+		return fmt.Errorf("%w: %s: no cases at all", ErrData, d.Spec)
 	}
-	return nil, fmt.Errorf("%w: %s: split %q has no cases; there are %s", ErrData, d.Spec, absent, strings.Join(there, ", "))
+	return fmt.Errorf("%w: %s: split %q has no cases; there are %s", ErrData, d.Spec, name, strings.Join(there, ", "))
 }

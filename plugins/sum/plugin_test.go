@@ -12,13 +12,19 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
-func TestAgreesWithPyTorch(t *testing.T) {
-	f := stagetest.Read(t, "testdata/sum.safetensors")
+func open(t *testing.T, f *stagetest.Fixture, more map[string]string) *stagetest.Stage {
+	t.Helper()
 	set := f.Settings()
 	set["weights"] = stagetest.WriteWeights(t, f.Group("param."))
-	s := stagetest.Open(t, sum.Plugin(), sdk.OpenRequest{
+	maps.Copy(set, more)
+	return stagetest.Open(t, sum.Plugin(), sdk.OpenRequest{
 		Stage: "fusion", Settings: set, Train: true, Inputs: f.Ports(), AttributeSchema: []byte(f.Metadata["schema"]),
 	})
+}
+
+func TestAgreesWithPyTorch(t *testing.T) {
+	f := stagetest.Read(t, "testdata/sum.safetensors")
+	s := open(t, f, nil)
 	in := f.Group("in.")
 	for mode, r := range map[string]*sdk.ForwardResponse{"eval": s.Eval(in), "train": s.Train(1, in)} {
 		for port, want := range f.Group("out.") {
@@ -34,22 +40,16 @@ func TestAgreesWithPyTorch(t *testing.T) {
 func TestModalityDropoutZeroesWholeCases(t *testing.T) {
 	const p, draws, port = 0.3, 200, "tokens.image"
 	f := stagetest.Read(t, "testdata/sum.safetensors")
-	open := func(dropout string) *stagetest.Stage {
-		set := f.Settings()
-		set["weights"], set["modality_dropout"] = stagetest.WriteWeights(t, f.Group("param.")), dropout
-		return stagetest.Open(t, sum.Plugin(), sdk.OpenRequest{
-			Stage: "fusion", Settings: set, Train: true, Inputs: f.Ports(), AttributeSchema: []byte(f.Metadata["schema"]),
-		})
-	}
 	in := f.Group("in.")
 	cases := int(in[port].Shape[0])
 	size := in[port].Len() / cases
-	plain := stagetest.Floats(t, open("0").Eval(in).Outputs[port])
+	never := open(t, f, nil)
+	plain := stagetest.Floats(t, never.Eval(in).Outputs[port])
 	without := maps.Clone(in)
 	without[port] = tensor.OfFloat32s(make([]float32, in[port].Len()), in[port].Shape...)
-	zeroed := stagetest.Floats(t, open("0").Eval(without).Outputs[port])
+	zeroed := stagetest.Floats(t, never.Eval(without).Outputs[port])
 
-	s := open("0.3")
+	s := open(t, f, map[string]string{"modality_dropout": "0.3"})
 	if got := stagetest.Floats(t, s.Eval(in).Outputs[port]); !slices.Equal(got, plain) {
 		t.Error("prediction differs with modality_dropout")
 	}

@@ -138,14 +138,12 @@ func (t *Tensor) String() string {
 
 // Clone copies the tensor into memory of its own.
 func (t *Tensor) Clone() *Tensor {
-	// append does not clear the memory that it is about to overwrite. What it returns is
-	// aligned for every element type, unless it is tiny.
-	data := append([]byte(nil), t.Data...)
-	if len(data) > 0 && uintptr(unsafe.Pointer(&data[0]))%8 != 0 {
-		words := make([]uint64, (len(t.Data)+7)/8)
+	words := make([]uint64, (len(t.Data)+7)/8)
+	var data []byte
+	if len(words) > 0 {
 		data = unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(t.Data))
-		copy(data, t.Data)
 	}
+	copy(data, t.Data)
 	return &Tensor{DType: t.DType, Shape: slices.Clone(t.Shape), Data: data}
 }
 

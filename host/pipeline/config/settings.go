@@ -28,14 +28,12 @@ func oneOf(s sdk.Setting, choices ...string) sdk.Setting { s.Choices = choices; 
 
 // TrainSettings are the keys of `--set train.KEY=VALUE`.
 func TrainSettings(task string) []sdk.Setting {
+	epochs, batch, lr, warmup := "20", "4", "0.001", "50"
 	best := oneOf(setting("best_by", "string", "mean_sensitivity", "which checkpoint is the best one: that of the greatest mean_sensitivity on the validation split, or the last"), "mean_sensitivity", "last")
 	if task == Classify {
+		epochs, batch, lr, warmup = "20", "32", "0.001", "50"
 		best = oneOf(setting("best_by", "string", "balanced_accuracy", "which checkpoint is the best one: that of the greatest balanced_accuracy or macro_auroc on the validation split (the second is steadier where that is small), or the last"),
 			"balanced_accuracy", "macro_auroc", "last")
-	}
-	epochs, batch, lr, warmup := "20", "4", "0.001", "50"
-	if task == Classify {
-		epochs, batch, lr, warmup = "20", "32", "0.001", "50"
 	}
 	return []sdk.Setting{
 		positive(setting("epochs", "int", epochs, "times through the training split")),

@@ -34,9 +34,9 @@ func (s *Session) predictMirrored(ctx context.Context, cases []dataset.Case, rep
 	return CombineRuns(s.Config.Task, [][]Prediction{plain, mirrored})
 }
 
-// CombineRuns combines what several runs of one task, or passes of one run, predict for the same cases: boxes
-// by weighted box fusion, probabilities of classes by their mean. Everything else is
-// taken from the first.
+// CombineRuns combines what several runs of one task, or passes of one run, predict for
+// the same cases: boxes by weighted box fusion, probabilities of classes by their mean.
+// Everything else is taken from the first.
 func CombineRuns(task string, sources [][]Prediction) ([]Prediction, error) {
 	if task == config.Detect {
 		return FuseRuns(sources, nil)

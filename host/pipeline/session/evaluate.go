@@ -112,15 +112,13 @@ func (s *Session) score(cases []dataset.Case, predictions []Prediction) (name st
 		return "", 0, nil, err
 	}
 	name = "balanced accuracy"
+	measure := func(m classify.Metrics) float64 { return m.BalancedAccuracy }
 	if s.Config.Train["best_by"] == "macro_auroc" {
 		name = "macro AUROC"
+		measure = func(m classify.Metrics) float64 { return m.MacroAUROC }
 	}
 	for i, r := range results {
-		one := r.Metrics.BalancedAccuracy
-		if name == "macro AUROC" {
-			one = r.Metrics.MacroAUROC
-		}
-		value += one / float64(len(results))
+		value += measure(r.Metrics) / float64(len(results))
 		suffix := ""
 		if len(results) > 1 {
 			suffix = "." + s.Labels[i].Name

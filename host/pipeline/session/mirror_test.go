@@ -25,10 +25,7 @@ func TestMirroredPassTurnsPictures(t *testing.T) {
 	}
 	s := fakeSession(t, config.Classify, nil, "data.size=32")
 	s.Data = d
-	port := sdk.Port{Name: "image.main", DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, Required: true}
-	for _, m := range d.Modalities {
-		port.Name = m
-	}
+	port := sdk.Port{Name: d.Modalities[0], DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, Required: true}
 	s.Pipeline.Members = append(s.Pipeline.Members, &pipeline.Member{Source: pipeline.Source{Role: sdk.KindEncoder, Plugin: "eye"},
 		Opened: &sdk.OpenResponse{Inputs: []sdk.Port{port}}})
 	pixels := func() ([]float32, []int64) {
@@ -52,8 +49,7 @@ func TestMirroredPassTurnsPictures(t *testing.T) {
 		return values, x.Shape
 	}
 	plain, shape := pixels()
-	store := NewTokenStore(1 << 20)
-	s.remembered = store.of([32]byte{})
+	s.remembered = NewTokenStore(1 << 20).of([32]byte{})
 	for i := range d.Cases {
 		s.remembered.cases[d.Cases[i].ID] = map[string]*tensor.Tensor{}
 	}

@@ -267,8 +267,8 @@ func (s *Session) loader(ctx context.Context, cases []dataset.Case, train bool, 
 		Batch: s.batchSize(), Epoch: epoch, Start: first,
 		Workers: c.Int("workers"), Ports: []sdk.Port{}, Cache: s.cache,
 	}
-	varied := train && (c["augment"] != "none" || c.Int("crop") > 0)
-	if encoder := s.Pipeline.Member(sdk.KindEncoder); encoder != nil && (varied || s.mirrored || !s.remembered.covers(cases)) {
+	varied := s.mirrored || train && (c["augment"] != "none" || c.Int("crop") > 0)
+	if encoder := s.Pipeline.Member(sdk.KindEncoder); encoder != nil && (varied || !s.remembered.covers(cases)) {
 		o.Ports = encoder.Opened.Inputs
 	}
 	if train {

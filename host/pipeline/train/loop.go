@@ -38,7 +38,7 @@ type Validation struct {
 	Metric  string
 	Value   float64
 	Metrics map[string]float64
-	// Latest makes this validation the best one, whatever its value.
+	// Latest makes this validation the best one, whatever number its value is.
 	Latest bool
 	// Keep is called when the validation is the best so far; it may be nil.
 	Keep func() error
