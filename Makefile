@@ -64,7 +64,7 @@ build: host plugins ## build host and plugins into bin/
 
 .PHONY: host
 host: ## build the host only (no libtorch, no C compiler needed)
-	@CGO_ENABLED=0 $(GO_BUILD) -trimpath -ldflags '-s -w -X $(MODULE)/host/cli.Version=$(VERSION)' -o bin/alignedfusion ./host
+	@CGO_ENABLED=0 $(GO_BUILD) -trimpath -ldflags '-s -w -X $(MODULE)/host/cli.Version=$(VERSION)' -o bin/alignedfusion ./cmd/alignedfusion
 
 .PHONY: plugins
 plugins: ## build every plugin into bin/plugins/

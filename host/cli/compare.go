@@ -19,9 +19,9 @@ import (
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
 	"github.com/alignedfusion/alignedfusion/eval/resample"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
+	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -119,7 +119,7 @@ func compareRuns(c *cli.Context, o comparison, systems []system) error {
 			}
 			continue
 		}
-		r, err := session.ReadRun(s.path)
+		r, err := workflow.ReadRun(s.path)
 		if err != nil {
 			return dataError(err)
 		}
@@ -146,7 +146,7 @@ func commonSplit(systems []system) string {
 		if !s.isRun() {
 			continue
 		}
-		splits := session.Splits(s.path)
+		splits := workflow.Splits(s.path)
 		if first {
 			shared, first = splits, false
 		}
@@ -170,16 +170,16 @@ func truthDir(systems []system, split string) (string, error) {
 		if !s.isRun() {
 			continue
 		}
-		mine := session.PredictionDir(s.path, split)
-		if _, err := os.Stat(filepath.Join(mine, session.PredictionsFile)); err != nil {
+		mine := workflow.PredictionDir(s.path, split)
+		if _, err := os.Stat(filepath.Join(mine, workflow.PredictionsFile)); err != nil {
 			return "", usageError("%s has no predictions of split %q (it has %s); make them with `alignedfusion predict --run %s --split %s --out FILE`",
-				s.path, split, strings.Join(append(session.Splits(s.path), "none else"), ", "), s.path, split)
+				s.path, split, strings.Join(append(workflow.Splits(s.path), "none else"), ", "), s.path, split)
 		}
 		if dir == "" {
 			dir = mine
 			continue
 		}
-		for _, name := range []string{session.TruthFile, session.ImagesFile} {
+		for _, name := range []string{workflow.TruthFile, workflow.ImagesFile} {
 			a, err := os.ReadFile(filepath.Join(dir, name))
 			if err != nil {
 				return "", dataError(err)
@@ -211,7 +211,7 @@ func compareDetectors(c *cli.Context, o comparison, systems []system, cfg *confi
 		if err != nil {
 			return err
 		}
-		source = frocio.Source{GroundTruth: filepath.Join(dir, session.TruthFile), Images: filepath.Join(dir, session.ImagesFile)}
+		source = frocio.Source{GroundTruth: filepath.Join(dir, workflow.TruthFile), Images: filepath.Join(dir, workflow.ImagesFile)}
 	} else if o.GroundTruth == "" {
 		return usageError("compare of files needs --ground-truth (and --images for images without lesions)")
 	}
@@ -223,7 +223,7 @@ func compareDetectors(c *cli.Context, o comparison, systems []system, cfg *confi
 	for _, s := range systems {
 		path := s.path
 		if s.isRun() {
-			path = filepath.Join(session.PredictionDir(s.path, o.Split), session.PredictionsFile)
+			path = filepath.Join(workflow.PredictionDir(s.path, o.Split), workflow.PredictionsFile)
 		}
 		predictions, err := truth.ReadPredictions(path)
 		if err != nil {
@@ -365,11 +365,11 @@ type classified struct {
 // readClassified reads predictions.csv against truth.csv and images.csv. Cases
 // without a label are left out.
 func readClassified(name, predictions, truthDir, suffix string) (*classified, error) {
-	truth, err := readCSV(filepath.Join(truthDir, session.TruthFile))
+	truth, err := readCSV(filepath.Join(truthDir, workflow.TruthFile))
 	if err != nil {
 		return nil, err
 	}
-	images, err := readCSV(filepath.Join(truthDir, session.ImagesFile))
+	images, err := readCSV(filepath.Join(truthDir, workflow.ImagesFile))
 	if err != nil {
 		return nil, err
 	}
@@ -459,7 +459,7 @@ func compareClassifiers(c *cli.Context, o comparison, systems []system) error {
 	if err != nil {
 		return err
 	}
-	truth, err := readCSV(filepath.Join(dir, session.TruthFile))
+	truth, err := readCSV(filepath.Join(dir, workflow.TruthFile))
 	if err != nil {
 		return dataError(err)
 	}
@@ -469,7 +469,7 @@ func compareClassifiers(c *cli.Context, o comparison, systems []system) error {
 		for _, s := range systems {
 			path := s.path
 			if s.isRun() {
-				path = filepath.Join(session.PredictionDir(s.path, o.Split), session.PredictionsFile)
+				path = filepath.Join(workflow.PredictionDir(s.path, o.Split), workflow.PredictionsFile)
 			}
 			one, err := readClassified(s.name, path, dir, suffix)
 			if err != nil {
@@ -595,14 +595,14 @@ func three(n frocio.Number) string {
 }
 
 // evaluatePredictions prints the metrics of what predict made.
-func evaluatePredictions(c *cli.Context, r *session.PredictResult) error {
+func evaluatePredictions(c *cli.Context, r *workflow.PredictResult) error {
 	o := comparison{Split: r.Split, JSON: c.Bool("json")}
 	if r.Config.Task == config.Detect {
-		p, err := session.Protocol(r.Config)
+		p, err := workflow.Protocol(r.Config)
 		if err != nil {
 			return err
 		}
-		result, err := session.EvaluateBoxes(r.Cases, r.Predictions, p)
+		result, err := workflow.EvaluateBoxes(r.Cases, r.Predictions, p)
 		if errors.Is(err, froc.ErrNoLesions) {
 			fmt.Fprintln(c.App.ErrWriter, "the split has no lesions: sensitivity is undefined")
 			return nil
@@ -612,7 +612,7 @@ func evaluatePredictions(c *cli.Context, r *session.PredictResult) error {
 		}
 		return reportDetectors(c, o, []frocSystem{{name: runName(r.Run), result: result}})
 	}
-	results, err := session.EvaluateClasses(r.Cases, r.Predictions, r.Labels)
+	results, err := workflow.EvaluateClasses(r.Cases, r.Predictions, r.Labels)
 	if err != nil {
 		return err
 	}

@@ -10,12 +10,12 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/dataset/synth"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/workflow"
 )
 
 // demoFusions are what the demo compares, the baseline first.
@@ -102,10 +102,10 @@ func runDemo(c *cli.Context) error {
 
 // demoPredict predicts the test split, unless that is done.
 func demoPredict(c *cli.Context, dir string) error {
-	if _, err := os.Stat(filepath.Join(session.PredictionDir(dir, "test"), session.PredictionsFile)); err == nil {
+	if _, err := os.Stat(filepath.Join(workflow.PredictionDir(dir, "test"), workflow.PredictionsFile)); err == nil {
 		return nil
 	}
-	_, err := session.PredictRun(c.Context, session.PredictOptions{Run: dir, Split: "test", Checkpoint: "best",
+	_, err := workflow.PredictRun(c.Context, workflow.PredictOptions{Run: dir, Split: "test", Checkpoint: "best",
 		Plugins: pluginOptions(c), Messages: c.App.ErrWriter})
 	return coded(err)
 }
@@ -116,7 +116,7 @@ func demoTrain(c *cli.Context, data, fusion, dir, from string, settings []string
 	if m, err := runs.ReadManifest(dir); err == nil && m.Status == "done" {
 		return nil
 	}
-	o := session.TrainOptions{Dir: dir, Program: "alignedfusion", Version: Version, Plugins: pluginOptions(c), Messages: c.App.ErrWriter}
+	o := workflow.TrainOptions{Dir: dir, Program: "alignedfusion", Version: Version, Plugins: pluginOptions(c), Messages: c.App.ErrWriter}
 	if runs.IsRun(dir) {
 		o.Resume = true
 	} else {
@@ -136,8 +136,8 @@ func demoTrain(c *cli.Context, data, fusion, dir, from string, settings []string
 		}
 		o.Config = cfg
 	}
-	_, err := session.Train(c.Context, o)
-	if errors.Is(err, session.ErrChanged) || errors.Is(err, dataset.ErrData) {
+	_, err := workflow.Train(c.Context, o)
+	if errors.Is(err, workflow.ErrChanged) || errors.Is(err, dataset.ErrData) {
 		err = fmt.Errorf("%w; remove %s to begin anew", err, dir)
 	}
 	if err == nil {

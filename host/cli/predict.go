@@ -10,9 +10,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/alignedfusion/alignedfusion/host/detect"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/workflow"
+	"github.com/alignedfusion/alignedfusion/host/workflow/detect"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -66,7 +66,7 @@ func runPredict(c *cli.Context) error {
 	if err := checkPredict(c); err != nil {
 		return err
 	}
-	o := session.PredictOptions{
+	o := workflow.PredictOptions{
 		Run: c.String("run"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
 		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
 	}
@@ -75,14 +75,14 @@ func runPredict(c *cli.Context) error {
 		o.Missing = &rate
 	}
 	o.Mirror = c.Bool("mirror")
-	result, err := session.PredictRun(c.Context, o)
+	result, err := workflow.PredictRun(c.Context, o)
 	if err != nil {
 		return coded(err)
 	}
 	if err := combineRuns(c, o, result); err != nil {
 		return err
 	}
-	if err := session.WritePredictions(c.String("out"), result.Config.Task, result.Labels, result.Predictions); err != nil {
+	if err := workflow.WritePredictions(c.String("out"), result.Config.Task, result.Labels, result.Predictions); err != nil {
 		return coded(err)
 	}
 	if path := c.String("findings"); path != "" {
@@ -91,7 +91,7 @@ func runPredict(c *cli.Context) error {
 		}
 	}
 	if path := c.String("reconstruction"); path != "" {
-		if err := session.WriteReconstructions(path, result.Predictions); err != nil {
+		if err := workflow.WriteReconstructions(path, result.Predictions); err != nil {
 			return coded(err)
 		}
 	}
@@ -127,7 +127,7 @@ func checkPredict(c *cli.Context) error {
 			return usageError("--%s %s: there is no folder %s", flag, path, filepath.Dir(path))
 		}
 	}
-	r, err := session.ReadRun(c.String("run"))
+	r, err := workflow.ReadRun(c.String("run"))
 	if err != nil {
 		return coded(err)
 	}
@@ -141,7 +141,7 @@ func checkPredict(c *cli.Context) error {
 		return usageError("--reconstruction: the run has no fusion, so nothing is reconstructed")
 	}
 	for _, run := range c.StringSlice("with") {
-		other, err := session.ReadRun(run)
+		other, err := workflow.ReadRun(run)
 		if err != nil {
 			return coded(err)
 		}
@@ -153,19 +153,19 @@ func checkPredict(c *cli.Context) error {
 }
 
 // combineRuns replaces boxes and probabilities by what all runs of --with say together.
-func combineRuns(c *cli.Context, o session.PredictOptions, result *session.PredictResult) error {
+func combineRuns(c *cli.Context, o workflow.PredictOptions, result *workflow.PredictResult) error {
 	others := c.StringSlice("with")
 	if len(others) == 0 {
 		return nil
 	}
-	sources := [][]session.Prediction{result.Predictions}
+	sources := [][]workflow.Prediction{result.Predictions}
 	o.Data, o.Split = c.String("data"), result.Split
 	if o.Data == "" {
 		o.Data = result.Config.Data
 	}
 	for _, run := range others {
 		o.Run = run
-		other, err := session.PredictRun(c.Context, o)
+		other, err := workflow.PredictRun(c.Context, o)
 		if err != nil {
 			return coded(err)
 		}
@@ -174,7 +174,7 @@ func combineRuns(c *cli.Context, o session.PredictOptions, result *session.Predi
 		}
 		sources = append(sources, other.Predictions)
 	}
-	combined, err := session.CombineRuns(result.Config.Task, sources)
+	combined, err := workflow.CombineRuns(result.Config.Task, sources)
 	if err != nil {
 		return coded(err)
 	}
@@ -182,11 +182,11 @@ func combineRuns(c *cli.Context, o session.PredictOptions, result *session.Predi
 	return nil
 }
 
-func writeFindings(c *cli.Context, path string, result *session.PredictResult) error {
+func writeFindings(c *cli.Context, path string, result *workflow.PredictResult) error {
 	o := detect.MergeOptions{IoU: c.Float64("findings-iou"), Gap: c.Int("findings-gap")}
-	found, err := session.Findings(result.Predictions, result.Labels, o)
+	found, err := workflow.Findings(result.Predictions, result.Labels, o)
 	if err == nil {
-		err = session.WriteFindings(path, found)
+		err = workflow.WriteFindings(path, found)
 	}
 	if err != nil {
 		return coded(err)

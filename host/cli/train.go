@@ -10,13 +10,13 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/train"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -117,7 +117,7 @@ func runTrain(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	o := session.TrainOptions{
+	o := workflow.TrainOptions{
 		Dir: c.String("out"), Resume: c.Bool("resume"), Program: "alignedfusion", Version: Version,
 		Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
 	}
@@ -138,13 +138,13 @@ func runTrain(c *cli.Context) error {
 }
 
 // trainAndReport trains and prints the validation of the best checkpoint.
-func trainAndReport(c *cli.Context, o session.TrainOptions) error {
+func trainAndReport(c *cli.Context, o workflow.TrainOptions) error {
 	started := time.Now()
-	_, err := session.Train(c.Context, o)
+	_, err := workflow.Train(c.Context, o)
 	if err != nil {
 		return coded(err)
 	}
-	r, err := session.ReadRun(o.Dir)
+	r, err := workflow.ReadRun(o.Dir)
 	if err != nil {
 		return err
 	}
@@ -266,12 +266,12 @@ func coded(err error) error {
 	var ports *pipeline.PortError
 	var stage *pipeline.StageError
 	var choice *pipeline.RoleError
-	var configuration *session.ConfigError
+	var configuration *workflow.ConfigError
 	var refused *sdk.Error
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, train.ErrStopped):
+	case errors.Is(err, loop.ErrStopped):
 		return err // main knows the signal
 	case errors.Is(err, runs.ErrNoSpace), errors.Is(err, runs.ErrFileLimit), errors.As(err, &refused) && refused.Code == sdk.ResourceExhausted:
 		return resourceError(err)

@@ -10,8 +10,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -159,8 +159,8 @@ func (s *Study) probe(ctx context.Context, m Model, c *Cost) (setupSec float64, 
 	defer os.RemoveAll(dir)
 	fmt.Fprintf(s.Messages, "study: timing %d steps of %s\n", probeSteps, m.Method.Name)
 	started := time.Now()
-	o := session.TrainOptions{Config: cfg, Dir: dir, Program: s.Program, Version: s.Options.Version, Plugins: s.Plugins, Tokens: s.tokens, Messages: io.Discard}
-	if _, err := session.Train(ctx, o); err != nil {
+	o := workflow.TrainOptions{Config: cfg, Dir: dir, Program: s.Program, Version: s.Options.Version, Plugins: s.Plugins, Tokens: s.tokens, Messages: io.Discard}
+	if _, err := workflow.Train(ctx, o); err != nil {
 		return 0, err
 	}
 	whole := time.Since(started).Seconds()
@@ -181,7 +181,7 @@ func (s *Study) probe(ctx context.Context, m Model, c *Cost) (setupSec float64, 
 	if len(steps) == 0 {
 		return 0, fmt.Errorf("the timed run has no steps")
 	}
-	cases, err := session.TrainingCases(cfg)
+	cases, err := workflow.TrainingCases(cfg)
 	if err != nil {
 		return 0, err
 	}

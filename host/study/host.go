@@ -7,11 +7,10 @@ import (
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/eval/classify"
-	"github.com/alignedfusion/alignedfusion/host/baseline"
+	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -29,17 +28,17 @@ type problem struct {
 type hostMethod func(ctx context.Context, s *Study, p *problem) ([][]float64, error)
 
 // hostCell fits and predicts one label set after the other.
-func (s *Study) hostCell(ctx context.Context, c Cell) (*session.PredictResult, error) {
+func (s *Study) hostCell(ctx context.Context, c Cell) (*workflow.PredictResult, error) {
 	cfg, err := s.config(c.Model)
 	if err != nil {
-		return nil, &session.ConfigError{Err: err}
+		return nil, &workflow.ConfigError{Err: err}
 	}
-	t, err := session.ReadTable(cfg, s.Split, &c.TestRate)
+	t, err := workflow.ReadTable(cfg, s.Split, &c.TestRate)
 	if err != nil {
 		return nil, err
 	}
-	out := &session.PredictResult{Config: cfg, Labels: t.Labels, Split: s.Split, Cases: t.Cases, Evaluable: session.HasTargets(t.Cases)}
-	out.Predictions = make([]session.Prediction, len(t.Cases))
+	out := &workflow.PredictResult{Config: cfg, Labels: t.Labels, Split: s.Split, Cases: t.Cases, Evaluable: workflow.HasTargets(t.Cases)}
+	out.Predictions = make([]workflow.Prediction, len(t.Cases))
 	for i := range out.Predictions {
 		out.Predictions[i].Case = &t.Cases[i]
 	}
@@ -64,7 +63,7 @@ func (p *problem) values(cases []dataset.Case) ([][]int64, error) {
 	return knownValues(p.schema, cases)
 }
 
-// knownValues encodes cases; what is not known as a fact is baseline.Missing.
+// knownValues encodes cases; what is not known as a fact is Missing.
 func knownValues(s *schema.Schema, cases []dataset.Case) ([][]int64, error) {
 	table := schema.Table{Columns: s.Names()}
 	for i := range cases {
@@ -81,7 +80,7 @@ func knownValues(s *schema.Schema, cases []dataset.Case) ([][]int64, error) {
 	out := make([][]int64, len(cases))
 	for i, cells := range e.Cells {
 		for _, c := range cells {
-			v := int64(baseline.Missing)
+			v := int64(Missing)
 			if c.Known() {
 				v = int64(c.Value)
 			}
@@ -108,7 +107,7 @@ func naiveBayes(_ context.Context, _ *Study, p *problem) ([][]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	nb, err := baseline.TrainNaiveBayes(train, p.sizes, p.labels(p.train), len(p.set.Classes), 1)
+	nb, err := TrainNaiveBayes(train, p.sizes, p.labels(p.train), len(p.set.Classes), 1)
 	if err != nil {
 		return nil, err
 	}
@@ -146,11 +145,11 @@ func (s *Study) readFeatures(ctx context.Context, c *config.Config, cases []data
 		seen[c.ID] = true
 		return again
 	})
-	d, err := session.OpenData(c.Data, c, nil, []string{})
+	d, err := workflow.OpenData(c.Data, c, nil, []string{})
 	if err != nil {
 		return err
 	}
-	features, err := session.Features(ctx, session.Options{Config: c, Data: d, Labels: d.Labels, Plugins: s.Plugins, Tokens: s.tokens}, cases)
+	features, err := workflow.Features(ctx, workflow.Options{Config: c, Data: d, Labels: d.Labels, Plugins: s.Plugins, Tokens: s.tokens}, cases)
 	if err != nil {
 		return err
 	}
@@ -172,14 +171,14 @@ func (p *problem) logistic(features func(cases []dataset.Case, oneHot [][]float6
 		if err != nil {
 			return nil, err
 		}
-		if x[i], err = features(cases, baseline.OneHot(values, p.sizes, false)); err != nil {
+		if x[i], err = features(cases, OneHot(values, p.sizes, false)); err != nil {
 			return nil, err
 		}
 	}
 	balanced := p.config.DataSettings["class_weights"] == "balanced"
-	best, chosen := math.Inf(-1), (*baseline.Logistic)(nil)
+	best, chosen := math.Inf(-1), (*Logistic)(nil)
 	for _, c := range strengths {
-		m, err := baseline.TrainLogistic(x[0], p.labels(p.train), len(p.set.Classes), baseline.LogisticOptions{C: c, Balanced: balanced, Iterations: 200})
+		m, err := TrainLogistic(x[0], p.labels(p.train), len(p.set.Classes), LogisticOptions{C: c, Balanced: balanced, Iterations: 200})
 		if err != nil {
 			return nil, err
 		}
@@ -194,7 +193,7 @@ func (p *problem) logistic(features func(cases []dataset.Case, oneHot [][]float6
 	return predictAll(chosen, x[2]), nil
 }
 
-func predictAll(m *baseline.Logistic, rows [][]float64) [][]float64 {
+func predictAll(m *Logistic, rows [][]float64) [][]float64 {
 	out := make([][]float64, len(rows))
 	for i, row := range rows {
 		out[i] = m.Predict(row)

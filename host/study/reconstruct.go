@@ -1,9 +1,8 @@
 package study
 
 import (
-	"github.com/alignedfusion/alignedfusion/host/baseline"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
+	"github.com/alignedfusion/alignedfusion/host/workflow"
 )
 
 // AttributeScore is how often an attribute that was taken away is recovered.
@@ -26,7 +25,7 @@ type AttributeScore struct {
 
 // reconstruction compares the reconstructed probabilities with the values that the
 // study took away. Values that were missing by themselves have no truth.
-func (s *Study) reconstruction(c Cell, p *session.PredictResult) ([]AttributeScore, error) {
+func (s *Study) reconstruction(c Cell, p *workflow.PredictResult) ([]AttributeScore, error) {
 	if c.TestRate == 0 || !reconstructs(p) {
 		return nil, nil
 	}
@@ -34,12 +33,12 @@ func (s *Study) reconstruction(c Cell, p *session.PredictResult) ([]AttributeSco
 	if err != nil {
 		return nil, err
 	}
-	left, err := session.ReadTable(cfg, s.Split, &c.TestRate)
+	left, err := workflow.ReadTable(cfg, s.Split, &c.TestRate)
 	if err != nil {
 		return nil, err
 	}
 	zero := 0.0
-	whole, err := session.ReadTable(cfg, s.Split, &zero)
+	whole, err := workflow.ReadTable(cfg, s.Split, &zero)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +60,7 @@ func (s *Study) reconstruction(c Cell, p *session.PredictResult) ([]AttributeSco
 	if err != nil {
 		return nil, err
 	}
-	bayes, err := baseline.Reconstruct(train, sizes, 1, seen)
+	bayes, err := Reconstruct(train, sizes, 1, seen)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +105,7 @@ func (s *Study) reconstruction(c Cell, p *session.PredictResult) ([]AttributeSco
 	return scores, nil
 }
 
-func reconstructs(p *session.PredictResult) bool {
+func reconstructs(p *workflow.PredictResult) bool {
 	for i := range p.Predictions {
 		if len(p.Predictions[i].Reconstructed) > 0 {
 			return true

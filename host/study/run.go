@@ -13,11 +13,11 @@ import (
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -64,7 +64,7 @@ type Identity struct {
 type Study struct {
 	Options
 	cells  []Cell
-	tokens *session.TokenStore
+	tokens *workflow.TokenStore
 	// features of the frozen encoder by case, for logistic regression.
 	features map[string][]float64
 	// truths of detection by seeds.
@@ -109,21 +109,21 @@ func Open(o Options) (*Study, error) {
 	if o.Set == nil {
 		o.Set = []string{}
 	}
-	s := &Study{Options: o, tokens: session.NewTokenStore(4 << 30), features: map[string][]float64{}, truths: map[string]*froc.Truth{}}
+	s := &Study{Options: o, tokens: workflow.NewTokenStore(4 << 30), features: map[string][]float64{}, truths: map[string]*froc.Truth{}}
 	cells := o.Plan.Cells()
 	if len(cells) == 0 {
-		return nil, &session.ConfigError{Err: errors.New("the study has no cells: give at least one method, rate and seed")}
+		return nil, &workflow.ConfigError{Err: errors.New("the study has no cells: give at least one method, rate and seed")}
 	}
 	var err error
 	if s.cells, err = only(cells, o.Only); err != nil {
-		return nil, &session.ConfigError{Err: err}
+		return nil, &workflow.ConfigError{Err: err}
 	}
 	for _, c := range s.cells {
 		if _, err := o.config(c.Model); err != nil {
-			return nil, &session.ConfigError{Err: err}
+			return nil, &workflow.ConfigError{Err: err}
 		}
 		if c.Method.host != nil && o.Task != config.Classify {
-			return nil, &session.ConfigError{Err: fmt.Errorf("method %s classifies; this study is of the task %s", c.Method.Name, o.Task)}
+			return nil, &workflow.ConfigError{Err: fmt.Errorf("method %s classifies; this study is of the task %s", c.Method.Name, o.Task)}
 		}
 	}
 	data, err := os.ReadFile(s.path("study.json"))
@@ -140,7 +140,7 @@ func Open(o Options) (*Study, error) {
 	if !reflect.DeepEqual(there, o.Identity) {
 		now, _ := json.Marshal(o.Identity)
 		then, _ := json.Marshal(there)
-		return nil, &session.ConfigError{Err: fmt.Errorf("%s: %w: it began with %s, now it is %s; methods, rates and seeds may grow, the rest needs another --out",
+		return nil, &workflow.ConfigError{Err: fmt.Errorf("%s: %w: it began with %s, now it is %s; methods, rates and seeds may grow, the rest needs another --out",
 			o.Dir, ErrOther, then, now)}
 	}
 	return s, nil
@@ -238,7 +238,7 @@ func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
 	}
 	r := &CellResult{SchemaVersion: Version, Cell: c.Name(), Method: c.Method.Name, TrainRate: c.Rate, TestRate: c.TestRate,
 		Fraction: c.Fraction, Seed: c.Seed, Split: s.Split, Metrics: map[string]float64{}}
-	var p *session.PredictResult
+	var p *workflow.PredictResult
 	var err error
 	started := time.Now()
 	if c.Method.host != nil {
@@ -255,7 +255,7 @@ func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
 			return nil, err
 		}
 		started = time.Now()
-		p, err = session.PredictRun(ctx, session.PredictOptions{Run: s.runDir(c.Model), Checkpoint: "best", Split: s.Split, Missing: &c.TestRate,
+		p, err = workflow.PredictRun(ctx, workflow.PredictOptions{Run: s.runDir(c.Model), Checkpoint: "best", Split: s.Split, Missing: &c.TestRate,
 			Threads: s.Threads, Device: s.Device, Plugins: s.Plugins, Tokens: s.tokens, Messages: io.Discard})
 		if err != nil {
 			return nil, err
@@ -271,7 +271,7 @@ func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
 	if r.Reconstruction, err = s.reconstruction(c, p); err != nil {
 		return nil, err
 	}
-	return r, session.SavePredictions(s.path("cells", c.Name()), s.Split, s.Task, p.Labels, p.Predictions)
+	return r, workflow.SavePredictions(s.path("cells", c.Name()), s.Split, s.Task, p.Labels, p.Predictions)
 }
 
 // train makes or continues a model's run.
@@ -280,7 +280,7 @@ func (s *Study) train(ctx context.Context, m Model) error {
 	if manifest, err := runs.ReadManifest(dir); err == nil && manifest.Status == "done" {
 		return nil
 	}
-	o := session.TrainOptions{Dir: dir, Program: s.Program, Version: s.Options.Version, Plugins: s.Plugins, Tokens: s.tokens, Messages: s.Messages}
+	o := workflow.TrainOptions{Dir: dir, Program: s.Program, Version: s.Options.Version, Plugins: s.Plugins, Tokens: s.tokens, Messages: s.Messages}
 	if runs.IsRun(dir) {
 		o.Resume = true
 	} else {
@@ -290,7 +290,7 @@ func (s *Study) train(ctx context.Context, m Model) error {
 		}
 		o.Config = c
 	}
-	_, err := session.Train(ctx, o)
+	_, err := workflow.Train(ctx, o)
 	return err
 }
 
@@ -308,13 +308,13 @@ func trainSec(dir string) (float64, error) {
 }
 
 // evaluate fills in the metrics.
-func (s *Study) evaluate(r *CellResult, p *session.PredictResult) error {
+func (s *Study) evaluate(r *CellResult, p *workflow.PredictResult) error {
 	if s.Task == config.Detect {
-		protocol, err := session.Protocol(p.Config)
+		protocol, err := workflow.Protocol(p.Config)
 		if err != nil {
 			return err
 		}
-		result, err := session.EvaluateBoxes(p.Cases, p.Predictions, protocol)
+		result, err := workflow.EvaluateBoxes(p.Cases, p.Predictions, protocol)
 		if errors.Is(err, froc.ErrNoLesions) {
 			return fmt.Errorf("%w: split %q has no lesions", dataset.ErrData, s.Split)
 		}
@@ -337,7 +337,7 @@ func (s *Study) evaluate(r *CellResult, p *session.PredictResult) error {
 		}
 		r.Classified = append(r.Classified, one)
 	}
-	results, err := session.EvaluateClasses(p.Cases, p.Predictions, p.Labels)
+	results, err := workflow.EvaluateClasses(p.Cases, p.Predictions, p.Labels)
 	if err != nil {
 		return err
 	}

@@ -19,9 +19,9 @@ import (
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
 	"github.com/alignedfusion/alignedfusion/eval/resample"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/config"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/session"
+	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/workflow"
 )
 
 // TableOptions of Table.
@@ -118,7 +118,7 @@ type pooled struct {
 func (s *Study) Table(o TableOptions) (*Table, error) {
 	options, err := o.Resample.Resolved()
 	if err != nil {
-		return nil, &session.ConfigError{Err: err}
+		return nil, &workflow.ConfigError{Err: err}
 	}
 	t := &Table{SchemaVersion: Version, Identity: s.Identity, Metric: "balanced_accuracy", Replicates: options.Replicates}
 	if s.Task == config.Detect {
@@ -288,12 +288,12 @@ func (s *Study) poolDetections(p *pooled, results []*CellResult, o resample.Opti
 	var marks []froc.Prediction
 	seeds := fmt.Sprint(p.row.Seeds)
 	for _, r := range results {
-		dir := session.PredictionDir(s.path("cells", r.Cell), s.Split)
-		truth, err := frocio.ReadTruth(frocio.Source{GroundTruth: filepath.Join(dir, session.TruthFile), Images: filepath.Join(dir, session.ImagesFile)}, frocio.Options{})
+		dir := workflow.PredictionDir(s.path("cells", r.Cell), s.Split)
+		truth, err := frocio.ReadTruth(frocio.Source{GroundTruth: filepath.Join(dir, workflow.TruthFile), Images: filepath.Join(dir, workflow.ImagesFile)}, frocio.Options{})
 		if err != nil {
 			return err
 		}
-		given, err := truth.ReadPredictions(filepath.Join(dir, session.PredictionsFile))
+		given, err := truth.ReadPredictions(filepath.Join(dir, workflow.PredictionsFile))
 		if err != nil {
 			return err
 		}
@@ -326,7 +326,7 @@ func (s *Study) poolDetections(p *pooled, results []*CellResult, o resample.Opti
 	if err != nil {
 		return err
 	}
-	protocol, err := session.Protocol(cfg)
+	protocol, err := workflow.Protocol(cfg)
 	if err != nil {
 		return err
 	}
@@ -500,7 +500,7 @@ func (t *Table) Write(w io.Writer, metric string) error {
 		metric = t.Metric
 	}
 	if !slices.Contains(t.metrics(), metric) {
-		return &session.ConfigError{Err: fmt.Errorf("metric %q is unknown; there are %s", metric, strings.Join(t.metrics(), ", "))}
+		return &workflow.ConfigError{Err: fmt.Errorf("metric %q is unknown; there are %s", metric, strings.Join(t.metrics(), ", "))}
 	}
 	type grid struct{ scenario, task string }
 	var grids []grid

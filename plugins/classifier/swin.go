@@ -7,7 +7,7 @@ import (
 	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
-	"github.com/alignedfusion/alignedfusion/plugins/internal/transformer"
+	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 

@@ -4,8 +4,8 @@
 package itfusion
 
 import (
-	"github.com/alignedfusion/alignedfusion/plugins/internal/fusion"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/fusion"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )

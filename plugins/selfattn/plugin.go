@@ -7,9 +7,9 @@ import (
 
 	"github.com/sugarme/gotch/ts"
 
-	"github.com/alignedfusion/alignedfusion/plugins/internal/fusion"
-	"github.com/alignedfusion/alignedfusion/plugins/internal/transformer"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/fusion"
+	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 

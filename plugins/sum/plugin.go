@@ -5,8 +5,8 @@ package sum
 import (
 	"github.com/sugarme/gotch/ts"
 
-	"github.com/alignedfusion/alignedfusion/plugins/internal/fusion"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/fusion"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 

@@ -9,7 +9,6 @@ import (
 	"go/token"
 	"path"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -95,69 +94,79 @@ func (c *checker) report(at token.Pos, rule, format string, args ...any) {
 	c.found = append(c.found, finding{c.name, c.fset.Position(at).Line, rule, fmt.Sprintf(format, args...)})
 }
 
-// layer is one level of the repository: packages may import their own level and
-// those below it.
-type layer struct {
+// room is a part of the repository with the rooms whose packages it may import besides
+// its own. Together they are the order of the whole house: what is not listed is refused.
+type room struct {
 	prefix string
-	// may lists prefixes of this module that the layer may import, not what it may
-	// not all the same.
-	may, not []string
+	may    []string
 	// torch says whether gotch may be imported.
 	torch bool
 }
 
-// layers are looked up by longest prefix.
-var layers = []layer{
-	{prefix: "eval", may: []string{"eval"}},
-	{prefix: "sdk", may: []string{"sdk"}},
-	{prefix: "sdk/torchstage", may: []string{"sdk"}, torch: true},
-	{prefix: "plugins", may: []string{"plugins", "sdk"}, torch: true},
-	{prefix: "host/plughost", may: []string{"host/plughost", "sdk"}},
-	{prefix: "host", may: []string{"host", "sdk", "eval"}, not: []string{"host/cli"}},
-	{prefix: "host/cli", may: []string{"host", "sdk", "eval"}},
-	{prefix: "tools", may: []string{"tools"}},
+// rooms are looked up by longest prefix. Every package of this module lies in one. An
+// import is downwards when it names a room further up in this list.
+var rooms = []room{
+	{prefix: "internal"},
+	{prefix: "eval", may: []string{"internal"}},
+	{prefix: "sdk", may: []string{"internal"}},
+	{prefix: "sdk/torchstage", may: []string{"sdk", "internal"}, torch: true},
+	{prefix: "sdk/fusion", may: []string{"sdk", "internal"}, torch: true},
+	{prefix: "plugins", may: []string{"sdk", "internal"}, torch: true},
+	{prefix: "host/plughost", may: []string{"sdk", "internal"}},
+	{prefix: "host/config", may: []string{"sdk", "internal"}},
+	{prefix: "host/runs", may: []string{"sdk", "internal"}},
+	{prefix: "host/report", may: []string{"sdk", "internal"}},
+	{prefix: "host/dataset", may: []string{"host/report", "sdk", "internal"}},
+	{prefix: "host/npz", may: []string{"sdk", "internal"}},
+	{prefix: "host/weights", may: []string{"sdk", "internal"}},
+	{prefix: "host/pipeline", may: []string{"host/plughost", "host/runs", "sdk", "internal"}},
+	{prefix: "host/workflow", may: []string{"host/pipeline", "host/weights", "host/npz", "host/dataset", "host/report", "host/runs", "host/config", "host/plughost", "sdk", "eval", "internal"}},
+	{prefix: "host/study", may: []string{"host/workflow", "host/npz", "host/dataset", "host/report", "host/runs", "host/config", "host/plughost", "sdk", "eval", "internal"}},
+	{prefix: "host/doctor", may: []string{"host/plughost", "sdk", "internal"}},
+	{prefix: "host/scaffold", may: []string{"sdk", "internal"}},
+	{prefix: "host/cli", may: []string{"host/scaffold", "host/doctor", "host/study", "host/workflow", "host/pipeline", "host/weights", "host/npz", "host/dataset", "host/report", "host/runs", "host/config", "host/plughost", "sdk", "eval", "internal"}},
+	{prefix: "cmd", may: []string{"host/cli"}},
+	{prefix: "tools", may: []string{"internal"}},
 	{prefix: "tools/fitgotch/fitted", torch: true},
+	{prefix: "docs", may: []string{"eval"}},
+	{prefix: "examples", may: []string{"sdk"}, torch: true},
 }
 
 func within(pkg, prefix string) bool { return pkg == prefix || strings.HasPrefix(pkg, prefix+"/") }
 
-func withinAny(pkg string, prefixes []string) bool {
-	return slices.ContainsFunc(prefixes, func(prefix string) bool { return within(pkg, prefix) })
-}
-
-func layerOf(dir string) *layer {
-	var best *layer
-	for i := range layers {
-		if within(dir, layers[i].prefix) && (best == nil || len(layers[i].prefix) > len(best.prefix)) {
-			best = &layers[i]
+// roomOf returns the room of a package; nil when it lies in none.
+func roomOf(dir string) *room {
+	var best *room
+	for i := range rooms {
+		if within(dir, rooms[i].prefix) && (best == nil || len(rooms[i].prefix) > len(best.prefix)) {
+			best = &rooms[i]
 		}
 	}
 	return best
 }
 
 func (c *checker) checkImport(spec *ast.ImportSpec, target string) {
-	own := layerOf(c.dir)
+	own := roomOf(c.dir)
 	if own == nil {
+		if within(target, module) {
+			c.report(spec.Pos(), "rooms", "%s lies in no room: say in tools/lint what it may import", c.dir)
+		}
 		return
 	}
 	if within(target, "github.com/sugarme/gotch") && !own.torch {
-		c.report(spec.Pos(), "layers", "%s must not link libtorch: gotch belongs in sdk/torchstage and plugins", own.prefix)
+		c.report(spec.Pos(), "rooms", "%s must not link libtorch: gotch belongs in sdk/torchstage, sdk/fusion and plugins", own.prefix)
 	}
 	if !within(target, module) {
 		return
 	}
 	inner := strings.TrimPrefix(strings.TrimPrefix(target, module), "/")
-	if within(inner, "internal") {
-		return
+	// What lies inside a room serves it and those above it, unless it links libtorch.
+	for _, prefix := range append([]string{own.prefix}, own.may...) {
+		if target := roomOf(inner); target != nil && within(inner, prefix) && (own.torch || !target.torch) {
+			return
+		}
 	}
-	if c.dir == "host" || withinAny(inner, own.may) && !withinAny(inner, own.not) {
-		return // the main package imports the command line
-	}
-	allowed := strings.Join(own.may, ", ")
-	if len(own.not) > 0 {
-		allowed += ", but not " + strings.Join(own.not, ", ")
-	}
-	c.report(spec.Pos(), "layers", "%s imports %s; imports go downwards only: it may import %s", c.dir, inner, allowed)
+	c.report(spec.Pos(), "rooms", "%s imports %s; imports go downwards only: %s may import %s", c.dir, inner, own.prefix, strings.Join(append([]string{own.prefix}, own.may...), ", "))
 }
 
 // leftOver matches marks of unfinished work at the start of a comment's line.

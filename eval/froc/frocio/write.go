@@ -7,7 +7,7 @@ import (
 	"strconv"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
-	"github.com/alignedfusion/alignedfusion/eval/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
 // WriteFile writes path whole or not at all: a failed call leaves the old file

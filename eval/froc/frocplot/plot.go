@@ -17,7 +17,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
-	"github.com/alignedfusion/alignedfusion/eval/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
 // Curve is one system in a plot.

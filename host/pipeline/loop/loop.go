@@ -1,0 +1,293 @@
+// Package loop runs the training loop: batches in, optimizer steps, validation at
+// the end of epochs, checkpoints and metrics into the run directory.
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"path/filepath"
+	"time"
+
+	"github.com/alignedfusion/alignedfusion/host/pipeline"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// Batches is one pass over the training data, loaded in the background.
+type Batches interface {
+	// Next returns io.EOF after the last batch.
+	Next(ctx context.Context) (pipeline.Batch, error)
+	Close() error
+}
+
+// Source gives batches. What it gives depends on the epoch's number alone.
+type Source interface {
+	// Epoch begins with batch number start of an epoch (both counted from 0).
+	Epoch(epoch, start int) (Batches, error)
+	// BatchesPerEpoch is the number of micro-batches of every epoch.
+	BatchesPerEpoch() int
+}
+
+// Validation is what a validation found. Metric decides which checkpoint is best;
+// greater is better. NaN means that it could not be computed.
+type Validation struct {
+	Metric  string
+	Value   float64
+	Metrics map[string]float64
+	// Latest makes this validation the best one, whatever number its value is.
+	Latest bool
+	// Keep is called when the validation is the best so far; it may be nil.
+	Keep func() error
+}
+
+// Options of Loop.
+type Options struct {
+	Pipeline *pipeline.Pipeline
+	Run      *runs.Run
+	Source   Source
+	// Validate runs the validation split; nil trains without validation.
+	Validate func(ctx context.Context) (Validation, error)
+	Progress Progress
+
+	Epochs int
+	// MaxSteps ends training early; 0 does not.
+	MaxSteps int
+	// Accumulate is the number of micro-batches per optimizer step.
+	Accumulate int
+	// ValidateEvery epochs, CheckpointEvery optimizer steps (0: at ends of epochs only).
+	ValidateEvery, CheckpointEvery int
+	Seed                           uint64
+	LearningRate                   float64
+	// LearningRateFactor per role; 0 freezes a stage, an absent one is 1.
+	LearningRateFactor map[sdk.Kind]float64
+	Schedule           Schedule
+	LossWeights        map[string]float64
+	ClipNorm           float64
+	// PeakRSSBytes of the plugins, by name; may be nil.
+	PeakRSSBytes func() map[string]int64
+}
+
+// ErrStopped is returned when the context ended: the step under way was finished and
+// a checkpoint written.
+var ErrStopped = errors.New("training was stopped; --resume continues it")
+
+// TotalSteps is the number of optimizer steps of a whole run.
+func TotalSteps(batchesPerEpoch, accumulate, epochs, maxSteps int) (total, perEpoch int) {
+	perEpoch = (batchesPerEpoch + accumulate - 1) / accumulate
+	total = perEpoch * epochs
+	if maxSteps > 0 {
+		total = min(total, maxSteps)
+	}
+	return total, perEpoch
+}
+
+// Loop trains from a state (zero for a new run) to the end. When ctx ends, the step
+// under way is finished, a checkpoint is written and ErrStopped returned. Errors of
+// stages, of data and of the disk end training at once; the last checkpoint stands.
+func Loop(ctx context.Context, o Options, state runs.State) (runs.State, error) {
+	l := &loop{Options: o, state: state}
+	l.total, _ = TotalSteps(o.Source.BatchesPerEpoch(), o.Accumulate, o.Epochs, o.MaxSteps)
+	frozen := map[sdk.Kind]bool{}
+	for role, f := range o.LearningRateFactor {
+		frozen[role] = f == 0
+	}
+	l.stepper = pipeline.Stepper{
+		Pipeline: o.Pipeline, Seed: o.Seed, LossWeights: o.LossWeights, ClipNorm: o.ClipNorm,
+		Frozen: frozen, SkippedLast: state.SkippedLast,
+	}
+	l.state.Seed = o.Seed
+	o.Progress.Start(l.total, state.Step)
+	for l.state.Epoch < o.Epochs && l.state.Step < l.total {
+		if err := l.epoch(ctx); err != nil {
+			return l.state, err
+		}
+	}
+	return l.state, nil
+}
+
+type loop struct {
+	Options
+	state   runs.State
+	stepper pipeline.Stepper
+	total   int
+}
+
+func (l *loop) epoch(ctx context.Context) (err error) {
+	// The signal that ends ctx must not tear down the step under way.
+	work := context.WithoutCancel(ctx)
+	batches, err := l.Source.Epoch(l.state.Epoch, l.state.Batch)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, batches.Close()) }()
+	for l.state.Step < l.total {
+		waited := time.Now()
+		group, err := l.next(work, batches)
+		if err != nil {
+			return err
+		}
+		if len(group) == 0 {
+			break
+		}
+		if err := l.step(work, group, time.Since(waited)); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return errors.Join(ErrStopped, l.checkpoint(work))
+		}
+		// The end of the epoch has a checkpoint of its own.
+		if l.CheckpointEvery > 0 && l.state.Step%l.CheckpointEvery == 0 && l.state.Batch < l.Source.BatchesPerEpoch() {
+			if err := l.checkpoint(work); err != nil {
+				return err
+			}
+		}
+	}
+	epochDone := l.state.Batch >= l.Source.BatchesPerEpoch()
+	ended := l.state.Step >= l.total
+	number := l.state.Epoch + 1
+	if epochDone {
+		l.state.Epoch, l.state.Batch = l.state.Epoch+1, 0
+	}
+	if !epochDone && !ended {
+		return fmt.Errorf("epoch %d gave %d batches, want %d", number, l.state.Batch, l.Source.BatchesPerEpoch())
+	}
+	if l.Validate != nil && (ended || number%l.ValidateEvery == 0) {
+		if err := l.validate(work, number); err != nil {
+			return err
+		}
+	}
+	if err := l.checkpoint(work); err != nil {
+		return err
+	}
+	if ctx.Err() != nil && !ended {
+		return ErrStopped
+	}
+	return nil
+}
+
+// next collects the micro-batches of a step; none at the end of the epoch.
+func (l *loop) next(ctx context.Context, batches Batches) ([]pipeline.Batch, error) {
+	var group []pipeline.Batch
+	for len(group) < l.Accumulate {
+		b, err := batches.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		group = append(group, b)
+	}
+	return group, nil
+}
+
+func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Duration) error {
+	rate := l.LearningRate * l.Schedule.Factor(l.state.Step)
+	values := map[sdk.Kind]map[string]float64{}
+	for _, m := range l.Pipeline.Members {
+		factor, ok := l.LearningRateFactor[m.Role]
+		if !ok {
+			factor = 1
+		}
+		values[m.Role] = map[string]float64{"learning_rate": rate * factor}
+	}
+	started := time.Now()
+	result, err := l.stepper.Step(ctx, l.state.Step, group, values)
+	took := time.Since(started)
+	if err != nil {
+		return err
+	}
+	l.state.Step++
+	l.state.Batch += len(group)
+	l.state.SkippedLast = l.stepper.SkippedLast
+	record := runs.Record{
+		Kind: "step", Step: l.state.Step, Epoch: l.state.Epoch + 1,
+		GradNorm: result.GradNorm, GradNorms: result.GradNorms, LearningRate: rate, Skipped: result.Skipped, Metrics: result.Metrics,
+		StepSec: took.Seconds(), WallSec: result.Cost.Wall.Seconds(), ComputeSec: result.Cost.Compute.Seconds(), DataSec: waited.Seconds(),
+	}
+	if l.PeakRSSBytes != nil {
+		record.PeakRSSBytes = l.PeakRSSBytes()
+	}
+	if result.Skipped {
+		// JSON has no NaN: the line says that the step was skipped.
+		record.GradNorm, record.GradNorms, record.Metrics = 0, nil, nil
+		l.Progress.Warn(fmt.Sprintf("step %d skipped: the loss or its gradient is not a finite number", l.state.Step))
+	} else {
+		record.Loss, record.Losses = &result.Loss, result.Losses
+	}
+	if err := l.Run.Append(record); err != nil {
+		return err
+	}
+	l.Progress.Step(record)
+	return nil
+}
+
+func (l *loop) validate(ctx context.Context, epoch int) error {
+	started := time.Now()
+	v, err := l.Validate(ctx)
+	if err != nil {
+		return err
+	}
+	record := runs.Record{Kind: "validation", Step: l.state.Step, Epoch: epoch, Metrics: v.Metrics, StepSec: time.Since(started).Seconds()}
+	better := !math.IsNaN(v.Value) && (v.Latest || l.state.Best.Step == 0 || v.Value > l.state.Best.Value)
+	if better {
+		l.state.Best = runs.Best{Step: l.state.Step, Epoch: epoch, Metric: v.Metric, Value: v.Value}
+		if v.Keep != nil {
+			if err := v.Keep(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := l.Run.Append(record); err != nil {
+		return err
+	}
+	l.Progress.Validation(record, v, better && !v.Latest)
+	return nil
+}
+
+func (l *loop) checkpoint(ctx context.Context) error {
+	var roles []string
+	members := map[string]*pipeline.Member{}
+	for _, m := range l.Pipeline.Members {
+		if !m.Stage.Trainable {
+			continue
+		}
+		roles = append(roles, string(m.Role))
+		members[string(m.Role)] = m
+	}
+	return l.Run.Save(l.state, roles, func(role, dir string) error {
+		m := members[role]
+		if _, err := m.Instance.Save(ctx, dir); err != nil {
+			return &pipeline.StageError{Role: m.Role, Plugin: m.Plugin, Call: "save", Err: err}
+		}
+		return nil
+	})
+}
+
+// Restore loads a checkpoint into the stages; weightsOnly leaves optimizers alone.
+func Restore(ctx context.Context, p *pipeline.Pipeline, c *runs.Checkpoint, weightsOnly bool) error {
+	for _, m := range p.Members {
+		if !m.Stage.Trainable {
+			continue
+		}
+		if err := RestoreMember(ctx, m, c, weightsOnly); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RestoreMember loads one stage's part of a checkpoint.
+func RestoreMember(ctx context.Context, m *pipeline.Member, c *runs.Checkpoint, weightsOnly bool) error {
+	dir, err := filepath.Abs(c.StageDir(string(m.Role)))
+	if err != nil {
+		return err
+	}
+	if err := m.Instance.Load(ctx, dir, weightsOnly); err != nil {
+		return &pipeline.StageError{Role: m.Role, Plugin: m.Plugin, Call: "load " + dir, Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,357 @@
+package loop
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/host/pipeline"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/internal/toy"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+func source(role sdk.Kind, stage string, settings map[string]string) pipeline.Source {
+	for _, s := range toy.Manifest().Stages {
+		if s.Name == stage {
+			return pipeline.Source{Role: role, Plugin: "toy", Process: "toy", Stage: s, Settings: settings,
+				Open: func(ctx context.Context, req *sdk.OpenRequest) (pipeline.Instance, *sdk.OpenResponse, error) {
+					st, resp, err := toy.Open(ctx, req)
+					if err != nil {
+						return nil, nil, err
+					}
+					return st.(pipeline.Instance), resp, nil
+				}}
+		}
+	}
+	panic("no stage " + stage)
+}
+
+func open(t *testing.T, encoder map[string]string) *pipeline.Pipeline {
+	t.Helper()
+	p, err := pipeline.Open(t.Context(),
+		[]pipeline.Source{source(sdk.KindEncoder, "encoder", encoder), source(sdk.KindFusion, "fusion", nil), source(sdk.KindHead, "classifier", nil)},
+		[]sdk.Port{
+			{Name: "image.rgb", DType: tensor.FP32, Shape: []string{"N", "3", "16", "16"}},
+			{Name: "report.state", DType: tensor.Int8, Shape: []string{"N", "2"}},
+			{Name: "target.label", DType: tensor.Int64, Shape: []string{"N"}},
+		},
+		sdk.OpenRequest{Task: "classify", Seed: 4, Train: true, Group: t.Name(),
+			Labels:    []sdk.LabelSet{{Classes: []string{"a", "b"}}},
+			Constants: map[string]*tensor.Tensor{"value.embedding": tensor.OfFloat32s(make([]float32, 12), 2, 2, 3)},
+			Optimizer: sdk.Optimizer{Name: "sgd", Values: map[string]float64{"momentum": 0.9}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// fakeSource gives 5 batches of 2 per epoch, each a function of epoch and number.
+type fakeSource struct{ opened, closed int }
+
+func (s *fakeSource) BatchesPerEpoch() int { return 5 }
+
+func (s *fakeSource) Epoch(epoch, start int) (Batches, error) {
+	s.opened++
+	return &fakeBatches{s, epoch, start}, nil
+}
+
+type fakeBatches struct {
+	s           *fakeSource
+	epoch, next int
+}
+
+func (b *fakeBatches) Close() error { b.s.closed++; return nil }
+
+func (b *fakeBatches) Next(context.Context) (pipeline.Batch, error) {
+	if b.next >= 5 {
+		return pipeline.Batch{}, io.EOF
+	}
+	i := b.next
+	b.next++
+	pixels := make([]float32, 2*3*16*16)
+	for k := range pixels {
+		pixels[k] = float32(pipeline.Seed(1, b.epoch, i, k)%997) / 997
+	}
+	var states []int8
+	var labels []int64
+	for k := range 2 {
+		label := int64(pipeline.Seed(2, b.epoch, i, k) % 2)
+		labels = append(labels, label)
+		states = append(states, int8(label), int8(pipeline.Seed(3, b.epoch, i, k)%4))
+	}
+	return pipeline.Batch{IDs: []string{fmt.Sprintf("case %d.%d.0", b.epoch, i), fmt.Sprintf("case %d.%d.1", b.epoch, i)},
+		Inputs: map[string]*tensor.Tensor{
+			"image.rgb":    tensor.OfFloat32s(pixels, 2, 3, 16, 16),
+			"report.state": tensor.OfInt8s(states, 2, 2),
+			"target.label": tensor.OfInt64s(labels, 2),
+		}}, nil
+}
+
+func newRun(t *testing.T) *runs.Run {
+	t.Helper()
+	r, err := runs.Create(filepath.Join(t.TempDir(), "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Write(runs.ConfigFile, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+func options(p *pipeline.Pipeline, r *runs.Run) Options {
+	return Options{
+		Pipeline: p, Run: r, Source: &fakeSource{}, Progress: NewProgress(io.Discard, 0),
+		Epochs: 6, Accumulate: 2, ValidateEvery: 2, Seed: 11, LearningRate: 0.2, ClipNorm: 0.5,
+		Schedule: Schedule{Name: "cosine", TotalSteps: 18, WarmupSteps: 3, WarmupFactor: 0.1},
+		Validate: func(context.Context) (Validation, error) { return Validation{Metric: "m", Value: 1}, nil },
+	}
+}
+
+func losses(t *testing.T, r *runs.Run) []string {
+	t.Helper()
+	records, err := runs.ReadMetrics(r.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, rec := range records {
+		if rec.Kind == "step" && rec.Loss != nil {
+			out = append(out, fmt.Sprintf("%d/%d %x %x", rec.Epoch, rec.Step, *rec.Loss, rec.GradNorm))
+		}
+	}
+	return out
+}
+
+// files are the bytes of everything in the last checkpoint but its manifest.
+func files(t *testing.T, r *runs.Run) []byte {
+	t.Helper()
+	c, _, err := runs.Latest(r.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all bytes.Buffer
+	for _, role := range []string{"encoder", "fusion", "head"} {
+		for _, f := range []string{"weights.safetensors", "optimizer.safetensors"} {
+			data, err := os.ReadFile(filepath.Join(c.StageDir(role), f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all.Write(data)
+		}
+	}
+	return all.Bytes()
+}
+
+func TestEqualSeedsGiveEqualLossCurvesBitForBit(t *testing.T) {
+	var curves [2][]string
+	var weights [2][]byte
+	for i := range curves {
+		r := newRun(t)
+		state, err := Loop(t.Context(), options(open(t, nil), r), runs.State{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if state.Step != 18 || state.Epoch != 6 {
+			t.Fatalf("ended at %+v, want step 18, epoch 6", state)
+		}
+		curves[i], weights[i] = losses(t, r), files(t, r)
+	}
+	if len(curves[0]) != 18 || !slices.Equal(curves[0], curves[1]) || !bytes.Equal(weights[0], weights[1]) {
+		t.Errorf("the runs differ:\n%s\n%s", strings.Join(curves[0], "\n"), strings.Join(curves[1], "\n"))
+	}
+}
+
+// Training is cut off without warning after 10 steps (the stages and the loop are
+// simply abandoned), and continued by new ones from the last checkpoint, of step 9.
+func TestResumedTrainingEqualsUninterruptedTraining(t *testing.T) {
+	whole := newRun(t)
+	if _, err := Loop(t.Context(), options(open(t, nil), whole), runs.State{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, every := range []int{0, 1, 4} {
+		r := newRun(t)
+		o := options(open(t, nil), r)
+		o.CheckpointEvery = every
+		cut := errors.New("killed")
+		o.Progress = cutAfter{o.Progress, 10, cut}
+		func() {
+			defer func() {
+				if recover() != cut {
+					t.Error("was not cut off")
+				}
+			}()
+			_, _ = Loop(t.Context(), o, runs.State{})
+		}()
+		c, _, err := runs.Latest(r.Dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.RewindMetrics(c.State.Step); err != nil {
+			t.Fatal(err)
+		}
+		p := open(t, nil)
+		if err := Restore(t.Context(), p, c, false); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Loop(t.Context(), options(p, r), c.State); err != nil {
+			t.Fatal(err)
+		}
+		if a, b := losses(t, whole), losses(t, r); !slices.Equal(a, b) {
+			t.Errorf("checkpoint every %d: loss curves differ:\n%s\n%s", every, strings.Join(a, "\n"), strings.Join(b, "\n"))
+		}
+		if !bytes.Equal(files(t, whole), files(t, r)) {
+			t.Errorf("checkpoint every %d: weights differ", every)
+		}
+	}
+}
+
+type cutAfter struct {
+	Progress
+	step int
+	with error
+}
+
+func (c cutAfter) Step(r runs.Record) {
+	if r.Step == c.step {
+		panic(c.with)
+	}
+}
+
+func TestStopFinishesTheStepAndSavesACheckpoint(t *testing.T) {
+	whole := newRun(t)
+	if _, err := Loop(t.Context(), options(open(t, nil), whole), runs.State{}); err != nil {
+		t.Fatal(err)
+	}
+	// Step 6 ends an epoch and step 7 does not: the validation must not be lost either way.
+	for _, at := range []int{6, 7} {
+		ctx, cancel := context.WithCancel(t.Context())
+		r := newRun(t)
+		o := options(open(t, nil), r)
+		o.Progress = stopAt{o.Progress, at, cancel}
+		state, err := Loop(ctx, o, runs.State{})
+		if !errors.Is(err, ErrStopped) || state.Step != at {
+			t.Fatalf("%v at step %d; want ErrStopped at %d", err, state.Step, at)
+		}
+		c, _, err := runs.Latest(r.Dir)
+		if err != nil || c.State.Step != at {
+			t.Fatalf("checkpoint %+v, %v", c, err)
+		}
+		p := open(t, nil)
+		if err := Restore(t.Context(), p, c, false); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Loop(t.Context(), options(p, r), c.State); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(losses(t, whole), losses(t, r)) || !bytes.Equal(files(t, whole), files(t, r)) {
+			t.Errorf("stopped after step %d and continued, the run differs", at)
+		}
+		records, err := runs.ReadMetrics(r.Dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var validated []int
+		for _, rec := range records {
+			if rec.Kind == "validation" {
+				validated = append(validated, rec.Epoch)
+			}
+		}
+		if !slices.Equal(validated, []int{2, 4, 6}) {
+			t.Errorf("stopped after step %d: validated after epochs %v, want 2 4 6", at, validated)
+		}
+	}
+}
+
+type stopAt struct {
+	Progress
+	step int
+	stop func()
+}
+
+func (s stopAt) Step(r runs.Record) {
+	if r.Step == s.step {
+		s.stop()
+	}
+}
+
+func TestBestIsTheGreatestValidationAndNaNNeverIs(t *testing.T) {
+	r := newRun(t)
+	o := options(open(t, nil), r)
+	o.ValidateEvery = 1
+	values := []float64{math.NaN(), 0.2, 0.7, 0.7, math.NaN(), 0.1}
+	i := 0
+	o.Validate = func(context.Context) (Validation, error) {
+		i++
+		return Validation{Metric: "m", Value: values[i-1]}, nil
+	}
+	state, err := Loop(t.Context(), o, runs.State{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state.Best != (runs.Best{Step: 9, Epoch: 3, Metric: "m", Value: 0.7}) {
+		t.Errorf("best is %+v, want epoch 3", state.Best)
+	}
+	if c, _, err := runs.Find(r.Dir, "best"); err != nil || c.State.Step != 9 {
+		t.Errorf("the best checkpoint is %+v, %v", c, err)
+	}
+}
+
+func TestSecondNotFiniteStepStopsAndKeepsTheLastCheckpoint(t *testing.T) {
+	r := newRun(t)
+	o := options(open(t, map[string]string{"fault": "nan", "fault_call": "9", "fault_count": "4"}), r)
+	state, err := Loop(t.Context(), o, runs.State{})
+	// Calls 9 and 10 are the micro-batches of step 5 (epochs have 3 steps: 2, 2 and 1
+	// batches); the first NaN ends step 5 without the second forward.
+	if !errors.Is(err, pipeline.ErrNotFinite) || !strings.Contains(err.Error(), "case 1.4.0") {
+		t.Errorf("%v; want ErrNotFinite with the ids of the batch", err)
+	}
+	if c, _, err := runs.Latest(r.Dir); err != nil || c.State.Step != 3 || state.Step != 5 {
+		t.Errorf("checkpoint %+v (%v) at step %d", c, err, state.Step)
+	}
+	records, err := runs.ReadMetrics(r.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := records[len(records)-1]
+	if !last.Skipped || last.Step != 5 || last.Loss != nil {
+		t.Errorf("the last line is %+v, want the skipped step 5", last)
+	}
+}
+
+func TestLoadersAreClosed(t *testing.T) {
+	o := options(open(t, map[string]string{"fault": "nan", "fault_call": "3", "fault_count": "9"}), newRun(t))
+	s := &fakeSource{}
+	o.Source = s
+	if _, err := Loop(t.Context(), o, runs.State{}); err == nil {
+		t.Fatal("no error")
+	}
+	if s.opened == 0 || s.opened != s.closed {
+		t.Errorf("%d loaders opened, %d closed", s.opened, s.closed)
+	}
+}
+
+func TestPlainProgressLinesSayStepLossAndTimeLeft(t *testing.T) {
+	var out bytes.Buffer
+	o := options(open(t, nil), newRun(t))
+	o.Progress = NewProgress(&out, 1)
+	if _, err := Loop(t.Context(), o, runs.State{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"step 1/18  epoch 1  loss ", "classification ", " left", "step 18/18  epoch 6", "epoch 2  step 6  validation m 1.0000  (best)"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in:\n%s", want, out.String())
+		}
+	}
+}

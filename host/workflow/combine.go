@@ -1,0 +1,174 @@
+package workflow
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gonum.org/v1/gonum/floats"
+
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/workflow/detect"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// predictMirrored predicts cases as they are and with their images mirrored left-right,
+// and combines the two passes.
+func (s *Session) predictMirrored(ctx context.Context, cases []dataset.Case, report func(done int)) ([]Prediction, error) {
+	plain, err := s.Predict(ctx, cases, report)
+	if err != nil {
+		return nil, err
+	}
+	s.mirrored = true
+	defer func() { s.mirrored = false }()
+	mirrored, err := s.Predict(ctx, cases, report)
+	if err != nil {
+		return nil, err
+	}
+	return CombineRuns(s.Config.Task, [][]Prediction{plain, mirrored})
+}
+
+// CombineRuns combines what several runs of one task, or passes of one run, predict for
+// the same cases: boxes by weighted box fusion, probabilities of classes by their mean.
+// Everything else is taken from the first.
+func CombineRuns(task string, sources [][]Prediction) ([]Prediction, error) {
+	if task == config.Detect {
+		return FuseRuns(sources, nil)
+	}
+	if err := sameCases(sources); err != nil {
+		return nil, err
+	}
+	out := slices.Clone(sources[0])
+	for i := range out {
+		mean := make([][]float64, len(out[i].Probabilities))
+		for k := range mean {
+			mean[k] = make([]float64, len(out[i].Probabilities[k]))
+			for _, p := range sources {
+				floats.AddScaled(mean[k], 1/float64(len(sources)), p[i].Probabilities[k])
+			}
+		}
+		out[i].Probabilities = mean
+	}
+	return out, nil
+}
+
+func sameCases(sources [][]Prediction) error {
+	for k, p := range sources {
+		if !slices.EqualFunc(p, sources[0], func(a, b Prediction) bool { return a.Case.ID == b.Case.ID }) {
+			return &ConfigError{Err: fmt.Errorf("source %d predicts other cases than the first", k+1)}
+		}
+	}
+	return nil
+}
+
+// FuseRuns combines the boxes of several runs, or passes, over the same cases by
+// weighted box fusion (detect.Fuse). weights may be nil. Everything but the boxes is
+// taken from the first. The most boxes per image is that of the longest source.
+func FuseRuns(sources [][]Prediction, weights []float64) ([]Prediction, error) {
+	if err := sameCases(sources); err != nil {
+		return nil, err
+	}
+	out := slices.Clone(sources[0])
+	for i := range out {
+		boxes := make([][]detect.Box, len(sources))
+		most := 0
+		for k, p := range sources {
+			most = max(most, len(p[i].Boxes))
+			for _, b := range p[i].Boxes {
+				boxes[k] = append(boxes[k], detect.Box(b))
+			}
+		}
+		fused, err := detect.Fuse(boxes, detect.FuseOptions{Weights: weights})
+		if err != nil {
+			return nil, &ConfigError{Err: err}
+		}
+		out[i].Boxes = nil
+		for _, b := range fused[:min(most, len(fused))] {
+			out[i].Boxes = append(out[i].Boxes, Box(b))
+		}
+	}
+	return out, nil
+}
+
+// VolumeFinding is a finding followed through the slices of a volume or series.
+type VolumeFinding struct {
+	Stack   string `json:"volume"`
+	Patient string `json:"patient"`
+	// Case is the slice with the best box.
+	Case  string `json:"image"`
+	Label string `json:"label"`
+	detect.Finding
+}
+
+// Findings merges the boxes of neighbouring slices of every volume.
+func Findings(predictions []Prediction, labels []sdk.LabelSet, o detect.MergeOptions) ([]VolumeFinding, error) {
+	volumes := map[string][]detect.Slice{}
+	cases := map[string]map[int]*dataset.Case{}
+	var names []string
+	for i := range predictions {
+		p := &predictions[i]
+		name := p.Case.Stack
+		if name == "" {
+			name = p.Case.ID
+		}
+		if cases[name] == nil {
+			names = append(names, name)
+			cases[name] = map[int]*dataset.Case{}
+		}
+		cases[name][p.Case.KeySlice] = p.Case
+		slice := detect.Slice{Z: p.Case.KeySlice}
+		for _, b := range p.Boxes {
+			slice.Boxes = append(slice.Boxes, detect.Box(b))
+		}
+		volumes[name] = append(volumes[name], slice)
+	}
+	var out []VolumeFinding
+	for _, name := range names {
+		found, err := detect.Merge(volumes[name], o)
+		if err != nil {
+			return nil, &ConfigError{Err: err}
+		}
+		for _, f := range found {
+			best := cases[name][f.BestZ]
+			out = append(out, VolumeFinding{name, best.Patient, best.ID, labels[0].Classes[f.Class], f})
+		}
+	}
+	return out, nil
+}
+
+// WriteFindings writes findings as FILE.csv (image,x1,y1,x2,y2,z1,z2,score,label,
+// key_image,slices,patient, where image is the volume; `alignedfusion froc` reads it) or
+// FILE.json.
+func WriteFindings(path string, findings []VolumeFinding) error {
+	var data []byte
+	var err error
+	switch strings.ToLower(filepath.Ext(path)) {
+	case ".csv":
+		rows := [][]string{{"image", "x1", "y1", "x2", "y2", "z1", "z2", "score", "label", "key_image", "slices", "patient"}}
+		for _, f := range findings {
+			rows = append(rows, []string{f.Stack, number32(f.X1), number32(f.Y1), number32(f.X2), number32(f.Y2),
+				strconv.Itoa(f.Z1), strconv.Itoa(f.Z2), number32(f.Score), f.Label, f.Case, strconv.Itoa(f.Slices), f.Patient})
+		}
+		data, err = table(rows)
+	case ".json":
+		if findings == nil {
+			findings = []VolumeFinding{}
+		}
+		data, err = json.MarshalIndent(struct {
+			SchemaVersion int             `json:"schema_version"`
+			Findings      []VolumeFinding `json:"findings"`
+		}{OutputVersion, findings}, "", "  ")
+	default:
+		return &ConfigError{Err: fmt.Errorf("findings %s: the ending is %q, want .csv or .json", path, filepath.Ext(path))}
+	}
+	if err != nil {
+		return fmt.Errorf("findings %s: %w", path, err)
+	}
+	return runs.WriteFile(path, data)
+}

@@ -1,0 +1,142 @@
+package workflow
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/alignedfusion/alignedfusion/eval/classify"
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// Protocol is the FROC protocol that a configuration validates with.
+func Protocol(c *config.Config) (froc.Protocol, error) {
+	settings := sdk.Settings(c.DataSettings)
+	p, err := froc.ProtocolByName(settings["protocol"])
+	if err != nil {
+		return p, err
+	}
+	if points := settings.Floats("fppi"); len(points) > 0 {
+		p.FPPI = points
+	}
+	return p, p.Check()
+}
+
+// HasTargets reports whether every case's boxes or labels are known.
+func HasTargets(cases []dataset.Case) bool {
+	for i := range cases {
+		if !cases[i].HasTargets {
+			return false
+		}
+	}
+	return len(cases) > 0
+}
+
+// Truth are the cases' boxes as the evaluation takes them.
+func Truth(cases []dataset.Case) *froc.Truth {
+	t := &froc.Truth{}
+	for i := range cases {
+		c := &cases[i]
+		t.Images = append(t.Images, froc.Image{ID: c.ID, Patient: c.Patient})
+		for _, b := range c.Boxes {
+			t.Lesions = append(t.Lesions, froc.Lesion{Image: i, Region: froc.Box(b.X1, b.Y1, b.X2, b.Y2)})
+		}
+		for _, r := range c.Ignore {
+			x1, y1, x2, y2 := r.Bounds()
+			t.Lesions = append(t.Lesions, froc.Lesion{Image: i, Region: froc.Box(x1, y1, x2, y2), Ignore: true})
+		}
+	}
+	return t
+}
+
+// EvaluateBoxes is the FROC of predictions, one per case in their order.
+func EvaluateBoxes(cases []dataset.Case, predictions []Prediction, p froc.Protocol) (*froc.Result, error) {
+	var marks []froc.Prediction
+	for i := range predictions {
+		for _, b := range predictions[i].Boxes {
+			marks = append(marks, froc.Prediction{Image: i, Region: froc.Box(b.X1, b.Y1, b.X2, b.Y2), Score: b.Score})
+		}
+	}
+	return froc.Evaluate(Truth(cases), marks, p)
+}
+
+// EvaluateClasses are the metrics of predictions, per label set. Cases whose label in
+// the set is unknown are left out.
+func EvaluateClasses(cases []dataset.Case, predictions []Prediction, sets []sdk.LabelSet) ([]*classify.Result, error) {
+	var out []*classify.Result
+	for k, set := range sets {
+		var labels []int
+		var probabilities [][]float64
+		for i := range cases {
+			if l, ok := cases[i].Labels[set.Name]; ok && l >= 0 {
+				labels = append(labels, l)
+				probabilities = append(probabilities, predictions[i].Probabilities[k])
+			}
+		}
+		r, err := classify.Evaluate(labels, probabilities, set.Classes)
+		if err != nil {
+			return nil, fmt.Errorf("evaluate %s: %w", set.Name, err)
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+// score is the number that decides which checkpoint is best, with all that was measured.
+func (s *Session) score(cases []dataset.Case, predictions []Prediction) (name string, value float64, metrics map[string]float64, err error) {
+	metrics = map[string]float64{}
+	if s.Config.Task == config.Detect {
+		p, err := Protocol(s.Config)
+		if err != nil {
+			return "", 0, nil, err
+		}
+		name = "mean sensitivity"
+		r, err := EvaluateBoxes(cases, predictions, p)
+		if errors.Is(err, froc.ErrNoLesions) {
+			return name, math.NaN(), metrics, nil
+		}
+		if err != nil {
+			return "", 0, nil, err
+		}
+		for _, o := range r.OperatingPoints {
+			metrics[fmt.Sprintf("sensitivity@%g", o.FPPI)] = o.Sensitivity
+		}
+		metrics["mean_sensitivity"], metrics["average_precision"] = r.MeanSensitivity, r.AP
+		return name, r.MeanSensitivity, finite(metrics), nil
+	}
+	results, err := EvaluateClasses(cases, predictions, s.Labels)
+	if err != nil {
+		return "", 0, nil, err
+	}
+	name = "balanced accuracy"
+	measure := func(m classify.Metrics) float64 { return m.BalancedAccuracy }
+	if s.Config.Train["best_by"] == "macro_auroc" {
+		name = "macro AUROC"
+		measure = func(m classify.Metrics) float64 { return m.MacroAUROC }
+	}
+	for i, r := range results {
+		value += measure(r.Metrics) / float64(len(results))
+		suffix := ""
+		if len(results) > 1 {
+			suffix = "." + s.Labels[i].Name
+		}
+		metrics["accuracy"+suffix] = r.Metrics.Accuracy
+		metrics["balanced_accuracy"+suffix] = r.Metrics.BalancedAccuracy
+		metrics["macro_auroc"+suffix] = r.Metrics.MacroAUROC
+		metrics["ece"+suffix] = r.Metrics.ECE
+	}
+	return name, value, finite(metrics), nil
+}
+
+// finite drops what is undefined: JSON has no NaN.
+func finite(metrics map[string]float64) map[string]float64 {
+	for name, v := range metrics {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			delete(metrics, name)
+		}
+	}
+	return metrics
+}

@@ -1,0 +1,70 @@
+package workflow
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/dataset/synth"
+	"github.com/alignedfusion/alignedfusion/host/pipeline"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// A mirrored pass hands the encoder the pictures turned left-right, also of cases whose
+// tokens are remembered: those are of the pictures as they are.
+func TestMirroredPassTurnsPictures(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	if _, err := synth.Table(t.Context(), dir, synth.TableOptions{Patients: 8, Size: 32, Seed: 1}); err != nil {
+		t.Fatal(err)
+	}
+	d, err := dataset.Open("table:"+filepath.Join(dir, "data.csv"), dataset.Options{Task: dataset.Classify})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := fakeSession(t, config.Classify, nil, "data.size=32")
+	s.Data = d
+	port := sdk.Port{Name: d.Modalities[0], DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, Required: true}
+	s.Pipeline.Members = append(s.Pipeline.Members, &pipeline.Member{Source: pipeline.Source{Role: sdk.KindEncoder, Plugin: "eye"},
+		Opened: &sdk.OpenResponse{Inputs: []sdk.Port{port}}})
+	pixels := func() ([]float32, []int64) {
+		l, err := s.loader(t.Context(), d.Cases, false, 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		b, err := l.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := b.Tensors[port.Name]
+		if x == nil {
+			t.Fatalf("no %s in the batch", port.Name)
+		}
+		values, err := x.Float32s()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return values, x.Shape
+	}
+	plain, shape := pixels()
+	s.remembered = NewTokenStore(1 << 20).of([32]byte{})
+	for i := range d.Cases {
+		s.remembered.cases[d.Cases[i].ID] = map[string]*tensor.Tensor{}
+	}
+	s.mirrored = true
+	mirrored, _ := pixels()
+	width := int(shape[len(shape)-1])
+	symmetric := true
+	for i := range plain {
+		row, column := i/width, i%width
+		if got, want := mirrored[i], plain[row*width+width-1-column]; got != want {
+			t.Fatalf("row %d, column %d: %g, want %g", row, column, got, want)
+		}
+		symmetric = symmetric && plain[i] == mirrored[i]
+	}
+	if symmetric {
+		t.Error("the pictures are symmetric: the test shows nothing")
+	}
+}

@@ -1,0 +1,310 @@
+package workflow
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/npz"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// OutputVersion is the schema_version of JSON predictions and reconstructions.
+const OutputVersion = 1
+
+// Files of RUN/predictions/SPLIT.
+const (
+	PredictionsFile = "predictions.csv"
+	// TruthFile holds the boxes, ImagesFile every image (detect); TruthFile the labels (classify).
+	TruthFile  = "truth.csv"
+	ImagesFile = "images.csv"
+)
+
+// number32 is the shortest text that reads back as the same float32.
+func number32(v float64) string { return strconv.FormatFloat(v, 'g', -1, 32) }
+
+// WritePredictions writes predictions as FILE.csv, .json or .npz, whole or not at all.
+func WritePredictions(path, task string, labels []sdk.LabelSet, predictions []Prediction) error {
+	var data []byte
+	var err error
+	switch strings.ToLower(filepath.Ext(path)) {
+	case ".csv":
+		data, err = predictionsCSV(task, labels, predictions)
+	case ".json":
+		data, err = predictionsJSON(task, labels, predictions)
+	case ".npz":
+		if err := npz.Write(path, predictionsNPZ(task, labels, predictions)); err != nil {
+			return fmt.Errorf("predictions %s: %w", path, err)
+		}
+		return nil
+	default:
+		return fmt.Errorf("predictions %s: the ending is %q, want .csv, .json or .npz", path, filepath.Ext(path))
+	}
+	if err != nil {
+		return fmt.Errorf("predictions %s: %w", path, err)
+	}
+	return runs.WriteFile(path, data)
+}
+
+func table(rows [][]string) ([]byte, error) {
+	var b bytes.Buffer
+	w := csv.NewWriter(&b)
+	err := w.WriteAll(rows)
+	return b.Bytes(), err
+}
+
+// predictionsCSV: image,x1,y1,x2,y2,score,label,patient in original pixels, or
+// id,predicted,p_<class>… (with several tasks predicted.<task>, p.<task>_<class>).
+func predictionsCSV(task string, labels []sdk.LabelSet, predictions []Prediction) ([]byte, error) {
+	if task == config.Detect {
+		rows := [][]string{{"image", "x1", "y1", "x2", "y2", "score", "label", "patient"}}
+		for _, p := range predictions {
+			for _, b := range p.Boxes {
+				rows = append(rows, []string{p.Case.ID, number32(b.X1), number32(b.Y1), number32(b.X2), number32(b.Y2),
+					number32(b.Score), labels[0].Classes[b.Class], p.Case.Patient})
+			}
+		}
+		return table(rows)
+	}
+	header := []string{"id"}
+	for _, set := range labels {
+		suffix := taskSuffix(labels, set)
+		header = append(header, "predicted"+suffix)
+		for _, class := range set.Classes {
+			header = append(header, "p"+suffix+"_"+class)
+		}
+	}
+	rows := [][]string{header}
+	for _, p := range predictions {
+		row := []string{p.Case.ID}
+		for k, set := range labels {
+			row = append(row, set.Classes[argmax(p.Probabilities[k])])
+			for _, v := range p.Probabilities[k] {
+				row = append(row, number32(v))
+			}
+		}
+		rows = append(rows, row)
+	}
+	return table(rows)
+}
+
+// taskSuffix tells the columns of several tasks apart.
+func taskSuffix(labels []sdk.LabelSet, set sdk.LabelSet) string {
+	if len(labels) > 1 {
+		return "." + set.Name
+	}
+	return ""
+}
+
+func argmax(v []float64) int {
+	best := 0
+	for i := range v {
+		if v[i] > v[best] {
+			best = i
+		}
+	}
+	return best
+}
+
+type boxJSON struct {
+	X1    float64 `json:"x1"`
+	Y1    float64 `json:"y1"`
+	X2    float64 `json:"x2"`
+	Y2    float64 `json:"y2"`
+	Score float64 `json:"score"`
+	Label string  `json:"label"`
+}
+
+type caseJSON struct {
+	ID            string                        `json:"id"`
+	Patient       string                        `json:"patient,omitempty"`
+	Boxes         *[]boxJSON                    `json:"boxes,omitempty"`
+	Predicted     map[string]string             `json:"predicted,omitempty"`
+	Probabilities map[string]map[string]float64 `json:"probabilities,omitempty"`
+	Reconstructed []Reconstructed               `json:"reconstructed,omitempty"`
+}
+
+type documentJSON struct {
+	SchemaVersion int        `json:"schema_version"`
+	Task          string     `json:"task,omitempty"`
+	Cases         []caseJSON `json:"cases"`
+}
+
+func encode(v any) ([]byte, error) {
+	data, err := json.MarshalIndent(v, "", "  ")
+	return append(data, '\n'), err
+}
+
+func predictionsJSON(task string, labels []sdk.LabelSet, predictions []Prediction) ([]byte, error) {
+	doc := documentJSON{SchemaVersion: OutputVersion, Task: task, Cases: []caseJSON{}}
+	for _, p := range predictions {
+		c := caseJSON{ID: p.Case.ID, Patient: p.Case.Patient, Reconstructed: p.Reconstructed}
+		if task == config.Detect {
+			boxes := []boxJSON{}
+			for _, b := range p.Boxes {
+				boxes = append(boxes, boxJSON{b.X1, b.Y1, b.X2, b.Y2, b.Score, labels[0].Classes[b.Class]})
+			}
+			c.Boxes = &boxes
+		} else {
+			c.Predicted, c.Probabilities = map[string]string{}, map[string]map[string]float64{}
+			for k, set := range labels {
+				c.Predicted[set.Name] = set.Classes[argmax(p.Probabilities[k])]
+				each := map[string]float64{}
+				for i, class := range set.Classes {
+					each[class] = p.Probabilities[k][i]
+				}
+				c.Probabilities[set.Name] = each
+			}
+		}
+		doc.Cases = append(doc.Cases, c)
+	}
+	return encode(doc)
+}
+
+// WriteReconstructions writes, for every case, the probabilities of the values of each
+// attribute that its report does not mention.
+func WriteReconstructions(path string, predictions []Prediction) error {
+	doc := documentJSON{SchemaVersion: OutputVersion, Cases: []caseJSON{}}
+	for _, p := range predictions {
+		doc.Cases = append(doc.Cases, caseJSON{ID: p.Case.ID, Patient: p.Case.Patient, Reconstructed: p.Reconstructed})
+	}
+	data, err := encode(doc)
+	if err != nil {
+		return err
+	}
+	return runs.WriteFile(path, data)
+}
+
+// predictionsNPZ: boxes [K,4], scores [K], labels [K], image [K] (rows of image_ids),
+// image_ids [N] and classes; or ids [N] and, per task, probabilities [N,classes] and classes.
+func predictionsNPZ(task string, labels []sdk.LabelSet, predictions []Prediction) map[string]*tensor.Tensor {
+	n := int64(len(predictions))
+	var ids []string
+	for _, p := range predictions {
+		ids = append(ids, p.Case.ID)
+	}
+	if task == config.Detect {
+		var boxes, scores []float32
+		var class, image []int64
+		for i, p := range predictions {
+			for _, x := range p.Boxes {
+				boxes = append(boxes, float32(x.X1), float32(x.Y1), float32(x.X2), float32(x.Y2))
+				scores, class, image = append(scores, float32(x.Score)), append(class, int64(x.Class)), append(image, int64(i))
+			}
+		}
+		k := int64(len(scores))
+		return map[string]*tensor.Tensor{
+			"boxes": tensor.OfFloat32s(boxes, k, 4), "scores": tensor.OfFloat32s(scores, k),
+			"labels": tensor.OfInt64s(class, k), "image": tensor.OfInt64s(image, k),
+			"image_ids": tensor.OfStrings(ids...), "classes": tensor.OfStrings(labels[0].Classes...),
+		}
+	}
+	out := map[string]*tensor.Tensor{"ids": tensor.OfStrings(ids...)}
+	for k, set := range labels {
+		var p []float32
+		for i := range predictions {
+			for _, v := range predictions[i].Probabilities[k] {
+				p = append(p, float32(v))
+			}
+		}
+		suffix := taskSuffix(labels, set)
+		out["probabilities"+suffix] = tensor.OfFloat32s(p, n, int64(len(set.Classes)))
+		out["classes"+suffix] = tensor.OfStrings(set.Classes...)
+	}
+	return out
+}
+
+// SavePredictions keeps a split's predictions, with what is true of it, in the run
+// directory, where compare finds them.
+func SavePredictions(run, split, task string, labels []sdk.LabelSet, predictions []Prediction) error {
+	dir := PredictionDir(run, split)
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	if err := WritePredictions(filepath.Join(dir, PredictionsFile), task, labels, predictions); err != nil {
+		return err
+	}
+	truth, images := truthRows(task, labels, predictions)
+	for name, rows := range map[string][][]string{TruthFile: truth, ImagesFile: images} {
+		data, err := table(rows)
+		if err != nil {
+			return err
+		}
+		if err := runs.WriteFile(filepath.Join(dir, name), data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PredictionDir is the folder of a split's predictions.
+func PredictionDir(run, split string) string {
+	if split == "" {
+		split = "all"
+	}
+	return filepath.Join(run, runs.PredictionDir, split)
+}
+
+func truthRows(task string, labels []sdk.LabelSet, predictions []Prediction) (truth, images [][]string) {
+	images = [][]string{{"image", "patient"}}
+	for _, p := range predictions {
+		images = append(images, []string{p.Case.ID, p.Case.Patient})
+	}
+	if task == config.Detect {
+		truth = [][]string{{"image", "x1", "y1", "x2", "y2", "ignore"}}
+		for _, p := range predictions {
+			for _, b := range p.Case.Boxes {
+				truth = append(truth, []string{p.Case.ID, number64(b.X1), number64(b.Y1), number64(b.X2), number64(b.Y2), "0"})
+			}
+			for _, r := range p.Case.Ignore {
+				x1, y1, x2, y2 := r.Bounds()
+				truth = append(truth, []string{p.Case.ID, number64(x1), number64(y1), number64(x2), number64(y2), "1"})
+			}
+		}
+		return truth, images
+	}
+	header := []string{"id"}
+	for _, set := range labels {
+		header = append(header, "label"+taskSuffix(labels, set))
+	}
+	truth = [][]string{header}
+	for _, p := range predictions {
+		row := []string{p.Case.ID}
+		for _, set := range labels {
+			text := ""
+			if l, ok := p.Case.Labels[set.Name]; ok && l >= 0 {
+				text = set.Classes[l]
+			}
+			row = append(row, text)
+		}
+		truth = append(truth, row)
+	}
+	return truth, images
+}
+
+func number64(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
+
+// Splits lists the splits whose predictions a run keeps.
+func Splits(run string) []string {
+	entries, err := os.ReadDir(filepath.Join(run, runs.PredictionDir))
+	if err != nil {
+		return nil
+	}
+	var splits []string
+	for _, e := range entries {
+		if _, err := os.Stat(filepath.Join(run, runs.PredictionDir, e.Name(), PredictionsFile)); err == nil {
+			splits = append(splits, e.Name())
+		}
+	}
+	slices.Sort(splits)
+	return splits
+}

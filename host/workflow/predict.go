@@ -1,0 +1,234 @@
+package workflow
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/pipeline"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// Box is a detection in pixels of the original image.
+type Box struct {
+	X1, Y1, X2, Y2 float64
+	Score          float64
+	// Class indexes the label set.
+	Class int
+}
+
+// Reconstructed is what the fusion makes of an attribute that a report does not mention.
+type Reconstructed struct {
+	Attribute     string    `json:"attribute"`
+	Values        []string  `json:"values"`
+	Probabilities []float64 `json:"probabilities"`
+}
+
+// Prediction is what the pipeline says about a case.
+type Prediction struct {
+	Case *dataset.Case
+	// Boxes of a detector, best first.
+	Boxes []Box
+	// Probabilities of a classifier, per label set.
+	Probabilities [][]float64
+	Reconstructed []Reconstructed
+}
+
+// Predict runs cases through the pipeline in EVAL mode. report is called after every
+// batch with the number of cases done; it may be nil.
+func (s *Session) Predict(ctx context.Context, cases []dataset.Case, report func(done int)) (_ []Prediction, err error) {
+	loader, err := s.loader(ctx, cases, false, 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer loader.Close()
+	var out []Prediction
+	for {
+		b, err := loader.Next()
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		batch, err := s.predictBatch(ctx, b)
+		if err != nil {
+			return nil, err
+		}
+		for i := range batch {
+			batch[i].Case = &cases[len(out)+i]
+		}
+		out = append(out, batch...)
+		if report != nil {
+			report(len(out))
+		}
+	}
+}
+
+func (s *Session) predictBatch(ctx context.Context, b *dataset.Batch) (_ []Prediction, err error) {
+	run, err := s.Pipeline.Forward(ctx, pipeline.ForwardOptions{Seed: pipeline.Seed(s.Config.Seed, "predict")}, s.inputs(b).Inputs)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, run.Release(context.WithoutCancel(ctx))) }()
+	out := make([]Prediction, len(b.Cases))
+	if s.Config.Task == config.Detect {
+		err = s.boxes(run, b, out)
+	} else {
+		err = s.probabilities(run, out)
+	}
+	if err == nil && s.reports != nil {
+		err = s.reconstructions(run, b, out)
+	}
+	return out, err
+}
+
+// blame makes an error about what a stage answered.
+func (s *Session) blame(role sdk.Kind, format string, args ...any) error {
+	m := s.Pipeline.Member(role)
+	return &pipeline.StageError{Role: role, Plugin: m.Plugin, Call: "forward", Err: fmt.Errorf(format, args...)}
+}
+
+// boxes reads boxes, scores, labels and image, and maps them to the original images.
+func (s *Session) boxes(run *pipeline.Run, b *dataset.Batch, out []Prediction) error {
+	boxes, err1 := run.Outputs["boxes"].Float32s()
+	scores, err2 := run.Outputs["scores"].Float32s()
+	image, err3 := run.Outputs["image"].Int32s()
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return s.blame(sdk.KindHead, "outputs boxes, scores and image: %w", err)
+	}
+	labels := make([]int64, len(scores))
+	if t := run.Outputs["labels"]; t != nil {
+		given, err := t.Int64s()
+		if err != nil {
+			return s.blame(sdk.KindHead, "output labels: %w", err)
+		}
+		labels = given
+	}
+	if len(boxes) != 4*len(scores) || len(image) != len(scores) || len(labels) != len(scores) {
+		return s.blame(sdk.KindHead, "%d boxes, %d scores, %d labels, %d images; want as many of each", len(boxes)/4, len(scores), len(labels), len(image))
+	}
+	for k, at := range image {
+		v := boxes[4*k : 4*k+4]
+		for _, x := range append([]float32{scores[k]}, v...) {
+			if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
+				return s.blame(sdk.KindHead, "box %d of case %q is %v with score %v, want finite numbers", k, b.Cases[0].ID, v, scores[k])
+			}
+		}
+		if at < 0 || int(at) >= len(b.Cases) {
+			return s.blame(sdk.KindHead, "box %d belongs to image %d of a batch of %d", k, at, len(b.Cases))
+		}
+		if n := len(s.Labels[0].Classes); labels[k] < 0 || labels[k] >= int64(n) {
+			return s.blame(sdk.KindHead, "box %d has label %d, there are %d classes", k, labels[k], n)
+		}
+		x1, y1, x2, y2 := b.Geometry[at].BoxToOriginal(float64(v[0]), float64(v[1]), float64(v[2]), float64(v[3]))
+		if x2 < x1 || y2 < y1 {
+			return s.blame(sdk.KindHead, "box %d is %v, want x1 <= x2 and y1 <= y2", k, v)
+		}
+		out[at].Boxes = append(out[at].Boxes, Box{x1, y1, x2, y2, float64(scores[k]), int(labels[k])})
+	}
+	limit := sdk.Settings(s.Config.DataSettings).Int("max_boxes")
+	for i := range out {
+		slices.SortStableFunc(out[i].Boxes, func(a, b Box) int { return cmp.Compare(b.Score, a.Score) })
+		if limit > 0 && len(out[i].Boxes) > limit {
+			out[i].Boxes = out[i].Boxes[:limit]
+		}
+	}
+	return nil
+}
+
+// probabilities are the softmax of the logits.
+func (s *Session) probabilities(run *pipeline.Run, out []Prediction) error {
+	for _, set := range s.Labels {
+		name := logitsName(s.Labels, set.Name)
+		logits, err := rows(run.Outputs[name], len(out), len(set.Classes))
+		if err != nil {
+			return s.blame(sdk.KindHead, "output %q: %w", name, err)
+		}
+		for i, z := range logits {
+			out[i].Probabilities = append(out[i].Probabilities, softmax(z))
+		}
+	}
+	return nil
+}
+
+// rows reads an FP32 [n, k] tensor of finite numbers.
+func rows(t *tensor.Tensor, n, k int) ([][]float64, error) {
+	values, err := t.Float32s()
+	if err != nil {
+		return nil, err
+	}
+	if len(t.Shape) != 2 || t.Shape[0] != int64(n) || t.Shape[1] != int64(k) {
+		return nil, fmt.Errorf("is %s, want FP32 [%d %d]", t, n, k)
+	}
+	out := make([][]float64, n)
+	for i := range out {
+		for _, v := range values[i*k : (i+1)*k] {
+			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+				return nil, fmt.Errorf("holds %v, want finite numbers", v)
+			}
+			out[i] = append(out[i], float64(v))
+		}
+	}
+	return out, nil
+}
+
+func softmax(z []float64) []float64 {
+	high := slices.Max(z)
+	out := make([]float64, len(z))
+	var sum float64
+	for i, v := range z {
+		out[i] = math.Exp(v - high)
+		sum += out[i]
+	}
+	for i := range out {
+		out[i] /= sum
+	}
+	return out
+}
+
+// reconstructions keeps the probabilities of the attributes a report does not mention.
+func (s *Session) reconstructions(run *pipeline.Run, b *dataset.Batch, out []Prediction) error {
+	t := run.Outputs["reconstruction"]
+	if t == nil {
+		return nil
+	}
+	p, err := t.Float32s()
+	n, a := int64(len(out)), int64(len(s.Schema.Attributes))
+	if err != nil || len(t.Shape) != 3 || t.Shape[0] != n || t.Shape[1] != a {
+		return s.blame(sdk.KindFusion, "output \"reconstruction\" is %s, want FP32 [%d %d K]", t, n, a)
+	}
+	width := int(t.Shape[2])
+	for i := range out {
+		states := s.reports.states[b.Cases[i].ID]
+		for k, attribute := range s.Schema.Attributes {
+			if schema.State(states[k]) != schema.Unmentioned {
+				continue
+			}
+			if width < len(attribute.Values) {
+				return s.blame(sdk.KindFusion, "output \"reconstruction\" has %d values, attribute %q has %d", width, attribute.Name, len(attribute.Values))
+			}
+			r := Reconstructed{Attribute: attribute.Name, Values: attribute.Values}
+			at := (i*int(a) + k) * width
+			for _, v := range p[at : at+len(attribute.Values)] {
+				if !(v >= 0 && v <= 1.001) {
+					return s.blame(sdk.KindFusion, "output \"reconstruction\" holds %v, want probabilities", v)
+				}
+				r.Probabilities = append(r.Probabilities, float64(v))
+			}
+			if s.temperature > 0 {
+				r.Probabilities = temper(r.Probabilities, s.temperature)
+			}
+			out[i].Reconstructed = append(out[i].Reconstructed, r)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package workflow
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/host/report/textembed"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// reports are the encoded attributes of all cases.
+type reports struct {
+	schema   *schema.Schema
+	encoder  textembed.Encoder
+	states   map[string][]int8  // by case id, [A]
+	values   map[string][]int64 // by case id, [A]
+	prompts  map[string][]string
+	vectors  map[string][]float32 // by prompt, [E]
+	constant *tensor.Tensor       // FP32 [A,K,E]
+	json     []byte
+	warnings []string
+}
+
+// schemaOf builds the attribute schema from the training cases; nil when the data have
+// no attribute columns.
+func schemaOf(d *dataset.Dataset, training []dataset.Case) (*schema.Schema, []string, error) {
+	if len(d.AttributeColumns) == 0 {
+		return nil, nil, nil
+	}
+	table := schema.Table{Columns: d.AttributeColumns}
+	for i := range training {
+		table.Rows = append(table.Rows, row(d.AttributeColumns, &training[i]))
+	}
+	s, skipped, err := schema.FromColumns(table, schema.Options{})
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %s: attributes: %w; choose columns with --attributes, or none with --attributes=", dataset.ErrData, d.Spec, err)
+	}
+	var warnings []string
+	for _, k := range skipped {
+		warnings = append(warnings, fmt.Sprintf("attribute %q is left out: %s", k.Column, k.Reason))
+	}
+	return s, warnings, nil
+}
+
+func row(columns []string, c *dataset.Case) []string {
+	cells := make([]string, len(columns))
+	for i, name := range columns {
+		cells[i] = c.Attributes[name]
+	}
+	return cells
+}
+
+// newReports encodes every case; cache keeps the embeddings. A column that the data do
+// not have is unmentioned everywhere: a case without a report is predicted too. The
+// stages see the schema that data.impute makes of s.
+func newReports(s *schema.Schema, cases []dataset.Case, encoder textembed.Encoder, cache textembed.Cache, impute string) (_ *reports, err error) {
+	r := &reports{schema: s, encoder: encoder, states: map[string][]int8{}, values: map[string][]int64{},
+		prompts: map[string][]string{}, vectors: map[string][]float32{}}
+	told := toldSchema(s, impute)
+	if r.json, err = json.Marshal(told); err != nil {
+		return nil, err
+	}
+	columns := s.Names()
+	var all []string
+	unseen := map[string]int{}
+	for i := range cases {
+		c := &cases[i]
+		e, err := schema.Encode(s, schema.Table{Columns: columns, Rows: [][]string{row(columns, c)}})
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s: case %q: %w", dataset.ErrData, c.Origin, c.ID, err)
+		}
+		tell(told, impute, e)
+		r.states[c.ID], r.values[c.ID], r.prompts[c.ID] = e.States[0], e.Values[0], e.Prompts[0]
+		all = append(all, e.Prompts[0]...)
+		for _, u := range e.Unseen {
+			unseen[u.Attribute]++
+		}
+	}
+	for _, name := range columns {
+		if n := unseen[name]; n > 0 {
+			r.warnings = append(r.warnings, fmt.Sprintf("attribute %q: %d cells hold values that training never saw; their value counts as unknown", name, n))
+		}
+	}
+	values := 0
+	for _, a := range told.Attributes {
+		values = max(values, len(a.Values))
+		all = append(all, schema.ValuePrompts(a)...)
+	}
+	vectors, _, err := cache.Embed(encoder, all)
+	if err != nil {
+		return nil, err
+	}
+	for i, prompt := range all {
+		r.vectors[prompt] = vectors[i]
+	}
+	constant := make([]float32, len(s.Attributes)*values*encoder.Dim)
+	for a, attribute := range told.Attributes {
+		for k, prompt := range schema.ValuePrompts(attribute) {
+			copy(constant[(a*values+k)*encoder.Dim:], r.vectors[prompt])
+		}
+	}
+	r.constant = tensor.OfFloat32s(constant, int64(len(s.Attributes)), int64(values), int64(encoder.Dim))
+	return r, nil
+}
+
+// remembering is the reports' encoder, asked for prompts alone that it has not embedded
+// yet: a plugin's has been closed by then.
+func (r *reports) remembering() textembed.Encoder {
+	e := r.encoder
+	e.Encode = func(prompts []string) ([][]float32, error) {
+		out := make([][]float32, len(prompts))
+		for i, p := range prompts {
+			if out[i] = r.vectors[p]; out[i] != nil {
+				continue
+			}
+			v, err := r.encoder.Encode([]string{p})
+			if err != nil {
+				return nil, err
+			}
+			out[i] = v[0]
+		}
+		return out, nil
+	}
+	return e
+}
+
+// ports are what the reports add to the host's ports.
+func (r *reports) ports() []sdk.Port {
+	a, e := fmt.Sprint(len(r.schema.Attributes)), fmt.Sprint(r.encoder.Dim)
+	return []sdk.Port{
+		{Name: "report.embedding", DType: tensor.FP32, Shape: []string{"N", a, e}, Required: true},
+		{Name: "report.state", DType: tensor.Int8, Shape: []string{"N", a}, Required: true},
+		{Name: "report.value", DType: tensor.Int64, Shape: []string{"N", a}, Required: true},
+	}
+}
+
+// add puts the reports of a batch's cases among its inputs.
+func (r *reports) add(inputs map[string]*tensor.Tensor, cases []dataset.Case) {
+	n, a, e := len(cases), len(r.schema.Attributes), r.encoder.Dim
+	states, values := make([]int8, 0, n*a), make([]int64, 0, n*a)
+	embedding := make([]float32, n*a*e)
+	for i := range cases {
+		id := cases[i].ID
+		states = append(states, r.states[id]...)
+		values = append(values, r.values[id]...)
+		for k, prompt := range r.prompts[id] {
+			copy(embedding[(i*a+k)*e:], r.vectors[prompt])
+		}
+	}
+	inputs["report.state"] = tensor.OfInt8s(states, int64(n), int64(a))
+	inputs["report.value"] = tensor.OfInt64s(values, int64(n), int64(a))
+	inputs["report.embedding"] = tensor.OfFloat32s(embedding, int64(n), int64(a), int64(e))
+}

@@ -1,0 +1,152 @@
+package workflow
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/dataset/missing"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
+	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// PredictOptions of PredictRun.
+type PredictOptions struct {
+	// Run is the run directory, Checkpoint best, last or a step number.
+	Run, Checkpoint string
+	// Data is a data spec; empty means the run's own data.
+	Data string
+	// Split of the data; empty means test on the run's own data, else all cases.
+	Split string
+	// Device and Threads take the place of the run's when they are set.
+	Device  string
+	Threads int
+	Plugins plughost.Options
+	// Missing, unless nil, is the share of the attribute values there are that is taken
+	// away from the cases predicted (instead of the run's rate of their split).
+	Missing *float64
+	// Tokens remembers the tokens of frozen encoders from call to call; may be nil.
+	Tokens *TokenStore
+	// Mirror predicts every image mirrored, too, and combines the two (CombineRuns).
+	Mirror bool
+	// Messages receives progress and warnings.
+	Messages io.Writer
+}
+
+// PredictResult is what PredictRun made.
+type PredictResult struct {
+	Run         string
+	Config      *config.Config
+	Labels      []sdk.LabelSet
+	Split       string
+	Step        int
+	Cases       []dataset.Case
+	Predictions []Prediction
+	// Evaluable says that all cases have targets.
+	Evaluable bool
+}
+
+// PredictRun runs a trained pipeline on data. Predictions on the run's own data are
+// also kept in the run directory, unless PredictOptions.Missing or Mirror change them.
+func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err error) {
+	r, err := ReadRun(o.Run)
+	if err != nil {
+		return nil, err
+	}
+	c := r.Config
+	own := o.Data == "" || o.Data == c.Data
+	if o.Data == "" {
+		o.Data = c.Data
+	}
+	if o.Split == "" {
+		o.Split = "all"
+		if own {
+			o.Split = "test"
+		}
+	}
+	if o.Device != "" {
+		c.Device = o.Device
+	}
+	if o.Threads > 0 {
+		c.Threads = o.Threads
+	}
+	checkpoint, warnings, err := runs.Find(o.Run, o.Checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	var attributes []string
+	if r.Schema != nil && hasTable(o.Data) {
+		attributes = r.Schema.Names()
+	}
+	d, err := OpenData(o.Data, c, r.Labels, attributes)
+	if err != nil {
+		return nil, err
+	}
+	if err := takeAway(d, c, o.Missing); err != nil {
+		return nil, &ConfigError{Err: err}
+	}
+	d.Cases = missing.Fill(d.Cases, r.Modes)
+	cases, err := d.Split(o.Split)
+	if err != nil {
+		return nil, err
+	}
+	s, err := Open(ctx, Options{Config: c, Data: d, Schema: r.Schema, Labels: r.Labels, Plugins: o.Plugins, Tokens: o.Tokens})
+	if err != nil {
+		return nil, err
+	}
+	if r.Calibration != nil {
+		s.temperature = r.Calibration.Temperature
+	}
+	if err := s.sameText(r.Manifest); err != nil {
+		s.Abandon()
+		return nil, err
+	}
+	result, err := s.predictCheckpoint(ctx, checkpoint, cases, append(warnings, s.Warnings...), o)
+	if err != nil {
+		s.Abandon()
+		return nil, err
+	}
+	if err := s.Close(); err != nil {
+		return nil, err
+	}
+	result.Run, result.Config, result.Labels, result.Split = o.Run, c, r.Labels, o.Split
+	result.Evaluable = HasTargets(cases)
+	if own && o.Missing == nil && !o.Mirror && result.Evaluable {
+		return result, SavePredictions(o.Run, o.Split, c.Task, r.Labels, result.Predictions)
+	}
+	return result, nil
+}
+
+func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkpoint, cases []dataset.Case, warnings []string, o PredictOptions) (*PredictResult, error) {
+	for _, w := range warnings {
+		fmt.Fprintf(o.Messages, "warning: %s\n", w)
+	}
+	if err := loop.Restore(ctx, s.Pipeline, checkpoint, true); err != nil {
+		return nil, err
+	}
+	if s.Tokens != nil { // else every case is encoded once, in passing
+		if err := s.remember(ctx, cases); err != nil {
+			return nil, err
+		}
+	}
+	last := time.Now()
+	predict := s.Predict
+	if o.Mirror {
+		predict = s.predictMirrored
+	}
+	predictions, err := predict(ctx, cases, func(done int) {
+		if time.Since(last) > 10*time.Second {
+			last = time.Now()
+			fmt.Fprintf(o.Messages, "%d of %d cases\n", done, len(cases))
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &PredictResult{Step: checkpoint.State.Step, Cases: cases, Predictions: predictions}, nil
+}

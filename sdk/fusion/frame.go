@@ -1,0 +1,374 @@
+package fusion
+
+import (
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/sugarme/gotch"
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
+)
+
+// Report is the name of the stream of report tokens.
+const Report = "report"
+
+const eps = 1e-5
+
+// Modality is one input of tokens.
+type Modality struct {
+	Name     string
+	Channels int64
+}
+
+// Options are the parts of a frame that are settings.
+type Options struct {
+	Width int64
+	// Identity adds the learned attribute-identity embedding.
+	Identity bool
+	// Residual gives a modality's tokens back as input + projection: what the fusion
+	// adds is apart from what the encoder saw. Otherwise the projection replaces them.
+	Residual bool
+	// ModalityDropout is the probability with which a case's tokens of a modality are
+	// zeroed in training.
+	ModalityDropout float64
+	// Zero stands for unmentioned attributes by a zero token instead of the learned t_UN.
+	Zero bool
+}
+
+// Frame projects every modality to one width, makes report tokens and projects
+// back. All of its parameters live in the stage's Params.
+type Frame struct {
+	Options
+	Modalities []Modality
+	Attributes []Attribute
+	// Embedding is the size of the text embedding, K the largest value set.
+	Embedding, K int64
+
+	device      gotch.Device
+	inputs      map[string]projection
+	outputs     map[string]transformer.Affine
+	text        projection
+	unmentioned *ts.Tensor // [d]
+	identity    *ts.Tensor // [A,d]
+	norms       map[string]transformer.Affine
+}
+
+// projection is a linear layer with a layer norm behind it.
+type projection struct{ linear, norm transformer.Affine }
+
+func newProjection(p *torchstage.Params, prefix string, in, width int64) projection {
+	return projection{transformer.Linear(p, prefix+".projection", in, width), transformer.Norm(p, prefix+".norm", width)}
+}
+
+func (pr projection) apply(s *torchstage.Scope, x *ts.Tensor, width int64) *ts.Tensor {
+	return pr.norm.Normalize(s, pr.linear.Apply(s, x), width, eps)
+}
+
+// New reads the open request and declares the frame's parameters. It fills in
+// the build's resolved ports.
+func New(b *torchstage.Build, o Options) (*Frame, error) {
+	f := &Frame{Options: o, device: b.Device, inputs: map[string]projection{}, outputs: map[string]transformer.Affine{}, norms: map[string]transformer.Affine{}}
+	var err error
+	if f.Attributes, err = ParseSchema(b.Request.AttributeSchema); err != nil {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "%w", err)
+	}
+	for _, port := range b.Request.Inputs {
+		switch {
+		case strings.HasPrefix(port.Name, "tokens."):
+			c, err := size(port, 2)
+			if err != nil {
+				return nil, err
+			}
+			f.Modalities = append(f.Modalities, Modality{strings.TrimPrefix(port.Name, "tokens."), c})
+		case port.Name == "report.embedding":
+			if f.Embedding, err = size(port, 2); err != nil {
+				return nil, err
+			}
+		}
+	}
+	sort.Slice(f.Modalities, func(i, j int) bool { return f.Modalities[i].Name < f.Modalities[j].Name })
+	for _, m := range f.Modalities {
+		if m.Name == Report {
+			return nil, sdk.Errorf(sdk.InvalidArgument, "input tokens.report: the name is taken by the report's own tokens")
+		}
+	}
+	if len(f.Attributes) > 0 && f.Embedding == 0 {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "the attribute schema has %d attributes but there is no input report.embedding", len(f.Attributes))
+	}
+	if len(f.Attributes) == 0 && f.Embedding > 0 {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "input report.embedding is given without an attribute schema")
+	}
+	if len(f.Attributes) == 0 && len(f.Modalities) == 0 {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "no tokens.<modality> input and no attributes: nothing to fuse")
+	}
+	p := b.Params
+	for _, m := range f.Modalities {
+		f.inputs[m.Name] = newProjection(p, "input."+m.Name, m.Channels, o.Width)
+		if o.Residual || m.Channels != o.Width {
+			f.outputs[m.Name] = transformer.Linear(p, "output."+m.Name, o.Width, m.Channels)
+		}
+	}
+	if len(f.Attributes) > 0 {
+		for _, a := range f.Attributes {
+			f.K = max(f.K, int64(len(a.Values)))
+		}
+		f.text = newProjection(p, "report", f.Embedding, o.Width)
+		if !o.Zero {
+			f.unmentioned = p.Parameter("report.unmentioned", []int64{o.Width}, torchstage.Normal(0, 0.02))
+		}
+		if o.Identity {
+			f.identity = p.Parameter("report.identity", []int64{int64(len(f.Attributes)), o.Width}, torchstage.Normal(0, 0.02))
+		}
+	}
+	f.resolve(b)
+	return f, nil
+}
+
+// Streams are the names of the token sets: the modalities, then the report.
+func (f *Frame) Streams() []string {
+	var names []string
+	for _, m := range f.Modalities {
+		names = append(names, m.Name)
+	}
+	if len(f.Attributes) > 0 {
+		names = append(names, Report)
+	}
+	return names
+}
+
+// Norms declares the final layer norm of every stream.
+func (f *Frame) Norms(p *torchstage.Params) {
+	for _, name := range f.Streams() {
+		f.norms[name] = transformer.Norm(p, "norm."+name, f.Width)
+	}
+}
+
+// Normalize applies the final layer norm of a stream.
+func (f *Frame) Normalize(s *torchstage.Scope, stream string, x *ts.Tensor) *ts.Tensor {
+	return f.norms[stream].Normalize(s, x, f.Width, eps)
+}
+
+// resolve declares the ports with the sizes that are known now.
+func (f *Frame) resolve(b *torchstage.Build) {
+	b.Inputs = b.Request.Inputs
+	for _, port := range b.Request.Inputs {
+		if strings.HasPrefix(port.Name, "tokens.") {
+			port.Differentiable, port.Intensity = true, nil
+			b.Outputs = append(b.Outputs, port)
+		}
+	}
+	if a := len(f.Attributes); a > 0 {
+		b.Outputs = append(b.Outputs, sdk.Port{
+			Name: "tokens.report", DType: tensor.FP32, Required: true, Differentiable: true,
+			Shape: []string{"N", strconv.Itoa(a), strconv.FormatInt(f.Width, 10)},
+		})
+	}
+}
+
+// Joint declares the joint output of the given size.
+func (f *Frame) Joint(b *torchstage.Build, width int64) {
+	b.Outputs = append(b.Outputs, sdk.Port{
+		Name: "joint", DType: tensor.FP32, Required: true, Differentiable: true, Shape: []string{"N", strconv.FormatInt(width, 10)},
+	})
+}
+
+// dropModality zeroes all tokens x [N,T,C] of a modality in some of the cases, in
+// training only: the other modalities must do without it there. An encoder that has been
+// fitted to the training cases is surer of them than of any others, and would be the only
+// one that is learned from. After ModDrop (Neverova et al. 2016, sec. 3.3).
+func (f *Frame) dropModality(s *torchstage.Scope, in *torchstage.Inputs, modality string, x *ts.Tensor) *ts.Tensor {
+	if !in.Train || f.ModalityDropout == 0 {
+		return x
+	}
+	rng := torchstage.NewRand(in.Seed, "modality."+modality)
+	keep := make([]float32, s.Dim(x, 0))
+	for i := range keep {
+		if rng.Float64() >= f.ModalityDropout {
+			keep[i] = 1
+		}
+	}
+	return s.Mul(x, s.To(s.FromFloat32s(keep, int64(len(keep)), 1, 1), f.device))
+}
+
+// Visual projects a modality's tokens [N,T,C] to [N,T,d].
+func (f *Frame) Visual(s *torchstage.Scope, in *torchstage.Inputs, modality string) *ts.Tensor {
+	x := in.Tensors["tokens."+modality]
+	if x == nil {
+		s.Failf(sdk.InvalidArgument, "input %q is missing", "tokens."+modality)
+		return x
+	}
+	x = f.dropModality(s, in, modality, x)
+	in.Tensors["tokens."+modality] = x // Back adds to the same tokens
+	return f.inputs[modality].apply(s, x, f.Width)
+}
+
+// Back projects fused tokens x [N,T,d] to the modality's own size [N,T,C] and, with
+// Residual, adds them to the tokens that came in.
+func (f *Frame) Back(s *torchstage.Scope, in *torchstage.Inputs, modality string, x *ts.Tensor) *ts.Tensor {
+	if out, ok := f.outputs[modality]; ok {
+		x = out.Apply(s, x)
+	}
+	if f.Residual {
+		x = s.Add(in.Tensors["tokens."+modality], x)
+	}
+	return x
+}
+
+// Project makes tokens of text embeddings [...,E]: LayerNorm(Linear(e)).
+func (f *Frame) Project(s *torchstage.Scope, embedding *ts.Tensor) *ts.Tensor {
+	return f.text.apply(s, embedding, f.Width)
+}
+
+// Identify adds the attribute-identity embedding to x [N,A,d], if there is one.
+func (f *Frame) Identify(s *torchstage.Scope, x *ts.Tensor) *ts.Tensor {
+	if f.identity == nil {
+		return x
+	}
+	return s.Add(x, f.identity)
+}
+
+// Cells are the report ports of one call.
+type Cells struct {
+	N     int
+	State []int8  // [N·A]
+	Value []int64 // [N·A]
+	// Embedding is [N,A,E].
+	Embedding *ts.Tensor
+}
+
+// Cells reads and checks the report ports.
+func (f *Frame) Cells(s *torchstage.Scope, in *torchstage.Inputs) Cells {
+	var c Cells
+	e, st, v := in.Tensors["report.embedding"], in.Tensors["report.state"], in.Tensors["report.value"]
+	if e == nil || st == nil || v == nil {
+		s.Failf(sdk.InvalidArgument, "the pipeline has attributes: want the inputs report.embedding, report.state and report.value")
+		return c
+	}
+	shape, a := s.Shape(e), int64(len(f.Attributes))
+	if s.Err() == nil && (len(shape) != 3 || shape[1] != a || shape[2] != f.Embedding) {
+		s.Failf(sdk.InvalidArgument, "report.embedding is %v, want [N %d %d] (attributes of the schema, size at open)", shape, a, f.Embedding)
+		return c
+	}
+	for name, t := range map[string]*ts.Tensor{"report.state": st, "report.value": v} {
+		if sh := s.Shape(t); s.Err() == nil && (len(sh) != 2 || sh[0] != shape[0] || sh[1] != a) {
+			s.Failf(sdk.InvalidArgument, "%s is %v, want [%d %d]", name, sh, shape[0], a)
+			return c
+		}
+	}
+	state, value := s.Int64s(st), s.Int64s(v)
+	if s.Err() != nil {
+		return c
+	}
+	if err := checkCells(f.Attributes, state, value); err != nil {
+		s.Fail(sdk.Errorf(sdk.InvalidArgument, "%w", err))
+		return c
+	}
+	c.N, c.Embedding, c.Value = int(shape[0]), e, value
+	c.State = make([]int8, len(state))
+	for i, x := range state {
+		c.State[i] = int8(x)
+	}
+	return c
+}
+
+// Hidden returns [N,A,1]: 1 where an attribute is unmentioned or masked, 0
+// elsewhere. A nil mask masks nothing.
+func (f *Frame) Hidden(s *torchstage.Scope, c Cells, masked []bool) *ts.Tensor {
+	flags := make([]float32, len(c.State))
+	for i, st := range c.State {
+		if st == Unmentioned || masked != nil && masked[i] {
+			flags[i] = 1
+		}
+	}
+	return f.Upload(s, flags, int64(c.N), int64(len(f.Attributes)), 1)
+}
+
+// Tokens makes the report tokens [N,A,d] of Eq. 5: the projected embedding of each
+// attribute's prompt, t_UN where hidden [N,A,1] is 1, plus the attribute's identity.
+func (f *Frame) Tokens(s *torchstage.Scope, c Cells, hidden *ts.Tensor) *ts.Tensor {
+	return f.Identify(s, f.Fill(s, hidden, f.unmentioned, f.Project(s, c.Embedding)))
+}
+
+// Fill takes other where hidden is 1 and x elsewhere; a nil other is zero.
+func (f *Frame) Fill(s *torchstage.Scope, hidden, other, x *ts.Tensor) *ts.Tensor {
+	// Embeddings of hidden attributes are zero or finite, so products are safe.
+	keep := s.Mul(x, s.AddScalar(s.MulScalar(hidden, -1), 1))
+	if other == nil {
+		return keep
+	}
+	return s.Add(keep, s.Mul(other, hidden))
+}
+
+func size(port sdk.Port, axis int) (int64, error) {
+	if len(port.Shape) != 3 {
+		return 0, sdk.Errorf(sdk.InvalidArgument, "input %s has shape %v, want 3 dimensions [N,T,C]", port.Name, port.Shape)
+	}
+	n, err := strconv.ParseInt(port.Shape[axis], 10, 64)
+	if err != nil || n < 1 {
+		return 0, sdk.Errorf(sdk.InvalidArgument, "input %s has shape %v: the last size must be known when the stage is opened", port.Name, port.Shape)
+	}
+	return n, nil
+}
+
+// Ports returns the inputs and outputs of a fusion stage's manifest.
+func Ports() (inputs, outputs []sdk.Port) {
+	inputs = []sdk.Port{
+		{Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Differentiable: true, Help: "tokens of any number of modalities, each with its own T and C"},
+		{Name: "report.embedding", DType: tensor.FP32, Shape: []string{"N", "A", "E"}, Differentiable: true, Help: "text embedding of each attribute's prompt, zero where unmentioned"},
+		{Name: "report.state", DType: tensor.Int8, Shape: []string{"N", "A"}, Help: "0 unmentioned, 1 stated, 2 negated, 3 uncertain"},
+		{Name: "report.value", DType: tensor.Int64, Shape: []string{"N", "A"}, Help: "index into the attribute's value set, -1 unknown"},
+	}
+	outputs = []sdk.Port{
+		{Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Differentiable: true, Help: "every modality's tokens after fusion, in the shape they came in"},
+		{Name: "tokens.report", DType: tensor.FP32, Shape: []string{"N", "A", "D"}, Differentiable: true, Help: "one token per attribute; with attributes only"},
+		{Name: "joint", DType: tensor.FP32, Shape: []string{"N", "J"}, Required: true, Differentiable: true, Help: "summary of all modalities"},
+	}
+	return inputs, outputs
+}
+
+// Finish normalises the attended streams, stores them as the outputs tokens.* and
+// returns the mean of the streams' means [N,d]. Each stream counts alike however
+// many tokens it has.
+func (f *Frame) Finish(s *torchstage.Scope, in *torchstage.Inputs, streams []*ts.Tensor, outputs map[string]*ts.Tensor) *ts.Tensor {
+	var means []*ts.Tensor
+	for i, name := range f.Streams() {
+		y := f.Normalize(s, name, streams[i])
+		means = append(means, s.Mean(y, []int64{1}, false))
+		if name != Report {
+			y = f.Back(s, in, name, y)
+		}
+		outputs["tokens."+name] = y
+	}
+	return s.Mean(s.Stack(means, 1), []int64{1}, false)
+}
+
+// LoadWeights reads the file of the setting weights, if there is one.
+func (f *Frame) LoadWeights(b *torchstage.Build) error {
+	path := b.Request.Settings.String("weights")
+	if path == "" {
+		return nil
+	}
+	return b.Params.LoadFile(b.S, path, torchstage.LoadOptions{})
+}
+
+// Upload makes a tensor on the stage's device.
+func (f *Frame) Upload(s *torchstage.Scope, values []float32, shape ...int64) *ts.Tensor {
+	return s.To(s.FromFloat32s(values, shape...), f.device)
+}
+
+// Split takes x [N,ΣT,d], a concatenation along the tokens, apart into the lengths of like.
+func Split(s *torchstage.Scope, x *ts.Tensor, like []*ts.Tensor) []*ts.Tensor {
+	var parts []*ts.Tensor
+	var start int64
+	for _, l := range like {
+		t := s.Dim(l, 1)
+		parts = append(parts, s.Narrow(x, 1, start, t))
+		start += t
+	}
+	return parts
+}
