@@ -24,6 +24,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/lexicon"
 	"github.com/alignedfusion/alignedfusion/host/report/llm"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
 // attributesJSONVersion is the schema_version of this command's JSON.
@@ -175,7 +176,7 @@ func writeJSONFile(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	return extract.WriteFile(path, append(data, '\n'), 0o644)
+	return atomicfile.WriteBytes(path, append(data, '\n'))
 }
 
 // provenance says how a schema or table came about; it stands in the sidecar

@@ -16,7 +16,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"sort"
 	"strconv"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/sbinet/npyio/npy"
 
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -185,20 +185,8 @@ func readStrings(r io.Reader, shape []int64, elements int64, kind byte, width, p
 
 // Write writes tensors as an archive, whole or not at all: into a temporary file of the
 // same folder, which then takes the name.
-func Write(path string, tensors map[string]*tensor.Tensor) (err error) {
-	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(temporary.Name()))
-		}
-	}()
-	if err := errors.Join(write(temporary, tensors), temporary.Chmod(0o644), temporary.Sync(), temporary.Close()); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return os.Rename(temporary.Name(), path)
+func Write(path string, tensors map[string]*tensor.Tensor) error {
+	return atomicfile.Write(path, func(w io.Writer) error { return write(w, tensors) })
 }
 
 func write(w io.Writer, tensors map[string]*tensor.Tensor) error {

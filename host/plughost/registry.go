@@ -17,6 +17,7 @@ import (
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -371,20 +372,12 @@ func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 	return func() { _ = lock.Unlock() }, nil
 }
 
-func writeLock(dir string, lock *Lock) (err error) {
+func writeLock(dir string, lock *Lock) error {
 	text, err := json.MarshalIndent(lock, "", "  ")
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+LockFile+".tmp-")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(text, '\n'))
-	if err := errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return os.Rename(f.Name(), filepath.Join(dir, LockFile))
+	return atomicfile.WriteBytes(filepath.Join(dir, LockFile), append(text, '\n'))
 }
 
 // Remove removes an installed plugin and its record. It fails with ErrNotFound when the

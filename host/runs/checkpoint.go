@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
 // ErrCorrupt is returned when a checkpoint is not what was saved.
@@ -144,7 +146,7 @@ func (r *Run) Save(state State, roles []string, save func(role, dir string) erro
 		return err
 	}
 	for _, dir := range dirs {
-		if err := syncDir(dir); err != nil {
+		if err := atomicfile.SyncDir(dir); err != nil {
 			return err
 		}
 	}
@@ -155,7 +157,7 @@ func (r *Run) Save(state State, roles []string, save func(role, dir string) erro
 	if err := os.Rename(temp, final); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(final)); err != nil {
+	if err := atomicfile.SyncDir(filepath.Dir(final)); err != nil {
 		return err
 	}
 	return r.prune(state)

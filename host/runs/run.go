@@ -26,6 +26,8 @@ import (
 	"syscall"
 
 	"github.com/gofrs/flock"
+
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
 // Names of the files of a run directory.
@@ -198,46 +200,13 @@ func (r *Run) WriteJSON(name string, v any) error {
 	return r.Write(name, append(data, '\n'))
 }
 
-// WriteFile writes a file whole or not at all: into a temporary file of the same
-// folder, flushed to disk, then renamed. A full disk gives ErrNoSpace.
-func WriteFile(path string, data []byte) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return diskError(fmt.Errorf("write %s: %w", path, err))
+// WriteFile writes a file whole or not at all (see atomicfile). A full disk gives
+// ErrNoSpace.
+func WriteFile(path string, data []byte) error {
+	if err := atomicfile.WriteBytes(path, data); err != nil {
+		return diskError(fmt.Errorf("write %d bytes: %w", len(data), err))
 	}
-	defer func() {
-		if err != nil {
-			err = diskError(fmt.Errorf("write %s (%d bytes): %w", path, len(data), err))
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(data); err != nil {
-		return err
-	}
-	if err = f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return nil
 }
 
 // diskError adds ErrNoSpace where a full disk is the cause, ErrFileLimit where a limit

@@ -16,6 +16,7 @@ import (
 	"text/template"
 	"unicode"
 
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 	"github.com/alignedfusion/alignedfusion/sdk/python"
 )
 
@@ -181,37 +182,20 @@ func render(path string, v values) ([]byte, error) {
 
 // place writes all files into a new folder beside the wanted one and renames it.
 func place(dir string, files map[string][]byte) ([]string, error) {
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
-		return nil, fmt.Errorf("%w: %s is there and not empty", ErrOptions, dir)
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
-	}
-	parent := filepath.Dir(filepath.Clean(dir))
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return nil, err
-	}
-	temporary, err := os.MkdirTemp(parent, ".plugin-new-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(temporary)
 	var names []string
-	for name, text := range files {
-		path := filepath.Join(temporary, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return nil, err
+	err := atomicfile.Folder(dir, func(temporary string) error {
+		for name, text := range files {
+			path := filepath.Join(temporary, name)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o777), os.WriteFile(path, text, 0o666)); err != nil {
+				return err
+			}
+			names = append(names, name)
 		}
-		if err := os.WriteFile(path, text, 0o644); err != nil {
-			return nil, err
-		}
-		names = append(names, name)
-	}
-	if err := os.Chmod(temporary, 0o755); err != nil {
-		return nil, err
-	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) { // empty, if it is there
-		return nil, err
+		return nil
+	})
+	if errors.Is(err, atomicfile.ErrNotEmpty) {
+		err = fmt.Errorf("%w: %w", ErrOptions, err)
 	}
 	slices.Sort(names)
-	return names, os.Rename(temporary, dir)
+	return names, err
 }

@@ -104,3 +104,59 @@ func TestFolderIsRefused(t *testing.T) {
 		t.Error("no error for a folder that is not there")
 	}
 }
+
+func TestUmaskDecidesOnPermissions(t *testing.T) {
+	old := syscall.Umask(0o027)
+	defer syscall.Umask(old)
+	dir := t.TempDir()
+	for path, want := range map[string]os.FileMode{"shared": 0o640, "private": 0o600} {
+		path = filepath.Join(dir, path)
+		write := WriteBytes
+		if want == 0o600 {
+			write = WritePrivate
+		}
+		if err := write(path, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode() != want {
+			t.Errorf("%s has %v (%v), want %v", path, info.Mode(), err, want)
+		}
+	}
+}
+
+func TestFullDiskIsRecognised(t *testing.T) {
+	err := Write("/dev/full", text("x"))
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("no /dev/full here")
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("error %v, want no space left", err)
+	}
+}
+
+func TestFolderAppearsWholeOrNotAtAll(t *testing.T) {
+	parent := t.TempDir()
+	path := filepath.Join(parent, "deep", "out")
+	half := errors.New("half-way")
+	fill := func(err error) func(string) error {
+		return func(dir string) error { return errors.Join(os.WriteFile(filepath.Join(dir, "a"), nil, 0o600), err) }
+	}
+	if err := Folder(path, fill(half)); !errors.Is(err, half) {
+		t.Errorf("error %v, want that of fill", err)
+	}
+	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 0 {
+		t.Errorf("left behind: %v (%v)", entries, err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := Folder(path, fill(nil)); err != nil {
+		t.Errorf("an empty folder is refused: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(path, "a")); err != nil {
+		t.Error(err)
+	}
+	if err := Folder(path, fill(nil)); !errors.Is(err, ErrNotEmpty) || !strings.Contains(err.Error(), path) {
+		t.Errorf("error %v, want ErrNotEmpty", err)
+	}
+}

@@ -10,9 +10,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sort"
 
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -226,40 +226,18 @@ func Write(path string, tensors map[string]*tensor.Tensor, metadata map[string]s
 	for len(text)%8 != 0 {
 		text = append(text, ' ')
 	}
-	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temporary.Name())
-	defer temporary.Close()
-	var head [8]byte
-	binary.LittleEndian.PutUint64(head[:], uint64(len(text)))
-	for _, part := range [][]byte{head[:], text} {
-		if _, err := temporary.Write(part); err != nil {
-			return err
+	return atomicfile.Write(path, func(w io.Writer) error {
+		var head [8]byte
+		binary.LittleEndian.PutUint64(head[:], uint64(len(text)))
+		parts := [][]byte{head[:], text}
+		for _, name := range names {
+			parts = append(parts, tensors[name].Data)
 		}
-	}
-	for _, name := range names {
-		if _, err := temporary.Write(tensors[name].Data); err != nil {
-			return err
+		for _, part := range parts {
+			if _, err := w.Write(part); err != nil {
+				return err
+			}
 		}
-	}
-	if err := temporary.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := temporary.Sync(); err != nil {
-		return err
-	}
-	if err := temporary.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(temporary.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+		return nil
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"image"
 	"image/png"
+	"io"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -17,6 +18,8 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
 // DeepLesionOptions steer DeepLesion.
@@ -130,7 +133,7 @@ func DeepLesion(ctx context.Context, out string, opt DeepLesionOptions) (*Summar
 	}
 	splits := splitPatients(opt.Patients, opt.Seed)
 	summary := &Summary{Patients: opt.Patients, Cases: map[string]int{}, Lesions: map[string]int{}}
-	err := writeFolder(out, func(dir string) error {
+	err := atomicfile.Folder(out, func(dir string) error {
 		made := make([][]*keySlice, opt.Patients)
 		group, ctx := errgroup.WithContext(ctx)
 		group.SetLimit(runtime.GOMAXPROCS(0))
@@ -556,48 +559,6 @@ func splitPatients(n int, seed uint64) []string {
 	return splits
 }
 
-// writeFolder makes a folder whole or not at all: fill writes into a temporary one
-// beside it, which is then renamed.
-func writeFolder(out string, fill func(dir string) error) error {
-	out = filepath.Clean(out)
-	if entries, err := os.ReadDir(out); err == nil && len(entries) > 0 {
-		return fmt.Errorf("%s exists and is not empty: choose a new folder", out)
-	} else if err != nil && !os.IsNotExist(err) {
-		return err
-	}
-	parent := filepath.Dir(out)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp(parent, "."+filepath.Base(out)+".")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir) // after the rename there is nothing left to remove
-	if err := fill(dir); err != nil {
-		return err
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return err
-	}
-	if err := os.Remove(out); err != nil && !os.IsNotExist(err) { // an empty folder
-		return err
-	}
-	return os.Rename(dir, out)
-}
-
 func writeCSV(path string, rows [][]string) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	w := csv.NewWriter(f)
-	err = w.WriteAll(rows)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closing := f.Close(); err == nil {
-		err = closing
-	}
-	return err
+	return atomicfile.Write(path, func(w io.Writer) error { return csv.NewWriter(w).WriteAll(rows) })
 }

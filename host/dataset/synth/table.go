@@ -15,6 +15,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
 // TableOptions steer Table.
@@ -48,7 +50,7 @@ func Table(ctx context.Context, out string, opt TableOptions) (*Summary, error) 
 	}
 	splits := splitPatients(opt.Patients, opt.Seed)
 	summary := &Summary{Patients: opt.Patients, Cases: map[string]int{}, Files: opt.Patients}
-	err := writeFolder(out, func(dir string) error {
+	err := atomicfile.Folder(out, func(dir string) error {
 		if err := os.Mkdir(filepath.Join(dir, "images"), 0o755); err != nil {
 			return err
 		}

@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
 // Table is a filled attribute table. Cells has one row per report and one cell
@@ -53,38 +53,7 @@ func (t Table) WriteCSV(w io.Writer) error {
 }
 
 // WriteFile writes the table to a file that appears whole or not at all.
-func (t Table) WriteFile(path string) error {
-	var b bytes.Buffer
-	if err := t.WriteCSV(&b); err != nil {
-		return err
-	}
-	return WriteFile(path, b.Bytes(), 0o644)
-}
-
-// WriteFile writes data under a temporary name in the same folder and renames.
-func WriteFile(path string, data []byte, perm os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-"+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(perm)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
-}
+func (t Table) WriteFile(path string) error { return atomicfile.Write(path, t.WriteCSV) }
 
 // FormatEvidence writes evidence as SECTION[START:END] "QUOTE"; "" for none.
 func FormatEvidence(e schema.Evidence) string {

@@ -23,7 +23,7 @@ import (
 
 	"github.com/sashabaranov/go-openai"
 
-	"github.com/alignedfusion/alignedfusion/host/report/extract"
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
 // maxAnswerBytes bounds what is read of one HTTP response.
@@ -170,7 +170,7 @@ func (c *Client) keep(r request, answer string) error {
 	if err != nil {
 		return fmt.Errorf("language model cache: %w", err)
 	}
-	if err := extract.WriteFile(c.cachePath(r), data, 0o600); err != nil {
+	if err := atomicfile.WritePrivate(c.cachePath(r), data); err != nil {
 		return fmt.Errorf("language model cache: %w", err)
 	}
 	return nil
