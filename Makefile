@@ -120,6 +120,12 @@ fuzz: ## run every fuzz target for FUZZTIME (10s) each
 		done; \
 	done
 
+N ?= 20
+SEED ?= 1
+.PHONY: mutants
+mutants: ## change N places of each package (PKG, or the watched ones) by SEED and see whether its tests notice
+	@go run ./tools/mutants -n $(N) -seed $(SEED) $(PKG)
+
 BENCH ?= .
 .PHONY: bench
 bench: build ## run the benchmarks (BENCH=regexp selects)
