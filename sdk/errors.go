@@ -35,9 +35,11 @@ type Error struct {
 	// Call is the protocol call: open, forward, backward, …
 	Call string
 	// Port names the tensor the error is about, if any.
-	Port   string
-	Given  string
-	Wanted string
+	Port string
+	// Setting names the setting that was refused, if one was; the words are Err's.
+	Setting string
+	Given   string
+	Wanted  string
 	// Advice says what to do.
 	Advice string
 	Err    error
@@ -93,6 +95,12 @@ func (e *Error) Unwrap() error { return e.Err }
 // Errorf makes an Error of a code.
 func Errorf(code Code, format string, args ...any) error {
 	return &Error{Code: code, Err: fmt.Errorf(format, args...)}
+}
+
+// RefuseSetting makes the error of a stage, or of ResolveSettings, that cannot work with
+// the value of a setting. A file that a setting names and that is bad is another error.
+func RefuseSetting(name, format string, args ...any) error {
+	return &Error{Code: InvalidArgument, Setting: name, Err: fmt.Errorf("setting %s: "+format, append([]any{name}, args...)...)}
 }
 
 // CodeOf returns the code of the first *Error in err's chain, Internal otherwise.

@@ -2,6 +2,9 @@ package sdk
 
 import (
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -72,20 +75,19 @@ func ResolveSettings(declared []Setting, given map[string]string) (Settings, err
 		known[d.Name] = d
 		out[d.Name] = d.Default
 	}
-	names := make([]string, 0, len(given))
-	for name := range given {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(given)) {
 		d, ok := known[name]
 		if !ok {
 			return nil, unknownSetting(name, declared)
 		}
-		if err := d.check(given[name]); err != nil {
-			return nil, fmt.Errorf("setting %s: %w", name, err)
+		value := given[name]
+		if d.Type != "path" && (d.Type != "string" || len(d.Choices) > 0) {
+			value = strings.TrimSpace(value)
 		}
-		out[name] = given[name]
+		if err := d.check(value); err != nil {
+			return nil, RefuseSetting(name, "%w", err)
+		}
+		out[name] = value
 	}
 	return out, nil
 }
@@ -100,74 +102,65 @@ func unknownSetting(name string, declared []Setting) error {
 		}
 	}
 	sort.Strings(all)
-	if best != "" {
-		return fmt.Errorf("unknown setting %q, did you mean %q? known: %s", name, best, strings.Join(all, ", "))
+	hint := "; known: " + strings.Join(all, ", ")
+	switch {
+	case best != "":
+		hint = fmt.Sprintf(", did you mean %q? known: %s", best, strings.Join(all, ", "))
+	case len(all) == 0:
+		hint = ": the stage has no settings"
 	}
-	if len(all) == 0 {
-		return fmt.Errorf("unknown setting %q: the stage has no settings", name)
-	}
-	return fmt.Errorf("unknown setting %q; known: %s", name, strings.Join(all, ", "))
+	return &Error{Code: InvalidArgument, Setting: name, Err: fmt.Errorf("unknown setting %q%s", name, hint)}
 }
 
 func (d Setting) check(value string) error {
-	value = strings.TrimSpace(value)
 	if len(d.Choices) > 0 {
-		for _, c := range d.Choices {
-			if c == value {
-				return nil
-			}
-		}
-		return fmt.Errorf("%q given, want one of %s", value, strings.Join(d.Choices, ", "))
-	}
-	inRange := func(f float64) error {
-		if f != f {
-			return fmt.Errorf("%q given, want a number", value)
-		}
-		if d.Min != nil && f < *d.Min {
-			return fmt.Errorf("%s given, want at least %g", value, *d.Min)
-		}
-		if d.Max != nil && f > *d.Max {
-			return fmt.Errorf("%s given, want at most %g", value, *d.Max)
+		if !slices.Contains(d.Choices, value) {
+			return fmt.Errorf("%q given, want one of %s", value, strings.Join(d.Choices, ", "))
 		}
 		return nil
 	}
 	switch d.Type {
-	case "int":
-		n, err := strconv.Atoi(value)
-		if err != nil {
-			return fmt.Errorf("%q given, want a whole number", value)
-		}
-		return inRange(float64(n))
-	case "float":
-		f, err := strconv.ParseFloat(value, 64)
-		if err != nil {
-			return fmt.Errorf("%q given, want a number", value)
-		}
-		return inRange(f)
 	case "bool":
 		if _, err := strconv.ParseBool(value); err != nil {
 			return fmt.Errorf("%q given, want true or false", value)
 		}
-	case "ints":
-		for _, f := range fields(value) {
-			n, err := strconv.Atoi(f)
-			if err != nil {
-				return fmt.Errorf("%q given, want whole numbers with commas between", value)
-			}
-			if err := inRange(float64(n)); err != nil {
-				return err
+	case "int", "float":
+		return d.checkNumbers([]string{value}, map[string]string{"int": "a whole number", "float": "a number"}[d.Type])
+	case "ints", "floats":
+		return d.checkNumbers(fields(value), map[string]string{"ints": "whole numbers", "floats": "numbers"}[d.Type]+" with commas between")
+	}
+	return nil
+}
+
+// checkNumbers checks the numbers of one value; wanted says what they should be.
+func (d Setting) checkNumbers(texts []string, wanted string) error {
+	last := math.Inf(-1)
+	for _, text := range texts {
+		v, err := strconv.ParseFloat(text, 64)
+		if err == nil && strings.HasPrefix(d.Type, "int") {
+			_, err = strconv.Atoi(text)
+		}
+		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("%q given, want %s", strings.Join(texts, ","), wanted)
+		}
+		for _, bound := range []struct {
+			at     *float64
+			kept   func(v, at float64) bool
+			wanted string
+		}{
+			{d.Min, func(v, at float64) bool { return v >= at }, "at least"},
+			{d.Max, func(v, at float64) bool { return v <= at }, "at most"},
+			{d.Above, func(v, at float64) bool { return v > at }, "more than"},
+			{d.Below, func(v, at float64) bool { return v < at }, "less than"},
+		} {
+			if bound.at != nil && !bound.kept(v, *bound.at) {
+				return fmt.Errorf("%s given, want %s %g", text, bound.wanted, *bound.at)
 			}
 		}
-	case "floats":
-		for _, f := range fields(value) {
-			v, err := strconv.ParseFloat(f, 64)
-			if err != nil {
-				return fmt.Errorf("%q given, want numbers with commas between", value)
-			}
-			if err := inRange(v); err != nil {
-				return err
-			}
+		if d.Rising && v <= last {
+			return fmt.Errorf("%q given, want numbers that rise from one to the next", strings.Join(texts, ","))
 		}
+		last = v
 	}
 	return nil
 }

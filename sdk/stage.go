@@ -54,11 +54,15 @@ type Port struct {
 type Setting struct {
 	Name string
 	// Type is int, float, bool, string, path, ints or floats (comma-separated).
-	Type     string
-	Default  string
-	Choices  []string
-	Min, Max *float64
-	Help     string
+	Type    string
+	Default string
+	Choices []string
+	// Min and Max are the least and the greatest value of a number; Above and Below
+	// bound it without being allowed themselves.
+	Min, Max, Above, Below *float64
+	// Rising lists rise strictly.
+	Rising bool
+	Help   string
 }
 
 // StageManifest describes one stage of a plugin.

@@ -240,12 +240,13 @@ func compareDetectors(c *cli.Context, o comparison, systems []system, cfg *confi
 
 func (o comparison) protocol(cfg *config.Config) (froc.Protocol, error) {
 	name, points := o.Protocol, o.FPPI
+	var own []float64
 	if cfg != nil {
 		if name == "" {
-			name = cfg.DataSettings["protocol"]
+			name = string(cfg.DataSettings.Protocol)
 		}
 		if points == "" && o.Protocol == "" {
-			points = cfg.DataSettings["fppi"]
+			own = cfg.DataSettings.FPPI
 		}
 	}
 	if name == "" {
@@ -256,9 +257,12 @@ func (o comparison) protocol(cfg *config.Config) (froc.Protocol, error) {
 		return p, usageError("--protocol: %w", err)
 	}
 	if points != "" {
-		if p.FPPI, err = parseNumbers(points); err != nil {
+		if own, err = parseNumbers(points); err != nil {
 			return p, usageError("--fppi: %w", err)
 		}
+	}
+	if len(own) > 0 {
+		p.FPPI = own
 	}
 	if err := p.Check(); err != nil {
 		return p, usageError("%w", err)

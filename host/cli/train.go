@@ -55,24 +55,54 @@ its config.yaml trains the same run again, and --resume continues one that was s
 	}
 }
 
-// settingsHelp lists the host's own settings of both tasks, defaults of detect.
+// settingsHelp lists the host's own settings with the defaults and choices of both tasks.
 func settingsHelp() string {
 	var b strings.Builder
-	for _, g := range []struct {
-		name     string
-		settings []sdk.Setting
-	}{{"train", config.TrainSettings(config.Detect)}, {"data", config.DataSettings(config.Detect)}, {"text", config.TextSettings()}} {
-		for _, s := range g.settings {
-			kind := s.Type
-			if len(s.Choices) > 0 {
-				kind = strings.Join(s.Choices, "|")
+	classify := config.Groups(config.Classify)
+	for i, g := range config.Groups(config.Detect) {
+		for j, s := range g.Settings {
+			other := classify[i].Settings[j]
+			kind, otherKind := kindOf(s), kindOf(other)
+			text := fmt.Sprintf("%s, default %s", kind, shown(s.Default))
+			if kind != otherKind {
+				text += fmt.Sprintf("; classify: %s, default %s", otherKind, shown(other.Default))
+			} else if s.Default != other.Default {
+				text += fmt.Sprintf("; classify %s", shown(other.Default))
 			}
-			fmt.Fprintf(&b, "  %-28s %s (%s, default %s)\n", g.name+"."+s.Name, s.Help, kind, s.Default)
+			fmt.Fprintf(&b, "  %-28s %s (%s)\n", g.Name+"."+s.Name, s.Help, text)
 		}
 	}
 	fmt.Fprintf(&b, "  %-28s %s\n", "text.plugin", "NAME, PATH or NAME:STAGE of a text encoder, whose settings are text.KEY too, e.g. bert with text.model=FOLDER (default: hashed n-grams)")
 	b.WriteString("  loss.NAME                    weight of a loss that a stage reports (float, default 1)")
 	return b.String()
+}
+
+// kindOf says what values a setting takes: its choices, or its type with the bounds.
+func kindOf(s sdk.Setting) string {
+	if len(s.Choices) > 0 {
+		return strings.Join(s.Choices, "|")
+	}
+	kind := s.Type
+	if s.Rising {
+		kind += " that rise"
+	}
+	for _, bound := range []struct {
+		at   *float64
+		sign string
+	}{{s.Min, ">="}, {s.Above, ">"}, {s.Max, "<="}, {s.Below, "<"}} {
+		if bound.at != nil {
+			kind += fmt.Sprintf(" %s %g", bound.sign, *bound.at)
+		}
+	}
+	return kind
+}
+
+// shown is a default as help prints it.
+func shown(text string) string {
+	if text == "" {
+		return "empty"
+	}
+	return text
 }
 
 // pluginFlags are shared by every command that runs a pipeline.
@@ -155,11 +185,11 @@ func trainAndReport(c *cli.Context, o workflow.TrainOptions) error {
 	writeTransport(c.App.ErrWriter, o.Dir)
 	fmt.Fprintf(c.App.ErrWriter, "%d steps in %s; best: epoch %d, %s %.4f on split %q; run: %s\n", checkpoint.State.Step,
 		time.Since(started).Round(time.Second), checkpoint.State.Best.Epoch, checkpoint.State.Best.Metric, checkpoint.State.Best.Value,
-		r.Config.DataSettings["validation_split"], o.Dir)
+		r.Config.DataSettings.ValidationSplit, o.Dir)
 	if checkpoint.State.Best.Step == 0 {
 		return nil // nothing could be measured on the validation split
 	}
-	return compareRuns(c, comparison{Split: r.Config.DataSettings["validation_split"], JSON: c.Bool("json")}, []system{{name: runName(o.Dir), path: o.Dir}})
+	return compareRuns(c, comparison{Split: r.Config.DataSettings.ValidationSplit, JSON: c.Bool("json")}, []system{{name: runName(o.Dir), path: o.Dir}})
 }
 
 // writeTransport says how much of the steps was moving tensors instead of computing.
@@ -235,7 +265,9 @@ func trainConfig(c *cli.Context) (*config.Config, error) {
 		cfg.Attributes = &list
 	}
 	if c.IsSet("epochs") {
-		cfg.Train["epochs"] = fmt.Sprint(c.Int("epochs"))
+		if err := cfg.Set(fmt.Sprintf("train.epochs=%d", c.Int("epochs"))); err != nil {
+			return nil, usageError("%w", err)
+		}
 	}
 	if c.IsSet("seed") {
 		cfg.Seed = c.Uint64("seed")

@@ -91,8 +91,8 @@ func ParseRef(text string) (plugin, stage string, err error) {
 	return plugin, stage, nil
 }
 
-// Config is config.yaml.
-type Config struct {
+// Wiring is what config.yaml says besides the groups of settings.
+type Wiring struct {
 	SchemaVersion int    `yaml:"schema_version"`
 	Task          string `yaml:"task"`
 	// Data is the data spec.
@@ -112,21 +112,26 @@ type Config struct {
 	Head    Stage `yaml:"head"`
 	// TextEncoder embeds the reports' attributes; nil is the built-in one, hashed n-grams.
 	TextEncoder *Stage `yaml:"text_encoder,omitempty"`
-	// Train, DataSettings and Text are checked against TrainSettings, DataSettings and
-	// TextSettings.
-	Train        Values `yaml:"train"`
-	DataSettings Values `yaml:"data_settings"`
-	Text         Values `yaml:"text"`
+}
+
+// Config is config.yaml. New and Parse make it: every setting has a value from then on.
+type Config struct {
+	Wiring       `yaml:",inline"`
+	Train        Train `yaml:"train"`
+	DataSettings Data  `yaml:"data_settings"`
+	Text         Text  `yaml:"text"`
 	// Loss weighs losses by name; others count once.
-	Loss Values `yaml:"loss,omitempty"`
+	Loss map[string]float64 `yaml:"loss,omitempty"`
+
+	// given are the settings that Set has set, GROUP.KEY.
+	given map[string]bool
 }
 
 // New returns the defaults of a task. It fails for an unknown one.
 func New(task string) (*Config, error) {
 	c := &Config{
-		SchemaVersion: Version, Task: task, Device: "cpu",
-		Fusion: Stage{Plugin: None},
-		Train:  Values{}, DataSettings: Values{}, Text: Values{}, Loss: Values{},
+		Wiring: Wiring{SchemaVersion: Version, Task: task, Device: "cpu", Fusion: Stage{Plugin: None}},
+		Loss:   map[string]float64{}, given: map[string]bool{},
 	}
 	switch task {
 	case Detect:
@@ -136,7 +141,34 @@ func New(task string) (*Config, error) {
 	default:
 		return nil, fmt.Errorf("task is %q, want %s or %s", task, Detect, Classify)
 	}
-	return c, nil
+	return c, c.overlay(groupValues{})
+}
+
+// groupValues are the groups of settings as YAML holds them.
+type groupValues struct {
+	Train        Values `yaml:"train"`
+	DataSettings Values `yaml:"data_settings"`
+	Text         Values `yaml:"text"`
+	Loss         Values `yaml:"loss"`
+}
+
+// overlay decodes the groups; what they do not hold has the task's default.
+func (c *Config) overlay(v groupValues) (err error) {
+	if c.Train, err = sdk.DecodeSettings[Train](v.Train, c.Task); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	if c.DataSettings, err = sdk.DecodeSettings[Data](v.DataSettings, c.Task); err != nil {
+		return fmt.Errorf("data: %w", err)
+	}
+	if c.Text, err = sdk.DecodeSettings[Text](v.Text, c.Task); err != nil {
+		return fmt.Errorf("text: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.Loss)) {
+		if err := c.setLoss(name, v.Loss[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Parse reads YAML strictly: an unknown key, a wrong type or a second document is an
@@ -156,20 +188,31 @@ func Parse(data []byte) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
+	file := struct {
+		Wiring `yaml:",inline"`
+		Groups groupValues `yaml:",inline"`
+	}{Wiring: c.Wiring}
 	d := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict(), yaml.DisallowUnknownField())
-	if err := d.Decode(c); err != nil {
+	if err := d.Decode(&file); err != nil {
 		return nil, fmt.Errorf("configuration: %s", yaml.FormatError(err, false, true))
 	}
 	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return nil, errors.New("configuration: there is more than one YAML document")
 	}
-	for _, v := range []*Values{&c.Train, &c.DataSettings, &c.Text, &c.Loss} {
-		if *v == nil {
-			*v = Values{}
+	c.Wiring = file.Wiring
+	for _, old := range zeros {
+		if v := file.Groups.DataSettings; v[old.name] != "" && strings.Trim(v[old.name], "0.") == "" {
+			v[old.name] = old.meant
 		}
+	}
+	if err := c.overlay(file.Groups); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	return c, nil
 }
+
+// zeros are the data settings of version 0.1 whose 0 stood for another value.
+var zeros = []struct{ name, meant string }{{"slice_spacing_mm", "2"}, {"zoom", "1"}}
 
 // YAML writes the configuration; Parse reads it back.
 func (c *Config) YAML() ([]byte, error) {
@@ -184,50 +227,76 @@ func (c *Config) Set(text string) error {
 	if !ok || !dotted || key == "" {
 		return fmt.Errorf("--set %q: want GROUP.KEY=VALUE with one of the groups %s", text, strings.Join(groups, ", "))
 	}
+	c.given[name] = true
 	put := func(v *Values) {
 		if *v == nil {
 			*v = Values{}
 		}
 		(*v)[key] = value
 	}
+	var err error
 	switch group {
 	case "encoder":
 		put(&c.Encoder.Settings)
 	case "fusion":
 		if c.Fusion.Plugin == None {
-			return fmt.Errorf("--set %s: there is no fusion; choose one with --fusion", text)
+			err = errors.New("there is no fusion; choose one with --fusion")
 		}
 		put(&c.Fusion.Settings)
 	case "head":
 		put(&c.Head.Settings)
 	case "train":
-		put(&c.Train)
+		c.Train, err = changed(c.Train, key, value, c.Task)
 	case "data":
-		put(&c.DataSettings)
+		c.DataSettings, err = changed(c.DataSettings, key, value, c.Task)
 	case "text":
-		return c.setText(key, value)
+		err = c.setText(key, value)
 	case "loss":
-		put(&c.Loss)
+		err = c.setLoss(key, value)
 	default:
 		var known []sdk.Setting
 		for _, g := range groups {
 			known = append(known, sdk.Setting{Name: g})
 		}
-		_, err := sdk.ResolveSettings(known, map[string]string{group: ""})
-		return fmt.Errorf("--set %s: group: %w", text, err)
+		_, err = sdk.ResolveSettings(known, map[string]string{group: ""})
+		err = fmt.Errorf("group: %w", err)
 	}
+	if err != nil {
+		return fmt.Errorf("--set %s: %w", text, err)
+	}
+	return nil
+}
+
+// changed returns a group with one other value.
+func changed[T any](group T, key, value, task string) (T, error) {
+	all := sdk.EncodeSettings(group)
+	all[key] = value
+	out, err := sdk.DecodeSettings[T](all, task)
+	if err != nil {
+		return group, err
+	}
+	return out, nil
+}
+
+// maxLossWeight is far above any use and far below where a gradient in single precision
+// overflows by the weight alone.
+const maxLossWeight = 1e6
+
+func (c *Config) setLoss(name, value string) error {
+	w, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+	if err != nil || !(w >= 0 && w <= maxLossWeight) {
+		return fmt.Errorf("loss: weight of %q is %q, want a number from 0 to %g", name, value, float64(maxLossWeight))
+	}
+	c.Loss[name] = w
 	return nil
 }
 
 // setText sets one of the host's own text settings, the text encoder's plugin, or a
 // setting of that plugin.
-func (c *Config) setText(key, value string) error {
-	if slices.ContainsFunc(TextSettings(), func(s sdk.Setting) bool { return s.Name == key }) {
-		if c.Text == nil {
-			c.Text = Values{}
-		}
-		c.Text[key] = value
-		return nil
+func (c *Config) setText(key, value string) (err error) {
+	if slices.ContainsFunc(sdk.SettingsOf(c.Text), func(s sdk.Setting) bool { return s.Name == key }) {
+		c.Text, err = changed(c.Text, key, value, c.Task)
+		return err
 	}
 	if c.TextEncoder == nil {
 		c.TextEncoder = &Stage{Settings: Values{}}
@@ -256,12 +325,9 @@ func (c *Config) setText(key, value string) error {
 
 var groups = []string{"encoder", "fusion", "head", "train", "data", "text", "loss"}
 
-// Resolve checks every setting of the host's own groups and fills in defaults, so
-// that the configuration says all and YAML of it gives the same run.
+// Resolve checks what no single setting can say: that the parts of a configuration go
+// together, and that what was set has an effect.
 func (c *Config) Resolve() error {
-	if c.Task != Detect && c.Task != Classify {
-		return fmt.Errorf("task is %q, want %s or %s", c.Task, Detect, Classify)
-	}
 	if c.Data == "" {
 		return errors.New("no data: give --data LAYOUT:PATH")
 	}
@@ -280,52 +346,75 @@ func (c *Config) Resolve() error {
 		}
 	}
 	if t := c.TextEncoder; t != nil && t.Plugin == "" {
-		_, err := sdk.ResolveSettings(TextSettings(), t.Settings)
+		_, err := sdk.ResolveSettings(sdk.SettingsOf(c.Text), t.Settings)
 		return fmt.Errorf("text: %w; the settings of a plugin that embeds text need text.plugin=NAME", err)
 	}
 	if c.Encoder.Plugin == None && c.Fusion.Plugin == None {
 		return fmt.Errorf("encoder and fusion are both %q: nothing would reach the head", None)
 	}
-	for _, g := range []struct {
-		name     string
-		declared []sdk.Setting
-		values   *Values
-	}{
-		{"train", TrainSettings(c.Task), &c.Train},
-		{"data", DataSettings(c.Task), &c.DataSettings},
-		{"text", TextSettings(), &c.Text},
-	} {
-		resolved, err := sdk.ResolveSettings(g.declared, *g.values)
-		if err != nil {
-			return fmt.Errorf("%s: %w", g.name, err)
-		}
-		*g.values = Values(resolved)
+	if c.DataSettings.TrainSplit == "" {
+		return errors.New("data: train_split is empty, want the split to train on")
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.Loss)) {
-		if w, err := strconv.ParseFloat(c.Loss[name], 64); err != nil || !(w >= 0 && w <= maxLossWeight) {
-			return fmt.Errorf("loss: weight of %q is %q, want a number from 0 to %g", name, c.Loss[name], float64(maxLossWeight))
+	if v := c.DataSettings.MissingValidation; v < 0 && v != -1 {
+		return fmt.Errorf("data: missing_validation is %g, want 0 to 1, or -1 for what the training split has", v)
+	}
+	return c.refuseIdle()
+}
+
+// refuseIdle refuses a setting that Set was told and that changes nothing.
+func (c *Config) refuseIdle() error {
+	for _, i := range c.idleSettings() {
+		if c.given[i.key] && !i.harmless && !c.isDefault(i.key) {
+			return fmt.Errorf("%s has no effect: %s", i.key, i.why)
 		}
 	}
 	return nil
 }
 
-// maxLossWeight is far above any use and far below where a gradient in single precision
-// overflows by the weight alone.
-const maxLossWeight = 1e6
+// Idle says which settings are not the default and yet change nothing.
+func (c *Config) Idle() []string {
+	var out []string
+	for _, i := range c.idleSettings() {
+		if !c.isDefault(i.key) {
+			out = append(out, fmt.Sprintf("the setting %s has no effect: %s", i.key, i.why))
+		}
+	}
+	return out
+}
 
-// LossWeights are the parsed weights, checked against the losses the stages have.
+// isDefault reports whether GROUP.KEY has the task's default.
+func (c *Config) isDefault(name string) bool {
+	plain, err := New(c.Task)
+	if err != nil {
+		return false
+	}
+	group, key, _ := strings.Cut(name, ".")
+	text := func(c *Config) string {
+		switch group {
+		case "train":
+			return sdk.EncodeSettings(c.Train)[key]
+		case "data":
+			return sdk.EncodeSettings(c.DataSettings)[key]
+		}
+		return sdk.EncodeSettings(c.Text)[key]
+	}
+	return text(c) == text(plain)
+}
+
+// LossWeights are the weights of all losses the stages have; a weight for another one is
+// an error.
 func (c *Config) LossWeights(known []string) (map[string]float64, error) {
+	weights := map[string]float64{}
 	var declared []sdk.Setting
 	for _, name := range known {
-		declared = append(declared, sdk.Setting{Name: name, Type: "float", Default: "1"})
+		weights[name] = 1
+		declared = append(declared, sdk.Setting{Name: name})
 	}
-	resolved, err := sdk.ResolveSettings(declared, c.Loss)
-	if err != nil {
-		return nil, fmt.Errorf("loss: %w", err)
-	}
-	weights := map[string]float64{}
-	for name := range resolved {
-		weights[name] = resolved.Float(name)
+	for _, name := range slices.Sorted(maps.Keys(c.Loss)) {
+		if _, err := sdk.ResolveSettings(declared, map[string]string{name: ""}); err != nil {
+			return nil, fmt.Errorf("loss: %w", err)
+		}
+		weights[name] = c.Loss[name]
 	}
 	return weights, nil
 }

@@ -1,129 +1,328 @@
 package config
 
 import (
-	"strconv"
+	"fmt"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
 
+	"github.com/goccy/go-yaml"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
-func bound(v float64) *float64 { return &v }
+// The structs below are the only place where the host's settings are declared: from their
+// tags come YAML and --set, defaults, bounds, help and the checks of Resolve. Besides the
+// tags of sdk.SettingsOf, of which default.classify, choices.classify and help.classify
+// stand before the plain ones for that task, there are
+//
+//	task       the only task in which the setting is used
+//	when       KEY=VALUE[,VALUE] of the same group without which the setting is not used
+//	unless     KEY=VALUE of the same group with which the setting is not used
+//	optimizer  the optimizers that are opened with this value, separated by commas
 
-func setting(name, kind, fallback, help string) sdk.Setting {
-	return sdk.Setting{Name: name, Type: kind, Default: fallback, Help: help}
+// Train are the keys of `--set train.KEY=VALUE`.
+type Train struct {
+	Epochs          int       `setting:"epochs" default:"20" min:"1" help:"times through the training split"`
+	MaxSteps        int       `setting:"max_steps" default:"0" min:"0" help:"stop after that many optimizer steps; 0: all epochs"`
+	BatchSize       int       `setting:"batch_size" default:"4" default.classify:"32" min:"1" help:"cases per micro-batch"`
+	Accumulate      int       `setting:"accumulate" default:"1" min:"1" help:"micro-batches per optimizer step"`
+	Optimizer       Optimizer `setting:"optimizer" default:"adamw" help:"update rule"`
+	LearningRate    float64   `setting:"lr" default:"0.001" min:"0" help:"learning rate"`
+	EncoderFactor   float64   `setting:"encoder_lr_factor" default:"1" min:"0" help:"the encoder's learning rate in units of lr; 0 freezes it"`
+	FusionFactor    float64   `setting:"fusion_lr_factor" default:"1" min:"0" help:"the fusion's learning rate in units of lr; 0 freezes it"`
+	HeadFactor      float64   `setting:"head_lr_factor" default:"1" min:"0" help:"the head's learning rate in units of lr; 0 freezes it"`
+	WeightDecay     float64   `setting:"weight_decay" default:"0.0001" min:"0" optimizer:"adamw,sgd" help:"decay of the weights"`
+	Momentum        float64   `setting:"momentum" default:"0.9" min:"0" below:"1" optimizer:"sgd" help:"of sgd"`
+	Nesterov        bool      `setting:"nesterov" default:"false" unless:"momentum=0" optimizer:"sgd" help:"Nesterov's momentum, of sgd"`
+	Beta1           float64   `setting:"beta1" default:"0.9" min:"0" below:"1" optimizer:"adamw" help:"of adamw"`
+	Beta2           float64   `setting:"beta2" default:"0.999" min:"0" below:"1" optimizer:"adamw" help:"of adamw"`
+	Eps             float64   `setting:"eps" default:"1e-8" above:"0" optimizer:"adamw" help:"of adamw"`
+	Schedule        Schedule  `setting:"schedule" default:"cosine" help:"how the learning rate falls"`
+	WarmupSteps     int       `setting:"warmup_steps" default:"50" min:"0" help:"linear warm-up, in optimizer steps; a quarter of the run at most"`
+	WarmupFactor    float64   `setting:"warmup_factor" default:"0.01" min:"0" max:"1" unless:"warmup_steps=0" help:"where the warm-up starts, in units of lr"`
+	Milestones      []float64 `setting:"milestones" default:"9,16" above:"0" rising:"true" when:"schedule=step" help:"epochs after which schedule step multiplies by gamma"`
+	Gamma           float64   `setting:"gamma" default:"0.1" above:"0" max:"1" when:"schedule=step" help:"of schedule step"`
+	MinLRFactor     float64   `setting:"min_lr_factor" default:"0.01" min:"0" max:"1" when:"schedule=cosine" help:"where schedule cosine ends, in units of lr"`
+	ClipNorm        float64   `setting:"clip_norm" default:"35" min:"0" help:"bound of the global gradient norm; 0: none"`
+	BestBy          BestBy    `setting:"best_by" default:"mean_sensitivity" choices:"mean_sensitivity,last" default.classify:"balanced_accuracy" choices.classify:"balanced_accuracy,macro_auroc,last" help:"which checkpoint is the best one: that of the greatest mean_sensitivity (detect), balanced_accuracy or macro_auroc (classify; the second is steadier where the split is small) on the validation split, or the last"`
+	ValidateEvery   int       `setting:"validate_every" default:"1" min:"1" help:"epochs between validations; the last epoch is always validated"`
+	CheckpointEvery int       `setting:"checkpoint_every" default:"0" min:"0" help:"optimizer steps between checkpoints besides those at the ends of epochs; 0: none"`
 }
 
-func positive(s sdk.Setting) sdk.Setting { s.Min = bound(1); return s }
-
-func atLeastZero(s sdk.Setting) sdk.Setting { s.Min = bound(0); return s }
-
-func fraction(s sdk.Setting) sdk.Setting { s.Min, s.Max = bound(0), bound(1); return s }
-
-func withinOneOf(s sdk.Setting, low float64) sdk.Setting {
-	s.Min, s.Max = bound(low), bound(1)
-	return s
+// Data are the keys of `--set data.KEY=VALUE`.
+type Data struct {
+	TrainSplit        string       `setting:"train_split" default:"train" help:"split to train on; several joined by +, as in train+val"`
+	ValidationSplit   string       `setting:"validation_split" default:"val" help:"split to choose the best checkpoint on; empty: none, the last checkpoint is the best"`
+	TrainFraction     float64      `setting:"train_fraction" default:"1" above:"0" max:"1" help:"share of the training split's patients to train on; the fewer are among the more"`
+	MissingTrain      float64      `setting:"missing_train" default:"0" min:"0" max:"1" help:"share of the attribute values there are that is taken away from the training split, at random"`
+	MissingValidation float64      `setting:"missing_validation" default:"-1" min:"-1" max:"1" help:"the same for the validation split; -1: as for the training split"`
+	MissingSeed       int          `setting:"missing_seed" default:"0" min:"0" help:"which values are taken away, and which patients stay; what is missing at a low rate is missing at every higher one"`
+	Impute            Impute       `setting:"impute" default:"none" help:"what stands for a missing attribute: none (unmentioned), mode (the training split's most frequent value), category (one more value), pattern (every attribute is reduced to present or missing)"`
+	ClassWeights      ClassWeights `setting:"class_weights" default:"none" task:"classify" help:"weights of the classes in the loss: none, or balanced (inverse to their frequency in the training split)"`
+	Size              int          `setting:"size" default:"0" default.classify:"128" min:"0" help:"longer side in network pixels, ratio kept; 0: original size times zoom"`
+	Zoom              float64      `setting:"zoom" default:"1" above:"0" when:"size=0" help:"network pixels per original pixel where size is 0"`
+	Crop              int          `setting:"crop" default:"0" min:"0" help:"side of the training crops in network pixels; 0: whole images"`
+	PositiveCrop      float64      `setting:"positive_crop" default:"0.7" min:"0" max:"1" task:"detect" unless:"crop=0" help:"share of the crops that are laid around a lesion"`
+	Slices            int          `setting:"slices" default:"0" min:"0" task:"detect" help:"depth of the volume; 0: what the encoder wants"`
+	SliceSpacingMM    float64      `setting:"slice_spacing_mm" default:"2" above:"0" task:"detect" help:"distance the slices are resampled to"`
+	Augment           Augment      `setting:"augment" default:"detection" default.classify:"picture" help:"what is varied at random in training: nothing, as published for DeepLesion, the same and any way up (small lesions), as usual for photographs of skin"`
+	Workers           int          `setting:"workers" default:"0" min:"0" help:"background loaders; 0: number of CPUs, 4 at most"`
+	CacheMiB          int          `setting:"cache_mib" default:"1024" min:"0" max:"1048576" help:"memory for decoded images, in MiB"`
+	MaxBoxes          int          `setting:"max_boxes" default:"100" min:"0" task:"detect" help:"boxes per image that predictions keep, the best first; 0: all"`
+	Protocol          Protocol     `setting:"protocol" default:"deeplesion" task:"detect" help:"FROC protocol of the validation"`
+	FPPI              []float64    `setting:"fppi" default:"0.5,1,2" above:"0" rising:"true" task:"detect" help:"false positives per image whose sensitivities the validation averages; empty: the protocol's"`
 }
 
-func oneOf(s sdk.Setting, choices ...string) sdk.Setting { s.Choices = choices; return s }
+// Text are the keys of `--set text.KEY=VALUE` that are the host's own.
+type Text struct {
+	// Dim below 8 would give most words the same few places.
+	Dim int `setting:"dim" default:"256" min:"8" max:"65536" help:"width of the built-in hashed n-gram embedding"`
+}
 
-// TrainSettings are the keys of `--set train.KEY=VALUE`.
-func TrainSettings(task string) []sdk.Setting {
-	epochs, batch, lr, warmup := "20", "4", "0.001", "50"
-	best := oneOf(setting("best_by", "string", "mean_sensitivity", "which checkpoint is the best one: that of the greatest mean_sensitivity on the validation split, or the last"), "mean_sensitivity", "last")
-	if task == Classify {
-		epochs, batch, lr, warmup = "20", "32", "0.001", "50"
-		best = oneOf(setting("best_by", "string", "balanced_accuracy", "which checkpoint is the best one: that of the greatest balanced_accuracy or macro_auroc on the validation split (the second is steadier where that is small), or the last"),
-			"balanced_accuracy", "macro_auroc", "last")
+// Optimizer is an update rule; the fields with its name in the tag optimizer are its values.
+type Optimizer string
+
+// Update rules.
+const (
+	AdamW Optimizer = "adamw"
+	SGD   Optimizer = "sgd"
+)
+
+// Choices of train.optimizer.
+func (Optimizer) Choices() []string { return texts(AdamW, SGD) }
+
+// Schedule is how the learning rate falls.
+type Schedule string
+
+// Schedules.
+const (
+	Cosine   Schedule = "cosine"
+	Step     Schedule = "step"
+	Constant Schedule = "constant"
+)
+
+// Choices of train.schedule.
+func (Schedule) Choices() []string { return texts(Cosine, Step, Constant) }
+
+// BestBy is what the best checkpoint is chosen by.
+type BestBy string
+
+// What chooses the best checkpoint.
+const (
+	MeanSensitivity  BestBy = "mean_sensitivity"
+	BalancedAccuracy BestBy = "balanced_accuracy"
+	MacroAUROC       BestBy = "macro_auroc"
+	Last             BestBy = "last"
+)
+
+// Impute is what stands for a missing attribute.
+type Impute string
+
+// What stands for a missing attribute.
+const (
+	ImputeNone     Impute = "none"
+	ImputeMode     Impute = "mode"
+	ImputeCategory Impute = "category"
+	ImputePattern  Impute = "pattern"
+)
+
+// Choices of data.impute.
+func (Impute) Choices() []string {
+	return texts(ImputeNone, ImputeMode, ImputeCategory, ImputePattern)
+}
+
+// ClassWeights are the classes' weights in the loss.
+type ClassWeights string
+
+// Weights of the classes.
+const (
+	Unweighted ClassWeights = "none"
+	Balanced   ClassWeights = "balanced"
+)
+
+// Choices of data.class_weights.
+func (ClassWeights) Choices() []string { return texts(Unweighted, Balanced) }
+
+// Augment is what is varied at random in training.
+type Augment string
+
+// What is varied at random.
+const (
+	AugmentNone      Augment = "none"
+	AugmentDetection Augment = "detection"
+	AugmentAnyWay    Augment = "any-way"
+	AugmentPicture   Augment = "picture"
+)
+
+// Choices of data.augment.
+func (Augment) Choices() []string {
+	return texts(AugmentNone, AugmentDetection, AugmentAnyWay, AugmentPicture)
+}
+
+// Protocol is the name of a FROC protocol.
+type Protocol string
+
+// Choices of data.protocol are all protocols of eval/froc.
+func (Protocol) Choices() []string {
+	var names []string
+	for _, p := range froc.Protocols() {
+		names = append(names, p.Name)
 	}
-	return []sdk.Setting{
-		positive(setting("epochs", "int", epochs, "times through the training split")),
-		atLeastZero(setting("max_steps", "int", "0", "stop after that many optimizer steps; 0: all epochs")),
-		positive(setting("batch_size", "int", batch, "cases per micro-batch")),
-		positive(setting("accumulate", "int", "1", "micro-batches per optimizer step")),
-		oneOf(setting("optimizer", "string", "adamw", "update rule"), "adamw", "sgd"),
-		atLeastZero(setting("lr", "float", lr, "learning rate")),
-		atLeastZero(setting("encoder_lr_factor", "float", "1", "the encoder's learning rate in units of lr; 0 freezes it")),
-		atLeastZero(setting("fusion_lr_factor", "float", "1", "the fusion's learning rate in units of lr; 0 freezes it")),
-		atLeastZero(setting("head_lr_factor", "float", "1", "the head's learning rate in units of lr; 0 freezes it")),
-		atLeastZero(setting("weight_decay", "float", "0.0001", "decay of the weights")),
-		fraction(setting("momentum", "float", "0.9", "of sgd")),
-		setting("nesterov", "bool", "false", "Nesterov's momentum, of sgd"),
-		fraction(setting("beta1", "float", "0.9", "of adamw")),
-		fraction(setting("beta2", "float", "0.999", "of adamw")),
-		atLeastZero(setting("eps", "float", "1e-8", "of adamw")),
-		oneOf(setting("schedule", "string", "cosine", "how the learning rate falls"), "cosine", "step", "constant"),
-		atLeastZero(setting("warmup_steps", "int", warmup, "linear warm-up, in optimizer steps")),
-		fraction(setting("warmup_factor", "float", "0.01", "where the warm-up starts, in units of lr")),
-		setting("milestones", "floats", "9,16", "epochs after which schedule step multiplies by gamma"),
-		fraction(setting("gamma", "float", "0.1", "of schedule step")),
-		fraction(setting("min_lr_factor", "float", "0.01", "where schedule cosine ends, in units of lr")),
-		atLeastZero(setting("clip_norm", "float", "35", "bound of the global gradient norm; 0: none")),
-		best,
-		positive(setting("validate_every", "int", "1", "epochs between validations; the last epoch is always validated")),
-		atLeastZero(setting("checkpoint_every", "int", "0", "optimizer steps between checkpoints besides those at the ends of epochs; 0: none")),
+	return names
+}
+
+func texts[T ~string](values ...T) []string {
+	out := make([]string, len(values))
+	for i, v := range values {
+		out[i] = string(v)
+	}
+	return out
+}
+
+// Group is a group of settings that are the host's own.
+type Group struct {
+	// Name is what stands before the dot in --set.
+	Name     string
+	Settings []sdk.Setting
+}
+
+// Groups are the host's own settings with the defaults and choices of a task.
+func Groups(task string) []Group {
+	return []Group{
+		{"train", sdk.SettingsOf(Train{}, task)},
+		{"data", sdk.SettingsOf(Data{}, task)},
+		{"text", sdk.SettingsOf(Text{}, task)},
 	}
 }
 
-// DataSettings are the keys of `--set data.KEY=VALUE`.
-func DataSettings(task string) []sdk.Setting {
-	size, augment := "0", "detection"
-	if task == Classify {
-		size, augment = "128", "picture"
-	}
-	return []sdk.Setting{
-		setting("train_split", "string", "train", "split to train on; several joined by +, as in train+val"),
-		setting("validation_split", "string", "val", "split to choose the best checkpoint on"),
-		fraction(setting("train_fraction", "float", "1", "share of the training split's patients to train on; the fewer are among the more")),
-		fraction(setting("missing_train", "float", "0", "share of the attribute values there are that is taken away from the training split, at random")),
-		withinOneOf(setting("missing_validation", "float", "-1", "the same for the validation split; -1: as for the training split"), -1),
-		fraction(setting("missing_test", "float", "0", "the same for every other split")),
-		atLeastZero(setting("missing_seed", "int", "0", "which values are taken away, and which patients stay; what is missing at a low rate is missing at every higher one")),
-		oneOf(setting("impute", "string", "none", "what stands for a missing attribute: none (unmentioned), mode (the training split's most frequent value), category (one more value), "+
-			"pattern (every attribute is reduced to present or missing)"), "none", "mode", "category", "pattern"),
-		oneOf(setting("class_weights", "string", "none", "weights of the classes in the loss: none, or balanced (inverse to their frequency in the training split)"), "none", "balanced"),
-		atLeastZero(setting("size", "int", size, "longer side in network pixels, ratio kept; 0: original size times zoom")),
-		atLeastZero(setting("zoom", "float", "1", "network pixels per original pixel where size is 0")),
-		atLeastZero(setting("crop", "int", "0", "side of the training crops in network pixels; 0: whole images")),
-		fraction(setting("positive_crop", "float", "0.7", "share of the crops that are laid around a lesion")),
-		atLeastZero(setting("slices", "int", "0", "depth of the volume; 0: what the encoder wants")),
-		atLeastZero(setting("slice_spacing_mm", "float", "2", "distance the slices are resampled to")),
-		oneOf(setting("augment", "string", augment, "what is varied at random in training: nothing, as published for DeepLesion, the same and any way up (small lesions), as usual for photographs of skin"), "none", "detection", "any-way", "picture"),
-		atLeastZero(setting("workers", "int", "0", "background loaders; 0: number of CPUs, 4 at most")),
-		atLeastZero(setting("cache_mib", "int", "1024", "memory for decoded images, in MiB")),
-		atLeastZero(setting("max_boxes", "int", "100", "boxes per image that predictions keep, the best first; 0: all")),
-		oneOf(setting("protocol", "string", "deeplesion", "FROC protocol of the validation"), "deeplesion", "small-lesion", "strict", "coco"),
-		setting("fppi", "floats", "0.5,1,2", "false positives per image whose sensitivities the validation averages"),
-	}
-}
+// MarshalYAML writes the settings in their order.
+func (t Train) MarshalYAML() (any, error) { return ordered(t), nil }
 
-// TextSettings are the keys of `--set text.KEY=VALUE`.
-func TextSettings() []sdk.Setting {
-	return []sdk.Setting{
-		positive(setting("dim", "int", "256", "width of the built-in hashed n-gram embedding")),
-	}
-}
+// MarshalYAML writes the settings in their order.
+func (d Data) MarshalYAML() (any, error) { return ordered(d), nil }
 
-// Optimizer is what stages are opened with.
-func (c *Config) Optimizer() sdk.Optimizer {
-	s := sdk.Settings(c.Train)
-	o := sdk.Optimizer{Name: s["optimizer"], Values: map[string]float64{"weight_decay": s.Float("weight_decay")}}
-	if o.Name == "sgd" {
-		o.Values["momentum"] = s.Float("momentum")
-		if s.Bool("nesterov") {
-			o.Values["nesterov"] = 1
+// MarshalYAML writes the settings in their order.
+func (t Text) MarshalYAML() (any, error) { return ordered(t), nil }
+
+func ordered(group any) yaml.MapSlice {
+	var out yaml.MapSlice
+	texts, v := sdk.EncodeSettings(group), reflect.ValueOf(group)
+	for i, s := range sdk.SettingsOf(group) {
+		value := any(texts[s.Name])
+		switch f := v.Field(i); {
+		case f.CanFloat() && f.Float() == math.Trunc(f.Float()):
+			value = int64(f.Float()) // 1 reads better than 1.0
+		case f.CanInt(), f.CanFloat(), f.Kind() == reflect.Bool:
+			value = f.Interface()
 		}
-		return o
+		out = append(out, yaml.MapItem{Key: s.Name, Value: value})
 	}
-	for _, k := range []string{"beta1", "beta2", "eps"} {
-		o.Values[k] = s.Float(k)
+	return out
+}
+
+// StageOptimizer is what stages are opened with.
+func (t Train) StageOptimizer() sdk.Optimizer {
+	out := map[string]float64{}
+	v := reflect.ValueOf(t)
+	for i := range v.NumField() {
+		tag := v.Type().Field(i).Tag
+		if !slices.Contains(strings.Split(tag.Get("optimizer"), ","), string(t.Optimizer)) {
+			continue
+		}
+		if f := v.Field(i); f.CanFloat() {
+			out[tag.Get("setting")] = f.Float()
+		} else if f.Bool() {
+			out[tag.Get("setting")] = 1
+		}
 	}
-	return o
+	return sdk.Optimizer{Name: string(t.Optimizer), Values: out}
 }
 
 // LearningRateFactor is a role's learning rate in units of train.lr.
-func (c *Config) LearningRateFactor(role sdk.Kind) float64 {
-	v, err := strconv.ParseFloat(c.Train[string(role)+"_lr_factor"], 64)
-	if err != nil {
-		return 1
+func (t Train) LearningRateFactor(role sdk.Kind) float64 {
+	switch role {
+	case sdk.KindEncoder:
+		return t.EncoderFactor
+	case sdk.KindFusion:
+		return t.FusionFactor
+	case sdk.KindHead:
+		return t.HeadFactor
 	}
-	return v
+	return 1
+}
+
+// idle is a setting that changes nothing in this configuration.
+type idle struct {
+	key string // GROUP.NAME
+	why string
+	// harmless ones are warned about and never refused: a study gives one set of settings
+	// to methods with and without a fusion.
+	harmless bool
+}
+
+// idleSettings are those that the tags of the groups call unused, in order.
+func (c *Config) idleSettings() []idle {
+	var out []idle
+	for _, g := range []struct {
+		name   string
+		values any
+	}{{"train", c.Train}, {"data", c.DataSettings}} {
+		given := sdk.EncodeSettings(g.values)
+		t := reflect.TypeOf(g.values)
+		for i := range t.NumField() {
+			if why := unused(g.name, c.Task, t.Field(i).Tag, given); why != "" {
+				out = append(out, idle{key: g.name + "." + t.Field(i).Tag.Get("setting"), why: why})
+			}
+		}
+	}
+	return append(out, c.idleBeyondGroups()...)
+}
+
+// unused says why a setting with this tag is not used; "" when it is.
+func unused(group, task string, tag reflect.StructTag, given sdk.Settings) string {
+	if only := tag.Get("task"); only != "" && only != task {
+		return fmt.Sprintf("the task is %s, and only %s uses it", task, only)
+	}
+	if names := tag.Get("optimizer"); names != "" && !slices.Contains(strings.Split(names, ","), given["optimizer"]) {
+		return fmt.Sprintf("%s.optimizer is %s, and only %s uses it", group, given["optimizer"], names)
+	}
+	if key, want, ok := strings.Cut(tag.Get("when"), "="); ok && !slices.Contains(strings.Split(want, ","), given[key]) {
+		return fmt.Sprintf("%s.%s is %s, and only %s uses it", group, key, given[key], want)
+	}
+	if key, off, ok := strings.Cut(tag.Get("unless"), "="); ok && given[key] == off {
+		return fmt.Sprintf("%s.%s is %s", group, key, off)
+	}
+	return ""
+}
+
+// idleBeyondGroups are those that no tag can say.
+func (c *Config) idleBeyondGroups() []idle {
+	var out []idle
+	t, d := &c.Train, &c.DataSettings
+	add := func(unused bool, key, format string, args ...any) {
+		if unused {
+			out = append(out, idle{key: key, why: fmt.Sprintf(format, args...)})
+		}
+	}
+	if t.Schedule == Step {
+		beyond := slices.IndexFunc(t.Milestones, func(m float64) bool { return m >= float64(t.Epochs) })
+		add(beyond >= 0, "train.milestones", "training ends after epoch %d", t.Epochs)
+		add(beyond == 0 || len(t.Milestones) == 0, "train.schedule", "no milestone lies within the %d epochs", t.Epochs)
+	}
+	add(d.Size > 0 && d.Crop > d.Size, "data.crop", "images have %d pixels on their longer side (data.size)", d.Size)
+	if d.ValidationSplit == "" {
+		add(t.BestBy != Last, "train.best_by", "data.validation_split is empty, and without validation the last checkpoint is the best")
+		add(true, "train.validate_every", "data.validation_split is empty")
+		add(true, "data.missing_validation", "data.validation_split is empty")
+	}
+	if c.Fusion.Plugin == None {
+		out = append(out, idle{"data.impute", "there is no fusion that reads attributes", true})
+	}
+	if c.TextEncoder != nil {
+		out = append(out, idle{"text.dim", "the text encoder is a plugin", true})
+	}
+	return out
 }

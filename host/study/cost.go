@@ -12,7 +12,6 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
-	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 // probeSteps are timed where no finished cell tells what a method costs.
@@ -148,10 +147,10 @@ func (s *Study) probe(ctx context.Context, m Model, c *Cost) (setupSec float64, 
 	if err != nil {
 		return 0, err
 	}
-	settings := sdk.Settings(cfg.Train)
-	epochs, accumulate, limit := settings.Int("epochs"), settings.Int("accumulate"), settings.Int("max_steps")
-	every := settings.Int("validate_every")
-	cfg.Train["max_steps"] = fmt.Sprint(probeSteps)
+	settings := cfg.Train
+	epochs, accumulate, limit := settings.Epochs, settings.Accumulate, settings.MaxSteps
+	every := settings.ValidateEvery
+	cfg.Train.MaxSteps = probeSteps
 	dir, err := os.MkdirTemp("", "alignedfusion-probe-")
 	if err != nil {
 		return 0, err
@@ -185,7 +184,7 @@ func (s *Study) probe(ctx context.Context, m Model, c *Cost) (setupSec float64, 
 	if err != nil {
 		return 0, err
 	}
-	perEpoch := math.Ceil(math.Max(1, float64(cases/settings.Int("batch_size"))) / float64(accumulate))
+	perEpoch := math.Ceil(math.Max(1, float64(cases/settings.BatchSize)) / float64(accumulate))
 	total := perEpoch * float64(epochs)
 	if limit > 0 {
 		total = math.Min(total, float64(limit))

@@ -175,7 +175,7 @@ func (p *problem) logistic(features func(cases []dataset.Case, oneHot [][]float6
 			return nil, err
 		}
 	}
-	balanced := p.config.DataSettings["class_weights"] == "balanced"
+	balanced := p.config.DataSettings.ClassWeights == config.Balanced
 	best, chosen := math.Inf(-1), (*Logistic)(nil)
 	for _, c := range strengths {
 		m, err := TrainLogistic(x[0], p.labels(p.train), len(p.set.Classes), LogisticOptions{C: c, Balanced: balanced, Iterations: 200})

@@ -212,7 +212,7 @@ func (o *Options) config(m Model) (*config.Config, error) {
 		}
 	}
 	if o.Epochs > 0 {
-		c.Train["epochs"] = fmt.Sprint(o.Epochs)
+		c.Train.Epochs = o.Epochs
 	}
 	var own []string
 	for _, text := range o.Set {

@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
@@ -104,11 +105,11 @@ func TestMethodsAreSettings(t *testing.T) {
 		}
 		s, d := c.Fusion.Settings, c.DataSettings
 		if diff := cmp.Diff(want, got{c.Encoder.Plugin, c.Fusion.Plugin, s["tokens_per_pair"], s["mask_probability"], s["layers"], s["width"],
-			d["impute"], c.Train["epochs"], d["missing_train"], d["missing_validation"], d["missing_seed"]}); diff != "" {
+			string(d.Impute), fmt.Sprint(c.Train.Epochs), fmt.Sprint(d.MissingTrain), fmt.Sprint(d.MissingValidation), fmt.Sprint(d.MissingSeed)}); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
-		if c.Seed != 9 || c.Train["lr"] != "0.1" {
-			t.Errorf("%s: seed %d, lr %s", name, c.Seed, c.Train["lr"])
+		if c.Seed != 9 || c.Train.LearningRate != 0.1 {
+			t.Errorf("%s: seed %d, lr %g", name, c.Seed, c.Train.LearningRate)
 		}
 	}
 	for _, bad := range []string{"", "best", "none+mode", "itfusion+x", "naive-bayes+zero", "itfusion-p2", "a/b=sum", "=sum"} {

@@ -14,7 +14,6 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/host/runs"
-	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 // calibrationFile of a run holds its Calibration.
@@ -68,7 +67,7 @@ func (t *training) calibrate(ctx context.Context, s *Session) error {
 	if err := loop.Restore(ctx, s.Pipeline, checkpoint, true); err != nil {
 		return err
 	}
-	seed := uint64(sdk.Settings(t.Config.DataSettings).Int("missing_seed"))
+	seed := uint64(t.Config.DataSettings.MissingSeed)
 	hidden, err := missing.Remove(t.validation, hiddenShare, seed^hiddenSeed)
 	if err != nil {
 		return err
@@ -90,7 +89,7 @@ func (s *Session) hiddenAnswers(ctx context.Context, whole, hidden []dataset.Cas
 	known := s.reports
 	defer func() { s.reports = known }()
 	var err error
-	if s.reports, err = newReports(s.Schema, hidden, known.remembering(), textembed.Cache{}, s.Config.DataSettings["impute"]); err != nil {
+	if s.reports, err = newReports(s.Schema, hidden, known.remembering(), textembed.Cache{}, s.Config.DataSettings.Impute); err != nil {
 		return nil, err
 	}
 	predictions, err := s.Predict(ctx, hidden, nil)

@@ -14,12 +14,11 @@ import (
 
 // Protocol is the FROC protocol that a configuration validates with.
 func Protocol(c *config.Config) (froc.Protocol, error) {
-	settings := sdk.Settings(c.DataSettings)
-	p, err := froc.ProtocolByName(settings["protocol"])
+	p, err := froc.ProtocolByName(string(c.DataSettings.Protocol))
 	if err != nil {
 		return p, err
 	}
-	if points := settings.Floats("fppi"); len(points) > 0 {
+	if points := c.DataSettings.FPPI; len(points) > 0 {
 		p.FPPI = points
 	}
 	return p, p.Check()
@@ -113,7 +112,7 @@ func (s *Session) score(cases []dataset.Case, predictions []Prediction) (name st
 	}
 	name = "balanced accuracy"
 	measure := func(m classify.Metrics) float64 { return m.BalancedAccuracy }
-	if s.Config.Train["best_by"] == "macro_auroc" {
+	if s.Config.Train.BestBy == config.MacroAUROC {
 		name = "macro AUROC"
 		measure = func(m classify.Metrics) float64 { return m.MacroAUROC }
 	}

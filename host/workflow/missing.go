@@ -18,23 +18,23 @@ const modesFile = "modes.json"
 // takeAway removes attribute values from the data as the configuration says
 // (data.missing_*), or at one rate for all splits.
 func takeAway(d *dataset.Dataset, c *config.Config, rate *float64) error {
-	s := sdk.Settings(c.DataSettings)
+	s := &c.DataSettings
 	rateOf := func(split string) float64 {
 		switch {
 		case rate != nil:
 			return *rate
-		case dataset.InSplit(split, s["train_split"]):
-			return s.Float("missing_train")
-		case !dataset.InSplit(split, s["validation_split"]):
-			return s.Float("missing_test")
-		case s.Float("missing_validation") < 0:
-			return s.Float("missing_train")
+		case dataset.InSplit(split, s.TrainSplit):
+			return s.MissingTrain
+		case !dataset.InSplit(split, s.ValidationSplit):
+			return 0
+		case s.MissingValidation < 0:
+			return s.MissingTrain
 		}
-		return s.Float("missing_validation")
+		return s.MissingValidation
 	}
 	cases := make([]dataset.Case, 0, len(d.Cases))
 	for i := range d.Cases {
-		one, err := missing.Remove(d.Cases[i:i+1], rateOf(d.Cases[i].Split), uint64(s.Int("missing_seed")))
+		one, err := missing.Remove(d.Cases[i:i+1], rateOf(d.Cases[i].Split), uint64(s.MissingSeed))
 		if err != nil {
 			return err
 		}
@@ -98,14 +98,14 @@ func balance(sets []sdk.LabelSet, training []dataset.Case) {
 }
 
 // toldSchema is the schema as the stages see it under data.impute.
-func toldSchema(s *schema.Schema, impute string) *schema.Schema {
-	if impute != "category" && impute != "pattern" {
+func toldSchema(s *schema.Schema, impute config.Impute) *schema.Schema {
+	if impute != config.ImputeCategory && impute != config.ImputePattern {
 		return s
 	}
 	told := &schema.Schema{}
 	for _, a := range s.Attributes {
 		values := []string{"present"}
-		if impute == "category" {
+		if impute == config.ImputeCategory {
 			values = slices.Clone(a.Values)
 		}
 		told.Attributes = append(told.Attributes, schema.Attribute{
@@ -117,8 +117,8 @@ func toldSchema(s *schema.Schema, impute string) *schema.Schema {
 
 // tell puts the encoded cells of one case into the terms of the told schema: "missing"
 // is its last value. Cells of unknown value keep their own text.
-func tell(told *schema.Schema, impute string, e *schema.Encoded) {
-	if impute != "category" && impute != "pattern" {
+func tell(told *schema.Schema, impute config.Impute, e *schema.Encoded) {
+	if impute != config.ImputeCategory && impute != config.ImputePattern {
 		return
 	}
 	for a, attribute := range told.Attributes {
@@ -126,7 +126,7 @@ func tell(told *schema.Schema, impute string, e *schema.Encoded) {
 		switch {
 		case schema.State(*state) == schema.Unmentioned:
 			*value = int64(len(attribute.Values) - 1)
-		case impute == "pattern":
+		case impute == config.ImputePattern:
 			*value = 0
 		case *value < 0 || schema.State(*state) == schema.Uncertain:
 			continue

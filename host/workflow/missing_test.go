@@ -42,9 +42,9 @@ func spoiled(t *testing.T, rate *float64, sets ...string) map[string]int {
 
 func TestEverySplitLosesItsShareOfTheValues(t *testing.T) {
 	about := func(n, want int) bool { return n > want-60 && n < want+60 } // 4 standard deviations at most
-	left := spoiled(t, nil, "data.missing_train=0.5", "data.missing_test=0.25")
-	if !about(left["train"], 400) || !about(left["val"], 400) || !about(left["test"], 600) {
-		t.Errorf("training 0.5, test 0.25: %v of 800 are left; validation has the training's rate", left)
+	left := spoiled(t, nil, "data.missing_train=0.5")
+	if !about(left["train"], 400) || !about(left["val"], 400) || left["test"] != 800 {
+		t.Errorf("training 0.5: %v of 800 are left; validation has the training's rate", left)
 	}
 	left = spoiled(t, nil, "data.missing_train=0.5", "data.missing_validation=0")
 	if !about(left["train"], 400) || left["val"] != 800 || left["test"] != 800 {
@@ -128,7 +128,7 @@ func TestMissingBecomesAValue(t *testing.T) {
 		Values  []int64
 		Prompts []string
 	}
-	for impute, want := range map[string]map[string]told{
+	for impute, want := range map[config.Impute]map[string]told{
 		"none": {
 			"full":  {[]int8{1, 2, 1}, []int64{1, 0, 1}, []string{"age: 50 or more.", "itch: no.", "region: face."}},
 			"empty": {[]int8{0, 0, 0}, []int64{-1, -1, -1}, []string{"", "", ""}},
@@ -154,7 +154,7 @@ func TestMissingBecomesAValue(t *testing.T) {
 				t.Errorf("%s, case %s: %s", impute, id, diff)
 			}
 		}
-		if got, want := r.constant.Shape[1], map[string]int64{"none": 2, "category": 3, "pattern": 2}[impute]; got != want {
+		if got, want := r.constant.Shape[1], map[config.Impute]int64{"none": 2, "category": 3, "pattern": 2}[impute]; got != want {
 			t.Errorf("%s: value sets of %d, want %d", impute, got, want)
 		}
 	}

@@ -135,7 +135,7 @@ func (s *Session) boxes(run *pipeline.Run, b *dataset.Batch, out []Prediction) e
 		}
 		out[at].Boxes = append(out[at].Boxes, Box{x1, y1, x2, y2, float64(scores[k]), int(labels[k])})
 	}
-	limit := sdk.Settings(s.Config.DataSettings).Int("max_boxes")
+	limit := s.Config.DataSettings.MaxBoxes
 	for i := range out {
 		slices.SortStableFunc(out[i].Boxes, func(a, b Box) int { return cmp.Compare(b.Score, a.Score) })
 		if limit > 0 && len(out[i].Boxes) > limit {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/host/report/textembed"
@@ -56,7 +57,7 @@ func row(columns []string, c *dataset.Case) []string {
 // newReports encodes every case; cache keeps the embeddings. A column that the data do
 // not have is unmentioned everywhere: a case without a report is predicted too. The
 // stages see the schema that data.impute makes of s.
-func newReports(s *schema.Schema, cases []dataset.Case, encoder textembed.Encoder, cache textembed.Cache, impute string) (_ *reports, err error) {
+func newReports(s *schema.Schema, cases []dataset.Case, encoder textembed.Encoder, cache textembed.Cache, impute config.Impute) (_ *reports, err error) {
 	r := &reports{schema: s, encoder: encoder, states: map[string][]int8{}, values: map[string][]int64{},
 		prompts: map[string][]string{}, vectors: map[string][]float32{}}
 	told := toldSchema(s, impute)

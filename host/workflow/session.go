@@ -66,7 +66,7 @@ type Session struct {
 func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	c := o.Config
 	s := &Session{Options: o, Warnings: slices.Clone(o.Data.Warnings)}
-	s.cache = dataset.NewCache(int64(sdk.Settings(c.DataSettings).Int("cache_mib")) << 20)
+	s.cache = dataset.NewCache(int64(c.DataSettings.CacheMiB) << 20)
 	o.Plugins.Threads = c.Threads
 	if s.host, err = plughost.New(o.Plugins); err != nil {
 		return nil, err
@@ -106,7 +106,7 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	}
 	req := sdk.OpenRequest{
 		Seed: c.Seed, Device: c.Device, Threads: c.Threads, Train: o.Train, Group: "pipeline",
-		Labels: o.Labels, Optimizer: c.Optimizer(), Task: c.Task,
+		Labels: o.Labels, Optimizer: c.Train.StageOptimizer(), Task: c.Task,
 	}
 	if s.reports != nil {
 		req.AttributeSchema = s.reports.json
@@ -136,7 +136,7 @@ func (s *Session) embedReports(ctx context.Context) error {
 	if s.Schema == nil {
 		return nil
 	}
-	encoder, err := textembed.Hashed(sdk.Settings(c.Text).Int("dim"))
+	encoder, err := textembed.Hashed(c.Text.Dim)
 	if err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func (s *Session) embedReports(ctx context.Context) error {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("text encoder %s: %s", c.TextEncoder.Ref(), note))
 		}
 	}
-	if s.reports, err = newReports(s.Schema, s.Data.Cases, encoder, cache, c.DataSettings["impute"]); err != nil {
+	if s.reports, err = newReports(s.Schema, s.Data.Cases, encoder, cache, c.DataSettings.Impute); err != nil {
 		return err
 	}
 	s.Warnings = append(s.Warnings, s.reports.warnings...)
@@ -258,27 +258,27 @@ func logitsName(sets []sdk.LabelSet, name string) string {
 
 // loader starts loading cases in the background.
 func (s *Session) loader(ctx context.Context, cases []dataset.Case, train bool, epoch, first int) (*dataset.Loader, error) {
-	c := sdk.Settings(s.Config.DataSettings)
+	c := &s.Config.DataSettings
 	o := dataset.LoaderOptions{
 		Load: dataset.LoadOptions{
-			Slices: c.Int("slices"), SliceSpacingMM: c.Float("slice_spacing_mm"),
-			Size: c.Int("size"), Zoom: c.Float("zoom"), Seed: pipeline.Seed(s.Config.Seed, "data"),
+			Slices: c.Slices, SliceSpacingMM: c.SliceSpacingMM,
+			Size: c.Size, Zoom: c.Zoom, Seed: pipeline.Seed(s.Config.Seed, "data"),
 		},
 		Batch: s.batchSize(), Epoch: epoch, Start: first,
-		Workers: c.Int("workers"), Ports: []sdk.Port{}, Cache: s.cache,
+		Workers: c.Workers, Ports: []sdk.Port{}, Cache: s.cache,
 	}
-	varied := s.mirrored || train && (c["augment"] != "none" || c.Int("crop") > 0)
+	varied := s.mirrored || train && (c.Augment != config.AugmentNone || c.Crop > 0)
 	if encoder := s.Pipeline.Member(sdk.KindEncoder); encoder != nil && (varied || !s.remembered.covers(cases)) {
 		o.Ports = encoder.Opened.Inputs
 	}
 	if train {
-		o.Load.CropSize, o.Load.PositiveCrop = c.Int("crop"), c.Float("positive_crop")
-		switch c["augment"] {
-		case "detection":
+		o.Load.CropSize, o.Load.PositiveCrop = c.Crop, c.PositiveCrop
+		switch c.Augment {
+		case config.AugmentDetection:
 			o.Load.Augment = dataset.DetectionAugment()
-		case "any-way":
+		case config.AugmentAnyWay:
 			o.Load.Augment = dataset.AnyWayAugment()
-		case "picture":
+		case config.AugmentPicture:
 			o.Load.Augment = dataset.PictureAugment()
 		}
 		o.Shuffle, o.Targets = true, true
@@ -293,7 +293,7 @@ func (s *Session) loader(ctx context.Context, cases []dataset.Case, train bool, 
 	return dataset.NewLoader(ctx, s.Data, cases, o)
 }
 
-func (s *Session) batchSize() int { return sdk.Settings(s.Config.Train).Int("batch_size") }
+func (s *Session) batchSize() int { return s.Config.Train.BatchSize }
 
 // inputs are a batch as the pipeline takes it.
 func (s *Session) inputs(b *dataset.Batch) pipeline.Batch {

@@ -136,7 +136,7 @@ func (s *Session) remember(ctx context.Context, cases []dataset.Case) error {
 		return nil
 	}
 	if s.Tokens == nil {
-		s.Tokens = NewTokenStore(int64(sdk.Settings(s.Config.DataSettings).Int("cache_mib")) << 20)
+		s.Tokens = NewTokenStore(int64(s.Config.DataSettings.CacheMiB) << 20)
 	}
 	key, err := s.encoderKey(ctx, encoder)
 	if err != nil {
@@ -190,9 +190,9 @@ func (s *Session) encode(ctx context.Context, cases []dataset.Case, visit func(*
 // encoderKey is a hash over all that the tokens of a case depend on besides its
 // images: the plugin, its settings and weights, and how images are loaded.
 func (s *Session) encoderKey(ctx context.Context, encoder *pipeline.Member) (key [sha256.Size]byte, err error) {
-	c := s.Config.DataSettings
+	c := &s.Config.DataSettings
 	h := sha256.New()
-	about := []any{encoder.Plugin, encoder.Stage.Name, encoder.Resolved, s.Data.Hash, s.Data.Spec, c["size"], c["zoom"], encoder.Opened.Inputs}
+	about := []any{encoder.Plugin, encoder.Stage.Name, encoder.Resolved, s.Data.Hash, s.Data.Spec, c.Size, c.Zoom, c.Slices, c.SliceSpacingMM, encoder.Opened.Inputs}
 	for _, r := range s.records {
 		if r.Role == string(sdk.KindEncoder) {
 			about = append(about, r.SHA256)

@@ -111,7 +111,7 @@ func (t *training) prepareData() error {
 		return err
 	}
 	t.labels = slices.Clone(t.data.Labels)
-	if t.Config.DataSettings["class_weights"] == "balanced" {
+	if t.Config.DataSettings.ClassWeights == config.Balanced {
 		balance(t.labels, t.training)
 	}
 	if t.Config.Fusion.Plugin == config.None {
@@ -122,7 +122,7 @@ func (t *training) prepareData() error {
 		return err
 	}
 	t.schema, t.warnings = s, append(t.warnings, warnings...)
-	if t.Config.DataSettings["impute"] == "mode" {
+	if t.Config.DataSettings.Impute == config.ImputeMode {
 		t.modes = missing.Modes(t.training)
 		t.data.Cases = missing.Fill(t.data.Cases, t.modes)
 	}
@@ -145,15 +145,14 @@ func (t *training) openData(labels []sdk.LabelSet, attributes []string) (err err
 	if err := takeAway(t.data, c, nil); err != nil {
 		return &ConfigError{Err: err}
 	}
-	if t.training, err = t.data.Split(c.DataSettings["train_split"]); err != nil {
+	if t.training, err = t.data.Split(c.DataSettings.TrainSplit); err != nil {
 		return err
 	}
 	if err := needTargets(t.data, t.training, "nothing can be learned from them"); err != nil {
 		return err
 	}
-	settings := sdk.Settings(c.DataSettings)
-	t.training = fraction(t.training, settings.Float("train_fraction"), uint64(settings.Int("missing_seed")))
-	if t.validation, err = t.data.Split(c.DataSettings["validation_split"]); err != nil {
+	t.training = fraction(t.training, c.DataSettings.TrainFraction, uint64(c.DataSettings.MissingSeed))
+	if t.validation, err = t.data.Split(c.DataSettings.ValidationSplit); err != nil {
 		return fmt.Errorf("%w; the best checkpoint is chosen on a validation split (data.validation_split)", err)
 	}
 	t.warnOfSplits()
@@ -163,16 +162,16 @@ func (t *training) openData(labels []sdk.LabelSet, attributes []string) (err err
 // warnOfSplits names splits that the run does not use, for a misspelt one would lose its
 // cases in silence (the test split is not meant to be used), and those it uses twice.
 func (t *training) warnOfSplits() {
-	c := t.Config.DataSettings
+	c := &t.Config.DataSettings
 	counts := t.data.Splits()
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
-		trained, validated := dataset.InSplit(name, c["train_split"]), dataset.InSplit(name, c["validation_split"])
+		trained, validated := dataset.InSplit(name, c.TrainSplit), dataset.InSplit(name, c.ValidationSplit)
 		switch {
 		case trained && validated:
 			t.warnings = append(t.warnings, fmt.Sprintf("the %d cases of split %q are trained on and validated on: what is measured there says nothing about other cases", counts[name], name))
 		case !trained && !validated && name != "test":
 			t.warnings = append(t.warnings, fmt.Sprintf("%d cases are in split %q, which is not used: this run trains on %q and validates on %q",
-				counts[name], name, c["train_split"], c["validation_split"]))
+				counts[name], name, c.TrainSplit, c.ValidationSplit))
 		}
 	}
 }
@@ -249,9 +248,9 @@ func (t *training) with(ctx context.Context, s *Session) (*runs.Manifest, error)
 	if err != nil {
 		return nil, &ConfigError{Err: err}
 	}
-	settings := sdk.Settings(c.Train)
+	settings := &c.Train
 	source := &trainingSource{s, ctx, t.training}
-	total, perEpoch := loop.TotalSteps(source.BatchesPerEpoch(), settings.Int("accumulate"), settings.Int("epochs"), settings.Int("max_steps"))
+	total, perEpoch := loop.TotalSteps(source.BatchesPerEpoch(), settings.Accumulate, settings.Epochs, settings.MaxSteps)
 	schedule := scheduleOf(c, total, perEpoch)
 	if err := schedule.Validate(); err != nil {
 		return nil, &ConfigError{Err: err}
@@ -287,7 +286,7 @@ func (t *training) with(ctx context.Context, s *Session) (*runs.Manifest, error)
 	}
 	factors := map[sdk.Kind]float64{}
 	for _, role := range []sdk.Kind{sdk.KindEncoder, sdk.KindFusion, sdk.KindHead} {
-		factors[role] = c.LearningRateFactor(role)
+		factors[role] = settings.LearningRateFactor(role)
 	}
 	if err := t.status("running"); err != nil {
 		return nil, err
@@ -295,10 +294,10 @@ func (t *training) with(ctx context.Context, s *Session) (*runs.Manifest, error)
 	_, err = loop.Loop(ctx, loop.Options{
 		Pipeline: s.Pipeline, Run: t.run, Source: source, Progress: progress,
 		Validate: func(ctx context.Context) (loop.Validation, error) { return t.validate(ctx, s) },
-		Epochs:   settings.Int("epochs"), MaxSteps: settings.Int("max_steps"), Accumulate: settings.Int("accumulate"),
-		ValidateEvery: settings.Int("validate_every"), CheckpointEvery: settings.Int("checkpoint_every"),
-		Seed: c.Seed, LearningRate: settings.Float("lr"), LearningRateFactor: factors, Schedule: schedule,
-		LossWeights: weights, ClipNorm: settings.Float("clip_norm"), PeakRSSBytes: s.PeakRSSBytes,
+		Epochs:   settings.Epochs, MaxSteps: settings.MaxSteps, Accumulate: settings.Accumulate,
+		ValidateEvery: settings.ValidateEvery, CheckpointEvery: settings.CheckpointEvery,
+		Seed: c.Seed, LearningRate: settings.LearningRate, LearningRateFactor: factors, Schedule: schedule,
+		LossWeights: weights, ClipNorm: settings.ClipNorm, PeakRSSBytes: s.PeakRSSBytes,
 	}, state)
 	if err == nil {
 		err = t.calibrate(context.WithoutCancel(ctx), s)
@@ -313,15 +312,15 @@ func (t *training) with(ctx context.Context, s *Session) (*runs.Manifest, error)
 // scheduleOf is the learning rate's schedule of a run of totalSteps optimizer steps,
 // stepsPerEpoch of them per epoch.
 func scheduleOf(c *config.Config, totalSteps, stepsPerEpoch int) loop.Schedule {
-	s := sdk.Settings(c.Train)
+	s := &c.Train
 	out := loop.Schedule{
-		Name: s["schedule"], TotalSteps: totalSteps,
-		WarmupSteps: s.Int("warmup_steps"), WarmupFactor: s.Float("warmup_factor"),
-		Gamma: s.Float("gamma"), MinFactor: s.Float("min_lr_factor"),
+		Name: string(s.Schedule), TotalSteps: totalSteps,
+		WarmupSteps: s.WarmupSteps, WarmupFactor: s.WarmupFactor,
+		Gamma: s.Gamma, MinFactor: s.MinLRFactor,
 	}
 	// A short run must not end inside its warm-up.
 	out.WarmupSteps = min(out.WarmupSteps, totalSteps/4)
-	for _, epoch := range s.Floats("milestones") {
+	for _, epoch := range s.Milestones {
 		out.Milestones = append(out.Milestones, int(epoch*float64(stepsPerEpoch)))
 	}
 	return out
@@ -361,8 +360,8 @@ func (t *training) initialise(ctx context.Context, s *Session) error {
 // remembered are the cases whose tokens serve more than once: those of the validation,
 // and those of the training unless they are varied at random.
 func (t *training) remembered() []dataset.Case {
-	c := sdk.Settings(t.Config.DataSettings)
-	if c["augment"] != "none" || c.Int("crop") > 0 {
+	c := &t.Config.DataSettings
+	if c.Augment != config.AugmentNone || c.Crop > 0 {
 		return t.validation
 	}
 	return slices.Concat(t.training, t.validation)
@@ -435,8 +434,8 @@ func (t *training) validate(ctx context.Context, s *Session) (loop.Validation, e
 	if err != nil {
 		return loop.Validation{}, err
 	}
-	return loop.Validation{Metric: name, Value: value, Metrics: metrics, Latest: t.Config.Train["best_by"] == "last", Keep: func() error {
-		return SavePredictions(t.Dir, t.Config.DataSettings["validation_split"], t.Config.Task, s.Labels, predictions)
+	return loop.Validation{Metric: name, Value: value, Metrics: metrics, Latest: t.Config.Train.BestBy == config.Last, Keep: func() error {
+		return SavePredictions(t.Dir, t.Config.DataSettings.ValidationSplit, t.Config.Task, s.Labels, predictions)
 	}}, nil
 }
 

@@ -113,7 +113,7 @@ var rooms = []room{
 	{prefix: "sdk/fusion", may: []string{"sdk", "internal"}, torch: true},
 	{prefix: "plugins", may: []string{"sdk", "internal"}, torch: true},
 	{prefix: "host/plughost", may: []string{"sdk", "internal"}},
-	{prefix: "host/config", may: []string{"sdk", "internal"}},
+	{prefix: "host/config", may: []string{"sdk", "eval", "internal"}},
 	{prefix: "host/runs", may: []string{"sdk", "internal"}},
 	{prefix: "host/report", may: []string{"sdk", "internal"}},
 	{prefix: "host/dataset", may: []string{"host/report", "sdk", "internal"}},
