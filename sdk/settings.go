@@ -8,6 +8,8 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
 // Settings holds setting values as text; the typed getters parse them. ResolveSettings
@@ -93,14 +95,11 @@ func ResolveSettings(declared []Setting, given map[string]string) (Settings, err
 }
 
 func unknownSetting(name string, declared []Setting) error {
-	best, bestDistance := "", len(name)/2+2
 	var all []string
 	for _, d := range declared {
 		all = append(all, d.Name)
-		if n := distance(name, d.Name); n < bestDistance {
-			best, bestDistance = d.Name, n
-		}
 	}
+	best := nearest.Name(name, all)
 	sort.Strings(all)
 	hint := "; known: " + strings.Join(all, ", ")
 	switch {
@@ -163,25 +162,4 @@ func (d Setting) checkNumbers(texts []string, wanted string) error {
 		last = v
 	}
 	return nil
-}
-
-// distance is the Levenshtein distance, for "did you mean".
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		previous := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := previous
-			if a[i-1] != b[j-1] {
-				cost++
-			}
-			previous = row[j]
-			row[j] = min(cost, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/alignedfusion/alignedfusion/internal/table"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -289,12 +290,7 @@ func TestTolerantReading(t *testing.T) {
 		t.Errorf("%+v", d.Cases)
 	}
 	for content, want := range map[string]string{
-		"\xff\xfei\x00d\x00":     "the text is UTF-16",
-		"id,label\n1,a\x00b\n":   "data.csv:2: a zero byte",
-		"id,label\n1,\xff\xfe\n": "data.csv:2: cell 2 is not valid UTF-8",
 		"id,label\n1,a,b\n2,a\n": "data.csv:2: 3 cells, the header has 2",
-		"id\tlabel\n1\ta\n":      `separated by "\t"`,
-		"id,a\n1," + strings.Repeat("x", maxCellBytes+1) + "\n": "at most 1048576 are read",
 	} {
 		write(t, path, content)
 		_, err := Open("table:"+path, Options{})
@@ -401,27 +397,6 @@ func TestNIfTIWithoutSpacing(t *testing.T) {
 	}
 }
 
-func FuzzTable(f *testing.F) {
-	f.Add("id,a\n1,2\n")
-	f.Add("\xef\xbb\xbfid,\"a b\"\r\n1,\"x\ny\"\r\n")
-	f.Add("a;b\n1;2\n")
-	f.Add("a,b\n\"1,2\n")
-	f.Fuzz(func(t *testing.T, text string) {
-		table, err := parseTable("t.csv", []byte(text))
-		if err != nil {
-			if !errors.Is(err, ErrData) {
-				t.Errorf("%v does not wrap ErrData", err)
-			}
-			return
-		}
-		for _, r := range table.rows {
-			if len(r.cells) != len(table.columns) || r.line < 2 {
-				t.Errorf("row %+v under %d columns", r, len(table.columns))
-			}
-		}
-	})
-}
-
 // FuzzImageInfo: no header panics, and what is accepted keeps to the limits.
 func FuzzImageInfo(f *testing.F) {
 	f.Add([]byte(bombPNG()))
@@ -447,15 +422,15 @@ func FuzzOpenDeepLesion(f *testing.F) {
 			}
 		}
 		row := `000001_01_01_005.png,1,1,1,5,"` + recist + `","` + box + `","` + diameters + `","0.4, 0.5, 0.5","` + kind + `","` + noisy + `","1, 9","` + spacing + `","` + size + `","-175, 275",F,"` + age + `",1`
-		table, err := parseTable("DL_info.csv", []byte(infoHeader+"\n"+row+"\n"))
-		if err != nil || len(table.rows) != 1 {
+		rows, err := table.Parse("DL_info.csv", []byte(infoHeader+"\n"+row+"\n"))
+		if err != nil || len(rows.Rows) != 1 {
 			return
 		}
 		o, _, err := newOpener("deeplesion:"+dir, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := o.deepLesionCases(table); err != nil {
+		if err := o.deepLesionCases(rows); err != nil {
 			t.Fatal(err)
 		}
 		if len(o.problems) == 0 {

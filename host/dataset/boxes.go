@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
 // boxSlack is how far in pixels a box of the boxes: layout may leave its image: as
@@ -20,7 +23,7 @@ var boxesReserved = []string{"image", "patient", "split", "part", "width", "heig
 func openBoxes(o *opener) error {
 	there, folder := exists(o.path)
 	if !there {
-		return problem(o.path, 0, "", "no such file or folder")
+		return problem.At(o.path, 0, "", "no such file or folder")
 	}
 	if !folder {
 		return o.oneBoxesTable()
@@ -63,24 +66,20 @@ func (o *opener) oneBoxesTable() error {
 	if _, ok := exists(folder); !ok {
 		folder = filepath.Join(o.d.Dir, "images")
 	}
-	once := &csvTable{path: t.path, columns: t.columns, index: t.index}
 	seen := map[string]bool{}
-	for _, r := range t.rows {
-		if name := t.get(r, "image"); !seen[name] {
-			seen[name] = true
-			once.rows = append(once.rows, r)
-		}
-	}
+	once := t.Where(func(r table.Row) bool {
+		name := t.Get(r, "image")
+		first := !seen[name]
+		seen[name] = true
+		return first
+	})
 	byImage, err := o.boxImages(once, folder)
 	if err != nil {
 		return err
 	}
-	withBox := &csvTable{path: t.path, columns: t.columns, index: t.index}
-	for _, r := range t.rows {
-		if t.get(r, "x1")+t.get(r, "y1")+t.get(r, "x2")+t.get(r, "y2") != "" {
-			withBox.rows = append(withBox.rows, r)
-		}
-	}
+	withBox := t.Where(func(r table.Row) bool {
+		return t.Get(r, "x1")+t.Get(r, "y1")+t.Get(r, "x2")+t.Get(r, "y2") != ""
+	})
 	if err := o.readBoxes(withBox, byImage); err != nil {
 		return err
 	}
@@ -91,14 +90,14 @@ func (o *opener) oneBoxesTable() error {
 }
 
 // boxImages makes a case per row of images.csv.
-func (o *opener) boxImages(t *csvTable, folder string) (map[string]int, error) {
-	if err := t.need("image"); err != nil {
+func (o *opener) boxImages(t *table.Table, folder string) (map[string]int, error) {
+	if err := t.Need("image"); err != nil {
 		return nil, err
 	}
 	d := o.d
 	d.Modalities = []string{Volume}
 	var all []string
-	for _, c := range t.columns {
+	for _, c := range t.Columns {
 		if !slices.Contains(boxesReserved, c) {
 			all = append(all, c)
 		}
@@ -108,36 +107,36 @@ func (o *opener) boxImages(t *csvTable, folder string) (map[string]int, error) {
 		return nil, err
 	}
 	splitColumn := "split"
-	if !t.has("split") && t.has("part") {
+	if !t.Has("split") && t.Has("part") {
 		splitColumn = "part"
 	}
 	byImage := map[string]int{}
-	for _, r := range t.rows {
-		name := t.get(r, "image")
+	for _, r := range t.Rows {
+		name := t.Get(r, "image")
 		if !filepath.IsLocal(name) {
-			o.problems.add(t.path, r.line, "image", "%q is not the name of a file in %s", clip(name, 60), filepath.ToSlash(folder))
+			o.problems.Add(t.Path, r.Line, "image", "%q is not the name of a file in %s", problem.Clip(name, 60), filepath.ToSlash(folder))
 			continue
 		}
 		if first, twice := byImage[name]; twice {
-			o.problems.add(t.path, r.line, "image", "%q stands twice, first in line %d", name, o.places[first].line)
+			o.problems.Add(t.Path, r.Line, "image", "%q stands twice, first in line %d", name, o.places[first].line)
 			continue
 		}
-		c := Case{ID: name, Patient: t.get(r, "patient"), Split: t.get(r, splitColumn), Stack: name,
+		c := Case{ID: name, Patient: t.Get(r, "patient"), Split: t.Get(r, splitColumn), Stack: name,
 			Images: map[string]string{Volume: filepath.Join(folder, name)}, Attributes: map[string]string{}, Strata: map[string]string{}}
-		e := expectedImage{path: c.Images[Volume], place: place{t.path, r.line}, column: "image"}
+		e := expectedImage{path: c.Images[Volume], place: place{t.Path, r.Line}, column: "image"}
 		bad := len(o.problems)
 		e.width, e.height = o.wholeNumber(t, r, "width"), o.wholeNumber(t, r, "height")
 		if mm := o.optionalNumber(t, r, "spacing_mm", 0); mm > 0 {
 			c.SpacingMM = [3]float64{0, mm, mm}
-		} else if t.get(r, "spacing_mm") != "" && len(o.problems) == bad {
-			o.problems.add(t.path, r.line, "spacing_mm", "%q is not positive", t.get(r, "spacing_mm"))
+		} else if t.Get(r, "spacing_mm") != "" && len(o.problems) == bad {
+			o.problems.Add(t.Path, r.Line, "spacing_mm", "%q is not positive", t.Get(r, "spacing_mm"))
 		}
 		c.greyHU = [2]float64{o.optionalNumber(t, r, "grey_low_hu", o.opt.GreyHU[0]), o.optionalNumber(t, r, "grey_high_hu", o.opt.GreyHU[1])}
 		if c.greyHU[0] > c.greyHU[1] {
-			o.problems.add(t.path, r.line, "grey_high_hu", "is below grey_low_hu")
+			o.problems.Add(t.Path, r.Line, "grey_high_hu", "is below grey_low_hu")
 		}
 		o.readAttributes(t, r, all, &c)
-		e.caseIndex = o.addCase(c, t.path, r.line)
+		e.caseIndex = o.addCase(c, t.Path, r.Line)
 		byImage[name] = e.caseIndex
 		if len(o.problems) == bad {
 			o.expect(e)
@@ -146,38 +145,38 @@ func (o *opener) boxImages(t *csvTable, folder string) (map[string]int, error) {
 	return byImage, nil
 }
 
-func (o *opener) optionalNumber(t *csvTable, r csvRow, column string, absent float64) float64 {
-	text := t.get(r, column)
+func (o *opener) optionalNumber(t *table.Table, r table.Row, column string, absent float64) float64 {
+	text := t.Get(r, column)
 	if text == "" {
 		return absent
 	}
-	v, err := parseNumber(text)
+	v, err := table.Number(text)
 	if err != nil {
-		o.problems.add(t.path, r.line, column, "%v", err)
+		o.problems.Add(t.Path, r.Line, column, "%v", err)
 		return absent
 	}
 	return v
 }
 
-func (o *opener) wholeNumber(t *csvTable, r csvRow, column string) int {
+func (o *opener) wholeNumber(t *table.Table, r table.Row, column string) int {
 	v := o.optionalNumber(t, r, column, 0)
 	if v < 0 || v != float64(int(v)) || v > maxImageSide {
-		o.problems.add(t.path, r.line, column, "%q is not a size in pixels", t.get(r, column))
+		o.problems.Add(t.Path, r.Line, column, "%q is not a size in pixels", t.Get(r, column))
 		return 0
 	}
 	return int(v)
 }
 
 // readBoxes adds the rows of boxes.csv to their images.
-func (o *opener) readBoxes(t *csvTable, byImage map[string]int) error {
-	if err := t.need("image", "x1", "y1", "x2", "y2"); err != nil {
+func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
+	if err := t.Need("image", "x1", "y1", "x2", "y2"); err != nil {
 		return err
 	}
-	all := slices.DeleteFunc(slices.Clone(t.columns), func(c string) bool {
+	all := slices.DeleteFunc(slices.Clone(t.Columns), func(c string) bool {
 		return slices.Contains([]string{"image", "x1", "y1", "x2", "y2", "patient", "split", "part"}, c)
 	})
 	var byDefault []string
-	if t.has("class") {
+	if t.Has("class") {
 		byDefault = []string{"class"}
 	}
 	chosen, err := chooseColumns("class", o.opt.Labels, all, byDefault, nil)
@@ -185,15 +184,15 @@ func (o *opener) readBoxes(t *csvTable, byImage map[string]int) error {
 		return err
 	}
 	if len(chosen) > 1 {
-		return fmt.Errorf("%w: boxes have one class column, %d were asked for: %s", ErrData, len(chosen), quoteList(chosen))
+		return fmt.Errorf("%w: boxes have one class column, %d were asked for: %s", ErrData, len(chosen), problem.Quote(chosen))
 	}
 	classColumn := ""
 	if len(chosen) == 1 {
 		classColumn = chosen[0]
 	}
 	var classes []string
-	classOf := func(r csvRow) string {
-		if text := t.get(r, classColumn); text != "" {
+	classOf := func(r table.Row) string {
+		if text := t.Get(r, classColumn); text != "" {
 			return text
 		}
 		return "lesion"
@@ -201,7 +200,7 @@ func (o *opener) readBoxes(t *csvTable, byImage map[string]int) error {
 	if len(o.opt.LabelSets) > 0 {
 		classes = o.opt.LabelSets[0].Classes
 	} else {
-		for _, r := range t.rows {
+		for _, r := range t.Rows {
 			if name := classOf(r); !slices.Contains(classes, name) {
 				classes = append(classes, name)
 			}
@@ -211,16 +210,16 @@ func (o *opener) readBoxes(t *csvTable, byImage map[string]int) error {
 	o.setClasses(classes)
 
 	origin := map[int][]int{}
-	for _, r := range t.rows {
-		name := t.get(r, "image")
+	for _, r := range t.Rows {
+		name := t.Get(r, "image")
 		i, ok := byImage[name]
 		if !ok {
-			o.problems.add(t.path, r.line, "image", "%q is not in images.csv", clip(name, 60))
+			o.problems.Add(t.Path, r.Line, "image", "%q is not in images.csv", problem.Clip(name, 60))
 			continue
 		}
 		c := &o.d.Cases[i]
-		if split := t.get(r, "split"); split != "" && split != c.Split {
-			o.problems.add(t.path, r.line, "split", "%q, but the image's split is %q", split, c.Split)
+		if split := t.Get(r, "split"); split != "" && split != c.Split {
+			o.problems.Add(t.Path, r.Line, "split", "%q, but the image's split is %q", split, c.Split)
 			continue
 		}
 		bad := len(o.problems)
@@ -230,33 +229,33 @@ func (o *opener) readBoxes(t *csvTable, byImage map[string]int) error {
 			to     *float64
 		}{{"x1", &b.X1}, {"y1", &b.Y1}, {"x2", &b.X2}, {"y2", &b.Y2}} {
 			var err error
-			if *v.to, err = parseNumber(t.get(r, v.column)); err != nil {
-				o.problems.add(t.path, r.line, v.column, "%v", err)
+			if *v.to, err = table.Number(t.Get(r, v.column)); err != nil {
+				o.problems.Add(t.Path, r.Line, v.column, "%v", err)
 			}
 		}
 		if len(o.problems) > bad {
 			continue
 		}
 		if b.X2 < b.X1 || b.Y2 < b.Y1 {
-			o.problems.add(t.path, r.line, "", "x2 < x1 or y2 < y1 in the box %s", formatBox(b))
+			o.problems.Add(t.Path, r.Line, "", "x2 < x1 or y2 < y1 in the box %s", formatBox(b))
 			continue
 		}
 		if b.Class = slices.Index(classes, classOf(r)); b.Class < 0 {
-			o.problems.add(t.path, r.line, classColumn, "class %q is unknown; there are %s", clip(classOf(r), 60), quoteList(classes))
+			o.problems.Add(t.Path, r.Line, classColumn, "class %q is unknown; there are %s", problem.Clip(classOf(r), 60), problem.Quote(classes))
 			continue
 		}
 		for _, column := range all {
-			if text := t.get(r, column); text != "" && column != classColumn {
+			if text := t.Get(r, column); text != "" && column != classColumn {
 				b.Strata[column] = text
 			}
 		}
 		if twin := slices.IndexFunc(c.Boxes, func(q Box) bool { return q.X1 == b.X1 && q.Y1 == b.Y1 && q.X2 == b.X2 && q.Y2 == b.Y2 }); twin >= 0 {
-			o.problems.add(t.path, r.line, "", "the same box as in line %d", origin[i][twin])
+			o.problems.Add(t.Path, r.Line, "", "the same box as in line %d", origin[i][twin])
 			continue
 		}
-		o.pending = append(o.pending, pendingBox{i, len(c.Boxes), place{t.path, r.line}, "", boxSlack})
+		o.pending = append(o.pending, pendingBox{i, len(c.Boxes), place{t.Path, r.Line}, "", boxSlack})
 		c.Boxes = append(c.Boxes, b)
-		origin[i] = append(origin[i], r.line)
+		origin[i] = append(origin[i], r.Line)
 	}
 	return nil
 }
@@ -296,24 +295,24 @@ func (o *opener) readIgnore(path string, byImage map[string]int) error {
 		return err
 	}
 	columns := []string{"cx", "cy", "radius"}
-	if !t.has("radius") && !t.has("cx") {
+	if !t.Has("radius") && !t.Has("cx") {
 		columns = []string{"x1", "y1", "x2", "y2"}
 	}
-	if err := t.need(append([]string{"image"}, columns...)...); err != nil {
+	if err := t.Need(append([]string{"image"}, columns...)...); err != nil {
 		return err
 	}
-	for _, r := range t.rows {
-		name := t.get(r, "image")
+	for _, r := range t.Rows {
+		name := t.Get(r, "image")
 		i, ok := byImage[name]
 		if !ok {
-			o.problems.add(t.path, r.line, "image", "%q is not in images.csv", clip(name, 60))
+			o.problems.Add(t.Path, r.Line, "image", "%q is not in images.csv", problem.Clip(name, 60))
 			continue
 		}
 		v := make([]float64, len(columns))
 		bad := len(o.problems)
 		for k, column := range columns {
-			if v[k], err = parseNumber(t.get(r, column)); err != nil {
-				o.problems.add(t.path, r.line, column, "%v", err)
+			if v[k], err = table.Number(t.Get(r, column)); err != nil {
+				o.problems.Add(t.Path, r.Line, column, "%v", err)
 			}
 		}
 		if len(o.problems) > bad {
@@ -323,13 +322,13 @@ func (o *opener) readIgnore(path string, byImage map[string]int) error {
 		if len(v) == 3 {
 			region.X, region.Y, region.Radius = v[0], v[1], v[2]
 			if v[2] <= 0 {
-				o.problems.add(t.path, r.line, "radius", "%s is not positive", formatNumber(v[2]))
+				o.problems.Add(t.Path, r.Line, "radius", "%s is not positive", formatNumber(v[2]))
 				continue
 			}
 		} else {
 			region.X1, region.Y1, region.X2, region.Y2 = v[0], v[1], v[2], v[3]
 			if v[2] < v[0] || v[3] < v[1] {
-				o.problems.add(t.path, r.line, "", "x2 < x1 or y2 < y1")
+				o.problems.Add(t.Path, r.Line, "", "x2 < x1 or y2 < y1")
 				continue
 			}
 		}

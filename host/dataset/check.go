@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset/nifti"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
 // SplitCounts is what a split holds.
@@ -56,7 +57,7 @@ func Check(ctx context.Context, spec string, opt Options, decode bool) (*Report,
 		case errors.As(err, &problems):
 			r.Problems = problems
 		case errors.Is(err, ErrData):
-			r.Problems.add(spec, 0, "", "%s", strings.TrimPrefix(err.Error(), ErrData.Error()+": "))
+			r.Problems.Add(spec, 0, "", "%s", strings.TrimPrefix(err.Error(), ErrData.Error()+": "))
 		default:
 			return nil, err
 		}
@@ -166,7 +167,7 @@ func (r *Report) decode(ctx context.Context, d *Dataset) error {
 			j := jobs[path]
 			p, err := j.decode(path)
 			if err == nil && p != nil && j.size != [2]int{} && j.size != [2]int{p.h, p.w} {
-				err = problem(path, 0, "", "is %d x %d pixels, its key slice %d x %d", p.w, p.h, j.size[1], j.size[0])
+				err = problem.At(path, 0, "", "is %d x %d pixels, its key slice %d x %d", p.w, p.h, j.size[1], j.size[0])
 			}
 			errs[i] = err
 			return nil
@@ -180,9 +181,9 @@ func (r *Report) decode(ctx context.Context, d *Dataset) error {
 		case err == nil:
 			r.ImagesDecoded++
 		case errors.Is(err, os.ErrNotExist):
-			r.Problems.addError(paths[i], 0, "", fileProblem(paths[i], err))
+			r.Problems.AddError(paths[i], 0, "", problem.File(paths[i], err))
 		default:
-			r.Problems.addError(paths[i], 0, "", err)
+			r.Problems.AddError(paths[i], 0, "", err)
 		}
 	}
 	return nil

@@ -1,16 +1,12 @@
 package dataset
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
-
-// ErrData is wrapped by every error that bad input data causes.
-var ErrData = errors.New("bad input data")
 
 // Task is what a data set has targets for.
 type Task string

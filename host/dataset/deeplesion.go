@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
 // deepLesionColumns are the 18 columns of DL_info.csv.
@@ -44,8 +47,8 @@ func openDeepLesion(o *opener) error {
 }
 
 // deepLesionCases reads DL_info.csv and attributes.csv into cases, one per key slice.
-func (o *opener) deepLesionCases(t *csvTable) error {
-	if err := t.need(deepLesionColumns...); err != nil {
+func (o *opener) deepLesionCases(t *table.Table) error {
+	if err := t.Need(deepLesionColumns...); err != nil {
 		return err
 	}
 	extra, err := o.attributeTable()
@@ -56,7 +59,7 @@ func (o *opener) deepLesionCases(t *csvTable) error {
 	byDefault := slices.Clone(deepLesionDefault)
 	for _, name := range extra.columns {
 		if slices.Contains(all, name) {
-			return problem(extra.path, 1, name, "the column stands in DL_info.csv already")
+			return problem.At(extra.path, 1, name, "the column stands in DL_info.csv already")
 		}
 		all, byDefault = append(all, name), append(byDefault, name)
 	}
@@ -75,10 +78,10 @@ func (o *opener) deepLesionCases(t *csvTable) error {
 	diameters := map[string]float64{}
 	lines := map[string][]int{}
 	listed := map[string]bool{}
-	for _, r := range t.rows {
+	for _, r := range t.Rows {
 		l, err := parseLesion(t, r)
 		if err != nil {
-			o.problems.addError(t.path, r.line, "", err)
+			o.problems.AddError(t.Path, r.Line, "", err)
 			continue
 		}
 		listed[l.file] = true
@@ -87,22 +90,22 @@ func (o *opener) deepLesionCases(t *csvTable) error {
 		}
 		i, known := byFile[l.file]
 		if !known {
-			i = o.addCase(l.newCase(o.path), t.path, r.line)
+			i = o.addCase(l.newCase(o.path), t.Path, r.Line)
 			byFile[l.file] = i
 		}
 		c := &d.Cases[i]
 		if c.Split != l.split || c.Size != l.size || c.SpacingMM != l.spacingMM {
-			o.problems.add(t.path, r.line, "File_name", "%s has another split, size or spacing in %s", l.file, c.Origin)
+			o.problems.Add(t.Path, r.Line, "File_name", "%s has another split, size or spacing in %s", l.file, c.Origin)
 			continue
 		}
 		if twin := slices.IndexFunc(c.RECIST, func(m [8]float64) bool { return m == l.recist }); twin >= 0 {
-			o.problems.add(t.path, r.line, "", "the same lesion as in line %d", lines[l.file][twin])
+			o.problems.Add(t.Path, r.Line, "", "the same lesion as in line %d", lines[l.file][twin])
 			continue
 		}
-		o.pending = append(o.pending, pendingBox{i, len(c.Boxes), place{t.path, r.line}, "Bounding_boxes", deepLesionPadding + 0.5})
+		o.pending = append(o.pending, pendingBox{i, len(c.Boxes), place{t.Path, r.Line}, "Bounding_boxes", deepLesionPadding + 0.5})
 		c.Boxes = append(c.Boxes, l.box)
 		c.RECIST = append(c.RECIST, l.recist)
-		lines[l.file] = append(lines[l.file], r.line)
+		lines[l.file] = append(lines[l.file], r.Line)
 
 		// An image has one report: its largest lesion gives location and size.
 		values := map[string]string{"age": l.age, "gender": l.gender}
@@ -117,7 +120,7 @@ func (o *opener) deepLesionCases(t *csvTable) error {
 				err = checkAge(text)
 			}
 			if err != nil {
-				o.problems.add(t.path, r.line, map[string]string{"age": "Patient_age", "gender": "Patient_gender"}[name], "%v", err)
+				o.problems.Add(t.Path, r.Line, map[string]string{"age": "Patient_age", "gender": "Patient_gender"}[name], "%v", err)
 			} else if slices.Contains(d.AttributeColumns, name) {
 				c.Attributes[name] = text
 			}
@@ -128,7 +131,7 @@ func (o *opener) deepLesionCases(t *csvTable) error {
 }
 
 func checkAge(text string) error {
-	age, err := parseNumber(text)
+	age, err := table.Number(text)
 	if err == nil && (age < 0 || age > 130) {
 		err = fmt.Errorf("%s is no age in years", text)
 	}
@@ -145,16 +148,16 @@ func (o *opener) attributeTable() (*attributeColumns, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.need("File_name"); err != nil {
+	if err := t.Need("File_name"); err != nil {
 		return nil, err
 	}
-	columns := slices.DeleteFunc(slices.Clone(t.columns), func(c string) bool { return c == "File_name" || strings.HasSuffix(c, ".evidence") })
+	columns := slices.DeleteFunc(slices.Clone(t.Columns), func(c string) bool { return c == "File_name" || strings.HasSuffix(c, ".evidence") })
 	return &attributeColumns{path, t, columns}, nil
 }
 
 type attributeColumns struct {
 	path    string
-	table   *csvTable
+	table   *table.Table
 	columns []string
 }
 
@@ -165,15 +168,15 @@ func (o *opener) joinAttributes(extra *attributeColumns, byFile map[string]int, 
 		return
 	}
 	seen := map[string]int{}
-	for _, r := range extra.table.rows {
-		file := extra.table.get(r, "File_name")
+	for _, r := range extra.table.Rows {
+		file := extra.table.Get(r, "File_name")
 		if first, twice := seen[file]; twice {
-			o.problems.add(extra.path, r.line, "File_name", "%q stands twice, first in line %d", clip(file, 60), first)
+			o.problems.Add(extra.path, r.Line, "File_name", "%q stands twice, first in line %d", problem.Clip(file, 60), first)
 			continue
 		}
-		seen[file] = r.line
+		seen[file] = r.Line
 		if !listed[file] {
-			o.problems.add(extra.path, r.line, "File_name", "%q is not in DL_info.csv", clip(file, 60))
+			o.problems.Add(extra.path, r.Line, "File_name", "%q is not in DL_info.csv", problem.Clip(file, 60))
 			continue
 		}
 		i, ok := byFile[file]
@@ -181,9 +184,9 @@ func (o *opener) joinAttributes(extra *attributeColumns, byFile map[string]int, 
 			continue // a slice whose lesions are all left out as noisy
 		}
 		for _, name := range extra.columns {
-			text, err := o.attribute(extra.table.get(r, name))
+			text, err := o.attribute(extra.table.Get(r, name))
 			if err != nil {
-				o.problems.add(extra.path, r.line, name, "%v", err)
+				o.problems.Add(extra.path, r.Line, name, "%v", err)
 			} else if slices.Contains(o.d.AttributeColumns, name) {
 				o.d.Cases[i].Attributes[name] = text
 			}
@@ -206,48 +209,48 @@ type lesion struct {
 	gender, age          string
 }
 
-func parseLesion(t *csvTable, r csvRow) (*lesion, error) {
+func parseLesion(t *table.Table, r table.Row) (*lesion, error) {
 	fail := func(column, format string, args ...any) (*lesion, error) {
-		return nil, problem(t.path, r.line, column, format, args...)
+		return nil, problem.At(t.Path, r.Line, column, format, args...)
 	}
-	l := &lesion{file: t.get(r, "File_name")}
+	l := &lesion{file: t.Get(r, "File_name")}
 	m := deepLesionName.FindStringSubmatch(l.file)
 	if m == nil {
-		return fail("File_name", "%q is not PPPPPP_SS_EE_NNN.png", clip(l.file, 60))
+		return fail("File_name", "%q is not PPPPPP_SS_EE_NNN.png", problem.Clip(l.file, 60))
 	}
 	l.series, l.patient = m[1], m[1][:6]
 	l.keySlice, _ = strconv.Atoi(m[2])
-	if key := t.get(r, "Key_slice_index"); key != strconv.Itoa(l.keySlice) {
-		return fail("Key_slice_index", "is %q, the file name says %d", clip(key, 20), l.keySlice)
+	if key := t.Get(r, "Key_slice_index"); key != strconv.Itoa(l.keySlice) {
+		return fail("Key_slice_index", "is %q, the file name says %d", problem.Clip(key, 20), l.keySlice)
 	}
-	recist, err := parseNumbers(t.get(r, "Measurement_coordinates"), 8)
+	recist, err := table.Numbers(t.Get(r, "Measurement_coordinates"), 8)
 	if err != nil {
 		return fail("Measurement_coordinates", "%v", err)
 	}
 	for i, v := range recist {
 		l.recist[i] = v - 1 // the table counts pixels from 1
 	}
-	b, err := parseNumbers(t.get(r, "Bounding_boxes"), 4)
+	b, err := table.Numbers(t.Get(r, "Bounding_boxes"), 4)
 	if err != nil {
 		return fail("Bounding_boxes", "%v", err)
 	}
 	if b[2] < b[0] || b[3] < b[1] {
-		return fail("Bounding_boxes", "x2 < x1 or y2 < y1 in %q", t.get(r, "Bounding_boxes"))
+		return fail("Bounding_boxes", "x2 < x1 or y2 < y1 in %q", t.Get(r, "Bounding_boxes"))
 	}
 	l.box = Box{X1: b[0] - 1, Y1: b[1] - 1, X2: b[2] - 1, Y2: b[3] - 1, Strata: map[string]string{}}
-	diameters, err := parseNumbers(t.get(r, "Lesion_diameters_Pixel_"), 2)
+	diameters, err := table.Numbers(t.Get(r, "Lesion_diameters_Pixel_"), 2)
 	if err != nil {
 		return fail("Lesion_diameters_Pixel_", "%v", err)
 	}
 	l.longPixels = diameters[0]
-	size, err := parseNumbers(t.get(r, "Image_size"), 2)
+	size, err := table.Numbers(t.Get(r, "Image_size"), 2)
 	if err != nil || size[0] < 1 || size[1] < 1 || size[0] > maxImageSide || size[1] > maxImageSide ||
 		size[0] != float64(int(size[0])) || size[1] != float64(int(size[1])) {
-		return fail("Image_size", "%q is not \"width, height\" in pixels", clip(t.get(r, "Image_size"), 40))
+		return fail("Image_size", "%q is not \"width, height\" in pixels", problem.Clip(t.Get(r, "Image_size"), 40))
 	}
 	l.size = [2]int{int(size[1]), int(size[0])}
-	l.spacingMM = parseSpacing(t.get(r, "Spacing_mm_px_"))
-	switch t.get(r, "Train_Val_Test") {
+	l.spacingMM = parseSpacing(t.Get(r, "Spacing_mm_px_"))
+	switch t.Get(r, "Train_Val_Test") {
 	case "1":
 		l.split = "train"
 	case "2":
@@ -255,18 +258,18 @@ func parseLesion(t *csvTable, r csvRow) (*lesion, error) {
 	case "3":
 		l.split = "test"
 	default:
-		return fail("Train_Val_Test", "%q, want 1 (train), 2 (val) or 3 (test)", clip(t.get(r, "Train_Val_Test"), 20))
+		return fail("Train_Val_Test", "%q, want 1 (train), 2 (val) or 3 (test)", problem.Clip(t.Get(r, "Train_Val_Test"), 20))
 	}
-	switch t.get(r, "Possibly_noisy") {
+	switch t.Get(r, "Possibly_noisy") {
 	case "0":
 	case "1":
 		l.noisy = true
 	default:
-		return fail("Possibly_noisy", "%q, want 0 or 1", clip(t.get(r, "Possibly_noisy"), 20))
+		return fail("Possibly_noisy", "%q, want 0 or 1", problem.Clip(t.Get(r, "Possibly_noisy"), 20))
 	}
-	switch kind, err := strconv.Atoi(t.get(r, "Coarse_lesion_type")); {
+	switch kind, err := strconv.Atoi(t.Get(r, "Coarse_lesion_type")); {
 	case err != nil || kind != -1 && (kind < 1 || kind > len(lesionTypes)):
-		return fail("Coarse_lesion_type", "%q, want -1 (unknown) or 1 to %d", clip(t.get(r, "Coarse_lesion_type"), 20), len(lesionTypes))
+		return fail("Coarse_lesion_type", "%q, want -1 (unknown) or 1 to %d", problem.Clip(t.Get(r, "Coarse_lesion_type"), 20), len(lesionTypes))
 	case kind > 0:
 		l.location = lesionTypes[kind-1]
 		l.box.Strata["lesion_type"] = l.location
@@ -274,7 +277,7 @@ func parseLesion(t *csvTable, r csvRow) (*lesion, error) {
 	if mm := l.spacingMM[2]; mm > 0 {
 		l.box.Strata["diameter_mm"] = strconv.FormatFloat(l.longPixels*mm, 'f', 2, 64)
 	}
-	switch g := t.get(r, "Patient_gender"); g {
+	switch g := t.Get(r, "Patient_gender"); g {
 	case "M":
 		l.gender = "male"
 	case "F":
@@ -282,7 +285,7 @@ func parseLesion(t *csvTable, r csvRow) (*lesion, error) {
 	default:
 		l.gender = g
 	}
-	l.age = t.get(r, "Patient_age")
+	l.age = t.Get(r, "Patient_age")
 	return l, nil
 }
 
@@ -291,7 +294,7 @@ func parseLesion(t *csvTable, r csvRow) (*lesion, error) {
 func parseSpacing(text string) [3]float64 {
 	var mm [3]float64
 	for i, part := range strings.SplitN(text, ",", 3) {
-		if v, err := parseNumber(strings.TrimSpace(part)); err == nil && v > 0 {
+		if v, err := table.Number(strings.TrimSpace(part)); err == nil && v > 0 {
 			mm[2-i] = v
 		}
 	}
@@ -313,7 +316,7 @@ func (l *lesion) newCase(dir string) Case {
 func (o *opener) deepLesionImages() error {
 	root := filepath.Join(o.path, "Images_png")
 	if _, folder := exists(root); !folder {
-		return problem(root, 0, "", "no such folder; DeepLesion's slices lie in Images_png/PPPPPP_SS_EE/NNN.png")
+		return problem.At(root, 0, "", "no such folder; DeepLesion's slices lie in Images_png/PPPPPP_SS_EE/NNN.png")
 	}
 	unknownSpacing := 0
 	for i := range o.d.Cases {

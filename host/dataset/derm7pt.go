@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
 var (
@@ -82,7 +84,7 @@ func openDerm7pt(o *opener) error {
 		return err
 	}
 	tasks := append([]string{"diagnosis"}, derm7ptCriteria...)
-	if err := t.need(slices.Concat([]string{"case_num", "clinic", "derm"}, tasks, derm7ptMetadata)...); err != nil {
+	if err := t.Need(slices.Concat([]string{"case_num", "clinic", "derm"}, tasks, derm7ptMetadata)...); err != nil {
 		return err
 	}
 	d := o.d
@@ -113,45 +115,45 @@ func openDerm7pt(o *opener) error {
 	byID := map[string]int{}
 	var values []map[string]string
 	rowCase := map[int]int{}
-	for n, r := range t.rows {
-		id := t.get(r, "case_num")
+	for n, r := range t.Rows {
+		id := t.Get(r, "case_num")
 		if first, twice := byID[id]; twice || id == "" {
-			line := r.line
+			line := r.Line
 			if twice {
 				line = o.places[first].line
 			}
-			o.problems.add(t.path, r.line, "case_num", "%q is empty or stands twice, first in line %d", clip(id, 60), line)
+			o.problems.Add(t.Path, r.Line, "case_num", "%q is empty or stands twice, first in line %d", problem.Clip(id, 60), line)
 			continue
 		}
 		c := Case{ID: id, Images: map[string]string{}, Attributes: map[string]string{}, Strata: map[string]string{}}
 		o.readAttributes(t, r, all, &c)
 		given := map[string]string{}
 		for _, task := range labels {
-			given[task] = derm7ptGroup(task, t.get(r, task))
+			given[task] = derm7ptGroup(task, t.Get(r, task))
 			c.HasTargets = c.HasTargets || given[task] != ""
 		}
-		if t.get(r, "clinic") == t.get(r, "derm") {
+		if t.Get(r, "clinic") == t.Get(r, "derm") {
 			c.Strata["clinic_is_derm"] = "yes"
 		}
-		i := o.addCase(c, t.path, r.line)
+		i := o.addCase(c, t.Path, r.Line)
 		byID[id], rowCase[n] = i, i
 		values = append(values, given)
 		for _, column := range []string{"clinic", "derm"} {
 			if !withImages {
 				break
 			}
-			name := t.get(r, column)
+			name := t.Get(r, column)
 			if !filepath.IsLocal(name) {
-				o.problems.add(t.path, r.line, column, "%q is not the name of a file in images", clip(name, 60))
+				o.problems.Add(t.Path, r.Line, column, "%q is not the name of a file in images", problem.Clip(name, 60))
 				continue
 			}
 			path := filepath.Join(images, filepath.FromSlash(name))
 			d.Cases[i].Images[imagePrefix+column] = path
-			o.expect(expectedImage{caseIndex: i, path: path, place: place{t.path, r.line}, column: column})
+			o.expect(expectedImage{caseIndex: i, path: path, place: place{t.Path, r.Line}, column: column})
 		}
 	}
 	o.labelSets(labels, values, derm7ptClasses, func(task string) string { return task })
-	return o.derm7ptSplits(meta, len(t.rows), rowCase)
+	return o.derm7ptSplits(meta, len(t.Rows), rowCase)
 }
 
 // derm7ptSplits reads the index files: 0-based row numbers into meta.csv.
@@ -161,13 +163,13 @@ func (o *opener) derm7ptSplits(dir string, rows int, rowCase map[int]int) error 
 		if err != nil {
 			return err
 		}
-		if err := t.need("indexes"); err != nil {
+		if err := t.Need("indexes"); err != nil {
 			return err
 		}
-		for _, r := range t.rows {
-			n, err := strconv.Atoi(t.get(r, "indexes"))
+		for _, r := range t.Rows {
+			n, err := strconv.Atoi(t.Get(r, "indexes"))
 			if err != nil || n < 0 || n >= rows {
-				o.problems.add(t.path, r.line, "indexes", "%q is not a row number of meta.csv, 0 to %d", clip(t.get(r, "indexes"), 20), rows-1)
+				o.problems.Add(t.Path, r.Line, "indexes", "%q is not a row number of meta.csv, 0 to %d", problem.Clip(t.Get(r, "indexes"), 20), rows-1)
 				continue
 			}
 			i, ok := rowCase[n]
@@ -175,7 +177,7 @@ func (o *opener) derm7ptSplits(dir string, rows int, rowCase map[int]int) error 
 				continue // its row is a problem already
 			}
 			if c := &o.d.Cases[i]; c.Split != "" {
-				o.problems.add(t.path, r.line, "indexes", "row %d is in the split %s already", n, c.Split)
+				o.problems.Add(t.Path, r.Line, "indexes", "row %d is in the split %s already", n, c.Split)
 			} else {
 				c.Split = split.name
 			}

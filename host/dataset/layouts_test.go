@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/alignedfusion/alignedfusion/internal/table"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -215,7 +216,7 @@ func TestSeveralPicturesPerCase(t *testing.T) {
 // TestRealDeepLesionCounts: the official test split has 4,927 lesions, 4,912 of them
 // on 4,817 key slices without Possibly_noisy.
 func TestRealDeepLesionCounts(t *testing.T) {
-	table, err := readTable(shared(t, "deeplesion/DL_info_test.csv"))
+	rows, err := table.Read(shared(t, "deeplesion/DL_info_test.csv"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,11 +225,11 @@ func TestRealDeepLesionCounts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := o.deepLesionCases(table); err != nil {
+		if err := o.deepLesionCases(rows); err != nil {
 			t.Fatal(err)
 		}
 		o.checkBoxes()
-		if err := o.problems.err(); err != nil {
+		if err := o.problems.Err(); err != nil {
 			t.Fatal(err)
 		}
 		lesions, patients := 0, map[string]bool{}

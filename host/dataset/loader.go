@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -196,7 +197,7 @@ func (l *Loader) settlePorts() error {
 		}
 		if len(wanted) == 0 {
 			if port.Required {
-				return fmt.Errorf("%w: the encoder wants %q; the data have %s", ErrData, port.Name, quoteList(l.data.Modalities))
+				return fmt.Errorf("%w: the encoder wants %q; the data have %s", ErrData, port.Name, problem.Quote(l.data.Modalities))
 			}
 			continue
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset/nifti"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
 // looseSplit is the split of inputs that come without a table.
@@ -18,7 +19,7 @@ const looseSplit = "predict"
 func openSlices(o *opener) error {
 	there, folder := exists(o.path)
 	if !there {
-		return problem(o.path, 0, "", "no such file or folder")
+		return problem.At(o.path, 0, "", "no such file or folder")
 	}
 	var files []string
 	if folder {
@@ -32,7 +33,7 @@ func openSlices(o *opener) error {
 			}
 		}
 		if len(files) == 0 {
-			return problem(o.path, 0, "", "the folder holds no PNG or JPEG slices")
+			return problem.At(o.path, 0, "", "the folder holds no PNG or JPEG slices")
 		}
 	} else {
 		o.d.Dir = filepath.Dir(o.path)
@@ -66,7 +67,7 @@ func openSlices(o *opener) error {
 	}
 	for i := range o.d.Cases {
 		if first, c := o.d.Cases[0].Size, &o.d.Cases[i]; c.Size != first && c.Size != [2]int{} && first != [2]int{} {
-			o.problems.add(files[i], 0, "", "is %d x %d pixels, the first slice is %d x %d", c.Size[1], c.Size[0], first[1], first[0])
+			o.problems.Add(files[i], 0, "", "is %d x %d pixels, the first slice is %d x %d", c.Size[1], c.Size[0], first[1], first[0])
 		}
 	}
 	return nil
@@ -96,7 +97,7 @@ func openImage(o *opener) error {
 func openNIfTI(o *opener) error {
 	there, folder := exists(o.path)
 	if !there {
-		return problem(o.path, 0, "", "no such file or folder")
+		return problem.At(o.path, 0, "", "no such file or folder")
 	}
 	files := []string{o.path}
 	if folder {
@@ -111,7 +112,7 @@ func openNIfTI(o *opener) error {
 			}
 		}
 		if len(files) == 0 {
-			return problem(o.path, 0, "", "the folder holds no .nii or .nii.gz files")
+			return problem.At(o.path, 0, "", "the folder holds no .nii or .nii.gz files")
 		}
 	} else {
 		o.d.Dir = filepath.Dir(o.path)
@@ -121,12 +122,12 @@ func openNIfTI(o *opener) error {
 	for _, file := range files {
 		h, err := nifti.ReadHeader(file)
 		if err != nil {
-			o.problems.add(file, 0, "", "%v", err)
+			o.problems.Add(file, 0, "", "%v", err)
 			continue
 		}
 		info, err := os.Stat(file)
 		if err != nil {
-			return fileProblem(file, err)
+			return problem.File(file, err)
 		}
 		name := filepath.Base(file)
 		f := h.Frame()

@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -37,7 +39,7 @@ type opener struct {
 	path     string
 	spacing  [3]float64 // spec option spacing_mm, for slices without a table
 	problems Problems
-	tables   []*csvTable
+	tables   []*table.Table
 	pending  []pendingBox
 	expects  []expectedImage
 	infos    map[string]imageInfo
@@ -143,7 +145,7 @@ func (o *opener) setOptions(query string) error {
 			}
 			o.opt.NaNMissing = true
 		case "grey_hu":
-			v, err := parseNumbers(value, 2)
+			v, err := table.Numbers(value, 2)
 			if err == nil && v[0] >= v[1] {
 				err = fmt.Errorf("%q falls, want LOW,HIGH", value)
 			}
@@ -152,7 +154,7 @@ func (o *opener) setOptions(query string) error {
 			}
 			o.opt.GreyHU = [2]float64(v)
 		case "spacing_mm":
-			v, err := parseNumbers(value, 3)
+			v, err := table.Numbers(value, 3)
 			if err == nil && slices.Min(v) <= 0 {
 				err = fmt.Errorf("%q has a distance that is not positive; leave the option out where it is unknown", value)
 			}
@@ -180,16 +182,16 @@ func splitList(text string) []string {
 
 // table reads a table that takes part in the hash. Rows of wrong length are
 // recorded as problems; a table that cannot be read at all is the error.
-func (o *opener) table(path string) (*csvTable, error) {
-	t, err := readTable(path)
+func (o *opener) table(path string) (*table.Table, error) {
+	t, err := table.Read(path)
 	if t == nil {
 		return nil, err
 	}
 	if err != nil {
-		o.problems.addError(path, 0, "", err)
+		o.problems.AddError(path, 0, "", err)
 	}
-	if len(t.rows) == 0 && err == nil {
-		return nil, problem(path, 0, "", "a header without rows")
+	if len(t.Rows) == 0 && err == nil {
+		return nil, problem.At(path, 0, "", "a header without rows")
 	}
 	o.tables = append(o.tables, t)
 	return t, nil
@@ -211,9 +213,9 @@ func (o *opener) finish() (*Dataset, error) {
 		o.checkBoxes()
 	}
 	if len(d.Cases) == 0 && len(o.problems) == 0 {
-		o.problems.add(o.path, 0, "", "no cases")
+		o.problems.Add(o.path, 0, "", "no cases")
 	}
-	if err := o.problems.err(); err != nil {
+	if err := o.problems.Err(); err != nil {
 		return nil, err
 	}
 	o.checkPatients()
@@ -244,18 +246,18 @@ func (o *opener) readHeaders() error {
 		info, err := results[i].info, results[i].err
 		if err != nil {
 			if known, ok := err.(Problems); ok && e.place.line > 0 {
-				o.problems.add(e.place.file, e.place.line, e.column, "image %s: %s", filepath.ToSlash(e.path), known[0].Message)
+				o.problems.Add(e.place.file, e.place.line, e.column, "image %s: %s", filepath.ToSlash(e.path), known[0].Message)
 			} else {
-				o.problems.addError(e.path, 0, "", err)
+				o.problems.AddError(e.path, 0, "", err)
 			}
 			continue
 		}
 		if e.hu && (info.format != "png" || info.bits != 16 || info.channels != 1) {
-			o.problems.add(e.place.file, e.place.line, e.column, "image %s: %s", filepath.ToSlash(e.path), wantHU(info))
+			o.problems.Add(e.place.file, e.place.line, e.column, "image %s: %s", filepath.ToSlash(e.path), wantHU(info))
 			continue
 		}
 		if (e.width > 0 && e.width != info.width) || (e.height > 0 && e.height != info.height) {
-			o.problems.add(e.place.file, e.place.line, e.column, "image %s is %d x %d pixels, the table says %d x %d",
+			o.problems.Add(e.place.file, e.place.line, e.column, "image %s is %d x %d pixels, the table says %d x %d",
 				filepath.ToSlash(e.path), info.width, info.height, e.width, e.height)
 			continue
 		}
@@ -276,7 +278,7 @@ func (o *opener) checkBoxes() {
 		b := &c.Boxes[p.boxIndex]
 		right, bottom := float64(c.Size[1]-1), float64(c.Size[0]-1)
 		if min(b.X1, b.Y1) < -p.slack || b.X2 > right+p.slack || b.Y2 > bottom+p.slack || b.X2 < 0 || b.Y2 < 0 || b.X1 > right || b.Y1 > bottom {
-			o.problems.add(p.place.file, p.place.line, p.column, "the box %s leaves the image %s of %d x %d pixels (0-based)",
+			o.problems.Add(p.place.file, p.place.line, p.column, "the box %s leaves the image %s of %d x %d pixels (0-based)",
 				formatBox(*b), c.ID, c.Size[1], c.Size[0])
 			continue
 		}
@@ -315,8 +317,8 @@ func (o *opener) checkPatients() {
 func (o *opener) hash() {
 	h := sha256.New()
 	for _, t := range o.tables {
-		fmt.Fprintf(h, "table %s %d\n", filepath.Base(t.path), len(t.content))
-		h.Write(t.content)
+		fmt.Fprintf(h, "table %s %d\n", filepath.Base(t.Path), len(t.Content))
+		h.Write(t.Content)
 	}
 	for _, path := range slices.Sorted(maps.Keys(o.infos)) {
 		name := path
@@ -346,7 +348,7 @@ func chooseColumns(what string, wanted, all, byDefault []string, sets map[string
 		}
 		if !isSet {
 			if !slices.Contains(all, name) {
-				return nil, fmt.Errorf("%w: %s column %q is unknown; there are %s", ErrData, what, name, quoteList(all))
+				return nil, fmt.Errorf("%w: %s column %q is unknown; there are %s", ErrData, what, name, problem.Quote(all))
 			}
 			members = []string{name}
 		}
@@ -359,13 +361,18 @@ func chooseColumns(what string, wanted, all, byDefault []string, sets map[string
 	return out, nil
 }
 
+// missingWord reports whether a cell spells out that nothing is known.
+func missingWord(text string) bool {
+	return slices.Contains([]string{"nan", "na", "n/a", "null"}, strings.ToLower(text))
+}
+
 // attribute checks an attribute cell: NaN and infinities are refused unless
 // Options.NaNMissing reads them as missing.
 func (o *opener) attribute(text string) (string, error) {
 	if o.opt.NaNMissing && missingWord(text) {
 		return "", nil
 	}
-	if notANumber(text) {
+	if table.NotANumber(text) {
 		return "", fmt.Errorf("%q is no value; leave the cell empty where it is missing, or add nan=missing to the data spec", text)
 	}
 	return text, nil
@@ -401,7 +408,7 @@ func (o *opener) labelSets(tasks []string, values []map[string]string, fixed map
 			}
 			k := slices.Index(set.Classes, v[task])
 			if k < 0 {
-				o.problems.add(o.places[i].file, o.places[i].line, column(task), "class %q is unknown; there are %s", clip(v[task], 60), quoteList(set.Classes))
+				o.problems.Add(o.places[i].file, o.places[i].line, column(task), "class %q is unknown; there are %s", problem.Clip(v[task], 60), problem.Quote(set.Classes))
 				continue
 			}
 			c.Labels[set.Name] = k
@@ -447,12 +454,12 @@ func exists(path string) (there, folder bool) {
 func sortedNames(dir string) ([]string, error) {
 	f, err := os.Open(dir)
 	if err != nil {
-		return nil, fileProblem(dir, err)
+		return nil, problem.File(dir, err)
 	}
 	defer f.Close()
 	names, err := f.Readdirnames(-1)
 	if err != nil && err != io.EOF {
-		return nil, fileProblem(dir, err)
+		return nil, problem.File(dir, err)
 	}
 	names = slices.DeleteFunc(names, func(n string) bool { return strings.HasPrefix(n, ".") || n == "Thumbs.db" })
 	slices.SortFunc(names, compareNatural)

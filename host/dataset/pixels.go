@@ -15,6 +15,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
 // Limits of an image, checked in its header before anything is allocated.
@@ -38,27 +40,27 @@ type imageInfo struct {
 func readImageInfo(path string) (imageInfo, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return imageInfo{}, fileProblem(path, err)
+		return imageInfo{}, problem.File(path, err)
 	}
 	defer f.Close()
 	stat, err := f.Stat()
 	if err != nil {
-		return imageInfo{}, fileProblem(path, err)
+		return imageInfo{}, problem.File(path, err)
 	}
 	if stat.IsDir() {
-		return imageInfo{}, problem(path, 0, "", "is a folder, want a PNG or JPEG file")
+		return imageInfo{}, problem.At(path, 0, "", "is a folder, want a PNG or JPEG file")
 	}
 	info, err := parseImageInfo(bufio.NewReader(f))
 	if err != nil {
 		if strings.HasPrefix(filepath.Base(path), "._") {
 			err = fmt.Errorf("%w (files named ._* are macOS resource forks, no pictures)", err)
 		}
-		return imageInfo{}, problem(path, 0, "", "%v", err)
+		return imageInfo{}, problem.At(path, 0, "", "%v", err)
 	}
 	info.fileBytes, info.orientation = stat.Size(), orientationAsStored
 	if info.format == "jpeg" {
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
-			return imageInfo{}, fileProblem(path, err)
+			return imageInfo{}, problem.File(path, err)
 		}
 		info.orientation = jpegOrientation(bufio.NewReader(f))
 	}
@@ -145,7 +147,7 @@ func decodeImage(path string) (image.Image, imageInfo, error) {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, info, fileProblem(path, err)
+		return nil, info, problem.File(path, err)
 	}
 	defer f.Close()
 	var img image.Image
@@ -155,7 +157,7 @@ func decodeImage(path string) (image.Image, imageInfo, error) {
 		img, err = jpeg.Decode(bufio.NewReader(f))
 	}
 	if err != nil {
-		return nil, info, problem(path, 0, "", "cannot be decoded, it is cut off or damaged: %v", err)
+		return nil, info, problem.At(path, 0, "", "cannot be decoded, it is cut off or damaged: %v", err)
 	}
 	return img, info, nil
 }
@@ -168,7 +170,7 @@ func decodeHU(path string) (*plane, error) {
 	}
 	g, ok := img.(*image.Gray16)
 	if !ok {
-		return nil, problem(path, 0, "", "%s", wantHU(info))
+		return nil, problem.At(path, 0, "", "%s", wantHU(info))
 	}
 	return huPlane(g, info), nil
 }
@@ -214,7 +216,7 @@ func decodeSlice(path string) (*plane, error) {
 		for i := range p.grey8 {
 			r, g, b := rgb[3*i], rgb[3*i+1], rgb[3*i+2]
 			if r != g || g != b {
-				return nil, problem(path, 0, "", "a colour picture, want a grey slice")
+				return nil, problem.At(path, 0, "", "a colour picture, want a grey slice")
 			}
 			p.grey8[i] = r
 		}

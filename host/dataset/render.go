@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset/nifti"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -40,7 +41,7 @@ func (s *volumes) get(path string) (*nifti.Volume, error) {
 	}
 	v, err := nifti.Read(path)
 	if err != nil {
-		return nil, problem(path, 0, "", "%v", err)
+		return nil, problem.At(path, 0, "", "%v", err)
 	}
 	s.last[1], s.last[0] = s.last[0], &loadedVolume{path, v}
 	return v, nil
@@ -55,7 +56,7 @@ func (l *Loader) slice(c *Case, s *stack, n int) (*plane, error) {
 		}
 		size := v.Height * v.Width
 		if n < 0 || (n+1)*size > len(v.Data) {
-			return nil, problem(s.nifti, 0, "", "slice %d is not in the volume of %d slices", n, v.Depth)
+			return nil, problem.At(s.nifti, 0, "", "slice %d is not in the volume of %d slices", n, v.Depth)
 		}
 		return &plane{h: v.Height, w: v.Width, hu32: v.Data[n*size : (n+1)*size]}, nil
 	}
@@ -79,7 +80,7 @@ func (l *Loader) slice(c *Case, s *stack, n int) (*plane, error) {
 	}
 	p := v.(*plane)
 	if p.h != c.Size[0] || p.w != c.Size[1] {
-		return nil, problem(path, 0, "", "is %d x %d pixels, the key slice %s is %d x %d", p.w, p.h, filepath.Base(c.Images[Volume]), c.Size[1], c.Size[0])
+		return nil, problem.At(path, 0, "", "is %d x %d pixels, the key slice %s is %d x %d", p.w, p.h, filepath.Base(c.Images[Volume]), c.Size[1], c.Size[0])
 	}
 	return p, nil
 }
@@ -145,7 +146,7 @@ func (l *Loader) renderVolume(p *plan, out []float32) error {
 				return err
 			}
 			if (low.hu16 == nil) != (high.hu16 == nil) || (low.hu32 == nil) != (high.hu32 == nil) {
-				return problem(s.files[t.high], 0, "", "is of another depth (bits per pixel) than the slice %s", filepath.ToSlash(s.files[t.low]))
+				return problem.At(s.files[t.high], 0, "", "is of another depth (bits per pixel) than the slice %s", filepath.ToSlash(s.files[t.low]))
 			}
 		}
 		if scratch == nil {
@@ -302,7 +303,7 @@ func (l *Loader) renderPicture(p *plan, modality string, out []float32) error {
 	pic := v.(*plane)
 	g := p.geometry[modality]
 	if pic.h != g.Height || pic.w != g.Width {
-		return problem(path, 0, "", "the file changed: %d x %d pixels, %d x %d when the data set was opened", pic.w, pic.h, g.Width, g.Height)
+		return problem.At(path, 0, "", "the file changed: %d x %d pixels, %d x %d when the data set was opened", pic.w, pic.h, g.Width, g.Height)
 	}
 	in := l.intensity[modality]
 	window := newWindowing(in)

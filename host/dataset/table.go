@@ -4,6 +4,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
 // imagePrefix begins the modality and column names of pictures.
@@ -19,13 +22,13 @@ func openTable(o *opener) error {
 	d := o.d
 	d.Task = Classify
 	d.Dir = filepath.Dir(o.path)
-	if err := t.need("id"); err != nil {
+	if err := t.Need("id"); err != nil {
 		return err
 	}
 	// One picture per case is the modality image.main.
 	modalityOf := map[string]string{}
 	var imageColumns, labelColumns, attributes []string
-	for _, c := range t.columns {
+	for _, c := range t.Columns {
 		switch {
 		case c == "image":
 			modalityOf[c] = imagePrefix + "main"
@@ -40,8 +43,8 @@ func openTable(o *opener) error {
 			attributes = append(attributes, c)
 		}
 	}
-	if t.has("image") && t.has("image.main") {
-		return problem(t.path, 1, "image.main", "the columns image and image.main name one modality")
+	if t.Has("image") && t.Has("image.main") {
+		return problem.At(t.Path, 1, "image.main", "the columns image and image.main name one modality")
 	}
 	byDefault := labelColumns
 	if slices.Contains(labelColumns, "label") {
@@ -70,39 +73,39 @@ func openTable(o *opener) error {
 	}
 	byID := map[string]int{}
 	var values []map[string]string
-	for _, r := range t.rows {
-		id := t.get(r, "id")
+	for _, r := range t.Rows {
+		id := t.Get(r, "id")
 		if id == "" {
-			o.problems.add(t.path, r.line, "id", "is empty")
+			o.problems.Add(t.Path, r.Line, "id", "is empty")
 			continue
 		}
 		if first, twice := byID[id]; twice {
-			o.problems.add(t.path, r.line, "id", "%q stands twice, first in line %d", clip(id, 60), o.places[first].line)
+			o.problems.Add(t.Path, r.Line, "id", "%q stands twice, first in line %d", problem.Clip(id, 60), o.places[first].line)
 			continue
 		}
-		c := Case{ID: id, Patient: t.get(r, "patient"), Split: t.get(r, "split"), Images: map[string]string{},
+		c := Case{ID: id, Patient: t.Get(r, "patient"), Split: t.Get(r, "split"), Images: map[string]string{},
 			Attributes: map[string]string{}, Strata: map[string]string{}}
-		if lesion := t.get(r, "lesion"); lesion != "" {
+		if lesion := t.Get(r, "lesion"); lesion != "" {
 			c.Strata["lesion"] = lesion
 		}
 		o.readAttributes(t, r, attributes, &c)
 		given := map[string]string{}
 		for _, column := range labels {
-			text := t.get(r, column)
-			if notANumber(text) {
-				o.problems.add(t.path, r.line, column, "%q is no class; leave the cell empty where it is unknown", text)
+			text := t.Get(r, column)
+			if table.NotANumber(text) {
+				o.problems.Add(t.Path, r.Line, column, "%q is no class; leave the cell empty where it is unknown", text)
 				continue
 			}
 			given[taskOf(column)] = text
 			c.HasTargets = c.HasTargets || text != ""
 		}
-		i := o.addCase(c, t.path, r.line)
+		i := o.addCase(c, t.Path, r.Line)
 		byID[id] = i
 		values = append(values, given)
 		for _, column := range imageColumns {
-			name := t.get(r, column)
+			name := t.Get(r, column)
 			if name == "" {
-				o.problems.add(t.path, r.line, column, "names no image")
+				o.problems.Add(t.Path, r.Line, column, "names no image")
 				continue
 			}
 			path := name
@@ -110,7 +113,7 @@ func openTable(o *opener) error {
 				path = filepath.Join(d.Dir, name)
 			}
 			o.d.Cases[i].Images[modalityOf[column]] = path
-			o.expect(expectedImage{caseIndex: i, path: path, place: place{t.path, r.line}, column: column})
+			o.expect(expectedImage{caseIndex: i, path: path, place: place{t.Path, r.Line}, column: column})
 		}
 	}
 	o.labelSets(tasks, values, nil, func(task string) string { return columnOf[task] })
@@ -133,16 +136,16 @@ func (o *opener) unlabelled() {
 }
 
 // readAttributes checks a row's attribute cells, used or not, and keeps those chosen.
-func (o *opener) readAttributes(t *csvTable, r csvRow, all []string, c *Case) {
+func (o *opener) readAttributes(t *table.Table, r table.Row, all []string, c *Case) {
 	for _, name := range all {
-		text, err := o.attribute(t.get(r, name))
+		text, err := o.attribute(t.Get(r, name))
 		if err == nil && name == "age" && text != "" {
-			if _, words := parseNumber(text); words == nil {
+			if _, words := table.Number(text); words == nil {
 				err = checkAge(text)
 			}
 		}
 		if err != nil {
-			o.problems.add(t.path, r.line, name, "%v", err)
+			o.problems.Add(t.Path, r.Line, name, "%v", err)
 		}
 		if slices.Contains(o.d.AttributeColumns, name) {
 			c.Attributes[name] = text

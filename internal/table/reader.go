@@ -1,0 +1,193 @@
+// Package table reads CSV files with a header: comma-separated, UTF-8, LF or CRLF,
+// with or without a byte order mark. Every error names the file and the line and is a
+// problem.List; none shows what a cell holds.
+package table
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/csv"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
+)
+
+// maxCellBytes is far above any real cell, a report's text included.
+const maxCellBytes = 1 << 20
+
+// Options steer how a table is read. The zero value is for tables of names and numbers.
+type Options struct {
+	// Text keeps cells as they are, with the space around them, and replaces what is no
+	// UTF-8 by U+FFFD: for tables with running text, whose offsets count.
+	Text bool
+	// Headerless may take the first row for data, by returning the names of its
+	// columns; nil means that it is the header.
+	Headerless func(first []string) []string
+}
+
+// Reader reads a table row by row.
+type Reader struct {
+	// Columns are the header's names, trimmed.
+	Columns []string
+
+	path    string
+	csv     *csv.Reader
+	text    bool
+	index   map[string]int
+	pending []string // a first row that is data
+}
+
+// NewReader reads the header; path is for messages.
+func NewReader(path string, in io.Reader, o Options) (*Reader, error) {
+	b := bufio.NewReaderSize(in, 1<<20)
+	if start, err := b.Peek(3); err == nil || len(start) >= 2 {
+		switch {
+		case bytes.HasPrefix(start, []byte{0xff, 0xfe}), bytes.HasPrefix(start, []byte{0xfe, 0xff}):
+			return nil, problem.At(path, 1, "", "the text is UTF-16; save it as UTF-8")
+		case bytes.Equal(start, []byte("\xef\xbb\xbf")):
+			if _, err := b.Discard(len(start)); err != nil {
+				return nil, problem.File(path, err)
+			}
+		}
+	}
+	r := &Reader{path: path, csv: csv.NewReader(b), text: o.Text, index: map[string]int{}}
+	r.csv.FieldsPerRecord, r.csv.ReuseRecord, r.csv.TrimLeadingSpace = -1, true, !o.Text
+	first, err := r.read()
+	if errors.Is(err, io.EOF) {
+		return nil, problem.At(path, 0, "", "the table is empty, want a header and rows")
+	}
+	if err != nil {
+		return nil, err
+	}
+	first = slices.Clone(first)
+	if o.Headerless != nil {
+		if names := o.Headerless(first); names != nil {
+			r.pending, first = first, names
+		}
+	}
+	return r, r.setHeader(first)
+}
+
+func (r *Reader) setHeader(names []string) error {
+	if len(names) == 1 && strings.ContainsAny(names[0], ";\t|") {
+		sep := names[0][strings.IndexAny(names[0], ";\t|")]
+		return problem.At(r.path, r.Line(), "", "the columns are separated by %q, want commas: %q", string(sep), problem.Clip(names[0], 60))
+	}
+	for i, name := range names {
+		names[i] = strings.TrimSpace(name)
+		if names[i] == "" {
+			return problem.At(r.path, r.Line(), "", "column %d has no name", i+1)
+		}
+		if first, twice := r.index[names[i]]; twice {
+			return problem.At(r.path, r.Line(), names[i], "the column stands twice, at %d and %d", first+1, i+1)
+		}
+		r.index[names[i]] = i
+	}
+	r.Columns = names
+	return nil
+}
+
+// Next returns the next row, whose cells are valid until the next call; io.EOF after
+// the last. A row of another width than the header comes together with an error: it may
+// be passed over. After any other error, which comes without cells, reading ends.
+func (r *Reader) Next() ([]string, error) {
+	cells, err := r.pending, error(nil)
+	if r.pending = nil; cells == nil {
+		if cells, err = r.read(); err != nil {
+			return nil, err
+		}
+	}
+	if len(cells) != len(r.Columns) {
+		return cells, problem.At(r.path, r.Line(), "", "%d cells, the header has %d", len(cells), len(r.Columns))
+	}
+	return cells, nil
+}
+
+// Line is where the last row begins, counted from 1.
+func (r *Reader) Line() int {
+	line, _ := r.csv.FieldPos(0)
+	return line
+}
+
+// Offset is how many bytes have been read.
+func (r *Reader) Offset() int64 { return r.csv.InputOffset() }
+
+// Column returns a column's place, -1 when it is absent.
+func (r *Reader) Column(name string) int {
+	if i, ok := r.index[name]; ok {
+		return i
+	}
+	return -1
+}
+
+// read returns the next row that is not blank, with clean cells.
+func (r *Reader) read() ([]string, error) {
+	for {
+		cells, err := r.csv.Read()
+		if err != nil {
+			return nil, r.readError(err)
+		}
+		for i := range cells {
+			if err := r.clean(cells, i); err != nil {
+				return nil, err
+			}
+		}
+		if len(cells) > 1 || strings.TrimSpace(cells[0]) != "" {
+			return cells, nil
+		}
+	}
+}
+
+func (r *Reader) readError(err error) error {
+	var parse *csv.ParseError
+	switch {
+	case errors.Is(err, io.EOF):
+		return io.EOF
+	case !errors.As(err, &parse):
+		return problem.File(r.path, err)
+	case errors.Is(parse.Err, csv.ErrQuote) && parse.Line > parse.StartLine:
+		return problem.At(r.path, parse.StartLine, "", "a quote opened here is not closed properly (up to line %d)", parse.Line)
+	}
+	return problem.At(r.path, parse.StartLine, "", "%v", parse.Err)
+}
+
+func (r *Reader) clean(cells []string, i int) error {
+	c := cells[i]
+	if len(c) > maxCellBytes {
+		return problem.At(r.path, r.Line(), "", "cell %d has %d bytes, at most %d are read", i+1, len(c), maxCellBytes)
+	}
+	if strings.IndexByte(c, 0) >= 0 {
+		return problem.At(r.path, r.Line(), "", "a zero byte: this is no text file")
+	}
+	switch {
+	case r.text:
+		cells[i] = strings.ToValidUTF8(c, "\ufffd")
+	case !utf8.ValidString(c):
+		return problem.At(r.path, r.Line(), "", "cell %d is not valid UTF-8", i+1)
+	default:
+		cells[i] = strings.TrimSpace(c)
+	}
+	return nil
+}
+
+// Need fails when a column is absent, naming those there are and, of a single one, the
+// nearest.
+func (r *Reader) Need(names ...string) error { return need(r.path, r.Columns, names) }
+
+func need(path string, columns, names []string) error {
+	absent := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return slices.Contains(columns, n) })
+	if len(absent) == 0 {
+		return nil
+	}
+	meant := ""
+	spare := slices.DeleteFunc(slices.Clone(columns), func(c string) bool { return slices.Contains(names, c) })
+	if best := nearest.Name(absent[0], spare); len(absent) == 1 && best != "" {
+		meant = "did you mean " + problem.Quote([]string{best}) + "? "
+	}
+	return problem.At(path, 1, "", "column %s is absent; %sthere are %s", problem.Quote(absent), meant, problem.Quote(columns))
+}
