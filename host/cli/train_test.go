@@ -76,8 +76,8 @@ func program(t *testing.T, dir string, args ...string) (*exec.Cmd, *bytes.Buffer
 	if err != nil {
 		t.Fatal(err)
 	}
-	if args[0] == "train" {
-		args = append([]string{"train", "--plugin-dir", plugins}, args[1:]...)
+	if args[0] == "train" || args[0] == "predict" {
+		args = slices.Insert(slices.Clone(args), 1, "--plugin-dir", plugins)
 	}
 	cmd := exec.Command(path, args...)
 	cmd.Dir = dir

@@ -29,13 +29,13 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// ourPlugins builds the project's own plugins into a folder, once.
+// ourPlugins makes the project's own plugins what `make plugins` makes them, in the same
+// folder: nothing is linked when that has just been done.
 var ourPlugins = sync.OnceValues(func() (dir string, err error) {
-	program, err := exec.LookPath("alignedfusion") // in a folder that testscript.Main removes
+	dir, err = filepath.Abs(root + "/bin/plugins")
 	if err != nil {
 		return "", err
 	}
-	dir = filepath.Join(filepath.Dir(program), "ourplugins")
 	build := exec.Command("go", "build", "-buildvcs=false", "-o", dir+"/", "./plugins/.../cmd/...")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
