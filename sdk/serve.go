@@ -139,8 +139,12 @@ func serveDebug(p Plugin, stdout *os.File) error {
 	return s.closeAll(context.Background())
 }
 
+// WindowBytes is the size of HTTP/2's flow-control windows on both sides. It is fixed:
+// gRPC's search for a better one costs a ping with every large message.
+const WindowBytes = 8 << 20
+
 // ServerOptions are the options every server of the stage protocol needs: no limit on
-// message sizes but protobuf's own. stderr, when given, becomes os.Stdout and os.Stderr
+// message sizes but protobuf's own, and windows of a fixed size. stderr, when given, becomes os.Stdout and os.Stderr
 // at the first call: go-plugin has by then replaced them by streams whose last lines
 // would be lost when the process dies.
 func ServerOptions(stderr *os.File) []grpc.ServerOption {
@@ -148,6 +152,8 @@ func ServerOptions(stderr *os.File) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(math.MaxInt32),
 		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.StaticStreamWindowSize(WindowBytes),
+		grpc.StaticConnWindowSize(WindowBytes),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			if stderr != nil {
 				once.Do(func() { os.Stdout, os.Stderr = stderr, stderr })

@@ -279,12 +279,15 @@ func TestKilledDuringACallFromOutside(t *testing.T) {
 
 func TestCancelledCallIsNotTheFaultOfThePlugin(t *testing.T) {
 	h := newHost(t, Options{ShutdownTimeout: time.Second})
-	_, i := openFaulty(t, h, "hang")
+	p, i := openFaulty(t, h, "hang")
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	_, _, err := i.Forward(ctx, &sdk.ForwardRequest{Inputs: row4(1)})
 	if !errors.Is(err, context.DeadlineExceeded) || IsFailure(err) {
 		t.Errorf("error is %v, want the caller's own deadline", err)
+	}
+	if !p.Ping() {
+		t.Error("the plugin was ended for it")
 	}
 }
 

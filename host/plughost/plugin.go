@@ -43,6 +43,7 @@ type Plugin struct {
 	conn     *grpc.ClientConn
 	client   *client.Client
 	arena    *client.Arena
+	watch    *watch
 	lifeline *os.File // closing it kills the process group
 	mark     string
 
@@ -117,6 +118,7 @@ func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, lifeline *os.File) er
 		Logger:           logger,
 		SyncStdout:       p.log,
 		SyncStderr:       p.log,
+		GRPCDialOptions:  client.DialOptions(),
 		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: p.host.dir},
 		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, _ string) (runner.Runner, error) {
 			cmd.Env = append(cmd.Env, spec.Env...) // the handshake's variables
@@ -145,6 +147,7 @@ func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, lifeline *os.File) er
 	p.conn = raw.(*grpc.ClientConn)
 	p.client = client.New(p.conn, client.Options{Plugin: p.found.Name, Arena: p.arena,
 		MaxReplyBytes: p.host.options.MaxReplyBytes, MaxDetections: p.host.options.MaxDetections})
+	p.watch = watchCalls(p.host.options.CallTimeout, p.runner.exited)
 	err = p.call(ctx, "", "describe", func(ctx context.Context) (err error) {
 		p.manifest, err = p.client.Describe(ctx)
 		return err
@@ -264,27 +267,23 @@ func (p *Plugin) SharedMemory() bool { return p.client.SharedMemory() }
 // Client is the protocol's client, for callers that make calls of their own.
 func (p *Plugin) Client() *client.Client { return p.client }
 
-// call makes one call with a deadline and explains its failure.
-func (p *Plugin) call(parent context.Context, stage, name string, f func(context.Context) error) error {
+// call makes one call and explains its failure.
+func (p *Plugin) call(caller context.Context, stage, name string, f func(context.Context) error) error {
 	p.calls.RLock()
 	defer p.calls.RUnlock()
 	if p.gone {
 		return &Failure{Plugin: p.found.Name, Stage: stage, Call: name, Reason: "the plugin was stopped before the call", Stderr: p.log.tail(failureLines)}
 	}
-	ctx, cancel := context.WithTimeout(parent, p.host.options.CallTimeout)
-	defer cancel()
-	// A child of the plugin may keep the connection open after its death.
-	go func() {
-		select {
-		case <-p.runner.exited:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	err := f(ctx)
+	ctx, done := p.watch.begin(caller)
+	defer done()
+	err := context.Cause(ctx)
+	if err == nil {
+		err = f(ctx)
+	}
 	if err == nil {
 		return nil
 	}
+	cause := context.Cause(ctx)
 	failure := &Failure{Plugin: p.found.Name, Stage: stage, Call: name, Err: err}
 	var known *sdk.Error
 	switch {
@@ -297,18 +296,18 @@ func (p *Plugin) call(parent context.Context, stage, name string, f func(context
 		}
 	case errors.As(err, &known):
 		return err // a healthy plugin refused the request
-	case parent.Err() != nil:
-		return fmt.Errorf("plugin %s: %s: %w", p.found.Name, name, context.Cause(parent))
+	case cause == nil || cause == errExited || cause == errHung:
+		failure.Reason = p.explain(err, p.watch.limit, cause == errHung)
 	default:
-		failure.Reason = p.explain(err, p.host.options.CallTimeout)
+		return fmt.Errorf("plugin %s: %s: %w", p.found.Name, name, cause)
 	}
 	failure.Stderr = p.log.tail(failureLines)
 	return failure
 }
 
-// explain says why a call got no answer within limit, ending the process if it has not
-// ended.
-func (p *Plugin) explain(err error, limit time.Duration) string {
+// explain says why a call failed, ending the process if it has not ended. late says that
+// the host gave it up after limit.
+func (p *Plugin) explain(err error, limit time.Duration, late bool) string {
 	select {
 	case <-p.runner.exited:
 	case <-time.After(500 * time.Millisecond):
@@ -323,15 +322,14 @@ func (p *Plugin) explain(err error, limit time.Duration) string {
 	if reason := p.runner.reason(); reason != "" {
 		return reason
 	}
-	reason := "the connection broke: " + firstSentence(err)
-	switch status.Code(err) {
-	case codes.DeadlineExceeded:
+	reason := firstSentence(err)
+	switch {
+	case late && p.healthy():
+		reason = fmt.Sprintf("no answer within %v; the process is healthy otherwise and was killed", limit)
+	case late:
 		reason = fmt.Sprintf("no answer within %v; the process hung and was killed", limit)
-		if p.healthy() {
-			reason = fmt.Sprintf("no answer within %v; the process is healthy otherwise and was killed", limit)
-		}
-	case codes.ResourceExhausted, codes.Unimplemented, codes.Unknown, codes.Internal:
-		reason = firstSentence(err)
+	case status.Code(err) == codes.Unavailable:
+		reason = "the connection broke: " + reason
 	}
 	p.kill()
 	return reason
@@ -377,7 +375,7 @@ func (p *Plugin) Stop() error {
 			case errors.As(err, &refused):
 				p.stopErr = err // an instance did not close well; the process ends all the same
 			case err != nil && p.alive():
-				p.stopErr = &Failure{Plugin: p.found.Name, Call: "shutdown", Reason: p.explain(err, limit), Stderr: p.log.tail(failureLines), Err: err}
+				p.stopErr = &Failure{Plugin: p.found.Name, Call: "shutdown", Reason: p.explain(err, limit, status.Code(err) == codes.DeadlineExceeded), Stderr: p.log.tail(failureLines), Err: err}
 			}
 		}
 		// go-plugin's Shutdown has no deadline; a dead process ends it.

@@ -68,8 +68,8 @@ func (h *Host) attach(ctx context.Context, name string, r sdk.Reattach) (*Plugin
 	}
 	p.goplugin = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig: sdk.Handshake, AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
-		Plugins: plugin.PluginSet{sdk.GRPCName: clientPlugin{}},
-		Logger:  hclog.New(&hclog.LoggerOptions{Name: "go-plugin", Level: hclog.Off}),
+		Plugins: plugin.PluginSet{sdk.GRPCName: clientPlugin{}}, GRPCDialOptions: client.DialOptions(),
+		Logger: hclog.New(&hclog.LoggerOptions{Name: "go-plugin", Level: hclog.Off}),
 		Reattach: &plugin.ReattachConfig{Protocol: plugin.ProtocolGRPC, ProtocolVersion: r.Protocol, Pid: r.PID, Test: true,
 			Addr: &net.UnixAddr{Name: r.Address, Net: "unix"}},
 	})
@@ -85,6 +85,7 @@ func (h *Host) attach(ctx context.Context, name string, r sdk.Reattach) (*Plugin
 		return nil, fail(err)
 	}
 	p.client = client.New(p.conn, client.Options{Plugin: name, MaxReplyBytes: options.MaxReplyBytes, MaxDetections: options.MaxDetections})
+	p.watch = watchCalls(options.CallTimeout, p.runner.exited)
 	err = p.call(ctx, "", "describe", func(ctx context.Context) (err error) {
 		p.manifest, err = p.client.Describe(ctx)
 		return err

@@ -83,6 +83,12 @@ func New(conn grpc.ClientConnInterface, o Options) *Client {
 	return &Client{stub: stagev1.NewStageServiceClient(conn), options: o}
 }
 
+// DialOptions are the options every connection to a plugin needs: windows of a fixed
+// size. To guess a better one, gRPC would send a ping with every large message.
+func DialOptions() []grpc.DialOption {
+	return []grpc.DialOption{grpc.WithStaticStreamWindowSize(sdk.WindowBytes), grpc.WithStaticConnWindowSize(sdk.WindowBytes)}
+}
+
 func (c *Client) limits() grpc.CallOption {
 	return grpc.MaxCallRecvMsgSize(int(c.options.MaxReplyBytes))
 }

@@ -35,9 +35,9 @@ func Connect(ctx context.Context, name string, register func(grpc.ServiceRegistr
 	c.closeServer = register(c.server)
 	go func() { _ = c.server.Serve(listener) }()
 	var err error
-	c.Conn, err = grpc.NewClient("passthrough:///plugin",
+	c.Conn, err = grpc.NewClient("passthrough:///plugin", append(client.DialOptions(),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+		grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		return nil, err
 	}
