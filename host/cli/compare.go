@@ -22,6 +22,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -146,7 +147,7 @@ func commonSplit(systems []system) string {
 		if !s.isRun() {
 			continue
 		}
-		splits := workflow.Splits(s.path)
+		splits := predictions.Splits(s.path)
 		if first {
 			shared, first = splits, false
 		}
@@ -170,16 +171,16 @@ func truthDir(systems []system, split string) (string, error) {
 		if !s.isRun() {
 			continue
 		}
-		mine := workflow.PredictionDir(s.path, split)
-		if _, err := os.Stat(filepath.Join(mine, workflow.PredictionsFile)); err != nil {
+		mine := predictions.Dir(s.path, split)
+		if _, err := os.Stat(filepath.Join(mine, predictions.File)); err != nil {
 			return "", usageError("%s has no predictions of split %q (it has %s); make them with `alignedfusion predict --run %s --split %s --out FILE`",
-				s.path, split, strings.Join(append(workflow.Splits(s.path), "none else"), ", "), s.path, split)
+				s.path, split, strings.Join(append(predictions.Splits(s.path), "none else"), ", "), s.path, split)
 		}
 		if dir == "" {
 			dir = mine
 			continue
 		}
-		for _, name := range []string{workflow.TruthFile, workflow.ImagesFile} {
+		for _, name := range []string{predictions.TruthFile, predictions.ImagesFile} {
 			a, err := os.ReadFile(filepath.Join(dir, name))
 			if err != nil {
 				return "", dataError(err)
@@ -211,7 +212,7 @@ func compareDetectors(c *cli.Context, o comparison, systems []system, cfg *confi
 		if err != nil {
 			return err
 		}
-		source = frocio.Source{GroundTruth: filepath.Join(dir, workflow.TruthFile), Images: filepath.Join(dir, workflow.ImagesFile)}
+		source = frocio.Source{GroundTruth: filepath.Join(dir, predictions.TruthFile), Images: filepath.Join(dir, predictions.ImagesFile)}
 	} else if o.GroundTruth == "" {
 		return usageError("compare of files needs --ground-truth (and --images for images without lesions)")
 	}
@@ -223,7 +224,7 @@ func compareDetectors(c *cli.Context, o comparison, systems []system, cfg *confi
 	for _, s := range systems {
 		path := s.path
 		if s.isRun() {
-			path = filepath.Join(workflow.PredictionDir(s.path, o.Split), workflow.PredictionsFile)
+			path = filepath.Join(predictions.Dir(s.path, o.Split), predictions.File)
 		}
 		predictions, err := truth.ReadPredictions(path)
 		if err != nil {
@@ -368,16 +369,16 @@ type classified struct {
 
 // readClassified reads predictions.csv against truth.csv and images.csv. Cases
 // without a label are left out.
-func readClassified(name, predictions, truthDir, suffix string) (*classified, error) {
-	truth, err := readCSV(filepath.Join(truthDir, workflow.TruthFile))
+func readClassified(name, path, truthDir, suffix string) (*classified, error) {
+	truth, err := readCSV(filepath.Join(truthDir, predictions.TruthFile))
 	if err != nil {
 		return nil, err
 	}
-	images, err := readCSV(filepath.Join(truthDir, workflow.ImagesFile))
+	images, err := readCSV(filepath.Join(truthDir, predictions.ImagesFile))
 	if err != nil {
 		return nil, err
 	}
-	given, err := readCSV(predictions)
+	given, err := readCSV(path)
 	if err != nil {
 		return nil, err
 	}
@@ -407,14 +408,14 @@ func readClassified(name, predictions, truthDir, suffix string) (*classified, er
 		k := slices.Index(classes, label)
 		at, ok := rowOf[id]
 		if k < 0 || !ok {
-			return nil, fmt.Errorf("%s: case %q with label %q is not among the predictions of classes %s", predictions, id, label, strings.Join(classes, ", "))
+			return nil, fmt.Errorf("%s: case %q with label %q is not among the predictions of classes %s", path, id, label, strings.Join(classes, ", "))
 		}
 		var p []float64
 		var sum float64
 		for _, class := range classes {
 			v, err := strconv.ParseFloat(given.cell(at, prefix+class), 64)
 			if err != nil || !(v >= 0 && v <= 1.001) {
-				return nil, fmt.Errorf("%s:%d: %s%s is %q, want a probability", predictions, at+2, prefix, class, given.cell(at, prefix+class))
+				return nil, fmt.Errorf("%s:%d: %s%s is %q, want a probability", path, at+2, prefix, class, given.cell(at, prefix+class))
 			}
 			p, sum = append(p, v), sum+v
 		}
@@ -424,7 +425,7 @@ func readClassified(name, predictions, truthDir, suffix string) (*classified, er
 		labels, probabilities, out.patients = append(labels, k), append(probabilities, p), append(out.patients, patientOf[id])
 	}
 	if out.result, err = classify.Evaluate(labels, probabilities, classes); err != nil {
-		return nil, fmt.Errorf("%s: %w", predictions, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return out, nil
 }
@@ -463,7 +464,7 @@ func compareClassifiers(c *cli.Context, o comparison, systems []system) error {
 	if err != nil {
 		return err
 	}
-	truth, err := readCSV(filepath.Join(dir, workflow.TruthFile))
+	truth, err := readCSV(filepath.Join(dir, predictions.TruthFile))
 	if err != nil {
 		return dataError(err)
 	}
@@ -473,7 +474,7 @@ func compareClassifiers(c *cli.Context, o comparison, systems []system) error {
 		for _, s := range systems {
 			path := s.path
 			if s.isRun() {
-				path = filepath.Join(workflow.PredictionDir(s.path, o.Split), workflow.PredictionsFile)
+				path = filepath.Join(predictions.Dir(s.path, o.Split), predictions.File)
 			}
 			one, err := readClassified(s.name, path, dir, suffix)
 			if err != nil {
@@ -602,11 +603,11 @@ func three(n frocio.Number) string {
 func evaluatePredictions(c *cli.Context, r *workflow.PredictResult) error {
 	o := comparison{Split: r.Split, JSON: c.Bool("json")}
 	if r.Config.Task == config.Detect {
-		p, err := workflow.Protocol(r.Config)
+		p, err := predictions.Protocol(r.Config)
 		if err != nil {
 			return err
 		}
-		result, err := workflow.EvaluateBoxes(r.Cases, r.Predictions, p)
+		result, err := predictions.EvaluateBoxes(r.Cases, r.Predictions, p)
 		if errors.Is(err, froc.ErrNoLesions) {
 			fmt.Fprintln(c.App.ErrWriter, "the split has no lesions: sensitivity is undefined")
 			return nil
@@ -616,7 +617,7 @@ func evaluatePredictions(c *cli.Context, r *workflow.PredictResult) error {
 		}
 		return reportDetectors(c, o, []frocSystem{{name: runName(r.Run), result: result}})
 	}
-	results, err := workflow.EvaluateClasses(r.Cases, r.Predictions, r.Labels)
+	results, err := predictions.EvaluateClasses(r.Cases, r.Predictions, r.Labels)
 	if err != nil {
 		return err
 	}

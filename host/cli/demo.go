@@ -16,6 +16,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 )
 
 // demoFusions are what the demo compares, the baseline first.
@@ -102,7 +103,7 @@ func runDemo(c *cli.Context) error {
 
 // demoPredict predicts the test split, unless that is done.
 func demoPredict(c *cli.Context, dir string) error {
-	if _, err := os.Stat(filepath.Join(workflow.PredictionDir(dir, "test"), workflow.PredictionsFile)); err == nil {
+	if _, err := os.Stat(filepath.Join(predictions.Dir(dir, "test"), predictions.File)); err == nil {
 		return nil
 	}
 	_, err := workflow.PredictRun(c.Context, workflow.PredictOptions{Run: dir, Split: "test", Checkpoint: "best",

@@ -13,6 +13,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/host/workflow/detect"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -82,7 +83,7 @@ func runPredict(c *cli.Context) error {
 	if err := combineRuns(c, o, result); err != nil {
 		return err
 	}
-	if err := workflow.WritePredictions(c.String("out"), result.Config.Task, result.Labels, result.Predictions); err != nil {
+	if err := predictions.Write(c.String("out"), result.Config.Task, result.Labels, result.Predictions); err != nil {
 		return coded(err)
 	}
 	if path := c.String("findings"); path != "" {
@@ -91,7 +92,7 @@ func runPredict(c *cli.Context) error {
 		}
 	}
 	if path := c.String("reconstruction"); path != "" {
-		if err := workflow.WriteReconstructions(path, result.Predictions); err != nil {
+		if err := predictions.WriteReconstructions(path, result.Predictions); err != nil {
 			return coded(err)
 		}
 	}
@@ -158,7 +159,7 @@ func combineRuns(c *cli.Context, o workflow.PredictOptions, result *workflow.Pre
 	if len(others) == 0 {
 		return nil
 	}
-	sources := [][]workflow.Prediction{result.Predictions}
+	sources := [][]predictions.Prediction{result.Predictions}
 	o.Data, o.Split = c.String("data"), result.Split
 	if o.Data == "" {
 		o.Data = result.Config.Data
@@ -174,7 +175,7 @@ func combineRuns(c *cli.Context, o workflow.PredictOptions, result *workflow.Pre
 		}
 		sources = append(sources, other.Predictions)
 	}
-	combined, err := workflow.CombineRuns(result.Config.Task, sources)
+	combined, err := predictions.Combine(result.Config.Task, sources)
 	if err != nil {
 		return coded(err)
 	}
@@ -184,9 +185,9 @@ func combineRuns(c *cli.Context, o workflow.PredictOptions, result *workflow.Pre
 
 func writeFindings(c *cli.Context, path string, result *workflow.PredictResult) error {
 	o := detect.MergeOptions{IoU: c.Float64("findings-iou"), Gap: c.Int("findings-gap")}
-	found, err := workflow.Findings(result.Predictions, result.Labels, o)
+	found, err := predictions.Findings(result.Predictions, result.Labels, o)
 	if err == nil {
-		err = workflow.WriteFindings(path, found)
+		err = predictions.WriteFindings(path, found)
 	}
 	if err != nil {
 		return coded(err)

@@ -298,7 +298,7 @@ func coded(err error) error {
 	var ports *pipeline.PortError
 	var stage *pipeline.StageError
 	var choice *pipeline.RoleError
-	var configuration *workflow.ConfigError
+	var configuration *config.Error
 	var refused *sdk.Error
 	switch {
 	case err == nil:

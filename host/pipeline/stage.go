@@ -115,6 +115,11 @@ func (m *Member) fail(call string, err error) error {
 	return &StageError{Role: m.Role, Plugin: m.Plugin, Call: call, Err: err}
 }
 
+// WrongOutput is the error of a stage that answered forward with what it must not.
+func (m *Member) WrongOutput(format string, args ...any) error {
+	return m.fail("forward", fmt.Errorf(format, args...))
+}
+
 // gives is the port under which an output leaves the stage.
 func (m *Member) gives(name string) sdk.Port {
 	if port := sdk.FindPort(m.Opened.Outputs, name); port != nil {

@@ -2,10 +2,14 @@ package plughost
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -232,6 +236,20 @@ func (p *Plugin) Manifest() sdk.Manifest { return p.manifest }
 
 // Hashes holds the SHA-256 of the plugin's files by path, taken just before the start.
 func (p *Plugin) Hashes() map[string]string { return p.hashes }
+
+// SHA256 is the hash of a plugin of one file, or one over the hashes of several.
+func (p *Plugin) SHA256() string {
+	if len(p.hashes) == 1 {
+		for _, h := range p.hashes {
+			return h
+		}
+	}
+	h := sha256.New()
+	for _, path := range slices.Sorted(maps.Keys(p.hashes)) {
+		fmt.Fprintf(h, "%s  %s\n", p.hashes[path], filepath.Base(path))
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
 
 // Status says how far the plugin's files could be trusted when it was started.
 func (p *Plugin) Status() Status { return p.status }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
+	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
 )
 
 // probeSteps are timed where no finished cell tells what a method costs.
@@ -180,7 +181,7 @@ func (s *Study) probe(ctx context.Context, m Model, c *Cost) (setupSec float64, 
 	if len(steps) == 0 {
 		return 0, fmt.Errorf("the timed run has no steps")
 	}
-	cases, err := workflow.TrainingCases(cfg)
+	cases, err := feed.TrainingCases(cfg)
 	if err != nil {
 		return 0, err
 	}

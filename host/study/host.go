@@ -11,6 +11,8 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
+	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -31,14 +33,14 @@ type hostMethod func(ctx context.Context, s *Study, p *problem) ([][]float64, er
 func (s *Study) hostCell(ctx context.Context, c Cell) (*workflow.PredictResult, error) {
 	cfg, err := s.config(c.Model)
 	if err != nil {
-		return nil, &workflow.ConfigError{Err: err}
+		return nil, &config.Error{Err: err}
 	}
-	t, err := workflow.ReadTable(cfg, s.Split, &c.TestRate)
+	t, err := feed.ReadTable(cfg, s.Split, &c.TestRate)
 	if err != nil {
 		return nil, err
 	}
-	out := &workflow.PredictResult{Config: cfg, Labels: t.Labels, Split: s.Split, Cases: t.Cases, Evaluable: workflow.HasTargets(t.Cases)}
-	out.Predictions = make([]workflow.Prediction, len(t.Cases))
+	out := &workflow.PredictResult{Config: cfg, Labels: t.Labels, Split: s.Split, Cases: t.Cases, Evaluable: predictions.HasTargets(t.Cases)}
+	out.Predictions = make([]predictions.Prediction, len(t.Cases))
 	for i := range out.Predictions {
 		out.Predictions[i].Case = &t.Cases[i]
 	}
@@ -145,7 +147,7 @@ func (s *Study) readFeatures(ctx context.Context, c *config.Config, cases []data
 		seen[c.ID] = true
 		return again
 	})
-	d, err := workflow.OpenData(c.Data, c, nil, []string{})
+	d, err := feed.OpenData(c.Data, c, nil, []string{})
 	if err != nil {
 		return err
 	}

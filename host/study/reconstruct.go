@@ -3,6 +3,7 @@ package study
 import (
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
+	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
 )
 
 // AttributeScore is how often an attribute that was taken away is recovered.
@@ -33,12 +34,12 @@ func (s *Study) reconstruction(c Cell, p *workflow.PredictResult) ([]AttributeSc
 	if err != nil {
 		return nil, err
 	}
-	left, err := workflow.ReadTable(cfg, s.Split, &c.TestRate)
+	left, err := feed.ReadTable(cfg, s.Split, &c.TestRate)
 	if err != nil {
 		return nil, err
 	}
 	zero := 0.0
-	whole, err := workflow.ReadTable(cfg, s.Split, &zero)
+	whole, err := feed.ReadTable(cfg, s.Split, &zero)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,8 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
+	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -64,7 +66,7 @@ type Identity struct {
 type Study struct {
 	Options
 	cells  []Cell
-	tokens *workflow.TokenStore
+	tokens *feed.TokenStore
 	// features of the frozen encoder by case, for logistic regression.
 	features map[string][]float64
 	// truths of detection by seeds.
@@ -109,21 +111,21 @@ func Open(o Options) (*Study, error) {
 	if o.Set == nil {
 		o.Set = []string{}
 	}
-	s := &Study{Options: o, tokens: workflow.NewTokenStore(4 << 30), features: map[string][]float64{}, truths: map[string]*froc.Truth{}}
+	s := &Study{Options: o, tokens: feed.NewTokenStore(4 << 30), features: map[string][]float64{}, truths: map[string]*froc.Truth{}}
 	cells := o.Plan.Cells()
 	if len(cells) == 0 {
-		return nil, &workflow.ConfigError{Err: errors.New("the study has no cells: give at least one method, rate and seed")}
+		return nil, &config.Error{Err: errors.New("the study has no cells: give at least one method, rate and seed")}
 	}
 	var err error
 	if s.cells, err = only(cells, o.Only); err != nil {
-		return nil, &workflow.ConfigError{Err: err}
+		return nil, &config.Error{Err: err}
 	}
 	for _, c := range s.cells {
 		if _, err := o.config(c.Model); err != nil {
-			return nil, &workflow.ConfigError{Err: err}
+			return nil, &config.Error{Err: err}
 		}
 		if c.Method.host != nil && o.Task != config.Classify {
-			return nil, &workflow.ConfigError{Err: fmt.Errorf("method %s classifies; this study is of the task %s", c.Method.Name, o.Task)}
+			return nil, &config.Error{Err: fmt.Errorf("method %s classifies; this study is of the task %s", c.Method.Name, o.Task)}
 		}
 	}
 	data, err := os.ReadFile(s.path("study.json"))
@@ -140,7 +142,7 @@ func Open(o Options) (*Study, error) {
 	if !reflect.DeepEqual(there, o.Identity) {
 		now, _ := json.Marshal(o.Identity)
 		then, _ := json.Marshal(there)
-		return nil, &workflow.ConfigError{Err: fmt.Errorf("%s: %w: it began with %s, now it is %s; methods, rates and seeds may grow, the rest needs another --out",
+		return nil, &config.Error{Err: fmt.Errorf("%s: %w: it began with %s, now it is %s; methods, rates and seeds may grow, the rest needs another --out",
 			o.Dir, ErrOther, then, now)}
 	}
 	return s, nil
@@ -271,7 +273,7 @@ func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
 	if r.Reconstruction, err = s.reconstruction(c, p); err != nil {
 		return nil, err
 	}
-	return r, workflow.SavePredictions(s.path("cells", c.Name()), s.Split, s.Task, p.Labels, p.Predictions)
+	return r, predictions.Save(s.path("cells", c.Name()), s.Split, s.Task, p.Labels, p.Predictions)
 }
 
 // train makes or continues a model's run.
@@ -310,11 +312,11 @@ func trainSec(dir string) (float64, error) {
 // evaluate fills in the metrics.
 func (s *Study) evaluate(r *CellResult, p *workflow.PredictResult) error {
 	if s.Task == config.Detect {
-		protocol, err := workflow.Protocol(p.Config)
+		protocol, err := predictions.Protocol(p.Config)
 		if err != nil {
 			return err
 		}
-		result, err := workflow.EvaluateBoxes(p.Cases, p.Predictions, protocol)
+		result, err := predictions.EvaluateBoxes(p.Cases, p.Predictions, protocol)
 		if errors.Is(err, froc.ErrNoLesions) {
 			return fmt.Errorf("%w: split %q has no lesions", dataset.ErrData, s.Split)
 		}
@@ -337,7 +339,7 @@ func (s *Study) evaluate(r *CellResult, p *workflow.PredictResult) error {
 		}
 		r.Classified = append(r.Classified, one)
 	}
-	results, err := workflow.EvaluateClasses(p.Cases, p.Predictions, p.Labels)
+	results, err := predictions.EvaluateClasses(p.Cases, p.Predictions, p.Labels)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/eval/resample"
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/runs"
-	"github.com/alignedfusion/alignedfusion/host/workflow"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 )
 
 // TableOptions of Table.
@@ -118,7 +118,7 @@ type pooled struct {
 func (s *Study) Table(o TableOptions) (*Table, error) {
 	options, err := o.Resample.Resolved()
 	if err != nil {
-		return nil, &workflow.ConfigError{Err: err}
+		return nil, &config.Error{Err: err}
 	}
 	t := &Table{SchemaVersion: Version, Identity: s.Identity, Metric: "balanced_accuracy", Replicates: options.Replicates}
 	if s.Task == config.Detect {
@@ -288,12 +288,12 @@ func (s *Study) poolDetections(p *pooled, results []*CellResult, o resample.Opti
 	var marks []froc.Prediction
 	seeds := fmt.Sprint(p.row.Seeds)
 	for _, r := range results {
-		dir := workflow.PredictionDir(s.path("cells", r.Cell), s.Split)
-		truth, err := frocio.ReadTruth(frocio.Source{GroundTruth: filepath.Join(dir, workflow.TruthFile), Images: filepath.Join(dir, workflow.ImagesFile)}, frocio.Options{})
+		dir := predictions.Dir(s.path("cells", r.Cell), s.Split)
+		truth, err := frocio.ReadTruth(frocio.Source{GroundTruth: filepath.Join(dir, predictions.TruthFile), Images: filepath.Join(dir, predictions.ImagesFile)}, frocio.Options{})
 		if err != nil {
 			return err
 		}
-		given, err := truth.ReadPredictions(filepath.Join(dir, workflow.PredictionsFile))
+		given, err := truth.ReadPredictions(filepath.Join(dir, predictions.File))
 		if err != nil {
 			return err
 		}
@@ -326,7 +326,7 @@ func (s *Study) poolDetections(p *pooled, results []*CellResult, o resample.Opti
 	if err != nil {
 		return err
 	}
-	protocol, err := workflow.Protocol(cfg)
+	protocol, err := predictions.Protocol(cfg)
 	if err != nil {
 		return err
 	}
@@ -500,7 +500,7 @@ func (t *Table) Write(w io.Writer, metric string) error {
 		metric = t.Metric
 	}
 	if !slices.Contains(t.metrics(), metric) {
-		return &workflow.ConfigError{Err: fmt.Errorf("metric %q is unknown; there are %s", metric, strings.Join(t.metrics(), ", "))}
+		return &config.Error{Err: fmt.Errorf("metric %q is unknown; there are %s", metric, strings.Join(t.metrics(), ", "))}
 	}
 	type grid struct{ scenario, task string }
 	var grids []grid

@@ -12,6 +12,8 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -31,8 +33,8 @@ type PredictOptions struct {
 	// away from the cases predicted (instead of the run's rate of their split).
 	Missing *float64
 	// Tokens remembers the tokens of frozen encoders from call to call; may be nil.
-	Tokens *TokenStore
-	// Mirror predicts every image mirrored, too, and combines the two (CombineRuns).
+	Tokens *feed.TokenStore
+	// Mirror predicts every image mirrored, too, and combines the two (predictions.Combine).
 	Mirror bool
 	// Messages receives progress and warnings.
 	Messages io.Writer
@@ -46,7 +48,7 @@ type PredictResult struct {
 	Split       string
 	Step        int
 	Cases       []dataset.Case
-	Predictions []Prediction
+	Predictions []predictions.Prediction
 	// Evaluable says that all cases have targets.
 	Evaluable bool
 }
@@ -80,15 +82,15 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		return nil, err
 	}
 	var attributes []string
-	if r.Schema != nil && hasTable(o.Data) {
+	if r.Schema != nil && feed.HasTable(o.Data) {
 		attributes = r.Schema.Names()
 	}
-	d, err := OpenData(o.Data, c, r.Labels, attributes)
+	d, err := feed.OpenData(o.Data, c, r.Labels, attributes)
 	if err != nil {
 		return nil, err
 	}
-	if err := takeAway(d, c, o.Missing); err != nil {
-		return nil, &ConfigError{Err: err}
+	if err := feed.MaskAttributes(d, c, o.Missing); err != nil {
+		return nil, &config.Error{Err: err}
 	}
 	d.Cases = missing.Fill(d.Cases, r.Modes)
 	cases, err := d.Split(o.Split)
@@ -100,7 +102,7 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		return nil, err
 	}
 	if r.Calibration != nil {
-		s.temperature = r.Calibration.Temperature
+		s.decoder.Temperature = r.Calibration.Temperature
 	}
 	if err := s.sameText(r.Manifest); err != nil {
 		s.Abandon()
@@ -115,9 +117,9 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		return nil, err
 	}
 	result.Run, result.Config, result.Labels, result.Split = o.Run, c, r.Labels, o.Split
-	result.Evaluable = HasTargets(cases)
+	result.Evaluable = predictions.HasTargets(cases)
 	if own && o.Missing == nil && !o.Mirror && result.Evaluable {
-		return result, SavePredictions(o.Run, o.Split, c.Task, r.Labels, result.Predictions)
+		return result, predictions.Save(o.Run, o.Split, c.Task, r.Labels, result.Predictions)
 	}
 	return result, nil
 }
@@ -130,7 +132,7 @@ func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkp
 		return nil, err
 	}
 	if s.Tokens != nil { // else every case is encoded once, in passing
-		if err := s.remember(ctx, cases); err != nil {
+		if err := s.cacheTokens(ctx, cases); err != nil {
 			return nil, err
 		}
 	}
@@ -139,7 +141,7 @@ func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkp
 	if o.Mirror {
 		predict = s.predictMirrored
 	}
-	predictions, err := predict(ctx, cases, func(done int) {
+	predicted, err := predict(ctx, cases, func(done int) {
 		if time.Since(last) > 10*time.Second {
 			last = time.Now()
 			fmt.Fprintf(o.Messages, "%d of %d cases\n", done, len(cases))
@@ -148,5 +150,5 @@ func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkp
 	if err != nil {
 		return nil, err
 	}
-	return &PredictResult{Step: checkpoint.State.Step, Cases: cases, Predictions: predictions}, nil
+	return &PredictResult{Step: checkpoint.State.Step, Cases: cases, Predictions: predicted}, nil
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -18,8 +17,9 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -37,7 +37,7 @@ type Options struct {
 	Train   bool
 	Plugins plughost.Options
 	// Tokens keeps the tokens of frozen encoders; nil keeps none.
-	Tokens *TokenStore
+	Tokens *feed.TokenStore
 }
 
 // Session is an opened pipeline with its data.
@@ -47,17 +47,13 @@ type Session struct {
 	// Warnings are what data and plugins had to say, one line each.
 	Warnings []string
 
+	// Feed loads cases for the pipeline.
+	Feed *feed.Feed
+
 	host    *plughost.Host
-	reports *reports
-	cache   *dataset.Cache
-	// remembered is the encoder's part of Tokens; nil when nothing is remembered.
-	remembered *rememberedTokens
-	// temperature of the reported reconstructions; 0 leaves them as they come.
-	temperature float64
-	// mirrored turns the images that are predicted left-right.
-	mirrored bool
+	decoder predictions.Decoder
 	// text is what embedded the reports; nil when it was the built-in encoder.
-	text    *textStage
+	text    *feed.TextEncoder
 	records []runs.PluginRecord
 }
 
@@ -66,7 +62,6 @@ type Session struct {
 func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	c := o.Config
 	s := &Session{Options: o, Warnings: slices.Clone(o.Data.Warnings)}
-	s.cache = dataset.NewCache(int64(c.DataSettings.CacheMiB) << 20)
 	o.Plugins.Threads = c.Threads
 	if s.host, err = plughost.New(o.Plugins); err != nil {
 		return nil, err
@@ -77,9 +72,14 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 			_ = s.host.Close()
 		}
 	}()
-	if err := s.embedReports(ctx); err != nil {
-		return nil, err
+	var reports *feed.Reports
+	if o.Schema != nil {
+		if reports, s.text, err = feed.EmbedReports(ctx, s.host, c, o.Schema, o.Data.Cases); err != nil {
+			return nil, err
+		}
+		s.Warnings = append(s.Warnings, reports.Warnings...)
 	}
+	s.Feed = feed.New(c, o.Data, o.Labels, reports)
 	roles := []struct {
 		kind  sdk.Kind
 		stage config.Stage
@@ -97,9 +97,9 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		sources, plugins = append(sources, source), append(plugins, plugin)
 	}
 	if t := s.text; t != nil {
-		s.records = append(s.records, t.record())
-		if !slices.Contains(plugins, t.plugin) { // nobody needs it, and its memory, any more
-			if err := t.plugin.Stop(); err != nil {
+		s.records = append(s.records, t.Record())
+		if !slices.Contains(plugins, t.Plugin) { // nobody needs it, and its memory, any more
+			if err := t.Plugin.Stop(); err != nil {
 				return nil, err
 			}
 		}
@@ -108,18 +108,21 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		Seed: c.Seed, Device: c.Device, Threads: c.Threads, Train: o.Train, Group: "pipeline",
 		Labels: o.Labels, Optimizer: c.Train.StageOptimizer(), Task: c.Task,
 	}
-	if s.reports != nil {
-		req.AttributeSchema = s.reports.json
-		req.Constants = map[string]*tensor.Tensor{"value.embedding": s.reports.constant}
+	if reports != nil {
+		req.AttributeSchema = reports.StageSchema
+		req.Constants = map[string]*tensor.Tensor{"value.embedding": reports.ValueEmbeddings}
 	}
-	if s.Pipeline, err = pipeline.Open(ctx, sources, s.ports(), req); err != nil {
+	if s.Pipeline, err = pipeline.Open(ctx, sources, s.Feed.Ports(o.Train), req); err != nil {
 		return nil, err
 	}
+	s.Feed.Encoder = s.Pipeline.Member(sdk.KindEncoder)
+	s.decoder = predictions.Decoder{Task: c.Task, Labels: o.Labels, MaxBoxes: c.DataSettings.MaxBoxes,
+		Head: s.Pipeline.Member(sdk.KindHead), Fusion: s.Pipeline.Member(sdk.KindFusion), Schema: o.Schema}
 	for i, m := range s.Pipeline.Members {
 		manifest := plugins[i].Manifest()
 		s.records = append(s.records, runs.PluginRecord{
 			Role: string(m.Role), Name: manifest.Name, Version: manifest.Version, Stage: m.Stage.Name,
-			SHA256: combinedHash(plugins[i].Hashes()), Runtime: manifest.Runtime,
+			SHA256: plugins[i].SHA256(), Runtime: manifest.Runtime,
 			Parameters: m.Opened.ParameterCount, Trainable: m.Opened.TrainableCount,
 		})
 		for _, note := range m.Opened.Notes {
@@ -127,37 +130,6 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		}
 	}
 	return s, nil
-}
-
-// embedReports encodes the reports of all cases, by the plugin that the configuration
-// names or by hashed n-grams.
-func (s *Session) embedReports(ctx context.Context) error {
-	c := s.Config
-	if s.Schema == nil {
-		return nil
-	}
-	encoder, err := textembed.Hashed(c.Text.Dim)
-	if err != nil {
-		return err
-	}
-	cache := textembed.Cache{}
-	if c.TextEncoder != nil {
-		if s.text, err = openText(ctx, s.host, *c.TextEncoder, sdk.OpenRequest{Seed: c.Seed, Device: c.Device, Threads: c.Threads, Group: "text", Task: c.Task}); err != nil {
-			return err
-		}
-		encoder, cache = s.text.encoder(ctx), textCache()
-		for _, note := range s.text.opened.Notes {
-			s.Warnings = append(s.Warnings, fmt.Sprintf("text encoder %s: %s", c.TextEncoder.Ref(), note))
-		}
-	}
-	if s.reports, err = newReports(s.Schema, s.Data.Cases, encoder, cache, c.DataSettings.Impute); err != nil {
-		return err
-	}
-	s.Warnings = append(s.Warnings, s.reports.warnings...)
-	if s.text == nil {
-		return nil
-	}
-	return s.text.instance.Close(ctx)
 }
 
 // ResolveStages writes the chosen stages and all their settings into the
@@ -169,7 +141,7 @@ func (s *Session) ResolveStages() {
 		target.Stage, target.Settings = m.Stage.Name, config.Values(m.Resolved)
 	}
 	if s.text != nil {
-		c.TextEncoder.Stage, c.TextEncoder.Settings = s.text.stage.Name, config.Values(s.text.settings)
+		c.TextEncoder.Stage, c.TextEncoder.Settings = s.text.Stage.Name, config.Values(s.text.Settings)
 	}
 }
 
@@ -178,10 +150,20 @@ func (s *Session) PluginRecords() []runs.PluginRecord { return s.records }
 
 // TextEncoder names what embeds the reports; "" without reports.
 func (s *Session) TextEncoder() string {
-	if s.reports == nil {
+	if s.Feed.Reports == nil {
 		return ""
 	}
-	return s.reports.encoder.ID
+	return s.Feed.Reports.Encoder.ID
+}
+
+// sameText refuses to go on with a run whose reports would be embedded otherwise than
+// they were in training.
+func (s *Session) sameText(m *runs.Manifest) error {
+	if now := s.TextEncoder(); m.TextEncoder != "" && now != m.TextEncoder {
+		return fmt.Errorf("%w: the run's reports were embedded by %s, now it would be %s: the text encoder's weights or settings have changed",
+			dataset.ErrData, m.TextEncoder, now)
+	}
+	return nil
 }
 
 // Close closes the stages and ends the plugins.
@@ -206,154 +188,75 @@ func (s *Session) PeakRSSBytes() map[string]int64 {
 	return out
 }
 
-// ports are what the host gives the pipeline.
-func (s *Session) ports() []sdk.Port {
-	var ports []sdk.Port
-	for _, m := range s.Data.Modalities {
-		if m == dataset.Volume {
-			ports = append(ports,
-				sdk.Port{Name: m, DType: tensor.FP32, Shape: []string{"N", "1", "D", "H", "W"}, Required: true},
-				sdk.Port{Name: "spacing", DType: tensor.FP32, Shape: []string{"N", "3"}, Required: true})
-			continue
-		}
-		ports = append(ports, sdk.Port{Name: m, DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, Required: true})
-	}
-	if s.reports != nil {
-		ports = append(ports, s.reports.ports()...)
-	}
-	if !s.Train {
-		return ports
-	}
-	if s.Config.Task == config.Detect {
-		return append(ports,
-			sdk.Port{Name: "target.boxes", DType: tensor.FP32, Shape: []string{"M", "4"}, Required: true},
-			sdk.Port{Name: "target.image", DType: tensor.Int32, Shape: []string{"M"}, Required: true},
-			sdk.Port{Name: "target.class", DType: tensor.Int64, Shape: []string{"M"}, Required: true},
-			sdk.Port{Name: "target.recist", DType: tensor.FP32, Shape: []string{"M", "8"}, Required: true},
-			sdk.Port{Name: "target.ignore", DType: tensor.FP32, Shape: []string{"I", "4"}, Required: true},
-			sdk.Port{Name: "target.ignore.image", DType: tensor.Int32, Shape: []string{"I"}, Required: true},
-		)
-	}
-	for _, set := range s.Labels {
-		ports = append(ports, sdk.Port{Name: targetName(s.Labels, set.Name), DType: tensor.Int64, Shape: []string{"N"}, Required: true})
-	}
-	return ports
-}
-
-// targetName is target.label, or target.label.<task> when there are several tasks;
-// logits follow the same rule.
-func targetName(sets []sdk.LabelSet, name string) string {
-	if len(sets) > 1 {
-		return "target.label." + name
-	}
-	return "target.label"
-}
-
-func logitsName(sets []sdk.LabelSet, name string) string {
-	if len(sets) > 1 {
-		return "logits." + name
-	}
-	return "logits"
-}
-
-// loader starts loading cases in the background.
-func (s *Session) loader(ctx context.Context, cases []dataset.Case, train bool, epoch, first int) (*dataset.Loader, error) {
-	c := &s.Config.DataSettings
-	o := dataset.LoaderOptions{
-		Load: dataset.LoadOptions{
-			Slices: c.Slices, SliceSpacingMM: c.SliceSpacingMM,
-			Size: c.Size, Zoom: c.Zoom, Seed: pipeline.Seed(s.Config.Seed, "data"),
-		},
-		Batch: s.batchSize(), Epoch: epoch, Start: first,
-		Workers: c.Workers, Ports: []sdk.Port{}, Cache: s.cache,
-	}
-	varied := s.mirrored || train && (c.Augment != config.AugmentNone || c.Crop > 0)
-	if encoder := s.Pipeline.Member(sdk.KindEncoder); encoder != nil && (varied || !s.remembered.covers(cases)) {
-		o.Ports = encoder.Opened.Inputs
-	}
-	if train {
-		o.Load.CropSize, o.Load.PositiveCrop = c.Crop, c.PositiveCrop
-		switch c.Augment {
-		case config.AugmentDetection:
-			o.Load.Augment = dataset.DetectionAugment()
-		case config.AugmentAnyWay:
-			o.Load.Augment = dataset.AnyWayAugment()
-		case config.AugmentPicture:
-			o.Load.Augment = dataset.PictureAugment()
-		}
-		o.Shuffle, o.Targets = true, true
-		o.DropLast = len(cases) >= o.Batch
-	} else if s.Config.Task == config.Detect {
-		// One image at a time: what a batch is padded to must not change its boxes.
-		o.Batch = 1
-	}
-	if s.mirrored {
-		o.Load.Augment = dataset.AugmentOptions{FlipX: 1}
-	}
-	return dataset.NewLoader(ctx, s.Data, cases, o)
-}
-
-func (s *Session) batchSize() int { return s.Config.Train.BatchSize }
-
-// inputs are a batch as the pipeline takes it.
-func (s *Session) inputs(b *dataset.Batch) pipeline.Batch {
-	out := pipeline.Batch{Inputs: b.Tensors}
-	for i := range b.Cases {
-		out.IDs = append(out.IDs, b.Cases[i].ID)
-	}
-	if s.reports != nil {
-		s.reports.add(out.Inputs, b.Cases)
-	}
-	s.remembered.add(out.Inputs, b.Cases)
-	return out
-}
-
-// trainingSource feeds the training loop.
-type trainingSource struct {
-	s     *Session
-	ctx   context.Context
-	cases []dataset.Case
-}
-
-type trainingBatches struct {
-	s *Session
-	l *dataset.Loader
-}
-
-func (t *trainingBatches) Next(context.Context) (pipeline.Batch, error) {
-	b, err := t.l.Next()
-	if err != nil {
-		return pipeline.Batch{}, err
-	}
-	return t.s.inputs(b), nil
-}
-
-func (t *trainingBatches) Close() error { t.l.Close(); return nil }
-
-// OpenData opens a data set for a configuration's task. attributes nil takes the
-// configuration's choice. An error wraps dataset.ErrData.
-func OpenData(spec string, c *config.Config, labels []sdk.LabelSet, attributes []string) (*dataset.Dataset, error) {
-	o := dataset.Options{Task: dataset.Task(c.Task), LabelSets: labels, Attributes: attributes}
-	if attributes == nil && c.Attributes != nil {
-		o.Attributes = append([]string{}, *c.Attributes...)
-	}
-	if c.Fusion.Plugin == config.None {
-		o.Attributes = []string{} // nobody would read them
-	}
-	d, err := dataset.Open(spec, o)
+// Predict runs cases through the pipeline in EVAL mode. report is called after every
+// batch with the number of cases done; it may be nil.
+func (s *Session) Predict(ctx context.Context, cases []dataset.Case, report func(done int)) (_ []predictions.Prediction, err error) {
+	loader, err := s.Feed.Loader(ctx, cases)
 	if err != nil {
 		return nil, err
 	}
-	if string(d.Task) != c.Task {
-		return nil, fmt.Errorf("%w: %s is data for the task %s, the pipeline is for %s", dataset.ErrData, spec, d.Task, c.Task)
+	defer loader.Close()
+	var out []predictions.Prediction
+	for {
+		b, err := loader.Next()
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		batch, err := s.predictBatch(ctx, b)
+		if err != nil {
+			return nil, err
+		}
+		for i := range batch {
+			batch[i].Case = &cases[len(out)+i]
+		}
+		out = append(out, batch...)
+		if report != nil {
+			report(len(out))
+		}
 	}
-	return d, nil
 }
 
-// hasTable reports whether a data spec names data with columns of attributes.
-func hasTable(spec string) bool {
-	layout, _, _ := strings.Cut(spec, ":")
-	return slices.Contains([]string{"deeplesion", "boxes", "table", "derm7pt"}, layout)
+func (s *Session) predictBatch(ctx context.Context, b *dataset.Batch) (_ []predictions.Prediction, err error) {
+	run, err := s.Pipeline.Forward(ctx, pipeline.ForwardOptions{Seed: pipeline.Seed(s.Config.Seed, "predict")}, s.Feed.Inputs(b).Inputs)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, run.Release(context.WithoutCancel(ctx))) }()
+	var states func(id string) []int8
+	if s.Feed.Reports != nil {
+		states = s.Feed.Reports.States
+	}
+	return s.decoder.Decode(run, b, states)
+}
+
+// predictMirrored predicts cases as they are and with their images mirrored left-right,
+// and combines the two passes.
+func (s *Session) predictMirrored(ctx context.Context, cases []dataset.Case, report func(done int)) ([]predictions.Prediction, error) {
+	plain, err := s.Predict(ctx, cases, report)
+	if err != nil {
+		return nil, err
+	}
+	s.Feed.Mirrored = true
+	defer func() { s.Feed.Mirrored = false }()
+	mirrored, err := s.Predict(ctx, cases, report)
+	if err != nil {
+		return nil, err
+	}
+	return predictions.Combine(s.Config.Task, [][]predictions.Prediction{plain, mirrored})
+}
+
+// cacheTokens encodes the cases once when the encoder is frozen.
+func (s *Session) cacheTokens(ctx context.Context, cases []dataset.Case) error {
+	var sha string
+	for _, r := range s.records {
+		if r.Role == string(sdk.KindEncoder) {
+			sha = r.SHA256
+		}
+	}
+	return s.Feed.CacheTokens(ctx, s.Pipeline, sha, s.Tokens, cases)
 }
 
 var _ io.Closer = (*Session)(nil)

@@ -1,27 +1,20 @@
 package workflow
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
-	"github.com/alignedfusion/alignedfusion/host/dataset/missing"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
-	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -36,27 +29,13 @@ type TrainOptions struct {
 	Plugins          plughost.Options
 	// Messages receives progress and warnings.
 	Messages io.Writer
-	// Tokens remembers the tokens of frozen encoders from run to run; nil keeps them
+	// Tokens keeps the tokens of frozen encoders from run to run; nil keeps them
 	// for this run alone.
-	Tokens *TokenStore
+	Tokens *feed.TokenStore
 }
 
 // ErrChanged is returned when a run is resumed on data other than those it began with.
 var ErrChanged = errors.New("the data have changed since the run began")
-
-// combinedHash is the hash of a plugin of one file, or one over the hashes of several.
-func combinedHash(files map[string]string) string {
-	if len(files) == 1 {
-		for _, h := range files {
-			return h
-		}
-	}
-	h := sha256.New()
-	for _, path := range slices.Sorted(maps.Keys(files)) {
-		fmt.Fprintf(h, "%s  %s\n", files[path], filepath.Base(path))
-	}
-	return hex.EncodeToString(h.Sum(nil))
-}
 
 // Train makes or continues a run: everything is checked before the first file of the
 // run is written. It returns loop.ErrStopped when ctx ended and a checkpoint stands.
@@ -80,113 +59,25 @@ func Train(ctx context.Context, o TrainOptions) (_ *runs.Manifest, err error) {
 type training struct {
 	TrainOptions
 	run        *runs.Run
-	data       *dataset.Dataset
-	training   []dataset.Case
-	validation []dataset.Case
-	schema     *schema.Schema
-	modes      map[string]string
-	labels     []sdk.LabelSet
+	data       *feed.TrainingData
 	manifest   *runs.Manifest
 	checkpoint *runs.Checkpoint
 	warnings   []string
 }
 
 // prepare opens the data of a new run.
-func (t *training) prepare() error {
+func (t *training) prepare() (err error) {
 	if err := runs.CheckNew(t.Dir); err != nil {
 		return err
 	}
 	if err := t.Config.Resolve(); err != nil {
-		return &ConfigError{Err: err}
+		return &config.Error{Err: err}
 	}
 	if t.Config.Threads == 0 {
 		t.Config.Threads = runtime.GOMAXPROCS(0)
 	}
-	return t.prepareData()
-}
-
-// prepareData chooses labels and attributes from the training split.
-func (t *training) prepareData() error {
-	if err := t.openData(nil, nil); err != nil {
-		return err
-	}
-	t.labels = slices.Clone(t.data.Labels)
-	if t.Config.DataSettings.ClassWeights == config.Balanced {
-		balance(t.labels, t.training)
-	}
-	if t.Config.Fusion.Plugin == config.None {
-		return nil
-	}
-	s, warnings, err := schemaOf(t.data, t.training)
-	if err != nil {
-		return err
-	}
-	t.schema, t.warnings = s, append(t.warnings, warnings...)
-	if t.Config.DataSettings.Impute == config.ImputeMode {
-		t.modes = missing.Modes(t.training)
-		t.data.Cases = missing.Fill(t.data.Cases, t.modes)
-	}
-	return nil
-}
-
-// ConfigError is a configuration that makes no sense.
-type ConfigError struct{ Err error }
-
-func (e *ConfigError) Error() string { return e.Err.Error() }
-
-// Unwrap returns the cause.
-func (e *ConfigError) Unwrap() error { return e.Err }
-
-func (t *training) openData(labels []sdk.LabelSet, attributes []string) (err error) {
-	c := t.Config
-	if t.data, err = OpenData(c.Data, c, labels, attributes); err != nil {
-		return err
-	}
-	if err := takeAway(t.data, c, nil); err != nil {
-		return &ConfigError{Err: err}
-	}
-	if t.training, err = t.data.Split(c.DataSettings.TrainSplit); err != nil {
-		return err
-	}
-	if err := needTargets(t.data, t.training, "nothing can be learned from them"); err != nil {
-		return err
-	}
-	t.training = fraction(t.training, c.DataSettings.TrainFraction, uint64(c.DataSettings.MissingSeed))
-	if t.validation, err = t.data.Split(c.DataSettings.ValidationSplit); err != nil {
-		return fmt.Errorf("%w; the best checkpoint is chosen on a validation split (data.validation_split)", err)
-	}
-	t.warnOfSplits()
-	return needTargets(t.data, t.validation, "the best checkpoint cannot be chosen on them")
-}
-
-// warnOfSplits names splits that the run does not use, for a misspelt one would lose its
-// cases in silence (the test split is not meant to be used), and those it uses twice.
-func (t *training) warnOfSplits() {
-	c := &t.Config.DataSettings
-	counts := t.data.Splits()
-	for _, name := range slices.Sorted(maps.Keys(counts)) {
-		trained, validated := dataset.InSplit(name, c.TrainSplit), dataset.InSplit(name, c.ValidationSplit)
-		switch {
-		case trained && validated:
-			t.warnings = append(t.warnings, fmt.Sprintf("the %d cases of split %q are trained on and validated on: what is measured there says nothing about other cases", counts[name], name))
-		case !trained && !validated && name != "test":
-			t.warnings = append(t.warnings, fmt.Sprintf("%d cases are in split %q, which is not used: this run trains on %q and validates on %q",
-				counts[name], name, c.TrainSplit, c.ValidationSplit))
-		}
-	}
-}
-
-// needTargets names the first of a split's cases that have no targets.
-func needTargets(d *dataset.Dataset, cases []dataset.Case, why string) error {
-	if d.Task == dataset.Classify && len(d.Labels) == 0 {
-		return fmt.Errorf("%w: %s: there is no label column: want label, or label.NAME for each of several tasks (or name it: ?labels=COLUMN)", dataset.ErrData, d.Spec)
-	}
-	for i := range cases {
-		if c := &cases[i]; !c.HasTargets {
-			return fmt.Errorf("%w: %s: split %q has cases without targets, the first is %q: %s", dataset.ErrData, c.Origin, c.Split, c.ID, why)
-		}
-	}
-	return nil
+	t.data, err = feed.PrepareTraining(t.Config)
+	return err
 }
 
 // resume reads a run directory and takes its lock.
@@ -199,14 +90,12 @@ func (t *training) resume() (err error) {
 	if err != nil {
 		return fail(err)
 	}
-	t.Config, t.schema, t.labels, t.manifest = r.Config, r.Schema, r.Labels, r.Manifest
-	if err := t.openData(r.Labels, nil); err != nil {
+	t.Config, t.manifest = r.Config, r.Manifest
+	if t.data, err = feed.ReopenTraining(t.Config, r.Labels, r.Schema, r.Modes); err != nil {
 		return fail(err)
 	}
-	t.modes = r.Modes
-	t.data.Cases = missing.Fill(t.data.Cases, t.modes)
-	if t.data.Hash != t.manifest.DataSHA256 {
-		return fail(fmt.Errorf("%w: %w: %s has SHA-256 %.12s…, %.12s… when the run began", dataset.ErrData, ErrChanged, t.Config.Data, t.data.Hash, t.manifest.DataSHA256))
+	if t.data.Data.Hash != t.manifest.DataSHA256 {
+		return fail(fmt.Errorf("%w: %w: %s has SHA-256 %.12s…, %.12s… when the run began", dataset.ErrData, ErrChanged, t.Config.Data, t.data.Data.Hash, t.manifest.DataSHA256))
 	}
 	checkpoint, warnings, err := runs.Latest(t.Dir)
 	t.warnings = warnings
@@ -224,7 +113,7 @@ func (t *training) resume() (err error) {
 
 func (t *training) train(ctx context.Context) (*runs.Manifest, error) {
 	c := t.Config
-	s, err := Open(ctx, Options{Config: c, Data: t.data, Schema: t.schema, Labels: t.labels, Train: true, Plugins: t.Plugins, Tokens: t.Tokens})
+	s, err := Open(ctx, Options{Config: c, Data: t.data.Data, Schema: t.data.Schema, Labels: t.data.Labels, Train: true, Plugins: t.Plugins, Tokens: t.Tokens})
 	if err != nil {
 		return nil, err
 	}
@@ -234,7 +123,7 @@ func (t *training) train(ctx context.Context) (*runs.Manifest, error) {
 			return nil, err
 		}
 	}
-	m, err := t.with(ctx, s)
+	m, err := t.trainOpened(ctx, s)
 	if err != nil && !errors.Is(err, loop.ErrStopped) {
 		s.Abandon()
 		return m, err
@@ -242,18 +131,19 @@ func (t *training) train(ctx context.Context) (*runs.Manifest, error) {
 	return m, errors.Join(err, s.Close())
 }
 
-func (t *training) with(ctx context.Context, s *Session) (*runs.Manifest, error) {
+// trainOpened trains the pipeline that was opened.
+func (t *training) trainOpened(ctx context.Context, s *Session) (*runs.Manifest, error) {
 	c := t.Config
 	weights, err := c.LossWeights(s.Pipeline.LossNames())
 	if err != nil {
-		return nil, &ConfigError{Err: err}
+		return nil, &config.Error{Err: err}
 	}
 	settings := &c.Train
-	source := &trainingSource{s, ctx, t.training}
+	source := s.Feed.Source(ctx, t.data.Training)
 	total, perEpoch := loop.TotalSteps(source.BatchesPerEpoch(), settings.Accumulate, settings.Epochs, settings.MaxSteps)
 	schedule := scheduleOf(c, total, perEpoch)
 	if err := schedule.Validate(); err != nil {
-		return nil, &ConfigError{Err: err}
+		return nil, &config.Error{Err: err}
 	}
 	if t.run == nil {
 		if err := t.create(s); err != nil {
@@ -275,13 +165,13 @@ func (t *training) with(ctx context.Context, s *Session) (*runs.Manifest, error)
 	if err := t.run.RewindMetrics(state.Step); err != nil {
 		return nil, err
 	}
-	if err := s.remember(ctx, t.remembered()); err != nil {
+	if err := s.cacheTokens(ctx, t.data.Repeated()); err != nil {
 		return nil, err
 	}
 	t.notePlugins(s)
 	progress := loop.NewProgress(t.Messages, 0)
 	defer progress.Close()
-	for _, w := range append(t.warnings, s.Warnings...) {
+	for _, w := range t.allWarnings(s) {
 		fmt.Fprintf(t.Messages, "warning: %s\n", w)
 	}
 	factors := map[sdk.Kind]float64{}
@@ -331,7 +221,7 @@ func scheduleOf(c *config.Config, totalSteps, stepsPerEpoch int) loop.Schedule {
 func (t *training) initialise(ctx context.Context, s *Session) error {
 	other, err := ReadRun(t.Config.Init)
 	if err != nil {
-		return &ConfigError{Err: fmt.Errorf("init: %w", err)}
+		return &config.Error{Err: fmt.Errorf("init: %w", err)}
 	}
 	checkpoint, warnings, err := runs.Find(t.Config.Init, "best")
 	if err != nil {
@@ -352,19 +242,9 @@ func (t *training) initialise(ctx context.Context, s *Session) error {
 		}
 	}
 	if loaded == 0 {
-		return &ConfigError{Err: fmt.Errorf("init: %s and this run have no stage in common", t.Config.Init)}
+		return &config.Error{Err: fmt.Errorf("init: %s and this run have no stage in common", t.Config.Init)}
 	}
 	return nil
-}
-
-// remembered are the cases whose tokens serve more than once: those of the validation,
-// and those of the training unless they are varied at random.
-func (t *training) remembered() []dataset.Case {
-	c := &t.Config.DataSettings
-	if c.Augment != config.AugmentNone || c.Crop > 0 {
-		return t.validation
-	}
-	return slices.Concat(t.training, t.validation)
 }
 
 // create writes the files of a new run.
@@ -378,21 +258,21 @@ func (t *training) create(s *Session) (err error) {
 		SchemaVersion: runs.ManifestVersion, Program: t.Program, Version: t.Version,
 		GoVersion: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		Task: c.Task, Seed: c.Seed, Threads: c.Threads, Device: c.Device,
-		DataSpec: c.Data, DataSHA256: t.data.Hash, TextEncoder: s.TextEncoder(),
-		Plugins: s.PluginRecords(), StartedAt: runs.Now(), Notes: append(t.warnings, s.Warnings...),
+		DataSpec: c.Data, DataSHA256: t.data.Data.Hash, TextEncoder: s.TextEncoder(),
+		Plugins: s.PluginRecords(), StartedAt: runs.Now(), Notes: t.allWarnings(s),
 	}
-	if t.schema != nil {
-		t.manifest.Attributes = t.schema.Names()
-		if err := t.run.WriteJSON(runs.SchemaFile, t.schema); err != nil {
+	if t.data.Schema != nil {
+		t.manifest.Attributes = t.data.Schema.Names()
+		if err := t.run.WriteJSON(runs.SchemaFile, t.data.Schema); err != nil {
 			return err
 		}
 	}
-	if t.modes != nil {
-		if err := t.run.WriteJSON(modesFile, t.modes); err != nil {
+	if t.data.Modes != nil {
+		if err := t.run.WriteJSON(modesFile, t.data.Modes); err != nil {
 			return err
 		}
 	}
-	if err := t.run.WriteJSON(runs.LabelsFile, t.labels); err != nil {
+	if err := t.run.WriteJSON(runs.LabelsFile, t.data.Labels); err != nil {
 		return err
 	}
 	if err := t.status("running"); err != nil {
@@ -404,6 +284,11 @@ func (t *training) create(s *Session) (err error) {
 		return err
 	}
 	return t.run.Write(runs.ConfigFile, data)
+}
+
+// allWarnings are those of the run's data and of its opened pipeline.
+func (t *training) allWarnings(s *Session) []string {
+	return slices.Concat(t.data.Warnings, t.warnings, s.Warnings)
 }
 
 // notePlugins warns when a run is continued with plugins other than those it began with.
@@ -426,104 +311,15 @@ func (t *training) status(status string) error {
 
 // validate predicts the validation split and keeps the predictions of the best epoch.
 func (t *training) validate(ctx context.Context, s *Session) (loop.Validation, error) {
-	predictions, err := s.Predict(ctx, t.validation, nil)
+	predicted, err := s.Predict(ctx, t.data.Validation, nil)
 	if err != nil {
 		return loop.Validation{}, err
 	}
-	name, value, metrics, err := s.score(t.validation, predictions)
+	name, value, metrics, err := predictions.Score(t.Config, s.Labels, t.data.Validation, predicted)
 	if err != nil {
 		return loop.Validation{}, err
 	}
 	return loop.Validation{Metric: name, Value: value, Metrics: metrics, Latest: t.Config.Train.BestBy == config.Last, Keep: func() error {
-		return SavePredictions(t.Dir, t.Config.DataSettings.ValidationSplit, t.Config.Task, s.Labels, predictions)
+		return predictions.Save(t.Dir, t.Config.DataSettings.ValidationSplit, t.Config.Task, s.Labels, predicted)
 	}}, nil
-}
-
-// BatchesPerEpoch counts full batches; a split smaller than a batch is one.
-func (t *trainingSource) BatchesPerEpoch() int {
-	size := t.s.batchSize()
-	return max(1, len(t.cases)/size)
-}
-
-// Epoch starts loading.
-func (t *trainingSource) Epoch(epoch, first int) (loop.Batches, error) {
-	l, err := t.s.loader(context.WithoutCancel(t.ctx), t.cases, true, epoch, first)
-	if err != nil {
-		return nil, err
-	}
-	return &trainingBatches{t.s, l}, nil
-}
-
-// RunFiles are what a run directory says about its pipeline.
-type RunFiles struct {
-	Config   *config.Config
-	Manifest *runs.Manifest
-	Schema   *schema.Schema
-	Labels   []sdk.LabelSet
-	// Modes are what data.impute=mode puts where an attribute is missing.
-	Modes map[string]string
-	// Calibration of the reconstruction; nil where none was fitted.
-	Calibration *Calibration
-}
-
-// ReadRun reads configuration, manifest, schema and labels of a run. It fails with
-// runs.ErrNotARun or runs.ErrDamaged.
-func ReadRun(dir string) (*RunFiles, error) {
-	if !runs.IsRun(dir) {
-		return nil, fmt.Errorf("%s: %w (no %s in it)", dir, runs.ErrNotARun, runs.ConfigFile)
-	}
-	r, err := readRun(dir)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", runs.ErrDamaged, err)
-	}
-	return r, nil
-}
-
-func readRun(dir string) (*RunFiles, error) {
-	data, err := os.ReadFile(filepath.Join(dir, runs.ConfigFile))
-	if err != nil {
-		return nil, err
-	}
-	r := &RunFiles{}
-	if r.Config, err = config.Parse(data); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, runs.ConfigFile), err)
-	}
-	if err := r.Config.Resolve(); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, runs.ConfigFile), err)
-	}
-	if r.Manifest, err = runs.ReadManifest(dir); err != nil {
-		return nil, err
-	}
-	if err := readJSON(filepath.Join(dir, runs.LabelsFile), &r.Labels); err != nil {
-		return nil, err
-	}
-	var s schema.Schema
-	switch err := readJSON(filepath.Join(dir, runs.SchemaFile), &s); {
-	case err == nil:
-		r.Schema = &s
-	case !errors.Is(err, os.ErrNotExist):
-		return nil, err
-	}
-	if err := readJSON(filepath.Join(dir, calibrationFile), &r.Calibration); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	if c := r.Calibration; c != nil && !(c.Temperature > 0) {
-		return nil, fmt.Errorf("%s: the temperature is %v, want more than 0", filepath.Join(dir, calibrationFile), c.Temperature)
-	}
-	if err := readJSON(filepath.Join(dir, modesFile), &r.Modes); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	return r, nil
-}
-
-func readJSON(path string, v any) error {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-package workflow
+package feed
 
 import (
 	"context"
@@ -17,67 +17,68 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
-// textStage is a plugin's text encoder while the prompts of a data set are embedded.
-type textStage struct {
-	stage    *sdk.StageManifest
-	settings sdk.Settings
-	plugin   *plughost.Plugin
+// TextEncoder is a plugin's text encoder while the prompts of a data set are embedded.
+type TextEncoder struct {
+	Stage    *sdk.StageManifest
+	Settings sdk.Settings
+	Plugin   *plughost.Plugin
 	instance *plughost.Instance
 	dim      int
 	id       string
-	opened   *sdk.OpenResponse
+	Opened   *sdk.OpenResponse
 }
 
 // openText starts the plugin of c and opens its text stage.
-func openText(ctx context.Context, host *plughost.Host, c config.Stage, req sdk.OpenRequest) (_ *textStage, err error) {
-	t := &textStage{}
-	if t.plugin, err = host.Start(ctx, c.Plugin); err != nil {
+func openText(ctx context.Context, host *plughost.Host, c config.Stage, req sdk.OpenRequest) (_ *TextEncoder, err error) {
+	t := &TextEncoder{}
+	if t.Plugin, err = host.Start(ctx, c.Plugin); err != nil {
 		return nil, fmt.Errorf("text encoder %s: %w", c.Ref(), err)
 	}
-	manifest := t.plugin.Manifest()
-	if t.stage, err = pick(manifest, sdk.KindText, c.Stage, req.Task); err == nil && t.stage.Kind != sdk.KindText {
-		err = fmt.Errorf("stage %q is of kind %s, want %s", t.stage.Name, t.stage.Kind, sdk.KindText)
+	manifest := t.Plugin.Manifest()
+	if t.Stage, err = pipeline.PickStage(manifest, sdk.KindText, c.Stage, req.Task); err == nil && t.Stage.Kind != sdk.KindText {
+		err = fmt.Errorf("stage %q is of kind %s, want %s", t.Stage.Name, t.Stage.Kind, sdk.KindText)
 	}
 	if err != nil {
 		return nil, &pipeline.RoleError{Text: fmt.Sprintf("text encoder %s: %v", c.Ref(), err)}
 	}
-	if t.settings, err = sdk.ResolveSettings(t.stage.Settings, c.Settings); err != nil {
+	if t.Settings, err = sdk.ResolveSettings(t.Stage.Settings, c.Settings); err != nil {
 		return nil, &pipeline.SettingsError{Role: sdk.KindText, Plugin: manifest.Name, Err: err}
 	}
 	if t.id, err = t.identity(manifest); err != nil {
 		return nil, fmt.Errorf("%w: text encoder %s: %w", dataset.ErrData, c.Ref(), err)
 	}
-	req.Stage, req.Settings, req.Train = t.stage.Name, t.settings, false
-	req.Inputs = t.stage.Inputs
-	if t.instance, t.opened, err = t.plugin.Open(ctx, &req); err != nil {
+	req.Stage, req.Settings, req.Train = t.Stage.Name, t.Settings, false
+	req.Inputs = t.Stage.Inputs
+	if t.instance, t.Opened, err = t.Plugin.Open(ctx, &req); err != nil {
 		return nil, &pipeline.StageError{Role: sdk.KindText, Plugin: manifest.Name, Call: "open", Err: err,
-			Setting: pipeline.RefusesSetting(err, t.stage.Settings)}
+			Setting: pipeline.RefusesSetting(err, t.Stage.Settings)}
 	}
-	out := sdk.FindPort(sdk.KnownPorts(t.stage.Outputs, t.opened.Outputs), "embedding")
+	out := sdk.FindPort(sdk.KnownPorts(t.Stage.Outputs, t.Opened.Outputs), "embedding")
 	if out != nil && out.DType == tensor.FP32 && len(out.Shape) == 2 {
 		t.dim, _ = strconv.Atoi(out.Shape[1])
 	}
-	if t.dim <= 0 || sdk.FindPort(t.stage.Inputs, "text") == nil {
-		return nil, &pipeline.RoleError{Text: fmt.Sprintf("text encoder %s: stage %q takes no \"text\" or gives no \"embedding\" FP32 [N E] of known width E", c.Ref(), t.stage.Name)}
+	if t.dim <= 0 || sdk.FindPort(t.Stage.Inputs, "text") == nil {
+		return nil, &pipeline.RoleError{Text: fmt.Sprintf("text encoder %s: stage %q takes no \"text\" or gives no \"embedding\" FP32 [N E] of known width E", c.Ref(), t.Stage.Name)}
 	}
 	return t, nil
 }
 
 // identity names plugin, stage, settings and the content of every file they name: what
 // an embedding depends on.
-func (t *textStage) identity(m sdk.Manifest) (string, error) {
+func (t *TextEncoder) identity(m sdk.Manifest) (string, error) {
 	id := fmt.Sprintf("%s-%s", m.Name, m.Version)
 	h := sha256.New()
-	fmt.Fprintln(h, t.stage.Name)
-	for _, name := range slices.Sorted(maps.Keys(t.settings)) {
-		value := t.settings[name]
-		isPath := slices.ContainsFunc(t.stage.Settings, func(s sdk.Setting) bool { return s.Name == name && s.Type == "path" })
+	fmt.Fprintln(h, t.Stage.Name)
+	for _, name := range slices.Sorted(maps.Keys(t.Settings)) {
+		value := t.Settings[name]
+		isPath := slices.ContainsFunc(t.Stage.Settings, func(s sdk.Setting) bool { return s.Name == name && s.Type == "path" })
 		fmt.Fprintf(h, "%s=", name)
 		switch {
 		case !isPath:
@@ -117,11 +118,11 @@ func hashFiles(h io.Writer, root string) error {
 }
 
 // encoder is the stage as the cache of embeddings asks it.
-func (t *textStage) encoder(ctx context.Context) textembed.Encoder {
+func (t *TextEncoder) encoder(ctx context.Context) textembed.Encoder {
 	return textembed.Encoder{ID: t.id, Dim: t.dim, Encode: func(prompts []string) ([][]float32, error) {
 		resp, _, err := t.instance.Forward(ctx, &sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{"text": tensor.OfStrings(prompts...)}})
 		if err != nil {
-			return nil, &pipeline.StageError{Role: sdk.KindText, Plugin: t.plugin.Manifest().Name, Call: "forward", Err: err}
+			return nil, &pipeline.StageError{Role: sdk.KindText, Plugin: t.Plugin.Manifest().Name, Call: "forward", Err: err}
 		}
 		values, err := resp.Outputs["embedding"].Float32s()
 		if err != nil || len(values) != len(prompts)*t.dim {
@@ -135,11 +136,37 @@ func (t *textStage) encoder(ctx context.Context) textembed.Encoder {
 	}}
 }
 
-// record says what embeds the reports.
-func (t *textStage) record() runs.PluginRecord {
-	m := t.plugin.Manifest()
-	return runs.PluginRecord{Role: string(sdk.KindText), Name: m.Name, Version: m.Version, Stage: t.stage.Name,
-		SHA256: combinedHash(t.plugin.Hashes()), Runtime: m.Runtime, Parameters: t.opened.ParameterCount}
+// Record says what embeds the reports.
+func (t *TextEncoder) Record() runs.PluginRecord {
+	m := t.Plugin.Manifest()
+	return runs.PluginRecord{Role: string(sdk.KindText), Name: m.Name, Version: m.Version, Stage: t.Stage.Name,
+		SHA256: t.Plugin.SHA256(), Runtime: m.Runtime, Parameters: t.Opened.ParameterCount}
+}
+
+// EmbedReports encodes the reports of all cases, by the plugin that the configuration
+// names or by hashed n-grams; then there is no TextEncoder. The plugin's stage is closed
+// again.
+func EmbedReports(ctx context.Context, host *plughost.Host, c *config.Config, s *schema.Schema, cases []dataset.Case) (*Reports, *TextEncoder, error) {
+	if c.TextEncoder == nil {
+		encoder, err := textembed.Hashed(c.Text.Dim)
+		if err != nil {
+			return nil, nil, err
+		}
+		r, err := NewReports(s, cases, encoder, textembed.Cache{}, c.DataSettings.Impute)
+		return r, nil, err
+	}
+	t, err := openText(ctx, host, *c.TextEncoder, sdk.OpenRequest{Seed: c.Seed, Device: c.Device, Threads: c.Threads, Group: "text", Task: c.Task})
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := NewReports(s, cases, t.encoder(ctx), textCache(), c.DataSettings.Impute)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, note := range t.Opened.Notes {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("text encoder %s: %s", c.TextEncoder.Ref(), note))
+	}
+	return r, t, t.instance.Close(ctx)
 }
 
 // textCache is where embeddings of a plugin are kept; "" (nowhere) without a home.
@@ -149,14 +176,4 @@ func textCache() textembed.Cache {
 		return textembed.Cache{}
 	}
 	return textembed.Cache{Dir: filepath.Join(dir, "alignedfusion", "text")}
-}
-
-// sameText refuses to go on with a run whose reports would be embedded otherwise than
-// they were in training.
-func (s *Session) sameText(m *runs.Manifest) error {
-	if now := s.TextEncoder(); m.TextEncoder != "" && now != m.TextEncoder {
-		return fmt.Errorf("%w: the run's reports were embedded by %s, now it would be %s: the text encoder's weights or settings have changed",
-			dataset.ErrData, m.TextEncoder, now)
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-package workflow
+package predictions
 
 import (
 	"errors"
@@ -16,11 +16,11 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
-func TestFuseRunsFusesCaseByCase(t *testing.T) {
+func TestFuseFusesCaseByCase(t *testing.T) {
 	a, b := &dataset.Case{ID: "a"}, &dataset.Case{ID: "b"}
 	first := []Prediction{{Case: a, Boxes: []Box{{0, 0, 10, 10, 0.8, 0}}}, {Case: b}}
 	second := []Prediction{{Case: a, Boxes: []Box{{2, 0, 12, 10, 0.8, 0}}}, {Case: b, Boxes: []Box{{1, 1, 5, 5, 0.6, 0}}}}
-	got, err := FuseRuns([][]Prediction{first, second}, nil)
+	got, err := Fuse([][]Prediction{first, second}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,17 +33,17 @@ func TestFuseRunsFusesCaseByCase(t *testing.T) {
 	if len(first[1].Boxes) != 0 {
 		t.Error("the first source was changed")
 	}
-	var configError *ConfigError
-	if _, err := FuseRuns([][]Prediction{first, second[1:]}, nil); !errors.As(err, &configError) {
+	var configError *config.Error
+	if _, err := Fuse([][]Prediction{first, second[1:]}, nil); !errors.As(err, &configError) {
 		t.Errorf("sources over other cases: %v", err)
 	}
 }
 
-func TestCombineRunsAveragesProbabilities(t *testing.T) {
+func TestCombineAveragesProbabilities(t *testing.T) {
 	a := &dataset.Case{ID: "a"}
 	first := []Prediction{{Case: a, Probabilities: [][]float64{{0.8, 0.2}}}}
 	second := []Prediction{{Case: a, Probabilities: [][]float64{{0.4, 0.6}}}}
-	got, err := CombineRuns(config.Classify, [][]Prediction{first, second})
+	got, err := Combine(config.Classify, [][]Prediction{first, second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,8 +53,8 @@ func TestCombineRunsAveragesProbabilities(t *testing.T) {
 	if first[0].Probabilities[0][0] != 0.8 {
 		t.Error("the first source was changed")
 	}
-	var configError *ConfigError
-	if _, err := CombineRuns(config.Classify, [][]Prediction{first, nil}); !errors.As(err, &configError) {
+	var configError *config.Error
+	if _, err := Combine(config.Classify, [][]Prediction{first, nil}); !errors.As(err, &configError) {
 		t.Errorf("sources over other cases: %v", err)
 	}
 }

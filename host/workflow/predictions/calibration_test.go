@@ -1,4 +1,4 @@
-package workflow
+package predictions
 
 import (
 	"math"
@@ -10,7 +10,7 @@ import (
 // values were drawn from p, and p^3 is what the stage said.
 func TestTemperatureUndoesOverconfidence(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	var answers []answer
+	var answers []Answer
 	for range 20000 {
 		z := make([]float64, 4)
 		for i := range z {
@@ -22,9 +22,9 @@ func TestTemperatureUndoesOverconfidence(t *testing.T) {
 			u -= p[want]
 			want++
 		}
-		answers = append(answers, answer{temper(p, 1.0/3), want})
+		answers = append(answers, Answer{temper(p, 1.0/3), want})
 	}
-	c, err := fitTemperature(answers)
+	c, err := Calibrate(answers)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package workflow
+package feed
 
 import (
 	"fmt"
@@ -14,11 +14,30 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
-// spoiled counts the values that are left per split after takeAway on 200 cases of 4
+// configuration is a task's own, changed by settings.
+func configuration(t *testing.T, task string, sets ...string) *config.Config {
+	t.Helper()
+	c, err := config.New(task)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Data = "boxes:x"
+	for _, s := range sets {
+		if err := c.Set(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Resolve(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// spoiled counts the values that are left per split after MaskAttributes on 200 cases of 4
 // values in each split.
 func spoiled(t *testing.T, rate *float64, sets ...string) map[string]int {
 	t.Helper()
-	s := fakeSession(t, config.Classify, nil, sets...)
+	c := configuration(t, config.Classify, sets...)
 	d := &dataset.Dataset{}
 	for _, split := range []string{"train", "val", "test"} {
 		for i := range 200 {
@@ -26,7 +45,7 @@ func spoiled(t *testing.T, rate *float64, sets ...string) map[string]int {
 				Attributes: map[string]string{"a": "1", "b": "2", "c": "3", "d": "4", "none": ""}})
 		}
 	}
-	if err := takeAway(d, s.Config, rate); err != nil {
+	if err := MaskAttributes(d, c, rate); err != nil {
 		t.Fatal(err)
 	}
 	left := map[string]int{}
@@ -145,7 +164,7 @@ func TestMissingBecomesAValue(t *testing.T) {
 			"odd":   {[]int8{1, 1, 1}, []int64{1, 0, 0}, []string{"age: (missing).", "itch: present.", "region: present."}},
 		},
 	} {
-		r, err := newReports(s, cases, hashed(t, 8), textembed.Cache{}, impute)
+		r, err := NewReports(s, cases, hashed(t, 8), textembed.Cache{}, impute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -154,7 +173,7 @@ func TestMissingBecomesAValue(t *testing.T) {
 				t.Errorf("%s, case %s: %s", impute, id, diff)
 			}
 		}
-		if got, want := r.constant.Shape[1], map[config.Impute]int64{"none": 2, "category": 3, "pattern": 2}[impute]; got != want {
+		if got, want := r.ValueEmbeddings.Shape[1], map[config.Impute]int64{"none": 2, "category": 3, "pattern": 2}[impute]; got != want {
 			t.Errorf("%s: value sets of %d, want %d", impute, got, want)
 		}
 	}

@@ -1,4 +1,4 @@
-package workflow
+package predictions
 
 import (
 	"bytes"
@@ -23,7 +23,7 @@ const OutputVersion = 1
 
 // Files of RUN/predictions/SPLIT.
 const (
-	PredictionsFile = "predictions.csv"
+	File = "predictions.csv"
 	// TruthFile holds the boxes, ImagesFile every image (detect); TruthFile the labels (classify).
 	TruthFile  = "truth.csv"
 	ImagesFile = "images.csv"
@@ -32,8 +32,8 @@ const (
 // number32 is the shortest text that reads back as the same float32.
 func number32(v float64) string { return strconv.FormatFloat(v, 'g', -1, 32) }
 
-// WritePredictions writes predictions as FILE.csv, .json or .npz, whole or not at all.
-func WritePredictions(path, task string, labels []sdk.LabelSet, predictions []Prediction) error {
+// Write writes predictions as FILE.csv, .json or .npz, whole or not at all.
+func Write(path, task string, labels []sdk.LabelSet, predictions []Prediction) error {
 	var data []byte
 	var err error
 	switch strings.ToLower(filepath.Ext(path)) {
@@ -223,14 +223,14 @@ func predictionsNPZ(task string, labels []sdk.LabelSet, predictions []Prediction
 	return out
 }
 
-// SavePredictions keeps a split's predictions, with what is true of it, in the run
+// Save keeps a split's predictions, with what is true of it, in the run
 // directory, where compare finds them.
-func SavePredictions(run, split, task string, labels []sdk.LabelSet, predictions []Prediction) error {
-	dir := PredictionDir(run, split)
+func Save(run, split, task string, labels []sdk.LabelSet, predictions []Prediction) error {
+	dir := Dir(run, split)
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	if err := WritePredictions(filepath.Join(dir, PredictionsFile), task, labels, predictions); err != nil {
+	if err := Write(filepath.Join(dir, File), task, labels, predictions); err != nil {
 		return err
 	}
 	truth, images := truthRows(task, labels, predictions)
@@ -246,8 +246,8 @@ func SavePredictions(run, split, task string, labels []sdk.LabelSet, predictions
 	return nil
 }
 
-// PredictionDir is the folder of a split's predictions.
-func PredictionDir(run, split string) string {
+// Dir is the folder of a split's predictions.
+func Dir(run, split string) string {
 	if split == "" {
 		split = "all"
 	}
@@ -301,7 +301,7 @@ func Splits(run string) []string {
 	}
 	var splits []string
 	for _, e := range entries {
-		if _, err := os.Stat(filepath.Join(run, runs.PredictionDir, e.Name(), PredictionsFile)); err == nil {
+		if _, err := os.Stat(filepath.Join(run, runs.PredictionDir, e.Name(), File)); err == nil {
 			splits = append(splits, e.Name())
 		}
 	}

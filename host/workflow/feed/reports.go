@@ -1,4 +1,4 @@
-package workflow
+package feed
 
 import (
 	"encoding/json"
@@ -12,22 +12,27 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
-// reports are the encoded attributes of all cases.
-type reports struct {
-	schema   *schema.Schema
-	encoder  textembed.Encoder
-	states   map[string][]int8  // by case id, [A]
-	values   map[string][]int64 // by case id, [A]
-	prompts  map[string][]string
-	vectors  map[string][]float32 // by prompt, [E]
-	constant *tensor.Tensor       // FP32 [A,K,E]
-	json     []byte
-	warnings []string
+// Reports are the encoded attributes of all cases.
+type Reports struct {
+	Schema *schema.Schema
+	// Encoder embedded the prompts.
+	Encoder textembed.Encoder
+	// ValueEmbeddings are those of every attribute's values, FP32 [A,K,E].
+	ValueEmbeddings *tensor.Tensor
+	// StageSchema is the schema as the stages see it, JSON.
+	StageSchema []byte
+	Warnings    []string
+
+	impute  config.Impute
+	states  map[string][]int8  // by case id, [A]
+	values  map[string][]int64 // by case id, [A]
+	prompts map[string][]string
+	vectors map[string][]float32 // by prompt, [E]
 }
 
-// schemaOf builds the attribute schema from the training cases; nil when the data have
+// SchemaOf builds the attribute schema from the training cases; nil when the data have
 // no attribute columns.
-func schemaOf(d *dataset.Dataset, training []dataset.Case) (*schema.Schema, []string, error) {
+func SchemaOf(d *dataset.Dataset, training []dataset.Case) (*schema.Schema, []string, error) {
 	if len(d.AttributeColumns) == 0 {
 		return nil, nil, nil
 	}
@@ -54,14 +59,14 @@ func row(columns []string, c *dataset.Case) []string {
 	return cells
 }
 
-// newReports encodes every case; cache keeps the embeddings. A column that the data do
+// NewReports encodes every case; cache keeps the embeddings. A column that the data do
 // not have is unmentioned everywhere: a case without a report is predicted too. The
 // stages see the schema that data.impute makes of s.
-func newReports(s *schema.Schema, cases []dataset.Case, encoder textembed.Encoder, cache textembed.Cache, impute config.Impute) (_ *reports, err error) {
-	r := &reports{schema: s, encoder: encoder, states: map[string][]int8{}, values: map[string][]int64{},
+func NewReports(s *schema.Schema, cases []dataset.Case, encoder textembed.Encoder, cache textembed.Cache, impute config.Impute) (_ *Reports, err error) {
+	r := &Reports{Schema: s, Encoder: encoder, impute: impute, states: map[string][]int8{}, values: map[string][]int64{},
 		prompts: map[string][]string{}, vectors: map[string][]float32{}}
-	told := toldSchema(s, impute)
-	if r.json, err = json.Marshal(told); err != nil {
+	seen := stageSchema(s, impute)
+	if r.StageSchema, err = json.Marshal(seen); err != nil {
 		return nil, err
 	}
 	columns := s.Names()
@@ -73,7 +78,7 @@ func newReports(s *schema.Schema, cases []dataset.Case, encoder textembed.Encode
 		if err != nil {
 			return nil, fmt.Errorf("%w: %s: case %q: %w", dataset.ErrData, c.Origin, c.ID, err)
 		}
-		tell(told, impute, e)
+		encodeForStages(seen, impute, e)
 		r.states[c.ID], r.values[c.ID], r.prompts[c.ID] = e.States[0], e.Values[0], e.Prompts[0]
 		all = append(all, e.Prompts[0]...)
 		for _, u := range e.Unseen {
@@ -82,11 +87,11 @@ func newReports(s *schema.Schema, cases []dataset.Case, encoder textembed.Encode
 	}
 	for _, name := range columns {
 		if n := unseen[name]; n > 0 {
-			r.warnings = append(r.warnings, fmt.Sprintf("attribute %q: %d cells hold values that training never saw; their value counts as unknown", name, n))
+			r.Warnings = append(r.Warnings, fmt.Sprintf("attribute %q: %d cells hold values that training never saw; their value counts as unknown", name, n))
 		}
 	}
 	values := 0
-	for _, a := range told.Attributes {
+	for _, a := range seen.Attributes {
 		values = max(values, len(a.Values))
 		all = append(all, schema.ValuePrompts(a)...)
 	}
@@ -98,26 +103,34 @@ func newReports(s *schema.Schema, cases []dataset.Case, encoder textembed.Encode
 		r.vectors[prompt] = vectors[i]
 	}
 	constant := make([]float32, len(s.Attributes)*values*encoder.Dim)
-	for a, attribute := range told.Attributes {
+	for a, attribute := range seen.Attributes {
 		for k, prompt := range schema.ValuePrompts(attribute) {
 			copy(constant[(a*values+k)*encoder.Dim:], r.vectors[prompt])
 		}
 	}
-	r.constant = tensor.OfFloat32s(constant, int64(len(s.Attributes)), int64(values), int64(encoder.Dim))
+	r.ValueEmbeddings = tensor.OfFloat32s(constant, int64(len(s.Attributes)), int64(values), int64(encoder.Dim))
 	return r, nil
 }
 
-// remembering is the reports' encoder, asked for prompts alone that it has not embedded
+// Of encodes other cases in the same way.
+func (r *Reports) Of(cases []dataset.Case) (*Reports, error) {
+	return NewReports(r.Schema, cases, r.reusing(), textembed.Cache{}, r.impute)
+}
+
+// States are the states of a case's attributes, [A].
+func (r *Reports) States(id string) []int8 { return r.states[id] }
+
+// reusing is the reports' encoder, asked for prompts alone that it has not embedded
 // yet: a plugin's has been closed by then.
-func (r *reports) remembering() textembed.Encoder {
-	e := r.encoder
+func (r *Reports) reusing() textembed.Encoder {
+	e := r.Encoder
 	e.Encode = func(prompts []string) ([][]float32, error) {
 		out := make([][]float32, len(prompts))
 		for i, p := range prompts {
 			if out[i] = r.vectors[p]; out[i] != nil {
 				continue
 			}
-			v, err := r.encoder.Encode([]string{p})
+			v, err := r.Encoder.Encode([]string{p})
 			if err != nil {
 				return nil, err
 			}
@@ -129,8 +142,8 @@ func (r *reports) remembering() textembed.Encoder {
 }
 
 // ports are what the reports add to the host's ports.
-func (r *reports) ports() []sdk.Port {
-	a, e := fmt.Sprint(len(r.schema.Attributes)), fmt.Sprint(r.encoder.Dim)
+func (r *Reports) ports() []sdk.Port {
+	a, e := fmt.Sprint(len(r.Schema.Attributes)), fmt.Sprint(r.Encoder.Dim)
 	return []sdk.Port{
 		{Name: "report.embedding", DType: tensor.FP32, Shape: []string{"N", a, e}, Required: true},
 		{Name: "report.state", DType: tensor.Int8, Shape: []string{"N", a}, Required: true},
@@ -139,8 +152,8 @@ func (r *reports) ports() []sdk.Port {
 }
 
 // add puts the reports of a batch's cases among its inputs.
-func (r *reports) add(inputs map[string]*tensor.Tensor, cases []dataset.Case) {
-	n, a, e := len(cases), len(r.schema.Attributes), r.encoder.Dim
+func (r *Reports) add(inputs map[string]*tensor.Tensor, cases []dataset.Case) {
+	n, a, e := len(cases), len(r.Schema.Attributes), r.Encoder.Dim
 	states, values := make([]int8, 0, n*a), make([]int64, 0, n*a)
 	embedding := make([]float32, n*a*e)
 	for i := range cases {

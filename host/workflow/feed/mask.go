@@ -1,7 +1,6 @@
-package workflow
+package feed
 
 import (
-	"fmt"
 	"math"
 	"slices"
 
@@ -12,12 +11,9 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
-// modesFile of a run holds what data.impute=mode fills in, by attribute.
-const modesFile = "modes.json"
-
-// takeAway removes attribute values from the data as the configuration says
+// MaskAttributes removes attribute values from the data as the configuration says
 // (data.missing_*), or at one rate for all splits.
-func takeAway(d *dataset.Dataset, c *config.Config, rate *float64) error {
+func MaskAttributes(d *dataset.Dataset, c *config.Config, rate *float64) error {
 	s := &c.DataSettings
 	rateOf := func(split string) float64 {
 		switch {
@@ -97,31 +93,31 @@ func balance(sets []sdk.LabelSet, training []dataset.Case) {
 	}
 }
 
-// toldSchema is the schema as the stages see it under data.impute.
-func toldSchema(s *schema.Schema, impute config.Impute) *schema.Schema {
+// stageSchema is the schema as the stages see it under data.impute.
+func stageSchema(s *schema.Schema, impute config.Impute) *schema.Schema {
 	if impute != config.ImputeCategory && impute != config.ImputePattern {
 		return s
 	}
-	told := &schema.Schema{}
+	seen := &schema.Schema{}
 	for _, a := range s.Attributes {
 		values := []string{"present"}
 		if impute == config.ImputeCategory {
 			values = slices.Clone(a.Values)
 		}
-		told.Attributes = append(told.Attributes, schema.Attribute{
+		seen.Attributes = append(seen.Attributes, schema.Attribute{
 			Name: a.Name, Kind: schema.Categorical, Values: append(values, missing.Category),
 		})
 	}
-	return told
+	return seen
 }
 
-// tell puts the encoded cells of one case into the terms of the told schema: "missing"
+// encodeForStages puts the encoded cells of one case into the terms of the stages' schema: "missing"
 // is its last value. Cells of unknown value keep their own text.
-func tell(told *schema.Schema, impute config.Impute, e *schema.Encoded) {
+func encodeForStages(seen *schema.Schema, impute config.Impute, e *schema.Encoded) {
 	if impute != config.ImputeCategory && impute != config.ImputePattern {
 		return
 	}
-	for a, attribute := range told.Attributes {
+	for a, attribute := range seen.Attributes {
 		state, value := &e.States[0][a], &e.Values[0][a]
 		switch {
 		case schema.State(*state) == schema.Unmentioned:
@@ -134,45 +130,4 @@ func tell(told *schema.Schema, impute config.Impute, e *schema.Encoded) {
 		*state = int8(schema.Stated)
 		e.Prompts[0][a] = schema.ValuePrompts(attribute)[*value]
 	}
-}
-
-// Table are the cases of a configuration with the attributes that are left to them.
-type Table struct {
-	Data                 *dataset.Dataset
-	Training, Validation []dataset.Case
-	// Cases of the split asked for, at the rate asked for.
-	Cases  []dataset.Case
-	Labels []sdk.LabelSet
-	Schema *schema.Schema
-}
-
-// ReadTable reads what a method needs that has no plugins: training and validation
-// cases as Train sees them, and a split as PredictRun sees it. c must be resolved. The
-// data must have attributes.
-func ReadTable(c *config.Config, split string, rate *float64) (*Table, error) {
-	plain := *c
-	plain.Fusion = config.Stage{Plugin: "reports"} // so that attributes are read
-	t := &training{TrainOptions: TrainOptions{Config: &plain}}
-	if err := t.prepareData(); err != nil {
-		return nil, err
-	}
-	if t.schema == nil {
-		return nil, &ConfigError{Err: fmt.Errorf("%s has no attributes to learn from", c.Data)}
-	}
-	d, err := OpenData(c.Data, &plain, nil, nil)
-	if err != nil {
-		return nil, err
-	}
-	if err := takeAway(d, c, rate); err != nil {
-		return nil, &ConfigError{Err: err}
-	}
-	cases, err := d.Split(split)
-	return &Table{Data: d, Training: t.training, Validation: t.validation, Cases: cases, Labels: t.labels, Schema: t.schema}, err
-}
-
-// TrainingCases counts the cases that a configuration trains on. c must be resolved.
-func TrainingCases(c *config.Config) (int, error) {
-	t := &training{TrainOptions: TrainOptions{Config: c}}
-	err := t.openData(nil, nil)
-	return len(t.training), err
 }

@@ -1,7 +1,6 @@
-package workflow
+package predictions
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -18,28 +17,12 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
-// predictMirrored predicts cases as they are and with their images mirrored left-right,
-// and combines the two passes.
-func (s *Session) predictMirrored(ctx context.Context, cases []dataset.Case, report func(done int)) ([]Prediction, error) {
-	plain, err := s.Predict(ctx, cases, report)
-	if err != nil {
-		return nil, err
-	}
-	s.mirrored = true
-	defer func() { s.mirrored = false }()
-	mirrored, err := s.Predict(ctx, cases, report)
-	if err != nil {
-		return nil, err
-	}
-	return CombineRuns(s.Config.Task, [][]Prediction{plain, mirrored})
-}
-
-// CombineRuns combines what several runs of one task, or passes of one run, predict for
+// Combine combines what several runs of one task, or passes of one run, predict for
 // the same cases: boxes by weighted box fusion, probabilities of classes by their mean.
 // Everything else is taken from the first.
-func CombineRuns(task string, sources [][]Prediction) ([]Prediction, error) {
+func Combine(task string, sources [][]Prediction) ([]Prediction, error) {
 	if task == config.Detect {
-		return FuseRuns(sources, nil)
+		return Fuse(sources, nil)
 	}
 	if err := sameCases(sources); err != nil {
 		return nil, err
@@ -61,16 +44,16 @@ func CombineRuns(task string, sources [][]Prediction) ([]Prediction, error) {
 func sameCases(sources [][]Prediction) error {
 	for k, p := range sources {
 		if !slices.EqualFunc(p, sources[0], func(a, b Prediction) bool { return a.Case.ID == b.Case.ID }) {
-			return &ConfigError{Err: fmt.Errorf("source %d predicts other cases than the first", k+1)}
+			return &config.Error{Err: fmt.Errorf("source %d predicts other cases than the first", k+1)}
 		}
 	}
 	return nil
 }
 
-// FuseRuns combines the boxes of several runs, or passes, over the same cases by
+// Fuse combines the boxes of several runs, or passes, over the same cases by
 // weighted box fusion (detect.Fuse). weights may be nil. Everything but the boxes is
 // taken from the first. The most boxes per image is that of the longest source.
-func FuseRuns(sources [][]Prediction, weights []float64) ([]Prediction, error) {
+func Fuse(sources [][]Prediction, weights []float64) ([]Prediction, error) {
 	if err := sameCases(sources); err != nil {
 		return nil, err
 	}
@@ -86,7 +69,7 @@ func FuseRuns(sources [][]Prediction, weights []float64) ([]Prediction, error) {
 		}
 		fused, err := detect.Fuse(boxes, detect.FuseOptions{Weights: weights})
 		if err != nil {
-			return nil, &ConfigError{Err: err}
+			return nil, &config.Error{Err: err}
 		}
 		out[i].Boxes = nil
 		for _, b := range fused[:min(most, len(fused))] {
@@ -132,7 +115,7 @@ func Findings(predictions []Prediction, labels []sdk.LabelSet, o detect.MergeOpt
 	for _, name := range names {
 		found, err := detect.Merge(volumes[name], o)
 		if err != nil {
-			return nil, &ConfigError{Err: err}
+			return nil, &config.Error{Err: err}
 		}
 		for _, f := range found {
 			best := cases[name][f.BestZ]
@@ -165,7 +148,7 @@ func WriteFindings(path string, findings []VolumeFinding) error {
 			Findings      []VolumeFinding `json:"findings"`
 		}{OutputVersion, findings}, "", "  ")
 	default:
-		return &ConfigError{Err: fmt.Errorf("findings %s: the ending is %q, want .csv or .json", path, filepath.Ext(path))}
+		return &config.Error{Err: fmt.Errorf("findings %s: the ending is %q, want .csv or .json", path, filepath.Ext(path))}
 	}
 	if err != nil {
 		return fmt.Errorf("findings %s: %w", path, err)

@@ -1,4 +1,4 @@
-package workflow
+package feed
 
 import (
 	"context"
@@ -35,27 +35,27 @@ func NewTokenStore(limitBytes int64) *TokenStore {
 }
 
 // of returns the tokens of one encoder: by case, by port, [1,T,C].
-func (s *TokenStore) of(key [sha256.Size]byte) *rememberedTokens {
+func (s *TokenStore) of(key [sha256.Size]byte) *tokenCache {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.encoders[key] == nil {
 		s.encoders[key] = map[string]map[string]*tensor.Tensor{}
 	}
-	return &rememberedTokens{s, s.encoders[key]}
+	return &tokenCache{s, s.encoders[key]}
 }
 
-// rememberedTokens are what one encoder with one set of weights made of cases.
-type rememberedTokens struct {
+// tokenCache are what one encoder with one set of weights made of cases.
+type tokenCache struct {
 	store *TokenStore
 	cases map[string]map[string]*tensor.Tensor
 }
 
 // covers reports whether the tokens of all cases are known.
-func (r *rememberedTokens) covers(cases []dataset.Case) bool {
+func (r *tokenCache) covers(cases []dataset.Case) bool {
 	return r != nil && len(r.without(cases)) == 0
 }
 
-func (r *rememberedTokens) without(cases []dataset.Case) (unknown []dataset.Case) {
+func (r *tokenCache) without(cases []dataset.Case) (unknown []dataset.Case) {
 	r.store.mu.Lock()
 	defer r.store.mu.Unlock()
 	for i := range cases {
@@ -67,7 +67,7 @@ func (r *rememberedTokens) without(cases []dataset.Case) (unknown []dataset.Case
 }
 
 // add puts the tokens of a batch that came without images among its inputs.
-func (r *rememberedTokens) add(inputs map[string]*tensor.Tensor, cases []dataset.Case) {
+func (r *tokenCache) add(inputs map[string]*tensor.Tensor, cases []dataset.Case) {
 	if r == nil || len(cases) == 0 || !r.covers(cases) {
 		return
 	}
@@ -90,7 +90,7 @@ func (r *rememberedTokens) add(inputs map[string]*tensor.Tensor, cases []dataset
 }
 
 // keep takes the rows of a batch; false when there is no room for them.
-func (r *rememberedTokens) keep(cases []dataset.Case, outputs map[string]*tensor.Tensor) bool {
+func (r *tokenCache) keep(cases []dataset.Case, outputs map[string]*tensor.Tensor) bool {
 	r.store.mu.Lock()
 	defer r.store.mu.Unlock()
 	for _, t := range outputs {
@@ -115,46 +115,47 @@ func (r *rememberedTokens) keep(cases []dataset.Case, outputs map[string]*tensor
 	return true
 }
 
-// frozen reports whether the encoder says that its tokens depend on the image alone.
-func frozen(m *pipeline.Member) bool {
+// Frozen reports whether the encoder says that its tokens depend on the image alone.
+func Frozen(m *pipeline.Member) bool {
 	return m != nil && m.Opened.TrainableCount == 0 &&
 		slices.ContainsFunc(m.Opened.Notes, func(note string) bool { return strings.HasPrefix(note, "frozen") })
 }
 
 // residents reports whether a stage lives on what another one keeps in their process.
-func (s *Session) residents() bool {
-	return slices.ContainsFunc(s.Pipeline.Members, func(m *pipeline.Member) bool {
+func residents(p *pipeline.Pipeline) bool {
+	return slices.ContainsFunc(p.Members, func(m *pipeline.Member) bool {
 		return slices.ContainsFunc(m.Opened.Inputs, func(p sdk.Port) bool { return p.Resident })
 	})
 }
 
-// remember encodes the cases, once, if the encoder of pictures is frozen and there is
-// room for their tokens. The weights must have been loaded.
-func (s *Session) remember(ctx context.Context, cases []dataset.Case) error {
-	encoder := s.Pipeline.Member(sdk.KindEncoder)
-	if s.Config.Task != config.Classify || !frozen(encoder) || s.residents() {
+// CacheTokens encodes the cases, once, if the encoder of pictures is frozen and there is
+// room for their tokens; from then on they take the place of the pictures. The weights
+// must have been loaded. pluginSHA256 is the encoder's; a nil store keeps the tokens for
+// this feed alone.
+func (f *Feed) CacheTokens(ctx context.Context, p *pipeline.Pipeline, pluginSHA256 string, store *TokenStore, cases []dataset.Case) error {
+	if f.Config.Task != config.Classify || !Frozen(f.Encoder) || residents(p) {
 		return nil
 	}
-	if s.Tokens == nil {
-		s.Tokens = NewTokenStore(int64(s.Config.DataSettings.CacheMiB) << 20)
+	if store == nil {
+		store = NewTokenStore(int64(f.Config.DataSettings.CacheMiB) << 20)
 	}
-	key, err := s.encoderKey(ctx, encoder)
+	key, err := f.encoderKey(ctx, pluginSHA256)
 	if err != nil {
 		return err
 	}
-	r := s.Tokens.of(key)
-	unknown := r.without(cases)
+	cache := store.of(key)
+	unknown := cache.without(cases)
 	if len(unknown) > 0 {
-		err = s.encode(ctx, unknown, func(b *dataset.Batch, outputs map[string]*tensor.Tensor) bool { return r.keep(b.Cases, outputs) })
+		err = f.Encode(ctx, unknown, func(b *dataset.Batch, outputs map[string]*tensor.Tensor) bool { return cache.keep(b.Cases, outputs) })
 	}
-	s.remembered = r
+	f.tokens = cache
 	return err
 }
 
-// encode runs cases through the encoder alone, until visit returns false.
-func (s *Session) encode(ctx context.Context, cases []dataset.Case, visit func(*dataset.Batch, map[string]*tensor.Tensor) bool) (err error) {
-	alone := &pipeline.Pipeline{Members: []*pipeline.Member{s.Pipeline.Member(sdk.KindEncoder)}}
-	loader, err := s.loader(ctx, cases, false, 0, 0)
+// Encode runs cases through the encoder alone, until visit returns false.
+func (f *Feed) Encode(ctx context.Context, cases []dataset.Case, visit func(*dataset.Batch, map[string]*tensor.Tensor) bool) (err error) {
+	alone := &pipeline.Pipeline{Members: []*pipeline.Member{f.Encoder}}
+	loader, err := f.Loader(ctx, cases)
 	if err != nil {
 		return err
 	}
@@ -172,10 +173,10 @@ func (s *Session) encode(ctx context.Context, cases []dataset.Case, visit func(*
 			return err
 		}
 		outputs := map[string]*tensor.Tensor{}
-		for _, port := range alone.Members[0].Makes() {
+		for _, port := range f.Encoder.Makes() {
 			t := run.Outputs[port.Name]
 			if t == nil || len(t.Shape) == 0 || t.Shape[0] != int64(len(b.Cases)) {
-				return errors.Join(s.blame(sdk.KindEncoder, "output %q is %v, want %d cases", port.Name, t, len(b.Cases)), run.Release(ctx))
+				return errors.Join(f.Encoder.WrongOutput("output %q is %v, want %d cases", port.Name, t, len(b.Cases)), run.Release(ctx))
 			}
 			outputs[port.Name] = t
 		}
@@ -189,15 +190,10 @@ func (s *Session) encode(ctx context.Context, cases []dataset.Case, visit func(*
 
 // encoderKey is a hash over all that the tokens of a case depend on besides its
 // images: the plugin, its settings and weights, and how images are loaded.
-func (s *Session) encoderKey(ctx context.Context, encoder *pipeline.Member) (key [sha256.Size]byte, err error) {
-	c := &s.Config.DataSettings
+func (f *Feed) encoderKey(ctx context.Context, pluginSHA256 string) (key [sha256.Size]byte, err error) {
+	c, encoder := &f.Config.DataSettings, f.Encoder
 	h := sha256.New()
-	about := []any{encoder.Plugin, encoder.Stage.Name, encoder.Resolved, s.Data.Hash, s.Data.Spec, c.Size, c.Zoom, c.Slices, c.SliceSpacingMM, encoder.Opened.Inputs}
-	for _, r := range s.records {
-		if r.Role == string(sdk.KindEncoder) {
-			about = append(about, r.SHA256)
-		}
-	}
+	about := []any{encoder.Plugin, encoder.Stage.Name, encoder.Resolved, f.Data.Hash, f.Data.Spec, c.Size, c.Zoom, c.Slices, c.SliceSpacingMM, encoder.Opened.Inputs, pluginSHA256}
 	if err := json.NewEncoder(h).Encode(about); err != nil {
 		return key, err
 	}
@@ -223,55 +219,29 @@ func (s *Session) encoderKey(ctx context.Context, encoder *pipeline.Member) (key
 	return [sha256.Size]byte(h.Sum(nil)), nil
 }
 
-// Features are the mean tokens of cases as a frozen encoder sees them, [cases][C], with
-// several images one behind the other.
-func Features(ctx context.Context, o Options, cases []dataset.Case) (_ [][]float64, err error) {
-	c := *o.Config
-	c.Fusion, c.Head = config.Stage{Plugin: config.None}, config.Stage{Plugin: config.None}
-	o.Config, o.Schema, o.Train = &c, nil, false
-	s, err := Open(ctx, o)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	encoder := s.Pipeline.Member(sdk.KindEncoder)
-	if !frozen(encoder) {
-		return nil, &ConfigError{Err: fmt.Errorf("encoder %s is not frozen: features of an untrained network say nothing; set encoder.frozen=true and its weights", encoder.Plugin)}
-	}
-	if s.Tokens != nil {
-		if err := s.remember(ctx, cases); err != nil {
-			return nil, err
-		}
-	}
-	var out [][]float64
-	var failed error
-	visit := func(b *dataset.Batch, outputs map[string]*tensor.Tensor) bool {
-		rows, err := s.meanTokens(outputs, len(b.Cases))
-		out, failed = append(out, rows...), err
-		return err == nil
-	}
-	if !s.remembered.covers(cases) {
-		err = s.encode(ctx, cases, visit)
-		return out, errors.Join(err, failed)
+// Tokens visits the tokens of cases, in batches: the cached ones where there are.
+func (f *Feed) Tokens(ctx context.Context, cases []dataset.Case, visit func(*dataset.Batch, map[string]*tensor.Tensor) bool) error {
+	if !f.tokens.covers(cases) {
+		return f.Encode(ctx, cases, visit)
 	}
 	for i := range cases {
 		outputs := map[string]*tensor.Tensor{}
-		s.remembered.add(outputs, cases[i:i+1])
+		f.tokens.add(outputs, cases[i:i+1])
 		if !visit(&dataset.Batch{Cases: cases[i : i+1]}, outputs) {
 			break
 		}
 	}
-	return out, failed
+	return nil
 }
 
-// meanTokens averages the tokens of n cases, modality by modality.
-func (s *Session) meanTokens(outputs map[string]*tensor.Tensor, n int) ([][]float64, error) {
+// MeanTokens averages the tokens of n cases, modality by modality.
+func (f *Feed) MeanTokens(outputs map[string]*tensor.Tensor, n int) ([][]float64, error) {
 	rows := make([][]float64, n)
-	for _, port := range s.Pipeline.Member(sdk.KindEncoder).Makes() { // in one order for all batches
+	for _, port := range f.Encoder.Makes() { // in one order for all batches
 		t := outputs[port.Name]
 		v, err := t.Float32s()
 		if err != nil || len(t.Shape) != 3 {
-			return nil, s.blame(sdk.KindEncoder, "output %q is %v, want FP32 [N T C]", port.Name, t)
+			return nil, f.Encoder.WrongOutput("output %q is %v, want FP32 [N T C]", port.Name, t)
 		}
 		tokens, width := int(t.Shape[1]), int(t.Shape[2])
 		for i := range rows {

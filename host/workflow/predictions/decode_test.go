@@ -1,4 +1,4 @@
-package workflow
+package predictions
 
 import (
 	"errors"
@@ -15,7 +15,6 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -26,24 +25,11 @@ var (
 	half = dataset.Geometry{A: [6]float64{0.5, 0, 0, 0, 0.5, 3}, Height: 100, Width: 80, NetHeight: 64, NetWidth: 64}
 )
 
-func fakeSession(t *testing.T, task string, labels []sdk.LabelSet, sets ...string) *Session {
-	t.Helper()
-	c, err := config.New(task)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Data = "boxes:x"
-	for _, s := range sets {
-		if err := c.Set(s); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := c.Resolve(); err != nil {
-		t.Fatal(err)
-	}
-	return &Session{Options: Options{Config: c, Labels: labels}, Pipeline: &pipeline.Pipeline{Members: []*pipeline.Member{
-		{Source: pipeline.Source{Role: sdk.KindFusion, Plugin: "fuser"}}, {Source: pipeline.Source{Role: sdk.KindHead, Plugin: "header"}},
-	}}}
+// decoder reads the answers of a head "header" and a fusion "fuser".
+func decoder(task string) *Decoder {
+	return &Decoder{Task: task, Labels: lesionSet,
+		Head:   &pipeline.Member{Source: pipeline.Source{Role: sdk.KindHead, Plugin: "header"}},
+		Fusion: &pipeline.Member{Source: pipeline.Source{Role: sdk.KindFusion, Plugin: "fuser"}}}
 }
 
 func detections(boxes, scores []float32, labels []int64, image []int32) map[string]*tensor.Tensor {
@@ -54,10 +40,11 @@ func detections(boxes, scores []float32, labels []int64, image []int32) map[stri
 }
 
 func TestBoxesAreOriginalPixelsBestFirst(t *testing.T) {
-	s := fakeSession(t, config.Detect, lesionSet, "data.max_boxes=2")
+	d := decoder(config.Detect)
+	d.MaxBoxes = 2
 	b := &dataset.Batch{Cases: []dataset.Case{{ID: "a"}, {ID: "b"}}, Geometry: []dataset.Geometry{half, {A: [6]float64{1, 0, 0, 0, 1, 0}, Height: 50, Width: 50}}}
 	out := make([]Prediction, 2)
-	err := s.boxes(&pipeline.Run{Outputs: detections(
+	err := d.boxes(&pipeline.Run{Outputs: detections(
 		[]float32{1, 4, 3, 8, 10, 10, 20, 20, 0, 3, 1, 4, 2, 2, 60, 30},
 		[]float32{0.25, 0.5, 0.125, 0.75}, []int64{1, 0, 1, 0}, []int32{0, 0, 0, 1})}, b, out)
 	if err != nil {
@@ -76,7 +63,7 @@ func TestBoxesAreOriginalPixelsBestFirst(t *testing.T) {
 }
 
 func TestWhatAHeadMustNotAnswerIsBlamedOnIt(t *testing.T) {
-	s := fakeSession(t, config.Detect, lesionSet)
+	d := decoder(config.Detect)
 	nan := float32(math.NaN())
 	box := []float32{1, 1, 2, 2}
 	for name, c := range map[string]struct {
@@ -93,7 +80,7 @@ func TestWhatAHeadMustNotAnswerIsBlamedOnIt(t *testing.T) {
 	} {
 		b := &dataset.Batch{Cases: []dataset.Case{{ID: "a"}}, Geometry: []dataset.Geometry{half}}
 		out := make([]Prediction, 1)
-		err := s.boxes(&pipeline.Run{Outputs: c.outputs}, b, out)
+		err := d.boxes(&pipeline.Run{Outputs: c.outputs}, b, out)
 		var stage *pipeline.StageError
 		if c.want == "" { // the hull of the corners makes it a box again
 			if err != nil || out[0].Boxes[0].X1 > out[0].Boxes[0].X2 {
@@ -108,10 +95,10 @@ func TestWhatAHeadMustNotAnswerIsBlamedOnIt(t *testing.T) {
 }
 
 func TestProbabilitiesAreTheSoftmaxOfTheLogits(t *testing.T) {
-	s := fakeSession(t, config.Classify, lesionSet)
+	d := decoder(config.Classify)
 	out := make([]Prediction, 2)
 	logits := []float32{0, float32(math.Log(3)), 1000, 1000}
-	if err := s.probabilities(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"logits": tensor.OfFloat32s(logits, 2, 2)}}, out); err != nil {
+	if err := d.probabilities(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"logits": tensor.OfFloat32s(logits, 2, 2)}}, out); err != nil {
 		t.Fatal(err)
 	}
 	for i, want := range [][]float64{{0.25, 0.75}, {0.5, 0.5}} {
@@ -125,91 +112,28 @@ func TestProbabilitiesAreTheSoftmaxOfTheLogits(t *testing.T) {
 		"shape": tensor.OfFloat32s(logits, 1, 4), "dtype": tensor.OfInt64s([]int64{1, 2, 3, 4}, 2, 2),
 		"NaN": tensor.OfFloat32s([]float32{1, 2, 3, float32(math.NaN())}, 2, 2), "missing": nil,
 	} {
-		err := s.probabilities(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"logits": logits}}, make([]Prediction, 2))
+		err := d.probabilities(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"logits": logits}}, make([]Prediction, 2))
 		if err == nil || !strings.Contains(err.Error(), "head header: forward") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
-func hashed(t *testing.T, dim int) textembed.Encoder {
-	t.Helper()
-	e, err := textembed.Hashed(dim)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e
-}
-
-var reportSchema = &schema.Schema{Attributes: []schema.Attribute{
-	{Name: "itch", Kind: schema.Binary, Values: []string{"no", "yes"}},
-	{Name: "region", Kind: schema.Categorical, Values: []string{"face", "arm", "back"}},
-}}
-
-func TestReportPortsHoldStatesValuesAndEmbeddings(t *testing.T) {
-	cases := []dataset.Case{
-		{ID: "a", Attributes: map[string]string{"itch": "yes", "region": "arm"}},
-		{ID: "b", Attributes: map[string]string{"itch": "no"}},
-		{ID: "c", Attributes: map[string]string{"region": "possibly back", "itch": ""}},
-	}
-	r, err := newReports(reportSchema, cases, hashed(t, 16), textembed.Cache{}, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	inputs := map[string]*tensor.Tensor{}
-	r.add(inputs, cases)
-	states, _ := inputs["report.state"].Int8s()
-	values, _ := inputs["report.value"].Int64s()
-	if diff := cmp.Diff([]int8{1, 1, 2, 0, 0, 3}, states); diff != "" {
-		t.Error(diff)
-	}
-	if diff := cmp.Diff([]int64{1, 1, 0, -1, -1, 2}, values); diff != "" {
-		t.Error(diff)
-	}
-	embedding, err := inputs["report.embedding"].Float32s()
-	if err != nil || len(embedding) != 3*2*16 {
-		t.Fatalf("%d numbers, %v", len(embedding), err)
-	}
-	for i, state := range states {
-		var squares float64
-		for _, v := range embedding[i*16 : (i+1)*16] {
-			squares += float64(v) * float64(v)
-		}
-		if (state == 0) != (squares == 0) {
-			t.Errorf("cell %d with state %d has an embedding of norm %g", i, state, math.Sqrt(squares))
-		}
-	}
-	constant, err := r.constant.Float32s()
-	if err != nil || r.constant.String() != "FP32 [2 3 16]" {
-		t.Fatalf("value embeddings are %s, %v", r.constant, err)
-	}
-	for _, v := range constant[2*16 : 3*16] { // itch has two values
-		if v != 0 {
-			t.Error("the place of a value that is not there is not zero")
-		}
-	}
-	bad := []dataset.Case{{ID: "d", Origin: "data.csv:7", Attributes: map[string]string{"age": "old"}}}
-	ages := &schema.Schema{Attributes: []schema.Attribute{{Name: "age", Kind: schema.Numeric, Values: []string{"a", "b"}, Edges: []float64{5}}}}
-	if _, err := newReports(ages, bad, hashed(t, 16), textembed.Cache{}, ""); !errors.Is(err, dataset.ErrData) || !strings.Contains(err.Error(), "data.csv:7") {
-		t.Errorf("%v; want ErrData with the row", err)
-	}
-}
-
 func TestOnlyUnmentionedAttributesAreReconstructed(t *testing.T) {
-	s := fakeSession(t, config.Classify, lesionSet)
-	cases := []dataset.Case{{ID: "a", Attributes: map[string]string{"itch": "yes"}}, {ID: "b", Attributes: map[string]string{"region": "arm"}}}
-	r, err := newReports(reportSchema, cases, hashed(t, 8), textembed.Cache{}, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.reports, s.Schema = r, reportSchema
+	d := decoder(config.Classify)
+	cases := []dataset.Case{{ID: "a"}, {ID: "b"}}
+	d.Schema = &schema.Schema{Attributes: []schema.Attribute{
+		{Name: "itch", Kind: schema.Binary, Values: []string{"no", "yes"}},
+		{Name: "region", Kind: schema.Categorical, Values: []string{"face", "arm", "back"}},
+	}}
+	states := func(id string) []int8 { return map[string][]int8{"a": {1, 0}, "b": {0, 1}}[id] }
 	p := []float32{
 		0.5, 0.5, 0, 0.25, 0.25, 0.5,
 		0.125, 0.875, 0, 0.1, 0.1, 0.8,
 	}
 	out := make([]Prediction, 2)
 	b := &dataset.Batch{Cases: cases}
-	if err := s.reconstructions(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"reconstruction": tensor.OfFloat32s(p, 2, 2, 3)}}, b, out); err != nil {
+	if err := d.reconstructions(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"reconstruction": tensor.OfFloat32s(p, 2, 2, 3)}}, b, states, out); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]Reconstructed{{"region", []string{"face", "arm", "back"}, []float64{0.25, 0.25, 0.5}}}, out[0].Reconstructed); diff != "" {
@@ -218,7 +142,7 @@ func TestOnlyUnmentionedAttributesAreReconstructed(t *testing.T) {
 	if diff := cmp.Diff([]Reconstructed{{"itch", []string{"no", "yes"}, []float64{0.125, 0.875}}}, out[1].Reconstructed); diff != "" {
 		t.Error(diff)
 	}
-	err = s.reconstructions(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"reconstruction": tensor.OfFloat32s(p, 2, 3, 2)}}, b, out)
+	err := d.reconstructions(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"reconstruction": tensor.OfFloat32s(p, 2, 3, 2)}}, b, states, out)
 	if err == nil || !strings.Contains(err.Error(), "fusion fuser: forward") {
 		t.Errorf("a wrong shape: %v", err)
 	}
@@ -230,7 +154,7 @@ func TestDetectionTableIsWhatTheCommandPromises(t *testing.T) {
 		{Case: &dataset.Case{ID: "a, b.png", Patient: "p1"}, Boxes: []Box{{1, 2.5, 3, 4, float64(float32(0.1)), 1}}},
 		{Case: &dataset.Case{ID: "c.png"}},
 	}
-	if err := WritePredictions(path, config.Detect, lesionSet, predictions); err != nil {
+	if err := Write(path, config.Detect, lesionSet, predictions); err != nil {
 		t.Fatal(err)
 	}
 	data, err := os.ReadFile(path)
@@ -240,7 +164,7 @@ func TestDetectionTableIsWhatTheCommandPromises(t *testing.T) {
 	if diff := cmp.Diff("image,x1,y1,x2,y2,score,label,patient\n\"a, b.png\",1,2.5,3,4,0.1,tumour,p1\n", string(data)); diff != "" {
 		t.Error(diff)
 	}
-	if err := WritePredictions(filepath.Join(t.TempDir(), "boxes.txt"), config.Detect, lesionSet, predictions); err == nil {
+	if err := Write(filepath.Join(t.TempDir(), "boxes.txt"), config.Detect, lesionSet, predictions); err == nil {
 		t.Error("an unknown ending was accepted")
 	}
 }

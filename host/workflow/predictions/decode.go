@@ -1,11 +1,9 @@
-package workflow
+package predictions
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"slices"
 
@@ -42,100 +40,75 @@ type Prediction struct {
 	Reconstructed []Reconstructed
 }
 
-// Predict runs cases through the pipeline in EVAL mode. report is called after every
-// batch with the number of cases done; it may be nil.
-func (s *Session) Predict(ctx context.Context, cases []dataset.Case, report func(done int)) (_ []Prediction, err error) {
-	loader, err := s.loader(ctx, cases, false, 0, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer loader.Close()
-	var out []Prediction
-	for {
-		b, err := loader.Next()
-		if errors.Is(err, io.EOF) {
-			return out, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		batch, err := s.predictBatch(ctx, b)
-		if err != nil {
-			return nil, err
-		}
-		for i := range batch {
-			batch[i].Case = &cases[len(out)+i]
-		}
-		out = append(out, batch...)
-		if report != nil {
-			report(len(out))
-		}
-	}
+// Decoder reads predictions from what the stages of a pipeline answer.
+type Decoder struct {
+	Task   string
+	Labels []sdk.LabelSet
+	// MaxBoxes per image; 0 sets no bound.
+	MaxBoxes int
+	// Head makes boxes or logits, Fusion the reconstructions.
+	Head, Fusion *pipeline.Member
+	// Schema of the attributes; nil when the pipeline reads none.
+	Schema *schema.Schema
+	// Temperature of the reported reconstructions; 0 leaves them as they come.
+	Temperature float64
 }
 
-func (s *Session) predictBatch(ctx context.Context, b *dataset.Batch) (_ []Prediction, err error) {
-	run, err := s.Pipeline.Forward(ctx, pipeline.ForwardOptions{Seed: pipeline.Seed(s.Config.Seed, "predict")}, s.inputs(b).Inputs)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, run.Release(context.WithoutCancel(ctx))) }()
+// Decode reads the predictions of a batch; states are those of a case's attributes, by
+// its id.
+func (d *Decoder) Decode(run *pipeline.Run, b *dataset.Batch, states func(id string) []int8) ([]Prediction, error) {
 	out := make([]Prediction, len(b.Cases))
-	if s.Config.Task == config.Detect {
-		err = s.boxes(run, b, out)
+	var err error
+	if d.Task == config.Detect {
+		err = d.boxes(run, b, out)
 	} else {
-		err = s.probabilities(run, out)
+		err = d.probabilities(run, out)
 	}
-	if err == nil && s.reports != nil {
-		err = s.reconstructions(run, b, out)
+	if err == nil && d.Schema != nil {
+		err = d.reconstructions(run, b, states, out)
 	}
 	return out, err
 }
 
-// blame makes an error about what a stage answered.
-func (s *Session) blame(role sdk.Kind, format string, args ...any) error {
-	m := s.Pipeline.Member(role)
-	return &pipeline.StageError{Role: role, Plugin: m.Plugin, Call: "forward", Err: fmt.Errorf(format, args...)}
-}
-
 // boxes reads boxes, scores, labels and image, and maps them to the original images.
-func (s *Session) boxes(run *pipeline.Run, b *dataset.Batch, out []Prediction) error {
+func (d *Decoder) boxes(run *pipeline.Run, b *dataset.Batch, out []Prediction) error {
 	boxes, err1 := run.Outputs["boxes"].Float32s()
 	scores, err2 := run.Outputs["scores"].Float32s()
 	image, err3 := run.Outputs["image"].Int32s()
 	if err := errors.Join(err1, err2, err3); err != nil {
-		return s.blame(sdk.KindHead, "outputs boxes, scores and image: %w", err)
+		return d.Head.WrongOutput("outputs boxes, scores and image: %w", err)
 	}
 	labels := make([]int64, len(scores))
 	if t := run.Outputs["labels"]; t != nil {
 		given, err := t.Int64s()
 		if err != nil {
-			return s.blame(sdk.KindHead, "output labels: %w", err)
+			return d.Head.WrongOutput("output labels: %w", err)
 		}
 		labels = given
 	}
 	if len(boxes) != 4*len(scores) || len(image) != len(scores) || len(labels) != len(scores) {
-		return s.blame(sdk.KindHead, "%d boxes, %d scores, %d labels, %d images; want as many of each", len(boxes)/4, len(scores), len(labels), len(image))
+		return d.Head.WrongOutput("%d boxes, %d scores, %d labels, %d images; want as many of each", len(boxes)/4, len(scores), len(labels), len(image))
 	}
 	for k, at := range image {
 		v := boxes[4*k : 4*k+4]
 		for _, x := range append([]float32{scores[k]}, v...) {
 			if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
-				return s.blame(sdk.KindHead, "box %d of case %q is %v with score %v, want finite numbers", k, b.Cases[0].ID, v, scores[k])
+				return d.Head.WrongOutput("box %d of case %q is %v with score %v, want finite numbers", k, b.Cases[0].ID, v, scores[k])
 			}
 		}
 		if at < 0 || int(at) >= len(b.Cases) {
-			return s.blame(sdk.KindHead, "box %d belongs to image %d of a batch of %d", k, at, len(b.Cases))
+			return d.Head.WrongOutput("box %d belongs to image %d of a batch of %d", k, at, len(b.Cases))
 		}
-		if n := len(s.Labels[0].Classes); labels[k] < 0 || labels[k] >= int64(n) {
-			return s.blame(sdk.KindHead, "box %d has label %d, there are %d classes", k, labels[k], n)
+		if n := len(d.Labels[0].Classes); labels[k] < 0 || labels[k] >= int64(n) {
+			return d.Head.WrongOutput("box %d has label %d, there are %d classes", k, labels[k], n)
 		}
 		x1, y1, x2, y2 := b.Geometry[at].BoxToOriginal(float64(v[0]), float64(v[1]), float64(v[2]), float64(v[3]))
 		if x2 < x1 || y2 < y1 {
-			return s.blame(sdk.KindHead, "box %d is %v, want x1 <= x2 and y1 <= y2", k, v)
+			return d.Head.WrongOutput("box %d is %v, want x1 <= x2 and y1 <= y2", k, v)
 		}
 		out[at].Boxes = append(out[at].Boxes, Box{x1, y1, x2, y2, float64(scores[k]), int(labels[k])})
 	}
-	limit := s.Config.DataSettings.MaxBoxes
+	limit := d.MaxBoxes
 	for i := range out {
 		slices.SortStableFunc(out[i].Boxes, func(a, b Box) int { return cmp.Compare(b.Score, a.Score) })
 		if limit > 0 && len(out[i].Boxes) > limit {
@@ -146,18 +119,26 @@ func (s *Session) boxes(run *pipeline.Run, b *dataset.Batch, out []Prediction) e
 }
 
 // probabilities are the softmax of the logits.
-func (s *Session) probabilities(run *pipeline.Run, out []Prediction) error {
-	for _, set := range s.Labels {
-		name := logitsName(s.Labels, set.Name)
+func (d *Decoder) probabilities(run *pipeline.Run, out []Prediction) error {
+	for _, set := range d.Labels {
+		name := logitsName(d.Labels, set.Name)
 		logits, err := rows(run.Outputs[name], len(out), len(set.Classes))
 		if err != nil {
-			return s.blame(sdk.KindHead, "output %q: %w", name, err)
+			return d.Head.WrongOutput("output %q: %w", name, err)
 		}
 		for i, z := range logits {
 			out[i].Probabilities = append(out[i].Probabilities, softmax(z))
 		}
 	}
 	return nil
+}
+
+// logitsName follows the rule of target.label.
+func logitsName(sets []sdk.LabelSet, name string) string {
+	if len(sets) > 1 {
+		return "logits." + name
+	}
+	return "logits"
 }
 
 // rows reads an FP32 [n, k] tensor of finite numbers.
@@ -196,36 +177,36 @@ func softmax(z []float64) []float64 {
 }
 
 // reconstructions keeps the probabilities of the attributes a report does not mention.
-func (s *Session) reconstructions(run *pipeline.Run, b *dataset.Batch, out []Prediction) error {
+func (d *Decoder) reconstructions(run *pipeline.Run, b *dataset.Batch, statesOf func(id string) []int8, out []Prediction) error {
 	t := run.Outputs["reconstruction"]
 	if t == nil {
 		return nil
 	}
 	p, err := t.Float32s()
-	n, a := int64(len(out)), int64(len(s.Schema.Attributes))
+	n, a := int64(len(out)), int64(len(d.Schema.Attributes))
 	if err != nil || len(t.Shape) != 3 || t.Shape[0] != n || t.Shape[1] != a {
-		return s.blame(sdk.KindFusion, "output \"reconstruction\" is %s, want FP32 [%d %d K]", t, n, a)
+		return d.Fusion.WrongOutput("output \"reconstruction\" is %s, want FP32 [%d %d K]", t, n, a)
 	}
 	width := int(t.Shape[2])
 	for i := range out {
-		states := s.reports.states[b.Cases[i].ID]
-		for k, attribute := range s.Schema.Attributes {
+		states := statesOf(b.Cases[i].ID)
+		for k, attribute := range d.Schema.Attributes {
 			if schema.State(states[k]) != schema.Unmentioned {
 				continue
 			}
 			if width < len(attribute.Values) {
-				return s.blame(sdk.KindFusion, "output \"reconstruction\" has %d values, attribute %q has %d", width, attribute.Name, len(attribute.Values))
+				return d.Fusion.WrongOutput("output \"reconstruction\" has %d values, attribute %q has %d", width, attribute.Name, len(attribute.Values))
 			}
 			r := Reconstructed{Attribute: attribute.Name, Values: attribute.Values}
 			at := (i*int(a) + k) * width
 			for _, v := range p[at : at+len(attribute.Values)] {
 				if !(v >= 0 && v <= 1.001) {
-					return s.blame(sdk.KindFusion, "output \"reconstruction\" holds %v, want probabilities", v)
+					return d.Fusion.WrongOutput("output \"reconstruction\" holds %v, want probabilities", v)
 				}
 				r.Probabilities = append(r.Probabilities, float64(v))
 			}
-			if s.temperature > 0 {
-				r.Probabilities = temper(r.Probabilities, s.temperature)
+			if d.Temperature > 0 {
+				r.Probabilities = temper(r.Probabilities, d.Temperature)
 			}
 			out[i].Reconstructed = append(out[i].Reconstructed, r)
 		}

@@ -1,4 +1,4 @@
-package workflow
+package feed
 
 import (
 	"path/filepath"
@@ -23,13 +23,11 @@ func TestMirroredPassTurnsPictures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := fakeSession(t, config.Classify, nil, "data.size=32")
-	s.Data = d
+	f := New(configuration(t, config.Classify, "data.size=32"), d, nil, nil)
 	port := sdk.Port{Name: d.Modalities[0], DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, Required: true}
-	s.Pipeline.Members = append(s.Pipeline.Members, &pipeline.Member{Source: pipeline.Source{Role: sdk.KindEncoder, Plugin: "eye"},
-		Opened: &sdk.OpenResponse{Inputs: []sdk.Port{port}}})
+	f.Encoder = &pipeline.Member{Opened: &sdk.OpenResponse{Inputs: []sdk.Port{port}}}
 	pixels := func() ([]float32, []int64) {
-		l, err := s.loader(t.Context(), d.Cases, false, 0, 0)
+		l, err := f.Loader(t.Context(), d.Cases)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,11 +47,11 @@ func TestMirroredPassTurnsPictures(t *testing.T) {
 		return values, x.Shape
 	}
 	plain, shape := pixels()
-	s.remembered = NewTokenStore(1 << 20).of([32]byte{})
+	f.tokens = NewTokenStore(1 << 20).of([32]byte{})
 	for i := range d.Cases {
-		s.remembered.cases[d.Cases[i].ID] = map[string]*tensor.Tensor{}
+		f.tokens.cases[d.Cases[i].ID] = map[string]*tensor.Tensor{}
 	}
-	s.mirrored = true
+	f.Mirrored = true
 	mirrored, _ := pixels()
 	width := int(shape[len(shape)-1])
 	symmetric := true

@@ -1,4 +1,4 @@
-package workflow
+package predictions
 
 import (
 	"errors"
@@ -84,11 +84,11 @@ func EvaluateClasses(cases []dataset.Case, predictions []Prediction, sets []sdk.
 	return out, nil
 }
 
-// score is the number that decides which checkpoint is best, with all that was measured.
-func (s *Session) score(cases []dataset.Case, predictions []Prediction) (name string, value float64, metrics map[string]float64, err error) {
+// Score is the number that decides which checkpoint is best, with all that was measured.
+func Score(c *config.Config, labels []sdk.LabelSet, cases []dataset.Case, predictions []Prediction) (name string, value float64, metrics map[string]float64, err error) {
 	metrics = map[string]float64{}
-	if s.Config.Task == config.Detect {
-		p, err := Protocol(s.Config)
+	if c.Task == config.Detect {
+		p, err := Protocol(c)
 		if err != nil {
 			return "", 0, nil, err
 		}
@@ -106,13 +106,13 @@ func (s *Session) score(cases []dataset.Case, predictions []Prediction) (name st
 		metrics["mean_sensitivity"], metrics["average_precision"] = r.MeanSensitivity, r.AP
 		return name, r.MeanSensitivity, finite(metrics), nil
 	}
-	results, err := EvaluateClasses(cases, predictions, s.Labels)
+	results, err := EvaluateClasses(cases, predictions, labels)
 	if err != nil {
 		return "", 0, nil, err
 	}
 	name = "balanced accuracy"
 	measure := func(m classify.Metrics) float64 { return m.BalancedAccuracy }
-	if s.Config.Train.BestBy == config.MacroAUROC {
+	if c.Train.BestBy == config.MacroAUROC {
 		name = "macro AUROC"
 		measure = func(m classify.Metrics) float64 { return m.MacroAUROC }
 	}
@@ -120,7 +120,7 @@ func (s *Session) score(cases []dataset.Case, predictions []Prediction) (name st
 		value += measure(r.Metrics) / float64(len(results))
 		suffix := ""
 		if len(results) > 1 {
-			suffix = "." + s.Labels[i].Name
+			suffix = "." + labels[i].Name
 		}
 		metrics["accuracy"+suffix] = r.Metrics.Accuracy
 		metrics["balanced_accuracy"+suffix] = r.Metrics.BalancedAccuracy

@@ -1,0 +1,178 @@
+// Package feed makes of cases and their reports what the stages of a pipeline take:
+// pictures and volumes, encoded reports, targets, and the tokens of a frozen encoder.
+package feed
+
+import (
+	"context"
+
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/pipeline"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// Feed loads the cases of a data set for a pipeline.
+type Feed struct {
+	Config *config.Config
+	Data   *dataset.Dataset
+	// Labels are the classes in the order the stages know them.
+	Labels []sdk.LabelSet
+	// Reports of the cases; nil when the pipeline reads none.
+	Reports *Reports
+	// Encoder is the stage that takes the pictures; nil when there is none.
+	Encoder *pipeline.Member
+	// Mirrored turns the pictures left-right.
+	Mirrored bool
+
+	cache  *dataset.Cache
+	tokens *tokenCache
+}
+
+// New makes a feed; reports may be nil.
+func New(c *config.Config, d *dataset.Dataset, labels []sdk.LabelSet, reports *Reports) *Feed {
+	return &Feed{Config: c, Data: d, Labels: labels, Reports: reports,
+		cache: dataset.NewCache(int64(c.DataSettings.CacheMiB) << 20)}
+}
+
+// Ports are what the host gives the pipeline.
+func (f *Feed) Ports(train bool) []sdk.Port {
+	var ports []sdk.Port
+	for _, m := range f.Data.Modalities {
+		if m == dataset.Volume {
+			ports = append(ports,
+				sdk.Port{Name: m, DType: tensor.FP32, Shape: []string{"N", "1", "D", "H", "W"}, Required: true},
+				sdk.Port{Name: "spacing", DType: tensor.FP32, Shape: []string{"N", "3"}, Required: true})
+			continue
+		}
+		ports = append(ports, sdk.Port{Name: m, DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, Required: true})
+	}
+	if f.Reports != nil {
+		ports = append(ports, f.Reports.ports()...)
+	}
+	if !train {
+		return ports
+	}
+	if f.Config.Task == config.Detect {
+		return append(ports,
+			sdk.Port{Name: "target.boxes", DType: tensor.FP32, Shape: []string{"M", "4"}, Required: true},
+			sdk.Port{Name: "target.image", DType: tensor.Int32, Shape: []string{"M"}, Required: true},
+			sdk.Port{Name: "target.class", DType: tensor.Int64, Shape: []string{"M"}, Required: true},
+			sdk.Port{Name: "target.recist", DType: tensor.FP32, Shape: []string{"M", "8"}, Required: true},
+			sdk.Port{Name: "target.ignore", DType: tensor.FP32, Shape: []string{"I", "4"}, Required: true},
+			sdk.Port{Name: "target.ignore.image", DType: tensor.Int32, Shape: []string{"I"}, Required: true},
+		)
+	}
+	for _, set := range f.Labels {
+		ports = append(ports, sdk.Port{Name: targetName(f.Labels, set.Name), DType: tensor.Int64, Shape: []string{"N"}, Required: true})
+	}
+	return ports
+}
+
+// targetName is target.label, or target.label.<task> when there are several tasks;
+// logits follow the same rule.
+func targetName(sets []sdk.LabelSet, name string) string {
+	if len(sets) > 1 {
+		return "target.label." + name
+	}
+	return "target.label"
+}
+
+// Loader starts loading cases in the background, to be predicted.
+func (f *Feed) Loader(ctx context.Context, cases []dataset.Case) (*dataset.Loader, error) {
+	return f.loader(ctx, cases, false, 0, 0)
+}
+
+// loader starts loading cases; in training from batch number first of an epoch on.
+func (f *Feed) loader(ctx context.Context, cases []dataset.Case, train bool, epoch, first int) (*dataset.Loader, error) {
+	c := &f.Config.DataSettings
+	o := dataset.LoaderOptions{
+		Load: dataset.LoadOptions{
+			Slices: c.Slices, SliceSpacingMM: c.SliceSpacingMM,
+			Size: c.Size, Zoom: c.Zoom, Seed: pipeline.Seed(f.Config.Seed, "data"),
+		},
+		Batch: f.BatchSize(), Epoch: epoch, Start: first,
+		Workers: c.Workers, Ports: []sdk.Port{}, Cache: f.cache,
+	}
+	varied := f.Mirrored || train && (c.Augment != config.AugmentNone || c.Crop > 0)
+	if f.Encoder != nil && (varied || !f.tokens.covers(cases)) {
+		o.Ports = f.Encoder.Opened.Inputs
+	}
+	if train {
+		o.Load.CropSize, o.Load.PositiveCrop = c.Crop, c.PositiveCrop
+		switch c.Augment {
+		case config.AugmentDetection:
+			o.Load.Augment = dataset.DetectionAugment()
+		case config.AugmentAnyWay:
+			o.Load.Augment = dataset.AnyWayAugment()
+		case config.AugmentPicture:
+			o.Load.Augment = dataset.PictureAugment()
+		}
+		o.Shuffle, o.Targets = true, true
+		o.DropLast = len(cases) >= o.Batch
+	} else if f.Config.Task == config.Detect {
+		// One image at a time: what a batch is padded to must not change its boxes.
+		o.Batch = 1
+	}
+	if f.Mirrored {
+		o.Load.Augment = dataset.AugmentOptions{FlipX: 1}
+	}
+	return dataset.NewLoader(ctx, f.Data, cases, o)
+}
+
+// BatchSize is the number of cases per micro-batch.
+func (f *Feed) BatchSize() int { return f.Config.Train.BatchSize }
+
+// Inputs are a batch as the pipeline takes it.
+func (f *Feed) Inputs(b *dataset.Batch) pipeline.Batch {
+	out := pipeline.Batch{Inputs: b.Tensors}
+	for i := range b.Cases {
+		out.IDs = append(out.IDs, b.Cases[i].ID)
+	}
+	if f.Reports != nil {
+		f.Reports.add(out.Inputs, b.Cases)
+	}
+	f.tokens.add(out.Inputs, b.Cases)
+	return out
+}
+
+// Source gives the training loop its batches.
+type Source struct {
+	feed  *Feed
+	ctx   context.Context
+	cases []dataset.Case
+}
+
+// Source feeds the training loop with cases. Loading goes on when ctx is cancelled: the
+// step under way is finished.
+func (f *Feed) Source(ctx context.Context, cases []dataset.Case) *Source {
+	return &Source{f, context.WithoutCancel(ctx), cases}
+}
+
+// BatchesPerEpoch counts full batches; a split smaller than a batch is one.
+func (s *Source) BatchesPerEpoch() int { return max(1, len(s.cases)/s.feed.BatchSize()) }
+
+// Epoch starts loading.
+func (s *Source) Epoch(epoch, first int) (loop.Batches, error) {
+	l, err := s.feed.loader(s.ctx, s.cases, true, epoch, first)
+	if err != nil {
+		return nil, err
+	}
+	return &batches{s.feed, l}, nil
+}
+
+type batches struct {
+	feed   *Feed
+	loader *dataset.Loader
+}
+
+func (b *batches) Next(context.Context) (pipeline.Batch, error) {
+	loaded, err := b.loader.Next()
+	if err != nil {
+		return pipeline.Batch{}, err
+	}
+	return b.feed.Inputs(loaded), nil
+}
+
+func (b *batches) Close() error { b.loader.Close(); return nil }

@@ -1,0 +1,78 @@
+package feed
+
+import (
+	"errors"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/host/report/textembed"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+func hashed(t *testing.T, dim int) textembed.Encoder {
+	t.Helper()
+	e, err := textembed.Hashed(dim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+var reportSchema = &schema.Schema{Attributes: []schema.Attribute{
+	{Name: "itch", Kind: schema.Binary, Values: []string{"no", "yes"}},
+	{Name: "region", Kind: schema.Categorical, Values: []string{"face", "arm", "back"}},
+}}
+
+func TestReportPortsHoldStatesValuesAndEmbeddings(t *testing.T) {
+	cases := []dataset.Case{
+		{ID: "a", Attributes: map[string]string{"itch": "yes", "region": "arm"}},
+		{ID: "b", Attributes: map[string]string{"itch": "no"}},
+		{ID: "c", Attributes: map[string]string{"region": "possibly back", "itch": ""}},
+	}
+	r, err := NewReports(reportSchema, cases, hashed(t, 16), textembed.Cache{}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inputs := map[string]*tensor.Tensor{}
+	r.add(inputs, cases)
+	states, _ := inputs["report.state"].Int8s()
+	values, _ := inputs["report.value"].Int64s()
+	if diff := cmp.Diff([]int8{1, 1, 2, 0, 0, 3}, states); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]int64{1, 1, 0, -1, -1, 2}, values); diff != "" {
+		t.Error(diff)
+	}
+	embedding, err := inputs["report.embedding"].Float32s()
+	if err != nil || len(embedding) != 3*2*16 {
+		t.Fatalf("%d numbers, %v", len(embedding), err)
+	}
+	for i, state := range states {
+		var squares float64
+		for _, v := range embedding[i*16 : (i+1)*16] {
+			squares += float64(v) * float64(v)
+		}
+		if (state == 0) != (squares == 0) {
+			t.Errorf("cell %d with state %d has an embedding of norm %g", i, state, math.Sqrt(squares))
+		}
+	}
+	constant, err := r.ValueEmbeddings.Float32s()
+	if err != nil || r.ValueEmbeddings.String() != "FP32 [2 3 16]" {
+		t.Fatalf("value embeddings are %s, %v", r.ValueEmbeddings, err)
+	}
+	for _, v := range constant[2*16 : 3*16] { // itch has two values
+		if v != 0 {
+			t.Error("the place of a value that is not there is not zero")
+		}
+	}
+	bad := []dataset.Case{{ID: "d", Origin: "data.csv:7", Attributes: map[string]string{"age": "old"}}}
+	ages := &schema.Schema{Attributes: []schema.Attribute{{Name: "age", Kind: schema.Numeric, Values: []string{"a", "b"}, Edges: []float64{5}}}}
+	if _, err := NewReports(ages, bad, hashed(t, 16), textembed.Cache{}, ""); !errors.Is(err, dataset.ErrData) || !strings.Contains(err.Error(), "data.csv:7") {
+		t.Errorf("%v; want ErrData with the row", err)
+	}
+}

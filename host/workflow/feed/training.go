@@ -1,0 +1,194 @@
+package feed
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/dataset/missing"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// OpenData opens a data set for a configuration's task. attributes nil takes the
+// configuration's choice. An error wraps dataset.ErrData.
+func OpenData(spec string, c *config.Config, labels []sdk.LabelSet, attributes []string) (*dataset.Dataset, error) {
+	o := dataset.Options{Task: dataset.Task(c.Task), LabelSets: labels, Attributes: attributes}
+	if attributes == nil && c.Attributes != nil {
+		o.Attributes = append([]string{}, *c.Attributes...)
+	}
+	if c.Fusion.Plugin == config.None {
+		o.Attributes = []string{} // nobody would read them
+	}
+	d, err := dataset.Open(spec, o)
+	if err != nil {
+		return nil, err
+	}
+	if string(d.Task) != c.Task {
+		return nil, fmt.Errorf("%w: %s is data for the task %s, the pipeline is for %s", dataset.ErrData, spec, d.Task, c.Task)
+	}
+	return d, nil
+}
+
+// HasTable reports whether a data spec names data with columns of attributes.
+func HasTable(spec string) bool {
+	layout, _, _ := strings.Cut(spec, ":")
+	return slices.Contains([]string{"deeplesion", "boxes", "table", "derm7pt"}, layout)
+}
+
+// TrainingData are the cases that a run learns from and is validated on.
+type TrainingData struct {
+	Data                 *dataset.Dataset
+	Training, Validation []dataset.Case
+	Labels               []sdk.LabelSet
+	// Schema of the attributes; nil when the pipeline reads none.
+	Schema *schema.Schema
+	// Modes are what data.impute=mode puts where an attribute is missing.
+	Modes    map[string]string
+	Warnings []string
+
+	config *config.Config
+}
+
+// PrepareTraining opens the data of a new run and chooses labels and attributes from
+// the training split. c must be resolved.
+func PrepareTraining(c *config.Config) (*TrainingData, error) {
+	t := &TrainingData{config: c}
+	if err := t.open(nil); err != nil {
+		return nil, err
+	}
+	t.Labels = slices.Clone(t.Data.Labels)
+	if t.config.DataSettings.ClassWeights == config.Balanced {
+		balance(t.Labels, t.Training)
+	}
+	if t.config.Fusion.Plugin == config.None {
+		return t, nil
+	}
+	s, warnings, err := SchemaOf(t.Data, t.Training)
+	if err != nil {
+		return nil, err
+	}
+	t.Schema, t.Warnings = s, append(t.Warnings, warnings...)
+	if t.config.DataSettings.Impute == config.ImputeMode {
+		t.Modes = missing.Modes(t.Training)
+		t.Data.Cases = missing.Fill(t.Data.Cases, t.Modes)
+	}
+	return t, nil
+}
+
+// ReopenTraining opens the data of a run that goes on, with the labels, schema and modes
+// it began with.
+func ReopenTraining(c *config.Config, labels []sdk.LabelSet, s *schema.Schema, modes map[string]string) (*TrainingData, error) {
+	t := &TrainingData{config: c, Labels: labels, Schema: s, Modes: modes}
+	if err := t.open(labels); err != nil {
+		return nil, err
+	}
+	t.Data.Cases = missing.Fill(t.Data.Cases, t.Modes)
+	return t, nil
+}
+
+func (t *TrainingData) open(labels []sdk.LabelSet) (err error) {
+	c := t.config
+	if t.Data, err = OpenData(c.Data, c, labels, nil); err != nil {
+		return err
+	}
+	if err := MaskAttributes(t.Data, c, nil); err != nil {
+		return &config.Error{Err: err}
+	}
+	if t.Training, err = t.Data.Split(c.DataSettings.TrainSplit); err != nil {
+		return err
+	}
+	if err := needTargets(t.Data, t.Training, "nothing can be learned from them"); err != nil {
+		return err
+	}
+	t.Training = fraction(t.Training, c.DataSettings.TrainFraction, uint64(c.DataSettings.MissingSeed))
+	if t.Validation, err = t.Data.Split(c.DataSettings.ValidationSplit); err != nil {
+		return fmt.Errorf("%w; the best checkpoint is chosen on a validation split (data.validation_split)", err)
+	}
+	t.warnOfSplits()
+	return needTargets(t.Data, t.Validation, "the best checkpoint cannot be chosen on them")
+}
+
+// warnOfSplits names splits that the run does not use, for a misspelt one would lose its
+// cases in silence (the test split is not meant to be used), and those it uses twice.
+func (t *TrainingData) warnOfSplits() {
+	c := &t.config.DataSettings
+	counts := t.Data.Splits()
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		trained, validated := dataset.InSplit(name, c.TrainSplit), dataset.InSplit(name, c.ValidationSplit)
+		switch {
+		case trained && validated:
+			t.Warnings = append(t.Warnings, fmt.Sprintf("the %d cases of split %q are trained on and validated on: what is measured there says nothing about other cases", counts[name], name))
+		case !trained && !validated && name != "test":
+			t.Warnings = append(t.Warnings, fmt.Sprintf("%d cases are in split %q, which is not used: this run trains on %q and validates on %q",
+				counts[name], name, c.TrainSplit, c.ValidationSplit))
+		}
+	}
+}
+
+// needTargets names the first of a split's cases that have no targets.
+func needTargets(d *dataset.Dataset, cases []dataset.Case, why string) error {
+	if d.Task == dataset.Classify && len(d.Labels) == 0 {
+		return fmt.Errorf("%w: %s: there is no label column: want label, or label.NAME for each of several tasks (or name it: ?labels=COLUMN)", dataset.ErrData, d.Spec)
+	}
+	for i := range cases {
+		if c := &cases[i]; !c.HasTargets {
+			return fmt.Errorf("%w: %s: split %q has cases without targets, the first is %q: %s", dataset.ErrData, c.Origin, c.Split, c.ID, why)
+		}
+	}
+	return nil
+}
+
+// Repeated are the cases whose tokens serve more than once: those of the validation,
+// and those of the training unless they are varied at random.
+func (t *TrainingData) Repeated() []dataset.Case {
+	c := &t.config.DataSettings
+	if c.Augment != config.AugmentNone || c.Crop > 0 {
+		return t.Validation
+	}
+	return slices.Concat(t.Training, t.Validation)
+}
+
+// Table are the cases of a configuration with the attributes that are left to them.
+type Table struct {
+	Data                 *dataset.Dataset
+	Training, Validation []dataset.Case
+	// Cases of the split asked for, at the rate asked for.
+	Cases  []dataset.Case
+	Labels []sdk.LabelSet
+	Schema *schema.Schema
+}
+
+// ReadTable reads what a method needs that has no plugins: training and validation
+// cases as Train sees them, and a split as PredictRun sees it. c must be resolved. The
+// data must have attributes.
+func ReadTable(c *config.Config, split string, rate *float64) (*Table, error) {
+	plain := *c
+	plain.Fusion = config.Stage{Plugin: "reports"} // so that attributes are read
+	t, err := PrepareTraining(&plain)
+	if err != nil {
+		return nil, err
+	}
+	if t.Schema == nil {
+		return nil, &config.Error{Err: fmt.Errorf("%s has no attributes to learn from", c.Data)}
+	}
+	d, err := OpenData(c.Data, &plain, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := MaskAttributes(d, c, rate); err != nil {
+		return nil, &config.Error{Err: err}
+	}
+	cases, err := d.Split(split)
+	return &Table{Data: d, Training: t.Training, Validation: t.Validation, Cases: cases, Labels: t.Labels, Schema: t.Schema}, err
+}
+
+// TrainingCases counts the cases that a configuration trains on. c must be resolved.
+func TrainingCases(c *config.Config) (int, error) {
+	t := &TrainingData{config: c}
+	err := t.open(nil)
+	return len(t.Training), err
+}

@@ -1,0 +1,93 @@
+package workflow
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// modesFile of a run holds what data.impute=mode fills in, by attribute.
+const modesFile = "modes.json"
+
+// RunFiles are what a run directory says about its pipeline.
+type RunFiles struct {
+	Config   *config.Config
+	Manifest *runs.Manifest
+	Schema   *schema.Schema
+	Labels   []sdk.LabelSet
+	// Modes are what data.impute=mode puts where an attribute is missing.
+	Modes map[string]string
+	// Calibration of the reconstruction; nil where none was fitted.
+	Calibration *predictions.Calibration
+}
+
+// ReadRun reads configuration, manifest, schema and labels of a run. It fails with
+// runs.ErrNotARun or runs.ErrDamaged.
+func ReadRun(dir string) (*RunFiles, error) {
+	if !runs.IsRun(dir) {
+		return nil, fmt.Errorf("%s: %w (no %s in it)", dir, runs.ErrNotARun, runs.ConfigFile)
+	}
+	r, err := readRun(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", runs.ErrDamaged, err)
+	}
+	return r, nil
+}
+
+func readRun(dir string) (*RunFiles, error) {
+	data, err := os.ReadFile(filepath.Join(dir, runs.ConfigFile))
+	if err != nil {
+		return nil, err
+	}
+	r := &RunFiles{}
+	if r.Config, err = config.Parse(data); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, runs.ConfigFile), err)
+	}
+	if err := r.Config.Resolve(); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, runs.ConfigFile), err)
+	}
+	if r.Manifest, err = runs.ReadManifest(dir); err != nil {
+		return nil, err
+	}
+	if err := readJSON(filepath.Join(dir, runs.LabelsFile), &r.Labels); err != nil {
+		return nil, err
+	}
+	var s schema.Schema
+	switch err := readJSON(filepath.Join(dir, runs.SchemaFile), &s); {
+	case err == nil:
+		r.Schema = &s
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, err
+	}
+	if err := readJSON(filepath.Join(dir, calibrationFile), &r.Calibration); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if c := r.Calibration; c != nil && !(c.Temperature > 0) {
+		return nil, fmt.Errorf("%s: the temperature is %v, want more than 0", filepath.Join(dir, calibrationFile), c.Temperature)
+	}
+	if err := readJSON(filepath.Join(dir, modesFile), &r.Modes); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	return r, nil
+}
+
+func readJSON(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
