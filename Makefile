@@ -16,6 +16,7 @@ export LIBTORCH
 # hash, and equal sources must give equal plugins.
 VERSION := 0.1.0-dev$(addprefix +,$(shell git rev-parse --short=12 HEAD 2>/dev/null))
 GO_BUILD := go build -buildvcs=false
+KERNELS = $(addprefix -kernels ,$(wildcard plugins/*/native))
 PLUGIN_MAINS = $(patsubst %/main.go,./%,$(wildcard plugins/*/cmd/alignedfusion-plugin-*/main.go))
 
 # Passive waiting: idle OpenMP and OpenBLAS threads must not slow others. A small
@@ -51,13 +52,17 @@ doctor: ## say what is wrong with this machine and how to mend it
 .PHONY: fit
 fit: build/fitgotch ## fit gotch to the libtorch found ($LIBTORCH, else the system's)
 	@build/fitgotch -go-only
-	@build/fitgotch -shim-only & shim=$$!; \
+	@build/fitgotch -shim-only $(KERNELS) & shim=$$!; \
 		{ go build github.com/sugarme/gotch/ts && $(MAKE) host; } || { kill $$shim; exit 1; }; \
 		wait $$shim
 	@printf '%s\n' "$${LIBTORCH:-}" > build/libtorch
 
 build/fitgotch: $(wildcard tools/fitgotch/*.go tools/fitgotch/extra/*) go.mod
 	@CGO_ENABLED=0 GOWORK=off $(GO_BUILD) -trimpath -o $@ ./tools/fitgotch
+
+.PHONY: kernels
+kernels: build/fitgotch ## build the plugins' own C++ kernels that changed (and libtch.so, if it did) into build/lib/
+	@build/fitgotch -shim-only $(KERNELS)
 
 .PHONY: build
 build: host plugins ## build host and plugins into bin/
@@ -73,7 +78,7 @@ plugins: ## build every plugin into bin/plugins/
 
 .PHONY: dist
 dist: setup ## pack build/alignedfusion.tar.gz for machines without Go (docs/install.md)
-	tar -czf build/alignedfusion.tar.gz --transform 's|^|alignedfusion/|' bin build/fitgotch build/shim/src LICENSE
+	tar -czf build/alignedfusion.tar.gz --transform 's|^|alignedfusion/|' bin build/fitgotch build/shim/src $(wildcard plugins/*/native) LICENSE
 	@ls -l build/alignedfusion.tar.gz
 
 .PHONY: clean

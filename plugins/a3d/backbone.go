@@ -186,7 +186,7 @@ func (b *backbone) stemForward(s *torchstage.Scope, x *ts.Tensor, train bool) *t
 	})
 }
 
-// fused reports whether libtch's own dense block takes maps of this kind: float or
+// fused reports whether the kernel for dense blocks takes maps of this kind: float or
 // bfloat16 on the CPU, channels in multiples of 16, 1, 3, 5, 7 or 9 slices, 2-D convolutions.
 func (b *backbone) fused(dtype gotch.DType) bool {
 	n := b.depth()
@@ -220,7 +220,7 @@ func (b *backbone) block(s *torchstage.Scope, x *ts.Tensor, index int, m *mixer,
 	})
 }
 
-// fusedBlock is block in one kernel, see af_kernels_a3d.cpp.
+// fusedBlock is block in one kernel, see native/dense_block.h.
 func (b *backbone) fusedBlock(s *torchstage.Scope, x *ts.Tensor, index int, m *mixer, train bool) *ts.Tensor {
 	return s.Sub(func(s *torchstage.Scope) *ts.Tensor {
 		in := []*ts.Tensor{x}

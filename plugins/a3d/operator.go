@@ -16,17 +16,6 @@ const (
 	mixNoise = 0.1
 )
 
-// native runs one of libtch's own kernels that has one result.
-func native(s *torchstage.Scope, name string, in []*ts.Tensor, ints ...int64) *ts.Tensor {
-	return s.Do(name, func() (*ts.Tensor, error) {
-		out, err := ts.Native(name, in, ints, nil)
-		if err != nil {
-			return nil, err
-		}
-		return out[0], nil
-	})
-}
-
 // shiftWeights returns the slice-mixing weights [volumes, D, D, C] (source, target,
 // channel) of the parameter-free operators. keep is the part of a slice's own value
 // in the shifted channels, one per volume: 0 for a hard shift (TSM) and

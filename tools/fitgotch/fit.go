@@ -85,7 +85,15 @@ func fit(ctx context.Context, o options, log io.Writer) error {
 		return err
 	}
 	b := &shimBuild{torch: torch, sources: sources, work: filepath.Join(filepath.Dir(sources), "work"), out: out, log: log}
-	return b.run(ctx, o.force, o.verbose)
+	if err := b.run(ctx, o.force, o.verbose); err != nil {
+		return err
+	}
+	for _, dir := range o.kernels {
+		if err := b.kernels(ctx, dir, o.force); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // shimBuild builds libtch.so from the shim sources.
@@ -109,7 +117,10 @@ func (b *shimBuild) run(ctx context.Context, force, verbose bool) error {
 	}
 	files, err := readSources(b.sources)
 	if err != nil {
-		return err
+		return fmt.Errorf("shim sources: %w; run without -shim-only on a machine with Go first, or name them with -sources", err)
+	}
+	if len(files["torch_api.cpp"]) == 0 {
+		return fmt.Errorf("%s holds no torch_api.cpp", b.sources)
 	}
 	base, err := b.base()
 	if err != nil {
@@ -123,6 +134,7 @@ func (b *shimBuild) run(ctx context.Context, force, verbose bool) error {
 			return err
 		}
 	} else if old, err := readJSON[record](recordPath); err == nil && old.Stamp == stamp && isFile(library) {
+		b.standard = old.Standard
 		fmt.Fprintf(b.log, "libtch.so is up to date for libtorch %s (%s)\n", b.torch.Version, b.torch.LibDir)
 		return nil
 	}
@@ -228,7 +240,7 @@ func lockFolder(ctx context.Context, dir string, log io.Writer) (unlock func() e
 func readSources(dir string) (map[string][]byte, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("shim sources: %w; run without -shim-only on a machine with Go first, or name them with -sources", err)
+		return nil, err
 	}
 	files := map[string][]byte{}
 	for _, e := range entries {
@@ -237,9 +249,6 @@ func readSources(dir string) (map[string][]byte, error) {
 				return nil, err
 			}
 		}
-	}
-	if len(files["torch_api.cpp"]) == 0 {
-		return nil, fmt.Errorf("%s holds no torch_api.cpp", dir)
 	}
 	return files, nil
 }
@@ -299,23 +308,21 @@ func (b *shimBuild) compileAndLink(ctx context.Context, files map[string][]byte,
 			shim[name] = text
 		}
 	}
-	objects := []string{shimObject}
-	for name := range own {
-		if filepath.Ext(name) == ".cpp" {
-			objects = append(objects, strings.TrimSuffix(name, ".cpp")+".o")
-		}
-	}
-	slices.Sort(objects)
-
 	key := hashFiles(map[string][]byte{"base": []byte(base), "sources": []byte(hashFiles(shim))})
 	if err := b.fitShim(ctx, shim, key); err != nil {
 		return err
 	}
-	if err := b.compileOwn(ctx, own, hashFiles(map[string][]byte{
+	objects, err := b.compileOwn(ctx, own, hashFiles(map[string][]byte{
 		"base": []byte(base), "standard": []byte(b.standard), "shim": shim["torch_api.h"],
-	})); err != nil {
+	}))
+	if err != nil {
 		return err
 	}
+	return b.link(ctx, library, append(objects, shimObject))
+}
+
+// link makes a library of objects; the old one stays until the new one is whole.
+func (b *shimBuild) link(ctx context.Context, library string, objects []string) error {
 	tmp := library + ".tmp"
 	defer os.Remove(tmp)
 	output, err := b.command(ctx, b.linkFlags(tmp, objects)...)
@@ -323,9 +330,9 @@ func (b *shimBuild) compileAndLink(ctx context.Context, files map[string][]byte,
 		return os.Rename(tmp, library)
 	}
 	if output == "" || ctx.Err() != nil {
-		return fmt.Errorf("linking the shim: %w", err)
+		return fmt.Errorf("linking %s: %w", filepath.Base(library), err)
 	}
-	return fmt.Errorf("linking libtch.so against libtorch %s failed:\n%s", b.torch.Version, excerpt(output, nil))
+	return fmt.Errorf("linking %s against libtorch %s failed:\n%s", filepath.Base(library), b.torch.Version, excerpt(output, nil))
 }
 
 // fitShim compiles gotch's shim. Functions that the compiler, or the linker,
@@ -394,42 +401,49 @@ func (b *shimBuild) fitShim(ctx context.Context, shim map[string][]byte, key str
 }
 
 // compileOwn compiles the project's own sources, side by side, unless their
-// objects are up to date. A change of a header recompiles all of them.
-func (b *shimBuild) compileOwn(ctx context.Context, own map[string][]byte, base string) error {
+// objects are up to date, and returns the objects' names. A change of a header
+// recompiles all of them.
+func (b *shimBuild) compileOwn(ctx context.Context, own map[string][]byte, base string) ([]string, error) {
 	headers := map[string][]byte{"base": []byte(base)}
+	var names []string
 	for name, text := range own {
-		if filepath.Ext(name) != ".cpp" {
+		if filepath.Ext(name) == ".cpp" {
+			names = append(names, strings.TrimSuffix(name, ".cpp"))
+		} else {
 			headers[name] = text
 		}
 		if err := writeIfChanged(filepath.Join(b.work, name), text); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	common := hashFiles(headers)
+	slices.Sort(names)
+	common := []byte(hashFiles(headers))
+	objects := make([]string, len(names))
 	var group errgroup.Group
 	group.SetLimit(runtime.NumCPU())
-	for name, text := range own {
-		if filepath.Ext(name) != ".cpp" {
-			continue
-		}
-		object := strings.TrimSuffix(name, ".cpp") + ".o"
-		key := hashFiles(map[string][]byte{"common": []byte(common), "text": text})
-		keyPath := filepath.Join(b.work, object+".key")
-		if old, err := os.ReadFile(keyPath); err == nil && string(old) == key && isFile(filepath.Join(b.work, object)) {
-			continue
-		}
-		group.Go(func() error {
-			output, err := b.compile(ctx, object, ownFlags)
-			if err != nil && output != "" {
-				return fmt.Errorf("compiling %s against libtorch %s:\n%s", name, b.torch.Version, excerpt(output, nil))
-			}
-			if err != nil {
-				return fmt.Errorf("compiling %s: %w", name, err)
-			}
-			return writeIfChanged(keyPath, []byte(key))
-		})
+	for i, name := range names {
+		objects[i] = name + ".o"
+		key := hashFiles(map[string][]byte{"common": common, "text": own[name+".cpp"]})
+		group.Go(func() error { return b.compileOne(ctx, name, key) })
 	}
-	return group.Wait()
+	return objects, group.Wait()
+}
+
+// compileOne compiles one own source unless the object beside it has the same key.
+func (b *shimBuild) compileOne(ctx context.Context, name, key string) error {
+	object := name + ".o"
+	keyPath := filepath.Join(b.work, object+".key")
+	if old, err := os.ReadFile(keyPath); err == nil && string(old) == key && isFile(filepath.Join(b.work, object)) {
+		return nil
+	}
+	output, err := b.compile(ctx, object, ownFlags)
+	if err != nil && output != "" {
+		return fmt.Errorf("compiling %s.cpp against libtorch %s:\n%s", name, b.torch.Version, excerpt(output, nil))
+	}
+	if err != nil {
+		return fmt.Errorf("compiling %s.cpp: %w", name, err)
+	}
+	return writeIfChanged(keyPath, []byte(key))
 }
 
 // compile builds one object; output is what the compiler said, when it failed.

@@ -289,3 +289,41 @@ func TestRunRefusesBadArguments(t *testing.T) {
 		}
 	}
 }
+
+func TestKernelsAreALibraryBesideTheShimAndBuiltWhenTheyChange(t *testing.T) {
+	torch, project := tinyTorch(t, tinyHeader), tinyProject(t)
+	native := filepath.Join(project, "plugins", "toy", "native")
+	write(t, native, map[string]string{"toy.cpp": "#include \"toy.h\"\n#include <torch/torch.h>\nint toy() { return torch::relu(kToy); }\n", "toy.h": "constexpr int kToy = 1;\n"})
+	library := filepath.Join(project, "build", "lib", "libalignedfusion_toy.so")
+	for _, step := range []struct {
+		name, want string
+		change     func()
+	}{
+		{"first", "libalignedfusion_toy.so built", func() {}},
+		{"again", "libalignedfusion_toy.so is up to date", func() {}},
+		{"changed header", "libalignedfusion_toy.so built", func() { write(t, native, map[string]string{"toy.h": "constexpr int kToy = 2;\n"}) }},
+		{"deleted library", "libalignedfusion_toy.so built", func() { os.Remove(library) }},
+	} {
+		step.change()
+		log, err := build(t, torch, project, "-kernels", native)
+		if err != nil || !strings.Contains(log, step.want) || !isFile(library) {
+			t.Fatalf("%s: %v, %q; want %q", step.name, err, log, step.want)
+		}
+	}
+	for name, test := range map[string]struct{ text, want string }{
+		"faulty": {"nonsense;\n", "compiling toy.cpp"},
+		"void":   {"", "holds no .cpp file"},
+	} {
+		dir := filepath.Join(project, "plugins", name, "native")
+		write(t, dir, map[string]string{"toy.h": ""})
+		if test.text != "" {
+			write(t, dir, map[string]string{"toy.cpp": test.text})
+		}
+		if _, err := build(t, torch, project, "-kernels", dir); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v; want %q", name, err, test.want)
+		}
+	}
+	if _, err := build(t, torch, project, "-kernels", filepath.Join(project, "nowhere")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no folder: %v", err)
+	}
+}

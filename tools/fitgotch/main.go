@@ -5,7 +5,8 @@
 // ~2,500 generated C functions do not compile. fitgotch lets the compiler name
 // them, makes exactly those throw "not in this libtorch", builds the shim once
 // as a shared library, and writes a copy of the Go module that links against
-// this library only, with a go.work that points at the copy.
+// this library only, with a go.work that points at the copy. Plugins' own C++
+// sources become libraries beside it, built for the same libtorch (-kernels).
 //
 // It is a static program that needs g++ at run time and, unless -shim-only is
 // given, the go command.
@@ -36,10 +37,11 @@ func main() {
 
 // options are the settings of one run.
 type options struct {
-	root     string // the project's root, where go.work and build/ go
-	libtorch string // libtorch's folder; empty: $LIBTORCH, then the system's
-	sources  string // pristine shim sources for shimOnly
-	out      string // folder that gets libtch.so
+	root     string   // the project's root, where go.work and build/ go
+	libtorch string   // libtorch's folder; empty: $LIBTORCH, then the system's
+	sources  string   // pristine shim sources for shimOnly
+	out      string   // folder that gets libtch.so
+	kernels  []string // folders of plugins' own C++ sources
 	shimOnly bool
 	goOnly   bool // stop after the Go side
 	force    bool
@@ -54,7 +56,11 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	flags.StringVar(&o.libtorch, "libtorch", "", "libtorch folder with include/ and lib/ (default: $LIBTORCH, then Debian's)")
 	flags.StringVar(&o.sources, "sources", "", "shim sources for -shim-only (default: ROOT/build/shim/src)")
 	flags.StringVar(&o.out, "out", "", "folder for libtch.so (default: ROOT/build/lib)")
-	flags.BoolVar(&o.shimOnly, "shim-only", false, "build libtch.so only; needs no Go on the machine")
+	flags.BoolVar(&o.shimOnly, "shim-only", false, "build libraries only; needs no Go on the machine")
+	flags.Func("kernels", "folder plugins/NAME/native to build into libalignedfusion_NAME.so beside libtch.so (may be given again)", func(dir string) error {
+		o.kernels = append(o.kernels, dir)
+		return nil
+	})
 	flags.BoolVar(&o.goOnly, "go-only", false, "write the Go module, go.work and the shim's sources only; compiles nothing")
 	flags.BoolVar(&o.force, "force", false, "rebuild even when nothing changed")
 	flags.BoolVar(&o.verbose, "v", false, "list the functions this libtorch lacks")

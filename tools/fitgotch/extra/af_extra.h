@@ -35,12 +35,6 @@ int af_grad_set_enabled(int enabled);
 // null gradient stands for 1. Gradients are added to the leaves.
 void af_backward(const af_tensor *outputs, const af_tensor *gradients, size_t n, int keep_graph);
 
-// af_native runs one of the named kernels of af_native.h on nin tensors (NULL where
-// one is absent), whole numbers and floats, and stores at most max_out new tensors
-// in out. Returns their number, -1 on failure.
-int af_native(const char *name, const af_tensor *in, size_t nin, const int64_t *ints, size_t nints,
-              const double *floats, size_t nfloats, af_tensor *out, size_t max_out);
-
 #ifdef __cplusplus
 }
 #endif
