@@ -31,11 +31,6 @@ import (
 // ErrFormat is returned when a file is not an archive of arrays this package can take.
 var ErrFormat = errors.New("not a usable .npz file")
 
-var fromNumPy = map[string]tensor.DType{
-	"|b1": tensor.Bool, "|u1": tensor.UInt8, "|i1": tensor.Int8, "<i2": tensor.Int16, "<i4": tensor.Int32, "<i8": tensor.Int64,
-	"<f2": tensor.FP16, "<f4": tensor.FP32, "<f8": tensor.FP64,
-}
-
 // Read reads all arrays of an archive by name.
 func Read(path string) (map[string]*tensor.Tensor, error) {
 	archive, err := zip.OpenReader(path)
@@ -113,14 +108,14 @@ func readArray(r io.Reader, h npy.Header, present int64) (*tensor.Tensor, error)
 	if kind, width, ok := stringType(h.Descr.Type); ok {
 		return readStrings(r, shape, elements, kind, width, present)
 	}
-	dtype, ok := fromNumPy[h.Descr.Type]
+	dtype, ok := tensor.FromNumPy(h.Descr.Type)
 	if !ok {
 		return nil, fmt.Errorf("%w: dtype %q, want bool, int8 to int64, uint8, float16 to float64 (little-endian) or strings; save x.astype(numpy.float32), say", ErrFormat, h.Descr.Type)
 	}
-	if size := int64(dtype.Size()); elements > present/size {
+	if size := int64(dtype.Size); elements > present/size {
 		return nil, fmt.Errorf("%w: shape %v needs %d bytes or more, %d are there", ErrFormat, shape, elements, present)
 	}
-	t, err := tensor.New(dtype, shape...)
+	t, err := tensor.New(dtype.DType, shape...)
 	if err != nil {
 		return nil, err
 	}
@@ -224,11 +219,8 @@ func writeArray(w io.Writer, t *tensor.Tensor) error {
 			return err
 		}
 	default:
-		for d, dtype := range fromNumPy {
-			if dtype == t.DType {
-				descr = d
-			}
-		}
+		named, _ := t.DType.Names()
+		descr = named.NumPy
 	}
 	if _, err := w.Write(header(descr, t.Shape)); err != nil {
 		return err

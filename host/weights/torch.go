@@ -28,13 +28,6 @@ type torchTensor struct {
 	shape, strides []int64
 }
 
-var storageTypes = map[global]tensor.DType{
-	"torch.FloatStorage": tensor.FP32, "torch.DoubleStorage": tensor.FP64, "torch.HalfStorage": tensor.FP16,
-	"torch.BFloat16Storage": tensor.BF16, "torch.LongStorage": tensor.Int64, "torch.IntStorage": tensor.Int32,
-	"torch.ShortStorage": tensor.Int16, "torch.CharStorage": tensor.Int8, "torch.ByteStorage": tensor.UInt8,
-	"torch.BoolStorage": tensor.Bool,
-}
-
 func ints(v any) ([]int64, bool) {
 	t, ok := v.(tuple)
 	if !ok {
@@ -152,7 +145,7 @@ func storageOf(id any) (*storage, error) {
 	class, ok2 := t[1].(global)
 	key, ok3 := t[2].(string)
 	count, ok4 := t[4].(int64)
-	dtype, ok5 := storageTypes[class]
+	dtype, ok5 := storageType(class)
 	if !ok1 || !ok2 || !ok3 || !ok4 || !ok5 || kind != "storage" || count < 0 || count > 1<<40 {
 		return nil, fmt.Errorf("%w: a storage with odd arguments", ErrFormat)
 	}

@@ -7,6 +7,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
 // ErrUnsafe is returned when a pickle uses an instruction or a name that is not on
@@ -27,23 +29,20 @@ const (
 // global is a name of Python that the file refers to.
 type global string
 
-// What a restricted pickle may refer to: containers, tensors and storages.
+// What a restricted pickle may refer to besides storages: containers and tensors.
 var allowedGlobals = map[global]bool{
 	"collections.OrderedDict":         true,
 	"torch._utils._rebuild_tensor":    true,
 	"torch._utils._rebuild_tensor_v2": true,
 	"torch._utils._rebuild_parameter": true,
 	"torch.Size":                      true,
-	"torch.FloatStorage":              true,
-	"torch.DoubleStorage":             true,
-	"torch.HalfStorage":               true,
-	"torch.BFloat16Storage":           true,
-	"torch.LongStorage":               true,
-	"torch.IntStorage":                true,
-	"torch.ShortStorage":              true,
-	"torch.CharStorage":               true,
-	"torch.ByteStorage":               true,
-	"torch.BoolStorage":               true,
+}
+
+// storageType returns the dtype of the storages that g is the class of.
+func storageType(g global) (tensor.DType, bool) {
+	class, ok := strings.CutPrefix(string(g), "torch.")
+	named, known := tensor.FromStorage(class)
+	return named.DType, ok && known
 }
 
 // Values of a pickle: nil, bool, int64, float64, string, []byte, tuple, *list, *dict,
@@ -201,7 +200,7 @@ func (u *unpickler) recall(key int) error {
 
 func (u *unpickler) name(module, name string) error {
 	g := global(module + "." + name)
-	if !allowedGlobals[g] {
+	if _, storage := storageType(g); !storage && !allowedGlobals[g] {
 		return fmt.Errorf("%w: it refers to %q", ErrUnsafe, string(g))
 	}
 	return u.push(g)

@@ -1,35 +1,63 @@
-// Package nearest finds the name that somebody may have meant.
+// Package nearest finds the name that somebody meant.
 package nearest
 
-// Name returns the known name with the smallest Levenshtein distance to the one
-// given, the first of several; "" when none is near: more than half of the given
-// name and one would have to change.
-func Name(given string, known []string) string {
-	best, bestDistance := "", len(given)/2+2
-	for _, name := range known {
-		if n := distance(given, name); n < bestDistance {
-			best, bestDistance = name, n
+import "strings"
+
+// Name returns the known name that given resembles most, for a message of the kind
+// `did you mean "crop"?`; "" when none resembles it.
+func Name(given string, known []string) string { return within(given, known, len(given)/2+1) }
+
+// Typo returns the known name that given is a slip of: one letter wrong, missing, doubled
+// or swapped with its neighbour, two in names of eight letters and more, or another case
+// or separator. It is "" when given is itself known, or a name of its own.
+func Typo(given string, known []string) string {
+	for _, k := range known {
+		if k == given {
+			return ""
+		}
+	}
+	limit := 1
+	if len(given) >= 8 {
+		limit = 2
+	}
+	return within(given, known, limit)
+}
+
+var separators = strings.NewReplacer("_", ".", "-", ".", "/", ".")
+
+func plain(name string) string { return separators.Replace(strings.ToLower(name)) }
+
+func within(given string, known []string, limit int) string {
+	best := ""
+	for _, k := range known {
+		if d := distance(plain(given), plain(k)); d <= limit {
+			best, limit = k, d-1
 		}
 	}
 	return best
 }
 
+// distance counts the letters that are wrong, missing, too many or swapped with their
+// neighbour.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	var before, last []int // the rows of the table for a[:i-1] and a[:i]
+	for j := range len(b) + 1 {
+		last = append(last, j)
 	}
-	for i := 1; i <= len(a); i++ {
-		previous := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := previous
-			if a[i-1] != b[j-1] {
-				cost++
+	for i := range len(a) {
+		row := make([]int, len(b)+1)
+		row[0] = i + 1
+		for j := range len(b) {
+			change := last[j]
+			if a[i] != b[j] {
+				change++
 			}
-			previous = row[j]
-			row[j] = min(cost, row[j]+1, row[j-1]+1)
+			row[j+1] = min(change, last[j+1]+1, row[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
 		}
+		before, last = last, row
 	}
-	return row[len(b)]
+	return last[len(b)]
 }

@@ -22,19 +22,6 @@ const MaxHeaderBytes = 100_000_000
 // ErrFormat is returned when a file breaks a rule of the format.
 var ErrFormat = errors.New("not a valid safetensors file")
 
-var toDType = map[string]tensor.DType{
-	"BOOL": tensor.Bool, "U8": tensor.UInt8, "I8": tensor.Int8, "I16": tensor.Int16, "I32": tensor.Int32,
-	"I64": tensor.Int64, "F16": tensor.FP16, "BF16": tensor.BF16, "F32": tensor.FP32, "F64": tensor.FP64,
-}
-
-var fromDType = func() map[tensor.DType]string {
-	out := map[tensor.DType]string{}
-	for name, d := range toDType {
-		out[d] = name
-	}
-	return out
-}()
-
 // Info describes one tensor of a file.
 type Info struct {
 	DType tensor.DType
@@ -113,7 +100,7 @@ func parse(r io.ReaderAt, size int64) (*File, error) {
 		if err := json.Unmarshal(text, &e); err != nil {
 			return nil, fmt.Errorf("%w: %s: %v", ErrFormat, name, err)
 		}
-		dtype, ok := toDType[e.DType]
+		named, ok := tensor.FromSafetensors(e.DType)
 		if !ok {
 			return nil, fmt.Errorf("%w: %s has dtype %q", ErrFormat, name, e.DType)
 		}
@@ -125,10 +112,10 @@ func parse(r io.ReaderAt, size int64) (*File, error) {
 			return nil, fmt.Errorf("%w: %s has data_offsets %v in %d bytes of data", ErrFormat, name, e.Offsets, size-out.data)
 		}
 		length := e.Offsets[1] - e.Offsets[0]
-		if length/int64(dtype.Size()) != count || length%int64(dtype.Size()) != 0 {
-			return nil, fmt.Errorf("%w: %s: %s %v in %d bytes", ErrFormat, name, dtype, e.Shape, length)
+		if size := int64(named.Size); length/size != count || length%size != 0 {
+			return nil, fmt.Errorf("%w: %s: %s %v in %d bytes", ErrFormat, name, named.DType, e.Shape, length)
 		}
-		out.infos[name] = Info{dtype, e.Shape, e.Offsets[0], e.Offsets[1]}
+		out.infos[name] = Info{named.DType, e.Shape, e.Offsets[0], e.Offsets[1]}
 		spans = append(spans, [2]int64{e.Offsets[0], e.Offsets[1]})
 	}
 	sort.Slice(spans, func(i, j int) bool {
@@ -207,7 +194,7 @@ func Write(path string, tensors map[string]*tensor.Tensor, metadata map[string]s
 		if err := t.Check(); err != nil {
 			return fmt.Errorf("%s: %s: %w", path, name, err)
 		}
-		dtype, ok := fromDType[t.DType]
+		named, ok := t.DType.Names()
 		if !ok {
 			return fmt.Errorf("%s: %s: dtype %s cannot be stored as safetensors", path, name, t.DType)
 		}
@@ -216,7 +203,7 @@ func Write(path string, tensors map[string]*tensor.Tensor, metadata map[string]s
 			shape = []int64{}
 		}
 		end := at + int64(len(t.Data))
-		header[name] = entry{dtype, shape, []int64{at, end}}
+		header[name] = entry{named.Safetensors, shape, []int64{at, end}}
 		at = end
 	}
 	text, err := json.Marshal(header)

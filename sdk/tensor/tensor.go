@@ -13,45 +13,8 @@ import (
 	"unsafe"
 )
 
-// DType names an element type as the Open Inference Protocol does.
-type DType string
-
-// The dtypes of the stage protocol.
-const (
-	Bool  DType = "BOOL"
-	UInt8 DType = "UINT8"
-	Int8  DType = "INT8"
-	Int16 DType = "INT16"
-	Int32 DType = "INT32"
-	Int64 DType = "INT64"
-	FP16  DType = "FP16"
-	BF16  DType = "BF16"
-	FP32  DType = "FP32"
-	FP64  DType = "FP64"
-	// Bytes elements are a uint32 length and that many bytes each.
-	Bytes DType = "BYTES"
-)
-
 // ErrShape is returned when a shape is negative, overflows or does not fit the data.
 var ErrShape = errors.New("tensor: shape does not fit the data")
-
-// Size returns the bytes of one element; 0 for Bytes and for unknown dtypes.
-func (d DType) Size() int {
-	switch d {
-	case Bool, UInt8, Int8:
-		return 1
-	case Int16, FP16, BF16:
-		return 2
-	case Int32, FP32:
-		return 4
-	case Int64, FP64:
-		return 8
-	}
-	return 0
-}
-
-// Known reports whether d is one of the protocol's dtypes.
-func (d DType) Known() bool { return d == Bytes || d.Size() > 0 }
 
 // Tensor is a dtype, a shape and the bytes of a row-major array. Data may lie in
 // shared memory: then it is valid until the call (or its TRAIN context) ends.

@@ -13,34 +13,20 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
-var torchDTypes = map[tensor.DType]gotch.DType{
-	tensor.Bool: gotch.Bool, tensor.UInt8: gotch.Uint8, tensor.Int8: gotch.Int8, tensor.Int16: gotch.Int16,
-	tensor.Int32: gotch.Int, tensor.Int64: gotch.Int64, tensor.FP16: gotch.Half, tensor.BF16: gotch.BFloat16,
-	tensor.FP32: gotch.Float, tensor.FP64: gotch.Double,
-}
-
-var wireDTypes = func() map[gotch.DType]tensor.DType {
-	out := map[gotch.DType]tensor.DType{}
-	for w, t := range torchDTypes {
-		out[t] = w
-	}
-	return out
-}()
-
 // FromTensor copies t into libtorch memory on the CPU.
 func (s *Scope) FromTensor(t *tensor.Tensor) *ts.Tensor {
-	dtype, ok := torchDTypes[t.DType]
+	named, ok := t.DType.Names()
 	if !ok {
 		s.Failf(sdk.InvalidArgument, "dtype %s is unknown to torch", t.DType)
 		return s.void
 	}
 	return s.Do("from memory", func() (*ts.Tensor, error) {
-		return copyIn(unsafe.Pointer(unsafe.SliceData(t.Data)), t.Shape, dtype, t.DType.Size(), t.Data)
+		return copyIn(unsafe.Pointer(unsafe.SliceData(t.Data)), t.Shape, named, t.Data)
 	})
 }
 
 // copyIn makes a tensor with a copy of the bytes at p; owner keeps them alive.
-func copyIn(p unsafe.Pointer, shape []int64, dtype gotch.DType, size int, owner any) (*ts.Tensor, error) {
+func copyIn(p unsafe.Pointer, shape []int64, dtype tensor.Names, owner any) (*ts.Tensor, error) {
 	var none [1]int64
 	if p == nil {
 		p = unsafe.Pointer(&none)
@@ -49,7 +35,7 @@ func copyIn(p unsafe.Pointer, shape []int64, dtype gotch.DType, size int, owner 
 	if len(dims) == 0 {
 		dims = none[:0:1]
 	}
-	c := lib.AtTensorOfData(p, dims, uint(len(shape)), uint(size), int(dtype.CKind()))
+	c := lib.AtTensorOfData(p, dims, uint(len(shape)), uint(dtype.Size), int(dtype.Scalar))
 	runtime.KeepAlive(owner)
 	if err := ts.TorchErr(); err != nil {
 		return nil, err
@@ -94,7 +80,7 @@ func (s *Scope) ToTensor(t *ts.Tensor, alloc func(dtype tensor.DType, shape ...i
 	if s.err != nil {
 		return nil
 	}
-	dtype, ok := wireDTypes[t.DType()]
+	named, ok := tensor.FromScalar(int32(t.DType().CKind()))
 	if !ok {
 		s.Failf(sdk.Internal, "a tensor of torch dtype %v cannot leave the plugin", t.DType())
 		return nil
@@ -102,7 +88,7 @@ func (s *Scope) ToTensor(t *ts.Tensor, alloc func(dtype tensor.DType, shape ...i
 	if alloc == nil {
 		alloc = tensor.New
 	}
-	out, err := alloc(dtype, s.Shape(t)...)
+	out, err := alloc(named.DType, s.Shape(t)...)
 	if err != nil {
 		s.Fail(err)
 		return nil
