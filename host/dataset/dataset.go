@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // Task is what a data set has targets for.
@@ -18,7 +19,7 @@ const (
 )
 
 // Volume is the modality whose images are axial slices with their neighbours.
-const Volume = "volume"
+var Volume = ports.Volume.Name
 
 // NoisyRule says what happens to lesions that DL_info.csv flags Possibly_noisy.
 type NoisyRule string

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 var (
@@ -108,7 +109,7 @@ func openDerm7pt(o *opener) error {
 	images := filepath.Join(o.path, "images")
 	_, withImages := exists(images)
 	if withImages {
-		d.Modalities = []string{"image.clinic", "image.derm"}
+		d.Modalities = []string{ports.Images.Of("clinic").Name, ports.Images.Of("derm").Name}
 	} else {
 		o.warn("there is no folder %s: only the attributes are there (the release may not be redistributed)", filepath.ToSlash(images))
 	}
@@ -148,7 +149,7 @@ func openDerm7pt(o *opener) error {
 				continue
 			}
 			path := filepath.Join(images, filepath.FromSlash(name))
-			d.Cases[i].Images[imagePrefix+column] = path
+			d.Cases[i].Images[ports.Images.Of(column).Name] = path
 			o.expect(expectedImage{caseIndex: i, path: path, place: place{t.Path, r.Line}, column: column})
 		}
 	}

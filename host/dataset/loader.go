@@ -8,12 +8,12 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -183,12 +183,12 @@ func (l *Loader) settlePorts() error {
 	for _, port := range o.Ports {
 		var wanted []string
 		switch {
-		case port.Name == "spacing":
+		case port.Name == ports.Spacing.Name:
 			l.spacing = slices.Contains(l.data.Modalities, Volume)
 			continue
-		case port.Name == Volume || strings.HasPrefix(port.Name, imagePrefix):
+		case port.Name == Volume || ports.Images.Has(port.Name):
 			for _, m := range l.data.Modalities {
-				if m == port.Name || port.Name == imagePrefix+"*" && strings.HasPrefix(m, imagePrefix) {
+				if m == port.Name || port.Name == ports.Images.Name && ports.Images.Has(m) {
 					wanted = append(wanted, m)
 				}
 			}
@@ -345,7 +345,7 @@ func (l *Loader) layOut(p *pendingBatch) error {
 		p.batch.Geometry = append(p.batch.Geometry, g)
 	}
 	if l.spacing {
-		p.batch.Tensors["spacing"] = l.spacings(p.plans)
+		p.batch.Tensors[ports.Spacing.Name] = l.spacings(p.plans)
 	}
 	if l.opt.Targets {
 		l.targets(p)
@@ -390,15 +390,11 @@ func (l *Loader) targets(p *pendingBatch) {
 	out := p.batch.Tensors
 	if l.data.Task == Classify {
 		for _, set := range l.data.Labels {
-			name := "target.label"
-			if len(l.data.Labels) > 1 {
-				name += "." + set.Name
-			}
 			values := make([]int64, len(p.plans))
 			for i, one := range p.plans {
 				values[i] = int64(one.c.Labels[set.Name])
 			}
-			out[name] = tensor.OfInt64s(values)
+			out[ports.LabelTarget(l.data.Labels, set.Name).Name] = tensor.OfInt64s(values)
 		}
 		return
 	}
@@ -418,12 +414,12 @@ func (l *Loader) targets(p *pendingBatch) {
 		}
 	}
 	m, k := int64(len(image)), int64(len(ignoreImage))
-	out["target.boxes"] = tensor.OfFloat32s(boxes, m, 4)
-	out["target.recist"] = tensor.OfFloat32s(recist, m, 8)
-	out["target.class"] = tensor.OfInt64s(class, m)
-	out["target.image"] = tensor.OfInt32s(image, m)
-	out["target.ignore"] = tensor.OfFloat32s(ignore, k, 4)
-	out["target.ignore.image"] = tensor.OfInt32s(ignoreImage, k)
+	out[ports.TargetBoxes.Name] = tensor.OfFloat32s(boxes, m, 4)
+	out[ports.TargetRECIST.Name] = tensor.OfFloat32s(recist, m, 8)
+	out[ports.TargetClass.Name] = tensor.OfInt64s(class, m)
+	out[ports.TargetImage.Name] = tensor.OfInt32s(image, m)
+	out[ports.TargetIgnore.Name] = tensor.OfFloat32s(ignore, k, 4)
+	out[ports.TargetIgnoreImage.Name] = tensor.OfInt32s(ignoreImage, k)
 }
 
 // render fills one sample's place in the batch.

@@ -84,8 +84,8 @@ func openImage(o *opener) error {
 	}
 	o.d.Task = Classify
 	o.d.Dir = filepath.Dir(o.path)
-	o.d.Modalities = []string{imagePrefix + "main"}
-	c := Case{ID: filepath.Base(o.path), Split: looseSplit, Images: map[string]string{imagePrefix + "main": o.path},
+	o.d.Modalities = []string{single}
+	c := Case{ID: filepath.Base(o.path), Split: looseSplit, Images: map[string]string{single: o.path},
 		Attributes: map[string]string{}, Strata: map[string]string{}}
 	o.expect(expectedImage{caseIndex: o.addCase(c, o.path, 0), path: o.path})
 	o.unlabelled()

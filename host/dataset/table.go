@@ -7,10 +7,12 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
-// imagePrefix begins the modality and column names of pictures.
-const imagePrefix = "image."
+// single is the modality of the one picture of a case. Modalities are named like the
+// ports that they feed.
+var single = ports.Images.Of("main").Name
 
 // openTable reads a classification table: id, pictures, patient, split, labels and
 // attributes. An empty label is unknown or withheld, an empty attribute missing.
@@ -31,9 +33,9 @@ func openTable(o *opener) error {
 	for _, c := range t.Columns {
 		switch {
 		case c == "image":
-			modalityOf[c] = imagePrefix + "main"
+			modalityOf[c] = single
 			imageColumns = append(imageColumns, c)
-		case strings.HasPrefix(c, imagePrefix):
+		case ports.Images.Has(c):
 			modalityOf[c] = c
 			imageColumns = append(imageColumns, c)
 		case c == "label" || strings.HasPrefix(c, "label."):
@@ -43,8 +45,8 @@ func openTable(o *opener) error {
 			attributes = append(attributes, c)
 		}
 	}
-	if t.Has("image") && t.Has("image.main") {
-		return problem.At(t.Path, 1, "image.main", "the columns image and image.main name one modality")
+	if t.Has("image") && t.Has(single) {
+		return problem.At(t.Path, 1, single, "the columns image and image.main name one modality")
 	}
 	byDefault := labelColumns
 	if slices.Contains(labelColumns, "label") {

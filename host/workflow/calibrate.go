@@ -11,6 +11,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // calibrationFile of a run holds its Calibration.
@@ -28,7 +29,7 @@ const (
 // calibrate fits the temperature and writes calibration.json, where the run
 // reconstructs attributes and the validation split has enough of them.
 func (t *training) calibrate(ctx context.Context, s *Session) error {
-	if _, reconstructs := s.Pipeline.Output("reconstruction"); !reconstructs || s.Feed.Reports == nil {
+	if _, reconstructs := s.Pipeline.Output(ports.Reconstruction.Name); !reconstructs || s.Feed.Reports == nil {
 		return nil
 	}
 	checkpoint, _, err := runs.Find(t.Dir, "best")

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -444,8 +445,8 @@ func (i *Instance) checkOutputs(req *sdk.ForwardRequest, outputs map[string]*ten
 	if err := check.Outputs(outputs, req.Wanted); errors.As(err, &wrong) {
 		return i.client.answer(i.label, "forward", wrong)
 	}
-	if boxes := outputs["boxes"]; boxes != nil && len(boxes.Shape) > 0 && boxes.Shape[0] > i.client.options.MaxDetections {
-		return i.client.answer(i.label, "forward", &sdk.Error{Port: "boxes", Given: boxes.String(),
+	if boxes := outputs[ports.Boxes.Name]; boxes != nil && len(boxes.Shape) > 0 && boxes.Shape[0] > i.client.options.MaxDetections {
+		return i.client.answer(i.label, "forward", &sdk.Error{Port: ports.Boxes.Name, Given: boxes.String(),
 			Wanted: fmt.Sprintf("at most %d rows", i.client.options.MaxDetections)})
 	}
 	return nil

@@ -20,6 +20,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -370,7 +371,7 @@ func (s *subject) wantedGradients() map[string]bool {
 // floating returns the first FP32 input that is no target, "" without one.
 func (s *subject) floating() string {
 	for _, name := range slices.Sorted(maps.Keys(s.inputs)) {
-		if t := s.inputs[name]; t.DType == tensor.FP32 && len(t.Shape) > 0 && t.Len() > 0 && !strings.HasPrefix(name, "target.") {
+		if t := s.inputs[name]; t.DType == tensor.FP32 && len(t.Shape) > 0 && t.Len() > 0 && !ports.Target(name) {
 			return name
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/sample"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -178,7 +179,7 @@ func (s *subject) makeInputs(m *sdk.StageManifest, inputs map[string]*tensor.Ten
 	if len(shapes) == 0 && len(inputs) == 0 && len(m.Inputs) > 0 {
 		// Nothing is required: the first input that is no target.
 		for _, p := range m.Inputs {
-			if !p.Resident && !strings.HasPrefix(p.Name, "target.") {
+			if !p.Resident && !ports.Target(p.Name) {
 				name := p.Name
 				if prefix, family := sdk.Family(name); family {
 					name = prefix + "image"
@@ -193,7 +194,7 @@ func (s *subject) makeInputs(m *sdk.StageManifest, inputs map[string]*tensor.Ten
 
 func (s *subject) makeTargets(m *sdk.StageManifest, inputs map[string]*tensor.Tensor, dims map[string]int64) error {
 	for _, p := range m.Inputs {
-		if !strings.HasPrefix(p.Name, "target.") || p.Required || inputs[p.Name] != nil {
+		if !ports.Target(p.Name) || p.Required || inputs[p.Name] != nil {
 			continue
 		}
 		name := p.Name

@@ -100,6 +100,30 @@ func (p Port) Has(name string) bool {
 
 func (p Port) prefix() string { return strings.TrimSuffix(p.Name, "*") }
 
+// LabelTarget is the target of one label set: target.label when there is a single set,
+// else target.label.<set>.
+func LabelTarget(sets []sdk.LabelSet, set string) Port {
+	return ofSet(TargetLabel, TargetLabels, sets, set)
+}
+
+// LabelLogits is logits or logits.<set>, as LabelTarget.
+func LabelLogits(sets []sdk.LabelSet, set string) Port { return ofSet(Logits, LogitsOf, sets, set) }
+
+func ofSet(single, family Port, sets []sdk.LabelSet, set string) Port {
+	if len(sets) > 1 {
+		return family.Of(set)
+	}
+	return single
+}
+
+// Target reports whether a name is a training target's.
+func Target(name string) bool { return head(name) == head(TargetLabel.Name) }
+
+// BoxTargets are the targets of a detector.
+func BoxTargets() []Port {
+	return slices.DeleteFunc(All(), func(p Port) bool { return !Target(p.Name) || p.Task != detect })
+}
+
 // Named declares the port with a name, as Port.Declare does. A name that the catalogue
 // does not have makes a port of any dtype and shape.
 func Named(name string, options ...Option) sdk.Port {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -128,10 +129,10 @@ func texts(shape []int64) (*tensor.Tensor, error) {
 }
 
 func fill(values []float32, name string, p sdk.Port, r *rand.Rand) {
-	boxes := strings.HasPrefix(name, "target.") && len(p.Shape) > 0 && p.Shape[len(p.Shape)-1] == "4"
+	boxes := ports.Target(name) && len(p.Shape) > 0 && p.Shape[len(p.Shape)-1] == "4"
 	for i := range values {
 		switch {
-		case name == "spacing":
+		case name == ports.Spacing.Name:
 			values[i] = 1
 		case boxes && i%4 < 2:
 			values[i] = 4 + 16*r.Float32()

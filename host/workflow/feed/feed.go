@@ -10,7 +10,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/sdk"
-	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // Feed loads the cases of a data set for a pipeline.
@@ -38,45 +38,31 @@ func New(c *config.Config, d *dataset.Dataset, labels []sdk.LabelSet, reports *R
 
 // Ports are what the host gives the pipeline.
 func (f *Feed) Ports(train bool) []sdk.Port {
-	var ports []sdk.Port
+	var given []sdk.Port
 	for _, m := range f.Data.Modalities {
-		if m == dataset.Volume {
-			ports = append(ports,
-				sdk.Port{Name: m, DType: tensor.FP32, Shape: []string{"N", "1", "D", "H", "W"}, Required: true},
-				sdk.Port{Name: "spacing", DType: tensor.FP32, Shape: []string{"N", "3"}, Required: true})
-			continue
+		given = append(given, ports.Named(m, ports.Required))
+		if m == ports.Volume.Name {
+			given = append(given, ports.Spacing.Declare(ports.Required))
 		}
-		ports = append(ports, sdk.Port{Name: m, DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, Required: true})
 	}
 	if f.Reports != nil {
-		ports = append(ports, f.Reports.ports()...)
+		given = append(given, f.Reports.ports()...)
 	}
 	if !train {
-		return ports
+		return given
 	}
+	var targets []ports.Port
 	if f.Config.Task == config.Detect {
-		return append(ports,
-			sdk.Port{Name: "target.boxes", DType: tensor.FP32, Shape: []string{"M", "4"}, Required: true},
-			sdk.Port{Name: "target.image", DType: tensor.Int32, Shape: []string{"M"}, Required: true},
-			sdk.Port{Name: "target.class", DType: tensor.Int64, Shape: []string{"M"}, Required: true},
-			sdk.Port{Name: "target.recist", DType: tensor.FP32, Shape: []string{"M", "8"}, Required: true},
-			sdk.Port{Name: "target.ignore", DType: tensor.FP32, Shape: []string{"I", "4"}, Required: true},
-			sdk.Port{Name: "target.ignore.image", DType: tensor.Int32, Shape: []string{"I"}, Required: true},
-		)
+		targets = ports.BoxTargets()
+	} else {
+		for _, set := range f.Labels {
+			targets = append(targets, ports.LabelTarget(f.Labels, set.Name))
+		}
 	}
-	for _, set := range f.Labels {
-		ports = append(ports, sdk.Port{Name: targetName(f.Labels, set.Name), DType: tensor.Int64, Shape: []string{"N"}, Required: true})
+	for _, t := range targets {
+		given = append(given, t.Declare(ports.Required))
 	}
-	return ports
-}
-
-// targetName is target.label, or target.label.<task> when there are several tasks;
-// logits follow the same rule.
-func targetName(sets []sdk.LabelSet, name string) string {
-	if len(sets) > 1 {
-		return "target.label." + name
-	}
-	return "target.label"
+	return given
 }
 
 // Loader starts loading cases in the background, to be predicted.

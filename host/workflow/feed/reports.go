@@ -9,6 +9,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -145,9 +146,9 @@ func (r *Reports) reusing() textembed.Encoder {
 func (r *Reports) ports() []sdk.Port {
 	a, e := fmt.Sprint(len(r.Schema.Attributes)), fmt.Sprint(r.Encoder.Dim)
 	return []sdk.Port{
-		{Name: "report.embedding", DType: tensor.FP32, Shape: []string{"N", a, e}, Required: true},
-		{Name: "report.state", DType: tensor.Int8, Shape: []string{"N", a}, Required: true},
-		{Name: "report.value", DType: tensor.Int64, Shape: []string{"N", a}, Required: true},
+		ports.ReportEmbedding.Declare(ports.Shape("N", a, e), ports.Required),
+		ports.ReportState.Declare(ports.Shape("N", a), ports.Required),
+		ports.ReportValue.Declare(ports.Shape("N", a), ports.Required),
 	}
 }
 
@@ -164,7 +165,7 @@ func (r *Reports) add(inputs map[string]*tensor.Tensor, cases []dataset.Case) {
 			copy(embedding[(i*a+k)*e:], r.vectors[prompt])
 		}
 	}
-	inputs["report.state"] = tensor.OfInt8s(states, int64(n), int64(a))
-	inputs["report.value"] = tensor.OfInt64s(values, int64(n), int64(a))
-	inputs["report.embedding"] = tensor.OfFloat32s(embedding, int64(n), int64(a), int64(e))
+	inputs[ports.ReportState.Name] = tensor.OfInt8s(states, int64(n), int64(a))
+	inputs[ports.ReportValue.Name] = tensor.OfInt64s(values, int64(n), int64(a))
+	inputs[ports.ReportEmbedding.Name] = tensor.OfFloat32s(embedding, int64(n), int64(a), int64(e))
 }

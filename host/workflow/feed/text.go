@@ -21,6 +21,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -60,11 +61,11 @@ func openText(ctx context.Context, host *plughost.Host, c config.Stage, req sdk.
 		return nil, &pipeline.StageError{Role: sdk.KindText, Plugin: manifest.Name, Call: "open", Err: err,
 			Setting: pipeline.RefusesSetting(err, t.Stage.Settings)}
 	}
-	out := sdk.FindPort(sdk.KnownPorts(t.Stage.Outputs, t.Opened.Outputs), "embedding")
+	out := sdk.FindPort(sdk.KnownPorts(t.Stage.Outputs, t.Opened.Outputs), ports.Embedding.Name)
 	if out != nil && out.DType == tensor.FP32 && len(out.Shape) == 2 {
 		t.dim, _ = strconv.Atoi(out.Shape[1])
 	}
-	if t.dim <= 0 || sdk.FindPort(t.Stage.Inputs, "text") == nil {
+	if t.dim <= 0 || sdk.FindPort(t.Stage.Inputs, ports.Text.Name) == nil {
 		return nil, &pipeline.RoleError{Text: fmt.Sprintf("text encoder %s: stage %q takes no \"text\" or gives no \"embedding\" FP32 [N E] of known width E", c.Ref(), t.Stage.Name)}
 	}
 	return t, nil
@@ -120,11 +121,11 @@ func hashFiles(h io.Writer, root string) error {
 // encoder is the stage as the cache of embeddings asks it.
 func (t *TextEncoder) encoder(ctx context.Context) textembed.Encoder {
 	return textembed.Encoder{ID: t.id, Dim: t.dim, Encode: func(prompts []string) ([][]float32, error) {
-		resp, _, err := t.instance.Forward(ctx, &sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{"text": tensor.OfStrings(prompts...)}})
+		resp, _, err := t.instance.Forward(ctx, &sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{ports.Text.Name: tensor.OfStrings(prompts...)}})
 		if err != nil {
 			return nil, &pipeline.StageError{Role: sdk.KindText, Plugin: t.Plugin.Manifest().Name, Call: "forward", Err: err}
 		}
-		values, err := resp.Outputs["embedding"].Float32s()
+		values, err := resp.Outputs[ports.Embedding.Name].Float32s()
 		if err != nil || len(values) != len(prompts)*t.dim {
 			return nil, fmt.Errorf("output \"embedding\" has %d numbers for %d prompts, want %d each (%v)", len(values), len(prompts), t.dim, err)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -72,7 +73,7 @@ func (r *tokenCache) add(inputs map[string]*tensor.Tensor, cases []dataset.Case)
 		return
 	}
 	for name := range inputs {
-		if strings.HasPrefix(name, "image.") {
+		if ports.Images.Has(name) {
 			return
 		}
 	}

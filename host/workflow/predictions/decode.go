@@ -12,6 +12,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -72,14 +73,14 @@ func (d *Decoder) Decode(run *pipeline.Run, b *dataset.Batch, states func(id str
 
 // boxes reads boxes, scores, labels and image, and maps them to the original images.
 func (d *Decoder) boxes(run *pipeline.Run, b *dataset.Batch, out []Prediction) error {
-	boxes, err1 := run.Outputs["boxes"].Float32s()
-	scores, err2 := run.Outputs["scores"].Float32s()
-	image, err3 := run.Outputs["image"].Int32s()
+	boxes, err1 := run.Outputs[ports.Boxes.Name].Float32s()
+	scores, err2 := run.Outputs[ports.Scores.Name].Float32s()
+	image, err3 := run.Outputs[ports.BoxImage.Name].Int32s()
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return d.Head.WrongOutput("outputs boxes, scores and image: %w", err)
 	}
 	labels := make([]int64, len(scores))
-	if t := run.Outputs["labels"]; t != nil {
+	if t := run.Outputs[ports.BoxLabels.Name]; t != nil {
 		given, err := t.Int64s()
 		if err != nil {
 			return d.Head.WrongOutput("output labels: %w", err)
@@ -121,7 +122,7 @@ func (d *Decoder) boxes(run *pipeline.Run, b *dataset.Batch, out []Prediction) e
 // probabilities are the softmax of the logits.
 func (d *Decoder) probabilities(run *pipeline.Run, out []Prediction) error {
 	for _, set := range d.Labels {
-		name := logitsName(d.Labels, set.Name)
+		name := ports.LabelLogits(d.Labels, set.Name).Name
 		logits, err := rows(run.Outputs[name], len(out), len(set.Classes))
 		if err != nil {
 			return d.Head.WrongOutput("output %q: %w", name, err)
@@ -131,14 +132,6 @@ func (d *Decoder) probabilities(run *pipeline.Run, out []Prediction) error {
 		}
 	}
 	return nil
-}
-
-// logitsName follows the rule of target.label.
-func logitsName(sets []sdk.LabelSet, name string) string {
-	if len(sets) > 1 {
-		return "logits." + name
-	}
-	return "logits"
 }
 
 // rows reads an FP32 [n, k] tensor of finite numbers.
@@ -178,7 +171,7 @@ func softmax(z []float64) []float64 {
 
 // reconstructions keeps the probabilities of the attributes a report does not mention.
 func (d *Decoder) reconstructions(run *pipeline.Run, b *dataset.Batch, statesOf func(id string) []int8, out []Prediction) error {
-	t := run.Outputs["reconstruction"]
+	t := run.Outputs[ports.Reconstruction.Name]
 	if t == nil {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -29,11 +30,11 @@ type fused struct {
 func (f *fusion) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
 	resp := &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{}, Losses: map[string]float64{}}
 	run := fused{shapes: map[string][]int64{}, wants: req.NeedsGrad}
-	names := slices.DeleteFunc(slices.Sorted(maps.Keys(req.Inputs)), func(n string) bool { return !isTokens(n) })
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(req.Inputs)), func(n string) bool { return !ports.Tokens.Has(n) })
 	run.n = int(req.Inputs[names[0]].Shape[0])
 	run.oneHot = make([]float64, run.n*f.attributes*4)
 	run.targets = slices.Repeat([]int64{-1}, run.n*f.attributes)
-	if t := req.Inputs["report.state"]; t != nil {
+	if t := req.Inputs[ports.ReportState.Name]; t != nil {
 		states, err := t.Int8s()
 		if err != nil {
 			return nil, err
@@ -42,7 +43,7 @@ func (f *fusion) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.Forwa
 			run.oneHot[i*4+int(s)] = 1
 		}
 	}
-	if t := req.Inputs["report.value"]; t != nil {
+	if t := req.Inputs[ports.ReportValue.Name]; t != nil {
 		v, err := t.Int64s()
 		if err != nil {
 			return nil, err
@@ -81,7 +82,7 @@ func (f *fusion) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.Forwa
 		}
 		resp.Outputs[name] = out
 	}
-	resp.Outputs["joint"] = tensor.OfFloat32s(joint, int64(run.n), int64(f.width))
+	resp.Outputs[ports.Joint.Name] = tensor.OfFloat32s(joint, int64(run.n), int64(f.width))
 	reconstruction := make([]float32, 0, run.n*f.attributes*f.values)
 	loss, known := 0.0, 0
 	for i := range run.n {
@@ -96,15 +97,13 @@ func (f *fusion) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.Forwa
 			}
 		}
 	}
-	resp.Outputs["reconstruction"] = tensor.OfFloat32s(reconstruction, int64(run.n), int64(f.attributes), int64(f.values))
+	resp.Outputs[ports.Reconstruction.Name] = tensor.OfFloat32s(reconstruction, int64(run.n), int64(f.attributes), int64(f.values))
 	resp.Losses["reconstruction"] = loss / float64(max(1, known))
 	if req.Train {
 		f.runs[req.Context] = run
 	}
 	return resp, nil
 }
-
-func isTokens(name string) bool { return len(name) > 7 && name[:7] == "tokens." }
 
 // Backward of the residual, of the mean and of the cross-entropy.
 func (f *fusion) Backward(_ context.Context, req *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
@@ -131,7 +130,7 @@ func (f *fusion) Backward(_ context.Context, req *sdk.BackwardRequest) (*sdk.Bac
 			copy(g, v)
 		}
 		tokens := int(shape[1])
-		if given := req.OutputGrads["joint"]; given != nil {
+		if given := req.OutputGrads[ports.Joint.Name]; given != nil {
 			v, err := given.Float32s()
 			if err != nil {
 				return nil, err
@@ -205,7 +204,7 @@ func (d *detector) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.For
 	resp := &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{}, Losses: map[string]float64{}, Metrics: map[string]float64{}}
 	var name string
 	for n := range req.Inputs {
-		if isTokens(n) {
+		if ports.Tokens.Has(n) {
 			name = n
 		}
 	}
@@ -223,12 +222,12 @@ func (d *detector) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.For
 	cols, cell := grid[1], float64(grid[2])
 	n, tokens := int(in.Shape[0]), int(in.Shape[1])
 	target := make([]float64, n*tokens)
-	if boxes := req.Inputs["target.boxes"]; boxes != nil && boxes.Len() > 0 {
+	if boxes := req.Inputs[ports.TargetBoxes.Name]; boxes != nil && boxes.Len() > 0 {
 		b, err := boxes.Float32s()
 		if err != nil {
 			return nil, err
 		}
-		image, err := req.Inputs["target.image"].Int32s()
+		image, err := req.Inputs[ports.TargetImage.Name].Int32s()
 		if err != nil {
 			return nil, err
 		}
@@ -267,10 +266,10 @@ func (d *detector) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.For
 		d.runs[req.Context] = run
 		return resp, nil
 	}
-	resp.Outputs["boxes"] = tensor.OfFloat32s(outBoxes, int64(len(outScores)), 4)
-	resp.Outputs["scores"] = tensor.OfFloat32s(outScores)
-	resp.Outputs["labels"] = tensor.OfInt64s(outLabels)
-	resp.Outputs["image"] = tensor.OfInt32s(outImages)
+	resp.Outputs[ports.Boxes.Name] = tensor.OfFloat32s(outBoxes, int64(len(outScores)), 4)
+	resp.Outputs[ports.Scores.Name] = tensor.OfFloat32s(outScores)
+	resp.Outputs[ports.BoxLabels.Name] = tensor.OfInt64s(outLabels)
+	resp.Outputs[ports.BoxImage.Name] = tensor.OfInt32s(outImages)
 	return resp, nil
 }
 
@@ -312,7 +311,7 @@ type classified struct {
 func (c *classifier) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
 	resp := &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{}, Losses: map[string]float64{}, Metrics: map[string]float64{}}
 	run := classified{shapes: map[string][]int64{}, wants: req.NeedsGrad}
-	names := slices.DeleteFunc(slices.Sorted(maps.Keys(req.Inputs)), func(n string) bool { return !isTokens(n) })
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(req.Inputs)), func(n string) bool { return !ports.Tokens.Has(n) })
 	n := int(req.Inputs[names[0]].Shape[0])
 	run.pooled, run.joint = make([]float64, n*c.width), make([]float64, n*c.width)
 	for _, name := range names {
@@ -327,12 +326,12 @@ func (c *classifier) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.F
 			run.pooled[k/(tokens*c.width)*c.width+k%c.width] += float64(v) / float64(tokens*len(names))
 		}
 	}
-	if t := req.Inputs["joint"]; t != nil {
+	if t := req.Inputs[ports.Joint.Name]; t != nil {
 		x, err := t.Float32s()
 		if err != nil {
 			return nil, err
 		}
-		run.shapes["joint"] = t.Shape
+		run.shapes[ports.Joint.Name] = t.Shape
 		for k, v := range x {
 			run.joint[k] = float64(v)
 		}
@@ -340,7 +339,7 @@ func (c *classifier) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.F
 	logits := make([]float32, n*c.classes)
 	run.dlogits = make([]float64, n*c.classes)
 	var labels []int64
-	if t := req.Inputs["target.label"]; t != nil {
+	if t := req.Inputs[ports.TargetLabel.Name]; t != nil {
 		var err error
 		if labels, err = t.Int64s(); err != nil {
 			return nil, err
@@ -368,7 +367,7 @@ func (c *classifier) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.F
 			}
 		}
 	}
-	resp.Outputs["logits"] = tensor.OfFloat32s(logits, int64(n), int64(c.classes))
+	resp.Outputs[ports.Logits.Name] = tensor.OfFloat32s(logits, int64(n), int64(c.classes))
 	if req.Train {
 		if math.IsNaN(float64(logits[0])) {
 			loss = math.NaN()
@@ -404,7 +403,7 @@ func (c *classifier) Backward(_ context.Context, req *sdk.BackwardRequest) (*sdk
 	resp := &sdk.BackwardResponse{InputGrads: map[string]*tensor.Tensor{}}
 	sets := 0
 	for name := range run.shapes {
-		if isTokens(name) {
+		if ports.Tokens.Has(name) {
 			sets++
 		}
 	}
@@ -421,7 +420,7 @@ func (c *classifier) Backward(_ context.Context, req *sdk.BackwardRequest) (*sdk
 			return nil, err
 		}
 		for k := range g {
-			if name == "joint" {
+			if name == ports.Joint.Name {
 				g[k] = float32(djoint[k])
 			} else {
 				tokens := int(shape[1])
@@ -438,7 +437,7 @@ type text struct{ weights []byte }
 
 // Forward says on standard error how many texts it was asked for.
 func (t *text) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
-	texts, err := req.Inputs["text"].Strings()
+	texts, err := req.Inputs[ports.Text.Name].Strings()
 	if err != nil {
 		return nil, err
 	}
@@ -449,7 +448,7 @@ func (t *text) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.Forward
 			out[i*textWidth+k%textWidth] += float32(b) * float32(t.weights[k%textWidth]) / 65536
 		}
 	}
-	return &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{"embedding": tensor.OfFloat32s(out, int64(len(texts)), textWidth)}}, nil
+	return &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{ports.Embedding.Name: tensor.OfFloat32s(out, int64(len(texts)), textWidth)}}, nil
 }
 
 // Close does nothing.

@@ -17,12 +17,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -34,33 +34,28 @@ const Features = 4
 const textWidth = 4
 
 func tokensPort(width string) sdk.Port {
-	return sdk.Port{Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", width}, Required: true, Differentiable: true}
+	return ports.Tokens.Declare(ports.Shape("N", "T", width), ports.Required)
 }
 
 // Manifest describes the plugin.
 func Manifest() sdk.Manifest {
 	gridPort := sdk.Port{Name: "grid", DType: tensor.Int64, Shape: []string{"4"}, Required: true, Resident: true}
-	report := []sdk.Port{
-		{Name: "report.state", DType: tensor.Int8, Shape: []string{"N", "A"}},
-		{Name: "report.value", DType: tensor.Int64, Shape: []string{"N", "A"}},
-	}
 	return sdk.Manifest{
 		Name: "toy", Version: "0.1.0", License: "Apache-2.0", Runtime: "go", Capabilities: []string{"train"},
 		ModelCard: "linear stages for tests; no medical use",
 		Stages: []sdk.StageManifest{
 			{
 				Name: "text", Kind: sdk.KindText, Summary: "bytes of a prompt, weighed by those of a file",
-				Inputs:   []sdk.Port{{Name: "text", DType: tensor.Bytes, Shape: []string{"N"}, Required: true}},
-				Outputs:  []sdk.Port{{Name: "embedding", DType: tensor.FP32, Shape: []string{"N", "E"}, Required: true}},
+				Inputs:   []sdk.Port{ports.Text.Declare(ports.Required)},
+				Outputs:  []sdk.Port{ports.Embedding.Declare(ports.Required)},
 				Settings: []sdk.Setting{{Name: "model", Type: "path", Help: "file of four bytes or more"}},
 			},
 			{
 				Name: "encoder", Kind: sdk.KindEncoder, Summary: "cells of the image as linear tokens", Trainable: true,
 				Inputs: []sdk.Port{
-					{Name: "volume", DType: tensor.FP32, Shape: []string{"N", "1", "1", "H", "W"}, SizeMultiple: 16,
-						Intensity: &sdk.Intensity{Low: -1024, High: 2050, OutLow: 0, OutHigh: 1}},
-					{Name: "image.*", DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, SizeMultiple: 16,
-						Intensity: &sdk.Intensity{Low: 0, High: 255, OutLow: 0, OutHigh: 1}},
+					ports.Volume.Declare(ports.Shape("N", "1", "1", "H", "W"), ports.SizeMultiple(16),
+						ports.Intensity(sdk.Intensity{Low: -1024, High: 2050, OutLow: 0, OutHigh: 1})),
+					ports.Images.Declare(ports.SizeMultiple(16), ports.Intensity(sdk.Intensity{Low: 0, High: 255, OutLow: 0, OutHigh: 1})),
 				},
 				Outputs: []sdk.Port{tokensPort("C"), gridPort},
 				Settings: []sdk.Setting{
@@ -75,11 +70,10 @@ func Manifest() sdk.Manifest {
 			},
 			{
 				Name: "fusion", Kind: sdk.KindFusion, Summary: "adds a linear map of the report to every token", Trainable: true,
-				Inputs: append([]sdk.Port{tokensPort("C")}, report...),
+				Inputs: []sdk.Port{tokensPort("C"), ports.ReportState.Declare(), ports.ReportValue.Declare()},
 				Outputs: []sdk.Port{
 					tokensPort("C"),
-					{Name: "joint", DType: tensor.FP32, Shape: []string{"N", "C"}, Required: true, Differentiable: true},
-					{Name: "reconstruction", DType: tensor.FP32, Shape: []string{"N", "A", "K"}},
+					ports.Joint.Declare(ports.Shape("N", "C"), ports.Required), ports.Reconstruction.Declare(),
 				},
 				Losses: []string{"reconstruction"},
 			},
@@ -87,15 +81,9 @@ func Manifest() sdk.Manifest {
 				Name: "detector", Kind: sdk.KindHead, Summary: "one box of a fixed size per cell", Trainable: true, Tasks: []string{"detect"},
 				Inputs: []sdk.Port{
 					tokensPort("C"), gridPort,
-					{Name: "target.boxes", DType: tensor.FP32, Shape: []string{"M", "4"}},
-					{Name: "target.image", DType: tensor.Int32, Shape: []string{"M"}},
+					ports.TargetBoxes.Declare(), ports.TargetImage.Declare(),
 				},
-				Outputs: []sdk.Port{
-					{Name: "boxes", DType: tensor.FP32, Shape: []string{"K", "4"}},
-					{Name: "scores", DType: tensor.FP32, Shape: []string{"K"}},
-					{Name: "labels", DType: tensor.Int64, Shape: []string{"K"}},
-					{Name: "image", DType: tensor.Int32, Shape: []string{"K"}},
-				},
+				Outputs:  []sdk.Port{ports.Boxes.Declare(), ports.Scores.Declare(), ports.BoxLabels.Declare(), ports.BoxImage.Declare()},
 				Settings: []sdk.Setting{{Name: "box", Type: "float", Default: "24", Help: "side of the boxes in pixels"}},
 				Losses:   []string{"objectness"}, Metrics: []string{"positive_cells"},
 			},
@@ -103,10 +91,9 @@ func Manifest() sdk.Manifest {
 				Name: "classifier", Kind: sdk.KindHead, Summary: "softmax regression", Trainable: true, Tasks: []string{"classify"},
 				Inputs: []sdk.Port{
 					tokensPort("C"),
-					{Name: "joint", DType: tensor.FP32, Shape: []string{"N", "C"}, Differentiable: true},
-					{Name: "target.label", DType: tensor.Int64, Shape: []string{"N"}},
+					ports.Joint.Declare(ports.Shape("N", "C")), ports.TargetLabel.Declare(),
 				},
-				Outputs: []sdk.Port{{Name: "logits", DType: tensor.FP32, Shape: []string{"N", "classes"}, Required: true}},
+				Outputs: []sdk.Port{ports.Logits.Declare(ports.Required)},
 				Losses:  []string{"classification"}, Metrics: []string{"accuracy"},
 			},
 		},
@@ -207,11 +194,9 @@ func sizes(stage string, known map[string]string, given []sdk.Port) (inputs, out
 	for _, g := range given {
 		name := ""
 		switch {
-		case g.Name == "volume":
-			name = "tokens.ct"
-		case strings.HasPrefix(g.Name, "image."):
-			name = "tokens." + strings.TrimPrefix(g.Name, "image.")
-		case strings.HasPrefix(g.Name, "tokens."):
+		case ports.Volume.Has(g.Name), ports.Images.Has(g.Name):
+			name = tokenName(g.Name)
+		case ports.Tokens.Has(g.Name):
 			name = g.Name
 		default:
 			continue
@@ -228,7 +213,7 @@ func sizes(stage string, known map[string]string, given []sdk.Port) (inputs, out
 
 func widthOf(inputs []sdk.Port) int {
 	for _, p := range inputs {
-		if strings.HasPrefix(p.Name, "tokens.") && len(p.Shape) == 3 {
+		if ports.Tokens.Has(p.Name) && len(p.Shape) == 3 {
 			n, _ := strconv.Atoi(p.Shape[2])
 			return n
 		}
@@ -489,10 +474,11 @@ func (e *encoder) Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.Fo
 }
 
 func tokenName(input string) string {
-	if input == "volume" {
-		return "tokens.ct"
+	name, picture := ports.Images.Member(input)
+	if !picture {
+		name = "ct"
 	}
-	return "tokens." + strings.TrimPrefix(input, "image.")
+	return ports.Tokens.Of(name).Name
 }
 
 func describe(x []float32, planes, h, w, top, left, cell int) []float64 {
