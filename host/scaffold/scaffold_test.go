@@ -18,7 +18,7 @@ func TestProjectsAreCompleteAsTheyAreBegun(t *testing.T) {
 		t.Fatal(err)
 	}
 	host := filepath.Join(t.TempDir(), "alignedfusion")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", host, modulePath+"/host")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", host, modulePath+"/cmd/alignedfusion")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

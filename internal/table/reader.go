@@ -44,16 +44,9 @@ type Reader struct {
 
 // NewReader reads the header; path is for messages.
 func NewReader(path string, in io.Reader, o Options) (*Reader, error) {
-	b := bufio.NewReaderSize(in, 1<<20)
-	if start, err := b.Peek(3); err == nil || len(start) >= 2 {
-		switch {
-		case bytes.HasPrefix(start, []byte{0xff, 0xfe}), bytes.HasPrefix(start, []byte{0xfe, 0xff}):
-			return nil, problem.At(path, 1, "", "the text is UTF-16; save it as UTF-8")
-		case bytes.Equal(start, []byte("\xef\xbb\xbf")):
-			if _, err := b.Discard(len(start)); err != nil {
-				return nil, problem.File(path, err)
-			}
-		}
+	b := SkipMark(in)
+	if start, err := b.Peek(2); err == nil && (bytes.Equal(start, []byte{0xff, 0xfe}) || bytes.Equal(start, []byte{0xfe, 0xff})) {
+		return nil, problem.At(path, 1, "", "the text is UTF-16; save it as UTF-8")
 	}
 	r := &Reader{path: path, csv: csv.NewReader(b), text: o.Text, index: map[string]int{}}
 	r.csv.FieldsPerRecord, r.csv.ReuseRecord, r.csv.TrimLeadingSpace = -1, true, !o.Text
@@ -71,6 +64,17 @@ func NewReader(path string, in io.Reader, o Options) (*Reader, error) {
 		}
 	}
 	return r, r.setHeader(first)
+}
+
+// SkipMark buffers a text without the UTF-8 byte order mark that some programs put
+// before it.
+func SkipMark(in io.Reader) *bufio.Reader {
+	b := bufio.NewReaderSize(in, 1<<20)
+	mark := []byte("\xef\xbb\xbf")
+	if start, err := b.Peek(len(mark)); err == nil && bytes.Equal(start, mark) {
+		_, _ = b.Discard(len(mark)) // they lie in the buffer: this cannot fail
+	}
+	return b
 }
 
 func (r *Reader) setHeader(names []string) error {

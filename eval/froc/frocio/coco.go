@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
 // cocoID is an id of a COCO file: a number or a string.
@@ -138,7 +139,7 @@ func (t *Truth) readJSONPredictions(path string, p *Predictions, problems *probl
 		return err
 	}
 	defer f.Close()
-	r := bufio.NewReaderSize(skipBOM(f), 1<<20)
+	r := table.SkipMark(f)
 	for {
 		start, err := r.Peek(1)
 		if err != nil {

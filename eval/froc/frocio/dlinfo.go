@@ -26,7 +26,7 @@ var splitNames = map[string]string{"1": "train", "2": "val", "3": "test"}
 
 // readDLInfo reads DL_info.csv: one row per lesion on its key slice, boxes in
 // 1-based pixels.
-func (t *Truth) readDLInfo(tab *table) error {
+func (t *Truth) readDLInfo(tab *rowFile) error {
 	column := map[string]int{}
 	for i, name := range tab.header {
 		column[name] = i

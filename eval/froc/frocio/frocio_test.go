@@ -209,7 +209,7 @@ func TestBadFilesAreNamedWithTheirRow(t *testing.T) {
 		want  string
 	}{
 		{"no ground truth", map[string]string{"p.csv": marks}, "no such file"},
-		{"empty file", map[string]string{"t.csv": "", "p.csv": marks}, "t.csv: is empty"},
+		{"empty file", map[string]string{"t.csv": "", "p.csv": marks}, "t.csv: the table is empty"},
 		{"no image column", map[string]string{"t.csv": "x1,y1,x2,y2\n", "p.csv": marks}, `t.csv:1: no column "image"; the header is "x1,y1,x2,y2"`},
 		{"no coordinates", map[string]string{"t.csv": "image,x1\n", "p.csv": marks}, "t.csv:1: no coordinates"},
 		{"column twice", map[string]string{"t.csv": "image,x,X,y\n", "p.csv": marks}, `t.csv:1: column "X" stands twice`},
@@ -221,7 +221,7 @@ func TestBadFilesAreNamedWithTheirRow(t *testing.T) {
 		{"infinite coordinate", map[string]string{"t.csv": truth, "p.csv": marks + "a,0,0,inf,1,1\n"}, `p.csv:2: x2 is "inf", want a finite number`},
 		{"no number", map[string]string{"t.csv": truth, "p.csv": marks + "a,0,0,one,1,1\n"}, `p.csv:2: x2 is "one", want a number`},
 		{"exchanged corners", map[string]string{"t.csv": truth, "p.csv": marks + "a,5,0,1,1,1\n"}, `p.csv:2: x2=1 is less than x1=5`},
-		{"too few fields", map[string]string{"t.csv": truth, "p.csv": marks + "a,5,0\n"}, `p.csv:2: wrong number of fields, want 6`},
+		{"too few fields", map[string]string{"t.csv": truth, "p.csv": marks + "a,5,0\n"}, `p.csv:2: 3 fields, the header has 6`},
 		{"open quote", map[string]string{"t.csv": truth, "p.csv": marks + "\"a,5,0\n"}, "p.csv:"},
 		{"lesion twice", map[string]string{"t.csv": truth + "a,0,0,1,1\n", "p.csv": marks}, `image "a" has the lesion box [0 0 1 1] twice`},
 		{"bad ignore flag", map[string]string{"t.csv": "image,x,y,radius,ignore\na,0,0,1,maybe\n", "p.csv": marks}, `t.csv:2: ignore is "maybe"`},

@@ -38,11 +38,13 @@ type layout struct {
 	rest []int // further columns
 }
 
-func newLayout(t *table) (layout, error) {
+func newLayout(t *rowFile) (layout, error) {
 	taken := make([]bool, len(t.header))
 	lower := make([]string, len(t.header))
 	for i, name := range t.header {
-		lower[i] = strings.ToLower(name)
+		if lower[i] = strings.ToLower(name); slices.Contains(lower[:i], lower[i]) {
+			return layout{}, fmt.Errorf("%s:1: column %q stands twice", t.file, name)
+		}
 	}
 	column := func(names ...string) int {
 		for _, name := range names {

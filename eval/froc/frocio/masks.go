@@ -13,7 +13,7 @@ import (
 )
 
 // readMask reads the NIfTI file that a row names, relative to its table.
-func readMask(name string, tab *table) (*nifti.Volume, error) {
+func readMask(name string, tab *rowFile) (*nifti.Volume, error) {
 	path := strings.TrimSpace(name)
 	if !nifti.IsNIfTI(path) {
 		return nil, fmt.Errorf("%s: mask %q, want a .nii or .nii.gz file", tab.where(), name)
@@ -30,7 +30,7 @@ func readMask(name string, tab *table) (*nifti.Volume, error) {
 
 // addMask adds the lesions of one label mask; a mask without any says that the
 // image has none.
-func (t *Truth) addMask(proto froc.Lesion, name string, tab *table) error {
+func (t *Truth) addMask(proto froc.Lesion, name string, tab *rowFile) error {
 	v, err := readMask(name, tab)
 	if err != nil {
 		return err
@@ -74,7 +74,7 @@ func (t *Truth) addMask(proto froc.Lesion, name string, tab *table) error {
 
 // addMap adds the marks of one detection map: its connected components, each
 // scored by its greatest value.
-func (t *Truth) addMap(image int, name string, tab *table, p *Predictions, problems *problems) error {
+func (t *Truth) addMap(image int, name string, tab *rowFile, p *Predictions, problems *problems) error {
 	v, err := readMask(name, tab)
 	if err != nil {
 		return err

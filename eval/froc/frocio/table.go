@@ -3,7 +3,6 @@ package frocio
 import (
 	"bufio"
 	"bytes"
-	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,13 +12,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
-// table is a CSV or JSON Lines file, read row by row.
-type table struct {
+// rowFile is a CSV or JSON Lines file, read row by row.
+type rowFile struct {
 	file   string // as given, for messages
 	header []string
-	next   func() ([]string, error) // the slice is reused; io.EOF after the last row
+	next   func() ([]string, error) // as table.Reader.Next
 	line   func() int               // of the last row
 	read   func() int64             // bytes read so far
 	size   int64                    // of the file; 0: unknown
@@ -27,17 +28,17 @@ type table struct {
 }
 
 // where names the last row.
-func (t *table) where() string { return fmt.Sprintf("%s:%d", t.file, t.line()) }
+func (t *rowFile) where() string { return fmt.Sprintf("%s:%d", t.file, t.line()) }
 
 // openTable opens a CSV or JSON Lines file and reads its header. With
 // headerless, a first row that names no image column is data of a single column
 // "image".
-func openTable(path string, headerless bool) (*table, error) {
+func openTable(path string, headerless bool) (*rowFile, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	var t *table
+	var t *rowFile
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".jsonl", ".ndjson":
 		t, err = jsonTable(path, f)
@@ -57,7 +58,7 @@ func openTable(path string, headerless bool) (*table, error) {
 
 // rowsLeft guesses how many rows are still to come from the number of rows read,
 // so that memory for them is taken once.
-func (t *table) rowsLeft(rows int) int {
+func (t *rowFile) rowsLeft(rows int) int {
 	done := t.read()
 	if done <= 0 || t.size <= done {
 		return 0
@@ -65,81 +66,30 @@ func (t *table) rowsLeft(rows int) int {
 	return int(float64(rows) * float64(t.size-done) / float64(done))
 }
 
-func csvTable(name string, r io.Reader, headerless bool) (*table, error) {
-	reader := csv.NewReader(bufio.NewReaderSize(skipBOM(r), 1<<20))
-	reader.ReuseRecord = true
-	reader.TrimLeadingSpace = true
-	t := &table{file: name, read: reader.InputOffset}
-	t.line = func() int { line, _ := reader.FieldPos(0); return line }
-	first, err := reader.Read()
-	if errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: is empty, want a header", name)
-	}
-	if err != nil {
-		return nil, csvError(name, err)
-	}
-	first = slices.Clone(first)
-	t.next = func() ([]string, error) {
-		row, err := reader.Read()
-		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, csvError(name, err)
-		}
-		return row, err
-	}
-	if headerless && len(first) == 1 && !slices.Contains(imageNames, strings.ToLower(strings.TrimSpace(first[0]))) {
-		t.header = []string{"image"}
-		rest, given := t.next, false
-		t.next = func() ([]string, error) {
-			if !given {
-				given = true
-				return first, nil
+func csvTable(name string, r io.Reader, headerless bool) (*rowFile, error) {
+	var o table.Options
+	if headerless {
+		o.Headerless = func(first []string) []string {
+			if len(first) == 1 && !slices.Contains(imageNames, strings.ToLower(first[0])) {
+				return []string{"image"}
 			}
-			return rest()
-		}
-		return t, nil
-	}
-	t.header = first
-	return t, checkHeader(t)
-}
-
-func csvError(name string, err error) error {
-	var parse *csv.ParseError
-	if errors.As(err, &parse) {
-		return fmt.Errorf("%s:%d: %w", name, parse.Line, parse.Err)
-	}
-	return fmt.Errorf("%s: %w", name, err)
-}
-
-func skipBOM(r io.Reader) io.Reader {
-	b := bufio.NewReader(r)
-	if start, err := b.Peek(3); err == nil && bytes.Equal(start, []byte("\xef\xbb\xbf")) {
-		if _, err := b.Discard(3); err != nil {
-			return b
+			return nil
 		}
 	}
-	return b
-}
-
-func checkHeader(t *table) error {
-	seen := map[string]bool{}
-	for i, name := range t.header {
-		t.header[i] = strings.TrimSpace(name)
-		if key := strings.ToLower(t.header[i]); seen[key] {
-			return fmt.Errorf("%s:1: column %q stands twice", t.file, name)
-		} else {
-			seen[key] = true
-		}
+	reader, err := table.NewReader(name, r, o)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	return &rowFile{file: name, header: reader.Columns, next: reader.Next, line: reader.Line, read: reader.Offset}, nil
 }
 
 // jsonTable reads one JSON object per line. The first object sets the columns;
 // a later one may leave keys out but not add any.
-func jsonTable(name string, r io.Reader) (*table, error) {
-	scanner := bufio.NewScanner(skipBOM(r))
+func jsonTable(name string, r io.Reader) (*rowFile, error) {
+	scanner := bufio.NewScanner(table.SkipMark(r))
 	scanner.Buffer(nil, 1<<24)
 	line, done := 0, int64(0)
-	t := &table{file: name, line: func() int { return line }, read: func() int64 { return done }}
+	t := &rowFile{file: name, line: func() int { return line }, read: func() int64 { return done }}
 	read := func() (map[string]json.RawMessage, error) {
 		for scanner.Scan() {
 			line++
@@ -167,9 +117,6 @@ func jsonTable(name string, r io.Reader) (*table, error) {
 		return nil, err
 	}
 	t.header = slices.Sorted(maps.Keys(first))
-	if err := checkHeader(t); err != nil {
-		return nil, err
-	}
 	keys := slices.Sorted(maps.Keys(first))
 	row := make([]string, len(keys))
 	convert := func(object map[string]json.RawMessage) ([]string, error) {

@@ -1,7 +1,6 @@
 package frocio
 
 import (
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
@@ -158,14 +157,14 @@ func (t *Truth) addImage(im froc.Image) int {
 
 // rows calls use for every row of a table. A row of the wrong width is a problem
 // of that row alone.
-func rows(t *table, p *problems, use func(row []string) error) error {
+func rows(t *rowFile, p *problems, use func(row []string) error) error {
 	for {
 		row, err := t.next()
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil
-		case errors.Is(err, csv.ErrFieldCount):
-			p.row(t.where(), "wrong number of fields", "wrong number of fields, want %d", len(t.header))
+		case err != nil && row != nil:
+			p.row(t.where(), "wrong number of fields", "%d fields, the header has %d", len(row), len(t.header))
 		case err != nil:
 			return err
 		default:
