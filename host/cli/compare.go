@@ -2,14 +2,12 @@ package cli
 
 import (
 	"bytes"
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -23,6 +21,8 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -370,29 +370,29 @@ type classified struct {
 // readClassified reads predictions.csv against truth.csv and images.csv. Cases
 // without a label are left out.
 func readClassified(name, path, truthDir, suffix string) (*classified, error) {
-	truth, err := readCSV(filepath.Join(truthDir, predictions.TruthFile))
+	truth, err := table.Read(filepath.Join(truthDir, predictions.TruthFile))
 	if err != nil {
 		return nil, err
 	}
-	images, err := readCSV(filepath.Join(truthDir, predictions.ImagesFile))
+	images, err := table.Read(filepath.Join(truthDir, predictions.ImagesFile))
 	if err != nil {
 		return nil, err
 	}
-	given, err := readCSV(path)
+	given, err := table.Read(path)
 	if err != nil {
 		return nil, err
 	}
 	patientOf := map[string]string{}
-	for i := range images.rows {
-		patientOf[images.cell(i, "image")] = images.cell(i, "patient")
+	for _, r := range images.Rows {
+		patientOf[images.Get(r, "image")] = images.Get(r, "patient")
 	}
-	rowOf := map[string]int{}
-	for i := range given.rows {
-		rowOf[given.cell(i, "id")] = i
+	rowOf := map[string]table.Row{}
+	for _, r := range given.Rows {
+		rowOf[given.Get(r, "id")] = r
 	}
 	prefix := "p" + suffix + "_"
 	var classes []string
-	for _, column := range given.header {
+	for _, column := range given.Columns {
 		if class, ok := strings.CutPrefix(column, prefix); ok {
 			classes = append(classes, class)
 		}
@@ -400,8 +400,8 @@ func readClassified(name, path, truthDir, suffix string) (*classified, error) {
 	out := &classified{name: name}
 	var labels []int
 	var probabilities [][]float64
-	for i := range truth.rows {
-		id, label := truth.cell(i, "id"), truth.cell(i, "label"+suffix)
+	for _, r := range truth.Rows {
+		id, label := truth.Get(r, "id"), truth.Get(r, "label"+suffix)
 		if label == "" {
 			continue
 		}
@@ -413,9 +413,9 @@ func readClassified(name, path, truthDir, suffix string) (*classified, error) {
 		var p []float64
 		var sum float64
 		for _, class := range classes {
-			v, err := strconv.ParseFloat(given.cell(at, prefix+class), 64)
+			v, err := table.Number(given.Get(at, prefix+class))
 			if err != nil || !(v >= 0 && v <= 1.001) {
-				return nil, fmt.Errorf("%s:%d: %s%s is %q, want a probability", path, at+2, prefix, class, given.cell(at, prefix+class))
+				return nil, problem.At(path, at.Line, prefix+class, "%q, want a probability", given.Get(at, prefix+class))
 			}
 			p, sum = append(p, v), sum+v
 		}
@@ -430,45 +430,16 @@ func readClassified(name, path, truthDir, suffix string) (*classified, error) {
 	return out, nil
 }
 
-// csvFile is a small table with a header.
-type csvFile struct {
-	header []string
-	rows   [][]string
-}
-
-func (f *csvFile) cell(row int, column string) string {
-	if i := slices.Index(f.header, column); i >= 0 {
-		return f.rows[row][i]
-	}
-	return ""
-}
-
-func readCSV(path string) (*csvFile, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	all, err := csv.NewReader(f).ReadAll()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if len(all) == 0 {
-		return nil, fmt.Errorf("%s: is empty, want a header", path)
-	}
-	return &csvFile{all[0], all[1:]}, nil
-}
-
 func compareClassifiers(c *cli.Context, o comparison, systems []system) error {
 	dir, err := truthDir(systems, o.Split)
 	if err != nil {
 		return err
 	}
-	truth, err := readCSV(filepath.Join(dir, predictions.TruthFile))
+	truth, err := table.Read(filepath.Join(dir, predictions.TruthFile))
 	if err != nil {
 		return dataError(err)
 	}
-	for _, column := range truth.header[1:] {
+	for _, column := range truth.Columns[1:] {
 		suffix := strings.TrimPrefix(column, "label")
 		var all []classified
 		for _, s := range systems {

@@ -107,7 +107,7 @@ func TestOpenIFindings(t *testing.T) {
 	}
 }
 
-func table(states map[string]schema.State) extract.Table {
+func labelled(states map[string]schema.State) extract.Table {
 	s := schema.Schema{Attributes: []schema.Attribute{{Name: "Mass", Kind: schema.Binary, Values: []string{"no", "yes"}}, {Name: "normal", Kind: schema.Binary, Values: []string{"no", "yes"}}}}
 	t := extract.Table{Schema: s}
 	for _, id := range []string{"1", "2", "3", "4"} {
@@ -118,7 +118,7 @@ func table(states map[string]schema.State) extract.Table {
 }
 
 func TestFindingsAreScoredStatedAgainstTheRest(t *testing.T) {
-	got := table(map[string]schema.State{"1": schema.Stated, "2": schema.Stated, "3": schema.Uncertain})
+	got := labelled(map[string]schema.State{"1": schema.Stated, "2": schema.Stated, "3": schema.Uncertain})
 	gold := Gold{Findings: []string{"Mass", "normal"}, IDs: []string{"CXR1", "CXR2", "CXR3", "CXR4"}, Labels: [][]bool{{true, true}, {false, true}, {true, true}, {true, true}}}
 	r, err := EvaluateFindings(got, gold)
 	if err != nil {

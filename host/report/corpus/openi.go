@@ -1,16 +1,14 @@
 package corpus
 
 import (
-	"encoding/csv"
-	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
-	"os"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report/extract"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
 // Gold holds binary labels of findings per report.
@@ -23,35 +21,26 @@ type Gold struct {
 // ReadGold reads a CSV file whose first column names the report and whose other
 // columns are findings with 0 or 1.
 func ReadGold(path string) (Gold, error) {
-	f, err := os.Open(path)
+	t, err := table.Read(path)
 	if err != nil {
 		return Gold{}, fmt.Errorf("gold labels: %w", err)
 	}
-	defer f.Close()
-	in := csv.NewReader(f)
-	header, err := in.Read()
-	if err != nil || len(header) < 2 {
+	if len(t.Columns) < 2 {
 		return Gold{}, fmt.Errorf("gold labels: %s: want a header with the report's name and at least one finding", path)
 	}
-	g := Gold{Findings: header[1:]}
-	for row := 2; ; row++ {
-		record, err := in.Read()
-		if errors.Is(err, io.EOF) {
-			return g, nil
-		}
-		if err != nil {
-			return Gold{}, fmt.Errorf("gold labels: %s: %w", path, err)
-		}
+	g := Gold{Findings: t.Columns[1:]}
+	for _, r := range t.Rows {
 		labels := make([]bool, len(g.Findings))
-		for i, v := range record[1:] {
+		for i, v := range r.Cells[1:] {
 			if v != "0" && v != "1" {
-				return Gold{}, fmt.Errorf("gold labels: %s: row %d: column %q is neither 0 nor 1", path, row, g.Findings[i])
+				return Gold{}, fmt.Errorf("gold labels: %w", problem.At(path, r.Line, g.Findings[i], "is neither 0 nor 1"))
 			}
 			labels[i] = v == "1"
 		}
-		g.IDs = append(g.IDs, record[0])
+		g.IDs = append(g.IDs, r.Cells[0])
 		g.Labels = append(g.Labels, labels)
 	}
+	return g, nil
 }
 
 // folds is the number of parts that figures are also given on. The rules were
