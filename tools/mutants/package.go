@@ -199,14 +199,14 @@ func (p *loaded) compiled(overlay string) (string, error) {
 	return id[strings.LastIndexByte(id, '/')+1:], err
 }
 
-// memoryKiB bounds the address space of a test and of what compiles it: a mutant that
+// memoryKiB bounds the private memory of a test and of what compiles it: a mutant that
 // allocates for ever must not take the machine along.
 const memoryKiB = 8 << 20
 
 // runTests runs a package's tests and reports whether they failed, in any way or by taking
 // longer than the limit.
 func (p *loaded) runTests(overlay string, limit time.Duration) (failed bool, output []byte, err error) {
-	script := fmt.Sprintf(`ulimit -v %d; exec go test -vet=off -failfast -timeout=%v "$@"`, memoryKiB, limit)
+	script := fmt.Sprintf(`ulimit -d %d; exec go test -vet=off -failfast -timeout=%v "$@"`, memoryKiB, limit)
 	args := []string{"-c", script, "sh", "-overlay=" + overlay, p.ImportPath}
 	if slices.Contains(append(p.TestImports, p.XTestImports...), "pgregory.net/rapid") {
 		args = append(args, "-rapid.nofailfile") // which rapid would write into the tree
