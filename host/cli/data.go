@@ -22,9 +22,8 @@ func dataCommand() *cli.Command {
 				Name:      "check",
 				Usage:     "read a data set completely, count what is there and name every problem by file and row",
 				ArgsUsage: "SPEC",
-				Description: `SPEC is LAYOUT:PATH with a layout of deeplesion, boxes, table, derm7pt, nifti, slices, image;
-options follow a question mark: deeplesion:DIR?noisy=keep&nan=missing.
-Exit code 3 when there are problems.`,
+				Description: "SPEC is LAYOUT:PATH; options follow a question mark: deeplesion:DIR?noisy=keep&nan=missing.\n\n" +
+					layoutList() + "\nExit code 3 when there are problems.",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "attributes", Usage: "attribute columns or sets, comma-separated: paper, A, B, C, all (default: the layout's)"},
 					&cli.BoolFlag{Name: "headers-only", Usage: "read tables and image headers, not pixels"},
@@ -51,6 +50,26 @@ table: pictures with attributes; the label depends on both. README.txt in the fo
 			},
 		},
 	}
+}
+
+// layoutList has a line per layout of data sets.
+func layoutList() string {
+	var list strings.Builder
+	for _, l := range dataset.Layouts() {
+		fmt.Fprintf(&list, "  %s: %s\n", l, l.Help)
+	}
+	return list.String()
+}
+
+// trainingSpecs lists the forms of data specs that one can train on.
+func trainingSpecs() string {
+	var specs []string
+	for _, l := range dataset.Layouts() {
+		if l.Targets {
+			specs = append(specs, l.String())
+		}
+	}
+	return strings.Join(specs, ", ")
 }
 
 func dataSynth(c *cli.Context) error {

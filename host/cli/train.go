@@ -37,7 +37,7 @@ its config.yaml trains the same run again, and --resume continues one that was s
 ` + settingsHelp(),
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "task", Usage: "detect or classify"},
-			&cli.StringFlag{Name: "data", Usage: "data `SPEC`: deeplesion:DIR, boxes:DIR, table:FILE.csv, derm7pt:DIR"},
+			&cli.StringFlag{Name: "data", Usage: "data `SPEC`: " + trainingSpecs()},
 			&cli.StringFlag{Name: "encoder", Usage: "`PLUGIN`: NAME, PATH or NAME:STAGE, or none: reports alone (default: a3d to detect, classifier to classify)"},
 			&cli.StringFlag{Name: "fusion", Usage: "`PLUGIN`, or none: tokens go straight to the head (default: none)"},
 			&cli.StringFlag{Name: "head", Usage: "`PLUGIN` (default: a3d to detect, classifier to classify)"},

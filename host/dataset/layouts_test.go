@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"image/color"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -464,4 +465,38 @@ func BenchmarkLoaderSkin(b *testing.B) {
 		batches(b, d, cases, LoaderOptions{Batch: 16, Load: LoadOptions{Size: 128, Augment: PictureAugment()}})
 	}
 	b.ReportMetric(float64(b.N*len(cases))/b.Elapsed().Seconds(), "samples/s")
+}
+
+// A layout is the file that opens it, its row of layouts.go, and docs/data.md: no other
+// code asks for a layout by its name (derm7pt stands for all: its name means nothing else).
+func TestALayoutIsNamedInNoOtherFileThanTheTable(t *testing.T) {
+	root := filepath.Join("..", "..")
+	guide, err := os.ReadFile(filepath.Join(root, "docs", "data.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range Layouts() {
+		if !strings.Contains(string(guide), "`"+l.Name+":") {
+			t.Errorf("docs/data.md does not name %s", l)
+		}
+	}
+	var named []string
+	for _, dir := range []string{"cmd", "eval", "host", "internal", "sdk"} {
+		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			if strings.Contains(string(text), `"derm7pt"`) {
+				named = append(named, filepath.Base(path))
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]string{"layouts.go"}, named); diff != "" {
+		t.Errorf("files that name a layout (-want +got):\n%s", diff)
+	}
 }

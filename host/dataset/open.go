@@ -22,16 +22,6 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
-var layouts = map[string]func(*opener) error{
-	"deeplesion": openDeepLesion,
-	"boxes":      openBoxes,
-	"table":      openTable,
-	"derm7pt":    openDerm7pt,
-	"nifti":      openNIfTI,
-	"slices":     openSlices,
-	"image":      openImage,
-}
-
 // opener collects what a layout reads.
 type opener struct {
 	d        *Dataset
@@ -93,7 +83,7 @@ func Open(spec string, opt Options) (*Dataset, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := layout(o); err != nil {
+	if err := layout.open(o); err != nil {
 		return nil, err
 	}
 	return o.finish()
@@ -101,17 +91,15 @@ func Open(spec string, opt Options) (*Dataset, error) {
 
 var specOption = regexp.MustCompile(`\?[a-z_]+=`)
 
-func newOpener(spec string, opt Options) (*opener, func(*opener) error, error) {
-	name, path, ok := strings.Cut(spec, ":")
-	layout, known := layouts[name]
-	if !ok || !known || path == "" {
-		return nil, nil, fmt.Errorf("%w: data spec %q: want LAYOUT:PATH with one of the layouts %s", ErrData, spec,
-			strings.Join(slices.Sorted(maps.Keys(layouts)), ", "))
+func newOpener(spec string, opt Options) (*opener, Layout, error) {
+	layout, path, err := layoutOf(spec)
+	if err != nil {
+		return nil, layout, err
 	}
 	o := &opener{opt: opt, infos: map[string]imageInfo{}}
 	if at := specOption.FindStringIndex(path); at != nil {
 		if err := o.setOptions(path[at[0]+1:]); err != nil {
-			return nil, nil, fmt.Errorf("%w: data spec %q: %w", ErrData, spec, err)
+			return nil, layout, fmt.Errorf("%w: data spec %q: %w", ErrData, spec, err)
 		}
 		path = path[:at[0]]
 	}

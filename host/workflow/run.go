@@ -82,7 +82,7 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		return nil, err
 	}
 	var attributes []string
-	if r.Schema != nil && feed.HasTable(o.Data) {
+	if r.Schema != nil && dataset.HasTargets(o.Data) {
 		attributes = r.Schema.Names()
 	}
 	d, err := feed.OpenData(o.Data, c, r.Labels, attributes)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
@@ -31,12 +30,6 @@ func OpenData(spec string, c *config.Config, labels []sdk.LabelSet, attributes [
 		return nil, fmt.Errorf("%w: %s is data for the task %s, the pipeline is for %s", dataset.ErrData, spec, d.Task, c.Task)
 	}
 	return d, nil
-}
-
-// HasTable reports whether a data spec names data with columns of attributes.
-func HasTable(spec string) bool {
-	layout, _, _ := strings.Cut(spec, ":")
-	return slices.Contains([]string{"deeplesion", "boxes", "table", "derm7pt"}, layout)
 }
 
 // TrainingData are the cases that a run learns from and is validated on.

@@ -1,0 +1,57 @@
+package dataset
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Layout is one way in which a data set lies on disk. A new layout is a file with the
+// function that opens it and a row of the table below: help, messages and the
+// completion of commands come from the row.
+type Layout struct {
+	Name string
+	// Path is what stands behind the colon of a data spec: DIR, FILE.csv, PATH, FILE.
+	Path string
+	// Help says which files lie there.
+	Help string
+	// Targets says that there are splits, boxes or labels, and columns of attributes:
+	// data to train on. The others are for prediction.
+	Targets bool
+
+	open func(*opener) error
+}
+
+var layouts = []Layout{
+	{"deeplesion", "DIR", "DL_info.csv, Images_png/PPPPPP_SS_EE/NNN.png, optional attributes.csv", true, openDeepLesion},
+	{"boxes", "DIR", "images.csv, boxes.csv, optional ignore.csv, images/; or FILE.csv, one table of both", true, openBoxes},
+	{"table", "FILE.csv", "id, image or image.NAME, patient, split, label or label.TASK; every other column is an attribute", true, openTable},
+	{"derm7pt", "DIR", "meta/meta.csv, meta/*_indexes.csv, images/ (or all of them in DIR)", true, openDerm7pt},
+	{"nifti", "PATH", "a .nii or .nii.gz file, or a folder of them; to predict", false, openNIfTI},
+	{"slices", "PATH", "a folder of PNG or JPEG slices, or one of them; to predict", false, openSlices},
+	{"image", "FILE", "one picture; to predict", false, openImage},
+}
+
+// Layouts returns the layouts that Open knows, those to train on first.
+func Layouts() []Layout { return append([]Layout(nil), layouts...) }
+
+// String returns the form of the layout's data specs, for example deeplesion:DIR.
+func (l Layout) String() string { return l.Name + ":" + l.Path }
+
+// HasTargets reports whether a data spec names data to train on.
+func HasTargets(spec string) bool {
+	l, _, err := layoutOf(spec)
+	return err == nil && l.Targets
+}
+
+// layoutOf splits a data spec into its layout and what follows the colon.
+func layoutOf(spec string) (Layout, string, error) {
+	name, path, _ := strings.Cut(spec, ":")
+	names := make([]string, len(layouts))
+	for i, l := range layouts {
+		if l.Name == name && path != "" {
+			return l, path, nil
+		}
+		names[i] = l.Name
+	}
+	return Layout{}, "", fmt.Errorf("%w: data spec %q: want LAYOUT:PATH with one of the layouts %s", ErrData, spec, strings.Join(names, ", "))
+}
