@@ -18,11 +18,10 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/urfave/cli/v2"
 
-	"github.com/alignedfusion/alignedfusion/host/report/assertion"
+	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/corpus"
-	"github.com/alignedfusion/alignedfusion/host/report/extract"
-	"github.com/alignedfusion/alignedfusion/host/report/lexicon"
 	"github.com/alignedfusion/alignedfusion/host/report/llm"
+	"github.com/alignedfusion/alignedfusion/host/report/rules"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
@@ -48,7 +47,7 @@ func reportFlags() []cli.Flag {
 		&cli.StringFlag{Name: "id", Usage: "`COLUMN` that names the report (default: uid, id, report_id or case_id)"},
 		&cli.StringFlag{Name: "text", Usage: "`COLUMNS` with text, comma-separated (default: findings, impression, report, text)"},
 		&cli.StringFlag{Name: "only", Usage: "keep the rows with `COLUMN=VALUE`, such as split=train"},
-		&cli.StringFlag{Name: "lexicon", Usage: "`NAME` of an embedded lexicon or a YAML or JSON file", Value: lexicon.ChestXRay},
+		&cli.StringFlag{Name: "lexicon", Usage: "`NAME` of an embedded lexicon or a YAML or JSON file", Value: rules.ChestXRay},
 		&cli.StringFlag{Name: "triggers", Usage: "trigger table `FILE` instead of the embedded one"},
 	}
 }
@@ -68,8 +67,8 @@ func llmFlags() []cli.Flag {
 	}
 }
 
-func reportsOf(c *cli.Context) ([]extract.Report, error) {
-	src := extract.Source{Path: c.String("data"), ID: c.String("id")}
+func reportsOf(c *cli.Context) ([]report.Report, error) {
+	src := report.Source{Path: c.String("data"), ID: c.String("id")}
 	for _, column := range strings.Split(c.String("text"), ",") {
 		if column = strings.TrimSpace(column); column != "" {
 			src.Text = append(src.Text, column)
@@ -82,25 +81,25 @@ func reportsOf(c *cli.Context) ([]extract.Report, error) {
 		}
 		src.Only = &[2]string{column, value}
 	}
-	reports, err := extract.ReadReports(src)
+	reports, err := report.Read(src)
 	return reports, dataError(err)
 }
 
-func rulesOf(c *cli.Context) (extract.Rules, error) {
-	lex, err := lexicon.Open(c.String("lexicon"))
+func rulesOf(c *cli.Context) (rules.Extractor, error) {
+	lex, err := rules.OpenLexicon(c.String("lexicon"))
 	if err != nil {
-		return extract.Rules{}, dataError(err)
+		return rules.Extractor{}, dataError(err)
 	}
 	engine, err := engineOf(c)
-	return extract.Rules{Lexicon: lex, Engine: engine}, err
+	return rules.Extractor{Lexicon: lex, Engine: engine}, err
 }
 
-func engineOf(c *cli.Context) (*assertion.Engine, error) {
+func engineOf(c *cli.Context) (*rules.Engine, error) {
 	if path := c.String("triggers"); path != "" {
-		engine, err := assertion.Load(path)
+		engine, err := rules.OpenTriggers(path)
 		return engine, dataError(err)
 	}
-	return assertion.Default()
+	return rules.DefaultEngine()
 }
 
 // clientOf returns nil when no endpoint is named.
@@ -260,16 +259,16 @@ func attributesExtract(c *cli.Context) error {
 	if p := c.String("probable"); p != "stated" && p != "uncertain" {
 		return usageError("--probable %q: want stated or uncertain", p)
 	}
-	rules, err := rulesOf(c)
+	x, err := rulesOf(c)
 	if err != nil {
 		return err
 	}
-	rules.ProbableIsUncertain = c.String("probable") == "uncertain"
+	x.ProbableIsUncertain = c.String("probable") == "uncertain"
 	client, err := clientOf(c)
 	if err != nil {
 		return err
 	}
-	target := rules.Lexicon.Schema
+	target := x.Lexicon.Schema
 	if path := c.String("schema"); path != "" {
 		s, err := readSchema(path)
 		if err != nil {
@@ -291,7 +290,7 @@ func attributesExtract(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var fresh []extract.Report
+	var fresh []report.Report
 	for _, r := range reports {
 		if _, ok := kept[r.ID]; !ok {
 			fresh = append(fresh, r)
@@ -314,12 +313,12 @@ func attributesExtract(c *cli.Context) error {
 			fmt.Fprintf(c.App.ErrWriter, "warning: %d reports got no readable answer and are left unmentioned; the record names them\n", n)
 		}
 	} else {
-		record.Method, record.Lexicon, record.LexiconSHA256 = "rules", rules.Lexicon.Source.Name, rules.Lexicon.Hash()
-		if rows, err = extractByRules(c.Context, rules, target, fresh); err != nil {
+		record.Method, record.Lexicon, record.LexiconSHA256 = "rules", x.Lexicon.Source.Name, x.Lexicon.Hash()
+		if rows, err = extractByRules(c.Context, x, target, fresh); err != nil {
 			return err
 		}
 		for _, r := range fresh {
-			if r.OtherLanguage() {
+			if rules.OtherLanguage(r) {
 				record.OtherLanguage = append(record.OtherLanguage, r.ID)
 			}
 		}
@@ -328,7 +327,7 @@ func attributesExtract(c *cli.Context) error {
 		}
 	}
 
-	table := extract.Table{Schema: target}
+	table := report.Table{Schema: target}
 	next := 0
 	for _, r := range reports {
 		cells, ok := kept[r.ID]
@@ -355,7 +354,7 @@ func attributesExtract(c *cli.Context) error {
 
 // keptRows reads the corrected table, and checks its evidence against the
 // reports.
-func keptRows(c *cli.Context, target schema.Schema, reports []extract.Report, record *provenance) (map[string][]schema.Cell, error) {
+func keptRows(c *cli.Context, target schema.Schema, reports []report.Report, record *provenance) (map[string][]schema.Cell, error) {
 	path := c.String("table")
 	if path == "" {
 		return nil, nil
@@ -364,11 +363,11 @@ func keptRows(c *cli.Context, target schema.Schema, reports []extract.Report, re
 	if err != nil {
 		return nil, dataError(err)
 	}
-	table, err := extract.ParseTable(data, path, target)
+	table, err := report.ParseTable(data, path, target)
 	if err != nil {
 		return nil, dataError(err)
 	}
-	byID := map[string]extract.Report{}
+	byID := map[string]report.Report{}
 	for _, r := range reports {
 		byID[r.ID] = r
 	}
@@ -379,7 +378,7 @@ func keptRows(c *cli.Context, target schema.Schema, reports []extract.Report, re
 			return nil, dataError(fmt.Errorf("%s: row %d: no report has this id", path, n+2))
 		}
 		for i, cell := range table.Cells[n] {
-			if e := cell.Evidence; !e.IsZero() && !extract.Check(r, e) {
+			if e := cell.Evidence; !e.IsZero() && !r.Holds(e) {
 				return nil, dataError(fmt.Errorf("%s: row %d: the evidence for %q is not in the report; correct or clear it", path, n+2, target.Attributes[i].Name))
 			}
 		}
@@ -390,8 +389,8 @@ func keptRows(c *cli.Context, target schema.Schema, reports []extract.Report, re
 	return kept, nil
 }
 
-func extractByRules(ctx context.Context, rules extract.Rules, target schema.Schema, reports []extract.Report) ([][]schema.Cell, error) {
-	if _, err := extract.Project(rules.Lexicon.Schema, rules.Extract(extract.Report{}), target); err != nil {
+func extractByRules(ctx context.Context, x rules.Extractor, target schema.Schema, reports []report.Report) ([][]schema.Cell, error) {
+	if _, err := report.Project(x.Lexicon.Schema, x.Extract(report.Report{}), target); err != nil {
 		return nil, dataError(fmt.Errorf("schema and lexicon: %w", err))
 	}
 	rows := make([][]schema.Cell, len(reports))
@@ -399,7 +398,7 @@ func extractByRules(ctx context.Context, rules extract.Rules, target schema.Sche
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		cells, err := extract.Project(rules.Lexicon.Schema, rules.Extract(r), target)
+		cells, err := report.Project(x.Lexicon.Schema, x.Extract(r), target)
 		if err != nil {
 			return nil, dataError(fmt.Errorf("report %q: %w", r.ID, err))
 		}
@@ -451,7 +450,7 @@ func attributesSelect(c *cli.Context) error {
 		if c.String("data") == "" {
 			return usageError("--by %s needs --data with the training reports", by)
 		}
-		var reports []extract.Report
+		var reports []report.Report
 		if reports, err = reportsOf(c); err != nil {
 			return err
 		}
@@ -502,18 +501,18 @@ func schemaByHand(path string) (*schema.Schema, error) {
 // schemaByFrequency keeps the lexicon's attributes that enough training reports
 // mention, orders categorical values by frequency and bins numbers at training
 // quantiles.
-func schemaByFrequency(c *cli.Context, reports []extract.Report, record *provenance) (*schema.Schema, error) {
+func schemaByFrequency(c *cli.Context, reports []report.Report, record *provenance) (*schema.Schema, error) {
 	share, bins := c.Float64("min-share"), c.Int("bins")
 	if !(share >= 0 && share <= 1) || bins < 2 {
 		return nil, usageError("--min-share must be 0 to 1 and --bins at least 2")
 	}
-	rules, err := rulesOf(c)
+	x, err := rulesOf(c)
 	if err != nil {
 		return nil, err
 	}
-	record.Lexicon, record.LexiconSHA256 = rules.Lexicon.Source.Name, rules.Lexicon.Hash()
-	all := rules.Lexicon.Schema
-	rows, err := extractByRules(c.Context, rules, all, reports)
+	record.Lexicon, record.LexiconSHA256 = x.Lexicon.Source.Name, x.Lexicon.Hash()
+	all := x.Lexicon.Schema
+	rows, err := extractByRules(c.Context, x, all, reports)
 	if err != nil {
 		return nil, err
 	}
@@ -568,7 +567,7 @@ func schemaByFrequency(c *cli.Context, reports []extract.Report, record *provena
 }
 
 // schemaByLLM returns nil after a dry run.
-func schemaByLLM(c *cli.Context, reports []extract.Report, record *provenance) (*schema.Schema, error) {
+func schemaByLLM(c *cli.Context, reports []report.Report, record *provenance) (*schema.Schema, error) {
 	client, err := clientOf(c)
 	if err != nil {
 		return nil, err
@@ -595,7 +594,7 @@ func attributesEvaluateCommand() *cli.Command {
 			&cli.StringFlag{Name: "corpus", Usage: "negex (sentences of the NegEx/ConText kit) or openi (findings of chest radiographs)", Required: true},
 			&cli.StringFlag{Name: "data", Usage: "the corpus `FILE`; openi: the reports, or a table that extract wrote", Required: true},
 			&cli.StringFlag{Name: "gold", Usage: "openi: CSV `FILE` of gold labels"},
-			&cli.StringFlag{Name: "lexicon", Usage: "`NAME` of an embedded lexicon or a file", Value: lexicon.ChestXRay},
+			&cli.StringFlag{Name: "lexicon", Usage: "`NAME` of an embedded lexicon or a file", Value: rules.ChestXRay},
 			&cli.StringFlag{Name: "triggers", Usage: "trigger table `FILE` instead of the embedded one"},
 			&cli.StringFlag{Name: "probable", Usage: "what likely findings count as: stated or uncertain", Value: "stated"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON to standard output"},
@@ -653,23 +652,23 @@ func evaluateOpenI(c *cli.Context) error {
 	if c.String("gold") == "" {
 		return usageError("--corpus openi needs --gold")
 	}
-	rules, err := rulesOf(c)
+	x, err := rulesOf(c)
 	if err != nil {
 		return err
 	}
-	rules.ProbableIsUncertain = c.String("probable") == "uncertain"
+	x.ProbableIsUncertain = c.String("probable") == "uncertain"
 	gold, err := corpus.ReadGold(c.String("gold"))
 	if err != nil {
 		return dataError(err)
 	}
-	table, err := extract.ReadTable(c.String("data"), rules.Lexicon.Schema)
+	table, err := report.ReadTable(c.String("data"), x.Lexicon.Schema)
 	if err != nil { // not a table: the reports
-		reports, rerr := extract.ReadReports(extract.Source{Path: c.String("data")})
+		reports, rerr := report.Read(report.Source{Path: c.String("data")})
 		if rerr != nil {
 			return dataError(errors.Join(rerr, err))
 		}
-		table = extract.Table{Schema: rules.Lexicon.Schema}
-		if table.Cells, err = extractByRules(c.Context, rules, table.Schema, reports); err != nil {
+		table = report.Table{Schema: x.Lexicon.Schema}
+		if table.Cells, err = extractByRules(c.Context, x, table.Schema, reports); err != nil {
 			return err
 		}
 		for _, r := range reports {

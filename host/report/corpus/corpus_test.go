@@ -8,9 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/alignedfusion/alignedfusion/host/report/assertion"
-	"github.com/alignedfusion/alignedfusion/host/report/extract"
-	"github.com/alignedfusion/alignedfusion/host/report/lexicon"
+	"github.com/alignedfusion/alignedfusion/host/report"
+	"github.com/alignedfusion/alignedfusion/host/report/rules"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 )
 
@@ -47,7 +46,7 @@ func TestNegExKit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	engine, err := assertion.Default()
+	engine, err := rules.DefaultEngine()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,20 +71,20 @@ func TestOpenIFindings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reports, err := extract.ReadReports(extract.Source{Path: shared(t, "openi/indiana_reports.csv")})
+	reports, err := report.Read(report.Source{Path: shared(t, "openi/indiana_reports.csv")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	engine, err := assertion.Default()
+	engine, err := rules.DefaultEngine()
 	if err != nil {
 		t.Fatal(err)
 	}
-	lex, err := lexicon.Open(lexicon.ChestXRay)
+	lex, err := rules.OpenLexicon(rules.ChestXRay)
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := extract.Rules{Lexicon: lex, Engine: engine}
-	table := extract.Table{Schema: lex.Schema}
+	x := rules.Extractor{Lexicon: lex, Engine: engine}
+	table := report.Table{Schema: lex.Schema}
 	for _, r := range reports {
 		for _, s := range r.Sections {
 			if s.Name != "findings" && s.Name != "impression" {
@@ -107,9 +106,9 @@ func TestOpenIFindings(t *testing.T) {
 	}
 }
 
-func labelled(states map[string]schema.State) extract.Table {
+func labelled(states map[string]schema.State) report.Table {
 	s := schema.Schema{Attributes: []schema.Attribute{{Name: "Mass", Kind: schema.Binary, Values: []string{"no", "yes"}}, {Name: "normal", Kind: schema.Binary, Values: []string{"no", "yes"}}}}
-	t := extract.Table{Schema: s}
+	t := report.Table{Schema: s}
 	for _, id := range []string{"1", "2", "3", "4"} {
 		t.IDs = append(t.IDs, id)
 		t.Cells = append(t.Cells, []schema.Cell{{State: states[id]}, {State: schema.Stated}})

@@ -10,8 +10,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/alignedfusion/alignedfusion/host/report/assertion"
-	"github.com/alignedfusion/alignedfusion/host/report/text"
+	"github.com/alignedfusion/alignedfusion/host/report/rules"
 )
 
 // NegExItem is one sentence/condition pair of the NegEx/ConText test kit.
@@ -55,15 +54,15 @@ func ReadNegEx(path string) ([]NegExItem, error) {
 // Locate finds the condition's words in the sentence, joined by anything that is
 // no word (NegEx). Of several places it takes the last in capitals, which is how the
 // kit marks the mention (headings in capitals stand before it).
-func Locate(sentence, condition string) ([]text.Token, text.Span, bool) {
-	tokens := text.Tokenize(sentence)
+func Locate(sentence, condition string) ([]rules.Token, rules.Span, bool) {
+	tokens := rules.Tokenize(sentence)
 	var words []string
-	for _, t := range text.Tokenize(condition) {
+	for _, t := range rules.Tokenize(condition) {
 		if t.Word {
 			words = append(words, t.Text)
 		}
 	}
-	found, ok := text.Span{}, false
+	found, ok := rules.Span{}, false
 	for i := range tokens {
 		j, k := i, 0
 		for k < len(words) && j < len(tokens) {
@@ -83,7 +82,7 @@ func Locate(sentence, condition string) ([]text.Token, text.Span, bool) {
 		}
 		quote := sentence[tokens[i].Start:tokens[j-1].End]
 		if capital := quote == strings.ToUpper(quote); !ok || capital {
-			found, ok = text.Span{Start: i, End: j}, true
+			found, ok = rules.Span{Start: i, End: j}, true
 		}
 	}
 	return tokens, found, ok
@@ -91,12 +90,12 @@ func Locate(sentence, condition string) ([]text.Token, text.Span, bool) {
 
 // AssessNegEx applies the engine to one item. A condition that is not in its
 // sentence counts as affirmed.
-func AssessNegEx(e *assertion.Engine, item NegExItem) assertion.Assertion {
+func AssessNegEx(e *rules.Engine, item NegExItem) rules.Assertion {
 	tokens, at, ok := Locate(item.Sentence, item.Condition)
 	if !ok {
-		return assertion.Assertion{}
+		return rules.Assertion{}
 	}
-	return e.Read(tokens, text.Span{Start: 0, End: len(tokens)}).Assess(at)
+	return e.Read(tokens, rules.Span{Start: 0, End: len(tokens)}).Assess(at)
 }
 
 // NegExResult holds the figures on the kit.
@@ -128,7 +127,7 @@ type Experiencer struct {
 
 // EvaluateNegEx scores the engine on the kit's items. Temporality takes
 // hypothetical before historical.
-func EvaluateNegEx(e *assertion.Engine, items []NegExItem) NegExResult {
+func EvaluateNegEx(e *rules.Engine, items []NegExItem) NegExResult {
 	var negated, possible, historical, hypothetical, recent, other, patient counts
 	right, r := 0, NegExResult{Sentences: len(items)}
 	for _, item := range items {

@@ -5,7 +5,7 @@ import (
 	"hash/fnv"
 	"strings"
 
-	"github.com/alignedfusion/alignedfusion/host/report/extract"
+	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
@@ -95,7 +95,7 @@ const NormalFinding = "normal"
 
 // EvaluateFindings scores a filled table against gold labels. Names match with or
 // without the prefix "CXR". Every gold report must be in the table.
-func EvaluateFindings(t extract.Table, g Gold) (FindingsResult, error) {
+func EvaluateFindings(t report.Table, g Gold) (FindingsResult, error) {
 	row := map[string]int{}
 	for n, id := range t.IDs {
 		row[strings.TrimPrefix(id, "CXR")] = n

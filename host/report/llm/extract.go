@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/alignedfusion/alignedfusion/host/report/extract"
+	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 )
 
@@ -92,7 +92,7 @@ func answerSchema(s *schema.Schema) json.RawMessage {
 	return data
 }
 
-func (c *Client) request(s *schema.Schema, r extract.Report) request {
+func (c *Client) request(s *schema.Schema, r report.Report) request {
 	var b strings.Builder
 	for _, section := range r.Sections {
 		if strings.TrimSpace(section.Text) != "" {
@@ -106,7 +106,7 @@ func (c *Client) request(s *schema.Schema, r extract.Report) request {
 // is not sent. A report whose answer stays unreadable has all cells unmentioned
 // and is named in the audit. When the endpoint fails for good, so does Extract;
 // answers that came before are in the cache.
-func (c *Client) Extract(ctx context.Context, s *schema.Schema, reports []extract.Report) ([][]schema.Cell, Audit, error) {
+func (c *Client) Extract(ctx context.Context, s *schema.Schema, reports []report.Report) ([][]schema.Cell, Audit, error) {
 	rows := make([][]schema.Cell, len(reports))
 	audits := make([]Audit, len(reports))
 	g, ctx := errgroup.WithContext(ctx)
@@ -153,7 +153,7 @@ func unmentioned(s *schema.Schema) []schema.Cell {
 // Interpret reads one answer. Entries that break a rule leave their attribute
 // unmentioned and are counted; an error means that the answer is not JSON of the
 // form asked for.
-func Interpret(s *schema.Schema, r extract.Report, text string) ([]schema.Cell, Audit, error) {
+func Interpret(s *schema.Schema, r report.Report, text string) ([]schema.Cell, Audit, error) {
 	dec := json.NewDecoder(strings.NewReader(jsonOf(text)))
 	var a struct {
 		Cells *[]answerCell `json:"cells"`
@@ -256,7 +256,7 @@ const minQuoteLetters = 3
 
 // locate finds a quote word for word in the report: from the start of a word to
 // the end of one, with at least minQuoteLetters letters or digits.
-func locate(r extract.Report, quote string) (schema.Evidence, bool) {
+func locate(r report.Report, quote string) (schema.Evidence, bool) {
 	quote = strings.TrimSpace(quote)
 	letters := 0
 	for _, c := range quote {
@@ -300,7 +300,7 @@ type Estimate struct {
 }
 
 // EstimateExtract counts what Extract would send, without sending it.
-func (c *Client) EstimateExtract(s *schema.Schema, reports []extract.Report) Estimate {
+func (c *Client) EstimateExtract(s *schema.Schema, reports []report.Report) Estimate {
 	var e Estimate
 	for _, r := range reports {
 		if r.Empty() {

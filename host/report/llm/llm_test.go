@@ -18,7 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/alignedfusion/alignedfusion/host/report/extract"
+	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 )
 
@@ -28,8 +28,8 @@ var findings = schema.Schema{Attributes: []schema.Attribute{
 	{Name: "size", Kind: schema.Numeric, Values: []string{"under 10", "10 or more"}, Edges: []float64{10}},
 }}
 
-func one(text string) extract.Report {
-	return extract.Report{ID: "r1", Sections: []extract.Section{{Name: "findings", Text: text}}}
+func one(text string) report.Report {
+	return report.Report{ID: "r1", Sections: []report.Section{{Name: "findings", Text: text}}}
 }
 
 // endpoint serves chat completions on loopback; answer makes the content.
@@ -112,7 +112,7 @@ func TestInterpretTakesOnlyWhatTheReportSays(t *testing.T) {
 			var got []string
 			for _, cell := range cells {
 				got = append(got, fmt.Sprintf("%s %d", cell.State, cell.Value))
-				if cell.State != schema.Unmentioned && !extract.Check(r, cell.Evidence) {
+				if cell.State != schema.Unmentioned && !r.Holds(cell.Evidence) {
 					t.Errorf("evidence %+v is not in the report", cell.Evidence)
 				}
 			}
@@ -146,7 +146,7 @@ func TestExtractKeepsOrderCachesAndRecordsNothingElse(t *testing.T) {
 	})
 	dir := filepath.Join(t.TempDir(), "cache")
 	c := client(t, s, func(c *Config) { c.CacheDir = dir })
-	reports := []extract.Report{one("A left mass."), one("A right mass."), one("  \n"), one("A left mass.")}
+	reports := []report.Report{one("A left mass."), one("A right mass."), one("  \n"), one("A left mass.")}
 	if e := c.EstimateExtract(&findings, reports); e.Requests != 3 || e.Empty != 1 || e.InputTokens < 100 || calls.Load() != 0 {
 		t.Errorf("estimate %+v after %d calls", e, calls.Load())
 	}
@@ -198,11 +198,11 @@ func TestAnswersThatAreNotJSONAreAskedForAgainThenUnmentioned(t *testing.T) {
 		return "The patient has a mass."
 	})
 	c := client(t, s, nil)
-	rows, audit, err := c.Extract(context.Background(), &findings, []extract.Report{one("A mass.")})
+	rows, audit, err := c.Extract(context.Background(), &findings, []report.Report{one("A mass.")})
 	if err != nil || rows[0][0].State != schema.Stated || calls.Load() != 3 {
 		t.Errorf("%v %+v %v after %d calls", rows, audit, err, calls.Load())
 	}
-	rows, audit, err = c.Extract(context.Background(), &findings, []extract.Report{one("Another mass.")})
+	rows, audit, err = c.Extract(context.Background(), &findings, []report.Report{one("Another mass.")})
 	if err != nil || rows[0][0].State != schema.Unmentioned || len(audit.Unreadable) != 1 || audit.Unreadable[0] != "r1" || calls.Load() != 6 {
 		t.Errorf("%v %+v %v after %d calls", rows, audit, err, calls.Load())
 	}
@@ -228,7 +228,7 @@ func TestFailingEndpoints(t *testing.T) {
 				fmt.Fprintf(w, `{"error":{"message":"cannot process: %s","type":"x"}}`, words)
 				return ""
 			})
-			_, _, err := client(t, s, nil).Extract(context.Background(), &findings, []extract.Report{one(words)})
+			_, _, err := client(t, s, nil).Extract(context.Background(), &findings, []report.Report{one(words)})
 			if err == nil || !strings.Contains(err.Error(), c.want) || calls.Load() != c.calls {
 				t.Fatalf("error %v after %d calls; want one with %q after %d", err, calls.Load(), c.want, c.calls)
 			}
@@ -242,7 +242,7 @@ func TestFailingEndpoints(t *testing.T) {
 			fmt.Fprintf(w, "<html>%s</html>", words)
 			return ""
 		})
-		_, _, err := client(t, s, nil).Extract(context.Background(), &findings, []extract.Report{one(words)})
+		_, _, err := client(t, s, nil).Extract(context.Background(), &findings, []report.Report{one(words)})
 		if err == nil || strings.Contains(err.Error(), "PATIENTWORDS") {
 			t.Errorf("error %v", err)
 		}
@@ -258,7 +258,7 @@ func TestFailingEndpoints(t *testing.T) {
 		})
 		defer close(release)
 		c := client(t, s, func(c *Config) { c.Timeout = 20 * time.Millisecond; c.Retries = 1 })
-		_, _, err := c.Extract(context.Background(), &findings, []extract.Report{one(words)})
+		_, _, err := c.Extract(context.Background(), &findings, []report.Report{one(words)})
 		if err == nil || !strings.Contains(err.Error(), "no answer within 20ms") || calls.Load() != 2 {
 			t.Errorf("error %v after %d calls", err, calls.Load())
 		}
@@ -267,7 +267,7 @@ func TestFailingEndpoints(t *testing.T) {
 		s, _ := endpoint(t, func(int, http.ResponseWriter, *http.Request) string { return "" })
 		c := client(t, s, func(c *Config) { c.Retries = -1 })
 		s.Close()
-		_, _, err := c.Extract(context.Background(), &findings, []extract.Report{one(words)})
+		_, _, err := c.Extract(context.Background(), &findings, []report.Report{one(words)})
 		if err == nil || !strings.Contains(err.Error(), "refused") {
 			t.Errorf("error %v", err)
 		}
@@ -280,7 +280,7 @@ func TestFailingEndpoints(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		c := client(t, s, func(c *Config) { c.Backoff = time.Hour })
 		time.AfterFunc(30*time.Millisecond, cancel)
-		if _, _, err := c.Extract(ctx, &findings, []extract.Report{one(words)}); !errors.Is(err, context.Canceled) {
+		if _, _, err := c.Extract(ctx, &findings, []report.Report{one(words)}); !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -294,7 +294,7 @@ func TestRetryHealsATransientFailure(t *testing.T) {
 		}
 		return cellsJSON()
 	})
-	if _, _, err := client(t, s, nil).Extract(context.Background(), &findings, []extract.Report{one("mass")}); err != nil || calls.Load() != 3 {
+	if _, _, err := client(t, s, nil).Extract(context.Background(), &findings, []report.Report{one("mass")}); err != nil || calls.Load() != 3 {
 		t.Errorf("%v after %d calls", err, calls.Load())
 	}
 }
@@ -311,7 +311,7 @@ func TestSelectWantsAValidSchema(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s, _ := endpoint(t, func(int, http.ResponseWriter, *http.Request) string { return c.answer })
 			cl := client(t, s, nil)
-			training := []extract.Report{one("A left mass of 12 mm."), one("")}
+			training := []report.Report{one("A left mass of 12 mm."), one("")}
 			if e := cl.EstimateSelect(training, 5); e.Requests != 1 || e.InputTokens == 0 {
 				t.Errorf("estimate %+v", e)
 			}
@@ -326,7 +326,7 @@ func TestSelectWantsAValidSchema(t *testing.T) {
 		})
 	}
 	s, calls := endpoint(t, func(int, http.ResponseWriter, *http.Request) string { return good })
-	if _, err := client(t, s, nil).Select(context.Background(), []extract.Report{one("")}, 3); err == nil || calls.Load() != 0 {
+	if _, err := client(t, s, nil).Select(context.Background(), []report.Report{one("")}, 3); err == nil || calls.Load() != 0 {
 		t.Errorf("empty reports: %v after %d calls", err, calls.Load())
 	}
 }
@@ -353,7 +353,7 @@ func FuzzInterpret(f *testing.F) {
 			return
 		}
 		for i, c := range cells {
-			if c.State != schema.Unmentioned && (!extract.Check(r, c.Evidence) || c.Value >= len(findings.Attributes[i].Values)) {
+			if c.State != schema.Unmentioned && (!r.Holds(c.Evidence) || c.Value >= len(findings.Attributes[i].Values)) {
 				t.Fatalf("%+v", c)
 			}
 		}

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/alignedfusion/alignedfusion/host/report/extract"
+	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 )
 
@@ -27,7 +27,7 @@ const maxSelectBytes = 200_000
 
 // selectRequest holds the reports of the sample, evenly spread over the
 // collection.
-func (c *Client) selectRequest(training []extract.Report, sample int) request {
+func (c *Client) selectRequest(training []report.Report, sample int) request {
 	var b strings.Builder
 	sent := 0
 	for k := 0; k < sample && k < len(training); k++ {
@@ -49,7 +49,7 @@ func (c *Client) selectRequest(training []extract.Report, sample int) request {
 }
 
 // EstimateSelect counts what Select would send.
-func (c *Client) EstimateSelect(training []extract.Report, sample int) Estimate {
+func (c *Client) EstimateSelect(training []report.Report, sample int) Estimate {
 	q := c.selectRequest(training, sample)
 	if _, ok := c.recall(q); ok {
 		return Estimate{Cached: 1}
@@ -59,7 +59,7 @@ func (c *Client) EstimateSelect(training []extract.Report, sample int) Estimate 
 
 // Select asks for a schema on a sample of the training reports. An answer that is
 // no valid schema (one value, duplicate names, ...) is asked for anew.
-func (c *Client) Select(ctx context.Context, training []extract.Report, sample int) (*schema.Schema, error) {
+func (c *Client) Select(ctx context.Context, training []report.Report, sample int) (*schema.Schema, error) {
 	q := c.selectRequest(training, sample)
 	if q.User == "" {
 		return nil, errors.New("attribute selection: no training report has text")

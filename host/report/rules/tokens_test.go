@@ -1,4 +1,4 @@
-package text
+package rules
 
 import (
 	"strings"
@@ -68,7 +68,7 @@ func checkTokens(t interface{ Fatalf(string, ...any) }, s string) {
 		end = tok.End
 	}
 	next := 0
-	for _, span := range Sentences(tokens) {
+	for _, span := range sentences(tokens) {
 		if span.Start != next || span.End <= span.Start || span.End-span.Start > maxSentenceTokens+8 {
 			t.Fatalf("sentence %+v after %d", span, next)
 		}
@@ -96,7 +96,7 @@ func TestSentences(t *testing.T) {
 	} {
 		tokens := Tokenize(in)
 		var got []string
-		for _, s := range Sentences(tokens) {
+		for _, s := range sentences(tokens) {
 			got = append(got, in[tokens[s.Start].Start:tokens[s.End-1].End])
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -107,9 +107,9 @@ func TestSentences(t *testing.T) {
 
 func find(t *testing.T, phrases []string, in string) []string {
 	t.Helper()
-	var patterns []Pattern
+	var patterns []pattern
 	for _, p := range phrases {
-		pattern, err := ParsePattern(p)
+		pattern, err := parsePattern(p)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,8 +117,8 @@ func find(t *testing.T, phrases []string, in string) []string {
 	}
 	tokens := Tokenize(in)
 	var got []string
-	for _, m := range NewMatcher(patterns).Find(tokens, Span{0, len(tokens)}) {
-		got = append(got, phrases[m.Pattern]+"="+in[tokens[m.Start].Start:tokens[m.End-1].End])
+	for _, m := range newMatcher(patterns).find(tokens, Span{0, len(tokens)}) {
+		got = append(got, phrases[m.pattern]+"="+in[tokens[m.Start].Start:tokens[m.End-1].End])
 	}
 	return got
 }
@@ -148,7 +148,7 @@ func TestPatternsFindThePhrase(t *testing.T) {
 
 func TestParsePatternRefuses(t *testing.T) {
 	for _, bad := range []string{"", "any?", "_ mass", "no*", "a||b", "| a", strings.Repeat("a ", 17), strings.Repeat("_? ", 11) + "a", "a " + strings.Repeat("_? ", 11)} {
-		if _, err := ParsePattern(bad); err == nil {
+		if _, err := parsePattern(bad); err == nil {
 			t.Errorf("pattern %q accepted", bad)
 		}
 	}
@@ -158,9 +158,9 @@ func TestPropertyMatchesAreOrderedAndApart(t *testing.T) {
 	vocabulary := []string{"no", "evidence", "of", "mass", "-", "any", "nodule", "nodular"}
 	rapid.Check(t, func(t *rapid.T) {
 		in := strings.Join(rapid.SliceOfN(rapid.SampledFrom(vocabulary), 0, 30).Draw(t, "text"), " ")
-		var patterns []Pattern
+		var patterns []pattern
 		for _, p := range []string{"no evidence of?", "evidence of any? mass", "nodul*", "mass _? nodule", "of"} {
-			pattern, err := ParsePattern(p)
+			pattern, err := parsePattern(p)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -168,7 +168,7 @@ func TestPropertyMatchesAreOrderedAndApart(t *testing.T) {
 		}
 		tokens := Tokenize(in)
 		end := 0
-		for _, m := range NewMatcher(patterns).Find(tokens, Span{0, len(tokens)}) {
+		for _, m := range newMatcher(patterns).find(tokens, Span{0, len(tokens)}) {
 			if m.Start < end || m.End <= m.Start {
 				t.Fatalf("match %+v after %d in %q", m, end, in)
 			}
@@ -198,7 +198,7 @@ func TestOtherLanguage(t *testing.T) {
 		"": false,
 		"Das Herz ist nicht vergrößert; no pneumothorax in the lung": true,
 	} {
-		if got := OtherLanguage(Tokenize(in)); got != want {
+		if got := otherLanguage(Tokenize(in)); got != want {
 			t.Errorf("%q: %v, want %v", in, got, want)
 		}
 	}
@@ -213,13 +213,13 @@ func FuzzTokenize(f *testing.F) {
 func FuzzParsePattern(f *testing.F) {
 	f.Add("no|without any? evidence of", "no evidence of mass")
 	f.Add("nodul* _? r/o", "nodule r/o")
-	f.Fuzz(func(t *testing.T, pattern, in string) {
-		p, err := ParsePattern(pattern)
+	f.Fuzz(func(t *testing.T, phrase, in string) {
+		p, err := parsePattern(phrase)
 		if err != nil {
 			return
 		}
 		tokens := Tokenize(in)
-		for _, m := range NewMatcher([]Pattern{p}).Find(tokens, Span{0, len(tokens)}) {
+		for _, m := range newMatcher([]pattern{p}).find(tokens, Span{0, len(tokens)}) {
 			if m.End <= m.Start || m.End > len(tokens) {
 				t.Fatalf("match %+v of %d tokens", m, len(tokens))
 			}

@@ -1,7 +1,9 @@
-// Package text splits report text into words and sentences. All spans are byte
-// offsets into the text as it was given, so that evidence can be quoted
-// verbatim; matching works on a folded form of each word.
-package text
+// Package rules reads attributes from report text by rules: text is split into words and
+// sentences, a lexicon finds mentions, the assertion engine says how the sentence speaks of
+// them (NegEx, Chapman et al. 2001, rule-file version 2009, and ConText, Harkema et al.
+// 2009), and lengths are read with their units. All spans are byte offsets into the text as
+// it was given, so that evidence can be quoted verbatim.
+package rules
 
 import (
 	"strings"
@@ -164,12 +166,12 @@ var notEnd = map[string]bool{
 // sentence stays bounded.
 const maxSentenceTokens = 400
 
-// Sentences groups tokens into sentences: they end at . ! ? (not inside numbers
+// sentences groups tokens into sentences: they end at . ! ? (not inside numbers
 // and not after common abbreviations), at a blank line, before a numbered or
 // bulleted item that starts a line or follows a sentence end, and at a line
 // break after a colon, and after 400 tokens. Closing quotes and brackets stay with
 // the sentence they close.
-func Sentences(tokens []Token) []Span {
+func sentences(tokens []Token) []Span {
 	var spans []Span
 	start := 0
 	flush := func(end int) {

@@ -1,4 +1,4 @@
-package text
+package rules
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ const maxPatternWords = 16
 // doubles the ways to match.
 const maxOptionalWords = 10
 
-// Pattern is a phrase to look for, written as words between blanks:
+// pattern is a phrase to look for, written as words between blanks:
 //
 //	no evidence of      these words
 //	no|without          either (an alternative may have marks inside: r/o)
@@ -23,7 +23,7 @@ const maxOptionalWords = 10
 //
 // Words match their folded form. A hyphen in the text between two words of a
 // pattern is skipped: "peri hilar" also finds "peri-hilar".
-type Pattern struct {
+type pattern struct {
 	source string
 	elems  []elem
 }
@@ -36,13 +36,13 @@ type elem struct {
 }
 
 // String returns the pattern as it was written.
-func (p Pattern) String() string { return p.source }
+func (p pattern) String() string { return p.source }
 
-// ParsePattern reads a pattern.
-func ParsePattern(source string) (Pattern, error) {
-	p := Pattern{source: source}
-	bad := func(format string, args ...any) (Pattern, error) {
-		return Pattern{}, fmt.Errorf("phrase %q: %s", source, fmt.Sprintf(format, args...))
+// parsePattern reads a pattern.
+func parsePattern(source string) (pattern, error) {
+	p := pattern{source: source}
+	bad := func(format string, args ...any) (pattern, error) {
+		return pattern{}, fmt.Errorf("phrase %q: %s", source, fmt.Sprintf(format, args...))
 	}
 	required, optional := false, 0
 	for _, field := range strings.Fields(source) {
@@ -98,7 +98,7 @@ func ParsePattern(source string) (Pattern, error) {
 }
 
 // match returns the end of the longest match of p at token i, or -1.
-func (p Pattern) match(tokens []Token, i int) int {
+func (p pattern) match(tokens []Token, i int) int {
 	return matchElems(p.elems, tokens, i, i)
 }
 
@@ -144,7 +144,7 @@ func matchElems(elems []elem, tokens []Token, start, i int) int {
 }
 
 // firsts lists the folded tokens (or prefixes) a match can start with.
-func (p Pattern) firsts() (exact, prefixes []string) {
+func (p pattern) firsts() (exact, prefixes []string) {
 	for _, e := range p.elems {
 		if !e.any {
 			for _, alt := range e.alts {
@@ -162,23 +162,23 @@ func (p Pattern) firsts() (exact, prefixes []string) {
 	return exact, prefixes
 }
 
-// Match is a pattern found in tokens.
-type Match struct {
+// match is a pattern found in tokens.
+type match struct {
 	Span
-	// Pattern is the index of the pattern in the matcher's list.
-	Pattern int
+	// pattern is the index of the pattern in the matcher's list.
+	pattern int
 }
 
-// Matcher finds many patterns at once.
-type Matcher struct {
-	patterns []Pattern
+// matcher finds many patterns at once.
+type matcher struct {
+	patterns []pattern
 	exact    map[string][]int
 	prefixes map[string][]int // by the first three bytes
 }
 
-// NewMatcher prepares patterns. Matches refer to them by index.
-func NewMatcher(patterns []Pattern) *Matcher {
-	m := &Matcher{patterns: patterns, exact: map[string][]int{}, prefixes: map[string][]int{}}
+// newMatcher prepares patterns. Matches refer to them by index.
+func newMatcher(patterns []pattern) *matcher {
+	m := &matcher{patterns: patterns, exact: map[string][]int{}, prefixes: map[string][]int{}}
 	for n, p := range patterns {
 		exact, prefixes := p.firsts()
 		for _, w := range unique(exact) {
@@ -205,17 +205,17 @@ func unique(words []string) []string {
 	return out
 }
 
-// Find returns the matches that start in span and end in it. Of overlapping
+// find returns the matches that start in span and end in it. Of overlapping
 // matches the one with more tokens wins, then the one further left, then the
 // pattern listed first. Matches are ordered by position.
-func (m *Matcher) Find(tokens []Token, span Span) []Match {
+func (m *matcher) find(tokens []Token, span Span) []match {
 	within := tokens[:span.End]
-	var found []Match
+	var found []match
 	for i := span.Start; i < span.End; i++ {
-		best := Match{Span: Span{i, i}}
+		best := match{Span: Span{i, i}}
 		for _, n := range m.candidates(tokens[i].Text) {
-			if end := m.patterns[n].match(within, i); end > best.End || end == best.End && end > i && n < best.Pattern {
-				best = Match{Span{i, end}, n}
+			if end := m.patterns[n].match(within, i); end > best.End || end == best.End && end > i && n < best.pattern {
+				best = match{Span{i, end}, n}
 			}
 		}
 		if best.End > i {
@@ -225,7 +225,7 @@ func (m *Matcher) Find(tokens []Token, span Span) []Match {
 	return longest(found)
 }
 
-func (m *Matcher) candidates(word string) []int {
+func (m *matcher) candidates(word string) []int {
 	c := m.exact[word]
 	if len(word) >= 3 && len(m.prefixes) > 0 {
 		if p := m.prefixes[word[:3]]; len(p) > 0 {
@@ -236,7 +236,7 @@ func (m *Matcher) candidates(word string) []int {
 }
 
 // longest drops matches that overlap a better one. found is ordered by start.
-func longest(found []Match) []Match {
+func longest(found []match) []match {
 	order := make([]int, len(found))
 	for i := range order {
 		order[i] = i

@@ -1,4 +1,4 @@
-package assertion
+package rules
 
 import (
 	"strings"
@@ -6,8 +6,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
-
-	"github.com/alignedfusion/alignedfusion/host/report/text"
 )
 
 // assess marks the mention as <...> in the sentence.
@@ -18,8 +16,8 @@ func assess(t interface{ Fatalf(string, ...any) }, e *Engine, marked string) Ass
 		t.Fatalf("no mention in %q", marked)
 	}
 	sentence := before + mention + after
-	tokens := text.Tokenize(sentence)
-	var span text.Span
+	tokens := Tokenize(sentence)
+	var span Span
 	for i, tok := range tokens {
 		if tok.Start <= len(before) {
 			span.Start = i
@@ -28,7 +26,7 @@ func assess(t interface{ Fatalf(string, ...any) }, e *Engine, marked string) Ass
 			span.End = i + 1
 		}
 	}
-	return e.Read(tokens, text.Span{Start: 0, End: len(tokens)}).Assess(span)
+	return e.Read(tokens, Span{Start: 0, End: len(tokens)}).Assess(span)
 }
 
 func kind(a Assertion) string {
@@ -45,7 +43,7 @@ func kind(a Assertion) string {
 }
 
 func TestRules(t *testing.T) {
-	e, err := Default()
+	e, err := DefaultEngine()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,18 +143,18 @@ func TestRules(t *testing.T) {
 }
 
 func TestTriggerIsReported(t *testing.T) {
-	e, err := Default()
+	e, err := DefaultEngine()
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := assess(t, e, "There is no evidence of <mass> here.")
-	if diff := cmp.Diff(text.Span{Start: 2, End: 5}, a.Trigger); diff != "" {
+	if diff := cmp.Diff(Span{Start: 2, End: 5}, a.Trigger); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestPropertyCaseAndBlanksDoNotMatter(t *testing.T) {
-	e, err := Default()
+	e, err := DefaultEngine()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +175,7 @@ func TestPropertyCaseAndBlanksDoNotMatter(t *testing.T) {
 }
 
 func TestPropertyASemicolonShutsEverythingOut(t *testing.T) {
-	e, err := Default()
+	e, err := DefaultEngine()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,11 +195,11 @@ func TestParseRefusesBadTables(t *testing.T) {
 		{"triggers_version: 1\nnegated: {forward: ['no*']}", "three letters"},
 		{"[", ""},
 	} {
-		if _, err := Parse([]byte(c.table)); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := ParseTriggers([]byte(c.table)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: error %v, want one with %q", c.table, err, c.want)
 		}
 	}
-	if _, err := Load("testdata/none.yaml"); err == nil {
+	if _, err := OpenTriggers("testdata/none.yaml"); err == nil {
 		t.Error("a missing file was accepted")
 	}
 }
@@ -209,16 +207,16 @@ func TestParseRefusesBadTables(t *testing.T) {
 func FuzzAssess(f *testing.F) {
 	f.Add("no evidence of mass (seen), but history of", uint(3), uint(2))
 	f.Fuzz(func(t *testing.T, s string, start, length uint) {
-		e, err := Default()
+		e, err := DefaultEngine()
 		if err != nil {
 			t.Fatal(err)
 		}
-		tokens := text.Tokenize(s)
+		tokens := Tokenize(s)
 		if len(tokens) == 0 {
 			return
 		}
 		from := int(start % uint(len(tokens)))
 		to := from + 1 + int(length%uint(len(tokens)-from))
-		e.Read(tokens, text.Span{Start: 0, End: len(tokens)}).Assess(text.Span{Start: from, End: to})
+		e.Read(tokens, Span{Start: 0, End: len(tokens)}).Assess(Span{Start: from, End: to})
 	})
 }

@@ -1,4 +1,4 @@
-package extract
+package report
 
 import (
 	"encoding/csv"
@@ -31,10 +31,10 @@ type Source struct {
 // maxReportBytes bounds one report; a longer one is a broken file.
 const maxReportBytes = 64 << 20
 
-// ReadReports reads the reports in the order of the file (folders: by name).
+// Read reads the reports in the order of the file (folders: by name).
 // Bytes that are no UTF-8 become U+FFFD, so that evidence can be quoted. Errors
 // name file and row, never text.
-func ReadReports(src Source) ([]Report, error) {
+func Read(src Source) ([]Report, error) {
 	info, err := os.Stat(src.Path)
 	if err != nil {
 		return nil, fmt.Errorf("reports: %w", err)

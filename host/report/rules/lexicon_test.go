@@ -1,4 +1,4 @@
-package lexicon
+package rules
 
 import (
 	"os"
@@ -7,12 +7,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/alignedfusion/alignedfusion/host/report/text"
 )
 
 func TestChestXRayHasFourteenFindingsAndNormal(t *testing.T) {
-	c, err := Open(ChestXRay)
+	c, err := OpenLexicon(ChestXRay)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,29 +25,29 @@ func TestChestXRayHasFourteenFindingsAndNormal(t *testing.T) {
 }
 
 func TestSensesOfPhrases(t *testing.T) {
-	c, err := Open(ChestXRay)
+	c, err := OpenLexicon(ChestXRay)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {
 		attribute, in string
-		want          []Sense
+		want          []sense
 	}{
-		{"Cardiomegaly", "heart size is normal", []Sense{Absent}},
-		{"Cardiomegaly", "heart size at the upper limits of normal", []Sense{Absent}},
-		{"Cardiomegaly", "enlarged cardiac silhouette", []Sense{Borderline}},
-		{"Cardiomegaly", "heart is mildly enlarged", []Sense{Mention}},
-		{"Cardiomegaly", "heart is not significantly enlarged", []Sense{Absent}},
+		{"Cardiomegaly", "heart size is normal", []sense{absent}},
+		{"Cardiomegaly", "heart size at the upper limits of normal", []sense{absent}},
+		{"Cardiomegaly", "enlarged cardiac silhouette", []sense{borderline}},
+		{"Cardiomegaly", "heart is mildly enlarged", []sense{mention}},
+		{"Cardiomegaly", "heart is not significantly enlarged", []sense{absent}},
 		{"Effusion", "pericardial effusion", nil},
-		{"Effusion", "pleural effusions", []Sense{Mention}},
+		{"Effusion", "pleural effusions", []sense{mention}},
 		{"Emphysema", "subcutaneous emphysema", nil},
 		{"Fibrosis", "cystic fibrosis", nil},
 		{"Hernia", "hiatal hernia", nil},
 	} {
-		tokens := text.Tokenize(tc.in)
-		var got []Sense
-		for _, f := range c.Match[c.Schema.Index(tc.attribute)].Find(tokens, text.Span{Start: 0, End: len(tokens)}) {
-			got = append(got, f.Sense)
+		tokens := Tokenize(tc.in)
+		var got []sense
+		for _, f := range c.match[c.Schema.Index(tc.attribute)].find(tokens, Span{Start: 0, End: len(tokens)}) {
+			got = append(got, f.sense)
 		}
 		if diff := cmp.Diff(tc.want, got); diff != "" {
 			t.Errorf("%s in %q: %s", tc.attribute, tc.in, diff)
@@ -64,7 +62,7 @@ func TestJSONIsReadAsWell(t *testing.T) {
 	if err := os.WriteFile(path, []byte(data), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c, err := Open(path)
+	c, err := OpenLexicon(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,11 +88,11 @@ func TestParseRefusesBadLexicons(t *testing.T) {
 		{entry("{name: a, kind: binary, mentions: [x]}\n  - {name: A, kind: binary, mentions: [y]}"), "already used"},
 		{entry("{name: a, kind: categorical, nothing_else: true, values: [{name: v, mentions: [x]}, {name: w, mentions: [y]}]}"), "nothing_else"},
 	} {
-		if _, err := Parse([]byte(c.lexicon)); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := ParseLexicon([]byte(c.lexicon)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: error %v, want one with %q", c.lexicon, err, c.want)
 		}
 	}
-	if _, err := Open("testdata/none.yaml"); err == nil || !strings.Contains(err.Error(), ChestXRay) {
+	if _, err := OpenLexicon("testdata/none.yaml"); err == nil || !strings.Contains(err.Error(), ChestXRay) {
 		t.Errorf("a missing file: %v does not name the embedded lexicon", err)
 	}
 }
@@ -103,13 +101,13 @@ func FuzzParse(f *testing.F) {
 	f.Add(chestXRay)
 	f.Add([]byte("lexicon_version: 1\nattributes: [{name: a, kind: numeric, near: [x], unit_mm: 1, edges: [1]}]"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := Parse(data)
+		c, err := ParseLexicon(data)
 		if err != nil {
 			return
 		}
-		tokens := text.Tokenize("no heart x enlarged")
-		for _, m := range c.Match {
-			m.Find(tokens, text.Span{Start: 0, End: len(tokens)})
+		tokens := Tokenize("no heart x enlarged")
+		for _, m := range c.match {
+			m.find(tokens, Span{Start: 0, End: len(tokens)})
 		}
 	})
 }

@@ -1,6 +1,4 @@
-// Package lexicon says with which phrases reports mention attributes. A lexicon
-// is a YAML or JSON file; one for chest radiographs is embedded.
-package lexicon
+package rules
 
 import (
 	"crypto/sha256"
@@ -15,7 +13,6 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-	"github.com/alignedfusion/alignedfusion/host/report/text"
 )
 
 // ChestXRay names the embedded lexicon: the fourteen findings that chest
@@ -25,11 +22,11 @@ const ChestXRay = "chest-xray"
 //go:embed chest-xray.yaml
 var chestXRay []byte
 
-// Lexicon is a file as it is written. Phrases are text.Pattern.
-type Lexicon struct {
+// lexiconFile is a file as it is written. phrases are pattern.
+type lexiconFile struct {
 	LexiconVersion int     `yaml:"lexicon_version"`
 	Name           string  `yaml:"name"`
-	Attributes     []Entry `yaml:"attributes"`
+	Attributes     []entry `yaml:"attributes"`
 	// Abnormal lists further things that a report with a "nothing_else" attribute
 	// must not state.
 	Abnormal Phrases `yaml:"abnormal"`
@@ -49,8 +46,8 @@ type Phrases struct {
 	Not []string `yaml:"not"`
 }
 
-// Entry is one attribute.
-type Entry struct {
+// entry is one attribute.
+type entry struct {
 	Name string      `yaml:"name"`
 	Kind schema.Kind `yaml:"kind"`
 	// Phrases find a binary attribute, and what a numeric one is measured on.
@@ -77,62 +74,62 @@ type Value struct {
 	Mentions []string `yaml:"mentions"`
 }
 
-// Sense says what a matched phrase means.
-type Sense int8
+// sense says what a matched phrase means.
+type sense int8
 
 // The senses of a phrase.
 const (
-	Mention Sense = iota
-	Absent
-	Borderline
-	Other // not the attribute at all
+	mention sense = iota
+	absent
+	borderline
+	other // not the attribute at all
 )
 
-// Found is a phrase found in a text.
-type Found struct {
-	text.Span
-	Sense Sense
-	// Value is the index of a categorical value, -1 otherwise.
-	Value int
+// found is a phrase found in a text.
+type found struct {
+	Span
+	sense sense
+	// value is the index of a categorical value, -1 otherwise.
+	value int
 }
 
-// Matcher finds one attribute's phrases.
-type Matcher struct {
-	matcher *text.Matcher
-	senses  []Sense
+// phraseMatcher finds one attribute's phrases.
+type phraseMatcher struct {
+	matcher *matcher
+	senses  []sense
 	values  []int
 }
 
-// Find returns the phrases that lie in span; Other ones are left out.
-func (m *Matcher) Find(tokens []text.Token, span text.Span) []Found {
-	var found []Found
-	for _, f := range m.matcher.Find(tokens, span) {
-		if s := m.senses[f.Pattern]; s != Other {
-			found = append(found, Found{f.Span, s, m.values[f.Pattern]})
+// find returns the phrases that lie in span; other ones are left out.
+func (m *phraseMatcher) find(tokens []Token, span Span) []found {
+	var all []found
+	for _, f := range m.matcher.find(tokens, span) {
+		if s := m.senses[f.pattern]; s != other {
+			all = append(all, found{f.Span, s, m.values[f.pattern]})
 		}
 	}
-	return found
+	return all
 }
 
-// Compiled is a lexicon ready for use. It is safe for concurrent use.
-type Compiled struct {
-	Source Lexicon
+// Lexicon is a lexicon ready for use. It is safe for concurrent use.
+type Lexicon struct {
+	Source lexiconFile
 	hash   string
 	Schema schema.Schema
-	// Match and Near have one matcher per attribute; Near is nil where the
+	// match and near have one matcher per attribute; near is nil where the
 	// attribute has none.
-	Match, Near []*Matcher
-	Abnormal    *Matcher
+	match, near []*phraseMatcher
+	abnormal    *phraseMatcher
 }
 
 // Hash is the sha256 of the lexicon's file, in hex.
-func (c *Compiled) Hash() string { return c.hash }
+func (c *Lexicon) Hash() string { return c.hash }
 
-var builtin = sync.OnceValues(func() (*Compiled, error) { return Parse(chestXRay) })
+var builtin = sync.OnceValues(func() (*Lexicon, error) { return ParseLexicon(chestXRay) })
 
-// Open returns the embedded lexicon for the name ChestXRay, otherwise the file
+// OpenLexicon returns the embedded lexicon for the name ChestXRay, otherwise the file
 // of that name.
-func Open(nameOrPath string) (*Compiled, error) {
+func OpenLexicon(nameOrPath string) (*Lexicon, error) {
 	if nameOrPath == ChestXRay {
 		return builtin()
 	}
@@ -140,17 +137,17 @@ func Open(nameOrPath string) (*Compiled, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lexicon: %w (embedded: %s)", err, ChestXRay)
 	}
-	c, err := Parse(data)
+	c, err := ParseLexicon(data)
 	if err != nil {
 		return nil, fmt.Errorf("lexicon %s: %w", nameOrPath, err)
 	}
 	return c, nil
 }
 
-// Parse reads a lexicon from YAML or JSON and compiles it. Unknown keys are
+// ParseLexicon reads a lexicon from YAML or JSON and compiles it. Unknown keys are
 // refused.
-func Parse(data []byte) (*Compiled, error) {
-	var l Lexicon
+func ParseLexicon(data []byte) (*Lexicon, error) {
+	var l lexiconFile
 	if err := yaml.UnmarshalWithOptions(data, &l, yaml.DisallowUnknownField()); err != nil {
 		return nil, err
 	}
@@ -158,7 +155,7 @@ func Parse(data []byte) (*Compiled, error) {
 		return nil, fmt.Errorf("lexicon_version is %d; want 1", l.LexiconVersion)
 	}
 	sum := sha256.Sum256(data)
-	c := &Compiled{Source: l, hash: hex.EncodeToString(sum[:])}
+	c := &Lexicon{Source: l, hash: hex.EncodeToString(sum[:])}
 	var errs []error
 	for i := range l.Attributes {
 		e := &l.Attributes[i]
@@ -172,17 +169,17 @@ func Parse(data []byte) (*Compiled, error) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("attribute %q: %w", e.Name, err))
 		}
-		c.Match = append(c.Match, m)
-		var near *Matcher
+		c.match = append(c.match, m)
+		var near *phraseMatcher
 		if len(e.Near) > 0 {
 			if near, err = compile(Phrases{Mentions: e.Near}, nil); err != nil {
 				errs = append(errs, fmt.Errorf("attribute %q: near: %w", e.Name, err))
 			}
 		}
-		c.Near = append(c.Near, near)
+		c.near = append(c.near, near)
 	}
 	var err error
-	if c.Abnormal, err = compile(l.Abnormal, nil); err != nil {
+	if c.abnormal, err = compile(l.Abnormal, nil); err != nil {
 		errs = append(errs, fmt.Errorf("abnormal: %w", err))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -196,7 +193,7 @@ func Parse(data []byte) (*Compiled, error) {
 
 // attribute makes the schema's attribute of an entry, and says what the entry
 // lacks.
-func (e *Entry) attribute() (schema.Attribute, error) {
+func (e *entry) attribute() (schema.Attribute, error) {
 	a := schema.Attribute{Name: e.Name, Kind: e.Kind}
 	switch e.Kind {
 	case schema.Binary:
@@ -231,14 +228,14 @@ func (e *Entry) attribute() (schema.Attribute, error) {
 	return a, nil
 }
 
-func compile(p Phrases, values []Value) (*Matcher, error) {
-	m := &Matcher{}
-	var patterns []text.Pattern
+func compile(p Phrases, values []Value) (*phraseMatcher, error) {
+	m := &phraseMatcher{}
+	var patterns []pattern
 	var errs []error
 	seen := map[string]bool{}
-	add := func(phrases []string, s Sense, value int) {
+	add := func(phrases []string, s sense, value int) {
 		for _, phrase := range phrases {
-			pattern, err := text.ParsePattern(phrase)
+			pattern, err := parsePattern(phrase)
 			if err == nil && seen[strings.Join(strings.Fields(phrase), " ")] {
 				err = fmt.Errorf("phrase %q is listed twice", phrase)
 			}
@@ -252,13 +249,13 @@ func compile(p Phrases, values []Value) (*Matcher, error) {
 			m.values = append(m.values, value)
 		}
 	}
-	add(p.Not, Other, -1) // first: wins against mentions of the same length
-	add(p.Borderline, Borderline, -1)
-	add(p.Absent, Absent, -1)
-	add(p.Mentions, Mention, -1)
+	add(p.Not, other, -1) // first: wins against mentions of the same length
+	add(p.Borderline, borderline, -1)
+	add(p.Absent, absent, -1)
+	add(p.Mentions, mention, -1)
 	for k, v := range values {
-		add(v.Mentions, Mention, k)
+		add(v.Mentions, mention, k)
 	}
-	m.matcher = text.NewMatcher(patterns)
+	m.matcher = newMatcher(patterns)
 	return m, errors.Join(errs...)
 }

@@ -1,4 +1,4 @@
-package text
+package rules
 
 import (
 	"strings"
@@ -29,11 +29,11 @@ func wordSet(words string) map[string]bool {
 	return set
 }
 
-// OtherLanguage reports whether the text looks like another language than English:
+// otherLanguage reports whether the text looks like another language than English:
 // most of its letters are not Latin, or more of its words are frequent ones of German,
 // French, Spanish, Italian, Portuguese, Dutch or Swedish than of English. English rules
 // would find the mentions and miss the negations, or find nothing and call it normal.
-func OtherLanguage(tokens []Token) bool {
+func otherLanguage(tokens []Token) bool {
 	balance, latin, other := 0, 0, 0
 	for _, t := range tokens {
 		switch {

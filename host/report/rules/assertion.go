@@ -1,9 +1,4 @@
-// Package assertion decides how a report speaks of something it mentions:
-// denied, held possible or probable, in the past, only as an eventuality, or of somebody
-// else. It follows NegEx (Chapman et al. 2001, rule-file version 2009) and
-// ConText (Harkema et al. 2009): trigger phrases open a scope to their right or
-// left, which other phrases and clause boundaries close.
-package assertion
+package rules
 
 import (
 	_ "embed"
@@ -13,8 +8,6 @@ import (
 	"sync"
 
 	"github.com/goccy/go-yaml"
-
-	"github.com/alignedfusion/alignedfusion/host/report/text"
 )
 
 // Assertion is what a sentence says about one mention in it.
@@ -27,32 +20,32 @@ type Assertion struct {
 	Other        bool // of somebody other than the patient
 	// Trigger is the phrase that decided Negated, Possible or Probable; empty when
 	// none.
-	Trigger text.Span
+	Trigger Span
 }
 
 //go:embed triggers.yaml
-var builtin []byte
+var builtinTriggers []byte
 
 // Triggers is a trigger table: for every property the phrases that open a scope
 // to the right (forward) or left (backward), that look like a trigger and are
 // none (pseudo), and that end a scope (stop).
 type Triggers struct {
-	TriggersVersion int     `yaml:"triggers_version"`
-	Negated         Phrases `yaml:"negated"`
-	Possible        Phrases `yaml:"possible"`
+	TriggersVersion int            `yaml:"triggers_version"`
+	Negated         triggerPhrases `yaml:"negated"`
+	Possible        triggerPhrases `yaml:"possible"`
 	// Probable phrases hold the mention likely, or name it as one of several
 	// explanations.
-	Probable Phrases `yaml:"probable"`
+	Probable triggerPhrases `yaml:"probable"`
 
-	Historical   Phrases `yaml:"historical"`
-	Hypothetical Phrases `yaml:"hypothetical"`
-	Other        Phrases `yaml:"other"`
+	Historical   triggerPhrases `yaml:"historical"`
+	Hypothetical triggerPhrases `yaml:"hypothetical"`
+	Other        triggerPhrases `yaml:"other"`
 	// NewSubject lists the phrases that start a new clause after a comma or "and".
 	NewSubject []string `yaml:"new_subject"`
 }
 
-// Phrases are the patterns (see text.Pattern) of one property, by role.
-type Phrases struct {
+// triggerPhrases are the patterns (see pattern) of one property, by role.
+type triggerPhrases struct {
 	// Forward opens a scope to the right, Backward one to the left. Adjacent is
 	// Forward over the next few words only.
 	Forward  []string `yaml:"forward"`
@@ -84,36 +77,36 @@ const adjacentWords = 3
 
 // axis is a group of properties whose triggers close each other's scopes.
 type axis struct {
-	matcher *text.Matcher
+	matcher *matcher
 	roles   []role
 }
 
 // Engine applies a trigger table. It is safe for concurrent use.
 type Engine struct {
 	polarity, historical, hypothetical, other axis
-	subjects                                  *text.Matcher
+	subjects                                  *matcher
 }
 
-var defaultEngine = sync.OnceValues(func() (*Engine, error) { return Parse(builtin) })
+var defaultEngine = sync.OnceValues(func() (*Engine, error) { return ParseTriggers(builtinTriggers) })
 
-// Default returns the engine with the embedded trigger table.
-func Default() (*Engine, error) { return defaultEngine() }
+// DefaultEngine returns the engine with the embedded trigger table.
+func DefaultEngine() (*Engine, error) { return defaultEngine() }
 
-// Load reads a trigger table in the layout of the embedded one.
-func Load(path string) (*Engine, error) {
+// OpenTriggers reads a trigger table in the layout of the embedded one.
+func OpenTriggers(path string) (*Engine, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("trigger table: %w", err)
 	}
-	e, err := Parse(data)
+	e, err := ParseTriggers(data)
 	if err != nil {
 		return nil, fmt.Errorf("trigger table %s: %w", path, err)
 	}
 	return e, nil
 }
 
-// Parse reads a trigger table from YAML. Unknown keys are refused.
-func Parse(data []byte) (*Engine, error) {
+// ParseTriggers reads a trigger table from YAML. Unknown keys are refused.
+func ParseTriggers(data []byte) (*Engine, error) {
 	var t Triggers
 	if err := yaml.UnmarshalWithOptions(data, &t, yaml.DisallowUnknownField()); err != nil {
 		return nil, err
@@ -123,9 +116,9 @@ func Parse(data []byte) (*Engine, error) {
 	}
 	e := &Engine{}
 	var errs []error
-	build := func(name string, groups ...Phrases) axis {
+	build := func(name string, groups ...triggerPhrases) axis {
 		var a axis
-		var patterns []text.Pattern
+		var patterns []pattern
 		index := map[string]int{}
 		for g, group := range groups {
 			for _, list := range []struct {
@@ -148,7 +141,7 @@ func Parse(data []byte) (*Engine, error) {
 						a.roles[n] |= r
 						continue
 					}
-					p, err := text.ParsePattern(phrase)
+					p, err := parsePattern(phrase)
 					if err != nil {
 						errs = append(errs, fmt.Errorf("%s: %w", name, err))
 						continue
@@ -159,29 +152,29 @@ func Parse(data []byte) (*Engine, error) {
 				}
 			}
 		}
-		a.matcher = text.NewMatcher(patterns)
+		a.matcher = newMatcher(patterns)
 		return a
 	}
 	e.polarity = build("negated, possible, probable", t.Negated, t.Possible, t.Probable)
 	e.historical = build("historical", t.Historical)
 	e.hypothetical = build("hypothetical", t.Hypothetical)
 	e.other = build("other", t.Other)
-	e.subjects = build("new_subject", Phrases{Stop: t.NewSubject}).matcher
+	e.subjects = build("new_subject", triggerPhrases{Stop: t.NewSubject}).matcher
 	return e, errors.Join(errs...)
 }
 
 // tag is a trigger found in a sentence.
 type tag struct {
-	text.Span
+	Span
 	role role
 }
 
 func (e *Engine) axes() [4]axis { return [4]axis{e.polarity, e.historical, e.hypothetical, e.other} }
 
-func (a axis) find(tokens []text.Token, span text.Span) []tag {
+func (a axis) find(tokens []Token, span Span) []tag {
 	var tags []tag
-	for _, m := range a.matcher.Find(tokens, span) {
-		tags = append(tags, tag{m.Span, a.roles[m.Pattern]})
+	for _, m := range a.matcher.find(tokens, span) {
+		tags = append(tags, tag{m.Span, a.roles[m.pattern]})
 	}
 	return tags
 }
@@ -190,27 +183,27 @@ func (a axis) find(tokens []text.Token, span text.Span) []tag {
 // any number of mentions in it.
 type Sentence struct {
 	engine *Engine
-	tokens []text.Token
-	span   text.Span
+	tokens []Token
+	span   Span
 	tags   [4][]tag // polarity, historical, hypothetical, other
 	// closed[i] says that a clause boundary lies before token span.Start+i.
 	closed []bool
 }
 
 // Read finds the triggers of the sentence tokens[span.Start:span.End].
-func (e *Engine) Read(tokens []text.Token, span text.Span) *Sentence {
+func (e *Engine) Read(tokens []Token, span Span) *Sentence {
 	s := &Sentence{engine: e, tokens: tokens, span: span}
 	for k, a := range e.axes() {
 		s.tags[k] = a.find(tokens, span)
 	}
-	s.closed = boundaries(tokens, span, e.subjects.Find(tokens, span))
+	s.closed = boundaries(tokens, span, e.subjects.find(tokens, span))
 	return s
 }
 
 // boundaries marks the tokens before which a clause ends, for every property:
 // full stops inside the span, semicolons, colons, dashes between blanks, and a
 // comma or "and" that a new subject follows.
-func boundaries(tokens []text.Token, span text.Span, subjects []text.Match) []bool {
+func boundaries(tokens []Token, span Span, subjects []match) []bool {
 	closed := make([]bool, span.End-span.Start)
 	for i := span.Start; i+1 < span.End; i++ {
 		t := tokens[i]
@@ -236,7 +229,7 @@ func boundaries(tokens []text.Token, span text.Span, subjects []text.Match) []bo
 
 // Assess says how the sentence speaks of the mention, a span of its tokens.
 // Triggers inside the mention are ignored.
-func (s *Sentence) Assess(mention text.Span) Assertion {
+func (s *Sentence) Assess(mention Span) Assertion {
 	var a Assertion
 	for k := range s.tags {
 		for _, t := range s.tags[k] {
@@ -264,11 +257,11 @@ func (s *Sentence) Assess(mention text.Span) Assertion {
 // without is the sentence with triggers looked for only outside the mention: a
 // trigger that reaches into it ("no change" before "change in hearing") gives
 // way to a shorter one.
-func (s *Sentence) without(mention text.Span) *Sentence {
+func (s *Sentence) without(mention Span) *Sentence {
 	cut := *s
 	for k, a := range s.engine.axes() {
 		cut.tags[k] = nil
-		for _, part := range []text.Span{{Start: s.span.Start, End: mention.Start}, mention, {Start: mention.End, End: s.span.End}} {
+		for _, part := range []Span{{Start: s.span.Start, End: mention.Start}, mention, {Start: mention.End, End: s.span.End}} {
 			cut.tags[k] = append(cut.tags[k], a.find(s.tokens, part)...)
 		}
 	}
@@ -278,7 +271,7 @@ func (s *Sentence) without(mention text.Span) *Sentence {
 // governs returns the role and place of the trigger whose scope the mention lies
 // in; 0 when there is none. Negation goes before possibility, a trigger on the
 // left before one on the right (NegEx 2009: PREN, POST, PREP, POSP).
-func (s *Sentence) governs(tags []tag, mention text.Span) (role, text.Span) {
+func (s *Sentence) governs(tags []tag, mention Span) (role, Span) {
 	var left, right tag
 	for _, t := range tags {
 		if t.role&within != 0 && t.Start >= mention.Start && t.End <= mention.End {
@@ -313,7 +306,7 @@ func (s *Sentence) governs(tags []tag, mention text.Span) (role, text.Span) {
 	case right.role != 0:
 		return right.role, right.Span
 	}
-	return 0, text.Span{}
+	return 0, Span{}
 }
 
 // opens reports whether the scope that t opens to the right reaches token to.

@@ -1,14 +1,12 @@
-package extract
+package rules
 
 import (
 	"strconv"
-
-	"github.com/alignedfusion/alignedfusion/host/report/text"
 )
 
 // measurement is a length in a text: "12 mm", "1.2 cm", "8 x 6 x 4 mm".
 type measurement struct {
-	text.Span
+	Span
 	maxMM float64
 }
 
@@ -23,7 +21,7 @@ var unitsMM = map[string]float64{
 const maxLengthMM = 2500
 
 // measurements returns the lengths in span, in order.
-func measurements(tokens []text.Token, span text.Span) []measurement {
+func measurements(tokens []Token, span Span) []measurement {
 	var found []measurement
 	for i := span.Start; i < span.End; {
 		m, ok := lengthAt(tokens[:span.End], i)
@@ -38,7 +36,7 @@ func measurements(tokens []text.Token, span text.Span) []measurement {
 }
 
 // lengthAt reads number [unit] (x number [unit])* with a unit at the end.
-func lengthAt(tokens []text.Token, i int) (measurement, bool) {
+func lengthAt(tokens []Token, i int) (measurement, bool) {
 	start := i
 	var values []float64
 	var units []float64
@@ -70,7 +68,7 @@ func lengthAt(tokens []text.Token, i int) (measurement, bool) {
 	if len(values) == 0 || units[len(units)-1] == 0 {
 		return measurement{}, false
 	}
-	m := measurement{Span: text.Span{Start: start, End: i}}
+	m := measurement{Span: Span{Start: start, End: i}}
 	unit := units[len(units)-1]
 	for k := len(values) - 1; k >= 0; k-- { // "8 x 6 mm": the unit holds backwards
 		if units[k] != 0 {
@@ -84,7 +82,7 @@ func lengthAt(tokens []text.Token, i int) (measurement, bool) {
 func times(mark string) bool { return mark == "x" || mark == "by" || mark == "\u00d7" || mark == "*" }
 
 // numberAt reads 12, 1.2, .5 or 12mm at token i; unit is 0 when none is glued on.
-func numberAt(tokens []text.Token, i int) (v, unitMM float64, next int, ok bool) {
+func numberAt(tokens []Token, i int) (v, unitMM float64, next int, ok bool) {
 	if i >= len(tokens) {
 		return 0, 0, i, false
 	}

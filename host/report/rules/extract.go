@@ -1,54 +1,26 @@
-// Package extract fills attribute tables from report text by rules: a lexicon
-// finds mentions, the assertion engine says how the sentence speaks of them, and
-// measurements are read with their units.
-package extract
+package rules
 
 import (
 	"strconv"
 
-	"github.com/alignedfusion/alignedfusion/host/report/assertion"
-	"github.com/alignedfusion/alignedfusion/host/report/lexicon"
+	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-	"github.com/alignedfusion/alignedfusion/host/report/text"
 )
 
-// Report is one report as it was given.
-type Report struct {
-	ID       string
-	Sections []Section
-}
-
-// Section is a named part of a report.
-type Section struct {
-	Name, Text string
-}
-
-// Empty reports whether no section has a word.
-func (r Report) Empty() bool {
-	for _, s := range r.Sections {
-		for _, t := range text.Tokenize(s.Text) {
-			if t.Word {
-				return false
-			}
-		}
-	}
-	return true
-}
-
 // OtherLanguage reports whether the report's text looks like another language
-// than English (see text.OtherLanguage).
-func (r Report) OtherLanguage() bool {
-	var tokens []text.Token
+// than English .
+func OtherLanguage(r report.Report) bool {
+	var tokens []Token
 	for _, s := range r.Sections {
-		tokens = append(tokens, text.Tokenize(s.Text)...)
+		tokens = append(tokens, Tokenize(s.Text)...)
 	}
-	return text.OtherLanguage(tokens)
+	return otherLanguage(tokens)
 }
 
-// Rules extracts by lexicon and assertion rules. It is safe for concurrent use.
-type Rules struct {
-	Lexicon *lexicon.Compiled
-	Engine  *assertion.Engine
+// Extractor extracts by lexicon and assertion rules. It is safe for concurrent use.
+type Extractor struct {
+	Lexicon *Lexicon
+	Engine  *Engine
 	// ProbableIsUncertain makes likely findings ("probable", one of several named
 	// explanations) Uncertain; otherwise they are Stated, as human coders of
 	// reports index them.
@@ -60,20 +32,20 @@ type Rules struct {
 // and the earlier over the later. Mentions of the past, of eventualities and of
 // other people do not count. A report in another language than English has all
 // cells unmentioned: the rules would find its mentions and miss its negations.
-func (x Rules) Extract(r Report) []schema.Cell {
+func (x Extractor) Extract(r report.Report) []schema.Cell {
 	attributes := x.Lexicon.Schema.Attributes
 	cells := make([]schema.Cell, len(attributes))
 	for i := range cells {
 		cells[i].Value = -1
 	}
-	if r.OtherLanguage() {
+	if OtherLanguage(r) {
 		return cells
 	}
 	var abnormal schema.Cell
 	words := false
 	for _, section := range r.Sections {
-		tokens := text.Tokenize(section.Text)
-		for _, span := range text.Sentences(tokens) {
+		tokens := Tokenize(section.Text)
+		for _, span := range sentences(tokens) {
 			for i := span.Start; i < span.End && !words; i++ {
 				words = tokens[i].Word
 			}
@@ -81,7 +53,7 @@ func (x Rules) Extract(r Report) []schema.Cell {
 			for i := range attributes {
 				s.read(i, &cells[i])
 			}
-			for _, f := range x.Lexicon.Abnormal.Find(tokens, span) {
+			for _, f := range x.Lexicon.abnormal.find(tokens, span) {
 				// An old fracture is still no normal report: the past counts here.
 				if c := s.cell(schema.Attribute{Kind: schema.Binary}, f, true); better(c, abnormal) {
 					abnormal = c
@@ -98,7 +70,7 @@ func (x Rules) Extract(r Report) []schema.Cell {
 }
 
 // nothingElse decides the attribute i that is stated by the lack of any other.
-func (x Rules) nothingElse(i int, cells []schema.Cell, abnormal schema.Cell) {
+func (x Extractor) nothingElse(i int, cells []schema.Cell, abnormal schema.Cell) {
 	worst := abnormal
 	for j, a := range x.Lexicon.Schema.Attributes {
 		if j != i && a.Kind == schema.Binary && !x.Lexicon.Source.Attributes[j].NothingElse && better(cells[j], worst) {
@@ -123,14 +95,14 @@ func better(a, b schema.Cell) bool {
 
 // sentence is one sentence being read; its triggers are found when needed.
 type sentence struct {
-	x          Rules
-	section    Section
-	tokens     []text.Token
-	span       text.Span
-	assertions *assertion.Sentence
+	x          Extractor
+	section    report.Section
+	tokens     []Token
+	span       Span
+	assertions *Sentence
 }
 
-func (s *sentence) assess(mention text.Span) assertion.Assertion {
+func (s *sentence) assess(mention Span) Assertion {
 	if s.assertions == nil {
 		s.assertions = s.x.Engine.Read(s.tokens, s.span)
 	}
@@ -140,9 +112,9 @@ func (s *sentence) assess(mention text.Span) assertion.Assertion {
 // read updates the cell of attribute i.
 func (s *sentence) read(i int, cell *schema.Cell) {
 	a := s.x.Lexicon.Schema.Attributes[i]
-	var near *text.Span
-	if m := s.x.Lexicon.Near[i]; m != nil {
-		for _, f := range m.Find(s.tokens, s.span) {
+	var near *Span
+	if m := s.x.Lexicon.near[i]; m != nil {
+		for _, f := range m.find(s.tokens, s.span) {
 			if c := s.assess(f.Span); !c.Negated && !c.Historical && !c.Hypothetical && !c.Other {
 				near = &f.Span
 				break
@@ -158,7 +130,7 @@ func (s *sentence) read(i int, cell *schema.Cell) {
 		}
 		return
 	}
-	for _, f := range s.x.Lexicon.Match[i].Find(s.tokens, s.span) {
+	for _, f := range s.x.Lexicon.match[i].find(s.tokens, s.span) {
 		if c := s.cell(a, f, false); better(c, *cell) {
 			*cell = c
 		}
@@ -167,7 +139,7 @@ func (s *sentence) read(i int, cell *schema.Cell) {
 
 // cell is what the sentence says about one phrase found in it; past says whether
 // things of the past count.
-func (s *sentence) cell(a schema.Attribute, f lexicon.Found, past bool) schema.Cell {
+func (s *sentence) cell(a schema.Attribute, f found, past bool) schema.Cell {
 	as := s.assess(f.Span)
 	c := schema.Cell{Value: -1}
 	if as.Historical && !past || as.Hypothetical || as.Other {
@@ -175,7 +147,7 @@ func (s *sentence) cell(a schema.Attribute, f lexicon.Found, past bool) schema.C
 	}
 	span := f.Span
 	switch {
-	case f.Sense == lexicon.Absent:
+	case f.sense == absent:
 		c.State = schema.Negated
 	case as.Negated:
 		c.State = schema.Negated
@@ -183,7 +155,7 @@ func (s *sentence) cell(a schema.Attribute, f lexicon.Found, past bool) schema.C
 	case as.Possible:
 		c.State = schema.Uncertain
 		span = cover(span, as.Trigger)
-	case f.Sense == lexicon.Borderline:
+	case f.sense == borderline:
 		c.State = schema.Uncertain
 	default:
 		c.State = schema.Stated
@@ -200,24 +172,24 @@ func (s *sentence) cell(a schema.Attribute, f lexicon.Found, past bool) schema.C
 	case a.Kind == schema.Binary:
 		c.Value = 1
 	case c.State != schema.Negated:
-		c.Value = f.Value
+		c.Value = f.value
 	}
 	c.Evidence = s.evidence(span)
 	return c
 }
 
-func cover(a, b text.Span) text.Span {
-	return text.Span{Start: min(a.Start, b.Start), End: max(a.End, b.End)}
+func cover(a, b Span) Span {
+	return Span{Start: min(a.Start, b.Start), End: max(a.End, b.End)}
 }
 
-func (s *sentence) evidence(span text.Span) schema.Evidence {
+func (s *sentence) evidence(span Span) schema.Evidence {
 	start, end := s.tokens[span.Start].Start, s.tokens[span.End-1].End
 	return schema.Evidence{Section: s.section.Name, Start: start, End: end, Quote: s.section.Text[start:end]}
 }
 
 // measure reads the length nearest to the mention: the largest extent of "8 x 6
 // mm" or "1.2 cm", in the attribute's unit.
-func (s *sentence) measure(a schema.Attribute, unitMM float64, near text.Span) (schema.Cell, bool) {
+func (s *sentence) measure(a schema.Attribute, unitMM float64, near Span) (schema.Cell, bool) {
 	best, bestGap := measurement{}, -1
 	for _, m := range measurements(s.tokens, s.span) {
 		gap := max(m.Start-near.End, near.Start-m.End, 0)

@@ -1,4 +1,4 @@
-package extract
+package report
 
 import (
 	"bytes"
@@ -86,17 +86,6 @@ func ParseEvidence(s string) (schema.Evidence, error) {
 		return schema.Evidence{}, bad
 	}
 	return schema.Evidence{Section: head[:open], Start: start, End: end, Quote: quote}, nil
-}
-
-// Check reports whether the evidence is in the report: the quote verbatim at its
-// span of its section.
-func Check(r Report, e schema.Evidence) bool {
-	for _, s := range r.Sections {
-		if s.Name == e.Section {
-			return e.Start >= 0 && e.End <= len(s.Text) && e.Start <= e.End && s.Text[e.Start:e.End] == e.Quote
-		}
-	}
-	return false
 }
 
 // ReadTable reads a table that WriteCSV wrote and a person may have corrected:

@@ -1,0 +1,231 @@
+package report_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/alignedfusion/alignedfusion/host/report"
+	"github.com/alignedfusion/alignedfusion/host/report/rules"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+)
+
+const ownLexicon = `
+lexicon_version: 1
+attributes:
+  - name: side
+    kind: categorical
+    near: [effusion]
+    values:
+      - {name: left, mentions: [left, left sided]}
+      - {name: right, mentions: [right]}
+  - name: nodule_mm
+    kind: numeric
+    near: [nodule|nodules]
+    unit_mm: 1
+    edges: [6, 8]
+`
+
+func extractor(t testing.TB, source string) rules.Extractor {
+	t.Helper()
+	lex, err := rules.ParseLexicon([]byte(source))
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine, err := rules.DefaultEngine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rules.Extractor{Lexicon: lex, Engine: engine}
+}
+
+func one(text string) report.Report {
+	return report.Report{ID: "r", Sections: []report.Section{{Name: "findings", Text: text}}}
+}
+
+// states lists what is mentioned as name=cell.
+func states(s schema.Schema, cells []schema.Cell) []string {
+	var out []string
+	for i, a := range s.Attributes {
+		if cells[i].State != schema.Unmentioned {
+			out = append(out, a.Name+"="+schema.FormatCell(a, cells[i]))
+		}
+	}
+	return out
+}
+
+func TestReadReports(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "r.csv")
+	write := func(s string) {
+		if err := os.WriteFile(path, []byte(s), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("\ufeffuid,labels,findings,impression,split\n1,secret,\"No mass,\nclear\",\xff bad,train\n2,x,,,test\n")
+	got, err := report.Read(report.Source{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []report.Report{
+		{"1", []report.Section{{"findings", "No mass,\nclear"}, {"impression", "\ufffd bad"}}},
+		{"2", []report.Section{{"findings", ""}, {"impression", ""}}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	got, err = report.Read(report.Source{Path: path, ID: "labels", Text: []string{"impression"}, Only: &[2]string{"split", "test"}})
+	if err != nil || len(got) != 1 || got[0].ID != "x" || len(got[0].Sections) != 1 {
+		t.Errorf("%v %v", got, err)
+	}
+	for _, c := range []struct{ content, want string }{
+		{"", "empty"},
+		{"uid,findings\n", "no report"},
+		{"uid,findings\n1,PATIENTWORDS\n1,b\n", "rows 2 and 3"},
+		{"uid,findings\n,PATIENTWORDS\n", "row 2"},
+		{"uid,findings\n1,PATIENTWORDS,c\n", "line 2"},
+		{"uid,findings\n1,\"PATIENTWORDS\n", "line"},
+		{"name,findings\n1,a\n", "none of the columns"},
+		{"uid,notes\n1,a\n", "none of the columns"},
+		{"uid,uid,findings\n1,1,a\n", "occurs twice"},
+	} {
+		write(c.content)
+		_, err := report.Read(report.Source{Path: path})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: error %v, want one with %q", c.content, err, c.want)
+		}
+		if err != nil && strings.Contains(err.Error(), "PATIENTWORDS") {
+			t.Errorf("report text in the error %v", err)
+		}
+	}
+	if _, err := report.Read(report.Source{Path: filepath.Join(dir, "none.csv")}); err == nil {
+		t.Error("a missing file was accepted")
+	}
+	folder := filepath.Join(dir, "f[1]")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, s := range map[string]string{"b.txt": "No mass", "a.txt": "", "c.md": "x"} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(s), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err = report.Read(report.Source{Path: folder})
+	if err != nil || len(got) != 2 || got[1].ID != "b" || got[1].Sections[0].Text != "No mass" {
+		t.Errorf("%v %v", got, err)
+	}
+}
+
+func TestTableRoundTripAndCorrection(t *testing.T) {
+	x := extractor(t, ownLexicon+`
+  - name: mass
+    kind: binary
+    mentions: [mass]
+`)
+	reports := []report.Report{one("Effusion on the left, 7 mm nodule, no \u202emass."), one("")}
+	reports[1].ID = "s"
+	table := report.Table{Schema: x.Lexicon.Schema}
+	for _, r := range reports {
+		table.IDs = append(table.IDs, r.ID)
+		table.Cells = append(table.Cells, x.Extract(r))
+	}
+	path := filepath.Join(t.TempDir(), "t.csv")
+	if err := table.WriteFile(path); err != nil {
+		t.Fatal(err)
+	}
+	back, err := report.ReadTable(path, x.Lexicon.Schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(table, back); diff != "" {
+		t.Error(diff)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(data), "\u202e") || !strings.Contains(string(data), `\u202e`) {
+		t.Errorf("the bidi character stands unescaped in %s", data)
+	}
+
+	corrected := "id,mass,side\nr,1,\ns,,possibly right\n"
+	back, err = report.ParseTable([]byte(corrected), "t.csv", x.Lexicon.Schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"mass=1"}, states(back.Schema, back.Cells[0])); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"side=possibly right"}, states(back.Schema, back.Cells[1])); diff != "" {
+		t.Error(diff)
+	}
+	for _, c := range []struct{ content, want string }{
+		{"", "empty"},
+		{"mass\n1\n", "no column id"},
+		{"id,mass\nr,PATIENTWORDS\n", `row 2: column "mass"`},
+		{"id,side\nr,PATIENTWORDS\n", `row 2: column "side"`},
+		{"id,nodule_mm\nr,PATIENTWORDS\n", `row 2: column "nodule_mm"`},
+		{"id,other\nr,1\n", "column 2"},
+		{"id,mass\nr,1\nr,0\n", "row 3"},
+		{"id,mass,mass.evidence\nr,1,PATIENTWORDS\n", "SECTION[START:END]"},
+		{"id,mass\nr,1,PATIENTWORDS\n", "line 2"},
+	} {
+		_, err := report.ParseTable([]byte(c.content), "t.csv", x.Lexicon.Schema)
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "PATIENTWORDS") {
+			t.Errorf("%q: error %v, want one with %q and without content", c.content, err, c.want)
+		}
+	}
+}
+
+func TestProjectCarriesCellsToAnotherSchema(t *testing.T) {
+	x := extractor(t, ownLexicon)
+	cells := x.Extract(one("Effusion on the left, 7 mm nodule."))
+	to := schema.Schema{Attributes: []schema.Attribute{
+		{Name: "nodule_mm", Kind: schema.Numeric, Values: []string{"under 7", "7 or more"}, Edges: []float64{7}},
+		{Name: "side", Kind: schema.Categorical, Values: []string{"right", "left"}},
+	}}
+	got, err := report.Project(x.Lexicon.Schema, cells, to)
+	if err != nil || got[0].Value != 1 || got[1].Value != 1 {
+		t.Errorf("%+v %v", got, err)
+	}
+	to.Attributes[1].Values = []string{"right", "both"}
+	if got, err = report.Project(x.Lexicon.Schema, cells, to); err != nil || got[1].Value != -1 || got[1].Raw != "left" {
+		t.Errorf("a value the schema lacks: %+v %v", got, err)
+	}
+	to.Attributes[1].Name = "colour"
+	if _, err = report.Project(x.Lexicon.Schema, cells, to); err == nil || !strings.Contains(err.Error(), "colour") {
+		t.Errorf("an unknown attribute: %v", err)
+	}
+}
+
+func FuzzParseEvidence(f *testing.F) {
+	f.Add(`findings[3:7] "mass"`)
+	f.Add(`a[b] "c[0:1] "x"`)
+	f.Fuzz(func(t *testing.T, s string) {
+		e, err := report.ParseEvidence(s)
+		if err != nil || e.IsZero() {
+			return
+		}
+		back, err := report.ParseEvidence(report.FormatEvidence(e))
+		if err != nil || back != e {
+			t.Fatalf("%q: %+v became %+v (%v)", s, e, back, err)
+		}
+	})
+}
+
+func FuzzParseTable(f *testing.F) {
+	lex, err := rules.ParseLexicon([]byte(ownLexicon))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte("id,side,nodule_mm,side.evidence\nr,left,8,\"s[0:1] \"\"x\"\"\"\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		table, err := report.ParseTable(data, "f", lex.Schema)
+		if err == nil && len(table.IDs) != len(table.Cells) {
+			t.Fatal("rows lost")
+		}
+	})
+}
