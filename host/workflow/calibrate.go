@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
-	"github.com/alignedfusion/alignedfusion/host/dataset/missing"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/host/runs"
@@ -43,7 +42,7 @@ func (t *training) calibrate(ctx context.Context, s *Session) error {
 		return err
 	}
 	seed := uint64(t.Config.DataSettings.MissingSeed)
-	hidden, err := missing.Remove(t.data.Validation, hiddenShare, seed^hiddenSeed)
+	hidden, err := dataset.Mask(t.data.Validation, hiddenShare, seed^hiddenSeed)
 	if err != nil {
 		return err
 	}

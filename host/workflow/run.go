@@ -8,7 +8,6 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
-	"github.com/alignedfusion/alignedfusion/host/dataset/missing"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
@@ -92,7 +91,7 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	if err := feed.MaskAttributes(d, c, o.Missing); err != nil {
 		return nil, &config.Error{Err: err}
 	}
-	d.Cases = missing.Fill(d.Cases, r.Modes)
+	d.Cases = dataset.Fill(d.Cases, r.Modes)
 	cases, err := d.Split(o.Split)
 	if err != nil {
 		return nil, err

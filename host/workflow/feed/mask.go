@@ -6,7 +6,6 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
-	"github.com/alignedfusion/alignedfusion/host/dataset/missing"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
@@ -30,7 +29,7 @@ func MaskAttributes(d *dataset.Dataset, c *config.Config, rate *float64) error {
 	}
 	cases := make([]dataset.Case, 0, len(d.Cases))
 	for i := range d.Cases {
-		one, err := missing.Remove(d.Cases[i:i+1], rateOf(d.Cases[i].Split), uint64(s.MissingSeed))
+		one, err := dataset.Mask(d.Cases[i:i+1], rateOf(d.Cases[i].Split), uint64(s.MissingSeed))
 		if err != nil {
 			return err
 		}
@@ -53,7 +52,7 @@ func fraction(cases []dataset.Case, share float64, seed uint64) []dataset.Case {
 	rank := map[string]float64{}
 	for i := range cases {
 		p := patient(&cases[i])
-		rank[p] = missing.Rank(seed, p, "")
+		rank[p] = dataset.Rank(seed, p, "")
 	}
 	var ranks []float64
 	for _, r := range rank {
@@ -105,7 +104,7 @@ func stageSchema(s *schema.Schema, impute config.Impute) *schema.Schema {
 			values = slices.Clone(a.Values)
 		}
 		seen.Attributes = append(seen.Attributes, schema.Attribute{
-			Name: a.Name, Kind: schema.Categorical, Values: append(values, missing.Category),
+			Name: a.Name, Kind: schema.Categorical, Values: append(values, dataset.MissingValue),
 		})
 	}
 	return seen

@@ -9,8 +9,8 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/report/embed"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -164,7 +164,7 @@ func TestMissingBecomesAValue(t *testing.T) {
 			"odd":   {[]int8{1, 1, 1}, []int64{1, 0, 0}, []string{"age: (missing).", "itch: present.", "region: present."}},
 		},
 	} {
-		r, err := NewReports(s, cases, hashed(t, 8), textembed.Cache{}, impute)
+		r, err := NewReports(s, cases, hashed(t, 8), embed.Cache{}, impute)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,8 +6,8 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/report/embed"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -17,7 +17,7 @@ import (
 type Reports struct {
 	Schema *schema.Schema
 	// Encoder embedded the prompts.
-	Encoder textembed.Encoder
+	Encoder embed.Encoder
 	// ValueEmbeddings are those of every attribute's values, FP32 [A,K,E].
 	ValueEmbeddings *tensor.Tensor
 	// StageSchema is the schema as the stages see it, JSON.
@@ -63,7 +63,7 @@ func row(columns []string, c *dataset.Case) []string {
 // NewReports encodes every case; cache keeps the embeddings. A column that the data do
 // not have is unmentioned everywhere: a case without a report is predicted too. The
 // stages see the schema that data.impute makes of s.
-func NewReports(s *schema.Schema, cases []dataset.Case, encoder textembed.Encoder, cache textembed.Cache, impute config.Impute) (_ *Reports, err error) {
+func NewReports(s *schema.Schema, cases []dataset.Case, encoder embed.Encoder, cache embed.Cache, impute config.Impute) (_ *Reports, err error) {
 	r := &Reports{Schema: s, Encoder: encoder, impute: impute, states: map[string][]int8{}, values: map[string][]int64{},
 		prompts: map[string][]string{}, vectors: map[string][]float32{}}
 	seen := stageSchema(s, impute)
@@ -115,7 +115,7 @@ func NewReports(s *schema.Schema, cases []dataset.Case, encoder textembed.Encode
 
 // Of encodes other cases in the same way.
 func (r *Reports) Of(cases []dataset.Case) (*Reports, error) {
-	return NewReports(r.Schema, cases, r.reusing(), textembed.Cache{}, r.impute)
+	return NewReports(r.Schema, cases, r.reusing(), embed.Cache{}, r.impute)
 }
 
 // States are the states of a case's attributes, [A].
@@ -123,7 +123,7 @@ func (r *Reports) States(id string) []int8 { return r.states[id] }
 
 // reusing is the reports' encoder, asked for prompts alone that it has not embedded
 // yet: a plugin's has been closed by then.
-func (r *Reports) reusing() textembed.Encoder {
+func (r *Reports) reusing() embed.Encoder {
 	e := r.Encoder
 	e.Encode = func(prompts []string) ([][]float32, error) {
 		out := make([][]float32, len(prompts))

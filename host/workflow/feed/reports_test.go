@@ -9,14 +9,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/report/embed"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
-func hashed(t *testing.T, dim int) textembed.Encoder {
+func hashed(t *testing.T, dim int) embed.Encoder {
 	t.Helper()
-	e, err := textembed.Hashed(dim)
+	e, err := embed.Hashed(dim)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func TestReportPortsHoldStatesValuesAndEmbeddings(t *testing.T) {
 		{ID: "b", Attributes: map[string]string{"itch": "no"}},
 		{ID: "c", Attributes: map[string]string{"region": "possibly back", "itch": ""}},
 	}
-	r, err := NewReports(reportSchema, cases, hashed(t, 16), textembed.Cache{}, "")
+	r, err := NewReports(reportSchema, cases, hashed(t, 16), embed.Cache{}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestReportPortsHoldStatesValuesAndEmbeddings(t *testing.T) {
 	}
 	bad := []dataset.Case{{ID: "d", Origin: "data.csv:7", Attributes: map[string]string{"age": "old"}}}
 	ages := &schema.Schema{Attributes: []schema.Attribute{{Name: "age", Kind: schema.Numeric, Values: []string{"a", "b"}, Edges: []float64{5}}}}
-	if _, err := NewReports(ages, bad, hashed(t, 16), textembed.Cache{}, ""); !errors.Is(err, dataset.ErrData) || !strings.Contains(err.Error(), "data.csv:7") {
+	if _, err := NewReports(ages, bad, hashed(t, 16), embed.Cache{}, ""); !errors.Is(err, dataset.ErrData) || !strings.Contains(err.Error(), "data.csv:7") {
 		t.Errorf("%v; want ErrData with the row", err)
 	}
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/host/report/embed"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-	"github.com/alignedfusion/alignedfusion/host/report/textembed"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
@@ -119,8 +119,8 @@ func hashFiles(h io.Writer, root string) error {
 }
 
 // encoder is the stage as the cache of embeddings asks it.
-func (t *TextEncoder) encoder(ctx context.Context) textembed.Encoder {
-	return textembed.Encoder{ID: t.id, Dim: t.dim, Encode: func(prompts []string) ([][]float32, error) {
+func (t *TextEncoder) encoder(ctx context.Context) embed.Encoder {
+	return embed.Encoder{ID: t.id, Dim: t.dim, Encode: func(prompts []string) ([][]float32, error) {
 		resp, _, err := t.instance.Forward(ctx, &sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{ports.Text.Name: tensor.OfStrings(prompts...)}})
 		if err != nil {
 			return nil, &pipeline.StageError{Role: sdk.KindText, Plugin: t.Plugin.Manifest().Name, Call: "forward", Err: err}
@@ -149,11 +149,11 @@ func (t *TextEncoder) Record() runs.PluginRecord {
 // again.
 func EmbedReports(ctx context.Context, host *plughost.Host, c *config.Config, s *schema.Schema, cases []dataset.Case) (*Reports, *TextEncoder, error) {
 	if c.TextEncoder == nil {
-		encoder, err := textembed.Hashed(c.Text.Dim)
+		encoder, err := embed.Hashed(c.Text.Dim)
 		if err != nil {
 			return nil, nil, err
 		}
-		r, err := NewReports(s, cases, encoder, textembed.Cache{}, c.DataSettings.Impute)
+		r, err := NewReports(s, cases, encoder, embed.Cache{}, c.DataSettings.Impute)
 		return r, nil, err
 	}
 	t, err := openText(ctx, host, *c.TextEncoder, sdk.OpenRequest{Seed: c.Seed, Device: c.Device, Threads: c.Threads, Group: "text", Task: c.Task})
@@ -171,10 +171,10 @@ func EmbedReports(ctx context.Context, host *plughost.Host, c *config.Config, s 
 }
 
 // textCache is where embeddings of a plugin are kept; "" (nowhere) without a home.
-func textCache() textembed.Cache {
+func textCache() embed.Cache {
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		return textembed.Cache{}
+		return embed.Cache{}
 	}
-	return textembed.Cache{Dir: filepath.Join(dir, "alignedfusion", "text")}
+	return embed.Cache{Dir: filepath.Join(dir, "alignedfusion", "text")}
 }

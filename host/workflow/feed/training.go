@@ -7,7 +7,6 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
-	"github.com/alignedfusion/alignedfusion/host/dataset/missing"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
@@ -66,8 +65,8 @@ func PrepareTraining(c *config.Config) (*TrainingData, error) {
 	}
 	t.Schema, t.Warnings = s, append(t.Warnings, warnings...)
 	if t.config.DataSettings.Impute == config.ImputeMode {
-		t.Modes = missing.Modes(t.Training)
-		t.Data.Cases = missing.Fill(t.Data.Cases, t.Modes)
+		t.Modes = dataset.Modes(t.Training)
+		t.Data.Cases = dataset.Fill(t.Data.Cases, t.Modes)
 	}
 	return t, nil
 }
@@ -79,7 +78,7 @@ func ReopenTraining(c *config.Config, labels []sdk.LabelSet, s *schema.Schema, m
 	if err := t.open(labels); err != nil {
 		return nil, err
 	}
-	t.Data.Cases = missing.Fill(t.Data.Cases, t.Modes)
+	t.Data.Cases = dataset.Fill(t.Data.Cases, t.Modes)
 	return t, nil
 }
 

@@ -1,6 +1,6 @@
-// Package textembed turns attribute prompts into vectors: an embedded default
+// Package embed turns attribute prompts into vectors: an embedded default
 // that needs no weights, and an on-disk cache for any frozen text encoder.
-package textembed
+package embed
 
 import (
 	"fmt"

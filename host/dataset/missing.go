@@ -1,6 +1,4 @@
-// Package missing takes attribute values away, to study what a method does without
-// them, and fills them in as the simple baselines do.
-package missing
+package dataset
 
 import (
 	"encoding/binary"
@@ -8,12 +6,10 @@ import (
 	"hash/fnv"
 	"maps"
 	"math/rand/v2"
-
-	"github.com/alignedfusion/alignedfusion/host/dataset"
 )
 
-// Category is the explicit value of the baseline that makes "missing" one more value.
-const Category = "(missing)"
+// MissingValue is the explicit value of the baseline that makes "missing" one more value.
+const MissingValue = "(missing)"
 
 // Rank returns the place in [0, 1) of an attribute's value in the order in which
 // values are taken away. It depends on nothing but its arguments.
@@ -26,16 +22,16 @@ func Rank(seed uint64, caseID, attribute string) float64 {
 	return rand.New(rand.NewPCG(seed^binary.LittleEndian.Uint64(sum[:8]), binary.LittleEndian.Uint64(sum[8:]))).Float64()
 }
 
-// Remove returns copies of the cases in which every value is missing with
+// Mask returns copies of the cases in which every value is missing with
 // probability rate, independently per case and attribute (missing completely at
 // random). Under one seed the values missing at a low rate are missing at every
 // higher one. Values that are missing already stay so and do not count: rate speaks
 // of the values there are. It fails for a rate outside [0, 1].
-func Remove(cases []dataset.Case, rate float64, seed uint64) ([]dataset.Case, error) {
+func Mask(cases []Case, rate float64, seed uint64) ([]Case, error) {
 	if !(rate >= 0 && rate <= 1) {
 		return nil, fmt.Errorf("missing rate is %v, want 0 to 1", rate)
 	}
-	return edit(cases, func(c *dataset.Case, name, value string) string {
+	return editValues(cases, func(c *Case, name, value string) string {
 		if Rank(seed, c.ID, name) < rate {
 			return ""
 		}
@@ -45,7 +41,7 @@ func Remove(cases []dataset.Case, rate float64, seed uint64) ([]dataset.Case, er
 
 // Modes returns the most frequent value of every attribute over the cases (the first
 // in alphabetical order among equals); attributes without a value have none.
-func Modes(cases []dataset.Case) map[string]string {
+func Modes(cases []Case) map[string]string {
 	counts := map[string]map[string]int{}
 	for i := range cases {
 		for name, value := range cases[i].Attributes {
@@ -72,8 +68,8 @@ func Modes(cases []dataset.Case) map[string]string {
 
 // Fill returns copies of the cases in which a missing value is replaced by modes'
 // value of the attribute.
-func Fill(cases []dataset.Case, modes map[string]string) []dataset.Case {
-	return edit(cases, func(_ *dataset.Case, name, value string) string {
+func Fill(cases []Case, modes map[string]string) []Case {
+	return editValues(cases, func(_ *Case, name, value string) string {
 		if value == "" {
 			return modes[name]
 		}
@@ -81,19 +77,9 @@ func Fill(cases []dataset.Case, modes map[string]string) []dataset.Case {
 	})
 }
 
-// Mark returns copies of the cases in which a missing value is the value Category.
-func Mark(cases []dataset.Case) []dataset.Case {
-	return edit(cases, func(_ *dataset.Case, _, value string) string {
-		if value == "" {
-			return Category
-		}
-		return value
-	})
-}
-
-// edit maps every attribute value of copies of the cases.
-func edit(cases []dataset.Case, change func(c *dataset.Case, name, value string) string) []dataset.Case {
-	out := make([]dataset.Case, len(cases))
+// editValues maps every attribute value of copies of the cases.
+func editValues(cases []Case, change func(c *Case, name, value string) string) []Case {
+	out := make([]Case, len(cases))
 	for i := range cases {
 		out[i] = cases[i]
 		out[i].Attributes = maps.Clone(cases[i].Attributes)

@@ -1,4 +1,4 @@
-package textembed
+package embed
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package missing
+package dataset
 
 import (
 	"fmt"
@@ -7,14 +7,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
-
-	"github.com/alignedfusion/alignedfusion/host/dataset"
 )
 
-func table(n int) []dataset.Case {
-	var cases []dataset.Case
+func attributeTable(n int) []Case {
+	var cases []Case
 	for i := range n {
-		cases = append(cases, dataset.Case{ID: fmt.Sprint("case", i), Attributes: map[string]string{
+		cases = append(cases, Case{ID: fmt.Sprint("case", i), Attributes: map[string]string{
 			"sex": []string{"female", "male", ""}[i%3], "age": fmt.Sprint(20 + i%50), "site": "arm",
 		}})
 	}
@@ -22,16 +20,16 @@ func table(n int) []dataset.Case {
 }
 
 func TestMasksAreNested(t *testing.T) {
-	cases := table(200)
+	cases := attributeTable(200)
 	rapid.Check(t, func(t *rapid.T) {
 		low := rapid.Float64Range(0, 1).Draw(t, "low")
 		high := rapid.Float64Range(low, 1).Draw(t, "high")
 		seed := rapid.Uint64().Draw(t, "seed")
-		few, err := Remove(cases, low, seed)
+		few, err := Mask(cases, low, seed)
 		if err != nil {
 			t.Fatal(err)
 		}
-		many, err := Remove(cases, high, seed)
+		many, err := Mask(cases, high, seed)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -46,9 +44,9 @@ func TestMasksAreNested(t *testing.T) {
 }
 
 func TestRateIsTheShareOfTheValuesThereAre(t *testing.T) {
-	cases := table(3000)
+	cases := attributeTable(3000)
 	for _, rate := range []float64{0, 0.1, 0.5, 0.9, 1} {
-		got, err := Remove(cases, rate, 3)
+		got, err := Mask(cases, rate, 3)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -74,18 +72,18 @@ func TestRateIsTheShareOfTheValuesThereAre(t *testing.T) {
 		t.Error("the given cases were changed")
 	}
 	for _, rate := range []float64{-0.1, 1.1, math.NaN()} {
-		if _, err := Remove(cases, rate, 0); err == nil {
+		if _, err := Mask(cases, rate, 0); err == nil {
 			t.Errorf("rate %g accepted", rate)
 		}
 	}
 }
 
 func TestSeedsGiveDifferentMasks(t *testing.T) {
-	cases := table(100)
-	a, _ := Remove(cases, 0.5, 1)
-	b, _ := Remove(cases, 0.5, 2)
-	again, _ := Remove(cases, 0.5, 1)
-	opt := cmp.AllowUnexported(dataset.Case{})
+	cases := attributeTable(100)
+	a, _ := Mask(cases, 0.5, 1)
+	b, _ := Mask(cases, 0.5, 2)
+	again, _ := Mask(cases, 0.5, 1)
+	opt := cmp.AllowUnexported(Case{})
 	if cmp.Equal(a, b, opt) {
 		t.Error("two seeds give one mask")
 	}
@@ -94,8 +92,8 @@ func TestSeedsGiveDifferentMasks(t *testing.T) {
 	}
 }
 
-func TestFillAndMark(t *testing.T) {
-	cases := []dataset.Case{
+func TestModesFillWhatIsMissing(t *testing.T) {
+	cases := []Case{
 		{ID: "1", Attributes: map[string]string{"sex": "female", "site": ""}},
 		{ID: "2", Attributes: map[string]string{"sex": "male", "site": ""}},
 		{ID: "3", Attributes: map[string]string{"sex": "", "site": ""}},
@@ -106,8 +104,5 @@ func TestFillAndMark(t *testing.T) {
 	}
 	if got := Fill(cases, modes)[2].Attributes; got["sex"] != "female" || got["site"] != "" {
 		t.Errorf("filled = %v", got)
-	}
-	if got := Mark(cases)[2].Attributes; got["sex"] != Category || got["site"] != Category {
-		t.Errorf("marked = %v", got)
 	}
 }
