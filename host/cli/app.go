@@ -3,6 +3,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 )
 
 // Version is the program's version, set at build time with -ldflags -X.
@@ -119,6 +122,9 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	err := app.RunContext(ctx, intersperse(app, args))
 	if n := caught.Load(); n != 0 {
 		fmt.Fprintf(stderr, "alignedfusion: stopped by signal: %s\n", syscall.Signal(n))
+		if errors.Is(err, loop.ErrStopped) {
+			fmt.Fprintf(stderr, "alignedfusion: %v\n", err)
+		}
 		return 128 + int(n)
 	}
 	if err == nil {

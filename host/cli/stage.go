@@ -8,7 +8,6 @@ import (
 	"maps"
 	"math"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -179,15 +178,7 @@ func openStage(c *cli.Context, train bool) (_ *stageRun, err error) {
 		return nil, usageError("%w", err)
 	}
 	req.Stage = r.manifest.Name
-	// A plugin runs in a folder of its own: paths become absolute here.
-	for _, s := range r.manifest.Settings {
-		if v, ok := settings[s.Name]; ok && s.Type == "path" && v != "" {
-			if settings[s.Name], err = filepath.Abs(v); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if req.Settings, err = sdk.ResolveSettings(r.manifest.Settings, settings); err != nil {
+	if req.Settings, err = pipeline.ResolveSettings(r.manifest.Settings, settings); err != nil {
 		return nil, usageError("stage %s of plugin %s: %w", r.manifest.Name, r.plugin.Name(), err)
 	}
 	for name, t := range r.inputs {

@@ -171,6 +171,9 @@ func runTrain(c *cli.Context) error {
 func trainAndReport(c *cli.Context, o workflow.TrainOptions) error {
 	started := time.Now()
 	_, err := workflow.Train(c.Context, o)
+	if errors.Is(err, loop.ErrStopped) {
+		return fmt.Errorf("%w; continue with: %s", err, resumeCommand(c))
+	}
 	if err != nil {
 		return coded(err)
 	}
@@ -183,13 +186,46 @@ func trainAndReport(c *cli.Context, o workflow.TrainOptions) error {
 		return err
 	}
 	writeTransport(c.App.ErrWriter, o.Dir)
-	fmt.Fprintf(c.App.ErrWriter, "%d steps in %s; best: epoch %d, %s %.4f on split %q; run: %s\n", checkpoint.State.Step,
-		time.Since(started).Round(time.Second), checkpoint.State.Best.Epoch, checkpoint.State.Best.Metric, checkpoint.State.Best.Value,
-		r.Config.DataSettings.ValidationSplit, o.Dir)
-	if checkpoint.State.Best.Step == 0 {
-		return nil // nothing could be measured on the validation split
+	best, found := checkpoint.State.Best, "nothing was measured in validation, the last checkpoint stands for the best"
+	if best.Step > 0 {
+		found = fmt.Sprintf("best: epoch %d, %s %.4f on split %q", best.Epoch, best.Metric, best.Value, r.Config.DataSettings.ValidationSplit)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "%d steps in %s; %s; run: %s\n", checkpoint.State.Step, time.Since(started).Round(time.Second), found, o.Dir)
+	if best.Step == 0 {
+		return nil
 	}
 	return compareRuns(c, comparison{Split: r.Config.DataSettings.ValidationSplit, JSON: c.Bool("json")}, []system{{name: runName(o.Dir), path: o.Dir}})
+}
+
+// resumeCommand continues the run that this command trains, with the same plugins.
+func resumeCommand(c *cli.Context) string {
+	words := []string{c.App.Name, "train", "--resume", "--out", quoted(c.String("out"))}
+	for _, flag := range pluginFlags() {
+		name := flag.Names()[0]
+		switch value := c.Value(name).(type) {
+		case cli.StringSlice:
+			for _, one := range value.Value() {
+				words = append(words, "--"+name, quoted(one))
+			}
+		case bool:
+			if value {
+				words = append(words, "--"+name)
+			}
+		default: // threads and device are the run's own
+			if c.IsSet(name) && name != "threads" && name != "device" {
+				words = append(words, "--"+name, quoted(fmt.Sprint(value)))
+			}
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// quoted is a word as a shell reads it back.
+func quoted(word string) string {
+	if word != "" && !strings.ContainsAny(word, " \t\n'\"\\$`*?[]{}()<>|&;#~!") {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // writeTransport says how much of the steps was moving tensors instead of computing.

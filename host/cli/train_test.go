@@ -250,3 +250,70 @@ func TestSignalEndsTrainingAfterTheStepWithACheckpoint(t *testing.T) {
 		}
 	}
 }
+
+// A plugin that dies in a validation costs nothing: the checkpoint of its epoch stands,
+// and continued the run is the uninterrupted one.
+func TestPluginThatDiesInValidationLosesNothing(t *testing.T) {
+	dir := t.TempDir()
+	synthTable(t, dir)
+	mustRun(t, dir, slowTraining("whole", false)...)
+	// Every process dies in its second batch of validation; a validation has one or more.
+	cmd, stderr := program(t, dir, append(slowTraining("cut", false), "--set", "encoder.fault=crash-validation", "--set", "encoder.fault_call=2")...)
+	tries := 0
+	for ; cmd.Run() != nil; tries++ {
+		c, _, err := runs.Latest(filepath.Join(dir, "cut"))
+		// In the end it dies once more while the reconstruction is calibrated.
+		if err != nil || !c.State.Unvalidated && c.State.Step < 20 || c.State.Step%5 != 0 || tries > 9 {
+			t.Fatalf("try %d: checkpoint %+v, %v; want the end of an epoch, to be validated\n%s", tries, c, err, stderr)
+		}
+		cmd, stderr = program(t, dir, "train", "--resume", "--out", "cut")
+	}
+	if tries < 2 {
+		t.Errorf("died %d times, want 2 or more", tries)
+	}
+	wantLosses, wantWeights := steps(t, filepath.Join(dir, "whole"))
+	losses, weights := steps(t, filepath.Join(dir, "cut"))
+	if !slices.Equal(wantLosses, losses) || !bytes.Equal(wantWeights, weights) {
+		t.Error("losses or weights differ from those of the uninterrupted run")
+	}
+	whole, _, _ := runs.Latest(filepath.Join(dir, "whole"))
+	cut, _, _ := runs.Latest(filepath.Join(dir, "cut"))
+	if cut.State != whole.State {
+		t.Errorf("state %+v, uninterrupted %+v", cut.State, whole.State)
+	}
+}
+
+// Ctrl-C in a validation ends it within a batch, and the command it prints goes on.
+func TestSignalEndsValidationAndNamesTheCommandThatGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	synthTable(t, dir)
+	out := filepath.Join(dir, "my run")
+	cmd, stderr := program(t, dir, append(slowTraining(out, false), "--set", "encoder.fault=slow-validation", "--set", "encoder.fault_call=1", "--set", "encoder.fault_count=2")...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitForStep(t, out, 5)
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 130 {
+		t.Fatalf("%v, want exit code 130\n%s", err, stderr)
+	}
+	c, _, err := runs.Latest(out)
+	if err != nil || c.State.Step != 5 || !c.State.Unvalidated {
+		t.Errorf("checkpoint %+v, %v; want step 5, to be validated", c, err)
+	}
+	_, command, found := strings.Cut(stderr.String(), "continue with: ")
+	if !found {
+		t.Fatalf("no command in:\n%s", stderr)
+	}
+	again := exec.Command("sh", "-c", command)
+	again.Dir, again.Env = t.TempDir(), cmd.Env
+	if text, err := again.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", command, err, text)
+	}
+	if m, err := runs.ReadManifest(out); err != nil || m.Status != "done" || m.Resumed != 1 {
+		t.Errorf("%+v, %v", m, err)
+	}
+}

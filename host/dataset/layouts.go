@@ -2,6 +2,8 @@ package dataset
 
 import (
 	"fmt"
+	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -39,19 +41,41 @@ func (l Layout) String() string { return l.Name + ":" + l.Path }
 
 // HasTargets reports whether a data spec names data to train on.
 func HasTargets(spec string) bool {
-	l, _, err := layoutOf(spec)
+	l, _, _, err := layoutOf(spec)
 	return err == nil && l.Targets
 }
 
-// layoutOf splits a data spec into its layout and what follows the colon.
-func layoutOf(spec string) (Layout, string, error) {
+var specOption = regexp.MustCompile(`\?[a-z_]+=`)
+
+// layoutOf takes LAYOUT:PATH?OPTIONS apart.
+func layoutOf(spec string) (layout Layout, path, options string, err error) {
 	name, path, _ := strings.Cut(spec, ":")
+	if at := specOption.FindStringIndex(path); at != nil {
+		path, options = path[:at[0]], path[at[0]:]
+	}
 	names := make([]string, len(layouts))
 	for i, l := range layouts {
 		if l.Name == name && path != "" {
-			return l, path, nil
+			return l, path, options, nil
 		}
 		names[i] = l.Name
 	}
-	return Layout{}, "", fmt.Errorf("%w: data spec %q: want LAYOUT:PATH with one of the layouts %s", ErrData, spec, strings.Join(names, ", "))
+	return Layout{}, "", "", fmt.Errorf("%w: data spec %q: want LAYOUT:PATH with one of the layouts %s", ErrData, spec, strings.Join(names, ", "))
+}
+
+// SpecOptions are the options behind a data spec's path.
+func SpecOptions(spec string) string {
+	_, _, options, _ := layoutOf(spec)
+	return options
+}
+
+// AbsoluteSpec is a data spec whose path does not depend on the working directory. It
+// fails with ErrData for what is no spec.
+func AbsoluteSpec(spec string) (string, error) {
+	layout, path, options, err := layoutOf(spec)
+	if err != nil {
+		return "", err
+	}
+	path, err = filepath.Abs(path)
+	return layout.Name + ":" + path + options, err
 }

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -89,19 +88,16 @@ func Open(spec string, opt Options) (*Dataset, error) {
 	return o.finish()
 }
 
-var specOption = regexp.MustCompile(`\?[a-z_]+=`)
-
 func newOpener(spec string, opt Options) (*opener, Layout, error) {
-	layout, path, err := layoutOf(spec)
+	layout, path, options, err := layoutOf(spec)
 	if err != nil {
 		return nil, layout, err
 	}
 	o := &opener{opt: opt, infos: map[string]imageInfo{}}
-	if at := specOption.FindStringIndex(path); at != nil {
-		if err := o.setOptions(path[at[0]+1:]); err != nil {
+	if options != "" {
+		if err := o.setOptions(options[1:]); err != nil {
 			return nil, layout, fmt.Errorf("%w: data spec %q: %w", ErrData, spec, err)
 		}
-		path = path[:at[0]]
 	}
 	o.path = filepath.Clean(path)
 	o.d = &Dataset{Spec: spec, Dir: o.path, Task: Detect, stacks: map[string]*stack{}, sizes: map[string][2]int{}}

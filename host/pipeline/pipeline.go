@@ -28,7 +28,7 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 	}
 	resolved := make([]sdk.Settings, len(sources))
 	for i, s := range sources {
-		if resolved[i], err = sdk.ResolveSettings(s.Stage.Settings, s.Settings); err != nil {
+		if resolved[i], err = ResolveSettings(s.Stage.Settings, s.Settings); err != nil {
 			return nil, &SettingsError{s.Role, s.Plugin, err}
 		}
 	}

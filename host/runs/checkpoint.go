@@ -42,7 +42,9 @@ type State struct {
 	Epoch int `json:"epoch"`
 	Batch int `json:"batch"`
 	// SkippedLast says that the last step had no finite loss.
-	SkippedLast bool   `json:"skipped_last,omitempty"`
+	SkippedLast bool `json:"skipped_last,omitempty"`
+	// Unvalidated says that the validation at this step is still to be done.
+	Unvalidated bool   `json:"unvalidated,omitempty"`
 	Best        Best   `json:"best"`
 	Seed        uint64 `json:"seed"`
 }
@@ -77,6 +79,38 @@ func (m checkpointManifest) sum() (string, error) {
 	}
 	s := sha256.Sum256(data)
 	return hex.EncodeToString(s[:]), nil
+}
+
+// write puts the manifest into a checkpoint's folder, with its sum.
+func (m *checkpointManifest) write(dir string) (err error) {
+	if m.SHA256, err = m.sum(); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	return WriteFile(filepath.Join(dir, ManifestFile), append(data, '\n'))
+}
+
+// readCheckpoint reads a checkpoint's manifest. It fails with ErrCorrupt.
+func readCheckpoint(dir string) (*checkpointManifest, error) {
+	path := filepath.Join(dir, ManifestFile)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	var m checkpointManifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, path, err)
+	}
+	if m.SchemaVersion != checkpointVersion {
+		return nil, fmt.Errorf("%s: schema_version is %d; this program reads %d", path, m.SchemaVersion, checkpointVersion)
+	}
+	if want, err := m.sum(); err != nil || want != m.SHA256 {
+		return nil, fmt.Errorf("%w: %s was changed", ErrCorrupt, path)
+	}
+	return &m, nil
 }
 
 func checkpointPath(run string, step int) string {
@@ -135,14 +169,7 @@ func (r *Run) Save(state State, roles []string, save func(role, dir string) erro
 	if err != nil {
 		return err
 	}
-	if m.SHA256, err = m.sum(); err != nil {
-		return err
-	}
-	data, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := WriteFile(filepath.Join(temp, ManifestFile), append(data, '\n')); err != nil {
+	if err := m.write(temp); err != nil {
 		return err
 	}
 	for _, dir := range dirs {
@@ -158,6 +185,21 @@ func (r *Run) Save(state State, roles []string, save func(role, dir string) erro
 		return err
 	}
 	if err := atomicfile.SyncDir(filepath.Dir(final)); err != nil {
+		return err
+	}
+	return r.prune(state)
+}
+
+// Amend replaces the state of the checkpoint of state.Step, whose files stay as they are,
+// and keeps the checkpoints that Save would keep.
+func (r *Run) Amend(state State) error {
+	dir := checkpointPath(r.Dir, state.Step)
+	m, err := readCheckpoint(dir)
+	if err != nil {
+		return err
+	}
+	m.State = state
+	if err := m.write(dir); err != nil {
 		return err
 	}
 	return r.prune(state)
@@ -225,19 +267,9 @@ func checkpointSteps(run string) ([]int, error) {
 // Verify reads a checkpoint and compares every file with its recorded size and hash.
 // It fails with ErrCorrupt and names the file.
 func Verify(dir string) (*Checkpoint, error) {
-	data, err := os.ReadFile(filepath.Join(dir, ManifestFile))
+	m, err := readCheckpoint(dir)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	var m checkpointManifest
-	if err := json.Unmarshal(data, &m); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, filepath.Join(dir, ManifestFile), err)
-	}
-	if m.SchemaVersion != checkpointVersion {
-		return nil, fmt.Errorf("%s: schema_version is %d; this program reads %d", filepath.Join(dir, ManifestFile), m.SchemaVersion, checkpointVersion)
-	}
-	if want, err := m.sum(); err != nil || want != m.SHA256 {
-		return nil, fmt.Errorf("%w: %s was changed", ErrCorrupt, filepath.Join(dir, ManifestFile))
+		return nil, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
 		want := m.Files[name]

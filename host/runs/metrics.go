@@ -55,16 +55,16 @@ func (r *Run) Append(rec Record) error {
 	return nil
 }
 
-// RewindMetrics drops the lines of steps after step, and a half-written last line: a
-// resumed run writes them again.
-func (r *Run) RewindMetrics(step int) error {
+// RewindMetrics drops the lines of steps after the state's, that of a validation which is
+// still to be done, and a half-written last line: a resumed run writes them again.
+func (r *Run) RewindMetrics(state State) error {
 	records, err := ReadMetrics(r.Dir)
 	if err != nil {
 		return err
 	}
 	var out bytes.Buffer
 	for _, rec := range records {
-		if rec.Step > step {
+		if rec.Step > state.Step || rec.Step == state.Step && rec.Kind == "validation" && state.Unvalidated {
 			continue
 		}
 		line, err := json.Marshal(rec)

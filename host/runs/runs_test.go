@@ -287,7 +287,7 @@ func TestRewindMetricsDropsLaterStepsAndAHalfLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	if err := r.RewindMetrics(3); err != nil {
+	if err := r.RewindMetrics(State{Step: 3}); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Append(Record{Kind: "step", Step: 4, Epoch: 1}); err != nil {

@@ -28,7 +28,7 @@ const (
 // calibrate fits the temperature and writes calibration.json, where the run
 // reconstructs attributes and the validation split has enough of them.
 func (t *training) calibrate(ctx context.Context, s *Session) error {
-	if _, reconstructs := s.Pipeline.Output(ports.Reconstruction.Name); !reconstructs || s.Feed.Reports == nil {
+	if _, reconstructs := s.Pipeline.Output(ports.Reconstruction.Name); !reconstructs || s.Feed.Reports == nil || len(t.data.Validation) == 0 {
 		return nil
 	}
 	checkpoint, _, err := runs.Find(t.Dir, "best")
@@ -38,7 +38,7 @@ func (t *training) calibrate(ctx context.Context, s *Session) error {
 	if err != nil {
 		return err
 	}
-	if err := loop.Restore(ctx, s.Pipeline, checkpoint, true); err != nil {
+	if err := loop.Restore(context.WithoutCancel(ctx), s.Pipeline, checkpoint, true); err != nil {
 		return err
 	}
 	seed := uint64(t.Config.DataSettings.MissingSeed)
@@ -47,6 +47,9 @@ func (t *training) calibrate(ctx context.Context, s *Session) error {
 		return err
 	}
 	answers, err := s.hiddenAnswers(ctx, t.data.Validation, hidden)
+	if err != nil && errors.Is(err, ctx.Err()) {
+		return loop.ErrStopped // --resume has nothing else left to do
+	}
 	if err != nil || len(answers) < leastHidden {
 		return err
 	}
@@ -66,7 +69,7 @@ func (s *Session) hiddenAnswers(ctx context.Context, whole, hidden []dataset.Cas
 	if s.Feed.Reports, err = known.Of(hidden); err != nil {
 		return nil, err
 	}
-	predicted, err := s.Predict(ctx, hidden, nil)
+	predicted, err := s.predictBetweenSignals(ctx, hidden)
 	if err != nil {
 		return nil, err
 	}

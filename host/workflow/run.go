@@ -60,15 +60,8 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		return nil, err
 	}
 	c := r.Config
-	own := o.Data == "" || o.Data == c.Data
 	if o.Data == "" {
 		o.Data = c.Data
-	}
-	if o.Split == "" {
-		o.Split = "all"
-		if own {
-			o.Split = "test"
-		}
 	}
 	if o.Device != "" {
 		c.Device = o.Device
@@ -87,6 +80,13 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	d, err := feed.OpenData(o.Data, c, r.Labels, attributes)
 	if err != nil {
 		return nil, err
+	}
+	own := d.Hash == r.Manifest.DataSHA256 && dataset.SpecOptions(o.Data) == dataset.SpecOptions(c.Data)
+	if o.Split == "" {
+		o.Split = "all"
+		if own {
+			o.Split = "test"
+		}
 	}
 	if err := feed.MaskAttributes(d, c, o.Missing); err != nil {
 		return nil, &config.Error{Err: err}
@@ -140,11 +140,12 @@ func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkp
 	if o.Mirror {
 		predict = s.predictMirrored
 	}
-	predicted, err := predict(ctx, cases, func(done int) {
+	predicted, err := predict(ctx, cases, func(done int) error {
 		if time.Since(last) > 10*time.Second {
 			last = time.Now()
 			fmt.Fprintf(o.Messages, "%d of %d cases\n", done, len(cases))
 		}
+		return nil
 	})
 	if err != nil {
 		return nil, err

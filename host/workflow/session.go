@@ -189,8 +189,8 @@ func (s *Session) PeakRSSBytes() map[string]int64 {
 }
 
 // Predict runs cases through the pipeline in EVAL mode. report is called after every
-// batch with the number of cases done; it may be nil.
-func (s *Session) Predict(ctx context.Context, cases []dataset.Case, report func(done int)) (_ []predictions.Prediction, err error) {
+// batch with the number of cases done, and ends the prediction by an error; it may be nil.
+func (s *Session) Predict(ctx context.Context, cases []dataset.Case, report func(done int) error) (_ []predictions.Prediction, err error) {
 	loader, err := s.Feed.Loader(ctx, cases)
 	if err != nil {
 		return nil, err
@@ -213,8 +213,11 @@ func (s *Session) Predict(ctx context.Context, cases []dataset.Case, report func
 			batch[i].Case = &cases[len(out)+i]
 		}
 		out = append(out, batch...)
-		if report != nil {
-			report(len(out))
+		if report == nil {
+			continue
+		}
+		if err := report(len(out)); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -234,7 +237,7 @@ func (s *Session) predictBatch(ctx context.Context, b *dataset.Batch) (_ []predi
 
 // predictMirrored predicts cases as they are and with their images mirrored left-right,
 // and combines the two passes.
-func (s *Session) predictMirrored(ctx context.Context, cases []dataset.Case, report func(done int)) ([]predictions.Prediction, error) {
+func (s *Session) predictMirrored(ctx context.Context, cases []dataset.Case, report func(done int) error) ([]predictions.Prediction, error) {
 	plain, err := s.Predict(ctx, cases, report)
 	if err != nil {
 		return nil, err
@@ -246,6 +249,17 @@ func (s *Session) predictMirrored(ctx context.Context, cases []dataset.Case, rep
 		return nil, err
 	}
 	return predictions.Combine(s.Config.Task, [][]predictions.Prediction{plain, mirrored})
+}
+
+// predictBetweenSignals predicts until ctx ends: the batch under way is finished, so that
+// the plugins are in order and can be closed, and ctx.Err() returned.
+func (s *Session) predictBetweenSignals(ctx context.Context, cases []dataset.Case) ([]predictions.Prediction, error) {
+	return s.Predict(context.WithoutCancel(ctx), cases, func(done int) error {
+		if done < len(cases) {
+			return ctx.Err()
+		}
+		return nil
+	})
 }
 
 // cacheTokens encodes the cases once when the encoder is frozen.

@@ -73,6 +73,9 @@ func (t *training) prepare() (err error) {
 	if err := t.Config.Resolve(); err != nil {
 		return &config.Error{Err: err}
 	}
+	if err := absolutePaths(t.Config); err != nil {
+		return err
+	}
 	if t.Config.Threads == 0 {
 		t.Config.Threads = runtime.GOMAXPROCS(0)
 	}
@@ -133,70 +136,87 @@ func (t *training) train(ctx context.Context) (*runs.Manifest, error) {
 
 // trainOpened trains the pipeline that was opened.
 func (t *training) trainOpened(ctx context.Context, s *Session) (*runs.Manifest, error) {
-	c := t.Config
-	weights, err := c.LossWeights(s.Pipeline.LossNames())
+	o, err := t.loopOptions(ctx, s)
 	if err != nil {
-		return nil, &config.Error{Err: err}
-	}
-	settings := &c.Train
-	source := s.Feed.Source(ctx, t.data.Training)
-	total, perEpoch := loop.TotalSteps(source.BatchesPerEpoch(), settings.Accumulate, settings.Epochs, settings.MaxSteps)
-	schedule := scheduleOf(c, total, perEpoch)
-	if err := schedule.Validate(); err != nil {
-		return nil, &config.Error{Err: err}
+		return nil, err
 	}
 	if t.run == nil {
 		if err := t.create(s); err != nil {
 			return nil, err
 		}
 	}
-	state := runs.State{}
-	switch {
-	case t.checkpoint != nil:
-		state = t.checkpoint.State
-		if err := loop.Restore(ctx, s.Pipeline, t.checkpoint, false); err != nil {
-			return nil, err
-		}
-	case c.Init != "":
-		if err := t.initialise(ctx, s); err != nil {
-			return nil, err
-		}
-	}
-	if err := t.run.RewindMetrics(state.Step); err != nil {
+	o.Run = t.run
+	state, err := t.start(ctx, s)
+	if err != nil {
 		return nil, err
 	}
-	if err := s.cacheTokens(ctx, t.data.Repeated()); err != nil {
-		return nil, err
-	}
-	t.notePlugins(s)
-	progress := loop.NewProgress(t.Messages, 0)
-	defer progress.Close()
+	o.Progress = loop.NewProgress(t.Messages, 0)
+	defer o.Progress.Close()
 	for _, w := range t.allWarnings(s) {
 		fmt.Fprintf(t.Messages, "warning: %s\n", w)
-	}
-	factors := map[sdk.Kind]float64{}
-	for _, role := range []sdk.Kind{sdk.KindEncoder, sdk.KindFusion, sdk.KindHead} {
-		factors[role] = settings.LearningRateFactor(role)
 	}
 	if err := t.status("running"); err != nil {
 		return nil, err
 	}
-	_, err = loop.Loop(ctx, loop.Options{
-		Pipeline: s.Pipeline, Run: t.run, Source: source, Progress: progress,
-		Validate: func(ctx context.Context) (loop.Validation, error) { return t.validate(ctx, s) },
-		Epochs:   settings.Epochs, MaxSteps: settings.MaxSteps, Accumulate: settings.Accumulate,
-		ValidateEvery: settings.ValidateEvery, CheckpointEvery: settings.CheckpointEvery,
-		Seed: c.Seed, LearningRate: settings.LearningRate, LearningRateFactor: factors, Schedule: schedule,
-		LossWeights: weights, ClipNorm: settings.ClipNorm, PeakRSSBytes: s.PeakRSSBytes,
-	}, state)
+	_, err = loop.Loop(ctx, o, state)
 	if err == nil {
-		err = t.calibrate(context.WithoutCancel(ctx), s)
+		err = t.calibrate(ctx, s)
 	}
 	status := map[bool]string{true: "stopped", false: "failed"}[errors.Is(err, loop.ErrStopped)]
 	if err == nil {
 		status = "done"
 	}
 	return t.manifest, errors.Join(err, t.status(status))
+}
+
+// loopOptions are those of the configuration; the run and the display are still to come.
+func (t *training) loopOptions(ctx context.Context, s *Session) (loop.Options, error) {
+	c := t.Config
+	weights, err := c.LossWeights(s.Pipeline.LossNames())
+	if err != nil {
+		return loop.Options{}, &config.Error{Err: err}
+	}
+	settings := &c.Train
+	source := s.Feed.Source(ctx, t.data.Training)
+	total, perEpoch := loop.TotalSteps(source.BatchesPerEpoch(), settings.Accumulate, settings.Epochs, settings.MaxSteps)
+	schedule := scheduleOf(c, total, perEpoch)
+	if err := schedule.Validate(); err != nil {
+		return loop.Options{}, &config.Error{Err: err}
+	}
+	factors := map[sdk.Kind]float64{}
+	for _, role := range []sdk.Kind{sdk.KindEncoder, sdk.KindFusion, sdk.KindHead} {
+		factors[role] = settings.LearningRateFactor(role)
+	}
+	o := loop.Options{
+		Pipeline: s.Pipeline, Source: source,
+		Epochs: settings.Epochs, MaxSteps: settings.MaxSteps, Accumulate: settings.Accumulate,
+		ValidateEvery: settings.ValidateEvery, CheckpointEvery: settings.CheckpointEvery,
+		Seed: c.Seed, LearningRate: settings.LearningRate, LearningRateFactor: factors, Schedule: schedule,
+		LossWeights: weights, ClipNorm: settings.ClipNorm, PeakRSSBytes: s.PeakRSSBytes,
+	}
+	if len(t.data.Validation) > 0 {
+		o.Validate = func(ctx context.Context) (loop.Validation, error) { return t.validate(ctx, s) }
+	}
+	return o, nil
+}
+
+// start loads the weights that training starts from, and encodes what needs to be encoded
+// once only.
+func (t *training) start(ctx context.Context, s *Session) (state runs.State, err error) {
+	switch {
+	case t.checkpoint != nil:
+		state, err = t.checkpoint.State, loop.Restore(ctx, s.Pipeline, t.checkpoint, false)
+	case t.Config.Init != "":
+		err = t.initialise(ctx, s)
+	}
+	if err != nil {
+		return state, err
+	}
+	if err := t.run.RewindMetrics(state); err != nil {
+		return state, err
+	}
+	t.notePlugins(s)
+	return state, s.cacheTokens(ctx, t.data.Repeated())
 }
 
 // scheduleOf is the learning rate's schedule of a run of totalSteps optimizer steps,
@@ -311,7 +331,7 @@ func (t *training) status(status string) error {
 
 // validate predicts the validation split and keeps the predictions of the best epoch.
 func (t *training) validate(ctx context.Context, s *Session) (loop.Validation, error) {
-	predicted, err := s.Predict(ctx, t.data.Validation, nil)
+	predicted, err := s.predictBetweenSignals(ctx, t.data.Validation)
 	if err != nil {
 		return loop.Validation{}, err
 	}

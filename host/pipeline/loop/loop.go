@@ -48,7 +48,8 @@ type Options struct {
 	Pipeline *pipeline.Pipeline
 	Run      *runs.Run
 	Source   Source
-	// Validate runs the validation split; nil trains without validation.
+	// Validate runs the validation split; nil trains without validation. When ctx ends it
+	// may return ctx.Err() early.
 	Validate func(ctx context.Context) (Validation, error)
 	Progress Progress
 
@@ -70,9 +71,9 @@ type Options struct {
 	PeakRSSBytes func() map[string]int64
 }
 
-// ErrStopped is returned when the context ended: the step under way was finished and
-// a checkpoint written.
-var ErrStopped = errors.New("training was stopped; --resume continues it")
+// ErrStopped is returned when the context ended: a checkpoint holds all steps that were
+// taken.
+var ErrStopped = errors.New("training was stopped; a checkpoint holds every step taken")
 
 // TotalSteps is the number of optimizer steps of a whole run.
 func TotalSteps(batchesPerEpoch, accumulate, epochs, maxSteps int) (total, perEpoch int) {
@@ -85,8 +86,9 @@ func TotalSteps(batchesPerEpoch, accumulate, epochs, maxSteps int) (total, perEp
 }
 
 // Loop trains from a state (zero for a new run) to the end. When ctx ends, the step
-// under way is finished, a checkpoint is written and ErrStopped returned. Errors of
-// stages, of data and of the disk end training at once; the last checkpoint stands.
+// under way is finished, a checkpoint is written and ErrStopped returned; a validation
+// under way is left and done again when the run goes on. Errors of stages, of data and of
+// the disk end training at once; the last checkpoint stands.
 func Loop(ctx context.Context, o Options, state runs.State) (runs.State, error) {
 	l := &loop{Options: o, state: state}
 	l.total, _ = TotalSteps(o.Source.BatchesPerEpoch(), o.Accumulate, o.Epochs, o.MaxSteps)
@@ -100,7 +102,12 @@ func Loop(ctx context.Context, o Options, state runs.State) (runs.State, error) 
 	}
 	l.state.Seed = o.Seed
 	o.Progress.Start(l.total, state.Step)
-	for l.state.Epoch < o.Epochs && l.state.Step < l.total {
+	if l.state.Unvalidated { // the run ended in the midst of this validation
+		if err := l.validate(ctx); err != nil {
+			return l.state, err
+		}
+	}
+	for l.state.Epoch < o.Epochs && !l.ended() {
 		if err := l.epoch(ctx); err != nil {
 			return l.state, err
 		}
@@ -123,7 +130,7 @@ func (l *loop) epoch(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, batches.Close()) }()
-	for l.state.Step < l.total {
+	for !l.ended() {
 		waited := time.Now()
 		group, err := l.next(work, batches)
 		if err != nil {
@@ -135,34 +142,51 @@ func (l *loop) epoch(ctx context.Context) (err error) {
 		if err := l.step(work, group, time.Since(waited)); err != nil {
 			return err
 		}
+		if l.epochDone() || l.ended() {
+			break // its checkpoint is that of the end
+		}
 		if ctx.Err() != nil {
 			return errors.Join(ErrStopped, l.checkpoint(work))
 		}
-		// The end of the epoch has a checkpoint of its own.
-		if l.CheckpointEvery > 0 && l.state.Step%l.CheckpointEvery == 0 && l.state.Batch < l.Source.BatchesPerEpoch() {
+		if l.CheckpointEvery > 0 && l.state.Step%l.CheckpointEvery == 0 {
 			if err := l.checkpoint(work); err != nil {
 				return err
 			}
 		}
 	}
-	epochDone := l.state.Batch >= l.Source.BatchesPerEpoch()
-	ended := l.state.Step >= l.total
-	number := l.state.Epoch + 1
-	if epochDone {
+	return l.endEpoch(ctx)
+}
+
+func (l *loop) epochDone() bool { return l.state.Batch >= l.Source.BatchesPerEpoch() }
+func (l *loop) ended() bool     { return l.state.Step >= l.total }
+
+// epochNumber counts the epoch of the last step from 1.
+func (l *loop) epochNumber() int {
+	if l.state.Batch == 0 {
+		return l.state.Epoch
+	}
+	return l.state.Epoch + 1
+}
+
+// endEpoch writes the checkpoint first: what fails in the validation must not cost the
+// epoch.
+func (l *loop) endEpoch(ctx context.Context) error {
+	if !l.epochDone() && !l.ended() {
+		return fmt.Errorf("epoch %d gave %d batches, want %d", l.state.Epoch+1, l.state.Batch, l.Source.BatchesPerEpoch())
+	}
+	if l.epochDone() {
 		l.state.Epoch, l.state.Batch = l.state.Epoch+1, 0
 	}
-	if !epochDone && !ended {
-		return fmt.Errorf("epoch %d gave %d batches, want %d", number, l.state.Batch, l.Source.BatchesPerEpoch())
+	l.state.Unvalidated = l.Validate != nil && (l.ended() || l.epochNumber()%l.ValidateEvery == 0)
+	if err := l.checkpoint(context.WithoutCancel(ctx)); err != nil {
+		return err
 	}
-	if l.Validate != nil && (ended || number%l.ValidateEvery == 0) {
-		if err := l.validate(work, number); err != nil {
+	if l.state.Unvalidated {
+		if err := l.validate(ctx); err != nil {
 			return err
 		}
 	}
-	if err := l.checkpoint(work); err != nil {
-		return err
-	}
-	if ctx.Err() != nil && !ended {
+	if ctx.Err() != nil && !l.ended() {
 		return ErrStopped
 	}
 	return nil
@@ -225,9 +249,17 @@ func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Dur
 	return nil
 }
 
-func (l *loop) validate(ctx context.Context, epoch int) error {
-	started := time.Now()
+// validate runs the validation that the last checkpoint waits for, and notes in it how
+// that ended.
+func (l *loop) validate(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return ErrStopped
+	}
+	started, epoch := time.Now(), l.epochNumber()
 	v, err := l.Validate(ctx)
+	if err != nil && errors.Is(err, ctx.Err()) {
+		return ErrStopped
+	}
 	if err != nil {
 		return err
 	}
@@ -242,6 +274,10 @@ func (l *loop) validate(ctx context.Context, epoch int) error {
 		}
 	}
 	if err := l.Run.Append(record); err != nil {
+		return err
+	}
+	l.state.Unvalidated = false
+	if err := l.Run.Amend(l.state); err != nil {
 		return err
 	}
 	l.Progress.Validation(record, v, better && !v.Latest)

@@ -3,8 +3,10 @@ package loop
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math"
 	"os"
@@ -119,6 +121,137 @@ func options(p *pipeline.Pipeline, r *runs.Run) Options {
 	}
 }
 
+// metricLines are all of metrics.jsonl but what the clock says.
+func metricLines(t *testing.T, r *runs.Run) []string {
+	t.Helper()
+	records, err := runs.ReadMetrics(r.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, rec := range records {
+		rec.StepSec, rec.WallSec, rec.ComputeSec, rec.DataSec = 0, 0, 0, 0
+		line, err := json.Marshal(rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, string(line))
+	}
+	return out
+}
+
+// validator measures a function of the head's weights: other weights, another value.
+func validator(p *pipeline.Pipeline) func(context.Context) (Validation, error) {
+	return func(ctx context.Context) (Validation, error) {
+		dir, err := os.MkdirTemp("", "")
+		if err != nil {
+			return Validation{}, err
+		}
+		defer os.RemoveAll(dir)
+		if _, err := p.Member(sdk.KindHead).Instance.Save(ctx, dir); err != nil {
+			return Validation{}, err
+		}
+		weights, err := os.ReadFile(filepath.Join(dir, "weights.safetensors"))
+		value := float64(crc32.ChecksumIEEE(weights)%1000) / 1000
+		return Validation{Metric: "m", Value: value, Metrics: map[string]float64{"m": value}}, err
+	}
+}
+
+// resume continues a run as a new process would.
+func resume(t *testing.T, r *runs.Run, o Options) (runs.State, error) {
+	t.Helper()
+	c, _, err := runs.Latest(r.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.RewindMetrics(c.State); err != nil {
+		t.Fatal(err)
+	}
+	if err := Restore(t.Context(), o.Pipeline, c, false); err != nil {
+		t.Fatal(err)
+	}
+	return Loop(t.Context(), o, c.State)
+}
+
+// A validation that fails, is stopped, or dies before its result is noted costs nothing:
+// the checkpoint of its epoch stands, and continued the run is the uninterrupted one.
+func TestValidationThatIsCutOffIsDoneAgain(t *testing.T) {
+	whole := newRun(t)
+	p := open(t, nil)
+	o := options(p, whole)
+	o.Validate = validator(p)
+	want, err := Loop(t.Context(), o, runs.State{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	died := errors.New("died")
+	for _, at := range []int{1, 2, 3} { // epochs 2, 4 and 6, which is the last
+		for how, cut := range map[string]func(o *Options, cancel func()) func(context.Context) (Validation, error){
+			"fails": func(*Options, func()) func(context.Context) (Validation, error) {
+				return func(context.Context) (Validation, error) { return Validation{}, died }
+			},
+			"is stopped": func(_ *Options, cancel func()) func(context.Context) (Validation, error) {
+				return func(ctx context.Context) (Validation, error) { cancel(); return Validation{}, ctx.Err() }
+			},
+			"dies keeping its predictions": func(o *Options, _ func()) func(context.Context) (Validation, error) {
+				validate := validator(o.Pipeline)
+				return func(ctx context.Context) (Validation, error) {
+					v, err := validate(ctx)
+					v.Latest, v.Keep = true, func() error { return died }
+					return v, err
+				}
+			},
+			"dies with its line written": func(o *Options, _ func()) func(context.Context) (Validation, error) {
+				validate := validator(o.Pipeline)
+				return func(ctx context.Context) (Validation, error) {
+					v, err := validate(ctx)
+					return v, errors.Join(err, o.Run.Append(runs.Record{Kind: "validation", Step: 6 * at, Epoch: 2 * at}), died)
+				}
+			},
+		} {
+			t.Run(fmt.Sprintf("epoch %d %s", 2*at, how), func(t *testing.T) {
+				r := newRun(t)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				p := open(t, nil)
+				o := options(p, r)
+				good, bad, n := validator(p), cut(&o, cancel), 0
+				o.Validate = func(ctx context.Context) (Validation, error) {
+					if n++; n == at {
+						return bad(ctx)
+					}
+					return good(ctx)
+				}
+				_, err := Loop(ctx, o, runs.State{})
+				if !errors.Is(err, died) && !errors.Is(err, ErrStopped) {
+					t.Fatalf("%v", err)
+				}
+				c, _, err := runs.Latest(r.Dir)
+				if err != nil || c.State.Step != 6*at || !c.State.Unvalidated {
+					t.Fatalf("the checkpoint is %+v (%v), want step %d, to be validated", c, err, 6*at)
+				}
+				p = open(t, nil)
+				o = options(p, r)
+				o.Validate = validator(p)
+				got, err := resume(t, r, o)
+				if err != nil || got != want {
+					t.Errorf("ended as %+v (%v), want %+v", got, err, want)
+				}
+				if a, b := metricLines(t, whole), metricLines(t, r); !slices.Equal(a, b) {
+					t.Errorf("metrics differ:\n%s\n%s", strings.Join(a, "\n"), strings.Join(b, "\n"))
+				}
+				if !bytes.Equal(files(t, whole), files(t, r)) {
+					t.Error("weights differ")
+				}
+				best, _, err := runs.Find(r.Dir, "best")
+				if err != nil || best.State.Step != want.Best.Step {
+					t.Errorf("the best checkpoint is %+v (%v), want step %d", best, err, want.Best.Step)
+				}
+			})
+		}
+	}
+}
+
 func losses(t *testing.T, r *runs.Run) []string {
 	t.Helper()
 	records, err := runs.ReadMetrics(r.Dir)
@@ -198,7 +331,7 @@ func TestResumedTrainingEqualsUninterruptedTraining(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := r.RewindMetrics(c.State.Step); err != nil {
+		if err := r.RewindMetrics(c.State); err != nil {
 			t.Fatal(err)
 		}
 		p := open(t, nil)

@@ -20,7 +20,7 @@ func MaskAttributes(d *dataset.Dataset, c *config.Config, rate *float64) error {
 			return *rate
 		case dataset.InSplit(split, s.TrainSplit):
 			return s.MissingTrain
-		case !dataset.InSplit(split, s.ValidationSplit):
+		case !validatedOn(s, split):
 			return 0
 		case s.MissingValidation < 0:
 			return s.MissingTrain
@@ -37,6 +37,12 @@ func MaskAttributes(d *dataset.Dataset, c *config.Config, rate *float64) error {
 	}
 	d.Cases = cases
 	return nil
+}
+
+// validatedOn reports whether a split is one that the best checkpoint is chosen on; an
+// empty data.validation_split chooses on none.
+func validatedOn(c *config.Data, split string) bool {
+	return c.ValidationSplit != "" && dataset.InSplit(split, c.ValidationSplit)
 }
 
 // fraction keeps the cases of a share of the patients, rounded up. Under one seed the

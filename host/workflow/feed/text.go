@@ -49,7 +49,7 @@ func openText(ctx context.Context, host *plughost.Host, c config.Stage, req sdk.
 	if err != nil {
 		return nil, &pipeline.RoleError{Text: fmt.Sprintf("text encoder %s: %v", c.Ref(), err)}
 	}
-	if t.Settings, err = sdk.ResolveSettings(t.Stage.Settings, c.Settings); err != nil {
+	if t.Settings, err = pipeline.ResolveSettings(t.Stage.Settings, c.Settings); err != nil {
 		return nil, &pipeline.SettingsError{Role: sdk.KindText, Plugin: manifest.Name, Err: err}
 	}
 	if t.id, err = t.identity(manifest); err != nil {

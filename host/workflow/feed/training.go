@@ -97,8 +97,12 @@ func (t *TrainingData) open(labels []sdk.LabelSet) (err error) {
 		return err
 	}
 	t.Training = fraction(t.Training, c.DataSettings.TrainFraction, uint64(c.DataSettings.MissingSeed))
+	if c.DataSettings.ValidationSplit == "" {
+		t.warnOfSplits()
+		return nil
+	}
 	if t.Validation, err = t.Data.Split(c.DataSettings.ValidationSplit); err != nil {
-		return fmt.Errorf("%w; the best checkpoint is chosen on a validation split (data.validation_split)", err)
+		return fmt.Errorf("%w; the best checkpoint is chosen on a validation split (data.validation_split; empty: none, the last checkpoint is the best)", err)
 	}
 	t.warnOfSplits()
 	return needTargets(t.Data, t.Validation, "the best checkpoint cannot be chosen on them")
@@ -110,7 +114,7 @@ func (t *TrainingData) warnOfSplits() {
 	c := &t.config.DataSettings
 	counts := t.Data.Splits()
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
-		trained, validated := dataset.InSplit(name, c.TrainSplit), dataset.InSplit(name, c.ValidationSplit)
+		trained, validated := dataset.InSplit(name, c.TrainSplit), validatedOn(c, name)
 		switch {
 		case trained && validated:
 			t.Warnings = append(t.Warnings, fmt.Sprintf("the %d cases of split %q are trained on and validated on: what is measured there says nothing about other cases", counts[name], name))

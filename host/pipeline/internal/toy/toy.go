@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -63,8 +64,8 @@ func Manifest() sdk.Manifest {
 					{Name: "cell", Type: "int", Default: "16", Help: "side of a cell in pixels"},
 					{Name: "noise", Type: "float", Default: "0.01", Help: "training noise on the tokens"},
 					{Name: "frozen", Type: "bool", Default: "false", Help: "do not train"},
-					{Name: "fault", Type: "string", Default: "none", Choices: []string{"none", "nan", "crash", "hang", "slow"}, Help: "what goes wrong, for tests"},
-					{Name: "fault_call", Type: "int", Default: "3", Help: "the training Forward, counted from 1, in which it does"},
+					{Name: "fault", Type: "string", Default: "none", Choices: []string{"none", "nan", "crash", "hang", "slow", "crash-validation", "slow-validation"}, Help: "what goes wrong, for tests"},
+					{Name: "fault_call", Type: "int", Default: "3", Help: "the training Forward (for -validation the others), counted from 1, in which it does"},
 					{Name: "fault_count", Type: "int", Default: "1", Help: "in how many in a row"},
 				},
 			},
@@ -377,7 +378,8 @@ type encoder struct {
 	settings sdk.Settings
 	width    int
 	grids    *grids
-	calls    int
+	// calls counts the Forwards of training, evaluations the others.
+	calls, evaluations int
 }
 
 type encoded struct {
@@ -385,28 +387,38 @@ type encoded struct {
 	noise    map[string][]float64 // [N*T, C]
 }
 
+// fault counts a Forward and tells what goes wrong in it; "" is nothing.
+func (e *encoder) fault(train bool) string {
+	name, inValidation := strings.CutSuffix(e.settings["fault"], "-validation")
+	count := &e.calls
+	if !train {
+		count = &e.evaluations
+	}
+	*count++
+	first := e.settings.Int("fault_call")
+	if inValidation == train || *count < first || *count >= first+e.settings.Int("fault_count") {
+		return ""
+	}
+	return name
+}
+
 // Forward makes tokens.
 func (e *encoder) Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
 	resp := &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{}}
 	run := encoded{map[string][]float64{}, map[string][]float64{}}
 	poison := 0.0
-	if req.Train {
-		e.calls++
-		if first := e.settings.Int("fault_call"); e.calls >= first && e.calls < first+e.settings.Int("fault_count") {
-			switch e.settings["fault"] {
-			case "nan":
-				poison = math.NaN()
-			case "crash":
-				fmt.Fprintln(os.Stderr, "toy: about to be killed, as told")
-				syscall.Kill(os.Getpid(), syscall.SIGKILL)
-				time.Sleep(time.Minute)
-			case "hang":
-				<-ctx.Done()
-				return nil, ctx.Err()
-			case "slow":
-				time.Sleep(time.Second)
-			}
-		}
+	switch e.fault(req.Train) {
+	case "nan":
+		poison = math.NaN()
+	case "crash":
+		fmt.Fprintln(os.Stderr, "toy: about to be killed, as told")
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		time.Sleep(time.Minute)
+	case "hang":
+		<-ctx.Done()
+		return nil, ctx.Err()
+	case "slow":
+		time.Sleep(time.Second)
 	}
 	rng := rand.New(rand.NewPCG(req.Seed, 7))
 	w, bias := e.params["weight"].value, e.params["bias"].value
