@@ -14,8 +14,24 @@ import (
 // does not say otherwise.
 const DefaultOpenContexts = 2
 
-// CapabilitySharedMemory is the capability of a plugin that understands Attach.
-const CapabilitySharedMemory = "shared-memory"
+// The capabilities of a plugin that is served by this SDK.
+const (
+	// CapabilitySharedMemory: it understands Attach.
+	CapabilitySharedMemory = "shared-memory"
+	// CapabilityForwardBackward: it understands ForwardBackward.
+	CapabilityForwardBackward = "forward-backward"
+	// CapabilityBackwardNorm: Backward answers the gradients' norm where it is asked for.
+	CapabilityBackwardNorm = "backward-norm"
+	// CapabilityStepZeroGrad: Step clears the gradients where it is asked to.
+	CapabilityStepZeroGrad = "step-zero-grad"
+	// CapabilityStepAll: it understands StepAll.
+	CapabilityStepAll = "step-all"
+)
+
+// Capabilities are those of every plugin that is served by this SDK.
+func Capabilities() []string {
+	return []string{CapabilitySharedMemory, CapabilityForwardBackward, CapabilityBackwardNorm, CapabilityStepZeroGrad, CapabilityStepAll}
+}
 
 // Proto converts the manifest to its wire form. Hosts and harnesses use it; a
 // plugin author does not need to.
@@ -177,7 +193,7 @@ func PortsFromProto(ports []*stagev1.Port) []Port {
 func (r *OpenRequest) Proto() *stagev1.OpenRequest {
 	out := &stagev1.OpenRequest{
 		Stage: r.Stage, Settings: r.Settings, Seed: r.Seed, Device: r.Device,
-		Threads: int32(r.Threads), Train: r.Train, Group: r.Group,
+		Threads: int32(r.Threads), Train: r.Train, Frozen: r.Frozen, Group: r.Group,
 		Inputs: PortsToProto(r.Inputs), AttributeSchema: r.AttributeSchema,
 		Optimizer: &stagev1.Optimizer{Name: r.Optimizer.Name, Values: r.Optimizer.Values},
 		Task:      r.Task,
@@ -191,7 +207,7 @@ func (r *OpenRequest) Proto() *stagev1.OpenRequest {
 func openFromProto(r *stagev1.OpenRequest) *OpenRequest {
 	out := &OpenRequest{
 		Stage: r.GetStage(), Settings: Settings(r.GetSettings()), Seed: r.GetSeed(), Device: r.GetDevice(),
-		Threads: int(r.GetThreads()), Train: r.GetTrain(), Group: r.GetGroup(),
+		Threads: int(r.GetThreads()), Train: r.GetTrain(), Frozen: r.GetFrozen(), Group: r.GetGroup(),
 		Inputs: PortsFromProto(r.GetInputs()), AttributeSchema: r.GetAttributeSchema(),
 		Optimizer: Optimizer{Name: r.GetOptimizer().GetName(), Values: r.GetOptimizer().GetValues()},
 		Task:      r.GetTask(),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -97,8 +98,11 @@ func (s *server) Describe(context.Context, *stagev1.DescribeRequest) (*stagev1.D
 
 func (s *server) manifest() Manifest {
 	m := s.plugin.Manifest
-	if !slices.Contains(m.Capabilities, CapabilitySharedMemory) {
-		m.Capabilities = append(slices.Clone(m.Capabilities), CapabilitySharedMemory)
+	m.Capabilities = slices.Clone(m.Capabilities)
+	for _, c := range Capabilities() {
+		if !slices.Contains(m.Capabilities, c) {
+			m.Capabilities = append(m.Capabilities, c)
+		}
 	}
 	return m
 }
@@ -435,6 +439,11 @@ func (s *server) backward(ctx context.Context, i *instance, t Trainer, r *stagev
 	if err != nil {
 		return err
 	}
+	if r.GetGradNorm() {
+		if out.GradNorm, err = t.GradNorm(ctx); err != nil {
+			return err
+		}
+	}
 	out.Cost = cost(start)
 	if resp == nil {
 		resp = &BackwardResponse{}
@@ -450,6 +459,54 @@ func (s *server) backward(ctx context.Context, i *instance, t Trainer, r *stagev
 	out.InputGrads = slot.write(resp.InputGrads)
 	runtime.KeepAlive(resp)
 	return nil
+}
+
+// ForwardBackward is Forward and, where its losses are numbers, Backward. Each speaks for
+// itself when it fails.
+func (s *server) ForwardBackward(ctx context.Context, r *stagev1.ForwardBackwardRequest) (*stagev1.ForwardBackwardResponse, error) {
+	out := &stagev1.ForwardBackwardResponse{Forward: &stagev1.ForwardResponse{}}
+	id, run := r.GetForward().GetInstance(), r.GetForward().GetContext()
+	finite := true
+	err := s.trainer(id, "forward", func(i *instance, t Trainer) error {
+		if r.GetForward().GetMode() != stagev1.Mode_MODE_TRAIN || r.GetBackward().GetInstance() != id || r.GetBackward().GetContext() != run {
+			return Errorf(InvalidArgument, "Forward and Backward in one call want TRAIN mode, one instance and one context")
+		}
+		if err := declared(InvalidArgument, "loss", i.manifest.Losses, r.GetBackward().GetLossWeights()); err != nil {
+			return err
+		}
+		if err := s.forward(ctx, i, r.GetForward(), out.Forward); err != nil {
+			return err
+		}
+		for _, l := range out.Forward.GetLosses() {
+			finite = finite && !math.IsNaN(l) && !math.IsInf(l, 0)
+		}
+		if !finite {
+			return i.release(ctx, run)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !finite {
+		return out, nil
+	}
+	maps.DeleteFunc(r.GetBackward().GetLossWeights(), func(name string, _ float64) bool {
+		_, returned := out.Forward.GetLosses()[name]
+		return !returned
+	})
+	out.Backward = &stagev1.BackwardResponse{}
+	err = s.trainer(id, "backward", func(i *instance, t Trainer) error {
+		err := s.backward(ctx, i, t, r.GetBackward(), out.Backward)
+		if err != nil && i.open[run] != nil {
+			_ = i.release(ctx, run)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // sameTensors checks that every given tensor is one of want, with its dtype and shape.
@@ -549,16 +606,33 @@ func (s *server) GradNorm(ctx context.Context, r *stagev1.GradNormRequest) (*sta
 
 func (s *server) Step(ctx context.Context, r *stagev1.StepRequest) (*stagev1.StepResponse, error) {
 	start := time.Now()
-	err := s.trainer(r.GetInstance(), "step", func(_ *instance, t Trainer) error {
-		if _, ok := r.GetValues()["learning_rate"]; !ok {
-			return Errorf(InvalidArgument, "no value of learning_rate given")
-		}
-		return t.Step(ctx, &StepRequest{Values: r.GetValues(), GradientScale: r.GetGradientScale()})
-	})
-	if err != nil {
+	if err := s.step(ctx, r); err != nil {
 		return nil, err
 	}
 	return &stagev1.StepResponse{Cost: cost(start)}, nil
+}
+
+func (s *server) StepAll(ctx context.Context, r *stagev1.StepAllRequest) (*stagev1.StepAllResponse, error) {
+	start := time.Now()
+	for _, one := range r.GetSteps() {
+		if err := s.step(ctx, one); err != nil {
+			return nil, err
+		}
+	}
+	return &stagev1.StepAllResponse{Cost: cost(start)}, nil
+}
+
+func (s *server) step(ctx context.Context, r *stagev1.StepRequest) error {
+	return s.trainer(r.GetInstance(), "step", func(_ *instance, t Trainer) error {
+		if _, ok := r.GetValues()["learning_rate"]; !ok {
+			return Errorf(InvalidArgument, "no value of learning_rate given")
+		}
+		req := &StepRequest{Values: r.GetValues(), GradientScale: r.GetGradientScale(), ZeroGrad: r.GetZeroGrad()}
+		if err := t.Step(ctx, req); err != nil || !req.ZeroGrad {
+			return err
+		}
+		return t.ZeroGrad(ctx)
+	})
 }
 
 func (s *server) saver(id uint64, call, dir string, f func(Saver) error) error {

@@ -36,7 +36,7 @@ func openLinear(t *testing.T, c *client.Client, settings map[string]string) *cli
 
 func forward(t *testing.T, i *client.Instance, id uint64, train bool, inputs map[string]*tensor.Tensor) *sdk.ForwardResponse {
 	t.Helper()
-	resp, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Context: id, Train: train, Inputs: inputs,
+	resp, err := i.Forward(t.Context(), &sdk.ForwardRequest{Context: id, Train: train, Inputs: inputs,
 		NeedsGrad: map[string]bool{"x": train}})
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +80,7 @@ func TestTransportsGiveEqualBytes(t *testing.T) {
 		all := map[string]*tensor.Tensor{}
 		for round := range 3 {
 			resp := forward(t, i, 1, true, map[string]*tensor.Tensor{"x": tensor.OfFloat32s(values(rows*in), rows, in)})
-			grads, _, err := i.Backward(t.Context(), &sdk.BackwardRequest{Context: 1,
+			grads, err := i.Backward(t.Context(), &sdk.BackwardRequest{Context: 1,
 				OutputGrads: map[string]*tensor.Tensor{"y": tensor.OfFloat32s(values(rows*out), rows, out)}})
 			if err != nil {
 				t.Fatal(err)
@@ -102,16 +102,16 @@ func TestContextRules(t *testing.T) {
 		i := openLinear(t, c, nil)
 		x := map[string]*tensor.Tensor{"x": tensor.OfFloat32s(values(4), 1, 4)}
 		backward := func(id uint64) error {
-			_, _, err := i.Backward(t.Context(), &sdk.BackwardRequest{Context: id})
+			_, err := i.Backward(t.Context(), &sdk.BackwardRequest{Context: id})
 			return err
 		}
 		forward(t, i, 99, false, x)
 		wantCode(t, backward(99), sdk.NotFound, "context 99") // EVAL leaves nothing behind
 		forward(t, i, 1, true, x)
 		forward(t, i, 2, true, x)
-		_, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Context: 3, Train: true, Inputs: x})
+		_, err := i.Forward(t.Context(), &sdk.ForwardRequest{Context: 3, Train: true, Inputs: x})
 		wantCode(t, err, sdk.FailedPrecondition, "2 contexts are open", "plugin linear", "head linear", "forward")
-		_, _, err = i.Forward(t.Context(), &sdk.ForwardRequest{Context: 2, Train: true, Inputs: x})
+		_, err = i.Forward(t.Context(), &sdk.ForwardRequest{Context: 2, Train: true, Inputs: x})
 		wantCode(t, err, sdk.InvalidArgument, "context 2 is open")
 		if err := backward(2); err != nil { // the other order
 			t.Fatal(err)
@@ -122,8 +122,8 @@ func TestContextRules(t *testing.T) {
 		wantCode(t, backward(1), sdk.FailedPrecondition, "context 1 has ended")
 		wantCode(t, backward(12345), sdk.NotFound, "context 12345")
 		forward(t, i, 4, true, x)
-		for range 2 { // idempotent
-			if err := i.Release(t.Context(), 4, 4, 777); err != nil {
+		for _, id := range []uint64{4, 4, 777} { // idempotent
+			if err := i.Release(t.Context(), id); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -156,20 +156,20 @@ func TestRequestsAreCheckedAgainstTheManifest(t *testing.T) {
 		{"gradient in EVAL mode", sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{"x": good()}, NeedsGrad: map[string]bool{"x": true}}, []string{"TRAIN"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, _, err := i.Forward(t.Context(), &test.req)
+			_, err := i.Forward(t.Context(), &test.req)
 			wantCode(t, err, sdk.InvalidArgument, test.words...)
 			// The instance lives on.
 			forward(t, i, 0, false, map[string]*tensor.Tensor{"x": good()})
 		})
 	}
-	_, _, _, err := c.Open(t.Context(), &sdk.OpenRequest{Stage: "linear", Settings: map[string]string{"ou": "3"}})
+	_, _, err := c.Open(t.Context(), &sdk.OpenRequest{Stage: "linear", Settings: map[string]string{"ou": "3"}})
 	wantCode(t, err, sdk.InvalidArgument, `did you mean "out"`)
-	_, _, _, err = c.Open(t.Context(), &sdk.OpenRequest{Stage: "nope"})
+	_, _, err = c.Open(t.Context(), &sdk.OpenRequest{Stage: "nope"})
 	wantCode(t, err, sdk.InvalidArgument, "linear")
-	_, _, err = i.Backward(t.Context(), &sdk.BackwardRequest{Context: 1})
+	_, err = i.Backward(t.Context(), &sdk.BackwardRequest{Context: 1})
 	wantCode(t, err, sdk.NotFound)
 	forward(t, i, 5, true, map[string]*tensor.Tensor{"x": good()})
-	_, _, err = i.Backward(t.Context(), &sdk.BackwardRequest{Context: 5, OutputGrads: map[string]*tensor.Tensor{"y": good()}})
+	_, err = i.Backward(t.Context(), &sdk.BackwardRequest{Context: 5, OutputGrads: map[string]*tensor.Tensor{"y": good()}})
 	wantCode(t, err, sdk.InvalidArgument, `"y" is FP32 [2 4], want FP32 [2 3]`)
 }
 
@@ -180,7 +180,7 @@ func TestOnRequestOutputsComeOnlyOnRequest(t *testing.T) {
 	if resp := forward(t, i, 0, false, x); resp.Outputs["square"] != nil {
 		t.Error("square was not asked for")
 	}
-	resp, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: x, Wanted: map[string]bool{"square": true}})
+	resp, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: x, Wanted: map[string]bool{"square": true}})
 	if err != nil || resp.Outputs["square"] == nil {
 		t.Errorf("square is %v, error %v", resp, err)
 	}
@@ -192,18 +192,18 @@ func TestSaveAndLoadAreBitExact(t *testing.T) {
 	inputs := map[string]*tensor.Tensor{"x": tensor.OfFloat32s(values(20), 5, 4), "target.y": tensor.OfFloat32s(values(15), 5, 3)}
 	train := func(i *client.Instance, steps int) {
 		for k := range steps {
-			if _, err := i.ZeroGrad(t.Context()); err != nil {
+			if err := i.ZeroGrad(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			forward(t, i, uint64(k), true, inputs)
-			if _, _, err := i.Backward(t.Context(), &sdk.BackwardRequest{Context: uint64(k), LossWeights: map[string]float64{"mse": 1}}); err != nil {
+			if _, err := i.Backward(t.Context(), &sdk.BackwardRequest{Context: uint64(k), LossWeights: map[string]float64{"mse": 1}}); err != nil {
 				t.Fatal(err)
 			}
-			norm, _, err := i.GradNorm(t.Context())
+			norm, err := i.GradNorm(t.Context())
 			if err != nil || norm == 0 {
 				t.Fatalf("norm %v, error %v", norm, err)
 			}
-			if _, err := i.Step(t.Context(), &sdk.StepRequest{Values: map[string]float64{"learning_rate": 0.1}, GradientScale: 1}); err != nil {
+			if err := i.Step(t.Context(), &sdk.StepRequest{Values: map[string]float64{"learning_rate": 0.1}, GradientScale: 1}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -213,11 +213,11 @@ func TestSaveAndLoadAreBitExact(t *testing.T) {
 	first := openLinear(t, c, nil)
 	train(first, 3)
 	dir := t.TempDir()
-	if _, _, err := first.Save(t.Context(), dir); err != nil {
+	if _, err := first.Save(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	second := openLinear(t, c, map[string]string{})
-	if _, err := second.Load(t.Context(), dir, false); err != nil {
+	if err := second.Load(t.Context(), dir, false); err != nil {
 		t.Fatal(err)
 	}
 	train(second, 3)
@@ -225,12 +225,12 @@ func TestSaveAndLoadAreBitExact(t *testing.T) {
 	if diff := cmp.Diff(want, forward(t, second, 0, false, inputs).Outputs["y"].Data); diff != "" {
 		t.Errorf("train 3, save, load, train 3 differs from train 6:\n%s", diff)
 	}
-	_, _, err := first.Save(t.Context(), filepath.Join(dir, "missing"))
+	_, err := first.Save(t.Context(), filepath.Join(dir, "missing"))
 	wantCode(t, err, sdk.InvalidArgument, "missing")
 	if err := os.WriteFile(filepath.Join(dir, "state.safetensors"), []byte("not safetensors"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err = second.Load(t.Context(), dir, false)
+	err = second.Load(t.Context(), dir, false)
 	wantCode(t, err, sdk.InvalidArgument, "state.safetensors")
 }
 
@@ -240,7 +240,7 @@ func TestClosedInstanceIsNotFound(t *testing.T) {
 	if err := i.Close(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{})
+	_, err := i.Forward(t.Context(), &sdk.ForwardRequest{})
 	wantCode(t, err, sdk.NotFound)
 }
 

@@ -123,6 +123,10 @@ type OpenRequest struct {
 	Device  string
 	Threads int
 	Train   bool
+	// Frozen: nothing of the stage may change in TRAIN mode. No parameter is trained, and
+	// running statistics are used as in inference and stay as they are; gradients still
+	// pass through the stage. One that keeps to it answers a TrainableCount of 0.
+	Frozen bool
 	// Group: stages opened with one group in one process share resident ports.
 	Group string
 	// Inputs are the ports that will feed this instance, sizes filled in where known.
@@ -183,12 +187,17 @@ type BackwardRequest struct {
 	OutputGrads map[string]*tensor.Tensor
 	// LossWeights weighs the losses Forward returned; an absent one counts 0.
 	LossWeights map[string]float64
-	NewOutput   func(name string, dtype tensor.DType, shape ...int64) (*tensor.Tensor, error)
+	// GradNorm asks for the norm of the gradients in the same answer. The SDK calls the
+	// Trainer's GradNorm for it, whose Backward need not look at this.
+	GradNorm  bool
+	NewOutput func(name string, dtype tensor.DType, shape ...int64) (*tensor.Tensor, error)
 }
 
 // BackwardResponse holds d l / d input for every input whose gradient was asked for.
 type BackwardResponse struct {
 	InputGrads map[string]*tensor.Tensor
+	// GradNorm is filled in by the SDK where it was asked for.
+	GradNorm float64
 }
 
 // StepRequest applies the optimizer once.
@@ -197,6 +206,9 @@ type StepRequest struct {
 	Values map[string]float64
 	// GradientScale multiplies every gradient first (global clipping).
 	GradientScale float64
+	// ZeroGrad asks for the gradients to be cleared afterwards. The SDK calls the Trainer's
+	// ZeroGrad for it, whose Step need not look at this.
+	ZeroGrad bool
 }
 
 // Stage is one opened instance. The SDK calls its methods one at a time.

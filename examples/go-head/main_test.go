@@ -26,7 +26,7 @@ func TestAttentionAddsUpToOne(t *testing.T) {
 	}
 	i := plugintest.Open(t, c, &sdk.OpenRequest{Stage: "head", Inputs: sample.Feeding(ports, inputs),
 		Labels: []sdk.LabelSet{{Name: "type", Classes: []string{"benign", "malignant"}}}})
-	resp, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: inputs, Wanted: map[string]bool{"attention": true}})
+	resp, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: inputs, Wanted: map[string]bool{"attention": true}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,8 +53,8 @@ func stageCommand() *cli.Command {
 				UsageText: "alignedfusion stage bench --plugin a3d --stage encoder --shape volume=1x1x7x512x512 \\\n" +
 					"     --mode train --steps 5 --json",
 				Description: "A step is one Forward, in train mode with one Backward (all output gradients and losses), with --whole-step\n" +
-					"also ZeroGrad, the gradient's norm and an optimizer step of length zero: every call of a training step. Times\n" +
-					"are the host's, transport included. Inputs whose sizes follow from --shape need none of their own.",
+					"also the gradient's norm, an optimizer step of length zero and clearing the gradients: a whole training step.\n" +
+					"Times are the host's, transport included. Inputs whose sizes follow from --shape need none of their own.",
 				Flags: append(stageFlags(),
 					&cli.StringSliceFlag{Name: "shape", Usage: "`PORT=1x1x7x512x512`, repeatable"},
 					&cli.StringFlag{Name: "in", Usage: "`X.npz` with inputs instead of random ones"},
@@ -333,11 +333,12 @@ func stageForward(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	resp, cost, err := r.instance.Forward(c.Context, &sdk.ForwardRequest{
+	resp, err := r.instance.Forward(c.Context, &sdk.ForwardRequest{
 		Context: 1, Train: train, Seed: c.Uint64("seed"), Inputs: r.inputs, Wanted: r.wanted})
 	if err != nil {
 		return stageError(err, true)
 	}
+	cost := r.instance.Cost()
 	if train {
 		if err := r.instance.Release(c.Context, 1); err != nil {
 			return coded(err)
@@ -443,36 +444,37 @@ func median(values []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// step is one Forward and, when training, one Backward; a whole one has every call of a
-// training step.
-func (r *stageRun) step(ctx context.Context, id, seed uint64) (total client.Cost, err error) {
-	spend := func(c client.Cost) {
-		total.Wall, total.Compute, total.PeakRSSBytes = total.Wall+c.Wall, total.Compute+c.Compute, max(total.PeakRSSBytes, c.PeakRSSBytes)
-	}
+// step is one Forward and, when training, one Backward; a whole one has the optimizer's
+// step as well.
+func (r *stageRun) step(ctx context.Context, id, seed uint64) (client.Cost, error) {
 	needs := map[string]bool{}
 	for name, t := range r.inputs {
 		if p := sdk.FindPort(r.manifest.Inputs, name); r.train && p != nil && p.Differentiable && t.DType == tensor.FP32 {
 			needs[name] = true
 		}
 	}
-	if r.train {
-		cost, err := r.instance.ZeroGrad(ctx)
-		if err != nil {
-			return total, err
-		}
-		if r.whole {
-			spend(cost)
+	if r.train && !r.whole {
+		if err := r.instance.ZeroGrad(ctx); err != nil {
+			return client.Cost{}, err
 		}
 	}
-	resp, cost, err := r.instance.Forward(ctx, &sdk.ForwardRequest{Context: id, Train: r.train, Seed: seed, Inputs: r.inputs, NeedsGrad: needs, Wanted: r.wanted})
-	spend(cost)
-	if err != nil {
-		return total, err
+	before := r.instance.Cost()
+	resp, err := r.instance.Forward(ctx, &sdk.ForwardRequest{Context: id, Train: r.train, Seed: seed, Inputs: r.inputs, NeedsGrad: needs, Wanted: r.wanted})
+	if err == nil {
+		err = r.finite(resp)
 	}
-	if err := r.finite(resp); err != nil || !r.train {
-		return total, err
+	if err == nil && r.train {
+		_, err = r.instance.Backward(ctx, r.ones(id, resp))
 	}
-	back := &sdk.BackwardRequest{Context: id, OutputGrads: map[string]*tensor.Tensor{}, LossWeights: map[string]float64{}}
+	if err == nil && r.whole {
+		err = r.instance.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": 0}, GradientScale: 1, ZeroGrad: true})
+	}
+	return r.instance.Cost().Sub(before), err
+}
+
+// ones asks for the gradients of the sum of all outputs and losses.
+func (r *stageRun) ones(id uint64, resp *sdk.ForwardResponse) *sdk.BackwardRequest {
+	back := &sdk.BackwardRequest{Context: id, OutputGrads: map[string]*tensor.Tensor{}, LossWeights: map[string]float64{}, GradNorm: r.whole}
 	for name, t := range resp.Outputs {
 		if p := sdk.FindPort(r.instance.Outputs(), name); p == nil || !p.Differentiable {
 			continue
@@ -488,19 +490,7 @@ func (r *stageRun) step(ctx context.Context, id, seed uint64) (total client.Cost
 	for name := range resp.Losses {
 		back.LossWeights[name] = 1
 	}
-	_, cost, err = r.instance.Backward(ctx, back)
-	spend(cost)
-	if err != nil || !r.whole {
-		return total, err
-	}
-	_, cost, err = r.instance.GradNorm(ctx)
-	spend(cost)
-	if err != nil {
-		return total, err
-	}
-	cost, err = r.instance.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": 0}, GradientScale: 1})
-	spend(cost)
-	return total, err
+	return back
 }
 
 // gradReport is the JSON of `stage grad`.

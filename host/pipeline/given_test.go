@@ -34,7 +34,7 @@ func TestGivenTokensStandForTheEncoder(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Backward(ctx, nil, 1); err != nil {
+		if err := r.Backward(ctx, BackwardOptions{Scale: 1}); err != nil {
 			t.Fatal(err)
 		}
 		out := outcome{Losses: r.Losses}

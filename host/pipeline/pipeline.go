@@ -47,12 +47,12 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		}
 		req := base
 		req.Stage, req.Settings, req.Inputs = s.Stage.Name, resolved[i], feeding
-		req.Seed = Seed(base.Seed, "open", string(s.Role))
+		req.Seed, req.Frozen = Seed(base.Seed, "open", string(s.Role)), base.Train && s.Frozen
 		instance, opened, err := s.Open(ctx, &req)
 		if err != nil {
 			return nil, &StageError{Role: s.Role, Plugin: s.Plugin, Call: "open", Err: err, Setting: RefusesSetting(err, s.Stage.Settings)}
 		}
-		m := &Member{s, instance, opened, resolved[i]}
+		m := &Member{Source: s, Instance: instance, Opened: opened, Resolved: resolved[i]}
 		p.Members = append(p.Members, m)
 		opened.Inputs = sdk.KnownPorts(s.Stage.Inputs, opened.Inputs)
 		opened.Outputs = sdk.KnownPorts(s.Stage.Outputs, opened.Outputs)
@@ -102,7 +102,7 @@ func (p *Pipeline) Output(name string) (sdk.Port, bool) {
 func (p *Pipeline) Cost() Cost {
 	var c Cost
 	for _, m := range p.Members {
-		c = c.Add(m.cost())
+		c = c.Add(m.Cost())
 	}
 	return c
 }
@@ -145,6 +145,8 @@ type visit struct {
 	train     bool
 	ended     bool     // the stage's context
 	losses    []string // the ones this stage returned
+	// back is what a Backward in the same call as the Forward answered.
+	back *sdk.BackwardResponse
 }
 
 // Run is one batch that went through the pipeline. It ends with Backward (TRAIN mode
@@ -156,6 +158,8 @@ type Run struct {
 	Losses  map[string]float64
 	Metrics map[string]float64
 	Notes   []string
+	// GradNorms are the norms that Backward was asked for, by role.
+	GradNorms map[sdk.Kind]float64
 
 	context uint64
 	visits  []visit
@@ -166,8 +170,37 @@ type Run struct {
 // (the remembered tokens of a frozen encoder) is passed over. When a stage fails, the
 // contexts already opened are released.
 func (p *Pipeline) Forward(ctx context.Context, o ForwardOptions, inputs map[string]*tensor.Tensor) (*Run, error) {
+	return p.forward(ctx, o, inputs, nil)
+}
+
+// BackwardOptions say how losses are weighed and what is asked for besides.
+type BackwardOptions struct {
+	// LossWeights by name; a loss without one counts once. All are multiplied by Scale.
+	LossWeights map[string]float64
+	Scale       float64
+	// GradNorms asks for the gradient norm of every stage that is updated.
+	GradNorms bool
+}
+
+func (o *BackwardOptions) weight(loss string) float64 { return weightOf(o.LossWeights, loss) * o.Scale }
+
+// Learn is Forward in TRAIN mode and Backward, in as few calls as can be. A run whose
+// losses are not all numbers is released instead: see Run.Finite.
+func (p *Pipeline) Learn(ctx context.Context, seed uint64, inputs map[string]*tensor.Tensor, o BackwardOptions) (*Run, error) {
+	r, err := p.forward(ctx, ForwardOptions{Train: true, Seed: seed}, inputs, &o)
+	if err != nil {
+		return nil, err
+	}
+	if !r.Finite() {
+		return r, r.Release(ctx)
+	}
+	return r, r.Backward(ctx, o)
+}
+
+// forward lets the last stage go backwards in the same call where back says how.
+func (p *Pipeline) forward(ctx context.Context, o ForwardOptions, inputs map[string]*tensor.Tensor, back *BackwardOptions) (*Run, error) {
 	r := &Run{
-		Outputs: maps.Clone(inputs), Losses: map[string]float64{}, Metrics: map[string]float64{},
+		Outputs: maps.Clone(inputs), Losses: map[string]float64{}, Metrics: map[string]float64{}, GradNorms: map[sdk.Kind]float64{},
 		context: p.context + 1,
 	}
 	p.context++
@@ -210,7 +243,14 @@ func (p *Pipeline) Forward(ctx context.Context, o ForwardOptions, inputs map[str
 				req.Wanted[name] = true
 			}
 		}
-		resp, err := m.Instance.Forward(ctx, req)
+		var resp *sdk.ForwardResponse
+		var err error
+		if back != nil && i == len(p.Members)-1 && v.train && r.Finite() && m.namesLosses() {
+			v.ended = true
+			resp, v.back, err = m.Instance.ForwardBackward(ctx, req, r.backwardRequest(m, m.Stage.Losses, nil, *back))
+		} else {
+			resp, err = m.Instance.Forward(ctx, req)
+		}
 		if err != nil {
 			return nil, errors.Join(m.fail("forward", err), r.Release(context.WithoutCancel(ctx)))
 		}
@@ -258,10 +298,9 @@ func (r *Run) Finite() bool {
 	return true
 }
 
-// Backward sends gradients from the last stage to the first, each loss weighted by
-// its weight (1 when it has none) times scale, and ends the run. A stage that two
-// others lean on gets the sum of their gradients in one call.
-func (r *Run) Backward(ctx context.Context, weights map[string]float64, scale float64) error {
+// Backward sends gradients from the last stage to the first and ends the run. A stage
+// that two others lean on gets the sum of their gradients in one call.
+func (r *Run) Backward(ctx context.Context, o BackwardOptions) error {
 	if r.done {
 		return errors.New("pipeline: backward on a run that has ended")
 	}
@@ -270,33 +309,45 @@ func (r *Run) Backward(ctx context.Context, weights map[string]float64, scale fl
 		grads[i] = map[string]*tensor.Tensor{}
 	}
 	for i := len(r.visits) - 1; i >= 0; i-- {
-		v := r.visits[i]
+		v := &r.visits[i]
 		if !v.train {
 			continue
 		}
-		lossWeights := map[string]float64{}
-		for _, name := range v.losses {
-			lossWeights[name] = weightOf(weights, name) * scale
+		m := v.member
+		m.zeroed = !m.learns()
+		resp := v.back
+		if resp == nil {
+			var err error
+			if resp, err = m.Instance.Backward(ctx, r.backwardRequest(m, v.losses, grads[i], o)); err != nil {
+				return errors.Join(m.fail("backward", err), r.Release(context.WithoutCancel(ctx)))
+			}
+			v.ended = true
 		}
-		resp, err := v.member.Instance.Backward(ctx, &sdk.BackwardRequest{
-			Context: r.context, OutputGrads: grads[i], LossWeights: lossWeights, NewOutput: newOutput,
-		})
-		if err != nil {
-			return errors.Join(v.member.fail("backward", err), r.Release(context.WithoutCancel(ctx)))
+		if o.GradNorms && m.updates() {
+			r.GradNorms[m.Role] = resp.GradNorm
 		}
-		r.visits[i].ended = true
 		for name, g := range resp.InputGrads {
 			from, ok := v.producers[name]
 			if !ok || from < 0 {
 				continue
 			}
+			var err error
 			if grads[from][name], err = sum(grads[from][name], g); err != nil {
-				err = v.member.fail("backward", fmt.Errorf("gradient of %q: %w", name, err))
+				err = m.fail("backward", fmt.Errorf("gradient of %q: %w", name, err))
 				return errors.Join(err, r.Release(context.WithoutCancel(ctx)))
 			}
 		}
 	}
 	return r.Release(ctx) // resident tensors of stages that do not train
+}
+
+func (r *Run) backwardRequest(m *Member, losses []string, grads map[string]*tensor.Tensor, o BackwardOptions) *sdk.BackwardRequest {
+	weights := map[string]float64{}
+	for _, name := range losses {
+		weights[name] = o.weight(name)
+	}
+	return &sdk.BackwardRequest{Context: r.context, OutputGrads: grads, LossWeights: weights,
+		GradNorm: o.GradNorms && m.updates(), NewOutput: newOutput}
 }
 
 // Release ends a run without gradients: TRAIN graphs, and in EVAL mode the resident

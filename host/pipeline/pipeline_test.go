@@ -21,11 +21,7 @@ func source(role sdk.Kind, stage string, settings map[string]string) Source {
 			return Source{
 				Role: role, Plugin: "toy", Process: "toy", Stage: s, Settings: settings,
 				Open: func(ctx context.Context, req *sdk.OpenRequest) (Instance, *sdk.OpenResponse, error) {
-					st, resp, err := toy.Open(ctx, req)
-					if err != nil {
-						return nil, nil, err
-					}
-					return st.(Instance), resp, nil
+					return toy.OpenInstance(ctx, req)
 				},
 			}
 		}
@@ -215,26 +211,6 @@ func TestNotFiniteIsSkippedOnceThenStopsWithTheIDs(t *testing.T) {
 	}
 }
 
-func TestFrozenStageIsNotUpdated(t *testing.T) {
-	p := openClassifier(t, true, nil)
-	read := func() []byte {
-		dir := t.TempDir()
-		if _, err := p.Member(sdk.KindEncoder).Instance.Save(t.Context(), dir); err != nil {
-			t.Fatal(err)
-		}
-		return mustRead(t, dir+"/weights.safetensors")
-	}
-	before := read()
-	lr := map[string]float64{"learning_rate": 0.1}
-	s := &Stepper{Pipeline: p, Frozen: map[sdk.Kind]bool{sdk.KindEncoder: true}}
-	if _, err := s.Step(t.Context(), 0, []Batch{batch(2, 1)}, map[sdk.Kind]map[string]float64{"encoder": lr, "fusion": lr, "head": lr}); err != nil {
-		t.Fatal(err)
-	}
-	if string(before) != string(read()) {
-		t.Error("a frozen encoder changed")
-	}
-}
-
 func TestPortsThatDoNotFitNameBothPlugins(t *testing.T) {
 	encoder, fusion, head := source(sdk.KindEncoder, "encoder", nil), source(sdk.KindFusion, "fusion", nil), source(sdk.KindHead, "classifier", nil)
 	other := func(s Source, change func(*sdk.StageManifest)) Source {
@@ -362,8 +338,8 @@ func TestUnknownSettingSuggestsTheNearest(t *testing.T) {
 // refusing is a stage that takes no batch.
 type refusing struct{ Instance }
 
-func (refusing) Forward(context.Context, *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
-	return nil, sdk.Errorf(sdk.Internal, "diverged")
+func (refusing) ForwardBackward(context.Context, *sdk.ForwardRequest, *sdk.BackwardRequest) (*sdk.ForwardResponse, *sdk.BackwardResponse, error) {
+	return nil, nil, sdk.Errorf(sdk.Internal, "diverged")
 }
 
 func TestRefusedBatchIsNamed(t *testing.T) {

@@ -6,43 +6,27 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
-// Instance is an opened stage.
+// Instance is an opened stage. What a Trainer leaves to the SDK (BackwardRequest.GradNorm,
+// StepRequest.ZeroGrad) is done.
 type Instance interface {
 	sdk.Stage
 	sdk.Trainer
 	sdk.Saver
+	// ForwardBackward is Forward in TRAIN mode and Backward of its context, of a stage that
+	// nothing comes after. Weights of losses that Forward does not return are of no effect.
+	// When a loss is no finite number there is no Backward, and no answer of it: the context
+	// has then been released.
+	ForwardBackward(context.Context, *sdk.ForwardRequest, *sdk.BackwardRequest) (*sdk.ForwardResponse, *sdk.BackwardResponse, error)
 }
 
-// Cost is what calls took: on the host's clock, and inside the plugin. The
-// difference is transport.
-type Cost struct {
-	Wall, Compute time.Duration
-	Calls         int64
-}
-
-// Add returns the sum of two costs.
-func (c Cost) Add(d Cost) Cost {
-	return Cost{c.Wall + d.Wall, c.Compute + d.Compute, c.Calls + d.Calls}
-}
-
-// Sub returns what was spent between two readings of a Metered instance.
-func (c Cost) Sub(d Cost) Cost {
-	return Cost{c.Wall - d.Wall, c.Compute - d.Compute, c.Calls - d.Calls}
-}
-
-// TransportShare is (wall - compute) / wall, 0 when nothing was measured.
-func (c Cost) TransportShare() float64 {
-	if c.Wall <= 0 {
-		return 0
-	}
-	return float64(c.Wall-c.Compute) / float64(c.Wall)
-}
+// Cost is what calls took: on the host's clock, and inside the plugins.
+type Cost = client.Cost
 
 // Metered is an Instance that knows the cost of its calls so far.
 type Metered interface {
@@ -94,7 +78,12 @@ type Source struct {
 	Stage   sdk.StageManifest
 	// Settings as given by the user; Open resolves them against the manifest.
 	Settings map[string]string
-	Open     func(context.Context, *sdk.OpenRequest) (Instance, *sdk.OpenResponse, error)
+	// Frozen stages take part in forward and backward and are never updated.
+	Frozen bool
+	Open   func(context.Context, *sdk.OpenRequest) (Instance, *sdk.OpenResponse, error)
+	// StepAll is Step of several instances of this Process in one call, each with its own
+	// request; nil where there is no such call.
+	StepAll func(context.Context, []Instance, []*sdk.StepRequest) error
 }
 
 func (s Source) name() string { return string(s.Role) + " " + s.Plugin }
@@ -106,7 +95,15 @@ type Member struct {
 	// Opened holds parameter counts, notes, and the ports with the sizes now known.
 	Opened   *sdk.OpenResponse
 	Resolved sdk.Settings
+	// zeroed says that the accumulated gradients are known to be zero.
+	zeroed bool
 }
+
+// learns reports whether there is anything in the stage that training could change.
+func (m *Member) learns() bool { return m.Stage.Trainable && m.Opened.TrainableCount > 0 }
+
+// updates reports whether the optimizer changes the stage.
+func (m *Member) updates() bool { return m.learns() && !m.Frozen }
 
 func (m *Member) fail(call string, err error) error {
 	if err == nil {
@@ -118,6 +115,15 @@ func (m *Member) fail(call string, err error) error {
 // WrongOutput is the error of a stage that answered forward with what it must not.
 func (m *Member) WrongOutput(format string, args ...any) error {
 	return m.fail("forward", fmt.Errorf(format, args...))
+}
+
+// KeepsMoving reports whether a frozen stage does not know that it is: its parameters are
+// left alone, running statistics it may have are not.
+func (m *Member) KeepsMoving() bool { return m.Frozen && m.learns() }
+
+// namesLosses reports whether the manifest names every loss, none by its family.
+func (m *Member) namesLosses() bool {
+	return !slices.ContainsFunc(m.Stage.Losses, func(name string) bool { _, family := sdk.Family(name); return family })
 }
 
 // gives is the port under which an output leaves the stage.
@@ -150,7 +156,8 @@ func (m *Member) keepsResidents() bool {
 	return slices.ContainsFunc(m.Opened.Outputs, func(p sdk.Port) bool { return p.Resident })
 }
 
-func (m *Member) cost() Cost {
+// Cost is what the stage's calls took so far.
+func (m *Member) Cost() Cost {
 	if metered, ok := m.Instance.(Metered); ok {
 		return metered.Cost()
 	}

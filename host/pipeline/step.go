@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -29,8 +30,6 @@ type Stepper struct {
 	LossWeights map[string]float64
 	// ClipNorm bounds the L2 norm over the gradients of all stages; 0 means no bound.
 	ClipNorm float64
-	// Frozen roles take part in forward and backward but are never updated.
-	Frozen map[sdk.Kind]bool
 	// SkippedLast says that the step before had no finite loss or gradient and was
 	// skipped; part of what a checkpoint must hold.
 	SkippedLast bool
@@ -71,10 +70,11 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 		return result, err
 	}
 	share := 1 / float64(len(batches))
+	var norms map[sdk.Kind]float64
 	for i, batch := range batches {
-		run, err := s.Pipeline.Forward(ctx, ForwardOptions{
-			Train: true, Seed: Seed(s.Seed, "step", step, i),
-		}, batch.Inputs)
+		last := i == len(batches)-1
+		run, err := s.Pipeline.Learn(ctx, Seed(s.Seed, "step", step, i), batch.Inputs,
+			BackwardOptions{LossWeights: s.LossWeights, Scale: share, GradNorms: last})
 		if err != nil {
 			return result, refusal(step, batch, err)
 		}
@@ -87,24 +87,22 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 		}
 		result.Notes = append(result.Notes, run.Notes...)
 		if !run.Finite() {
-			if err := run.Release(ctx); err != nil {
-				return result, err
-			}
-			return s.skip(ctx, step, batches, before, result, s.badLosses(run.Losses))
+			return s.skip(step, batches, before, result, s.badLosses(run.Losses))
 		}
-		if err := run.Backward(ctx, s.LossWeights, share); err != nil {
-			return result, err
-		}
+		norms = run.GradNorms
 	}
 	var squares float64
 	var bad []string
 	for _, m := range s.Pipeline.Members {
-		if !s.updates(m) {
+		if !m.updates() {
 			continue
 		}
-		norm, err := m.Instance.GradNorm(ctx)
-		if err != nil {
-			return result, m.fail("gradient norm", err)
+		norm, known := norms[m.Role]
+		if !known { // the last batch passed the stage over
+			var err error
+			if norm, err = m.Instance.GradNorm(ctx); err != nil {
+				return result, m.fail("gradient norm", err)
+			}
 		}
 		squares += norm * norm
 		result.GradNorms[string(m.Role)] = norm
@@ -117,37 +115,65 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 		if len(bad) == 0 { // each stage's norm is finite, the sum of their squares overflows
 			bad = []string{"global gradient norm"}
 		}
-		return s.skip(ctx, step, batches, before, result, bad)
+		return s.skip(step, batches, before, result, bad)
 	}
 	if s.ClipNorm > 0 && result.GradNorm > s.ClipNorm {
 		result.Scale = s.ClipNorm / result.GradNorm
 	}
-	for _, m := range s.Pipeline.Members {
-		if !s.updates(m) {
-			continue
-		}
-		err := m.Instance.Step(ctx, &sdk.StepRequest{Values: values[m.Role], GradientScale: result.Scale})
-		if err != nil {
-			return result, m.fail("step", err)
-		}
+	if err := s.update(ctx, values, result.Scale); err != nil {
+		return result, err
 	}
 	s.SkippedLast = false
 	result.Cost = s.Pipeline.Cost().Sub(before)
 	return result, nil
 }
 
-func (s *Stepper) updates(m *Member) bool {
-	return m.Stage.Trainable && m.Opened.TrainableCount > 0 && !s.Frozen[m.Role]
+// update applies the optimizer of every stage and clears its gradients, in one call for
+// the stages of one process.
+func (s *Stepper) update(ctx context.Context, values map[sdk.Kind]map[string]float64, scale float64) error {
+	var updated []*Member
+	for _, m := range s.Pipeline.Members {
+		if m.updates() {
+			updated = append(updated, m)
+		}
+	}
+	for len(updated) > 0 {
+		first := updated[0]
+		var together []Instance
+		var requests []*sdk.StepRequest
+		updated = slices.DeleteFunc(updated, func(m *Member) bool {
+			if m != first && (first.StepAll == nil || m.Process != first.Process) {
+				return false
+			}
+			together = append(together, m.Instance)
+			requests = append(requests, &sdk.StepRequest{Values: values[m.Role], GradientScale: scale, ZeroGrad: true})
+			m.zeroed = true
+			return true
+		})
+		var err error
+		if len(together) == 1 {
+			err = first.Instance.Step(ctx, requests[0])
+		} else {
+			err = first.StepAll(ctx, together, requests)
+		}
+		if err != nil {
+			return first.fail("step", err)
+		}
+	}
+	return nil
 }
 
+// zeroGrad clears the gradients that are not known to be zero: those of the first step,
+// of a step after a skipped one, and of stages that are not updated.
 func (s *Stepper) zeroGrad(ctx context.Context) error {
 	for _, m := range s.Pipeline.Members {
-		if !m.Stage.Trainable {
+		if m.zeroed || !m.learns() {
 			continue
 		}
 		if err := m.Instance.ZeroGrad(ctx); err != nil {
 			return m.fail("zero gradients", err)
 		}
+		m.zeroed = true
 	}
 	return nil
 }
@@ -177,10 +203,7 @@ func (s *Stepper) badLosses(losses map[string]float64) []string {
 	return bad
 }
 
-func (s *Stepper) skip(ctx context.Context, step int, batches []Batch, before Cost, result StepResult, bad []string) (StepResult, error) {
-	if err := s.zeroGrad(ctx); err != nil {
-		return result, err
-	}
+func (s *Stepper) skip(step int, batches []Batch, before Cost, result StepResult, bad []string) (StepResult, error) {
 	result.Skipped = true
 	result.Cost = s.Pipeline.Cost().Sub(before)
 	if s.SkippedLast {

@@ -145,7 +145,7 @@ func TestFaultsDuringACall(t *testing.T) {
 			}
 			h := newHost(t, Options{CallTimeout: limit})
 			p, i := openFaulty(t, h, test.fault)
-			_, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{"x": tensor.OfFloat32s(make([]float32, 40000), 100, 400)}})
+			_, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{"x": tensor.OfFloat32s(make([]float32, 40000), 100, 400)}})
 			wantFailure(t, err, test.words...)
 			pid := p.PID()
 			if err := h.Close(); err != nil {
@@ -172,7 +172,7 @@ func TestFaultsThatAPluginSurvives(t *testing.T) {
 		t.Run(test.fault, func(t *testing.T) {
 			h := newHost(t, Options{})
 			p, i := openFaulty(t, h, test.fault)
-			_, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(2)})
+			_, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(2)})
 			if IsFailure(err) {
 				t.Fatalf("a healthy plugin was taken for a failed one: %v", err)
 			}
@@ -201,7 +201,7 @@ func TestOutputFloodsDoNotHang(t *testing.T) {
 		t.Run(fault, func(t *testing.T) {
 			h := newHost(t, Options{CallTimeout: 30 * time.Second})
 			p, i := openFaulty(t, h, fault)
-			resp, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(2)})
+			resp, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(2)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -245,7 +245,7 @@ func TestAnswersThatBreakTheProtocol(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, _, err = i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)})
+			_, err = i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)})
 			wantFailure(t, err, append(words, "plugin raw: head raw: forward")...)
 			if fault != "huge" && !errors.Is(err, client.ErrAnswer) {
 				t.Errorf("%v is not an ErrAnswer", err)
@@ -261,7 +261,7 @@ func TestAMegabyteOnAnUnguardedStandardOutputDoesNotHang(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)}); err != nil {
+	if _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -273,7 +273,7 @@ func TestKilledDuringACallFromOutside(t *testing.T) {
 		time.Sleep(200 * time.Millisecond)
 		_ = unix.Kill(p.PID(), unix.SIGKILL)
 	}()
-	_, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)})
+	_, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)})
 	wantFailure(t, err, "plugin faulty: head faulty: forward", "killed")
 }
 
@@ -282,7 +282,7 @@ func TestCancelledCallIsNotTheFaultOfThePlugin(t *testing.T) {
 	p, i := openFaulty(t, h, "hang")
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	_, _, err := i.Forward(ctx, &sdk.ForwardRequest{Inputs: row4(1)})
+	_, err := i.Forward(ctx, &sdk.ForwardRequest{Inputs: row4(1)})
 	if !errors.Is(err, context.DeadlineExceeded) || IsFailure(err) {
 		t.Errorf("error is %v, want the caller's own deadline", err)
 	}
@@ -296,7 +296,7 @@ func TestCallsDuringAndAfterCloseFail(t *testing.T) {
 	_, i := openFaulty(t, h, "hang")
 	answered := make(chan error, 1)
 	go func() {
-		_, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(5000)})
+		_, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(5000)})
 		answered <- err
 	}()
 	time.Sleep(100 * time.Millisecond)
@@ -307,7 +307,7 @@ func TestCallsDuringAndAfterCloseFail(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Fatal("a call outlives its host")
 	}
-	_, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(5000)})
+	_, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(5000)})
 	wantFailure(t, err, "stopped before the call")
 }
 
@@ -340,13 +340,13 @@ func TestChildrenOfAPluginEndWithIt(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			h := newHost(t, Options{})
 			p, i := openFaulty(t, h, "fork")
-			if _, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)}); err != nil {
+			if _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)}); err != nil {
 				t.Fatal(err)
 			}
 			children := childPIDs(t, p)
 			if how == "kill" {
 				_ = unix.Kill(p.PID(), unix.SIGKILL)
-				_, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)})
+				_, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)})
 				wantFailure(t, err, "killed")
 			}
 			if err := h.Close(); err != nil {
@@ -391,7 +391,7 @@ func runHostProcess(dir string) {
 			if err != nil {
 				panic(err)
 			}
-			if _, _, err := i.Forward(context.Background(), &sdk.ForwardRequest{Inputs: row4(1)}); err != nil {
+			if _, err := i.Forward(context.Background(), &sdk.ForwardRequest{Inputs: row4(1)}); err != nil {
 				panic(err)
 			}
 			for children := 0; children < 2; time.Sleep(10 * time.Millisecond) {

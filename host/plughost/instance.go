@@ -7,8 +7,8 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 )
 
-// Instance is an opened stage of a running plugin. Its methods are those of the stage
-// on the other side, with what each call cost.
+// Instance is an opened stage of a running plugin, as host/pipeline uses it: the methods
+// of the stage on the other side, whose failures are explained.
 type Instance struct {
 	plugin   *Plugin
 	instance *client.Instance
@@ -24,7 +24,7 @@ func (p *Plugin) Open(ctx context.Context, req *sdk.OpenRequest) (*Instance, *sd
 	i := &Instance{plugin: p, label: string(manifest.Kind) + " " + manifest.Name}
 	var resp *sdk.OpenResponse
 	err = i.call(ctx, "open", func(ctx context.Context) (err error) {
-		i.instance, resp, _, err = p.client.Open(ctx, req)
+		i.instance, resp, err = p.client.Open(ctx, req)
 		return err
 	})
 	if err != nil {
@@ -49,80 +49,84 @@ func (i *Instance) Inputs() []sdk.Port { return i.instance.Inputs() }
 // Outputs returns the output ports with the sizes that Open has filled in.
 func (i *Instance) Outputs() []sdk.Port { return i.instance.Outputs() }
 
+// Cost is what the instance's calls took so far.
+func (i *Instance) Cost() client.Cost { return i.instance.Cost() }
+
 // Forward runs the stage once; in TRAIN mode the context stays open until Backward or
 // Release.
-func (i *Instance) Forward(ctx context.Context, req *sdk.ForwardRequest) (resp *sdk.ForwardResponse, cost client.Cost, err error) {
+func (i *Instance) Forward(ctx context.Context, req *sdk.ForwardRequest) (resp *sdk.ForwardResponse, err error) {
 	err = i.call(ctx, "forward", func(ctx context.Context) (err error) {
-		resp, cost, err = i.instance.Forward(ctx, req)
+		resp, err = i.instance.Forward(ctx, req)
 		return err
 	})
-	return resp, cost, err
+	return resp, err
 }
 
 // Backward computes the gradients of a TRAIN context and ends it.
-func (i *Instance) Backward(ctx context.Context, req *sdk.BackwardRequest) (resp *sdk.BackwardResponse, cost client.Cost, err error) {
+func (i *Instance) Backward(ctx context.Context, req *sdk.BackwardRequest) (resp *sdk.BackwardResponse, err error) {
 	err = i.call(ctx, "backward", func(ctx context.Context) (err error) {
-		resp, cost, err = i.instance.Backward(ctx, req)
+		resp, err = i.instance.Backward(ctx, req)
 		return err
 	})
-	return resp, cost, err
+	return resp, err
 }
 
-// Release ends contexts without gradients; ended and unknown ones are skipped.
-func (i *Instance) Release(ctx context.Context, contexts ...uint64) error {
-	return i.call(ctx, "release", func(ctx context.Context) error { return i.instance.Release(ctx, contexts...) })
+// ForwardBackward is both in one call; see client.Instance.
+func (i *Instance) ForwardBackward(ctx context.Context, f *sdk.ForwardRequest, b *sdk.BackwardRequest) (resp *sdk.ForwardResponse, grads *sdk.BackwardResponse, err error) {
+	err = i.call(ctx, "forward and backward", func(ctx context.Context) (err error) {
+		resp, grads, err = i.instance.ForwardBackward(ctx, f, b)
+		return err
+	})
+	return resp, grads, err
+}
+
+// Release ends a context without gradients; an ended or unknown one is skipped.
+func (i *Instance) Release(ctx context.Context, contextID uint64) error {
+	return i.call(ctx, "release", func(ctx context.Context) error { return i.instance.Release(ctx, contextID) })
 }
 
 // ZeroGrad clears the accumulated parameter gradients.
-func (i *Instance) ZeroGrad(ctx context.Context) (cost client.Cost, err error) {
-	err = i.call(ctx, "zero_grad", func(ctx context.Context) (err error) {
-		cost, err = i.instance.ZeroGrad(ctx)
-		return err
-	})
-	return cost, err
+func (i *Instance) ZeroGrad(ctx context.Context) error {
+	return i.call(ctx, "zero_grad", i.instance.ZeroGrad)
 }
 
 // GradNorm returns the L2 norm of the accumulated parameter gradients.
-func (i *Instance) GradNorm(ctx context.Context) (norm float64, cost client.Cost, err error) {
+func (i *Instance) GradNorm(ctx context.Context) (norm float64, err error) {
 	err = i.call(ctx, "grad_norm", func(ctx context.Context) (err error) {
-		norm, cost, err = i.instance.GradNorm(ctx)
+		norm, err = i.instance.GradNorm(ctx)
 		return err
 	})
-	return norm, cost, err
+	return norm, err
 }
 
 // Step applies the optimizer once.
-func (i *Instance) Step(ctx context.Context, req *sdk.StepRequest) (cost client.Cost, err error) {
-	err = i.call(ctx, "step", func(ctx context.Context) (err error) {
-		cost, err = i.instance.Step(ctx, req)
-		return err
-	})
-	return cost, err
+func (i *Instance) Step(ctx context.Context, req *sdk.StepRequest) error {
+	return i.call(ctx, "step", func(ctx context.Context) error { return i.instance.Step(ctx, req) })
+}
+
+// StepAll is Step of several instances of the plugin, each with its own request.
+func (p *Plugin) StepAll(ctx context.Context, instances []*Instance, requests []*sdk.StepRequest) error {
+	all := make([]*client.Instance, len(instances))
+	for k, i := range instances {
+		all[k] = i.instance
+	}
+	return p.call(ctx, "", "step", func(ctx context.Context) error { return client.StepAll(ctx, all, requests) })
 }
 
 // Save writes weights and optimizer state into the existing folder dir and returns the
 // names of the files.
-func (i *Instance) Save(ctx context.Context, dir string) (files []string, cost client.Cost, err error) {
+func (i *Instance) Save(ctx context.Context, dir string) (files []string, err error) {
 	err = i.call(ctx, "save", func(ctx context.Context) (err error) {
-		files, err = i.plugin.host.saveThrough(dir, func(dir string) (files []string, err error) {
-			files, cost, err = i.instance.Save(ctx, dir)
-			return files, err
-		})
+		files, err = i.plugin.host.saveThrough(dir, func(dir string) ([]string, error) { return i.instance.Save(ctx, dir) })
 		return err
 	})
-	return files, cost, err
+	return files, err
 }
 
 // Load reads what Save wrote; weightsOnly leaves the optimizer's state alone.
-func (i *Instance) Load(ctx context.Context, dir string, weightsOnly bool) (cost client.Cost, err error) {
-	err = i.call(ctx, "load", func(ctx context.Context) (err error) {
-		cost, err = i.instance.Load(ctx, dir, weightsOnly)
-		return err
-	})
-	return cost, err
+func (i *Instance) Load(ctx context.Context, dir string, weightsOnly bool) error {
+	return i.call(ctx, "load", func(ctx context.Context) error { return i.instance.Load(ctx, dir, weightsOnly) })
 }
 
 // Close ends the instance; the plugin's process lives on.
-func (i *Instance) Close(ctx context.Context) error {
-	return i.call(ctx, "close", func(ctx context.Context) error { return i.instance.Close(ctx) })
-}
+func (i *Instance) Close() error { return i.call(context.Background(), "close", i.instance.Close) }

@@ -87,12 +87,12 @@ func TestAnIsolatedPluginWorksAndSaves(t *testing.T) {
 	supported(t, "read-only files")
 	h := newHost(t, Options{Isolation: Isolation{NoNetwork: true, ReadOnly: true, MemoryBytes: 1 << 30, CPUSeconds: 60}})
 	i := openLinear(t, start(t, h, "linear"), nil)
-	if _, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row(5000)}); err != nil {
+	if _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row(5000)}); err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	for range 2 { // the second time over the first's files
-		files, _, err := i.Save(t.Context(), dir)
+		files, err := i.Save(t.Context(), dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -100,7 +100,7 @@ func TestAnIsolatedPluginWorksAndSaves(t *testing.T) {
 			t.Errorf("files are %v", files)
 		}
 	}
-	if _, err := i.Load(t.Context(), dir, false); err != nil {
+	if err := i.Load(t.Context(), dir, false); err != nil {
 		t.Error(err)
 	}
 }
@@ -108,14 +108,14 @@ func TestAnIsolatedPluginWorksAndSaves(t *testing.T) {
 func TestMemoryLimit(t *testing.T) {
 	h := newHost(t, Options{CallTimeout: 30 * time.Second, Isolation: Isolation{MemoryBytes: 512 << 20}})
 	_, i := openFaulty(t, h, "memory")
-	_, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)})
+	_, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)})
 	wantFailure(t, err, "forward", "memory")
 }
 
 func TestCPULimit(t *testing.T) {
 	h := newHost(t, Options{CallTimeout: 30 * time.Second, Isolation: Isolation{CPUSeconds: 1}})
 	_, i := openFaulty(t, h, "spin")
-	_, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)})
+	_, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)})
 	wantFailure(t, err, "forward", "killed by signal")
 }
 

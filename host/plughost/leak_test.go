@@ -32,12 +32,12 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		switch how {
 		case "in order":
 			i := openLinear(t, start(t, h, "linear"), nil)
-			if _, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row(100)}); err != nil {
+			if _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row(100)}); err != nil {
 				t.Fatal(err)
 			}
 		case "dies":
 			_, i := openFaulty(t, h, "exit")
-			_, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)})
+			_, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)})
 			wantFailure(t, err)
 		case "does not start":
 			_, err := h.Start(t.Context(), "/bin/false")

@@ -22,16 +22,16 @@ func TestAPluginOfProtocol10StillWorks(t *testing.T) {
 		t.Fatal(err)
 	}
 	x := tensor.OfFloat32s([]float32{1, 2, 3, 4}, 1, 4)
-	resp, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{"x": x}})
+	resp, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{"x": x}})
 	if err != nil || !bytes.Equal(resp.Outputs["y"].Data, x.Data) {
 		t.Errorf("y is %v, error %v", resp, err)
 	}
-	_, err = i.ZeroGrad(t.Context())
+	err = i.ZeroGrad(t.Context())
 	var refused *sdk.Error
 	if !errors.As(err, &refused) || refused.Code != sdk.Unimplemented {
 		t.Errorf("ZeroGrad of a stage that cannot be trained: %v", err)
 	}
-	if err := errors.Join(i.Close(t.Context()), h.Close()); err != nil {
+	if err := errors.Join(i.Close(), h.Close()); err != nil {
 		t.Error(err)
 	}
 }

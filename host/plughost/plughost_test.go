@@ -81,14 +81,15 @@ func TestStartCallAndStop(t *testing.T) {
 			t.Errorf("manifest is %+v", m)
 		}
 		i := openLinear(t, p, nil)
-		resp, cost, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row(5000)})
+		resp, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row(5000)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got := resp.Outputs["y"].String(); got != "FP32 [5000 3]" {
 			t.Errorf("y is %s", got)
 		}
-		if cost.Wall <= 0 || cost.Compute <= 0 || cost.Wall < cost.Compute || cost.PeakRSSBytes < 1<<20 {
+		cost := i.Cost()
+		if cost.Calls != 1 || cost.Wall <= 0 || cost.Compute <= 0 || cost.Wall < cost.Compute || cost.PeakRSSBytes < 1<<20 {
 			t.Errorf("cost is %+v", cost)
 		}
 		if again, err := h.Start(t.Context(), filepath.Join(testBinaries, "linear")); err != nil || again != p {

@@ -45,10 +45,10 @@ func TestReattachToARunningPlugin(t *testing.T) {
 			t.Errorf("a second start gave another plugin (error %v)", err)
 		}
 		i := openLinear(t, p, nil)
-		if _, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row(1000)}); err != nil {
+		if _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row(1000)}); err != nil {
 			t.Fatal(err)
 		}
-		if err := i.Close(t.Context()); err != nil {
+		if err := i.Close(); err != nil {
 			t.Error(err)
 		}
 		if err := h.Close(); err != nil {

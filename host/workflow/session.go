@@ -94,6 +94,7 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		if err != nil {
 			return nil, err
 		}
+		source.Frozen = c.Train.LearningRateFactor(r.kind) == 0
 		sources, plugins = append(sources, source), append(plugins, plugin)
 	}
 	if t := s.text; t != nil {
@@ -125,6 +126,9 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 			SHA256: plugins[i].SHA256(), Runtime: manifest.Runtime,
 			Parameters: m.Opened.ParameterCount, Trainable: m.Opened.TrainableCount,
 		})
+		if m.KeepsMoving() && o.Train {
+			s.Warnings = append(s.Warnings, fmt.Sprintf("%s %s is frozen but does not know it: running statistics (of batch norm), if it has any, still move", m.Role, m.Plugin))
+		}
 		for _, note := range m.Opened.Notes {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("%s %s: %s", m.Role, m.Plugin, note))
 		}
@@ -181,8 +185,8 @@ func (s *Session) PeakRSSBytes() map[string]int64 {
 		out["host"] = own.Maxrss << 10 // Linux counts in KiB
 	}
 	for _, m := range s.Pipeline.Members {
-		if r, ok := m.Instance.(*remote); ok && r.peakRSS > 0 {
-			out[m.Plugin] = max(out[m.Plugin], r.peakRSS)
+		if peak := m.Cost().PeakRSSBytes; peak > 0 {
+			out[m.Plugin] = max(out[m.Plugin], peak)
 		}
 	}
 	return out

@@ -123,11 +123,11 @@ func (s *subject) findProviders(ctx context.Context) error {
 	}
 	// What the providers make is what the subject gets, tokens for example.
 	for _, p := range s.providers {
-		inst, _, _, err := s.conn.InBand.Open(ctx, s.request(p.manifest, p.inputs, opening{group: group + " probe"}))
+		inst, _, err := s.conn.InBand.Open(ctx, s.request(p.manifest, p.inputs, opening{group: group + " probe"}))
 		if err != nil {
 			return err
 		}
-		resp, _, err := inst.Forward(ctx, &sdk.ForwardRequest{Context: 1, Seed: s.options.Seed, Inputs: p.inputs})
+		resp, err := inst.Forward(ctx, &sdk.ForwardRequest{Context: 1, Seed: s.options.Seed, Inputs: p.inputs})
 		if err := errors.Join(err, inst.Close(ctx)); err != nil {
 			return err
 		}
@@ -280,13 +280,13 @@ func (s *subject) open(ctx context.Context, c *client.Client, o opening) (*chain
 	}
 	s.opened = append(s.opened, out)
 	for _, p := range s.providers {
-		inst, _, _, err := c.Open(ctx, s.request(p.manifest, p.inputs, o))
+		inst, _, err := c.Open(ctx, s.request(p.manifest, p.inputs, o))
 		if err != nil {
 			return nil, err
 		}
 		out.before = append(out.before, inst)
 	}
-	inst, opened, _, err := c.Open(ctx, s.request(s.manifest, s.inputs, o))
+	inst, opened, err := c.Open(ctx, s.request(s.manifest, s.inputs, o))
 	if err != nil {
 		return nil, err
 	}
@@ -313,48 +313,48 @@ func (s *subject) closeAll() {
 }
 
 // Forward runs the stages before it, in the same context, and the stage itself.
-func (c *chain) Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, client.Cost, error) {
+func (c *chain) Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.subject.options.CallTimeout)
 	defer cancel()
 	for i, b := range c.before {
 		p := c.subject.providers[i]
-		if _, _, err := b.Forward(ctx, &sdk.ForwardRequest{Context: req.Context, Train: req.Train, Seed: req.Seed, Inputs: p.inputs}); err != nil {
-			return nil, client.Cost{}, err
+		if _, err := b.Forward(ctx, &sdk.ForwardRequest{Context: req.Context, Train: req.Train, Seed: req.Seed, Inputs: p.inputs}); err != nil {
+			return nil, err
 		}
 	}
-	resp, cost, err := c.Instance.Forward(ctx, req)
+	resp, err := c.Instance.Forward(ctx, req)
 	if err != nil || !req.Train {
 		err = errors.Join(err, c.releaseBefore(ctx, req.Context))
 	}
-	return resp, cost, err
+	return resp, err
 }
 
-func (c *chain) releaseBefore(ctx context.Context, contexts ...uint64) error {
+func (c *chain) releaseBefore(ctx context.Context, contextID uint64) error {
 	var all []error
 	for _, b := range c.before {
-		all = append(all, b.Release(ctx, contexts...))
+		all = append(all, b.Release(ctx, contextID))
 	}
 	return errors.Join(all...)
 }
 
 // Backward goes backwards through the stage and drops the contexts before it.
-func (c *chain) Backward(ctx context.Context, req *sdk.BackwardRequest) (*sdk.BackwardResponse, client.Cost, error) {
+func (c *chain) Backward(ctx context.Context, req *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.subject.options.CallTimeout)
 	defer cancel()
-	resp, cost, err := c.Instance.Backward(ctx, req)
-	return resp, cost, errors.Join(err, c.releaseBefore(ctx, req.Context))
+	resp, err := c.Instance.Backward(ctx, req)
+	return resp, errors.Join(err, c.releaseBefore(ctx, req.Context))
 }
 
 // Release ends contexts of the stage and of those before it.
-func (c *chain) Release(ctx context.Context, contexts ...uint64) error {
+func (c *chain) Release(ctx context.Context, contextID uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, c.subject.options.CallTimeout)
 	defer cancel()
-	return errors.Join(c.Instance.Release(ctx, contexts...), c.releaseBefore(ctx, contexts...))
+	return errors.Join(c.Instance.Release(ctx, contextID), c.releaseBefore(ctx, contextID))
 }
 
 // run is Forward with the usual seed.
 func (c *chain) run(ctx context.Context, id uint64, train bool, inputs map[string]*tensor.Tensor, needs map[string]bool) (*sdk.ForwardResponse, error) {
-	resp, _, err := c.Forward(ctx, &sdk.ForwardRequest{Context: id, Train: train, Seed: c.subject.options.Seed, Inputs: inputs, NeedsGrad: needs})
+	resp, err := c.Forward(ctx, &sdk.ForwardRequest{Context: id, Train: train, Seed: c.subject.options.Seed, Inputs: inputs, NeedsGrad: needs})
 	return resp, err
 }
 
@@ -394,7 +394,7 @@ func (c *chain) back(ctx context.Context, id uint64, resp *sdk.ForwardResponse, 
 	for name := range resp.Losses {
 		req.LossWeights[name] = weight
 	}
-	back, _, err := c.Backward(ctx, req)
+	back, err := c.Backward(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -411,13 +411,13 @@ func zero(string, int) float32 { return 0 }
 // trainSteps makes whole training steps, as a host does.
 func (c *chain) trainSteps(ctx context.Context, first uint64, steps int, learningRate float64) error {
 	for k := range steps {
-		if _, err := c.ZeroGrad(ctx); err != nil {
+		if err := c.ZeroGrad(ctx); err != nil {
 			return err
 		}
 		if _, err := c.forwardBackward(ctx, first+uint64(k), wave, 1); err != nil {
 			return err
 		}
-		norm, _, err := c.GradNorm(ctx)
+		norm, err := c.GradNorm(ctx)
 		if err != nil {
 			return err
 		}
@@ -425,7 +425,7 @@ func (c *chain) trainSteps(ctx context.Context, first uint64, steps int, learnin
 		if norm > 1 {
 			scale = 1 / norm
 		}
-		if _, err := c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": learningRate}, GradientScale: scale}); err != nil {
+		if err := c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": learningRate}, GradientScale: scale}); err != nil {
 			return err
 		}
 	}

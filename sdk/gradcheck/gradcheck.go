@@ -11,7 +11,6 @@ import (
 	"sort"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
-	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -20,9 +19,9 @@ type Stage interface {
 	Manifest() *sdk.StageManifest
 	Inputs() []sdk.Port
 	Outputs() []sdk.Port
-	Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, client.Cost, error)
-	Backward(ctx context.Context, req *sdk.BackwardRequest) (*sdk.BackwardResponse, client.Cost, error)
-	Release(ctx context.Context, contexts ...uint64) error
+	Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, error)
+	Backward(ctx context.Context, req *sdk.BackwardRequest) (*sdk.BackwardResponse, error)
+	Release(ctx context.Context, contextID uint64) error
 }
 
 // Options of Check. The zero value is ready to use.
@@ -81,7 +80,7 @@ func Check(ctx context.Context, s Stage, inputs map[string]*tensor.Tensor, o Opt
 	if err := c.weigh(resp); err != nil {
 		return nil, errors.Join(err, s.Release(ctx, id))
 	}
-	grads, _, err := s.Backward(ctx, &sdk.BackwardRequest{Context: id, OutputGrads: c.outputGrads, LossWeights: c.lossWeights})
+	grads, err := s.Backward(ctx, &sdk.BackwardRequest{Context: id, OutputGrads: c.outputGrads, LossWeights: c.lossWeights})
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +119,7 @@ type checker struct {
 func (c *checker) forward(ctx context.Context, inputs map[string]*tensor.Tensor, needs map[string]bool) (*sdk.ForwardResponse, uint64, error) {
 	id := c.next
 	c.next++
-	resp, _, err := c.Forward(ctx, &sdk.ForwardRequest{Context: id, Train: true, Seed: c.o.Seed, Inputs: inputs, NeedsGrad: needs, Wanted: c.o.Wanted})
+	resp, err := c.Forward(ctx, &sdk.ForwardRequest{Context: id, Train: true, Seed: c.o.Seed, Inputs: inputs, NeedsGrad: needs, Wanted: c.o.Wanted})
 	return resp, id, err
 }
 

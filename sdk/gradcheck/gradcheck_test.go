@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
-	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -26,10 +25,10 @@ func (a *analytic) Outputs() []sdk.Port {
 	return []sdk.Port{{Name: "y", DType: tensor.FP32, Differentiable: true}}
 }
 
-func (a *analytic) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, client.Cost, error) {
+func (a *analytic) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
 	x, err := req.Inputs["x"].Float32s()
 	if err != nil {
-		return nil, client.Cost{}, err
+		return nil, err
 	}
 	y := make([]float32, len(x))
 	var loss float64
@@ -38,26 +37,24 @@ func (a *analytic) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.For
 		loss += float64(v) * float64(v) / 2
 	}
 	a.x[req.Context] = x
-	return &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{"y": tensor.OfFloat32s(y)}, Losses: map[string]float64{"half square": loss}}, client.Cost{}, nil
+	return &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{"y": tensor.OfFloat32s(y)}, Losses: map[string]float64{"half square": loss}}, nil
 }
 
-func (a *analytic) Backward(_ context.Context, req *sdk.BackwardRequest) (*sdk.BackwardResponse, client.Cost, error) {
+func (a *analytic) Backward(_ context.Context, req *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
 	g, err := req.OutputGrads["y"].Float32s()
 	if err != nil {
-		return nil, client.Cost{}, err
+		return nil, err
 	}
 	out := make([]float32, len(g))
 	for i, v := range a.x[req.Context] {
 		x := float64(v)
 		out[i] = float32(a.factor*float64(g[i])*math.Exp(x/2)*(math.Cos(x)+math.Sin(x)/2) + req.LossWeights["half square"]*x)
 	}
-	return &sdk.BackwardResponse{InputGrads: map[string]*tensor.Tensor{"x": tensor.OfFloat32s(out)}}, client.Cost{}, nil
+	return &sdk.BackwardResponse{InputGrads: map[string]*tensor.Tensor{"x": tensor.OfFloat32s(out)}}, nil
 }
 
-func (a *analytic) Release(_ context.Context, ids ...uint64) error {
-	for _, id := range ids {
-		delete(a.x, id)
-	}
+func (a *analytic) Release(_ context.Context, id uint64) error {
+	delete(a.x, id)
 	return nil
 }
 

@@ -102,7 +102,7 @@ func Open(t testing.TB, c *client.Client, req *sdk.OpenRequest) *client.Instance
 	if full.Optimizer.Name == "" {
 		full.Optimizer = sdk.Optimizer{Name: "adamw", Values: map[string]float64{"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0}}
 	}
-	i, _, _, err := c.Open(t.Context(), &full)
+	i, _, err := c.Open(t.Context(), &full)
 	if err != nil {
 		t.Fatal(err)
 	}

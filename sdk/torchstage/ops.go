@@ -105,10 +105,10 @@ func (s *Scope) ConvTranspose2d(x, w, b *ts.Tensor, stride, padding int64) *ts.T
 }
 
 // BatchNorm normalises over all but dimension 1. In training mode it uses the
-// batch's statistics and updates mean and variance in place.
+// batch's statistics and updates mean and variance in place, unless the stage is frozen.
 func (s *Scope) BatchNorm(x, w, b, mean, variance *ts.Tensor, train bool, momentum, eps float64) *ts.Tensor {
 	return s.Do("batch_norm", func() (*ts.Tensor, error) {
-		return ts.BatchNorm(x, opt(w), opt(b), opt(mean), opt(variance), train, momentum, eps, true)
+		return ts.BatchNorm(x, opt(w), opt(b), opt(mean), opt(variance), train && !s.frozen, momentum, eps, true)
 	})
 }
 

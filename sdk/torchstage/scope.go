@@ -15,6 +15,8 @@ import (
 type Scope struct {
 	err   error
 	owned []*ts.Tensor
+	// frozen stages use running statistics in TRAIN mode too, and leave them alone.
+	frozen bool
 	// void stands for the result of an op that was not run.
 	void *ts.Tensor
 }
@@ -130,7 +132,7 @@ func (s *Scope) Sub(f func(s *Scope) *ts.Tensor) *ts.Tensor {
 
 // SubAll is Sub for several results.
 func (s *Scope) SubAll(f func(s *Scope) []*ts.Tensor) []*ts.Tensor {
-	inner := &Scope{err: s.err, void: s.void}
+	inner := &Scope{err: s.err, frozen: s.frozen, void: s.void}
 	results := f(inner)
 	for i, t := range results {
 		if t == nil {

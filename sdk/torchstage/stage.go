@@ -94,7 +94,7 @@ func Open(builders map[string]Builder) sdk.OpenFunc {
 		if err != nil {
 			return nil, nil, err
 		}
-		st := &stage{optimizer: optimizer, device: device, open: map[uint64]*opened{}}
+		st := &stage{optimizer: optimizer, device: device, frozen: req.Frozen, open: map[uint64]*opened{}}
 		var resp *sdk.OpenResponse
 		err = OnThread(func() error {
 			if req.Threads > 0 {
@@ -113,6 +113,9 @@ func Open(builders map[string]Builder) sdk.OpenFunc {
 			st.group = joinGroup(req.Group)
 			b := &Build{Request: req, Params: st.params, Device: device, Group: st.group, S: s}
 			st.module, err = build(b)
+			if req.Frozen {
+				st.params.Freeze("")
+			}
 			st.params.s = nil
 			if err == nil {
 				err = s.err
@@ -166,6 +169,7 @@ type stage struct {
 	group       *Group
 	optimizer   sdk.Optimizer
 	device      gotch.Device
+	frozen      bool
 	residentIn  []string
 	residentOut map[string]bool
 	open        map[uint64]*opened
@@ -186,6 +190,7 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 			return torchError("seed", err)
 		}
 		s := newScope()
+		s.frozen = st.frozen
 		keep := false
 		defer func() {
 			if !keep {
@@ -218,7 +223,7 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 			return s.err
 		}
 		// Temporaries of the model go as soon as it has run; the graph keeps what it needs.
-		inner := &Scope{void: s.void}
+		inner := &Scope{frozen: s.frozen, void: s.void}
 		out := st.module.Forward(inner, in)
 		s.Fail(inner.err)
 		if s.err == nil && out == nil {

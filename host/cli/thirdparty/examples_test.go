@@ -128,14 +128,14 @@ func TestTheHeadsInGoAndPythonAreTheSame(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(outputs) == 0 {
-			_, _, err = i.Save(t.Context(), weights)
+			_, err = i.Save(t.Context(), weights)
 		} else {
-			_, err = i.Load(t.Context(), weights, true)
+			err = i.Load(t.Context(), weights, true)
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp, _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Context: 1, Train: true, Inputs: inputs, NeedsGrad: map[string]bool{"tokens.ct": true, "joint": true}})
+		resp, err := i.Forward(t.Context(), &sdk.ForwardRequest{Context: 1, Train: true, Inputs: inputs, NeedsGrad: map[string]bool{"tokens.ct": true, "joint": true}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -143,7 +143,7 @@ func TestTheHeadsInGoAndPythonAreTheSame(t *testing.T) {
 		for k := range ones {
 			ones[k] = float32(k%3) - 0.5
 		}
-		back, _, err := i.Backward(t.Context(), &sdk.BackwardRequest{Context: 1, LossWeights: map[string]float64{"classification": 1},
+		back, err := i.Backward(t.Context(), &sdk.BackwardRequest{Context: 1, LossWeights: map[string]float64{"classification": 1},
 			OutputGrads: map[string]*tensor.Tensor{"logits": tensor.OfFloat32s(ones, resp.Outputs["logits"].Shape...)}})
 		if err != nil {
 			t.Fatal(err)

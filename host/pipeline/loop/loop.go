@@ -62,7 +62,8 @@ type Options struct {
 	ValidateEvery, CheckpointEvery int
 	Seed                           uint64
 	LearningRate                   float64
-	// LearningRateFactor per role; 0 freezes a stage, an absent one is 1.
+	// LearningRateFactor per role, 1 where there is none. That of a stage that was opened
+	// frozen (pipeline.Source.Frozen) is of no effect.
 	LearningRateFactor map[sdk.Kind]float64
 	Schedule           Schedule
 	LossWeights        map[string]float64
@@ -92,13 +93,9 @@ func TotalSteps(batchesPerEpoch, accumulate, epochs, maxSteps int) (total, perEp
 func Loop(ctx context.Context, o Options, state runs.State) (runs.State, error) {
 	l := &loop{Options: o, state: state}
 	l.total, _ = TotalSteps(o.Source.BatchesPerEpoch(), o.Accumulate, o.Epochs, o.MaxSteps)
-	frozen := map[sdk.Kind]bool{}
-	for role, f := range o.LearningRateFactor {
-		frozen[role] = f == 0
-	}
 	l.stepper = pipeline.Stepper{
 		Pipeline: o.Pipeline, Seed: o.Seed, LossWeights: o.LossWeights, ClipNorm: o.ClipNorm,
-		Frozen: frozen, SkippedLast: state.SkippedLast,
+		SkippedLast: state.SkippedLast,
 	}
 	l.state.Seed = o.Seed
 	o.Progress.Start(l.total, state.Step)

@@ -27,11 +27,7 @@ func source(role sdk.Kind, stage string, settings map[string]string) pipeline.So
 		if s.Name == stage {
 			return pipeline.Source{Role: role, Plugin: "toy", Process: "toy", Stage: s, Settings: settings,
 				Open: func(ctx context.Context, req *sdk.OpenRequest) (pipeline.Instance, *sdk.OpenResponse, error) {
-					st, resp, err := toy.Open(ctx, req)
-					if err != nil {
-						return nil, nil, err
-					}
-					return st.(pipeline.Instance), resp, nil
+					return toy.OpenInstance(ctx, req)
 				}}
 		}
 	}

@@ -121,7 +121,7 @@ func hashFiles(h io.Writer, root string) error {
 // encoder is the stage as the cache of embeddings asks it.
 func (t *TextEncoder) encoder(ctx context.Context) embed.Encoder {
 	return embed.Encoder{ID: t.id, Dim: t.dim, Encode: func(prompts []string) ([][]float32, error) {
-		resp, _, err := t.instance.Forward(ctx, &sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{ports.Text.Name: tensor.OfStrings(prompts...)}})
+		resp, err := t.instance.Forward(ctx, &sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{ports.Text.Name: tensor.OfStrings(prompts...)}})
 		if err != nil {
 			return nil, &pipeline.StageError{Role: sdk.KindText, Plugin: t.Plugin.Manifest().Name, Call: "forward", Err: err}
 		}
@@ -167,7 +167,7 @@ func EmbedReports(ctx context.Context, host *plughost.Host, c *config.Config, s 
 	for _, note := range t.Opened.Notes {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("text encoder %s: %s", c.TextEncoder.Ref(), note))
 	}
-	return r, t, t.instance.Close(ctx)
+	return r, t, t.instance.Close()
 }
 
 // textCache is where embeddings of a plugin are kept; "" (nowhere) without a home.

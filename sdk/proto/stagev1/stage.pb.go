@@ -1166,10 +1166,14 @@ type OpenRequest struct {
 	// JSON of the attribute schema; empty when the pipeline has no attributes.
 	AttributeSchema []byte `protobuf:"bytes,9,opt,name=attribute_schema,json=attributeSchema,proto3" json:"attribute_schema,omitempty"`
 	// "value.embedding" FP32 [A,K,E]: the text embedding of each attribute value's prompt.
-	Constants     []*Tensor   `protobuf:"bytes,10,rep,name=constants,proto3" json:"constants,omitempty"`
-	Labels        []*LabelSet `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty"`
-	Optimizer     *Optimizer  `protobuf:"bytes,12,opt,name=optimizer,proto3" json:"optimizer,omitempty"`
-	Task          string      `protobuf:"bytes,13,opt,name=task,proto3" json:"task,omitempty"`
+	Constants []*Tensor   `protobuf:"bytes,10,rep,name=constants,proto3" json:"constants,omitempty"`
+	Labels    []*LabelSet `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty"`
+	Optimizer *Optimizer  `protobuf:"bytes,12,opt,name=optimizer,proto3" json:"optimizer,omitempty"`
+	Task      string      `protobuf:"bytes,13,opt,name=task,proto3" json:"task,omitempty"`
+	// In TRAIN mode nothing of the stage may change: no parameter is updated and running
+	// statistics are used as in EVAL mode and stay as they are. Gradients still pass
+	// through it. A stage that keeps to it answers a trainable_count of 0.
+	Frozen        bool `protobuf:"varint,14,opt,name=frozen,proto3" json:"frozen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1293,6 +1297,13 @@ func (x *OpenRequest) GetTask() string {
 		return x.Task
 	}
 	return ""
+}
+
+func (x *OpenRequest) GetFrozen() bool {
+	if x != nil {
+		return x.Frozen
+	}
+	return false
 }
 
 type OpenResponse struct {
@@ -1565,8 +1576,10 @@ type BackwardRequest struct {
 	Context     uint64                 `protobuf:"varint,2,opt,name=context,proto3" json:"context,omitempty"`
 	OutputGrads []*Tensor              `protobuf:"bytes,3,rep,name=output_grads,json=outputGrads,proto3" json:"output_grads,omitempty"`
 	// Weight of each loss Forward returned; an absent one counts 0.
-	LossWeights   map[string]float64 `protobuf:"bytes,4,rep,name=loss_weights,json=lossWeights,proto3" json:"loss_weights,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
-	Slot          *SharedRef         `protobuf:"bytes,5,opt,name=slot,proto3" json:"slot,omitempty"`
+	LossWeights map[string]float64 `protobuf:"bytes,4,rep,name=loss_weights,json=lossWeights,proto3" json:"loss_weights,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	Slot        *SharedRef         `protobuf:"bytes,5,opt,name=slot,proto3" json:"slot,omitempty"`
+	// Wanted in the same reply: what GradNorm would answer now (capability "backward-norm").
+	GradNorm      bool `protobuf:"varint,6,opt,name=grad_norm,json=gradNorm,proto3" json:"grad_norm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1636,10 +1649,18 @@ func (x *BackwardRequest) GetSlot() *SharedRef {
 	return nil
 }
 
+func (x *BackwardRequest) GetGradNorm() bool {
+	if x != nil {
+		return x.GradNorm
+	}
+	return false
+}
+
 type BackwardResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	InputGrads    []*Tensor              `protobuf:"bytes,1,rep,name=input_grads,json=inputGrads,proto3" json:"input_grads,omitempty"`
 	Cost          *Cost                  `protobuf:"bytes,2,opt,name=cost,proto3" json:"cost,omitempty"`
+	GradNorm      float64                `protobuf:"fixed64,3,opt,name=grad_norm,json=gradNorm,proto3" json:"grad_norm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1688,6 +1709,120 @@ func (x *BackwardResponse) GetCost() *Cost {
 	return nil
 }
 
+func (x *BackwardResponse) GetGradNorm() float64 {
+	if x != nil {
+		return x.GradNorm
+	}
+	return 0
+}
+
+type ForwardBackwardRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Forward *ForwardRequest        `protobuf:"bytes,1,opt,name=forward,proto3" json:"forward,omitempty"`
+	// Of the same instance and context; without output gradients. Weights of losses that
+	// Forward did not return are of no effect.
+	Backward      *BackwardRequest `protobuf:"bytes,2,opt,name=backward,proto3" json:"backward,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForwardBackwardRequest) Reset() {
+	*x = ForwardBackwardRequest{}
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForwardBackwardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForwardBackwardRequest) ProtoMessage() {}
+
+func (x *ForwardBackwardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForwardBackwardRequest.ProtoReflect.Descriptor instead.
+func (*ForwardBackwardRequest) Descriptor() ([]byte, []int) {
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ForwardBackwardRequest) GetForward() *ForwardRequest {
+	if x != nil {
+		return x.Forward
+	}
+	return nil
+}
+
+func (x *ForwardBackwardRequest) GetBackward() *BackwardRequest {
+	if x != nil {
+		return x.Backward
+	}
+	return nil
+}
+
+type ForwardBackwardResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Forward *ForwardResponse       `protobuf:"bytes,1,opt,name=forward,proto3" json:"forward,omitempty"`
+	// Absent when a loss is no finite number: the context has then been released.
+	Backward      *BackwardResponse `protobuf:"bytes,2,opt,name=backward,proto3" json:"backward,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForwardBackwardResponse) Reset() {
+	*x = ForwardBackwardResponse{}
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForwardBackwardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForwardBackwardResponse) ProtoMessage() {}
+
+func (x *ForwardBackwardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForwardBackwardResponse.ProtoReflect.Descriptor instead.
+func (*ForwardBackwardResponse) Descriptor() ([]byte, []int) {
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ForwardBackwardResponse) GetForward() *ForwardResponse {
+	if x != nil {
+		return x.Forward
+	}
+	return nil
+}
+
+func (x *ForwardBackwardResponse) GetBackward() *BackwardResponse {
+	if x != nil {
+		return x.Backward
+	}
+	return nil
+}
+
 type ReleaseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Instance      uint64                 `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"`
@@ -1698,7 +1833,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[20]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1845,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[20]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1858,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{20}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReleaseRequest) GetInstance() uint64 {
@@ -1748,7 +1883,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[21]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1895,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[21]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1908,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{21}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{23}
 }
 
 type ZeroGradRequest struct {
@@ -1785,7 +1920,7 @@ type ZeroGradRequest struct {
 
 func (x *ZeroGradRequest) Reset() {
 	*x = ZeroGradRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[22]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +1932,7 @@ func (x *ZeroGradRequest) String() string {
 func (*ZeroGradRequest) ProtoMessage() {}
 
 func (x *ZeroGradRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[22]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +1945,7 @@ func (x *ZeroGradRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZeroGradRequest.ProtoReflect.Descriptor instead.
 func (*ZeroGradRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{22}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ZeroGradRequest) GetInstance() uint64 {
@@ -1829,7 +1964,7 @@ type ZeroGradResponse struct {
 
 func (x *ZeroGradResponse) Reset() {
 	*x = ZeroGradResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[23]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +1976,7 @@ func (x *ZeroGradResponse) String() string {
 func (*ZeroGradResponse) ProtoMessage() {}
 
 func (x *ZeroGradResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[23]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +1989,7 @@ func (x *ZeroGradResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZeroGradResponse.ProtoReflect.Descriptor instead.
 func (*ZeroGradResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{23}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ZeroGradResponse) GetCost() *Cost {
@@ -1873,7 +2008,7 @@ type GradNormRequest struct {
 
 func (x *GradNormRequest) Reset() {
 	*x = GradNormRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[24]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +2020,7 @@ func (x *GradNormRequest) String() string {
 func (*GradNormRequest) ProtoMessage() {}
 
 func (x *GradNormRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[24]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +2033,7 @@ func (x *GradNormRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GradNormRequest.ProtoReflect.Descriptor instead.
 func (*GradNormRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{24}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GradNormRequest) GetInstance() uint64 {
@@ -1918,7 +2053,7 @@ type GradNormResponse struct {
 
 func (x *GradNormResponse) Reset() {
 	*x = GradNormResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[25]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +2065,7 @@ func (x *GradNormResponse) String() string {
 func (*GradNormResponse) ProtoMessage() {}
 
 func (x *GradNormResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[25]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +2078,7 @@ func (x *GradNormResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GradNormResponse.ProtoReflect.Descriptor instead.
 func (*GradNormResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{25}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GradNormResponse) GetNorm() float64 {
@@ -1967,13 +2102,15 @@ type StepRequest struct {
 	Values map[string]float64 `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	// Every gradient is multiplied by this first (global clipping, averaging).
 	GradientScale float64 `protobuf:"fixed64,3,opt,name=gradient_scale,json=gradientScale,proto3" json:"gradient_scale,omitempty"`
+	// Clear the gradients after the update (capability "step-zero-grad").
+	ZeroGrad      bool `protobuf:"varint,4,opt,name=zero_grad,json=zeroGrad,proto3" json:"zero_grad,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StepRequest) Reset() {
 	*x = StepRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[26]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2122,7 @@ func (x *StepRequest) String() string {
 func (*StepRequest) ProtoMessage() {}
 
 func (x *StepRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[26]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2135,7 @@ func (x *StepRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepRequest.ProtoReflect.Descriptor instead.
 func (*StepRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{26}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StepRequest) GetInstance() uint64 {
@@ -2022,6 +2159,13 @@ func (x *StepRequest) GetGradientScale() float64 {
 	return 0
 }
 
+func (x *StepRequest) GetZeroGrad() bool {
+	if x != nil {
+		return x.ZeroGrad
+	}
+	return false
+}
+
 type StepResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cost          *Cost                  `protobuf:"bytes,1,opt,name=cost,proto3" json:"cost,omitempty"`
@@ -2031,7 +2175,7 @@ type StepResponse struct {
 
 func (x *StepResponse) Reset() {
 	*x = StepResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[27]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2043,7 +2187,7 @@ func (x *StepResponse) String() string {
 func (*StepResponse) ProtoMessage() {}
 
 func (x *StepResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[27]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2056,10 +2200,98 @@ func (x *StepResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepResponse.ProtoReflect.Descriptor instead.
 func (*StepResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{27}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StepResponse) GetCost() *Cost {
+	if x != nil {
+		return x.Cost
+	}
+	return nil
+}
+
+type StepAllRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Steps         []*StepRequest         `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StepAllRequest) Reset() {
+	*x = StepAllRequest{}
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StepAllRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StepAllRequest) ProtoMessage() {}
+
+func (x *StepAllRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StepAllRequest.ProtoReflect.Descriptor instead.
+func (*StepAllRequest) Descriptor() ([]byte, []int) {
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *StepAllRequest) GetSteps() []*StepRequest {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+type StepAllResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cost          *Cost                  `protobuf:"bytes,1,opt,name=cost,proto3" json:"cost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StepAllResponse) Reset() {
+	*x = StepAllResponse{}
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StepAllResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StepAllResponse) ProtoMessage() {}
+
+func (x *StepAllResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StepAllResponse.ProtoReflect.Descriptor instead.
+func (*StepAllResponse) Descriptor() ([]byte, []int) {
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *StepAllResponse) GetCost() *Cost {
 	if x != nil {
 		return x.Cost
 	}
@@ -2076,7 +2308,7 @@ type SaveRequest struct {
 
 func (x *SaveRequest) Reset() {
 	*x = SaveRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[28]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2088,7 +2320,7 @@ func (x *SaveRequest) String() string {
 func (*SaveRequest) ProtoMessage() {}
 
 func (x *SaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[28]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2101,7 +2333,7 @@ func (x *SaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveRequest.ProtoReflect.Descriptor instead.
 func (*SaveRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{28}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SaveRequest) GetInstance() uint64 {
@@ -2129,7 +2361,7 @@ type SaveResponse struct {
 
 func (x *SaveResponse) Reset() {
 	*x = SaveResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[29]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2373,7 @@ func (x *SaveResponse) String() string {
 func (*SaveResponse) ProtoMessage() {}
 
 func (x *SaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[29]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2386,7 @@ func (x *SaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveResponse.ProtoReflect.Descriptor instead.
 func (*SaveResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{29}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SaveResponse) GetFiles() []string {
@@ -2183,7 +2415,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[30]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2427,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[30]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2440,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{30}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LoadRequest) GetInstance() uint64 {
@@ -2241,7 +2473,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[31]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2485,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[31]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2498,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{31}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LoadResponse) GetCost() *Cost {
@@ -2285,7 +2517,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2529,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2542,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{32}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CloseRequest) GetInstance() uint64 {
@@ -2328,7 +2560,7 @@ type CloseResponse struct {
 
 func (x *CloseResponse) Reset() {
 	*x = CloseResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2340,7 +2572,7 @@ func (x *CloseResponse) String() string {
 func (*CloseResponse) ProtoMessage() {}
 
 func (x *CloseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2353,7 +2585,7 @@ func (x *CloseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseResponse.ProtoReflect.Descriptor instead.
 func (*CloseResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{33}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{37}
 }
 
 type ShutdownRequest struct {
@@ -2365,7 +2597,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +2609,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +2622,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{34}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ShutdownRequest) GetDeadlineMs() int64 {
@@ -2408,7 +2640,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2420,7 +2652,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2433,7 +2665,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{35}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{39}
 }
 
 // Diagnostic travels in the details of an error status.
@@ -2453,7 +2685,7 @@ type Diagnostic struct {
 
 func (x *Diagnostic) Reset() {
 	*x = Diagnostic{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2465,7 +2697,7 @@ func (x *Diagnostic) String() string {
 func (*Diagnostic) ProtoMessage() {}
 
 func (x *Diagnostic) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2478,7 +2710,7 @@ func (x *Diagnostic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Diagnostic.ProtoReflect.Descriptor instead.
 func (*Diagnostic) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{36}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Diagnostic) GetStage() string {
@@ -2622,7 +2854,7 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\bLabelSet\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aclasses\x18\x02 \x03(\tR\aclasses\x12#\n" +
-	"\rclass_weights\x18\x03 \x03(\x01R\fclassWeights\"\xcf\x04\n" +
+	"\rclass_weights\x18\x03 \x03(\x01R\fclassWeights\"\xe7\x04\n" +
 	"\vOpenRequest\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12M\n" +
 	"\bsettings\x18\x02 \x03(\v21.alignedfusion.stage.v1.OpenRequest.SettingsEntryR\bsettings\x12\x12\n" +
@@ -2637,7 +2869,8 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	" \x03(\v2\x1e.alignedfusion.stage.v1.TensorR\tconstants\x128\n" +
 	"\x06labels\x18\v \x03(\v2 .alignedfusion.stage.v1.LabelSetR\x06labels\x12?\n" +
 	"\toptimizer\x18\f \x01(\v2!.alignedfusion.stage.v1.OptimizerR\toptimizer\x12\x12\n" +
-	"\x04task\x18\r \x01(\tR\x04task\x1a;\n" +
+	"\x04task\x18\r \x01(\tR\x04task\x12\x16\n" +
+	"\x06frozen\x18\x0e \x01(\bR\x06frozen\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb2\x02\n" +
@@ -2668,20 +2901,28 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xde\x02\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xfb\x02\n" +
 	"\x0fBackwardRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12\x18\n" +
 	"\acontext\x18\x02 \x01(\x04R\acontext\x12A\n" +
 	"\foutput_grads\x18\x03 \x03(\v2\x1e.alignedfusion.stage.v1.TensorR\voutputGrads\x12[\n" +
 	"\floss_weights\x18\x04 \x03(\v28.alignedfusion.stage.v1.BackwardRequest.LossWeightsEntryR\vlossWeights\x125\n" +
-	"\x04slot\x18\x05 \x01(\v2!.alignedfusion.stage.v1.SharedRefR\x04slot\x1a>\n" +
+	"\x04slot\x18\x05 \x01(\v2!.alignedfusion.stage.v1.SharedRefR\x04slot\x12\x1b\n" +
+	"\tgrad_norm\x18\x06 \x01(\bR\bgradNorm\x1a>\n" +
 	"\x10LossWeightsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\x85\x01\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xa2\x01\n" +
 	"\x10BackwardResponse\x12?\n" +
 	"\vinput_grads\x18\x01 \x03(\v2\x1e.alignedfusion.stage.v1.TensorR\n" +
 	"inputGrads\x120\n" +
-	"\x04cost\x18\x02 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\"H\n" +
+	"\x04cost\x18\x02 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\x12\x1b\n" +
+	"\tgrad_norm\x18\x03 \x01(\x01R\bgradNorm\"\x9f\x01\n" +
+	"\x16ForwardBackwardRequest\x12@\n" +
+	"\aforward\x18\x01 \x01(\v2&.alignedfusion.stage.v1.ForwardRequestR\aforward\x12C\n" +
+	"\bbackward\x18\x02 \x01(\v2'.alignedfusion.stage.v1.BackwardRequestR\bbackward\"\xa2\x01\n" +
+	"\x17ForwardBackwardResponse\x12A\n" +
+	"\aforward\x18\x01 \x01(\v2'.alignedfusion.stage.v1.ForwardResponseR\aforward\x12D\n" +
+	"\bbackward\x18\x02 \x01(\v2(.alignedfusion.stage.v1.BackwardResponseR\bbackward\"H\n" +
 	"\x0eReleaseRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12\x1a\n" +
 	"\bcontexts\x18\x02 \x03(\x04R\bcontexts\"\x11\n" +
@@ -2694,15 +2935,20 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\"X\n" +
 	"\x10GradNormResponse\x12\x12\n" +
 	"\x04norm\x18\x01 \x01(\x01R\x04norm\x120\n" +
-	"\x04cost\x18\x02 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\"\xd4\x01\n" +
+	"\x04cost\x18\x02 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\"\xf1\x01\n" +
 	"\vStepRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12G\n" +
 	"\x06values\x18\x02 \x03(\v2/.alignedfusion.stage.v1.StepRequest.ValuesEntryR\x06values\x12%\n" +
-	"\x0egradient_scale\x18\x03 \x01(\x01R\rgradientScale\x1a9\n" +
+	"\x0egradient_scale\x18\x03 \x01(\x01R\rgradientScale\x12\x1b\n" +
+	"\tzero_grad\x18\x04 \x01(\bR\bzeroGrad\x1a9\n" +
 	"\vValuesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"@\n" +
 	"\fStepResponse\x120\n" +
+	"\x04cost\x18\x01 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\"K\n" +
+	"\x0eStepAllRequest\x129\n" +
+	"\x05steps\x18\x01 \x03(\v2#.alignedfusion.stage.v1.StepRequestR\x05steps\"C\n" +
+	"\x0fStepAllResponse\x120\n" +
 	"\x04cost\x18\x01 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\";\n" +
 	"\vSaveRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12\x10\n" +
@@ -2736,17 +2982,20 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_EVAL\x10\x01\x12\x0e\n" +
 	"\n" +
-	"MODE_TRAIN\x10\x022\x9c\t\n" +
+	"MODE_TRAIN\x10\x022\xec\n" +
+	"\n" +
 	"\fStageService\x12]\n" +
 	"\bDescribe\x12'.alignedfusion.stage.v1.DescribeRequest\x1a(.alignedfusion.stage.v1.DescribeResponse\x12W\n" +
 	"\x06Attach\x12%.alignedfusion.stage.v1.AttachRequest\x1a&.alignedfusion.stage.v1.AttachResponse\x12Q\n" +
 	"\x04Open\x12#.alignedfusion.stage.v1.OpenRequest\x1a$.alignedfusion.stage.v1.OpenResponse\x12Z\n" +
 	"\aForward\x12&.alignedfusion.stage.v1.ForwardRequest\x1a'.alignedfusion.stage.v1.ForwardResponse\x12]\n" +
-	"\bBackward\x12'.alignedfusion.stage.v1.BackwardRequest\x1a(.alignedfusion.stage.v1.BackwardResponse\x12Z\n" +
+	"\bBackward\x12'.alignedfusion.stage.v1.BackwardRequest\x1a(.alignedfusion.stage.v1.BackwardResponse\x12r\n" +
+	"\x0fForwardBackward\x12..alignedfusion.stage.v1.ForwardBackwardRequest\x1a/.alignedfusion.stage.v1.ForwardBackwardResponse\x12Z\n" +
 	"\aRelease\x12&.alignedfusion.stage.v1.ReleaseRequest\x1a'.alignedfusion.stage.v1.ReleaseResponse\x12]\n" +
 	"\bZeroGrad\x12'.alignedfusion.stage.v1.ZeroGradRequest\x1a(.alignedfusion.stage.v1.ZeroGradResponse\x12]\n" +
 	"\bGradNorm\x12'.alignedfusion.stage.v1.GradNormRequest\x1a(.alignedfusion.stage.v1.GradNormResponse\x12Q\n" +
-	"\x04Step\x12#.alignedfusion.stage.v1.StepRequest\x1a$.alignedfusion.stage.v1.StepResponse\x12Q\n" +
+	"\x04Step\x12#.alignedfusion.stage.v1.StepRequest\x1a$.alignedfusion.stage.v1.StepResponse\x12Z\n" +
+	"\aStepAll\x12&.alignedfusion.stage.v1.StepAllRequest\x1a'.alignedfusion.stage.v1.StepAllResponse\x12Q\n" +
 	"\x04Save\x12#.alignedfusion.stage.v1.SaveRequest\x1a$.alignedfusion.stage.v1.SaveResponse\x12Q\n" +
 	"\x04Load\x12#.alignedfusion.stage.v1.LoadRequest\x1a$.alignedfusion.stage.v1.LoadResponse\x12T\n" +
 	"\x05Close\x12$.alignedfusion.stage.v1.CloseRequest\x1a%.alignedfusion.stage.v1.CloseResponse\x12]\n" +
@@ -2765,52 +3014,56 @@ func file_alignedfusion_stage_v1_stage_proto_rawDescGZIP() []byte {
 }
 
 var file_alignedfusion_stage_v1_stage_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_alignedfusion_stage_v1_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_alignedfusion_stage_v1_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_alignedfusion_stage_v1_stage_proto_goTypes = []any{
-	(Mode)(0),                // 0: alignedfusion.stage.v1.Mode
-	(*Tensor)(nil),           // 1: alignedfusion.stage.v1.Tensor
-	(*SharedRef)(nil),        // 2: alignedfusion.stage.v1.SharedRef
-	(*Cost)(nil),             // 3: alignedfusion.stage.v1.Cost
-	(*Intensity)(nil),        // 4: alignedfusion.stage.v1.Intensity
-	(*Port)(nil),             // 5: alignedfusion.stage.v1.Port
-	(*Setting)(nil),          // 6: alignedfusion.stage.v1.Setting
-	(*StageManifest)(nil),    // 7: alignedfusion.stage.v1.StageManifest
-	(*PluginManifest)(nil),   // 8: alignedfusion.stage.v1.PluginManifest
-	(*DescribeRequest)(nil),  // 9: alignedfusion.stage.v1.DescribeRequest
-	(*DescribeResponse)(nil), // 10: alignedfusion.stage.v1.DescribeResponse
-	(*AttachRequest)(nil),    // 11: alignedfusion.stage.v1.AttachRequest
-	(*AttachResponse)(nil),   // 12: alignedfusion.stage.v1.AttachResponse
-	(*Optimizer)(nil),        // 13: alignedfusion.stage.v1.Optimizer
-	(*LabelSet)(nil),         // 14: alignedfusion.stage.v1.LabelSet
-	(*OpenRequest)(nil),      // 15: alignedfusion.stage.v1.OpenRequest
-	(*OpenResponse)(nil),     // 16: alignedfusion.stage.v1.OpenResponse
-	(*ForwardRequest)(nil),   // 17: alignedfusion.stage.v1.ForwardRequest
-	(*ForwardResponse)(nil),  // 18: alignedfusion.stage.v1.ForwardResponse
-	(*BackwardRequest)(nil),  // 19: alignedfusion.stage.v1.BackwardRequest
-	(*BackwardResponse)(nil), // 20: alignedfusion.stage.v1.BackwardResponse
-	(*ReleaseRequest)(nil),   // 21: alignedfusion.stage.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),  // 22: alignedfusion.stage.v1.ReleaseResponse
-	(*ZeroGradRequest)(nil),  // 23: alignedfusion.stage.v1.ZeroGradRequest
-	(*ZeroGradResponse)(nil), // 24: alignedfusion.stage.v1.ZeroGradResponse
-	(*GradNormRequest)(nil),  // 25: alignedfusion.stage.v1.GradNormRequest
-	(*GradNormResponse)(nil), // 26: alignedfusion.stage.v1.GradNormResponse
-	(*StepRequest)(nil),      // 27: alignedfusion.stage.v1.StepRequest
-	(*StepResponse)(nil),     // 28: alignedfusion.stage.v1.StepResponse
-	(*SaveRequest)(nil),      // 29: alignedfusion.stage.v1.SaveRequest
-	(*SaveResponse)(nil),     // 30: alignedfusion.stage.v1.SaveResponse
-	(*LoadRequest)(nil),      // 31: alignedfusion.stage.v1.LoadRequest
-	(*LoadResponse)(nil),     // 32: alignedfusion.stage.v1.LoadResponse
-	(*CloseRequest)(nil),     // 33: alignedfusion.stage.v1.CloseRequest
-	(*CloseResponse)(nil),    // 34: alignedfusion.stage.v1.CloseResponse
-	(*ShutdownRequest)(nil),  // 35: alignedfusion.stage.v1.ShutdownRequest
-	(*ShutdownResponse)(nil), // 36: alignedfusion.stage.v1.ShutdownResponse
-	(*Diagnostic)(nil),       // 37: alignedfusion.stage.v1.Diagnostic
-	nil,                      // 38: alignedfusion.stage.v1.Optimizer.ValuesEntry
-	nil,                      // 39: alignedfusion.stage.v1.OpenRequest.SettingsEntry
-	nil,                      // 40: alignedfusion.stage.v1.ForwardResponse.LossesEntry
-	nil,                      // 41: alignedfusion.stage.v1.ForwardResponse.MetricsEntry
-	nil,                      // 42: alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
-	nil,                      // 43: alignedfusion.stage.v1.StepRequest.ValuesEntry
+	(Mode)(0),                       // 0: alignedfusion.stage.v1.Mode
+	(*Tensor)(nil),                  // 1: alignedfusion.stage.v1.Tensor
+	(*SharedRef)(nil),               // 2: alignedfusion.stage.v1.SharedRef
+	(*Cost)(nil),                    // 3: alignedfusion.stage.v1.Cost
+	(*Intensity)(nil),               // 4: alignedfusion.stage.v1.Intensity
+	(*Port)(nil),                    // 5: alignedfusion.stage.v1.Port
+	(*Setting)(nil),                 // 6: alignedfusion.stage.v1.Setting
+	(*StageManifest)(nil),           // 7: alignedfusion.stage.v1.StageManifest
+	(*PluginManifest)(nil),          // 8: alignedfusion.stage.v1.PluginManifest
+	(*DescribeRequest)(nil),         // 9: alignedfusion.stage.v1.DescribeRequest
+	(*DescribeResponse)(nil),        // 10: alignedfusion.stage.v1.DescribeResponse
+	(*AttachRequest)(nil),           // 11: alignedfusion.stage.v1.AttachRequest
+	(*AttachResponse)(nil),          // 12: alignedfusion.stage.v1.AttachResponse
+	(*Optimizer)(nil),               // 13: alignedfusion.stage.v1.Optimizer
+	(*LabelSet)(nil),                // 14: alignedfusion.stage.v1.LabelSet
+	(*OpenRequest)(nil),             // 15: alignedfusion.stage.v1.OpenRequest
+	(*OpenResponse)(nil),            // 16: alignedfusion.stage.v1.OpenResponse
+	(*ForwardRequest)(nil),          // 17: alignedfusion.stage.v1.ForwardRequest
+	(*ForwardResponse)(nil),         // 18: alignedfusion.stage.v1.ForwardResponse
+	(*BackwardRequest)(nil),         // 19: alignedfusion.stage.v1.BackwardRequest
+	(*BackwardResponse)(nil),        // 20: alignedfusion.stage.v1.BackwardResponse
+	(*ForwardBackwardRequest)(nil),  // 21: alignedfusion.stage.v1.ForwardBackwardRequest
+	(*ForwardBackwardResponse)(nil), // 22: alignedfusion.stage.v1.ForwardBackwardResponse
+	(*ReleaseRequest)(nil),          // 23: alignedfusion.stage.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),         // 24: alignedfusion.stage.v1.ReleaseResponse
+	(*ZeroGradRequest)(nil),         // 25: alignedfusion.stage.v1.ZeroGradRequest
+	(*ZeroGradResponse)(nil),        // 26: alignedfusion.stage.v1.ZeroGradResponse
+	(*GradNormRequest)(nil),         // 27: alignedfusion.stage.v1.GradNormRequest
+	(*GradNormResponse)(nil),        // 28: alignedfusion.stage.v1.GradNormResponse
+	(*StepRequest)(nil),             // 29: alignedfusion.stage.v1.StepRequest
+	(*StepResponse)(nil),            // 30: alignedfusion.stage.v1.StepResponse
+	(*StepAllRequest)(nil),          // 31: alignedfusion.stage.v1.StepAllRequest
+	(*StepAllResponse)(nil),         // 32: alignedfusion.stage.v1.StepAllResponse
+	(*SaveRequest)(nil),             // 33: alignedfusion.stage.v1.SaveRequest
+	(*SaveResponse)(nil),            // 34: alignedfusion.stage.v1.SaveResponse
+	(*LoadRequest)(nil),             // 35: alignedfusion.stage.v1.LoadRequest
+	(*LoadResponse)(nil),            // 36: alignedfusion.stage.v1.LoadResponse
+	(*CloseRequest)(nil),            // 37: alignedfusion.stage.v1.CloseRequest
+	(*CloseResponse)(nil),           // 38: alignedfusion.stage.v1.CloseResponse
+	(*ShutdownRequest)(nil),         // 39: alignedfusion.stage.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),        // 40: alignedfusion.stage.v1.ShutdownResponse
+	(*Diagnostic)(nil),              // 41: alignedfusion.stage.v1.Diagnostic
+	nil,                             // 42: alignedfusion.stage.v1.Optimizer.ValuesEntry
+	nil,                             // 43: alignedfusion.stage.v1.OpenRequest.SettingsEntry
+	nil,                             // 44: alignedfusion.stage.v1.ForwardResponse.LossesEntry
+	nil,                             // 45: alignedfusion.stage.v1.ForwardResponse.MetricsEntry
+	nil,                             // 46: alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
+	nil,                             // 47: alignedfusion.stage.v1.StepRequest.ValuesEntry
 }
 var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	2,  // 0: alignedfusion.stage.v1.Tensor.shared:type_name -> alignedfusion.stage.v1.SharedRef
@@ -2820,8 +3073,8 @@ var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	6,  // 4: alignedfusion.stage.v1.StageManifest.settings:type_name -> alignedfusion.stage.v1.Setting
 	7,  // 5: alignedfusion.stage.v1.PluginManifest.stages:type_name -> alignedfusion.stage.v1.StageManifest
 	8,  // 6: alignedfusion.stage.v1.DescribeResponse.manifest:type_name -> alignedfusion.stage.v1.PluginManifest
-	38, // 7: alignedfusion.stage.v1.Optimizer.values:type_name -> alignedfusion.stage.v1.Optimizer.ValuesEntry
-	39, // 8: alignedfusion.stage.v1.OpenRequest.settings:type_name -> alignedfusion.stage.v1.OpenRequest.SettingsEntry
+	42, // 7: alignedfusion.stage.v1.Optimizer.values:type_name -> alignedfusion.stage.v1.Optimizer.ValuesEntry
+	43, // 8: alignedfusion.stage.v1.OpenRequest.settings:type_name -> alignedfusion.stage.v1.OpenRequest.SettingsEntry
 	5,  // 9: alignedfusion.stage.v1.OpenRequest.inputs:type_name -> alignedfusion.stage.v1.Port
 	1,  // 10: alignedfusion.stage.v1.OpenRequest.constants:type_name -> alignedfusion.stage.v1.Tensor
 	14, // 11: alignedfusion.stage.v1.OpenRequest.labels:type_name -> alignedfusion.stage.v1.LabelSet
@@ -2833,51 +3086,61 @@ var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	1,  // 17: alignedfusion.stage.v1.ForwardRequest.inputs:type_name -> alignedfusion.stage.v1.Tensor
 	2,  // 18: alignedfusion.stage.v1.ForwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
 	1,  // 19: alignedfusion.stage.v1.ForwardResponse.outputs:type_name -> alignedfusion.stage.v1.Tensor
-	40, // 20: alignedfusion.stage.v1.ForwardResponse.losses:type_name -> alignedfusion.stage.v1.ForwardResponse.LossesEntry
-	41, // 21: alignedfusion.stage.v1.ForwardResponse.metrics:type_name -> alignedfusion.stage.v1.ForwardResponse.MetricsEntry
+	44, // 20: alignedfusion.stage.v1.ForwardResponse.losses:type_name -> alignedfusion.stage.v1.ForwardResponse.LossesEntry
+	45, // 21: alignedfusion.stage.v1.ForwardResponse.metrics:type_name -> alignedfusion.stage.v1.ForwardResponse.MetricsEntry
 	3,  // 22: alignedfusion.stage.v1.ForwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
 	1,  // 23: alignedfusion.stage.v1.BackwardRequest.output_grads:type_name -> alignedfusion.stage.v1.Tensor
-	42, // 24: alignedfusion.stage.v1.BackwardRequest.loss_weights:type_name -> alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
+	46, // 24: alignedfusion.stage.v1.BackwardRequest.loss_weights:type_name -> alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
 	2,  // 25: alignedfusion.stage.v1.BackwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
 	1,  // 26: alignedfusion.stage.v1.BackwardResponse.input_grads:type_name -> alignedfusion.stage.v1.Tensor
 	3,  // 27: alignedfusion.stage.v1.BackwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 28: alignedfusion.stage.v1.ZeroGradResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 29: alignedfusion.stage.v1.GradNormResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	43, // 30: alignedfusion.stage.v1.StepRequest.values:type_name -> alignedfusion.stage.v1.StepRequest.ValuesEntry
-	3,  // 31: alignedfusion.stage.v1.StepResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 32: alignedfusion.stage.v1.SaveResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 33: alignedfusion.stage.v1.LoadResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	9,  // 34: alignedfusion.stage.v1.StageService.Describe:input_type -> alignedfusion.stage.v1.DescribeRequest
-	11, // 35: alignedfusion.stage.v1.StageService.Attach:input_type -> alignedfusion.stage.v1.AttachRequest
-	15, // 36: alignedfusion.stage.v1.StageService.Open:input_type -> alignedfusion.stage.v1.OpenRequest
-	17, // 37: alignedfusion.stage.v1.StageService.Forward:input_type -> alignedfusion.stage.v1.ForwardRequest
-	19, // 38: alignedfusion.stage.v1.StageService.Backward:input_type -> alignedfusion.stage.v1.BackwardRequest
-	21, // 39: alignedfusion.stage.v1.StageService.Release:input_type -> alignedfusion.stage.v1.ReleaseRequest
-	23, // 40: alignedfusion.stage.v1.StageService.ZeroGrad:input_type -> alignedfusion.stage.v1.ZeroGradRequest
-	25, // 41: alignedfusion.stage.v1.StageService.GradNorm:input_type -> alignedfusion.stage.v1.GradNormRequest
-	27, // 42: alignedfusion.stage.v1.StageService.Step:input_type -> alignedfusion.stage.v1.StepRequest
-	29, // 43: alignedfusion.stage.v1.StageService.Save:input_type -> alignedfusion.stage.v1.SaveRequest
-	31, // 44: alignedfusion.stage.v1.StageService.Load:input_type -> alignedfusion.stage.v1.LoadRequest
-	33, // 45: alignedfusion.stage.v1.StageService.Close:input_type -> alignedfusion.stage.v1.CloseRequest
-	35, // 46: alignedfusion.stage.v1.StageService.Shutdown:input_type -> alignedfusion.stage.v1.ShutdownRequest
-	10, // 47: alignedfusion.stage.v1.StageService.Describe:output_type -> alignedfusion.stage.v1.DescribeResponse
-	12, // 48: alignedfusion.stage.v1.StageService.Attach:output_type -> alignedfusion.stage.v1.AttachResponse
-	16, // 49: alignedfusion.stage.v1.StageService.Open:output_type -> alignedfusion.stage.v1.OpenResponse
-	18, // 50: alignedfusion.stage.v1.StageService.Forward:output_type -> alignedfusion.stage.v1.ForwardResponse
-	20, // 51: alignedfusion.stage.v1.StageService.Backward:output_type -> alignedfusion.stage.v1.BackwardResponse
-	22, // 52: alignedfusion.stage.v1.StageService.Release:output_type -> alignedfusion.stage.v1.ReleaseResponse
-	24, // 53: alignedfusion.stage.v1.StageService.ZeroGrad:output_type -> alignedfusion.stage.v1.ZeroGradResponse
-	26, // 54: alignedfusion.stage.v1.StageService.GradNorm:output_type -> alignedfusion.stage.v1.GradNormResponse
-	28, // 55: alignedfusion.stage.v1.StageService.Step:output_type -> alignedfusion.stage.v1.StepResponse
-	30, // 56: alignedfusion.stage.v1.StageService.Save:output_type -> alignedfusion.stage.v1.SaveResponse
-	32, // 57: alignedfusion.stage.v1.StageService.Load:output_type -> alignedfusion.stage.v1.LoadResponse
-	34, // 58: alignedfusion.stage.v1.StageService.Close:output_type -> alignedfusion.stage.v1.CloseResponse
-	36, // 59: alignedfusion.stage.v1.StageService.Shutdown:output_type -> alignedfusion.stage.v1.ShutdownResponse
-	47, // [47:60] is the sub-list for method output_type
-	34, // [34:47] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	17, // 28: alignedfusion.stage.v1.ForwardBackwardRequest.forward:type_name -> alignedfusion.stage.v1.ForwardRequest
+	19, // 29: alignedfusion.stage.v1.ForwardBackwardRequest.backward:type_name -> alignedfusion.stage.v1.BackwardRequest
+	18, // 30: alignedfusion.stage.v1.ForwardBackwardResponse.forward:type_name -> alignedfusion.stage.v1.ForwardResponse
+	20, // 31: alignedfusion.stage.v1.ForwardBackwardResponse.backward:type_name -> alignedfusion.stage.v1.BackwardResponse
+	3,  // 32: alignedfusion.stage.v1.ZeroGradResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 33: alignedfusion.stage.v1.GradNormResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	47, // 34: alignedfusion.stage.v1.StepRequest.values:type_name -> alignedfusion.stage.v1.StepRequest.ValuesEntry
+	3,  // 35: alignedfusion.stage.v1.StepResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	29, // 36: alignedfusion.stage.v1.StepAllRequest.steps:type_name -> alignedfusion.stage.v1.StepRequest
+	3,  // 37: alignedfusion.stage.v1.StepAllResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 38: alignedfusion.stage.v1.SaveResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 39: alignedfusion.stage.v1.LoadResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	9,  // 40: alignedfusion.stage.v1.StageService.Describe:input_type -> alignedfusion.stage.v1.DescribeRequest
+	11, // 41: alignedfusion.stage.v1.StageService.Attach:input_type -> alignedfusion.stage.v1.AttachRequest
+	15, // 42: alignedfusion.stage.v1.StageService.Open:input_type -> alignedfusion.stage.v1.OpenRequest
+	17, // 43: alignedfusion.stage.v1.StageService.Forward:input_type -> alignedfusion.stage.v1.ForwardRequest
+	19, // 44: alignedfusion.stage.v1.StageService.Backward:input_type -> alignedfusion.stage.v1.BackwardRequest
+	21, // 45: alignedfusion.stage.v1.StageService.ForwardBackward:input_type -> alignedfusion.stage.v1.ForwardBackwardRequest
+	23, // 46: alignedfusion.stage.v1.StageService.Release:input_type -> alignedfusion.stage.v1.ReleaseRequest
+	25, // 47: alignedfusion.stage.v1.StageService.ZeroGrad:input_type -> alignedfusion.stage.v1.ZeroGradRequest
+	27, // 48: alignedfusion.stage.v1.StageService.GradNorm:input_type -> alignedfusion.stage.v1.GradNormRequest
+	29, // 49: alignedfusion.stage.v1.StageService.Step:input_type -> alignedfusion.stage.v1.StepRequest
+	31, // 50: alignedfusion.stage.v1.StageService.StepAll:input_type -> alignedfusion.stage.v1.StepAllRequest
+	33, // 51: alignedfusion.stage.v1.StageService.Save:input_type -> alignedfusion.stage.v1.SaveRequest
+	35, // 52: alignedfusion.stage.v1.StageService.Load:input_type -> alignedfusion.stage.v1.LoadRequest
+	37, // 53: alignedfusion.stage.v1.StageService.Close:input_type -> alignedfusion.stage.v1.CloseRequest
+	39, // 54: alignedfusion.stage.v1.StageService.Shutdown:input_type -> alignedfusion.stage.v1.ShutdownRequest
+	10, // 55: alignedfusion.stage.v1.StageService.Describe:output_type -> alignedfusion.stage.v1.DescribeResponse
+	12, // 56: alignedfusion.stage.v1.StageService.Attach:output_type -> alignedfusion.stage.v1.AttachResponse
+	16, // 57: alignedfusion.stage.v1.StageService.Open:output_type -> alignedfusion.stage.v1.OpenResponse
+	18, // 58: alignedfusion.stage.v1.StageService.Forward:output_type -> alignedfusion.stage.v1.ForwardResponse
+	20, // 59: alignedfusion.stage.v1.StageService.Backward:output_type -> alignedfusion.stage.v1.BackwardResponse
+	22, // 60: alignedfusion.stage.v1.StageService.ForwardBackward:output_type -> alignedfusion.stage.v1.ForwardBackwardResponse
+	24, // 61: alignedfusion.stage.v1.StageService.Release:output_type -> alignedfusion.stage.v1.ReleaseResponse
+	26, // 62: alignedfusion.stage.v1.StageService.ZeroGrad:output_type -> alignedfusion.stage.v1.ZeroGradResponse
+	28, // 63: alignedfusion.stage.v1.StageService.GradNorm:output_type -> alignedfusion.stage.v1.GradNormResponse
+	30, // 64: alignedfusion.stage.v1.StageService.Step:output_type -> alignedfusion.stage.v1.StepResponse
+	32, // 65: alignedfusion.stage.v1.StageService.StepAll:output_type -> alignedfusion.stage.v1.StepAllResponse
+	34, // 66: alignedfusion.stage.v1.StageService.Save:output_type -> alignedfusion.stage.v1.SaveResponse
+	36, // 67: alignedfusion.stage.v1.StageService.Load:output_type -> alignedfusion.stage.v1.LoadResponse
+	38, // 68: alignedfusion.stage.v1.StageService.Close:output_type -> alignedfusion.stage.v1.CloseResponse
+	40, // 69: alignedfusion.stage.v1.StageService.Shutdown:output_type -> alignedfusion.stage.v1.ShutdownResponse
+	55, // [55:70] is the sub-list for method output_type
+	40, // [40:55] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_alignedfusion_stage_v1_stage_proto_init() }
@@ -2900,7 +3163,7 @@ func file_alignedfusion_stage_v1_stage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_alignedfusion_stage_v1_stage_proto_rawDesc), len(file_alignedfusion_stage_v1_stage_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,19 +22,21 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	StageService_Describe_FullMethodName = "/alignedfusion.stage.v1.StageService/Describe"
-	StageService_Attach_FullMethodName   = "/alignedfusion.stage.v1.StageService/Attach"
-	StageService_Open_FullMethodName     = "/alignedfusion.stage.v1.StageService/Open"
-	StageService_Forward_FullMethodName  = "/alignedfusion.stage.v1.StageService/Forward"
-	StageService_Backward_FullMethodName = "/alignedfusion.stage.v1.StageService/Backward"
-	StageService_Release_FullMethodName  = "/alignedfusion.stage.v1.StageService/Release"
-	StageService_ZeroGrad_FullMethodName = "/alignedfusion.stage.v1.StageService/ZeroGrad"
-	StageService_GradNorm_FullMethodName = "/alignedfusion.stage.v1.StageService/GradNorm"
-	StageService_Step_FullMethodName     = "/alignedfusion.stage.v1.StageService/Step"
-	StageService_Save_FullMethodName     = "/alignedfusion.stage.v1.StageService/Save"
-	StageService_Load_FullMethodName     = "/alignedfusion.stage.v1.StageService/Load"
-	StageService_Close_FullMethodName    = "/alignedfusion.stage.v1.StageService/Close"
-	StageService_Shutdown_FullMethodName = "/alignedfusion.stage.v1.StageService/Shutdown"
+	StageService_Describe_FullMethodName        = "/alignedfusion.stage.v1.StageService/Describe"
+	StageService_Attach_FullMethodName          = "/alignedfusion.stage.v1.StageService/Attach"
+	StageService_Open_FullMethodName            = "/alignedfusion.stage.v1.StageService/Open"
+	StageService_Forward_FullMethodName         = "/alignedfusion.stage.v1.StageService/Forward"
+	StageService_Backward_FullMethodName        = "/alignedfusion.stage.v1.StageService/Backward"
+	StageService_ForwardBackward_FullMethodName = "/alignedfusion.stage.v1.StageService/ForwardBackward"
+	StageService_Release_FullMethodName         = "/alignedfusion.stage.v1.StageService/Release"
+	StageService_ZeroGrad_FullMethodName        = "/alignedfusion.stage.v1.StageService/ZeroGrad"
+	StageService_GradNorm_FullMethodName        = "/alignedfusion.stage.v1.StageService/GradNorm"
+	StageService_Step_FullMethodName            = "/alignedfusion.stage.v1.StageService/Step"
+	StageService_StepAll_FullMethodName         = "/alignedfusion.stage.v1.StageService/StepAll"
+	StageService_Save_FullMethodName            = "/alignedfusion.stage.v1.StageService/Save"
+	StageService_Load_FullMethodName            = "/alignedfusion.stage.v1.StageService/Load"
+	StageService_Close_FullMethodName           = "/alignedfusion.stage.v1.StageService/Close"
+	StageService_Shutdown_FullMethodName        = "/alignedfusion.stage.v1.StageService/Shutdown"
 )
 
 // StageServiceClient is the client API for StageService service.
@@ -53,6 +55,9 @@ type StageServiceClient interface {
 	Forward(ctx context.Context, in *ForwardRequest, opts ...grpc.CallOption) (*ForwardResponse, error)
 	// Backward computes exact vector-Jacobian products of a TRAIN context and ends it.
 	Backward(ctx context.Context, in *BackwardRequest, opts ...grpc.CallOption) (*BackwardResponse, error)
+	// ForwardBackward is a Forward in TRAIN mode and the Backward of its context in one
+	// call, of a stage that nothing comes after (capability "forward-backward").
+	ForwardBackward(ctx context.Context, in *ForwardBackwardRequest, opts ...grpc.CallOption) (*ForwardBackwardResponse, error)
 	// Release ends contexts without a Backward. Releasing an ended context is no error.
 	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 	// ZeroGrad clears the accumulated parameter gradients.
@@ -61,6 +66,8 @@ type StageServiceClient interface {
 	GradNorm(ctx context.Context, in *GradNormRequest, opts ...grpc.CallOption) (*GradNormResponse, error)
 	// Step scales the gradients and applies the optimizer once.
 	Step(ctx context.Context, in *StepRequest, opts ...grpc.CallOption) (*StepResponse, error)
+	// StepAll is Step of several instances, in the order given (capability "step-all").
+	StepAll(ctx context.Context, in *StepAllRequest, opts ...grpc.CallOption) (*StepAllResponse, error)
 	// Save writes weights and optimizer state into an existing folder.
 	Save(ctx context.Context, in *SaveRequest, opts ...grpc.CallOption) (*SaveResponse, error)
 	// Load reads what Save wrote.
@@ -129,6 +136,16 @@ func (c *stageServiceClient) Backward(ctx context.Context, in *BackwardRequest, 
 	return out, nil
 }
 
+func (c *stageServiceClient) ForwardBackward(ctx context.Context, in *ForwardBackwardRequest, opts ...grpc.CallOption) (*ForwardBackwardResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ForwardBackwardResponse)
+	err := c.cc.Invoke(ctx, StageService_ForwardBackward_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *stageServiceClient) Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReleaseResponse)
@@ -163,6 +180,16 @@ func (c *stageServiceClient) Step(ctx context.Context, in *StepRequest, opts ...
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StepResponse)
 	err := c.cc.Invoke(ctx, StageService_Step_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *stageServiceClient) StepAll(ctx context.Context, in *StepAllRequest, opts ...grpc.CallOption) (*StepAllResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StepAllResponse)
+	err := c.cc.Invoke(ctx, StageService_StepAll_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -225,6 +252,9 @@ type StageServiceServer interface {
 	Forward(context.Context, *ForwardRequest) (*ForwardResponse, error)
 	// Backward computes exact vector-Jacobian products of a TRAIN context and ends it.
 	Backward(context.Context, *BackwardRequest) (*BackwardResponse, error)
+	// ForwardBackward is a Forward in TRAIN mode and the Backward of its context in one
+	// call, of a stage that nothing comes after (capability "forward-backward").
+	ForwardBackward(context.Context, *ForwardBackwardRequest) (*ForwardBackwardResponse, error)
 	// Release ends contexts without a Backward. Releasing an ended context is no error.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	// ZeroGrad clears the accumulated parameter gradients.
@@ -233,6 +263,8 @@ type StageServiceServer interface {
 	GradNorm(context.Context, *GradNormRequest) (*GradNormResponse, error)
 	// Step scales the gradients and applies the optimizer once.
 	Step(context.Context, *StepRequest) (*StepResponse, error)
+	// StepAll is Step of several instances, in the order given (capability "step-all").
+	StepAll(context.Context, *StepAllRequest) (*StepAllResponse, error)
 	// Save writes weights and optimizer state into an existing folder.
 	Save(context.Context, *SaveRequest) (*SaveResponse, error)
 	// Load reads what Save wrote.
@@ -266,6 +298,9 @@ func (UnimplementedStageServiceServer) Forward(context.Context, *ForwardRequest)
 func (UnimplementedStageServiceServer) Backward(context.Context, *BackwardRequest) (*BackwardResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Backward not implemented")
 }
+func (UnimplementedStageServiceServer) ForwardBackward(context.Context, *ForwardBackwardRequest) (*ForwardBackwardResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForwardBackward not implemented")
+}
 func (UnimplementedStageServiceServer) Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Release not implemented")
 }
@@ -277,6 +312,9 @@ func (UnimplementedStageServiceServer) GradNorm(context.Context, *GradNormReques
 }
 func (UnimplementedStageServiceServer) Step(context.Context, *StepRequest) (*StepResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Step not implemented")
+}
+func (UnimplementedStageServiceServer) StepAll(context.Context, *StepAllRequest) (*StepAllResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StepAll not implemented")
 }
 func (UnimplementedStageServiceServer) Save(context.Context, *SaveRequest) (*SaveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Save not implemented")
@@ -401,6 +439,24 @@ func _StageService_Backward_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StageService_ForwardBackward_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForwardBackwardRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StageServiceServer).ForwardBackward(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StageService_ForwardBackward_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StageServiceServer).ForwardBackward(ctx, req.(*ForwardBackwardRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _StageService_Release_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReleaseRequest)
 	if err := dec(in); err != nil {
@@ -469,6 +525,24 @@ func _StageService_Step_Handler(srv interface{}, ctx context.Context, dec func(i
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(StageServiceServer).Step(ctx, req.(*StepRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StageService_StepAll_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StepAllRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StageServiceServer).StepAll(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StageService_StepAll_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StageServiceServer).StepAll(ctx, req.(*StepAllRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -573,6 +647,10 @@ var StageService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _StageService_Backward_Handler,
 		},
 		{
+			MethodName: "ForwardBackward",
+			Handler:    _StageService_ForwardBackward_Handler,
+		},
+		{
 			MethodName: "Release",
 			Handler:    _StageService_Release_Handler,
 		},
@@ -587,6 +665,10 @@ var StageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Step",
 			Handler:    _StageService_Step_Handler,
+		},
+		{
+			MethodName: "StepAll",
+			Handler:    _StageService_StepAll_Handler,
 		},
 		{
 			MethodName: "Save",

@@ -11,6 +11,7 @@ package toy
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -163,6 +164,9 @@ func Open(_ context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse
 		resp.ParameterCount += int64(len(p.value))
 	}
 	resp.TrainableCount = resp.ParameterCount
+	if req.Frozen {
+		resp.TrainableCount = 0
+	}
 	if req.Stage == "encoder" && req.Settings.Bool("frozen") {
 		// Nothing depends on its weights, so it gets no gradients.
 		resp.TrainableCount = 0
@@ -520,8 +524,8 @@ func (e *encoder) Backward(_ context.Context, req *sdk.BackwardRequest) (*sdk.Ba
 		return nil, err
 	}
 	run := taken.(encoded)
-	for name, t := range req.OutputGrads {
-		g, err := t.Float32s()
+	for _, name := range slices.Sorted(maps.Keys(req.OutputGrads)) {
+		g, err := req.OutputGrads[name].Float32s()
 		if err != nil {
 			return nil, err
 		}
