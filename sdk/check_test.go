@@ -20,6 +20,7 @@ var fusionInputs = []Port{
 	{Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Required: true},
 	{Name: "report.embedding", DType: tensor.FP32, Shape: []string{"N", "A", "E"}},
 	{Name: "map", DType: tensor.FP32, Shape: []string{"N", "4", "*", "H"}, SizeMultiple: 2},
+	{Name: "odd", DType: tensor.FP32, Shape: []string{"B", "D", "H", "W"}, SizeMultiple: 2},
 	{Name: "anything"},
 }
 
@@ -52,6 +53,9 @@ func TestFamiliesHaveSizesPerMember(t *testing.T) {
 			map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1), "joint": zeros(2, 8)}, nil, ""},
 		{"a wrong literal size", map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1), "map": zeros(2, 5, 6, 8)}, nil, nil, "want FP32 [2 4 * H]"},
 		{"a size that is no multiple", map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1), "map": zeros(2, 4, 7, 8)}, nil, nil, "multiples of 2"},
+		{"a size before the last two may be no multiple",
+			map[string]*tensor.Tensor{"tokens.ct": zeros(3, 1, 1), "odd": zeros(1, 3, 6, 8)}, nil, nil, ""},
+		{"bytes that do not fit the shape", map[string]*tensor.Tensor{"tokens.ct": {DType: tensor.FP32, Shape: []int64{1, 1, 1}}}, nil, nil, `"tokens.ct" is FP32 [1 1 1]: `},
 		{"any shape", map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1), "anything": tensor.OfInt64s([]int64{1})},
 			map[string]*tensor.Tensor{"tokens.ct": zeros(2, 1, 1), "joint": zeros(2, 8)}, nil, ""},
 		{"no boxes at all", map[string]*tensor.Tensor{"tokens.ct": zeros(0, 3, 4)}, map[string]*tensor.Tensor{"tokens.ct": zeros(0, 3, 4), "joint": zeros(0, 8)}, nil, ""},

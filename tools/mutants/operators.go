@@ -199,13 +199,18 @@ func sliceChanges(n *ast.SliceExpr) (all []change) {
 	return all
 }
 
+// symmetric functions give the same whatever the order of their arguments.
+var symmetric = map[string]bool{
+	"min": true, "max": true, "math.Min": true, "math.Max": true, "math.Hypot": true,
+	"slices.Equal": true, "bytes.Equal": true, "maps.Equal": true, "strings.EqualFold": true,
+}
+
 // swapChanges exchanges neighbouring arguments of one type, except variadic ones, which are
 // mostly printed.
 func (f *file) swapChanges(n *ast.CallExpr) (all []change) {
 	signature, ok := f.info.TypeOf(n.Fun).(*types.Signature)
-	name := f.text(n.Fun)
-	if !ok || name == "min" || name == "max" || name == "math.Min" || name == "math.Max" || name == "math.Hypot" {
-		return nil // the order says nothing to those
+	if !ok || symmetric[f.text(n.Fun)] {
+		return nil
 	}
 	fixed := signature.Params().Len()
 	if signature.Variadic() {
