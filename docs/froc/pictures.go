@@ -150,7 +150,7 @@ func interpolation(_, out string) error {
 		marks[i].Score = math.Round(marks[i].Score*8) / 8
 	}
 	var curves []frocplot.Curve
-	for _, kind := range []string{froc.Step, froc.Linear} {
+	for _, kind := range []froc.Interpolation{froc.Step, froc.Linear} {
 		p := froc.StrictProtocol()
 		p.Interpolation = kind
 		p.FPPI = []float64{0.25, 0.5, 1, 2}

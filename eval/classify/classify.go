@@ -94,6 +94,12 @@ func Evaluate(labels []int, probs [][]float64, classes []string) (*Result, error
 	return r, nil
 }
 
+// errNoResult is returned for a result that Evaluate has not made.
+var errNoResult = errors.New("no result: make one with Evaluate")
+
+// made reports whether the result is Evaluate's.
+func (r *Result) made() bool { return r != nil && r.order != nil }
+
 // metrics computes the figures with the given weight per case (nil: 1 each).
 func (r *Result) metrics(weights []int32) Metrics {
 	weight := func(i int) float64 {

@@ -216,7 +216,7 @@ func TestOrderOfCasesNeverMatters(t *testing.T) {
 func TestIntervalsHoldTheEstimate(t *testing.T) {
 	for _, c := range fixture(t) {
 		r := c.A.evaluate(t)
-		for _, method := range []string{resample.Percentile, resample.BCa} {
+		for _, method := range []resample.Method{resample.Percentile, resample.BCa} {
 			i, err := r.Bootstrap(nil, resample.Options{Replicates: 300, Method: method})
 			if err != nil {
 				t.Fatal(err)
@@ -315,4 +315,171 @@ func ExampleEvaluate() {
 	}
 	fmt.Printf("accuracy %.2f, AUROC %.2f, recall of %s %.2f\n", r.Metrics.Accuracy, r.Metrics.MacroAUROC, classes[0], r.Metrics.Recall[0])
 	// Output: accuracy 0.75, AUROC 1.00, recall of benign 0.50
+}
+
+func TestResultsThatEvaluateHasNotMadeAreRefused(t *testing.T) {
+	made := fixture(t)[0].A.evaluate(t)
+	for name, r := range map[string]*Result{"nil": nil, "zero": {}, "by hand": {Cases: 1, Labels: []int{0}, Classes: []string{"a", "b"}}} {
+		if _, err := r.Bootstrap(nil, resample.Options{}); !errors.Is(err, errNoResult) {
+			t.Errorf("%s: bootstrap: error %v", name, err)
+		}
+		if _, err := Compare([]Named{{"made", made}, {"other", r}}, nil, resample.Options{}); !errors.Is(err, errNoResult) {
+			t.Errorf("%s: compare: error %v", name, err)
+		}
+	}
+	if _, err := Compare(nil, nil, resample.Options{}); err == nil {
+		t.Error("no systems are compared")
+	}
+}
+
+// figuresOf lists every figure with an interval, by name.
+var figuresOf = map[string]func(Metrics) float64{
+	"accuracy":          func(m Metrics) float64 { return m.Accuracy },
+	"balanced accuracy": func(m Metrics) float64 { return m.BalancedAccuracy },
+	"macro AUROC":       func(m Metrics) float64 { return m.MacroAUROC },
+	"ECE":               func(m Metrics) float64 { return m.ECE },
+	"recall of 0":       func(m Metrics) float64 { return m.Recall[0] },
+	"recall of 2":       func(m Metrics) float64 { return m.Recall[2] },
+	"AUROC of 0":        func(m Metrics) float64 { return m.AUROC[0] },
+	"AUROC of 2":        func(m Metrics) float64 { return m.AUROC[2] },
+}
+
+// replicatesOf evaluates a figure under the weights that the seed draws.
+func replicatesOf(t *testing.T, r *Result, o resample.Options, figure func(Metrics) float64) []float64 {
+	t.Helper()
+	clusters, n, err := clusterOf(nil, r.Cases)
+	if err != nil || n != r.Cases {
+		t.Fatalf("%d clusters of %d cases (%v)", n, r.Cases, err)
+	}
+	out := make([]float64, o.Replicates)
+	for k := range out {
+		drawn, weights := make([]int32, n), make([]int32, n)
+		o.Draw(k, drawn)
+		for i, c := range clusters {
+			weights[i] = drawn[c]
+		}
+		out[k] = figure(r.metrics(weights))
+	}
+	return out
+}
+
+func TestEveryIntervalIsOfItsOwnFigure(t *testing.T) {
+	f := fixture(t)[1]
+	a, b := f.A.evaluate(t), f.B.evaluate(t)
+	o, err := resample.Options{Replicates: 50, Permutations: 20, Seed: 3}.Resolved()
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := a.Bootstrap(nil, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pairs, err := Compare([]Named{{"a", a}, {"b", b}}, nil, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	intervals := map[string]resample.Interval{
+		"accuracy": one.Accuracy, "balanced accuracy": one.BalancedAccuracy, "macro AUROC": one.MacroAUROC, "ECE": one.ECE,
+		"recall of 0": one.Recall[0], "recall of 2": one.Recall[2], "AUROC of 0": one.AUROC[0], "AUROC of 2": one.AUROC[2],
+	}
+	differences := map[string]Difference{
+		"accuracy": pairs[0].Accuracy, "balanced accuracy": pairs[0].BalancedAccuracy, "macro AUROC": pairs[0].MacroAUROC, "ECE": pairs[0].ECE,
+	}
+	for name, figure := range figuresOf {
+		ofA, ofB := replicatesOf(t, a, o, figure), replicatesOf(t, b, o, figure)
+		if want := o.Interval(ofA, figure(a.Metrics), nil); intervals[name] != want {
+			t.Errorf("%s: interval %v, want %v", name, intervals[name], want)
+		}
+		d, ok := differences[name]
+		if !ok {
+			continue
+		}
+		between := resample.Minus(ofB, ofA)
+		want := Difference{Value: figure(b.Metrics) - figure(a.Metrics), CI: o.Interval(between, figure(b.Metrics)-figure(a.Metrics), nil),
+			BootstrapP: resample.BootstrapP(between), PermutationP: d.PermutationP}
+		if d != want {
+			t.Errorf("%s: difference %+v, want %+v", name, d, want)
+		}
+	}
+}
+
+// A confidence at the edge of two bins belongs to the lower one: (8/15, 9/15].
+func TestBinsOfTheCalibrationErrorAreOpenOnTheLeft(t *testing.T) {
+	classes := []string{"a", "b"}
+	for name, c := range map[string]struct {
+		confidence float64 // of a wrong prediction, beside a right one of 0.6 = 9/15
+		want       float64
+	}{
+		"in the bin below the edge": {0.55, math.Abs(1-0.6-0.55) / 2},
+		"in the bin above the edge": {0.65, (1 - 0.6 + 0.65) / 2},
+		"certain":                   {1, (1 - 0.6 + 1) / 2},
+	} {
+		r, err := Evaluate([]int{0, 1}, [][]float64{{0.6, 0.4}, {c.confidence, 1 - c.confidence}}, classes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if math.Abs(r.Metrics.ECE-c.want) > 1e-12 {
+			t.Errorf("%s: %v, want %v", name, r.Metrics.ECE, c.want)
+		}
+	}
+	// the first bin and the last
+	many := []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"}
+	even := make([]float64, len(many))
+	for i := range even {
+		even[i] = 1.0 / float64(len(many))
+	}
+	r, err := Evaluate([]int{0}, [][]float64{even}, many)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := 1 - 1.0/16; r.Metrics.ECE != want {
+		t.Errorf("in the first bin %v, want %v", r.Metrics.ECE, want)
+	}
+}
+
+func TestBordersOfProbabilities(t *testing.T) {
+	classes := []string{"a", "b"}
+	for name, c := range map[string]struct {
+		row []float64
+		ok  bool
+	}{
+		"sum a little low":      {[]float64{0.5, 0.4995}, true},
+		"sum a little high":     {[]float64{0.5, 0.5005}, true},
+		"sum too low":           {[]float64{0.5, 0.498}, false},
+		"sum too high":          {[]float64{0.5, 0.502}, false},
+		"certain with rounding": {[]float64{1 + 1e-7, 0}, true},
+		"more than certain":     {[]float64{1 + 1e-5, 0}, false},
+	} {
+		if _, err := Evaluate([]int{0}, [][]float64{c.row}, classes); (err == nil) != c.ok {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	r, err := Evaluate([]int{1}, [][]float64{{0.5, 0.5}}, classes)
+	if err != nil || r.Predicted[0] != 0 || r.Confusion[1][0] != 1 {
+		t.Errorf("of equal probabilities %v is predicted (%v), want the first", r.Predicted, err)
+	}
+}
+
+func TestClustersOfPatients(t *testing.T) {
+	clusters, n, err := clusterOf([]string{"b", "a", "b", "", ""}, 5)
+	if err != nil || n != 4 || clusters[0] != clusters[2] || clusters[0] == clusters[1] || clusters[3] == clusters[4] {
+		t.Errorf("%v of %d clusters (%v), want b and a, and each nameless case by itself", clusters, n, err)
+	}
+}
+
+func TestMcNemarCountsDiscordantCases(t *testing.T) {
+	classes := []string{"a", "b"}
+	right, wrong := []float64{0.9, 0.1}, []float64{0.2, 0.8}
+	evaluate := func(rows ...[]float64) *Result {
+		r, err := Evaluate(make([]int, len(rows)), rows, classes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	got := mcNemar(evaluate(right, right, right, wrong, wrong), evaluate(right, wrong, wrong, right, wrong))
+	// two to one of three coins: the smaller tail is 1/2, doubled it is 1
+	if got != (McNemar{OnlyA: 2, OnlyB: 1, P: 1}) {
+		t.Errorf("%+v", got)
+	}
 }

@@ -34,6 +34,9 @@ func (r *Result) Bootstrap(patients []string, options resample.Options) (*Interv
 	if err != nil {
 		return nil, err
 	}
+	if !r.made() {
+		return nil, errNoResult
+	}
 	clusters, n, err := clusterOf(patients, r.Cases)
 	if err != nil {
 		return nil, err
@@ -162,8 +165,8 @@ func Compare(systems []Named, patients []string, options resample.Options) ([]Pa
 	}
 	results := make([]*Result, len(systems))
 	for i, s := range systems {
-		if s.Result == nil {
-			return nil, fmt.Errorf("compare: system %q has no result", s.Name)
+		if !s.Result.made() {
+			return nil, fmt.Errorf("compare: system %q: %w", s.Name, errNoResult)
 		}
 		results[i] = s.Result
 		if !slices.Equal(s.Result.Labels, results[0].Labels) || !slices.Equal(s.Result.Classes, results[0].Classes) {

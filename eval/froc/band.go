@@ -1,6 +1,7 @@
 package froc
 
 import (
+	"fmt"
 	"math"
 	"slices"
 )
@@ -11,11 +12,20 @@ type Band struct {
 	Intervals []Interval // of the sensitivity at FPPI
 }
 
+// maxBandPoints is far above what a picture can show.
+const maxBandPoints = 10_000
+
 // Band bootstraps the curve between two numbers of false positives per unit, at
 // n points spaced evenly on a logarithmic axis. The band is pointwise: it covers
 // the true sensitivity at each single FPPI with the given level, not the whole
 // curve at once.
 func (r *Result) Band(low, high float64, n int, options BootstrapOptions) (*Band, error) {
+	if !r.made() {
+		return nil, errNoResult
+	}
+	if n < 1 || n > maxBandPoints {
+		return nil, fmt.Errorf("band of %d points, want 1 to %d", n, maxBandPoints)
+	}
 	dense := *r
 	dense.Protocol.FPPI = nil
 	for k := range n {

@@ -40,6 +40,9 @@ func (r *Result) Bootstrap(options BootstrapOptions) (*Bootstrap, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !r.made() {
+		return nil, errNoResult
+	}
 	systems := []*Result{r}
 	out := &Bootstrap{Options: o}
 	columns, dropped := replicates(o, systems)[0].columns()

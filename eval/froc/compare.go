@@ -116,16 +116,16 @@ func checkComparable(systems []Named) error {
 	if len(systems) < 2 {
 		return fmt.Errorf("compare: %d systems, want 2 or more", len(systems))
 	}
-	first := systems[0].Result
 	names := map[string]bool{}
 	for _, s := range systems {
-		if s.Result == nil {
-			return fmt.Errorf("compare: system %q has no result", s.Name)
+		if !s.Result.made() {
+			return fmt.Errorf("compare: system %q: %w", s.Name, errNoResult)
 		}
 		if names[s.Name] {
 			return fmt.Errorf("compare: two systems are called %q", s.Name)
 		}
 		names[s.Name] = true
+		first := systems[0].Result
 		if s.Result.Truth != first.Truth {
 			return fmt.Errorf("compare: systems %q and %q were evaluated on different truths", systems[0].Name, s.Name)
 		}

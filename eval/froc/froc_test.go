@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/alignedfusion/alignedfusion/eval/resample"
 )
 
 // mark is a prediction in a table of cases.
@@ -148,7 +150,7 @@ func TestOperatingPointsBelowAtAndBeyondTheCurve(t *testing.T) {
 	}
 	nan := math.NaN()
 	for _, c := range []struct {
-		interpolation string
+		interpolation Interpolation
 		fppi          float64
 		want          OperatingPoint
 	}{
@@ -188,7 +190,7 @@ func TestFPPIThatFallsOnAWholeCountIncludesIt(t *testing.T) {
 	for _, k := range []float64{1, 2, 4, 8} {
 		score := 1 - (k*n-0.5)/(10*n)
 		all := append(predictions[:len(predictions):len(predictions)], mark(0, lesionBox, score))
-		for _, interpolation := range []string{Step, Linear} {
+		for _, interpolation := range []Interpolation{Step, Linear} {
 			p := StrictProtocol()
 			p.FPPI, p.Interpolation = []float64{k}, interpolation
 			if r := mustEvaluate(t, truth, all, p); r.OperatingPoints[0].Sensitivity != 1 {
@@ -203,7 +205,8 @@ func TestDuplicatesAndMultipleLesions(t *testing.T) {
 	over := Box(0, 1, 10, 11)
 	for _, c := range []struct {
 		name                  string
-		duplicates, multiple  string
+		duplicates            DuplicateRule
+		multiple              MultipleRule
 		predictions           []Prediction
 		found, tp, fp, copies int
 	}{
@@ -383,7 +386,7 @@ func TestCapKeepsTheHighestScores(t *testing.T) {
 	far := Box(90, 90, 99, 99)
 	predictions := []Prediction{mark(0, far, 0.9), mark(0, far, 0.5), mark(0, far, 0.5), mark(0, lesionBox, 0.1)}
 	for _, c := range []struct {
-		ties      string
+		ties      TieRule
 		limit, fp int
 	}{{DropTies, 2, 1}, {KeepTies, 2, 3}, {DropTies, 3, 3}, {KeepTies, 3, 3}, {DropTies, 4, 3}} {
 		p := DeepLesion()
@@ -404,7 +407,7 @@ func TestFalsePositivesPerVolumeAndPatient(t *testing.T) {
 		Lesions: []Lesion{{Region: lesionBox}},
 	}
 	predictions := []Prediction{mark(1, lesionBox, 1), mark(2, lesionBox, 1), mark(3, lesionBox, 1)}
-	for unit, want := range map[string]float64{PerImage: 3.0 / 4, PerVolume: 3.0 / 3, PerPatient: 3.0 / 2} {
+	for unit, want := range map[Group]float64{PerImage: 3.0 / 4, PerVolume: 3.0 / 3, PerPatient: 3.0 / 2} {
 		p := StrictProtocol()
 		p.Unit = unit
 		r := mustEvaluate(t, truth, predictions, p)
@@ -425,7 +428,7 @@ func TestStrataIgnoreOrRemoveOtherStrata(t *testing.T) {
 	predictions := []Prediction{mark(0, lesionBox, 0.5), mark(1, lesionBox, 0.9)}
 	p := StrictProtocol()
 	p.FPPI = []float64{0}
-	for rule, want := range map[string][]float64{StrataIgnore: {1, 1}, StrataAsPapers: {1, 0}} {
+	for rule, want := range map[StrataRule][]float64{StrataIgnore: {1, 1}, StrataAsPapers: {1, 0}} {
 		strata, err := Strata(truth, predictions, p, "organ", nil, rule)
 		if err != nil {
 			t.Fatal(err)
@@ -448,7 +451,7 @@ func TestStrataIgnoreOrRemoveOtherStrata(t *testing.T) {
 	for _, bad := range []struct {
 		column string
 		edges  []float64
-		rule   string
+		rule   StrataRule
 	}{{"age", nil, StrataIgnore}, {"organ", []float64{1}, StrataIgnore}, {"size", []float64{2, 1}, StrataIgnore}, {"size", nil, "else"}} {
 		if _, err := Strata(truth, predictions, p, bad.column, bad.edges, bad.rule); err == nil {
 			t.Errorf("no error for %+v", bad)
@@ -460,7 +463,7 @@ func TestAveragePrecisionByHand(t *testing.T) {
 	// lesions found at .9 and .4, false positive at .6: precision 1 at recall 1/2, 2/3 at recall 1
 	truth := &Truth{Images: images(2), Lesions: []Lesion{{Image: 0, Region: lesionBox}, {Image: 1, Region: lesionBox}}}
 	predictions := []Prediction{mark(0, lesionBox, 0.9), mark(0, Box(50, 50, 60, 60), 0.6), mark(1, lesionBox, 0.4)}
-	for kind, want := range map[string]float64{
+	for kind, want := range map[APRule]float64{
 		AllPoints:  0.5*1 + 0.5*2/3,
 		RecallGrid: (51*1 + 50*2.0/3) / 101, // 51 recalls from 0 to 0.5, 50 above
 	} {
@@ -492,7 +495,7 @@ func TestReplicatesWithoutLesionAreLeftOutAndCounted(t *testing.T) {
 func TestBootstrapIsDeterministicBySeed(t *testing.T) {
 	truth, predictions := benchmarkData(40, 400)
 	r := mustEvaluate(t, truth, predictions, DeepLesion())
-	for _, method := range []string{"percentile", "bca"} {
+	for _, method := range []resample.Method{resample.Percentile, resample.BCa} {
 		run := func(seed uint64) *Bootstrap {
 			b, err := r.Bootstrap(BootstrapOptions{Replicates: 200, Seed: seed, Method: method})
 			if err != nil {
@@ -765,4 +768,13 @@ func TestPermutationTestKeepsItsLevel(t *testing.T) {
 	if rejected > 30 || rejected < 3 {
 		t.Errorf("%d of %d data sets without a difference are rejected at 5 %%", rejected, sets)
 	}
+}
+
+// mustHit reads a rule that a test spells out.
+func mustHit(text string) []Criterion {
+	c, err := ParseHit(text)
+	if err != nil {
+		panic(err)
+	}
+	return c
 }

@@ -3,6 +3,7 @@ package froc
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 )
 
@@ -20,8 +21,8 @@ type run struct{ start, end int } // linear voxel indices x + nx*(y + ny*z), hal
 // x + nx*(y + ny*z), which may come in any order and more than once. It returns
 // an error when an index lies outside the grid.
 func NewMask(nx, ny, nz int, indices []int) (*Mask, error) {
-	if nx <= 0 || ny <= 0 || nz <= 0 {
-		return nil, fmt.Errorf("mask of %d x %d x %d voxels; every side must be positive", nx, ny, nz)
+	if nx <= 0 || ny <= 0 || nz <= 0 || ny > math.MaxInt/nx || nz > math.MaxInt/(nx*ny) {
+		return nil, fmt.Errorf("mask of %d x %d x %d voxels; every side must be positive and their product an int", nx, ny, nz)
 	}
 	sorted := slices.Clone(indices)
 	slices.Sort(sorted)

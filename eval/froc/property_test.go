@@ -57,11 +57,11 @@ func drawWorld(t *rapid.T) world {
 		"distance<radius | iou>=0.3",
 	}).Draw(t, "hit"))
 	w.protocol.PlusOne = rapid.Bool().Draw(t, "plus one")
-	w.protocol.Duplicates = rapid.SampledFrom([]string{Free, FalsePositive}).Draw(t, "duplicates")
-	w.protocol.Multiple = rapid.SampledFrom([]string{All, One}).Draw(t, "multiple")
-	w.protocol.Interpolation = rapid.SampledFrom([]string{Step, Linear}).Draw(t, "interpolation")
-	w.protocol.AP = rapid.SampledFrom([]string{AllPoints, RecallGrid}).Draw(t, "ap")
-	w.protocol.Unit = rapid.SampledFrom([]string{PerImage, PerVolume, PerPatient}).Draw(t, "unit")
+	w.protocol.Duplicates = rapid.SampledFrom([]DuplicateRule{Free, FalsePositive}).Draw(t, "duplicates")
+	w.protocol.Multiple = rapid.SampledFrom([]MultipleRule{All, One}).Draw(t, "multiple")
+	w.protocol.Interpolation = rapid.SampledFrom([]Interpolation{Step, Linear}).Draw(t, "interpolation")
+	w.protocol.AP = rapid.SampledFrom([]APRule{AllPoints, RecallGrid}).Draw(t, "ap")
+	w.protocol.Unit = rapid.SampledFrom([]Group{PerImage, PerVolume, PerPatient}).Draw(t, "unit")
 	w.protocol.FPPI = []float64{0, 0.2, 0.5, 1, 2}
 	return w
 }
@@ -108,7 +108,7 @@ func TestOrderOfInputNeverMatters(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := drawWorld(t)
 		w.protocol.MaxPerImage = rapid.IntRange(0, 4).Draw(t, "cap")
-		w.protocol.CapTies = rapid.SampledFrom([]string{DropTies, KeepTies}).Draw(t, "cap ties")
+		w.protocol.CapTies = rapid.SampledFrom([]TieRule{DropTies, KeepTies}).Draw(t, "cap ties")
 		before := w.evaluate(t)
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
 		mixed := w

@@ -1,29 +1,48 @@
 package froc
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
 )
 
-// Rules of a protocol. They are strings so that they read the same in code, on
-// the command line and in the output.
+// The rules of a protocol are strings, so that they read the same in code, on the
+// command line and in the output, of a type each, so that none takes another's place.
+type (
+	// DuplicateRule says what a further mark on a lesion already found is.
+	DuplicateRule string
+	// MultipleRule says how many lesions one mark may find.
+	MultipleRule string
+	// Interpolation says how sensitivity is read between the points of the curve.
+	Interpolation string
+	// TieRule says what becomes of marks tied at the limit of marks per image.
+	TieRule string
+	// Group is what false positives are counted per, or what the bootstrap resamples.
+	Group string
+	// APRule says how average precision sums precision up.
+	APRule string
+	// StrataRule says what becomes of the lesions of other strata.
+	StrataRule string
+)
+
+// The rules.
 const (
-	Free           = "free"            // Duplicates: a further mark on a lesion already found does not count
-	FalsePositive  = "fp"              // Duplicates: a further mark on a lesion already found is a false positive
-	All            = "all"             // Multiple: one mark finds every lesion it hits
-	One            = "one"             // Multiple: one mark finds at most one lesion
-	Step           = "step"            // Interpolation: sensitivity of the last threshold within the FPPI asked for
-	Linear         = "linear"          // Interpolation: straight lines between the points of the curve, from (0, 0)
-	DropTies       = "drop"            // CapTies: marks tied with the first one over the cap are dropped with it
-	KeepTies       = "keep"            // CapTies: marks tied with the last one under the cap are kept with it
-	PerImage       = "image"           // Unit and Cluster
-	PerVolume      = "volume"          // Unit and Cluster
-	PerPatient     = "patient"         // Unit and Cluster
-	AllPoints      = "all-points"      // AP: area under the precision envelope at every recall
-	RecallGrid     = "recall-grid-101" // AP: mean precision envelope at recall 0, 0.01, …, 1 (COCO)
-	StrataIgnore   = "ignore"          // lesions of other strata are ignored
-	StrataAsPapers = "papers"          // lesions of other strata are removed, marks on them become false positives
+	Free           DuplicateRule = "free"            // it does not count
+	FalsePositive  DuplicateRule = "fp"              // it is a false positive
+	All            MultipleRule  = "all"             // every lesion it hits
+	One            MultipleRule  = "one"             // at most one lesion
+	Step           Interpolation = "step"            // sensitivity of the last threshold within the FPPI asked for
+	Linear         Interpolation = "linear"          // straight lines between the points of the curve, from (0, 0)
+	DropTies       TieRule       = "drop"            // marks tied with the first one over the cap are dropped with it
+	KeepTies       TieRule       = "keep"            // marks tied with the last one under the cap are kept with it
+	PerImage       Group         = "image"           // every image for itself
+	PerVolume      Group         = "volume"          // the images of one scan
+	PerPatient     Group         = "patient"         // the images of one patient
+	AllPoints      APRule        = "all-points"      // area under the precision envelope at every recall
+	RecallGrid     APRule        = "recall-grid-101" // mean precision envelope at recall 0, 0.01, …, 1 (COCO)
+	StrataIgnore   StrataRule    = "ignore"          // they are ignored
+	StrataAsPapers StrataRule    = "papers"          // they are removed, marks on them become false positives
 )
 
 // Protocol is the complete set of rules of an evaluation.
@@ -35,24 +54,58 @@ type Protocol struct {
 	IgnoreHit   []Criterion `json:"-"` // the same for ignored lesions; nil: Hit
 	// PlusOne measures a box from x1 to x2 as x2-x1+1 pixels (corners are pixel
 	// indices) instead of x2-x1 (corners are positions).
-	PlusOne       bool      `json:"plus_one"`
-	Duplicates    string    `json:"duplicates"`    // Free or FalsePositive
-	Multiple      string    `json:"multiple"`      // All or One
-	MaxPerImage   int       `json:"max_per_image"` // marks kept per image, highest scores first; 0: all
-	CapTies       string    `json:"cap_ties"`      // DropTies or KeepTies
-	FPPI          []float64 `json:"fppi"`          // operating points, false positives per unit
-	Interpolation string    `json:"interpolation"` // Step or Linear
-	Unit          string    `json:"unit"`          // what false positives are counted per: PerImage, PerVolume, PerPatient
-	Cluster       string    `json:"cluster"`       // what the bootstrap resamples: PerPatient, PerVolume, PerImage
-	AP            string    `json:"ap"`            // AllPoints or RecallGrid
+	PlusOne       bool          `json:"plus_one"`
+	Duplicates    DuplicateRule `json:"duplicates"`    // Free or FalsePositive
+	Multiple      MultipleRule  `json:"multiple"`      // All or One
+	MaxPerImage   int           `json:"max_per_image"` // marks kept per image, highest scores first; 0: all
+	CapTies       TieRule       `json:"cap_ties"`      // DropTies or KeepTies
+	FPPI          []float64     `json:"fppi"`          // operating points, false positives per unit
+	Interpolation Interpolation `json:"interpolation"` // Step or Linear
+	Unit          Group         `json:"unit"`          // what false positives are counted per: PerImage, PerVolume, PerPatient
+	Cluster       Group         `json:"cluster"`       // what the bootstrap resamples: PerPatient, PerVolume, PerImage
+	AP            APRule        `json:"ap"`            // AllPoints or RecallGrid
 }
 
-func mustHit(text string) []Criterion {
-	c, err := ParseHit(text)
-	if err != nil {
-		panic(err) // only for the constant rules below
+// presets are the protocols with a name, in the order in which they are listed. To add
+// one, add a line here and its constructor below: command line, settings, help and
+// `froc protocols` take it from this table.
+var presets = []func() Protocol{DeepLesion, LUNA16, LENS, PICAI, func() Protocol { return COCO(0.5) }, SmallLesion, StrictProtocol}
+
+// Protocols returns every preset.
+func Protocols() []Protocol {
+	out := make([]Protocol, len(presets))
+	for i, preset := range presets {
+		out[i] = preset()
 	}
-	return c
+	return out
+}
+
+// ProtocolNames returns the names of the presets.
+func ProtocolNames() []string {
+	var names []string
+	for _, p := range Protocols() {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+// ProtocolByName returns the preset of that name.
+func ProtocolByName(name string) (Protocol, error) {
+	names := ProtocolNames()
+	if i := slices.Index(names, name); i >= 0 {
+		return presets[i](), nil
+	}
+	return Protocol{}, fmt.Errorf("protocol %q is unknown, want one of %v", name, names)
+}
+
+// overlap is the rule that a measure reaches a threshold.
+func overlap(m Measure, threshold float64) []Criterion {
+	return []Criterion{{Measure: m, Threshold: threshold}}
+}
+
+// withinRadius is LUNA16's rule: the centres are nearer than the lesion's radius.
+func withinRadius() []Criterion {
+	return []Criterion{{Measure: Distance, Threshold: 1, Strict: true, ByRadius: true}}
 }
 
 func base() Protocol {
@@ -71,7 +124,7 @@ func DeepLesion() Protocol {
 	p.Name = "deeplesion"
 	p.Description = "2-D boxes on key slices, IoU >= 0.5 (+1 pixel), duplicates free, mean sensitivity at 0.5, 1, 2, 4 FP per slice"
 	p.Source = "evaluation code of 3DCE/MULAN (rsummers11/CADLab) and AlignShift/A3D (M3DV/AlignShift)"
-	p.Hit, p.PlusOne = mustHit("iou>=0.5"), true
+	p.Hit, p.PlusOne = overlap(IoU, 0.5), true
 	p.FPPI, p.Interpolation = []float64{0.5, 1, 2, 4}, Linear
 	return p
 }
@@ -84,7 +137,7 @@ func LUNA16() Protocol {
 	p.Name = "luna16"
 	p.Description = "3-D points, centre distance < radius, excluded findings ignored, 100 marks per scan, CPM at 1/8 … 8 FP per scan"
 	p.Source = "LUNA16 challenge, noduleCADEvaluationLUNA16.py; Setio et al., Medical Image Analysis 42 (2017)"
-	p.Hit = mustHit("distance<radius")
+	p.Hit = withinRadius()
 	p.MaxPerImage, p.FPPI, p.Interpolation = 100, eighthToEight(), Linear
 	return p
 }
@@ -97,7 +150,7 @@ func LENS() Protocol {
 	p.Name = "lens"
 	p.Description = "3-D boxes (2-D ground truth on a slice allowed), IoBB >= 0.3 (+1), duplicates free, 1/8 … 8 FP per volume"
 	p.Source = "Yan et al., IEEE TMI 2020, general_detection_evaluation (rsummers11/CADLab, LENS)"
-	p.Hit, p.PlusOne = mustHit("iobb>=0.3"), true
+	p.Hit, p.PlusOne = overlap(IoBB, 0.3), true
 	p.FPPI, p.Interpolation = eighthToEight(), Linear
 	return p
 }
@@ -111,7 +164,7 @@ func PICAI() Protocol {
 	p.Name = "picai"
 	p.Description = "mask against mask, IoU >= 0.1, one candidate per lesion, duplicates free, per case"
 	p.Source = "after picai_eval (DIAGNijmegen), with matching in score order instead of Hungarian assignment"
-	p.Hit, p.Multiple = mustHit("iou>=0.1"), One
+	p.Hit, p.Multiple = overlap(IoU, 0.1), One
 	p.FPPI = eighthToEight()
 	return p
 }
@@ -124,8 +177,8 @@ func COCO(iou float64) Protocol {
 	p.Name = "coco"
 	p.Description = "2-D boxes, one mark per lesion at the given IoU, duplicates are FP, 100 marks per image, AP on 101 recall values"
 	p.Source = "pycocotools COCOeval (cocodataset/cocoapi); Lin et al., ECCV 2014"
-	p.Hit = []Criterion{{Measure: IoU, Threshold: iou}}
-	p.IgnoreHit = []Criterion{{Measure: IoBB, Threshold: iou}}
+	p.Hit = overlap(IoU, iou)
+	p.IgnoreHit = overlap(IoBB, iou)
 	p.Duplicates, p.Multiple, p.MaxPerImage, p.CapTies, p.AP = FalsePositive, One, 100, KeepTies, RecallGrid
 	p.FPPI = []float64{0.5, 1, 2, 4}
 	return p
@@ -139,7 +192,7 @@ func SmallLesion() Protocol {
 	p.Name = "small-lesion"
 	p.Description = "2-D boxes of a few pixels, centre distance < radius or IoU >= 0.3, duplicates free, mean sensitivity at 0.5, 1, 2 FP per image"
 	p.Source = "this project; the centre rule is LUNA16's in the plane"
-	p.Hit, p.IgnoreHit = mustHit("distance<radius | iou>=0.3"), mustHit("distance<radius")
+	p.Hit, p.IgnoreHit = append(withinRadius(), overlap(IoU, 0.3)...), withinRadius()
 	p.FPPI = []float64{0.5, 1, 2}
 	return p
 }
@@ -152,7 +205,7 @@ func StrictProtocol() Protocol {
 	p.Name = "strict"
 	p.Description = "IoU >= 0.5, one mark per lesion, duplicates are FP, step interpolation, clusters are patients"
 	p.Source = "this project's recommendation"
-	p.Hit, p.IgnoreHit = mustHit("iou>=0.5"), mustHit("iou>=0.5 | inside")
+	p.Hit, p.IgnoreHit = overlap(IoU, 0.5), append(overlap(IoU, 0.5), Criterion{Measure: Inside})
 	p.Duplicates, p.Multiple = FalsePositive, One
 	p.FPPI = eighthToEight()
 	return p
@@ -160,25 +213,11 @@ func StrictProtocol() Protocol {
 
 func eighthToEight() []float64 { return []float64{0.125, 0.25, 0.5, 1, 2, 4, 8} }
 
-// Protocols returns every preset.
-func Protocols() []Protocol {
-	return []Protocol{DeepLesion(), LUNA16(), LENS(), PICAI(), COCO(0.5), SmallLesion(), StrictProtocol()}
-}
-
-// ProtocolByName returns the preset of that name.
-func ProtocolByName(name string) (Protocol, error) {
-	var names []string
-	for _, p := range Protocols() {
-		if p.Name == name {
-			return p, nil
-		}
-		names = append(names, p.Name)
-	}
-	return Protocol{}, fmt.Errorf("protocol %q is unknown, want one of %v", name, names)
-}
-
 // Check returns an error that names the first rule which is missing or unknown.
 func (p *Protocol) Check() error {
+	if p == nil {
+		return errors.New("no protocol")
+	}
 	if len(p.Hit) == 0 {
 		return fmt.Errorf("protocol %q has no hit rule", p.Name)
 	}
@@ -187,24 +226,21 @@ func (p *Protocol) Check() error {
 			return err
 		}
 	}
-	for _, rule := range []struct {
-		name, value string
-		want        []string
-	}{
-		{"duplicates", p.Duplicates, []string{Free, FalsePositive}},
-		{"multiple", p.Multiple, []string{All, One}},
-		{"cap ties", p.CapTies, []string{DropTies, KeepTies}},
-		{"interpolation", p.Interpolation, []string{Step, Linear}},
-		{"unit", p.Unit, []string{PerImage, PerVolume, PerPatient}},
-		{"cluster", p.Cluster, []string{PerImage, PerVolume, PerPatient}},
-		{"ap", p.AP, []string{AllPoints, RecallGrid}},
+	for _, err := range []error{
+		oneOf("duplicates", p.Duplicates, Free, FalsePositive),
+		oneOf("multiple", p.Multiple, All, One),
+		oneOf("cap ties", p.CapTies, DropTies, KeepTies),
+		oneOf("interpolation", p.Interpolation, Step, Linear),
+		oneOf("unit", p.Unit, PerImage, PerVolume, PerPatient),
+		oneOf("cluster", p.Cluster, PerImage, PerVolume, PerPatient),
+		oneOf("ap", p.AP, AllPoints, RecallGrid),
 	} {
-		if !slices.Contains(rule.want, rule.value) {
-			return fmt.Errorf("protocol %q: %s is %q, want one of %v", p.Name, rule.name, rule.value, rule.want)
+		if err != nil {
+			return fmt.Errorf("protocol %q: %w", p.Name, err)
 		}
 	}
 	// A cluster must contain whole units, or a resample would tear one apart.
-	rank := map[string]int{PerImage: 0, PerVolume: 1, PerPatient: 2}
+	rank := map[Group]int{PerImage: 0, PerVolume: 1, PerPatient: 2}
 	if rank[p.Cluster] < rank[p.Unit] {
 		return fmt.Errorf("protocol %q: cluster %q is smaller than unit %q", p.Name, p.Cluster, p.Unit)
 	}
@@ -221,6 +257,13 @@ func (p *Protocol) Check() error {
 		if i > 0 && x <= p.FPPI[i-1] {
 			return fmt.Errorf("protocol %q: false positives per image must ascend, %v stands after %v", p.Name, x, p.FPPI[i-1])
 		}
+	}
+	return nil
+}
+
+func oneOf[T ~string](name string, value T, want ...T) error {
+	if !slices.Contains(want, value) {
+		return fmt.Errorf("%s is %q, want one of %v", name, value, want)
 	}
 	return nil
 }

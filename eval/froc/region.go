@@ -71,8 +71,13 @@ func Sphere(x, y, z, radius float64) Region {
 	return Region{kind: KindPoint3D, c: [6]float64{x, y, z, radius}}
 }
 
-// MaskRegion is the set of voxels of m.
-func MaskRegion(m *Mask) Region { return Region{kind: KindMask, mask: m} }
+// MaskRegion is the set of voxels of m; without one it is undefined.
+func MaskRegion(m *Mask) Region {
+	if m == nil {
+		return Region{}
+	}
+	return Region{kind: KindMask, mask: m}
+}
 
 // Kind returns what the region is.
 func (r *Region) Kind() Kind { return r.kind }
@@ -136,11 +141,11 @@ func (r *Region) Radius() float64 {
 // Check returns an error when a coordinate is not finite, a box has its corners
 // exchanged, or a radius is negative.
 func (r *Region) Check() error {
-	if r.kind == 0 {
+	if r == nil || r.kind == 0 {
 		return fmt.Errorf("region is undefined; make it with Box, Sphere, …")
 	}
 	if r.kind == KindMask {
-		if r.mask == nil || r.mask.voxels == 0 {
+		if r.mask.voxels == 0 {
 			return fmt.Errorf("mask is empty")
 		}
 		return nil

@@ -126,6 +126,12 @@ func Evaluate(t *Truth, predictions []Prediction, p Protocol) (*Result, error) {
 	return r, nil
 }
 
+// errNoResult is returned for a result that Evaluate has not made.
+var errNoResult = errors.New("no result: make one with Evaluate")
+
+// made reports whether the result is Evaluate's.
+func (r *Result) made() bool { return r != nil && r.matching != nil }
+
 // checkKinds compares the kinds that occur, not every pair.
 func checkKinds(t *Truth, predictions []Prediction, p *Protocol) error {
 	var lesionKinds, ignoreKinds, predictionKinds [KindMask + 1]bool
@@ -158,7 +164,7 @@ func checkKinds(t *Truth, predictions []Prediction, p *Protocol) error {
 }
 
 func makeClusters(t *Truth, p *Protocol) clusters {
-	key := func(im *Image, by string) string {
+	key := func(im *Image, by Group) string {
 		switch by {
 		case PerPatient:
 			return im.patient()
@@ -311,6 +317,9 @@ func (r *Result) makeCurve() {
 // At returns the operating point at fppi false positives per unit, by the
 // protocol's interpolation.
 func (r *Result) At(fppi float64) OperatingPoint {
+	if !r.made() {
+		return OperatingPoint{FPPI: fppi, Sensitivity: math.NaN(), Threshold: math.NaN()}
+	}
 	// the first point that exceeds fppi
 	next, _ := slices.BinarySearchFunc(r.Curve, fppi, func(p CurvePoint, x float64) int {
 		if p.FPPI <= x {
@@ -345,6 +354,9 @@ type LesionOutcome struct {
 
 // LesionOutcomes returns the fate of every counted lesion, in the order of Truth.Lesions.
 func (r *Result) LesionOutcomes() []LesionOutcome {
+	if !r.made() {
+		return nil
+	}
 	rank := r.ranker()
 	var out []LesionOutcome
 	for j, i := range r.matching.found {
@@ -371,6 +383,9 @@ type PredictionOutcome struct {
 
 // PredictionOutcomes returns the fate of every prediction, in their order.
 func (r *Result) PredictionOutcomes() []PredictionOutcome {
+	if !r.made() {
+		return nil
+	}
 	rank := r.ranker()
 	out := make([]PredictionOutcome, len(r.Predictions))
 	for i, f := range r.matching.fate {
@@ -397,4 +412,9 @@ func (r *Result) ranker() func(score float64) int {
 }
 
 // Clusters returns the number of groups that the bootstrap resamples.
-func (r *Result) Clusters() int { return len(r.clusters.names) }
+func (r *Result) Clusters() int {
+	if !r.made() {
+		return 0
+	}
+	return len(r.clusters.names)
+}

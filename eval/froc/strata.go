@@ -22,9 +22,12 @@ type Stratum struct {
 // them: marks on them are neither found lesions nor false positives.
 // StrataAsPapers removes them, so that marks on them become false positives; it
 // exists to compare with published tables, which are biased in this way.
-func Strata(t *Truth, predictions []Prediction, p Protocol, column string, edges []float64, rule string) ([]Stratum, error) {
-	if rule != StrataIgnore && rule != StrataAsPapers {
-		return nil, fmt.Errorf("strata: rule %q, want %s or %s", rule, StrataIgnore, StrataAsPapers)
+func Strata(t *Truth, predictions []Prediction, p Protocol, column string, edges []float64, rule StrataRule) ([]Stratum, error) {
+	if err := oneOf("rule", rule, StrataIgnore, StrataAsPapers); err != nil {
+		return nil, fmt.Errorf("strata: %w", err)
+	}
+	if t == nil {
+		return nil, ErrNoImages
 	}
 	at := slices.Index(t.Strata, column)
 	if at < 0 {
@@ -114,9 +117,9 @@ type PrecisionAt struct {
 func AveragePrecisionAt(t *Truth, predictions []Prediction, p Protocol, ious []float64) ([]PrecisionAt, error) {
 	var out []PrecisionAt
 	for _, iou := range ious {
-		p.Hit = []Criterion{{Measure: IoU, Threshold: iou}}
+		p.Hit = overlap(IoU, iou)
 		if p.IgnoreHit != nil {
-			p.IgnoreHit = []Criterion{{Measure: IoBB, Threshold: iou}}
+			p.IgnoreHit = overlap(IoBB, iou)
 		}
 		r, err := Evaluate(t, predictions, p)
 		if err != nil {

@@ -63,7 +63,7 @@ var ErrNoImages = errors.New("no images: false positives per image are undefined
 // evaluated: an image id twice, a volume with two patients, an index out of
 // range, or a region that [Region.Check] refuses.
 func (t *Truth) Check() error {
-	if len(t.Images) == 0 {
+	if t == nil || len(t.Images) == 0 {
 		return ErrNoImages
 	}
 	seen := make(map[string]int, len(t.Images))

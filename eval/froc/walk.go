@@ -8,7 +8,7 @@ import "math"
 type walker struct {
 	fppi           []float64
 	linear         bool
-	ap             string
+	ap             APRule
 	units, lesions int
 
 	out       []float64 // sensitivity at each of fppi, their mean, AP

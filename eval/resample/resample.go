@@ -17,10 +17,13 @@ import (
 	"gonum.org/v1/gonum/stat/distuv"
 )
 
-// Methods of a bootstrap interval.
+// Method is a kind of bootstrap interval.
+type Method string
+
+// The methods.
 const (
-	Percentile = "percentile" // quantiles of the replicates
-	BCa        = "bca"        // bias-corrected and accelerated (Efron 1987)
+	Percentile Method = "percentile" // quantiles of the replicates
+	BCa        Method = "bca"        // bias-corrected and accelerated (Efron 1987)
 )
 
 // Options sets how clusters are resampled.
@@ -29,7 +32,7 @@ type Options struct {
 	Permutations int     // of the permutation test; 0: as many as Replicates
 	Seed         uint64  // equal seeds give equal results
 	Level        float64 // of the intervals; 0: 0.95
-	Method       string  // Percentile or BCa; empty: Percentile
+	Method       Method  // Percentile or BCa; empty: Percentile
 }
 
 // Resolved returns the options with defaults filled in, or an error that names
@@ -127,8 +130,12 @@ func finite(values []float64) []float64 {
 }
 
 // Quantile interpolates linearly between order statistics (type 7 of Hyndman and
-// Fan, the default of numpy and R). sorted must ascend and not be empty.
+// Fan, the default of numpy and R). sorted must ascend. It is NaN of nothing and for
+// a q outside 0 to 1.
 func Quantile(sorted []float64, q float64) float64 {
+	if len(sorted) == 0 || !(q >= 0 && q <= 1) {
+		return math.NaN()
+	}
 	at := q * float64(len(sorted)-1)
 	i := int(at)
 	if i >= len(sorted)-1 {
@@ -232,10 +239,10 @@ func Holm(p []float64) []float64 {
 	return out
 }
 
-// Minus returns b - a element by element.
+// Minus returns b - a element by element, as far as both go.
 func Minus(b, a []float64) []float64 {
-	out := make([]float64, len(a))
-	for i := range a {
+	out := make([]float64, min(len(a), len(b)))
+	for i := range out {
 		out[i] = b[i] - a[i]
 	}
 	return out

@@ -30,7 +30,7 @@ func TestIntervalsEqualScipy(t *testing.T) {
 		t.Fatalf("%d cases, want 6", len(cases))
 	}
 	for _, c := range cases {
-		for method, want := range map[string][2]float64{Percentile: c.Percentile, BCa: c.BCa} {
+		for method, want := range map[Method][2]float64{Percentile: c.Percentile, BCa: c.BCa} {
 			got := Options{Level: c.Level, Method: method}.Interval(c.Replicates, c.Estimate, c.Jackknife)
 			if math.Abs(got.Low-want[0]) > 1e-9 || math.Abs(got.High-want[1]) > 1e-9 {
 				t.Errorf("%s, %s at %v: %v, want %v", c.Name, method, c.Level, got, want)
@@ -174,4 +174,30 @@ func TestParallelHandsOutEveryNumberOnce(t *testing.T) {
 	if slices.Min(done) != 1 || slices.Max(done) != 1 {
 		t.Errorf("numbers handed out %d to %d times", slices.Min(done), slices.Max(done))
 	}
+}
+
+func TestNothingIsNotANumber(t *testing.T) {
+	for name, got := range map[string]float64{
+		"quantile of nothing":    Quantile(nil, 0.5),
+		"quantile below 0":       Quantile([]float64{1, 2}, -0.1),
+		"quantile above 1":       Quantile([]float64{1, 2}, 1.1),
+		"quantile at NaN":        Quantile([]float64{1, 2}, math.NaN()),
+		"p-value of nothing":     BootstrapP(nil),
+		"interval of nothing":    Options{}.Interval(nil, 1, nil).Low,
+		"BCa without replicates": Options{Method: BCa}.Interval(nil, 1, nil).High,
+	} {
+		if !math.IsNaN(got) {
+			t.Errorf("%s is %v", name, got)
+		}
+	}
+	if got := Minus([]float64{3, 4}, []float64{1}); len(got) != 1 || got[0] != 2 {
+		t.Errorf("of different lengths: %v", got)
+	}
+	if len(Holm(nil)) != 0 || len(Minus(nil, nil)) != 0 || JackknifeGroups(0) != 0 {
+		t.Error("nothing gives something")
+	}
+	Options{}.Draw(0, nil)
+	Options{}.Exchange(0, nil)
+	LeaveOut(0, nil)
+	Parallel(0, nil)
 }

@@ -56,12 +56,12 @@ func frocCommand() *cli.Command {
 			&cli.IntFlag{Name: "bootstrap", Value: 1000, Usage: "bootstrap replicates `N`, 0 for no intervals"},
 			&cli.IntFlag{Name: "permutations", Usage: "permutations `N` in comparisons (default: as many as replicates)"},
 			&cli.Uint64Flag{Name: "seed", Usage: "of the random numbers"},
-			&cli.StringFlag{Name: "ci", Value: resample.Percentile, Usage: "kind of interval: `percentile` or bca"},
+			&cli.StringFlag{Name: "ci", Value: string(resample.Percentile), Usage: "kind of interval: `percentile` or bca"},
 			&cli.Float64Flag{Name: "level", Value: 0.95, Usage: "of the intervals"},
 			&cli.BoolFlag{Name: "all-pairs", Usage: "compare every pair of systems, not only each with the first"},
 
 			&cli.StringSliceFlag{Name: "strata", Usage: "`COLUMN` of the ground truth, or COLUMN:EDGE,EDGE for numbers; repeatable"},
-			&cli.StringFlag{Name: "strata-rule", Value: froc.StrataIgnore, Usage: "lesions of other strata: `ignore`, or papers (biased: marks on them become false positives)"},
+			&cli.StringFlag{Name: "strata-rule", Value: string(froc.StrataIgnore), Usage: "lesions of other strata: `ignore`, or papers (biased: marks on them become false positives)"},
 
 			&cli.BoolFlag{Name: "json", Usage: "write JSON to stdout"},
 			&cli.StringFlag{Name: "out", Usage: "write the JSON to `FILE` as well"},
@@ -164,7 +164,7 @@ func runFROC(c *cli.Context) error {
 	}
 	options := resample.Options{
 		Replicates: c.Int("bootstrap"), Permutations: c.Int("permutations"), Seed: c.Uint64("seed"),
-		Level: c.Float64("level"), Method: c.String("ci"),
+		Level: c.Float64("level"), Method: resample.Method(c.String("ci")),
 	}
 	withBootstrap := options.Replicates != 0
 	if options, err = options.Resolved(); err != nil {
@@ -178,8 +178,8 @@ func runFROC(c *cli.Context) error {
 	truth, err := frocio.ReadTruth(
 		frocio.Source{GroundTruth: c.String("ground-truth"), Images: c.String("images"), Excluded: c.String("excluded")},
 		frocio.Options{
-			Lenient: c.Bool("lenient"), Split: c.String("split"), Noisy: c.String("noisy"), Category: c.String("category"),
-			MaskLesions: c.String("mask-lesions"), Coordinates: c.String("coordinates"),
+			Lenient: c.Bool("lenient"), Split: c.String("split"), Noisy: frocio.NoisyRule(c.String("noisy")), Category: c.String("category"),
+			MaskLesions: frocio.MaskRule(c.String("mask-lesions")), Coordinates: frocio.Coordinates(c.String("coordinates")),
 		})
 	if err != nil {
 		return dataError(err)
@@ -206,7 +206,7 @@ func runFROC(c *cli.Context) error {
 			return dataError(err)
 		}
 		for _, by := range strata {
-			if err := addStrata(&s.report, s.result, protocol, by, c.String("strata-rule"), withBootstrap, options); err != nil {
+			if err := addStrata(&s.report, s.result, protocol, by, froc.StrataRule(c.String("strata-rule")), withBootstrap, options); err != nil {
 				return dataError(err)
 			}
 		}
@@ -218,7 +218,7 @@ func runFROC(c *cli.Context) error {
 			report.Notes = append(report.Notes, fmt.Sprintf("only %d %ss to resample: the intervals and bootstrap p-values are too optimistic, trust the permutation test", n, protocol.Cluster))
 		}
 	}
-	if len(strata) > 0 && c.String("strata-rule") == froc.StrataAsPapers {
+	if len(strata) > 0 && froc.StrataRule(c.String("strata-rule")) == froc.StrataAsPapers {
 		report.Notes = append(report.Notes, "warning: --strata-rule papers counts marks on lesions of other strata as false positives; the strata are biased downwards and only fit to be compared with published tables made that way")
 	}
 	if len(systems) == 1 {
@@ -265,14 +265,13 @@ func frocProtocol(c *cli.Context) (froc.Protocol, error) {
 			return p, usageError("--%s: %w", flag, err)
 		}
 	}
-	for flag, value := range map[string]*string{
-		"duplicates": &p.Duplicates, "multiple": &p.Multiple, "cap-ties": &p.CapTies, "interpolation": &p.Interpolation,
-		"unit": &p.Unit, "cluster": &p.Cluster, "ap": &p.AP,
-	} {
-		if c.IsSet(flag) {
-			*value = c.String(flag)
-		}
-	}
+	override(c, "duplicates", &p.Duplicates)
+	override(c, "multiple", &p.Multiple)
+	override(c, "cap-ties", &p.CapTies)
+	override(c, "interpolation", &p.Interpolation)
+	override(c, "unit", &p.Unit)
+	override(c, "cluster", &p.Cluster)
+	override(c, "ap", &p.AP)
 	if c.IsSet("plus-one") {
 		p.PlusOne = c.Bool("plus-one")
 	}
@@ -288,6 +287,13 @@ func frocProtocol(c *cli.Context) (froc.Protocol, error) {
 		return p, usageError("%w", err)
 	}
 	return p, nil
+}
+
+// override sets a rule when its flag is given; Protocol.Check knows the choices.
+func override[T ~string](c *cli.Context, flag string, rule *T) {
+	if c.IsSet(flag) {
+		*rule = T(c.String(flag))
+	}
 }
 
 // parseNumbers reads a list such as 0.5,1,2.
@@ -450,7 +456,7 @@ func addAPAtIoU(s *frocio.System, r *froc.Result, p froc.Protocol, ious []float6
 	return nil
 }
 
-func addStrata(s *frocio.System, r *froc.Result, p froc.Protocol, by stratifyBy, rule string, withBootstrap bool, o resample.Options) error {
+func addStrata(s *frocio.System, r *froc.Result, p froc.Protocol, by stratifyBy, rule froc.StrataRule, withBootstrap bool, o resample.Options) error {
 	strata, err := froc.Strata(r.Truth, r.Predictions, p, by.column, by.edges, rule)
 	if err != nil {
 		return err

@@ -167,11 +167,7 @@ type Protocol string
 
 // Choices of data.protocol are all protocols of eval/froc.
 func (Protocol) Choices() []string {
-	var names []string
-	for _, p := range froc.Protocols() {
-		names = append(names, p.Name)
-	}
-	return names
+	return froc.ProtocolNames()
 }
 
 func texts[T ~string](values ...T) []string {

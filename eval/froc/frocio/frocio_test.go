@@ -493,7 +493,7 @@ func TestPointsInMillimetresAreMovedIntoTheMask(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := all[name].Voxel
-	for coordinates, sign := range map[string]float64{RAS: 1, LPS: -1} {
+	for coordinates, sign := range map[Coordinates]float64{RAS: 1, LPS: -1} {
 		at := all[name].Point
 		dir := write(t, map[string]string{
 			"t.csv": "image,mask\na," + abs + "\n",

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/eval/resample"
 )
 
 // SchemaVersion is the version of the JSON report. It grows when a field changes
@@ -113,13 +114,13 @@ type Pair struct {
 
 // Resampling says how intervals were made.
 type Resampling struct {
-	Replicates   int     `json:"replicates"`
-	Permutations int     `json:"permutations"`
-	Seed         uint64  `json:"seed"`
-	Level        float64 `json:"level"`
-	Method       string  `json:"method"`
-	Cluster      string  `json:"cluster"`
-	Clusters     int     `json:"clusters"`
+	Replicates   int             `json:"replicates"`
+	Permutations int             `json:"permutations"`
+	Seed         uint64          `json:"seed"`
+	Level        float64         `json:"level"`
+	Method       resample.Method `json:"method"`
+	Cluster      froc.Group      `json:"cluster"`
+	Clusters     int             `json:"clusters"`
 }
 
 // Report is the whole outcome. With one system its fields stand at the top

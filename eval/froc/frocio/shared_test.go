@@ -116,7 +116,7 @@ func TestLUNA16CountsEqualTheChallengesScript(t *testing.T) {
 func TestDeepLesionTestSplitCounts(t *testing.T) {
 	path := shared(t, "deeplesion/DL_info_test.csv")
 	for _, c := range []struct {
-		noisy           string
+		noisy           NoisyRule
 		images, lesions int
 	}{{NoisyDrop, 4817, 4912}, {NoisyKeep, 4831, 4927}} {
 		truth, err := ReadTruth(Source{GroundTruth: path}, Options{Noisy: c.noisy})
@@ -140,7 +140,7 @@ func TestDeepLesionHasOneOverlappingPair(t *testing.T) {
 	for _, l := range truth.Lesions {
 		marks = append(marks, froc.Prediction{Image: l.Image, Region: l.Region})
 	}
-	for multiple, duplicates := range map[string]int{froc.All: 0, froc.One: 0} {
+	for multiple, duplicates := range map[froc.MultipleRule]int{froc.All: 0, froc.One: 0} {
 		p := froc.DeepLesion()
 		p.Multiple = multiple
 		r, err := froc.Evaluate(truth.Truth, marks, p)

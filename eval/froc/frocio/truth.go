@@ -20,24 +20,33 @@ type Source struct {
 	Excluded    string // further lesions, all ignored; may be empty
 }
 
-// How [Options.Noisy] treats DeepLesion's Possibly_noisy lesions.
+// NoisyRule says how DeepLesion's Possibly_noisy lesions are treated.
+type NoisyRule string
+
+// The rules for noisy lesions.
 const (
-	NoisyDrop   = "drop"   // leave them out, as the published protocol does
-	NoisyIgnore = "ignore" // keep their slices and ignore the lesions
-	NoisyKeep   = "keep"   // count them
+	NoisyDrop   NoisyRule = "drop"   // leave them out, as the published protocol does
+	NoisyIgnore NoisyRule = "ignore" // keep their slices and ignore the lesions
+	NoisyKeep   NoisyRule = "keep"   // count them
 )
 
-// How [Options.MaskLesions] divides a label mask into lesions.
+// MaskRule says how a label mask is divided into lesions.
+type MaskRule string
+
+// The rules for masks.
 const (
-	MaskLabels     = "labels"     // every non-zero label is a lesion
-	MaskComponents = "components" // every 26-connected component of non-zero voxels is a lesion
+	MaskLabels     MaskRule = "labels"     // every non-zero label is a lesion
+	MaskComponents MaskRule = "components" // every 26-connected component of non-zero voxels is a lesion
 )
 
-// Coordinates of points that are compared with masks.
+// Coordinates says what points that are compared with masks count.
+type Coordinates string
+
+// The coordinates.
 const (
-	Voxel = "voxel" // indices of the mask's grid, from 0
-	RAS   = "ras"   // millimetres to the right, front and top, as in NIfTI
-	LPS   = "lps"   // millimetres to the left, back and top, as in DICOM and ITK
+	Voxel Coordinates = "voxel" // indices of the mask's grid, from 0
+	RAS   Coordinates = "ras"   // millimetres to the right, front and top, as in NIfTI
+	LPS   Coordinates = "lps"   // millimetres to the left, back and top, as in DICOM and ITK
 )
 
 // Options sets how files are read. The zero value reads strictly.
@@ -47,10 +56,10 @@ type Options struct {
 	// Split keeps images of that split alone: the value of the list's split
 	// column, or train, val, test of DL_info.csv (where "" means test and "all" keeps all).
 	Split       string
-	Noisy       string // NoisyDrop (default), NoisyIgnore, NoisyKeep
-	Category    string // of COCO files, by name or id; empty: all categories, taken as one
-	MaskLesions string // MaskLabels (default) or MaskComponents
-	Coordinates string // Voxel (default), RAS, LPS
+	Noisy       NoisyRule   // NoisyDrop (default), NoisyIgnore, NoisyKeep
+	Category    string      // of COCO files, by name or id; empty: all categories, taken as one
+	MaskLesions MaskRule    // MaskLabels (default) or MaskComponents
+	Coordinates Coordinates // Voxel (default), RAS, LPS
 }
 
 func (o Options) resolved() (Options, error) {
@@ -63,19 +72,18 @@ func (o Options) resolved() (Options, error) {
 	if o.Coordinates == "" {
 		o.Coordinates = Voxel
 	}
-	for _, v := range []struct {
-		name, value string
-		want        []string
-	}{
-		{"noisy lesions", o.Noisy, []string{NoisyDrop, NoisyIgnore, NoisyKeep}},
-		{"mask lesions", o.MaskLesions, []string{MaskLabels, MaskComponents}},
-		{"coordinates", o.Coordinates, []string{Voxel, RAS, LPS}},
-	} {
-		if !slices.Contains(v.want, v.value) {
-			return o, fmt.Errorf("%s: %q, want one of %v", v.name, v.value, v.want)
-		}
+	return o, errors.Join(
+		oneOf("noisy lesions", o.Noisy, NoisyDrop, NoisyIgnore, NoisyKeep),
+		oneOf("mask lesions", o.MaskLesions, MaskLabels, MaskComponents),
+		oneOf("coordinates", o.Coordinates, Voxel, RAS, LPS),
+	)
+}
+
+func oneOf[T ~string](name string, value T, want ...T) error {
+	if !slices.Contains(want, value) {
+		return fmt.Errorf("%s: %q, want one of %v", name, value, want)
 	}
-	return o, nil
+	return nil
 }
 
 // Truth is a ground truth that was read, together with what is needed to read

@@ -91,7 +91,7 @@ func build(o Options, curves []Curve) (*plot.Plot, error) {
 	}
 	p := plot.New()
 	p.Title.Text = o.Title
-	p.X.Label.Text = "false positives per " + first.Unit
+	p.X.Label.Text = "false positives per " + string(first.Unit)
 	p.Y.Label.Text = "sensitivity"
 	p.X.Scale = plot.LogScale{}
 	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = low, high, 0, 1

@@ -1,0 +1,135 @@
+package froc
+
+import (
+	"math"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/eval/resample"
+)
+
+// merits lists the figures of merit by name with their intervals.
+func merits(b *Bootstrap) map[string]struct {
+	interval Interval
+	figure   func(FiguresOfMerit) float64
+} {
+	type pair = struct {
+		interval Interval
+		figure   func(FiguresOfMerit) float64
+	}
+	return map[string]pair{
+		"AFROC":   {b.Merit.AFROC, func(f FiguresOfMerit) float64 { return f.AFROC }},
+		"AFROC1":  {b.Merit.AFROC1, func(f FiguresOfMerit) float64 { return f.AFROC1 }},
+		"WAFROC":  {b.Merit.WAFROC, func(f FiguresOfMerit) float64 { return f.WAFROC }},
+		"WAFROC1": {b.Merit.WAFROC1, func(f FiguresOfMerit) float64 { return f.WAFROC1 }},
+	}
+}
+
+// uneven has images with one and with three lesions and some with none, so that the four
+// figures of merit differ.
+func uneven() (*Truth, []Prediction) {
+	truth := &Truth{Images: images(12)}
+	var predictions []Prediction
+	for i := range 12 {
+		for k := range []int{0, 1, 3}[i%3] {
+			box := Box(float64(20*k), 0, float64(20*k+10), 10)
+			truth.Lesions = append(truth.Lesions, Lesion{Image: i, Region: box})
+			predictions = append(predictions, mark(i, box, float64((7*i+3*k)%11)))
+		}
+		predictions = append(predictions, mark(i, Box(200, 200, 210, 210), float64((5*i)%9)))
+	}
+	return truth, predictions
+}
+
+func TestEveryIntervalIsOfItsOwnFigure(t *testing.T) {
+	truth, predictions := uneven()
+	p := StrictProtocol()
+	p.FPPI = []float64{0.25, 1}
+	r := mustEvaluate(t, truth, predictions, p)
+	o, err := resample.Options{Replicates: 80, Permutations: 10, Seed: 5}.Resolved()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := r.Bootstrap(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	columns, _ := replicates(o, []*Result{r})[0].columns()
+	var replicated [4][]float64
+	for k := range o.Replicates {
+		weights := make([]int32, r.Clusters())
+		o.Draw(k, weights)
+		f := r.merit(weights)
+		for i, v := range f.vector() {
+			replicated[i] = append(replicated[i], v)
+		}
+	}
+	order := map[string]int{"AFROC": 0, "AFROC1": 1, "WAFROC": 2, "WAFROC1": 3}
+	seen := map[Interval]string{}
+	for name, m := range merits(b) {
+		if want := o.Interval(replicated[order[name]], m.figure(r.Merit), nil); m.interval != want {
+			t.Errorf("%s: interval %v, want %v", name, m.interval, want)
+		}
+		if other, twice := seen[m.interval]; twice {
+			t.Errorf("%s and %s have one interval: the data tell nothing", name, other)
+		}
+		seen[m.interval] = name
+	}
+	for i, want := range []struct {
+		name string
+		got  Interval
+		at   float64
+	}{{"first point", b.Points[0], r.OperatingPoints[0].Sensitivity}, {"second point", b.Points[1], r.OperatingPoints[1].Sensitivity}, {"mean", b.Mean, r.MeanSensitivity}, {"AP", b.AP, r.AP}} {
+		if wanted := o.Interval(columns[i], want.at, nil); want.got != wanted || want.at < wanted.Low || want.at > wanted.High {
+			t.Errorf("%s %v: interval %v, want %v", want.name, want.at, want.got, wanted)
+		}
+	}
+}
+
+func TestDifferencesAreOfTheirOwnFigure(t *testing.T) {
+	truth, predictions := uneven()
+	p := StrictProtocol()
+	p.FPPI = []float64{0.25, 1}
+	a := mustEvaluate(t, truth, predictions, p)
+	b := mustEvaluate(t, truth, predictions[:len(predictions)-6], p)
+	c, err := Compare([]Named{{"a", a}, {"b", b}}, CompareOptions{BootstrapOptions: BootstrapOptions{Replicates: 40, Permutations: 40}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair := c.Pairs[0]
+	for name, d := range map[string][2]float64{
+		"first point": {pair.Points[0].Value, b.OperatingPoints[0].Sensitivity - a.OperatingPoints[0].Sensitivity},
+		"last point":  {pair.Points[1].Value, b.OperatingPoints[1].Sensitivity - a.OperatingPoints[1].Sensitivity},
+		"mean":        {pair.Mean.Value, b.MeanSensitivity - a.MeanSensitivity},
+		"AP":          {pair.AP.Value, b.AP - a.AP},
+		"AFROC":       {pair.AFROC.Value, b.Merit.AFROC - a.Merit.AFROC},
+		"AFROC1":      {pair.AFROC1.Value, b.Merit.AFROC1 - a.Merit.AFROC1},
+	} {
+		if d[0] != d[1] {
+			t.Errorf("%s: difference %v, want %v", name, d[0], d[1])
+		}
+	}
+}
+
+func TestCentreRadiusAndBoundsOfEveryKind(t *testing.T) {
+	mask, err := NewMask(4, 3, 2, []int{0, 1, 12, 13})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		region            Region
+		centre, low, high [3]float64
+		radius            float64
+	}{
+		"box":       {Box(1, 2, 5, 10), [3]float64{3, 6, 0}, [3]float64{1, 2, 0}, [3]float64{5, 10, 0}, 4},
+		"3-D box":   {Box3D(1, 2, 10, 5, 4, 31), [3]float64{3, 3, 20.5}, [3]float64{1, 2, 10}, [3]float64{5, 4, 31}, 10.5},
+		"slice box": {SliceBox(1, 2, 9, 4, 7), [3]float64{5, 3, 7}, [3]float64{1, 2, 7}, [3]float64{9, 4, 7}, 4},
+		"circle":    {Circle(3, 4, 2), [3]float64{3, 4, 0}, [3]float64{1, 2, 0}, [3]float64{5, 6, 0}, 2},
+		"sphere":    {Sphere(3, 4, 9, 2), [3]float64{3, 4, 9}, [3]float64{1, 2, 7}, [3]float64{5, 6, 11}, 2},
+		"mask":      {MaskRegion(mask), [3]float64{0.5, 0, 0.5}, [3]float64{0, 0, 0}, [3]float64{1, 0, 1}, math.Cbrt(3 * 4 / (4 * math.Pi))},
+	} {
+		low, high := c.region.Bounds()
+		if got := c.region.Centre(); got != c.centre || low != c.low || high != c.high || c.region.Radius() != c.radius {
+			t.Errorf("%s: centre %v, bounds %v to %v, radius %v; want %v, %v, %v, %v", name, got, low, high, c.region.Radius(), c.centre, c.low, c.high, c.radius)
+		}
+	}
+}
