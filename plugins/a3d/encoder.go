@@ -7,6 +7,7 @@ import (
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
@@ -57,7 +58,7 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 
 // Forward implements torchstage.Module.
 func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
-	volume := in.Tensors["volume"]
+	volume := in.Tensors[ports.Volume.Name]
 	e.checkVolume(s, volume)
 	m := e.mixer(s, in)
 	if s.Err() != nil {
@@ -66,7 +67,7 @@ func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstag
 	defer m.free()
 	maps := e.backbone.forward(s, volume, m, in.Train)
 	tokens := e.tokens(s, maps[2])
-	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{"tokens.volume": tokens}}
+	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{volumeTokens.Name: tokens}}
 	for i, name := range residentMaps {
 		out.Tensors[name] = maps[i]
 	}
@@ -95,7 +96,7 @@ func (e *encoder) checkVolume(s *torchstage.Scope, volume *ts.Tensor) {
 		return
 	}
 	bad := func(wanted, advice string) {
-		s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: "volume", Given: fmt.Sprintf("FP32 %v", shape), Wanted: wanted, Advice: advice})
+		s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: ports.Volume.Name, Given: fmt.Sprintf("FP32 %v", shape), Wanted: wanted, Advice: advice})
 	}
 	switch {
 	case len(shape) != 5 || shape[1] != 1 || shape[0] < 1:
@@ -108,7 +109,7 @@ func (e *encoder) checkVolume(s *torchstage.Scope, volume *ts.Tensor) {
 	s.NoGrad(func() {
 		// A sum is finite only if every value is (values are of moderate size).
 		if sum := s.Scalar(s.Sum(volume, nil, false)); s.Err() == nil && (math.IsNaN(sum) || math.IsInf(sum, 0)) {
-			s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: "volume", Err: fmt.Errorf("holds NaN or infinite values")})
+			s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: ports.Volume.Name, Err: fmt.Errorf("holds NaN or infinite values")})
 		}
 	})
 }
@@ -116,25 +117,25 @@ func (e *encoder) checkVolume(s *torchstage.Scope, volume *ts.Tensor) {
 // mixer checks the spacing and prepares the slice mixing of one call.
 func (e *encoder) mixer(s *torchstage.Scope, in *torchstage.Inputs) *mixer {
 	m := &mixer{operator: e.operator, slices: e.depth(), device: e.device, byWidth: map[int64]*ts.Tensor{}, keep: []float64{0}}
-	spacing := in.Tensors["spacing"]
+	spacing := in.Tensors[ports.Spacing.Name]
 	if spacing == nil {
 		if e.operator == opAlignShift {
-			s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: "spacing", Given: "absent", Wanted: "FP32 [N 3] in mm",
+			s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: ports.Spacing.Name, Given: "absent", Wanted: "FP32 [N 3] in mm",
 				Advice: "operator=alignshift shifts by the slice distance"})
 		}
 		return m
 	}
-	volumes, values := s.Dim(in.Tensors["volume"], 0), s.Float32s(spacing)
+	volumes, values := s.Dim(in.Tensors[ports.Volume.Name], 0), s.Float32s(spacing)
 	if s.Err() != nil {
 		return m
 	}
 	if int64(len(values)) != 3*volumes {
-		s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: "spacing", Given: fmt.Sprintf("FP32 %v", s.Shape(spacing)), Wanted: fmt.Sprintf("FP32 [%d 3]", volumes)})
+		s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: ports.Spacing.Name, Given: fmt.Sprintf("FP32 %v", s.Shape(spacing)), Wanted: fmt.Sprintf("FP32 [%d 3]", volumes)})
 		return m
 	}
 	for i, v := range values {
 		if !(v > 0) || math.IsInf(float64(v), 0) {
-			s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: "spacing", Given: fmt.Sprintf("%g along %s in volume %d", v, []string{"z", "y", "x"}[i%3], i/3),
+			s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: ports.Spacing.Name, Given: fmt.Sprintf("%g along %s in volume %d", v, []string{"z", "y", "x"}[i%3], i/3),
 				Wanted: "a finite distance above 0 mm"})
 			return m
 		}

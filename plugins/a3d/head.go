@@ -10,6 +10,7 @@ import (
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
@@ -41,7 +42,7 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 		return nil, err
 	}
 	for _, p := range b.Request.Inputs {
-		if p.Name == "tokens.volume" && len(p.Shape) == 3 && p.Shape[2] != "C" && p.Shape[2] != fmt.Sprint(c.tokens) {
+		if p.Name == volumeTokens.Name && len(p.Shape) == 3 && p.Shape[2] != "C" && p.Shape[2] != fmt.Sprint(c.tokens) {
 			return nil, &sdk.Error{Code: sdk.InvalidArgument, Port: p.Name, Given: "FP32 " + tensor.FormatShape(p.Shape),
 				Wanted: fmt.Sprintf("FP32 [N T %d]", c.tokens), Advice: "a fusion stage must give tokens.volume back in the encoder's width"}
 		}
@@ -53,7 +54,7 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	m := headManifest()
 	m.Inputs[0].Shape = []string{"N", "T", fmt.Sprint(c.tokens)}
 	for _, p := range b.Request.Inputs {
-		if p.Name != jointPort {
+		if p.Name != ports.Joint.Name {
 			continue
 		}
 		width, err := strconv.ParseInt(p.Shape[len(p.Shape)-1], 10, 64)
@@ -85,8 +86,8 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	for i, name := range residentMaps {
 		maps[i] = in.Resident[name]
 	}
-	maps[2] = h.fuse(s, maps[2], in.Tensors["tokens.volume"], in.Resident[ownTokens], in.Tensors[jointPort])
-	features := h.scale(s, h.shared.pyramid.forward(s, maps), in.Tensors[jointPort])
+	maps[2] = h.fuse(s, maps[2], in.Tensors[volumeTokens.Name], in.Resident[ownTokens], in.Tensors[ports.Joint.Name])
+	features := h.scale(s, h.shared.pyramid.forward(s, maps), in.Tensors[ports.Joint.Name])
 	shape := s.Shape(features)
 	if s.Err() != nil {
 		return nil
@@ -112,7 +113,7 @@ func (h *head) fuse(s *torchstage.Scope, coarse, fused, own, joint *ts.Tensor) *
 		return coarse
 	}
 	if fmt.Sprint(given) != fmt.Sprint(want) {
-		s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: "tokens.volume", Given: fmt.Sprintf("FP32 %v", given),
+		s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: volumeTokens.Name, Given: fmt.Sprintf("FP32 %v", given),
 			Wanted: fmt.Sprintf("FP32 %v", want), Advice: "a fusion stage must give tokens.volume back in the shape it got"})
 		return coarse
 	}
@@ -120,7 +121,7 @@ func (h *head) fuse(s *torchstage.Scope, coarse, fused, own, joint *ts.Tensor) *
 		change := s.Linear(s.Sub2(fused, own), h.fusion, nil)
 		if h.joint != nil {
 			if joint == nil {
-				s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: jointPort, Given: "missing", Wanted: "the joint token announced when the head was opened"})
+				s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: ports.Joint.Name, Given: "missing", Wanted: "the joint token announced when the head was opened"})
 				return nil
 			}
 			change = s.Add(change, s.Unsqueeze(s.Linear(joint, h.joint, nil), 1))

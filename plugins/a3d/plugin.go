@@ -2,6 +2,7 @@ package a3d
 
 import (
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
@@ -16,10 +17,10 @@ func limit(v float64) *float64 { return &v }
 var residentMaps = [3]string{"map4", "map8", "map16"}
 
 // The tokens before any fusion, and the port of the fusion stage's joint token.
-const (
-	ownTokens = "own_tokens"
-	jointPort = "joint"
-)
+const ownTokens = "own_tokens"
+
+// volumeTokens are the tokens that leave the encoder, and come back fused.
+var volumeTokens = ports.Tokens.Of(ports.Volume.Name)
 
 func residents() []sdk.Port {
 	var out []sdk.Port
@@ -37,15 +38,13 @@ func encoderManifest() sdk.StageManifest {
 		Name: "encoder", Kind: sdk.KindEncoder, Trainable: true, Tasks: []string{"detect"},
 		Summary: "truncated DenseNet over the slices of a volume; tokens of the stride-16 map",
 		Inputs: []sdk.Port{
-			{Name: "volume", DType: tensor.FP32, Shape: []string{"N", "1", "D", "H", "W"}, Required: true,
-				Intensity: &sdk.Intensity{Low: -1024, High: 2050, OutLow: -50, OutHigh: 205}, SizeMultiple: sizeMultiple,
-				Help: "D slices about the one to be searched, windowed to 0..255 minus 50"},
-			{Name: "spacing", DType: tensor.FP32, Shape: []string{"N", "3"},
-				Help: "mm, z y x; z is the slice distance that operator=alignshift shifts by"},
+			ports.Volume.Declare(ports.Required, ports.SizeMultiple(sizeMultiple),
+				ports.Intensity(sdk.Intensity{Low: -1024, High: 2050, OutLow: -50, OutHigh: 205}),
+				ports.Help("D slices about the one to be searched, windowed to 0..255 minus 50")),
+			ports.Spacing.Declare(ports.Help("mm, z y x; z is the slice distance that operator=alignshift shifts by")),
 		},
 		Outputs: append([]sdk.Port{
-			{Name: "tokens.volume", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Required: true, Differentiable: true,
-				Help: "one token per cell of the stride-16 map, row by row"},
+			volumeTokens.Declare(ports.Required, ports.Help("one token per cell of the stride-16 map, row by row")),
 			{Name: "features", DType: tensor.FP32, Shape: []string{"N", "F", "H4", "W4"}, OnRequest: true,
 				Help: "the feature pyramid's level of stride 4, without fusion"},
 		}, residents()...),
@@ -70,22 +69,16 @@ func headManifest() sdk.StageManifest {
 		Name: "head", Kind: sdk.KindHead, Trainable: true, Tasks: []string{"detect"},
 		Summary: "feature pyramid, region proposals, box head and optional mask head",
 		Inputs: append([]sdk.Port{
-			{Name: "tokens.volume", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Required: true, Differentiable: true,
-				Help: "the encoder's tokens, fused or not"},
-			{Name: jointPort, DType: tensor.FP32, Shape: []string{"N", "J"}, Differentiable: true,
-				Help: "the fusion stage's joint token; added to every place of the coarse map through a projection that starts at zero"},
-			{Name: "target.boxes", DType: tensor.FP32, Shape: []string{"M", "4"}, Help: "lesions of all images, x1 y1 x2 y2 in input pixels; training only"},
-			{Name: "target.image", DType: tensor.Int32, Shape: []string{"M"}, Help: "image of each lesion"},
-			{Name: "target.class", DType: tensor.Int64, Shape: []string{"M"}, Help: "class of each lesion; absent means 0"},
-			{Name: "target.recist", DType: tensor.FP32, Shape: []string{"M", "8"}, Help: "ends of the long and the short diameter; NaN where unknown; for mask=true"},
-			{Name: "target.ignore", DType: tensor.FP32, Shape: []string{"I", "4"}, Help: "regions that are neither lesion nor background"},
-			{Name: "target.ignore.image", DType: tensor.Int32, Shape: []string{"I"}, Help: "image of each ignore region"},
+			volumeTokens.Declare(ports.Required, ports.Help("the encoder's tokens, fused or not")),
+			ports.Joint.Declare(ports.Help("the fusion stage's joint token; added to every place of the coarse map through a projection that starts at zero")),
+			ports.TargetBoxes.Declare(), ports.TargetImage.Declare(),
+			ports.TargetClass.Declare(ports.Help("class of each lesion; absent means 0")),
+			ports.TargetRECIST.Declare(ports.Help("ends of the long and the short diameter; NaN where unknown; for mask=true")),
+			ports.TargetIgnore.Declare(), ports.TargetIgnoreImage.Declare(),
 		}, residents()...),
 		Outputs: []sdk.Port{
-			{Name: "boxes", DType: tensor.FP32, Shape: []string{"K", "4"}, Help: "x1 y1 x2 y2 in input pixels; EVAL only"},
-			{Name: "scores", DType: tensor.FP32, Shape: []string{"K"}, Help: "probability of the class"},
-			{Name: "labels", DType: tensor.Int64, Shape: []string{"K"}, Help: "class of each box, from 0"},
-			{Name: "image", DType: tensor.Int32, Shape: []string{"K"}, Help: "image of each box"},
+			ports.Boxes.Declare(ports.Help("x1 y1 x2 y2 in input pixels; EVAL only")),
+			ports.Scores.Declare(), ports.BoxLabels.Declare(), ports.BoxImage.Declare(),
 		},
 		Settings: []sdk.Setting{
 			{Name: "compat", Type: "string", Default: "none", Choices: []string{"none", "mmdet1"},

@@ -5,6 +5,7 @@ import (
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/plugins/a3d/boxops"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
@@ -252,7 +253,7 @@ func rawDetections(found [][]detection) map[string]*tensor.Tensor {
 	}
 	k := int64(len(scores))
 	return map[string]*tensor.Tensor{
-		"boxes": tensor.OfFloat32s(boxes, k, 4), "scores": tensor.OfFloat32s(scores, k),
-		"labels": tensor.OfInt64s(labels, k), "image": tensor.OfInt32s(image, k),
+		ports.Boxes.Name: tensor.OfFloat32s(boxes, k, 4), ports.Scores.Name: tensor.OfFloat32s(scores, k),
+		ports.BoxLabels.Name: tensor.OfInt64s(labels, k), ports.BoxImage.Name: tensor.OfInt32s(image, k),
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/plugins/a3d/boxops"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
@@ -37,35 +38,35 @@ func badTarget(s *torchstage.Scope, port, given, wanted string) {
 // targets sorts the target ports by image. Failures go to s.
 func (h *head) targets(s *torchstage.Scope, in *torchstage.Inputs, images int) []target {
 	out := make([]target, images)
-	if in.Tensors["target.boxes"] == nil || in.Tensors["target.image"] == nil {
-		badTarget(s, "target.boxes", "absent, or target.image is", "both for training; images without lesions have no rows")
+	if in.Tensors[ports.TargetBoxes.Name] == nil || in.Tensors[ports.TargetImage.Name] == nil {
+		badTarget(s, ports.TargetBoxes.Name, "absent, or target.image is", "both for training; images without lesions have no rows")
 		return out
 	}
-	boxes, owner := readBoxes(s, in, "target.boxes", "target.image", images)
+	boxes, owner := readBoxes(s, in, ports.TargetBoxes.Name, ports.TargetImage.Name, images)
 	var classes []int64
-	if t := in.Tensors["target.class"]; t != nil {
+	if t := in.Tensors[ports.TargetClass.Name]; t != nil {
 		classes = s.Int64s(t)
 	}
 	var recist []float32
-	if t := in.Tensors["target.recist"]; t != nil && h.config.mask {
+	if t := in.Tensors[ports.TargetRECIST.Name]; t != nil && h.config.mask {
 		recist = s.Float32s(t)
 	}
 	if s.Err() != nil {
 		return out
 	}
 	if classes != nil && len(classes) != len(boxes) {
-		badTarget(s, "target.class", fmt.Sprintf("of %d rows", len(classes)), fmt.Sprintf("%d, one per row of target.boxes", len(boxes)))
+		badTarget(s, ports.TargetClass.Name, fmt.Sprintf("of %d rows", len(classes)), fmt.Sprintf("%d, one per row of target.boxes", len(boxes)))
 		return out
 	}
 	if recist != nil && len(recist) != 8*len(boxes) {
-		badTarget(s, "target.recist", fmt.Sprintf("of %d values", len(recist)), fmt.Sprintf("FP32 [%d 8], one row per row of target.boxes", len(boxes)))
+		badTarget(s, ports.TargetRECIST.Name, fmt.Sprintf("of %d values", len(recist)), fmt.Sprintf("FP32 [%d 8], one row per row of target.boxes", len(boxes)))
 		return out
 	}
 	for i, b := range boxes {
 		l := lesion{box: b}
 		if classes != nil {
 			if l.class = classes[i]; l.class < 0 || l.class >= h.config.classes {
-				badTarget(s, "target.class", fmt.Sprintf("%d in row %d", l.class, i), fmt.Sprintf("0 to %d", h.config.classes-1))
+				badTarget(s, ports.TargetClass.Name, fmt.Sprintf("%d in row %d", l.class, i), fmt.Sprintf("0 to %d", h.config.classes-1))
 				return out
 			}
 		}
@@ -78,12 +79,12 @@ func (h *head) targets(s *torchstage.Scope, in *torchstage.Inputs, images int) [
 		}
 		out[owner[i]].lesions = append(out[owner[i]].lesions, l)
 	}
-	if in.Tensors["target.ignore"] != nil {
-		if in.Tensors["target.ignore.image"] == nil {
-			badTarget(s, "target.ignore.image", "absent", "INT32 [I] with target.ignore")
+	if in.Tensors[ports.TargetIgnore.Name] != nil {
+		if in.Tensors[ports.TargetIgnoreImage.Name] == nil {
+			badTarget(s, ports.TargetIgnoreImage.Name, "absent", "INT32 [I] with target.ignore")
 			return out
 		}
-		regions, image := readBoxes(s, in, "target.ignore", "target.ignore.image", images)
+		regions, image := readBoxes(s, in, ports.TargetIgnore.Name, ports.TargetIgnoreImage.Name, images)
 		for i, r := range regions {
 			out[image[i]].ignore = append(out[image[i]].ignore, r)
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/plugins/bert/wordpiece"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
-	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
@@ -30,8 +30,8 @@ func Manifest() sdk.Manifest {
 		Stages: []sdk.StageManifest{{
 			Name: "text", Kind: sdk.KindText,
 			Summary: "frozen BERT: [CLS] of the last layer",
-			Inputs:  []sdk.Port{{Name: "text", DType: tensor.Bytes, Shape: []string{"N"}, Required: true, Help: "prompts in UTF-8"}},
-			Outputs: []sdk.Port{{Name: "embedding", DType: tensor.FP32, Shape: []string{"N", "E"}, Required: true}},
+			Inputs:  []sdk.Port{ports.Text.Declare(ports.Required)},
+			Outputs: []sdk.Port{ports.Embedding.Declare(ports.Required)},
 			Settings: []sdk.Setting{
 				{Name: "model", Type: "path", Default: "", Help: "folder with config.json, vocab.txt and model.safetensors"},
 				{Name: "lowercase", Type: "string", Default: "auto", Choices: []string{"auto", "true", "false"}, Help: "auto: as tokenizer_config.json says, true without it"},
@@ -128,7 +128,7 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 	}
 	p.Freeze("")
 	b.Inputs = Manifest().Stages[0].Inputs
-	b.Outputs = []sdk.Port{{Name: "embedding", DType: tensor.FP32, Shape: []string{"N", strconv.FormatInt(c.width, 10)}, Required: true}}
+	b.Outputs = []sdk.Port{ports.Embedding.Declare(ports.Required, ports.Shape("N", strconv.FormatInt(c.width, 10)))}
 	if !c.lowercaseIsKnown {
 		b.Notes = append(b.Notes, "tokenizer_config.json does not say whether text is lower-cased: lower-casing; set lowercase=false for a cased model")
 	}
@@ -138,7 +138,7 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 // Forward embeds texts. Texts of like length share a batch, so that little of it
 // is padding; each text's embedding is its own.
 func (m *model) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
-	texts := in.Text["text"]
+	texts := in.Text[ports.Text.Name]
 	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}, Metrics: map[string]float64{}}
 	ids := make([][]int64, len(texts))
 	order := make([]int, len(texts))
@@ -175,7 +175,7 @@ func (m *model) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.
 			}
 		}
 	})
-	out.Tensors["embedding"] = s.FromFloat32s(result, int64(len(texts)), m.width)
+	out.Tensors[ports.Embedding.Name] = s.FromFloat32s(result, int64(len(texts)), m.width)
 	return out
 }
 

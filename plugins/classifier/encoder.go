@@ -3,12 +3,11 @@ package classifier
 import (
 	"sort"
 	"strconv"
-	"strings"
 
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
-	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
@@ -39,7 +38,7 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	set := b.Request.Settings
 	e := &encoder{size: int64(set.Int("image_size")), pool: int64(set.Int("pool")), frozen: set.Bool("frozen"), modality: map[string]*ts.Tensor{}}
 	for _, p := range b.Request.Inputs {
-		if name, ok := strings.CutPrefix(p.Name, "image."); ok {
+		if name, ok := ports.Images.Member(p.Name); ok {
 			e.names = append(e.names, name)
 		}
 	}
@@ -88,13 +87,8 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 		count = strconv.FormatInt(t, 10)
 	}
 	for _, name := range e.names {
-		b.Inputs = append(b.Inputs, sdk.Port{
-			Name: "image." + name, DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, Required: true, Intensity: &pixels,
-		})
-		b.Outputs = append(b.Outputs, sdk.Port{
-			Name: "tokens." + name, DType: tensor.FP32, Shape: []string{"N", count, strconv.FormatInt(c, 10)},
-			Required: true, Differentiable: true,
-		})
+		b.Inputs = append(b.Inputs, ports.Images.Of(name).Declare(ports.Required, ports.Intensity(pixels)))
+		b.Outputs = append(b.Outputs, ports.Tokens.Of(name).Declare(ports.Required, ports.Shape("N", count, strconv.FormatInt(c, 10))))
 	}
 	return e, nil
 }
@@ -103,9 +97,10 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
 	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}}
 	for _, name := range e.names {
-		x := in.Tensors["image."+name]
+		image := ports.Images.Of(name).Name
+		x := in.Tensors[image]
 		if x == nil {
-			s.Failf(sdk.InvalidArgument, "input %q is missing; a case without this image cannot be encoded", "image."+name)
+			s.Failf(sdk.InvalidArgument, "input %q is missing; a case without this image cannot be encoded", image)
 			return out
 		}
 		var y *ts.Tensor
@@ -117,7 +112,7 @@ func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstag
 		if m := e.modality[name]; m != nil {
 			y = s.Add(y, m)
 		}
-		out.Tensors["tokens."+name] = y
+		out.Tensors[ports.Tokens.Of(name).Name] = y
 	}
 	return out
 }

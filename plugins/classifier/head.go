@@ -3,13 +3,12 @@ package classifier
 import (
 	"sort"
 	"strconv"
-	"strings"
 
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
-	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
@@ -31,7 +30,8 @@ type head struct {
 // task is one label set.
 type task struct {
 	sdk.LabelSet
-	suffix  string // "" with one label set, ".<name>" with several
+	logits  ports.Port
+	target  ports.Port
 	layer   transformer.Affine
 	weights *ts.Tensor // [classes], nil without class weights
 }
@@ -41,7 +41,7 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	h := &head{drop: set.Float("dropout"), smooth: set.Float("label_smoothing")}
 	sizes := map[string]int64{}
 	for _, p := range b.Request.Inputs {
-		if p.Name != "joint" && !strings.HasPrefix(p.Name, "tokens.") {
+		if !ports.Joint.Has(p.Name) && !ports.Tokens.Has(p.Name) {
 			continue
 		}
 		n, err := strconv.ParseInt(p.Shape[len(p.Shape)-1], 10, 64)
@@ -55,7 +55,7 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	if len(h.ports) == 0 {
 		return nil, sdk.Errorf(sdk.InvalidArgument, "no tokens.<modality> and no joint to classify from")
 	}
-	rank := map[string]int{"tokens.report": 1, "joint": 2}
+	rank := map[string]int{ports.TokensReport.Name: 1, ports.Joint.Name: 2}
 	sort.Slice(h.ports, func(i, j int) bool {
 		a, b := h.ports[i], h.ports[j]
 		if rank[a] != rank[b] {
@@ -74,15 +74,15 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 		h.hidden, width = &hidden, int64(set.Int("hidden"))
 	}
 	b.Inputs = b.Request.Inputs
-	for _, l := range b.Request.Labels {
+	labels := b.Request.Labels
+	for _, l := range labels {
 		if len(l.Classes) < 2 {
 			return nil, sdk.Errorf(sdk.InvalidArgument, "label set %q has %d classes, want at least 2", l.Name, len(l.Classes))
 		}
-		t := task{LabelSet: l}
+		t := task{LabelSet: l, logits: ports.LabelLogits(labels, l.Name), target: ports.LabelTarget(labels, l.Name)}
 		name := "classifier"
-		if len(b.Request.Labels) > 1 {
-			t.suffix = "." + l.Name
-			name += t.suffix
+		if len(labels) > 1 {
+			name += "." + l.Name
 		}
 		classes := int64(len(l.Classes))
 		t.layer = transformer.Affine{
@@ -100,10 +100,7 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 			t.weights = b.S.Keep(b.S.To(b.S.FromFloat32s(w, classes), b.Device))
 		}
 		h.tasks = append(h.tasks, t)
-		b.Outputs = append(b.Outputs, sdk.Port{
-			Name: "logits" + t.suffix, DType: tensor.FP32, Required: true,
-			Shape: []string{"N", strconv.FormatInt(classes, 10)},
-		})
+		b.Outputs = append(b.Outputs, t.logits.Declare(ports.Required, ports.Shape("N", strconv.FormatInt(classes, 10))))
 	}
 	return h, nil
 }
@@ -161,7 +158,7 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 			s.Failf(sdk.InvalidArgument, "input %q is missing; it was there when the head was opened", name)
 			return out
 		}
-		if name != "joint" {
+		if name != ports.Joint.Name {
 			x = s.Mean(x, []int64{1}, false)
 		}
 		parts = append(parts, x)
@@ -175,14 +172,14 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	right, known := 0, 0
 	for _, t := range h.tasks {
 		logits := t.layer.Apply(s, x)
-		out.Tensors["logits"+t.suffix] = logits
-		target := in.Tensors["target.label"+t.suffix]
+		out.Tensors[t.logits.Name] = logits
+		target := in.Tensors[t.target.Name]
 		if target == nil {
 			continue
 		}
 		labels := s.Int64s(target)
 		if n := s.Dim(logits, 0); s.Err() == nil && int64(len(labels)) != n {
-			s.Failf(sdk.InvalidArgument, "target.label%s has %d labels for %d cases", t.suffix, len(labels), n)
+			s.Failf(sdk.InvalidArgument, "%s has %d labels for %d cases", t.target.Name, len(labels), n)
 		}
 		if s.Err() != nil {
 			return out
@@ -222,7 +219,7 @@ func (t task) count(labels []int64, logits []float32) (right, known int, err err
 	k := len(t.Classes)
 	for i, label := range labels {
 		if label < -1 || label >= int64(k) {
-			return 0, 0, sdk.Errorf(sdk.InvalidArgument, "target.label%s of case %d is %d, want -1 (unknown) to %d", t.suffix, i, label, k-1)
+			return 0, 0, sdk.Errorf(sdk.InvalidArgument, "%s of case %d is %d, want -1 (unknown) to %d", t.target.Name, i, label, k-1)
 		}
 		if label < 0 || len(logits) < (i+1)*k {
 			continue

@@ -4,7 +4,7 @@ package classifier
 
 import (
 	"github.com/alignedfusion/alignedfusion/sdk"
-	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
@@ -24,14 +24,10 @@ func Manifest() sdk.Manifest {
 			{
 				Name: "encoder", Kind: sdk.KindEncoder, Trainable: true,
 				Summary: "image encoders conv, darknet, vit, swin_t: tokens of every image of a case",
-				Inputs: []sdk.Port{{
-					Name: "image.*", DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, Intensity: &pixels,
-					Help: "RGB in [0,1]; resized to image_size where that is not 0",
-				}},
-				Outputs: []sdk.Port{{
-					Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Required: true, Differentiable: true,
-					Help: "tokens of each image, row by row; ViT's class token comes first",
-				}},
+				Inputs: []sdk.Port{ports.Images.Declare(ports.Intensity(pixels),
+					ports.Help("RGB in [0,1]; resized to image_size where that is not 0"))},
+				Outputs: []sdk.Port{ports.Tokens.Declare(ports.Required,
+					ports.Help("tokens of each image, row by row; ViT's class token comes first"))},
 				Settings: []sdk.Setting{
 					{Name: "kind", Type: "string", Default: "conv", Choices: []string{"conv", "darknet", "vit", "swin_t"}, Help: "network"},
 					{Name: "weights", Type: "path", Default: "", Help: "safetensors file: torchvision's or timm's names for vit, torchvision's for swin_t"},
@@ -49,15 +45,10 @@ func Manifest() sdk.Manifest {
 				Name: "head", Kind: sdk.KindHead, Trainable: true, Tasks: []string{"classify"},
 				Summary: "pooled tokens of every modality and the joint summary, layer norm, linear or MLP classifier",
 				Inputs: []sdk.Port{
-					{Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Differentiable: true, Help: "visual tokens and report tokens, each with its own size"},
-					{Name: "joint", DType: tensor.FP32, Shape: []string{"N", "J"}, Differentiable: true, Help: "the fusion stage's summary"},
-					{Name: "target.label", DType: tensor.Int64, Shape: []string{"N"}, Help: "class index, -1 unknown; with one label set"},
-					{Name: "target.label.*", DType: tensor.Int64, Shape: []string{"N"}, Help: "class index per label set; with several"},
+					ports.Tokens.Declare(ports.Help("visual tokens and report tokens, each with its own size")),
+					ports.Joint.Declare(), ports.TargetLabel.Declare(), ports.TargetLabels.Declare(),
 				},
-				Outputs: []sdk.Port{
-					{Name: "logits", DType: tensor.FP32, Shape: []string{"N", "classes"}, Help: "with one label set"},
-					{Name: "logits.*", DType: tensor.FP32, Shape: []string{"N", "classes"}, Help: "per label set; with several"},
-				},
+				Outputs: []sdk.Port{ports.Logits.Declare(), ports.LogitsOf.Declare()},
 				Settings: []sdk.Setting{
 					{Name: "kind", Type: "string", Default: "linear", Choices: []string{"linear", "mlp"}, Help: "linear layer, or a hidden layer with GELU before it"},
 					{Name: "hidden", Type: "int", Default: "256", Min: limit(1), Max: limit(65536), Help: "mlp: size of the hidden layer"},

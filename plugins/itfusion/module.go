@@ -9,7 +9,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
-	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
@@ -98,10 +98,8 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 		if m.rec, err = newReconstructor(b, frame, set.Float("temperature"), set.Float("ordinal_smoothing")); err != nil {
 			return nil, err
 		}
-		b.Outputs = append(b.Outputs, sdk.Port{
-			Name: "reconstruction", DType: tensor.FP32, Required: true,
-			Shape: []string{"N", strconv.Itoa(len(m.Attributes)), strconv.FormatInt(m.K, 10)},
-		})
+		b.Outputs = append(b.Outputs, ports.Reconstruction.Declare(ports.Required,
+			ports.Shape("N", strconv.Itoa(len(m.Attributes)), strconv.FormatInt(m.K, 10))))
 	}
 	return m, frame.LoadWeights(b)
 }
@@ -143,18 +141,18 @@ func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage
 			after[report] = m.Fill(s, hidden, filled, after[report])
 		}
 		out.Losses["reconstruction"] = m.rec.loss(s, r, cells, masked, out.Metrics)
-		out.Tensors["reconstruction"] = s.Detach(s.Softmax(s.MulScalar(r.logits, 1/m.calibration), 2))
+		out.Tensors[ports.Reconstruction.Name] = s.Detach(s.Softmax(s.MulScalar(r.logits, 1/m.calibration), 2))
 	}
 	mean := m.Finish(s, in, after, out.Tensors)
 	if m.direct {
-		out.Tensors["joint"] = mean
+		out.Tensors[ports.Joint.Name] = mean
 		return out
 	}
 	var joint []*ts.Tensor
 	for _, t := range inter {
 		joint = append(joint, m.interNorm.Normalize(s, s.Mean(t, []int64{1}, false), m.Width, eps))
 	}
-	out.Tensors["joint"] = s.Cat(joint, 1)
+	out.Tensors[ports.Joint.Name] = s.Cat(joint, 1)
 	return out
 }
 

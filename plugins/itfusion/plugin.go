@@ -6,7 +6,7 @@ package itfusion
 import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion"
-	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
@@ -32,10 +32,8 @@ func settings() []sdk.Setting {
 // Manifest describes the plugin.
 func Manifest() sdk.Manifest {
 	inputs, outputs := fusion.Ports()
-	outputs = append(outputs, sdk.Port{
-		Name: "reconstruction", DType: tensor.FP32, Shape: []string{"N", "A", "K"},
-		Help: "probabilities over each attribute's value set, with attributes and reconstruct=true",
-	})
+	outputs = append(outputs, ports.Reconstruction.Declare(
+		ports.Help("probabilities over each attribute's value set, with attributes and reconstruct=true")))
 	return sdk.Manifest{
 		Name: "itfusion", Version: "0.1.0", License: "Apache-2.0", Runtime: "libtorch",
 		ModelCard: "AlignedFusion's intermediate-token fusion with masked token reconstruction. No pretrained weights; learns from any tokens.",

@@ -10,6 +10,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
@@ -75,6 +76,6 @@ func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage
 	for _, layer := range m.layers {
 		x = layer.Forward(s, x, nil, in.Train)
 	}
-	out.Tensors["joint"] = m.Finish(s, in, fusion.Split(s, x, streams), out.Tensors)
+	out.Tensors[ports.Joint.Name] = m.Finish(s, in, fusion.Split(s, x, streams), out.Tensors)
 	return out
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
@@ -54,7 +55,7 @@ func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage
 		}
 		tokens := m.Normalize(s, fusion.Report, m.Tokens(s, cells, m.Hidden(s, cells, nil)))
 		summary = s.Mean(tokens, []int64{1}, true)
-		out.Tensors["tokens.report"] = tokens
+		out.Tensors[ports.TokensReport.Name] = tokens
 		means = append(means, s.Mean(tokens, []int64{1}, false))
 	}
 	for _, mod := range m.Modalities {
@@ -63,8 +64,8 @@ func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage
 		if summary != nil {
 			x = s.Add(x, summary)
 		}
-		out.Tensors["tokens."+mod.Name] = m.Back(s, in, mod.Name, x)
+		out.Tensors[ports.Tokens.Of(mod.Name).Name] = m.Back(s, in, mod.Name, x)
 	}
-	out.Tensors["joint"] = s.Mean(s.Stack(means, 1), []int64{1}, false)
+	out.Tensors[ports.Joint.Name] = s.Mean(s.Stack(means, 1), []int64{1}, false)
 	return out
 }

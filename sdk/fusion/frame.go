@@ -3,14 +3,13 @@ package fusion
 import (
 	"sort"
 	"strconv"
-	"strings"
 
 	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
-	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
@@ -78,14 +77,15 @@ func New(b *torchstage.Build, o Options) (*Frame, error) {
 		return nil, sdk.Errorf(sdk.InvalidArgument, "%w", err)
 	}
 	for _, port := range b.Request.Inputs {
+		modality, tokens := ports.Tokens.Member(port.Name)
 		switch {
-		case strings.HasPrefix(port.Name, "tokens."):
+		case tokens:
 			c, err := size(port, 2)
 			if err != nil {
 				return nil, err
 			}
-			f.Modalities = append(f.Modalities, Modality{strings.TrimPrefix(port.Name, "tokens."), c})
-		case port.Name == "report.embedding":
+			f.Modalities = append(f.Modalities, Modality{modality, c})
+		case port.Name == ports.ReportEmbedding.Name:
 			if f.Embedding, err = size(port, 2); err != nil {
 				return nil, err
 			}
@@ -157,24 +157,20 @@ func (f *Frame) Normalize(s *torchstage.Scope, stream string, x *ts.Tensor) *ts.
 func (f *Frame) resolve(b *torchstage.Build) {
 	b.Inputs = b.Request.Inputs
 	for _, port := range b.Request.Inputs {
-		if strings.HasPrefix(port.Name, "tokens.") {
+		if ports.Tokens.Has(port.Name) {
 			port.Differentiable, port.Intensity = true, nil
 			b.Outputs = append(b.Outputs, port)
 		}
 	}
 	if a := len(f.Attributes); a > 0 {
-		b.Outputs = append(b.Outputs, sdk.Port{
-			Name: "tokens.report", DType: tensor.FP32, Required: true, Differentiable: true,
-			Shape: []string{"N", strconv.Itoa(a), strconv.FormatInt(f.Width, 10)},
-		})
+		b.Outputs = append(b.Outputs, ports.TokensReport.Declare(ports.Required,
+			ports.Shape("N", strconv.Itoa(a), strconv.FormatInt(f.Width, 10))))
 	}
 }
 
 // Joint declares the joint output of the given size.
 func (f *Frame) Joint(b *torchstage.Build, width int64) {
-	b.Outputs = append(b.Outputs, sdk.Port{
-		Name: "joint", DType: tensor.FP32, Required: true, Differentiable: true, Shape: []string{"N", strconv.FormatInt(width, 10)},
-	})
+	b.Outputs = append(b.Outputs, ports.Joint.Declare(ports.Required, ports.Shape("N", strconv.FormatInt(width, 10))))
 }
 
 // dropModality zeroes all tokens x [N,T,C] of a modality in some of the cases, in
@@ -197,13 +193,14 @@ func (f *Frame) dropModality(s *torchstage.Scope, in *torchstage.Inputs, modalit
 
 // Visual projects a modality's tokens [N,T,C] to [N,T,d].
 func (f *Frame) Visual(s *torchstage.Scope, in *torchstage.Inputs, modality string) *ts.Tensor {
-	x := in.Tensors["tokens."+modality]
+	name := ports.Tokens.Of(modality).Name
+	x := in.Tensors[name]
 	if x == nil {
-		s.Failf(sdk.InvalidArgument, "input %q is missing", "tokens."+modality)
+		s.Failf(sdk.InvalidArgument, "input %q is missing", name)
 		return x
 	}
 	x = f.dropModality(s, in, modality, x)
-	in.Tensors["tokens."+modality] = x // Back adds to the same tokens
+	in.Tensors[name] = x // Back adds to the same tokens
 	return f.inputs[modality].apply(s, x, f.Width)
 }
 
@@ -214,7 +211,7 @@ func (f *Frame) Back(s *torchstage.Scope, in *torchstage.Inputs, modality string
 		x = out.Apply(s, x)
 	}
 	if f.Residual {
-		x = s.Add(in.Tensors["tokens."+modality], x)
+		x = s.Add(in.Tensors[ports.Tokens.Of(modality).Name], x)
 	}
 	return x
 }
@@ -244,7 +241,7 @@ type Cells struct {
 // Cells reads and checks the report ports.
 func (f *Frame) Cells(s *torchstage.Scope, in *torchstage.Inputs) Cells {
 	var c Cells
-	e, st, v := in.Tensors["report.embedding"], in.Tensors["report.state"], in.Tensors["report.value"]
+	e, st, v := in.Tensors[ports.ReportEmbedding.Name], in.Tensors[ports.ReportState.Name], in.Tensors[ports.ReportValue.Name]
 	if e == nil || st == nil || v == nil {
 		s.Failf(sdk.InvalidArgument, "the pipeline has attributes: want the inputs report.embedding, report.state and report.value")
 		return c
@@ -254,7 +251,7 @@ func (f *Frame) Cells(s *torchstage.Scope, in *torchstage.Inputs) Cells {
 		s.Failf(sdk.InvalidArgument, "report.embedding is %v, want [N %d %d] (attributes of the schema, size at open)", shape, a, f.Embedding)
 		return c
 	}
-	for name, t := range map[string]*ts.Tensor{"report.state": st, "report.value": v} {
+	for name, t := range map[string]*ts.Tensor{ports.ReportState.Name: st, ports.ReportValue.Name: v} {
 		if sh := s.Shape(t); s.Err() == nil && (len(sh) != 2 || sh[0] != shape[0] || sh[1] != a) {
 			s.Failf(sdk.InvalidArgument, "%s is %v, want [%d %d]", name, sh, shape[0], a)
 			return c
@@ -318,15 +315,12 @@ func size(port sdk.Port, axis int) (int64, error) {
 // Ports returns the inputs and outputs of a fusion stage's manifest.
 func Ports() (inputs, outputs []sdk.Port) {
 	inputs = []sdk.Port{
-		{Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Differentiable: true, Help: "tokens of any number of modalities, each with its own T and C"},
-		{Name: "report.embedding", DType: tensor.FP32, Shape: []string{"N", "A", "E"}, Differentiable: true, Help: "text embedding of each attribute's prompt, zero where unmentioned"},
-		{Name: "report.state", DType: tensor.Int8, Shape: []string{"N", "A"}, Help: "0 unmentioned, 1 stated, 2 negated, 3 uncertain"},
-		{Name: "report.value", DType: tensor.Int64, Shape: []string{"N", "A"}, Help: "index into the attribute's value set, -1 unknown"},
+		ports.Tokens.Declare(ports.Help("tokens of any number of modalities, each with its own T and C")),
+		ports.ReportEmbedding.Declare(), ports.ReportState.Declare(), ports.ReportValue.Declare(),
 	}
 	outputs = []sdk.Port{
-		{Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Differentiable: true, Help: "every modality's tokens after fusion, in the shape they came in"},
-		{Name: "tokens.report", DType: tensor.FP32, Shape: []string{"N", "A", "D"}, Differentiable: true, Help: "one token per attribute; with attributes only"},
-		{Name: "joint", DType: tensor.FP32, Shape: []string{"N", "J"}, Required: true, Differentiable: true, Help: "summary of all modalities"},
+		ports.Tokens.Declare(ports.Help("every modality's tokens after fusion, in the shape they came in")),
+		ports.TokensReport.Declare(), ports.Joint.Declare(ports.Required),
 	}
 	return inputs, outputs
 }
@@ -342,7 +336,7 @@ func (f *Frame) Finish(s *torchstage.Scope, in *torchstage.Inputs, streams []*ts
 		if name != Report {
 			y = f.Back(s, in, name, y)
 		}
-		outputs["tokens."+name] = y
+		outputs[ports.Tokens.Of(name).Name] = y
 	}
 	return s.Mean(s.Stack(means, 1), []int64{1}, false)
 }

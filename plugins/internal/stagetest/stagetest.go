@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -81,7 +82,7 @@ func (s *Stage) TryForward(train bool, seed uint64, inputs map[string]*tensor.Te
 	s.context++
 	needs := map[string]bool{}
 	for name, in := range inputs {
-		if train && in.DType == tensor.FP32 && (strings.HasPrefix(name, "tokens.") || name == "joint" || name == "report.embedding") {
+		if train && in.DType == tensor.FP32 && ports.Named(name).Differentiable {
 			needs[name] = true
 		}
 	}
