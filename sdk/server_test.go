@@ -64,8 +64,8 @@ func TestGradientsEqualFiniteDifferences(t *testing.T) {
 	plugintest.EachTransport(t, testplugins.Linear(), func(t *testing.T, c *client.Client) {
 		i := openLinear(t, c, nil)
 		plugintest.CheckGradients(t, i, map[string]*tensor.Tensor{
-			"x":        tensor.OfFloat32s(values(20), 5, 4),
-			"target.y": tensor.OfFloat32s(values(15), 5, 3),
+			"x":       tensor.OfFloat32s(values(20), 5, 4),
+			"desired": tensor.OfFloat32s(values(15), 5, 3),
 		}, 1e-3)
 	})
 }
@@ -145,8 +145,8 @@ func TestRequestsAreCheckedAgainstTheManifest(t *testing.T) {
 		{"rank", sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{"x": tensor.OfFloat32s(values(4), 4)}},
 			[]string{"FP32 [4]", "want FP32 [N C]"}},
 		{"missing", sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{}}, []string{`"x" is missing`}},
-		{"unknown", sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{"x": good(), "z": good()}}, []string{`"z"`, "x, target.y"}},
-		{"one name, one size", sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{"x": good(), "target.y": tensor.OfFloat32s(values(9), 3, 3)}},
+		{"unknown", sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{"x": good(), "z": good()}}, []string{`"z"`, "x, desired"}},
+		{"one name, one size", sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{"x": good(), "desired": tensor.OfFloat32s(values(9), 3, 3)}},
 			[]string{"FP32 [2 4]", "want FP32 [3 C]", "N is 3"}},
 		{"bytes do not fit the shape", sdk.ForwardRequest{Inputs: map[string]*tensor.Tensor{"x": {DType: tensor.FP32, Shape: []int64{2, 4}, Data: make([]byte, 31)}}},
 			[]string{`"x"`, "31 bytes"}},
@@ -189,7 +189,7 @@ func TestOnRequestOutputsComeOnlyOnRequest(t *testing.T) {
 // train steps, save, load into another instance, and the same steps again.
 func TestSaveAndLoadAreBitExact(t *testing.T) {
 	c := plugintest.Start(t, testplugins.Linear(), plugintest.SharedMemory)
-	inputs := map[string]*tensor.Tensor{"x": tensor.OfFloat32s(values(20), 5, 4), "target.y": tensor.OfFloat32s(values(15), 5, 3)}
+	inputs := map[string]*tensor.Tensor{"x": tensor.OfFloat32s(values(20), 5, 4), "desired": tensor.OfFloat32s(values(15), 5, 3)}
 	train := func(i *client.Instance, steps int) {
 		for k := range steps {
 			if err := i.ZeroGrad(t.Context()); err != nil {

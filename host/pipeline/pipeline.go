@@ -14,6 +14,8 @@ import (
 // Pipeline is a row of opened stages. Its methods are not safe for concurrent use.
 type Pipeline struct {
 	Members []*Member
+	// Notes name the inputs that nobody feeds and no catalogue knows, one line each.
+	Notes []string
 	// context is the number of the last run; all stages of a run share it.
 	context uint64
 }
@@ -45,6 +47,7 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		if err != nil {
 			return nil, err
 		}
+		p.Notes = append(p.Notes, b.strangers(s, feeding)...)
 		req := base
 		req.Stage, req.Settings, req.Inputs = s.Stage.Name, resolved[i], feeding
 		req.Seed, req.Frozen = Seed(base.Seed, "open", string(s.Role)), base.Train && s.Frozen

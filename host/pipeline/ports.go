@@ -7,13 +7,16 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
 // Host is the name under which the host's own ports appear in messages.
 const Host = "the host"
 
-// PortError is returned when what one stage gives does not fit what another wants.
+// PortError is returned when what one stage gives does not fit what another wants, and
+// when a stage has a port that nobody is at the other end of and no catalogue knows, by a
+// name that is reserved or looks like a known one (Stranger).
 type PortError struct {
 	// Consumer is the stage that wants the port, Producer the one that gives it
 	// (empty when nothing does), Before the stage before the consumer.
@@ -21,11 +24,22 @@ type PortError struct {
 	Port                       string
 	Given, Wanted              string
 	Advice                     string
+	// Stranger is "input" or "output" for a port without another end, Meant the name it
+	// may be a slip of.
+	Stranger, Meant string
 }
 
 // Error names both stages:
-// `head mlp: input "joint" is FP32 [N 192] from fusion sum, want FP32 [N 256]`.
+// `head mlp: input "joint" is FP32 [N 192] from fusion sum, want FP32 [N 256]`,
+// or what was meant: `head mlp: input "target.labels": nobody gives it; did you mean "target.label"?`.
 func (e *PortError) Error() string {
+	if e.Stranger != "" {
+		text := e.Consumer + ": " + strange(e.Stranger, e.Port, e.Meant)
+		if e.Meant == "" {
+			text += "; names that begin like it are reserved: take another for a port of your own"
+		}
+		return text
+	}
 	text := fmt.Sprintf("%s: input %q ", e.Consumer, e.Port)
 	if e.Producer == "" {
 		text += "is given by nothing before it"
@@ -38,6 +52,15 @@ func (e *PortError) Error() string {
 	text += ", want " + e.Wanted
 	if e.Advice != "" {
 		text += " (" + e.Advice + ")"
+	}
+	return text
+}
+
+// strange says that a port has no other end.
+func strange(side, port, meant string) string {
+	text := fmt.Sprintf("%s %q: nobody %s it", side, port, map[string]string{"input": "gives", "output": "reads"}[side])
+	if meant != "" {
+		text += fmt.Sprintf("; did you mean %q?", meant)
 	}
 	return text
 }
@@ -131,12 +154,13 @@ func (b board) accept(s Source, inputs []sdk.Port, before string) ([]sdk.Port, e
 		feeding = append(feeding, p.Port)
 	}
 	for _, want := range inputs {
-		satisfies := func(n string) bool {
-			// A family on the board may turn out to have the exact port as a member.
-			_, open := sdk.Family(n)
-			return given[n] && matches(want.Name, n) || open && matches(n, want.Name)
+		if b.feeds(want, given) {
+			continue
 		}
-		if !want.Required || slices.ContainsFunc(b.names(), satisfies) {
+		if err := b.refuseStranger(s, want); err != nil {
+			return nil, err
+		}
+		if !want.Required {
 			continue
 		}
 		missing := &PortError{Consumer: s.name(), Before: before, Port: want.Name, Wanted: describe(want.DType, want.Shape) + ", declared by " + s.Plugin,
@@ -147,6 +171,61 @@ func (b board) accept(s Source, inputs []sdk.Port, before string) ([]sdk.Port, e
 		return nil, missing
 	}
 	return feeding, nil
+}
+
+// feeds reports whether one of the ports on the board is, or may turn out to be, what an
+// input wants. given are the ports on the board that the stage takes.
+func (b board) feeds(want sdk.Port, given map[string]bool) bool {
+	return slices.ContainsFunc(b.names(), func(n string) bool {
+		// A family on the board may turn out to have the exact port as a member.
+		_, open := sdk.Family(n)
+		return given[n] && matches(want.Name, n) || open && matches(n, want.Name)
+	})
+}
+
+// refuseStranger refuses an input that nobody feeds when it is a slip of a known name, or
+// reserved and not known.
+func (b board) refuseStranger(s Source, want sdk.Port) error {
+	if want.Resident || ports.Find(want.Name) != nil {
+		return nil
+	}
+	meant := ports.Typo(want.Name, b.names()...)
+	if meant == "" && !ports.Reserved(want.Name) {
+		return nil
+	}
+	if meant == "" {
+		meant = ports.Nearest(want.Name, b.names()...)
+	}
+	return &PortError{Consumer: s.name(), Stranger: "input", Port: want.Name, Meant: meant}
+}
+
+// strangers names the optional inputs of a stage that nobody feeds and no catalogue
+// knows: ports that are the stage's own, and whose other end is missing.
+func (b board) strangers(s Source, feeding []sdk.Port) (notes []string) {
+	given := map[string]bool{}
+	for _, p := range feeding {
+		given[p.Name] = true
+	}
+	for _, want := range s.Stage.Inputs {
+		if !want.Resident && ports.Find(want.Name) == nil && !b.feeds(want, given) {
+			notes = append(notes, s.name()+": "+strange("input", want.Name, ports.Nearest(want.Name, b.names()...)))
+		}
+	}
+	return notes
+}
+
+// checkOutputs refuses outputs that no later stage reads and that are slips of known
+// names.
+func checkOutputs(sources []Source) error {
+	for i, s := range sources {
+		for _, out := range s.Stage.Outputs {
+			read := slices.ContainsFunc(sources[i+1:], func(later Source) bool { return sdk.FindPort(later.Stage.Inputs, out.Name) != nil })
+			if meant := ports.Typo(out.Name); meant != "" && !read && !out.Resident {
+				return &PortError{Consumer: s.name(), Stranger: "output", Port: out.Name, Meant: meant}
+			}
+		}
+	}
+	return nil
 }
 
 // offer puts a stage's outputs on the board. A family output stands for one port
@@ -194,7 +273,7 @@ type RoleError struct{ Text string }
 func (e *RoleError) Error() string { return e.Text }
 
 // Check compares the ports of a whole pipeline by its manifests, before anything is
-// opened. The error is a *PortError that names both stages, or a *RoleError.
+// opened. The error is a *PortError that names the stages, or a *RoleError.
 func Check(sources []Source, hostPorts []sdk.Port, task string) error {
 	b := newBoard(hostPorts)
 	before := ""
@@ -211,5 +290,5 @@ func Check(sources []Source, hostPorts []sdk.Port, task string) error {
 		b.offer(s, s.Stage.Inputs, s.Stage.Outputs)
 		before = s.name()
 	}
-	return nil
+	return checkOutputs(sources)
 }

@@ -133,6 +133,7 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("%s %s: %s", m.Role, m.Plugin, note))
 		}
 	}
+	s.Warnings = append(s.Warnings, s.Pipeline.Notes...)
 	return s, nil
 }
 

@@ -194,7 +194,9 @@ func (s *subject) makeInputs(m *sdk.StageManifest, inputs map[string]*tensor.Ten
 
 func (s *subject) makeTargets(m *sdk.StageManifest, inputs map[string]*tensor.Tensor, dims map[string]int64) error {
 	for _, p := range m.Inputs {
-		if !ports.Target(p.Name) || p.Required || inputs[p.Name] != nil {
+		// An optional port of the stage's own may be what its loss is about as well.
+		own := ports.Find(p.Name) == nil && !p.Differentiable && !p.Resident
+		if !ports.Target(p.Name) && !own || p.Required || inputs[p.Name] != nil {
 			continue
 		}
 		name := p.Name

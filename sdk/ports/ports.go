@@ -178,14 +178,22 @@ func Nearest(name string, others ...string) string {
 	return nearest.Name(name, candidates(name, others))
 }
 
-// candidates are the names that name may stand for. Of a family it is the member that
-// ends like it.
+// candidates are the names that name may stand for. Of a family that begins alike it is
+// the member that ends like it.
 func candidates(name string, others []string) []string {
 	out := slices.Clone(others)
+	parts := strings.Split(name, ".")
 	for _, p := range catalogue {
 		if _, family := sdk.Family(p.Name); !family {
 			out = append(out, p.Name)
-		} else if parts, own := strings.Split(name, "."), strings.Count(p.Name, "."); len(parts) > own {
+			continue
+		}
+		first := strings.TrimSuffix(p.prefix(), ".")
+		own := strings.Count(p.Name, ".")
+		if len(parts) <= own {
+			continue
+		}
+		if begins := strings.Join(parts[:own], "."); begins == first || nearest.Typo(begins, []string{first}) != "" {
 			out = append(out, p.prefix()+strings.Join(parts[own:], "."))
 		}
 	}

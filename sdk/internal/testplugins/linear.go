@@ -27,7 +27,7 @@ func Linear() sdk.Plugin {
 				Name: "linear", Kind: sdk.KindHead, Summary: "a linear map in plain Go", Trainable: true,
 				Inputs: []sdk.Port{
 					{Name: "x", DType: tensor.FP32, Shape: []string{"N", "C"}, Required: true, Differentiable: true},
-					{Name: "target.y", DType: tensor.FP32, Shape: []string{"N", "K"}},
+					{Name: "desired", DType: tensor.FP32, Shape: []string{"N", "K"}},
 				},
 				Outputs: []sdk.Port{
 					{Name: "y", DType: tensor.FP32, Shape: []string{"N", "K"}, Required: true, Differentiable: true},
@@ -107,13 +107,13 @@ func (l *linear) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.Forwa
 		resp.Outputs["square"] = tensor.OfFloat32s(square, int64(rows), int64(l.out))
 	}
 	run := &linearRun{x: x, rows: rows, needX: req.NeedsGrad["x"]}
-	if t := req.Inputs["target.y"]; t != nil {
+	if t := req.Inputs["desired"]; t != nil {
 		target, err := t.Float32s()
 		if err != nil {
 			return nil, err
 		}
 		if len(target) != len(y) {
-			return nil, &sdk.Error{Code: sdk.InvalidArgument, Port: "target.y", Given: t.String(), Wanted: out.String()}
+			return nil, &sdk.Error{Code: sdk.InvalidArgument, Port: "desired", Given: t.String(), Wanted: out.String()}
 		}
 		run.error = make([]float32, len(y))
 		var loss float64

@@ -1,0 +1,92 @@
+package pipeline
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
+)
+
+// headWith is the toy's classifier with other ports.
+func headWith(change func(*sdk.StageManifest)) Source {
+	s := source(sdk.KindHead, "classifier", nil)
+	s.Stage.Inputs, s.Stage.Outputs = slices.Clone(s.Stage.Inputs), slices.Clone(s.Stage.Outputs)
+	change(&s.Stage)
+	return s
+}
+
+func TestInputsThatNobodyGivesAreRefusedByTheNameThatWasMeant(t *testing.T) {
+	for given, want := range map[string]string{
+		"target.labels":   `head toy: input "target.labels": nobody gives it; did you mean "target.label"?`,
+		"image.rbg":       "", // a modality: the data may have it
+		"tokens.anything": "",
+		"target.class.of": `head toy: input "target.class.of": nobody gives it; did you mean "target.class"?`,
+		"report.xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx": `head toy: input "report.xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx": nobody gives it; ` +
+			`names that begin like it are reserved: take another for a port of your own`,
+		"target.boxes": "", // known: other data have it
+		"my.own":       "",
+		"jiont":        `head toy: input "jiont": nobody gives it; did you mean "joint"?`,
+	} {
+		head := headWith(func(s *sdk.StageManifest) { s.Inputs = append(s.Inputs, sdk.Port{Name: given}) })
+		err := Check([]Source{source(sdk.KindEncoder, "encoder", nil), head}, hostPorts, "classify")
+		got := ""
+		if err != nil {
+			got = err.Error()
+			if e := (&PortError{}); !errors.As(err, &e) {
+				t.Errorf("%s: %T, want a *PortError", given, err)
+			}
+		}
+		if got != want {
+			t.Errorf("%s:\n%s, want\n%s", given, got, want)
+		}
+	}
+}
+
+func TestPortsOfAPluginsOwnAreTheBusinessOfBothEnds(t *testing.T) {
+	encoder := source(sdk.KindEncoder, "encoder", nil)
+	encoder.Stage.Outputs = append(slices.Clone(encoder.Stage.Outputs), sdk.Port{Name: "score"}, sdk.Port{Name: "target.maps"})
+	head := headWith(func(s *sdk.StageManifest) {
+		s.Inputs = append(s.Inputs, sdk.Port{Name: "score", Required: true}, sdk.Port{Name: "target.maps"})
+	})
+	if err := Check([]Source{encoder, head}, hostPorts, "classify"); err != nil {
+		t.Errorf("ports that one stage makes and another reads: %v", err)
+	}
+	resident := headWith(func(s *sdk.StageManifest) {
+		s.Inputs = append(s.Inputs, sdk.Port{Name: "target.labels", Resident: true})
+	})
+	if err := Check([]Source{source(sdk.KindEncoder, "encoder", nil), resident}, hostPorts, "classify"); err != nil {
+		t.Errorf("a resident port: %v", err)
+	}
+}
+
+func TestOutputsThatLookLikeKnownOnesAreRefused(t *testing.T) {
+	head := headWith(func(s *sdk.StageManifest) { s.Outputs = []sdk.Port{{Name: "logit"}} })
+	err := Check([]Source{source(sdk.KindEncoder, "encoder", nil), head}, hostPorts, "classify")
+	if want := `head toy: output "logit": nobody reads it; did you mean "logits"?`; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	head = headWith(func(s *sdk.StageManifest) {
+		s.Outputs = append(s.Outputs, sdk.Port{Name: "attention"}, sdk.Port{Name: "logit", Resident: true})
+	})
+	if err := Check([]Source{source(sdk.KindEncoder, "encoder", nil), head}, hostPorts, "classify"); err != nil {
+		t.Errorf("outputs of its own: %v", err)
+	}
+}
+
+func TestOptionalPortsOfAStrangerAreNoted(t *testing.T) {
+	encoder := source(sdk.KindEncoder, "encoder", nil)
+	encoder.Stage.Outputs = append(slices.Clone(encoder.Stage.Outputs), sdk.Port{Name: "encoder.map"})
+	head := headWith(func(s *sdk.StageManifest) {
+		s.Inputs = append(s.Inputs, sdk.Port{Name: "prior.map"}, sdk.Port{Name: "encoder.map"}, ports.TargetBoxes.Declare())
+	})
+	p, err := Open(t.Context(), []Source{encoder, head}, hostPorts, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if want := []string{`head toy: input "prior.map": nobody gives it; did you mean "encoder.map"?`}; !slices.Equal(p.Notes, want) {
+		t.Errorf("notes %q, want %q", p.Notes, want)
+	}
+}
