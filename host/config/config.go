@@ -416,5 +416,9 @@ func (c *Config) LossWeights(known []string) (map[string]float64, error) {
 		}
 		weights[name] = c.Loss[name]
 	}
+	counts := slices.ContainsFunc(known, func(name string) bool { return weights[name] != 0 })
+	if len(known) > 0 && !counts {
+		return nil, fmt.Errorf("loss: every loss (%s) has the weight 0: there is nothing to learn from", strings.Join(known, ", "))
+	}
 	return weights, nil
 }

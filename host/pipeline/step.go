@@ -33,6 +33,8 @@ type Stepper struct {
 	// SkippedLast says that the step before had no finite loss or gradient and was
 	// skipped; part of what a checkpoint must hold.
 	SkippedLast bool
+
+	learning learning
 }
 
 // StepResult is what a step did.
@@ -59,7 +61,8 @@ var ErrNotFinite = errors.New("the loss or its gradient is not a finite number i
 // values gives each role its schedule values (learning_rate, …).
 //
 // The first step whose loss or gradient is NaN or infinite is skipped; when the next
-// one is no better, Step returns ErrNotFinite with the ids of its cases.
+// one is no better, Step returns ErrNotFinite with the ids of its cases. A stage that
+// takes no part in the learning ends training with a *StageError (see learning).
 func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values map[sdk.Kind]map[string]float64) (StepResult, error) {
 	before := s.Pipeline.Cost()
 	result := StepResult{Losses: map[string]float64{}, Metrics: map[string]float64{}, GradNorms: map[string]float64{}, Scale: 1}
@@ -116,6 +119,9 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 			bad = []string{"global gradient norm"}
 		}
 		return s.skip(step, batches, before, result, bad)
+	}
+	if err := s.learning.check(s.Pipeline.Members, result); err != nil {
+		return result, err
 	}
 	if s.ClipNorm > 0 && result.GradNorm > s.ClipNorm {
 		result.Scale = s.ClipNorm / result.GradNorm
