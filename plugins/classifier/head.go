@@ -4,6 +4,7 @@ import (
 	"sort"
 	"strconv"
 
+	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -25,6 +26,7 @@ type head struct {
 	drop   float64
 	smooth float64
 	tasks  []task
+	device gotch.Device
 }
 
 // task is one label set.
@@ -38,7 +40,7 @@ type task struct {
 
 func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	set := b.Request.Settings
-	h := &head{drop: set.Float("dropout"), smooth: set.Float("label_smoothing")}
+	h := &head{device: b.Device, drop: set.Float("dropout"), smooth: set.Float("label_smoothing")}
 	sizes := map[string]int64{}
 	for _, p := range b.Request.Inputs {
 		if !ports.Joint.Has(p.Name) && !ports.Tokens.Has(p.Name) {
@@ -148,7 +150,7 @@ func (h *head) Close() {
 }
 
 // Forward classifies a batch; the loss is the mean over the label sets that have
-// a known label in it.
+// a known label in it, and 0 when none has.
 func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
 	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}, Losses: map[string]*ts.Tensor{}, Metrics: map[string]float64{}}
 	var parts []*ts.Tensor
@@ -169,7 +171,7 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	}
 	x = s.Dropout(x, h.drop, in.Train)
 	var losses []*ts.Tensor
-	right, known := 0, 0
+	right, known, labelled := 0, 0, false
 	for _, t := range h.tasks {
 		logits := t.layer.Apply(s, x)
 		out.Tensors[t.logits.Name] = logits
@@ -177,6 +179,7 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 		if target == nil {
 			continue
 		}
+		labelled = true
 		labels := s.Int64s(target)
 		if n := s.Dim(logits, 0); s.Err() == nil && int64(len(labels)) != n {
 			s.Failf(sdk.InvalidArgument, "%s has %d labels for %d cases", t.target.Name, len(labels), n)
@@ -197,8 +200,11 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	if known > 0 {
 		out.Metrics["accuracy"] = float64(right) / float64(known)
 	}
-	if len(losses) > 0 {
+	switch {
+	case len(losses) > 0:
 		out.Losses["classification"] = s.Mean(s.Stack(losses, 0), []int64{0}, false)
+	case labelled:
+		out.Losses["classification"] = s.Zeros(h.device) // nothing is known of any case: nothing to learn
 	}
 	return out
 }

@@ -236,6 +236,20 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 			p.Manifest.Stages[0].Settings[1].Type = "integer"
 			return p
 		}},
+		{breaks: "manifest", plugin: func() sdk.Plugin {
+			p := testplugins.Linear()
+			p.Manifest.Stages[0].Inputs = append(p.Manifest.Stages[0].Inputs, sdk.Port{Name: "target.labels", DType: tensor.Int64, Shape: []string{"N"}})
+			return p
+		}},
+		{breaks: "losses", plugin: bend(func(b *bent) {
+			b.forward = func(ctx context.Context, r *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+				resp, err := b.trained.Forward(ctx, r)
+				if err == nil {
+					resp.Losses = nil
+				}
+				return resp, err
+			}
+		})},
 		{breaks: "lifeline", process: func(c *conformance.Connection) {
 			c.CutLifeline, c.Exited = func() {}, make(chan struct{}) // it lives on without its host
 		}},

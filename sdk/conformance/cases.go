@@ -29,8 +29,8 @@ import (
 var pluginCases = []pluginCase{
 	{"describe", "`PLUGIN --describe` prints the manifest as JSON, without a handshake, and Describe returns the same.",
 		"print the protobuf JSON of the manifest to standard output and end with exit code 0", describe},
-	{"manifest", "The manifest names the plugin, its version and its stages; ports have known dtypes, settings valid defaults.",
-		"correct the manifest", checkManifest},
+	{"manifest", "The manifest names the plugin, its version and its stages; ports have known dtypes and agree with the catalogue, settings valid defaults.",
+		"correct the manifest; docs/architecture.md lists the ports", checkManifest},
 	{"health", "The plugin serves grpc.health.v1.Health and reports \"plugin\" as SERVING.",
 		"serve the health service; the SDKs do", health},
 	{"unknown-stage", "Opening a stage that does not exist is InvalidArgument.",
@@ -82,9 +82,9 @@ func checkManifest(_ context.Context, r *runner) error {
 		if !slices.Contains([]sdk.Kind{sdk.KindEncoder, sdk.KindText, sdk.KindFusion, sdk.KindHead}, s.Kind) {
 			return broken("encoder, text, fusion or head", "stage %s has kind %q", s.Name, s.Kind)
 		}
-		for _, ports := range [][]sdk.Port{s.Inputs, s.Outputs} {
+		for _, side := range [][]sdk.Port{s.Inputs, s.Outputs} {
 			names := map[string]bool{}
-			for _, p := range ports {
+			for _, p := range side {
 				if p.Name == "" || names[p.Name] {
 					return broken("a name, once each", "stage %s has port %q twice or without a name", s.Name, p.Name)
 				}
@@ -96,6 +96,10 @@ func checkManifest(_ context.Context, r *runner) error {
 					return broken("an exact name or a family ending in .*", "port %q of stage %s", p.Name, s.Name)
 				}
 			}
+		}
+		var wrong *ports.Error
+		if errors.As(ports.Check(s, m.Stages), &wrong) {
+			return broken(wrong.Wanted, "%s %q of stage %s %s", wrong.Side, wrong.Port, s.Name, wrong.Given)
 		}
 		for _, d := range s.Settings {
 			if !slices.Contains([]string{"int", "float", "bool", "string", "path", "ints", "floats"}, d.Type) {
@@ -218,6 +222,8 @@ var stageCases = []stageCase{
 		mend: "refuse a further TRAIN Forward with FailedPrecondition", train: true, run: contextBound},
 	{name: "release", rule: "Release ends a context, is idempotent and skips unknown contexts.",
 		mend: "drop the context's graph; ignore contexts that are not open", train: true, run: release},
+	{name: "losses", rule: "A TRAIN Forward that is given the targets returns losses that the manifest declares.",
+		mend: "compute the loss from the target ports and return it; declare its name", train: true, run: losses},
 	{name: "gradients", rule: "Backward is exact: equal to finite differences.",
 		mend: "check the stage's derivative; `alignedfusion stage grad` shows the numbers", train: true, run: gradients},
 	{name: "linear", rule: "Backward is linear in the incoming gradients; zero gradients give zero.",
@@ -371,7 +377,7 @@ func (s *subject) wantedGradients() map[string]bool {
 // floating returns the first FP32 input that is no target, "" without one.
 func (s *subject) floating() string {
 	for _, name := range slices.Sorted(maps.Keys(s.inputs)) {
-		if t := s.inputs[name]; t.DType == tensor.FP32 && len(t.Shape) > 0 && t.Len() > 0 && !ports.Target(name) {
+		if t := s.inputs[name]; t.DType == tensor.FP32 && len(t.Shape) > 0 && t.Len() > 0 && !s.isTarget(name) {
 			return name
 		}
 	}
@@ -605,6 +611,27 @@ func gradients(ctx context.Context, s *subject) error {
 		}
 	}
 	return nil
+}
+
+func losses(ctx context.Context, s *subject) error {
+	if len(s.manifest.Losses) == 0 {
+		return skip("no losses declared")
+	}
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(s.inputs)), s.isTarget) {
+		return skip("no targets that suit it")
+	}
+	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
+	if err != nil {
+		return err
+	}
+	resp, err := c.run(ctx, 1, true, s.inputs, nil)
+	if err != nil {
+		return err
+	}
+	if len(resp.Losses) == 0 {
+		return broken("one or more of "+strings.Join(s.manifest.Losses, ", "), "no loss from a TRAIN Forward with targets")
+	}
+	return c.Release(ctx, 1)
 }
 
 func linear(ctx context.Context, s *subject) error {

@@ -194,9 +194,7 @@ func (s *subject) makeInputs(m *sdk.StageManifest, inputs map[string]*tensor.Ten
 
 func (s *subject) makeTargets(m *sdk.StageManifest, inputs map[string]*tensor.Tensor, dims map[string]int64) error {
 	for _, p := range m.Inputs {
-		// An optional port of the stage's own may be what its loss is about as well.
-		own := ports.Find(p.Name) == nil && !p.Differentiable && !p.Resident
-		if !ports.Target(p.Name) && !own || p.Required || inputs[p.Name] != nil {
+		if !isTarget(p) || p.Required || inputs[p.Name] != nil {
 			continue
 		}
 		name := p.Name
@@ -211,6 +209,18 @@ func (s *subject) makeTargets(m *sdk.StageManifest, inputs map[string]*tensor.Te
 		inputs[name] = t
 	}
 	return nil
+}
+
+// isTarget reports whether a port may be what a stage's loss is about: a target, or an
+// optional port of the stage's own.
+func isTarget(p sdk.Port) bool {
+	own := ports.Find(p.Name) == nil && !p.Differentiable && !p.Resident && !p.Required
+	return ports.Target(p.Name) || own
+}
+
+func (s *subject) isTarget(name string) bool {
+	p := sdk.FindPort(s.manifest.Inputs, name)
+	return p != nil && isTarget(*p)
 }
 
 // usual sizes of dimension names; others get 4.
