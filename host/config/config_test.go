@@ -135,6 +135,16 @@ func TestLossNamesAreCheckedAgainstTheStages(t *testing.T) {
 	}
 }
 
+func TestATrainingWithoutAnyWeightIsRefused(t *testing.T) {
+	c := resolved(t, Detect, "loss.rpn_class=0", "loss.mask=0")
+	if _, err := c.LossWeights([]string{"rpn_class", "mask"}); err == nil || !strings.Contains(err.Error(), "every loss (rpn_class, mask) has the weight 0") {
+		t.Error(err)
+	}
+	if _, err := c.LossWeights([]string{"rpn_class", "mask", "rpn_box"}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestPluginReferences(t *testing.T) {
 	for text, want := range map[string][2]string{
 		"a3d":              {"a3d", ""},
