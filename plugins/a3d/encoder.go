@@ -65,7 +65,7 @@ func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstag
 		return nil
 	}
 	defer m.free()
-	maps := e.backbone.forward(s, volume, m, in.Train)
+	maps := e.backbone.forward(s, volume, m, in.Train && !in.Frozen)
 	tokens := e.tokens(s, maps[2])
 	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{volumeTokens.Name: tokens}}
 	for i, name := range residentMaps {

@@ -245,6 +245,37 @@ func TestOneSeedGivesEqualRunsBitForBit(t *testing.T) {
 	}
 }
 
+// Running statistics are part of what stays.
+func TestAFrozenEncoderStaysAsItIs(t *testing.T) {
+	for _, frozen := range []bool{true, false} {
+		d := openDetector(t, 2, nil, nil)
+		if frozen {
+			d.encoder = stagetest.Open(t, Plugin(), sdk.OpenRequest{Stage: "encoder", Seed: 1, Threads: 2, Train: true, Frozen: true, Group: t.Name()})
+		}
+		if none := d.encoder.Response.TrainableCount == 0; none != frozen {
+			t.Errorf("frozen %v: %d parameters to train", frozen, d.encoder.Response.TrainableCount)
+		}
+		before := d.encoder.Weights()
+		volume, targets := blobs(rand.New(rand.NewPCG(4, 4)), 2, 3, 64)
+		for step := range 2 {
+			d.train(uint64(step), volume, targets)
+			d.head.Step(0.01)
+		}
+		changed := 0
+		for name, w := range d.encoder.Weights() {
+			if !stagetest.Same(w, before[name]) {
+				changed++
+				if frozen {
+					t.Errorf("%s has changed", name)
+				}
+			}
+		}
+		if !frozen && changed == 0 {
+			t.Error("no running statistic moved in an encoder that is not frozen")
+		}
+	}
+}
+
 func TestImagesWithoutLesionsTrain(t *testing.T) {
 	d := openDetector(t, 2, nil, sdk.Settings{"mask": "true"})
 	volume := noise(2, 2, 1, 3, 64, 64)

@@ -109,6 +109,22 @@ type wire struct {
 	release  func(context.Context, *stagev1.ReleaseRequest) (*stagev1.ReleaseResponse, error)
 	describe func(context.Context, *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error)
 	close    func(context.Context, *stagev1.CloseRequest) (*stagev1.CloseResponse, error)
+	stepAll  func(context.Context, *stagev1.StepAllRequest) (*stagev1.StepAllResponse, error)
+	both     func(context.Context, *stagev1.ForwardBackwardRequest) (*stagev1.ForwardBackwardResponse, error)
+}
+
+func (w *wire) StepAll(ctx context.Context, r *stagev1.StepAllRequest) (*stagev1.StepAllResponse, error) {
+	if w.stepAll != nil {
+		return w.stepAll(ctx, r)
+	}
+	return w.StageServiceServer.StepAll(ctx, r)
+}
+
+func (w *wire) ForwardBackward(ctx context.Context, r *stagev1.ForwardBackwardRequest) (*stagev1.ForwardBackwardResponse, error) {
+	if w.both != nil {
+		return w.both(ctx, r)
+	}
+	return w.StageServiceServer.ForwardBackward(ctx, r)
 }
 
 func (w *wire) Describe(ctx context.Context, r *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
@@ -419,9 +435,9 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 		{breaks: "linear", plugin: bend(func(b *bent) {
 			b.backward = func(ctx context.Context, r *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
 				// As a seed of ones would: the given gradient is forgotten where it is zero.
-				nothing := len(r.OutputGrads["y"].Data) > 0
-				for _, x := range r.OutputGrads["y"].Data {
-					nothing = nothing && x == 0
+				nothing := false
+				if y := r.OutputGrads["y"]; y != nil {
+					nothing = !slices.ContainsFunc(y.Data, func(x byte) bool { return x != 0 })
 				}
 				resp, err := b.trained.Backward(ctx, r)
 				if err == nil && nothing && resp.InputGrads["x"] != nil {
@@ -447,6 +463,49 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				return b.trained.Step(ctx, r)
 			}
 		})},
+		{breaks: "one-call", wire: func(w *wire) { // it does not clear what it should
+			w.stepAll = func(ctx context.Context, r *stagev1.StepAllRequest) (*stagev1.StepAllResponse, error) {
+				r.Steps[0].ZeroGrad = false
+				return w.StageServiceServer.StepAll(ctx, r)
+			}
+		}},
+		{breaks: "one-call", wire: func(w *wire) { // it weighs losses otherwise
+			w.both = func(ctx context.Context, r *stagev1.ForwardBackwardRequest) (*stagev1.ForwardBackwardResponse, error) {
+				for name := range r.Backward.LossWeights {
+					r.Backward.LossWeights[name] *= 2
+				}
+				return w.StageServiceServer.ForwardBackward(ctx, r)
+			}
+		}},
+		{breaks: "one-call", wire: func(w *wire) { // it answers another norm
+			w.backward = func(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
+				resp, err := w.StageServiceServer.Backward(ctx, r)
+				if err == nil && r.GradNorm {
+					resp.GradNorm++
+				}
+				return resp, err
+			}
+		}},
+		{breaks: "frozen", plugin: func() sdk.Plugin { // its weights move with every batch
+			p := testplugins.Linear()
+			open := p.Open
+			p.Open = func(ctx context.Context, r *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+				s, resp, err := open(ctx, r)
+				if err != nil || !r.Frozen {
+					return s, resp, err
+				}
+				b := &bent{trained: s.(trained)}
+				b.backward = func(ctx context.Context, r *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
+					grads, err := b.trained.Backward(ctx, r)
+					if err != nil {
+						return nil, err
+					}
+					return grads, b.trained.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": 0.1}, GradientScale: 1})
+				}
+				return b, resp, nil
+			}
+			return p
+		}},
 		{breaks: "save-load", plugin: bend(func(b *bent) {
 			b.load = func(ctx context.Context, dir string, weightsOnly bool) error {
 				return b.trained.Load(ctx, dir, true) // the optimizer begins anew

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
@@ -232,6 +233,10 @@ var stageCases = []stageCase{
 		mend: "add to the gradients in Backward, clear them in ZeroGrad only", train: true, run: accumulate},
 	{name: "step", rule: "Step moves the parameters by the learning rate and the scaled gradient; a learning rate of 0 moves nothing.",
 		mend: "multiply every gradient by gradient_scale before the update, use values[\"learning_rate\"]", train: true, run: step},
+	{name: "one-call", rule: "What the capabilities forward-backward, backward-norm, step-zero-grad and step-all do in one call is what the separate calls do, bit by bit.",
+		mend: "do the same things in the same order, or leave the capability out of the manifest", train: true, run: oneCall},
+	{name: "frozen", rule: "A stage that answers a trainable_count of 0 when it is opened frozen changes nothing of itself in training.",
+		mend: "use running statistics as in EVAL mode and leave them as they are; train no parameter", train: true, run: frozen},
 	{name: "save-load", rule: "Save and Load are bit-exact, optimizer included: train k, save, load, train k = train 2k. Weights are safetensors.",
 		mend: "save parameters, buffers, optimizer state and step counts; write safetensors", train: true, run: saveLoad},
 	{name: "load-broken", rule: "Loading a broken or missing file is an error and changes nothing.",
@@ -776,6 +781,150 @@ func step(ctx context.Context, s *subject) error {
 		return err
 	}
 	return equalTensors("outputs after learning rate 0.5 and gradient scale 0.5, against 0.25 and 1", half, moved)
+}
+
+// outcome is what a stage answered in training, and what it gives afterwards.
+type outcome struct {
+	losses  []map[string]float64
+	grads   []map[string]*tensor.Tensor
+	norms   []float64
+	outputs map[string]*tensor.Tensor
+}
+
+// oneCall compares two instances: one is trained in as few calls as the plugin allows.
+func oneCall(ctx context.Context, s *subject) error {
+	together := []string{sdk.CapabilityForwardBackward, sdk.CapabilityBackwardNorm, sdk.CapabilityStepZeroGrad, sdk.CapabilityStepAll}
+	if !slices.ContainsFunc(together, func(c string) bool { return slices.Contains(s.runner.manifest.Capabilities, c) }) {
+		return skip("the plugin does nothing of several calls in one")
+	}
+	if slices.ContainsFunc(s.manifest.Losses, func(name string) bool { _, family := sdk.Family(name); return family }) {
+		return skip("the losses are named by a family: they cannot be weighed before they are known")
+	}
+	want, err := s.trainFor(ctx, (*chain).separateStep)
+	if err != nil {
+		return err
+	}
+	got, err := s.trainFor(ctx, (*chain).mergedStep)
+	if err != nil {
+		return err
+	}
+	for k := range want.losses {
+		if !maps.Equal(got.losses[k], want.losses[k]) || got.norms[k] != want.norms[k] {
+			return broken(fmt.Sprintf("losses %v, gradient norm %v", want.losses[k], want.norms[k]), "step %d in few calls: losses %v, gradient norm %v",
+				k+1, got.losses[k], got.norms[k])
+		}
+		if err := equalTensors(fmt.Sprintf("input gradients of step %d in few calls", k+1), got.grads[k], want.grads[k]); err != nil {
+			return err
+		}
+	}
+	return equalTensors("outputs after training in few calls", got.outputs, want.outputs)
+}
+
+// trainFor makes three steps of two contexts each.
+func (s *subject) trainFor(ctx context.Context, step func(*chain, context.Context, uint64, *outcome) error) (*outcome, error) {
+	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
+	if err != nil {
+		return nil, err
+	}
+	out := &outcome{}
+	for k := range uint64(3) {
+		if err := step(c, ctx, 2*k+1, out); err != nil {
+			return nil, err
+		}
+	}
+	if out.outputs, err = s.evaluate(ctx, c, 100); err != nil {
+		return nil, err
+	}
+	s.closeAll()
+	return out, nil
+}
+
+// usualStep is a step without momentum's surprises: a tenth of the gradient.
+var usualStep = sdk.StepRequest{Values: map[string]float64{"learning_rate": 0.1}, GradientScale: 0.5}
+
+func (c *chain) separateStep(ctx context.Context, id uint64, out *outcome) error {
+	if err := c.ZeroGrad(ctx); err != nil {
+		return err
+	}
+	resp, err := c.run(ctx, id, true, c.subject.inputs, c.subject.differentiable())
+	if err != nil {
+		return err
+	}
+	first := c.backRequest(id, resp, wave, 0.5)
+	first.OutputGrads = nil
+	back, err := c.Backward(ctx, first)
+	if err != nil {
+		return err
+	}
+	out.losses, out.grads = append(out.losses, resp.Losses), append(out.grads, back.InputGrads)
+	if _, err := c.forwardBackward(ctx, id+1, wave, 0.5); err != nil {
+		return err
+	}
+	norm, err := c.GradNorm(ctx)
+	if err != nil {
+		return err
+	}
+	out.norms = append(out.norms, norm)
+	req := usualStep
+	return c.Step(ctx, &req)
+}
+
+func (c *chain) mergedStep(ctx context.Context, id uint64, out *outcome) error {
+	weights := map[string]float64{}
+	for _, name := range c.Manifest().Losses {
+		weights[name] = 0.5
+	}
+	req := &sdk.ForwardRequest{Context: id, Train: true, Seed: c.subject.options.Seed, Inputs: c.subject.inputs, NeedsGrad: c.subject.differentiable()}
+	resp, back, err := c.ForwardBackward(ctx, req, &sdk.BackwardRequest{Context: id, LossWeights: weights})
+	if err != nil {
+		return err
+	}
+	if back == nil {
+		return broken("a Backward, for all losses are numbers", "none of losses %v", resp.Losses)
+	}
+	out.losses, out.grads = append(out.losses, resp.Losses), append(out.grads, back.InputGrads)
+	if resp, err = c.run(ctx, id+1, true, c.subject.inputs, c.subject.differentiable()); err != nil {
+		return err
+	}
+	last := c.backRequest(id+1, resp, wave, 0.5)
+	last.GradNorm = true
+	if back, err = c.Backward(ctx, last); err != nil {
+		return err
+	}
+	out.norms = append(out.norms, back.GradNorm)
+	step := usualStep
+	step.ZeroGrad = true
+	if err := client.StepAll(ctx, []*client.Instance{c.Instance}, []*sdk.StepRequest{&step}); err != nil {
+		return err
+	}
+	if norm, err := c.GradNorm(ctx); err != nil || norm != 0 {
+		return broken("0", "the norm after a Step that clears the gradients is %g (error %v)", norm, err)
+	}
+	return nil
+}
+
+func frozen(ctx context.Context, s *subject) error {
+	c, err := s.open(ctx, s.conn.InBand, opening{train: true, frozen: true})
+	if err != nil {
+		return err
+	}
+	if c.trainable > 0 {
+		return skip("the stage does not say that it can be frozen")
+	}
+	before, err := s.evaluate(ctx, c, 1)
+	if err != nil {
+		return err
+	}
+	for id := range uint64(3) {
+		if _, err := c.forwardBackward(ctx, id+2, wave, 1); err != nil {
+			return err
+		}
+	}
+	after, err := s.evaluate(ctx, c, 9)
+	if err != nil {
+		return err
+	}
+	return equalTensors("outputs of a frozen stage after it was trained with", after, before)
 }
 
 func (s *subject) evaluate(ctx context.Context, c *chain, id uint64) (map[string]*tensor.Tensor, error) {

@@ -47,6 +47,8 @@ type chain struct {
 	subject  *subject
 	before   []*client.Instance
 	contexts map[uint64]bool
+	// trainable is the number of parameters that the stage says it trains.
+	trainable int64
 }
 
 var _ gradcheck.Stage = (*chain)(nil)
@@ -250,6 +252,7 @@ func defaultShape(p sdk.Port, dims map[string]int64) []int64 {
 // opening says how an instance differs from the usual one.
 type opening struct {
 	train     bool
+	frozen    bool
 	group     string
 	seed      uint64
 	optimizer sdk.Optimizer
@@ -268,7 +271,7 @@ func (s *subject) labels(m *sdk.StageManifest) []sdk.LabelSet {
 func (s *subject) request(m *sdk.StageManifest, inputs map[string]*tensor.Tensor, o opening) *sdk.OpenRequest {
 	req := &sdk.OpenRequest{
 		Stage: m.Name, Settings: s.options.Settings[m.Name], Seed: s.options.Seed + o.seed, Device: s.options.Device,
-		Threads: s.options.Threads, Train: o.train, Group: o.group, Inputs: sample.Feeding(m.Inputs, inputs),
+		Threads: s.options.Threads, Train: o.train, Frozen: o.frozen, Group: o.group, Inputs: sample.Feeding(m.Inputs, inputs),
 		AttributeSchema: s.options.AttributeSchema, Labels: s.labels(m), Optimizer: o.optimizer, Task: "classify",
 	}
 	if slices.Contains(m.Tasks, "detect") {
@@ -302,7 +305,7 @@ func (s *subject) open(ctx context.Context, c *client.Client, o opening) (*chain
 	if err != nil {
 		return nil, err
 	}
-	out.Instance = inst
+	out.Instance, out.trainable = inst, opened.TrainableCount
 	if opened.TrainableCount > opened.ParameterCount || opened.TrainableCount < 0 {
 		return nil, broken("at most as many", "%d trainable of %d parameters", opened.TrainableCount, opened.ParameterCount)
 	}
@@ -328,17 +331,36 @@ func (s *subject) closeAll() {
 func (c *chain) Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.subject.options.CallTimeout)
 	defer cancel()
-	for i, b := range c.before {
-		p := c.subject.providers[i]
-		if _, err := b.Forward(ctx, &sdk.ForwardRequest{Context: req.Context, Train: req.Train, Seed: req.Seed, Inputs: p.inputs}); err != nil {
-			return nil, err
-		}
+	if err := c.forwardBefore(ctx, req); err != nil {
+		return nil, err
 	}
 	resp, err := c.Instance.Forward(ctx, req)
 	if err != nil || !req.Train {
 		err = errors.Join(err, c.releaseBefore(ctx, req.Context))
 	}
 	return resp, err
+}
+
+// ForwardBackward runs the stages before it, the stage itself in both directions, and
+// drops the contexts before it.
+func (c *chain) ForwardBackward(ctx context.Context, f *sdk.ForwardRequest, b *sdk.BackwardRequest) (*sdk.ForwardResponse, *sdk.BackwardResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.subject.options.CallTimeout)
+	defer cancel()
+	if err := c.forwardBefore(ctx, f); err != nil {
+		return nil, nil, err
+	}
+	resp, back, err := c.Instance.ForwardBackward(ctx, f, b)
+	return resp, back, errors.Join(err, c.releaseBefore(ctx, f.Context))
+}
+
+func (c *chain) forwardBefore(ctx context.Context, req *sdk.ForwardRequest) error {
+	for i, b := range c.before {
+		p := c.subject.providers[i]
+		if _, err := b.Forward(ctx, &sdk.ForwardRequest{Context: req.Context, Train: req.Train, Seed: req.Seed, Inputs: p.inputs}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *chain) releaseBefore(ctx context.Context, contextID uint64) error {
@@ -392,6 +414,14 @@ func (c *chain) forwardBackward(ctx context.Context, id uint64, gradient func(na
 }
 
 func (c *chain) back(ctx context.Context, id uint64, resp *sdk.ForwardResponse, gradient func(name string, i int) float32, weight float64) (map[string]*tensor.Tensor, error) {
+	back, err := c.Backward(ctx, c.backRequest(id, resp, gradient, weight))
+	if err != nil {
+		return nil, err
+	}
+	return back.InputGrads, nil
+}
+
+func (c *chain) backRequest(id uint64, resp *sdk.ForwardResponse, gradient func(name string, i int) float32, weight float64) *sdk.BackwardRequest {
 	req := &sdk.BackwardRequest{Context: id, OutputGrads: map[string]*tensor.Tensor{}, LossWeights: map[string]float64{}}
 	for name, t := range resp.Outputs {
 		if p := sdk.FindPort(c.Outputs(), name); p == nil || !p.Differentiable || t.DType != tensor.FP32 {
@@ -406,11 +436,7 @@ func (c *chain) back(ctx context.Context, id uint64, resp *sdk.ForwardResponse, 
 	for name := range resp.Losses {
 		req.LossWeights[name] = weight
 	}
-	back, err := c.Backward(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	return back.InputGrads, nil
+	return req
 }
 
 // wave is a gradient that is the same in every run.

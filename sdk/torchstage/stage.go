@@ -50,7 +50,10 @@ type Build struct {
 
 // Inputs of one Forward.
 type Inputs struct {
-	Train   bool
+	Train bool
+	// Frozen stages must not change in TRAIN mode: running statistics are used and stay as
+	// they are. Scope.BatchNorm sees to that by itself.
+	Frozen  bool
 	Context uint64
 	// Seed is the source of randomness; torch's generators are seeded with it already.
 	Seed uint64
@@ -198,7 +201,7 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 			}
 		}()
 		in := &Inputs{
-			Train: req.Train, Context: req.Context, Seed: req.Seed, Wanted: req.Wanted,
+			Train: req.Train, Frozen: st.frozen, Context: req.Context, Seed: req.Seed, Wanted: req.Wanted,
 			Tensors: map[string]*ts.Tensor{}, Resident: map[string]*ts.Tensor{}, Text: map[string][]string{},
 		}
 		leafs := map[string]*ts.Tensor{}

@@ -53,7 +53,11 @@ func openLinear(_ context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenRe
 	for i := range l.weights {
 		l.weights[i] = float32(r.NormFloat64() / math.Sqrt(float64(in)))
 	}
-	return l, &sdk.OpenResponse{ParameterCount: int64(n), TrainableCount: int64(n)}, nil
+	opened := &sdk.OpenResponse{ParameterCount: int64(n), TrainableCount: int64(n)}
+	if req.Frozen { // it has nothing that moves by itself
+		opened.TrainableCount = 0
+	}
+	return l, opened, nil
 }
 
 type linear struct {

@@ -99,6 +99,8 @@ class OpenRequest:
     attribute_schema: bytes
     constants: dict
     task: str
+    # Nothing of the stage may change: the SDK holds parameters and running statistics.
+    frozen: bool = False
 
     def shape(self, port):
         """The sizes known of an input: numbers, or None. Missing inputs: InvalidArgument."""

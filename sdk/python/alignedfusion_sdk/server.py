@@ -1,6 +1,7 @@
 """The stage protocol in front of Stage classes: go-plugin's handshake, health, checks."""
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -22,6 +23,8 @@ from .stage import Call, Instance, peak_rss_bytes
 
 PROTOCOL_MAJOR = 1
 MAX_OPEN_CONTEXTS = 2
+WINDOW_BYTES = 8 << 20  # of HTTP/2; fixed, for a search costs a ping with every large message
+CAPABILITIES = ["shared-memory", "forward-backward", "backward-norm", "step-zero-grad", "step-all"]
 
 
 def run(handshake_fd, cookie, name, version, stages, license, model_card):
@@ -39,7 +42,8 @@ def run(handshake_fd, cookie, name, version, stages, license, model_card):
         _hold_lifeline()
     offered = {int(v) for v in os.environ.get("PLUGIN_PROTOCOL_VERSIONS", "1").split(",") if v.strip().isdigit()}
     grpc_server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=[
-        ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)])
+        ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1),
+        ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", WINDOW_BYTES)])
     grpc_server.add_generic_rpc_handlers((_Handlers(server, grpc_server),))
     given = "" if debug else os.environ.get("PLUGIN_UNIX_SOCKET_DIR", "")
     folder = given or tempfile.mkdtemp(prefix="alignedfusion")
@@ -176,7 +180,7 @@ class _Server:
         self.memory, self.instances, self.last, self.lock = None, {}, 0, threading.Lock()
         self.manifest = protocol.PluginManifest(
             name=name, version=version, protocol_major=PROTOCOL_MAJOR, license=license, model_card=model_card,
-            capabilities=["shared-memory"], runtime="torch " + torch.__version__, max_open_contexts=MAX_OPEN_CONTEXTS)
+            capabilities=CAPABILITIES, runtime="torch " + torch.__version__, max_open_contexts=MAX_OPEN_CONTEXTS)
         for s in stages:
             self.manifest.stages.append(protocol.StageManifest(
                 name=s.name, kind=s.kind, summary=s.summary, losses=s.losses, metrics=s.metrics, tasks=s.tasks,
@@ -185,6 +189,7 @@ class _Server:
 
     def label(self, request):
         """What errors call the stage: "head linear"."""
+        request = getattr(request, "forward", request)
         found = self.instances.get(getattr(request, "instance", None))
         stage = found[0].stage if found else self.classes.get(getattr(request, "stage", None))
         return "%s %s" % (stage.kind, stage.name) if stage else ""
@@ -216,7 +221,7 @@ class _Server:
         if request.threads > 0:
             torch.set_num_threads(request.threads)
         opened = OpenRequest(
-            settings=settings, seed=request.seed, device=request.device or "cpu", train=request.train,
+            settings=settings, seed=request.seed, device=request.device or "cpu", train=request.train, frozen=request.frozen,
             inputs=[Port(p.name, p.dtype, list(p.shape), p.required, p.differentiable) for p in request.inputs],
             labels=[LabelSet(label.name, list(label.classes), list(label.class_weights)) for label in request.labels],
             attribute_schema=request.attribute_schema,
@@ -225,10 +230,12 @@ class _Server:
         stage = cls()
         known = stage.build(opened) or {}
         stage.to(opened.device)
+        if opened.frozen:
+            stage.requires_grad_(False)
         ports_in = _known(cls.inputs, known.get("inputs", []))
         ports_out = _known(cls.outputs, known.get("outputs", []))
         instance = Instance(stage, request.optimizer.name, dict(request.optimizer.values), ports_in, ports_out,
-                            MAX_OPEN_CONTEXTS, request.train)
+                            MAX_OPEN_CONTEXTS, request.train, request.frozen)
         with self.lock:
             self.last += 1
             number = self.last
@@ -299,8 +306,28 @@ class _Server:
             start = time.perf_counter_ns()
             grads = instance.backward(request.context, self._inputs(request.output_grads), dict(request.loss_weights))
             slot = tensors.Slot(self.memory, request.slot)
+            norm = instance.grad_norm() if request.grad_norm else 0.0
             return protocol.METHODS["Backward"][1](
-                input_grads=[slot.write(n, g) for n, g in sorted(grads.items())], cost=_cost(start))
+                input_grads=[slot.write(n, g) for n, g in sorted(grads.items())], grad_norm=norm, cost=_cost(start))
+
+    def forward_backward(self, request):
+        forward, backward = request.forward, request.backward
+        instance, lock = self._instance(forward)
+        if forward.mode != protocol.TRAIN or (backward.instance, backward.context) != (forward.instance, forward.context):
+            raise StageError("InvalidArgument", "Forward and Backward in one call want TRAIN mode, one instance and one context")
+        unknown = sorted(set(backward.loss_weights) - set(instance.stage.losses))
+        if unknown:
+            raise StageError("InvalidArgument", "loss %r is not in the manifest" % unknown[0])
+        out = protocol.METHODS["ForwardBackward"][1](forward=self.forward(forward))
+        try:
+            if all(math.isfinite(v) for v in out.forward.losses.values()):
+                for name in set(backward.loss_weights) - set(out.forward.losses):
+                    del backward.loss_weights[name]
+                out.backward.CopyFrom(self.backward(backward))
+        finally:
+            with lock:
+                instance.release([forward.context])
+        return out
 
     def release(self, request):
         instance, lock = self._instance(request)
@@ -328,7 +355,17 @@ class _Server:
         return self._trained(request, "GradNorm", act)
 
     def step(self, request):
-        return self._trained(request, "Step", lambda i, out: i.step(dict(request.values), request.gradient_scale))
+        def act(i, out):
+            i.step(dict(request.values), request.gradient_scale)
+            if request.zero_grad:
+                i.zero_grad()
+        return self._trained(request, "Step", act)
+
+    def step_all(self, request):
+        start = time.perf_counter_ns()
+        for step in request.steps:
+            self.step(step)
+        return protocol.METHODS["StepAll"][1](cost=_cost(start))
 
     def _folder(self, request, method, act):
         instance, lock = self._instance(request)

@@ -65,9 +65,9 @@ class _Open:
 class Instance:
     """An opened stage: contexts, gradients, optimizer, files."""
 
-    def __init__(self, stage, optimizer, values, ports_in, ports_out, max_open, train):
+    def __init__(self, stage, optimizer, values, ports_in, ports_out, max_open, train, frozen):
         self.stage, self.ports_in, self.ports_out = stage, ports_in, ports_out
-        self.max_open, self.train = max_open, train
+        self.max_open, self.train, self.frozen = max_open, train, frozen
         self.open, self.ended = {}, []
         name = optimizer or "sgd"
         if name not in _OPTIMIZERS:
@@ -103,6 +103,8 @@ class Instance:
             leaves[name] = tensors[name]
         _seed(call.seed & 0x7FFFFFFFFFFFFFFF)
         self.stage.train(call.train)
+        if self.frozen:
+            _hold_statistics(self.stage)
         with torch.set_grad_enabled(call.train):
             answer = self.stage(tensors, call)
         if not isinstance(answer, tuple) or len(answer) != 2:
@@ -235,6 +237,13 @@ class Instance:
     def port_check(self):
         """A fresh check of one call's tensors."""
         return PortCheck(self.ports_in, self.ports_out)
+
+
+def _hold_statistics(stage):
+    """Makes modules with running statistics (batch norm) use them, and leave them as they are."""
+    for module in stage.modules():
+        if getattr(module, "running_mean", None) is not None:
+            module.eval()
 
 
 def _seed(seed):
