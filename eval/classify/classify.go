@@ -55,43 +55,57 @@ func Evaluate(labels []int, probs [][]float64, classes []string) (*Result, error
 	if len(classes) < 2 {
 		return nil, fmt.Errorf("%d classes, want 2 or more", len(classes))
 	}
-	r := &Result{Classes: classes, Cases: len(labels), Labels: labels, Probabilities: probs, Predicted: make([]int, len(labels))}
-	r.Confusion = make([][]int, len(classes))
-	for c := range classes {
-		r.Confusion[c] = make([]int, len(classes))
-	}
 	for i, row := range probs {
 		if labels[i] < 0 || labels[i] >= len(classes) {
 			return nil, fmt.Errorf("case %d: label %d, want 0 to %d", i, labels[i], len(classes)-1)
 		}
-		if len(row) != len(classes) {
-			return nil, fmt.Errorf("case %d: %d probabilities for %d classes", i, len(row), len(classes))
+		if err := checkRow(row, classes); err != nil {
+			return nil, fmt.Errorf("case %d%w", i, err)
 		}
-		sum := 0.0
-		for c, v := range row {
-			if !(v >= 0 && v <= 1+1e-6) {
-				return nil, fmt.Errorf("case %d, class %q: probability %v, want 0 to 1", i, classes[c], v)
-			}
-			sum += v
-			if v > row[r.Predicted[i]] {
-				r.Predicted[i] = c
-			}
-		}
-		if math.Abs(sum-1) > 1e-3 {
-			return nil, fmt.Errorf("case %d: probabilities sum to %v, want 1", i, sum)
-		}
-		r.Confusion[labels[i]][r.Predicted[i]]++
 	}
+	return evaluate(labels, probs, classes), nil
+}
+
+func checkRow(row []float64, classes []string) error {
+	if len(row) != len(classes) {
+		return fmt.Errorf(": %d probabilities for %d classes", len(row), len(classes))
+	}
+	sum := 0.0
+	for c, v := range row {
+		if !(v >= 0 && v <= 1+1e-6) {
+			return fmt.Errorf(", class %q: probability %v, want 0 to 1", classes[c], v)
+		}
+		sum += v
+	}
+	if math.Abs(sum-1) > 1e-3 {
+		return fmt.Errorf(": probabilities sum to %v, want 1", sum)
+	}
+	return nil
+}
+
+// evaluate is Evaluate of input that has been checked.
+func evaluate(labels []int, probs [][]float64, classes []string) *Result {
+	r := &Result{Classes: classes, Cases: len(labels), Labels: labels, Probabilities: probs, Predicted: make([]int, len(labels))}
+	r.Confusion = make([][]int, len(classes))
 	r.order = make([][]int32, len(classes))
 	for c := range classes {
+		r.Confusion[c] = make([]int, len(classes))
 		r.order[c] = make([]int32, len(labels))
 		for i := range labels {
 			r.order[c][i] = int32(i)
 		}
 		slices.SortFunc(r.order[c], func(a, b int32) int { return cmp.Compare(probs[b][c], probs[a][c]) })
 	}
+	for i, row := range probs {
+		for c, v := range row {
+			if v > row[r.Predicted[i]] {
+				r.Predicted[i] = c
+			}
+		}
+		r.Confusion[labels[i]][r.Predicted[i]]++
+	}
 	r.Metrics = r.metrics(nil)
-	return r, nil
+	return r
 }
 
 // errNoResult is returned for a result that Evaluate has not made.
@@ -112,7 +126,7 @@ func (r *Result) metrics(weights []int32) Metrics {
 	m := Metrics{Recall: make([]float64, classes), AUROC: make([]float64, classes)}
 	cases, right := make([]float64, classes), make([]float64, classes)
 	var total, correct float64
-	var binWeight, binConfidence, binCorrect [calibrationBins]float64
+	var binConfidence, binCorrect [calibrationBins]float64
 	for i, label := range r.Labels {
 		w := weight(i)
 		total += w
@@ -120,7 +134,6 @@ func (r *Result) metrics(weights []int32) Metrics {
 		confidence := r.Probabilities[i][r.Predicted[i]]
 		// bins are open on the left: (0, 1/15], (1/15, 2/15], …
 		bin := min(max(int(math.Ceil(confidence*calibrationBins))-1, 0), calibrationBins-1)
-		binWeight[bin] += w
 		binConfidence[bin] += w * confidence
 		if r.Predicted[i] == label {
 			correct += w

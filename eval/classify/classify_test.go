@@ -327,6 +327,12 @@ func TestResultsThatEvaluateHasNotMadeAreRefused(t *testing.T) {
 			t.Errorf("%s: compare: error %v", name, err)
 		}
 	}
+	if _, err := made.Bootstrap(nil, resample.Options{Level: 2}); err == nil || !strings.Contains(err.Error(), "level 2") {
+		t.Errorf("error %v, want that of the level", err)
+	}
+	if _, err := Compare([]Named{{"a", made}, {"b", made}}, nil, resample.Options{Method: "x"}); err == nil || !strings.Contains(err.Error(), `"x"`) {
+		t.Errorf("error %v, want that of the method", err)
+	}
 	if _, err := Compare(nil, nil, resample.Options{}); err == nil {
 		t.Error("no systems are compared")
 	}
@@ -422,7 +428,14 @@ func TestBinsOfTheCalibrationErrorAreOpenOnTheLeft(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, r.Metrics.ECE, c.want)
 		}
 	}
-	// the first bin and the last
+	// the last two bins, and a probability that is rounded above 1
+	for _, certain := range []float64{1, 1 + 1e-7} {
+		r, err := Evaluate([]int{0, 1}, [][]float64{{0.9, 0.1}, {certain, 0}}, classes)
+		if err != nil || math.Abs(r.Metrics.ECE-(1-0.9+certain)/2) > 1e-12 {
+			t.Errorf("%v beside 0.9: %v (%v)", certain, r.Metrics.ECE, err)
+		}
+	}
+	// the first bin
 	many := []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"}
 	even := make([]float64, len(many))
 	for i := range even {

@@ -230,15 +230,8 @@ func permute(a, b *Result, clusters []int32, n int, o resample.Options) [4]int {
 				}
 			}
 			// both inputs were accepted row by row before, so mixtures of their rows are
-			ra, errA := Evaluate(a.Labels, pa, a.Classes)
-			rb, errB := Evaluate(a.Labels, pb, a.Classes)
-			if errA != nil || errB != nil {
-				for i := range counts {
-					counts[i].Add(1)
-				}
-				continue
-			}
-			da, db := ra.Metrics.vector(), rb.Metrics.vector()
+			da := evaluate(a.Labels, pa, a.Classes).Metrics.vector()
+			db := evaluate(a.Labels, pb, a.Classes).Metrics.vector()
 			for i := range counts {
 				if d := db[i] - da[i]; math.IsNaN(d) || resample.AsExtreme(d, vb[i]-va[i]) {
 					counts[i].Add(1)

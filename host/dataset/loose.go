@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/alignedfusion/alignedfusion/host/dataset/nifti"
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 

@@ -414,7 +414,7 @@ func TestCOCOAveragePrecisionEqualsCOCOeval(t *testing.T) {
 }
 
 func TestMasks(t *testing.T) {
-	const volumes = "../internal/nifti/testdata/"
+	const volumes = "../../../internal/nifti/testdata/"
 	abs, err := filepath.Abs(volumes)
 	if err != nil {
 		t.Fatal(err)
@@ -479,7 +479,7 @@ func TestMasks(t *testing.T) {
 // Points in millimetres are moved into the mask's grid; DICOM's axes point the
 // other way along x and y.
 func TestPointsInMillimetresAreMovedIntoTheMask(t *testing.T) {
-	raw, err := os.ReadFile("../internal/nifti/testdata/volumes.json")
+	raw, err := os.ReadFile("../../../internal/nifti/testdata/volumes.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -488,7 +488,7 @@ func TestPointsInMillimetresAreMovedIntoTheMask(t *testing.T) {
 		t.Fatal(err)
 	}
 	const name = "uint8.nii.gz"
-	abs, err := filepath.Abs("../internal/nifti/testdata/" + name)
+	abs, err := filepath.Abs("../../../internal/nifti/testdata/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,11 +9,11 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
-	"github.com/alignedfusion/alignedfusion/eval/froc/internal/nifti"
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
 )
 
 // readMask reads the NIfTI file that a row names, relative to its table.
-func readMask(name string, tab *rowFile) (*nifti.Volume, error) {
+func readMask(name string, tab *rowFile) (*nifti.Mask, error) {
 	path := strings.TrimSpace(name)
 	if !nifti.IsNIfTI(path) {
 		return nil, fmt.Errorf("%s: mask %q, want a .nii or .nii.gz file", tab.where(), name)
@@ -21,7 +21,7 @@ func readMask(name string, tab *rowFile) (*nifti.Volume, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(filepath.Dir(tab.file), path)
 	}
-	v, err := nifti.ReadFile(path)
+	v, err := nifti.ReadMask(path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", tab.where(), err)
 	}

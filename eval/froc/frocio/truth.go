@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
-	"github.com/alignedfusion/alignedfusion/eval/froc/internal/nifti"
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
 )
 
 // Source names the files of a ground truth.
@@ -97,8 +97,8 @@ type Truth struct {
 	index    map[string]int // image id to index in Images
 	list     []string       // every id of the list of images in its order, left-out ones included
 	left     map[string]bool
-	grids    map[int]*nifti.Volume // per image: the geometry of its mask, voxels dropped
-	category string                // COCO id of Options.Category
+	grids    map[int]*nifti.Mask // per image: the geometry of its mask, voxels dropped
+	category string              // COCO id of Options.Category
 	problems *problems
 }
 
@@ -111,7 +111,7 @@ func ReadTruth(s Source, o Options) (*Truth, error) {
 	}
 	t := &Truth{
 		Truth: &froc.Truth{}, options: o, index: map[string]int{}, left: map[string]bool{},
-		grids: map[int]*nifti.Volume{}, problems: &problems{lenient: o.Lenient},
+		grids: map[int]*nifti.Mask{}, problems: &problems{lenient: o.Lenient},
 	}
 	if s.Images != "" {
 		t.listed = true

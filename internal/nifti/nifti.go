@@ -1,5 +1,6 @@
 // Package nifti reads NIfTI-1 and NIfTI-2 volumes (.nii, .nii.gz) with limits on
-// what a header may claim.
+// what a header may claim: whole, turned for display ([Read]), or the voxels other
+// than 0 as they are stored ([ReadMask]).
 //
 // The format is described in the NIfTI-1 data format document (nifti1.h).
 package nifti
@@ -19,7 +20,7 @@ import (
 // Limits, checked before anything is allocated.
 const (
 	maxSide   = 1 << 14
-	maxVoxels = 1 << 28
+	maxVoxels = 1 << 30 // of a whole volume 4 GiB; breast tomosynthesis has a third of it
 	// maxInflation is the best ratio that gzip reaches.
 	maxInflation = 1032
 )
@@ -34,7 +35,7 @@ type Header struct {
 	// PixDimMM is the distance of voxels along i, j, k; NaN and 0 as stored.
 	PixDimMM [3]float64
 	// Datatype is the NIfTI code: 2 uint8, 4 int16, 8 int32, 16 float32, 64 float64,
-	// 256 int8, 512 uint16, 768 uint32.
+	// 256 int8, 512 uint16, 768 uint32, 1024 int64, 1280 uint64.
 	Datatype int
 	// Slope and Intercept turn stored values into intensities; 1 and 0 where the
 	// header has no scaling (slope 0 or not finite).
@@ -46,6 +47,8 @@ type Header struct {
 
 	offset int64
 	order  binary.ByteOrder
+	// flat says that the header has an orientation which maps space to a plane.
+	flat bool
 }
 
 // Frame is a volume turned for display: columns run to the patient's left, rows to
@@ -72,42 +75,33 @@ type Volume struct {
 
 // ReadHeader reads a file's header.
 func ReadHeader(path string) (*Header, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	r, size, err := open(f)
-	if err != nil {
-		return nil, err
-	}
-	return parse(r, size)
+	return readFile(path, parse)
 }
 
 // Read reads a file's volume.
 func Read(path string) (*Volume, error) {
+	return readFile(path, readVolume)
+}
+
+func readFile[T any](path string, read func(r io.Reader, available int64) (*T, error)) (*T, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	r, size, err := open(f)
+	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	return readVolume(r, size)
-}
-
-// open unpacks gzip by its signature, whatever the file is called, and returns the
-// most bytes that can follow.
-func open(f *os.File) (io.Reader, int64, error) {
-	info, err := f.Stat()
+	r, available, err := unpack(f, info.Size())
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	return unpack(f, info.Size())
+	return read(r, available)
 }
 
+// unpack opens gzip by its signature, whatever the file is called, and returns the
+// most bytes that can follow.
 func unpack(file io.Reader, size int64) (io.Reader, int64, error) {
 	r := bufio.NewReaderSize(file, 1<<16)
 	magic, err := r.Peek(2)
@@ -121,7 +115,7 @@ func unpack(file io.Reader, size int64) (io.Reader, int64, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	return z, size * maxInflation, nil
+	return bufio.NewReaderSize(z, 1<<16), size * maxInflation, nil
 }
 
 // parse reads a header of either version; available bounds what the file can hold.
@@ -242,7 +236,7 @@ func (h *Header) set(f fields) error {
 	}
 	h.Datatype = f.datatype
 	if voxelBytes(f.datatype) == 0 {
-		return fmt.Errorf("%w: datatype %d is not read; there are 2, 4, 8, 16, 64, 256, 512, 768 (uint8 to uint32, float32, float64)", ErrFormat, f.datatype)
+		return fmt.Errorf("%w: datatype %d is not read; there are 2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280 (integers, float32, float64)", ErrFormat, f.datatype)
 	}
 	if !(f.offset >= float64(f.headerBytes) && f.offset <= 1<<40) {
 		return fmt.Errorf("%w: vox_offset is %g, want at least %d", ErrFormat, f.offset, f.headerBytes)
@@ -253,7 +247,7 @@ func (h *Header) set(f fields) error {
 		h.Slope, h.Intercept = 1, 0
 	}
 	if math.IsNaN(h.Intercept) || math.IsInf(h.Intercept, 0) {
-		h.Intercept = 0
+		return fmt.Errorf("%w: scl_inter is %v, want a finite number", ErrFormat, h.Intercept)
 	}
 	mm := 1.0
 	switch f.units & 7 {
@@ -286,7 +280,7 @@ func (h *Header) orient(f fields, mm float64) {
 	a := h.Affine
 	det := a[0]*(a[5]*a[10]-a[6]*a[9]) - a[1]*(a[4]*a[10]-a[6]*a[8]) + a[2]*(a[4]*a[9]-a[5]*a[8])
 	h.Oriented = !math.IsNaN(det) && !math.IsInf(det, 0) && math.Abs(det) > 1e-12
-	if !h.Oriented {
+	if h.flat = !h.Oriented; h.flat {
 		h.Affine = [12]float64{h.PixDimMM[0], 0, 0, 0, 0, h.PixDimMM[1], 0, 0, 0, 0, h.PixDimMM[2], 0}
 	}
 }
@@ -370,7 +364,7 @@ func voxelBytes(datatype int) int {
 		return 2
 	case 8, 16, 768:
 		return 4
-	case 64:
+	case 64, 1024, 1280:
 		return 8
 	}
 	return 0
@@ -382,9 +376,6 @@ func readVolume(r io.Reader, available int64) (*Volume, error) {
 	h, err := parse(counted, available)
 	if err != nil {
 		return nil, err
-	}
-	if _, err := io.CopyN(io.Discard, counted, h.offset-counted.n); err != nil {
-		return nil, fmt.Errorf("%w: the file ends before its voxels: %w", ErrFormat, err)
 	}
 	v := &Volume{Frame: h.Frame(), Data: make([]float32, h.Dim[0]*h.Dim[1]*h.Dim[2])}
 	// Where a step along each stored axis leads in Data.
@@ -399,25 +390,42 @@ func readVolume(r io.Reader, available int64) (*Volume, error) {
 			step[c] = -strides[a]
 		}
 	}
+	err = h.rows(counted, func(j, k int, row []float64) error {
+		to := start + k*step[2] + j*step[1]
+		for _, x := range row {
+			v.Data[to] = float32(x)
+			to += step[0]
+		}
+		return nil
+	})
+	return v, err
+}
+
+// rows reads the voxels behind the header, row by row along i, as intensities.
+func (h *Header) rows(r *countingReader, use func(j, k int, row []float64) error) error {
+	if _, err := io.CopyN(io.Discard, r, h.offset-r.n); err != nil {
+		return fmt.Errorf("%w: the file ends before its voxels: %w", ErrFormat, err)
+	}
 	size := voxelBytes(h.Datatype)
-	row := make([]byte, h.Dim[0]*size)
+	raw, row := make([]byte, h.Dim[0]*size), make([]float64, h.Dim[0])
 	for k := range h.Dim[2] {
 		for j := range h.Dim[1] {
-			if _, err := io.ReadFull(counted, row); err != nil {
-				return nil, fmt.Errorf("%w: the voxels are cut off after %d bytes: %w", ErrFormat, counted.n, err)
+			if _, err := io.ReadFull(r, raw); err != nil {
+				return fmt.Errorf("%w: the voxels are cut off after %d bytes: %w", ErrFormat, r.n, err)
 			}
-			to := start + k*step[2] + j*step[1]
-			for i := range h.Dim[0] {
-				v.Data[to] = float32(value(row[i*size:], h.Datatype, h.order)*h.Slope + h.Intercept)
-				to += step[0]
+			for i := range row {
+				row[i] = value(raw[i*size:], h.Datatype, h.order)*h.Slope + h.Intercept
+			}
+			if err := use(j, k, row); err != nil {
+				return err
 			}
 		}
 	}
 	// gzip checks its sum at the end; what may follow the voxels is not ours.
 	if _, err := io.CopyN(io.Discard, r, 1<<20); errors.Is(err, gzip.ErrChecksum) {
-		return nil, fmt.Errorf("%w: %w: the file is damaged", ErrFormat, err)
+		return fmt.Errorf("%w: %w: the file is damaged", ErrFormat, err)
 	}
-	return v, nil
+	return nil
 }
 
 func value(b []byte, datatype int, order binary.ByteOrder) float64 {
@@ -436,8 +444,12 @@ func value(b []byte, datatype int, order binary.ByteOrder) float64 {
 		return float64(int8(b[0]))
 	case 512:
 		return float64(order.Uint16(b))
-	default: // 768; parse lets nothing else pass
+	case 768:
 		return float64(order.Uint32(b))
+	case 1024:
+		return float64(int64(order.Uint64(b)))
+	default: // 1280; parse lets nothing else pass
+		return float64(order.Uint64(b))
 	}
 }
 
