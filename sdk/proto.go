@@ -128,7 +128,7 @@ func (s StageManifest) proto() *stagev1.StageManifest {
 	for _, set := range s.Settings {
 		out.Settings = append(out.Settings, &stagev1.Setting{
 			Name: set.Name, Type: set.Type, Default: set.Default, Choices: set.Choices,
-			Min: set.Min, Max: set.Max, Help: set.Help,
+			Min: set.Min, Max: set.Max, Above: set.Above, Below: set.Below, Rising: set.Rising, Help: set.Help,
 		})
 	}
 	return out
@@ -149,7 +149,7 @@ func stageFromProto(s *stagev1.StageManifest) StageManifest {
 	for _, set := range s.GetSettings() {
 		out.Settings = append(out.Settings, Setting{
 			Name: set.GetName(), Type: set.GetType(), Default: set.GetDefault(), Choices: set.GetChoices(),
-			Min: set.Min, Max: set.Max, Help: set.GetHelp(),
+			Min: set.Min, Max: set.Max, Above: set.Above, Below: set.Below, Rising: set.GetRising(), Help: set.GetHelp(),
 		})
 	}
 	return out

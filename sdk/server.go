@@ -168,7 +168,7 @@ func (s *server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.Ope
 
 	req := openFromProto(r)
 	if req.Settings, err = ResolveSettings(manifest.Settings, req.Settings); err != nil {
-		return fail(Errorf(InvalidArgument, "%w", err))
+		return fail(err)
 	}
 	if req.Train && !manifest.Trainable {
 		return fail(Errorf(Unimplemented, "the stage cannot be trained"))

@@ -49,7 +49,7 @@ func StatusError(err error, stage, call string) error {
 	s := status.New(grpcCodes[full.Code], full.Error())
 	diagnostic := &stagev1.Diagnostic{
 		Stage: full.Stage, Call: full.Call, Port: full.Port,
-		Given: full.Given, Wanted: full.Wanted, Advice: full.Advice,
+		Given: full.Given, Wanted: full.Wanted, Advice: full.Advice, Setting: full.Setting,
 	}
 	if full.Err != nil {
 		diagnostic.Cause = full.Err.Error()
@@ -80,6 +80,7 @@ func ErrorFromStatus(err error, plugin string) error {
 		if diagnostic, ok := d.(*stagev1.Diagnostic); ok {
 			out.Stage, out.Call, out.Port = diagnostic.GetStage(), diagnostic.GetCall(), diagnostic.GetPort()
 			out.Given, out.Wanted, out.Advice = diagnostic.GetGiven(), diagnostic.GetWanted(), diagnostic.GetAdvice()
+			out.Setting = diagnostic.GetSetting()
 			if cause := diagnostic.GetCause(); cause != "" {
 				out.Err = errors.New(cause)
 			}

@@ -18,6 +18,11 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
+type settings struct {
+	Width     int64 `setting:"width" default:"64" min:"1" help:"size that tokens are projected to"`
+	Attention int64 `setting:"attention" default:"32" min:"1" help:"size of the attention's hidden layer"`
+}
+
 func manifest() sdk.Manifest {
 	return sdk.Manifest{
 		Name: "go-head", Version: "1.0.0", License: "Apache-2.0", Runtime: "libtorch",
@@ -33,11 +38,8 @@ func manifest() sdk.Manifest {
 				{Name: "logits", DType: tensor.FP32, Shape: []string{"N", "classes"}, Required: true, Differentiable: true},
 				{Name: "attention", DType: tensor.FP32, Shape: []string{"N", "tokens"}, OnRequest: true, Help: "weights of all tokens, modality by modality"},
 			},
-			Settings: []sdk.Setting{
-				{Name: "width", Type: "int", Default: "64", Help: "size that tokens are projected to"},
-				{Name: "attention", Type: "int", Default: "32", Help: "size of the attention's hidden layer"},
-			},
-			Losses: []string{"classification"},
+			Settings: sdk.SettingsOf(settings{}),
+			Losses:   []string{"classification"},
 		}},
 	}
 }
@@ -64,10 +66,11 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 	if len(b.Request.Labels) != 1 {
 		return nil, sdk.Errorf(sdk.InvalidArgument, "%d label sets given, want one", len(b.Request.Labels))
 	}
-	width, hidden := int64(b.Request.Settings.Int("width")), int64(b.Request.Settings.Int("attention"))
-	if width < 1 || hidden < 1 {
-		return nil, sdk.Errorf(sdk.InvalidArgument, "settings width=%d and attention=%d, want at least 1", width, hidden)
+	set, err := sdk.DecodeSettings[settings](b.Request.Settings)
+	if err != nil {
+		return nil, err
 	}
+	width, hidden := set.Width, set.Attention
 	h := &head{}
 	for _, p := range b.Request.Inputs {
 		if !strings.HasPrefix(p.Name, "tokens.") {

@@ -1,6 +1,7 @@
 package a3d
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/alignedfusion/alignedfusion/plugins/a3d/boxops"
@@ -58,6 +59,29 @@ const (
 	opConv3D     = "conv3d"     // 3x3x3 convolutions
 )
 
+type encoderSettings struct {
+	Preset     string    `setting:"preset" default:"tiny" choices:"tiny,densenet121" help:"densenet121 is the published network; tiny is for CPUs"`
+	Slices     int64     `setting:"slices" default:"3" min:"1" max:"63" help:"D, the slices of a volume"`
+	Operator   string    `setting:"operator" default:"a3d" choices:"a3d,alignshift,tsm,2.5d,conv3d" help:"how slices exchange context"`
+	Tokens     int64     `setting:"tokens" default:"0" min:"0" max:"4096" help:"width of tokens.volume; 0 takes the preset's"`
+	Window     []float64 `setting:"window" default:"-1024,2050" rising:"true" help:"HU that become 0 and 255"`
+	Precision  string    `setting:"precision" default:"fp32" choices:"fp32,bf16" help:"bf16 computes convolutions in bfloat16; parameters stay FP32"`
+	Checkpoint bool      `setting:"checkpoint" default:"false" help:"recompute dense layers in the backward pass instead of keeping their activations"`
+	Weights    sdk.Path  `setting:"weights" help:"safetensors to start from: a detector's state dict or torchvision's densenet121"`
+}
+
+type headSettings struct {
+	Compat         string    `setting:"compat" default:"none" choices:"none,mmdet1" help:"mmdet1: inclusive corners, rounded anchors and RoIAlign of the reference implementation"`
+	AnchorSides    []float64 `setting:"anchor_sides" min:"1" help:"sides of square anchors in pixels; empty takes the preset's"`
+	AnchorRatios   []float64 `setting:"anchor_ratios" above:"0" help:"anchor height over width; empty takes 0.5,1,2"`
+	RoIs           int       `setting:"rois" default:"0" min:"0" max:"4096" help:"regions sampled per image for the box loss; 0 takes the preset's"`
+	Mask           bool      `setting:"mask" default:"false" help:"train a mask head on pseudo-masks from target.recist"`
+	ScoreThreshold float64   `setting:"score_threshold" default:"0.0005" min:"0" max:"1" help:"boxes below it are not returned"`
+	NMS            float64   `setting:"nms" default:"0.5" min:"0" max:"1" help:"IoU above which the lower of two boxes is dropped"`
+	Detections     int       `setting:"detections" default:"50" min:"1" max:"10000" help:"most boxes per image"`
+	Weights        sdk.Path  `setting:"weights" help:"safetensors to start from: a detector's state dict"`
+}
+
 // encoderConfig is what the encoder's settings say.
 type encoderConfig struct {
 	arch
@@ -65,6 +89,7 @@ type encoderConfig struct {
 	operator   string
 	checkpoint bool
 	bf16       bool
+	low, high  float64 // the raw intensities that become 0 and 255 before 50 is subtracted
 }
 
 // depth is the number of slices the network carries: 1 when slices are channels.
@@ -87,23 +112,16 @@ func (c encoderConfig) channels() [3]int64 {
 	return out
 }
 
-func parseEncoder(set sdk.Settings) (encoderConfig, error) {
-	c := encoderConfig{arch: presets[set.String("preset")], slices: int64(set.Int("slices")), operator: set.String("operator")}
-	c.checkpoint = set.Bool("checkpoint")
-	c.bf16 = set.String("precision") == "bf16"
-	if n := int64(set.Int("tokens")); n > 0 {
-		c.tokens = n
+func (set encoderSettings) config() (encoderConfig, error) {
+	if len(set.Window) != 2 {
+		return encoderConfig{}, sdk.RefuseSetting("window", "%d numbers given, want low,high in HU", len(set.Window))
 	}
+	c := encoderConfig{
+		arch: presets[set.Preset], slices: set.Slices, operator: set.Operator,
+		checkpoint: set.Checkpoint, bf16: set.Precision == "bf16", low: set.Window[0], high: set.Window[1],
+	}
+	c.tokens = cmp.Or(set.Tokens, c.tokens)
 	return c, nil
-}
-
-// window returns the raw intensities that become 0 and 255 before 50 is subtracted.
-func window(set sdk.Settings) (low, high float64, err error) {
-	w := set.Floats("window")
-	if len(w) != 2 || !(w[0] < w[1]) {
-		return 0, 0, sdk.Errorf(sdk.InvalidArgument, "setting window: %q given, want low,high in HU with low below high", set.String("window"))
-	}
-	return w[0], w[1], nil
 }
 
 // headConfig is what the head's settings say.
@@ -119,29 +137,26 @@ type headConfig struct {
 	anchors    boxops.Anchors
 }
 
-func parseHead(set sdk.Settings, enc encoderConfig, classes int) (headConfig, error) {
-	c := headConfig{arch: enc.arch, classes: int64(max(classes, 1)), bf16: enc.bf16}
-	c.legacy = set.String("compat") == "mmdet1"
-	c.mask = set.Bool("mask")
-	c.scoreMin = float32(set.Float("score_threshold"))
-	c.nms = float32(set.Float("nms"))
-	c.detections = set.Int("detections")
-	pick := func(name string, into *[]float32) {
-		if v := set.Floats(name); len(v) > 0 {
-			*into = nil
-			for _, f := range v {
-				*into = append(*into, float32(f))
-			}
+func (set headSettings) config(enc encoderConfig, classes int) (headConfig, error) {
+	c := headConfig{
+		arch: enc.arch, classes: int64(max(classes, 1)), bf16: enc.bf16, legacy: set.Compat == "mmdet1", mask: set.Mask,
+		scoreMin: float32(set.ScoreThreshold), nms: float32(set.NMS), detections: set.Detections,
+	}
+	pick := func(given []float64, into *[]float32) {
+		if len(given) == 0 {
+			return
+		}
+		*into = nil
+		for _, f := range given {
+			*into = append(*into, float32(f))
 		}
 	}
-	pick("anchor_sides", &c.sides)
-	pick("anchor_ratios", &c.ratios)
-	if n := set.Int("rois"); n > 0 {
-		c.rois = n
-	}
+	pick(set.AnchorSides, &c.sides)
+	pick(set.AnchorRatios, &c.ratios)
+	c.rois = cmp.Or(set.RoIs, c.rois)
 	c.anchors = boxops.Anchors{Stride: featureStride, Sides: c.sides, Ratios: c.ratios, Rounded: c.legacy}
 	if err := c.anchors.Check(); err != nil {
-		return c, sdk.Errorf(sdk.InvalidArgument, "settings anchor_sides, anchor_ratios: %w", err)
+		return c, sdk.RefuseSetting("anchor_sides", "(or anchor_ratios): %w", err)
 	}
 	return c, nil
 }

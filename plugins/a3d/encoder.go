@@ -27,12 +27,11 @@ type encoder struct {
 }
 
 func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
-	set := b.Request.Settings
-	c, err := parseEncoder(set)
+	set, err := sdk.DecodeSettings[encoderSettings](b.Request.Settings)
 	if err != nil {
 		return nil, err
 	}
-	low, high, err := window(set)
+	c, err := set.config()
 	if err != nil {
 		return nil, err
 	}
@@ -40,15 +39,15 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	coarse := c.channels()[2]
 	e.tokenWeight = b.Params.Parameter("token_proj.weight", []int64{c.tokens, coarse}, torchstage.XavierUniform())
 	e.tokenBias = b.Params.Parameter("token_proj.bias", []int64{c.tokens}, torchstage.Zeros())
-	if file := set.String("weights"); file != "" {
-		if err := loadEncoder(b, c, file); err != nil {
+	if set.Weights != "" {
+		if err := loadEncoder(b, c, string(set.Weights)); err != nil {
 			return nil, err
 		}
 	}
 	b.Group.Put(sharedName, &shared{c, e.pyramid})
 	m := encoderManifest()
 	m.Inputs[0].Shape = []string{"N", "1", fmt.Sprint(c.slices), "H", "W"}
-	m.Inputs[0].Intensity.Low, m.Inputs[0].Intensity.High = low, high
+	m.Inputs[0].Intensity.Low, m.Inputs[0].Intensity.High = c.low, c.high
 	m.Inputs[1].Required = c.operator == opAlignShift
 	m.Outputs[0].Shape = []string{"N", "T", fmt.Sprint(c.tokens)}
 	m.Outputs[1].Shape = []string{"N", fmt.Sprint(c.pyramid), "H4", "W4"}

@@ -37,7 +37,11 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	if len(b.Request.Labels) > 0 {
 		classes = len(b.Request.Labels[0].Classes)
 	}
-	c, err := parseHead(b.Request.Settings, left.config, classes)
+	set, err := sdk.DecodeSettings[headSettings](b.Request.Settings)
+	if err != nil {
+		return nil, err
+	}
+	c, err := set.config(left.config, classes)
 	if err != nil {
 		return nil, err
 	}
@@ -71,8 +75,8 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	if c.mask {
 		h.mask = newMaskHead(b.Params, c, b.Device)
 	}
-	if file := b.Request.Settings.String("weights"); file != "" {
-		if err := loadHead(b, c, file); err != nil {
+	if set.Weights != "" {
+		if err := loadHead(b, c, string(set.Weights)); err != nil {
 			return nil, err
 		}
 	}

@@ -11,8 +11,6 @@ import (
 // the reference pads.
 const sizeMultiple = 32
 
-func limit(v float64) *float64 { return &v }
-
 // Resident ports: what the head takes from the encoder inside the process.
 var residentMaps = [3]string{"map4", "map8", "map16"}
 
@@ -48,19 +46,7 @@ func encoderManifest() sdk.StageManifest {
 			{Name: "features", DType: tensor.FP32, Shape: []string{"N", "F", "H4", "W4"}, OnRequest: true,
 				Help: "the feature pyramid's level of stride 4, without fusion"},
 		}, residents()...),
-		Settings: []sdk.Setting{
-			{Name: "preset", Type: "string", Default: "tiny", Choices: []string{"tiny", "densenet121"},
-				Help: "densenet121 is the published network; tiny is for CPUs"},
-			{Name: "slices", Type: "int", Default: "3", Min: limit(1), Max: limit(63), Help: "D, the slices of a volume"},
-			{Name: "operator", Type: "string", Default: opA3D, Choices: []string{opA3D, opAlignShift, opTSM, opFlat, opConv3D},
-				Help: "how slices exchange context"},
-			{Name: "tokens", Type: "int", Default: "0", Min: limit(0), Max: limit(4096), Help: "width of tokens.volume; 0 takes the preset's"},
-			{Name: "window", Type: "floats", Default: "-1024,2050", Help: "HU that become 0 and 255"},
-			{Name: "precision", Type: "string", Default: "fp32", Choices: []string{"fp32", "bf16"},
-				Help: "bf16 computes convolutions in bfloat16; parameters stay FP32"},
-			{Name: "checkpoint", Type: "bool", Default: "false", Help: "recompute dense layers in the backward pass instead of keeping their activations"},
-			{Name: "weights", Type: "path", Default: "", Help: "safetensors to start from: a detector's state dict or torchvision's densenet121"},
-		},
+		Settings: sdk.SettingsOf(encoderSettings{}),
 	}
 }
 
@@ -80,20 +66,9 @@ func headManifest() sdk.StageManifest {
 			ports.Boxes.Declare(ports.Help("x1 y1 x2 y2 in input pixels; EVAL only")),
 			ports.Scores.Declare(), ports.BoxLabels.Declare(), ports.BoxImage.Declare(),
 		},
-		Settings: []sdk.Setting{
-			{Name: "compat", Type: "string", Default: "none", Choices: []string{"none", "mmdet1"},
-				Help: "mmdet1: inclusive corners, rounded anchors and RoIAlign of the reference implementation"},
-			{Name: "anchor_sides", Type: "floats", Default: "", Min: limit(1), Help: "sides of square anchors in pixels; empty takes the preset's"},
-			{Name: "anchor_ratios", Type: "floats", Default: "", Help: "anchor height over width; empty takes 0.5,1,2"},
-			{Name: "rois", Type: "int", Default: "0", Min: limit(0), Max: limit(4096), Help: "regions sampled per image for the box loss; 0 takes the preset's"},
-			{Name: "mask", Type: "bool", Default: "false", Help: "train a mask head on pseudo-masks from target.recist"},
-			{Name: "score_threshold", Type: "float", Default: "0.0005", Min: limit(0), Max: limit(1), Help: "boxes below it are not returned"},
-			{Name: "nms", Type: "float", Default: "0.5", Min: limit(0), Max: limit(1), Help: "IoU above which the lower of two boxes is dropped"},
-			{Name: "detections", Type: "int", Default: "50", Min: limit(1), Max: limit(10000), Help: "most boxes per image"},
-			{Name: "weights", Type: "path", Default: "", Help: "safetensors to start from: a detector's state dict"},
-		},
-		Losses:  []string{"rpn_cls", "rpn_box", "rcnn_cls", "rcnn_box", "mask"},
-		Metrics: []string{"rpn_positives", "rcnn_positives", "rcnn_accuracy"},
+		Settings: sdk.SettingsOf(headSettings{}),
+		Losses:   []string{"rpn_cls", "rpn_box", "rcnn_cls", "rcnn_box", "mask"},
+		Metrics:  []string{"rpn_positives", "rcnn_positives", "rcnn_accuracy"},
 	}
 }
 

@@ -503,7 +503,7 @@ func TestBadSettingsAndOrder(t *testing.T) {
 		t.Errorf("a head without its encoder: %v", err)
 	}
 	_, err = stagetest.TryOpen(t, plugin, sdk.OpenRequest{Stage: "encoder", Settings: sdk.Settings{"window": "2050,-1024"}})
-	wantError(t, "window", err, "window", "2050,-1024", "low below high")
+	wantError(t, "window", err, "window", "2050,-1024", "rise")
 	d := openDetector(t, 1, nil, nil)
 	left := d.encoder.Eval(map[string]*tensor.Tensor{"volume": noise(1, 1, 1, 3, 64, 64)})
 	_, err = d.head.TryForward(false, 1, map[string]*tensor.Tensor{"tokens.volume": noise(1, 1, 4, left.Outputs["tokens.volume"].Shape[2])})

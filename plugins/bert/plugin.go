@@ -3,6 +3,7 @@
 package bert
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -20,7 +21,12 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
-func limit(v float64) *float64 { return &v }
+type settings struct {
+	Model     sdk.Path `setting:"model" help:"folder with config.json, vocab.txt and model.safetensors"`
+	Lowercase string   `setting:"lowercase" default:"auto" choices:"auto,true,false" help:"auto: as tokenizer_config.json says, true without it"`
+	MaxLength int      `setting:"max_length" default:"0" min:"0" max:"1048576" help:"longest text in tokens, the rest is cut off; 0: as many as the model has positions"`
+	Batch     int      `setting:"batch" default:"32" min:"1" max:"4096" help:"texts that run through the network together"`
+}
 
 // Manifest describes the plugin.
 func Manifest() sdk.Manifest {
@@ -29,16 +35,11 @@ func Manifest() sdk.Manifest {
 		ModelCard: "Any BERT or DistilBERT checkpoint in the Hugging Face layout, for example Bio_ClinicalBERT. No weights are shipped.",
 		Stages: []sdk.StageManifest{{
 			Name: "text", Kind: sdk.KindText,
-			Summary: "frozen BERT: [CLS] of the last layer",
-			Inputs:  []sdk.Port{ports.Text.Declare(ports.Required)},
-			Outputs: []sdk.Port{ports.Embedding.Declare(ports.Required)},
-			Settings: []sdk.Setting{
-				{Name: "model", Type: "path", Default: "", Help: "folder with config.json, vocab.txt and model.safetensors"},
-				{Name: "lowercase", Type: "string", Default: "auto", Choices: []string{"auto", "true", "false"}, Help: "auto: as tokenizer_config.json says, true without it"},
-				{Name: "max_length", Type: "int", Default: "0", Min: limit(0), Max: limit(1 << 20), Help: "longest text in tokens, the rest is cut off; 0: as many as the model has positions"},
-				{Name: "batch", Type: "int", Default: "32", Min: limit(1), Max: limit(4096), Help: "texts that run through the network together"},
-			},
-			Metrics: []string{"truncated"},
+			Summary:  "frozen BERT: [CLS] of the last layer",
+			Inputs:   []sdk.Port{ports.Text.Declare(ports.Required)},
+			Outputs:  []sdk.Port{ports.Embedding.Declare(ports.Required)},
+			Settings: sdk.SettingsOf(settings{}),
+			Metrics:  []string{"truncated"},
 		}},
 	}
 }
@@ -69,27 +70,24 @@ var names = transformer.Names{
 }
 
 func build(b *torchstage.Build) (torchstage.Module, error) {
-	set := b.Request.Settings
-	dir := set.String("model")
+	set, err := sdk.DecodeSettings[settings](b.Request.Settings)
+	if err != nil {
+		return nil, err
+	}
+	dir := string(set.Model)
 	if dir == "" {
-		return nil, sdk.Errorf(sdk.InvalidArgument, "setting model is empty, want a folder with config.json, vocab.txt and model.safetensors")
+		return nil, sdk.RefuseSetting("model", "nothing given, want a folder with config.json, vocab.txt and model.safetensors")
 	}
 	c, err := readConfig(dir)
 	if err != nil {
 		return nil, sdk.Errorf(sdk.InvalidArgument, "%w", err)
 	}
-	switch set.String("lowercase") {
-	case "true":
-		c.lowercase, c.lowercaseIsKnown = true, true
-	case "false":
-		c.lowercase, c.lowercaseIsKnown = false, true
+	if set.Lowercase != "auto" {
+		c.lowercase, c.lowercaseIsKnown = set.Lowercase == "true", true
 	}
-	m := &model{config: c, batch: set.Int("batch"), length: set.Int("max_length"), device: b.Device}
-	if m.length == 0 {
-		m.length = int(c.positions)
-	}
+	m := &model{config: c, batch: set.Batch, length: cmp.Or(set.MaxLength, int(c.positions)), device: b.Device}
 	if m.length < 3 || int64(m.length) > c.positions {
-		return nil, sdk.Errorf(sdk.InvalidArgument, "setting max_length=%d, want 3 to the model's %d positions", m.length, c.positions)
+		return nil, sdk.RefuseSetting("max_length", "%d given, want 3 to the model's %d positions", m.length, c.positions)
 	}
 	vocab, err := wordpiece.LoadVocab(filepath.Join(dir, "vocab.txt"))
 	if err != nil {

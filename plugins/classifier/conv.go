@@ -1,6 +1,7 @@
 package classifier
 
 import (
+	"cmp"
 	"strconv"
 
 	"github.com/sugarme/gotch/ts"
@@ -43,20 +44,15 @@ type convBlock struct {
 	norm1, norm2        batchNorm
 }
 
-func newConv(p *torchstage.Params, width, layers int) (*conv, error) {
-	if width == 0 {
-		width = 32
-	}
-	if layers == 0 {
-		layers = 4
-	}
+func newConv(p *torchstage.Params, width, layers int64) (*conv, error) {
+	width, layers = cmp.Or(width, 32), cmp.Or(layers, 4)
 	if layers > 8 {
-		return nil, sdk.Errorf(sdk.InvalidArgument, "settings kind=conv, layers=%d: each layer doubles the channels, want at most 8", layers)
+		return nil, sdk.RefuseSetting("layers", "%d given, want at most 8 with kind=conv: each layer doubles the channels", layers)
 	}
-	net := &conv{width: int64(width)}
+	net := &conv{width: width}
 	in := int64(3)
-	for i := range layers {
-		out := int64(width) << i
+	for i := range int(layers) {
+		out := width << i
 		name := "blocks." + strconv.Itoa(i)
 		net.blocks = append(net.blocks, convBlock{
 			conv1: p.Parameter(name+".conv1.weight", []int64{out, in, 3, 3}, torchstage.KaimingNormal(true)),

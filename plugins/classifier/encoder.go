@@ -35,8 +35,11 @@ type encoder struct {
 }
 
 func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
-	set := b.Request.Settings
-	e := &encoder{size: int64(set.Int("image_size")), pool: int64(set.Int("pool")), frozen: set.Bool("frozen"), modality: map[string]*ts.Tensor{}}
+	set, err := sdk.DecodeSettings[encoderSettings](b.Request.Settings)
+	if err != nil {
+		return nil, err
+	}
+	e := &encoder{size: set.ImageSize, pool: set.Pool, frozen: set.Frozen, modality: map[string]*ts.Tensor{}}
 	for _, p := range b.Request.Inputs {
 		if name, ok := ports.Images.Member(p.Name); ok {
 			e.names = append(e.names, name)
@@ -46,29 +49,27 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	if len(e.names) == 0 {
 		return nil, sdk.Errorf(sdk.InvalidArgument, "the data have no image.<modality> for the encoder")
 	}
-	kind := set.String("kind")
-	if e.size == 0 && (kind == "darknet" || kind == "vit") {
+	if e.size == 0 && (set.Kind == "darknet" || set.Kind == "vit") {
 		e.size = 224
 	}
-	var err error
-	switch kind {
+	switch set.Kind {
 	case "conv":
-		e.net, err = newConv(b.Params, set.Int("width"), set.Int("layers"))
+		e.net, err = newConv(b.Params, set.Width, set.Layers)
 	case "darknet":
 		e.net = newDarknet(b.Params)
 	case "vit":
 		e.net, err = newViT(b.Params, set, e.size)
 	case "swin_t":
-		e.net, err = newSwin(b, set.Float("dropout"))
+		e.net, err = newSwin(b, set.Dropout)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if e.pool > 1 && kind == "vit" {
-		return nil, sdk.Errorf(sdk.InvalidArgument, "settings kind=vit, pool=%d: the class token has no place in a map, want pool=1", e.pool)
+	if e.pool > 1 && set.Kind == "vit" {
+		return nil, sdk.RefuseSetting("pool", "%d given, want 1 with kind=vit: the class token has no place in a map", e.pool)
 	}
-	if path := set.String("weights"); path != "" {
-		if err := b.Params.LoadFile(b.S, path, e.net.load()); err != nil {
+	if set.Weights != "" {
+		if err := b.Params.LoadFile(b.S, string(set.Weights), e.net.load()); err != nil {
 			return nil, err
 		}
 	}

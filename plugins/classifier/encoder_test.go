@@ -232,12 +232,12 @@ func TestEncoderNamesBadSettingsAndInput(t *testing.T) {
 		settings map[string]string
 		want     string
 	}{
-		{map[string]string{"kind": "vit", "image_size": "230"}, "multiple of the patch"},
-		{map[string]string{"kind": "vit", "width": "20", "heads": "3"}, "multiple of heads"},
+		{map[string]string{"kind": "vit", "image_size": "230"}, "divisor of image_size=230"},
+		{map[string]string{"kind": "vit", "width": "20", "heads": "3"}, "divisor of width=20"},
 		{map[string]string{"kind": "resnet"}, "want one of conv"},
 		{map[string]string{"kind": "darknet", "weights": "testdata/conv.safetensors"}, "do not fit"},
 		{map[string]string{"layers": "20"}, "at most 8"},
-		{map[string]string{"kind": "vit", "width": "64", "layers": "1", "pool": "2"}, "want pool=1"},
+		{map[string]string{"kind": "vit", "width": "64", "layers": "1", "pool": "2"}, "setting pool: 2 given, want 1"},
 	} {
 		_, err := stagetest.TryOpen(t, classifier.Plugin(), request(c.settings, "photo"))
 		if err == nil || !strings.Contains(err.Error(), c.want) {

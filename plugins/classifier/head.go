@@ -39,8 +39,11 @@ type task struct {
 }
 
 func buildHead(b *torchstage.Build) (torchstage.Module, error) {
-	set := b.Request.Settings
-	h := &head{device: b.Device, drop: set.Float("dropout"), smooth: set.Float("label_smoothing")}
+	set, err := sdk.DecodeSettings[headSettings](b.Request.Settings)
+	if err != nil {
+		return nil, err
+	}
+	h := &head{device: b.Device, drop: set.Dropout, smooth: set.LabelSmoothing}
 	sizes := map[string]int64{}
 	for _, p := range b.Request.Inputs {
 		if !ports.Joint.Has(p.Name) && !ports.Tokens.Has(p.Name) {
@@ -69,11 +72,11 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 		return nil, sdk.Errorf(sdk.InvalidArgument, "no label sets: a classification head needs the classes of at least one")
 	}
 	p := b.Params
-	h.norm = newSummaryNorm(p, set.String("norm"), h.width)
+	h.norm = newSummaryNorm(p, set.Norm, h.width)
 	width := h.width
-	if set.String("kind") == "mlp" {
-		hidden := transformer.Linear(p, "hidden", width, int64(set.Int("hidden")))
-		h.hidden, width = &hidden, int64(set.Int("hidden"))
+	if set.Kind == "mlp" {
+		hidden := transformer.Linear(p, "hidden", width, set.Hidden)
+		h.hidden, width = &hidden, set.Hidden
 	}
 	b.Inputs = b.Request.Inputs
 	labels := b.Request.Labels

@@ -8,7 +8,26 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
-func limit(v float64) *float64 { return &v }
+type encoderSettings struct {
+	Kind      string   `setting:"kind" default:"conv" choices:"conv,darknet,vit,swin_t" help:"network"`
+	Weights   sdk.Path `setting:"weights" help:"safetensors file: torchvision's or timm's names for vit, torchvision's for swin_t"`
+	Frozen    bool     `setting:"frozen" default:"false" help:"true: the network is not trained and its batch norms keep their statistics, so that tokens depend on the image alone"`
+	ImageSize int64    `setting:"image_size" default:"0" min:"0" max:"4096" help:"side in pixels that images are resized to; 0: 224 for darknet and vit, as given for conv and swin_t"`
+	Pool      int64    `setting:"pool" default:"1" min:"1" max:"64" help:"conv, darknet, swin_t: a token is the mean over pool x pool cells of the map"`
+	Width     int64    `setting:"width" default:"0" min:"0" max:"8192" help:"conv: channels of the first block (0: 32); vit: token size (0: 768)"`
+	Layers    int64    `setting:"layers" default:"0" min:"0" max:"64" help:"conv: blocks, each halving the map (0: 4); vit: layers (0: 12)"`
+	Heads     int64    `setting:"heads" default:"0" min:"0" max:"256" help:"vit: attention heads (0: width/64)"`
+	Patch     int64    `setting:"patch" default:"16" min:"1" max:"256" help:"vit: side of a patch in pixels"`
+	Dropout   float64  `setting:"dropout" default:"0" min:"0" max:"0.99" help:"vit and swin_t: dropout on the branches"`
+}
+
+type headSettings struct {
+	Kind           string  `setting:"kind" default:"linear" choices:"linear,mlp" help:"linear layer, or a hidden layer with GELU before it"`
+	Hidden         int64   `setting:"hidden" default:"256" min:"1" max:"65536" help:"mlp: size of the hidden layer"`
+	Norm           string  `setting:"norm" default:"layer" choices:"layer,batch" help:"of t_cls: layer norm over a case's features, or batch norm per feature, for parts of different scale"`
+	Dropout        float64 `setting:"dropout" default:"0" min:"0" max:"0.99" help:"dropout before the last layer"`
+	LabelSmoothing float64 `setting:"label_smoothing" default:"0" min:"0" max:"0.99" help:"share of the target given to all classes alike"`
+}
 
 // pixels are what every encoder wants: grey values 0 to 255 as 0 to 1. What else a
 // network was trained with (mean, standard deviation) is done inside.
@@ -28,18 +47,7 @@ func Manifest() sdk.Manifest {
 					ports.Help("RGB in [0,1]; resized to image_size where that is not 0"))},
 				Outputs: []sdk.Port{ports.Tokens.Declare(ports.Required,
 					ports.Help("tokens of each image, row by row; ViT's class token comes first"))},
-				Settings: []sdk.Setting{
-					{Name: "kind", Type: "string", Default: "conv", Choices: []string{"conv", "darknet", "vit", "swin_t"}, Help: "network"},
-					{Name: "weights", Type: "path", Default: "", Help: "safetensors file: torchvision's or timm's names for vit, torchvision's for swin_t"},
-					{Name: "frozen", Type: "bool", Default: "false", Help: "true: the network is not trained and its batch norms keep their statistics, so that tokens depend on the image alone"},
-					{Name: "image_size", Type: "int", Default: "0", Min: limit(0), Max: limit(4096), Help: "side in pixels that images are resized to; 0: 224 for darknet and vit, as given for conv and swin_t"},
-					{Name: "pool", Type: "int", Default: "1", Min: limit(1), Max: limit(64), Help: "conv, darknet, swin_t: a token is the mean over pool x pool cells of the map"},
-					{Name: "width", Type: "int", Default: "0", Min: limit(0), Max: limit(8192), Help: "conv: channels of the first block (0: 32); vit: token size (0: 768)"},
-					{Name: "layers", Type: "int", Default: "0", Min: limit(0), Max: limit(64), Help: "conv: blocks, each halving the map (0: 4); vit: layers (0: 12)"},
-					{Name: "heads", Type: "int", Default: "0", Min: limit(0), Max: limit(256), Help: "vit: attention heads (0: width/64)"},
-					{Name: "patch", Type: "int", Default: "16", Min: limit(1), Max: limit(256), Help: "vit: side of a patch in pixels"},
-					{Name: "dropout", Type: "float", Default: "0", Min: limit(0), Max: limit(0.99), Help: "vit and swin_t: dropout on the branches"},
-				},
+				Settings: sdk.SettingsOf(encoderSettings{}),
 			},
 			{
 				Name: "head", Kind: sdk.KindHead, Trainable: true, Tasks: []string{"classify"},
@@ -48,16 +56,10 @@ func Manifest() sdk.Manifest {
 					ports.Tokens.Declare(ports.Help("visual tokens and report tokens, each with its own size")),
 					ports.Joint.Declare(), ports.TargetLabel.Declare(), ports.TargetLabels.Declare(),
 				},
-				Outputs: []sdk.Port{ports.Logits.Declare(), ports.LogitsOf.Declare()},
-				Settings: []sdk.Setting{
-					{Name: "kind", Type: "string", Default: "linear", Choices: []string{"linear", "mlp"}, Help: "linear layer, or a hidden layer with GELU before it"},
-					{Name: "hidden", Type: "int", Default: "256", Min: limit(1), Max: limit(65536), Help: "mlp: size of the hidden layer"},
-					{Name: "norm", Type: "string", Default: "layer", Choices: []string{"layer", "batch"}, Help: "of t_cls: layer norm over a case's features, or batch norm per feature, for parts of different scale"},
-					{Name: "dropout", Type: "float", Default: "0", Min: limit(0), Max: limit(0.99), Help: "dropout before the last layer"},
-					{Name: "label_smoothing", Type: "float", Default: "0", Min: limit(0), Max: limit(0.99), Help: "share of the target given to all classes alike"},
-				},
-				Losses:  []string{"classification"},
-				Metrics: []string{"accuracy"},
+				Outputs:  []sdk.Port{ports.Logits.Declare(), ports.LogitsOf.Declare()},
+				Settings: sdk.SettingsOf(headSettings{}),
+				Losses:   []string{"classification"},
+				Metrics:  []string{"accuracy"},
 			},
 		},
 	}

@@ -1,6 +1,7 @@
 package classifier
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 
@@ -30,30 +31,24 @@ var vitNames = transformer.Names{
 	OutProjection: "self_attention.out_proj", Linear1: "mlp.0", Linear2: "mlp.3",
 }
 
-func newViT(p *torchstage.Params, set sdk.Settings, size int64) (*vit, error) {
-	or := func(v, otherwise int) int64 {
-		if v == 0 {
-			v = otherwise
-		}
-		return int64(v)
-	}
-	patch, width := int64(set.Int("patch")), or(set.Int("width"), 768)
-	heads := or(set.Int("heads"), int(max(1, width/64)))
-	if size%patch != 0 {
-		return nil, sdk.Errorf(sdk.InvalidArgument, "settings image_size=%d and patch=%d: want a multiple of the patch", size, patch)
+func newViT(p *torchstage.Params, set encoderSettings, size int64) (*vit, error) {
+	width := cmp.Or(set.Width, 768)
+	heads := cmp.Or(set.Heads, max(1, width/64))
+	if size%set.Patch != 0 {
+		return nil, sdk.RefuseSetting("patch", "%d given, want a divisor of image_size=%d", set.Patch, size)
 	}
 	if width%heads != 0 {
-		return nil, sdk.Errorf(sdk.InvalidArgument, "settings width=%d and heads=%d: width must be a multiple of heads", width, heads)
+		return nil, sdk.RefuseSetting("heads", "%d given, want a divisor of width=%d", heads, width)
 	}
-	v := &vit{patch: patch, width: width, side: size / patch, drop: set.Float("dropout")}
+	v := &vit{patch: set.Patch, width: width, side: size / set.Patch, drop: set.Dropout}
 	v.projection = transformer.Affine{
-		Weight: p.Parameter("conv_proj.weight", []int64{width, 3, patch, patch}, torchstage.XavierUniform()),
+		Weight: p.Parameter("conv_proj.weight", []int64{width, 3, v.patch, v.patch}, torchstage.XavierUniform()),
 		Bias:   p.Parameter("conv_proj.bias", []int64{width}, torchstage.Zeros()),
 	}
 	v.class = p.Parameter("class_token", []int64{1, 1, width}, torchstage.Normal(0, 0.02))
 	v.position = p.Parameter("encoder.pos_embedding", []int64{1, 1 + v.side*v.side, width}, torchstage.Normal(0, 0.02))
 	config := transformer.Config{Width: width, Heads: heads, Hidden: 4 * width, Dropout: v.drop, Eps: vitEps}
-	for i := range or(set.Int("layers"), 12) {
+	for i := range cmp.Or(set.Layers, 12) {
 		prefix := "encoder.layers.encoder_layer_" + strconv.FormatInt(i, 10) + "."
 		v.layers = append(v.layers, transformer.New(p, prefix, config, vitNames))
 	}

@@ -18,53 +18,43 @@ const eps = 1e-5
 // module is one opened fusion stage.
 type module struct {
 	*fusion.Frame
+	method
 	streams []string
 	// pairs of stream indices; a single stream is paired with itself.
 	pairs        [][2]int
 	intermediate []*ts.Tensor // per pair [B,d]; empty without intermediate tokens
 	interNorm    transformer.Affine
 	layers       []map[string]*transformer.Layer
-	start        int
-	direct       bool // one attention over all streams
-	perPair      int64
-
-	rec         *reconstructor // nil without reconstruction
-	mask        float64
-	spread      bool
-	twoPass     bool
-	stop        bool
-	calibration float64
+	rec          *reconstructor // nil without reconstruction
 }
 
 func build(b *torchstage.Build) (torchstage.Module, error) {
-	set := b.Request.Settings
-	config, err := fusion.LayerConfig(set)
+	set, err := sdk.DecodeSettings[settings](b.Request.Settings)
 	if err != nil {
 		return nil, err
 	}
-	width := config.Width
-	layers, start := set.Int("layers"), set.Int("start_layer")
-	if start >= layers {
-		return nil, sdk.Errorf(sdk.InvalidArgument, "setting start_layer=%d: want less than layers=%d, or the modalities never meet", start, layers)
+	config, err := set.Layer(set.Width)
+	if err != nil {
+		return nil, err
 	}
-	frame, err := fusion.New(b, fusion.FrameOptions(set))
+	if set.StartLayer >= set.Layers {
+		return nil, sdk.RefuseSetting("start_layer", "%d given, want less than layers=%d, or the modalities never meet", set.StartLayer, set.Layers)
+	}
+	frame, err := fusion.New(b, set.FrameSettings)
 	if err != nil {
 		return nil, err
 	}
 	p := b.Params
-	m := &module{
-		Frame: frame, streams: frame.Streams(), start: start, direct: !set.Bool("intermediate"), perPair: int64(set.Int("tokens_per_pair")),
-		mask: set.Float("mask_probability"), spread: set.Bool("mask_spread"), twoPass: set.Bool("two_pass"), stop: set.Bool("stop_gradient"), calibration: set.Float("calibration"),
-	}
+	m := &module{Frame: frame, method: set.method, streams: frame.Streams()}
 	frame.Norms(p)
 	groups := m.streams
 	switch {
-	case m.direct:
+	case !set.Intermediate:
 		groups = []string{"joint"}
-	case set.Bool("share_weights"):
+	case set.ShareWeights:
 		groups = []string{"shared"}
 	}
-	for l := range layers {
+	for l := range set.Layers {
 		byStream := map[string]*transformer.Layer{}
 		for _, g := range groups {
 			byStream[g] = transformer.New(p, fmt.Sprintf("layers.%d.%s.", l, g), config, transformer.TorchNames)
@@ -76,8 +66,8 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 		}
 		m.layers = append(m.layers, byStream)
 	}
-	jointWidth := width
-	if !m.direct {
+	jointWidth := set.Width
+	if m.Intermediate {
 		for i := range m.streams {
 			for j := i + 1; j < len(m.streams); j++ {
 				m.pairs = append(m.pairs, [2]int{i, j})
@@ -88,14 +78,14 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 		}
 		for _, pair := range m.pairs {
 			name := "intermediate." + m.streams[pair[0]] + "+" + m.streams[pair[1]]
-			m.intermediate = append(m.intermediate, p.Parameter(name, []int64{m.perPair, width}, torchstage.Normal(0, 0.02)))
+			m.intermediate = append(m.intermediate, p.Parameter(name, []int64{m.TokensPerPair, set.Width}, torchstage.Normal(0, 0.02)))
 		}
-		m.interNorm = transformer.Norm(p, "norm.intermediate", width)
+		m.interNorm = transformer.Norm(p, "norm.intermediate", set.Width)
 		jointWidth *= int64(len(m.pairs))
 	}
 	frame.Joint(b, jointWidth)
-	if len(m.Attributes) > 0 && set.Bool("reconstruct") {
-		if m.rec, err = newReconstructor(b, frame, set.Float("temperature"), set.Float("ordinal_smoothing")); err != nil {
+	if len(m.Attributes) > 0 && set.Reconstruct {
+		if m.rec, err = newReconstructor(b, frame, set.Temperature, set.OrdinalSmoothing); err != nil {
 			return nil, err
 		}
 		b.Outputs = append(b.Outputs, ports.Reconstruction.Declare(ports.Required,
@@ -130,10 +120,10 @@ func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage
 	if m.rec != nil {
 		r := m.rec.run(s, m.Normalize(s, fusion.Report, after[report]))
 		filled := m.Identify(s, r.token)
-		if m.stop {
+		if m.StopGradient {
 			filled = s.Detach(filled)
 		}
-		if m.twoPass {
+		if m.TwoPass {
 			again := append([]*ts.Tensor(nil), tokens...)
 			again[report] = m.Fill(s, hidden, filled, tokens[report])
 			after, inter = m.attend(s, again, in.Train)
@@ -141,10 +131,10 @@ func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage
 			after[report] = m.Fill(s, hidden, filled, after[report])
 		}
 		out.Losses["reconstruction"] = m.rec.loss(s, r, cells, masked, out.Metrics)
-		out.Tensors[ports.Reconstruction.Name] = s.Detach(s.Softmax(s.MulScalar(r.logits, 1/m.calibration), 2))
+		out.Tensors[ports.Reconstruction.Name] = s.Detach(s.Softmax(s.MulScalar(r.logits, 1/m.Calibration), 2))
 	}
 	mean := m.Finish(s, in, after, out.Tensors)
-	if m.direct {
+	if !m.Intermediate {
 		out.Tensors[ports.Joint.Name] = mean
 		return out
 	}
@@ -169,14 +159,14 @@ func (m *module) Close() {
 // chance.
 func (m *module) chooseMask(c fusion.Cells, in *torchstage.Inputs) []bool {
 	masked := make([]bool, len(c.State))
-	if !in.Train || m.mask == 0 {
+	if !in.Train || m.MaskProbability == 0 {
 		return masked
 	}
 	rng := torchstage.NewRand(in.Seed, "mask")
-	p := m.mask
+	p := m.MaskProbability
 	for i := range masked {
-		if m.spread && i%len(m.Attributes) == 0 {
-			p = 2 * m.mask * rng.Float64()
+		if m.MaskSpread && i%len(m.Attributes) == 0 {
+			p = 2 * m.MaskProbability * rng.Float64()
 		}
 		// One draw per cell, known or not, keeps the masks of a seed alike when cells differ.
 		masked[i] = rng.Float64() < p && fusion.Known(c.State[i], c.Value[i])
@@ -188,15 +178,15 @@ func (m *module) chooseMask(c fusion.Cells, in *torchstage.Inputs) []bool {
 // and the intermediate tokens [N,B,d] of every pair.
 func (m *module) attend(s *torchstage.Scope, tokens []*ts.Tensor, train bool) (streams, inter []*ts.Tensor) {
 	streams = append(streams, tokens...)
-	if m.direct {
+	if !m.Intermediate {
 		return m.attendDirect(s, streams, train), nil
 	}
 	n := s.Dim(tokens[0], 0)
 	for _, t := range m.intermediate {
-		inter = append(inter, s.Expand(s.Unsqueeze(t, 0), n, m.perPair, m.Width)) // Eq. 6
+		inter = append(inter, s.Expand(s.Unsqueeze(t, 0), n, m.TokensPerPair, m.Width)) // Eq. 6
 	}
 	for l, layer := range m.layers {
-		if l < m.start {
+		if l < m.StartLayer {
 			for i, name := range m.streams {
 				streams[i] = layer[name].Forward(s, streams[i], nil, train)
 			}
@@ -215,7 +205,7 @@ func (m *module) attend(s *torchstage.Scope, tokens []*ts.Tensor, train bool) (s
 			y := layer[name].Forward(s, s.Cat(parts, 1), nil, train) // Eq. 7
 			streams[i] = s.Narrow(y, 1, 0, t)
 			for j, k := range mine {
-				copies[k] = append(copies[k], s.Narrow(y, 1, t+int64(j)*m.perPair, m.perPair))
+				copies[k] = append(copies[k], s.Narrow(y, 1, t+int64(j)*m.TokensPerPair, m.TokensPerPair))
 			}
 		}
 		for k, c := range copies { // Eq. 8: averaged and written back

@@ -410,7 +410,7 @@ func TestBadInputIsNamed(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ key, value, want string }{
-		{"heads", "3", "multiple of heads"},
+		{"heads", "3", "divisor of width=8"},
 		{"start_layer", "2", "start_layer"},
 		{"weights", "/nonexistent.safetensors", "nonexistent"},
 	} {

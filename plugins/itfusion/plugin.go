@@ -10,23 +10,27 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
-// Settings of the stage. The defaults are the method's.
-func settings() []sdk.Setting {
-	own := []sdk.Setting{
-		{Name: "intermediate", Type: "bool", Default: "true", Help: "false: one self-attention over all tokens of all modalities (ablation without intermediate token)"},
-		{Name: "tokens_per_pair", Type: "int", Default: "1", Min: fusion.Limit(1), Max: fusion.Limit(1024), Help: "intermediate tokens B per pair of modalities; 4 is the bottleneck attention of MBT"},
-		{Name: "share_weights", Type: "bool", Default: "false", Help: "one set of layers for all modalities"},
-		{Name: "start_layer", Type: "int", Default: "0", Min: fusion.Limit(0), Max: fusion.Limit(63), Help: "first layer with intermediate tokens; the ones before see their own modality only"},
-		{Name: "mask_probability", Type: "float", Default: "0.3", Min: fusion.Limit(0), Max: fusion.Limit(1), Help: "probability p with which a known attribute is masked in training (Eq. 9)"},
-		{Name: "mask_spread", Type: "bool", Default: "false", Help: "draw each case's own p uniformly between 0 and 2p: for reports that differ in how much they leave out"},
-		{Name: "reconstruct", Type: "bool", Default: "true", Help: "false: no reconstruction network and no l_rec; masking stays a matter of mask_probability"},
-		{Name: "temperature", Type: "float", Default: "0.07", Min: fusion.Limit(1e-3), Max: fusion.Limit(100), Help: "tau of the reconstruction's logits"},
-		{Name: "two_pass", Type: "bool", Default: "false", Help: "fill in the reconstructed tokens and run the attention again"},
-		{Name: "stop_gradient", Type: "bool", Default: "false", Help: "keep the downstream loss out of the reconstruction network"},
-		{Name: "ordinal_smoothing", Type: "float", Default: "0.1", Min: fusion.Limit(0), Max: fusion.Limit(0.9), Help: "target probability given to the neighbouring bins of an ordinal attribute"},
-		{Name: "calibration", Type: "float", Default: "1", Min: fusion.Limit(1e-3), Max: fusion.Limit(1000), Help: "divides the logits of the reported probabilities; fitted on validation data"},
-	}
-	return append(append(fusion.FrameSettings(), fusion.AttentionSettings()...), own...)
+// settings of the stage. The defaults are the method's.
+type settings struct {
+	fusion.FrameSettings
+	fusion.AttentionSettings
+	method
+}
+
+// method are the settings that are AlignedFusion's own.
+type method struct {
+	Intermediate     bool    `setting:"intermediate" default:"true" help:"false: one self-attention over all tokens of all modalities (ablation without intermediate token)"`
+	TokensPerPair    int64   `setting:"tokens_per_pair" default:"1" min:"1" max:"1024" help:"intermediate tokens B per pair of modalities; 4 is the bottleneck attention of MBT"`
+	ShareWeights     bool    `setting:"share_weights" default:"false" help:"one set of layers for all modalities"`
+	StartLayer       int     `setting:"start_layer" default:"0" min:"0" max:"63" help:"first layer with intermediate tokens; the ones before see their own modality only"`
+	MaskProbability  float64 `setting:"mask_probability" default:"0.3" min:"0" max:"1" help:"probability p with which a known attribute is masked in training (Eq. 9)"`
+	MaskSpread       bool    `setting:"mask_spread" default:"false" help:"draw each case's own p uniformly between 0 and 2p: for reports that differ in how much they leave out"`
+	Reconstruct      bool    `setting:"reconstruct" default:"true" help:"false: no reconstruction network and no l_rec; masking stays a matter of mask_probability"`
+	Temperature      float64 `setting:"temperature" default:"0.07" min:"0.001" max:"100" help:"tau of the reconstruction's logits"`
+	TwoPass          bool    `setting:"two_pass" default:"false" help:"fill in the reconstructed tokens and run the attention again"`
+	StopGradient     bool    `setting:"stop_gradient" default:"false" help:"keep the downstream loss out of the reconstruction network"`
+	OrdinalSmoothing float64 `setting:"ordinal_smoothing" default:"0.1" min:"0" max:"0.9" help:"target probability given to the neighbouring bins of an ordinal attribute"`
+	Calibration      float64 `setting:"calibration" default:"1" min:"0.001" max:"1000" help:"divides the logits of the reported probabilities; fitted on validation data"`
 }
 
 // Manifest describes the plugin.
@@ -42,7 +46,7 @@ func Manifest() sdk.Manifest {
 			Summary:  "intermediate tokens between modalities, reconstruction of unmentioned attributes",
 			Inputs:   inputs,
 			Outputs:  outputs,
-			Settings: settings(),
+			Settings: sdk.SettingsOf(settings{}),
 			Losses:   []string{"reconstruction"},
 			Metrics:  []string{"masked", "mask_accuracy"},
 		}},

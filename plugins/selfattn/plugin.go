@@ -14,6 +14,11 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
+type settings struct {
+	fusion.FrameSettings
+	fusion.AttentionSettings
+}
+
 // Manifest describes the plugin.
 func Manifest() sdk.Manifest {
 	inputs, outputs := fusion.Ports()
@@ -24,7 +29,7 @@ func Manifest() sdk.Manifest {
 			Name: "fusion", Kind: sdk.KindFusion, Trainable: true,
 			Summary: "direct token-wise attention: one transformer over all tokens",
 			Inputs:  inputs, Outputs: outputs,
-			Settings: append(fusion.FrameSettings(), fusion.AttentionSettings()...),
+			Settings: sdk.SettingsOf(settings{}),
 		}},
 	}
 }
@@ -40,16 +45,20 @@ type module struct {
 }
 
 func build(b *torchstage.Build) (torchstage.Module, error) {
-	config, err := fusion.LayerConfig(b.Request.Settings)
+	set, err := sdk.DecodeSettings[settings](b.Request.Settings)
 	if err != nil {
 		return nil, err
 	}
-	frame, err := fusion.New(b, fusion.FrameOptions(b.Request.Settings))
+	config, err := set.Layer(set.Width)
+	if err != nil {
+		return nil, err
+	}
+	frame, err := fusion.New(b, set.FrameSettings)
 	if err != nil {
 		return nil, err
 	}
 	m := &module{Frame: frame}
-	for l := range b.Request.Settings.Int("layers") {
+	for l := range set.Layers {
 		m.layers = append(m.layers, transformer.New(b.Params, fmt.Sprintf("layers.%d.joint.", l), config, transformer.TorchNames))
 	}
 	frame.Norms(b.Params)

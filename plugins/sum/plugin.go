@@ -20,7 +20,7 @@ func Manifest() sdk.Manifest {
 		Stages: []sdk.StageManifest{{
 			Name: "fusion", Kind: sdk.KindFusion, Trainable: true,
 			Summary: "element-wise sum of the mean report token and every visual token",
-			Inputs:  inputs, Outputs: outputs, Settings: fusion.FrameSettings(),
+			Inputs:  inputs, Outputs: outputs, Settings: sdk.SettingsOf(fusion.FrameSettings{}),
 		}},
 	}
 }
@@ -33,7 +33,11 @@ func Plugin() sdk.Plugin {
 type module struct{ *fusion.Frame }
 
 func build(b *torchstage.Build) (torchstage.Module, error) {
-	frame, err := fusion.New(b, fusion.FrameOptions(b.Request.Settings))
+	set, err := sdk.DecodeSettings[fusion.FrameSettings](b.Request.Settings)
+	if err != nil {
+		return nil, err
+	}
+	frame, err := fusion.New(b, set)
 	if err != nil {
 		return nil, err
 	}

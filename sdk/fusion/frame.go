@@ -24,25 +24,10 @@ type Modality struct {
 	Channels int64
 }
 
-// Options are the parts of a frame that are settings.
-type Options struct {
-	Width int64
-	// Identity adds the learned attribute-identity embedding.
-	Identity bool
-	// Residual gives a modality's tokens back as input + projection: what the fusion
-	// adds is apart from what the encoder saw. Otherwise the projection replaces them.
-	Residual bool
-	// ModalityDropout is the probability with which a case's tokens of a modality are
-	// zeroed in training.
-	ModalityDropout float64
-	// Zero stands for unmentioned attributes by a zero token instead of the learned t_UN.
-	Zero bool
-}
-
 // Frame projects every modality to one width, makes report tokens and projects
 // back. All of its parameters live in the stage's Params.
 type Frame struct {
-	Options
+	FrameSettings
 	Modalities []Modality
 	Attributes []Attribute
 	// Embedding is the size of the text embedding, K the largest value set.
@@ -70,8 +55,8 @@ func (pr projection) apply(s *torchstage.Scope, x *ts.Tensor, width int64) *ts.T
 
 // New reads the open request and declares the frame's parameters. It fills in
 // the build's resolved ports.
-func New(b *torchstage.Build, o Options) (*Frame, error) {
-	f := &Frame{Options: o, device: b.Device, inputs: map[string]projection{}, outputs: map[string]transformer.Affine{}, norms: map[string]transformer.Affine{}}
+func New(b *torchstage.Build, o FrameSettings) (*Frame, error) {
+	f := &Frame{FrameSettings: o, device: b.Device, inputs: map[string]projection{}, outputs: map[string]transformer.Affine{}, norms: map[string]transformer.Affine{}}
 	var err error
 	if f.Attributes, err = ParseSchema(b.Request.AttributeSchema); err != nil {
 		return nil, sdk.Errorf(sdk.InvalidArgument, "%w", err)
@@ -118,7 +103,7 @@ func New(b *torchstage.Build, o Options) (*Frame, error) {
 			f.K = max(f.K, int64(len(a.Values)))
 		}
 		f.text = newProjection(p, "report", f.Embedding, o.Width)
-		if !o.Zero {
+		if o.Unmentioned != "zero" {
 			f.unmentioned = p.Parameter("report.unmentioned", []int64{o.Width}, torchstage.Normal(0, 0.02))
 		}
 		if o.Identity {
@@ -343,11 +328,10 @@ func (f *Frame) Finish(s *torchstage.Scope, in *torchstage.Inputs, streams []*ts
 
 // LoadWeights reads the file of the setting weights, if there is one.
 func (f *Frame) LoadWeights(b *torchstage.Build) error {
-	path := b.Request.Settings.String("weights")
-	if path == "" {
+	if f.Weights == "" {
 		return nil
 	}
-	return b.Params.LoadFile(b.S, path, torchstage.LoadOptions{})
+	return b.Params.LoadFile(b.S, string(f.Weights), torchstage.LoadOptions{})
 }
 
 // Upload makes a tensor on the stage's device.

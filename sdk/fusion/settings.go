@@ -1,34 +1,37 @@
 package fusion
 
-import "github.com/alignedfusion/alignedfusion/sdk"
+import (
+	"math"
 
-// Limit makes a bound of a setting.
-func Limit(v float64) *float64 { return &v }
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
+)
 
-// FrameSettings are the settings that every fusion stage has.
-func FrameSettings() []sdk.Setting {
-	return []sdk.Setting{
-		{Name: "width", Type: "int", Default: "256", Min: Limit(1), Max: Limit(8192), Help: "size d of the fused tokens"},
-		{Name: "residual", Type: "bool", Default: "true", Help: "give visual tokens back as input + projection, so that fusion takes nothing away; false: projection alone"},
-		{Name: "identity", Type: "bool", Default: "true", Help: "add the learned attribute-identity embedding; without it unmentioned attributes are alike"},
-		{Name: "modality_dropout", Type: "float", Default: "0", Min: Limit(0), Max: Limit(0.99), Help: "probability that a case's tokens of a modality are zeroed in training, so that the others learn to do without"},
-		{Name: "unmentioned", Type: "string", Default: "learned", Choices: []string{"learned", "zero"}, Help: "what stands for an unmentioned attribute: the learned token t_UN or a zero vector"},
-		{Name: "weights", Type: "path", Default: "", Help: "safetensors file with this stage's weights, to start from"},
-	}
+// FrameSettings are the settings that every fusion stage has; a stage embeds them in the
+// struct of its own (see sdk.SettingsOf).
+type FrameSettings struct {
+	Width           int64    `setting:"width" default:"256" min:"1" max:"8192" help:"size d of the fused tokens"`
+	Residual        bool     `setting:"residual" default:"true" help:"give visual tokens back as input + projection, so that fusion takes nothing away; false: projection alone"`
+	Identity        bool     `setting:"identity" default:"true" help:"add the learned attribute-identity embedding; without it unmentioned attributes are alike"`
+	ModalityDropout float64  `setting:"modality_dropout" default:"0" min:"0" max:"0.99" help:"probability that a case's tokens of a modality are zeroed in training, so that the others learn to do without"`
+	Unmentioned     string   `setting:"unmentioned" default:"learned" choices:"learned,zero" help:"what stands for an unmentioned attribute: the learned token t_UN or a zero vector"`
+	Weights         sdk.Path `setting:"weights" help:"safetensors file with this stage's weights, to start from"`
 }
 
 // AttentionSettings are those of a fusion stage with self-attention layers.
-func AttentionSettings() []sdk.Setting {
-	return []sdk.Setting{
-		{Name: "layers", Type: "int", Default: "2", Min: Limit(1), Max: Limit(64), Help: "self-attention layers"},
-		{Name: "heads", Type: "int", Default: "8", Min: Limit(1), Max: Limit(256), Help: "attention heads; must divide width"},
-		{Name: "ffn", Type: "float", Default: "4", Min: Limit(0.125), Max: Limit(16), Help: "hidden size of the feed-forward layer, in widths"},
-		{Name: "dropout", Type: "float", Default: "0.1", Min: Limit(0), Max: Limit(0.99), Help: "dropout on residual branches and hidden layers"},
-		{Name: "branch_start", Type: "string", Default: "xavier", Choices: []string{"xavier", "zero"}, Help: "first weights of the branches' last projections; zero: layers start as if they were not there"},
-	}
+type AttentionSettings struct {
+	Layers      int     `setting:"layers" default:"2" min:"1" max:"64" help:"self-attention layers"`
+	Heads       int64   `setting:"heads" default:"8" min:"1" max:"256" help:"attention heads; must divide width"`
+	FFN         float64 `setting:"ffn" default:"4" min:"0.125" max:"16" help:"hidden size of the feed-forward layer, in widths"`
+	Dropout     float64 `setting:"dropout" default:"0.1" min:"0" max:"0.99" help:"dropout on residual branches and hidden layers"`
+	BranchStart string  `setting:"branch_start" default:"xavier" choices:"xavier,zero" help:"first weights of the branches' last projections; zero: layers start as if they were not there"`
 }
 
-// FrameOptions reads FrameSettings.
-func FrameOptions(s sdk.Settings) Options {
-	return Options{Width: int64(s.Int("width")), Identity: s.Bool("identity"), Residual: s.Bool("residual"), ModalityDropout: s.Float("modality_dropout"), Zero: s.String("unmentioned") == "zero"}
+// Layer is the configuration of one layer on tokens of a width.
+func (a AttentionSettings) Layer(width int64) (transformer.Config, error) {
+	if width%a.Heads != 0 {
+		return transformer.Config{}, sdk.RefuseSetting("heads", "%d given, want a divisor of width=%d", a.Heads, width)
+	}
+	hidden := max(1, int64(math.Round(a.FFN*float64(width))))
+	return transformer.Config{Width: width, Heads: a.Heads, Hidden: hidden, Dropout: a.Dropout, ZeroBranches: a.BranchStart == "zero"}, nil
 }

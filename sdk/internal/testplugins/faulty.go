@@ -38,7 +38,7 @@ func Faulty() sdk.Plugin {
 			}},
 		},
 		Open: func(_ context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
-			return &faulty{fault: req.Settings.String("fault")}, nil, nil
+			return &faulty{fault: req.Settings["fault"]}, nil, nil
 		},
 	}
 }

@@ -14,10 +14,14 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
+type linearSettings struct {
+	In  int `setting:"in" default:"4" min:"1" help:"width of x, when the pipeline does not say"`
+	Out int `setting:"out" default:"3" min:"1" help:"width of y"`
+}
+
 // Linear is a plugin with one head: y = x·Wᵀ + b, its mean squared error, gradients by
 // hand and SGD with momentum.
 func Linear() sdk.Plugin {
-	one := 1.0
 	return sdk.Plugin{
 		Manifest: sdk.Manifest{
 			Name: "linear", Version: "1.0.0", License: "Apache-2.0",
@@ -33,11 +37,8 @@ func Linear() sdk.Plugin {
 					{Name: "y", DType: tensor.FP32, Shape: []string{"N", "K"}, Required: true, Differentiable: true},
 					{Name: "square", DType: tensor.FP32, Shape: []string{"N", "K"}, Required: true, OnRequest: true},
 				},
-				Settings: []sdk.Setting{
-					{Name: "in", Type: "int", Default: "4", Min: &one, Help: "width of x, when the pipeline does not say"},
-					{Name: "out", Type: "int", Default: "3", Min: &one, Help: "width of y"},
-				},
-				Losses: []string{"mse"}, Metrics: []string{"mean_abs"},
+				Settings: sdk.SettingsOf(linearSettings{}),
+				Losses:   []string{"mse"}, Metrics: []string{"mean_abs"},
 			}},
 		},
 		Open: openLinear,
@@ -45,7 +46,11 @@ func Linear() sdk.Plugin {
 }
 
 func openLinear(_ context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
-	in, out := req.Settings.Int("in"), req.Settings.Int("out")
+	set, err := sdk.DecodeSettings[linearSettings](req.Settings)
+	if err != nil {
+		return nil, nil, err
+	}
+	in, out := set.In, set.Out
 	l := &linear{in: in, out: out, momentum: req.Optimizer.Values["momentum"], open: map[uint64]*linearRun{}}
 	r := rand.New(rand.NewPCG(req.Seed, 1))
 	n := in*out + out

@@ -509,12 +509,17 @@ type Setting struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// int, float, bool, string, path, ints or floats (comma-separated).
-	Type          string   `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	Default       string   `protobuf:"bytes,3,opt,name=default,proto3" json:"default,omitempty"`
-	Choices       []string `protobuf:"bytes,4,rep,name=choices,proto3" json:"choices,omitempty"`
-	Min           *float64 `protobuf:"fixed64,5,opt,name=min,proto3,oneof" json:"min,omitempty"`
-	Max           *float64 `protobuf:"fixed64,6,opt,name=max,proto3,oneof" json:"max,omitempty"`
-	Help          string   `protobuf:"bytes,7,opt,name=help,proto3" json:"help,omitempty"`
+	Type    string   `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	Default string   `protobuf:"bytes,3,opt,name=default,proto3" json:"default,omitempty"`
+	Choices []string `protobuf:"bytes,4,rep,name=choices,proto3" json:"choices,omitempty"`
+	Min     *float64 `protobuf:"fixed64,5,opt,name=min,proto3,oneof" json:"min,omitempty"`
+	Max     *float64 `protobuf:"fixed64,6,opt,name=max,proto3,oneof" json:"max,omitempty"`
+	Help    string   `protobuf:"bytes,7,opt,name=help,proto3" json:"help,omitempty"`
+	// Like min and max, but the bound itself is not allowed.
+	Above *float64 `protobuf:"fixed64,8,opt,name=above,proto3,oneof" json:"above,omitempty"`
+	Below *float64 `protobuf:"fixed64,9,opt,name=below,proto3,oneof" json:"below,omitempty"`
+	// A list that rises strictly.
+	Rising        bool `protobuf:"varint,10,opt,name=rising,proto3" json:"rising,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -596,6 +601,27 @@ func (x *Setting) GetHelp() string {
 		return x.Help
 	}
 	return ""
+}
+
+func (x *Setting) GetAbove() float64 {
+	if x != nil && x.Above != nil {
+		return *x.Above
+	}
+	return 0
+}
+
+func (x *Setting) GetBelow() float64 {
+	if x != nil && x.Below != nil {
+		return *x.Below
+	}
+	return 0
+}
+
+func (x *Setting) GetRising() bool {
+	if x != nil {
+		return x.Rising
+	}
+	return false
 }
 
 type StageManifest struct {
@@ -2678,7 +2704,9 @@ type Diagnostic struct {
 	Wanted string                 `protobuf:"bytes,5,opt,name=wanted,proto3" json:"wanted,omitempty"`
 	Advice string                 `protobuf:"bytes,6,opt,name=advice,proto3" json:"advice,omitempty"`
 	// The cause in words, without the fields above.
-	Cause         string `protobuf:"bytes,7,opt,name=cause,proto3" json:"cause,omitempty"`
+	Cause string `protobuf:"bytes,7,opt,name=cause,proto3" json:"cause,omitempty"`
+	// The setting that was refused, if the error is about one.
+	Setting       string `protobuf:"bytes,8,opt,name=setting,proto3" json:"setting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2762,6 +2790,13 @@ func (x *Diagnostic) GetCause() string {
 	return ""
 }
 
+func (x *Diagnostic) GetSetting() string {
+	if x != nil {
+		return x.Setting
+	}
+	return ""
+}
+
 var File_alignedfusion_stage_v1_stage_proto protoreflect.FileDescriptor
 
 const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
@@ -2802,7 +2837,7 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x04help\x18\t \x01(\tR\x04help\x12\x1d\n" +
 	"\n" +
 	"on_request\x18\n" +
-	" \x01(\bR\tonRequest\"\xb7\x01\n" +
+	" \x01(\bR\tonRequest\"\x99\x02\n" +
 	"\aSetting\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x18\n" +
@@ -2810,9 +2845,15 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\achoices\x18\x04 \x03(\tR\achoices\x12\x15\n" +
 	"\x03min\x18\x05 \x01(\x01H\x00R\x03min\x88\x01\x01\x12\x15\n" +
 	"\x03max\x18\x06 \x01(\x01H\x01R\x03max\x88\x01\x01\x12\x12\n" +
-	"\x04help\x18\a \x01(\tR\x04helpB\x06\n" +
+	"\x04help\x18\a \x01(\tR\x04help\x12\x19\n" +
+	"\x05above\x18\b \x01(\x01H\x02R\x05above\x88\x01\x01\x12\x19\n" +
+	"\x05below\x18\t \x01(\x01H\x03R\x05below\x88\x01\x01\x12\x16\n" +
+	"\x06rising\x18\n" +
+	" \x01(\bR\x06risingB\x06\n" +
 	"\x04_minB\x06\n" +
-	"\x04_max\"\xe2\x02\n" +
+	"\x04_maxB\b\n" +
+	"\x06_aboveB\b\n" +
+	"\x06_below\"\xe2\x02\n" +
 	"\rStageManifest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
@@ -2968,7 +3009,7 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x0fShutdownRequest\x12\x1f\n" +
 	"\vdeadline_ms\x18\x01 \x01(\x03R\n" +
 	"deadlineMs\"\x12\n" +
-	"\x10ShutdownResponse\"\xa6\x01\n" +
+	"\x10ShutdownResponse\"\xc0\x01\n" +
 	"\n" +
 	"Diagnostic\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x12\n" +
@@ -2977,7 +3018,8 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x05given\x18\x04 \x01(\tR\x05given\x12\x16\n" +
 	"\x06wanted\x18\x05 \x01(\tR\x06wanted\x12\x16\n" +
 	"\x06advice\x18\x06 \x01(\tR\x06advice\x12\x14\n" +
-	"\x05cause\x18\a \x01(\tR\x05cause*;\n" +
+	"\x05cause\x18\a \x01(\tR\x05cause\x12\x18\n" +
+	"\asetting\x18\b \x01(\tR\asetting*;\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_EVAL\x10\x01\x12\x0e\n" +

@@ -8,13 +8,14 @@ class StageError(Exception):
     """What was given, what was wanted, where, what to do.
 
     code: Internal (a bug of the plugin), InvalidArgument (the caller), FailedPrecondition
-    (order of calls), NotFound, ResourceExhausted (memory), Unimplemented.
+    (order of calls), NotFound, ResourceExhausted (memory), Unimplemented. setting names the
+    setting that was refused, if one was: the host then says that the user chose wrongly.
     """
 
-    def __init__(self, code, cause="", port="", given="", wanted="", advice=""):
+    def __init__(self, code, cause="", port="", given="", wanted="", advice="", setting=""):
         super().__init__(cause or given)
         self.code, self.cause, self.port = code, cause, port
-        self.given, self.wanted, self.advice = given, wanted, advice
+        self.given, self.wanted, self.advice, self.setting = given, wanted, advice, setting
 
     def message(self, stage, call):
         """The sentence a person reads, as the Go SDK writes it."""

@@ -1,5 +1,6 @@
 """What a stage declares and what the host asks for when it opens one."""
 import dataclasses
+import math
 from typing import List, Optional
 
 from .errors import StageError
@@ -41,7 +42,11 @@ class Port:
 
 @dataclasses.dataclass
 class Setting:
-    """One `--set stage.name=value`. type: int, float, bool, string, path, ints or floats."""
+    """One `--set stage.name=value`. type: int, float, bool, string, path, ints or floats.
+
+    min and max are the least and the greatest value of a number; above and below bound it
+    without being allowed themselves. A rising list rises strictly.
+    """
     name: str
     type: str
     default: str
@@ -49,11 +54,14 @@ class Setting:
     choices: List[str] = dataclasses.field(default_factory=list)
     min: Optional[float] = None
     max: Optional[float] = None
+    above: Optional[float] = None
+    below: Optional[float] = None
+    rising: bool = False
 
     def parse(self, text):
         """The typed value; StageError when it does not fit."""
         def fail(wanted):
-            raise StageError("InvalidArgument", "setting %s: %r given, want %s" % (self.name, text, wanted))
+            raise StageError("InvalidArgument", "setting %s: %r given, want %s" % (self.name, text, wanted), setting=self.name)
         if self.choices and text not in self.choices:
             fail("one of " + ", ".join(self.choices))
 
@@ -62,8 +70,12 @@ class Setting:
                 value = kind(part)
             except ValueError:
                 fail(wanted)
-            if value != value or (self.min is not None and value < self.min) or (self.max is not None and value > self.max):
-                fail("%s between %s and %s" % (wanted, self.min, self.max))
+            if not math.isfinite(value):
+                fail(wanted)
+            for bound, kept, words in ((self.min, float.__ge__, "at least"), (self.max, float.__le__, "at most"),
+                                       (self.above, float.__gt__, "more than"), (self.below, float.__lt__, "less than")):
+                if bound is not None and not kept(float(value), float(bound)):
+                    fail("%s, %s %g" % (wanted, words, bound))
             return value
         if self.type == "int":
             return number(int, text, "a whole number")
@@ -75,7 +87,10 @@ class Setting:
             return text.lower() in ("true", "1", "t")
         if self.type in ("ints", "floats"):
             kind = int if self.type == "ints" else float
-            return [number(kind, p.strip(), "numbers with commas between") for p in text.split(",") if p.strip()]
+            values = [number(kind, p.strip(), "numbers with commas between") for p in text.split(",") if p.strip()]
+            if self.rising and any(b <= a for a, b in zip(values, values[1:])):
+                fail("numbers that rise from one to the next")
+            return values
         return text
 
 

@@ -151,9 +151,7 @@ def _snake(name):
 def _abort(context, error, stage, call):
     """Ends a call with a status whose details carry the Diagnostic."""
     diagnostic = protocol.Diagnostic(stage=stage, call=call, port=error.port, given=error.given,
-                                     wanted=error.wanted, advice=error.advice)
-    if "cause" in protocol.Diagnostic.DESCRIPTOR.fields_by_name:
-        diagnostic.cause = error.cause
+                                     wanted=error.wanted, advice=error.advice, cause=error.cause, setting=error.setting)
     message = error.message(stage, call)
     # google.rpc.Status{code = 1, message = 2, details = 3 (Any{type_url = 1, value = 2})}
     any_message = (_field(1, ("type.googleapis.com/" + protocol.PACKAGE + ".Diagnostic").encode())
@@ -214,7 +212,8 @@ class _Server:
         declared = {s.name: s for s in cls.settings}
         unknown = sorted(set(request.settings) - set(declared))
         if unknown:
-            raise StageError("InvalidArgument", "unknown setting %r; known: %s" % (unknown[0], ", ".join(sorted(declared))))
+            raise StageError("InvalidArgument", "unknown setting %r; known: %s" % (unknown[0], ", ".join(sorted(declared))),
+                             setting=unknown[0])
         settings = {n: s.parse(request.settings.get(n, s.default)) for n, s in declared.items()}
         if request.device not in ("", "cpu") and not (request.device.startswith("cuda") and torch.cuda.is_available()):
             raise StageError("InvalidArgument", "device %r is not available" % request.device, advice="use --device cpu")
@@ -414,11 +413,10 @@ def _port(p):
 
 
 def _setting(s):
-    out = protocol.Setting(name=s.name, type=s.type, default=str(s.default), choices=s.choices, help=s.help)
-    if s.min is not None:
-        out.min = s.min
-    if s.max is not None:
-        out.max = s.max
+    out = protocol.Setting(name=s.name, type=s.type, default=str(s.default), choices=s.choices, help=s.help, rising=s.rising)
+    for bound in ("min", "max", "above", "below"):
+        if getattr(s, bound) is not None:
+            setattr(out, bound, getattr(s, bound))
     return out
 
 

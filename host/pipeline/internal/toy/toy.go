@@ -50,7 +50,7 @@ func Manifest() sdk.Manifest {
 				Name: "text", Kind: sdk.KindText, Summary: "bytes of a prompt, weighed by those of a file",
 				Inputs:   []sdk.Port{ports.Text.Declare(ports.Required)},
 				Outputs:  []sdk.Port{ports.Embedding.Declare(ports.Required)},
-				Settings: []sdk.Setting{{Name: "model", Type: "path", Help: "file of four bytes or more"}},
+				Settings: sdk.SettingsOf(textSettings{}),
 			},
 			{
 				Name: "encoder", Kind: sdk.KindEncoder, Summary: "cells of the image as linear tokens", Trainable: true,
@@ -59,16 +59,8 @@ func Manifest() sdk.Manifest {
 						ports.Intensity(sdk.Intensity{Low: -1024, High: 2050, OutLow: 0, OutHigh: 1})),
 					ports.Images.Declare(ports.SizeMultiple(16), ports.Intensity(sdk.Intensity{Low: 0, High: 255, OutLow: 0, OutHigh: 1})),
 				},
-				Outputs: []sdk.Port{tokensPort("C"), gridPort},
-				Settings: []sdk.Setting{
-					{Name: "width", Type: "int", Default: "6", Help: "numbers per token"},
-					{Name: "cell", Type: "int", Default: "16", Help: "side of a cell in pixels"},
-					{Name: "noise", Type: "float", Default: "0.01", Help: "training noise on the tokens"},
-					{Name: "frozen", Type: "bool", Default: "false", Help: "do not train"},
-					{Name: "fault", Type: "string", Default: "none", Choices: []string{"none", "nan", "crash", "hang", "slow", "crash-validation", "slow-validation"}, Help: "what goes wrong, for tests"},
-					{Name: "fault_call", Type: "int", Default: "3", Help: "the training Forward (for -validation the others), counted from 1, in which it does"},
-					{Name: "fault_count", Type: "int", Default: "1", Help: "in how many in a row"},
-				},
+				Outputs:  []sdk.Port{tokensPort("C"), gridPort},
+				Settings: sdk.SettingsOf(encoderSettings{}),
 			},
 			{
 				Name: "fusion", Kind: sdk.KindFusion, Summary: "adds a linear map of the report to every token", Trainable: true,
@@ -86,7 +78,7 @@ func Manifest() sdk.Manifest {
 					ports.TargetBoxes.Declare(), ports.TargetImage.Declare(),
 				},
 				Outputs:  []sdk.Port{ports.Boxes.Declare(), ports.Scores.Declare(), ports.BoxLabels.Declare(), ports.BoxImage.Declare()},
-				Settings: []sdk.Setting{{Name: "box", Type: "float", Default: "24", Help: "side of the boxes in pixels"}},
+				Settings: sdk.SettingsOf(detectorSettings{}),
 				Losses:   []string{"objectness"}, Metrics: []string{"positive_cells"},
 			},
 			{
@@ -105,16 +97,46 @@ func Manifest() sdk.Manifest {
 // Plugin is what ./plugin serves.
 func Plugin() sdk.Plugin { return sdk.Plugin{Manifest: Manifest(), Open: Open} }
 
+type textSettings struct {
+	Model sdk.Path `setting:"model" help:"file of four bytes or more"`
+}
+
+type encoderSettings struct {
+	Width      int     `setting:"width" default:"6" help:"numbers per token"`
+	Cell       int     `setting:"cell" default:"16" help:"side of a cell in pixels"`
+	Noise      float64 `setting:"noise" default:"0.01" help:"training noise on the tokens"`
+	Frozen     bool    `setting:"frozen" default:"false" help:"do not train"`
+	Fault      string  `setting:"fault" default:"none" choices:"none,nan,crash,hang,slow,crash-validation,slow-validation" help:"what goes wrong, for tests"`
+	FaultCall  int     `setting:"fault_call" default:"3" help:"the training Forward (for -validation the others), counted from 1, in which it does"`
+	FaultCount int     `setting:"fault_count" default:"1" help:"in how many in a row"`
+}
+
+type detectorSettings struct {
+	Box float64 `setting:"box" default:"24" help:"side of the boxes in pixels"`
+}
+
+// settings are those of every stage: their names differ.
+type settings struct {
+	textSettings
+	encoderSettings
+	detectorSettings
+}
+
 // Open opens one of the stages.
 func Open(_ context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+	set, err := sdk.DecodeSettings[settings](req.Settings)
+	if err != nil {
+		return nil, nil, err
+	}
 	base := base{params: map[string]*param{}, runs: map[uint64]any{}, seed: req.Seed, momentum: req.Optimizer.Values["momentum"]}
 	resp := &sdk.OpenResponse{}
 	var stage sdk.Stage
 	switch req.Stage {
 	case "text":
-		weights, err := os.ReadFile(req.Settings["model"])
+		file := string(set.Model)
+		weights, err := os.ReadFile(file)
 		if err == nil && len(weights) < textWidth {
-			err = fmt.Errorf("%s has %d bytes, want %d", req.Settings["model"], len(weights), textWidth)
+			err = fmt.Errorf("%s has %d bytes, want %d", file, len(weights), textWidth)
 		}
 		if err != nil {
 			return nil, nil, sdk.Errorf(sdk.InvalidArgument, "setting model: %w", err)
@@ -122,8 +144,8 @@ func Open(_ context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse
 		resp.Inputs, resp.Outputs = sizes(req.Stage, map[string]string{"E": strconv.Itoa(textWidth)}, nil)
 		return &text{weights: weights[:textWidth]}, resp, nil
 	case "encoder":
-		width := req.Settings.Int("width")
-		e := &encoder{base: base, settings: req.Settings, width: width, grids: gridsOf(req.Group)}
+		width := set.Width
+		e := &encoder{base: base, settings: set.encoderSettings, width: width, grids: gridsOf(req.Group)}
 		e.add("weight", 0.5, width, Features)
 		e.add("bias", 0, width)
 		resp.Inputs, resp.Outputs = sizes(req.Stage, map[string]string{"C": strconv.Itoa(width)}, req.Inputs)
@@ -141,7 +163,7 @@ func Open(_ context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse
 		stage = f
 	case "detector":
 		width := widthOf(req.Inputs)
-		d := &detector{base: base, width: width, box: req.Settings.Float("box"), grids: gridsOf(req.Group)}
+		d := &detector{base: base, width: width, box: set.Box, grids: gridsOf(req.Group)}
 		d.add("weight", 0.1, width)
 		d.add("bias", 0, 1)
 		resp.Inputs, resp.Outputs = sizes(req.Stage, map[string]string{"C": strconv.Itoa(width)}, req.Inputs)
@@ -167,7 +189,7 @@ func Open(_ context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse
 	if req.Frozen {
 		resp.TrainableCount = 0
 	}
-	if req.Stage == "encoder" && req.Settings.Bool("frozen") {
+	if req.Stage == "encoder" && set.Frozen {
 		// Nothing depends on its weights, so it gets no gradients.
 		resp.TrainableCount = 0
 		resp.Notes = append(resp.Notes, "frozen: tokens depend on the image alone")
@@ -379,7 +401,7 @@ func (b *base) Load(_ context.Context, dir string, weightsOnly bool) error {
 
 type encoder struct {
 	base
-	settings sdk.Settings
+	settings encoderSettings
 	width    int
 	grids    *grids
 	// calls counts the Forwards of training, evaluations the others.
@@ -393,14 +415,14 @@ type encoded struct {
 
 // fault counts a Forward and tells what goes wrong in it; "" is nothing.
 func (e *encoder) fault(train bool) string {
-	name, inValidation := strings.CutSuffix(e.settings["fault"], "-validation")
+	name, inValidation := strings.CutSuffix(e.settings.Fault, "-validation")
 	count := &e.calls
 	if !train {
 		count = &e.evaluations
 	}
 	*count++
-	first := e.settings.Int("fault_call")
-	if inValidation == train || *count < first || *count >= first+e.settings.Int("fault_count") {
+	first := e.settings.FaultCall
+	if inValidation == train || *count < first || *count >= first+e.settings.FaultCount {
 		return ""
 	}
 	return name
@@ -440,7 +462,7 @@ func (e *encoder) Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.Fo
 		r := len(t.Shape)
 		h, wd, n := int(t.Shape[r-2]), int(t.Shape[r-1]), int(t.Shape[0])
 		planes := len(x) / max(1, n*h*wd)
-		cell := e.settings.Int("cell")
+		cell := e.settings.Cell
 		rows, cols := h/cell, wd/cell
 		features := make([]float64, 0, n*rows*cols*Features)
 		for i := range n {
@@ -468,7 +490,7 @@ func (e *encoder) Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.Fo
 				}
 				noise[k*e.width+c] = 1
 				if req.Train {
-					noise[k*e.width+c] += e.settings.Float("noise") * rng.NormFloat64()
+					noise[k*e.width+c] += e.settings.Noise * rng.NormFloat64()
 				}
 				y[k*e.width+c] = float32(v * noise[k*e.width+c])
 			}
