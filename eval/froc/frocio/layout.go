@@ -186,3 +186,10 @@ func flag(text string) (bool, error) {
 	}
 	return false, fmt.Errorf("ignore is %q, want 0 or 1", text)
 }
+
+func finite(score float64) error {
+	if math.IsNaN(score) || math.IsInf(score, 0) {
+		return fmt.Errorf("score is %v, want a finite number", score)
+	}
+	return nil
+}

@@ -1,44 +1,29 @@
 package frocio
 
 import (
-	"archive/zip"
-	"bytes"
-	"encoding/binary"
 	"fmt"
-	"io"
-	"strings"
-
-	"github.com/sbinet/npyio/npy"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/internal/npz"
 )
 
 // archive is an .npz file.
 type archive struct {
+	*npz.Archive
 	path string
-	zip  *zip.ReadCloser
 }
 
 func openArchive(path string) (*archive, error) {
-	z, err := zip.OpenReader(path)
+	a, err := npz.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
-	return &archive{path, z}, nil
-}
-
-func (a *archive) entry(name string) *zip.File {
-	for _, f := range a.zip.File {
-		if f.Name == name+".npy" {
-			return f
-		}
-	}
-	return nil
+	return &archive{a, path}, nil
 }
 
 // array is one array of an .npz, as numbers or as strings.
 type array struct {
-	shape   []int
+	shape   []int64
 	numbers []float64
 	strings []string // of string arrays, nil otherwise
 	isFloat bool
@@ -46,108 +31,17 @@ type array struct {
 
 // read returns the named array, nil when there is none.
 func (a *archive) read(name string) (*array, error) {
-	f := a.entry(name)
-	if f == nil {
-		return nil, nil
-	}
-	// deflate cannot expand more than 1032-fold: a greater claim is a damaged or hostile file
-	if f.UncompressedSize64 > 1100*f.CompressedSize64+1<<16 {
-		return nil, fmt.Errorf("%s: array %q claims %d bytes in %d", a.path, name, f.UncompressedSize64, f.CompressedSize64)
-	}
-	r, err := f.Open()
-	if err != nil {
-		return nil, fmt.Errorf("%s: array %q: %w", a.path, name, err)
-	}
-	defer r.Close()
-	data, err := io.ReadAll(r) // whole, because the npy reader takes a short file for zeros
-	if err != nil {
-		return nil, fmt.Errorf("%s: array %q: %w", a.path, name, err)
-	}
-	out, err := parseArray(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: array %q: %w", a.path, name, err)
-	}
-	return out, nil
-}
-
-// parseArray reads an .npy file. The npy package panics on some malformed
-// headers; that becomes an error here.
-func parseArray(data []byte) (out *array, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			out, err = nil, fmt.Errorf("malformed .npy header: %v", p)
-		}
-	}()
-	body := bytes.NewReader(data)
-	r, err := npy.NewReader(body)
-	if err != nil {
+	given, err := a.Read(name)
+	if given == nil || err != nil {
 		return nil, err
 	}
-	kind := r.Header.Descr.Type
-	out = &array{shape: r.Header.Descr.Shape}
-	n := 1
-	for _, d := range out.shape {
-		if d < 0 || d > 0 && n > len(data)/d {
-			return nil, fmt.Errorf("shape %v does not fit the file's %d bytes", out.shape, len(data))
+	out := &array{shape: given.Shape, strings: given.Strings, isFloat: given.Float()}
+	if given.Strings == nil {
+		if out.numbers, err = given.Numbers(); err != nil {
+			return nil, fmt.Errorf("%s: array %q: %w", a.path, name, err)
 		}
-		n *= d
 	}
-	if r.Header.Descr.Fortran && len(out.shape) > 1 {
-		return nil, fmt.Errorf("is in Fortran order, want C order (numpy.ascontiguousarray)")
-	}
-	raw := data[len(data)-body.Len():]
-	order, code := "<", kind
-	if kind != "" && strings.ContainsRune("<>|=", rune(kind[0])) {
-		order, code = kind[:1], kind[1:]
-	}
-	if order == ">" {
-		return nil, fmt.Errorf("has the big-endian type %q, want little-endian", kind)
-	}
-	var width int
-	if _, err := fmt.Sscanf(code, "U%d", &width); err == nil {
-		return out, out.text(raw, n, width, 4)
-	}
-	if _, err := fmt.Sscanf(code, "S%d", &width); err == nil {
-		return out, out.text(raw, n, width, 1)
-	}
-	return out, out.decode(raw, n, code)
-}
-
-// text decodes numpy's fixed-width strings: UTF-32 (U) or bytes (S), padded with zeros.
-func (a *array) text(raw []byte, n, width, unit int) error {
-	if width < 0 || width > len(raw) || len(raw) != n*width*unit {
-		return fmt.Errorf("has %d bytes, want %d strings of %d", len(raw), n, width*unit)
-	}
-	a.strings = make([]string, n)
-	for i := range n {
-		var b strings.Builder
-		for k := range width {
-			at := (i*width + k) * unit
-			if unit == 1 {
-				b.WriteByte(raw[at])
-			} else {
-				b.WriteRune(rune(binary.LittleEndian.Uint32(raw[at:])))
-			}
-		}
-		a.strings[i] = strings.TrimRight(b.String(), "\x00")
-	}
-	return nil
-}
-
-func (a *array) decode(raw []byte, n int, code string) error {
-	convert, size, err := numberReader(code)
-	if err != nil {
-		return err
-	}
-	if len(raw) != n*size {
-		return fmt.Errorf("has %d bytes, want %d of shape %v", len(raw), n*size, a.shape)
-	}
-	a.isFloat = code[0] == 'f'
-	a.numbers = make([]float64, n)
-	for i := range n {
-		a.numbers[i] = convert(raw[i*size:])
-	}
-	return nil
+	return out, nil
 }
 
 // rows checks the array's first length and returns the second (1 for vectors).
@@ -155,10 +49,10 @@ func (a *array) rows(what string, n int) (columns int, err error) {
 	switch {
 	case len(a.shape) < 1 || len(a.shape) > 2:
 		return 0, fmt.Errorf("%s has shape %v, want one or two dimensions", what, a.shape)
-	case n >= 0 && a.shape[0] != n:
+	case n >= 0 && a.shape[0] != int64(n):
 		return 0, fmt.Errorf("%s has %d rows, want %d as the other arrays", what, a.shape[0], n)
 	case len(a.shape) == 2:
-		return a.shape[1], nil
+		return int(a.shape[1]), nil
 	}
 	return 1, nil
 }
@@ -177,9 +71,9 @@ func (a *archive) regions() (n int, region func(int) froc.Region, err error) {
 		case v == nil:
 			err = fmt.Errorf("boxes are not numbers")
 		case len(boxes.shape) == 2 && columns == 4:
-			return boxes.shape[0], func(i int) froc.Region { return froc.Box(v[4*i], v[4*i+1], v[4*i+2], v[4*i+3]) }, nil
+			return int(boxes.shape[0]), func(i int) froc.Region { return froc.Box(v[4*i], v[4*i+1], v[4*i+2], v[4*i+3]) }, nil
 		case len(boxes.shape) == 2 && columns == 6:
-			return boxes.shape[0], func(i int) froc.Region {
+			return int(boxes.shape[0]), func(i int) froc.Region {
 				return froc.Box3D(v[6*i], v[6*i+1], v[6*i+4], v[6*i+2], v[6*i+3], v[6*i+5])
 			}, nil
 		default:
@@ -194,7 +88,7 @@ func (a *archive) regions() (n int, region func(int) froc.Region, err error) {
 	if points == nil || points.numbers == nil || len(points.shape) != 2 || points.shape[1] != 2 && points.shape[1] != 3 {
 		return 0, nil, fmt.Errorf("%s: want an array boxes [K,4] or [K,6], or points [K,2] or [K,3]", a.path)
 	}
-	n = points.shape[0]
+	n = int(points.shape[0])
 	radius, err := a.read("radius")
 	if err != nil {
 		return 0, nil, err
@@ -263,7 +157,7 @@ func (t *Truth) readNPZ(path string) error {
 	if err != nil {
 		return err
 	}
-	defer a.zip.Close()
+	defer a.Close()
 	ids, err := a.imageIDs()
 	if err != nil {
 		return err
@@ -320,7 +214,7 @@ func (t *Truth) readNPZPredictions(path string, p *Predictions, problems *proble
 	if err != nil {
 		return err
 	}
-	defer a.zip.Close()
+	defer a.Close()
 	list, err := a.imageIDs()
 	if err != nil {
 		return err
