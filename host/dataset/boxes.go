@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
@@ -122,7 +123,7 @@ func (o *opener) boxImages(t *table.Table, folder string) (map[string]int, error
 			continue
 		}
 		c := Case{ID: name, Patient: t.Get(r, "patient"), Split: t.Get(r, splitColumn), Stack: name,
-			Images: map[string]string{Volume: filepath.Join(folder, name)}, Attributes: map[string]string{}, Strata: map[string]string{}}
+			Images: map[string]string{Volume: filepath.Join(folder, name)}, Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}
 		e := expectedImage{path: c.Images[Volume], place: place{t.Path, r.Line}, column: "image"}
 		bad := len(o.problems)
 		e.width, e.height = o.wholeNumber(t, r, "width"), o.wholeNumber(t, r, "height")

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
@@ -105,7 +106,7 @@ func (r *Report) count(d *Dataset) {
 			}
 		}
 		for _, a := range d.AttributeColumns {
-			if c.Attributes[a] == "" {
+			if c.Attributes[a].State == schema.Unmentioned {
 				s.Missing[a]++
 			}
 		}

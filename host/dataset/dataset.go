@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
@@ -104,8 +105,9 @@ type Case struct {
 	Labels map[string]int
 	// HasTargets is false where boxes or labels are withheld.
 	HasTargets bool
-	// Attributes holds the text of every attribute column; "" is missing.
-	Attributes map[string]string
+	// Attributes holds a cell for every attribute column. Until the data set is bound to a
+	// schema (Bind), cells are as schema.Written makes them.
+	Attributes map[string]schema.Cell
 	// SpacingMM is z, y, x; 0 where unknown.
 	SpacingMM [3]float64
 	// Size is height, width in pixels.
@@ -135,6 +137,8 @@ type Dataset struct {
 	Labels []sdk.LabelSet
 	// AttributeColumns are the keys of every case's Attributes, in order.
 	AttributeColumns []string
+	// Schema is what the cells are bound to; nil before Bind.
+	Schema *schema.Schema
 	// Modalities are "volume" or "image.<name>", sorted.
 	Modalities []string
 	Cases      []Case

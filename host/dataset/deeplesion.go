@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
@@ -122,7 +123,7 @@ func (o *opener) deepLesionCases(t *table.Table) error {
 			if err != nil {
 				o.problems.Add(t.Path, r.Line, map[string]string{"age": "Patient_age", "gender": "Patient_gender"}[name], "%v", err)
 			} else if slices.Contains(d.AttributeColumns, name) {
-				c.Attributes[name] = text
+				c.Attributes[name] = schema.Written(text, fmt.Sprintf("%s:%d", t.Path, r.Line))
 			}
 		}
 	}
@@ -188,7 +189,7 @@ func (o *opener) joinAttributes(extra *attributeColumns, byFile map[string]int, 
 			if err != nil {
 				o.problems.Add(extra.path, r.Line, name, "%v", err)
 			} else if slices.Contains(o.d.AttributeColumns, name) {
-				o.d.Cases[i].Attributes[name] = text
+				o.d.Cases[i].Attributes[name] = schema.Written(text, fmt.Sprintf("%s:%d", extra.path, r.Line))
 			}
 		}
 	}
@@ -304,7 +305,7 @@ func parseSpacing(text string) [3]float64 {
 func (l *lesion) newCase(dir string) Case {
 	c := Case{ID: l.file, Patient: l.patient, Split: l.split, HasTargets: true, KeySlice: l.keySlice,
 		Images: map[string]string{Volume: filepath.Join(dir, "Images_png", l.series, fmt.Sprintf("%03d.png", l.keySlice))},
-		Stack:  l.series, SpacingMM: l.spacingMM, Size: l.size, Attributes: map[string]string{},
+		Stack:  l.series, SpacingMM: l.spacingMM, Size: l.size, Attributes: map[string]schema.Cell{},
 		Strata: map[string]string{}}
 	if l.spacingMM[0] > 0 {
 		c.Strata["slice_spacing_mm"] = formatNumber(l.spacingMM[0])

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
@@ -126,7 +127,7 @@ func openDerm7pt(o *opener) error {
 			o.problems.Add(t.Path, r.Line, "case_num", "%q is empty or stands twice, first in line %d", problem.Clip(id, 60), line)
 			continue
 		}
-		c := Case{ID: id, Images: map[string]string{}, Attributes: map[string]string{}, Strata: map[string]string{}}
+		c := Case{ID: id, Images: map[string]string{}, Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}
 		o.readAttributes(t, r, all, &c)
 		given := map[string]string{}
 		for _, task := range labels {

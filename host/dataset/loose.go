@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
@@ -52,7 +53,7 @@ func openSlices(o *opener) error {
 		s.files[n] = file
 		i := o.addCase(Case{ID: filepath.Base(file), Patient: name, Split: looseSplit, Stack: name, KeySlice: n,
 			Images: map[string]string{Volume: file}, SpacingMM: o.spacing, greyHU: o.opt.GreyHU,
-			Attributes: map[string]string{}, Strata: map[string]string{}}, file, 0)
+			Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}, file, 0)
 		o.expect(expectedImage{caseIndex: i, path: file})
 	}
 	if err := o.readHeaders(); err != nil {
@@ -86,7 +87,7 @@ func openImage(o *opener) error {
 	o.d.Dir = filepath.Dir(o.path)
 	o.d.Modalities = []string{single}
 	c := Case{ID: filepath.Base(o.path), Split: looseSplit, Images: map[string]string{single: o.path},
-		Attributes: map[string]string{}, Strata: map[string]string{}}
+		Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}
 	o.expect(expectedImage{caseIndex: o.addCase(c, o.path, 0), path: o.path})
 	o.unlabelled()
 	return nil
@@ -141,7 +142,7 @@ func openNIfTI(o *opener) error {
 		for z := range f.Depth {
 			o.addCase(Case{ID: fmt.Sprintf("%s#%d", name, z), Patient: name, Split: looseSplit, Stack: name, KeySlice: z,
 				Images: map[string]string{Volume: file}, SpacingMM: f.SpacingMM, Size: [2]int{f.Height, f.Width},
-				WorldRAS: &f.WorldRAS, Attributes: map[string]string{}, Strata: map[string]string{}}, file, 0)
+				WorldRAS: &f.WorldRAS, Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}, file, 0)
 		}
 	}
 	return nil

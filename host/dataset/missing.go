@@ -6,6 +6,8 @@ import (
 	"hash/fnv"
 	"maps"
 	"math/rand/v2"
+
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
 )
 
 // MissingValue is the explicit value of the baseline that makes "missing" one more value.
@@ -22,7 +24,7 @@ func Rank(seed uint64, caseID, attribute string) float64 {
 	return rand.New(rand.NewPCG(seed^binary.LittleEndian.Uint64(sum[:8]), binary.LittleEndian.Uint64(sum[8:]))).Float64()
 }
 
-// Mask returns copies of the cases in which every value is missing with
+// Mask returns copies of the cases in which every attribute is unmentioned with
 // probability rate, independently per case and attribute (missing completely at
 // random). Under one seed the values missing at a low rate are missing at every
 // higher one. Values that are missing already stay so and do not count: rate speaks
@@ -31,60 +33,66 @@ func Mask(cases []Case, rate float64, seed uint64) ([]Case, error) {
 	if !(rate >= 0 && rate <= 1) {
 		return nil, fmt.Errorf("missing rate is %v, want 0 to 1", rate)
 	}
-	return editValues(cases, func(c *Case, name, value string) string {
+	return editCells(cases, func(c *Case, name string, cell schema.Cell) schema.Cell {
 		if Rank(seed, c.ID, name) < rate {
-			return ""
+			return schema.Cell{Value: -1}
 		}
-		return value
+		return cell
 	}), nil
 }
 
-// Modes returns the most frequent value of every attribute over the cases (the first
-// in alphabetical order among equals); attributes without a value have none.
-func Modes(cases []Case) map[string]string {
-	counts := map[string]map[string]int{}
-	for i := range cases {
-		for name, value := range cases[i].Attributes {
-			if value == "" {
+// Modes returns the most frequent cell of every attribute of the schema that the cases
+// are bound to (the first in alphabetical order among equals); attributes without a
+// value have none.
+func Modes(s *schema.Schema, cases []Case) map[string]schema.Cell {
+	modes := map[string]schema.Cell{}
+	for _, a := range s.Attributes {
+		counts := map[string]int{}
+		cells := map[string]schema.Cell{}
+		best := ""
+		for i := range cases {
+			cell, ok := cases[i].Attributes[a.Name]
+			if !ok || cell.State == schema.Unmentioned {
 				continue
 			}
-			if counts[name] == nil {
-				counts[name] = map[string]int{}
+			text := schema.FormatCell(a, cell)
+			counts[text]++
+			if _, seen := cells[text]; !seen {
+				cell.Evidence, cell.Origin = schema.Evidence{}, ""
+				cells[text] = cell
 			}
-			counts[name][value]++
 		}
-	}
-	modes := map[string]string{}
-	for name, values := range counts {
-		for value, n := range values {
-			best, ok := modes[name]
-			if !ok || n > values[best] || n == values[best] && value < best {
-				modes[name] = value
+		for text, n := range counts {
+			if m := counts[best]; n > m || n == m && text < best {
+				best = text
 			}
+		}
+		if best != "" {
+			modes[a.Name] = cells[best]
 		}
 	}
 	return modes
 }
 
-// Fill returns copies of the cases in which a missing value is replaced by modes'
-// value of the attribute.
-func Fill(cases []Case, modes map[string]string) []Case {
-	return editValues(cases, func(_ *Case, name, value string) string {
-		if value == "" {
-			return modes[name]
+// Fill returns copies of the cases in which an unmentioned attribute has the cell that
+// modes has for it.
+func Fill(cases []Case, modes map[string]schema.Cell) []Case {
+	return editCells(cases, func(_ *Case, name string, cell schema.Cell) schema.Cell {
+		if mode, ok := modes[name]; ok && cell.State == schema.Unmentioned {
+			return mode
 		}
-		return value
+		return cell
 	})
 }
 
-// editValues maps every attribute value of copies of the cases.
-func editValues(cases []Case, change func(c *Case, name, value string) string) []Case {
+// editCells maps every cell of copies of the cases.
+func editCells(cases []Case, change func(c *Case, name string, cell schema.Cell) schema.Cell) []Case {
 	out := make([]Case, len(cases))
 	for i := range cases {
 		out[i] = cases[i]
 		out[i].Attributes = maps.Clone(cases[i].Attributes)
-		for name, value := range cases[i].Attributes {
-			out[i].Attributes[name] = change(&cases[i], name, value)
+		for name, cell := range cases[i].Attributes {
+			out[i].Attributes[name] = change(&cases[i], name, cell)
 		}
 	}
 	return out

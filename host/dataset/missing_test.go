@@ -1,20 +1,23 @@
 package dataset
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
 )
 
 func attributeTable(n int) []Case {
 	var cases []Case
 	for i := range n {
-		cases = append(cases, Case{ID: fmt.Sprint("case", i), Attributes: map[string]string{
-			"sex": []string{"female", "male", ""}[i%3], "age": fmt.Sprint(20 + i%50), "site": "arm",
-		}})
+		cases = append(cases, Case{ID: fmt.Sprint("case", i), Attributes: written(
+			"sex", []string{"female", "male", ""}[i%3], "age", fmt.Sprint(20+i%50), "site", "arm")})
 	}
 	return cases
 }
@@ -35,7 +38,7 @@ func TestMasksAreNested(t *testing.T) {
 		}
 		for i := range cases {
 			for name := range cases[i].Attributes {
-				if few[i].Attributes[name] == "" && many[i].Attributes[name] != "" {
+				if few[i].Attributes[name].State == schema.Unmentioned && many[i].Attributes[name].State != schema.Unmentioned {
 					t.Fatalf("%s of %s is missing at %g and present at %g", name, cases[i].ID, low, high)
 				}
 			}
@@ -53,11 +56,11 @@ func TestRateIsTheShareOfTheValuesThereAre(t *testing.T) {
 		present, gone := 0, 0
 		for i := range cases {
 			for name, value := range cases[i].Attributes {
-				if value == "" {
+				if value.State == schema.Unmentioned {
 					continue
 				}
 				present++
-				if got[i].Attributes[name] == "" {
+				if got[i].Attributes[name].State == schema.Unmentioned {
 					gone++
 				}
 			}
@@ -68,7 +71,7 @@ func TestRateIsTheShareOfTheValuesThereAre(t *testing.T) {
 			t.Errorf("rate %g took away %g", rate, share)
 		}
 	}
-	if cases[0].Attributes["sex"] != "female" {
+	if cases[0].Attributes["sex"].Raw != "female" {
 		t.Error("the given cases were changed")
 	}
 	for _, rate := range []float64{-0.1, 1.1, math.NaN()} {
@@ -92,17 +95,89 @@ func TestSeedsGiveDifferentMasks(t *testing.T) {
 	}
 }
 
-func TestModesFillWhatIsMissing(t *testing.T) {
-	cases := []Case{
-		{ID: "1", Attributes: map[string]string{"sex": "female", "site": ""}},
-		{ID: "2", Attributes: map[string]string{"sex": "male", "site": ""}},
-		{ID: "3", Attributes: map[string]string{"sex": "", "site": ""}},
+// written makes cells as a table gives them, of names and texts in turn.
+func written(pairs ...string) map[string]schema.Cell {
+	cells := map[string]schema.Cell{}
+	for i := 0; i < len(pairs); i += 2 {
+		cells[pairs[i]] = schema.Written(pairs[i+1], "data.csv:7")
 	}
-	modes := Modes(cases)
-	if diff := cmp.Diff(map[string]string{"sex": "female"}, modes); diff != "" {
+	return cells
+}
+
+// texts are cells as they were written.
+func texts(cells map[string]schema.Cell) map[string]string {
+	out := map[string]string{}
+	for name, c := range cells {
+		out[name] = c.Raw
+	}
+	return out
+}
+
+var patientSchema = &schema.Schema{Attributes: []schema.Attribute{
+	{Name: "sex", Kind: schema.Categorical, Values: []string{"male", "female"}},
+	{Name: "site", Kind: schema.Categorical, Values: []string{"arm", "face"}},
+	{Name: "age", Kind: schema.Numeric, Values: []string{"under 50", "50 or more"}, Edges: []float64{50}},
+}}
+
+func TestModesFillWhatIsMissing(t *testing.T) {
+	d := &Dataset{Cases: []Case{
+		{ID: "1", Attributes: written("sex", "female", "age", "61")},
+		{ID: "2", Attributes: written("sex", "male", "age", "40")},
+		{ID: "3", Attributes: written("sex", "", "age", "61")},
+	}}
+	if err := d.Bind(patientSchema, true); err != nil {
+		t.Fatal(err)
+	}
+	modes := Modes(patientSchema, d.Cases)
+	want := map[string]schema.Cell{"sex": {State: schema.Stated, Value: 1, Raw: "female"}, "age": {State: schema.Stated, Value: 1, Raw: "61"}}
+	if diff := cmp.Diff(want, modes); diff != "" {
 		t.Error(diff)
 	}
-	if got := Fill(cases, modes)[2].Attributes; got["sex"] != "female" || got["site"] != "" {
+	if got := Fill(d.Cases, modes)[2].Attributes; got["sex"].Value != 1 || got["site"].State != schema.Unmentioned || got["age"].Raw != "61" {
 		t.Errorf("filled = %v", got)
+	}
+	if d.Cases[2].Attributes["sex"].State != schema.Unmentioned {
+		t.Error("the given cases were changed")
+	}
+}
+
+func TestBindGivesEveryCaseACellPerAttribute(t *testing.T) {
+	d := &Dataset{Cases: []Case{
+		{ID: "1", Attributes: written("sex", "Female", "age", "50", "colour", "red")},
+		{ID: "2"},
+		{ID: "3", Attributes: written("sex", "both", "site", "possibly arm")},
+	}}
+	copied := d.Cases[0]
+	if err := d.Bind(patientSchema, false); err != nil {
+		t.Fatal(err)
+	}
+	c := d.Cases[0].Attributes
+	if len(c) != 3 || c["sex"].Value != 1 || c["age"].Value != 1 || c["site"] != (schema.Cell{Value: -1}) || c["sex"].Origin != "data.csv:7" {
+		t.Errorf("bound = %+v", c)
+	}
+	if copied.Attributes["sex"].Value != 1 {
+		t.Error("a copy of the case kept the cells as they were written")
+	}
+	if len(d.Cases[1].Attributes) != 3 || d.Cases[2].Attributes["site"].State != schema.Uncertain {
+		t.Errorf("bound = %+v, %+v", d.Cases[1].Attributes, d.Cases[2].Attributes)
+	}
+	if got := strings.Join(d.Warnings, "\n"); !strings.Contains(got, `attribute "sex": 1 cells`) || !strings.Contains(got, "data.csv:7") {
+		t.Errorf("warnings %q", got)
+	}
+	// A second schema takes the cells over.
+	other := &schema.Schema{Attributes: []schema.Attribute{{Name: "age", Kind: schema.Numeric, Values: []string{"under 60", "60 or more"}, Edges: []float64{60}}}}
+	if err := d.Bind(other, true); err != nil || d.Cases[0].Attributes["age"].Value != 0 || len(d.AttributeColumns) != 1 {
+		t.Errorf("%v, %+v", err, d.Cases[0].Attributes)
+	}
+}
+
+func TestBindNamesTheCellThatTheSchemaDoesNotKnow(t *testing.T) {
+	for text, strict := range map[string]bool{"old": false, "moon": true} {
+		name := map[string]string{"old": "age", "moon": "site"}[text]
+		d := &Dataset{Cases: []Case{{ID: "d", Attributes: written(name, text)}}}
+		err := d.Bind(patientSchema, strict)
+		if !errors.Is(err, ErrData) || !strings.Contains(err.Error(), "data.csv:7: "+name) || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v; want ErrData with row, column and cell", text, err)
+		}
 	}
 }

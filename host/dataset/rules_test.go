@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -632,16 +634,20 @@ func TestCheckCountsAndDecodes(t *testing.T) {
 }
 
 func TestModesAndFillAreAskedByAttribute(t *testing.T) {
-	cases := []Case{{Attributes: map[string]string{"a": "x", "b": ""}}, {Attributes: map[string]string{"a": "y", "b": ""}}, {Attributes: map[string]string{"a": "y", "c": "z"}},
-		{Attributes: map[string]string{"a": "x"}}}
-	if diff := cmp.Diff(map[string]string{"a": "x", "c": "z"}, Modes(cases)); diff != "" {
+	cases := []Case{{Attributes: written("a", "x", "b", "")}, {Attributes: written("a", "y", "b", "")}, {Attributes: written("a", "y", "c", "z")},
+		{Attributes: written("a", "x")}}
+	kinds := &schema.Schema{}
+	for _, name := range []string{"a", "b", "c"} {
+		kinds.Attributes = append(kinds.Attributes, schema.Attribute{Name: name, Kind: schema.Categorical, Values: []string{"x", "y", "z"}})
+	}
+	if diff := cmp.Diff(map[string]string{"a": "x", "c": "z"}, texts(Modes(kinds, cases))); diff != "" {
 		t.Error(diff)
 	}
 	if _, err := Mask(cases, 1.1, 1); err == nil {
 		t.Error("a rate above 1 is accepted")
 	}
 	all, err := Mask(cases, 1, 1)
-	if err != nil || all[0].Attributes["a"] != "" || cases[0].Attributes["a"] != "x" {
+	if err != nil || all[0].Attributes["a"].State != schema.Unmentioned || cases[0].Attributes["a"].Raw != "x" {
 		t.Errorf("%v, %v, %v", all, cases, err)
 	}
 }

@@ -1,10 +1,12 @@
 package dataset
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
@@ -86,7 +88,7 @@ func openTable(o *opener) error {
 			continue
 		}
 		c := Case{ID: id, Patient: t.Get(r, "patient"), Split: t.Get(r, "split"), Images: map[string]string{},
-			Attributes: map[string]string{}, Strata: map[string]string{}}
+			Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}
 		if lesion := t.Get(r, "lesion"); lesion != "" {
 			c.Strata["lesion"] = lesion
 		}
@@ -150,7 +152,7 @@ func (o *opener) readAttributes(t *table.Table, r table.Row, all []string, c *Ca
 			o.problems.Add(t.Path, r.Line, name, "%v", err)
 		}
 		if slices.Contains(o.d.AttributeColumns, name) {
-			c.Attributes[name] = text
+			c.Attributes[name] = schema.Written(text, fmt.Sprintf("%s:%d", t.Path, r.Line))
 		}
 	}
 }

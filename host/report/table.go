@@ -154,7 +154,7 @@ func ParseTable(data []byte, path string, s schema.Schema) (Table, error) {
 				continue
 			}
 			c, err := schema.ParseCell(a, clean(record[values[i]]))
-			if err != nil || c.Value < 0 && (c.State == schema.Stated || c.State == schema.Uncertain) {
+			if err != nil || c.Foreign() {
 				return Table{}, fmt.Errorf("%s: row %d: column %q holds no value of its set %q", path, row, a.Name, a.Values)
 			}
 			if evidence[i] >= 0 && c.State != schema.Unmentioned {
@@ -183,29 +183,10 @@ func Project(from schema.Schema, cells []schema.Cell, to schema.Schema) ([]schem
 		if j < 0 {
 			return nil, fmt.Errorf("attribute %q is not known here; known are %q", a.Name, from.Names())
 		}
-		if from.Attributes[j].Kind != a.Kind {
-			return nil, fmt.Errorf("attribute %q is %s here and %s in the schema", a.Name, from.Attributes[j].Kind, a.Kind)
+		var err error
+		if out[i], err = a.Convert(from.Attributes[j], cells[j]); err != nil {
+			return nil, err
 		}
-		c := cells[j]
-		switch {
-		case c.Value < 0:
-		case a.Kind == schema.Numeric:
-			v, err := strconv.ParseFloat(c.Raw, 64)
-			if err != nil {
-				return nil, fmt.Errorf("attribute %q: a cell without its number", a.Name)
-			}
-			c.Value = a.Bin(v)
-		case a.Kind == schema.Categorical:
-			name := from.Attributes[j].Values[c.Value]
-			k, err := a.Find(name)
-			if err != nil {
-				return nil, err
-			}
-			if c.Value = k; k < 0 {
-				c.Raw = name
-			}
-		}
-		out[i] = c
 	}
 	return out, nil
 }

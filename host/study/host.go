@@ -61,35 +61,23 @@ func (s *Study) hostCell(ctx context.Context, c Cell) (*workflow.PredictResult, 
 }
 
 // values are the attributes of cases as indices into the value sets.
-func (p *problem) values(cases []dataset.Case) ([][]int64, error) {
+func (p *problem) values(cases []dataset.Case) [][]int64 {
 	return knownValues(p.schema, cases)
 }
 
-// knownValues encodes cases; what is not known as a fact is Missing.
-func knownValues(s *schema.Schema, cases []dataset.Case) ([][]int64, error) {
-	table := schema.Table{Columns: s.Names()}
-	for i := range cases {
-		row := make([]string, len(s.Attributes))
-		for a, attribute := range s.Attributes {
-			row[a] = cases[i].Attributes[attribute.Name]
-		}
-		table.Rows = append(table.Rows, row)
-	}
-	e, err := schema.Encode(s, table)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", dataset.ErrData, err)
-	}
+// knownValues are the attributes of cases bound to s as indices into the value sets; what is not known as a fact is Missing.
+func knownValues(s *schema.Schema, cases []dataset.Case) [][]int64 {
 	out := make([][]int64, len(cases))
-	for i, cells := range e.Cells {
-		for _, c := range cells {
+	for i := range cases {
+		for _, a := range s.Attributes {
 			v := int64(Missing)
-			if c.Known() {
+			if c, ok := cases[i].Attributes[a.Name]; ok && c.Known() {
 				v = int64(c.Value)
 			}
 			out[i] = append(out[i], v)
 		}
 	}
-	return out, nil
+	return out
 }
 
 func (p *problem) labels(cases []dataset.Case) []int {
@@ -101,18 +89,11 @@ func (p *problem) labels(cases []dataset.Case) []int {
 }
 
 func naiveBayes(_ context.Context, _ *Study, p *problem) ([][]float64, error) {
-	train, err := p.values(p.train)
+	nb, err := TrainNaiveBayes(p.values(p.train), p.sizes, p.labels(p.train), len(p.set.Classes), 1)
 	if err != nil {
 		return nil, err
 	}
-	test, err := p.values(p.test)
-	if err != nil {
-		return nil, err
-	}
-	nb, err := TrainNaiveBayes(train, p.sizes, p.labels(p.train), len(p.set.Classes), 1)
-	if err != nil {
-		return nil, err
-	}
+	test := p.values(p.test)
 	out := make([][]float64, len(test))
 	for i, row := range test {
 		out[i] = nb.Predict(row)
@@ -169,11 +150,8 @@ var strengths = []float64{0.0003, 0.001, 0.01, 0.1, 1}
 func (p *problem) logistic(features func(cases []dataset.Case, oneHot [][]float64) ([][]float64, error)) ([][]float64, error) {
 	var x [3][][]float64
 	for i, cases := range [][]dataset.Case{p.train, p.validation, p.test} {
-		values, err := p.values(cases)
-		if err != nil {
-			return nil, err
-		}
-		if x[i], err = features(cases, OneHot(values, p.sizes, false)); err != nil {
+		var err error
+		if x[i], err = features(cases, OneHot(p.values(cases), p.sizes, false)); err != nil {
 			return nil, err
 		}
 	}

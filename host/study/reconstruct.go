@@ -49,18 +49,9 @@ func (s *Study) reconstruction(c Cell, p *workflow.PredictResult) ([]AttributeSc
 		sizes = append(sizes, len(attribute.Values))
 		place[attribute.Name] = a
 	}
-	train, err := knownValues(left.Schema, left.Training)
-	if err != nil {
-		return nil, err
-	}
-	seen, err := knownValues(left.Schema, left.Cases)
-	if err != nil {
-		return nil, err
-	}
-	truth, err := knownValues(left.Schema, originals(whole.Data.Cases, left.Cases))
-	if err != nil {
-		return nil, err
-	}
+	train := knownValues(left.Schema, left.Training)
+	seen := knownValues(left.Schema, left.Cases)
+	truth := knownValues(left.Schema, originals(whole.Data.Cases, left.Cases))
 	bayes, err := Reconstruct(train, sizes, 1, seen)
 	if err != nil {
 		return nil, err

@@ -3,11 +3,9 @@ package workflow
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
-	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
@@ -76,12 +74,7 @@ func (s *Session) hiddenAnswers(ctx context.Context, whole, hidden []dataset.Cas
 	var answers []predictions.Answer
 	for i, p := range predicted {
 		for _, r := range p.Reconstructed {
-			a := s.Schema.Attributes[s.Schema.Index(r.Attribute)]
-			cell, err := schema.ParseCell(a, whole[i].Attributes[r.Attribute])
-			if err != nil {
-				return nil, fmt.Errorf("%w: case %q: %w", dataset.ErrData, whole[i].ID, err)
-			}
-			if cell.Known() {
+			if cell := whole[i].Attributes[r.Attribute]; cell.Known() {
 				answers = append(answers, predictions.Answer{Probabilities: r.Probabilities, Value: cell.Value})
 			}
 		}

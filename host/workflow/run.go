@@ -91,7 +91,12 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	if err := feed.MaskAttributes(d, c, o.Missing); err != nil {
 		return nil, &config.Error{Err: err}
 	}
-	d.Cases = dataset.Fill(d.Cases, r.Modes)
+	if r.Schema != nil {
+		if err := d.Bind(r.Schema, false); err != nil {
+			return nil, err
+		}
+		d.Cases = dataset.Fill(d.Cases, r.Modes)
+	}
 	cases, err := d.Split(o.Split)
 	if err != nil {
 		return nil, err

@@ -25,7 +25,7 @@ type RunFiles struct {
 	Schema   *schema.Schema
 	Labels   []sdk.LabelSet
 	// Modes are what data.impute=mode puts where an attribute is missing.
-	Modes map[string]string
+	Modes map[string]schema.Cell
 	// Calibration of the reconstruction; nil where none was fitted.
 	Calibration *predictions.Calibration
 }
@@ -74,10 +74,36 @@ func readRun(dir string) (*RunFiles, error) {
 	if c := r.Calibration; c != nil && !(c.Temperature > 0) {
 		return nil, fmt.Errorf("%s: the temperature is %v, want more than 0", filepath.Join(dir, calibrationFile), c.Temperature)
 	}
-	if err := readJSON(filepath.Join(dir, modesFile), &r.Modes); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+	return r, r.readModes(filepath.Join(dir, modesFile))
+}
+
+// readModes reads what data.impute=mode fills in, as schema.FormatCell writes it.
+func (r *RunFiles) readModes(path string) error {
+	var texts map[string]string
+	if err := readJSON(path, &texts); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
-	return r, nil
+	r.Modes = map[string]schema.Cell{}
+	for name, text := range texts {
+		if r.Schema == nil || r.Schema.Index(name) < 0 {
+			continue // a column that became no attribute
+		}
+		cell, err := schema.ParseCell(r.Schema.Attributes[r.Schema.Index(name)], text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		r.Modes[name] = cell
+	}
+	return nil
+}
+
+// formatModes is how modes.json holds them.
+func formatModes(s *schema.Schema, modes map[string]schema.Cell) map[string]string {
+	texts := map[string]string{}
+	for name, cell := range modes {
+		texts[name] = schema.FormatCell(s.Attributes[s.Index(name)], cell)
+	}
+	return texts
 }
 
 func readJSON(path string, v any) error {

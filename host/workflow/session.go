@@ -233,11 +233,11 @@ func (s *Session) predictBatch(ctx context.Context, b *dataset.Batch) (_ []predi
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, run.Release(context.WithoutCancel(ctx))) }()
-	var states func(id string) []int8
+	var cells func(id string) []schema.Cell
 	if s.Feed.Reports != nil {
-		states = s.Feed.Reports.States
+		cells = s.Feed.Reports.Cells
 	}
-	return s.decoder.Decode(run, b, states)
+	return s.decoder.Decode(run, b, cells)
 }
 
 // predictMirrored predicts cases as they are and with their images mirrored left-right,

@@ -288,7 +288,7 @@ func (t *training) create(s *Session) (err error) {
 		}
 	}
 	if t.data.Modes != nil {
-		if err := t.run.WriteJSON(modesFile, t.data.Modes); err != nil {
+		if err := t.run.WriteJSON(modesFile, formatModes(t.data.Schema, t.data.Modes)); err != nil {
 			return err
 		}
 	}

@@ -217,8 +217,8 @@ func (f *Frame) Identify(s *torchstage.Scope, x *ts.Tensor) *ts.Tensor {
 // Cells are the report ports of one call.
 type Cells struct {
 	N     int
-	State []int8  // [N·A]
-	Value []int64 // [N·A]
+	State []ports.State // [N·A]
+	Value []int64       // [N·A]
 	// Embedding is [N,A,E].
 	Embedding *ts.Tensor
 }
@@ -251,9 +251,9 @@ func (f *Frame) Cells(s *torchstage.Scope, in *torchstage.Inputs) Cells {
 		return c
 	}
 	c.N, c.Embedding, c.Value = int(shape[0]), e, value
-	c.State = make([]int8, len(state))
+	c.State = make([]ports.State, len(state))
 	for i, x := range state {
-		c.State[i] = int8(x)
+		c.State[i] = ports.State(x)
 	}
 	return c
 }
@@ -263,7 +263,7 @@ func (f *Frame) Cells(s *torchstage.Scope, in *torchstage.Inputs) Cells {
 func (f *Frame) Hidden(s *torchstage.Scope, c Cells, masked []bool) *ts.Tensor {
 	flags := make([]float32, len(c.State))
 	for i, st := range c.State {
-		if st == Unmentioned || masked != nil && masked[i] {
+		if st == ports.Unmentioned || masked != nil && masked[i] {
 			flags[i] = 1
 		}
 	}

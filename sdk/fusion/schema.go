@@ -6,6 +6,8 @@ package fusion
 import (
 	"encoding/json"
 	"fmt"
+
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // Attribute is one entry of the attribute schema.
@@ -16,18 +18,10 @@ type Attribute struct {
 	Ordinal bool     `json:"ordinal"`
 }
 
-// The states of an attribute, as in the port report.state.
-const (
-	Unmentioned = 0
-	Stated      = 1
-	Negated     = 2
-	Uncertain   = 3
-)
-
 // Known reports whether a cell carries a value as a fact. Only such cells are
 // masked and reconstructed in training.
-func Known(state int8, value int64) bool {
-	return (state == Stated || state == Negated) && value >= 0
+func Known(state ports.State, value int64) bool {
+	return (state == ports.Stated || state == ports.Negated) && value >= 0
 }
 
 // ParseSchema reads the JSON of OpenRequest.AttributeSchema. Empty data is a
@@ -62,7 +56,7 @@ func checkCells(attributes []Attribute, state, value []int64) error {
 		row := i / len(attributes)
 		v := value[i]
 		switch {
-		case st < Unmentioned || st > Uncertain:
+		case st < int64(ports.Unmentioned) || st > int64(ports.Uncertain):
 			return fmt.Errorf("report.state of case %d, attribute %q is %d, want 0 (unmentioned) to 3 (uncertain)", row, a.Name, st)
 		case v < -1 || v >= int64(len(a.Values)):
 			return fmt.Errorf("report.value of case %d, attribute %q is %d, want -1 to %d", row, a.Name, v, len(a.Values)-1)

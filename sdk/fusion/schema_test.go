@@ -3,6 +3,8 @@ package fusion
 import (
 	"strings"
 	"testing"
+
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 func TestParseSchemaNamesWhatIsWrong(t *testing.T) {
@@ -21,7 +23,7 @@ func TestParseSchemaNamesWhatIsWrong(t *testing.T) {
 }
 
 func TestKnownAreFactsWithAValue(t *testing.T) {
-	for state, want := range map[int8]bool{Unmentioned: false, Stated: true, Negated: true, Uncertain: false} {
+	for state, want := range map[ports.State]bool{ports.Unmentioned: false, ports.Stated: true, ports.Negated: true, ports.Uncertain: false} {
 		if Known(state, 1) != want || Known(state, -1) {
 			t.Errorf("state %d: known = %v, without value %v; want %v, false", state, Known(state, 1), Known(state, -1), want)
 		}

@@ -12,47 +12,23 @@ import (
 	"fmt"
 	"math"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // Version is the schema_version written to JSON.
 const Version = 1
 
-// State says what a report tells about an attribute. The numbers are those of
-// the port report.state.
-type State int8
+// State says what a report tells about an attribute, as the port report.state does.
+type State = ports.State
 
 // The four states. Only Unmentioned is reconstructed by a fusion stage.
 const (
-	Unmentioned State = 0
-	Stated      State = 1
-	Negated     State = 2
-	Uncertain   State = 3
+	Unmentioned = ports.Unmentioned
+	Stated      = ports.Stated
+	Negated     = ports.Negated
+	Uncertain   = ports.Uncertain
 )
-
-// String returns the state's name in lower case.
-func (s State) String() string {
-	switch s {
-	case Unmentioned:
-		return "unmentioned"
-	case Stated:
-		return "stated"
-	case Negated:
-		return "negated"
-	case Uncertain:
-		return "uncertain"
-	}
-	return fmt.Sprintf("state(%d)", int8(s))
-}
-
-// ParseState is the inverse of State.String.
-func ParseState(name string) (State, error) {
-	for s := Unmentioned; s <= Uncertain; s++ {
-		if s.String() == name {
-			return s, nil
-		}
-	}
-	return Unmentioned, fmt.Errorf("state %q: want unmentioned, stated, negated or uncertain", name)
-}
 
 // Kind says how an attribute's values are to be read.
 type Kind string
@@ -112,6 +88,14 @@ type Cell struct {
 	// Raw is the value as it was written, for values outside the value set.
 	Raw      string
 	Evidence Evidence
+	// Origin is the place in a table that the cell was read from, file:line; "" when it
+	// was read from a report.
+	Origin string
+}
+
+// Foreign reports whether the cell holds a value outside the attribute's value set.
+func (c Cell) Foreign() bool {
+	return c.Value < 0 && (c.State == Stated || c.State == Uncertain)
 }
 
 // Known reports whether the cell carries a value of the value set as a fact: a

@@ -180,29 +180,71 @@ func TestFromColumnsUsesTrainingRowsOnly(t *testing.T) {
 	if len(skipped) != 3 {
 		t.Errorf("skipped %v, want same, empty and region.evidence", skipped)
 	}
+}
 
-	test := Table{Columns: training.Columns, Rows: [][]string{{"NOSE", "1", "99", "", "", "", ""}, {"", "", "", "", "", "", ""}}}
-	e, err := Encode(s, test)
-	if err != nil {
-		t.Fatal(err)
+func TestBindReadsAWrittenCellUnderTheSchema(t *testing.T) {
+	for _, c := range []struct {
+		a    Attribute
+		text string
+		want Cell
+	}{
+		{region, "NOSE", Cell{State: Stated, Value: -1, Raw: "NOSE", Origin: "f:2"}},
+		{itch, "1", Cell{State: Stated, Value: 1, Raw: "1", Origin: "f:2"}},
+		{itch, "0", Cell{State: Negated, Value: 0, Raw: "0", Origin: "f:2"}},
+		{age, "99", Cell{State: Stated, Value: 2, Raw: "99", Origin: "f:2"}},
+		{age, "", Cell{Value: -1, Origin: "f:2"}},
+	} {
+		got, err := c.a.Bind(Written(c.text, "f:2"))
+		if err != nil || got != c.want {
+			t.Errorf("%s=%q: %+v, %v; want %+v", c.a.Name, c.text, got, err, c.want)
+		}
 	}
-	if diff := cmp.Diff([][]int8{{1, 1, 1, 0}, {0, 0, 0, 0}}, e.States); diff != "" {
-		t.Error(diff)
+	if w := Written("x", "f:2"); w.State != Stated || !w.Foreign() {
+		t.Errorf("a written cell is %+v, want stated and of unknown value", w)
 	}
-	if diff := cmp.Diff([][]int64{{-1, 1, 1, -1}, {-1, -1, -1, -1}}, e.Values); diff != "" {
-		t.Error(diff)
+	if w := Written("", "f:2"); w.State != Unmentioned || w.Value != -1 || w.Foreign() {
+		t.Errorf("an empty cell is %+v, want unmentioned", w)
 	}
-	if diff := cmp.Diff([][]string{{"region: NOSE.", "itch: yes.", "age: 30 or more.", ""}, {"", "", "", ""}}, e.Prompts); diff != "" {
-		t.Error(diff)
+	evidence := Evidence{Section: "s", End: 1, Quote: "x"}
+	if got, err := age.Bind(Cell{State: Stated, Value: -1, Raw: "old", Evidence: evidence, Origin: "f:3"}); err == nil || got.Origin != "f:3" || got.Evidence != evidence {
+		t.Errorf("a word for a number: %+v, %v; want an error and the place", got, err)
 	}
-	if diff := cmp.Diff([]Unseen{{0, "region", "NOSE"}}, e.Unseen); diff != "" {
-		t.Error(diff)
+}
+
+func TestForeignAreValuesOutsideTheSet(t *testing.T) {
+	for cell, want := range map[Cell]bool{
+		{State: Stated, Value: -1}: true, {State: Uncertain, Value: -1}: true, {State: Negated, Value: -1}: false,
+		{State: Unmentioned, Value: -1}: false, {State: Stated, Value: 0}: false, {State: Uncertain, Value: 1}: false,
+	} {
+		if cell.Foreign() != want {
+			t.Errorf("%+v: foreign %v, want %v", cell, cell.Foreign(), want)
+		}
 	}
-	if _, err := Encode(s, Table{Columns: []string{"itch"}, Rows: nil}); err == nil {
-		t.Error("a table without the schema's columns was accepted")
+}
+
+func TestConvertCarriesValuesByNameAndNumbersByBin(t *testing.T) {
+	other := Attribute{Name: "region", Kind: Categorical, Values: []string{"back", "neck"}}
+	if c, err := other.Convert(region, Cell{State: Uncertain, Value: 2}); err != nil || c != (Cell{State: Uncertain, Value: 0}) {
+		t.Errorf("back is %+v, %v", c, err)
 	}
-	if _, err := Encode(s, Table{Columns: training.Columns, Rows: [][]string{{"", "", "old", "", "", "", ""}}}); err == nil || !strings.Contains(err.Error(), "row 0") {
-		t.Errorf("a word in a numeric column: error %v does not name the row", err)
+	if c, err := other.Convert(region, Cell{State: Stated, Value: 0}); err != nil || c != (Cell{State: Stated, Value: -1, Raw: "face"}) {
+		t.Errorf("a value that is not there is %+v, %v", c, err)
+	}
+	if c, err := other.Convert(region, Cell{State: Negated, Value: -1}); err != nil || c != (Cell{State: Negated, Value: -1}) {
+		t.Errorf("a negation is %+v, %v", c, err)
+	}
+	coarse := Attribute{Name: "age", Kind: Numeric, Values: []string{"under 40", "40 or more"}, Edges: []float64{40}}
+	if c, err := coarse.Convert(age, Cell{State: Stated, Value: 1, Raw: "44"}); err != nil || c.Value != 1 {
+		t.Errorf("44 is %+v, %v", c, err)
+	}
+	if _, err := coarse.Convert(age, Cell{State: Stated, Value: 1, Raw: "30 to 45"}); err == nil {
+		t.Error("a bin was carried over without its number")
+	}
+	if c, err := itch.Convert(Attribute{Name: "itch", Kind: Binary, Values: []string{"absent", "present"}}, Cell{State: Stated, Value: 1}); err != nil || c.Value != 1 {
+		t.Errorf("a binary value is %+v, %v", c, err)
+	}
+	if _, err := itch.Convert(region, Cell{State: Stated, Value: 1}); err == nil || !strings.Contains(err.Error(), "categorical here and binary") {
+		t.Errorf("another kind: %v", err)
 	}
 }
 

@@ -116,23 +116,20 @@ func stageSchema(s *schema.Schema, impute config.Impute) *schema.Schema {
 	return seen
 }
 
-// encodeForStages puts the encoded cells of one case into the terms of the stages' schema: "missing"
+// cellForStages puts a cell into the terms of the attribute that the stages see: "missing"
 // is its last value. Cells of unknown value keep their own text.
-func encodeForStages(seen *schema.Schema, impute config.Impute, e *schema.Encoded) {
+func cellForStages(seen schema.Attribute, impute config.Impute, c schema.Cell) schema.Cell {
 	if impute != config.ImputeCategory && impute != config.ImputePattern {
-		return
+		return c
 	}
-	for a, attribute := range seen.Attributes {
-		state, value := &e.States[0][a], &e.Values[0][a]
-		switch {
-		case schema.State(*state) == schema.Unmentioned:
-			*value = int64(len(attribute.Values) - 1)
-		case impute == config.ImputePattern:
-			*value = 0
-		case *value < 0 || schema.State(*state) == schema.Uncertain:
-			continue
-		}
-		*state = int8(schema.Stated)
-		e.Prompts[0][a] = schema.ValuePrompts(attribute)[*value]
+	switch {
+	case c.State == schema.Unmentioned:
+		c.Value = len(seen.Values) - 1
+	case impute == config.ImputePattern:
+		c.Value = 0
+	case c.Value < 0 || c.State == schema.Uncertain:
+		return c
 	}
+	c.State = schema.Stated
+	return c
 }

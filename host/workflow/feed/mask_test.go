@@ -42,7 +42,7 @@ func spoiled(t *testing.T, rate *float64, sets ...string) map[string]int {
 	for _, split := range []string{"train", "val", "test"} {
 		for i := range 200 {
 			d.Cases = append(d.Cases, dataset.Case{ID: fmt.Sprint(split, i), Split: split,
-				Attributes: map[string]string{"a": "1", "b": "2", "c": "3", "d": "4", "none": ""}})
+				Attributes: written("a", "1", "b", "2", "c", "3", "d", "4", "none", "")})
 		}
 	}
 	if err := MaskAttributes(d, c, rate); err != nil {
@@ -51,7 +51,7 @@ func spoiled(t *testing.T, rate *float64, sets ...string) map[string]int {
 	left := map[string]int{}
 	for _, c := range d.Cases {
 		for _, v := range c.Attributes {
-			if v != "" {
+			if v.State != schema.Unmentioned {
 				left[c.Split]++
 			}
 		}
@@ -140,8 +140,9 @@ func TestMissingBecomesAValue(t *testing.T) {
 		{Name: "itch", Kind: schema.Binary, Values: []string{"no", "yes"}},
 		{Name: "region", Kind: schema.Categorical, Values: []string{"arm", "face"}},
 	}}
-	cases := []dataset.Case{{ID: "full", Attributes: map[string]string{"age": "55", "itch": "0", "region": "face"}},
-		{ID: "empty", Attributes: map[string]string{}}, {ID: "odd", Attributes: map[string]string{"region": "moon", "itch": "-1"}}}
+	cases := []dataset.Case{{ID: "full", Attributes: written("age", "55", "itch", "0", "region", "face")},
+		{ID: "empty", Attributes: written()}, {ID: "odd", Attributes: written("region", "moon", "itch", "-1")}}
+	bind(t, s, cases)
 	type told struct {
 		States  []int8
 		Values  []int64
@@ -169,7 +170,12 @@ func TestMissingBecomesAValue(t *testing.T) {
 			t.Fatal(err)
 		}
 		for id, w := range want {
-			if diff := cmp.Diff(w, told{r.states[id], r.values[id], r.prompts[id]}); diff != "" {
+			var got told
+			for k, cell := range r.Cells(id) {
+				got.States, got.Values = append(got.States, int8(cell.State)), append(got.Values, int64(cell.Value))
+				got.Prompts = append(got.Prompts, schema.Prompt(r.stages.Attributes[k], cell))
+			}
+			if diff := cmp.Diff(w, got); diff != "" {
 				t.Errorf("%s, case %s: %s", impute, id, diff)
 			}
 		}

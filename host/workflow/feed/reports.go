@@ -25,10 +25,9 @@ type Reports struct {
 	Warnings    []string
 
 	impute  config.Impute
-	states  map[string][]int8  // by case id, [A]
-	values  map[string][]int64 // by case id, [A]
-	prompts map[string][]string
-	vectors map[string][]float32 // by prompt, [E]
+	stages  *schema.Schema           // StageSchema
+	cells   map[string][]schema.Cell // by case id, [A], as the stages see them
+	vectors map[string][]float32     // by prompt, [E]
 }
 
 // SchemaOf builds the attribute schema from the training cases; nil when the data have
@@ -39,7 +38,11 @@ func SchemaOf(d *dataset.Dataset, training []dataset.Case) (*schema.Schema, []st
 	}
 	table := schema.Table{Columns: d.AttributeColumns}
 	for i := range training {
-		table.Rows = append(table.Rows, row(d.AttributeColumns, &training[i]))
+		row := make([]string, len(d.AttributeColumns))
+		for k, name := range d.AttributeColumns {
+			row[k] = training[i].Attributes[name].Raw
+		}
+		table.Rows = append(table.Rows, row)
 	}
 	s, skipped, err := schema.FromColumns(table, schema.Options{})
 	if err != nil {
@@ -52,47 +55,31 @@ func SchemaOf(d *dataset.Dataset, training []dataset.Case) (*schema.Schema, []st
 	return s, warnings, nil
 }
 
-func row(columns []string, c *dataset.Case) []string {
-	cells := make([]string, len(columns))
-	for i, name := range columns {
-		cells[i] = c.Attributes[name]
-	}
-	return cells
-}
-
-// NewReports encodes every case; cache keeps the embeddings. A column that the data do
-// not have is unmentioned everywhere: a case without a report is predicted too. The
-// stages see the schema that data.impute makes of s.
+// NewReports encodes every case's cells, which are bound to s; cache keeps the
+// embeddings. What a case does not have is unmentioned: a case without a report is
+// predicted too. The stages see the schema that data.impute makes of s.
 func NewReports(s *schema.Schema, cases []dataset.Case, encoder embed.Encoder, cache embed.Cache, impute config.Impute) (_ *Reports, err error) {
-	r := &Reports{Schema: s, Encoder: encoder, impute: impute, states: map[string][]int8{}, values: map[string][]int64{},
-		prompts: map[string][]string{}, vectors: map[string][]float32{}}
-	seen := stageSchema(s, impute)
-	if r.StageSchema, err = json.Marshal(seen); err != nil {
+	r := &Reports{Schema: s, Encoder: encoder, impute: impute, stages: stageSchema(s, impute),
+		cells: map[string][]schema.Cell{}, vectors: map[string][]float32{}}
+	if r.StageSchema, err = json.Marshal(r.stages); err != nil {
 		return nil, err
 	}
-	columns := s.Names()
 	var all []string
-	unseen := map[string]int{}
 	for i := range cases {
 		c := &cases[i]
-		e, err := schema.Encode(s, schema.Table{Columns: columns, Rows: [][]string{row(columns, c)}})
-		if err != nil {
-			return nil, fmt.Errorf("%w: %s: case %q: %w", dataset.ErrData, c.Origin, c.ID, err)
+		cells := make([]schema.Cell, len(s.Attributes))
+		for k, a := range s.Attributes {
+			cell, ok := c.Attributes[a.Name]
+			if !ok {
+				cell.Value = -1
+			}
+			cells[k] = cellForStages(r.stages.Attributes[k], impute, cell)
+			all = append(all, schema.Prompt(r.stages.Attributes[k], cells[k]))
 		}
-		encodeForStages(seen, impute, e)
-		r.states[c.ID], r.values[c.ID], r.prompts[c.ID] = e.States[0], e.Values[0], e.Prompts[0]
-		all = append(all, e.Prompts[0]...)
-		for _, u := range e.Unseen {
-			unseen[u.Attribute]++
-		}
-	}
-	for _, name := range columns {
-		if n := unseen[name]; n > 0 {
-			r.Warnings = append(r.Warnings, fmt.Sprintf("attribute %q: %d cells hold values that training never saw; their value counts as unknown", name, n))
-		}
+		r.cells[c.ID] = cells
 	}
 	values := 0
-	for _, a := range seen.Attributes {
+	for _, a := range r.stages.Attributes {
 		values = max(values, len(a.Values))
 		all = append(all, schema.ValuePrompts(a)...)
 	}
@@ -104,7 +91,7 @@ func NewReports(s *schema.Schema, cases []dataset.Case, encoder embed.Encoder, c
 		r.vectors[prompt] = vectors[i]
 	}
 	constant := make([]float32, len(s.Attributes)*values*encoder.Dim)
-	for a, attribute := range seen.Attributes {
+	for a, attribute := range r.stages.Attributes {
 		for k, prompt := range schema.ValuePrompts(attribute) {
 			copy(constant[(a*values+k)*encoder.Dim:], r.vectors[prompt])
 		}
@@ -118,8 +105,8 @@ func (r *Reports) Of(cases []dataset.Case) (*Reports, error) {
 	return NewReports(r.Schema, cases, r.reusing(), embed.Cache{}, r.impute)
 }
 
-// States are the states of a case's attributes, [A].
-func (r *Reports) States(id string) []int8 { return r.states[id] }
+// Cells are a case's attributes as the stages see them, [A].
+func (r *Reports) Cells(id string) []schema.Cell { return r.cells[id] }
 
 // reusing is the reports' encoder, asked for prompts alone that it has not embedded
 // yet: a plugin's has been closed by then.
@@ -158,11 +145,9 @@ func (r *Reports) add(inputs map[string]*tensor.Tensor, cases []dataset.Case) {
 	states, values := make([]int8, 0, n*a), make([]int64, 0, n*a)
 	embedding := make([]float32, n*a*e)
 	for i := range cases {
-		id := cases[i].ID
-		states = append(states, r.states[id]...)
-		values = append(values, r.values[id]...)
-		for k, prompt := range r.prompts[id] {
-			copy(embedding[(i*a+k)*e:], r.vectors[prompt])
+		for k, cell := range r.cells[cases[i].ID] {
+			states, values = append(states, int8(cell.State)), append(values, int64(cell.Value))
+			copy(embedding[(i*a+k)*e:], r.vectors[schema.Prompt(r.stages.Attributes[k], cell)])
 		}
 	}
 	inputs[ports.ReportState.Name] = tensor.OfInt8s(states, int64(n), int64(a))

@@ -39,7 +39,7 @@ type TrainingData struct {
 	// Schema of the attributes; nil when the pipeline reads none.
 	Schema *schema.Schema
 	// Modes are what data.impute=mode puts where an attribute is missing.
-	Modes    map[string]string
+	Modes    map[string]schema.Cell
 	Warnings []string
 
 	config *config.Config
@@ -64,8 +64,14 @@ func PrepareTraining(c *config.Config) (*TrainingData, error) {
 		return nil, err
 	}
 	t.Schema, t.Warnings = s, append(t.Warnings, warnings...)
+	if s == nil {
+		return t, nil
+	}
+	if err := t.Data.Bind(s, false); err != nil {
+		return nil, err
+	}
 	if t.config.DataSettings.Impute == config.ImputeMode {
-		t.Modes = dataset.Modes(t.Training)
+		t.Modes = dataset.Modes(s, t.Training)
 		t.Data.Cases = dataset.Fill(t.Data.Cases, t.Modes)
 	}
 	return t, nil
@@ -73,9 +79,15 @@ func PrepareTraining(c *config.Config) (*TrainingData, error) {
 
 // ReopenTraining opens the data of a run that goes on, with the labels, schema and modes
 // it began with.
-func ReopenTraining(c *config.Config, labels []sdk.LabelSet, s *schema.Schema, modes map[string]string) (*TrainingData, error) {
+func ReopenTraining(c *config.Config, labels []sdk.LabelSet, s *schema.Schema, modes map[string]schema.Cell) (*TrainingData, error) {
 	t := &TrainingData{config: c, Labels: labels, Schema: s, Modes: modes}
 	if err := t.open(labels); err != nil {
+		return nil, err
+	}
+	if s == nil {
+		return t, nil
+	}
+	if err := t.Data.Bind(s, false); err != nil {
 		return nil, err
 	}
 	t.Data.Cases = dataset.Fill(t.Data.Cases, t.Modes)
@@ -177,6 +189,9 @@ func ReadTable(c *config.Config, split string, rate *float64) (*Table, error) {
 	}
 	if err := MaskAttributes(d, c, rate); err != nil {
 		return nil, &config.Error{Err: err}
+	}
+	if err := d.Bind(t.Schema, false); err != nil {
+		return nil, err
 	}
 	cases, err := d.Split(split)
 	return &Table{Data: d, Training: t.Training, Validation: t.Validation, Cases: cases, Labels: t.Labels, Schema: t.Schema}, err

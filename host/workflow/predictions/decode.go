@@ -55,9 +55,9 @@ type Decoder struct {
 	Temperature float64
 }
 
-// Decode reads the predictions of a batch; states are those of a case's attributes, by
+// Decode reads the predictions of a batch; cells are those of a case's attributes, by
 // its id.
-func (d *Decoder) Decode(run *pipeline.Run, b *dataset.Batch, states func(id string) []int8) ([]Prediction, error) {
+func (d *Decoder) Decode(run *pipeline.Run, b *dataset.Batch, cells func(id string) []schema.Cell) ([]Prediction, error) {
 	out := make([]Prediction, len(b.Cases))
 	var err error
 	if d.Task == config.Detect {
@@ -66,7 +66,7 @@ func (d *Decoder) Decode(run *pipeline.Run, b *dataset.Batch, states func(id str
 		err = d.probabilities(run, out)
 	}
 	if err == nil && d.Schema != nil {
-		err = d.reconstructions(run, b, states, out)
+		err = d.reconstructions(run, b, cells, out)
 	}
 	return out, err
 }
@@ -170,7 +170,7 @@ func softmax(z []float64) []float64 {
 }
 
 // reconstructions keeps the probabilities of the attributes a report does not mention.
-func (d *Decoder) reconstructions(run *pipeline.Run, b *dataset.Batch, statesOf func(id string) []int8, out []Prediction) error {
+func (d *Decoder) reconstructions(run *pipeline.Run, b *dataset.Batch, cellsOf func(id string) []schema.Cell, out []Prediction) error {
 	t := run.Outputs[ports.Reconstruction.Name]
 	if t == nil {
 		return nil
@@ -182,9 +182,9 @@ func (d *Decoder) reconstructions(run *pipeline.Run, b *dataset.Batch, statesOf 
 	}
 	width := int(t.Shape[2])
 	for i := range out {
-		states := statesOf(b.Cases[i].ID)
+		cells := cellsOf(b.Cases[i].ID)
 		for k, attribute := range d.Schema.Attributes {
-			if schema.State(states[k]) != schema.Unmentioned {
+			if cells[k].State != schema.Unmentioned {
 				continue
 			}
 			if width < len(attribute.Values) {

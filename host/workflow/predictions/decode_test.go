@@ -126,14 +126,17 @@ func TestOnlyUnmentionedAttributesAreReconstructed(t *testing.T) {
 		{Name: "itch", Kind: schema.Binary, Values: []string{"no", "yes"}},
 		{Name: "region", Kind: schema.Categorical, Values: []string{"face", "arm", "back"}},
 	}}
-	states := func(id string) []int8 { return map[string][]int8{"a": {1, 0}, "b": {0, 1}}[id] }
+	stated, unmentioned := schema.Cell{State: schema.Stated}, schema.Cell{Value: -1}
+	cells := func(id string) []schema.Cell {
+		return map[string][]schema.Cell{"a": {stated, unmentioned}, "b": {unmentioned, stated}}[id]
+	}
 	p := []float32{
 		0.5, 0.5, 0, 0.25, 0.25, 0.5,
 		0.125, 0.875, 0, 0.1, 0.1, 0.8,
 	}
 	out := make([]Prediction, 2)
 	b := &dataset.Batch{Cases: cases}
-	if err := d.reconstructions(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"reconstruction": tensor.OfFloat32s(p, 2, 2, 3)}}, b, states, out); err != nil {
+	if err := d.reconstructions(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"reconstruction": tensor.OfFloat32s(p, 2, 2, 3)}}, b, cells, out); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]Reconstructed{{"region", []string{"face", "arm", "back"}, []float64{0.25, 0.25, 0.5}}}, out[0].Reconstructed); diff != "" {
@@ -142,7 +145,7 @@ func TestOnlyUnmentionedAttributesAreReconstructed(t *testing.T) {
 	if diff := cmp.Diff([]Reconstructed{{"itch", []string{"no", "yes"}, []float64{0.125, 0.875}}}, out[1].Reconstructed); diff != "" {
 		t.Error(diff)
 	}
-	err := d.reconstructions(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"reconstruction": tensor.OfFloat32s(p, 2, 3, 2)}}, b, states, out)
+	err := d.reconstructions(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"reconstruction": tensor.OfFloat32s(p, 2, 3, 2)}}, b, cells, out)
 	if err == nil || !strings.Contains(err.Error(), "fusion fuser: forward") {
 		t.Errorf("a wrong shape: %v", err)
 	}
