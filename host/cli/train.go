@@ -234,15 +234,15 @@ func writeTransport(w io.Writer, dir string) {
 	if err != nil {
 		return
 	}
-	var wall, compute, waited, whole float64
+	var compute, waited, whole float64
 	for _, r := range records {
 		if r.Kind == "step" {
-			wall, compute, waited, whole = wall+r.WallSec, compute+r.ComputeSec, waited+r.DataSec, whole+r.StepSec
+			compute, waited, whole = compute+r.ComputeSec, waited+r.DataSec, whole+r.StepSec
 		}
 	}
 	if whole > 0 {
-		fmt.Fprintf(w, "of the training steps' time: transport %.1f %% (calls %.1f s, computing in plugins %.1f s); waiting for data: %.1f s\n",
-			100*(wall-compute)/whole, wall, compute, waited)
+		fmt.Fprintf(w, "of the training steps' %.1f s: computing in plugins %.1f s, the rest (transport) %.1f %%; waiting for data besides: %.1f s\n",
+			whole, compute, 100*(whole-compute)/whole, waited)
 	}
 }
 

@@ -69,7 +69,7 @@ type Data struct {
 	Slices            int          `setting:"slices" default:"0" min:"0" task:"detect" help:"depth of the volume; 0: what the encoder wants"`
 	SliceSpacingMM    float64      `setting:"slice_spacing_mm" default:"2" above:"0" task:"detect" help:"distance the slices are resampled to"`
 	Augment           Augment      `setting:"augment" default:"detection" default.classify:"picture" help:"what is varied at random in training: nothing, as published for DeepLesion, the same and any way up (small lesions), as usual for photographs of skin"`
-	Workers           int          `setting:"workers" default:"0" min:"0" help:"background loaders; 0: number of CPUs, 4 at most"`
+	Workers           int          `setting:"workers" default:"0" min:"0" help:"background loaders; 0: one less than CPUs, from 1 to 4"`
 	CacheMiB          int          `setting:"cache_mib" default:"1024" min:"0" max:"1048576" help:"memory for decoded images, in MiB"`
 	MaxBoxes          int          `setting:"max_boxes" default:"100" min:"0" task:"detect" help:"boxes per image that predictions keep, the best first; 0: all"`
 	Protocol          Protocol     `setting:"protocol" default:"deeplesion" task:"detect" help:"FROC protocol of the validation"`

@@ -88,7 +88,7 @@ type LoaderOptions struct {
 	Start int
 	// DropLast leaves out a last batch that is not full.
 	DropLast bool
-	// Workers decode in parallel; 0 means the number of CPUs, 4 at most. The
+	// Workers decode in parallel; 0 means one less than there are CPUs, from 1 to 4. The
 	// batches do not depend on it.
 	Workers int
 	// Prefetch is the number of finished batches kept ahead; 0 means 2. At most

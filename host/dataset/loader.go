@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -50,6 +51,9 @@ type pendingBatch struct {
 	errs  []error
 }
 
+// sendTime is what handing a batch to the first stage takes, and more.
+const sendTime = 3 * time.Millisecond
+
 // NewLoader starts loading. It fails when the data do not have what the ports want,
 // when a case has no targets although Options.Targets asks for them, and for options
 // that contradict the ports. The loader stops when ctx ends.
@@ -80,6 +84,7 @@ func NewLoader(ctx context.Context, d *Dataset, cases []Case, opt LoaderOptions)
 	l.group.Go(func() {
 		defer close(l.ready)
 		defer close(jobs)
+		var before *pendingBatch
 		for b := l.opt.Start; b < l.batches; b++ {
 			p := l.newPending(b)
 			select {
@@ -87,6 +92,12 @@ func NewLoader(ctx context.Context, d *Dataset, cases []Case, opt LoaderOptions)
 			case <-l.ctx.Done():
 				return
 			}
+			// A place is free because a batch was taken. When the one before this is ready,
+			// there is time: the core is left to whoever took it and is about to send it.
+			if before != nil && before.left.Load() == 0 {
+				time.Sleep(sendTime)
+			}
+			before = p
 			// Memory is taken after the batch has found its place in the queue.
 			if err := l.layOut(p); err != nil {
 				p.errs[0] = err
@@ -115,7 +126,8 @@ func (l *Loader) settle() error {
 	}
 	defaultTo(&o.Batch, 1)
 	defaultTo(&o.Prefetch, 2)
-	defaultTo(&o.Workers, min(4, runtime.GOMAXPROCS(0)))
+	// One core stays free for whoever computes with the batches.
+	defaultTo(&o.Workers, max(1, min(4, runtime.GOMAXPROCS(0)-1)))
 	if o.Load.SliceSpacingMM == 0 {
 		o.Load.SliceSpacingMM = 2
 	}

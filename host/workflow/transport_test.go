@@ -1,0 +1,133 @@
+package workflow
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset/synth"
+	"github.com/alignedfusion/alignedfusion/host/pipeline"
+	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// BenchmarkTransportOfATrainingStep measures what of a training step is not the plugins'
+// own time: copying in and out, gRPC, the host's supervision and the pipeline itself.
+// Plugins compute on one thread each. Batches are loaded before the clock starts: the
+// loader's part is another measurement. The last case is a step of the detector as it was
+// published, 7 slices of 512 pixels.
+//
+//	go test -run xxx -bench TransportOfATrainingStep -benchtime 300x ./host/workflow
+//	go test -run xxx -bench 'TransportOfATrainingStep/7x512x512' -benchtime 5x ./host/workflow
+func BenchmarkTransportOfATrainingStep(b *testing.B) {
+	plugins, err := filepath.Abs("../../bin/plugins")
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := plughost.Find("a3d", []string{plugins}); err != nil {
+		b.Skipf("%v: `make build` builds the plugins", err)
+	}
+	demo := []string{"train.batch_size=4", "train.lr=0.001"}
+	for _, c := range []struct {
+		name, fusion string
+		side         int
+		settings     []string
+	}{
+		{"none", config.None, 128, demo},
+		{"sum", "sum", 128, demo},
+		{"itfusion", "itfusion", 128, demo},
+		{"7x512x512", config.None, 512, []string{"train.batch_size=1", "data.slices=7", "encoder.slices=7", "encoder.preset=densenet121"}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			data := filepath.Join(b.TempDir(), "data")
+			if _, err := synth.DeepLesion(b.Context(), data, synth.DeepLesionOptions{Patients: 24, Size: c.side, Seed: 1}); err != nil {
+				b.Fatal(err)
+			}
+			cfg, err := config.New(config.Detect)
+			if err != nil {
+				b.Fatal(err)
+			}
+			cfg.Data, cfg.Fusion.Plugin, cfg.Device, cfg.Threads = "deeplesion:"+data, c.fusion, "cpu", 1
+			for _, s := range c.settings {
+				if err := cfg.Set(s); err != nil {
+					b.Fatal(err)
+				}
+			}
+			benchmarkSteps(b, cfg, plugins)
+		})
+	}
+}
+
+func benchmarkSteps(b *testing.B, cfg *config.Config, plugins string) {
+	b.Helper()
+	if err := cfg.Resolve(); err != nil {
+		b.Fatal(err)
+	}
+	t, err := feed.PrepareTraining(cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s, err := Open(b.Context(), Options{Config: cfg, Data: t.Data, Schema: t.Schema, Labels: t.Labels, Train: true,
+		Plugins: plughost.Options{Dirs: []string{plugins}, AllowUnregistered: true}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			b.Error(err)
+		}
+	}()
+	batches := loadedBatches(b, s.Feed.Source(b.Context(), t.Training))
+	rates := map[sdk.Kind]map[string]float64{}
+	for _, m := range s.Pipeline.Members {
+		rates[m.Role] = map[string]float64{"learning_rate": cfg.Train.LearningRate}
+	}
+	stepper := &pipeline.Stepper{Pipeline: s.Pipeline, Seed: cfg.Seed, ClipNorm: cfg.Train.ClipNorm}
+	var wall time.Duration
+	var cost pipeline.Cost
+	step := func(k int) {
+		start := time.Now()
+		result, err := stepper.Step(b.Context(), k, batches[k%len(batches):][:1], rates)
+		if err != nil {
+			b.Fatal(err)
+		}
+		wall, cost = wall+time.Since(start), cost.Add(result.Cost)
+	}
+	const warmUp = 3
+	for k := range warmUp {
+		step(k)
+	}
+	wall, cost = 0, pipeline.Cost{}
+	steps := 0
+	for b.Loop() {
+		step(warmUp + steps)
+		steps++
+	}
+	transport := wall - cost.Compute
+	b.ReportMetric(100*transport.Seconds()/wall.Seconds(), "transport-%")
+	b.ReportMetric(float64(transport.Microseconds())/float64(steps), "transport-µs/step")
+	b.ReportMetric(float64(cost.Calls)/float64(steps), "calls/step")
+}
+
+// loadedBatches are the first batches of the first epoch, in memory.
+func loadedBatches(b *testing.B, source *feed.Source) (out []pipeline.Batch) {
+	b.Helper()
+	batches, err := source.Epoch(0, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for range min(source.BatchesPerEpoch(), 8) {
+		batch, err := batches.Next(context.Background())
+		if err != nil {
+			b.Fatal(err)
+		}
+		out = append(out, batch)
+	}
+	if err := batches.Close(); err != nil {
+		b.Fatal(err)
+	}
+	return out
+}
