@@ -1,33 +1,24 @@
 package cli
 
 import (
-	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"sort"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml"
 	"github.com/urfave/cli/v2"
 
 	"github.com/alignedfusion/alignedfusion/host/report"
+	"github.com/alignedfusion/alignedfusion/host/report/attributes"
 	"github.com/alignedfusion/alignedfusion/host/report/corpus"
 	"github.com/alignedfusion/alignedfusion/host/report/llm"
 	"github.com/alignedfusion/alignedfusion/host/report/rules"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
-
-// attributesJSONVersion is the schema_version of this command's JSON.
-const attributesJSONVersion = 1
 
 func attributesCommand() *cli.Command {
 	return &cli.Command{
@@ -67,7 +58,8 @@ func llmFlags() []cli.Flag {
 	}
 }
 
-func reportsOf(c *cli.Context) ([]report.Report, error) {
+// sourceOf says where the reports lie.
+func sourceOf(c *cli.Context) (report.Source, error) {
 	src := report.Source{Path: c.String("data"), ID: c.String("id")}
 	for _, column := range strings.Split(c.String("text"), ",") {
 		if column = strings.TrimSpace(column); column != "" {
@@ -77,29 +69,20 @@ func reportsOf(c *cli.Context) ([]report.Report, error) {
 	if only := c.String("only"); only != "" {
 		column, value, ok := strings.Cut(only, "=")
 		if !ok {
-			return nil, usageError("--only %q: want COLUMN=VALUE", only)
+			return src, usageError("--only %q: want COLUMN=VALUE", only)
 		}
 		src.Only = &[2]string{column, value}
 	}
-	reports, err := report.Read(src)
-	return reports, dataError(err)
+	return src, nil
 }
 
-func rulesOf(c *cli.Context) (rules.Extractor, error) {
-	lex, err := rules.OpenLexicon(c.String("lexicon"))
-	if err != nil {
-		return rules.Extractor{}, dataError(err)
+// rulesOf says what the rules work with.
+func rulesOf(c *cli.Context) (rules.Options, error) {
+	o := rules.Options{Lexicon: c.String("lexicon"), Triggers: c.String("triggers"), ProbableIsUncertain: c.String("probable") == "uncertain"}
+	if p := c.String("probable"); p != "" && p != "stated" && p != "uncertain" {
+		return o, usageError("--probable %q: want stated or uncertain", p)
 	}
-	engine, err := engineOf(c)
-	return rules.Extractor{Lexicon: lex, Engine: engine}, err
-}
-
-func engineOf(c *cli.Context) (*rules.Engine, error) {
-	if path := c.String("triggers"); path != "" {
-		engine, err := rules.OpenTriggers(path)
-		return engine, dataError(err)
-	}
-	return rules.DefaultEngine()
+	return o, nil
 }
 
 // clientOf returns nil when no endpoint is named.
@@ -140,8 +123,8 @@ func clientOf(c *cli.Context) (*llm.Client, error) {
 	return client, nil
 }
 
-// printEstimate says what is about to be sent.
-func printEstimate(c *cli.Context, client *llm.Client, e llm.Estimate) {
+// confirm says what is about to be sent, and whether it is to be.
+func confirm(c *cli.Context, client *llm.Client, e llm.Estimate) bool {
 	fmt.Fprintf(c.App.ErrWriter, "model %s at %s: %d requests (%d answers cached, %d empty reports), about %d input and %d output tokens",
 		client.Model(), client.Endpoint(), e.Requests, e.Cached, e.Empty, e.InputTokens, e.OutputTokens)
 	if c.IsSet("price-in") || c.IsSet("price-out") {
@@ -149,18 +132,7 @@ func printEstimate(c *cli.Context, client *llm.Client, e llm.Estimate) {
 		fmt.Fprintf(c.App.ErrWriter, ", about %.2f at the prices given", cost)
 	}
 	fmt.Fprintln(c.App.ErrWriter)
-}
-
-func readSchema(path string) (*schema.Schema, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, dataError(err)
-	}
-	var s schema.Schema
-	if err := json.Unmarshal(data, &s); err != nil {
-		return nil, dataError(fmt.Errorf("%s: %w", path, err))
-	}
-	return &s, nil
+	return !c.Bool("dry-run")
 }
 
 func writeJSON(w io.Writer, v any) error {
@@ -178,55 +150,16 @@ func writeJSONFile(path string, v any) error {
 	return atomicfile.WriteBytes(path, append(data, '\n'))
 }
 
-// provenance says how a schema or table came about; it stands in the sidecar
-// FILE.json.
-type provenance struct {
-	SchemaVersion int              `json:"schema_version"`
-	Method        string           `json:"method"`
-	Reports       int              `json:"reports"`
-	Lexicon       string           `json:"lexicon,omitempty"`
-	LexiconSHA256 string           `json:"lexicon_sha256,omitempty"`
-	AttributeHash string           `json:"attributes_sha256"`
-	Corrected     string           `json:"corrected_table_sha256,omitempty"`
-	KeptRows      int              `json:"rows_kept_from_corrected_table,omitempty"`
-	Endpoint      string           `json:"endpoint,omitempty"`
-	Model         string           `json:"model,omitempty"`
-	Prompt        string           `json:"prompt,omitempty"`
-	Audit         *llm.Audit       `json:"audit,omitempty"`
-	OtherLanguage []string         `json:"reports_in_another_language,omitempty"`
-	Attributes    []attributeCount `json:"attributes,omitempty"`
-	Out           string           `json:"out"`
-}
-
-type attributeCount struct {
-	Name        string `json:"name"`
-	Stated      int    `json:"stated"`
-	Negated     int    `json:"negated"`
-	Uncertain   int    `json:"uncertain"`
-	Unmentioned int    `json:"unmentioned"`
-}
-
-func countStates(s schema.Schema, rows [][]schema.Cell) []attributeCount {
-	counts := make([]attributeCount, len(s.Attributes))
-	for i, a := range s.Attributes {
-		counts[i].Name = a.Name
-		for _, cells := range rows {
-			switch cells[i].State {
-			case schema.Stated:
-				counts[i].Stated++
-			case schema.Negated:
-				counts[i].Negated++
-			case schema.Uncertain:
-				counts[i].Uncertain++
-			default:
-				counts[i].Unmentioned++
-			}
-		}
+// writeRecord writes FILE.json beside what a command made.
+func writeRecord(r *attributes.Record, out string) error {
+	r.Out = out
+	if err := writeJSONFile(out+".json", r); err != nil {
+		return resourceError(fmt.Errorf("%s.json: %w", out, err))
 	}
-	return counts
+	return nil
 }
 
-func printCounts(w io.Writer, counts []attributeCount) {
+func printCounts(w io.Writer, counts []schema.Count) {
 	width := 0
 	for _, c := range counts {
 		width = max(width, len(c.Name))
@@ -256,94 +189,36 @@ func attributesExtractCommand() *cli.Command {
 }
 
 func attributesExtract(c *cli.Context) error {
-	if p := c.String("probable"); p != "stated" && p != "uncertain" {
-		return usageError("--probable %q: want stated or uncertain", p)
-	}
-	x, err := rulesOf(c)
-	if err != nil {
+	o := attributes.ExtractOptions{Corrected: c.String("table")}
+	var err error
+	if o.Rules, err = rulesOf(c); err != nil {
 		return err
 	}
-	x.ProbableIsUncertain = c.String("probable") == "uncertain"
-	client, err := clientOf(c)
-	if err != nil {
+	if o.Client, err = clientOf(c); err != nil {
 		return err
 	}
-	target := x.Lexicon.Schema
+	o.Confirm = func(e llm.Estimate) bool { return confirm(c, o.Client, e) }
 	if path := c.String("schema"); path != "" {
-		s, err := readSchema(path)
-		if err != nil {
-			return err
+		if o.Schema, err = attributes.ReadSchema(path); err != nil {
+			return coded(err)
 		}
-		target = *s
 	}
-	reports, err := reportsOf(c)
-	if err != nil {
+	if o.Source, err = sourceOf(c); err != nil {
 		return err
 	}
-	record := provenance{
-		SchemaVersion: attributesJSONVersion,
-		Reports:       len(reports),
-		AttributeHash: target.Hash(),
-		Out:           c.String("out"),
+	table, record, err := attributes.Extract(c.Context, o)
+	if err != nil || table == nil {
+		return coded(err)
 	}
-	kept, err := keptRows(c, target, reports, &record)
-	if err != nil {
+	for _, w := range record.Warnings() {
+		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
+	}
+	out := c.String("out")
+	if err := table.WriteFile(out); err != nil {
+		return resourceError(fmt.Errorf("%s: %w", out, err))
+	}
+	if err := writeRecord(record, out); err != nil {
 		return err
-	}
-	var fresh []report.Report
-	for _, r := range reports {
-		if _, ok := kept[r.ID]; !ok {
-			fresh = append(fresh, r)
-		}
-	}
-
-	var rows [][]schema.Cell
-	if client != nil {
-		printEstimate(c, client, client.EstimateExtract(&target, fresh))
-		if c.Bool("dry-run") {
-			return nil
-		}
-		var audit llm.Audit
-		if rows, audit, err = client.Extract(c.Context, &target, fresh); err != nil {
-			return err
-		}
-		record.Method, record.Endpoint, record.Model = "llm", client.Endpoint(), client.Model()
-		record.Prompt, record.Audit = llm.Prompt(&target), &audit
-		if n := len(audit.Unreadable); n > 0 {
-			fmt.Fprintf(c.App.ErrWriter, "warning: %d reports got no readable answer and are left unmentioned; the record names them\n", n)
-		}
-	} else {
-		record.Method, record.Lexicon, record.LexiconSHA256 = "rules", x.Lexicon.Source.Name, x.Lexicon.Hash()
-		if rows, err = extractByRules(c.Context, x, target, fresh); err != nil {
-			return err
-		}
-		for _, r := range fresh {
-			if rules.OtherLanguage(r) {
-				record.OtherLanguage = append(record.OtherLanguage, r.ID)
-			}
-		}
-		if n := len(record.OtherLanguage); n > 0 {
-			fmt.Fprintf(c.App.ErrWriter, "warning: %d reports look like another language than English and are left unmentioned; the record names them\n", n)
-		}
-	}
-
-	table := report.Table{Schema: target}
-	next := 0
-	for _, r := range reports {
-		cells, ok := kept[r.ID]
-		if !ok {
-			cells = rows[next]
-			next++
-		}
-		table.IDs = append(table.IDs, r.ID)
-		table.Cells = append(table.Cells, cells)
-	}
-	record.Attributes = countStates(target, table.Cells)
-	if err := table.WriteFile(record.Out); err != nil {
-		return resourceError(fmt.Errorf("%s: %w", record.Out, err))
-	}
-	if err := writeJSONFile(record.Out+".json", record); err != nil {
-		return resourceError(fmt.Errorf("%s.json: %w", record.Out, err))
 	}
 	if c.Bool("json") {
 		return writeJSON(c.App.Writer, record)
@@ -352,67 +227,12 @@ func attributesExtract(c *cli.Context) error {
 	return nil
 }
 
-// keptRows reads the corrected table, and checks its evidence against the
-// reports.
-func keptRows(c *cli.Context, target schema.Schema, reports []report.Report, record *provenance) (map[string][]schema.Cell, error) {
-	path := c.String("table")
-	if path == "" {
-		return nil, nil
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, dataError(err)
-	}
-	table, err := report.ParseTable(data, path, target)
-	if err != nil {
-		return nil, dataError(err)
-	}
-	byID := map[string]report.Report{}
-	for _, r := range reports {
-		byID[r.ID] = r
-	}
-	kept := map[string][]schema.Cell{}
-	for n, id := range table.IDs {
-		r, ok := byID[id]
-		if !ok {
-			return nil, dataError(fmt.Errorf("%s: row %d: no report has this id", path, n+2))
-		}
-		for i, cell := range table.Cells[n] {
-			if e := cell.Evidence; !e.IsZero() && !r.Holds(e) {
-				return nil, dataError(fmt.Errorf("%s: row %d: the evidence for %q is not in the report; correct or clear it", path, n+2, target.Attributes[i].Name))
-			}
-		}
-		kept[id] = table.Cells[n]
-	}
-	sum := sha256.Sum256(data)
-	record.Corrected, record.KeptRows = hex.EncodeToString(sum[:]), len(kept)
-	return kept, nil
-}
-
-func extractByRules(ctx context.Context, x rules.Extractor, target schema.Schema, reports []report.Report) ([][]schema.Cell, error) {
-	if _, err := report.Project(x.Lexicon.Schema, x.Extract(report.Report{}), target); err != nil {
-		return nil, dataError(fmt.Errorf("schema and lexicon: %w", err))
-	}
-	rows := make([][]schema.Cell, len(reports))
-	for n, r := range reports {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		cells, err := report.Project(x.Lexicon.Schema, x.Extract(r), target)
-		if err != nil {
-			return nil, dataError(fmt.Errorf("report %q: %w", r.ID, err))
-		}
-		rows[n] = cells
-	}
-	return rows, nil
-}
-
 func attributesSelectCommand() *cli.Command {
 	flags := append(reportFlags(),
 		&cli.StringFlag{Name: "by", Usage: "hand (--from), frequency (lexicon over the training reports) or llm", Value: "frequency"},
 		&cli.StringFlag{Name: "from", Usage: "with --by hand: a schema `FILE`, JSON or YAML"},
-		&cli.Float64Flag{Name: "min-share", Usage: "with --by frequency: least share of reports that mention an attribute", Value: 0.01},
-		&cli.IntFlag{Name: "bins", Usage: "with --by frequency: bins of numeric attributes, at training quantiles", Value: 5},
+		&cli.Float64Flag{Name: "min-share", Usage: "with --by frequency: least share of reports that mention an attribute", Value: attributes.DefaultMinShare},
+		&cli.IntFlag{Name: "bins", Usage: "with --by frequency: bins of numeric attributes, at training quantiles", Value: attributes.DefaultBins},
 		&cli.IntFlag{Name: "sample", Usage: "with --by llm: reports shown to the model", Value: 20},
 		&cli.StringFlag{Name: "out", Usage: "schema `FILE` to write; FILE.json beside it records how", Required: true},
 		&cli.BoolFlag{Name: "json", Usage: "print the schema to standard output"},
@@ -441,35 +261,22 @@ func attributesSelect(c *cli.Context) error {
 	if (by == "hand") != (c.String("from") != "") {
 		return usageError("--by hand and --from go together")
 	}
-	record := provenance{SchemaVersion: attributesJSONVersion, Method: by, Out: c.String("out")}
-	var chosen *schema.Schema
-	var err error
-	if by == "hand" {
-		chosen, err = schemaByHand(c.String("from"))
-	} else {
-		if c.String("data") == "" {
-			return usageError("--by %s needs --data with the training reports", by)
-		}
-		var reports []report.Report
-		if reports, err = reportsOf(c); err != nil {
-			return err
-		}
-		record.Reports = len(reports)
-		if by == "frequency" {
-			chosen, err = schemaByFrequency(c, reports, &record)
-		} else {
-			chosen, err = schemaByLLM(c, reports, &record)
-		}
+	if by != "hand" && c.String("data") == "" {
+		return usageError("--by %s needs --data with the training reports", by)
 	}
+	chosen, record, err := selectBy(c, by)
 	if err != nil || chosen == nil {
+		return coded(err)
+	}
+	for _, w := range record.Warnings() {
+		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
+	}
+	out := c.String("out")
+	if err := writeJSONFile(out, chosen); err != nil {
+		return resourceError(fmt.Errorf("%s: %w", out, err))
+	}
+	if err := writeRecord(record, out); err != nil {
 		return err
-	}
-	record.AttributeHash = chosen.Hash()
-	if err := writeJSONFile(record.Out, chosen); err != nil {
-		return resourceError(fmt.Errorf("%s: %w", record.Out, err))
-	}
-	if err := writeJSONFile(record.Out+".json", record); err != nil {
-		return resourceError(fmt.Errorf("%s.json: %w", record.Out, err))
 	}
 	if c.Bool("json") {
 		return writeJSON(c.App.Writer, chosen)
@@ -480,110 +287,41 @@ func attributesSelect(c *cli.Context) error {
 	return nil
 }
 
-// schemaByHand reads a schema from JSON, or from YAML with the same keys.
-func schemaByHand(path string) (*schema.Schema, error) {
-	data, err := os.ReadFile(path)
+// selectBy returns no schema after a dry run.
+func selectBy(c *cli.Context, by string) (*schema.Schema, *attributes.Record, error) {
+	src, err := sourceOf(c)
 	if err != nil {
-		return nil, dataError(err)
+		return nil, nil, err
 	}
-	if !json.Valid(data) {
-		if data, err = yaml.YAMLToJSON(data); err != nil {
-			return nil, dataError(fmt.Errorf("%s: neither JSON nor YAML: %w", path, err))
+	switch by {
+	case "frequency":
+		share, bins := c.Float64("min-share"), c.Int("bins")
+		if !(share >= 0 && share <= 1) || bins < 2 {
+			return nil, nil, usageError("--min-share must be 0 to 1 and --bins at least 2")
 		}
-	}
-	var s schema.Schema
-	if err := json.Unmarshal(data, &s); err != nil {
-		return nil, dataError(fmt.Errorf("%s: %w", path, err))
-	}
-	return &s, nil
-}
-
-// schemaByFrequency keeps the lexicon's attributes that enough training reports
-// mention, orders categorical values by frequency and bins numbers at training
-// quantiles.
-func schemaByFrequency(c *cli.Context, reports []report.Report, record *provenance) (*schema.Schema, error) {
-	share, bins := c.Float64("min-share"), c.Int("bins")
-	if !(share >= 0 && share <= 1) || bins < 2 {
-		return nil, usageError("--min-share must be 0 to 1 and --bins at least 2")
-	}
-	x, err := rulesOf(c)
-	if err != nil {
-		return nil, err
-	}
-	record.Lexicon, record.LexiconSHA256 = x.Lexicon.Source.Name, x.Lexicon.Hash()
-	all := x.Lexicon.Schema
-	rows, err := extractByRules(c.Context, x, all, reports)
-	if err != nil {
-		return nil, err
-	}
-	record.Attributes = countStates(all, rows)
-	chosen := &schema.Schema{}
-	for i, a := range all.Attributes {
-		n := record.Attributes[i]
-		mentioned := len(rows) - n.Unmentioned
-		if mentioned == 0 || float64(mentioned) < share*float64(len(rows)) {
-			continue
+		o, err := rulesOf(c)
+		if err != nil {
+			return nil, nil, err
 		}
-		switch a.Kind {
-		case schema.Categorical:
-			count := make([]int, len(a.Values))
-			for _, cells := range rows {
-				if k := cells[i].Value; k >= 0 {
-					count[k]++
-				}
-			}
-			order := make([]int, 0, len(count))
-			for k, n := range count {
-				if n > 0 {
-					order = append(order, k)
-				}
-			}
-			sort.SliceStable(order, func(x, y int) bool { return count[order[x]] > count[order[y]] })
-			values := make([]string, len(order))
-			for p, k := range order {
-				values[p] = a.Values[k]
-			}
-			if a.Values = values; len(values) < 2 {
-				continue
-			}
-		case schema.Numeric:
-			var measured []float64
-			for _, cells := range rows {
-				if v, err := strconv.ParseFloat(cells[i].Raw, 64); err == nil {
-					measured = append(measured, v)
-				}
-			}
-			if a.Edges = schema.QuantileEdges(measured, bins); len(a.Edges) == 0 {
-				continue
-			}
-			a.Values = schema.BinLabels(a.Edges)
+		return attributes.SelectByFrequency(c.Context, src, o, share, bins)
+	case "llm":
+		client, err := clientOf(c)
+		if err != nil {
+			return nil, nil, err
 		}
-		chosen.Attributes = append(chosen.Attributes, a)
+		if client == nil {
+			return nil, nil, usageError("--by llm needs --llm-url and --llm-model")
+		}
+		if c.Int("sample") < 1 {
+			return nil, nil, usageError("--sample must be at least 1")
+		}
+		return attributes.SelectByModel(c.Context, src, client, c.Int("sample"), func(e llm.Estimate) bool { return confirm(c, client, e) })
 	}
-	if err := chosen.Validate(); err != nil {
-		return nil, dataError(fmt.Errorf("no schema from %d reports with at least a share of %g: %w", len(reports), share, err))
-	}
-	return chosen, nil
-}
-
-// schemaByLLM returns nil after a dry run.
-func schemaByLLM(c *cli.Context, reports []report.Report, record *provenance) (*schema.Schema, error) {
-	client, err := clientOf(c)
+	s, err := attributes.ReadSchema(c.String("from"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if client == nil {
-		return nil, usageError("--by llm needs --llm-url and --llm-model")
-	}
-	if c.Int("sample") < 1 {
-		return nil, usageError("--sample must be at least 1")
-	}
-	printEstimate(c, client, client.EstimateSelect(reports, c.Int("sample")))
-	if c.Bool("dry-run") {
-		return nil, nil
-	}
-	record.Endpoint, record.Model, record.Prompt = client.Endpoint(), client.Model(), llm.SelectPrompt
-	return client.Select(c.Context, reports, c.Int("sample"))
+	return s, &attributes.Record{SchemaVersion: attributes.RecordVersion, Method: by, AttributeHash: s.Hash()}, nil
 }
 
 func attributesEvaluateCommand() *cli.Command {
@@ -604,22 +342,23 @@ func attributesEvaluateCommand() *cli.Command {
 }
 
 func attributesEvaluate(c *cli.Context) error {
-	if p := c.String("probable"); p != "stated" && p != "uncertain" {
-		return usageError("--probable %q: want stated or uncertain", p)
+	o, err := rulesOf(c)
+	if err != nil {
+		return err
 	}
 	switch c.String("corpus") {
 	case "negex":
-		return evaluateNegEx(c)
+		return evaluateNegEx(c, o)
 	case "openi":
-		return evaluateOpenI(c)
+		return evaluateOpenI(c, o)
 	}
 	return usageError("--corpus %q: want negex or openi", c.String("corpus"))
 }
 
-func evaluateNegEx(c *cli.Context) error {
-	engine, err := engineOf(c)
+func evaluateNegEx(c *cli.Context, o rules.Options) error {
+	engine, err := rules.OpenTriggers(o.Triggers)
 	if err != nil {
-		return err
+		return dataError(err)
 	}
 	items, err := corpus.ReadNegEx(c.String("data"))
 	if err != nil {
@@ -631,7 +370,7 @@ func evaluateNegEx(c *cli.Context) error {
 			SchemaVersion int    `json:"schema_version"`
 			Corpus        string `json:"corpus"`
 			corpus.NegExResult
-		}{attributesJSONVersion, "negex", r})
+		}{attributes.RecordVersion, "negex", r})
 	}
 	w := c.App.Writer
 	fmt.Fprintf(w, "%d sentences\n", r.Sentences)
@@ -648,34 +387,19 @@ func printScore(w io.Writer, name string, s corpus.Score) {
 	fmt.Fprintf(w, "%-30s precision %6.2f  recall %6.2f  F1 %6.2f  (tp %d, fp %d, fn %d)\n", name, s.Precision, s.Recall, s.F1, s.TP, s.FP, s.FN)
 }
 
-func evaluateOpenI(c *cli.Context) error {
+func evaluateOpenI(c *cli.Context, o rules.Options) error {
 	if c.String("gold") == "" {
 		return usageError("--corpus openi needs --gold")
 	}
-	x, err := rulesOf(c)
-	if err != nil {
-		return err
-	}
-	x.ProbableIsUncertain = c.String("probable") == "uncertain"
 	gold, err := corpus.ReadGold(c.String("gold"))
 	if err != nil {
 		return dataError(err)
 	}
-	table, err := report.ReadTable(c.String("data"), x.Lexicon.Schema)
-	if err != nil { // not a table: the reports
-		reports, rerr := report.Read(report.Source{Path: c.String("data")})
-		if rerr != nil {
-			return dataError(errors.Join(rerr, err))
-		}
-		table = report.Table{Schema: x.Lexicon.Schema}
-		if table.Cells, err = extractByRules(c.Context, x, table.Schema, reports); err != nil {
-			return err
-		}
-		for _, r := range reports {
-			table.IDs = append(table.IDs, r.ID)
-		}
+	table, err := corpus.TableOf(c.Context, c.String("data"), o)
+	if err != nil {
+		return dataError(err)
 	}
-	r, err := corpus.EvaluateFindings(table, gold)
+	r, err := corpus.EvaluateFindings(*table, gold)
 	if err != nil {
 		return dataError(err)
 	}
@@ -684,7 +408,7 @@ func evaluateOpenI(c *cli.Context) error {
 			SchemaVersion int    `json:"schema_version"`
 			Corpus        string `json:"corpus"`
 			corpus.FindingsResult
-		}{attributesJSONVersion, "openi", r})
+		}{attributes.RecordVersion, "openi", r})
 	}
 	w := c.App.Writer
 	fmt.Fprintf(w, "%d reports with gold labels\n", r.Reports)

@@ -1,11 +1,14 @@
 package corpus
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report"
+	"github.com/alignedfusion/alignedfusion/host/report/rules"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
@@ -92,6 +95,24 @@ func (f FindingScore) MarshalJSON() ([]byte, error) {
 // NormalFinding is the label that is left out of the pooled figures: it says that
 // there is none of the others.
 const NormalFinding = "normal"
+
+// TableOf reads a table that `attributes extract` wrote; any other file holds the reports,
+// and their table is made by rules.
+func TableOf(ctx context.Context, path string, o rules.Options) (*report.Table, error) {
+	x, err := rules.Open(o)
+	if err != nil {
+		return nil, err
+	}
+	table, err := report.ReadTable(path, x.Lexicon.Schema)
+	if err == nil {
+		return &table, nil
+	}
+	reports, rerr := report.Read(report.Source{Path: path})
+	if rerr != nil {
+		return nil, errors.Join(rerr, err)
+	}
+	return x.Table(ctx, nil, reports)
+}
 
 // EvaluateFindings scores a filled table against gold labels. Names match with or
 // without the prefix "CXR". Every gold report must be in the table.

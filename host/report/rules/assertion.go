@@ -92,8 +92,11 @@ var defaultEngine = sync.OnceValues(func() (*Engine, error) { return ParseTrigge
 // DefaultEngine returns the engine with the embedded trigger table.
 func DefaultEngine() (*Engine, error) { return defaultEngine() }
 
-// OpenTriggers reads a trigger table in the layout of the embedded one.
+// OpenTriggers reads a trigger table in the layout of the embedded one, which "" names.
 func OpenTriggers(path string) (*Engine, error) {
+	if path == "" {
+		return DefaultEngine()
+	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("trigger table: %w", err)

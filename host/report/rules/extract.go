@@ -1,6 +1,8 @@
 package rules
 
 import (
+	"context"
+	"fmt"
 	"strconv"
 
 	"github.com/alignedfusion/alignedfusion/host/report"
@@ -206,4 +208,50 @@ func (s *sentence) measure(a schema.Attribute, unitMM float64, near Span) (schem
 		c.State = schema.Uncertain
 	}
 	return c, true
+}
+
+// Options name what an Extractor works with; the zero value takes what is embedded.
+type Options struct {
+	// Lexicon is the name of an embedded lexicon or a file; "" means ChestXRay.
+	Lexicon string
+	// Triggers is the file of a trigger table; "" means the embedded one.
+	Triggers            string
+	ProbableIsUncertain bool
+}
+
+// Open reads the lexicon and the trigger table.
+func Open(o Options) (Extractor, error) {
+	if o.Lexicon == "" {
+		o.Lexicon = ChestXRay
+	}
+	lexicon, err := OpenLexicon(o.Lexicon)
+	if err != nil {
+		return Extractor{}, err
+	}
+	engine, err := OpenTriggers(o.Triggers)
+	return Extractor{Lexicon: lexicon, Engine: engine, ProbableIsUncertain: o.ProbableIsUncertain}, err
+}
+
+// Table extracts a table of all reports. Its schema may have fewer attributes than the
+// lexicon, other value sets and another order; nil means the lexicon's. An attribute that
+// the lexicon does not know is an error.
+func (x Extractor) Table(ctx context.Context, s *schema.Schema, reports []report.Report) (*report.Table, error) {
+	if s == nil {
+		s = &x.Lexicon.Schema
+	}
+	t := &report.Table{Schema: *s}
+	if _, err := report.Project(x.Lexicon.Schema, x.Extract(report.Report{}), *s); err != nil {
+		return nil, fmt.Errorf("schema and lexicon %s: %w", x.Lexicon.Source.Name, err)
+	}
+	for _, r := range reports {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		cells, err := report.Project(x.Lexicon.Schema, x.Extract(r), *s)
+		if err != nil {
+			return nil, fmt.Errorf("report %q: %w", r.ID, err)
+		}
+		t.IDs, t.Cells = append(t.IDs, r.ID), append(t.Cells, cells)
+	}
+	return t, nil
 }
