@@ -237,8 +237,8 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 		if len(o.problems) > bad {
 			continue
 		}
-		if b.X2 < b.X1 || b.Y2 < b.Y1 {
-			o.problems.Add(t.Path, r.Line, "", "x2 < x1 or y2 < y1 in the box %s", formatBox(b))
+		if !b.Valid() {
+			o.problems.Add(t.Path, r.Line, "", "x2 < x1 or y2 < y1 in the box %s", b.Box)
 			continue
 		}
 		if b.Class = slices.Index(classes, classOf(r)); b.Class < 0 {
@@ -250,7 +250,7 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 				b.Strata[column] = text
 			}
 		}
-		if twin := slices.IndexFunc(c.Boxes, func(q Box) bool { return q.X1 == b.X1 && q.Y1 == b.Y1 && q.X2 == b.X2 && q.Y2 == b.Y2 }); twin >= 0 {
+		if twin := slices.IndexFunc(c.Boxes, func(q Box) bool { return q.Box == b.Box }); twin >= 0 {
 			o.problems.Add(t.Path, r.Line, "", "the same box as in line %d", origin[i][twin])
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
@@ -61,10 +62,9 @@ type Options struct {
 	Task Task
 }
 
-// Box is a lesion's box on the key slice, in pixels of the original image, with
-// X1 <= X2 and Y1 <= Y2.
+// Box is a lesion's box on the key slice, in pixels of the original image.
 type Box struct {
-	X1, Y1, X2, Y2 float64
+	box.Box
 	// Class indexes the data set's label set.
 	Class int
 	// Strata hold what a stratified evaluation may want: lesion_type, diameter_mm.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
@@ -238,7 +239,7 @@ func parseLesion(t *table.Table, r table.Row) (*lesion, error) {
 	if b[2] < b[0] || b[3] < b[1] {
 		return fail("Bounding_boxes", "x2 < x1 or y2 < y1 in %q", t.Get(r, "Bounding_boxes"))
 	}
-	l.box = Box{X1: b[0] - 1, Y1: b[1] - 1, X2: b[2] - 1, Y2: b[3] - 1, Strata: map[string]string{}}
+	l.box = Box{Box: box.Box{X1: b[0] - 1, Y1: b[1] - 1, X2: b[2] - 1, Y2: b[3] - 1}, Strata: map[string]string{}}
 	diameters, err := table.Numbers(t.Get(r, "Lesion_diameters_Pixel_"), 2)
 	if err != nil {
 		return fail("Lesion_diameters_Pixel_", "%v", err)

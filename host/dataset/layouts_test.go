@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-
+	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
@@ -27,7 +27,7 @@ func TestDeepLesionCase(t *testing.T) {
 	want := Case{ID: "000002_01_01_005.png", Patient: "000002", Split: "val", HasTargets: true, KeySlice: 5, Stack: "000002_01_01",
 		Images: map[string]string{Volume: filepath.Join(dir, "Images_png/000002_01_01/005.png")},
 		// The table counts pixels from 1 and gives x before y; cases count from 0.
-		Boxes:  []Box{{X1: 9, Y1: 10, X2: 29, Y2: 28, Strata: map[string]string{"diameter_mm": "8.00"}}},
+		Boxes:  []Box{{Box: box.Box{X1: 9, Y1: 10, X2: 29, Y2: 28}, Strata: map[string]string{"diameter_mm": "8.00"}}},
 		RECIST: [][8]float64{{14, 19, 24, 19, 19, 15, 19, 23}},
 		Attributes: map[string]schema.Cell{
 			"age":     schema.Written("62.0", filepath.Join(dir, "DL_info.csv")+":3"),

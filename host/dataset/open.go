@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -260,19 +261,14 @@ func (o *opener) checkBoxes() {
 	for _, p := range o.pending {
 		c := &o.d.Cases[p.caseIndex]
 		b := &c.Boxes[p.boxIndex]
-		right, bottom := float64(c.Size[1]-1), float64(c.Size[0]-1)
-		if min(b.X1, b.Y1) < -p.slack || b.X2 > right+p.slack || b.Y2 > bottom+p.slack || b.X2 < 0 || b.Y2 < 0 || b.X1 > right || b.Y1 > bottom {
+		image := box.Box{X2: float64(c.Size[1] - 1), Y2: float64(c.Size[0] - 1)}
+		if !b.Within(image.Grow(p.slack)) || !b.Touches(image) {
 			o.problems.Add(p.place.file, p.place.line, p.column, "the box %s leaves the image %s of %d x %d pixels (0-based)",
-				formatBox(*b), c.ID, c.Size[1], c.Size[0])
+				b.Box, c.ID, c.Size[1], c.Size[0])
 			continue
 		}
-		b.X1, b.X2 = clamp(b.X1, 0, right), clamp(b.X2, 0, right)
-		b.Y1, b.Y2 = clamp(b.Y1, 0, bottom), clamp(b.Y2, 0, bottom)
+		b.Box = b.Clip(image)
 	}
-}
-
-func formatBox(b Box) string {
-	return fmt.Sprintf("(%s, %s, %s, %s)", formatNumber(b.X1), formatNumber(b.Y1), formatNumber(b.X2), formatNumber(b.Y2))
 }
 
 func formatNumber(v float64) string { return strconv.FormatFloat(v, 'g', 7, 64) }

@@ -161,7 +161,7 @@ func moveBox(g Geometry, c *Case, i int) [4]float64 {
 		x1, y1, x2, y2 = hull(moved[:])
 		return [4]float64{x1 - padding, y1 - padding, x2 + padding, y2 + padding}
 	}
-	cx, cy := g.ToNetwork((b.X1+b.X2)/2, (b.Y1+b.Y2)/2)
+	cx, cy := g.ToNetwork(b.Centre())
 	rx, ry := (b.X2-b.X1)/2, (b.Y2-b.Y1)/2
 	hx, hy := math.Hypot(g.A[0]*rx, g.A[1]*ry), math.Hypot(g.A[3]*rx, g.A[4]*ry)
 	return [4]float64{cx - hx, cy - hy, cx + hx, cy + hy}

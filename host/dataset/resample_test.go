@@ -11,6 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -266,7 +267,7 @@ func TestMovedBoxHoldsTheLesion(t *testing.T) {
 		g := randomGeometry(t)
 		x, y := rapid.Float64Range(10, 70).Draw(t, "x"), rapid.Float64Range(10, 50).Draw(t, "y")
 		rx, ry := rapid.Float64Range(1, 10).Draw(t, "rx"), rapid.Float64Range(1, 10).Draw(t, "ry")
-		c := &Case{Boxes: []Box{{X1: x - rx, Y1: y - ry, X2: x + rx, Y2: y + ry}}}
+		c := &Case{Boxes: []Box{{Box: box.Box{X1: x - rx, Y1: y - ry, X2: x + rx, Y2: y + ry}}}}
 		b := moveBox(g, c, 0)
 		x1, x2 := math.Inf(1), math.Inf(-1)
 		for k := range 3600 {
@@ -285,7 +286,7 @@ func TestMovedBoxHoldsTheLesion(t *testing.T) {
 		sin, cos := math.Sincos(a)
 		r := [8]float64{x - rx*cos, y - rx*sin, x + rx*cos, y + rx*sin, x + ry*sin, y - ry*cos, x - ry*sin, y + ry*cos}
 		hx1, hy1, hx2, hy2 := hull(r[:])
-		c = &Case{Boxes: []Box{{X1: hx1 - 5, Y1: hy1 - 5, X2: hx2 + 5, Y2: hy2 + 5}}, RECIST: [][8]float64{r}}
+		c = &Case{Boxes: []Box{{Box: box.Box{X1: hx1 - 5, Y1: hy1 - 5, X2: hx2 + 5, Y2: hy2 + 5}}}, RECIST: [][8]float64{r}}
 		b = moveBox(g, c, 0)
 		moved := moveRECIST(g, r)
 		mx1, my1, mx2, my2 := hull(moved[:])
@@ -348,7 +349,7 @@ func TestAugmentedBoxesStayOnTheirLesions(t *testing.T) {
 
 // TestBoxMostlyOutsideACropIsIgnored: neither a target nor background.
 func TestBoxMostlyOutsideACropIsIgnored(t *testing.T) {
-	p := &plan{c: &Case{Boxes: []Box{{X1: -8, Y1: 10, X2: 2, Y2: 20}, {X1: -2, Y1: 10, X2: 8, Y2: 20}, {X1: 200, Y1: 0, X2: 210, Y2: 9}},
+	p := &plan{c: &Case{Boxes: []Box{{Box: box.Box{X1: -8, Y1: 10, X2: 2, Y2: 20}}, {Box: box.Box{X1: -2, Y1: 10, X2: 8, Y2: 20}}, {Box: box.Box{X1: 200, Y1: 0, X2: 210, Y2: 9}}},
 		Ignore: []IgnoreRegion{{X: 5, Y: 5, Radius: 2}, {X: -50, Y: 5, Radius: 2}}}}
 	p.target(Geometry{A: [6]float64{1, 0, 0, 0, 1, 0}}, 63, 63)
 	if len(p.boxes) != 1 || p.boxes[0] != [4]float32{0, 10, 8, 20} {

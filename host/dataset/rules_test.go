@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-
+	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -48,7 +48,7 @@ func TestBoxesAtTheEdgeOfTheImage(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || formatBox(d.Cases[0].Boxes[0]) != want {
+		if err != nil || d.Cases[0].Boxes[0].Box.String() != want {
 			t.Errorf("%s: %v, want %s", row, err, want)
 		}
 	}
@@ -321,7 +321,7 @@ func TestSizesOfAPlan(t *testing.T) {
 // A positive crop holds the lesion, whole when it fits; any other lies in the content.
 func TestCropsLieInTheContentAndHoldTheLesion(t *testing.T) {
 	g := Geometry{A: [6]float64{1, 0, 0, 0, 1, 0}}
-	c := &Case{Boxes: []Box{{X1: 40, Y1: 20, X2: 48, Y2: 26}}}
+	c := &Case{Boxes: []Box{{Box: box.Box{X1: 40, Y1: 20, X2: 48, Y2: 26}}}}
 	rng := rand.New(rand.NewPCG(1, 2))
 	seen := map[float64]bool{}
 	for range 400 {
@@ -349,7 +349,7 @@ func TestCropsLieInTheContentAndHoldTheLesion(t *testing.T) {
 	if x, y := cropOffset(c, g, LoadOptions{CropSize: 6, PositiveCrop: 1}, 60, 80, rng); x != 41 || y < 20 || y > 21 {
 		t.Errorf("a crop smaller than the lesion begins at %g, %g, want its middle", x, y)
 	}
-	corner := &Case{Boxes: []Box{{X1: 76, Y1: 1, X2: 79, Y2: 3}}}
+	corner := &Case{Boxes: []Box{{Box: box.Box{X1: 76, Y1: 1, X2: 79, Y2: 3}}}}
 	for range 50 {
 		if x, y := cropOffset(corner, g, LoadOptions{CropSize: 30, PositiveCrop: 1}, 60, 80, rng); x > 50 || x < 50 || y < 0 || y > 1 {
 			t.Fatalf("a crop at the corner begins at %g, %g", x, y)
@@ -367,11 +367,11 @@ func TestTargetsKeepWhatIsVisible(t *testing.T) {
 		boxes [][4]float32
 		gone  [][4]float32
 	}{
-		{Box{X1: 1, Y1: 2, X2: 5, Y2: 6, Class: 3}, [][4]float32{{1, 2, 5, 6}}, nil},
-		{Box{X1: -6, Y1: 0, X2: 4, Y2: 10}, [][4]float32{{0, 0, 4, 10}}, nil},
-		{Box{X1: -6.1, Y1: 0, X2: 3.9, Y2: 10}, nil, [][4]float32{{0, 0, 3.9, 10}}},
-		{Box{X1: 16, Y1: 26, X2: 26, Y2: 30}, nil, [][4]float32{{16, 26, 20, 29}}},
-		{Box{X1: -9, Y1: 0, X2: -1, Y2: 4}, nil, nil},
+		{Box{Box: box.Box{X1: 1, Y1: 2, X2: 5, Y2: 6}, Class: 3}, [][4]float32{{1, 2, 5, 6}}, nil},
+		{Box{Box: box.Box{X1: -6, Y1: 0, X2: 4, Y2: 10}}, [][4]float32{{0, 0, 4, 10}}, nil},
+		{Box{Box: box.Box{X1: -6.1, Y1: 0, X2: 3.9, Y2: 10}}, nil, [][4]float32{{0, 0, 3.9, 10}}},
+		{Box{Box: box.Box{X1: 16, Y1: 26, X2: 26, Y2: 30}}, nil, [][4]float32{{16, 26, 20, 29}}},
+		{Box{Box: box.Box{X1: -9, Y1: 0, X2: -1, Y2: 4}}, nil, nil},
 	} {
 		p := &plan{c: &Case{Boxes: []Box{test.box}}}
 		p.target(g, 29, 20)
@@ -383,7 +383,7 @@ func TestTargetsKeepWhatIsVisible(t *testing.T) {
 		}
 	}
 	double := Geometry{A: [6]float64{2, 0, 1, 0, 2, 0}}
-	p := &plan{c: &Case{Boxes: []Box{{X1: 1, Y1: 1, X2: 3, Y2: 2}}, RECIST: [][8]float64{{1, 1, 3, 1, 2, 1, 2, 2}},
+	p := &plan{c: &Case{Boxes: []Box{{Box: box.Box{X1: 1, Y1: 1, X2: 3, Y2: 2}}}, RECIST: [][8]float64{{1, 1, 3, 1, 2, 1, 2, 2}},
 		Ignore: []IgnoreRegion{{X: 5, Y: 6, Radius: 2}, {X1: 4, Y1: 4, X2: 5, Y2: 7}, {X: -9, Y: 5, Radius: 1}}}}
 	p.target(double, 29, 20)
 	if diff := cmp.Diff([]any{[][8]float32{{3, 2, 7, 2, 5, 2, 5, 4}}, [][4]float32{{7, 8, 15, 16}, {9, 8, 11, 14}}}, []any{p.recist, p.ignore}); diff != "" {

@@ -8,42 +8,20 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/alignedfusion/alignedfusion/internal/box"
 )
 
-// Box is a detection in one image, in pixels.
-type Box struct {
-	X1, Y1, X2, Y2 float64
-	Score          float64
-	Class          int
-}
-
-func (b Box) area() float64 { return max(b.X2-b.X1, 0) * max(b.Y2-b.Y1, 0) }
-
-// IoU returns intersection over union; 0 when the union is empty.
-func IoU(a, b Box) float64 {
-	w := min(a.X2, b.X2) - max(a.X1, b.X1)
-	h := min(a.Y2, b.Y2) - max(a.Y1, b.Y1)
-	if w <= 0 || h <= 0 {
-		return 0
-	}
-	return w * h / (a.area() + b.area() - w*h)
-}
+// Box is a detection in one image.
+type Box = box.Detection
 
 // FlipX mirrors boxes left-right in an image of the given width in pixels.
 func FlipX(boxes []Box, width float64) []Box {
-	out := make([]Box, len(boxes))
-	for i, b := range boxes {
-		out[i] = b
-		out[i].X1, out[i].X2 = width-b.X2, width-b.X1
+	out := slices.Clone(boxes)
+	for i := range out {
+		out[i].Box = out[i].Box.FlipX(width)
 	}
 	return out
-}
-
-// byScore orders from the highest score down; equal scores by position, so that the
-// result does not depend on the order given.
-func byScore(a, b Box) int {
-	return cmp.Or(cmp.Compare(b.Score, a.Score), cmp.Compare(a.Class, b.Class), cmp.Compare(a.X1, b.X1),
-		cmp.Compare(a.Y1, b.Y1), cmp.Compare(a.X2, b.X2), cmp.Compare(a.Y2, b.Y2))
 }
 
 // FuseOptions steer Fuse.
@@ -109,7 +87,7 @@ func Fuse(sources [][]Box, o FuseOptions) ([]Box, error) {
 		}
 	}
 	slices.SortFunc(all, func(a, b member) int {
-		return cmp.Or(cmp.Compare(b.rank, a.rank), byScore(a.Box, b.Box), cmp.Compare(a.source, b.source))
+		return cmp.Or(cmp.Compare(b.rank, a.rank), box.ByScore(a.Box, b.Box), cmp.Compare(a.source, b.source))
 	})
 	type cluster struct {
 		members []member
@@ -123,7 +101,7 @@ func Fuse(sources [][]Box, o FuseOptions) ([]Box, error) {
 			if c.fused.Class != m.Class {
 				continue
 			}
-			if iou := IoU(c.fused, m.Box); iou > bestIoU {
+			if iou := box.IoU(c.fused.Box, m.Box.Box); iou > bestIoU {
 				best, bestIoU = c, iou
 			}
 		}
@@ -164,7 +142,7 @@ func Fuse(sources [][]Box, o FuseOptions) ([]Box, error) {
 		out[i] = c.fused
 		out[i].Score *= share / sum
 	}
-	slices.SortFunc(out, byScore)
+	slices.SortFunc(out, box.ByScore)
 	return out, nil
 }
 
@@ -241,9 +219,9 @@ func Merge(volume []Slice, o MergeOptions) ([]Finding, error) {
 			low, high = min(low, s.Z), max(high, s.Z)
 		}
 	}
-	slices.SortFunc(all, func(a, b *node) int { return cmp.Or(byScore(a.Box, b.Box), cmp.Compare(a.z, b.z)) })
+	slices.SortFunc(all, func(a, b *node) int { return cmp.Or(box.ByScore(a.Box, b.Box), cmp.Compare(a.z, b.z)) })
 	for _, list := range byZ {
-		slices.SortFunc(list, func(a, b *node) int { return byScore(a.Box, b.Box) })
+		slices.SortFunc(list, func(a, b *node) int { return box.ByScore(a.Box, b.Box) })
 	}
 	var out []Finding
 	for _, seed := range all {
@@ -258,7 +236,7 @@ func Merge(volume []Slice, o MergeOptions) ([]Finding, error) {
 				var next *node
 				bestIoU := threshold
 				for _, n := range byZ[z] {
-					if iou := IoU(last.Box, n.Box); n.free && n.Class == seed.Class && iou >= bestIoU && (next == nil || iou > bestIoU) {
+					if iou := box.IoU(last.Box.Box, n.Box.Box); n.free && n.Class == seed.Class && iou >= bestIoU && (next == nil || iou > bestIoU) {
 						next, bestIoU = n, iou
 					}
 				}

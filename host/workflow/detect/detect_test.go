@@ -8,25 +8,32 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
+
+	"github.com/alignedfusion/alignedfusion/internal/box"
 )
 
 var closely = cmpopts.EquateApprox(1e-9, 1e-9)
 
+// found is a detection in short.
+func found(x1, y1, x2, y2, score float64, class int) Box {
+	return Box{Box: box.Box{X1: x1, Y1: y1, X2: x2, Y2: y2}, Score: score, Class: class}
+}
+
 func TestFuseIsTheScoreWeightedMean(t *testing.T) {
 	got, err := Fuse([][]Box{
-		{{0, 0, 10, 10, 0.8, 0}, {50, 50, 60, 60, 0.6, 0}},
-		{{1, 0, 11, 10, 0.4, 0}, {0, 0, 10, 10, 0.5, 1}},
+		{found(0, 0, 10, 10, 0.8, 0), found(50, 50, 60, 60, 0.6, 0)},
+		{found(1, 0, 11, 10, 0.4, 0), found(0, 0, 10, 10, 0.5, 1)},
 	}, FuseOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []Box{
 		// (0.8·0 + 0.4·1)/1.2 = 1/3; mean score 0.6, seen by both
-		{1.0 / 3, 0, 10 + 1.0/3, 10, 0.6, 0},
+		found(1.0/3, 0, 10+1.0/3, 10, 0.6, 0),
 		// seen by one of two: half its score
-		{50, 50, 60, 60, 0.3, 0},
+		found(50, 50, 60, 60, 0.3, 0),
 		// another class does not join
-		{0, 0, 10, 10, 0.25, 1},
+		found(0, 0, 10, 10, 0.25, 1),
 	}
 	if diff := cmp.Diff(want, got, closely); diff != "" {
 		t.Error(diff)
@@ -34,31 +41,31 @@ func TestFuseIsTheScoreWeightedMean(t *testing.T) {
 }
 
 func TestFuseWeighsSources(t *testing.T) {
-	got, err := Fuse([][]Box{{{0, 0, 10, 10, 0.5, 0}}, {{2, 0, 12, 10, 0.5, 0}}}, FuseOptions{Weights: []float64{3, 1}})
+	got, err := Fuse([][]Box{{found(0, 0, 10, 10, 0.5, 0)}, {found(2, 0, 12, 10, 0.5, 0)}}, FuseOptions{Weights: []float64{3, 1}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	// ranks 1.5 and 0.5: x1 = 0.5·2/2 = 0.5; score (1.5 + 0.5)/(3 + 1)
-	if diff := cmp.Diff([]Box{{0.5, 0, 10.5, 10, 0.5, 0}}, got, closely); diff != "" {
+	if diff := cmp.Diff([]Box{found(0.5, 0, 10.5, 10, 0.5, 0)}, got, closely); diff != "" {
 		t.Error(diff)
 	}
 	// Duplicates of one source do not count as agreement.
-	got, err = Fuse([][]Box{{{0, 0, 10, 10, 0.5, 0}, {0, 0, 10, 10, 0.5, 0}}, nil}, FuseOptions{})
+	got, err = Fuse([][]Box{{found(0, 0, 10, 10, 0.5, 0), found(0, 0, 10, 10, 0.5, 0)}, nil}, FuseOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]Box{{0, 0, 10, 10, 0.25, 0}}, got, closely); diff != "" {
+	if diff := cmp.Diff([]Box{found(0, 0, 10, 10, 0.25, 0)}, got, closely); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestFuseOfOneSourceWithoutOverlapsChangesNothing(t *testing.T) {
-	boxes := []Box{{0, 0, 10, 10, 0.9, 0}, {20, 0, 30, 10, 0.7, 1}, {40, 0, 50, 10, 0.7, 0}}
+	boxes := []Box{found(0, 0, 10, 10, 0.9, 0), found(20, 0, 30, 10, 0.7, 1), found(40, 0, 50, 10, 0.7, 0)}
 	got, err := Fuse([][]Box{boxes}, FuseOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	slices.SortFunc(boxes, byScore)
+	slices.SortFunc(boxes, box.ByScore)
 	if diff := cmp.Diff(boxes, got, closely); diff != "" {
 		t.Error(diff)
 	}
@@ -67,8 +74,8 @@ func TestFuseOfOneSourceWithoutOverlapsChangesNothing(t *testing.T) {
 func drawBoxes(t *rapid.T, label string) []Box {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Box {
 		x, y := rapid.Float64Range(0, 50).Draw(t, "x"), rapid.Float64Range(0, 50).Draw(t, "y")
-		return Box{x, y, x + rapid.Float64Range(0, 20).Draw(t, "w"), y + rapid.Float64Range(0, 20).Draw(t, "h"),
-			rapid.Float64Range(0, 1).Draw(t, "score"), rapid.IntRange(0, 1).Draw(t, "class")}
+		return found(x, y, x+rapid.Float64Range(0, 20).Draw(t, "w"), y+rapid.Float64Range(0, 20).Draw(t, "h"),
+			rapid.Float64Range(0, 1).Draw(t, "score"), rapid.IntRange(0, 1).Draw(t, "class"))
 	}), 0, 12).Draw(t, label)
 }
 
@@ -101,18 +108,18 @@ func TestFlipXTwiceIsTheSame(t *testing.T) {
 			t.Fatal(diff)
 		}
 	})
-	if diff := cmp.Diff([]Box{{54, 1, 62, 5, 1, 0}}, FlipX([]Box{{2, 1, 10, 5, 1, 0}}, 64)); diff != "" {
+	if diff := cmp.Diff([]Box{found(54, 1, 62, 5, 1, 0)}, FlipX([]Box{found(2, 1, 10, 5, 1, 0)}, 64)); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestMergeFollowsALesionThroughSlices(t *testing.T) {
 	volume := []Slice{
-		{3, []Box{{10, 10, 20, 20, 0.5, 0}}},
-		{4, []Box{{11, 10, 21, 20, 0.9, 0}, {60, 60, 70, 70, 0.4, 0}}},
-		{5, []Box{{12, 10, 22, 20, 0.7, 0}, {12, 10, 22, 20, 0.65, 1}}},
-		{7, []Box{{13, 10, 23, 20, 0.6, 0}}},
-		{9, []Box{{13, 10, 23, 20, 0.3, 0}}},
+		{3, []Box{found(10, 10, 20, 20, 0.5, 0)}},
+		{4, []Box{found(11, 10, 21, 20, 0.9, 0), found(60, 60, 70, 70, 0.4, 0)}},
+		{5, []Box{found(12, 10, 22, 20, 0.7, 0), found(12, 10, 22, 20, 0.65, 1)}},
+		{7, []Box{found(13, 10, 23, 20, 0.6, 0)}},
+		{9, []Box{found(13, 10, 23, 20, 0.3, 0)}},
 	}
 	got, err := Merge(volume, MergeOptions{Gap: 1})
 	if err != nil {

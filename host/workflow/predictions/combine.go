@@ -63,18 +63,13 @@ func Fuse(sources [][]Prediction, weights []float64) ([]Prediction, error) {
 		most := 0
 		for k, p := range sources {
 			most = max(most, len(p[i].Boxes))
-			for _, b := range p[i].Boxes {
-				boxes[k] = append(boxes[k], detect.Box(b))
-			}
+			boxes[k] = p[i].Boxes
 		}
 		fused, err := detect.Fuse(boxes, detect.FuseOptions{Weights: weights})
 		if err != nil {
 			return nil, &config.Error{Err: err}
 		}
-		out[i].Boxes = nil
-		for _, b := range fused[:min(most, len(fused))] {
-			out[i].Boxes = append(out[i].Boxes, Box(b))
-		}
+		out[i].Boxes = fused[:min(most, len(fused))]
 	}
 	return out, nil
 }
@@ -107,7 +102,7 @@ func Findings(predictions []Prediction, labels []sdk.LabelSet, o detect.MergeOpt
 		cases[name][p.Case.KeySlice] = p.Case
 		slice := detect.Slice{Z: p.Case.KeySlice}
 		for _, b := range p.Boxes {
-			slice.Boxes = append(slice.Boxes, detect.Box(b))
+			slice.Boxes = append(slice.Boxes, b)
 		}
 		volumes[name] = append(volumes[name], slice)
 	}

@@ -18,13 +18,13 @@ import (
 
 func TestFuseFusesCaseByCase(t *testing.T) {
 	a, b := &dataset.Case{ID: "a"}, &dataset.Case{ID: "b"}
-	first := []Prediction{{Case: a, Boxes: []Box{{0, 0, 10, 10, 0.8, 0}}}, {Case: b}}
-	second := []Prediction{{Case: a, Boxes: []Box{{2, 0, 12, 10, 0.8, 0}}}, {Case: b, Boxes: []Box{{1, 1, 5, 5, 0.6, 0}}}}
+	first := []Prediction{{Case: a, Boxes: []Box{found(0, 0, 10, 10, 0.8, 0)}}, {Case: b}}
+	second := []Prediction{{Case: a, Boxes: []Box{found(2, 0, 12, 10, 0.8, 0)}}, {Case: b, Boxes: []Box{found(1, 1, 5, 5, 0.6, 0)}}}
 	got, err := Fuse([][]Prediction{first, second}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := [][]Box{{{1, 0, 11, 10, 0.8, 0}}, {{1, 1, 5, 5, 0.3, 0}}}
+	want := [][]Box{{found(1, 0, 11, 10, 0.8, 0)}, {found(1, 1, 5, 5, 0.3, 0)}}
 	for i, p := range got {
 		if diff := cmp.Diff(want[i], p.Boxes, cmpopts.EquateApprox(1e-9, 1e-9)); diff != "" {
 			t.Error(diff)
@@ -65,8 +65,8 @@ func TestFindingsMergeTheSlicesOfEachVolume(t *testing.T) {
 		return Prediction{Case: &dataset.Case{ID: id, Stack: stack, KeySlice: z, Patient: "p" + stack}, Boxes: boxes}
 	}
 	predictions := []Prediction{
-		slice("v", 1, Box{0, 0, 10, 10, 0.5, 0}), slice("v", 2, Box{1, 0, 11, 10, 0.75, 0}), slice("w", 3, Box{1, 0, 11, 10, 0.25, 0}),
-		{Case: &dataset.Case{ID: "alone.png"}, Boxes: []Box{{5, 5, 6, 6, 0.125, 0}}},
+		slice("v", 1, found(0, 0, 10, 10, 0.5, 0)), slice("v", 2, found(1, 0, 11, 10, 0.75, 0)), slice("w", 3, found(1, 0, 11, 10, 0.25, 0)),
+		{Case: &dataset.Case{ID: "alone.png"}, Boxes: []Box{found(5, 5, 6, 6, 0.125, 0)}},
 	}
 	found, err := Findings(predictions, []sdk.LabelSet{{Classes: []string{"lesion"}}}, detect.MergeOptions{})
 	if err != nil {

@@ -11,18 +11,14 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
 // Box is a detection in pixels of the original image.
-type Box struct {
-	X1, Y1, X2, Y2 float64
-	Score          float64
-	// Class indexes the label set.
-	Class int
-}
+type Box = box.Detection
 
 // Reconstructed is what the fusion makes of an attribute that a report does not mention.
 type Reconstructed struct {
@@ -103,11 +99,12 @@ func (d *Decoder) boxes(run *pipeline.Run, b *dataset.Batch, out []Prediction) e
 		if n := len(d.Labels[0].Classes); labels[k] < 0 || labels[k] >= int64(n) {
 			return d.Head.WrongOutput("box %d has label %d, there are %d classes", k, labels[k], n)
 		}
-		x1, y1, x2, y2 := b.Geometry[at].BoxToOriginal(float64(v[0]), float64(v[1]), float64(v[2]), float64(v[3]))
-		if x2 < x1 || y2 < y1 {
+		found := Box{Score: float64(scores[k]), Class: int(labels[k])}
+		found.X1, found.Y1, found.X2, found.Y2 = b.Geometry[at].BoxToOriginal(float64(v[0]), float64(v[1]), float64(v[2]), float64(v[3]))
+		if !found.Valid() {
 			return d.Head.WrongOutput("box %d is %v, want x1 <= x2 and y1 <= y2", k, v)
 		}
-		out[at].Boxes = append(out[at].Boxes, Box{x1, y1, x2, y2, float64(scores[k]), int(labels[k])})
+		out[at].Boxes = append(out[at].Boxes, found)
 	}
 	limit := d.MaxBoxes
 	for i := range out {

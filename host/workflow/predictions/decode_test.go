@@ -39,6 +39,11 @@ func detections(boxes, scores []float32, labels []int64, image []int32) map[stri
 	}
 }
 
+// found is a detection in short.
+func found(x1, y1, x2, y2, score float64, class int) Box {
+	return Box{Box: box.Box{X1: x1, Y1: y1, X2: x2, Y2: y2}, Score: score, Class: class}
+}
+
 func TestBoxesAreOriginalPixelsBestFirst(t *testing.T) {
 	d := decoder(config.Detect)
 	d.MaxBoxes = 2
@@ -52,8 +57,8 @@ func TestBoxesAreOriginalPixelsBestFirst(t *testing.T) {
 	}
 	// x = 2 xn, y = 2 (yn - 3), clipped to the image; the third box of a is over the cap.
 	want := [][]Box{
-		{{20, 14, 40, 34, 0.5, 0}, {2, 2, 6, 10, 0.25, 1}},
-		{{2, 2, 49, 30, 0.75, 0}},
+		{found(20, 14, 40, 34, 0.5, 0), found(2, 2, 6, 10, 0.25, 1)},
+		{found(2, 2, 49, 30, 0.75, 0)},
 	}
 	for i := range want {
 		if diff := cmp.Diff(want[i], out[i].Boxes); diff != "" {
@@ -65,16 +70,16 @@ func TestBoxesAreOriginalPixelsBestFirst(t *testing.T) {
 func TestWhatAHeadMustNotAnswerIsBlamedOnIt(t *testing.T) {
 	d := decoder(config.Detect)
 	nan := float32(math.NaN())
-	box := []float32{1, 1, 2, 2}
+	corners := []float32{1, 1, 2, 2}
 	for name, c := range map[string]struct {
 		outputs map[string]*tensor.Tensor
 		want    string
 	}{
-		"NaN box":      {detections([]float32{1, nan, 2, 2}, []float32{1}, []int64{0}, []int32{0}), "finite"},
-		"NaN score":    {detections(box, []float32{nan}, []int64{0}, []int32{0}), "finite"},
-		"image":        {detections(box, []float32{1}, []int64{0}, []int32{1}), "image 1 of a batch of 1"},
-		"label":        {detections(box, []float32{1}, []int64{2}, []int32{0}), "label 2, there are 2 classes"},
-		"counts":       {detections(box, []float32{1, 1}, []int64{0, 0}, []int32{0, 0}), "1 boxes, 2 scores"},
+		"NaN corners":      {detections([]float32{1, nan, 2, 2}, []float32{1}, []int64{0}, []int32{0}), "finite"},
+		"NaN score":    {detections(corners, []float32{nan}, []int64{0}, []int32{0}), "finite"},
+		"image":        {detections(corners, []float32{1}, []int64{0}, []int32{1}), "image 1 of a batch of 1"},
+		"label":        {detections(corners, []float32{1}, []int64{2}, []int32{0}), "label 2, there are 2 classes"},
+		"counts":       {detections(corners, []float32{1, 1}, []int64{0, 0}, []int32{0, 0}), "1 boxes, 2 scores"},
 		"turned round": {detections([]float32{5, 1, 2, 2}, []float32{1}, []int64{0}, []int32{0}), ""},
 		"missing":      {map[string]*tensor.Tensor{}, "nothing given"},
 	} {
@@ -82,7 +87,7 @@ func TestWhatAHeadMustNotAnswerIsBlamedOnIt(t *testing.T) {
 		out := make([]Prediction, 1)
 		err := d.boxes(&pipeline.Run{Outputs: c.outputs}, b, out)
 		var stage *pipeline.StageError
-		if c.want == "" { // the hull of the corners makes it a box again
+		if c.want == "" { // the hull of the corners makes it a corners again
 			if err != nil || out[0].Boxes[0].X1 > out[0].Boxes[0].X2 {
 				t.Errorf("%s: %v, %+v", name, err, out[0].Boxes)
 			}
@@ -154,7 +159,7 @@ func TestOnlyUnmentionedAttributesAreReconstructed(t *testing.T) {
 func TestDetectionTableIsWhatTheCommandPromises(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "boxes.csv")
 	predictions := []Prediction{
-		{Case: &dataset.Case{ID: "a, b.png", Patient: "p1"}, Boxes: []Box{{1, 2.5, 3, 4, float64(float32(0.1)), 1}}},
+		{Case: &dataset.Case{ID: "a, b.png", Patient: "p1"}, Boxes: []Box{found(1, 2.5, 3, 4, float64(float32(0.1)), 1)}},
 		{Case: &dataset.Case{ID: "c.png"}},
 	}
 	if err := Write(path, config.Detect, lesionSet, predictions); err != nil {
@@ -173,11 +178,11 @@ func TestDetectionTableIsWhatTheCommandPromises(t *testing.T) {
 }
 
 func TestIgnoredRegionsNeitherCountNorHurt(t *testing.T) {
-	cases := []dataset.Case{{ID: "a", Boxes: []dataset.Box{{X1: 10, Y1: 10, X2: 20, Y2: 20}},
+	cases := []dataset.Case{{ID: "a", Boxes: []dataset.Box{{Box: box.Box{X1: 10, Y1: 10, X2: 20, Y2: 20}}},
 		Ignore: []dataset.IgnoreRegion{{X: 50, Y: 50, Radius: 5}}}, {ID: "b"}}
 	predictions := []Prediction{
-		{Case: &cases[0], Boxes: []Box{{45, 45, 55, 55, 0.9, 0}, {10, 10, 20, 20, 0.8, 0}}},
-		{Case: &cases[1], Boxes: []Box{{1, 1, 5, 5, 0.1, 0}}},
+		{Case: &cases[0], Boxes: []Box{found(45, 45, 55, 55, 0.9, 0), found(10, 10, 20, 20, 0.8, 0)}},
+		{Case: &cases[1], Boxes: []Box{found(1, 1, 5, 5, 0.1, 0)}},
 	}
 	p := froc.DeepLesion()
 	r, err := EvaluateBoxes(cases, predictions, p)
