@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -10,23 +11,10 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-	"github.com/alignedfusion/alignedfusion/internal/box"
+	"github.com/alignedfusion/alignedfusion/internal/deeplesion"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
-
-// deepLesionColumns are the 18 columns of DL_info.csv.
-var deepLesionColumns = []string{"File_name", "Patient_index", "Study_index", "Series_ID", "Key_slice_index",
-	"Measurement_coordinates", "Bounding_boxes", "Lesion_diameters_Pixel_", "Normalized_lesion_location",
-	"Coarse_lesion_type", "Possibly_noisy", "Slice_range", "Spacing_mm_px_", "Image_size", "DICOM_windows",
-	"Patient_gender", "Patient_age", "Train_Val_Test"}
-
-// lesionTypes names Coarse_lesion_type 1 to 8.
-var lesionTypes = []string{"bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis"}
-
-// deepLesionPadding is what DeepLesion's boxes add around the RECIST diameters, in
-// pixels: so far a box may leave the image.
-const deepLesionPadding = 5
 
 // The attributes that DL_info.csv itself gives. Location and size are annotations
 // of the very lesion to be found.
@@ -50,7 +38,7 @@ func openDeepLesion(o *opener) error {
 
 // deepLesionCases reads DL_info.csv and attributes.csv into cases, one per key slice.
 func (o *opener) deepLesionCases(t *table.Table) error {
-	if err := t.Need(deepLesionColumns...); err != nil {
+	if err := t.Need(deeplesion.Columns...); err != nil {
 		return err
 	}
 	extra, err := o.attributeTable()
@@ -86,34 +74,35 @@ func (o *opener) deepLesionCases(t *table.Table) error {
 			o.problems.AddError(t.Path, r.Line, "", err)
 			continue
 		}
-		listed[l.file] = true
-		if l.noisy && (o.opt.Noisy == NoisyDrop || o.opt.Noisy == NoisyDropTest && l.split == "test") {
+		listed[l.File] = true
+		if l.Noisy && (o.opt.Noisy == NoisyDrop || o.opt.Noisy == NoisyDropTest && l.Split == "test") {
 			continue
 		}
-		i, known := byFile[l.file]
+		i, known := byFile[l.File]
 		if !known {
 			i = o.addCase(l.newCase(o.path), t.Path, r.Line)
-			byFile[l.file] = i
+			byFile[l.File] = i
 		}
 		c := &d.Cases[i]
-		if c.Split != l.split || c.Size != l.size || c.SpacingMM != l.spacingMM {
-			o.problems.Add(t.Path, r.Line, "File_name", "%s has another split, size or spacing in %s", l.file, c.Origin)
+		if c.Split != l.Split || c.Size != l.size || c.SpacingMM != l.SpacingMM {
+			o.problems.Add(t.Path, r.Line, "File_name", "%s has another split, size or spacing in %s", l.File, c.Origin)
 			continue
 		}
 		if twin := slices.IndexFunc(c.RECIST, func(m [8]float64) bool { return m == l.recist }); twin >= 0 {
-			o.problems.Add(t.Path, r.Line, "", "the same lesion as in line %d", lines[l.file][twin])
+			o.problems.Add(t.Path, r.Line, "", "the same lesion as in line %d", lines[l.File][twin])
 			continue
 		}
-		o.pending = append(o.pending, pendingBox{i, len(c.Boxes), place{t.Path, r.Line}, "Bounding_boxes", deepLesionPadding + 0.5})
-		c.Boxes = append(c.Boxes, l.box)
+		o.pending = append(o.pending, pendingBox{i, len(c.Boxes), place{t.Path, r.Line}, "Bounding_boxes", deeplesion.Padding + 0.5})
+		target := l.target()
+		c.Boxes = append(c.Boxes, target)
 		c.RECIST = append(c.RECIST, l.recist)
-		lines[l.file] = append(lines[l.file], r.Line)
+		lines[l.File] = append(lines[l.File], r.Line)
 
 		// An image has one report: its largest lesion gives location and size.
 		values := map[string]string{"age": l.age, "gender": l.gender}
-		if l.longPixels > diameters[l.file] {
-			diameters[l.file] = l.longPixels
-			values["location"], values["size"] = l.location, l.box.Strata["diameter_mm"]
+		if l.LongPixels > diameters[l.File] {
+			diameters[l.File] = l.LongPixels
+			values["location"], values["size"] = l.Type, target.Strata["diameter_mm"]
 		}
 		// Age and gender are checked whether they are used or not.
 		for _, name := range slices.Sorted(maps.Keys(values)) {
@@ -196,29 +185,29 @@ func (o *opener) joinAttributes(extra *attributeColumns, byFile map[string]int, 
 	}
 }
 
-// lesion is one row of DL_info.csv.
+// lesion is one row of DL_info.csv with what only training reads.
 type lesion struct {
-	file, patient, split string
-	series               string
-	keySlice             int
-	recist               [8]float64
-	box                  Box
-	longPixels           float64
-	noisy                bool
-	spacingMM            [3]float64
-	size                 [2]int
-	location             string
-	gender, age          string
+	*deeplesion.Lesion
+	patient, series string
+	keySlice        int
+	recist          [8]float64
+	size            [2]int
+	gender, age     string
 }
 
 func parseLesion(t *table.Table, r table.Row) (*lesion, error) {
 	fail := func(column, format string, args ...any) (*lesion, error) {
 		return nil, problem.At(t.Path, r.Line, column, format, args...)
 	}
-	l := &lesion{file: t.Get(r, "File_name")}
-	m := deepLesionName.FindStringSubmatch(l.file)
+	common, err := deeplesion.Parse(func(column string) string { return t.Get(r, column) })
+	var cell *deeplesion.CellError
+	if errors.As(err, &cell) {
+		return fail(cell.Column, "%v", cell.Err)
+	}
+	l := &lesion{Lesion: common, gender: t.Get(r, "Patient_gender"), age: t.Get(r, "Patient_age")}
+	m := deepLesionName.FindStringSubmatch(l.File)
 	if m == nil {
-		return fail("File_name", "%q is not PPPPPP_SS_EE_NNN.png", problem.Clip(l.file, 60))
+		return fail("File_name", "%q is not PPPPPP_SS_EE_NNN.png", problem.Clip(l.File, 60))
 	}
 	l.series, l.patient = m[1], m[1][:6]
 	l.keySlice, _ = strconv.Atoi(m[2])
@@ -232,84 +221,37 @@ func parseLesion(t *table.Table, r table.Row) (*lesion, error) {
 	for i, v := range recist {
 		l.recist[i] = v - 1 // the table counts pixels from 1
 	}
-	b, err := table.Numbers(t.Get(r, "Bounding_boxes"), 4)
-	if err != nil {
-		return fail("Bounding_boxes", "%v", err)
-	}
-	if b[2] < b[0] || b[3] < b[1] {
-		return fail("Bounding_boxes", "x2 < x1 or y2 < y1 in %q", t.Get(r, "Bounding_boxes"))
-	}
-	l.box = Box{Box: box.Box{X1: b[0] - 1, Y1: b[1] - 1, X2: b[2] - 1, Y2: b[3] - 1}, Strata: map[string]string{}}
-	diameters, err := table.Numbers(t.Get(r, "Lesion_diameters_Pixel_"), 2)
-	if err != nil {
-		return fail("Lesion_diameters_Pixel_", "%v", err)
-	}
-	l.longPixels = diameters[0]
 	size, err := table.Numbers(t.Get(r, "Image_size"), 2)
 	if err != nil || size[0] < 1 || size[1] < 1 || size[0] > maxImageSide || size[1] > maxImageSide ||
 		size[0] != float64(int(size[0])) || size[1] != float64(int(size[1])) {
 		return fail("Image_size", "%q is not \"width, height\" in pixels", problem.Clip(t.Get(r, "Image_size"), 40))
 	}
 	l.size = [2]int{int(size[1]), int(size[0])}
-	l.spacingMM = parseSpacing(t.Get(r, "Spacing_mm_px_"))
-	switch t.Get(r, "Train_Val_Test") {
-	case "1":
-		l.split = "train"
-	case "2":
-		l.split = "val"
-	case "3":
-		l.split = "test"
-	default:
-		return fail("Train_Val_Test", "%q, want 1 (train), 2 (val) or 3 (test)", problem.Clip(t.Get(r, "Train_Val_Test"), 20))
+	if word, ok := map[string]string{"M": "male", "F": "female"}[l.gender]; ok {
+		l.gender = word
 	}
-	switch t.Get(r, "Possibly_noisy") {
-	case "0":
-	case "1":
-		l.noisy = true
-	default:
-		return fail("Possibly_noisy", "%q, want 0 or 1", problem.Clip(t.Get(r, "Possibly_noisy"), 20))
-	}
-	switch kind, err := strconv.Atoi(t.Get(r, "Coarse_lesion_type")); {
-	case err != nil || kind != -1 && (kind < 1 || kind > len(lesionTypes)):
-		return fail("Coarse_lesion_type", "%q, want -1 (unknown) or 1 to %d", problem.Clip(t.Get(r, "Coarse_lesion_type"), 20), len(lesionTypes))
-	case kind > 0:
-		l.location = lesionTypes[kind-1]
-		l.box.Strata["lesion_type"] = l.location
-	}
-	if mm := l.spacingMM[2]; mm > 0 {
-		l.box.Strata["diameter_mm"] = strconv.FormatFloat(l.longPixels*mm, 'f', 2, 64)
-	}
-	switch g := t.Get(r, "Patient_gender"); g {
-	case "M":
-		l.gender = "male"
-	case "F":
-		l.gender = "female"
-	default:
-		l.gender = g
-	}
-	l.age = t.Get(r, "Patient_age")
 	return l, nil
 }
 
-// parseSpacing reads "x, y, z" in mm as z, y, x; what is not a positive number is
-// unknown and becomes 0.
-func parseSpacing(text string) [3]float64 {
-	var mm [3]float64
-	for i, part := range strings.SplitN(text, ",", 3) {
-		if v, err := table.Number(strings.TrimSpace(part)); err == nil && v > 0 {
-			mm[2-i] = v
-		}
+// target is the lesion's box with what a stratified evaluation may want.
+func (l *lesion) target() Box {
+	b := Box{Box: l.Box, Strata: map[string]string{}}
+	if l.Type != "" {
+		b.Strata["lesion_type"] = l.Type
 	}
-	return mm
+	if mm := l.DiameterMM(); mm > 0 {
+		b.Strata["diameter_mm"] = strconv.FormatFloat(mm, 'f', 2, 64)
+	}
+	return b
 }
 
 func (l *lesion) newCase(dir string) Case {
-	c := Case{ID: l.file, Patient: l.patient, Split: l.split, HasTargets: true, KeySlice: l.keySlice,
+	c := Case{ID: l.File, Patient: l.patient, Split: l.Split, HasTargets: true, KeySlice: l.keySlice,
 		Images: map[string]string{Volume: filepath.Join(dir, "Images_png", l.series, fmt.Sprintf("%03d.png", l.keySlice))},
-		Stack:  l.series, SpacingMM: l.spacingMM, Size: l.size, Attributes: map[string]schema.Cell{},
+		Stack:  l.series, SpacingMM: l.SpacingMM, Size: l.size, Attributes: map[string]schema.Cell{},
 		Strata: map[string]string{}}
-	if l.spacingMM[0] > 0 {
-		c.Strata["slice_spacing_mm"] = formatNumber(l.spacingMM[0])
+	if l.SpacingMM[0] > 0 {
+		c.Strata["slice_spacing_mm"] = formatNumber(l.SpacingMM[0])
 	}
 	return c
 }

@@ -72,16 +72,6 @@ func TestNumbersOfDeepLesionHaveBounds(t *testing.T) {
 			t.Errorf("%s: %v", test.new, err)
 		}
 	}
-	for text, want := range map[string][3]float64{"0.8, 0.7, 2": {2, 0.7, 0.8}, "0.8, 0.7": {0, 0.7, 0.8}, "0, -1, nan": {}, "": {}, "1,2,3,4": {0, 2, 1}} {
-		if got := parseSpacing(text); got != want {
-			t.Errorf("spacing %q is %v, want %v", text, got, want)
-		}
-	}
-	for k, name := range []string{"bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis"} {
-		if lesionTypes[k] != name {
-			t.Errorf("type %d is %s, want %s", k+1, lesionTypes[k], name)
-		}
-	}
 }
 
 func TestWhatIsNotThereIsSaid(t *testing.T) {

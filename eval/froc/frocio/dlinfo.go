@@ -1,12 +1,15 @@
 package frocio
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/internal/deeplesion"
 )
 
 // isDLInfo recognises DeepLesion's DL_info.csv by its header.
@@ -19,11 +22,6 @@ func isDLInfo(header []string) bool {
 	return true
 }
 
-// organs names DeepLesion's Coarse_lesion_type 1 to 8; -1 (training split) is unknown.
-var organs = []string{"bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis"}
-
-var splitNames = map[string]string{"1": "train", "2": "val", "3": "test"}
-
 // readDLInfo reads DL_info.csv: one row per lesion on its key slice, boxes in
 // 1-based pixels.
 func (t *Truth) readDLInfo(tab *rowFile) error {
@@ -31,7 +29,7 @@ func (t *Truth) readDLInfo(tab *rowFile) error {
 	for i, name := range tab.header {
 		column[name] = i
 	}
-	for _, name := range []string{"Study_index", "Series_ID", "Coarse_lesion_type", "Possibly_noisy", "Spacing_mm_px_", "Lesion_diameters_Pixel_", "Patient_gender"} {
+	for _, name := range append([]string{"Patient_index", "Study_index", "Series_ID", "Patient_gender"}, deeplesion.Needed...) {
 		if _, there := column[name]; !there {
 			return fmt.Errorf("%s:1: no column %q", tab.file, name)
 		}
@@ -45,31 +43,27 @@ func (t *Truth) readDLInfo(tab *rowFile) error {
 	err := rows(tab, t.problems, func(row []string) error {
 		get := func(name string) string { return strings.TrimSpace(row[column[name]]) }
 		id := get("File_name")
-		split, known := splitNames[get("Train_Val_Test")]
-		if !known {
-			t.problems.row(tab.where(), "bad Train_Val_Test", "Train_Val_Test is %q, want 1, 2 or 3", get("Train_Val_Test"))
-			return nil
-		}
-		if want != "all" && split != want {
+		split, err := deeplesion.Split(get("Train_Val_Test"))
+		if err == nil && want != "all" && split != want {
 			t.leave(id)
 			return nil
 		}
-		isNoisy, err := flag(get("Possibly_noisy"))
-		if err != nil {
-			t.problems.row(tab.where(), "bad Possibly_noisy", "Possibly_noisy is %q, want 0 or 1", get("Possibly_noisy"))
+		listed, err := deeplesion.Parse(get)
+		var cell *deeplesion.CellError
+		if errors.As(err, &cell) {
+			t.problems.row(tab.where(), "bad "+cell.Column, "%v", cell)
 			return nil
 		}
-		if isNoisy {
+		if listed.Noisy {
 			noisy++
 			if t.options.Noisy == NoisyDrop {
 				t.leave(id)
 				return nil
 			}
 		}
-		lesion, err := dlInfoLesion(get)
-		if err != nil {
-			t.problems.row(tab.where(), "bad coordinates", "%v", err)
-			return nil
+		lesion := froc.Lesion{
+			Region: froc.Box(listed.Box.X1, listed.Box.Y1, listed.Box.X2, listed.Box.Y2), Ignore: listed.Noisy && t.options.Noisy == NoisyIgnore,
+			Strata: []string{cmp.Or(listed.Type, "unknown"), millimetres(listed.DiameterMM()), millimetres(listed.SpacingMM[0]), get("Patient_gender")},
 		}
 		var ok bool
 		if lesion.Image, ok = t.image(id, tab.where()); !ok && !t.left[id] {
@@ -81,7 +75,6 @@ func (t *Truth) readDLInfo(tab *rowFile) error {
 		im := &t.Images[lesion.Image]
 		im.Patient = get("Patient_index")
 		im.Volume = fmt.Sprintf("%s_%s_%s", get("Patient_index"), get("Study_index"), get("Series_ID"))
-		lesion.Ignore = isNoisy && t.options.Noisy == NoisyIgnore
 		t.Lesions = append(t.Lesions, lesion)
 		return nil
 	})
@@ -102,47 +95,10 @@ func (t *Truth) leave(id string) {
 	}
 }
 
-func dlInfoLesion(get func(string) string) (froc.Lesion, error) {
-	box, err := numbers(get("Bounding_boxes"), 4)
-	if err != nil {
-		return froc.Lesion{}, fmt.Errorf("Bounding_boxes %w", err)
+// millimetres writes a length for a stratum; "" where it is unknown.
+func millimetres(v float64) string {
+	if v == 0 {
+		return ""
 	}
-	spacing, err := numbers(get("Spacing_mm_px_"), 3)
-	if err != nil {
-		return froc.Lesion{}, fmt.Errorf("Spacing_mm_px_ %w", err)
-	}
-	diameters, err := numbers(get("Lesion_diameters_Pixel_"), 2)
-	if err != nil {
-		return froc.Lesion{}, fmt.Errorf("Lesion_diameters_Pixel_ %w", err)
-	}
-	organ := "unknown"
-	kind := get("Coarse_lesion_type")
-	if k, err := strconv.Atoi(kind); err == nil && k >= 1 && k <= len(organs) {
-		organ = organs[k-1]
-	} else if kind != "-1" {
-		return froc.Lesion{}, fmt.Errorf("Coarse_lesion_type is %q, want 1 to 8 or -1", kind)
-	}
-	region := froc.Box(box[0]-1, box[1]-1, box[2]-1, box[3]-1)
-	format := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
-	return froc.Lesion{
-		Region: region,
-		Strata: []string{organ, format(diameters[0] * spacing[0]), format(spacing[2]), get("Patient_gender")},
-	}, region.Check()
-}
-
-// numbers reads a list such as "1.5, 2, 3".
-func numbers(text string, want int) ([]float64, error) {
-	parts := strings.Split(text, ",")
-	if len(parts) != want {
-		return nil, fmt.Errorf("is %q, want %d numbers", text, want)
-	}
-	out := make([]float64, want)
-	for i, part := range parts {
-		v, err := number(strings.TrimSpace(part))
-		if err != nil {
-			return nil, fmt.Errorf("is %q: %w", text, err)
-		}
-		out[i] = v
-	}
-	return out, nil
+	return strconv.FormatFloat(v, 'g', 6, 64)
 }

@@ -250,8 +250,8 @@ func TestBadFilesAreNamedWithTheirRow(t *testing.T) {
 		{"COCO results: unknown image", map[string]string{"t.json": coco(""), "p.json": `[{"image_id":9,"bbox":[0,0,1,1],"score":1}]`}, `p.json: [0]: image "9" is not in`},
 		{"COCO results: cut short", map[string]string{"t.json": coco(""), "p.json": `[{"image_id":1,"bbox":[0,0,1,1],"score":1}`}, "p.json"},
 		{"DL_info: no test rows", map[string]string{"t.csv": dlHeader + dlRow("a", 0, 1), "p.csv": marks}, `no lesion of split "test"`},
-		{"DL_info: bad box", map[string]string{"t.csv": dlHeader + strings.Replace(dlRow("a", 0, 3), "1, 2, 11, 22", "1, 2, 11", 1), "p.csv": marks}, `t.csv:2: Bounding_boxes is "1, 2, 11", want 4 numbers`},
-		{"DL_info: bad split", map[string]string{"t.csv": dlHeader + dlRow("a", 0, 4), "p.csv": marks}, `t.csv:2: Train_Val_Test is "4"`},
+		{"DL_info: bad box", map[string]string{"t.csv": dlHeader + strings.Replace(dlRow("a", 0, 3), "1, 2, 11, 22", "1, 2, 11", 1), "p.csv": marks}, `t.csv:2: Bounding_boxes: "1, 2, 11" has 3 numbers, want 4`},
+		{"DL_info: bad split", map[string]string{"t.csv": dlHeader + dlRow("a", 0, 4), "p.csv": marks}, `t.csv:2: Train_Val_Test: "4"`},
 		{"mask: no NIfTI", map[string]string{"t.csv": "image,mask\na,m.png\n", "p.csv": marks}, `t.csv:2: mask "m.png", want a .nii`},
 		{"mask: no file", map[string]string{"t.csv": "image,mask\na,m.nii\n", "p.csv": marks}, `no such file`},
 	} {

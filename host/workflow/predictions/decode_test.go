@@ -15,6 +15,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -75,7 +76,7 @@ func TestWhatAHeadMustNotAnswerIsBlamedOnIt(t *testing.T) {
 		outputs map[string]*tensor.Tensor
 		want    string
 	}{
-		"NaN corners":      {detections([]float32{1, nan, 2, 2}, []float32{1}, []int64{0}, []int32{0}), "finite"},
+		"NaN corners":  {detections([]float32{1, nan, 2, 2}, []float32{1}, []int64{0}, []int32{0}), "finite"},
 		"NaN score":    {detections(corners, []float32{nan}, []int64{0}, []int32{0}), "finite"},
 		"image":        {detections(corners, []float32{1}, []int64{0}, []int32{1}), "image 1 of a batch of 1"},
 		"label":        {detections(corners, []float32{1}, []int64{2}, []int32{0}), "label 2, there are 2 classes"},
