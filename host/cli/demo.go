@@ -80,7 +80,7 @@ func runDemo(c *cli.Context) error {
 	if err := demoTrain(c, "deeplesion:"+data, config.None, base, "", demoBaseSettings); err != nil {
 		return fmt.Errorf("demo: the detector: %w", err)
 	}
-	var systems []system
+	var systems []workflow.System
 	for i, fusion := range demoFusions {
 		fmt.Fprintf(c.App.ErrWriter, "demo: the detector with fusion %s (%d of %d)\n", fusion, i+1, len(demoFusions))
 		dir := filepath.Join(out, "runs", fusion)
@@ -90,14 +90,14 @@ func runDemo(c *cli.Context) error {
 		if err := demoPredict(c, dir); err != nil {
 			return fmt.Errorf("demo: fusion %s: %w", fusion, err)
 		}
-		systems = append(systems, system{fusion, dir})
+		systems = append(systems, workflow.System{Name: fusion, Path: dir})
 	}
-	o := comparison{Split: "test", Plot: filepath.Join(out, "froc.svg"), JSON: c.Bool("json")}
-	if err := compareRuns(c, o, systems); err != nil {
+	plot := filepath.Join(out, "froc.svg")
+	if err := compareRuns(c, workflow.CompareOptions{Systems: systems, Split: "test"}, plot); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.App.ErrWriter, "demo: %s; synthetic data (see %s); FROC curves: %s\n", time.Since(started).Round(time.Second),
-		filepath.Join(data, "README.txt"), o.Plot)
+		filepath.Join(data, "README.txt"), plot)
 	return nil
 }
 

@@ -83,7 +83,7 @@ func runPredict(c *cli.Context) error {
 	if err := combineRuns(c, o, result); err != nil {
 		return err
 	}
-	if err := predictions.Write(c.String("out"), result.Config.Task, result.Labels, result.Predictions); err != nil {
+	if err := predictions.Write(c.String("out"), result.Set()); err != nil {
 		return coded(err)
 	}
 	if path := c.String("findings"); path != "" {
@@ -101,10 +101,11 @@ func runPredict(c *cli.Context) error {
 	if !result.Evaluable {
 		if c.Bool("json") {
 			return writeJSON(c.App.Writer, struct {
-				SchemaVersion int    `json:"schema_version"`
-				Cases         int    `json:"cases"`
-				Note          string `json:"note"`
-			}{1, len(result.Predictions), "the data have no targets"})
+				SchemaVersion int      `json:"schema_version"`
+				Cases         int      `json:"cases"`
+				Note          string   `json:"note"`
+				Warnings      []string `json:"warnings,omitempty"`
+			}{1, len(result.Predictions), "the data have no targets", result.Warnings})
 		}
 		fmt.Fprintln(c.App.ErrWriter, "the data have no targets: nothing is evaluated")
 		return nil
@@ -174,6 +175,9 @@ func combineRuns(c *cli.Context, o workflow.PredictOptions, result *workflow.Pre
 			return usageError("--with %s: that run knows other classes", run)
 		}
 		sources = append(sources, other.Predictions)
+		for _, w := range other.Warnings {
+			result.Warnings = append(result.Warnings, workflow.RunName(run)+": "+w)
+		}
 	}
 	combined, err := predictions.Combine(result.Config.Task, sources)
 	if err != nil {

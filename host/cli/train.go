@@ -194,7 +194,7 @@ func trainAndReport(c *cli.Context, o workflow.TrainOptions) error {
 	if best.Step == 0 {
 		return nil
 	}
-	return compareRuns(c, comparison{Split: r.Config.DataSettings.ValidationSplit, JSON: c.Bool("json")}, []system{{name: runName(o.Dir), path: o.Dir}})
+	return compareRuns(c, workflow.CompareOptions{Split: r.Config.DataSettings.ValidationSplit, Systems: []workflow.System{{Name: workflow.RunName(o.Dir), Path: o.Dir}}}, "")
 }
 
 // resumeCommand continues the run that this command trains, with the same plugins.

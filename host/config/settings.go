@@ -59,6 +59,7 @@ type Data struct {
 	TrainFraction     float64      `setting:"train_fraction" default:"1" above:"0" max:"1" help:"share of the training split's patients to train on; the fewer are among the more"`
 	MissingTrain      float64      `setting:"missing_train" default:"0" min:"0" max:"1" help:"share of the attribute values there are that is taken away from the training split, at random"`
 	MissingValidation float64      `setting:"missing_validation" default:"-1" min:"-1" max:"1" help:"the same for the validation split; -1: as for the training split"`
+	MissingTest       float64      `setting:"missing_test" default:"0" min:"0" max:"1" help:"the same for all other splits, when they are predicted"`
 	MissingSeed       int          `setting:"missing_seed" default:"0" min:"0" help:"which values are taken away, and which patients stay; what is missing at a low rate is missing at every higher one"`
 	Impute            Impute       `setting:"impute" default:"none" help:"what stands for a missing attribute: none (unmentioned), mode (the training split's most frequent value), category (one more value), pattern (every attribute is reduced to present or missing)"`
 	ClassWeights      ClassWeights `setting:"class_weights" default:"none" task:"classify" help:"weights of the classes in the loss: none, or balanced (inverse to their frequency in the training split)"`

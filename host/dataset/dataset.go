@@ -40,10 +40,10 @@ type Options struct {
 	// boxes (detection). nil: table: label or all label.<task>; derm7pt: diagnosis;
 	// boxes: class; deeplesion: one class, "lesion". Spec key "labels".
 	Labels []string
-	// Attributes names the attribute columns. nil takes the layout's default; an
-	// empty slice none; "all" all there are. deeplesion: age, gender and the columns
-	// of attributes.csv; "paper" is age, gender, location, size. derm7pt: sets "A"
-	// (default), "B" and "C". Spec key "attributes".
+	// Attributes names the attribute columns. nil takes all but those that tell what is
+	// to be found; an empty slice none; "all" all there are. deeplesion: age, gender and
+	// the columns of attributes.csv; "paper" is age, gender, location, size. derm7pt:
+	// all but management and the labels; sets "A", "B" and "C". Spec key "attributes".
 	Attributes []string
 	// LabelSets fixes the classes and their order, as a trained run knows them: a
 	// value outside them is an error. nil: the values found, sorted.
@@ -145,8 +145,9 @@ type Dataset struct {
 	// Hash is the SHA-256 over the tables' bytes and the image files' names and
 	// sizes, in hexadecimal.
 	Hash string
-	// Warnings tell what was let pass, one line each.
-	Warnings []string
+	// Warnings tell what was let pass, one line each. Leaks are those of them for which
+	// results are better than they should be.
+	Warnings, Leaks []string
 
 	stacks map[string]*stack
 	// sizes holds height, width by image file.

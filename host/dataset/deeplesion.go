@@ -59,7 +59,7 @@ func (o *opener) deepLesionCases(t *table.Table) error {
 		return err
 	}
 	if slices.Contains(d.AttributeColumns, "location") || slices.Contains(d.AttributeColumns, "size") {
-		o.warn("the attributes location and size are annotations of the very lesion to be found: at test they leak")
+		o.leak("the attributes location and size are annotations of the very lesion to be found: at test they leak")
 	}
 	o.setClasses([]string{"lesion"})
 	d.Modalities, d.huOnly = []string{Volume}, true

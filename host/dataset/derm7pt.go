@@ -96,16 +96,17 @@ func openDerm7pt(o *opener) error {
 		return err
 	}
 	all := derm7ptSets["C"]
-	if d.AttributeColumns, err = chooseColumns("attribute", o.opt.Attributes, all, derm7ptSets["A"], derm7ptSets); err != nil {
+	byDefault := slices.DeleteFunc(slices.Clone(all), func(name string) bool { return name == "management" || slices.Contains(labels, name) })
+	if d.AttributeColumns, err = chooseColumns("attribute", o.opt.Attributes, all, byDefault, derm7ptSets); err != nil {
 		return err
 	}
 	for _, a := range d.AttributeColumns {
 		if slices.Contains(labels, a) {
-			o.warn("%s is attribute and label at once", a)
+			o.leak("%s is attribute and label at once", a)
 		}
 	}
 	if slices.Contains(d.AttributeColumns, "management") {
-		o.warn("the attribute management is decided after the diagnosis: it tells part of it")
+		o.leak("the attribute management is decided after the diagnosis: it tells part of it")
 	}
 	images := filepath.Join(o.path, "images")
 	_, withImages := exists(images)

@@ -186,6 +186,12 @@ func (o *opener) warn(format string, args ...any) {
 	o.d.Warnings = append(o.d.Warnings, fmt.Sprintf(format, args...))
 }
 
+// leak warns of what makes results better than they should be.
+func (o *opener) leak(format string, args ...any) {
+	o.warn(format, args...)
+	o.d.Leaks = append(o.d.Leaks, fmt.Sprintf(format, args...))
+}
+
 func (o *opener) expect(e expectedImage) { o.expects = append(o.expects, e) }
 
 // finish checks images and boxes and computes the hash.
@@ -290,7 +296,7 @@ func (o *opener) checkPatients() {
 	}
 	if len(leaks) > 0 {
 		some := slices.Sorted(maps.Keys(leaks))
-		o.warn("%d patients are in more than one split, for example %q: results on such splits are too good", len(leaks), some[0])
+		o.leak("%d patients are in more than one split, for example %q: results on such splits are too good", len(leaks), some[0])
 	}
 }
 

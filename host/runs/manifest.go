@@ -47,8 +47,10 @@ type Manifest struct {
 	Resumed   int    `json:"resumed,omitempty"`
 	// Status is running, done, stopped or failed.
 	Status string `json:"status"`
-	// Notes are what plugins and data had to say, one line each.
-	Notes []string `json:"notes,omitempty"`
+	// Notes are what plugins and data had to say, one line each. Warnings are those of
+	// them that make the run's figures better than they should be, or a comparison void.
+	Notes    []string `json:"notes,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Now is the time as manifests hold it.

@@ -4,6 +4,7 @@
 //	manifest.json    program, plugins with hashes, data hash, seed, start and end
 //	schema.json      the attribute schema, when the pipeline has attributes
 //	labels.json      the classes and their order
+//	training.csv     the cases trained on, with hashes of what they show
 //	modes.json       with data.impute=mode: what stands for a missing attribute
 //	calibration.json the temperature of reconstructed probabilities
 //	metrics.jsonl    one line per step and validation
@@ -36,6 +37,7 @@ const (
 	ManifestFile  = "manifest.json"
 	SchemaFile    = "schema.json"
 	LabelsFile    = "labels.json"
+	TrainingFile  = "training.csv"
 	MetricsFile   = "metrics.jsonl"
 	PredictionDir = "predictions"
 	checkpointDir = "checkpoints"

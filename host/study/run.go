@@ -273,7 +273,7 @@ func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
 	if r.Reconstruction, err = s.reconstruction(c, p); err != nil {
 		return nil, err
 	}
-	return r, predictions.Save(s.path("cells", c.Name()), s.Split, s.Task, p.Labels, p.Predictions)
+	return r, predictions.Save(s.path("cells", c.Name()), s.Split, p.Set())
 }
 
 // train makes or continues a model's run.

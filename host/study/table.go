@@ -87,6 +87,8 @@ type Table struct {
 	Reconstruction []Reconstruction `json:"reconstruction,omitempty"`
 	// Missing are cells that are not made yet.
 	Missing []string `json:"missing_cells,omitempty"`
+	// Warnings say what makes figures better than they should be, or a comparison void.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Reconstruction is how well a method recovers what was taken away at a rate, over all
@@ -181,7 +183,30 @@ func (s *Study) Table(o TableOptions) (*Table, error) {
 		t.Missing = append(t.Missing, name)
 	}
 	slices.Sort(t.Missing)
-	return t, nil
+	t.Warnings, err = s.warnings()
+	return t, err
+}
+
+// warnings are those of the finished cells, each once with the cells it is about.
+func (s *Study) warnings() ([]string, error) {
+	var texts []string
+	cells := map[string][]string{}
+	for _, c := range s.cells {
+		found, err := predictions.Warnings(s.path("cells", c.Name()), s.Split)
+		if err != nil {
+			return nil, err
+		}
+		for _, text := range found {
+			if cells[text] == nil {
+				texts = append(texts, text)
+			}
+			cells[text] = append(cells[text], c.Name())
+		}
+	}
+	for i, text := range texts {
+		texts[i] = fmt.Sprintf("%s (%d cells, the first is %s)", text, len(cells[text]), cells[text][0])
+	}
+	return texts, nil
 }
 
 // finished are a method's results at a point, in the order of the seeds.
@@ -572,6 +597,9 @@ func (t *Table) Write(w io.Writer, metric string) error {
 	}
 	if len(t.Reconstruction) > 0 {
 		fmt.Fprintln(w)
+	}
+	for _, text := range t.Warnings {
+		fmt.Fprintf(w, "warning: %s\n", text)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
@@ -50,6 +51,14 @@ type PredictResult struct {
 	Predictions []predictions.Prediction
 	// Evaluable says that all cases have targets.
 	Evaluable bool
+	// Warnings say what makes figures of these predictions better than they should be, or
+	// a comparison with them void.
+	Warnings []string
+}
+
+// Set are the predictions as they are written.
+func (r *PredictResult) Set() predictions.Set {
+	return predictions.Set{Task: r.Config.Task, Labels: r.Labels, Predictions: r.Predictions, Warnings: r.Warnings}
 }
 
 // PredictRun runs a trained pipeline on data. Predictions on the run's own data are
@@ -88,6 +97,11 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 			o.Split = "test"
 		}
 	}
+	whole, err := d.Split(o.Split)
+	if err != nil {
+		return nil, err
+	}
+	hasReports := reported(r.Schema, whole)
 	if err := feed.MaskAttributes(d, c, o.Missing); err != nil {
 		return nil, &config.Error{Err: err}
 	}
@@ -112,7 +126,12 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		s.Abandon()
 		return nil, err
 	}
-	result, err := s.predictCheckpoint(ctx, checkpoint, cases, append(warnings, s.Warnings...), o)
+	voids, err := r.voids(s, cases, hasReports, own)
+	if err != nil {
+		s.Abandon()
+		return nil, err
+	}
+	result, err := s.predictCheckpoint(ctx, checkpoint, cases, slices.Concat(warnings, s.Warnings, voids), o)
 	if err != nil {
 		s.Abandon()
 		return nil, err
@@ -121,15 +140,15 @@ func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		return nil, err
 	}
 	result.Run, result.Config, result.Labels, result.Split = o.Run, c, r.Labels, o.Split
-	result.Evaluable = predictions.HasTargets(cases)
+	result.Evaluable, result.Warnings = predictions.HasTargets(cases), voids
 	if own && o.Missing == nil && !o.Mirror && result.Evaluable {
-		return result, predictions.Save(o.Run, o.Split, c.Task, r.Labels, result.Predictions)
+		return result, predictions.Save(o.Run, o.Split, result.Set())
 	}
 	return result, nil
 }
 
 func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkpoint, cases []dataset.Case, warnings []string, o PredictOptions) (*PredictResult, error) {
-	for _, w := range warnings {
+	for _, w := range unique(warnings) {
 		fmt.Fprintf(o.Messages, "warning: %s\n", w)
 	}
 	if err := loop.Restore(ctx, s.Pipeline, checkpoint, true); err != nil {

@@ -26,6 +26,8 @@ type RunFiles struct {
 	Labels   []sdk.LabelSet
 	// Modes are what data.impute=mode puts where an attribute is missing.
 	Modes map[string]schema.Cell
+	// trained are the cases the run has learned from; nil in runs of 0.1.
+	trained trained
 	// Calibration of the reconstruction; nil where none was fitted.
 	Calibration *predictions.Calibration
 }
@@ -73,6 +75,9 @@ func readRun(dir string) (*RunFiles, error) {
 	}
 	if c := r.Calibration; c != nil && !(c.Temperature > 0) {
 		return nil, fmt.Errorf("%s: the temperature is %v, want more than 0", filepath.Join(dir, calibrationFile), c.Temperature)
+	}
+	if r.trained, err = readTrained(dir); err != nil {
+		return nil, err
 	}
 	return r, r.readModes(filepath.Join(dir, modesFile))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"runtime"
 	"slices"
 
@@ -63,6 +64,8 @@ type training struct {
 	manifest   *runs.Manifest
 	checkpoint *runs.Checkpoint
 	warnings   []string
+	// trained are the cases learned from; nil when a run of 0.1 goes on.
+	trained trained
 }
 
 // prepare opens the data of a new run.
@@ -99,6 +102,9 @@ func (t *training) resume() (err error) {
 	}
 	if t.data.Data.Hash != t.manifest.DataSHA256 {
 		return fail(fmt.Errorf("%w: %w: %s has SHA-256 %.12s…, %.12s… when the run began", dataset.ErrData, ErrChanged, t.Config.Data, t.data.Data.Hash, t.manifest.DataSHA256))
+	}
+	if t.trained, err = readTrained(t.Dir); err != nil {
+		return fail(err)
 	}
 	checkpoint, warnings, err := runs.Latest(t.Dir)
 	t.warnings = warnings
@@ -141,6 +147,9 @@ func (t *training) trainOpened(ctx context.Context, s *Session) (*runs.Manifest,
 		return nil, err
 	}
 	if t.run == nil {
+		if err := s.refuseNoReports(); err != nil {
+			return nil, err
+		}
 		if err := t.create(s); err != nil {
 			return nil, err
 		}
@@ -271,15 +280,23 @@ func (t *training) initialise(ctx context.Context, s *Session) error {
 func (t *training) create(s *Session) (err error) {
 	s.ResolveStages()
 	c := t.Config
+	if err := t.recordCases(); err != nil {
+		return err
+	}
 	if t.run, err = runs.Create(t.Dir); err != nil {
 		return err
 	}
+	if err := t.trained.write(t.run); err != nil {
+		return err
+	}
+	used := slices.Concat(t.data.Training, t.data.Validation)
 	t.manifest = &runs.Manifest{
 		SchemaVersion: runs.ManifestVersion, Program: t.Program, Version: t.Version,
 		GoVersion: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		Task: c.Task, Seed: c.Seed, Threads: c.Threads, Device: c.Device,
 		DataSpec: c.Data, DataSHA256: t.data.Data.Hash, TextEncoder: s.TextEncoder(),
 		Plugins: s.PluginRecords(), StartedAt: runs.Now(), Notes: t.allWarnings(s),
+		Warnings: s.voids(used, reported(t.data.Schema, used)),
 	}
 	if t.data.Schema != nil {
 		t.manifest.Attributes = t.data.Schema.Names()
@@ -306,19 +323,31 @@ func (t *training) create(s *Session) (err error) {
 	return t.run.Write(runs.ConfigFile, data)
 }
 
-// allWarnings are those of the run's data and of its opened pipeline.
-func (t *training) allWarnings(s *Session) []string {
-	return slices.Concat(t.data.Warnings, t.warnings, s.Warnings)
+// recordCases finds out what the run learns from, the run it starts from included.
+func (t *training) recordCases() (err error) {
+	t.trained = trained{}
+	if t.Config.Init != "" {
+		before, err := ReadRun(t.Config.Init)
+		if err != nil {
+			return &config.Error{Err: fmt.Errorf("init: %w", err)}
+		}
+		maps.Copy(t.trained, before.trained)
+	}
+	return t.trained.add(t.data.Data, t.data.Training)
 }
 
-// notePlugins warns when a run is continued with plugins other than those it began with.
-func (t *training) notePlugins(s *Session) {
-	for i, now := range s.PluginRecords() {
-		if i < len(t.manifest.Plugins) && t.manifest.Plugins[i].SHA256 != now.SHA256 {
-			t.warnings = append(t.warnings, fmt.Sprintf("plugin %s has changed since the run began (SHA-256 %.12s…, then %.12s…): the run will not repeat bit for bit",
-				now.Name, now.SHA256, t.manifest.Plugins[i].SHA256))
-		}
+// allWarnings are those of the run's data and of its opened pipeline.
+func (t *training) allWarnings(s *Session) []string {
+	warnings := slices.Concat(t.data.Warnings, t.warnings, s.Warnings)
+	if t.manifest != nil {
+		warnings = append(warnings, t.manifest.Warnings...)
 	}
+	return unique(warnings)
+}
+
+// notePlugins notes that a run is continued with plugins other than those it began with.
+func (t *training) notePlugins(s *Session) {
+	t.manifest.Warnings = unique(append(t.manifest.Warnings, changedPlugins(t.manifest, s.PluginRecords())...))
 }
 
 func (t *training) status(status string) error {
@@ -339,7 +368,16 @@ func (t *training) validate(ctx context.Context, s *Session) (loop.Validation, e
 	if err != nil {
 		return loop.Validation{}, err
 	}
+	warnings := t.manifest.Warnings
+	if t.trained != nil {
+		seen, err := t.trained.seen(t.data.Data, t.data.Validation)
+		if err != nil {
+			return loop.Validation{}, err
+		}
+		warnings = slices.Concat(warnings, seen)
+	}
 	return loop.Validation{Metric: name, Value: value, Metrics: metrics, Latest: t.Config.Train.BestBy == config.Last, Keep: func() error {
-		return predictions.Save(t.Dir, t.Config.DataSettings.ValidationSplit, t.Config.Task, s.Labels, predicted)
+		return predictions.Save(t.Dir, t.Config.DataSettings.ValidationSplit,
+			predictions.Set{Task: t.Config.Task, Labels: s.Labels, Predictions: predicted, Warnings: warnings})
 	}}, nil
 }

@@ -130,6 +130,8 @@ type Report struct {
 	Protocol      Protocol    `json:"protocol"`
 	Bootstrap     *Resampling `json:"bootstrap"` // null without
 	Notes         []string    `json:"notes"`
+	// Warnings say what makes figures better than they should be, or a comparison void.
+	Warnings []string `json:"warnings,omitempty"`
 	*System
 	Systems    []System `json:"systems,omitempty"`
 	Comparison []Pair   `json:"comparison,omitempty"`

@@ -21,7 +21,7 @@ func MaskAttributes(d *dataset.Dataset, c *config.Config, rate *float64) error {
 		case dataset.InSplit(split, s.TrainSplit):
 			return s.MissingTrain
 		case !validatedOn(s, split):
-			return 0
+			return s.MissingTest
 		case s.MissingValidation < 0:
 			return s.MissingTrain
 		}

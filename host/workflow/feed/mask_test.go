@@ -65,6 +65,10 @@ func TestEverySplitLosesItsShareOfTheValues(t *testing.T) {
 	if !about(left["train"], 400) || !about(left["val"], 400) || left["test"] != 800 {
 		t.Errorf("training 0.5: %v of 800 are left; validation has the training's rate", left)
 	}
+	left = spoiled(t, nil, "data.missing_train=0.5", "data.missing_test=0.25")
+	if !about(left["train"], 400) || !about(left["test"], 600) {
+		t.Errorf("training 0.5, test 0.25: %v of 800 are left", left)
+	}
 	left = spoiled(t, nil, "data.missing_train=0.5", "data.missing_validation=0")
 	if !about(left["train"], 400) || left["val"] != 800 || left["test"] != 800 {
 		t.Errorf("training 0.5, validation 0: %v of 800 are left", left)

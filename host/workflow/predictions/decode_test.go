@@ -163,7 +163,7 @@ func TestDetectionTableIsWhatTheCommandPromises(t *testing.T) {
 		{Case: &dataset.Case{ID: "a, b.png", Patient: "p1"}, Boxes: []Box{found(1, 2.5, 3, 4, float64(float32(0.1)), 1)}},
 		{Case: &dataset.Case{ID: "c.png"}},
 	}
-	if err := Write(path, config.Detect, lesionSet, predictions); err != nil {
+	if err := Write(path, Set{Task: config.Detect, Labels: lesionSet, Predictions: predictions}); err != nil {
 		t.Fatal(err)
 	}
 	data, err := os.ReadFile(path)
@@ -173,7 +173,7 @@ func TestDetectionTableIsWhatTheCommandPromises(t *testing.T) {
 	if diff := cmp.Diff("image,x1,y1,x2,y2,score,label,patient\n\"a, b.png\",1,2.5,3,4,0.1,tumour,p1\n", string(data)); diff != "" {
 		t.Error(diff)
 	}
-	if err := Write(filepath.Join(t.TempDir(), "boxes.txt"), config.Detect, lesionSet, predictions); err == nil {
+	if err := Write(filepath.Join(t.TempDir(), "boxes.txt"), Set{Task: config.Detect, Labels: lesionSet}); err == nil {
 		t.Error("an unknown ending was accepted")
 	}
 }

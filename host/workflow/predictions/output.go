@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,20 +29,33 @@ const (
 	// TruthFile holds the boxes, ImagesFile every image (detect); TruthFile the labels (classify).
 	TruthFile  = "truth.csv"
 	ImagesFile = "images.csv"
+	// warningsFile holds a set's warnings.
+	warningsFile = "warnings.json"
 )
 
 // number32 is the shortest text that reads back as the same float32.
 func number32(v float64) string { return strconv.FormatFloat(v, 'g', -1, 32) }
 
+// Set are the predictions of a split's cases.
+type Set struct {
+	Task        string
+	Labels      []sdk.LabelSet
+	Predictions []Prediction
+	// Warnings say what makes their figures better than they should be, or a comparison
+	// with them void.
+	Warnings []string
+}
+
 // Write writes predictions as FILE.csv, .json or .npz, whole or not at all.
-func Write(path, task string, labels []sdk.LabelSet, predictions []Prediction) error {
+func Write(path string, set Set) error {
+	task, labels, predictions := set.Task, set.Labels, set.Predictions
 	var data []byte
 	var err error
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".csv":
 		data, err = predictionsCSV(task, labels, predictions)
 	case ".json":
-		data, err = predictionsJSON(task, labels, predictions)
+		data, err = predictionsJSON(set)
 	case ".npz":
 		if err := npz.Write(path, predictionsNPZ(task, labels, predictions)); err != nil {
 			return fmt.Errorf("predictions %s: %w", path, err)
@@ -136,6 +151,7 @@ type caseJSON struct {
 type documentJSON struct {
 	SchemaVersion int        `json:"schema_version"`
 	Task          string     `json:"task,omitempty"`
+	Warnings      []string   `json:"warnings,omitempty"`
 	Cases         []caseJSON `json:"cases"`
 }
 
@@ -144,8 +160,9 @@ func encode(v any) ([]byte, error) {
 	return append(data, '\n'), err
 }
 
-func predictionsJSON(task string, labels []sdk.LabelSet, predictions []Prediction) ([]byte, error) {
-	doc := documentJSON{SchemaVersion: OutputVersion, Task: task, Cases: []caseJSON{}}
+func predictionsJSON(set Set) ([]byte, error) {
+	task, labels, predictions := set.Task, set.Labels, set.Predictions
+	doc := documentJSON{SchemaVersion: OutputVersion, Task: task, Warnings: set.Warnings, Cases: []caseJSON{}}
 	for _, p := range predictions {
 		c := caseJSON{ID: p.Case.ID, Patient: p.Case.Patient, Reconstructed: p.Reconstructed}
 		if task == config.Detect {
@@ -223,17 +240,17 @@ func predictionsNPZ(task string, labels []sdk.LabelSet, predictions []Prediction
 	return out
 }
 
-// Save keeps a split's predictions, with what is true of it, in the run
-// directory, where compare finds them.
-func Save(run, split, task string, labels []sdk.LabelSet, predictions []Prediction) error {
+// Save keeps a split's predictions, with what is true of it, in the run directory, where
+// compare finds them.
+func Save(run, split string, set Set) error {
 	dir := Dir(run, split)
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	if err := Write(filepath.Join(dir, File), task, labels, predictions); err != nil {
+	if err := Write(filepath.Join(dir, File), set); err != nil {
 		return err
 	}
-	truth, images := truthRows(task, labels, predictions)
+	truth, images := truthRows(set.Task, set.Labels, set.Predictions)
 	for name, rows := range map[string][][]string{TruthFile: truth, ImagesFile: images} {
 		data, err := table(rows)
 		if err != nil {
@@ -243,7 +260,33 @@ func Save(run, split, task string, labels []sdk.LabelSet, predictions []Predicti
 			return err
 		}
 	}
-	return nil
+	data, err := encode(warningsJSON{OutputVersion, slices.Concat([]string{}, set.Warnings)})
+	if err != nil {
+		return err
+	}
+	return runs.WriteFile(filepath.Join(dir, warningsFile), data)
+}
+
+type warningsJSON struct {
+	SchemaVersion int      `json:"schema_version"`
+	Warnings      []string `json:"warnings"`
+}
+
+// Warnings are those that were saved with a split's predictions; runs of 0.1 have none.
+func Warnings(run, split string) ([]string, error) {
+	path := filepath.Join(Dir(run, split), warningsFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var w warningsJSON
+	if err := json.Unmarshal(data, &w); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return w.Warnings, nil
 }
 
 // Dir is the folder of a split's predictions.

@@ -1,0 +1,69 @@
+package dataset
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+)
+
+// fingerprintBytes are read from the start and from the end of an image file: enough to
+// tell images apart, and little beside reading volumes whole.
+const fingerprintBytes = 1 << 18
+
+// Fingerprint identifies what a case shows by the content of its image files, whatever
+// they, the case or its data set are called. A case without images is identified by its
+// name and labels.
+func (d *Dataset) Fingerprint(c *Case) (string, error) {
+	h := sha256.New()
+	if len(c.Images) == 0 {
+		fmt.Fprintf(h, "%s %v\n", c.ID, c.Labels)
+	}
+	for _, modality := range slices.Sorted(maps.Keys(c.Images)) {
+		if s := d.stacks[c.Stack]; s != nil && s.nifti != "" {
+			fmt.Fprintf(h, "slice %d\n", c.KeySlice)
+		}
+		if err := hashEnds(h, c.Images[modality]); err != nil {
+			return "", fmt.Errorf("%w: case %q: %w", ErrData, c.ID, err)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16]), nil
+}
+
+func hashEnds(h io.Writer, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(h, "%d\n", info.Size())
+	if _, err := io.CopyN(h, f, min(info.Size(), fingerprintBytes)); err != nil {
+		return err
+	}
+	if info.Size() <= fingerprintBytes {
+		return nil
+	}
+	_, err = io.Copy(h, io.NewSectionReader(f, max(fingerprintBytes, info.Size()-fingerprintBytes), fingerprintBytes))
+	return err
+}
+
+// Flat counts the cases around whose slice there is nothing to see: their volume has one
+// slice, or it is not known how far apart its slices are, and the slice stands in for its
+// neighbours.
+func (d *Dataset) Flat(cases []Case) int {
+	n := 0
+	for i := range cases {
+		s := d.stacks[cases[i].Stack]
+		if s != nil && (max(len(s.files), s.depth) == 1 || cases[i].SpacingMM[0] <= 0) {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,348 @@
+package workflow
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
+	"github.com/alignedfusion/alignedfusion/eval/resample"
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
+)
+
+// System is a run directory, or a file of a detector's predictions.
+type System struct{ Name, Path string }
+
+// RunName is what a run is called when it is given no name.
+func RunName(dir string) string {
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs
+	}
+	return filepath.Base(dir)
+}
+
+func (s System) isRun() bool { return runs.IsRun(s.Path) }
+
+// predictions is the system's file of predictions of a split.
+func (s System) predictions(split string) string {
+	if s.isRun() {
+		return filepath.Join(predictions.Dir(s.Path, split), predictions.File)
+	}
+	return s.Path
+}
+
+// CompareOptions of Compare.
+type CompareOptions struct {
+	Systems []System
+	// Split is compared on; empty takes test where all runs have it, else val, else the
+	// first they share.
+	Split string
+	// GroundTruth lists the lesions and Images every image, when only files are compared.
+	GroundTruth, Images string
+	// Protocol and FPPI are those of the FROC; empty means the first run's.
+	Protocol string
+	FPPI     []float64
+	Resample resample.Options
+	// AllPairs compares every pair of systems, not only each with the first.
+	AllPairs bool
+}
+
+// Comparison is what Compare found: Detection, or Classification per label set.
+type Comparison struct {
+	Split          string
+	Detection      *Detection
+	Classification []*Classification
+	// Warnings say what makes figures better than they should be, or the comparison void.
+	Warnings []string
+}
+
+// Compare reads what several systems predict for the same cases and compares each with the
+// first: whole patients are resampled and exchanged. Runs that were predicted on different
+// data are refused; what else sets them apart is named in Warnings.
+func Compare(o CompareOptions) (*Comparison, error) {
+	given, err := readSystems(o.Systems)
+	if err != nil {
+		return nil, err
+	}
+	if o.Split == "" {
+		o.Split = commonSplit(o.Systems)
+	}
+	out := &Comparison{Split: o.Split}
+	if out.Warnings, err = compareWarnings(o, given); err != nil {
+		return nil, err
+	}
+	var first *config.Config
+	for _, r := range given {
+		if r != nil && first == nil {
+			first = r.Config
+		}
+	}
+	if first != nil && first.Task == config.Classify {
+		out.Classification, err = compareClassifiers(o)
+	} else {
+		out.Detection, err = compareDetectors(o, first)
+	}
+	return out, err
+}
+
+// readSystems reads the runs among the systems; the others stay nil.
+func readSystems(systems []System) ([]*RunFiles, error) {
+	names := map[string]bool{}
+	task := ""
+	out := make([]*RunFiles, len(systems))
+	for i, s := range systems {
+		if names[s.Name] {
+			return nil, usage("two systems are called %q; name them as NAME=RUN", s.Name)
+		}
+		names[s.Name] = true
+		if !s.isRun() {
+			if info, err := os.Stat(s.Path); err != nil {
+				return nil, &config.Error{Err: err}
+			} else if info.IsDir() {
+				return nil, fmt.Errorf("%s: %w", s.Path, runs.ErrNotARun)
+			}
+			continue
+		}
+		r, err := ReadRun(s.Path)
+		if err != nil {
+			return nil, err
+		}
+		if out[i] = r; task == "" {
+			task = r.Config.Task
+		}
+		if r.Config.Task != task {
+			return nil, usage("%s is a run of the task %s, the others of %s", s.Path, r.Config.Task, task)
+		}
+	}
+	return out, nil
+}
+
+func usage(format string, args ...any) error {
+	return &config.Error{Err: fmt.Errorf(format, args...)}
+}
+
+// commonSplit is test where all runs have it, else the first that they share.
+func commonSplit(systems []System) string {
+	var shared []string
+	first := true
+	for _, s := range systems {
+		if !s.isRun() {
+			continue
+		}
+		splits := predictions.Splits(s.Path)
+		if first {
+			shared, first = splits, false
+		}
+		shared = slices.DeleteFunc(slices.Clone(shared), func(split string) bool { return !slices.Contains(splits, split) })
+	}
+	for _, split := range []string{"test", "val"} {
+		if slices.Contains(shared, split) {
+			return split
+		}
+	}
+	if len(shared) > 0 {
+		return shared[0]
+	}
+	return "test"
+}
+
+// truthDir is the folder with what is true of the split; all runs must agree on it.
+func truthDir(systems []System, split string) (string, error) {
+	var dir string
+	for _, s := range systems {
+		if !s.isRun() {
+			continue
+		}
+		mine := predictions.Dir(s.Path, split)
+		if _, err := os.Stat(filepath.Join(mine, predictions.File)); err != nil {
+			return "", usage("%s has no predictions of split %q (it has %s); make them with `alignedfusion predict --run %s --split %s --out FILE`",
+				s.Path, split, strings.Join(append(predictions.Splits(s.Path), "none else"), ", "), s.Path, split)
+		}
+		if dir == "" {
+			dir = mine
+			continue
+		}
+		for _, name := range []string{predictions.TruthFile, predictions.ImagesFile} {
+			a, errA := os.ReadFile(filepath.Join(dir, name))
+			b, errB := os.ReadFile(filepath.Join(mine, name))
+			if err := errors.Join(errA, errB); err != nil {
+				return "", fmt.Errorf("%w: %w", runs.ErrDamaged, err)
+			}
+			if !bytes.Equal(a, b) {
+				return "", fmt.Errorf("%w: %s and %s differ: the runs were predicted on different data", dataset.ErrData, filepath.Join(dir, name), filepath.Join(mine, name))
+			}
+		}
+	}
+	return dir, nil
+}
+
+// compareWarnings are the warnings that each run's predictions were saved with, and what
+// sets the runs apart besides what is compared.
+func compareWarnings(o CompareOptions, given []*RunFiles) ([]string, error) {
+	var out []string
+	first := -1
+	for i, r := range given {
+		if r == nil {
+			continue
+		}
+		saved, err := predictions.Warnings(o.Systems[i].Path, o.Split)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", runs.ErrDamaged, err)
+		}
+		for _, w := range saved {
+			out = append(out, o.Systems[i].Name+": "+w)
+		}
+		if first < 0 {
+			first = i
+			continue
+		}
+		for _, difference := range given[first].differences(r, o) {
+			out = append(out, fmt.Sprintf("%s and %s %s", o.Systems[first].Name, o.Systems[i].Name, difference))
+		}
+	}
+	return out, nil
+}
+
+// differences are what makes it hard to say why two runs' figures differ.
+func (r *RunFiles) differences(other *RunFiles, o CompareOptions) []string {
+	var out []string
+	if a, b := r.trained, other.trained; a != nil && b != nil {
+		same := 0
+		for sum := range a {
+			if _, ok := b[sum]; ok {
+				same++
+			}
+		}
+		if same < len(a) || same < len(b) {
+			out = append(out, fmt.Sprintf("were trained on different cases: %d and %d, %d of them the same", len(a), len(b), same))
+		}
+	}
+	if a, b := r.Config.DataSettings.ValidationSplit, other.Config.DataSettings.ValidationSplit; a != b {
+		out = append(out, fmt.Sprintf("chose their best checkpoints on different splits: %q and %q", a, b))
+	}
+	// A run without fusion reads none, which is what it is compared for.
+	if a, b := r.Manifest.Attributes, other.Manifest.Attributes; len(a) > 0 && len(b) > 0 && !slices.Equal(a, b) {
+		out = append(out, fmt.Sprintf("read different attributes: %s; and %s", strings.Join(a, ", "), strings.Join(b, ", ")))
+	}
+	if r.Config.Task == config.Detect && o.Protocol == "" {
+		a, b := r.Config.DataSettings, other.Config.DataSettings
+		if a.Protocol != b.Protocol || len(o.FPPI) == 0 && !slices.Equal(a.FPPI, b.FPPI) {
+			out = append(out, fmt.Sprintf("were validated by different protocols: %s at %v and %s at %v; this comparison uses the first", a.Protocol, a.FPPI, b.Protocol, b.FPPI))
+		}
+	}
+	return out
+}
+
+// Detection is a comparison of detectors.
+type Detection struct {
+	Report frocio.Report
+	// Results are those of Report.Systems.
+	Results []froc.Named
+	// Resample are the options that were used; Intervals is false where there were too
+	// few patients with lesions for them.
+	Resample  resample.Options
+	Intervals bool
+}
+
+func compareDetectors(o CompareOptions, first *config.Config) (*Detection, error) {
+	protocol, err := o.protocol(first)
+	if err != nil {
+		return nil, &config.Error{Err: err}
+	}
+	source := frocio.Source{GroundTruth: o.GroundTruth, Images: o.Images}
+	if first != nil {
+		dir, err := truthDir(o.Systems, o.Split)
+		if err != nil {
+			return nil, err
+		}
+		source = frocio.Source{GroundTruth: filepath.Join(dir, predictions.TruthFile), Images: filepath.Join(dir, predictions.ImagesFile)}
+	} else if o.GroundTruth == "" {
+		return nil, usage("compare of files needs --ground-truth (and --images for images without lesions)")
+	}
+	truth, err := frocio.ReadTruth(source, frocio.Options{})
+	if err != nil {
+		return nil, bad(err)
+	}
+	var results []froc.Named
+	for _, s := range o.Systems {
+		path := s.predictions(o.Split)
+		predicted, err := truth.ReadPredictions(path)
+		if err != nil {
+			return nil, bad(err)
+		}
+		r, err := froc.Evaluate(truth.Truth, predicted.Marks, protocol)
+		if err != nil {
+			return nil, bad(fmt.Errorf("%s: %w", path, err))
+		}
+		results = append(results, froc.Named{Name: s.Name, Result: r})
+	}
+	return newDetection(results, o.Resample, o.AllPairs)
+}
+
+// bad marks an error as one of the input data, unless it says so itself.
+func bad(err error) error {
+	if err == nil || errors.Is(err, dataset.ErrData) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", dataset.ErrData, err)
+}
+
+func (o CompareOptions) protocol(first *config.Config) (froc.Protocol, error) {
+	name, points := o.Protocol, o.FPPI
+	if first != nil {
+		if len(points) == 0 && name == "" {
+			points = first.DataSettings.FPPI
+		}
+		if name == "" {
+			name = string(first.DataSettings.Protocol)
+		}
+	}
+	if name == "" {
+		name = "deeplesion"
+	}
+	p, err := froc.ProtocolByName(name)
+	if err != nil {
+		return p, err
+	}
+	if len(points) > 0 {
+		p.FPPI = points
+	}
+	return p, p.Check()
+}
+
+func newDetection(results []froc.Named, o resample.Options, allPairs bool) (*Detection, error) {
+	o, err := o.Resolved()
+	if err != nil {
+		return nil, &config.Error{Err: err}
+	}
+	d := &Detection{Results: results, Resample: o, Intervals: true}
+	d.Report = frocio.Report{SchemaVersion: frocio.SchemaVersion, Protocol: frocio.NewProtocol(results[0].Result.Protocol), Notes: []string{},
+		Bootstrap: frocio.NewResampling(results[0].Result, o)}
+	for _, r := range results {
+		b, err := r.Result.Bootstrap(o)
+		if errors.Is(err, froc.ErrTooFewReplicates) {
+			d.Intervals, err = false, nil
+			d.Report.Notes = append(d.Report.Notes, r.Name+": too few patients with lesions for confidence intervals")
+		}
+		if err != nil {
+			return nil, err
+		}
+		d.Report.Systems = append(d.Report.Systems, frocio.NewSystem(r.Name, r.Result, b))
+	}
+	if len(results) > 1 && d.Intervals {
+		pairs, err := froc.Compare(results, froc.CompareOptions{BootstrapOptions: o, AllPairs: allPairs})
+		if err != nil {
+			return nil, bad(err)
+		}
+		d.Report.Comparison = frocio.NewPairs(pairs, results[0].Result.Protocol.FPPI)
+	}
+	return d, nil
+}

@@ -1,0 +1,239 @@
+package workflow
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/eval/classify"
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
+	"github.com/alignedfusion/alignedfusion/eval/resample"
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
+)
+
+// Classification is a comparison of classifiers on one label set, as `compare --json`
+// writes it.
+type Classification struct {
+	SchemaVersion int `json:"schema_version"`
+	// Task is the label set's name where there are several.
+	Task       string           `json:"task,omitempty"`
+	Split      string           `json:"split"`
+	Classes    []string         `json:"classes"`
+	Systems    []Classifier     `json:"systems"`
+	Comparison []ClassifierPair `json:"comparison,omitempty"`
+	Warnings   []string         `json:"warnings,omitempty"`
+}
+
+// Metric is a figure with its 95 % interval.
+type Metric struct {
+	Value frocio.Number    `json:"value"`
+	CI    [2]frocio.Number `json:"ci"`
+}
+
+// Classifier are the figures of one system.
+type Classifier struct {
+	Name             string            `json:"name"`
+	Cases            int               `json:"cases"`
+	Accuracy         Metric            `json:"accuracy"`
+	BalancedAccuracy Metric            `json:"balanced_accuracy"`
+	MacroAUROC       Metric            `json:"macro_auroc"`
+	ECE              Metric            `json:"ece"`
+	Recall           map[string]Metric `json:"recall"`
+}
+
+// ClassifierPair are the differences of B to A.
+type ClassifierPair struct {
+	A                string        `json:"a"`
+	B                string        `json:"b"`
+	BalancedAccuracy Metric        `json:"balanced_accuracy"`
+	PermutationP     frocio.Number `json:"p_permutation"`
+	HolmPermutationP frocio.Number `json:"p_permutation_holm"`
+	Accuracy         Metric        `json:"accuracy"`
+	MacroAUROC       Metric        `json:"macro_auroc"`
+}
+
+func newMetric(v float64, ci resample.Interval) Metric {
+	return Metric{frocio.Number(v), [2]frocio.Number{frocio.Number(ci.Low), frocio.Number(ci.High)}}
+}
+
+func compareClassifiers(o CompareOptions) ([]*Classification, error) {
+	dir, err := truthDir(o.Systems, o.Split)
+	if err != nil {
+		return nil, err
+	}
+	truth, err := table.Read(filepath.Join(dir, predictions.TruthFile))
+	if err != nil {
+		return nil, bad(err)
+	}
+	images, err := table.Read(filepath.Join(dir, predictions.ImagesFile))
+	if err != nil {
+		return nil, bad(err)
+	}
+	patientOf := map[string]string{}
+	for _, r := range images.Rows {
+		patientOf[images.Get(r, "image")] = images.Get(r, "patient")
+	}
+	var out []*Classification
+	for _, column := range truth.Columns[1:] {
+		var named []classify.Named
+		var patients []string
+		for _, s := range o.Systems {
+			result, ids, err := readClassified(s.predictions(o.Split), truth, column)
+			if err != nil {
+				return nil, bad(err)
+			}
+			named, patients = append(named, classify.Named{Name: s.Name, Result: result}), nil
+			for _, id := range ids {
+				patients = append(patients, patientOf[id])
+			}
+		}
+		one, err := newClassification(named, patients, o.Resample)
+		if err != nil {
+			return nil, err
+		}
+		one.Task, one.Split = strings.TrimPrefix(strings.TrimPrefix(column, "label"), "."), o.Split
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+// readClassified reads predictions against a label column of the truth, with the ids of
+// the cases. Cases without a label are left out.
+func readClassified(path string, truth *table.Table, column string) (*classify.Result, []string, error) {
+	given, err := table.Read(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	rowOf := map[string]table.Row{}
+	for _, r := range given.Rows {
+		rowOf[given.Get(r, "id")] = r
+	}
+	prefix := "p" + strings.TrimPrefix(column, "label") + "_"
+	var classes, ids []string
+	for _, name := range given.Columns {
+		if class, ok := strings.CutPrefix(name, prefix); ok {
+			classes = append(classes, class)
+		}
+	}
+	var labels []int
+	var probabilities [][]float64
+	for _, r := range truth.Rows {
+		id, label := truth.Get(r, "id"), truth.Get(r, column)
+		if label == "" {
+			continue
+		}
+		k := slices.Index(classes, label)
+		at, ok := rowOf[id]
+		if k < 0 || !ok {
+			return nil, nil, fmt.Errorf("%s: case %q with label %q is not among the predictions of classes %s", path, id, label, strings.Join(classes, ", "))
+		}
+		p, err := readProbabilities(given, at, prefix, classes)
+		if err != nil {
+			return nil, nil, err
+		}
+		labels, probabilities, ids = append(labels, k), append(probabilities, p), append(ids, id)
+	}
+	result, err := classify.Evaluate(labels, probabilities, classes)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return result, ids, nil
+}
+
+func readProbabilities(t *table.Table, at table.Row, prefix string, classes []string) ([]float64, error) {
+	var p []float64
+	var sum float64
+	for _, class := range classes {
+		text := t.Get(at, prefix+class)
+		v, err := table.Number(text)
+		if err != nil || !(v >= 0 && v <= 1.001) {
+			return nil, problem.At(t.Path, at.Line, prefix+class, "%q, want a probability", text)
+		}
+		p, sum = append(p, v), sum+v
+	}
+	for j := range p {
+		p[j] /= sum // the file's digits do not quite add up to 1
+	}
+	return p, nil
+}
+
+// newClassification has one row per system, with the differences to the first.
+func newClassification(named []classify.Named, patients []string, o resample.Options) (*Classification, error) {
+	o, err := o.Resolved()
+	if err != nil {
+		return nil, usage("%w", err)
+	}
+	out := &Classification{SchemaVersion: 1, Classes: named[0].Result.Classes}
+	for _, s := range named {
+		ci, err := s.Result.Bootstrap(patients, o)
+		if err != nil {
+			return nil, bad(err)
+		}
+		m := s.Result.Metrics
+		one := Classifier{Name: s.Name, Cases: s.Result.Cases, Accuracy: newMetric(m.Accuracy, ci.Accuracy),
+			BalancedAccuracy: newMetric(m.BalancedAccuracy, ci.BalancedAccuracy), MacroAUROC: newMetric(m.MacroAUROC, ci.MacroAUROC),
+			ECE: newMetric(m.ECE, ci.ECE), Recall: map[string]Metric{}}
+		for k, class := range s.Result.Classes {
+			one.Recall[class] = newMetric(m.Recall[k], ci.Recall[k])
+		}
+		out.Systems = append(out.Systems, one)
+	}
+	if len(named) == 1 {
+		return out, nil
+	}
+	pairs, err := classify.Compare(named, patients, o)
+	if err != nil {
+		return nil, bad(err)
+	}
+	for _, p := range pairs {
+		out.Comparison = append(out.Comparison, ClassifierPair{A: p.A, B: p.B,
+			BalancedAccuracy: newMetric(p.BalancedAccuracy.Value, p.BalancedAccuracy.CI), PermutationP: frocio.Number(p.BalancedAccuracy.PermutationP),
+			HolmPermutationP: frocio.Number(p.HolmPermutationP),
+			Accuracy:         newMetric(p.Accuracy.Value, p.Accuracy.CI), MacroAUROC: newMetric(p.MacroAUROC.Value, p.MacroAUROC.CI)})
+	}
+	return out, nil
+}
+
+// Evaluate are the figures of what a run predicted. It fails with froc.ErrNoLesions where
+// there is nothing to find.
+func Evaluate(r *PredictResult) (_ *Comparison, err error) {
+	out := &Comparison{Split: r.Split, Warnings: r.Warnings}
+	if r.Config.Task == config.Detect {
+		p, err := predictions.Protocol(r.Config)
+		if err != nil {
+			return nil, err
+		}
+		result, err := predictions.EvaluateBoxes(r.Cases, r.Predictions, p)
+		if err != nil {
+			return nil, err
+		}
+		out.Detection, err = newDetection([]froc.Named{{Name: RunName(r.Run), Result: result}}, resample.Options{}, false)
+		return out, err
+	}
+	results, err := predictions.EvaluateClasses(r.Cases, r.Predictions, r.Labels)
+	if err != nil {
+		return nil, err
+	}
+	for i, result := range results {
+		var patients []string
+		for k := range r.Cases {
+			if l, ok := r.Cases[k].Labels[r.Labels[i].Name]; ok && l >= 0 {
+				patients = append(patients, r.Cases[k].Patient)
+			}
+		}
+		one, err := newClassification([]classify.Named{{Name: RunName(r.Run), Result: result}}, patients, resample.Options{})
+		if err != nil {
+			return nil, err
+		}
+		if one.Split = r.Split; len(r.Labels) > 1 {
+			one.Task = r.Labels[i].Name
+		}
+		out.Classification = append(out.Classification, one)
+	}
+	return out, nil
+}
