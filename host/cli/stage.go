@@ -20,6 +20,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/npz"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
@@ -427,7 +428,7 @@ func stageBench(c *cli.Context) (err error) {
 		}
 	}
 	report.MinSeconds, report.MaxSeconds = slices.Min(wall), slices.Max(wall)
-	report.MedianSeconds, report.MedianComputeSeconds, report.MedianTransportSeconds = median(wall), median(compute), median(transport)
+	report.MedianSeconds, report.MedianComputeSeconds, report.MedianTransportSeconds = stat.Median(wall), stat.Median(compute), stat.Median(transport)
 	report.MinTransportSeconds = slices.Min(transport)
 	if c.Bool("json") {
 		return writeJSON(c.App.Writer, report)
@@ -436,12 +437,6 @@ func stageBench(c *cli.Context) (err error) {
 		report.Plugin, report.Stage, report.Mode, report.Steps, report.MedianSeconds, report.MinSeconds, report.MaxSeconds,
 		report.MedianTransportSeconds, float64(report.PeakRSSBytes)/(1<<20))
 	return nil
-}
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	n := len(sorted)
-	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
 // step is one Forward and, when training, one Backward; a whole one has the optimizer's

@@ -4,6 +4,8 @@ package study
 import (
 	"fmt"
 	"math"
+
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // Missing is the value of an attribute that is not known.
@@ -69,7 +71,7 @@ func (nb *NaiveBayes) Predict(row []int64) []float64 {
 			}
 		}
 	}
-	return softmax(p)
+	return stat.Softmax(p)
 }
 
 func check(rows [][]int64, sizes, labels []int, classes int) error {
@@ -93,23 +95,6 @@ func check(rows [][]int64, sizes, labels []int, classes int) error {
 		}
 	}
 	return nil
-}
-
-// softmax turns log-weights into probabilities, in place.
-func softmax(x []float64) []float64 {
-	top := math.Inf(-1)
-	for _, v := range x {
-		top = math.Max(top, v)
-	}
-	sum := 0.0
-	for i, v := range x {
-		x[i] = math.Exp(v - top)
-		sum += x[i]
-	}
-	for i := range x {
-		x[i] /= sum
-	}
-	return x
 }
 
 // Reconstruct predicts each attribute from the others by naive Bayes trained on

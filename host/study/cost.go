@@ -13,6 +13,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // probeSteps are timed where no finished cell tells what a method costs.
@@ -129,9 +130,9 @@ func (s *Study) fromFinished(c *Cost) (bool, error) {
 	if len(predict) == 0 {
 		return false, nil
 	}
-	c.PredictSec = median(predict)
+	c.PredictSec = stat.Median(predict)
 	if len(train) > 0 {
-		c.TrainSec = median(train)
+		c.TrainSec = stat.Median(train)
 	}
 	c.Basis = fmt.Sprintf("%d finished cells", len(predict))
 	return true, nil
@@ -190,13 +191,8 @@ func (s *Study) probe(ctx context.Context, m Model, c *Cost) (setupSec float64, 
 	if limit > 0 {
 		total = math.Min(total, float64(limit))
 	}
-	c.TrainSec = total*median(steps) + total/perEpoch/float64(every)*validation
+	c.TrainSec = total*stat.Median(steps) + total/perEpoch/float64(every)*validation
 	c.PredictSec = validation
-	c.Basis = fmt.Sprintf("%d timed steps of %.2f s", len(steps), median(steps))
+	c.Basis = fmt.Sprintf("%d timed steps of %.2f s", len(steps), stat.Median(steps))
 	return whole - inside, nil
-}
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
 }

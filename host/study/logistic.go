@@ -6,6 +6,8 @@ import (
 	"math"
 
 	"gonum.org/v1/gonum/optimize"
+
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // Logistic is multinomial logistic regression on standardised features.
@@ -161,7 +163,7 @@ func scores(w, row, logits []float64) {
 func (m *Logistic) Predict(row []float64) []float64 {
 	logits := make([]float64, m.classes)
 	scores(m.weights, m.standardise(row), logits)
-	return softmax(logits)
+	return stat.Softmax(logits)
 }
 
 // OneHot lays rows of value indices [n][A] out as features: one column per value,

@@ -6,6 +6,7 @@ import (
 	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
@@ -120,7 +121,7 @@ func (r *reconstructor) loss(s *torchstage.Scope, rec reconstruction, c fusion.C
 		best := s.Float32s(rec.logp)
 		right := 0
 		for i, chosen := range masked {
-			if chosen && s.Err() == nil && argmax(best[i*k:(i+1)*k]) == int(c.Value[i]) {
+			if chosen && s.Err() == nil && stat.ArgMax(best[i*k:(i+1)*k]) == int(c.Value[i]) {
 				right++
 			}
 		}
@@ -136,14 +137,4 @@ func unit(s *torchstage.Scope, x *ts.Tensor) *ts.Tensor {
 	squares := s.Sum(s.Mul(x, x), []int64{-1}, true)
 	norm := s.Do("sqrt", func() (*ts.Tensor, error) { return s.AddScalar(squares, 1e-12).Sqrt(false) })
 	return s.Div(x, norm)
-}
-
-func argmax(x []float32) int {
-	best := 0
-	for i, v := range x {
-		if v > x[best] {
-			best = i
-		}
-	}
-	return best
 }

@@ -5,6 +5,8 @@ import (
 	"math"
 
 	"gonum.org/v1/gonum/optimize"
+
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // Calibration is how a run's reconstructed probabilities are made to mean what they
@@ -37,7 +39,7 @@ func temper(p []float64, temperature float64) []float64 {
 	for i, v := range p {
 		z[i] = math.Log(math.Max(v, 1e-12)) / temperature
 	}
-	return softmax(z)
+	return stat.Softmax(z)
 }
 
 // Calibrate fits the temperature: it minimises the negative log-likelihood, which is convex in 1/T.
@@ -67,7 +69,7 @@ func calibrationError(answers []Answer, temperature float64) float64 {
 	var gap [10]float64
 	for _, a := range answers {
 		p := temper(a.Probabilities, temperature)
-		best := argmax(p)
+		best := stat.ArgMax(p)
 		bin := min(9, int(10*p[best]))
 		gap[bin] -= p[best]
 		if best == a.Value {

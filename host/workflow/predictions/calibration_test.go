@@ -4,6 +4,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // Distributions that were sharpened by a known temperature are brought back: the
@@ -16,7 +18,7 @@ func TestTemperatureUndoesOverconfidence(t *testing.T) {
 		for i := range z {
 			z[i] = 1.5 * rng.NormFloat64()
 		}
-		p := softmax(z)
+		p := stat.Softmax(z)
 		want, u := 0, rng.Float64()
 		for u > p[want] && want < 3 {
 			u -= p[want]

@@ -12,6 +12,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/box"
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -125,7 +126,7 @@ func (d *Decoder) probabilities(run *pipeline.Run, out []Prediction) error {
 			return d.Head.WrongOutput("output %q: %w", name, err)
 		}
 		for i, z := range logits {
-			out[i].Probabilities = append(out[i].Probabilities, softmax(z))
+			out[i].Probabilities = append(out[i].Probabilities, stat.Softmax(z))
 		}
 	}
 	return nil
@@ -150,20 +151,6 @@ func rows(t *tensor.Tensor, n, k int) ([][]float64, error) {
 		}
 	}
 	return out, nil
-}
-
-func softmax(z []float64) []float64 {
-	high := slices.Max(z)
-	out := make([]float64, len(z))
-	var sum float64
-	for i, v := range z {
-		out[i] = math.Exp(v - high)
-		sum += out[i]
-	}
-	for i := range out {
-		out[i] /= sum
-	}
-	return out
 }
 
 // reconstructions keeps the probabilities of the attributes a report does not mention.

@@ -16,6 +16,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/npz"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -102,7 +103,7 @@ func predictionsCSV(task string, labels []sdk.LabelSet, predictions []Prediction
 	for _, p := range predictions {
 		row := []string{p.Case.ID}
 		for k, set := range labels {
-			row = append(row, set.Classes[argmax(p.Probabilities[k])])
+			row = append(row, set.Classes[stat.ArgMax(p.Probabilities[k])])
 			for _, v := range p.Probabilities[k] {
 				row = append(row, number32(v))
 			}
@@ -118,16 +119,6 @@ func taskSuffix(labels []sdk.LabelSet, set sdk.LabelSet) string {
 		return "." + set.Name
 	}
 	return ""
-}
-
-func argmax(v []float64) int {
-	best := 0
-	for i := range v {
-		if v[i] > v[best] {
-			best = i
-		}
-	}
-	return best
 }
 
 type boxJSON struct {
@@ -174,7 +165,7 @@ func predictionsJSON(set Set) ([]byte, error) {
 		} else {
 			c.Predicted, c.Probabilities = map[string]string{}, map[string]map[string]float64{}
 			for k, set := range labels {
-				c.Predicted[set.Name] = set.Classes[argmax(p.Probabilities[k])]
+				c.Predicted[set.Name] = set.Classes[stat.ArgMax(p.Probabilities[k])]
 				each := map[string]float64{}
 				for i, class := range set.Classes {
 					each[class] = p.Probabilities[k][i]

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -87,7 +88,7 @@ func (f *fusion) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.Forwa
 	loss, known := 0.0, 0
 	for i := range run.n {
 		for a := range f.attributes {
-			p := softmax(f.params["prior"].value[a*f.values : (a+1)*f.values])
+			p := stat.Softmax(f.params["prior"].value[a*f.values : (a+1)*f.values])
 			for _, v := range p {
 				reconstruction = append(reconstruction, float32(v))
 			}
@@ -161,27 +162,13 @@ func (f *fusion) Backward(_ context.Context, req *sdk.BackwardRequest) (*sdk.Bac
 			continue
 		}
 		a := j % f.attributes
-		p := softmax(f.params["prior"].value[a*f.values : (a+1)*f.values])
+		p := stat.Softmax(f.params["prior"].value[a*f.values : (a+1)*f.values])
 		p[k]--
 		for v := range p {
 			f.params["prior"].grad[a*f.values+v] += req.LossWeights["reconstruction"] * p[v] / float64(known)
 		}
 	}
 	return resp, nil
-}
-
-func softmax(x []float64) []float64 {
-	high := slices.Max(x)
-	out := make([]float64, len(x))
-	var sum float64
-	for i, v := range x {
-		out[i] = math.Exp(v - high)
-		sum += out[i]
-	}
-	for i := range out {
-		out[i] /= sum
-	}
-	return out
 }
 
 type detector struct {
@@ -356,7 +343,7 @@ func (c *classifier) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.F
 			logits[i*c.classes+k] = float32(z[k])
 		}
 		if labels != nil {
-			p := softmax(z)
+			p := stat.Softmax(z)
 			loss -= math.Log(max(p[labels[i]], 1e-300)) / float64(n)
 			if p[labels[i]] == slices.Max(p) {
 				right++
