@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -435,18 +436,20 @@ func TestBinsOfTheCalibrationErrorAreOpenOnTheLeft(t *testing.T) {
 			t.Errorf("%v beside 0.9: %v (%v)", certain, r.Metrics.ECE, err)
 		}
 	}
-	// the first bin
+	// the first two bins
 	many := []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"}
 	even := make([]float64, len(many))
 	for i := range even {
 		even[i] = 1.0 / float64(len(many))
 	}
-	r, err := Evaluate([]int{0}, [][]float64{even}, many)
+	second := slices.Clone(even)
+	second[0], second[1] = 0.1, 1.0/8-0.1
+	r, err := Evaluate([]int{0, 1}, [][]float64{even, second}, many)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := 1 - 1.0/16; r.Metrics.ECE != want {
-		t.Errorf("in the first bin %v, want %v", r.Metrics.ECE, want)
+	if want := (1 - 1.0/16 + 0.1) / 2; math.Abs(r.Metrics.ECE-want) > 1e-12 {
+		t.Errorf("in the first bin and the second %v, want %v", r.Metrics.ECE, want)
 	}
 }
 

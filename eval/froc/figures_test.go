@@ -2,6 +2,7 @@ package froc
 
 import (
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/eval/resample"
@@ -130,6 +131,78 @@ func TestCentreRadiusAndBoundsOfEveryKind(t *testing.T) {
 		low, high := c.region.Bounds()
 		if got := c.region.Centre(); got != c.centre || low != c.low || high != c.high || c.region.Radius() != c.radius {
 			t.Errorf("%s: centre %v, bounds %v to %v, radius %v; want %v, %v, %v, %v", name, got, low, high, c.region.Radius(), c.centre, c.low, c.high, c.radius)
+		}
+	}
+}
+
+// A mask's bounding box, from runs that lie in several rows and slices of an uneven grid.
+func TestBoundsOfAMaskOverRowsAndSlices(t *testing.T) {
+	at := func(x, y, z int) int { return x + 5*(y+3*z) } // a grid of 5 x 3 x 4
+	for name, c := range map[string]struct {
+		voxels    []int
+		low, high [3]float64
+	}{
+		"one voxel":      {[]int{at(4, 2, 3)}, [3]float64{4, 2, 3}, [3]float64{4, 2, 3}},
+		"two rows":       {[]int{at(3, 1, 0), at(4, 1, 0), at(1, 2, 0)}, [3]float64{1, 1, 0}, [3]float64{4, 2, 0}},
+		"three slices":   {[]int{at(2, 2, 1), at(3, 0, 2), at(1, 1, 3)}, [3]float64{1, 0, 1}, [3]float64{3, 2, 3}},
+		"last in a row":  {[]int{at(4, 0, 0), at(0, 1, 0)}, [3]float64{0, 0, 0}, [3]float64{4, 1, 0}},
+		"later is lower": {[]int{at(4, 2, 0), at(0, 0, 1)}, [3]float64{0, 0, 0}, [3]float64{4, 2, 1}},
+	} {
+		mask, err := NewMask(5, 3, 4, c.voxels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		region := MaskRegion(mask)
+		if low, high := region.Bounds(); low != c.low || high != c.high {
+			t.Errorf("%s: %v to %v, want %v to %v", name, low, high, c.low, c.high)
+		}
+		for i := range 5 * 3 * 4 {
+			centre := [3]float64{float64(i % 5), float64(i / 5 % 3), float64(i / 15)}
+			if mask.contains(centre) != slices.Contains(c.voxels, i) {
+				t.Errorf("%s: voxel %v", name, centre)
+			}
+		}
+		for _, outside := range [][3]float64{{-0.6, 0, 0}, {4.5, 0, 0}, {0, 2.5, 0}, {0, 0, 3.5}, {0, -0.51, 0}} {
+			if mask.contains(outside) {
+				t.Errorf("%s: %v lies in the mask", name, outside)
+			}
+		}
+	}
+}
+
+func TestCentreInsideABoxOnItsSliceAlone(t *testing.T) {
+	inside := Criterion{Measure: Inside}
+	slice := SliceBox(0, 0, 10, 10, 7)
+	for name, c := range map[string]struct {
+		mark Region
+		want bool
+	}{
+		"through the slice": {Box3D(4, 4, 5, 6, 6, 9), true},
+		"touching it":       {Box3D(4, 4, 7, 6, 6, 9), true},
+		"below it":          {Box3D(4, 4, 2, 6, 6, 6), false},
+		"above it":          {Box3D(4, 4, 8, 6, 6, 9), false},
+		"beside the box":    {Box3D(14, 4, 5, 16, 6, 9), false},
+	} {
+		if _, hit := inside.measure(&c.mark, &slice, 0); hit != c.want {
+			t.Errorf("%s: %v", name, hit)
+		}
+	}
+}
+
+// Among several lesions that a duplicate hits, the best is named.
+func TestADuplicateNamesTheLesionItHitsBest(t *testing.T) {
+	p := DeepLesion()
+	near, exact := Box(0, 0, 10, 12), Box(0, 0, 10, 10)
+	for name, lesions := range map[string][]Region{"exact last": {near, exact}, "exact first": {exact, near}} {
+		truth := &Truth{Images: images(1)}
+		want := slices.IndexFunc(lesions, func(r Region) bool { return r.String() == exact.String() })
+		for _, r := range lesions {
+			truth.Lesions = append(truth.Lesions, Lesion{Region: r})
+		}
+		r := mustEvaluate(t, truth, []Prediction{mark(0, near, 0.9), mark(0, exact, 0.5)}, p)
+		out := r.PredictionOutcomes()
+		if out[0].Fate != TruePositive || out[0].Lesion != 1-want || out[1].Fate != Duplicate || out[1].Lesion != want {
+			t.Errorf("%s: %+v", name, out)
 		}
 	}
 }

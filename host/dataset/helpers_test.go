@@ -15,20 +15,6 @@ import (
 	"testing"
 )
 
-// shared returns a file or folder of the real data, or skips.
-func shared(t testing.TB, name string) string {
-	t.Helper()
-	root := os.Getenv("ALIGNEDFUSION_SHARED")
-	if root == "" {
-		root = "../../../shared"
-	}
-	path := filepath.Join(root, "data", name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("real data are absent: %v", err)
-	}
-	return path
-}
-
 func write(t testing.TB, path, content string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

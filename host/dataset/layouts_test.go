@@ -15,6 +15,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/box"
+	"github.com/alignedfusion/alignedfusion/internal/realdata"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
@@ -223,7 +224,7 @@ func TestSeveralPicturesPerCase(t *testing.T) {
 // TestRealDeepLesionCounts: the official test split has 4,927 lesions, 4,912 of them
 // on 4,817 key slices without Possibly_noisy.
 func TestRealDeepLesionCounts(t *testing.T) {
-	rows, err := table.Read(shared(t, "deeplesion/DL_info_test.csv"))
+	rows, err := table.Read(realdata.Path(t, "deeplesion/DL_info_test.csv"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +262,7 @@ func TestRealDeepLesionCounts(t *testing.T) {
 }
 
 func TestRealKeySlices(t *testing.T) {
-	dir := shared(t, "deeplesion")
+	dir := realdata.Path(t, "deeplesion")
 	d := mustOpen(t, "boxes:"+filepath.Join(dir, "key_slices.csv")+"?grey_hu=-1024,3071", Options{})
 	boxes := 0
 	for _, c := range d.Cases {
@@ -286,7 +287,7 @@ func TestRealKeySlices(t *testing.T) {
 }
 
 func TestRealLungSlices(t *testing.T) {
-	report, err := Check(context.Background(), "boxes:"+shared(t, "lung"), Options{}, false)
+	report, err := Check(context.Background(), "boxes:"+realdata.Path(t, "lung"), Options{}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +306,7 @@ func TestRealLungSlices(t *testing.T) {
 }
 
 func TestRealSkinTable(t *testing.T) {
-	path := shared(t, "skin/data.csv")
+	path := realdata.Path(t, "skin/data.csv")
 	report, err := Check(context.Background(), "table:"+path, Options{}, false)
 	if err != nil {
 		t.Fatal(err)
@@ -329,7 +330,7 @@ func TestRealSkinTable(t *testing.T) {
 
 // TestRealDerm7ptCounts: official splits and the published class table.
 func TestRealDerm7ptCounts(t *testing.T) {
-	dir := shared(t, "derm7pt")
+	dir := realdata.Path(t, "derm7pt")
 	report, err := Check(context.Background(), "derm7pt:"+dir, Options{Attributes: []string{"C"}}, true)
 	if err != nil {
 		t.Fatal(err)
@@ -411,7 +412,7 @@ func TestDerm7ptRelease(t *testing.T) {
 
 // TestRealNIfTI: slices of a volume with their neighbours, turned and placed.
 func TestRealNIfTI(t *testing.T) {
-	d := mustOpen(t, "nifti:"+shared(t, "ct/example_ct_sm.nii.gz"), Options{})
+	d := mustOpen(t, "nifti:"+realdata.Path(t, "ct/example_ct_sm.nii.gz"), Options{})
 	c := d.Cases[len(d.Cases)/2]
 	if c.HasTargets || c.WorldRAS == nil || c.SpacingMM[0] <= 0 || c.Split != "predict" {
 		t.Fatalf("%+v", c)
@@ -465,7 +466,7 @@ func BenchmarkLoaderDeepLesion(b *testing.B) {
 }
 
 func BenchmarkLoaderSkin(b *testing.B) {
-	d := mustOpen(b, "table:"+shared(b, "skin/data.csv"), Options{})
+	d := mustOpen(b, "table:"+realdata.Path(b, "skin/data.csv"), Options{})
 	cases := d.Cases[:128]
 	for b.Loop() {
 		batches(b, d, cases, LoaderOptions{Batch: 16, Load: LoadOptions{Size: 128, Augment: PictureAugment()}})

@@ -7,20 +7,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
-)
 
-func shared(t *testing.T, parts ...string) string {
-	t.Helper()
-	root := os.Getenv("ALIGNEDFUSION_SHARED")
-	if root == "" {
-		root = filepath.Join("..", "..", "..", "shared")
-	}
-	path := filepath.Join(append([]string{root, "data"}, parts...)...)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("shared data is not here: %v", err)
-	}
-	return path
-}
+	"github.com/alignedfusion/alignedfusion/internal/realdata"
+)
 
 func readCSV(t *testing.T, path string) ([]string, [][]string) {
 	t.Helper()
@@ -65,7 +54,7 @@ func best(p []float64) int {
 // The figures are those of an independent computation on the official split
 // (Laplace 1, complete attributes, diagnosis of five classes).
 func TestNaiveBayesReproducesDerm7ptFigures(t *testing.T) {
-	dir := shared(t, "derm7pt")
+	dir := realdata.Path(t, "derm7pt")
 	header, rows := readCSV(t, filepath.Join(dir, "meta.csv"))
 	column := map[string]int{}
 	for i, name := range header {

@@ -2,29 +2,15 @@ package frocio
 
 import (
 	"math"
-	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/internal/realdata"
 )
 
-// shared returns a path of the real data, which is not part of the project.
-func shared(t testing.TB, name string) string {
-	t.Helper()
-	root := os.Getenv("ALIGNEDFUSION_SHARED")
-	if root == "" {
-		root = "../../../../shared"
-	}
-	path := filepath.Join(root, "data", name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("no real data at %s; set ALIGNEDFUSION_SHARED to the folder that holds data/", path)
-	}
-	return path
-}
-
 func luna16(t testing.TB, excluded bool) (*Truth, *Predictions) {
-	dir := shared(t, "luna16")
+	dir := realdata.Path(t, "luna16")
 	s := Source{GroundTruth: filepath.Join(dir, "annotations.csv"), Images: filepath.Join(dir, "seriesuids.csv")}
 	if excluded {
 		s.Excluded = filepath.Join(dir, "annotations_excluded.csv")
@@ -114,7 +100,7 @@ func TestLUNA16CountsEqualTheChallengesScript(t *testing.T) {
 // Official counts of the test split: 4,927 lesions on 4,831 slices, 4,912 on
 // 4,817 without the possibly noisy ones.
 func TestDeepLesionTestSplitCounts(t *testing.T) {
-	path := shared(t, "deeplesion/DL_info_test.csv")
+	path := realdata.Path(t, "deeplesion/DL_info_test.csv")
 	for _, c := range []struct {
 		noisy           NoisyRule
 		images, lesions int
@@ -132,7 +118,7 @@ func TestDeepLesionTestSplitCounts(t *testing.T) {
 // One pair of lesions of the test split overlaps with IoU 0.600: one mark on
 // either finds both by the published rule.
 func TestDeepLesionHasOneOverlappingPair(t *testing.T) {
-	truth, err := ReadTruth(Source{GroundTruth: shared(t, "deeplesion/DL_info_test.csv")}, Options{Noisy: NoisyKeep})
+	truth, err := ReadTruth(Source{GroundTruth: realdata.Path(t, "deeplesion/DL_info_test.csv")}, Options{Noisy: NoisyKeep})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +163,7 @@ func TestDeepLesionHasOneOverlappingPair(t *testing.T) {
 }
 
 func TestLungSlicesAreReadDirectly(t *testing.T) {
-	dir := shared(t, "lung")
+	dir := realdata.Path(t, "lung")
 	truth, err := ReadTruth(Source{
 		GroundTruth: filepath.Join(dir, "boxes.csv"), Images: filepath.Join(dir, "images.csv"), Excluded: filepath.Join(dir, "ignore.csv"),
 	}, Options{Split: "val"})

@@ -11,21 +11,8 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/rules"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/realdata"
 )
-
-// shared returns a file of the data that is not part of the project.
-func shared(t *testing.T, path string) string {
-	t.Helper()
-	dir := os.Getenv("ALIGNEDFUSION_SHARED")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "..", "..", "shared")
-	}
-	path = filepath.Join(dir, "data", "reports", path)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("public corpus not at %s (set ALIGNEDFUSION_SHARED)", path)
-	}
-	return path
-}
 
 func TestScoreIsPrecisionRecallAndTheirHarmonicMean(t *testing.T) {
 	// GenConText's counts on the kit give its published figures.
@@ -42,7 +29,7 @@ func TestScoreIsPrecisionRecallAndTheirHarmonicMean(t *testing.T) {
 }
 
 func TestNegExKit(t *testing.T) {
-	items, err := ReadNegEx(shared(t, "negex/rsAnnotations-1-120-random.txt"))
+	items, err := ReadNegEx(realdata.Path(t, "reports", "negex/rsAnnotations-1-120-random.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,11 +54,11 @@ func TestNegExKit(t *testing.T) {
 }
 
 func TestOpenIFindings(t *testing.T) {
-	gold, err := ReadGold(shared(t, "openi/gold_train.csv"))
+	gold, err := ReadGold(realdata.Path(t, "reports", "openi/gold_train.csv"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	reports, err := report.Read(report.Source{Path: shared(t, "openi/indiana_reports.csv")})
+	reports, err := report.Read(report.Source{Path: realdata.Path(t, "reports", "openi/indiana_reports.csv")})
 	if err != nil {
 		t.Fatal(err)
 	}
