@@ -139,9 +139,10 @@ bench: build ## run the benchmarks (BENCH=regexp selects)
 ##@ Generate
 
 .PHONY: docs
-docs: host ## write docs/commands.md from the program
+docs: host ## write docs/commands.md and docs/exit-codes.md from the program
 	@mkdir -p docs
 	@bin/alignedfusion reference > docs/.commands.md && mv docs/.commands.md docs/commands.md
+	@bin/alignedfusion exit-codes --markdown > docs/exit-codes.md
 
 .PHONY: docs-check
 docs-check: host ## fail when docs/commands.md is out of date

@@ -37,6 +37,7 @@ func commands() []*cli.Command {
 		doctorCommand(),
 		versionCommand(),
 		completionCommand(),
+		exitCodesCommand(),
 		referenceCommand(),
 	}
 }
@@ -45,6 +46,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	return &cli.App{
 		Name:                      "alignedfusion",
 		Usage:                     "multimodal lesion detection and classification with swappable plugins",
+		Description:               "Exit codes: " + exitCodes() + ".\n`alignedfusion exit-codes` says when each comes.",
 		Version:                   Version,
 		Writer:                    stdout,
 		ErrWriter:                 stderr,
@@ -71,6 +73,7 @@ func prepare(cmds []*cli.Command) {
 		cmd.OnUsageError = func(c *cli.Context, err error, _ bool) error {
 			return usageError("%w; see `%s --help`", err, strings.TrimSpace(c.Command.HelpName))
 		}
+		required := takeRequired(cmd.Flags)
 		before := cmd.Before
 		leaf := len(cmd.Subcommands) == 0 // asked now: the library adds a help command to each
 		cmd.Before = func(c *cli.Context) error {
@@ -79,6 +82,11 @@ func prepare(cmds []*cli.Command) {
 					if len(arg) > 1 && strings.HasPrefix(arg, "-") {
 						return usageError("flag %q stands after an argument and would be ignored; put flags before arguments", arg)
 					}
+				}
+			}
+			for _, name := range required {
+				if !c.IsSet(name) {
+					return usageError("--%s is missing; see `%s --help`", name, strings.TrimSpace(c.Command.HelpName))
 				}
 			}
 			if before != nil {
@@ -96,6 +104,19 @@ func prepare(cmds []*cli.Command) {
 		}
 		prepare(cmd.Subcommands)
 	}
+}
+
+// takeRequired returns the names of the flags that must be given, and keeps the library
+// from asking for them: its error has no type, and the whole help comes with it.
+func takeRequired(flags []cli.Flag) []string {
+	var names []string
+	for _, f := range flags {
+		if text, ok := f.(*cli.StringFlag); ok && text.Required {
+			text.Required = false
+			names = append(names, text.Name)
+		}
+	}
+	return names
 }
 
 // Main runs the program and returns its exit code.
@@ -127,12 +148,8 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		}
 		return 128 + int(n)
 	}
-	if err == nil {
-		return exitOK
-	}
-	fmt.Fprintf(stderr, "alignedfusion: %v\n", err)
-	if strings.HasPrefix(err.Error(), "Required flag") { // urfave/cli has no type for it
-		return exitUsage
+	if err != nil {
+		fmt.Fprintf(stderr, "alignedfusion: %v\n", err)
 	}
 	return codeOf(err)
 }

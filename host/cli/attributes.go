@@ -200,7 +200,7 @@ func attributesExtract(c *cli.Context) error {
 	o.Confirm = func(e llm.Estimate) bool { return confirm(c, o.Client, e) }
 	if path := c.String("schema"); path != "" {
 		if o.Schema, err = attributes.ReadSchema(path); err != nil {
-			return coded(err)
+			return err
 		}
 	}
 	if o.Source, err = sourceOf(c); err != nil {
@@ -208,7 +208,7 @@ func attributesExtract(c *cli.Context) error {
 	}
 	table, record, err := attributes.Extract(c.Context, o)
 	if err != nil || table == nil {
-		return coded(err)
+		return err
 	}
 	for _, w := range record.Warnings() {
 		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
@@ -266,7 +266,7 @@ func attributesSelect(c *cli.Context) error {
 	}
 	chosen, record, err := selectBy(c, by)
 	if err != nil || chosen == nil {
-		return coded(err)
+		return err
 	}
 	for _, w := range record.Warnings() {
 		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)

@@ -85,7 +85,7 @@ func parseSystems(args []string) []workflow.System {
 func compareRuns(c *cli.Context, o workflow.CompareOptions, plot string) error {
 	found, err := workflow.Compare(o)
 	if err != nil {
-		return coded(err)
+		return err
 	}
 	if d := found.Detection; plot != "" && d != nil {
 		var systems []frocSystem
@@ -226,7 +226,7 @@ func evaluatePredictions(c *cli.Context, r *workflow.PredictResult) error {
 		return nil
 	}
 	if err != nil {
-		return coded(err)
+		return err
 	}
 	if !c.Bool("json") {
 		found.Warnings = nil // they were printed before the prediction

@@ -62,7 +62,7 @@ func runDemo(c *cli.Context) error {
 	out := c.String("out")
 	for _, name := range append([]string{"a3d"}, demoFusions[1:]...) {
 		if _, err := plughost.Find(name, c.StringSlice("plugin-dir")); err != nil {
-			return coded(fmt.Errorf("%w; `make build` builds the plugins", err))
+			return fmt.Errorf("%w; `make build` builds the plugins", err)
 		}
 	}
 	data := filepath.Join(out, "data")
@@ -108,7 +108,7 @@ func demoPredict(c *cli.Context, dir string) error {
 	}
 	_, err := workflow.PredictRun(c.Context, workflow.PredictOptions{Run: dir, Split: "test", Checkpoint: "best",
 		Plugins: pluginOptions(c), Messages: c.App.ErrWriter})
-	return coded(err)
+	return err
 }
 
 // demoTrain trains a detector from the weights of another run, or goes on with one that
@@ -144,5 +144,5 @@ func demoTrain(c *cli.Context, data, fusion, dir, from string, settings []string
 	if err == nil {
 		writeTransport(c.App.ErrWriter, dir)
 	}
-	return coded(err)
+	return err
 }

@@ -1,74 +1,66 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
-	"syscall"
+	"io"
+	"strings"
+	"text/tabwriter"
 
-	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/urfave/cli/v2"
+
+	"github.com/alignedfusion/alignedfusion/host/fault"
 )
 
-// Exit codes of the program.
-const (
-	exitOK       = 0
-	exitFailure  = 1
-	exitUsage    = 2
-	exitData     = 3
-	exitPlugin   = 4
-	exitResource = 5
-	exitGate     = 7
-)
+func usageError(format string, args ...any) error { return fault.Errorf(fault.Usage, format, args...) }
 
-// exitError carries the exit code an error ends the program with. It is not a
-// cli.ExitCoder on purpose: urfave/cli would call os.Exit before deferred
-// clean-up (plugins!) has run.
-type exitError struct {
-	code int
-	err  error
-}
+// dataError marks an error of a package that knows no kinds as bad input data.
+func dataError(err error) error { return fault.Wrap(fault.Data, err) }
 
-func (e *exitError) Error() string { return e.err.Error() }
-func (e *exitError) Unwrap() error { return e.err }
+// pluginError marks an error without a kind as a plugin failure.
+func pluginError(err error) error { return fault.Wrap(fault.Plugin, err) }
 
-func usageError(format string, args ...any) error {
-	return &exitError{exitUsage, fmt.Errorf(format, args...)}
-}
+// resourceError marks an error without a kind as a lack of memory or disk.
+func resourceError(err error) error { return fault.Wrap(fault.Resource, err) }
 
-func withCode(code int, err error) error {
-	if err == nil {
-		return nil
-	}
-	var known *exitError
-	if errors.As(err, &known) {
-		return err
-	}
-	return &exitError{code, err}
-}
+// gateError marks an error as a missed quality gate.
+func gateError(err error) error { return fault.Wrap(fault.Gate, err) }
 
-// codeOf is what the program ends with for an error. A full disk has its own code,
-// whichever command met it.
+// codeOf is what the program ends with for an error.
 func codeOf(err error) int {
-	var coded *exitError
-	switch {
-	case err == nil:
-		return exitOK
-	case errors.Is(err, runs.ErrNoSpace), errors.Is(err, runs.ErrFileLimit),
-		errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
-		return exitResource
-	case errors.As(err, &coded):
-		return coded.code
+	if err == nil {
+		return 0
 	}
-	return exitFailure
+	return fault.Of(err).Code()
 }
 
-// dataError marks err as bad input data (exit 3).
-func dataError(err error) error { return withCode(exitData, err) }
+// exitCodes names all exit codes in one line.
+func exitCodes() string {
+	var all []string
+	for _, e := range fault.Exits {
+		all = append(all, fmt.Sprintf("%d %s", e.Code, e.Meaning))
+	}
+	return strings.Join(all, ", ")
+}
 
-// pluginError marks err as a plugin failure (exit 4).
-func pluginError(err error) error { return withCode(exitPlugin, err) }
-
-// resourceError marks err as a lack of memory or disk (exit 5).
-func resourceError(err error) error { return withCode(exitResource, err) }
-
-// gateError marks err as a missed quality gate (exit 7).
-func gateError(err error) error { return withCode(exitGate, err) }
+// exitCodesCommand prints fault.Exits; `make docs` writes docs/exit-codes.md with it.
+func exitCodesCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "exit-codes",
+		Usage: "say what the program's exit codes mean",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "markdown", Usage: "as the page docs/exit-codes.md"}},
+		Action: func(c *cli.Context) error {
+			if err := noArguments(c); err != nil {
+				return err
+			}
+			if c.Bool("markdown") {
+				_, err := io.WriteString(c.App.Writer, fault.Page())
+				return err
+			}
+			w := tabwriter.NewWriter(c.App.Writer, 2, 0, 2, ' ', 0)
+			for _, e := range fault.Exits {
+				fmt.Fprintf(w, "%d\t%s\t%s\n", e.Code, e.Meaning, e.When)
+			}
+			return w.Flush()
+		},
+	}
+}

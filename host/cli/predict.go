@@ -78,13 +78,13 @@ func runPredict(c *cli.Context) error {
 	o.Mirror = c.Bool("mirror")
 	result, err := workflow.PredictRun(c.Context, o)
 	if err != nil {
-		return coded(err)
+		return err
 	}
 	if err := combineRuns(c, o, result); err != nil {
 		return err
 	}
 	if err := predictions.Write(c.String("out"), result.Set()); err != nil {
-		return coded(err)
+		return err
 	}
 	if path := c.String("findings"); path != "" {
 		if err := writeFindings(c, path, result); err != nil {
@@ -93,7 +93,7 @@ func runPredict(c *cli.Context) error {
 	}
 	if path := c.String("reconstruction"); path != "" {
 		if err := predictions.WriteReconstructions(path, result.Predictions); err != nil {
-			return coded(err)
+			return err
 		}
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%d cases of split %q predicted with the checkpoint of step %d: %s\n",
@@ -131,7 +131,7 @@ func checkPredict(c *cli.Context) error {
 	}
 	r, err := workflow.ReadRun(c.String("run"))
 	if err != nil {
-		return coded(err)
+		return err
 	}
 	task := r.Config.Task
 	switch {
@@ -145,7 +145,7 @@ func checkPredict(c *cli.Context) error {
 	for _, run := range c.StringSlice("with") {
 		other, err := workflow.ReadRun(run)
 		if err != nil {
-			return coded(err)
+			return err
 		}
 		if other.Config.Task != task {
 			return usageError("--with %s: that run's task is %s, %s's is %s", run, other.Config.Task, c.String("run"), task)
@@ -169,7 +169,7 @@ func combineRuns(c *cli.Context, o workflow.PredictOptions, result *workflow.Pre
 		o.Run = run
 		other, err := workflow.PredictRun(c.Context, o)
 		if err != nil {
-			return coded(err)
+			return err
 		}
 		if !slices.EqualFunc(other.Labels, result.Labels, func(a, b sdk.LabelSet) bool { return slices.Equal(a.Classes, b.Classes) }) {
 			return usageError("--with %s: that run knows other classes", run)
@@ -181,7 +181,7 @@ func combineRuns(c *cli.Context, o workflow.PredictOptions, result *workflow.Pre
 	}
 	combined, err := predictions.Combine(result.Config.Task, sources)
 	if err != nil {
-		return coded(err)
+		return err
 	}
 	result.Predictions = combined
 	return nil
@@ -194,7 +194,7 @@ func writeFindings(c *cli.Context, path string, result *workflow.PredictResult) 
 		err = predictions.WriteFindings(path, found)
 	}
 	if err != nil {
-		return coded(err)
+		return err
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%d findings in %d slices: %s\n", len(found), len(result.Predictions), path)
 	return nil

@@ -22,10 +22,7 @@ func referenceCommand() *cli.Command {
 					writeReference(&b, "alignedfusion", cmd, 2)
 				}
 			}
-			b.WriteString("\n## Exit codes\n\n" +
-				"| code | meaning |\n|---|---|\n" +
-				"| 0 | done |\n| 1 | failure |\n| 2 | wrong usage |\n| 3 | bad input data |\n| 4 | a plugin failed |\n" +
-				"| 5 | memory or disk ran out |\n| 7 | a quality gate was missed |\n| 130, 143 | stopped by SIGINT, SIGTERM |\n")
+			b.WriteString("\n## Exit codes\n\n" + upperFirst(exitCodes()) + ": see [exit-codes.md](exit-codes.md).\n")
 			_, err := io.WriteString(c.App.Writer, b.String())
 			return err
 		},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/npz"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
@@ -172,7 +173,7 @@ func openStage(c *cli.Context, train bool) (_ *stageRun, err error) {
 	}()
 	begin := time.Now()
 	if r.plugin, err = r.host.Start(c.Context, c.String("plugin")); err != nil {
-		return nil, coded(err)
+		return nil, err
 	}
 	r.started = time.Since(begin)
 	if r.manifest, err = oneStage(r.plugin.Manifest(), c.String("stage")); err != nil {
@@ -193,24 +194,24 @@ func openStage(c *cli.Context, train bool) (_ *stageRun, err error) {
 	}
 	req.Inputs = sample.Feeding(r.manifest.Inputs, r.inputs)
 	if r.instance, _, err = r.plugin.Open(c.Context, req); err != nil {
-		return nil, stageError(err, !pipeline.RefusesSetting(err, r.manifest.Settings))
+		return nil, err
 	}
 	return r, nil
 }
 
 func (r *stageRun) close() error { return r.host.Close() }
 
-// stageError maps what a stage refuses: with the user's own arrays it is the data's
-// fault.
+// stageError maps what a stage refuses in a call: with the user's own arrays it is the
+// data's fault, with made-up ones the fault of what was asked for.
 func stageError(err error, data bool) error {
 	var refused *sdk.Error
-	if !plughost.IsFailure(err) && errors.As(err, &refused) && refused.Code == sdk.InvalidArgument {
-		if data {
-			return dataError(err)
-		}
-		return usageError("%w", err)
+	if plughost.IsFailure(err) || !errors.As(err, &refused) || refused.Code != sdk.InvalidArgument {
+		return err
 	}
-	return coded(err)
+	if data {
+		return fault.Mark(fault.Data, err)
+	}
+	return fault.Mark(fault.Usage, err)
 }
 
 // finite holds a stage to its promise: finite answers to finite inputs.
@@ -342,7 +343,7 @@ func stageForward(c *cli.Context) (err error) {
 	cost := r.instance.Cost()
 	if train {
 		if err := r.instance.Release(c.Context, 1); err != nil {
-			return coded(err)
+			return err
 		}
 	}
 	arrays := maps.Clone(resp.Outputs)

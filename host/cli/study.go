@@ -246,28 +246,28 @@ func runStudy(c *cli.Context, task string, blocks func(*cli.Context) ([]study.Bl
 	}
 	s, err := study.Open(o)
 	if err != nil {
-		return coded(err)
+		return err
 	}
 	if !c.Bool("table") {
 		if err := studyCosts(c, s); err != nil {
-			return coded(err)
+			return err
 		}
 		if c.Bool("dry-run") {
 			return nil
 		}
 		if err := s.Run(c.Context); err != nil {
-			return coded(err)
+			return err
 		}
 	}
 	t, err := s.Table(study.TableOptions{Baseline: baseline, Resample: resample.Options{Replicates: c.Int("bootstrap")}})
 	if err != nil {
-		return coded(err)
+		return err
 	}
 	if len(t.Rows) == 0 {
 		return usageError("%s has no finished cells of this study", o.Dir)
 	}
 	if err := s.Save(t); err != nil {
-		return coded(err)
+		return err
 	}
 	if n := len(t.Missing); n > 0 {
 		fmt.Fprintf(c.App.ErrWriter, "%d cells are not made yet; the first is %s\n", n, t.Missing[0])
@@ -275,7 +275,7 @@ func runStudy(c *cli.Context, task string, blocks func(*cli.Context) ([]study.Bl
 	if c.Bool("json") {
 		return writeJSON(c.App.Writer, t)
 	}
-	return coded(t.Write(c.App.Writer, c.String("metric")))
+	return t.Write(c.App.Writer, c.String("metric"))
 }
 
 // studyCosts prints what is still to be done and how long it will take; with --dry-run

@@ -11,8 +11,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
-	"github.com/alignedfusion/alignedfusion/host/dataset"
-	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
@@ -175,7 +173,7 @@ func trainAndReport(c *cli.Context, o workflow.TrainOptions) error {
 		return fmt.Errorf("%w; continue with: %s", err, resumeCommand(c))
 	}
 	if err != nil {
-		return coded(err)
+		return err
 	}
 	r, err := workflow.ReadRun(o.Dir)
 	if err != nil {
@@ -326,35 +324,4 @@ func trainConfig(c *cli.Context) (*config.Config, error) {
 		return nil, usageError("%w", err)
 	}
 	return cfg, nil
-}
-
-// coded gives an error of a pipeline its exit code.
-func coded(err error) error {
-	var settings *pipeline.SettingsError
-	var ports *pipeline.PortError
-	var stage *pipeline.StageError
-	var choice *pipeline.RoleError
-	var configuration *config.Error
-	var refused *sdk.Error
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, loop.ErrStopped):
-		return err // main knows the signal
-	case errors.Is(err, runs.ErrNoSpace), errors.Is(err, runs.ErrFileLimit), errors.As(err, &refused) && refused.Code == sdk.ResourceExhausted:
-		return resourceError(err)
-	case errors.As(err, &stage) && stage.Call == "open" && !plughost.IsFailure(err) && errors.As(err, &refused) && refused.Code == sdk.InvalidArgument:
-		if stage.Setting {
-			return &exitError{exitUsage, err}
-		}
-		return dataError(err) // weights, classes or attributes
-	case errors.As(err, &configuration), errors.As(err, &settings), errors.As(err, &choice), errors.Is(err, plughost.ErrNotFound),
-		errors.Is(err, runs.ErrExists), errors.Is(err, runs.ErrNotEmpty), errors.Is(err, runs.ErrNotARun):
-		return &exitError{exitUsage, err}
-	case errors.Is(err, dataset.ErrData), errors.Is(err, runs.ErrNoCheckpoint), errors.Is(err, runs.ErrCorrupt), errors.Is(err, runs.ErrDamaged):
-		return dataError(err)
-	case plughost.IsFailure(err), errors.As(err, &ports), errors.As(err, &stage), errors.As(err, &refused):
-		return pluginError(err)
-	}
-	return err
 }

@@ -226,7 +226,7 @@ func TestSignalEndsTrainingAfterTheStepWithACheckpoint(t *testing.T) {
 		// A second host on the run is refused.
 		second, secondErr := program(t, dir, "train", "--resume", "--out", out)
 		var exit *exec.ExitError
-		if err := second.Run(); !errors.As(err, &exit) || exit.ExitCode() != exitFailure || !strings.Contains(secondErr.String(), "another process is using the run (process ") {
+		if err := second.Run(); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(secondErr.String(), "another process is using the run (process ") {
 			t.Errorf("second host: %v\n%s", err, secondErr)
 		}
 

@@ -110,7 +110,7 @@ func runWeightsExport(c *cli.Context) error {
 	}
 	checkpoint, warnings, err := runs.Find(c.String("run"), c.String("checkpoint"))
 	if err != nil {
-		return coded(err)
+		return err
 	}
 	for _, w := range warnings {
 		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
@@ -123,7 +123,7 @@ func runWeightsExport(c *cli.Context) error {
 		return err
 	}
 	if err := runs.WriteFile(to, data); err != nil {
-		return coded(err)
+		return err
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%s: the %s of step %d\n", to, role, checkpoint.State.Step)
 	return nil

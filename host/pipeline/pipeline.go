@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -53,7 +54,7 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		req.Seed, req.Frozen = Seed(base.Seed, "open", string(s.Role)), base.Train && s.Frozen
 		instance, opened, err := s.Open(ctx, &req)
 		if err != nil {
-			return nil, &StageError{Role: s.Role, Plugin: s.Plugin, Call: "open", Err: err, Setting: RefusesSetting(err, s.Stage.Settings)}
+			return nil, &StageError{Role: s.Role, Plugin: s.Plugin, Call: "open", Err: err}
 		}
 		m := &Member{Source: s, Instance: instance, Opened: opened, Resolved: resolved[i]}
 		p.Members = append(p.Members, m)
@@ -74,6 +75,9 @@ type SettingsError struct {
 	Plugin string
 	Err    error
 }
+
+// Fault is fault.Usage.
+func (e *SettingsError) Fault() fault.Kind { return fault.Usage }
 
 // Error formats as `encoder a3d: unknown setting …`.
 func (e *SettingsError) Error() string { return fmt.Sprintf("%s %s: %v", e.Role, e.Plugin, e.Err) }

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -353,24 +352,6 @@ func TestRefusedBatchIsNamed(t *testing.T) {
 	var stage *StageError
 	if !errors.As(err, &stage) || stage.Role != sdk.KindHead {
 		t.Errorf("%v hides the head's error", err)
-	}
-}
-
-func TestRefusesSetting(t *testing.T) {
-	settings := []sdk.Setting{{Name: "weights", Type: "path"}, {Name: "window", Type: "floats"}, {Name: "win", Type: "int"}}
-	for err, want := range map[error]bool{
-		sdk.Errorf(sdk.InvalidArgument, "setting window: %q given, want low,high", "9,1"):         true,
-		sdk.Errorf(sdk.InvalidArgument, "setting window=9,1, want low,high"):                      true,
-		sdk.Errorf(sdk.InvalidArgument, "setting weights: open w.safetensors: no such file"):      false,
-		sdk.Errorf(sdk.InvalidArgument, "weights w.safetensors do not fit"):                       false,
-		sdk.Errorf(sdk.InvalidArgument, "setting windows: unknown"):                               false,
-		sdk.Errorf(sdk.Internal, "setting window: a bug"):                                         false,
-		errors.New("setting window: no stage's word"):                                             false,
-		fmt.Errorf("open: %w", sdk.Errorf(sdk.InvalidArgument, "setting win: 0, want 1 or more")): true,
-	} {
-		if got := RefusesSetting(err, settings); got != want {
-			t.Errorf("%v: %v, want %v", err, got, want)
-		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -28,6 +29,9 @@ type PortError struct {
 	// may be a slip of.
 	Stranger, Meant string
 }
+
+// Fault is fault.Plugin.
+func (e *PortError) Fault() fault.Kind { return fault.Plugin }
 
 // Error names both stages:
 // `head mlp: input "joint" is FP32 [N 192] from fusion sum, want FP32 [N 256]`,
@@ -271,6 +275,9 @@ func (b board) offer(s Source, inputs, outputs []sdk.Port) {
 type RoleError struct{ Text string }
 
 func (e *RoleError) Error() string { return e.Text }
+
+// Fault is fault.Usage.
+func (e *RoleError) Fault() fault.Kind { return fault.Usage }
 
 // Check compares the ports of a whole pipeline by its manifests, before anything is
 // opened. The error is a *PortError that names the stages, or a *RoleError.

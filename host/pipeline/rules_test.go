@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -401,7 +402,7 @@ func TestCloseClosesEveryStageLastFirst(t *testing.T) {
 
 // A cause that names plugin, stage and call itself is not given a second name.
 func TestStageErrorNamesTheStageOnce(t *testing.T) {
-	cause := errors.New("plugin eye: encoder eye: forward: broken")
+	cause := error(&sdk.Error{Plugin: "eye", Stage: "encoder eye", Call: "forward", Given: "broken"})
 	err := &StageError{Role: sdk.KindEncoder, Plugin: "eye", Call: "forward", Err: cause}
 	if err.Error() != cause.Error() || !errors.Is(err, cause) {
 		t.Error(err)
@@ -565,13 +566,13 @@ func TestOpenTellsEachStageWhatFeedsIt(t *testing.T) {
 func TestOpenClosesWhatItHasOpenedOnAnError(t *testing.T) {
 	requests := map[sdk.Kind]sdk.OpenRequest{}
 	for _, test := range []struct {
-		cause   error
-		setting bool
-	}{{errors.New("no memory"), false}, {sdk.Errorf(sdk.InvalidArgument, "setting width: 3, want 4"), true}} {
+		cause error
+		kind  fault.Kind
+	}{{errors.New("no memory"), fault.Plugin}, {sdk.RefuseSetting("width", "3 given, want 4"), fault.Usage}} {
 		var log []string
 		_, err := Open(t.Context(), []Source{opening(sdk.KindEncoder, "eye", requests, &log, nil), opening(sdk.KindHead, "out", requests, &log, test.cause)}, []sdk.Port{{Name: "image"}}, sdk.OpenRequest{})
 		var stage *StageError
-		if !errors.As(err, &stage) || stage.Call != "open" || stage.Role != sdk.KindHead || stage.Setting != test.setting || !errors.Is(err, test.cause) {
+		if !errors.As(err, &stage) || stage.Call != "open" || stage.Role != sdk.KindHead || stage.Fault() != test.kind || !errors.Is(err, test.cause) {
 			t.Errorf("error is %v", err)
 		}
 		if !slices.Equal(log, []string{"eye close"}) {

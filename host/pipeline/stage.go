@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
+	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -39,15 +40,15 @@ type StageError struct {
 	Plugin string
 	Call   string
 	Err    error
-	// Setting says that the stage refused one of its settings (see RefusesSetting).
-	Setting bool
 }
 
 // Error formats as `encoder a3d: forward: …`, or leaves the naming to a cause that
 // names plugin, stage and call itself.
 func (e *StageError) Error() string {
-	if text := e.Err.Error(); strings.HasPrefix(text, "plugin ") {
-		return text
+	var failure *plughost.Failure
+	var refused *sdk.Error
+	if errors.As(e.Err, &failure) || errors.As(e.Err, &refused) && refused.Plugin != "" {
+		return e.Err.Error()
 	}
 	return fmt.Sprintf("%s %s: %s: %v", e.Role, e.Plugin, e.Call, e.Err)
 }
@@ -55,19 +56,8 @@ func (e *StageError) Error() string {
 // Unwrap returns the cause.
 func (e *StageError) Unwrap() error { return e.Err }
 
-// RefusesSetting reports whether a stage that was opened refused one of its settings,
-// which it calls `setting NAME`. A setting that names a file is not meant: what is
-// wrong is then in the file.
-func RefusesSetting(err error, settings []sdk.Setting) bool {
-	var refused *sdk.Error
-	if !errors.As(err, &refused) || refused.Code != sdk.InvalidArgument {
-		return false
-	}
-	return slices.ContainsFunc(settings, func(s sdk.Setting) bool {
-		_, rest, found := strings.Cut(refused.Error(), "setting "+s.Name)
-		return found && s.Type != "path" && strings.TrimLeft(rest, ":=, ") != rest
-	})
-}
+// Fault is the cause's, or fault.Plugin.
+func (e *StageError) Fault() fault.Kind { return fault.Or(e.Err, fault.Plugin) }
 
 // Source is a stage that can be opened.
 type Source struct {

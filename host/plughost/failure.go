@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/host/fault"
 )
 
 // Failure is a plugin that failed: it did not start, died, hung, or answered what the
@@ -19,6 +21,9 @@ type Failure struct {
 	Stderr []string
 	Err    error
 }
+
+// Fault is fault.Plugin.
+func (f *Failure) Fault() fault.Kind { return fault.Plugin }
 
 // Error names the plugin, the call, the reason and the last lines of standard error.
 func (f *Failure) Error() string {
@@ -54,4 +59,4 @@ func IsFailure(err error) bool {
 }
 
 // ErrNotFound is returned when no plugin has the asked name or path.
-var ErrNotFound = errors.New("plugin not found")
+var ErrNotFound = fault.New(fault.Usage, "plugin not found")

@@ -15,14 +15,15 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
 // ErrCorrupt is returned when a checkpoint is not what was saved.
-var ErrCorrupt = errors.New("corrupt checkpoint")
+var ErrCorrupt = fault.New(fault.Data, "corrupt checkpoint")
 
 // ErrNoCheckpoint is returned when a run has no checkpoint that can be used.
-var ErrNoCheckpoint = errors.New("no usable checkpoint")
+var ErrNoCheckpoint = fault.New(fault.Data, "no usable checkpoint")
 
 const checkpointVersion = 1
 

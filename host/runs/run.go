@@ -28,6 +28,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
@@ -47,20 +48,20 @@ const (
 // Errors of run directories.
 var (
 	// ErrExists is returned by Create when the folder already holds a run.
-	ErrExists = errors.New("the folder already holds a run")
+	ErrExists = fault.New(fault.Usage, "the folder already holds a run")
 	// ErrNotEmpty is returned by Create when the folder holds something that is no run.
-	ErrNotEmpty = errors.New("the folder is not empty and holds no run")
+	ErrNotEmpty = fault.New(fault.Usage, "the folder is not empty and holds no run")
 	// ErrNotARun is returned when a folder holds no run.
-	ErrNotARun = errors.New("the folder holds no run")
+	ErrNotARun = fault.New(fault.Usage, "the folder holds no run")
 	// ErrDamaged is returned when a file of a run directory cannot be read.
-	ErrDamaged = errors.New("damaged run directory")
+	ErrDamaged = fault.New(fault.Data, "damaged run directory")
 	// ErrLocked is returned when another process writes to the run.
 	ErrLocked = errors.New("another process is using the run")
 	// ErrNoSpace is returned when the disk is full; what was there before is intact.
-	ErrNoSpace = errors.New("no space left on the disk")
+	ErrNoSpace = fault.New(fault.Resource, "no space left on the disk")
 	// ErrFileLimit is returned when a file outgrows the process's limit (ulimit -f);
 	// what was there before is intact.
-	ErrFileLimit = errors.New("a file outgrew this process's limit (ulimit -f)")
+	ErrFileLimit = fault.New(fault.Resource, "a file outgrew this process's limit (ulimit -f)")
 )
 
 // Run is a run directory that this process may write to.

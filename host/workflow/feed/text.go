@@ -58,8 +58,7 @@ func openText(ctx context.Context, host *plughost.Host, c config.Stage, req sdk.
 	req.Stage, req.Settings, req.Train = t.Stage.Name, t.Settings, false
 	req.Inputs = t.Stage.Inputs
 	if t.instance, t.Opened, err = t.Plugin.Open(ctx, &req); err != nil {
-		return nil, &pipeline.StageError{Role: sdk.KindText, Plugin: manifest.Name, Call: "open", Err: err,
-			Setting: pipeline.RefusesSetting(err, t.Stage.Settings)}
+		return nil, &pipeline.StageError{Role: sdk.KindText, Plugin: manifest.Name, Call: "open", Err: err}
 	}
 	out := sdk.FindPort(sdk.KnownPorts(t.Stage.Outputs, t.Opened.Outputs), ports.Embedding.Name)
 	if out != nil && out.DType == tensor.FP32 && len(out.Shape) == 2 {
