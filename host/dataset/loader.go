@@ -59,7 +59,7 @@ const sendTime = 3 * time.Millisecond
 // that contradict the ports. The loader stops when ctx ends.
 func NewLoader(ctx context.Context, d *Dataset, cases []Case, opt LoaderOptions) (*Loader, error) {
 	l := &Loader{data: d, cases: cases, opt: opt, intensity: map[string]*sdk.Intensity{}}
-	if err := l.settle(); err != nil {
+	if err := l.resolve(); err != nil {
 		return nil, fmt.Errorf("load %s: %w", d.Spec, err)
 	}
 	l.ctx, l.cancel = context.WithCancel(ctx)
@@ -116,8 +116,8 @@ func NewLoader(ctx context.Context, d *Dataset, cases []Case, opt LoaderOptions)
 	return l, nil
 }
 
-// settle fills in defaults and compares options, ports and data.
-func (l *Loader) settle() error {
+// resolve fills in defaults and compares options, ports and data.
+func (l *Loader) resolve() error {
 	o := &l.opt
 	defaultTo := func(v *int, value int) {
 		if *v == 0 {
@@ -141,7 +141,7 @@ func (l *Loader) settle() error {
 	if len(l.cases) == 0 {
 		return fmt.Errorf("%w: no cases", ErrData)
 	}
-	if err := l.settlePorts(); err != nil {
+	if err := l.resolvePorts(); err != nil {
 		return err
 	}
 	if o.Load.SizeMultiple > 0 {
@@ -184,8 +184,8 @@ func (l *Loader) settle() error {
 	return nil
 }
 
-// settlePorts finds out which modalities the encoders want, and how.
-func (l *Loader) settlePorts() error {
+// resolvePorts finds out which modalities the encoders want, and how.
+func (l *Loader) resolvePorts() error {
 	o := &l.opt
 	l.depth = o.Load.Slices
 	if o.Ports == nil {
@@ -222,7 +222,7 @@ func (l *Loader) settlePorts() error {
 			}
 		}
 		l.multiple = max(l.multiple, int(port.SizeMultiple))
-		if err := l.settleShape(port); err != nil {
+		if err := l.resolveShape(port); err != nil {
 			return err
 		}
 	}
@@ -233,8 +233,8 @@ func (l *Loader) settlePorts() error {
 	return nil
 }
 
-// settleShape takes depth, height and width from a port that fixes them.
-func (l *Loader) settleShape(port sdk.Port) error {
+// resolveShape takes depth, height and width from a port that fixes them.
+func (l *Loader) resolveShape(port sdk.Port) error {
 	n := len(port.Shape)
 	if n < 4 {
 		return nil

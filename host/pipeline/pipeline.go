@@ -41,14 +41,14 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 			err = errors.Join(err, p.Close())
 		}
 	}()
-	b := newBoard(hostPorts)
+	on := newOffers(hostPorts)
 	before := ""
 	for i, s := range sources {
-		feeding, err := b.accept(s, s.Stage.Inputs, before)
+		feeding, err := on.connect(s, s.Stage.Inputs, before)
 		if err != nil {
 			return nil, err
 		}
-		p.Notes = append(p.Notes, b.strangers(s, feeding)...)
+		p.Notes = append(p.Notes, on.strangers(s, feeding)...)
 		req := base
 		req.Stage, req.Settings, req.Inputs = s.Stage.Name, resolved[i], feeding
 		req.Seed, req.Frozen = Seed(base.Seed, "open", string(s.Role)), base.Train && s.Frozen
@@ -60,10 +60,10 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		p.Members = append(p.Members, m)
 		opened.Inputs = sdk.KnownPorts(s.Stage.Inputs, opened.Inputs)
 		opened.Outputs = sdk.KnownPorts(s.Stage.Outputs, opened.Outputs)
-		if _, err := b.accept(s, opened.Inputs, before); err != nil {
+		if _, err := on.connect(s, opened.Inputs, before); err != nil {
 			return nil, err
 		}
-		b.offer(s, opened.Inputs, opened.Outputs)
+		on.offer(s, opened.Inputs, opened.Outputs)
 		before = s.name()
 	}
 	return p, nil
@@ -174,7 +174,7 @@ type Run struct {
 }
 
 // Forward runs a batch through all stages; one whose every output is among the inputs
-// (the remembered tokens of a frozen encoder) is passed over. When a stage fails, the
+// (the cached tokens of a frozen encoder) is passed over. When a stage fails, the
 // contexts already opened are released.
 func (p *Pipeline) Forward(ctx context.Context, o ForwardOptions, inputs map[string]*tensor.Tensor) (*Run, error) {
 	return p.forward(ctx, o, inputs, nil)

@@ -76,18 +76,18 @@ type offered struct {
 	process string
 }
 
-// board is what is on offer at one place of the pipeline, by port name.
-type board map[string]offered
+// offers is what is on offer at one place of the pipeline, by port name.
+type offers map[string]offered
 
-func newBoard(hostPorts []sdk.Port) board {
-	b := board{}
+func newOffers(hostPorts []sdk.Port) offers {
+	b := offers{}
 	for _, p := range hostPorts {
 		b[p.Name] = offered{p, Host, ""}
 	}
 	return b
 }
 
-func (b board) names() []string {
+func (b offers) names() []string {
 	names := make([]string, 0, len(b))
 	for n := range b {
 		names = append(names, n)
@@ -129,9 +129,9 @@ func fits(given, wanted sdk.Port) bool {
 	return true
 }
 
-// accept checks a stage's inputs against the board and returns the offered ports
+// connect checks a stage's inputs against what is on offer and returns the offered ports
 // that will feed it, in name order. before is the stage before it, "" for the first.
-func (b board) accept(s Source, inputs []sdk.Port, before string) ([]sdk.Port, error) {
+func (b offers) connect(s Source, inputs []sdk.Port, before string) ([]sdk.Port, error) {
 	var feeding []sdk.Port
 	given := map[string]bool{}
 	for _, name := range b.names() {
@@ -177,11 +177,11 @@ func (b board) accept(s Source, inputs []sdk.Port, before string) ([]sdk.Port, e
 	return feeding, nil
 }
 
-// feeds reports whether one of the ports on the board is, or may turn out to be, what an
-// input wants. given are the ports on the board that the stage takes.
-func (b board) feeds(want sdk.Port, given map[string]bool) bool {
+// feeds reports whether one of the ports on offer is, or may turn out to be, what an
+// input wants. given are the ports on offer that the stage takes.
+func (b offers) feeds(want sdk.Port, given map[string]bool) bool {
 	return slices.ContainsFunc(b.names(), func(n string) bool {
-		// A family on the board may turn out to have the exact port as a member.
+		// A family on offer may turn out to have the exact port as a member.
 		_, open := sdk.Family(n)
 		return given[n] && matches(want.Name, n) || open && matches(n, want.Name)
 	})
@@ -189,7 +189,7 @@ func (b board) feeds(want sdk.Port, given map[string]bool) bool {
 
 // refuseStranger refuses an input that nobody feeds when it is a slip of a known name, or
 // reserved and not known.
-func (b board) refuseStranger(s Source, want sdk.Port) error {
+func (b offers) refuseStranger(s Source, want sdk.Port) error {
 	if want.Resident || ports.Find(want.Name) != nil {
 		return nil
 	}
@@ -205,7 +205,7 @@ func (b board) refuseStranger(s Source, want sdk.Port) error {
 
 // strangers names the optional inputs of a stage that nobody feeds and no catalogue
 // knows: ports that are the stage's own, and whose other end is missing.
-func (b board) strangers(s Source, feeding []sdk.Port) (notes []string) {
+func (b offers) strangers(s Source, feeding []sdk.Port) (notes []string) {
 	given := map[string]bool{}
 	for _, p := range feeding {
 		given[p.Name] = true
@@ -232,11 +232,11 @@ func checkOutputs(sources []Source) error {
 	return nil
 }
 
-// offer puts a stage's outputs on the board. A family output stands for one port
+// offer puts a stage's outputs on offer. A family output stands for one port
 // per member of the families the stage takes in; where those say nothing and the
 // stage has not named any member, the family itself is on offer.
-func (b board) offer(s Source, inputs, outputs []sdk.Port) {
-	add := board{}
+func (b offers) offer(s Source, inputs, outputs []sdk.Port) {
+	add := offers{}
 	for _, out := range outputs {
 		prefix, isFamily := sdk.Family(out.Name)
 		if !isFamily {
@@ -282,7 +282,7 @@ func (e *RoleError) Fault() fault.Kind { return fault.Usage }
 // Check compares the ports of a whole pipeline by its manifests, before anything is
 // opened. The error is a *PortError that names the stages, or a *RoleError.
 func Check(sources []Source, hostPorts []sdk.Port, task string) error {
-	b := newBoard(hostPorts)
+	on := newOffers(hostPorts)
 	before := ""
 	for _, s := range sources {
 		if s.Stage.Kind != s.Role {
@@ -291,10 +291,10 @@ func Check(sources []Source, hostPorts []sdk.Port, task string) error {
 		if len(s.Stage.Tasks) > 0 && !slices.Contains(s.Stage.Tasks, task) {
 			return &RoleError{fmt.Sprintf("%s: stage %q is made for %s, not for %s", s.name(), s.Stage.Name, strings.Join(s.Stage.Tasks, ", "), task)}
 		}
-		if _, err := b.accept(s, s.Stage.Inputs, before); err != nil {
+		if _, err := on.connect(s, s.Stage.Inputs, before); err != nil {
 			return err
 		}
-		b.offer(s, s.Stage.Inputs, s.Stage.Outputs)
+		on.offer(s, s.Stage.Inputs, s.Stage.Outputs)
 		before = s.name()
 	}
 	return checkOutputs(sources)

@@ -32,7 +32,7 @@ type PredictOptions struct {
 	// Missing, unless nil, is the share of the attribute values there are that is taken
 	// away from the cases predicted (instead of the run's rate of their split).
 	Missing *float64
-	// Tokens remembers the tokens of frozen encoders from call to call; may be nil.
+	// Tokens keeps the tokens of frozen encoders from call to call; may be nil.
 	Tokens *feed.TokenStore
 	// Mirror predicts every image mirrored, too, and combines the two (predictions.Combine).
 	Mirror bool

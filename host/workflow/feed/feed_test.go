@@ -13,7 +13,7 @@ import (
 )
 
 // A mirrored pass hands the encoder the pictures turned left-right, also of cases whose
-// tokens are remembered: those are of the pictures as they are.
+// tokens are cached: those are of the pictures as they are.
 func TestMirroredPassTurnsPictures(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	if _, err := synth.Table(t.Context(), dir, synth.TableOptions{Patients: 8, Size: 32, Seed: 1}); err != nil {
