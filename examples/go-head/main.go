@@ -9,11 +9,11 @@ package main
 
 import (
 	"strconv"
-	"strings"
 
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
@@ -31,11 +31,11 @@ func manifest() sdk.Manifest {
 			Name: "head", Kind: sdk.KindHead, Summary: "gated attention pooling and a linear layer",
 			Tasks: []string{"classify"}, Trainable: true,
 			Inputs: []sdk.Port{
-				{Name: "tokens.*", DType: tensor.FP32, Shape: []string{"N", "T", "C"}, Required: true, Differentiable: true},
-				{Name: "target.label", DType: tensor.Int64, Shape: []string{"N"}, Help: "class index, -1 unknown"},
+				ports.Tokens.Declare(ports.Required),
+				ports.TargetLabel.Declare(),
 			},
 			Outputs: []sdk.Port{
-				{Name: "logits", DType: tensor.FP32, Shape: []string{"N", "classes"}, Required: true, Differentiable: true},
+				ports.Logits.Declare(ports.Required, ports.Differentiable),
 				{Name: "attention", DType: tensor.FP32, Shape: []string{"N", "tokens"}, OnRequest: true, Help: "weights of all tokens, modality by modality"},
 			},
 			Settings: sdk.SettingsOf(settings{}),
@@ -73,7 +73,7 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 	width, hidden := set.Width, set.Attention
 	h := &head{}
 	for _, p := range b.Request.Inputs {
-		if !strings.HasPrefix(p.Name, "tokens.") {
+		if !ports.Tokens.Has(p.Name) {
 			continue
 		}
 		c, err := strconv.ParseInt(p.Shape[2], 10, 64)
@@ -106,11 +106,11 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	attention := s.Softmax(s.Squeeze(h.w.apply(s, gate), 2), 1)             // [N, tokens]
 	pooled := s.Sum(s.Mul(x, s.Unsqueeze(attention, 2)), []int64{1}, false) // [N, width]
 	logits := h.classifier.apply(s, pooled)                                 // [N, classes]
-	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{"logits": logits}}
+	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{ports.Logits.Name: logits}}
 	if in.Wanted["attention"] {
 		out.Tensors["attention"] = attention
 	}
-	if target := in.Tensors["target.label"]; target != nil {
+	if target := in.Tensors[ports.TargetLabel.Name]; target != nil {
 		out.Losses = map[string]*ts.Tensor{"classification": s.CrossEntropy(logits, target, nil, -1, 0)}
 	}
 	return out

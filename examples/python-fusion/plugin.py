@@ -15,13 +15,13 @@ class FiLM(af.Stage):
     name, kind = "fusion", "fusion"
     summary = "the report scales and shifts the channels of visual tokens (FiLM)"
     inputs = [
-        af.Port("tokens.*", "FP32", ["N", "T", "C"], required=True, differentiable=True),
-        af.Port("report.embedding", "FP32", ["N", "A", "E"], help="zero where unmentioned"),
-        af.Port("report.state", "INT8", ["N", "A"], help="0 unmentioned, 1 stated, 2 negated, 3 uncertain"),
+        af.Port.named("tokens.*", required=True),
+        af.Port.named("report.embedding", differentiable=False),
+        af.Port.named("report.state"),
     ]
     outputs = [
-        af.Port("tokens.*", "FP32", ["N", "T", "C"], required=True, differentiable=True),
-        af.Port("joint", "FP32", ["N", "J"], required=True, differentiable=True),
+        af.Port.named("tokens.*", required=True),
+        af.Port.named("joint", required=True),
     ]
     settings = [af.Setting("width", "int", "64", "size of the joint token", min=1)]
 
@@ -39,7 +39,7 @@ class FiLM(af.Stage):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
         known = [af.Port(p.name, "FP32", p.shape) for p in request.inputs if p.name in self.ports]
-        return {"outputs": known + [af.Port("joint", "FP32", ["N", str(width)])]}
+        return {"outputs": known + [af.Port.named("joint", shape=["N", str(width)])]}
 
     def forward(self, inputs, call):
         outputs, means = {}, []

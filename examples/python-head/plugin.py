@@ -10,11 +10,11 @@ class Linear(af.Stage):
     summary = "layer norm and linear layer on pooled tokens"
     tasks = ["classify"]
     inputs = [
-        af.Port("tokens.*", "FP32", ["N", "T", "C"], required=True, differentiable=True),
-        af.Port("joint", "FP32", ["N", "J"], differentiable=True),
-        af.Port("target.label", "INT64", ["N"]),
+        af.Port.named("tokens.*", required=True),
+        af.Port.named("joint"),
+        af.Port.named("target.label"),
     ]
-    outputs = [af.Port("logits", "FP32", ["N", "classes"], required=True, differentiable=True)]
+    outputs = [af.Port.named("logits", required=True, differentiable=True)]
     losses = ["classification"]
     settings = [af.Setting("smoothing", "float", "0", "label smoothing", min=0.0, max=0.99)]
 
@@ -25,7 +25,7 @@ class Linear(af.Stage):
         self.norm = torch.nn.LayerNorm(width)
         self.linear = torch.nn.Linear(width, classes)
         self.smoothing = request.settings["smoothing"]
-        return {"outputs": [af.Port("logits", "FP32", ["N", str(classes)], required=True, differentiable=True)]}
+        return {"outputs": [af.Port.named("logits", shape=["N", str(classes)], required=True, differentiable=True)]}
 
     def forward(self, inputs, call):
         pooled = [inputs[n].mean(1) if n != "joint" else inputs[n] for n in self.ports]

@@ -77,6 +77,7 @@ func lintGo(name string, text []byte) ([]finding, error) {
 	}
 	c.checkComments()
 	c.checkDocs()
+	c.checkPorts()
 	ast.Inspect(file, c.visit)
 	return c.found, nil
 }
@@ -127,7 +128,7 @@ var rooms = []room{
 	{prefix: "host/scaffold", may: []string{"host/fault", "sdk", "internal"}},
 	{prefix: "host/cli", may: []string{"host/scaffold", "host/doctor", "host/study", "host/workflow", "host/pipeline", "host/weights", "host/npz", "host/dataset", "host/report", "host/runs", "host/config", "host/plughost", "host/fault", "sdk", "eval", "internal"}},
 	{prefix: "cmd", may: []string{"host/cli"}},
-	{prefix: "tools", may: []string{"internal"}},
+	{prefix: "tools", may: []string{"internal", "sdk"}},
 	{prefix: "tools/fitgotch/fitted", torch: true},
 	{prefix: "docs", may: []string{"eval"}},
 	{prefix: "examples", may: []string{"sdk"}, torch: true},

@@ -18,6 +18,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/internal/stat"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -211,8 +212,8 @@ func predictionsNPZ(task string, labels []sdk.LabelSet, predictions []Prediction
 		}
 		k := int64(len(scores))
 		return map[string]*tensor.Tensor{
-			"boxes": tensor.OfFloat32s(boxes, k, 4), "scores": tensor.OfFloat32s(scores, k),
-			"labels": tensor.OfInt64s(class, k), "image": tensor.OfInt64s(image, k),
+			ports.Boxes.Name: tensor.OfFloat32s(boxes, k, 4), ports.Scores.Name: tensor.OfFloat32s(scores, k),
+			ports.BoxLabels.Name: tensor.OfInt64s(class, k), ports.BoxImage.Name: tensor.OfInt64s(image, k),
 			"image_ids": tensor.OfStrings(ids...), "classes": tensor.OfStrings(labels[0].Classes...),
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -32,7 +33,7 @@ func Faulty() sdk.Plugin {
 				Inputs: []sdk.Port{{Name: "x", DType: tensor.FP32, Shape: []string{"N", "C"}, Required: true}},
 				Outputs: []sdk.Port{
 					{Name: "y", DType: tensor.FP32, Shape: []string{"N", "C"}, Required: true},
-					{Name: "boxes", DType: tensor.FP32, Shape: []string{"K", "4"}},
+					ports.Boxes.Declare(),
 				},
 				Settings: []sdk.Setting{{Name: "fault", Type: "string", Default: "none", Choices: Faults}},
 			}},
@@ -103,7 +104,7 @@ func (f *faulty) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.Forwa
 			past[i] = 0xee
 		}
 	case "boxes":
-		if out["boxes"], err = tensor.New(tensor.FP32, 1_000_000, 4); err != nil {
+		if out[ports.Boxes.Name], err = tensor.New(tensor.FP32, 1_000_000, 4); err != nil {
 			return nil, err
 		}
 	case "nan":

@@ -8,13 +8,12 @@ handshake, and importing takes it away from everything else in the process.
 
     class Head(af.Stage):
         name, kind, summary = "linear", "head", "one linear layer on the joint token"
-        inputs = [af.Port("joint", "FP32", ["N", "C"], required=True, differentiable=True),
-                  af.Port("target.label", "INT64", ["N"])]
-        outputs = [af.Port("logits", "FP32", ["N", "classes"], required=True, differentiable=True)]
+        inputs = [af.Port.named("joint", required=True), af.Port.named("target.label")]
+        outputs = [af.Port.named("logits", required=True, differentiable=True)]
         losses = ["classification"]
 
         def build(self, request):
-            self.linear = torch.nn.Linear(request.size("joint", "C"), len(request.labels[0].classes))
+            self.linear = torch.nn.Linear(request.size("joint", "J"), len(request.labels[0].classes))
 
         def forward(self, inputs, call):
             logits = self.linear(inputs["joint"])
@@ -42,6 +41,7 @@ def _take_stdout():
 
 _handshake_fd = _take_stdout()
 
+from . import catalogue  # noqa: E402
 from .manifest import Intensity, LabelSet, OpenRequest, Port, Setting  # noqa: E402
 from .errors import StageError  # noqa: E402
 from .stage import Call, Stage  # noqa: E402
@@ -57,4 +57,4 @@ def serve(name, version, stages, license="", model_card=""):
     run(_handshake_fd, _COOKIE, name, version, stages, license, model_card)
 
 
-__all__ = ["Call", "Intensity", "LabelSet", "OpenRequest", "Port", "Setting", "Stage", "StageError", "serve"]
+__all__ = ["Call", "catalogue", "Intensity", "LabelSet", "OpenRequest", "Port", "Setting", "Stage", "StageError", "serve"]

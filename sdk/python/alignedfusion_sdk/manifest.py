@@ -1,8 +1,10 @@
 """What a stage declares and what the host asks for when it opens one."""
 import dataclasses
+import difflib
 import math
 from typing import List, Optional
 
+from .catalogue import PORTS
 from .errors import StageError
 
 
@@ -34,6 +36,21 @@ class Port:
     on_request: bool = False
     size_multiple: int = 0
     intensity: Optional[Intensity] = None
+
+    @classmethod
+    def named(cls, name, **more):
+        """The catalogue's port of a name, exact or a member of a family (tokens.ct); more are fields that differ.
+
+        ValueError for a name that the catalogue does not have: declare a port of your own with Port(...).
+        """
+        families = [f for f in PORTS if f.endswith(".*") and name.startswith(f[:-1])]
+        entry = PORTS.get(name) or (PORTS[max(families, key=len)] if families else None)
+        if entry is None:
+            near = difflib.get_close_matches(name, PORTS, 1)
+            raise ValueError("no port %r in the catalogue%s" % (name, "; did you mean %r?" % near[0] if near else ""))
+        dtype, shape, differentiable, text = entry
+        fields = {"dtype": dtype, "shape": list(shape), "differentiable": differentiable, "help": text}
+        return cls(name, **{**fields, **more})
 
     def family(self):
         """The prefix of a family's members, None for an exact name."""

@@ -6,8 +6,9 @@ import tempfile
 
 import torch
 
-_TO_TORCH = {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
-             "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+from .catalogue import DTYPES
+
+_TO_TORCH = {name: getattr(torch, attribute) for attribute, name in DTYPES.values()}
 _FROM_TORCH = {v: k for k, v in _TO_TORCH.items()}
 _MAX_HEADER = 100_000_000
 

@@ -5,11 +5,11 @@ import struct
 
 import torch
 
+from .catalogue import DTYPES
 from .errors import StageError
 from .protocol import Tensor
 
-TO_TORCH = {"BOOL": torch.bool, "UINT8": torch.uint8, "INT8": torch.int8, "INT16": torch.int16, "INT32": torch.int32,
-            "INT64": torch.int64, "FP16": torch.float16, "BF16": torch.bfloat16, "FP32": torch.float32, "FP64": torch.float64}
+TO_TORCH = {name: getattr(torch, attribute) for name, (attribute, _) in DTYPES.items()}
 FROM_TORCH = {v: k for k, v in TO_TORCH.items()}
 ALIGNMENT = 64
 # Up to this size a tensor costs less inside the message than through shared memory.

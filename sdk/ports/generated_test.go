@@ -1,0 +1,152 @@
+package ports
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+var update = flag.Bool("update", false, "write what is made from the catalogue")
+
+const (
+	root       = "../.."
+	docsFile   = "docs/architecture.md"
+	pythonFile = "sdk/python/alignedfusion_sdk/catalogue.py"
+	begin, end = "<!-- ports: written by go test ./sdk/ports -update -->\n", "<!-- end of ports -->\n"
+)
+
+// What is made from the catalogue: the list in the docs and the Python SDK's names.
+func TestDocsAndPythonAreUpToDate(t *testing.T) {
+	for _, made := range []struct {
+		file string
+		make func(before string) (string, error)
+	}{{docsFile, docs}, {pythonFile, func(string) (string, error) { return python(), nil }}} {
+		path := filepath.Join(root, made.file)
+		before, err := os.ReadFile(path)
+		if err != nil && !*update {
+			t.Fatal(err)
+		}
+		want, err := made.make(string(before))
+		if err != nil {
+			t.Errorf("%s: %v", made.file, err)
+			continue
+		}
+		if *update {
+			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		} else if diff := cmp.Diff(want, string(before)); diff != "" {
+			t.Errorf("%s is out of date: go test ./sdk/ports -update\n%s", made.file, diff)
+		}
+	}
+}
+
+// docs puts the catalogue between the marks of the page.
+func docs(page string) (string, error) {
+	before, rest, found := strings.Cut(page, begin)
+	_, after, ends := strings.Cut(rest, end)
+	if !found || !ends {
+		return "", fmt.Errorf("no lines %q and %q", begin, end)
+	}
+	var b strings.Builder
+	b.WriteString("```text\n")
+	line := func(cells ...any) {
+		b.WriteString(strings.TrimRight(fmt.Sprintf("%-21s %-5s %-14s %-43s %-9s %s", cells...), " ") + "\n")
+	}
+	line("port", "dtype", "shape", "made by → read by", "task", "always given")
+	for _, p := range All() {
+		always := map[bool]string{true: "yes", false: "no"}[p.Required]
+		line(p.Name, p.DType, tensor.FormatShape(p.Shape), join(p.Makers, ", ")+" → "+join(p.Readers, ", "), p.Task, always)
+		b.WriteString("  " + p.Help + "\n")
+	}
+	b.WriteString("```\n")
+	return before + begin + b.String() + end + after, nil
+}
+
+// python is the module with the names of ports and dtypes.
+func python() string {
+	var b strings.Builder
+	b.WriteString("\"\"\"The ports and dtypes that hosts and stages know by name.\n\n" +
+		"Written by `go test ./sdk/ports -update` from the Go SDK's tables: do not edit.\n\"\"\"\n\n" +
+		"# Name in the protocol: (attribute of the module torch, name in a safetensors header).\nDTYPES = {\n")
+	for _, d := range tensor.DTypes() {
+		fmt.Fprintf(&b, "    %q: (%q, %q),\n", d.DType, d.Torch, d.Safetensors)
+	}
+	b.WriteString("}\n\n")
+	for _, p := range All() {
+		fmt.Fprintf(&b, "%s = %q\n", constant(p.Name), p.Name)
+	}
+	b.WriteString("\n# Name: (dtype, shape, takes part in backward, what it holds).\nPORTS = {\n")
+	for _, p := range All() {
+		var shape []string
+		for _, d := range p.Shape {
+			shape = append(shape, strconv.Quote(d))
+		}
+		differentiable := map[bool]string{true: "True", false: "False"}[p.Differentiable]
+		fmt.Fprintf(&b, "    %s: (%q, [%s], %s,\n        %q),\n", constant(p.Name), p.DType, strings.Join(shape, ", "), differentiable, p.Help)
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+// constant is a port's name as Python constants are written: TARGET_LABEL, TOKENS_ANY.
+func constant(name string) string {
+	if prefix, family := sdk.Family(name); family {
+		name = prefix + "any"
+	}
+	return strings.ToUpper(strings.ReplaceAll(name, ".", "_"))
+}
+
+// What a stranger has to change to add a port or a dtype, besides who makes and reads
+// it: the table, and what is made from it.
+func TestAPortAndADTypeStandInThreeFiles(t *testing.T) {
+	for word, most := range map[string]int{
+		`"target.recist"`: 2, // the catalogue and the Python SDK's; the docs have it without quotes
+		"TargetRECIST =":  1,
+		`"FP16"`:          2,
+		`"I16"`:           2,
+		`"<i2"`:           1,
+		`"ShortStorage"`:  1,
+		"torch.int16":     0,
+	} {
+		files := mentioning(t, word)
+		if len(files) > most {
+			t.Errorf("%s stands in %d files, want at most %d: %s", word, len(files), most, strings.Join(files, ", "))
+		}
+	}
+}
+
+// mentioning returns the files of the SDK, the host and the plugins, without tests, that
+// contain word.
+func mentioning(t *testing.T, word string) (files []string) {
+	t.Helper()
+	for _, room := range []string{"sdk", "host", "plugins", "internal", "examples"} {
+		err := filepath.WalkDir(filepath.Join(root, room), func(path string, d os.DirEntry, err error) error {
+			ext := filepath.Ext(path)
+			if err == nil && d.IsDir() && d.Name() == "testdata" {
+				return filepath.SkipDir
+			}
+			if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") || ext != ".go" && ext != ".py" && ext != ".tmpl" {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			if strings.Contains(string(text), word) {
+				files = append(files, path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return files
+}
