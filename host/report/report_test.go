@@ -86,11 +86,11 @@ func TestReadReports(t *testing.T) {
 		{"uid,findings\n", "no report"},
 		{"uid,findings\n1,PATIENTWORDS\n1,b\n", "rows 2 and 3"},
 		{"uid,findings\n,PATIENTWORDS\n", "row 2"},
-		{"uid,findings\n1,PATIENTWORDS,c\n", "line 2"},
-		{"uid,findings\n1,\"PATIENTWORDS\n", "line"},
+		{"uid,findings\n1,PATIENTWORDS,c\n", ".csv:2: "},
+		{"uid,findings\n1,\"PATIENTWORDS\n", ".csv:2: "},
 		{"name,findings\n1,a\n", "none of the columns"},
 		{"uid,notes\n1,a\n", "none of the columns"},
-		{"uid,uid,findings\n1,1,a\n", "occurs twice"},
+		{"uid,uid,findings\n1,1,a\n", "stands twice"},
 	} {
 		write(c.content)
 		_, err := report.Read(report.Source{Path: path})
@@ -171,7 +171,7 @@ func TestTableRoundTripAndCorrection(t *testing.T) {
 		{"id,other\nr,1\n", "column 2"},
 		{"id,mass\nr,1\nr,0\n", "row 3"},
 		{"id,mass,mass.evidence\nr,1,PATIENTWORDS\n", "SECTION[START:END]"},
-		{"id,mass\nr,1,PATIENTWORDS\n", "line 2"},
+		{"id,mass\nr,1,PATIENTWORDS\n", ":2: "},
 	} {
 		_, err := report.ParseTable([]byte(c.content), "t.csv", x.Lexicon.Schema)
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "PATIENTWORDS") {

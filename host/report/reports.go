@@ -1,7 +1,6 @@
 package report
 
 import (
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,8 @@ import (
 	"sort"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
 // Source says where reports lie in a file.
@@ -89,34 +90,14 @@ func clean(s string) string {
 	return strings.ToValidUTF8(s, "\ufffd")
 }
 
-// openCSV returns a reader past the header, and the header.
-func openCSV(r io.Reader, path string) (*csv.Reader, []string, error) {
-	in := csv.NewReader(r)
-	header, err := in.Read()
-	if errors.Is(err, io.EOF) {
-		return nil, nil, fmt.Errorf("%s is empty; want a CSV file with a header", path)
-	}
+// openCSV returns a reader past the header, and the header. Text keeps its spaces: the
+// offsets of evidence count them.
+func openCSV(r io.Reader, path string) (*table.Reader, []string, error) {
+	in, err := table.NewReader(path, r, table.Options{Text: true})
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", path, csvError(err))
+		return nil, nil, err
 	}
-	seen := map[string]bool{}
-	for i := range header {
-		header[i] = strings.TrimSpace(clean(header[i]))
-		if seen[header[i]] {
-			return nil, nil, fmt.Errorf("%s: column %q occurs twice", path, header[i])
-		}
-		seen[header[i]] = true
-	}
-	return in, header, nil
-}
-
-// csvError keeps where a CSV error lies and what is wrong, without file content.
-func csvError(err error) error {
-	var pe *csv.ParseError
-	if errors.As(err, &pe) {
-		return fmt.Errorf("line %d: %w", pe.Line, pe.Err)
-	}
-	return err
+	return in, in.Columns, nil
 }
 
 // idColumns are the names a report's column may have when none is given.
@@ -183,12 +164,12 @@ func readCSV(src Source) ([]Report, error) {
 	var reports []Report
 	rows := map[string]int{}
 	for row := 2; ; row++ {
-		record, err := in.Read()
+		record, err := in.Next()
 		if errors.Is(err, io.EOF) {
 			return reports, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reports: %s: %w", src.Path, csvError(err))
+			return nil, fmt.Errorf("reports: %w", err)
 		}
 		if only >= 0 && strings.TrimSpace(record[only]) != src.Only[1] {
 			continue
@@ -202,9 +183,6 @@ func readCSV(src Source) ([]Report, error) {
 		}
 		rows[r.ID] = row
 		for _, i := range texts {
-			if len(record[i]) > maxReportBytes {
-				return nil, fmt.Errorf("reports: %s: row %d: column %s has %d bytes; want at most %d", src.Path, row, header[i], len(record[i]), maxReportBytes)
-			}
 			r.Sections = append(r.Sections, Section{Name: header[i], Text: clean(record[i])})
 		}
 		reports = append(reports, r)

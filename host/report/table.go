@@ -135,12 +135,12 @@ func ParseTable(data []byte, path string, s schema.Schema) (Table, error) {
 	t := Table{Schema: s}
 	rows := map[string]int{}
 	for row := 2; ; row++ {
-		record, err := in.Read()
+		record, err := in.Next()
 		if errors.Is(err, io.EOF) {
 			return t, nil
 		}
 		if err != nil {
-			return Table{}, fmt.Errorf("%s: %w", path, csvError(err))
+			return Table{}, err
 		}
 		name := strings.TrimSpace(clean(record[id]))
 		if first, dup := rows[name]; dup || name == "" {

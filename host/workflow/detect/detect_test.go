@@ -170,7 +170,7 @@ func TestMergeUsesEveryBoxOnce(t *testing.T) {
 }
 
 func TestOptionsThatMakeNoSense(t *testing.T) {
-	for _, o := range []FuseOptions{{IoU: 1}, {IoU: math.NaN()}, {Weights: []float64{1}}, {Weights: []float64{1, 0}}, {Weights: []float64{1, math.Inf(1)}}} {
+	for _, o := range []FuseOptions{{IoU: 1}, {IoU: -0.5}, {IoU: math.NaN()}, {Weights: []float64{1}}, {Weights: []float64{1, 0}}, {Weights: []float64{1, math.Inf(1)}}} {
 		if _, err := Fuse(make([][]Box, 2), o); err == nil {
 			t.Errorf("%+v is accepted", o)
 		}
@@ -178,6 +178,104 @@ func TestOptionsThatMakeNoSense(t *testing.T) {
 	for _, o := range []MergeOptions{{IoU: -1}, {IoU: math.NaN()}, {Gap: -1}} {
 		if _, err := Merge(nil, o); err == nil {
 			t.Errorf("%+v is accepted", o)
+		}
+	}
+}
+
+// spans are the first and last slices of findings.
+func spans(found []Finding) (out [][2]int) {
+	for _, f := range found {
+		out = append(out, [2]int{f.Z1, f.Z2})
+	}
+	return out
+}
+
+func TestMergeJoinsFromTheThresholdOn(t *testing.T) {
+	first := found(0, 0, 10, 10, 0.9, 0)
+	for name, c := range map[string]struct {
+		next Box
+		iou  float64
+		want [][2]int
+	}{
+		"at the default of 0.4": {found(0, 0, 4, 10, 0.5, 0), 0, [][2]int{{1, 2}}},
+		"below it":              {found(0, 0, 3.9, 10, 0.5, 0), 0, [][2]int{{1, 1}, {2, 2}}},
+		"at one's own":          {found(0, 0, 7, 10, 0.5, 0), 0.7, [][2]int{{1, 2}}},
+		"below one's own":       {found(0, 0, 6.9, 10, 0.5, 0), 0.7, [][2]int{{1, 1}, {2, 2}}},
+	} {
+		got, err := Merge([]Slice{{1, []Box{first}}, {2, []Box{c.next}}}, MergeOptions{IoU: c.iou})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, spans(got)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestMergeTakesTheBoxThatOverlapsMost(t *testing.T) {
+	seed := found(0, 0, 10, 10, 0.9, 0)
+	exact, shifted := found(0, 0, 10, 10, 0.3, 0), found(2, 0, 12, 10, 0.8, 0)
+	for name, next := range map[string][]Box{"most first": {exact, shifted}, "most last": {shifted, exact}} {
+		got, err := Merge([]Slice{{1, []Box{seed}}, {2, next}}, MergeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []Finding{{0, 0, 10, 10, 1, 2, 0.9, 1, 0, 2}, {2, 0, 12, 10, 2, 2, 0.8, 2, 0, 1}}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+	// of two that overlap as much, the one with the higher score: it lies left, the other right
+	left, right := found(-2, 0, 8, 10, 0.5, 0), found(2, 0, 12, 10, 0.4, 0)
+	for name, next := range map[string][]Box{"left first": {left, right}, "right first": {right, left}} {
+		got, err := Merge([]Slice{{1, []Box{seed}}, {2, next}}, MergeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got[0].X1 != -2 || got[0].X2 != 10 || len(got) != 2 {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+func TestMergeBeginsWithTheLowerSliceOfEquals(t *testing.T) {
+	b := []Box{found(0, 0, 10, 10, 0.5, 0)}
+	got, err := Merge([]Slice{{5, b}, {1, b}, {3, b}}, MergeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([][2]int{{1, 1}, {3, 3}, {5, 5}}, spans(got)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestScoresBelowTheLeastAreDropped(t *testing.T) {
+	boxes := []Box{found(0, 0, 10, 10, 0.5, 0), found(20, 0, 30, 10, 0.49, 0)}
+	fused, err := Fuse([][]Box{boxes}, FuseOptions{MinScore: 0.5})
+	if err != nil || len(fused) != 1 {
+		t.Errorf("fused %+v (%v)", fused, err)
+	}
+	merged, err := Merge([]Slice{{1, boxes}}, MergeOptions{MinScore: 0.5})
+	if err != nil || len(merged) != 1 {
+		t.Errorf("merged %+v (%v)", merged, err)
+	}
+}
+
+func TestFuseJoinsAboveTheThresholdAlone(t *testing.T) {
+	a := found(0, 0, 10, 10, 0.9, 0)
+	for name, c := range map[string]struct {
+		b    Box
+		iou  float64
+		want int
+	}{
+		"at 0.55":         {found(0, 0, 5.5, 10, 0.9, 0), 0, 2},
+		"above 0.55":      {found(0, 0, 5.6, 10, 0.9, 0), 0, 1},
+		"at one's own":    {found(0, 0, 3, 10, 0.9, 0), 0.3, 2},
+		"above one's own": {found(0, 0, 3.1, 10, 0.9, 0), 0.3, 1},
+	} {
+		got, err := Fuse([][]Box{{a}, {c.b}}, FuseOptions{IoU: c.iou})
+		if err != nil || len(got) != c.want {
+			t.Errorf("%s: %+v (%v), want %d boxes", name, got, err, c.want)
 		}
 	}
 }
