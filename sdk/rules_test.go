@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -718,4 +719,32 @@ func TestGuardNamesStageAndCall(t *testing.T) {
 	if c := cost(before.Add(-time.Second)); c.ComputeNs < int64(time.Second) {
 		t.Errorf("a second costs %d ns", c.ComputeNs)
 	}
+}
+
+// Whatever a plugin prints for --describe is read or refused, and what is read can be
+// written again.
+func FuzzManifestFromJSON(f *testing.F) {
+	text, err := manifestOf(nil).JSON()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte(`{"name": "p", "protocol_major": 1, "max_open_contexts": 4294967295}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		m, err := ManifestFromJSON(text)
+		if err != nil {
+			return
+		}
+		again, err := m.JSON()
+		if err != nil {
+			return // texts that are no UTF-8
+		}
+		back, err := ManifestFromJSON(again)
+		if err != nil {
+			t.Fatalf("%s was written and is refused: %v", again, err)
+		}
+		if m.MaxOpenContexts = m.OpenContexts(); !cmp.Equal(m, back, cmpopts.EquateEmpty()) {
+			t.Errorf("read %+v, read again %+v", m, back)
+		}
+	})
 }

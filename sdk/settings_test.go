@@ -169,3 +169,29 @@ func TestDecodedSettingsEncodeToTheSame(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A value that was accepted is accepted again, and reads as numbers within its bounds.
+func FuzzResolveSettings(f *testing.F) {
+	for _, value := range []string{"3", " 1.5,2", "inf", "1e400", "0x1p-2", "1_000", ",", ""} {
+		f.Add(value)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		for _, kind := range []string{"int", "float", "bool", "ints", "floats", "string", "path"} {
+			declared := []Setting{{Name: "k", Type: kind, Min: ptr(0), Below: ptr(1e6)}}
+			got, err := ResolveSettings(declared, map[string]string{"k": value})
+			if err != nil {
+				continue
+			}
+			if again, err := ResolveSettings(declared, got); err != nil || again["k"] != got["k"] {
+				t.Errorf("%s %q became %q, then %q, %v", kind, value, got["k"], again["k"], err)
+			}
+			for _, v := range append(got.Floats("k"), got.Float("k")) {
+				if kind == "float" || kind == "floats" {
+					if !(v >= 0 && v < 1e6) {
+						t.Errorf("%s %q reads as %g", kind, value, v)
+					}
+				}
+			}
+		}
+	})
+}

@@ -25,7 +25,7 @@ import (
 
 // watched are the packages that `make mutants` tests by default.
 var watched = []string{
-	"./eval/froc", "./eval/froc/frocio", "./eval/classify", "./host/workflow/detect", "./host/pipeline", "./host/config",
+	"./eval/froc", "./eval/froc/frocio", "./eval/classify", "./host/workflow/detect", "./internal/box", "./host/pipeline", "./host/config",
 	"./host/dataset", "./host/report/schema", "./sdk", "./host/runs", "./sdk/tensor",
 }
 

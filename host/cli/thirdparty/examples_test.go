@@ -19,12 +19,14 @@ import (
 // The examples are what they claim to be: programs that keep every rule of the protocol
 // and know nothing of the host.
 func TestPythonExamplesKeepTheProtocol(t *testing.T) {
+	t.Parallel()
 	needPython(t)
 	for example, flags := range map[string][]string{
 		"python-head":   {"--shape", "head.tokens.ct=2x5x8", "--shape", "head.joint=2x6"},
 		"python-fusion": {"--shape", "fusion.tokens.ct=2x5x8", "--shape", "fusion.report.embedding=2x3x10", "--shape", "fusion.report.state=2x3"},
 	} {
 		t.Run(example, func(t *testing.T) {
+			t.Parallel()
 			args := append([]string{"plugin", "validate", "--quiet"}, append(flags, pythonPlugin(t, root+"/examples/"+example))...)
 			if out, err := exec.Command("alignedfusion", args...).CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
@@ -34,6 +36,7 @@ func TestPythonExamplesKeepTheProtocol(t *testing.T) {
 }
 
 func TestGoExampleKeepsTheProtocol(t *testing.T) {
+	t.Parallel()
 	needGotch(t)
 	cmd := exec.Command("go", "test", "./...")
 	cmd.Dir = root + "/examples/go-head"
@@ -44,6 +47,7 @@ func TestGoExampleKeepsTheProtocol(t *testing.T) {
 
 // A plugin in Python under a debugger serves hosts it was not started by.
 func TestReattachToAPythonPlugin(t *testing.T) {
+	t.Parallel()
 	needPython(t)
 	dir := pythonPlugin(t, root+"/examples/python-head")
 	debugged := exec.Command(debianPython, "plugin.py", sdk.DebugFlag)
@@ -82,6 +86,7 @@ func TestReattachToAPythonPlugin(t *testing.T) {
 // The same head in Go and in Python, with the same weights: equal outputs, losses and
 // gradients.
 func TestTheHeadsInGoAndPythonAreTheSame(t *testing.T) {
+	t.Parallel()
 	needGotch(t)
 	needPython(t)
 	sdkDir, err := filepath.Abs(root)

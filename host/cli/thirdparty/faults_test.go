@@ -11,8 +11,8 @@ import (
 // What a stranger's Python may do: the host names the plugin and the reason, ends with
 // its exit code, and leaves no process behind, children in sessions of their own included.
 func TestFaultsOfAPythonPlugin(t *testing.T) {
+	t.Parallel()
 	needPython(t)
-	dir := pythonPlugin(t, "testdata/faulty")
 	for _, test := range []struct {
 		fault string
 		flags []string
@@ -34,6 +34,8 @@ func TestFaultsOfAPythonPlugin(t *testing.T) {
 		{fault: "memory", flags: []string{"--plugin-memory-mib", "2048"}, code: 5, says: "can't allocate memory"},
 	} {
 		t.Run(test.fault, func(t *testing.T) {
+			t.Parallel()
+			dir := pythonPlugin(t, "testdata/faulty") // of its own: what is left running stands there
 			args := append([]string{"stage", "bench", "--plugin", dir, "--set", "fault=" + test.fault, "--shape", "x=100x400",
 				"--warmup", "0", "--steps", "1"}, test.flags...)
 			cmd := exec.Command("alignedfusion", args...)

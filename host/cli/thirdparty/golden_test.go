@@ -13,6 +13,7 @@ import (
 // What earlier releases trained predicts the same with today's plugins, up to the rounding
 // of another machine or libtorch.
 func TestRunsOfEarlierReleasesPredictTheSame(t *testing.T) {
+	t.Parallel()
 	needGotch(t)
 	plugins, err := ourPlugins()
 	if err != nil {
@@ -31,6 +32,7 @@ func TestRunsOfEarlierReleasesPredictTheSame(t *testing.T) {
 		for _, run := range []string{"itfusion", "none"} {
 			run := filepath.Join(filepath.Base(release), run)
 			t.Run(run, func(t *testing.T) {
+				t.Parallel()
 				cmd := exec.Command("alignedfusion", "predict", "--plugin-dir", plugins, "--threads", "1", "--run", run, "--split", "test", "--out", run+"-again.csv")
 				cmd.Dir = dir
 				if out, err := cmd.CombinedOutput(); err != nil {

@@ -69,6 +69,7 @@ cmp run/predictions/val/predictions.csv run-by-path/predictions/val/predictions.
 }
 
 func TestTheGuideWordForWordInGo(t *testing.T) {
+	t.Parallel()
 	needGotch(t)
 	project, _ := follow(t, "A head in Go", "./bin/my-head")
 	shorterThan(t, 150, filepath.Join(project, "main.go"))
@@ -76,6 +77,7 @@ func TestTheGuideWordForWordInGo(t *testing.T) {
 }
 
 func TestTheGuideWordForWordInPython(t *testing.T) {
+	t.Parallel()
 	needGotch(t)
 	needPython(t)
 	project, home := follow(t, "A head in Python", "./", "--fusion "+pythonPlugin(t, root+"/examples/python-fusion"))

@@ -17,6 +17,7 @@ import (
 // Our own plugins are held to what strangers' are, as programs: the cases about a process
 // are left out by the suite inside their own tests.
 func TestOurPluginsKeepTheProtocol(t *testing.T) {
+	t.Parallel()
 	needGotch(t)
 	dir, err := ourPlugins()
 	if err != nil {
@@ -29,6 +30,7 @@ func TestOurPluginsKeepTheProtocol(t *testing.T) {
 	for _, program := range programs {
 		name := strings.TrimPrefix(filepath.Base(program), "alignedfusion-plugin-")
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			args := []string{"plugin", "validate", "--quiet", program}
 			if name == "bert" {
 				args = append(args, "--set", "text.model="+smallBERT(t))

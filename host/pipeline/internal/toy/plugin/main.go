@@ -1,4 +1,4 @@
-// Command plugin serves the toy stages to a host under test. Built under the name
+// Command plugin serves the toy stages to a host under test. Called by the name
 // misfit its classifier wants a port in a shape that no stage of toy gives.
 package main
 
