@@ -33,7 +33,7 @@ func goldenRuns(t *testing.T, test func(t *testing.T, dir, release string)) {
 
 func TestRunsOfEarlierReleasesPredictTheSame(t *testing.T) {
 	goldenRuns(t, func(t *testing.T, dir, release string) {
-		mustRun(t, dir, "predict", "--run", release+"/detect", "--split", "test", "--out", "again.csv")
+		mustRun(t, dir, "predict", "--run", release+"/detect", "--data", "boxes:boxes", "--split", "test", "--out", "again.csv")
 		was, err := os.ReadFile(filepath.Join(dir, release, "detect.csv"))
 		if err != nil {
 			t.Fatal(err)
@@ -80,7 +80,7 @@ func TestRunsOfEarlierReleasesCompareTheSame(t *testing.T) {
 
 func TestConfigsOfEarlierReleasesTrainTheSame(t *testing.T) {
 	goldenRuns(t, func(t *testing.T, dir, release string) {
-		mustRun(t, dir, "train", "--config", release+"/detect/config.yaml", "--out", "again")
+		mustRun(t, dir, "train", "--config", release+"/detect/config.yaml", "--data", "boxes:boxes", "--out", "again")
 		was, err := runs.ReadMetrics(filepath.Join(dir, release, "detect"))
 		if err != nil {
 			t.Fatal(err)

@@ -1,12 +1,17 @@
 #!/bin/sh
 # Makes the runs of one release: make.sh PROGRAM TOYS VERSION
 # PROGRAM is the built alignedfusion with its plugins beside it, TOYS the folder with the plain-Go plugin of the
-# pipeline's tests as "toy", VERSION the new folder.
+# pipeline's tests as "toy", VERSION the new folder. Runs hold absolute paths of their data: they are made in a folder
+# that tells nothing about the machine.
 set -eu
-cd "$(dirname "$0")"
-af=$1 toys=$2 version=$3
-export OMP_WAIT_POLICY=passive
+here=$(cd "$(dirname "$0")" && pwd)
+af=$(realpath "$1") toys=$(realpath "$2") version=$3
+work=$(mktemp -d -p /var/tmp)
+trap 'rm -rf "$work"' EXIT
+cp -r "$here/table" "$here/boxes" "$work"
+cd "$work"
 mkdir "$version"
+export OMP_WAIT_POLICY=passive
 classify="--threads 1 --task classify --data table:table/data.csv --encoder classifier --set encoder.width=3 --set encoder.layers=2
 	--set encoder.pool=2 --head classifier --epochs 1 --seed 3 --set data.size=32 --set train.batch_size=2"
 # shellcheck disable=SC2086 # one word each
@@ -18,3 +23,4 @@ classify="--threads 1 --task classify --data table:table/data.csv --encoder clas
 for run in itfusion none; do "$af" predict --run "$version/$run" --split test --out "$version/$run.csv"; done
 "$af" predict --plugin-dir "$toys" --run "$version/detect" --split test --out "$version/detect.csv"
 "$af" compare --split test --json "$version/itfusion" "$version/none" > "$version/compare.json"
+mv "$version" "$here"
