@@ -106,7 +106,7 @@ func demoPredict(c *cli.Context, dir string) error {
 	if _, err := os.Stat(filepath.Join(predictions.Dir(dir, "test"), predictions.File)); err == nil {
 		return nil
 	}
-	_, err := workflow.PredictRun(c.Context, workflow.PredictOptions{Run: dir, Split: "test", Checkpoint: "best",
+	_, err := workflow.Predict(c.Context, workflow.PredictOptions{Run: dir, Split: "test", Checkpoint: "best",
 		Plugins: pluginOptions(c), Messages: c.App.ErrWriter})
 	return err
 }

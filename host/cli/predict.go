@@ -5,16 +5,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/host/workflow/detect"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
-	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 func predictCommand() *cli.Command {
@@ -52,138 +49,70 @@ func runPredict(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	switch strings.ToLower(filepath.Ext(c.String("out"))) {
-	case ".csv", ".json", ".npz":
-	default:
-		return usageError("--out %s: the ending is %q, want .csv, .json or .npz", c.String("out"), filepath.Ext(c.String("out")))
-	}
-	switch path := c.String("findings"); strings.ToLower(filepath.Ext(path)) {
-	case ".csv", ".json":
-	default:
-		if path != "" {
-			return usageError("--findings %s: the ending is %q, want .csv or .json", path, filepath.Ext(path))
+	out, findings, reconstruction := c.String("out"), c.String("findings"), c.String("reconstruction")
+	for _, file := range []struct {
+		flag, path string
+		endings    []string
+	}{{"out", out, []string{".csv", ".json", ".npz"}}, {"findings", findings, []string{".csv", ".json"}}, {"reconstruction", reconstruction, nil}} {
+		if err := checkOutput(file.flag, file.path, file.endings); err != nil {
+			return err
 		}
 	}
-	if err := checkPredict(c); err != nil {
-		return err
-	}
 	o := workflow.PredictOptions{
-		Run: c.String("run"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
+		Run: c.String("run"), With: c.StringSlice("with"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
+		Mirror: c.Bool("mirror"), Findings: findings != "", Reconstruction: reconstruction != "",
 		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
 	}
 	if c.IsSet("missing") {
 		rate := c.Float64("missing")
 		o.Missing = &rate
 	}
-	o.Mirror = c.Bool("mirror")
-	result, err := workflow.PredictRun(c.Context, o)
+	result, err := workflow.Predict(c.Context, o)
 	if err != nil {
 		return err
 	}
-	if err := combineRuns(c, o, result); err != nil {
+	if err := predictions.Write(out, result.Set()); err != nil {
 		return err
 	}
-	if err := predictions.Write(c.String("out"), result.Set()); err != nil {
-		return err
-	}
-	if path := c.String("findings"); path != "" {
-		if err := writeFindings(c, path, result); err != nil {
+	if findings != "" {
+		if err := writeFindings(c, findings, result); err != nil {
 			return err
 		}
 	}
-	if path := c.String("reconstruction"); path != "" {
-		if err := predictions.WriteReconstructions(path, result.Predictions); err != nil {
+	if reconstruction != "" {
+		if err := predictions.WriteReconstructions(reconstruction, result.Predictions); err != nil {
 			return err
 		}
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%d cases of split %q predicted with the checkpoint of step %d: %s\n",
-		len(result.Predictions), result.Split, result.Step, c.String("out"))
-	if !result.Evaluable {
-		if c.Bool("json") {
-			return writeJSON(c.App.Writer, struct {
-				SchemaVersion int      `json:"schema_version"`
-				Cases         int      `json:"cases"`
-				Note          string   `json:"note"`
-				Warnings      []string `json:"warnings,omitempty"`
-			}{1, len(result.Predictions), "the data have no targets", result.Warnings})
-		}
-		fmt.Fprintln(c.App.ErrWriter, "the data have no targets: nothing is evaluated")
-		return nil
+		len(result.Predictions), result.Split, result.Step, out)
+	if result.Evaluable {
+		return evaluatePredictions(c, result)
 	}
-	return evaluatePredictions(c, result)
-}
-
-// checkPredict refuses what cannot come to a good end before anything is computed.
-func checkPredict(c *cli.Context) error {
-	if name := c.String("checkpoint"); name != "best" && name != "last" {
-		if _, err := strconv.Atoi(name); err != nil {
-			return usageError("--checkpoint %q: want best, last or a step number", name)
-		}
+	if c.Bool("json") {
+		return writeJSON(c.App.Writer, struct {
+			SchemaVersion int      `json:"schema_version"`
+			Cases         int      `json:"cases"`
+			Note          string   `json:"note"`
+			Warnings      []string `json:"warnings,omitempty"`
+		}{1, len(result.Predictions), "the data have no targets", result.Warnings})
 	}
-	for _, flag := range []string{"out", "findings", "reconstruction"} {
-		path := c.String(flag)
-		if path == "" {
-			continue
-		}
-		if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
-			return usageError("--%s %s: there is no folder %s", flag, path, filepath.Dir(path))
-		}
-	}
-	r, err := workflow.ReadRun(c.String("run"))
-	if err != nil {
-		return err
-	}
-	task := r.Config.Task
-	switch {
-	case c.String("findings") != "" && task != config.Detect:
-		return usageError("--findings: the run's task is %s, findings are merged in detection only", task)
-	case c.Bool("mirror") && r.Config.Encoder.Plugin == config.None:
-		return usageError("--mirror: the run has no encoder, so there are no images to mirror")
-	case c.String("reconstruction") != "" && r.Config.Fusion.Plugin == config.None:
-		return usageError("--reconstruction: the run has no fusion, so nothing is reconstructed")
-	}
-	for _, run := range c.StringSlice("with") {
-		other, err := workflow.ReadRun(run)
-		if err != nil {
-			return err
-		}
-		if other.Config.Task != task {
-			return usageError("--with %s: that run's task is %s, %s's is %s", run, other.Config.Task, c.String("run"), task)
-		}
-	}
+	fmt.Fprintln(c.App.ErrWriter, "the data have no targets: nothing is evaluated")
 	return nil
 }
 
-// combineRuns replaces boxes and probabilities by what all runs of --with say together.
-func combineRuns(c *cli.Context, o workflow.PredictOptions, result *workflow.PredictResult) error {
-	others := c.StringSlice("with")
-	if len(others) == 0 {
+// checkOutput refuses a file that could not be written in the end; nil endings allow any.
+func checkOutput(flag, path string, endings []string) error {
+	if path == "" && flag != "out" {
 		return nil
 	}
-	sources := [][]predictions.Prediction{result.Predictions}
-	o.Data, o.Split = c.String("data"), result.Split
-	if o.Data == "" {
-		o.Data = result.Config.Data
+	if ending := filepath.Ext(path); endings != nil && !slices.Contains(endings, strings.ToLower(ending)) {
+		last := len(endings) - 1
+		return usageError("--%s %s: the ending is %q, want %s or %s", flag, path, ending, strings.Join(endings[:last], ", "), endings[last])
 	}
-	for _, run := range others {
-		o.Run = run
-		other, err := workflow.PredictRun(c.Context, o)
-		if err != nil {
-			return err
-		}
-		if !slices.EqualFunc(other.Labels, result.Labels, func(a, b sdk.LabelSet) bool { return slices.Equal(a.Classes, b.Classes) }) {
-			return usageError("--with %s: that run knows other classes", run)
-		}
-		sources = append(sources, other.Predictions)
-		for _, w := range other.Warnings {
-			result.Warnings = append(result.Warnings, workflow.RunName(run)+": "+w)
-		}
+	if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
+		return usageError("--%s %s: there is no folder %s", flag, path, filepath.Dir(path))
 	}
-	combined, err := predictions.Combine(result.Config.Task, sources)
-	if err != nil {
-		return err
-	}
-	result.Predictions = combined
 	return nil
 }
 

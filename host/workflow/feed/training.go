@@ -171,7 +171,7 @@ type Table struct {
 }
 
 // ReadTable reads what a method needs that has no plugins: training and validation
-// cases as Train sees them, and a split as PredictRun sees it. c must be resolved. The
+// cases as Train sees them, and a split as Predict sees it. c must be resolved. The
 // data must have attributes.
 func ReadTable(c *config.Config, split string, rate *float64) (*Table, error) {
 	plain := *c

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
@@ -17,7 +18,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
-// PredictOptions of PredictRun.
+// PredictOptions of Predict.
 type PredictOptions struct {
 	// Run is the run directory, Checkpoint best, last or a step number.
 	Run, Checkpoint string
@@ -34,13 +35,18 @@ type PredictOptions struct {
 	Missing *float64
 	// Tokens keeps the tokens of frozen encoders from call to call; may be nil.
 	Tokens *feed.TokenStore
+	// With are further runs whose predictions are combined with Run's (predictions.Combine).
+	With []string
+	// Findings and Reconstruction say what will be asked of the result: a run that cannot
+	// give it is refused before anything is computed.
+	Findings, Reconstruction bool
 	// Mirror predicts every image mirrored, too, and combines the two (predictions.Combine).
 	Mirror bool
 	// Messages receives progress and warnings.
 	Messages io.Writer
 }
 
-// PredictResult is what PredictRun made.
+// PredictResult is what Predict made.
 type PredictResult struct {
 	Run         string
 	Config      *config.Config
@@ -61,9 +67,73 @@ func (r *PredictResult) Set() predictions.Set {
 	return predictions.Set{Task: r.Config.Task, Labels: r.Labels, Predictions: r.Predictions, Warnings: r.Warnings}
 }
 
-// PredictRun runs a trained pipeline on data. Predictions on the run's own data are
-// also kept in the run directory, unless PredictOptions.Missing or Mirror change them.
-func PredictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err error) {
+// Predict runs a trained pipeline on data, or several whose predictions it combines.
+// Predictions on a run's own data are also kept in its run directory, unless
+// PredictOptions.Missing or Mirror change them.
+func Predict(ctx context.Context, o PredictOptions) (*PredictResult, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	result, err := predictRun(ctx, o)
+	if err != nil || len(o.With) == 0 {
+		return result, err
+	}
+	sources := [][]predictions.Prediction{result.Predictions}
+	if o.Split = result.Split; o.Data == "" {
+		o.Data = result.Config.Data
+	}
+	for _, run := range o.With {
+		o.Run = run
+		other, err := predictRun(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.EqualFunc(other.Labels, result.Labels, func(a, b sdk.LabelSet) bool { return slices.Equal(a.Classes, b.Classes) }) {
+			return nil, usage("--with %s: that run knows other classes", run)
+		}
+		sources = append(sources, other.Predictions)
+		for _, w := range other.Warnings {
+			result.Warnings = append(result.Warnings, RunName(run)+": "+w)
+		}
+	}
+	result.Predictions, err = predictions.Combine(result.Config.Task, sources)
+	return result, err
+}
+
+// check refuses what cannot come to a good end before anything is computed.
+func (o PredictOptions) check() error {
+	if name := o.Checkpoint; name != "best" && name != "last" {
+		if _, err := strconv.Atoi(name); err != nil {
+			return usage("--checkpoint %q: want best, last or a step number", name)
+		}
+	}
+	r, err := ReadRun(o.Run)
+	if err != nil {
+		return err
+	}
+	task := r.Config.Task
+	switch {
+	case o.Findings && task != config.Detect:
+		return usage("--findings: the run's task is %s, findings are merged in detection only", task)
+	case o.Mirror && r.Config.Encoder.Plugin == config.None:
+		return usage("--mirror: the run has no encoder, so there are no images to mirror")
+	case o.Reconstruction && r.Config.Fusion.Plugin == config.None:
+		return usage("--reconstruction: the run has no fusion, so nothing is reconstructed")
+	}
+	for _, run := range o.With {
+		other, err := ReadRun(run)
+		if err != nil {
+			return err
+		}
+		if other.Config.Task != task {
+			return usage("--with %s: that run's task is %s, %s's is %s", run, other.Config.Task, o.Run, task)
+		}
+	}
+	return nil
+}
+
+// predictRun predicts with the pipeline of one run.
+func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err error) {
 	r, err := ReadRun(o.Run)
 	if err != nil {
 		return nil, err
