@@ -12,50 +12,9 @@ import (
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
-// Settings holds setting values as text; the typed getters parse them. ResolveSettings
-// makes a complete and checked one.
+// Settings holds setting values as text. ResolveSettings makes a complete and checked one,
+// DecodeSettings a struct.
 type Settings map[string]string
-
-// Int parses a value that ResolveSettings has checked; 0 when absent.
-func (s Settings) Int(name string) int {
-	n, _ := strconv.Atoi(strings.TrimSpace(s[name]))
-	return n
-}
-
-// Float parses a value that ResolveSettings has checked; 0 when absent.
-func (s Settings) Float(name string) float64 {
-	f, _ := strconv.ParseFloat(strings.TrimSpace(s[name]), 64)
-	return f
-}
-
-// Bool parses a value that ResolveSettings has checked; false when absent.
-func (s Settings) Bool(name string) bool {
-	b, _ := strconv.ParseBool(strings.TrimSpace(s[name]))
-	return b
-}
-
-// String returns the text; "" when absent.
-func (s Settings) String(name string) string { return s[name] }
-
-// Ints parses a comma-separated list that ResolveSettings has checked.
-func (s Settings) Ints(name string) []int {
-	var out []int
-	for _, f := range fields(s[name]) {
-		n, _ := strconv.Atoi(f)
-		out = append(out, n)
-	}
-	return out
-}
-
-// Floats parses a comma-separated list that ResolveSettings has checked.
-func (s Settings) Floats(name string) []float64 {
-	var out []float64
-	for _, f := range fields(s[name]) {
-		v, _ := strconv.ParseFloat(f, 64)
-		out = append(out, v)
-	}
-	return out
-}
 
 func fields(text string) []string {
 	if strings.TrimSpace(text) == "" {

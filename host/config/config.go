@@ -361,6 +361,9 @@ func (c *Config) Resolve() error {
 	return c.refuseIdle()
 }
 
+// Given reports whether Set has set GROUP.KEY.
+func (c *Config) Given(name string) bool { return c.given[name] }
+
 // refuseIdle refuses a setting that Set was told and that changes nothing.
 func (c *Config) refuseIdle() error {
 	for _, i := range c.idleSettings() {

@@ -82,6 +82,7 @@ func (t *training) prepare() (err error) {
 	if t.Config.Threads == 0 {
 		t.Config.Threads = runtime.GOMAXPROCS(0)
 	}
+	t.warnings = append(t.warnings, t.Config.Idle()...)
 	t.data, err = feed.PrepareTraining(t.Config)
 	return err
 }
@@ -189,6 +190,9 @@ func (t *training) loopOptions(ctx context.Context, s *Session) (loop.Options, e
 	source := s.Feed.Source(ctx, t.data.Training)
 	total, perEpoch := loop.TotalSteps(source.BatchesPerEpoch(), settings.Accumulate, settings.Epochs, settings.MaxSteps)
 	schedule := scheduleOf(c, total, perEpoch)
+	if c.Given("train.warmup_steps") && schedule.WarmupSteps < settings.WarmupSteps {
+		t.warnings = append(t.warnings, fmt.Sprintf("train.warmup_steps is %d, a quarter of the run's %d steps at most: %d are used", settings.WarmupSteps, total, schedule.WarmupSteps))
+	}
 	if err := schedule.Validate(); err != nil {
 		return loop.Options{}, &config.Error{Err: err}
 	}

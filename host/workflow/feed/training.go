@@ -109,6 +109,9 @@ func (t *TrainingData) open(labels []sdk.LabelSet) (err error) {
 		return err
 	}
 	t.Training = fraction(t.Training, c.DataSettings.TrainFraction, uint64(c.DataSettings.MissingSeed))
+	if n := len(t.Training); c.Given("train.batch_size") && c.Train.BatchSize > n {
+		t.Warnings = append(t.Warnings, fmt.Sprintf("train.batch_size is %d and %d cases are trained on: every step sees all of them", c.Train.BatchSize, n))
+	}
 	if c.DataSettings.ValidationSplit == "" {
 		t.warnOfSplits()
 		return nil
