@@ -141,8 +141,9 @@ bench: build ## run the benchmarks (BENCH=regexp selects)
 ##@ Generate
 
 .PHONY: docs
-docs: host ## write docs/commands.md and docs/exit-codes.md from the program
+docs: host ## write docs/commands.md and docs/exit-codes.md from the program, the lists of ports from the catalogue
 	@mkdir -p docs
+	@go test -count=1 -run UpToDate ./sdk/ports -update >/dev/null
 	@bin/alignedfusion reference > docs/.commands.md && mv docs/.commands.md docs/commands.md
 	@bin/alignedfusion exit-codes --markdown > docs/exit-codes.md
 
