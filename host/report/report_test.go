@@ -1,6 +1,7 @@
 package report_test
 
 import (
+	_ "embed"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,21 +14,8 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 )
 
-const ownLexicon = `
-lexicon_version: 1
-attributes:
-  - name: side
-    kind: categorical
-    near: [effusion]
-    values:
-      - {name: left, mentions: [left, left sided]}
-      - {name: right, mentions: [right]}
-  - name: nodule_mm
-    kind: numeric
-    near: [nodule|nodules]
-    unit_mm: 1
-    edges: [6, 8]
-`
+//go:embed rules/testdata/own_lexicon.yaml
+var ownLexicon string
 
 func extractor(t testing.TB, source string) rules.Extractor {
 	t.Helper()

@@ -113,60 +113,44 @@ type wire struct {
 	both     func(context.Context, *stagev1.ForwardBackwardRequest) (*stagev1.ForwardBackwardResponse, error)
 }
 
-func (w *wire) StepAll(ctx context.Context, r *stagev1.StepAllRequest) (*stagev1.StepAllResponse, error) {
-	if w.stepAll != nil {
-		return w.stepAll(ctx, r)
+// either is the broken call where there is one, else the whole one.
+func either[Q, A any](broken, whole func(context.Context, Q) (A, error)) func(context.Context, Q) (A, error) {
+	if broken != nil {
+		return broken
 	}
-	return w.StageServiceServer.StepAll(ctx, r)
+	return whole
+}
+
+func (w *wire) StepAll(ctx context.Context, r *stagev1.StepAllRequest) (*stagev1.StepAllResponse, error) {
+	return either(w.stepAll, w.StageServiceServer.StepAll)(ctx, r)
 }
 
 func (w *wire) ForwardBackward(ctx context.Context, r *stagev1.ForwardBackwardRequest) (*stagev1.ForwardBackwardResponse, error) {
-	if w.both != nil {
-		return w.both(ctx, r)
-	}
-	return w.StageServiceServer.ForwardBackward(ctx, r)
+	return either(w.both, w.StageServiceServer.ForwardBackward)(ctx, r)
 }
 
 func (w *wire) Describe(ctx context.Context, r *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
-	if w.describe != nil {
-		return w.describe(ctx, r)
-	}
-	return w.StageServiceServer.Describe(ctx, r)
+	return either(w.describe, w.StageServiceServer.Describe)(ctx, r)
 }
 
 func (w *wire) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
-	if w.open != nil {
-		return w.open(ctx, r)
-	}
-	return w.StageServiceServer.Open(ctx, r)
+	return either(w.open, w.StageServiceServer.Open)(ctx, r)
 }
 
 func (w *wire) Forward(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
-	if w.forward != nil {
-		return w.forward(ctx, r)
-	}
-	return w.StageServiceServer.Forward(ctx, r)
+	return either(w.forward, w.StageServiceServer.Forward)(ctx, r)
 }
 
 func (w *wire) Backward(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
-	if w.backward != nil {
-		return w.backward(ctx, r)
-	}
-	return w.StageServiceServer.Backward(ctx, r)
+	return either(w.backward, w.StageServiceServer.Backward)(ctx, r)
 }
 
 func (w *wire) Release(ctx context.Context, r *stagev1.ReleaseRequest) (*stagev1.ReleaseResponse, error) {
-	if w.release != nil {
-		return w.release(ctx, r)
-	}
-	return w.StageServiceServer.Release(ctx, r)
+	return either(w.release, w.StageServiceServer.Release)(ctx, r)
 }
 
 func (w *wire) Close(ctx context.Context, r *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
-	if w.close != nil {
-		return w.close(ctx, r)
-	}
-	return w.StageServiceServer.Close(ctx, r)
+	return either(w.close, w.StageServiceServer.Close)(ctx, r)
 }
 
 // contexts is a set of contexts. Calls that were cancelled may still be running when the

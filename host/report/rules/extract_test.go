@@ -1,6 +1,7 @@
 package rules
 
 import (
+	_ "embed"
 	"strings"
 	"testing"
 	"time"
@@ -75,21 +76,8 @@ func TestFourStatesAreKeptApart(t *testing.T) {
 	}
 }
 
-const ownLexicon = `
-lexicon_version: 1
-attributes:
-  - name: side
-    kind: categorical
-    near: [effusion]
-    values:
-      - {name: left, mentions: [left, left sided]}
-      - {name: right, mentions: [right]}
-  - name: nodule_mm
-    kind: numeric
-    near: [nodule|nodules]
-    unit_mm: 1
-    edges: [6, 8]
-`
+//go:embed testdata/own_lexicon.yaml
+var ownLexicon string
 
 func TestCategoriesAndMeasurementsWithUnits(t *testing.T) {
 	x := extractor(t, ownLexicon)
