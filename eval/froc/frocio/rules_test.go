@@ -1,0 +1,128 @@
+package frocio
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+)
+
+func TestRowsLeftAreGuessedFromTheBytes(t *testing.T) {
+	for _, c := range []struct {
+		done, size int64
+		want       int
+	}{{100, 400, 30}, {100, 100, 0}, {0, 400, 0}, {400, 100, 0}, {200, 300, 5}} {
+		f := &rowFile{size: c.size, read: func() int64 { return c.done }}
+		if got := f.rowsLeft(10); got != c.want {
+			t.Errorf("10 rows in %d of %d bytes: %d are left, want %d", c.done, c.size, got, c.want)
+		}
+	}
+}
+
+// A detection map fits the grid of its image's mask, and its marks keep its whole grid.
+func TestDetectionMapsHaveTheGridOfTheirMask(t *testing.T) {
+	abs, err := filepath.Abs("../../../internal/nifti/testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(abs, "volumes.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all map[string]struct {
+		Size    []int
+		Indices []int
+	}
+	if err := json.Unmarshal(raw, &all); err != nil {
+		t.Fatal(err)
+	}
+	const name = "uint8.nii.gz"
+	other := ""
+	for candidate, v := range all {
+		if !slices.Equal(v.Size, all[name].Size) {
+			other = candidate
+		}
+	}
+	if other == "" {
+		t.Fatal("all volumes have one size")
+	}
+	files := func(mark string) string {
+		return write(t, map[string]string{"t.csv": "image,mask\na," + filepath.Join(abs, name) + "\n", "p.csv": "image,mask\na," + filepath.Join(abs, mark) + "\n"})
+	}
+	if _, _, err := read(files(other), "t.csv", "p.csv", Options{}); err == nil || !strings.Contains(err.Error(), "but the image's mask has") {
+		t.Errorf("%s against %s: error %v", other, name, err)
+	}
+	_, marks, err := read(files(name), "t.csv", "p.csv", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	voxels, high := 0, [3]float64{}
+	for _, m := range marks.Marks {
+		voxels += m.Region.Mask().Voxels()
+		_, top := m.Region.Bounds()
+		for a := range high {
+			high[a] = max(high[a], top[a])
+		}
+	}
+	size, want := all[name].Size, [3]float64{}
+	for _, i := range all[name].Indices {
+		for a, x := range [3]int{i % size[0], i / size[0] % size[1], i / size[0] / size[1]} {
+			want[a] = max(want[a], float64(x))
+		}
+	}
+	if voxels != len(all[name].Indices) || high != want {
+		t.Errorf("%d voxels up to %v, want %d up to %v", voxels, high, len(all[name].Indices), want)
+	}
+}
+
+func TestNotesSayWhatWasLeftOut(t *testing.T) {
+	const marks = "image,x,y,score\n"
+	notes := func(o Options) string {
+		truth, _, err := read(write(t, map[string]string{"t.csv": "image,x,y,radius,split\na,1,1,1,val\nb,1,1,1,train\n", "p.csv": marks}), "t.csv", "p.csv", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(truth.Notes, "\n")
+	}
+	if got := notes(Options{Split: "val"}); !strings.Contains(got, "1 images left out") {
+		t.Errorf("notes %q", got)
+	}
+	if got := notes(Options{}); strings.Contains(got, "left out") || !strings.Contains(got, "no list of images") {
+		t.Errorf("notes %q", got)
+	}
+}
+
+func TestAnEmptyImageIdIsLeftOutOfALenientList(t *testing.T) {
+	truth, _, err := read(write(t, map[string]string{"images.csv": "image,patient\na,p\n,q\na,p\n", "t.csv": "image,x,y,radius\na,1,1,1\n", "p.csv": "image,x,y,score\n"}),
+		"t.csv", "p.csv", Options{Lenient: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(truth.Images) != 1 || truth.Images[0].ID != "a" {
+		t.Errorf("images %+v, want a alone", truth.Images)
+	}
+}
+
+func TestPredictionsThatAreNotThere(t *testing.T) {
+	dir := write(t, map[string]string{"t.csv": "image,x,y,radius\na,1,1,1\n"})
+	if _, _, err := read(dir, "t.csv", "absent.csv", Options{}); err == nil || !strings.Contains(err.Error(), "absent.csv") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestPairsNameEveryOperatingPoint(t *testing.T) {
+	c := &froc.Comparison{Pairs: []froc.Pair{{A: "a", B: "b", Points: []froc.Difference{{Value: 1}, {Value: 2}, {Value: 3}}}}}
+	got := NewPairs(c, []float64{0.5, 1, 4})
+	if len(got) != 1 || len(got[0].Points) != 3 {
+		t.Fatalf("%+v", got)
+	}
+	for i, fppi := range []float64{0.5, 1, 4} {
+		if p := got[0].Points[i]; p.FPPI != fppi || p.Value != Number(i+1) {
+			t.Errorf("point %d: %+v", i, p)
+		}
+	}
+}
