@@ -87,11 +87,7 @@ func (m *checkpointManifest) write(dir string) (err error) {
 	if m.SHA256, err = m.sum(); err != nil {
 		return err
 	}
-	data, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return err
-	}
-	return WriteFile(filepath.Join(dir, ManifestFile), append(data, '\n'))
+	return (&Run{Dir: dir}).WriteJSON(ManifestFile, m)
 }
 
 // readCheckpoint reads a checkpoint's manifest. It fails with ErrCorrupt.

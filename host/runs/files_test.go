@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -255,7 +257,7 @@ func TestSizeAndContentAreChecked(t *testing.T) {
 	if err := os.WriteFile(path, []byte("HEADxxxxxxxxxx"), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Verify(filepath.Dir(filepath.Dir(path))); err == nil || !strings.Contains(err.Error(), "has SHA-256 ") {
+	if _, err := Verify(filepath.Dir(filepath.Dir(path))); err == nil || !regexp.MustCompile(`has SHA-256 [0-9a-f]{12}…, [0-9a-f]{12}… was saved`).MatchString(err.Error()) {
 		t.Errorf("other bytes: %v", err)
 	}
 }
@@ -395,5 +397,67 @@ func TestRunClosesItsMetricsAndGivesTheLockBack(t *testing.T) {
 	}
 	if records, err := ReadMetrics(r.Dir); err != nil || len(records) != 2 {
 		t.Errorf("%v, %v; want both lines", records, err)
+	}
+}
+
+// What JSON cannot hold, what cannot be flushed and what cannot be closed is an error, and
+// nothing is left behind.
+func TestFailuresAreNotSwallowed(t *testing.T) {
+	r := create(t)
+	saveSteps(t, r, 0, 10)
+	if err := r.Save(State{Step: 20, Best: Best{Step: 20, Value: math.NaN()}}, roles, writer("w")); err == nil || !strings.Contains(err.Error(), "NaN") {
+		t.Errorf("a state that is no number: %v", err)
+	}
+	if steps, err := checkpointSteps(r.Dir); err != nil || !reflect.DeepEqual(steps, []int{10}) {
+		t.Errorf("%v, %v; want 10 alone", steps, err)
+	}
+	if err := r.WriteJSON("x.json", math.Inf(1)); err == nil {
+		t.Error("infinity was written as JSON")
+	}
+	if _, err := os.Stat(r.Path("x.json")); err == nil {
+		t.Error("a file that could not be written is there")
+	}
+	if err := r.Append(Record{Step: 1, GradNorm: math.NaN()}); err == nil || !strings.Contains(err.Error(), "metrics of step 1") {
+		t.Errorf("a record that is no number: %v", err)
+	}
+	if _, err := hashFile(os.DevNull, true); err == nil {
+		t.Error("a device that cannot be flushed has a hash")
+	}
+	if err := r.Append(Record{Kind: "step", Step: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.metrics.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Append(Record{Kind: "step", Step: 2}); err == nil || !strings.Contains(err.Error(), MetricsFile) {
+		t.Errorf("a closed file was written to: %v", err)
+	}
+	if r.RewindMetrics(State{}) == nil {
+		t.Error("a file that cannot be closed was rewound")
+	}
+	lost := create(t)
+	if err := os.Mkdir(lost.Path(MetricsFile), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if lost.Append(Record{Step: 1}) == nil || lost.RewindMetrics(State{}) == nil {
+		t.Error("a folder in the place of the metrics is no error")
+	}
+	if err := lost.Save(State{Step: 1}, roles, func(string, string) error { return os.RemoveAll(lost.Path(checkpointDir)) }); err == nil {
+		t.Error("a checkpoint whose folder is gone was saved")
+	}
+	if err := os.WriteFile(lost.Path(checkpointDir), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if lost.Save(State{Step: 1}, roles, writer("")) == nil {
+		t.Error("a checkpoint was saved into a file")
+	}
+	if _, _, err := Latest(lost.Dir); err == nil || errors.Is(err, ErrNoCheckpoint) {
+		t.Errorf("a file in the place of the checkpoints: %v", err)
+	}
+	if err := lost.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(lost.Dir); err == nil {
+		t.Error("a run with a file in the place of its checkpoints was opened")
 	}
 }
