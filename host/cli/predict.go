@@ -37,6 +37,7 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.Float64Flag{Name: "findings-iou", Value: 0.4, Usage: "IoU at which boxes of neighbouring slices belong together"},
 			&cli.IntFlag{Name: "findings-gap", Value: 0, Usage: "slices without a box that a finding may bridge"},
 			&cli.StringFlag{Name: "reconstruction", Usage: "write the probabilities of what reports do not mention to `FILE`.json"},
+			&cli.StringFlag{Name: "reports", Usage: "`FILE` of the cases' reports, as for train (default: the run's own on its own data)"},
 			&cli.Float64Flag{Name: "missing", Usage: "take this `SHARE` of the attribute values away first (default: as the run's data.missing_* say)"},
 			&cli.StringFlag{Name: "checkpoint", Value: "best", Usage: "best, last or a step number"},
 			&cli.BoolFlag{Name: "json", Usage: "write the metrics to stdout as JSON"},
@@ -59,7 +60,7 @@ func runPredict(c *cli.Context) error {
 		}
 	}
 	o := workflow.PredictOptions{
-		Run: c.String("run"), With: c.StringSlice("with"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
+		Run: c.String("run"), Reports: c.String("reports"), With: c.StringSlice("with"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
 		Mirror: c.Bool("mirror"), Findings: findings != "", Reconstruction: reconstruction != "",
 		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
 	}

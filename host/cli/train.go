@@ -40,6 +40,8 @@ its config.yaml trains the same run again, and --resume continues one that was s
 			&cli.StringFlag{Name: "fusion", Usage: "`PLUGIN`, or none: tokens go straight to the head (default: none)"},
 			&cli.StringFlag{Name: "head", Usage: "`PLUGIN` (default: a3d to detect, classifier to classify)"},
 			&cli.StringFlag{Name: "attributes", Usage: "comma-separated `LIST` of attribute columns or sets of them; an empty list means none (default: the data's)"},
+			&cli.StringFlag{Name: "reports", Usage: "`FILE` of reports (CSV or folder), or of a table that attributes extract wrote, joined to the cases by id"},
+			&cli.StringFlag{Name: "schema", Usage: "attribute schema `FILE` that attributes select wrote (default: learnt from the training cases)"},
 			&cli.IntFlag{Name: "epochs", Usage: "times through the training split (--set train.epochs)"},
 			&cli.Uint64Flag{Name: "seed", Usage: "of everything random; the same seed gives the same run"},
 			&cli.StringSliceFlag{Name: "set", Usage: "`GROUP.KEY=VALUE`, repeatable"},
@@ -312,8 +314,10 @@ func trainConfig(c *cli.Context) (*config.Config, error) {
 	if c.IsSet("device") {
 		cfg.Device = c.String("device")
 	}
-	if c.IsSet("init") {
-		cfg.Init = c.String("init")
+	for flag, path := range map[string]*string{"init": &cfg.Init, "reports": &cfg.Reports, "schema": &cfg.Schema} {
+		if c.IsSet(flag) {
+			*path = c.String(flag)
+		}
 	}
 	for _, s := range c.StringSlice("set") {
 		if err := cfg.Set(s); err != nil {

@@ -99,7 +99,11 @@ type Wiring struct {
 	Data string `yaml:"data"`
 	// Attributes are the attribute columns; null takes the data's default, [] none.
 	Attributes *[]string `yaml:"attributes"`
-	Seed       uint64    `yaml:"seed"`
+	// Reports is a file of reports or of a table of what they say, joined to the cases by
+	// their ids; Schema a file that fixes the attributes.
+	Reports string `yaml:"reports,omitempty"`
+	Schema  string `yaml:"schema,omitempty"`
+	Seed    uint64 `yaml:"seed"`
 	// Threads per plugin; 0 means all CPUs that the process may use, and is resolved.
 	Threads int    `yaml:"threads"`
 	Device  string `yaml:"device"`

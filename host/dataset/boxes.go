@@ -104,7 +104,7 @@ func (o *opener) boxImages(t *table.Table, folder string) (map[string]int, error
 		}
 	}
 	var err error
-	if d.AttributeColumns, err = chooseColumns("attribute", o.opt.Attributes, all, all, nil); err != nil {
+	if d.AttributeColumns, err = o.chooseAttributes(all, all, nil); err != nil {
 		return nil, err
 	}
 	splitColumn := "split"

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -57,6 +58,13 @@ type Options struct {
 	// NaNMissing reads the cells NaN, nan and NA as missing instead of refusing them.
 	// Spec key "nan=missing".
 	NaNMissing bool
+	// Reports are joined to the cases by their ids; nil: none. ReportsPath names them in
+	// messages.
+	Reports     *report.Table
+	ReportsPath string
+	// Schema, unless nil, names the attributes in the place of Attributes: those columns of
+	// it are taken that the data have and the reports have not.
+	Schema *schema.Schema
 	// Task decides what image: and slices: become; empty: slices: and nifti: are
 	// volumes (detect), image: is a picture (classify).
 	Task Task

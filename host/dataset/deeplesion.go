@@ -54,7 +54,7 @@ func (o *opener) deepLesionCases(t *table.Table) error {
 		all, byDefault = append(all, name), append(byDefault, name)
 	}
 	d := o.d
-	d.AttributeColumns, err = chooseColumns("attribute", o.opt.Attributes, all, byDefault, map[string][]string{"paper": deepLesionPaper})
+	d.AttributeColumns, err = o.chooseAttributes(all, byDefault, map[string][]string{"paper": deepLesionPaper})
 	if err != nil {
 		return err
 	}

@@ -97,7 +97,7 @@ func openDerm7pt(o *opener) error {
 	}
 	all := derm7ptSets["C"]
 	byDefault := slices.DeleteFunc(slices.Clone(all), func(name string) bool { return name == "management" || slices.Contains(labels, name) })
-	if d.AttributeColumns, err = chooseColumns("attribute", o.opt.Attributes, all, byDefault, derm7ptSets); err != nil {
+	if d.AttributeColumns, err = o.chooseAttributes(all, byDefault, derm7ptSets); err != nil {
 		return err
 	}
 	for _, a := range d.AttributeColumns {

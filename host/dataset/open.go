@@ -211,7 +211,7 @@ func (o *opener) finish() (*Dataset, error) {
 	}
 	o.checkPatients()
 	o.hash()
-	return d, nil
+	return d, o.joinReports()
 }
 
 // readHeaders reads the headers of all expected images and compares them with what
@@ -318,6 +318,16 @@ func (o *opener) hash() {
 		fmt.Fprintf(h, "stack %s %v %d %d\n", name, slices.Sorted(maps.Keys(s.files)), s.depth, s.fileBytes)
 	}
 	o.d.Hash = hex.EncodeToString(h.Sum(nil))
+}
+
+// chooseAttributes names the attribute columns to be read.
+func (o *opener) chooseAttributes(all, byDefault []string, sets map[string][]string) ([]string, error) {
+	if s := o.opt.Schema; s != nil {
+		return slices.DeleteFunc(s.Restrict(all).Names(), func(name string) bool {
+			return o.opt.Reports != nil && o.opt.Reports.Schema.Index(name) >= 0
+		}), nil
+	}
+	return chooseColumns("attribute", o.opt.Attributes, all, byDefault, sets)
 }
 
 // chooseColumns resolves Options.Attributes or Options.Labels against what a

@@ -60,7 +60,7 @@ func openTable(o *opener) error {
 		return err
 	}
 	attributes = slices.DeleteFunc(attributes, func(c string) bool { return slices.Contains(labels, c) })
-	if d.AttributeColumns, err = chooseColumns("attribute", o.opt.Attributes, attributes, attributes, nil); err != nil {
+	if d.AttributeColumns, err = o.chooseAttributes(attributes, attributes, nil); err != nil {
 		return err
 	}
 	for _, m := range modalityOf {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"unicode/utf8"
@@ -53,6 +54,22 @@ func Read(src Source) ([]Report, error) {
 		return nil, fmt.Errorf("reports: %s holds no report", src.Path)
 	}
 	return reports, nil
+}
+
+// HasText reports whether a path holds reports: it is a folder, or a CSV file with a column
+// of text.
+func HasText(path string) (bool, error) {
+	info, err := os.Stat(path)
+	if err != nil || info.IsDir() {
+		return err == nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	_, header, err := openCSV(f, path)
+	return slices.ContainsFunc(header, func(name string) bool { return slices.Contains(textColumns, name) }), err
 }
 
 func readFolder(dir string) ([]Report, error) {

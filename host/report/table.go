@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
 // Table is a filled attribute table. Cells has one row per report and one cell
@@ -104,8 +107,9 @@ func ReadTable(path string, s schema.Schema) (Table, error) {
 	return t, nil
 }
 
-// ParseTable is ReadTable on bytes; path is for errors.
-func ParseTable(data []byte, path string, s schema.Schema) (Table, error) {
+// ParseTable is ReadTable on bytes; path is for errors. The columns ignored may be there
+// besides the attributes.
+func ParseTable(data []byte, path string, s schema.Schema, ignored ...string) (Table, error) {
 	in, header, err := openCSV(bytes.NewReader(data), path)
 	if err != nil {
 		return Table{}, err
@@ -125,6 +129,7 @@ func ParseTable(data []byte, path string, s schema.Schema) (Table, error) {
 			evidence[i] = j
 		case s.Index(name) >= 0:
 			values[s.Index(name)] = j
+		case slices.Contains(ignored, name):
 		default:
 			return Table{}, fmt.Errorf("%s: column %d is neither id nor an attribute (%q) nor its evidence", path, j+1, s.Names())
 		}
@@ -153,7 +158,7 @@ func ParseTable(data []byte, path string, s schema.Schema) (Table, error) {
 			if values[i] < 0 {
 				continue
 			}
-			c, err := schema.ParseCell(a, clean(record[values[i]]))
+			c, err := a.Bind(schema.Written(clean(record[values[i]]), fmt.Sprintf("%s:%d", path, row)))
 			if err != nil || c.Foreign() {
 				return Table{}, fmt.Errorf("%s: row %d: column %q holds no value of its set %q", path, row, a.Name, a.Values)
 			}
@@ -170,6 +175,37 @@ func ParseTable(data []byte, path string, s schema.Schema) (Table, error) {
 		t.IDs = append(t.IDs, name)
 		t.Cells = append(t.Cells, cells)
 	}
+}
+
+// WrittenTable takes the cells of a table whose schema is not known as they are written:
+// its attributes have names and no kind. Columns of evidence are left out.
+func WrittenTable(t *table.Table) (*Table, error) {
+	if err := t.Need("id"); err != nil {
+		return nil, err
+	}
+	out := &Table{}
+	for _, name := range t.Columns {
+		if name != "id" && !strings.HasSuffix(name, schema.EvidenceSuffix) {
+			out.Schema.Attributes = append(out.Schema.Attributes, schema.Attribute{Name: name})
+		}
+	}
+	lines := map[string]int{}
+	for _, r := range t.Rows {
+		id := t.Get(r, "id")
+		if first, twice := lines[id]; twice || id == "" {
+			return nil, problem.At(t.Path, r.Line, "id", "is empty or that of line %d", first)
+		}
+		lines[id] = r.Line
+		cells := make([]schema.Cell, len(out.Schema.Attributes))
+		for i, name := range out.Schema.Names() {
+			cells[i] = schema.Written(t.Get(r, name), fmt.Sprintf("%s:%d", t.Path, r.Line))
+		}
+		out.IDs, out.Cells = append(out.IDs, id), append(out.Cells, cells)
+	}
+	if len(out.IDs) == 0 || len(out.Schema.Attributes) == 0 {
+		return nil, problem.At(t.Path, 0, "", "want a column id, columns of attributes, and rows")
+	}
+	return out, nil
 }
 
 // Project carries cells of one schema over to another that names the same

@@ -26,17 +26,20 @@ type PluginRecord struct {
 
 // Manifest is manifest.json: where a run came from.
 type Manifest struct {
-	SchemaVersion int            `json:"schema_version"`
-	Program       string         `json:"program"`
-	Version       string         `json:"version"`
-	GoVersion     string         `json:"go_version"`
-	Platform      string         `json:"platform"`
-	Task          string         `json:"task"`
-	Seed          uint64         `json:"seed"`
-	Threads       int            `json:"threads"`
-	Device        string         `json:"device"`
-	DataSpec      string         `json:"data_spec"`
-	DataSHA256    string         `json:"data_sha256"`
+	SchemaVersion int    `json:"schema_version"`
+	Program       string `json:"program"`
+	Version       string `json:"version"`
+	GoVersion     string `json:"go_version"`
+	Platform      string `json:"platform"`
+	Task          string `json:"task"`
+	Seed          uint64 `json:"seed"`
+	Threads       int    `json:"threads"`
+	Device        string `json:"device"`
+	DataSpec      string `json:"data_spec"`
+	DataSHA256    string `json:"data_sha256"`
+	// Reports are where reports were read, ReportsSHA256 the hash of what was read there.
+	Reports       string         `json:"reports,omitempty"`
+	ReportsSHA256 string         `json:"reports_sha256,omitempty"`
 	Attributes    []string       `json:"attributes,omitempty"`
 	TextEncoder   string         `json:"text_encoder,omitempty"`
 	Plugins       []PluginRecord `json:"plugins"`

@@ -128,7 +128,7 @@ func (s *Study) readFeatures(ctx context.Context, c *config.Config, cases []data
 		seen[c.ID] = true
 		return again
 	})
-	d, err := feed.OpenData(c.Data, c, nil, []string{})
+	d, err := feed.OpenData(c.Data, c, nil, feed.Sources{Columns: []string{}})
 	if err != nil {
 		return err
 	}

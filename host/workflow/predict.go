@@ -12,6 +12,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/host/report/attributes"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
@@ -30,6 +31,9 @@ type PredictOptions struct {
 	Device  string
 	Threads int
 	Plugins plughost.Options
+	// Reports is a file of reports, or of a table of what they say, of the cases; empty
+	// means the run's own on its own data.
+	Reports string
 	// Missing, unless nil, is the share of the attribute values there are that is taken
 	// away from the cases predicted (instead of the run's rate of their split).
 	Missing *float64
@@ -152,14 +156,19 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	if err != nil {
 		return nil, err
 	}
-	var attributes []string
-	if r.Schema != nil && dataset.HasTargets(o.Data) {
-		attributes = r.Schema.Names()
-	}
-	d, err := feed.OpenData(o.Data, c, r.Labels, attributes)
+	from, err := r.sources(o)
 	if err != nil {
 		return nil, err
 	}
+	d, err := feed.OpenData(o.Data, c, r.Labels, from)
+	if err != nil {
+		return nil, err
+	}
+	sameReports := r.Manifest.ReportsSHA256 == ""
+	if from.Reports != nil {
+		sameReports = from.Reports.SHA256 == r.Manifest.ReportsSHA256
+	}
+	unread := r.unread(d)
 	own := d.Hash == r.Manifest.DataSHA256 && dataset.SpecOptions(o.Data) == dataset.SpecOptions(c.Data)
 	if o.Split == "" {
 		o.Split = "all"
@@ -201,6 +210,7 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		s.Abandon()
 		return nil, err
 	}
+	voids = append(voids, unread...)
 	result, err := s.predictCheckpoint(ctx, checkpoint, cases, slices.Concat(warnings, s.Warnings, voids), o)
 	if err != nil {
 		s.Abandon()
@@ -211,10 +221,46 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	}
 	result.Run, result.Config, result.Labels, result.Split = o.Run, c, r.Labels, o.Split
 	result.Evaluable, result.Warnings = predictions.HasTargets(cases), voids
-	if own && o.Missing == nil && !o.Mirror && result.Evaluable {
+	if own && sameReports && o.Missing == nil && !o.Mirror && result.Evaluable {
 		return result, predictions.Save(o.Run, o.Split, result.Set())
 	}
 	return result, nil
+}
+
+// sources are where the attributes of cases to be predicted come from.
+func (r *RunFiles) sources(o PredictOptions) (from feed.Sources, err error) {
+	if o.Reports == "" && o.Data == r.Config.Data {
+		o.Reports = r.Config.Reports
+	}
+	switch {
+	case r.Schema == nil && o.Reports != "":
+		return from, &config.Error{Err: fmt.Errorf("reports %s: the run reads no attributes", o.Reports)}
+	case o.Reports != "":
+		from.Schema = r.Schema
+		from.Reports, err = attributes.Load(context.Background(), o.Reports, r.Schema)
+	case r.Manifest.ReportsSHA256 != "":
+		from.Schema = r.Schema
+	case r.Schema != nil && dataset.HasTargets(o.Data):
+		from.Columns = r.Schema.Names()
+	}
+	return from, err
+}
+
+// unread warns of attributes that a run was trained with and that the cases do not have.
+func (r *RunFiles) unread(d *dataset.Dataset) []string {
+	if r.Schema == nil {
+		return nil
+	}
+	absent := slices.DeleteFunc(r.Schema.Names(), func(name string) bool { return slices.Contains(d.AttributeColumns, name) })
+	if len(absent) == 0 || len(absent) < len(r.Schema.Attributes) && r.Manifest.ReportsSHA256 == "" {
+		return nil
+	}
+	how := ""
+	if r.Manifest.ReportsSHA256 != "" {
+		how = fmt.Sprintf(" (it was trained with the reports %s; give these cases' with --reports)", r.Config.Reports)
+	}
+	return []string{fmt.Sprintf("%d of the run's %d attributes are not given and unmentioned in every case%s: its figures are no comparison with those of cases that have them",
+		len(absent), len(r.Schema.Attributes), how)}
 }
 
 func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkpoint, cases []dataset.Case, warnings []string, o PredictOptions) (*PredictResult, error) {

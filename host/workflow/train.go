@@ -104,6 +104,9 @@ func (t *training) resume() (err error) {
 	if t.data.Data.Hash != t.manifest.DataSHA256 {
 		return fail(fmt.Errorf("%w: %w: %s has SHA-256 %.12s…, %.12s… when the run began", dataset.ErrData, ErrChanged, t.Config.Data, t.data.Data.Hash, t.manifest.DataSHA256))
 	}
+	if r := t.data.Reports; r != nil && r.SHA256 != t.manifest.ReportsSHA256 {
+		return fail(fmt.Errorf("%w: %w: the reports %s have SHA-256 %.12s…, %.12s… when the run began", dataset.ErrData, ErrChanged, r.Path, r.SHA256, t.manifest.ReportsSHA256))
+	}
 	if t.trained, err = readTrained(t.Dir); err != nil {
 		return fail(err)
 	}
@@ -301,6 +304,9 @@ func (t *training) create(s *Session) (err error) {
 		DataSpec: c.Data, DataSHA256: t.data.Data.Hash, TextEncoder: s.TextEncoder(),
 		Plugins: s.PluginRecords(), StartedAt: runs.Now(), Notes: t.allWarnings(s),
 		Warnings: s.voids(used, reported(t.data.Schema, used)),
+	}
+	if r := t.data.Reports; r != nil {
+		t.manifest.Reports, t.manifest.ReportsSHA256 = r.Path, r.SHA256
 	}
 	if t.data.Schema != nil {
 		t.manifest.Attributes = t.data.Schema.Names()

@@ -41,7 +41,7 @@ func (r *Record) Warnings() []string {
 		out = append(out, fmt.Sprintf("%d reports got no readable answer and are left unmentioned; the record names them", len(r.Audit.Unreadable)))
 	}
 	if n := len(r.OtherLanguage); n > 0 {
-		out = append(out, fmt.Sprintf("%d reports look like another language than English and are left unmentioned; the record names them", n))
+		out = append(out, fmt.Sprintf("%d reports look like another language than English and are left unmentioned, whatever the lexicon and the trigger table; the record names them", n))
 	}
 	return out
 }

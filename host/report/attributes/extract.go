@@ -8,11 +8,11 @@ import (
 	"os"
 	"slices"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/llm"
 	"github.com/alignedfusion/alignedfusion/host/report/rules"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
 // ExtractOptions say what is read from which reports, and by what.
@@ -35,19 +35,19 @@ type ExtractOptions struct {
 func Extract(ctx context.Context, o ExtractOptions) (*report.Table, *Record, error) {
 	x, err := rules.Open(o.Rules)
 	if err != nil {
-		return nil, nil, problem.Data(err)
+		return nil, nil, fault.Wrap(fault.Data, err)
 	}
 	if o.Schema == nil {
 		o.Schema = &x.Lexicon.Schema
 	}
 	reports, err := report.Read(o.Source)
 	if err != nil {
-		return nil, nil, problem.Data(err)
+		return nil, nil, fault.Wrap(fault.Data, err)
 	}
 	r := &Record{SchemaVersion: RecordVersion, Reports: len(reports), AttributeHash: o.Schema.Hash(), Schema: o.Schema}
 	kept, err := r.keptRows(o.Corrected, o.Schema, reports)
 	if err != nil {
-		return nil, nil, problem.Data(err)
+		return nil, nil, fault.Wrap(fault.Data, err)
 	}
 	fresh := slices.DeleteFunc(slices.Clone(reports), func(one report.Report) bool { return kept[one.ID] != nil })
 	var rows [][]schema.Cell
@@ -81,7 +81,7 @@ func dataUnlessStopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return err
 	}
-	return problem.Data(err)
+	return fault.Wrap(fault.Data, err)
 }
 
 // extractByModel reads reports unless the estimate is not confirmed.

@@ -8,11 +8,11 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/llm"
 	"github.com/alignedfusion/alignedfusion/host/report/rules"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
 // What Select keeps by frequency when nothing else is asked for.
@@ -25,16 +25,16 @@ const (
 func ReadSchema(path string) (*schema.Schema, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, problem.Data(err)
+		return nil, fault.Wrap(fault.Data, err)
 	}
 	if !json.Valid(data) {
 		if data, err = yaml.YAMLToJSON(data); err != nil {
-			return nil, problem.Data(fmt.Errorf("%s: neither JSON nor YAML: %w", path, err))
+			return nil, fault.Wrap(fault.Data, fmt.Errorf("%s: neither JSON nor YAML: %w", path, err))
 		}
 	}
 	var s schema.Schema
 	if err := json.Unmarshal(data, &s); err != nil {
-		return nil, problem.Data(fmt.Errorf("%s: %w", path, err))
+		return nil, fault.Wrap(fault.Data, fmt.Errorf("%s: %w", path, err))
 	}
 	return &s, nil
 }
@@ -44,11 +44,11 @@ func ReadSchema(path string) (*schema.Schema, error) {
 func SelectByFrequency(ctx context.Context, src report.Source, o rules.Options, minShare float64, bins int) (*schema.Schema, *Record, error) {
 	x, err := rules.Open(o)
 	if err != nil {
-		return nil, nil, problem.Data(err)
+		return nil, nil, fault.Wrap(fault.Data, err)
 	}
 	reports, err := report.Read(src)
 	if err != nil {
-		return nil, nil, problem.Data(err)
+		return nil, nil, fault.Wrap(fault.Data, err)
 	}
 	t, err := x.Table(ctx, nil, reports)
 	if err != nil {
@@ -56,7 +56,7 @@ func SelectByFrequency(ctx context.Context, src report.Source, o rules.Options, 
 	}
 	chosen := schema.Frequent(&t.Schema, t.Cells, minShare, bins)
 	if err := chosen.Validate(); err != nil {
-		return nil, nil, problem.Data(fmt.Errorf("no schema from %d reports with at least a share of %g: %w", len(reports), minShare, err))
+		return nil, nil, fault.Wrap(fault.Data, fmt.Errorf("no schema from %d reports with at least a share of %g: %w", len(reports), minShare, err))
 	}
 	r := &Record{SchemaVersion: RecordVersion, Method: "frequency", Reports: len(reports), AttributeHash: chosen.Hash(),
 		Lexicon: x.Lexicon.Source.Name, LexiconSHA256: x.Lexicon.Hash(), Attributes: schema.CountStates(&t.Schema, t.Cells)}
@@ -69,7 +69,7 @@ func SelectByFrequency(ctx context.Context, src report.Source, o rules.Options, 
 func SelectByModel(ctx context.Context, src report.Source, c *llm.Client, sample int, confirm func(llm.Estimate) bool) (*schema.Schema, *Record, error) {
 	reports, err := report.Read(src)
 	if err != nil {
-		return nil, nil, problem.Data(err)
+		return nil, nil, fault.Wrap(fault.Data, err)
 	}
 	if !confirm(c.EstimateSelect(reports, sample)) {
 		return nil, nil, nil

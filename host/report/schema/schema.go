@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
@@ -121,6 +122,17 @@ func (s *Schema) Names() []string {
 		names[i] = a.Name
 	}
 	return names
+}
+
+// Restrict is the schema with those of its attributes that are among names.
+func (s *Schema) Restrict(names []string) *Schema {
+	out := &Schema{}
+	for _, a := range s.Attributes {
+		if slices.Contains(names, a.Name) {
+			out.Attributes = append(out.Attributes, a)
+		}
+	}
+	return out
 }
 
 // Validate reports everything that is wrong with the schema, one line each.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/report/attributes"
 	"github.com/alignedfusion/alignedfusion/host/report/embed"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -31,15 +32,56 @@ type Reports struct {
 }
 
 // SchemaOf builds the attribute schema from the training cases; nil when the data have
-// no attribute columns.
-func SchemaOf(d *dataset.Dataset, training []dataset.Case) (*schema.Schema, []string, error) {
+// no attribute columns. Attributes that come with a schema keep it, but for those of
+// unselected ones that hardly a training case mentions.
+func SchemaOf(d *dataset.Dataset, training []dataset.Case, unselected bool) (*schema.Schema, []string, error) {
+	known := &schema.Schema{}
+	if d.Schema != nil {
+		known = d.Schema
+	}
+	var columns []string
+	for _, name := range d.AttributeColumns {
+		if known.Index(name) < 0 {
+			columns = append(columns, name)
+		}
+	}
+	s, warnings := &schema.Schema{}, []string(nil)
+	if len(columns) > 0 {
+		var err error
+		if s, warnings, err = schemaOfColumns(d, columns, training); err != nil {
+			return nil, nil, err
+		}
+	}
+	if unselected {
+		known = frequent(known, training)
+	}
+	s.Attributes = append(s.Attributes, known.Attributes...)
 	if len(d.AttributeColumns) == 0 {
 		return nil, nil, nil
 	}
-	table := schema.Table{Columns: d.AttributeColumns}
+	if err := s.Validate(); err != nil {
+		return nil, nil, fmt.Errorf("%w: %s: attributes: %w", dataset.ErrData, d.Spec, err)
+	}
+	return s, warnings, nil
+}
+
+// frequent are the attributes that enough of the training cases mention.
+func frequent(s *schema.Schema, training []dataset.Case) *schema.Schema {
+	rows := make([][]schema.Cell, len(training))
 	for i := range training {
-		row := make([]string, len(d.AttributeColumns))
-		for k, name := range d.AttributeColumns {
+		for _, a := range s.Attributes {
+			rows[i] = append(rows[i], training[i].Attributes[a.Name])
+		}
+	}
+	return schema.Frequent(s, rows, attributes.DefaultMinShare, attributes.DefaultBins)
+}
+
+// schemaOfColumns learns the schema of columns of text.
+func schemaOfColumns(d *dataset.Dataset, columns []string, training []dataset.Case) (*schema.Schema, []string, error) {
+	table := schema.Table{Columns: columns}
+	for i := range training {
+		row := make([]string, len(columns))
+		for k, name := range columns {
 			row[k] = training[i].Attributes[name].Raw
 		}
 		table.Rows = append(table.Rows, row)

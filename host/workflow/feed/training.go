@@ -1,22 +1,38 @@
 package feed
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/report/attributes"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
-// OpenData opens a data set for a configuration's task. attributes nil takes the
-// configuration's choice. An error wraps dataset.ErrData.
-func OpenData(spec string, c *config.Config, labels []sdk.LabelSet, attributes []string) (*dataset.Dataset, error) {
-	o := dataset.Options{Task: dataset.Task(c.Task), LabelSets: labels, Attributes: attributes}
-	if attributes == nil && c.Attributes != nil {
+// Sources say where a data set's attributes come from.
+type Sources struct {
+	// Columns of the data; nil takes the configuration's choice.
+	Columns []string
+	// Schema, unless nil, takes the place of Columns: its attributes are columns of the data
+	// or of the reports.
+	Schema *schema.Schema
+	// Reports are joined to the cases; nil: none.
+	Reports *attributes.Reports
+}
+
+// OpenData opens a data set for a configuration's task. An error wraps dataset.ErrData.
+func OpenData(spec string, c *config.Config, labels []sdk.LabelSet, from Sources) (*dataset.Dataset, error) {
+	o := dataset.Options{Task: dataset.Task(c.Task), LabelSets: labels, Attributes: from.Columns, Schema: from.Schema}
+	if from.Columns == nil && c.Attributes != nil {
 		o.Attributes = append([]string{}, *c.Attributes...)
+	}
+	if r := from.Reports; r != nil {
+		o.Reports, o.ReportsPath = r.Table, r.Path
 	}
 	if c.Fusion.Plugin == config.None {
 		o.Attributes = []string{} // nobody would read them
@@ -27,6 +43,9 @@ func OpenData(spec string, c *config.Config, labels []sdk.LabelSet, attributes [
 	}
 	if string(d.Task) != c.Task {
 		return nil, fmt.Errorf("%w: %s is data for the task %s, the pipeline is for %s", dataset.ErrData, spec, d.Task, c.Task)
+	}
+	if from.Reports != nil {
+		d.Warnings = append(d.Warnings, from.Reports.Warnings...)
 	}
 	return d, nil
 }
@@ -41,8 +60,12 @@ type TrainingData struct {
 	// Modes are what data.impute=mode puts where an attribute is missing.
 	Modes    map[string]schema.Cell
 	Warnings []string
+	// Reports that were joined to the cases; nil: none.
+	Reports *attributes.Reports
 
 	config *config.Config
+	// fixed is the schema that is given; nil when it is learnt from the training cases.
+	fixed *schema.Schema
 }
 
 // PrepareTraining opens the data of a new run and chooses labels and attributes from
@@ -59,23 +82,62 @@ func PrepareTraining(c *config.Config) (*TrainingData, error) {
 	if t.config.Fusion.Plugin == config.None {
 		return t, nil
 	}
-	s, warnings, err := SchemaOf(t.Data, t.Training)
-	if err != nil {
-		return nil, err
-	}
-	t.Schema, t.Warnings = s, append(t.Warnings, warnings...)
-	if s == nil {
-		return t, nil
-	}
-	if err := t.Data.Bind(s, false); err != nil {
-		return nil, err
+	if err := t.chooseSchema(); err != nil || t.Schema == nil {
+		return t, err
 	}
 	if t.config.DataSettings.Impute == config.ImputeMode {
-		t.Modes = dataset.Modes(s, t.Training)
+		t.Modes = dataset.Modes(t.Schema, t.Training)
 		t.Data.Cases = dataset.Fill(t.Data.Cases, t.Modes)
 	}
 	return t, nil
 }
+
+// chooseSchema takes the schema that is given, or learns one from the training cases, and
+// binds the cases to it.
+func (t *TrainingData) chooseSchema() (err error) {
+	if t.Schema = t.fixed; t.fixed == nil {
+		var warnings []string
+		unselected := t.Reports != nil && t.Reports.Unselected
+		t.Schema, warnings, err = SchemaOf(t.Data, t.Training, unselected)
+		t.Warnings = append(t.Warnings, warnings...)
+		if err != nil || t.Schema == nil {
+			return err
+		}
+	}
+	for _, name := range t.Schema.Names() {
+		if !slices.Contains(t.Data.AttributeColumns, name) {
+			return fmt.Errorf("%w: schema %s: attribute %q is a column neither of %s nor of reports (%q)", dataset.ErrData, t.config.Schema, name, t.config.Data, t.config.Reports)
+		}
+	}
+	return t.Data.Bind(t.Schema, t.fixed != nil)
+}
+
+// readSources reads the schema and the reports that the configuration names.
+func (t *TrainingData) readSources() (err error) {
+	c := t.config
+	if c.Reports == "" && c.Schema == "" {
+		return nil
+	}
+	switch {
+	case c.Fusion.Plugin == config.None:
+		return &config.Error{Err: errors.New("reports and a schema are given, and there is no fusion that would read them; choose one with --fusion")}
+	case t.Schema != nil:
+		t.fixed = t.Schema // the run's own
+	case c.Schema != "" && c.Attributes != nil:
+		return &config.Error{Err: errors.New("attributes and a schema are given; the schema names the attributes")}
+	case c.Schema != "":
+		if t.fixed, err = attributes.ReadSchema(c.Schema); err != nil {
+			return err
+		}
+	}
+	if c.Reports != "" {
+		t.Reports, err = attributes.Load(context.Background(), c.Reports, t.fixed)
+	}
+	return err
+}
+
+// sources are where the cases' attributes come from.
+func (t *TrainingData) sources() Sources { return Sources{Schema: t.fixed, Reports: t.Reports} }
 
 // ReopenTraining opens the data of a run that goes on, with the labels, schema and modes
 // it began with.
@@ -96,7 +158,10 @@ func ReopenTraining(c *config.Config, labels []sdk.LabelSet, s *schema.Schema, m
 
 func (t *TrainingData) open(labels []sdk.LabelSet) (err error) {
 	c := t.config
-	if t.Data, err = OpenData(c.Data, c, labels, nil); err != nil {
+	if err := t.readSources(); err != nil {
+		return err
+	}
+	if t.Data, err = OpenData(c.Data, c, labels, t.sources()); err != nil {
 		return err
 	}
 	if err := MaskAttributes(t.Data, c, nil); err != nil {
@@ -186,7 +251,7 @@ func ReadTable(c *config.Config, split string, rate *float64) (*Table, error) {
 	if t.Schema == nil {
 		return nil, &config.Error{Err: fmt.Errorf("%s has no attributes to learn from", c.Data)}
 	}
-	d, err := OpenData(c.Data, &plain, nil, nil)
+	d, err := OpenData(c.Data, &plain, nil, t.sources())
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,126 @@
+package attributes
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/host/fault"
+	"github.com/alignedfusion/alignedfusion/host/report"
+	"github.com/alignedfusion/alignedfusion/host/report/rules"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
+)
+
+// Reports are what is known from reports, to be joined to cases.
+type Reports struct {
+	Table *report.Table
+	// Path is where they were read, SHA256 the hash of what was read there.
+	Path, SHA256 string
+	// Unselected says that the table has all that the lexicon knows: training keeps what its
+	// own reports mention.
+	Unselected bool
+	Warnings   []string
+}
+
+// Load reads reports (a CSV file or a folder, read by the embedded rules) or a table that
+// Extract wrote. Of s, unless nil, it takes what the lexicon or the table has; without it
+// a table's schema is that of its FILE.json, else its cells stay as they are written.
+func Load(ctx context.Context, path string, s *schema.Schema) (*Reports, error) {
+	text, err := report.HasText(path)
+	if err != nil {
+		return nil, fault.Wrap(fault.Data, err)
+	}
+	r := &Reports{Path: path}
+	if text {
+		err = r.readText(ctx, s)
+	} else {
+		err = r.readTable(s)
+	}
+	if err != nil {
+		return nil, dataUnlessStopped(ctx, fmt.Errorf("reports %s: %w", path, err))
+	}
+	return r, nil
+}
+
+func (r *Reports) readText(ctx context.Context, s *schema.Schema) error {
+	x, err := rules.Open(rules.Options{})
+	if err != nil {
+		return err
+	}
+	reports, err := report.Read(report.Source{Path: r.Path})
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	for _, one := range reports {
+		fmt.Fprintf(h, "%q\n", one)
+	}
+	r.SHA256, r.Unselected = hex.EncodeToString(h.Sum(nil)), s == nil
+	if s != nil {
+		if s = s.Restrict(x.Lexicon.Schema.Names()); len(s.Attributes) == 0 {
+			return fmt.Errorf("the embedded lexicon %s knows none of the schema's attributes; make a table of states with `attributes extract --lexicon FILE` and give that", x.Lexicon.Source.Name)
+		}
+	}
+	if n := len(otherLanguage(reports)); n > 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%s: %d reports look like another language than English and are left unmentioned, the first is %q", r.Path, n, otherLanguage(reports)[0]))
+	}
+	r.Table, err = x.Table(ctx, s, reports)
+	return err
+}
+
+func (r *Reports) readTable(s *schema.Schema) error {
+	t, err := table.Read(r.Path)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(t.Content)
+	r.SHA256 = hex.EncodeToString(sum[:])
+	if s == nil {
+		if s, err = sidecarSchema(r.Path); err != nil {
+			return err
+		}
+	}
+	if s == nil {
+		r.Table, err = report.WrittenTable(t)
+		return err
+	}
+	if s = s.Restrict(t.Columns); len(s.Attributes) == 0 {
+		return fmt.Errorf("none of its columns %s is an attribute of the schema", problem.Quote(t.Columns))
+	}
+	var others []string
+	for _, name := range t.Columns {
+		if base := strings.TrimSuffix(name, schema.EvidenceSuffix); name != "id" && s.Index(base) < 0 {
+			others = append(others, name)
+		}
+	}
+	if len(others) > 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%s: the schema leaves out the columns %s", r.Path, problem.Quote(others)))
+	}
+	read, err := report.ParseTable(t.Content, r.Path, *s, slices.Clone(others)...)
+	r.Table = &read
+	return err
+}
+
+// sidecarSchema is the schema in FILE.json beside a table; nil when there is none.
+func sidecarSchema(path string) (*schema.Schema, error) {
+	data, err := os.ReadFile(path + ".json")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var r Record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, fmt.Errorf("%s.json: %w", path, err)
+	}
+	return r.Schema, nil
+}
