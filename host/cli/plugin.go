@@ -205,7 +205,7 @@ func pluginInfo(c *cli.Context) error {
 			}
 		}
 		for _, d := range s.Settings {
-			fmt.Fprintf(t, "  set\t%s\t%s = %s\t%s\t%s\n", d.Name, d.Type, d.Default, strings.Join(d.Choices, "|"), d.Help)
+			fmt.Fprintf(t, "  set\t%s\t%s\tdefault %s\t%s\n", d.Name, kindOf(d), shown(d.Default), d.Help)
 		}
 		if err := t.Flush(); err != nil {
 			return err
