@@ -4,7 +4,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -80,27 +79,4 @@ func TestFamiliesHaveSizesPerMember(t *testing.T) {
 			}
 		})
 	}
-}
-
-// Whatever a message says about a tensor, reading it neither panics nor reads outside
-// the memory, and what is accepted is sound.
-func FuzzTensorFromProto(f *testing.F) {
-	f.Add("FP32", int64(2), int64(3), uint64(0), uint64(24), []byte{}, true)
-	f.Add("FP32", int64(2), int64(3), uint64(64), uint64(24), make([]byte, 24), false)
-	f.Add("BYTES", int64(1), int64(1), uint64(0), uint64(8), []byte{1, 0, 0, 0, 65}, false)
-	f.Add("INT64", int64(1)<<62, int64(1)<<62, ^uint64(0)-63, uint64(128), []byte{}, true)
-	f.Fuzz(func(t *testing.T, dtype string, a, b int64, offset, size uint64, raw []byte, shared bool) {
-		memory := make([]byte, 1024)
-		p := &stagev1.Tensor{Name: "x", Dtype: dtype, Shape: []int64{a, b}, Payload: &stagev1.Tensor_Raw{Raw: raw}}
-		if shared {
-			p.Payload = &stagev1.Tensor_Shared{Shared: &stagev1.SharedRef{Offset: offset, Size: size}}
-		}
-		x, err := TensorFromProto(p, memory)
-		if err != nil {
-			return
-		}
-		if err := x.Check(); err != nil || !x.Aligned() {
-			t.Errorf("accepted %s with %d bytes: %v", x, len(x.Data), err)
-		}
-	})
 }

@@ -3,7 +3,7 @@
 // A plugin is a program that serves stages (encoder, text, fusion, head) to the
 // alignedfusion host. Its main function is one call:
 //
-//	func main() { sdk.Serve(sdk.Plugin{Manifest: manifest, Open: open}) }
+//	func main() { serve.Plugin(sdk.Plugin{Manifest: manifest, Open: open}) }
 //
 // Open returns a Stage. A stage that can be trained also implements Trainer and
 // Saver. The SDK checks every request against the manifest, keeps the books of

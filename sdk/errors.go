@@ -26,6 +26,9 @@ const (
 	Unimplemented
 )
 
+// codeNames are gRPC's, by code.
+var codeNames = [...]string{"Internal", "InvalidArgument", "FailedPrecondition", "NotFound", "ResourceExhausted", "Unimplemented"}
+
 // Error is a diagnostic: what was given, what was wanted, where, what to do.
 type Error struct {
 	Code Code
@@ -114,8 +117,8 @@ func CodeOf(err error) Code {
 
 // String returns the code's name, which is gRPC's.
 func (c Code) String() string {
-	if g, ok := grpcCodes[c]; ok {
-		return g.String()
+	if int(c) >= 0 && int(c) < len(codeNames) {
+		return codeNames[c]
 	}
 	return "Code(" + strconv.Itoa(int(c)) + ")"
 }

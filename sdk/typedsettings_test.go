@@ -106,21 +106,6 @@ func TestBadSettingsAreNamed(t *testing.T) {
 	}
 }
 
-func TestARefusedSettingIsNamedOnTheOtherSideOfTheWire(t *testing.T) {
-	err := ErrorFromStatus(StatusError(RefuseSetting("width", "%d given, want a multiple of %d", 5, 2), "head h", "open"), "mine")
-	var refused *Error
-	if !errors.As(err, &refused) || refused.Setting != "width" || err.Error() != "plugin mine: head h: open: setting width: 5 given, want a multiple of 2" {
-		t.Errorf("%v", err)
-	}
-}
-
-func TestBoundsOfSettingsCrossTheWire(t *testing.T) {
-	m := StageManifest{Settings: SettingsOf(example{})}
-	if diff := cmp.Diff(m.Settings, stageFromProto(m.proto()).Settings); diff != "" {
-		t.Error(diff)
-	}
-}
-
 func TestFieldsThatCannotBeSettingsPanic(t *testing.T) {
 	for name, v := range map[string]any{
 		"type": struct {

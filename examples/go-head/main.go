@@ -14,6 +14,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
@@ -120,4 +121,4 @@ func plugin() sdk.Plugin {
 	return sdk.Plugin{Manifest: manifest(), Open: torchstage.Open(map[string]torchstage.Builder{"head": build})}
 }
 
-func main() { sdk.Serve(plugin()) }
+func main() { serve.Plugin(plugin()) }

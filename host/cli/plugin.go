@@ -178,7 +178,7 @@ func pluginInfo(c *cli.Context) error {
 	if err != nil {
 		return pluginError(err)
 	}
-	m, err := sdk.ManifestFromJSON(text)
+	m, err := client.ManifestFromJSON(text)
 	if err != nil {
 		return pluginError(fmt.Errorf("plugin %s: %w", f.Name, err))
 	}

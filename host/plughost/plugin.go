@@ -25,6 +25,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
 // The numbers that inherited files have in a plugin's process.
@@ -88,7 +89,7 @@ func (h *Host) launch(ctx context.Context, found *Found) (*Plugin, error) {
 	}
 	p.mark = newMark()
 	cmd := newCommand(command, found.WorkDir, append(environment(h.options.Threads, h.options.Env),
-		fmt.Sprintf("%s=%d", sdk.EnvLifeline, lifelineFD), p.mark))
+		fmt.Sprintf("%s=%d", serve.EnvLifeline, lifelineFD), p.mark))
 	if h.options.Isolation.ReadOnly {
 		cmd.Env = append(cmd.Env, "TMPDIR="+h.dir)
 	}
@@ -114,8 +115,8 @@ func (h *Host) launch(ctx context.Context, found *Found) (*Plugin, error) {
 func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, lifeline *os.File) error {
 	logger := hclog.New(&hclog.LoggerOptions{Name: "go-plugin", Level: hclog.Off})
 	p.goplugin = plugin.NewClient(&plugin.ClientConfig{
-		HandshakeConfig:  sdk.Handshake,
-		VersionedPlugins: map[int]plugin.PluginSet{sdk.ProtocolMajor: {sdk.GRPCName: clientPlugin{}}},
+		HandshakeConfig:  serve.Handshake,
+		VersionedPlugins: map[int]plugin.PluginSet{sdk.ProtocolMajor: {serve.GRPCName: clientPlugin{}}},
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		SkipHostEnv:      true,
 		StartTimeout:     p.host.options.StartTimeout,
@@ -144,7 +145,7 @@ func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, lifeline *os.File) er
 	if err != nil {
 		return p.startFailure(err)
 	}
-	raw, err := protocol.Dispense(sdk.GRPCName)
+	raw, err := protocol.Dispense(serve.GRPCName)
 	if err != nil {
 		return p.startFailure(err)
 	}

@@ -14,26 +14,27 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
 // debugTimeout bounds calls of a plugin under a debugger: whoever stands at a breakpoint
 // is not hung.
 const debugTimeout = 24 * time.Hour
 
-// reattachments reads sdk.EnvReattach.
-func reattachments() (map[string]sdk.Reattach, error) {
-	text := os.Getenv(sdk.EnvReattach)
+// reattachments reads serve.EnvReattach.
+func reattachments() (map[string]serve.Reattach, error) {
+	text := os.Getenv(serve.EnvReattach)
 	if text == "" {
 		return nil, nil
 	}
-	var out map[string]sdk.Reattach
+	var out map[string]serve.Reattach
 	if err := json.Unmarshal([]byte(text), &out); err != nil {
-		return nil, fmt.Errorf("$%s: %w; a plugin prints it when it is run with %s", sdk.EnvReattach, err, sdk.DebugFlag)
+		return nil, fmt.Errorf("$%s: %w; a plugin prints it when it is run with %s", serve.EnvReattach, err, serve.DebugFlag)
 	}
 	return out, nil
 }
 
-func (h *Host) attachOnce(ctx context.Context, name string, r sdk.Reattach) (*Plugin, error) {
+func (h *Host) attachOnce(ctx context.Context, name string, r serve.Reattach) (*Plugin, error) {
 	if p := h.plugins[r.Address]; p != nil && p.alive() {
 		return p, nil
 	}
@@ -48,7 +49,7 @@ func (h *Host) attachOnce(ctx context.Context, name string, r sdk.Reattach) (*Pl
 
 // attach connects to a plugin that somebody else has started. Its tensors travel
 // in-band, its calls have no deadline to speak of, and it outlives the host.
-func (h *Host) attach(ctx context.Context, name string, r sdk.Reattach) (*Plugin, error) {
+func (h *Host) attach(ctx context.Context, name string, r serve.Reattach) (*Plugin, error) {
 	fail := func(err error) error {
 		return &Failure{Plugin: name, Call: "attach", Reason: firstSentence(err), Err: err}
 	}
@@ -67,8 +68,8 @@ func (h *Host) attach(ctx context.Context, name string, r sdk.Reattach) (*Plugin
 		return nil, fail(err)
 	}
 	p.goplugin = plugin.NewClient(&plugin.ClientConfig{
-		HandshakeConfig: sdk.Handshake, AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
-		Plugins: plugin.PluginSet{sdk.GRPCName: clientPlugin{}}, GRPCDialOptions: client.DialOptions(),
+		HandshakeConfig: serve.Handshake, AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		Plugins: plugin.PluginSet{serve.GRPCName: clientPlugin{}}, GRPCDialOptions: client.DialOptions(),
 		Logger: hclog.New(&hclog.LoggerOptions{Name: "go-plugin", Level: hclog.Off}),
 		Reattach: &plugin.ReattachConfig{Protocol: plugin.ProtocolGRPC, ProtocolVersion: r.Protocol, Pid: r.PID, Test: true,
 			Addr: &net.UnixAddr{Name: r.Address, Net: "unix"}},
@@ -76,7 +77,7 @@ func (h *Host) attach(ctx context.Context, name string, r sdk.Reattach) (*Plugin
 	connected, err := p.goplugin.Client()
 	if err == nil {
 		var raw any
-		if raw, err = connected.Dispense(sdk.GRPCName); err == nil {
+		if raw, err = connected.Dispense(serve.GRPCName); err == nil {
 			p.conn = raw.(*grpc.ClientConn)
 		}
 	}

@@ -12,12 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
 // A plugin under a debugger serves several hosts one after the other and is not ended
 // by them.
 func TestReattachToARunningPlugin(t *testing.T) {
-	cmd := exec.Command(filepath.Join(testBinaries, "linear"), sdk.DebugFlag)
+	cmd := exec.Command(filepath.Join(testBinaries, "linear"), serve.DebugFlag)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -30,11 +31,11 @@ func TestReattachToARunningPlugin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	setting, ok := strings.CutPrefix(strings.TrimSpace(line), "export "+sdk.EnvReattach+"=")
+	setting, ok := strings.CutPrefix(strings.TrimSpace(line), "export "+serve.EnvReattach+"=")
 	if !ok {
 		t.Fatalf("it printed %q", line)
 	}
-	t.Setenv(sdk.EnvReattach, strings.Trim(setting, "'"))
+	t.Setenv(serve.EnvReattach, strings.Trim(setting, "'"))
 	for range 2 {
 		h := newHost(t, Options{CallTimeout: time.Nanosecond}) // no call of a debugged plugin is late
 		p, err := h.Start(t.Context(), "linear")
@@ -64,8 +65,8 @@ func TestReattachToARunningPlugin(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("it ended with %v", err)
 	}
-	t.Setenv(sdk.EnvReattach, "nonsense")
-	if _, err := newHost(t, Options{}).Start(t.Context(), "linear"); err == nil || !strings.Contains(err.Error(), sdk.EnvReattach) {
+	t.Setenv(serve.EnvReattach, "nonsense")
+	if _, err := newHost(t, Options{}).Start(t.Context(), "linear"); err == nil || !strings.Contains(err.Error(), serve.EnvReattach) {
 		t.Errorf("error is %v", err)
 	}
 }

@@ -19,6 +19,8 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/client"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
 // LockFile records, in a plugin folder, what was installed there.
@@ -435,7 +437,7 @@ func DescribeJSON(ctx context.Context, f *Found) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
 	defer cancel()
 	mark := newMark()
-	cmd := newCommand(append(command, sdk.DescribeFlag), f.WorkDir, append(environment(1, nil), mark))
+	cmd := newCommand(append(command, serve.DescribeFlag), f.WorkDir, append(environment(1, nil), mark))
 	log := &logRing{name: f.Name}
 	out := &limitedBuffer{limit: describeBytes}
 	cmd.Stdout, cmd.Stderr = out, log
@@ -456,7 +458,7 @@ func DescribeJSON(ctx context.Context, f *Found) ([]byte, error) {
 	case out.overflow:
 		return nil, fail(fmt.Sprintf("more than %d bytes of manifest", describeBytes), log, nil)
 	case err != nil && !errors.Is(err, os.ErrProcessDone) && !strings.Contains(err.Error(), "WaitDelay"):
-		return nil, fail(fmt.Sprintf("%s: %v", sdk.DescribeFlag, err), log, err)
+		return nil, fail(fmt.Sprintf("%s: %v", serve.DescribeFlag, err), log, err)
 	}
 	return out.data, nil
 }
@@ -467,7 +469,7 @@ func Describe(ctx context.Context, f *Found) (sdk.Manifest, error) {
 	if err != nil {
 		return sdk.Manifest{}, err
 	}
-	m, err := sdk.ManifestFromJSON(text)
+	m, err := client.ManifestFromJSON(text)
 	if err != nil {
 		return sdk.Manifest{}, &Failure{Plugin: f.Name, Call: "describe", Reason: firstSentence(err), Err: err}
 	}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 )
 
@@ -93,12 +94,15 @@ func New(conn grpc.ClientConnInterface, o Options) *Client {
 // DialOptions are the options every connection to a plugin needs: windows of a fixed
 // size. To guess a better one, gRPC would send a ping with every large message.
 func DialOptions() []grpc.DialOption {
-	return []grpc.DialOption{grpc.WithStaticStreamWindowSize(sdk.WindowBytes), grpc.WithStaticConnWindowSize(sdk.WindowBytes)}
+	return []grpc.DialOption{grpc.WithStaticStreamWindowSize(wire.WindowBytes), grpc.WithStaticConnWindowSize(wire.WindowBytes)}
 }
 
 func (c *Client) limits() grpc.CallOption {
 	return grpc.MaxCallRecvMsgSize(int(c.options.MaxReplyBytes))
 }
+
+// ManifestFromJSON reads what a plugin prints when it is asked to describe itself.
+func ManifestFromJSON(text []byte) (sdk.Manifest, error) { return wire.ManifestFromJSON(text) }
 
 // can reports whether the plugin has a capability.
 func (c *Client) can(capability string) bool {
@@ -114,7 +118,7 @@ func (c *Client) err(err error) error {
 	if s, ok := status.FromError(err); ok && s.Code() == codes.ResourceExhausted && strings.HasPrefix(s.Message(), "grpc: received message larger") {
 		return c.answer("", "", &sdk.Error{Err: fmt.Errorf("its reply exceeds the limit: %s", s.Message())})
 	}
-	return sdk.ErrorFromStatus(err, c.options.Plugin)
+	return wire.ErrorFromStatus(err, c.options.Plugin)
 }
 
 // answer is an error about what the plugin answered.
@@ -138,7 +142,7 @@ func (c *Client) Describe(ctx context.Context) (sdk.Manifest, error) {
 		return sdk.Manifest{}, c.answer("", "describe", &sdk.Error{
 			Err: fmt.Errorf("the manifest says protocol major %d", major), Wanted: fmt.Sprint(sdk.ProtocolMajor)})
 	}
-	c.manifest = sdk.ManifestFromProto(r.GetManifest())
+	c.manifest = wire.ManifestFromProto(r.GetManifest())
 	if c.options.Plugin == "" {
 		c.options.Plugin = c.manifest.Name
 	}

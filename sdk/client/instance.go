@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -49,7 +50,7 @@ func (c *Client) Open(ctx context.Context, req *sdk.OpenRequest) (*Instance, *sd
 	i := &Instance{client: c, label: string(manifest.Kind) + " " + manifest.Name, manifest: manifest,
 		group: req.Group != "", lent: map[uint64][]lending{}, answered: map[string]int64{}}
 	t := i.begin("open")
-	p := req.Proto()
+	p := wire.OpenToProto(req)
 	if p.Constants, err = t.tensors(req.Constants, nil); err != nil {
 		return nil, nil, err
 	}
@@ -60,7 +61,7 @@ func (c *Client) Open(ctx context.Context, req *sdk.OpenRequest) (*Instance, *sd
 	t.free()
 	i.id = r.GetInstance()
 	resp := &sdk.OpenResponse{ParameterCount: r.GetParameterCount(), TrainableCount: r.GetTrainableCount(),
-		Inputs: sdk.PortsFromProto(r.GetInputs()), Outputs: sdk.PortsFromProto(r.GetOutputs()), Notes: r.GetNotes()}
+		Inputs: wire.PortsFromProto(r.GetInputs()), Outputs: wire.PortsFromProto(r.GetOutputs()), Notes: r.GetNotes()}
 	i.inputs = sdk.KnownPorts(manifest.Inputs, resp.Inputs)
 	i.outputs = sdk.KnownPorts(manifest.Outputs, resp.Outputs)
 	return i, resp, nil

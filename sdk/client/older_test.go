@@ -15,6 +15,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/inprocess"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/testplugins"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -87,7 +88,7 @@ func (o *older) StepAll(ctx context.Context, r *stagev1.StepAllRequest) (*stagev
 	return o.StageServiceServer.StepAll(ctx, r)
 }
 
-// catcher keeps the service that sdk.Register registers.
+// catcher keeps the service that wire.Register registers.
 type catcher struct{ service stagev1.StageServiceServer }
 
 func (c *catcher) RegisterService(_ *grpc.ServiceDesc, service any) {
@@ -100,7 +101,7 @@ func openOlder(t *testing.T, lacks ...string) (*older, []*client.Instance) {
 	o := &older{lacks: lacks}
 	c, err := inprocess.Connect(t.Context(), "linear", func(r grpc.ServiceRegistrar) func() {
 		var caught catcher
-		closeAll := sdk.Register(&caught, testplugins.Linear())
+		closeAll := wire.Register(&caught, testplugins.Linear())
 		o.StageServiceServer = caught.service
 		stagev1.RegisterStageServiceServer(r, o)
 		return closeAll
@@ -125,7 +126,7 @@ func row(v ...float32) *tensor.Tensor { return tensor.OfFloat32s(v, 1, int64(len
 
 func forwardRequest(id uint64, target float32) *sdk.ForwardRequest {
 	return &sdk.ForwardRequest{Context: id, Train: true, NeedsGrad: map[string]bool{"x": true},
-		Inputs: map[string]*tensor.Tensor{"x": row(1, 2, 3, 4), "target.y": row(target, 2, 3)}}
+		Inputs: map[string]*tensor.Tensor{"x": row(1, 2, 3, 4), "desired": row(target, 2, 3)}}
 }
 
 // trained is everything that a few training steps answer.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -155,7 +156,7 @@ func (t *transfer) receive(from []*stagev1.Tensor) (map[string]*tensor.Tensor, e
 			}
 			memory = t.arena.memory
 		}
-		x, err := sdk.TensorFromProto(p, memory)
+		x, err := wire.TensorFromProto(p, memory)
 		if err != nil {
 			return nil, bad(p, err)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/conformance"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/inprocess"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/testplugins"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -99,9 +100,9 @@ func bend(f func(b *bent)) func() sdk.Plugin {
 	}
 }
 
-// wire breaks rules that the SDK's server keeps for every stage: it stands between the
+// between breaks rules that the SDK's server keeps for every stage: it stands between the
 // server and the suite.
-type wire struct {
+type between struct {
 	stagev1.StageServiceServer
 	open     func(context.Context, *stagev1.OpenRequest) (*stagev1.OpenResponse, error)
 	forward  func(context.Context, *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error)
@@ -121,35 +122,35 @@ func either[Q, A any](broken, whole func(context.Context, Q) (A, error)) func(co
 	return whole
 }
 
-func (w *wire) StepAll(ctx context.Context, r *stagev1.StepAllRequest) (*stagev1.StepAllResponse, error) {
+func (w *between) StepAll(ctx context.Context, r *stagev1.StepAllRequest) (*stagev1.StepAllResponse, error) {
 	return either(w.stepAll, w.StageServiceServer.StepAll)(ctx, r)
 }
 
-func (w *wire) ForwardBackward(ctx context.Context, r *stagev1.ForwardBackwardRequest) (*stagev1.ForwardBackwardResponse, error) {
+func (w *between) ForwardBackward(ctx context.Context, r *stagev1.ForwardBackwardRequest) (*stagev1.ForwardBackwardResponse, error) {
 	return either(w.both, w.StageServiceServer.ForwardBackward)(ctx, r)
 }
 
-func (w *wire) Describe(ctx context.Context, r *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
+func (w *between) Describe(ctx context.Context, r *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
 	return either(w.describe, w.StageServiceServer.Describe)(ctx, r)
 }
 
-func (w *wire) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
+func (w *between) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
 	return either(w.open, w.StageServiceServer.Open)(ctx, r)
 }
 
-func (w *wire) Forward(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
+func (w *between) Forward(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
 	return either(w.forward, w.StageServiceServer.Forward)(ctx, r)
 }
 
-func (w *wire) Backward(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
+func (w *between) Backward(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
 	return either(w.backward, w.StageServiceServer.Backward)(ctx, r)
 }
 
-func (w *wire) Release(ctx context.Context, r *stagev1.ReleaseRequest) (*stagev1.ReleaseResponse, error) {
+func (w *between) Release(ctx context.Context, r *stagev1.ReleaseRequest) (*stagev1.ReleaseResponse, error) {
 	return either(w.release, w.StageServiceServer.Release)(ctx, r)
 }
 
-func (w *wire) Close(ctx context.Context, r *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
+func (w *between) Close(ctx context.Context, r *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
 	return either(w.close, w.StageServiceServer.Close)(ctx, r)
 }
 
@@ -175,24 +176,24 @@ func (c *contexts) has(instance, context uint64) bool {
 	return c.in[fmt.Sprint(instance, " ", context)]
 }
 
-// catcher keeps the service that sdk.Register registers.
+// catcher keeps the service that wire.Register registers.
 type catcher struct{ service stagev1.StageServiceServer }
 
 func (c *catcher) RegisterService(_ *grpc.ServiceDesc, impl any) {
 	c.service = impl.(stagev1.StageServiceServer)
 }
 
-func run(t *testing.T, p sdk.Plugin, change func(w *wire), process func(*conformance.Connection)) *conformance.Report {
+func run(t *testing.T, p sdk.Plugin, change func(w *between), process func(*conformance.Connection)) *conformance.Report {
 	t.Helper()
 	report, err := conformance.Run(t.Context(), conformance.Target{
 		Connect: func(ctx context.Context) (*conformance.Connection, error) {
 			c, err := inprocess.Connect(ctx, "broken", func(r grpc.ServiceRegistrar) func() {
 				if change == nil {
-					return sdk.Register(r, p)
+					return wire.Register(r, p)
 				}
 				var good catcher
-				closeAll := sdk.Register(&good, p)
-				w := &wire{StageServiceServer: good.service}
+				closeAll := wire.Register(&good, p)
+				w := &between{StageServiceServer: good.service}
 				change(w)
 				stagev1.RegisterStageServiceServer(r, w)
 				return closeAll
@@ -225,7 +226,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 	for _, test := range []struct {
 		breaks string
 		plugin func() sdk.Plugin
-		wire   func(w *wire)
+		wire   func(w *between)
 		// process changes what the plugin's process would do.
 		process func(c *conformance.Connection)
 		// also lists cases that cannot but fail with it.
@@ -253,13 +254,13 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 		{breaks: "lifeline", process: func(c *conformance.Connection) {
 			c.CutLifeline, c.Exited = func() {}, make(chan struct{}) // it lives on without its host
 		}},
-		{breaks: "unknown-stage", wire: func(w *wire) {
+		{breaks: "unknown-stage", wire: func(w *between) {
 			w.open = func(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
 				r.Stage = "linear" // whatever was asked for
 				return w.StageServiceServer.Open(ctx, r)
 			}
 		}},
-		{breaks: "unknown-instance", wire: func(w *wire) {
+		{breaks: "unknown-instance", wire: func(w *between) {
 			w.close = func(ctx context.Context, r *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
 				resp, err := w.StageServiceServer.Close(ctx, r)
 				if status.Code(err) == codes.NotFound {
@@ -268,7 +269,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				return resp, err
 			}
 		}},
-		{breaks: "settings", wire: func(w *wire) {
+		{breaks: "settings", wire: func(w *between) {
 			w.open = func(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
 				delete(r.Settings, "no-such-setting")
 				return w.StageServiceServer.Open(ctx, r)
@@ -296,7 +297,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				return resp, err
 			}
 		})},
-		{breaks: "transports", wire: func(w *wire) {
+		{breaks: "transports", wire: func(w *between) {
 			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
 				resp, err := w.StageServiceServer.Forward(ctx, r)
 				if err == nil && r.Slot != nil {
@@ -306,13 +307,13 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				return resp, err
 			}
 		}},
-		{breaks: "bad-input", wire: func(w *wire) {
+		{breaks: "bad-input", wire: func(w *between) {
 			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
 				r.Inputs = slices.DeleteFunc(r.Inputs, func(t *stagev1.Tensor) bool { return t.Name == "no.such.input" })
 				return w.StageServiceServer.Forward(ctx, r)
 			}
 		}},
-		{breaks: "bad-bytes", wire: func(w *wire) {
+		{breaks: "bad-bytes", wire: func(w *between) {
 			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
 				for _, t := range r.Inputs {
 					if len(t.Shape) == 2 && t.Shape[0] > 0 && t.Shape[1] > 0 && len(t.GetRaw()) > int(4*t.Shape[0]*t.Shape[1]) {
@@ -322,7 +323,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				return w.StageServiceServer.Forward(ctx, r)
 			}
 		}},
-		{breaks: "eval-leaves-nothing", wire: func(w *wire) {
+		{breaks: "eval-leaves-nothing", wire: func(w *between) {
 			var evaluated contexts
 			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
 				evaluated.set(r.Instance, r.Context, r.Mode == stagev1.Mode_MODE_EVAL)
@@ -335,7 +336,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				return w.StageServiceServer.Backward(ctx, r)
 			}
 		}},
-		{breaks: "unknown-context", wire: func(w *wire) {
+		{breaks: "unknown-context", wire: func(w *between) {
 			var known contexts
 			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
 				known.set(r.Instance, r.Context, true)
@@ -348,7 +349,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				return w.StageServiceServer.Backward(ctx, r)
 			}
 		}},
-		{breaks: "double-backward", wire: func(w *wire) {
+		{breaks: "double-backward", wire: func(w *between) {
 			w.backward = func(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
 				resp, err := w.StageServiceServer.Backward(ctx, r)
 				if status.Code(err) == codes.FailedPrecondition {
@@ -379,7 +380,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				return resp, nil
 			}
 		})},
-		{breaks: "context-bound", wire: func(w *wire) {
+		{breaks: "context-bound", wire: func(w *between) {
 			w.describe = func(ctx context.Context, r *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
 				resp, err := w.StageServiceServer.Describe(ctx, r)
 				if err == nil {
@@ -388,7 +389,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				return resp, err
 			}
 		}},
-		{breaks: "release", wire: func(w *wire) {
+		{breaks: "release", wire: func(w *between) {
 			var open contexts
 			w.forward = func(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
 				open.set(r.Instance, r.Context, true)
@@ -447,13 +448,13 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				return b.trained.Step(ctx, r)
 			}
 		})},
-		{breaks: "one-call", wire: func(w *wire) { // it does not clear what it should
+		{breaks: "one-call", wire: func(w *between) { // it does not clear what it should
 			w.stepAll = func(ctx context.Context, r *stagev1.StepAllRequest) (*stagev1.StepAllResponse, error) {
 				r.Steps[0].ZeroGrad = false
 				return w.StageServiceServer.StepAll(ctx, r)
 			}
 		}},
-		{breaks: "one-call", wire: func(w *wire) { // it weighs losses otherwise
+		{breaks: "one-call", wire: func(w *between) { // it weighs losses otherwise
 			w.both = func(ctx context.Context, r *stagev1.ForwardBackwardRequest) (*stagev1.ForwardBackwardResponse, error) {
 				for name := range r.Backward.LossWeights {
 					r.Backward.LossWeights[name] *= 2
@@ -461,7 +462,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				return w.StageServiceServer.ForwardBackward(ctx, r)
 			}
 		}},
-		{breaks: "one-call", wire: func(w *wire) { // it answers another norm
+		{breaks: "one-call", wire: func(w *between) { // it answers another norm
 			w.backward = func(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
 				resp, err := w.StageServiceServer.Backward(ctx, r)
 				if err == nil && r.GradNorm {
@@ -556,7 +557,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 			})
 			return p()
 		}},
-		{breaks: "close", wire: func(w *wire) {
+		{breaks: "close", wire: func(w *between) {
 			w.close = func(ctx context.Context, r *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
 				if r.Instance > 1<<20 {
 					return w.StageServiceServer.Close(ctx, r)

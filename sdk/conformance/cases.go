@@ -21,6 +21,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
@@ -52,11 +53,11 @@ func describe(ctx context.Context, r *runner) error {
 	if err != nil {
 		return err
 	}
-	printed, err := sdk.ManifestFromJSON(text)
+	printed, err := wire.ManifestFromJSON(text)
 	if err != nil {
 		return broken("the manifest as JSON", "%v", err)
 	}
-	if !proto.Equal(printed.Proto(), r.manifest.Proto()) {
+	if !proto.Equal(wire.ManifestToProto(printed), wire.ManifestToProto(r.manifest)) {
 		return broken("equal manifests", "--describe and Describe differ")
 	}
 	return nil
@@ -136,17 +137,17 @@ func health(ctx context.Context, r *runner) error {
 func unknownStage(ctx context.Context, r *runner) error {
 	// Over the stub: the client refuses to ask.
 	_, err := stagev1.NewStageServiceClient(r.conn.Conn).Open(ctx, &stagev1.OpenRequest{Stage: "no-such-stage"})
-	return wantCode(sdk.ErrorFromStatus(err, ""), "stage no-such-stage", "", sdk.InvalidArgument, sdk.NotFound)
+	return wantCode(wire.ErrorFromStatus(err, ""), "stage no-such-stage", "", sdk.InvalidArgument, sdk.NotFound)
 }
 
 func unknownInstance(ctx context.Context, r *runner) error {
 	stub := stagev1.NewStageServiceClient(r.conn.Conn)
 	_, err := stub.Forward(ctx, &stagev1.ForwardRequest{Instance: 987654321, Mode: stagev1.Mode_MODE_EVAL})
-	if err := wantCode(sdk.ErrorFromStatus(err, ""), "Forward on an instance that does not exist", "", sdk.NotFound); err != nil {
+	if err := wantCode(wire.ErrorFromStatus(err, ""), "Forward on an instance that does not exist", "", sdk.NotFound); err != nil {
 		return err
 	}
 	_, err = stub.Close(ctx, &stagev1.CloseRequest{Instance: 987654321})
-	return wantCode(sdk.ErrorFromStatus(err, ""), "Close of an instance that does not exist", "", sdk.NotFound)
+	return wantCode(wire.ErrorFromStatus(err, ""), "Close of an instance that does not exist", "", sdk.NotFound)
 }
 
 // another starts a second process for a case that ends it.
@@ -457,7 +458,7 @@ func badBytes(ctx context.Context, s *subject) error {
 			payload.Shape = t.Shape
 		}
 		_, err := stub.Forward(ctx, &stagev1.ForwardRequest{Instance: c.ID(), Mode: stagev1.Mode_MODE_EVAL, Inputs: []*stagev1.Tensor{payload}})
-		if err := wantCode(sdk.ErrorFromStatus(err, ""), what, name, sdk.InvalidArgument); err != nil {
+		if err := wantCode(wire.ErrorFromStatus(err, ""), what, name, sdk.InvalidArgument); err != nil {
 			return err
 		}
 	}

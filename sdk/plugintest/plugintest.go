@@ -21,6 +21,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/conformance"
 	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/inprocess"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -49,7 +50,7 @@ func Start(t testing.TB, p sdk.Plugin, transport Transport) *client.Client {
 }
 
 func register(p sdk.Plugin) func(grpc.ServiceRegistrar) func() {
-	return func(r grpc.ServiceRegistrar) func() { return sdk.Register(r, p) }
+	return func(r grpc.ServiceRegistrar) func() { return wire.Register(r, p) }
 }
 
 // Conformance checks p against every rule of the stage protocol that can be seen inside

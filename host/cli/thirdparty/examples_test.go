@@ -13,6 +13,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/scaffold"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/sample"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -50,7 +51,7 @@ func TestReattachToAPythonPlugin(t *testing.T) {
 	t.Parallel()
 	needPython(t)
 	dir := pythonPlugin(t, root+"/examples/python-head")
-	debugged := exec.Command(debianPython, "plugin.py", sdk.DebugFlag)
+	debugged := exec.Command(debianPython, "plugin.py", serve.DebugFlag)
 	debugged.Dir, debugged.Stderr = dir, os.Stderr
 	out, err := debugged.StdoutPipe()
 	if err != nil {
@@ -63,14 +64,14 @@ func TestReattachToAPythonPlugin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	setting, ok := strings.CutPrefix(strings.TrimSpace(line), "export "+sdk.EnvReattach+"=")
+	setting, ok := strings.CutPrefix(strings.TrimSpace(line), "export "+serve.EnvReattach+"=")
 	if !ok {
 		t.Errorf("it printed %q", line)
 	}
 	for range 2 {
 		host := exec.Command("alignedfusion", "stage", "bench", "--plugin", "python-head", "--labels", "type=a,b", "--shape", "tokens.ct=2x3x4",
 			"--shape", "joint=2x5", "--shape", "target.label=2", "--mode", "train", "--steps", "2", "--json")
-		host.Env = append(os.Environ(), sdk.EnvReattach+"="+strings.Trim(setting, "'"))
+		host.Env = append(os.Environ(), serve.EnvReattach+"="+strings.Trim(setting, "'"))
 		if text, err := host.CombinedOutput(); err != nil || !strings.Contains(string(text), `"shared_memory": false`) {
 			t.Errorf("%v\n%s", err, text)
 		}

@@ -11,8 +11,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
 
-	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 )
 
 // arenaBytes is the shared memory of a connection; it is sparse.
@@ -31,7 +31,7 @@ type Connection struct {
 // shared memory is attached.
 func Connect(ctx context.Context, name string, register func(grpc.ServiceRegistrar) (closeAll func())) (*Connection, error) {
 	listener := bufconn.Listen(1 << 20)
-	c := &Connection{server: grpc.NewServer(sdk.ServerOptions(nil)...)}
+	c := &Connection{server: grpc.NewServer(wire.ServerOptions(nil)...)}
 	c.closeServer = register(c.server)
 	go func() { _ = c.server.Serve(listener) }()
 	var err error

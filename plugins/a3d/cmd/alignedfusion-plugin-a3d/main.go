@@ -3,7 +3,7 @@ package main
 
 import (
 	"github.com/alignedfusion/alignedfusion/plugins/a3d"
-	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
-func main() { sdk.Serve(a3d.Plugin()) }
+func main() { serve.Plugin(a3d.Plugin()) }

@@ -3,7 +3,7 @@ package main
 
 import (
 	"github.com/alignedfusion/alignedfusion/plugins/bert"
-	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
-func main() { sdk.Serve(bert.Plugin()) }
+func main() { serve.Plugin(bert.Plugin()) }

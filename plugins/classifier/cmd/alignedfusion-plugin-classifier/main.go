@@ -4,7 +4,7 @@ package main
 
 import (
 	"github.com/alignedfusion/alignedfusion/plugins/classifier"
-	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
-func main() { sdk.Serve(classifier.Plugin()) }
+func main() { serve.Plugin(classifier.Plugin()) }

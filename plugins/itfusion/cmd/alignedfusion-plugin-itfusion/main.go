@@ -3,7 +3,7 @@ package main
 
 import (
 	"github.com/alignedfusion/alignedfusion/plugins/itfusion"
-	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
-func main() { sdk.Serve(itfusion.Plugin()) }
+func main() { serve.Plugin(itfusion.Plugin()) }

@@ -3,7 +3,7 @@ package main
 
 import (
 	"github.com/alignedfusion/alignedfusion/plugins/selfattn"
-	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
-func main() { sdk.Serve(selfattn.Plugin()) }
+func main() { serve.Plugin(selfattn.Plugin()) }

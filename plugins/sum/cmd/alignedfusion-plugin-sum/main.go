@@ -3,7 +3,7 @@ package main
 
 import (
 	"github.com/alignedfusion/alignedfusion/plugins/sum"
-	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
-func main() { sdk.Serve(sum.Plugin()) }
+func main() { serve.Plugin(sum.Plugin()) }

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/alignedfusion/alignedfusion/host/pipeline/internal/toy"
-	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
 func main() {
@@ -20,5 +20,5 @@ func main() {
 			}
 		}
 	}
-	sdk.Serve(p)
+	serve.Plugin(p)
 }

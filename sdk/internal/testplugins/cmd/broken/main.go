@@ -19,23 +19,25 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/testplugins"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
 func main() {
 	rule := strings.TrimPrefix(filepath.Base(os.Args[0]), "broken-")
 	p := testplugins.Linear()
-	if len(os.Args) == 2 && os.Args[1] == sdk.DescribeFlag {
+	if len(os.Args) == 2 && os.Args[1] == serve.DescribeFlag {
 		if rule == "describe" {
 			p.Manifest.Version += "-other"
 		}
-		sdk.Serve(p)
+		serve.Plugin(p)
 		return
 	}
 	b := &breaker{rule: rule}
 	plugin.Serve(&plugin.ServeConfig{
-		HandshakeConfig:  sdk.Handshake,
-		VersionedPlugins: map[int]plugin.PluginSet{sdk.ProtocolMajor: {sdk.GRPCName: &server{plugin: p}}},
+		HandshakeConfig:  serve.Handshake,
+		VersionedPlugins: map[int]plugin.PluginSet{sdk.ProtocolMajor: {serve.GRPCName: &server{plugin: p}}},
 		GRPCServer: func(options []grpc.ServerOption) *grpc.Server {
 			return grpc.NewServer(append(options, grpc.UnaryInterceptor(b.intercept))...)
 		},
@@ -83,7 +85,7 @@ type server struct {
 }
 
 func (s *server) GRPCServer(_ *plugin.GRPCBroker, g *grpc.Server) error {
-	sdk.Register(g, s.plugin)
+	wire.Register(g, s.plugin)
 	return nil
 }
 

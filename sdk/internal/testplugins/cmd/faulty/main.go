@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/testplugins"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
 func main() {
@@ -26,5 +26,5 @@ func main() {
 		fmt.Fprintln(os.Stderr, "error while loading shared libraries: libfoo.so")
 		os.Exit(127)
 	}
-	sdk.Serve(testplugins.Faulty())
+	serve.Plugin(testplugins.Faulty())
 }

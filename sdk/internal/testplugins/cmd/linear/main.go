@@ -2,8 +2,8 @@
 package main
 
 import (
-	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/testplugins"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
-func main() { sdk.Serve(testplugins.Linear()) }
+func main() { serve.Plugin(testplugins.Linear()) }

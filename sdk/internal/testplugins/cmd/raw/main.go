@@ -17,6 +17,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
 type stage struct {
@@ -100,8 +101,8 @@ func main() {
 		version = 9
 	}
 	plugin.Serve(&plugin.ServeConfig{
-		HandshakeConfig:  sdk.Handshake,
-		VersionedPlugins: map[int]plugin.PluginSet{version: {sdk.GRPCName: &stage{}}},
+		HandshakeConfig:  serve.Handshake,
+		VersionedPlugins: map[int]plugin.PluginSet{version: {serve.GRPCName: &stage{}}},
 		GRPCServer:       plugin.DefaultGRPCServer,
 	})
 }

@@ -1,4 +1,4 @@
-package sdk
+package wire
 
 import (
 	"fmt"
@@ -6,40 +6,17 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
-// DefaultOpenContexts bounds the open TRAIN contexts of an instance whose manifest
-// does not say otherwise.
-const DefaultOpenContexts = 2
-
-// The capabilities of a plugin that is served by this SDK.
-const (
-	// CapabilitySharedMemory: it understands Attach.
-	CapabilitySharedMemory = "shared-memory"
-	// CapabilityForwardBackward: it understands ForwardBackward.
-	CapabilityForwardBackward = "forward-backward"
-	// CapabilityBackwardNorm: Backward answers the gradients' norm where it is asked for.
-	CapabilityBackwardNorm = "backward-norm"
-	// CapabilityStepZeroGrad: Step clears the gradients where it is asked to.
-	CapabilityStepZeroGrad = "step-zero-grad"
-	// CapabilityStepAll: it understands StepAll.
-	CapabilityStepAll = "step-all"
-)
-
-// Capabilities are those of every plugin that is served by this SDK.
-func Capabilities() []string {
-	return []string{CapabilitySharedMemory, CapabilityForwardBackward, CapabilityBackwardNorm, CapabilityStepZeroGrad, CapabilityStepAll}
-}
-
-// Proto converts the manifest to its wire form. Hosts and harnesses use it; a
-// plugin author does not need to.
-func (m Manifest) Proto() *stagev1.PluginManifest {
+// ManifestToProto converts a manifest to its wire form.
+func ManifestToProto(m sdk.Manifest) *stagev1.PluginManifest {
 	out := &stagev1.PluginManifest{
 		Name:            m.Name,
 		Version:         m.Version,
-		ProtocolMajor:   ProtocolMajor,
+		ProtocolMajor:   sdk.ProtocolMajor,
 		Capabilities:    m.Capabilities,
 		License:         m.License,
 		ModelCard:       m.ModelCard,
@@ -47,58 +24,33 @@ func (m Manifest) Proto() *stagev1.PluginManifest {
 		MaxOpenContexts: uint32(m.OpenContexts()),
 	}
 	for _, s := range m.Stages {
-		out.Stages = append(out.Stages, s.proto())
+		out.Stages = append(out.Stages, stageToProto(s))
 	}
 	return out
 }
 
-// OpenContexts returns the bound on open TRAIN contexts per instance.
-func (m Manifest) OpenContexts() int {
-	if m.MaxOpenContexts <= 0 {
-		return DefaultOpenContexts
-	}
-	return m.MaxOpenContexts
-}
-
-// Stage returns the manifest of a stage by name. It fails with an *Error that lists
-// the stages there are.
-func (m Manifest) Stage(name string) (*StageManifest, error) {
-	var names []string
-	for i := range m.Stages {
-		if m.Stages[i].Name == name {
-			return &m.Stages[i], nil
-		}
-		names = append(names, m.Stages[i].Name)
-	}
-	return nil, &Error{
-		Code:   InvalidArgument,
-		Err:    fmt.Errorf("plugin %s has no stage %q", m.Name, name),
-		Wanted: fmt.Sprintf("one of %v", names),
-	}
-}
-
-// JSON is the manifest as `--describe` prints it: the protobuf JSON form of
+// ManifestJSON is the manifest as `--describe` prints it: the protobuf JSON form of
 // PluginManifest with the field names of the .proto file.
-func (m Manifest) JSON() ([]byte, error) {
-	return protojson.MarshalOptions{Multiline: true, UseProtoNames: true}.Marshal(m.Proto())
+func ManifestJSON(m sdk.Manifest) ([]byte, error) {
+	return protojson.MarshalOptions{Multiline: true, UseProtoNames: true}.Marshal(ManifestToProto(m))
 }
 
-// ManifestFromJSON reads what JSON wrote. Unknown fields are ignored: they belong to
+// ManifestFromJSON reads what ManifestJSON wrote. Unknown fields are ignored: they belong to
 // a later minor of the protocol.
-func ManifestFromJSON(data []byte) (Manifest, error) {
+func ManifestFromJSON(data []byte) (sdk.Manifest, error) {
 	var p stagev1.PluginManifest
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, &p); err != nil {
-		return Manifest{}, fmt.Errorf("manifest: %w", err)
+		return sdk.Manifest{}, fmt.Errorf("manifest: %w", err)
 	}
-	if p.ProtocolMajor != ProtocolMajor {
-		return Manifest{}, fmt.Errorf("manifest: plugin %q speaks protocol major %d, want %d", p.Name, p.ProtocolMajor, ProtocolMajor)
+	if p.ProtocolMajor != sdk.ProtocolMajor {
+		return sdk.Manifest{}, fmt.Errorf("manifest: plugin %q speaks protocol major %d, want %d", p.Name, p.ProtocolMajor, sdk.ProtocolMajor)
 	}
 	return ManifestFromProto(&p), nil
 }
 
 // ManifestFromProto converts from the wire form.
-func ManifestFromProto(p *stagev1.PluginManifest) Manifest {
-	out := Manifest{
+func ManifestFromProto(p *stagev1.PluginManifest) sdk.Manifest {
+	out := sdk.Manifest{
 		Name:            p.GetName(),
 		Version:         p.GetVersion(),
 		License:         p.GetLicense(),
@@ -113,7 +65,7 @@ func ManifestFromProto(p *stagev1.PluginManifest) Manifest {
 	return out
 }
 
-func (s StageManifest) proto() *stagev1.StageManifest {
+func stageToProto(s sdk.StageManifest) *stagev1.StageManifest {
 	out := &stagev1.StageManifest{
 		Name:      s.Name,
 		Kind:      string(s.Kind),
@@ -134,10 +86,10 @@ func (s StageManifest) proto() *stagev1.StageManifest {
 	return out
 }
 
-func stageFromProto(s *stagev1.StageManifest) StageManifest {
-	out := StageManifest{
+func stageFromProto(s *stagev1.StageManifest) sdk.StageManifest {
+	out := sdk.StageManifest{
 		Name:      s.GetName(),
-		Kind:      Kind(s.GetKind()),
+		Kind:      sdk.Kind(s.GetKind()),
 		Summary:   s.GetSummary(),
 		Inputs:    PortsFromProto(s.GetInputs()),
 		Outputs:   PortsFromProto(s.GetOutputs()),
@@ -147,7 +99,7 @@ func stageFromProto(s *stagev1.StageManifest) StageManifest {
 		Trainable: s.GetTrainable(),
 	}
 	for _, set := range s.GetSettings() {
-		out.Settings = append(out.Settings, Setting{
+		out.Settings = append(out.Settings, sdk.Setting{
 			Name: set.GetName(), Type: set.GetType(), Default: set.GetDefault(), Choices: set.GetChoices(),
 			Min: set.Min, Max: set.Max, Above: set.Above, Below: set.Below, Rising: set.GetRising(), Help: set.GetHelp(),
 		})
@@ -156,7 +108,7 @@ func stageFromProto(s *stagev1.StageManifest) StageManifest {
 }
 
 // PortsToProto converts ports to their wire form.
-func PortsToProto(ports []Port) []*stagev1.Port {
+func PortsToProto(ports []sdk.Port) []*stagev1.Port {
 	var out []*stagev1.Port
 	for _, p := range ports {
 		q := &stagev1.Port{
@@ -173,24 +125,24 @@ func PortsToProto(ports []Port) []*stagev1.Port {
 }
 
 // PortsFromProto converts ports from their wire form.
-func PortsFromProto(ports []*stagev1.Port) []Port {
-	var out []Port
+func PortsFromProto(ports []*stagev1.Port) []sdk.Port {
+	var out []sdk.Port
 	for _, p := range ports {
-		q := Port{
+		q := sdk.Port{
 			Name: p.GetName(), DType: tensor.DType(p.GetDtype()), Shape: p.GetShape(),
 			Required: p.GetRequired(), Differentiable: p.GetDifferentiable(), Resident: p.GetResident(),
 			SizeMultiple: p.GetSizeMultiple(), OnRequest: p.GetOnRequest(), Help: p.GetHelp(),
 		}
 		if i := p.GetIntensity(); i != nil {
-			q.Intensity = &Intensity{Low: i.GetLow(), High: i.GetHigh(), OutLow: i.GetOutLow(), OutHigh: i.GetOutHigh(), Mean: i.GetMean(), Std: i.GetStd()}
+			q.Intensity = &sdk.Intensity{Low: i.GetLow(), High: i.GetHigh(), OutLow: i.GetOutLow(), OutHigh: i.GetOutHigh(), Mean: i.GetMean(), Std: i.GetStd()}
 		}
 		out = append(out, q)
 	}
 	return out
 }
 
-// Proto converts everything but the constants, which travel as tensors.
-func (r *OpenRequest) Proto() *stagev1.OpenRequest {
+// OpenToProto converts everything but the constants, which travel as tensors.
+func OpenToProto(r *sdk.OpenRequest) *stagev1.OpenRequest {
 	out := &stagev1.OpenRequest{
 		Stage: r.Stage, Settings: r.Settings, Seed: r.Seed, Device: r.Device,
 		Threads: int32(r.Threads), Train: r.Train, Frozen: r.Frozen, Group: r.Group,
@@ -204,16 +156,16 @@ func (r *OpenRequest) Proto() *stagev1.OpenRequest {
 	return out
 }
 
-func openFromProto(r *stagev1.OpenRequest) *OpenRequest {
-	out := &OpenRequest{
-		Stage: r.GetStage(), Settings: Settings(r.GetSettings()), Seed: r.GetSeed(), Device: r.GetDevice(),
+func openFromProto(r *stagev1.OpenRequest) *sdk.OpenRequest {
+	out := &sdk.OpenRequest{
+		Stage: r.GetStage(), Settings: sdk.Settings(r.GetSettings()), Seed: r.GetSeed(), Device: r.GetDevice(),
 		Threads: int(r.GetThreads()), Train: r.GetTrain(), Frozen: r.GetFrozen(), Group: r.GetGroup(),
 		Inputs: PortsFromProto(r.GetInputs()), AttributeSchema: r.GetAttributeSchema(),
-		Optimizer: Optimizer{Name: r.GetOptimizer().GetName(), Values: r.GetOptimizer().GetValues()},
+		Optimizer: sdk.Optimizer{Name: r.GetOptimizer().GetName(), Values: r.GetOptimizer().GetValues()},
 		Task:      r.GetTask(),
 	}
 	for _, l := range r.GetLabels() {
-		out.Labels = append(out.Labels, LabelSet{Name: l.GetName(), Classes: l.GetClasses(), ClassWeights: l.GetClassWeights()})
+		out.Labels = append(out.Labels, sdk.LabelSet{Name: l.GetName(), Classes: l.GetClasses(), ClassWeights: l.GetClassWeights()})
 	}
 	return out
 }

@@ -1,17 +1,17 @@
-package sdk
+// Package serve runs a plugin's program: its main function is one call of Plugin. It also
+// has the names that a host and a plugin's process agree on.
+package serve
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -19,6 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 )
 
@@ -54,20 +56,20 @@ type Reattach struct {
 // DescribeFlag makes a plugin print its manifest as JSON and end, without a handshake.
 const DescribeFlag = "--describe"
 
-// Serve runs a plugin program; it is the only statement of its main function. It
+// Plugin runs a plugin program; it is the only statement of its main function. It
 // returns when the host has ended the plugin.
 //
 // Its first act is to take standard output away from the process: the handshake needs
 // it, and one line that a C library prints there would break the start. What the
 // process prints goes to standard error, where the host reads it.
-func Serve(p Plugin) {
+func Plugin(p sdk.Plugin) {
 	stdout, err := takeStdout()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: standard output: %v\n", p.Manifest.Name, err)
 		os.Exit(1)
 	}
 	if len(os.Args) > 1 && os.Args[1] == DescribeFlag {
-		text, err := newServer(p).manifest().JSON()
+		text, err := wire.ManifestJSON(wire.NewServer(p).Manifest())
 		if err == nil {
 			_, err = stdout.Write(append(text, '\n'))
 		}
@@ -94,8 +96,8 @@ func Serve(p Plugin) {
 	}
 	realStderr := os.Stderr
 	os.Stdout = stdout // go-plugin prints the handshake there
-	s := newServer(p)
-	s.exit = func() {
+	s := wire.NewServer(p)
+	s.Exit = func() {
 		// The host ends the process through go-plugin's own Shutdown; a host that does
 		// not is not waited for.
 		time.AfterFunc(time.Second, func() { os.Exit(0) })
@@ -103,24 +105,24 @@ func Serve(p Plugin) {
 	plugin.Serve(serveConfig(s, realStderr))
 }
 
-func serveConfig(s *server, stderr *os.File) *plugin.ServeConfig {
+func serveConfig(s *wire.Server, stderr *os.File) *plugin.ServeConfig {
 	return &plugin.ServeConfig{
 		HandshakeConfig: Handshake,
 		VersionedPlugins: map[int]plugin.PluginSet{
-			ProtocolMajor: {GRPCName: &stagePlugin{server: s}},
+			sdk.ProtocolMajor: {GRPCName: &stagePlugin{server: s}},
 		},
 		GRPCServer: func(options []grpc.ServerOption) *grpc.Server {
-			return grpc.NewServer(append(options, ServerOptions(stderr)...)...)
+			return grpc.NewServer(append(options, wire.ServerOptions(stderr)...)...)
 		},
-		Logger: hclog.New(&hclog.LoggerOptions{Name: s.plugin.Manifest.Name, Level: hclog.Warn, Output: stderr, JSONFormat: true}),
+		Logger: hclog.New(&hclog.LoggerOptions{Name: s.Manifest().Name, Level: hclog.Warn, Output: stderr, JSONFormat: true}),
 	}
 }
 
 // serveDebug serves until it is interrupted.
-func serveDebug(p Plugin, stdout *os.File) error {
+func serveDebug(p sdk.Plugin, stdout *os.File) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	s := newServer(p)
+	s := wire.NewServer(p)
 	config := serveConfig(s, os.Stderr)
 	serving, ended := make(chan *plugin.ReattachConfig, 1), make(chan struct{})
 	config.Test = &plugin.ServeTestConfig{Context: ctx, ReattachConfigCh: serving, CloseCh: ended}
@@ -136,31 +138,7 @@ func serveDebug(p Plugin, stdout *os.File) error {
 		return errors.New("cannot listen on a socket")
 	}
 	<-ended
-	return s.closeAll(context.Background())
-}
-
-// WindowBytes is the size of HTTP/2's flow-control windows on both sides. It is fixed:
-// gRPC's search for a better one costs a ping with every large message.
-const WindowBytes = 8 << 20
-
-// ServerOptions are the options every server of the stage protocol needs: no limit on
-// message sizes but protobuf's own, and windows of a fixed size. stderr, when given, becomes os.Stdout and os.Stderr
-// at the first call: go-plugin has by then replaced them by streams whose last lines
-// would be lost when the process dies.
-func ServerOptions(stderr *os.File) []grpc.ServerOption {
-	var once sync.Once
-	return []grpc.ServerOption{
-		grpc.MaxRecvMsgSize(math.MaxInt32),
-		grpc.MaxSendMsgSize(math.MaxInt32),
-		grpc.StaticStreamWindowSize(WindowBytes),
-		grpc.StaticConnWindowSize(WindowBytes),
-		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			if stderr != nil {
-				once.Do(func() { os.Stdout, os.Stderr = stderr, stderr })
-			}
-			return handler(ctx, req)
-		}),
-	}
+	return s.CloseAll(context.Background())
 }
 
 // takeStdout keeps file descriptor 1 aside and makes it a second standard error.
@@ -208,7 +186,7 @@ func holdLifeline() error {
 }
 
 // friendly is what a person reads who starts a plugin by hand.
-func friendly(m Manifest) string {
+func friendly(m sdk.Manifest) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "This is %s %s, a plugin of alignedfusion; the host starts it.\n", m.Name, m.Version)
 	for _, s := range m.Stages {
@@ -219,9 +197,9 @@ func friendly(m Manifest) string {
 	return b.String()
 }
 
-func firstKind(m Manifest) Kind {
+func firstKind(m sdk.Manifest) sdk.Kind {
 	if len(m.Stages) == 0 {
-		return KindHead
+		return sdk.KindHead
 	}
 	return m.Stages[0].Kind
 }
@@ -229,7 +207,7 @@ func firstKind(m Manifest) Kind {
 // stagePlugin is the server side of the service in go-plugin's terms.
 type stagePlugin struct {
 	plugin.NetRPCUnsupportedPlugin
-	server *server
+	server *wire.Server
 }
 
 func (p *stagePlugin) GRPCServer(_ *plugin.GRPCBroker, s *grpc.Server) error {

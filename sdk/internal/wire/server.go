@@ -1,4 +1,6 @@
-package sdk
+// Package wire is the stage protocol behind package sdk: its messages from and to Go
+// types, and the server that calls a plugin's stages.
+package wire
 
 import (
 	"context"
@@ -17,24 +19,25 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
+	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
 // Register adds the plugin's stage service to a gRPC server and returns a function
 // that closes its instances. Serve does this for a program; harnesses call it directly.
-func Register(registrar grpc.ServiceRegistrar, p Plugin) (closeAll func()) {
-	s := newServer(p)
+func Register(registrar grpc.ServiceRegistrar, p sdk.Plugin) (closeAll func()) {
+	s := NewServer(p)
 	stagev1.RegisterStageServiceServer(registrar, s)
-	return func() { _ = s.closeAll(context.Background()) }
+	return func() { _ = s.CloseAll(context.Background()) }
 }
 
-// server is the stage protocol on one side and Stage values on the other.
-type server struct {
+// Server is the stage protocol on one side and Stage values on the other.
+type Server struct {
 	stagev1.UnimplementedStageServiceServer
-	plugin Plugin
-	// exit ends the process after Shutdown; nil inside a harness.
-	exit func()
+	plugin sdk.Plugin
+	// Exit ends the process after Shutdown; nil inside a harness.
+	Exit func()
 
 	mu        sync.Mutex
 	memory    []byte
@@ -43,8 +46,9 @@ type server struct {
 	closing   bool
 }
 
-func newServer(p Plugin) *server {
-	return &server{plugin: p, instances: map[uint64]*instance{}}
+// NewServer serves a plugin that has no instances yet.
+func NewServer(p sdk.Plugin) *Server {
+	return &Server{plugin: p, instances: map[uint64]*instance{}}
 }
 
 // endedMemory is how many ended contexts an instance remembers, to tell "ended" from
@@ -54,10 +58,10 @@ const endedMemory = 1024
 // instance is an opened stage and the books of its contexts. mu serialises the calls.
 type instance struct {
 	mu              sync.Mutex
-	manifest        *StageManifest
+	manifest        *sdk.StageManifest
 	label           string
-	stage           Stage
-	inputs, outputs []Port
+	stage           sdk.Stage
+	inputs, outputs []sdk.Port
 	resident        bool
 	train           bool
 	closed          bool
@@ -85,21 +89,23 @@ func guard(label, call string, f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			fmt.Fprintf(os.Stderr, "%s: %s: panic: %v\n%s", label, call, r, debug.Stack())
-			err = &Error{Code: Internal, Stage: label, Call: call, Err: fmt.Errorf("panic: %v", r),
+			err = &sdk.Error{Code: sdk.Internal, Stage: label, Call: call, Err: fmt.Errorf("panic: %v", r),
 				Advice: "the plugin's log has the stack"}
 		}
 	}()
 	return f()
 }
 
-func (s *server) Describe(context.Context, *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
-	return &stagev1.DescribeResponse{Manifest: s.manifest().Proto()}, nil
+// Describe answers the manifest.
+func (s *Server) Describe(context.Context, *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
+	return &stagev1.DescribeResponse{Manifest: ManifestToProto(s.Manifest())}, nil
 }
 
-func (s *server) manifest() Manifest {
+// Manifest is the plugin's, with the capabilities that the server adds.
+func (s *Server) Manifest() sdk.Manifest {
 	m := s.plugin.Manifest
 	m.Capabilities = slices.Clone(m.Capabilities)
-	for _, c := range Capabilities() {
+	for _, c := range sdk.Capabilities() {
 		if !slices.Contains(m.Capabilities, c) {
 			m.Capabilities = append(m.Capabilities, c)
 		}
@@ -107,7 +113,8 @@ func (s *server) manifest() Manifest {
 	return m
 }
 
-func (s *server) Attach(_ context.Context, r *stagev1.AttachRequest) (*stagev1.AttachResponse, error) {
+// Attach maps the memory that the host lends.
+func (s *Server) Attach(_ context.Context, r *stagev1.AttachRequest) (*stagev1.AttachResponse, error) {
 	memory, err := mapShared(r)
 	if err != nil {
 		return nil, StatusError(err, "", "attach")
@@ -116,7 +123,7 @@ func (s *server) Attach(_ context.Context, r *stagev1.AttachRequest) (*stagev1.A
 	defer s.mu.Unlock()
 	if s.memory != nil {
 		_ = unix.Munmap(memory)
-		return nil, StatusError(Errorf(FailedPrecondition, "shared memory is attached already"), "", "attach")
+		return nil, StatusError(sdk.Errorf(sdk.FailedPrecondition, "shared memory is attached already"), "", "attach")
 	}
 	s.memory = memory
 	return &stagev1.AttachResponse{}, nil
@@ -130,34 +137,35 @@ func mapShared(r *stagev1.AttachRequest) ([]byte, error) {
 	case *stagev1.AttachRequest_Path:
 		opened, err := unix.Open(how.Path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return nil, Errorf(InvalidArgument, "open %s: %w", how.Path, err)
+			return nil, sdk.Errorf(sdk.InvalidArgument, "open %s: %w", how.Path, err)
 		}
 		defer unix.Close(opened)
 		fd = opened
 	default:
-		return nil, Errorf(Unimplemented, "unknown way to attach shared memory, want inherited_fd or path")
+		return nil, sdk.Errorf(sdk.Unimplemented, "unknown way to attach shared memory, want inherited_fd or path")
 	}
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil {
-		return nil, Errorf(InvalidArgument, "file descriptor %d: %w", fd, err)
+		return nil, sdk.Errorf(sdk.InvalidArgument, "file descriptor %d: %w", fd, err)
 	}
 	if uint64(stat.Size) != r.GetSize() || stat.Size == 0 {
-		return nil, Errorf(InvalidArgument, "shared memory has %d bytes, the request says %d", stat.Size, r.GetSize())
+		return nil, sdk.Errorf(sdk.InvalidArgument, "shared memory has %d bytes, the request says %d", stat.Size, r.GetSize())
 	}
 	memory, err := unix.Mmap(fd, 0, int(stat.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return nil, Errorf(ResourceExhausted, "map %d bytes of shared memory: %w", stat.Size, err)
+		return nil, sdk.Errorf(sdk.ResourceExhausted, "map %d bytes of shared memory: %w", stat.Size, err)
 	}
 	return memory, nil
 }
 
-func (s *server) shared() []byte {
+func (s *Server) shared() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.memory
 }
 
-func (s *server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
+// Open makes an instance of a stage.
+func (s *Server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
 	start := time.Now()
 	manifest, err := s.plugin.Manifest.Stage(r.GetStage())
 	if err != nil {
@@ -167,24 +175,24 @@ func (s *server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.Ope
 	fail := func(err error) (*stagev1.OpenResponse, error) { return nil, StatusError(err, label, "open") }
 
 	req := openFromProto(r)
-	if req.Settings, err = ResolveSettings(manifest.Settings, req.Settings); err != nil {
+	if req.Settings, err = sdk.ResolveSettings(manifest.Settings, req.Settings); err != nil {
 		return fail(err)
 	}
 	if req.Train && !manifest.Trainable {
-		return fail(Errorf(Unimplemented, "the stage cannot be trained"))
+		return fail(sdk.Errorf(sdk.Unimplemented, "the stage cannot be trained"))
 	}
 	memory := s.shared()
 	req.Constants = map[string]*tensor.Tensor{}
 	for _, c := range r.GetConstants() {
 		t, err := TensorFromProto(c, memory)
 		if err != nil {
-			return fail(&Error{Code: InvalidArgument, Port: c.GetName(), Given: "a bad constant", Err: err})
+			return fail(&sdk.Error{Code: sdk.InvalidArgument, Port: c.GetName(), Given: "a bad constant", Err: err})
 		}
 		// Constants outlive the call, their place in shared memory does not.
 		req.Constants[c.GetName()] = t.Clone()
 	}
-	var stage Stage
-	var opened *OpenResponse
+	var stage sdk.Stage
+	var opened *sdk.OpenResponse
 	err = guard(label, "open", func() (err error) {
 		stage, opened, err = s.plugin.Open(ctx, req)
 		return err
@@ -193,28 +201,28 @@ func (s *server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.Ope
 		return fail(err)
 	}
 	if stage == nil {
-		return fail(Errorf(Internal, "Open returned no stage and no error"))
+		return fail(sdk.Errorf(sdk.Internal, "Open returned no stage and no error"))
 	}
 	if opened == nil {
-		opened = &OpenResponse{}
+		opened = &sdk.OpenResponse{}
 	}
 	i := &instance{
 		manifest: manifest, label: label, stage: stage, train: req.Train,
-		inputs:   KnownPorts(manifest.Inputs, opened.Inputs),
-		outputs:  KnownPorts(manifest.Outputs, opened.Outputs),
-		resident: req.Group != "" && slices.ContainsFunc(manifest.Outputs, func(p Port) bool { return p.Resident }),
+		inputs:   sdk.KnownPorts(manifest.Inputs, opened.Inputs),
+		outputs:  sdk.KnownPorts(manifest.Outputs, opened.Outputs),
+		resident: req.Group != "" && slices.ContainsFunc(manifest.Outputs, func(p sdk.Port) bool { return p.Resident }),
 		maxOpen:  s.plugin.Manifest.OpenContexts(),
 		open:     map[uint64]*openContext{},
 	}
-	if _, ok := stage.(Trainer); !ok && manifest.Trainable {
+	if _, ok := stage.(sdk.Trainer); !ok && manifest.Trainable {
 		_ = stage.Close()
-		return fail(Errorf(Internal, "the manifest says trainable, the stage has no Backward (it does not implement sdk.Trainer)"))
+		return fail(sdk.Errorf(sdk.Internal, "the manifest says trainable, the stage has no Backward (it does not implement sdk.Trainer)"))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
 		_ = stage.Close()
-		return fail(Errorf(FailedPrecondition, "the plugin is shutting down"))
+		return fail(sdk.Errorf(sdk.FailedPrecondition, "the plugin is shutting down"))
 	}
 	s.last++
 	s.instances[s.last] = i
@@ -226,33 +234,34 @@ func (s *server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.Ope
 }
 
 // run finds an instance and calls f with its lock held.
-func (s *server) run(id uint64, call string, f func(i *instance) error) error {
+func (s *Server) run(id uint64, call string, f func(i *instance) error) error {
 	s.mu.Lock()
 	i := s.instances[id]
 	s.mu.Unlock()
 	if i == nil {
-		return StatusError(Errorf(NotFound, "instance %d does not exist", id), "", call)
+		return StatusError(sdk.Errorf(sdk.NotFound, "instance %d does not exist", id), "", call)
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.closed {
-		return StatusError(Errorf(NotFound, "instance %d is closed", id), i.label, call)
+		return StatusError(sdk.Errorf(sdk.NotFound, "instance %d is closed", id), i.label, call)
 	}
 	return StatusError(guard(i.label, call, func() error { return f(i) }), i.label, call)
 }
 
 // trainer is run for the calls of a Trainer.
-func (s *server) trainer(id uint64, call string, f func(i *instance, t Trainer) error) error {
+func (s *Server) trainer(id uint64, call string, f func(i *instance, t sdk.Trainer) error) error {
 	return s.run(id, call, func(i *instance) error {
-		t, ok := i.stage.(Trainer)
+		t, ok := i.stage.(sdk.Trainer)
 		if !ok {
-			return Errorf(Unimplemented, "the stage cannot be trained")
+			return sdk.Errorf(sdk.Unimplemented, "the stage cannot be trained")
 		}
 		return f(i, t)
 	})
 }
 
-func (s *server) Forward(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
+// Forward runs a stage in a context of its own.
+func (s *Server) Forward(ctx context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
 	out := &stagev1.ForwardResponse{}
 	err := s.run(r.GetInstance(), "forward", func(i *instance) error { return s.forward(ctx, i, r, out) })
 	if err != nil {
@@ -261,23 +270,23 @@ func (s *server) Forward(ctx context.Context, r *stagev1.ForwardRequest) (*stage
 	return out, nil
 }
 
-func (s *server) forward(ctx context.Context, i *instance, r *stagev1.ForwardRequest, out *stagev1.ForwardResponse) error {
+func (s *Server) forward(ctx context.Context, i *instance, r *stagev1.ForwardRequest, out *stagev1.ForwardResponse) error {
 	train := r.GetMode() == stagev1.Mode_MODE_TRAIN
 	if !train && r.GetMode() != stagev1.Mode_MODE_EVAL {
-		return Errorf(InvalidArgument, "mode %v given, want EVAL or TRAIN", r.GetMode())
+		return sdk.Errorf(sdk.InvalidArgument, "mode %v given, want EVAL or TRAIN", r.GetMode())
 	}
 	if err := i.admit(ctx, r.GetContext(), train); err != nil {
 		return err
 	}
 	memory := s.shared()
-	req := &ForwardRequest{
+	req := &sdk.ForwardRequest{
 		Context: r.GetContext(), Train: train, Seed: r.GetSeed(),
 		Inputs: map[string]*tensor.Tensor{}, NeedsGrad: map[string]bool{}, Wanted: map[string]bool{},
 	}
 	if err := readTensors(r.GetInputs(), memory, req.Inputs); err != nil {
 		return err
 	}
-	check := NewPortCheck(i.inputs, i.outputs)
+	check := sdk.NewPortCheck(i.inputs, i.outputs)
 	if err := check.Inputs(req.Inputs); err != nil {
 		return err
 	}
@@ -285,15 +294,15 @@ func (s *server) forward(ctx context.Context, i *instance, r *stagev1.ForwardReq
 		if !t.GetNeedsGrad() {
 			continue
 		}
-		if !train || !FindPort(i.inputs, t.GetName()).Differentiable {
-			return &Error{Code: InvalidArgument, Port: t.GetName(), Given: "an input whose gradient is wanted",
+		if !train || !sdk.FindPort(i.inputs, t.GetName()).Differentiable {
+			return &sdk.Error{Code: sdk.InvalidArgument, Port: t.GetName(), Given: "an input whose gradient is wanted",
 				Wanted: "TRAIN mode and a differentiable input"}
 		}
 		req.NeedsGrad[t.GetName()] = true
 	}
 	for _, name := range r.GetOutputs() {
-		if p := FindPort(i.outputs, name); p == nil || p.Resident {
-			return &Error{Code: InvalidArgument, Port: name, Given: "not an output of the stage", Wanted: "one of " + outputNames(i.outputs)}
+		if p := sdk.FindPort(i.outputs, name); p == nil || p.Resident {
+			return &sdk.Error{Code: sdk.InvalidArgument, Port: name, Given: "not an output of the stage", Wanted: "one of " + outputNames(i.outputs)}
 		}
 		req.Wanted[name] = true
 	}
@@ -307,10 +316,10 @@ func (s *server) forward(ctx context.Context, i *instance, r *stagev1.ForwardReq
 	}
 	out.Cost = cost(start)
 	if resp == nil {
-		return Errorf(Internal, "Forward returned no response and no error")
+		return sdk.Errorf(sdk.Internal, "Forward returned no response and no error")
 	}
 	abandon := func(err error) error {
-		if t, ok := i.stage.(Trainer); ok && (train || i.resident) {
+		if t, ok := i.stage.(sdk.Trainer); ok && (train || i.resident) {
 			_ = t.Release(ctx, r.GetContext())
 		}
 		return err
@@ -318,10 +327,10 @@ func (s *server) forward(ctx context.Context, i *instance, r *stagev1.ForwardReq
 	if err := check.Outputs(resp.Outputs, req.Wanted); err != nil {
 		return abandon(err)
 	}
-	if err := declared(Internal, "loss", i.manifest.Losses, resp.Losses); err != nil {
+	if err := declared(sdk.Internal, "loss", i.manifest.Losses, resp.Losses); err != nil {
 		return abandon(err)
 	}
-	if err := declared(Internal, "metric", i.manifest.Metrics, resp.Metrics); err != nil {
+	if err := declared(sdk.Internal, "metric", i.manifest.Metrics, resp.Metrics); err != nil {
 		return abandon(err)
 	}
 	out.Outputs = slot.write(resp.Outputs)
@@ -331,7 +340,7 @@ func (s *server) forward(ctx context.Context, i *instance, r *stagev1.ForwardReq
 	if train || i.resident {
 		c := &openContext{train: train, outputs: map[string]*tensor.Tensor{}, gradients: map[string]*tensor.Tensor{}}
 		for name, t := range resp.Outputs {
-			if FindPort(i.outputs, name).Differentiable {
+			if sdk.FindPort(i.outputs, name).Differentiable {
 				c.outputs[name] = &tensor.Tensor{DType: t.DType, Shape: slices.Clone(t.Shape)}
 			}
 		}
@@ -349,18 +358,18 @@ func (s *server) forward(ctx context.Context, i *instance, r *stagev1.ForwardReq
 // outputs keep those until Release; the oldest such run makes room for a new one.
 func (i *instance) admit(ctx context.Context, id uint64, train bool) error {
 	if train {
-		if _, ok := i.stage.(Trainer); !ok {
-			return Errorf(Unimplemented, "the stage cannot be trained")
+		if _, ok := i.stage.(sdk.Trainer); !ok {
+			return sdk.Errorf(sdk.Unimplemented, "the stage cannot be trained")
 		}
 		if !i.train {
-			return &Error{Code: FailedPrecondition, Err: errors.New("TRAIN mode on an instance opened for inference"), Advice: "open it with train set"}
+			return &sdk.Error{Code: sdk.FailedPrecondition, Err: errors.New("TRAIN mode on an instance opened for inference"), Advice: "open it with train set"}
 		}
 	}
 	if !train && !i.resident {
 		return nil
 	}
 	if _, ok := i.open[id]; ok {
-		return &Error{Code: InvalidArgument, Err: fmt.Errorf("context %d is open already", id), Advice: "one context is one Forward"}
+		return &sdk.Error{Code: sdk.InvalidArgument, Err: fmt.Errorf("context %d is open already", id), Advice: "one context is one Forward"}
 	}
 	open := 0
 	oldest, haveOldest := uint64(0), false
@@ -376,7 +385,7 @@ func (i *instance) admit(ctx context.Context, id uint64, train bool) error {
 		return nil
 	}
 	if train {
-		return &Error{Code: FailedPrecondition, Err: fmt.Errorf("%d contexts are open, the most the plugin allows", open),
+		return &sdk.Error{Code: sdk.FailedPrecondition, Err: fmt.Errorf("%d contexts are open, the most the plugin allows", open),
 			Advice: "call Backward or Release first"}
 	}
 	return i.release(ctx, oldest)
@@ -393,41 +402,42 @@ func (i *instance) end(id uint64) {
 
 func (i *instance) release(ctx context.Context, id uint64) error {
 	i.end(id)
-	if t, ok := i.stage.(Trainer); ok {
+	if t, ok := i.stage.(sdk.Trainer); ok {
 		return t.Release(ctx, id)
 	}
 	return nil
 }
 
-func (s *server) Backward(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
+// Backward ends a context with gradients.
+func (s *Server) Backward(ctx context.Context, r *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
 	out := &stagev1.BackwardResponse{}
-	err := s.trainer(r.GetInstance(), "backward", func(i *instance, t Trainer) error { return s.backward(ctx, i, t, r, out) })
+	err := s.trainer(r.GetInstance(), "backward", func(i *instance, t sdk.Trainer) error { return s.backward(ctx, i, t, r, out) })
 	if err != nil {
 		return nil, err
 	}
 	return out, nil
 }
 
-func (s *server) backward(ctx context.Context, i *instance, t Trainer, r *stagev1.BackwardRequest, out *stagev1.BackwardResponse) error {
+func (s *Server) backward(ctx context.Context, i *instance, t sdk.Trainer, r *stagev1.BackwardRequest, out *stagev1.BackwardResponse) error {
 	c := i.open[r.GetContext()]
 	if c == nil && slices.Contains(i.ended, r.GetContext()) {
-		return &Error{Code: FailedPrecondition, Err: fmt.Errorf("context %d has ended", r.GetContext()), Advice: "a context has one Backward"}
+		return &sdk.Error{Code: sdk.FailedPrecondition, Err: fmt.Errorf("context %d has ended", r.GetContext()), Advice: "a context has one Backward"}
 	}
 	if c == nil {
-		return Errorf(NotFound, "context %d does not exist", r.GetContext())
+		return sdk.Errorf(sdk.NotFound, "context %d does not exist", r.GetContext())
 	}
 	if !c.train {
-		return Errorf(FailedPrecondition, "context %d is an EVAL run", r.GetContext())
+		return sdk.Errorf(sdk.FailedPrecondition, "context %d is an EVAL run", r.GetContext())
 	}
 	memory := s.shared()
-	req := &BackwardRequest{Context: r.GetContext(), OutputGrads: map[string]*tensor.Tensor{}, LossWeights: r.GetLossWeights()}
+	req := &sdk.BackwardRequest{Context: r.GetContext(), OutputGrads: map[string]*tensor.Tensor{}, LossWeights: r.GetLossWeights()}
 	if err := readTensors(r.GetOutputGrads(), memory, req.OutputGrads); err != nil {
 		return err
 	}
-	if err := sameTensors(req.OutputGrads, c.outputs, InvalidArgument, "a differentiable output of this context"); err != nil {
+	if err := sameTensors(req.OutputGrads, c.outputs, sdk.InvalidArgument, "a differentiable output of this context"); err != nil {
 		return err
 	}
-	if err := declared(InvalidArgument, "loss", i.manifest.Losses, req.LossWeights); err != nil {
+	if err := declared(sdk.InvalidArgument, "loss", i.manifest.Losses, req.LossWeights); err != nil {
 		return err
 	}
 	slot := newSlot(memory, r.GetSlot())
@@ -446,14 +456,14 @@ func (s *server) backward(ctx context.Context, i *instance, t Trainer, r *stagev
 	}
 	out.Cost = cost(start)
 	if resp == nil {
-		resp = &BackwardResponse{}
+		resp = &sdk.BackwardResponse{}
 	}
-	if err := sameTensors(resp.InputGrads, c.gradients, Internal, "an input whose gradient was asked for"); err != nil {
+	if err := sameTensors(resp.InputGrads, c.gradients, sdk.Internal, "an input whose gradient was asked for"); err != nil {
 		return err
 	}
 	for name, want := range c.gradients {
 		if resp.InputGrads[name] == nil {
-			return &Error{Code: Internal, Port: name, Given: "without a gradient", Wanted: want.String()}
+			return &sdk.Error{Code: sdk.Internal, Port: name, Given: "without a gradient", Wanted: want.String()}
 		}
 	}
 	out.InputGrads = slot.write(resp.InputGrads)
@@ -463,15 +473,15 @@ func (s *server) backward(ctx context.Context, i *instance, t Trainer, r *stagev
 
 // ForwardBackward is Forward and, where its losses are numbers, Backward. Each speaks for
 // itself when it fails.
-func (s *server) ForwardBackward(ctx context.Context, r *stagev1.ForwardBackwardRequest) (*stagev1.ForwardBackwardResponse, error) {
+func (s *Server) ForwardBackward(ctx context.Context, r *stagev1.ForwardBackwardRequest) (*stagev1.ForwardBackwardResponse, error) {
 	out := &stagev1.ForwardBackwardResponse{Forward: &stagev1.ForwardResponse{}}
 	id, run := r.GetForward().GetInstance(), r.GetForward().GetContext()
 	finite := true
-	err := s.trainer(id, "forward", func(i *instance, t Trainer) error {
+	err := s.trainer(id, "forward", func(i *instance, t sdk.Trainer) error {
 		if r.GetForward().GetMode() != stagev1.Mode_MODE_TRAIN || r.GetBackward().GetInstance() != id || r.GetBackward().GetContext() != run {
-			return Errorf(InvalidArgument, "Forward and Backward in one call want TRAIN mode, one instance and one context")
+			return sdk.Errorf(sdk.InvalidArgument, "Forward and Backward in one call want TRAIN mode, one instance and one context")
 		}
-		if err := declared(InvalidArgument, "loss", i.manifest.Losses, r.GetBackward().GetLossWeights()); err != nil {
+		if err := declared(sdk.InvalidArgument, "loss", i.manifest.Losses, r.GetBackward().GetLossWeights()); err != nil {
 			return err
 		}
 		if err := s.forward(ctx, i, r.GetForward(), out.Forward); err != nil {
@@ -496,7 +506,7 @@ func (s *server) ForwardBackward(ctx context.Context, r *stagev1.ForwardBackward
 		return !returned
 	})
 	out.Backward = &stagev1.BackwardResponse{}
-	err = s.trainer(id, "backward", func(i *instance, t Trainer) error {
+	err = s.trainer(id, "backward", func(i *instance, t sdk.Trainer) error {
 		err := s.backward(ctx, i, t, r.GetBackward(), out.Backward)
 		if err != nil && i.open[run] != nil {
 			_ = i.release(ctx, run)
@@ -510,37 +520,37 @@ func (s *server) ForwardBackward(ctx context.Context, r *stagev1.ForwardBackward
 }
 
 // sameTensors checks that every given tensor is one of want, with its dtype and shape.
-func sameTensors(given, want map[string]*tensor.Tensor, code Code, what string) error {
-	for _, name := range sortedNames(given) {
+func sameTensors(given, want map[string]*tensor.Tensor, code sdk.Code, what string) error {
+	for _, name := range slices.Sorted(maps.Keys(given)) {
 		g, w := given[name], want[name]
 		if w == nil {
-			return &Error{Code: code, Port: name, Given: "not " + what, Wanted: fmt.Sprintf("one of %v", sortedNames(want))}
+			return &sdk.Error{Code: code, Port: name, Given: "not " + what, Wanted: fmt.Sprintf("one of %v", slices.Sorted(maps.Keys(want)))}
 		}
 		if g == nil || g.DType != w.DType || !slices.Equal(g.Shape, w.Shape) {
-			return &Error{Code: code, Port: name, Given: g.String(), Wanted: w.String()}
+			return &sdk.Error{Code: code, Port: name, Given: g.String(), Wanted: w.String()}
 		}
 		if err := g.Check(); err != nil {
-			return &Error{Code: code, Port: name, Given: g.String(), Err: err}
+			return &sdk.Error{Code: code, Port: name, Given: g.String(), Err: err}
 		}
 	}
 	return nil
 }
 
 // declared checks names of losses and metrics; a declared name may be a family.
-func declared(code Code, what string, names []string, given map[string]float64) error {
-	for _, name := range sortedNames(given) {
-		ports := make([]Port, len(names))
+func declared(code sdk.Code, what string, names []string, given map[string]float64) error {
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		ports := make([]sdk.Port, len(names))
 		for i, n := range names {
 			ports[i].Name = n
 		}
-		if FindPort(ports, name) == nil {
-			return &Error{Code: code, Err: fmt.Errorf("%s %q is not in the manifest", what, name), Wanted: fmt.Sprintf("one of %q", names)}
+		if sdk.FindPort(ports, name) == nil {
+			return &sdk.Error{Code: code, Err: fmt.Errorf("%s %q is not in the manifest", what, name), Wanted: fmt.Sprintf("one of %q", names)}
 		}
 	}
 	return nil
 }
 
-func outputNames(ports []Port) string {
+func outputNames(ports []sdk.Port) string {
 	var names []string
 	for _, p := range ports {
 		if !p.Resident {
@@ -553,11 +563,11 @@ func outputNames(ports []Port) string {
 func readTensors(from []*stagev1.Tensor, memory []byte, into map[string]*tensor.Tensor) error {
 	for _, p := range from {
 		if _, twice := into[p.GetName()]; twice {
-			return &Error{Code: InvalidArgument, Port: p.GetName(), Given: "given twice"}
+			return &sdk.Error{Code: sdk.InvalidArgument, Port: p.GetName(), Given: "given twice"}
 		}
 		t, err := TensorFromProto(p, memory)
 		if err != nil {
-			return &Error{Code: InvalidArgument, Port: p.GetName(), Given: fmt.Sprintf("%s %v", p.GetDtype(), p.GetShape()), Err: err}
+			return &sdk.Error{Code: sdk.InvalidArgument, Port: p.GetName(), Given: fmt.Sprintf("%s %v", p.GetDtype(), p.GetShape()), Err: err}
 		}
 		into[p.GetName()] = t
 	}
@@ -565,7 +575,7 @@ func readTensors(from []*stagev1.Tensor, memory []byte, into map[string]*tensor.
 }
 
 // Release ends contexts; unknown and ended ones are skipped.
-func (s *server) Release(ctx context.Context, r *stagev1.ReleaseRequest) (*stagev1.ReleaseResponse, error) {
+func (s *Server) Release(ctx context.Context, r *stagev1.ReleaseRequest) (*stagev1.ReleaseResponse, error) {
 	err := s.run(r.GetInstance(), "release", func(i *instance) error {
 		var all []error
 		for _, id := range r.GetContexts() {
@@ -581,19 +591,21 @@ func (s *server) Release(ctx context.Context, r *stagev1.ReleaseRequest) (*stage
 	return &stagev1.ReleaseResponse{}, nil
 }
 
-func (s *server) ZeroGrad(ctx context.Context, r *stagev1.ZeroGradRequest) (*stagev1.ZeroGradResponse, error) {
+// ZeroGrad clears the gradients of an instance.
+func (s *Server) ZeroGrad(ctx context.Context, r *stagev1.ZeroGradRequest) (*stagev1.ZeroGradResponse, error) {
 	start := time.Now()
-	err := s.trainer(r.GetInstance(), "zero_grad", func(_ *instance, t Trainer) error { return t.ZeroGrad(ctx) })
+	err := s.trainer(r.GetInstance(), "zero_grad", func(_ *instance, t sdk.Trainer) error { return t.ZeroGrad(ctx) })
 	if err != nil {
 		return nil, err
 	}
 	return &stagev1.ZeroGradResponse{Cost: cost(start)}, nil
 }
 
-func (s *server) GradNorm(ctx context.Context, r *stagev1.GradNormRequest) (*stagev1.GradNormResponse, error) {
+// GradNorm answers the norm of the gradients of an instance.
+func (s *Server) GradNorm(ctx context.Context, r *stagev1.GradNormRequest) (*stagev1.GradNormResponse, error) {
 	start := time.Now()
 	out := &stagev1.GradNormResponse{}
-	err := s.trainer(r.GetInstance(), "grad_norm", func(_ *instance, t Trainer) (err error) {
+	err := s.trainer(r.GetInstance(), "grad_norm", func(_ *instance, t sdk.Trainer) (err error) {
 		out.Norm, err = t.GradNorm(ctx)
 		return err
 	})
@@ -604,7 +616,8 @@ func (s *server) GradNorm(ctx context.Context, r *stagev1.GradNormRequest) (*sta
 	return out, nil
 }
 
-func (s *server) Step(ctx context.Context, r *stagev1.StepRequest) (*stagev1.StepResponse, error) {
+// Step updates an instance.
+func (s *Server) Step(ctx context.Context, r *stagev1.StepRequest) (*stagev1.StepResponse, error) {
 	start := time.Now()
 	if err := s.step(ctx, r); err != nil {
 		return nil, err
@@ -612,7 +625,8 @@ func (s *server) Step(ctx context.Context, r *stagev1.StepRequest) (*stagev1.Ste
 	return &stagev1.StepResponse{Cost: cost(start)}, nil
 }
 
-func (s *server) StepAll(ctx context.Context, r *stagev1.StepAllRequest) (*stagev1.StepAllResponse, error) {
+// StepAll updates several instances, in the order given.
+func (s *Server) StepAll(ctx context.Context, r *stagev1.StepAllRequest) (*stagev1.StepAllResponse, error) {
 	start := time.Now()
 	for _, one := range r.GetSteps() {
 		if err := s.step(ctx, one); err != nil {
@@ -622,12 +636,12 @@ func (s *server) StepAll(ctx context.Context, r *stagev1.StepAllRequest) (*stage
 	return &stagev1.StepAllResponse{Cost: cost(start)}, nil
 }
 
-func (s *server) step(ctx context.Context, r *stagev1.StepRequest) error {
-	return s.trainer(r.GetInstance(), "step", func(_ *instance, t Trainer) error {
+func (s *Server) step(ctx context.Context, r *stagev1.StepRequest) error {
+	return s.trainer(r.GetInstance(), "step", func(_ *instance, t sdk.Trainer) error {
 		if _, ok := r.GetValues()["learning_rate"]; !ok {
-			return Errorf(InvalidArgument, "no value of learning_rate given")
+			return sdk.Errorf(sdk.InvalidArgument, "no value of learning_rate given")
 		}
-		req := &StepRequest{Values: r.GetValues(), GradientScale: r.GetGradientScale(), ZeroGrad: r.GetZeroGrad()}
+		req := &sdk.StepRequest{Values: r.GetValues(), GradientScale: r.GetGradientScale(), ZeroGrad: r.GetZeroGrad()}
 		if err := t.Step(ctx, req); err != nil || !req.ZeroGrad {
 			return err
 		}
@@ -635,34 +649,35 @@ func (s *server) step(ctx context.Context, r *stagev1.StepRequest) error {
 	})
 }
 
-func (s *server) saver(id uint64, call, dir string, f func(Saver) error) error {
+func (s *Server) saver(id uint64, call, dir string, f func(sdk.Saver) error) error {
 	return s.run(id, call, func(i *instance) error {
-		saver, ok := i.stage.(Saver)
+		saver, ok := i.stage.(sdk.Saver)
 		if !ok {
-			return Errorf(Unimplemented, "the stage has no state to save")
+			return sdk.Errorf(sdk.Unimplemented, "the stage has no state to save")
 		}
 		if info, err := os.Stat(dir); err != nil {
-			return Errorf(InvalidArgument, "folder %q: %w", dir, err)
+			return sdk.Errorf(sdk.InvalidArgument, "folder %q: %w", dir, err)
 		} else if !info.IsDir() {
-			return Errorf(InvalidArgument, "%q is not a folder", dir)
+			return sdk.Errorf(sdk.InvalidArgument, "%q is not a folder", dir)
 		}
 		return f(saver)
 	})
 }
 
-func (s *server) Save(ctx context.Context, r *stagev1.SaveRequest) (*stagev1.SaveResponse, error) {
+// Save writes the state of an instance into a folder.
+func (s *Server) Save(ctx context.Context, r *stagev1.SaveRequest) (*stagev1.SaveResponse, error) {
 	start := time.Now()
 	out := &stagev1.SaveResponse{}
-	err := s.saver(r.GetInstance(), "save", r.GetDir(), func(saver Saver) (err error) {
+	err := s.saver(r.GetInstance(), "save", r.GetDir(), func(saver sdk.Saver) (err error) {
 		if out.Files, err = saver.Save(ctx, r.GetDir()); err != nil {
 			return err
 		}
 		for _, name := range out.Files {
 			if !filepath.IsLocal(name) {
-				return Errorf(Internal, "saved file %q lies outside the folder", name)
+				return sdk.Errorf(sdk.Internal, "saved file %q lies outside the folder", name)
 			}
 			if _, err := os.Stat(filepath.Join(r.GetDir(), name)); err != nil {
-				return Errorf(Internal, "saved file: %w", err)
+				return sdk.Errorf(sdk.Internal, "saved file: %w", err)
 			}
 		}
 		return nil
@@ -674,9 +689,10 @@ func (s *server) Save(ctx context.Context, r *stagev1.SaveRequest) (*stagev1.Sav
 	return out, nil
 }
 
-func (s *server) Load(ctx context.Context, r *stagev1.LoadRequest) (*stagev1.LoadResponse, error) {
+// Load reads what Save wrote.
+func (s *Server) Load(ctx context.Context, r *stagev1.LoadRequest) (*stagev1.LoadResponse, error) {
 	start := time.Now()
-	err := s.saver(r.GetInstance(), "load", r.GetDir(), func(saver Saver) error {
+	err := s.saver(r.GetInstance(), "load", r.GetDir(), func(saver sdk.Saver) error {
 		return saver.Load(ctx, r.GetDir(), r.GetWeightsOnly())
 	})
 	if err != nil {
@@ -685,7 +701,8 @@ func (s *server) Load(ctx context.Context, r *stagev1.LoadRequest) (*stagev1.Loa
 	return &stagev1.LoadResponse{Cost: cost(start)}, nil
 }
 
-func (s *server) Close(_ context.Context, r *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
+// Close ends an instance.
+func (s *Server) Close(_ context.Context, r *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
 	err := s.run(r.GetInstance(), "close", func(i *instance) error {
 		i.closed = true
 		s.mu.Lock()
@@ -699,8 +716,8 @@ func (s *server) Close(_ context.Context, r *stagev1.CloseRequest) (*stagev1.Clo
 	return &stagev1.CloseResponse{}, nil
 }
 
-// closeAll closes every instance, giving up when ctx ends.
-func (s *server) closeAll(ctx context.Context) error {
+// CloseAll closes every instance, giving up when ctx ends.
+func (s *Server) CloseAll(ctx context.Context) error {
 	s.mu.Lock()
 	first := !s.closing
 	s.closing = true
@@ -726,15 +743,16 @@ func (s *server) closeAll(ctx context.Context) error {
 	}
 }
 
-func (s *server) Shutdown(ctx context.Context, r *stagev1.ShutdownRequest) (*stagev1.ShutdownResponse, error) {
+// Shutdown closes all instances and ends the process.
+func (s *Server) Shutdown(ctx context.Context, r *stagev1.ShutdownRequest) (*stagev1.ShutdownResponse, error) {
 	if ms := r.GetDeadlineMs(); ms > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
 		defer cancel()
 	}
-	err := s.closeAll(ctx)
-	if s.exit != nil {
-		s.exit()
+	err := s.CloseAll(ctx)
+	if s.Exit != nil {
+		s.Exit()
 	}
 	if err != nil {
 		return nil, StatusError(err, "", "shutdown")
@@ -800,7 +818,7 @@ const inBandBytes = 4 << 10
 // into the slot while it has room, in-band otherwise.
 func (s *slot) write(tensors map[string]*tensor.Tensor) []*stagev1.Tensor {
 	var out []*stagev1.Tensor
-	for _, name := range sortedNames(tensors) {
+	for _, name := range slices.Sorted(maps.Keys(tensors)) {
 		t := tensors[name]
 		p := &stagev1.Tensor{Name: name, Dtype: string(t.DType), Shape: t.Shape}
 		var offset uint64
@@ -824,4 +842,28 @@ func (s *slot) write(tensors map[string]*tensor.Tensor) []*stagev1.Tensor {
 		out = append(out, p)
 	}
 	return out
+}
+
+// WindowBytes is the size of HTTP/2's flow-control windows on both sides. It is fixed:
+// gRPC's search for a better one costs a ping with every large message.
+const WindowBytes = 8 << 20
+
+// ServerOptions are the options every server of the stage protocol needs: no limit on
+// message sizes but protobuf's own, and windows of a fixed size. stderr, when given, becomes os.Stdout and os.Stderr
+// at the first call: go-plugin has by then replaced them by streams whose last lines
+// would be lost when the process dies.
+func ServerOptions(stderr *os.File) []grpc.ServerOption {
+	var once sync.Once
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(math.MaxInt32),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.StaticStreamWindowSize(WindowBytes),
+		grpc.StaticConnWindowSize(WindowBytes),
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			if stderr != nil {
+				once.Do(func() { os.Stdout, os.Stderr = stderr, stderr })
+			}
+			return handler(ctx, req)
+		}),
+	}
 }

@@ -1,4 +1,4 @@
-package sdk_test
+package wire_test
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/testplugins"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/plugintest"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -247,11 +248,11 @@ func TestClosedInstanceIsNotFound(t *testing.T) {
 func TestManifestSurvivesJSON(t *testing.T) {
 	m := testplugins.Linear().Manifest
 	m.MaxOpenContexts = 2
-	text, err := m.JSON()
+	text, err := wire.ManifestJSON(m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	back, err := sdk.ManifestFromJSON(text)
+	back, err := wire.ManifestFromJSON(text)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package sdk_test
+package serve_test
 
 import (
 	"bufio"
@@ -22,6 +22,8 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/testplugins"
+	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -38,7 +40,7 @@ func TestMain(m *testing.M) {
 		fmt.Println("printed while opening") // what a library would do
 		return open(ctx, req)
 	}
-	sdk.Serve(p)
+	serve.Plugin(p)
 }
 
 // program is the plugin as a process. Its standard output is read line by line.
@@ -75,7 +77,7 @@ func start(t *testing.T, files []*os.File, environment []string, args ...string)
 }
 
 func hosted(dir string, more ...string) []string {
-	return append([]string{sdk.Handshake.MagicCookieKey + "=" + sdk.Handshake.MagicCookieValue, "PLUGIN_PROTOCOL_VERSIONS=1", "PLUGIN_UNIX_SOCKET_DIR=" + dir}, more...)
+	return append([]string{serve.Handshake.MagicCookieKey + "=" + serve.Handshake.MagicCookieValue, "PLUGIN_PROTOCOL_VERSIONS=1", "PLUGIN_UNIX_SOCKET_DIR=" + dir}, more...)
 }
 
 // end waits for the program, which should end by itself.
@@ -117,9 +119,9 @@ func (p *program) line(t *testing.T) string {
 }
 
 func TestDescribePrintsTheManifestAndNothingElse(t *testing.T) {
-	p := start(t, nil, nil, sdk.DescribeFlag)
+	p := start(t, nil, nil, serve.DescribeFlag)
 	out, code := p.end(t)
-	m, err := sdk.ManifestFromJSON([]byte(out))
+	m, err := wire.ManifestFromJSON([]byte(out))
 	if err != nil || code != 0 || m.Name != "linear" || len(m.Stages) != 1 || !strings.Contains(strings.Join(m.Capabilities, " "), sdk.CapabilitySharedMemory) {
 		t.Errorf("exit code %d, %v:\n%s", code, err, out)
 	}
@@ -128,7 +130,7 @@ func TestDescribePrintsTheManifestAndNothingElse(t *testing.T) {
 func TestAPersonIsToldHowAPluginIsUsed(t *testing.T) {
 	p := start(t, nil, nil)
 	out, code := p.end(t)
-	for _, want := range []string{"This is linear 1.0.0", "head     linear: a linear map in plain Go", "`alignedfusion train --head " + p.Path + "`", sdk.DescribeFlag, sdk.DebugFlag} {
+	for _, want := range []string{"This is linear 1.0.0", "head     linear: a linear map in plain Go", "`alignedfusion train --head " + p.Path + "`", serve.DescribeFlag, serve.DebugFlag} {
 		if !strings.Contains(p.stderr.String(), want) {
 			t.Errorf("standard error does not say %q:\n%s", want, p.stderr.String())
 		}
@@ -174,7 +176,7 @@ func TestAPluginDiesWithItsHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer write.Close()
-	p := start(t, []*os.File{read}, hosted(t.TempDir(), sdk.EnvLifeline+"=3"))
+	p := start(t, []*os.File{read}, hosted(t.TempDir(), serve.EnvLifeline+"=3"))
 	read.Close()
 	p.line(t)
 	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/3", p.Process.Pid))
@@ -188,8 +190,8 @@ func TestAPluginDiesWithItsHost(t *testing.T) {
 }
 
 func TestABadLifelineIsSaid(t *testing.T) {
-	for value, want := range map[string]string{"three": `linear: lifeline: ` + sdk.EnvLifeline + ` is "three", want a file descriptor`, "77": "linear: lifeline: file descriptor 77: "} {
-		p := start(t, nil, hosted(t.TempDir(), sdk.EnvLifeline+"="+value))
+	for value, want := range map[string]string{"three": `linear: lifeline: ` + serve.EnvLifeline + ` is "three", want a file descriptor`, "77": "linear: lifeline: file descriptor 77: "} {
+		p := start(t, nil, hosted(t.TempDir(), serve.EnvLifeline+"="+value))
 		if out, code := p.end(t); code != 1 || out != "" || !strings.Contains(p.stderr.String(), want) {
 			t.Errorf("%s: exit code %d, %q, standard error %q; want %q", value, code, out, p.stderr.String(), want)
 		}
@@ -197,10 +199,10 @@ func TestABadLifelineIsSaid(t *testing.T) {
 }
 
 func TestDebugServesUntilItIsInterrupted(t *testing.T) {
-	p := start(t, nil, nil, sdk.DebugFlag)
+	p := start(t, nil, nil, serve.DebugFlag)
 	line := p.line(t)
-	text, ok := strings.CutPrefix(line, "export "+sdk.EnvReattach+"='")
-	var at map[string]sdk.Reattach
+	text, ok := strings.CutPrefix(line, "export "+serve.EnvReattach+"='")
+	var at map[string]serve.Reattach
 	if err := json.Unmarshal([]byte(strings.TrimSuffix(text, "'")), &at); !ok || err != nil || at["linear"].PID != p.Process.Pid || at["linear"].Protocol != 1 {
 		t.Fatalf("printed %q: %v", line, err)
 	}

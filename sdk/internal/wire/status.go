@@ -1,4 +1,4 @@
-package sdk
+package wire
 
 import (
 	"context"
@@ -7,16 +7,17 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 )
 
-var grpcCodes = map[Code]codes.Code{
-	Internal:           codes.Internal,
-	InvalidArgument:    codes.InvalidArgument,
-	FailedPrecondition: codes.FailedPrecondition,
-	NotFound:           codes.NotFound,
-	ResourceExhausted:  codes.ResourceExhausted,
-	Unimplemented:      codes.Unimplemented,
+var grpcCodes = map[sdk.Code]codes.Code{
+	sdk.Internal:           codes.Internal,
+	sdk.InvalidArgument:    codes.InvalidArgument,
+	sdk.FailedPrecondition: codes.FailedPrecondition,
+	sdk.NotFound:           codes.NotFound,
+	sdk.ResourceExhausted:  codes.ResourceExhausted,
+	sdk.Unimplemented:      codes.Unimplemented,
 }
 
 // StatusError converts an error of a stage to a gRPC status with a Diagnostic in its
@@ -31,8 +32,8 @@ func StatusError(err error, stage, call string) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return status.Error(codes.DeadlineExceeded, err.Error())
 	}
-	full := Error{Code: Internal, Err: err}
-	var known *Error
+	full := sdk.Error{Code: sdk.Internal, Err: err}
+	var known *sdk.Error
 	if errors.As(err, &known) {
 		full = *known
 		if err != error(known) {
@@ -69,7 +70,7 @@ func ErrorFromStatus(err error, plugin string) error {
 	if err == nil || !ok {
 		return err
 	}
-	out := &Error{Plugin: plugin, Code: Internal}
+	out := &sdk.Error{Plugin: plugin, Code: sdk.Internal}
 	known := false
 	for code, g := range grpcCodes {
 		if g == s.Code() {

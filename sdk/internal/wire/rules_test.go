@@ -1,4 +1,4 @@
-package sdk
+package wire
 
 import (
 	"context"
@@ -16,26 +16,27 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
 // script is a stage whose answers a test writes; log keeps the calls.
 type script struct {
-	forward  func(*ForwardRequest) (*ForwardResponse, error)
-	backward func(*BackwardRequest) (*BackwardResponse, error)
+	forward  func(*sdk.ForwardRequest) (*sdk.ForwardResponse, error)
+	backward func(*sdk.BackwardRequest) (*sdk.BackwardResponse, error)
 	save     func(dir string) ([]string, error)
 	norm     float64
 	log      []string
 	ended    []uint64
 }
 
-func (s *script) Forward(_ context.Context, r *ForwardRequest) (*ForwardResponse, error) {
+func (s *script) Forward(_ context.Context, r *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
 	s.log = append(s.log, "forward")
 	return s.forward(r)
 }
 
-func (s *script) Backward(_ context.Context, r *BackwardRequest) (*BackwardResponse, error) {
+func (s *script) Backward(_ context.Context, r *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
 	s.log = append(s.log, "backward")
 	return s.backward(r)
 }
@@ -45,9 +46,12 @@ func (s *script) Release(_ context.Context, id uint64) error {
 	s.log = append(s.log, "release")
 	return nil
 }
-func (s *script) ZeroGrad(context.Context) error                       { s.log = append(s.log, "zero"); return nil }
-func (s *script) GradNorm(context.Context) (float64, error)            { return s.norm, nil }
-func (s *script) Step(context.Context, *StepRequest) error             { s.log = append(s.log, "step"); return nil }
+func (s *script) ZeroGrad(context.Context) error            { s.log = append(s.log, "zero"); return nil }
+func (s *script) GradNorm(context.Context) (float64, error) { return s.norm, nil }
+func (s *script) Step(context.Context, *sdk.StepRequest) error {
+	s.log = append(s.log, "step")
+	return nil
+}
 func (s *script) Close() error                                         { s.log = append(s.log, "close"); return nil }
 func (s *script) Save(_ context.Context, dir string) ([]string, error) { return s.save(dir) }
 func (s *script) Load(context.Context, string, bool) error             { s.log = append(s.log, "load"); return nil }
@@ -60,32 +64,32 @@ func (untrained) Save()     {} // not that of Saver
 
 // rig is a server with one stage, head "s": x [N 2] and y [N 2], one loss, one metric.
 type rig struct {
-	*server
+	*Server
 	stage *script
 	id    uint64
 }
 
-func manifestOf(change func(m *StageManifest)) Manifest {
-	m := StageManifest{
-		Name: "s", Kind: KindHead, Trainable: true, Losses: []string{"l"}, Metrics: []string{"m"},
-		Inputs:  []Port{{Name: "x", DType: tensor.FP32, Shape: []string{"N", "2"}, Differentiable: true}, {Name: "hint", DType: tensor.FP32, Shape: []string{"N"}}},
-		Outputs: []Port{{Name: "y", DType: tensor.FP32, Shape: []string{"N", "2"}, Differentiable: true}, {Name: "count", DType: tensor.Int64, Shape: []string{"N"}}},
+func manifestOf(change func(m *sdk.StageManifest)) sdk.Manifest {
+	m := sdk.StageManifest{
+		Name: "s", Kind: sdk.KindHead, Trainable: true, Losses: []string{"l"}, Metrics: []string{"m"},
+		Inputs:  []sdk.Port{{Name: "x", DType: tensor.FP32, Shape: []string{"N", "2"}, Differentiable: true}, {Name: "hint", DType: tensor.FP32, Shape: []string{"N"}}},
+		Outputs: []sdk.Port{{Name: "y", DType: tensor.FP32, Shape: []string{"N", "2"}, Differentiable: true}, {Name: "count", DType: tensor.Int64, Shape: []string{"N"}}},
 	}
 	if change != nil {
 		change(&m)
 	}
-	return Manifest{Name: "p", Stages: []StageManifest{m}}
+	return sdk.Manifest{Name: "p", Stages: []sdk.StageManifest{m}}
 }
 
-func newRig(t *testing.T, train bool, group string, change func(m *StageManifest)) *rig {
+func newRig(t *testing.T, train bool, group string, change func(m *sdk.StageManifest)) *rig {
 	t.Helper()
 	s := &script{
-		forward: func(*ForwardRequest) (*ForwardResponse, error) {
-			return &ForwardResponse{Outputs: map[string]*tensor.Tensor{"y": zeros(1, 2)}, Losses: map[string]float64{"l": 3}, Metrics: map[string]float64{"m": 4}, Notes: []string{"note"}}, nil
+		forward: func(*sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+			return &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{"y": zeros(1, 2)}, Losses: map[string]float64{"l": 3}, Metrics: map[string]float64{"m": 4}, Notes: []string{"note"}}, nil
 		},
-		backward: func(*BackwardRequest) (*BackwardResponse, error) { return nil, nil },
+		backward: func(*sdk.BackwardRequest) (*sdk.BackwardResponse, error) { return nil, nil },
 	}
-	r := &rig{server: newServer(Plugin{Manifest: manifestOf(change), Open: func(context.Context, *OpenRequest) (Stage, *OpenResponse, error) { return s, nil, nil }}), stage: s}
+	r := &rig{Server: NewServer(sdk.Plugin{Manifest: manifestOf(change), Open: func(context.Context, *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) { return s, nil, nil }}), stage: s}
 	opened, err := r.Open(t.Context(), &stagev1.OpenRequest{Stage: "s", Train: train, Group: group})
 	if err != nil {
 		t.Fatal(err)
@@ -106,16 +110,16 @@ func (r *rig) run(t *testing.T, context uint64, mode stagev1.Mode, inputs ...*st
 func (r *rig) back(t *testing.T, request *stagev1.BackwardRequest) (*stagev1.BackwardResponse, error) {
 	t.Helper()
 	request.Instance = r.id
-	return r.server.Backward(t.Context(), request)
+	return r.Server.Backward(t.Context(), request)
 }
 
 const train, eval = stagev1.Mode_MODE_TRAIN, stagev1.Mode_MODE_EVAL
 
 // refused checks code and words of a call's status.
-func refused(t *testing.T, err error, code Code, words ...string) {
+func refused(t *testing.T, err error, code sdk.Code, words ...string) {
 	t.Helper()
 	back := ErrorFromStatus(err, "p")
-	if err == nil || CodeOf(back) != code {
+	if err == nil || sdk.CodeOf(back) != code {
 		t.Errorf("error %v, want code %v", err, code)
 		return
 	}
@@ -143,27 +147,29 @@ func TestAnswersOfAStageReachTheHost(t *testing.T) {
 
 // What a stage answers is held to its manifest; the graph of a bad answer is let go.
 func TestBadAnswersAreTheStagesFault(t *testing.T) {
-	answer := func(change func(*ForwardResponse)) func(*ForwardRequest) (*ForwardResponse, error) {
-		return func(*ForwardRequest) (*ForwardResponse, error) {
-			resp := &ForwardResponse{Outputs: map[string]*tensor.Tensor{"y": zeros(1, 2)}}
+	answer := func(change func(*sdk.ForwardResponse)) func(*sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+		return func(*sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+			resp := &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{"y": zeros(1, 2)}}
 			change(resp)
 			return resp, nil
 		}
 	}
 	for _, test := range []struct {
 		name     string
-		forward  func(*ForwardRequest) (*ForwardResponse, error)
-		code     Code
+		forward  func(*sdk.ForwardRequest) (*sdk.ForwardResponse, error)
+		code     sdk.Code
 		words    []string
 		released bool
 	}{
-		{"an undeclared output", answer(func(r *ForwardResponse) { r.Outputs["z"] = zeros(1) }), Internal, []string{`"z"`, "y, count"}, true},
-		{"a wrong shape", answer(func(r *ForwardResponse) { r.Outputs["y"] = zeros(1, 3) }), Internal, []string{`"y" is FP32 [1 3]`}, true},
-		{"an undeclared loss", answer(func(r *ForwardResponse) { r.Losses = map[string]float64{"k": 1} }), Internal, []string{`loss "k"`, `["l"]`}, true},
-		{"an undeclared metric", answer(func(r *ForwardResponse) { r.Metrics = map[string]float64{"k": 1} }), Internal, []string{`metric "k"`}, true},
-		{"nothing", func(*ForwardRequest) (*ForwardResponse, error) { return nil, nil }, Internal, []string{"no response and no error"}, false},
-		{"a panic", func(*ForwardRequest) (*ForwardResponse, error) { panic("ouch") }, Internal, []string{"head s: forward", "panic: ouch", "log has the stack"}, false},
-		{"an error", func(*ForwardRequest) (*ForwardResponse, error) { return nil, Errorf(ResourceExhausted, "8 bytes") }, ResourceExhausted, []string{"head s: forward: 8 bytes"}, false},
+		{"an undeclared output", answer(func(r *sdk.ForwardResponse) { r.Outputs["z"] = zeros(1) }), sdk.Internal, []string{`"z"`, "y, count"}, true},
+		{"a wrong shape", answer(func(r *sdk.ForwardResponse) { r.Outputs["y"] = zeros(1, 3) }), sdk.Internal, []string{`"y" is FP32 [1 3]`}, true},
+		{"an undeclared loss", answer(func(r *sdk.ForwardResponse) { r.Losses = map[string]float64{"k": 1} }), sdk.Internal, []string{`loss "k"`, `["l"]`}, true},
+		{"an undeclared metric", answer(func(r *sdk.ForwardResponse) { r.Metrics = map[string]float64{"k": 1} }), sdk.Internal, []string{`metric "k"`}, true},
+		{"nothing", func(*sdk.ForwardRequest) (*sdk.ForwardResponse, error) { return nil, nil }, sdk.Internal, []string{"no response and no error"}, false},
+		{"a panic", func(*sdk.ForwardRequest) (*sdk.ForwardResponse, error) { panic("ouch") }, sdk.Internal, []string{"head s: forward", "panic: ouch", "log has the stack"}, false},
+		{"an error", func(*sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+			return nil, sdk.Errorf(sdk.ResourceExhausted, "8 bytes")
+		}, sdk.ResourceExhausted, []string{"head s: forward: 8 bytes"}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := newRig(t, true, "", nil)
@@ -174,11 +180,11 @@ func TestBadAnswersAreTheStagesFault(t *testing.T) {
 				t.Errorf("contexts released: %v", r.stage.ended)
 			}
 			_, err = r.back(t, &stagev1.BackwardRequest{Context: 1})
-			refused(t, err, NotFound, "context 1 does not exist")
+			refused(t, err, sdk.NotFound, "context 1 does not exist")
 		})
 	}
 	r := newRig(t, true, "", nil)
-	r.stage.forward = answer(func(r *ForwardResponse) { r.Losses = map[string]float64{"k": 1} })
+	r.stage.forward = answer(func(r *sdk.ForwardResponse) { r.Losses = map[string]float64{"k": 1} })
 	if _, err := r.run(t, 1, eval); err == nil || len(r.stage.ended) != 0 {
 		t.Errorf("EVAL: error %v, released %v; want nothing to release", err, r.stage.ended)
 	}
@@ -189,16 +195,16 @@ func TestBadRequestsAreTheCallersFault(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		request *stagev1.ForwardRequest
-		code    Code
+		code    sdk.Code
 		words   []string
 	}{
-		{"no mode", &stagev1.ForwardRequest{}, InvalidArgument, []string{"want EVAL or TRAIN"}},
-		{"given twice", &stagev1.ForwardRequest{Mode: eval, Inputs: []*stagev1.Tensor{x, x}}, InvalidArgument, []string{`"x" is given twice`}},
-		{"a gradient of what is not differentiable", &stagev1.ForwardRequest{Mode: train, Inputs: []*stagev1.Tensor{x, wire("hint", zeros(1), true)}}, InvalidArgument, []string{`"hint"`, "differentiable"}},
-		{"a gradient in EVAL", &stagev1.ForwardRequest{Mode: eval, Inputs: []*stagev1.Tensor{wire("x", zeros(1, 2), true)}}, InvalidArgument, []string{`"x"`, "TRAIN"}},
-		{"an output that is none", &stagev1.ForwardRequest{Mode: eval, Outputs: []string{"z"}}, InvalidArgument, []string{`"z"`, "[y count]"}},
+		{"no mode", &stagev1.ForwardRequest{}, sdk.InvalidArgument, []string{"want EVAL or TRAIN"}},
+		{"given twice", &stagev1.ForwardRequest{Mode: eval, Inputs: []*stagev1.Tensor{x, x}}, sdk.InvalidArgument, []string{`"x" is given twice`}},
+		{"a gradient of what is not differentiable", &stagev1.ForwardRequest{Mode: train, Inputs: []*stagev1.Tensor{x, wire("hint", zeros(1), true)}}, sdk.InvalidArgument, []string{`"hint"`, "differentiable"}},
+		{"a gradient in EVAL", &stagev1.ForwardRequest{Mode: eval, Inputs: []*stagev1.Tensor{wire("x", zeros(1, 2), true)}}, sdk.InvalidArgument, []string{`"x"`, "TRAIN"}},
+		{"an output that is none", &stagev1.ForwardRequest{Mode: eval, Outputs: []string{"z"}}, sdk.InvalidArgument, []string{`"z"`, "[y count]"}},
 		{"bytes outside the memory", &stagev1.ForwardRequest{Mode: eval, Inputs: []*stagev1.Tensor{{Name: "x", Dtype: "FP32", Shape: []int64{1, 2},
-			Payload: &stagev1.Tensor_Shared{Shared: &stagev1.SharedRef{Offset: 64, Size: 8}}}}}, InvalidArgument, []string{`"x" is FP32 [1 2]`, "bytes 64 to 72"}},
+			Payload: &stagev1.Tensor_Shared{Shared: &stagev1.SharedRef{Offset: 64, Size: 8}}}}}, sdk.InvalidArgument, []string{`"x" is FP32 [1 2]`, "bytes 64 to 72"}},
 	} {
 		r := newRig(t, true, "", nil)
 		test.request.Instance = r.id
@@ -210,9 +216,9 @@ func TestBadRequestsAreTheCallersFault(t *testing.T) {
 	}
 	r := newRig(t, false, "", nil)
 	_, err := r.run(t, 1, train)
-	refused(t, err, FailedPrecondition, "opened for inference", "open it with train set")
+	refused(t, err, sdk.FailedPrecondition, "opened for inference", "open it with train set")
 	_, err = r.Step(t.Context(), &stagev1.StepRequest{Instance: r.id, Values: map[string]float64{"rate": 1}})
-	refused(t, err, InvalidArgument, "no value of learning_rate")
+	refused(t, err, sdk.InvalidArgument, "no value of learning_rate")
 	if _, err := r.Step(t.Context(), &stagev1.StepRequest{Instance: r.id, Values: map[string]float64{"learning_rate": 1}}); err != nil || !slices.Equal(r.stage.log, []string{"step"}) {
 		t.Errorf("%v, %q", err, r.stage.log)
 	}
@@ -224,27 +230,27 @@ func TestGradientsAreHeldToTheForward(t *testing.T) {
 		name    string
 		request *stagev1.BackwardRequest
 		answer  map[string]*tensor.Tensor
-		code    Code
+		code    sdk.Code
 		words   []string // none: accepted
 	}{
 		{"all is well", &stagev1.BackwardRequest{OutputGrads: []*stagev1.Tensor{wire("y", y, false)}, LossWeights: map[string]float64{"l": 1}}, map[string]*tensor.Tensor{"x": x}, 0, nil},
 		{"an absent gradient is zero", &stagev1.BackwardRequest{}, map[string]*tensor.Tensor{"x": x}, 0, nil},
-		{"of an output that is not differentiable", &stagev1.BackwardRequest{OutputGrads: []*stagev1.Tensor{wire("count", y, false)}}, nil, InvalidArgument, []string{`"count" is not a differentiable output`, "[y]"}},
-		{"of another shape", &stagev1.BackwardRequest{OutputGrads: []*stagev1.Tensor{wire("y", zeros(2, 2), false)}}, nil, InvalidArgument, []string{`"y" is FP32 [2 2], want FP32 [1 2]`}},
-		{"of another dtype", &stagev1.BackwardRequest{OutputGrads: []*stagev1.Tensor{wire("y", tensor.OfInt32s([]int32{1, 2}, 1, 2), false)}}, nil, InvalidArgument, []string{`"y" is INT32 [1 2], want FP32 [1 2]`}},
-		{"a weight of no loss", &stagev1.BackwardRequest{LossWeights: map[string]float64{"k": 1}}, nil, InvalidArgument, []string{`loss "k"`}},
-		{"an answer without the gradient", &stagev1.BackwardRequest{}, nil, Internal, []string{`"x" is without a gradient`, "want FP32 [1 2]"}},
-		{"an answer of another shape", &stagev1.BackwardRequest{}, map[string]*tensor.Tensor{"x": zeros(1, 3)}, Internal, []string{`"x" is FP32 [1 3], want FP32 [1 2]`}},
-		{"an answer nobody asked for", &stagev1.BackwardRequest{}, map[string]*tensor.Tensor{"x": x, "hint": zeros(1)}, Internal, []string{`"hint" is not an input whose gradient was asked for`}},
-		{"an answer without bytes", &stagev1.BackwardRequest{}, map[string]*tensor.Tensor{"x": {DType: tensor.FP32, Shape: []int64{1, 2}}}, Internal, []string{`"x" is FP32 [1 2]`, "bytes"}},
+		{"of an output that is not differentiable", &stagev1.BackwardRequest{OutputGrads: []*stagev1.Tensor{wire("count", y, false)}}, nil, sdk.InvalidArgument, []string{`"count" is not a differentiable output`, "[y]"}},
+		{"of another shape", &stagev1.BackwardRequest{OutputGrads: []*stagev1.Tensor{wire("y", zeros(2, 2), false)}}, nil, sdk.InvalidArgument, []string{`"y" is FP32 [2 2], want FP32 [1 2]`}},
+		{"of another dtype", &stagev1.BackwardRequest{OutputGrads: []*stagev1.Tensor{wire("y", tensor.OfInt32s([]int32{1, 2}, 1, 2), false)}}, nil, sdk.InvalidArgument, []string{`"y" is INT32 [1 2], want FP32 [1 2]`}},
+		{"a weight of no loss", &stagev1.BackwardRequest{LossWeights: map[string]float64{"k": 1}}, nil, sdk.InvalidArgument, []string{`loss "k"`}},
+		{"an answer without the gradient", &stagev1.BackwardRequest{}, nil, sdk.Internal, []string{`"x" is without a gradient`, "want FP32 [1 2]"}},
+		{"an answer of another shape", &stagev1.BackwardRequest{}, map[string]*tensor.Tensor{"x": zeros(1, 3)}, sdk.Internal, []string{`"x" is FP32 [1 3], want FP32 [1 2]`}},
+		{"an answer nobody asked for", &stagev1.BackwardRequest{}, map[string]*tensor.Tensor{"x": x, "hint": zeros(1)}, sdk.Internal, []string{`"hint" is not an input whose gradient was asked for`}},
+		{"an answer without bytes", &stagev1.BackwardRequest{}, map[string]*tensor.Tensor{"x": {DType: tensor.FP32, Shape: []int64{1, 2}}}, sdk.Internal, []string{`"x" is FP32 [1 2]`, "bytes"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := newRig(t, true, "", nil)
-			r.stage.backward = func(*BackwardRequest) (*BackwardResponse, error) {
-				return &BackwardResponse{InputGrads: test.answer}, nil
+			r.stage.backward = func(*sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
+				return &sdk.BackwardResponse{InputGrads: test.answer}, nil
 			}
-			r.stage.forward = func(*ForwardRequest) (*ForwardResponse, error) {
-				return &ForwardResponse{Outputs: map[string]*tensor.Tensor{"y": y, "count": tensor.OfInt64s([]int64{1}, 1)}}, nil
+			r.stage.forward = func(*sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+				return &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{"y": y, "count": tensor.OfInt64s([]int64{1}, 1)}}, nil
 			}
 			if _, err := r.run(t, 1, train, wire("x", x, true), wire("hint", zeros(1), false)); err != nil {
 				t.Fatal(err)
@@ -275,7 +281,7 @@ func TestEndedContextsAreToldFromUnknownOnes(t *testing.T) {
 	if len(r.stage.ended) != endedMemory+2 {
 		t.Errorf("the stage let %d contexts go, want each once", len(r.stage.ended))
 	}
-	for id, code := range map[uint64]Code{0: NotFound, 1: NotFound, 2: FailedPrecondition, endedMemory + 1: FailedPrecondition} {
+	for id, code := range map[uint64]sdk.Code{0: sdk.NotFound, 1: sdk.NotFound, 2: sdk.FailedPrecondition, endedMemory + 1: sdk.FailedPrecondition} {
 		_, err := r.back(t, &stagev1.BackwardRequest{Context: id})
 		refused(t, err, code)
 	}
@@ -289,7 +295,7 @@ func TestEndedContextsAreToldFromUnknownOnes(t *testing.T) {
 
 // EVAL runs of a stage with residents in a group stay; the oldest makes room.
 func TestResidentsOfEvalStayUntilNewerOnesCome(t *testing.T) {
-	resident := func(m *StageManifest) { m.Outputs = append(m.Outputs, Port{Name: "maps", Resident: true}) }
+	resident := func(m *sdk.StageManifest) { m.Outputs = append(m.Outputs, sdk.Port{Name: "maps", Resident: true}) }
 	r := newRig(t, true, "g", resident)
 	for id := range uint64(3) {
 		if _, err := r.run(t, id, eval); err != nil {
@@ -300,21 +306,21 @@ func TestResidentsOfEvalStayUntilNewerOnesCome(t *testing.T) {
 		t.Errorf("released %v, want the oldest of three, for two may be open", r.stage.ended)
 	}
 	_, err := r.back(t, &stagev1.BackwardRequest{Context: 1})
-	refused(t, err, FailedPrecondition, "context 1 is an EVAL run")
+	refused(t, err, sdk.FailedPrecondition, "context 1 is an EVAL run")
 	_, err = r.run(t, 2, eval)
-	refused(t, err, InvalidArgument, "context 2 is open already")
+	refused(t, err, sdk.InvalidArgument, "context 2 is open already")
 	for id := range uint64(2) { // TRAIN contexts have their own bound
 		if _, err := r.run(t, 10+id, train); err != nil {
 			t.Fatal(err)
 		}
 	}
 	_, err = r.run(t, 12, train)
-	refused(t, err, FailedPrecondition, "2 contexts are open")
+	refused(t, err, sdk.FailedPrecondition, "2 contexts are open")
 	if _, err := r.run(t, 3, eval); err != nil || !slices.Equal(r.stage.ended, []uint64{0, 1}) {
 		t.Errorf("%v; released %v, want the oldest EVAL run", err, r.stage.ended)
 	}
 	_, err = r.Forward(t.Context(), &stagev1.ForwardRequest{Instance: r.id, Context: 20, Mode: eval, Outputs: []string{"maps"}})
-	refused(t, err, InvalidArgument, `"maps"`, "[y count]")
+	refused(t, err, sdk.InvalidArgument, `"maps"`, "[y count]")
 
 	alone := newRig(t, true, "", resident) // no group, nobody to keep them for
 	for id := range uint64(3) {
@@ -328,46 +334,46 @@ func TestResidentsOfEvalStayUntilNewerOnesCome(t *testing.T) {
 }
 
 func TestAStageThatCannotTrainIsNotAsked(t *testing.T) {
-	open := func(m Manifest, stage Stage) (*server, *stagev1.OpenResponse, error) {
-		s := newServer(Plugin{Manifest: m, Open: func(context.Context, *OpenRequest) (Stage, *OpenResponse, error) { return stage, nil, nil }})
+	open := func(m sdk.Manifest, stage sdk.Stage) (*Server, *stagev1.OpenResponse, error) {
+		s := NewServer(sdk.Plugin{Manifest: m, Open: func(context.Context, *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) { return stage, nil, nil }})
 		r, err := s.Open(t.Context(), &stagev1.OpenRequest{Stage: "s"})
 		return s, r, err
 	}
-	plain := manifestOf(func(m *StageManifest) { m.Trainable = false })
+	plain := manifestOf(func(m *sdk.StageManifest) { m.Trainable = false })
 	inner := &script{}
 	s, r, err := open(plain, untrained{inner})
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = s.ZeroGrad(t.Context(), &stagev1.ZeroGradRequest{Instance: r.Instance})
-	refused(t, err, Unimplemented, "cannot be trained")
+	refused(t, err, sdk.Unimplemented, "cannot be trained")
 	_, err = s.Forward(t.Context(), &stagev1.ForwardRequest{Instance: r.Instance, Mode: train})
-	refused(t, err, Unimplemented, "cannot be trained")
+	refused(t, err, sdk.Unimplemented, "cannot be trained")
 	_, err = s.Save(t.Context(), &stagev1.SaveRequest{Instance: r.Instance, Dir: t.TempDir()})
-	refused(t, err, Unimplemented, "no state to save")
+	refused(t, err, sdk.Unimplemented, "no state to save")
 	_, err = s.Open(t.Context(), &stagev1.OpenRequest{Stage: "s", Train: true})
-	refused(t, err, Unimplemented, "cannot be trained")
+	refused(t, err, sdk.Unimplemented, "cannot be trained")
 	_, _, err = open(manifestOf(nil), untrained{inner})
-	refused(t, err, Internal, "does not implement sdk.Trainer")
+	refused(t, err, sdk.Internal, "does not implement sdk.Trainer")
 	if !slices.Equal(inner.log, []string{"close"}) {
 		t.Errorf("calls %q, want the stage that was refused closed", inner.log)
 	}
 }
 
 func TestOpenHandsOverWhatTheHostSent(t *testing.T) {
-	var got *OpenRequest
-	m := manifestOf(func(m *StageManifest) { m.Settings = []Setting{{Name: "width", Type: "int", Default: "3"}} })
-	s := newServer(Plugin{Manifest: m, Open: func(_ context.Context, r *OpenRequest) (Stage, *OpenResponse, error) {
+	var got *sdk.OpenRequest
+	m := manifestOf(func(m *sdk.StageManifest) { m.Settings = []sdk.Setting{{Name: "width", Type: "int", Default: "3"}} })
+	s := NewServer(sdk.Plugin{Manifest: m, Open: func(_ context.Context, r *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
 		got = r
-		return &script{}, &OpenResponse{ParameterCount: 7, TrainableCount: 5, Notes: []string{"note"}, Inputs: []Port{{Name: "x", Shape: []string{"N", "2"}}}, Outputs: []Port{{Name: "y"}}}, nil
+		return &script{}, &sdk.OpenResponse{ParameterCount: 7, TrainableCount: 5, Notes: []string{"note"}, Inputs: []sdk.Port{{Name: "x", Shape: []string{"N", "2"}}}, Outputs: []sdk.Port{{Name: "y"}}}, nil
 	}})
-	sent := OpenRequest{
-		Stage: "s", Settings: Settings{"width": "4"}, Seed: 9, Device: "cpu", Threads: 2, Train: true, Group: "g", Task: "classify",
-		Inputs: []Port{{Name: "x", DType: tensor.FP32, Shape: []string{"N", "2"}}}, AttributeSchema: []byte("{}"),
-		Labels:    []LabelSet{{Name: "d", Classes: []string{"a", "b"}, ClassWeights: []float64{1, 2}}},
-		Optimizer: Optimizer{Name: "sgd", Values: map[string]float64{"momentum": 0.5}}, Constants: map[string]*tensor.Tensor{"value.embedding": tensor.OfFloat32s([]float32{1, 2}, 2)},
+	sent := sdk.OpenRequest{
+		Stage: "s", Settings: sdk.Settings{"width": "4"}, Seed: 9, Device: "cpu", Threads: 2, Train: true, Group: "g", Task: "classify",
+		Inputs: []sdk.Port{{Name: "x", DType: tensor.FP32, Shape: []string{"N", "2"}}}, AttributeSchema: []byte("{}"),
+		Labels:    []sdk.LabelSet{{Name: "d", Classes: []string{"a", "b"}, ClassWeights: []float64{1, 2}}},
+		Optimizer: sdk.Optimizer{Name: "sgd", Values: map[string]float64{"momentum": 0.5}}, Constants: map[string]*tensor.Tensor{"value.embedding": tensor.OfFloat32s([]float32{1, 2}, 2)},
 	}
-	request := sent.Proto()
+	request := OpenToProto(&sent)
 	constant := wire("value.embedding", sent.Constants["value.embedding"], false)
 	request.Constants = []*stagev1.Tensor{constant}
 	resp, err := s.Open(t.Context(), request)
@@ -381,18 +387,18 @@ func TestOpenHandsOverWhatTheHostSent(t *testing.T) {
 	}
 	constant.Shape = []int64{3}
 	_, err = s.Open(t.Context(), request)
-	refused(t, err, InvalidArgument, `"value.embedding" is a bad constant`, "head s: open")
+	refused(t, err, sdk.InvalidArgument, `"value.embedding" is a bad constant`, "head s: open")
 	_, err = s.Open(t.Context(), &stagev1.OpenRequest{Stage: "s", Settings: map[string]string{"width": "x"}})
-	refused(t, err, InvalidArgument, "width")
+	refused(t, err, sdk.InvalidArgument, "width")
 	for _, test := range []struct {
-		open OpenFunc
+		open sdk.OpenFunc
 		word string
 	}{
-		{func(context.Context, *OpenRequest) (Stage, *OpenResponse, error) { return nil, nil, nil }, "no stage and no error"},
-		{func(context.Context, *OpenRequest) (Stage, *OpenResponse, error) { panic("ouch") }, "panic: ouch"},
+		{func(context.Context, *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) { return nil, nil, nil }, "no stage and no error"},
+		{func(context.Context, *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) { panic("ouch") }, "panic: ouch"},
 	} {
-		_, err := newServer(Plugin{Manifest: m, Open: test.open}).Open(t.Context(), &stagev1.OpenRequest{Stage: "s"})
-		refused(t, err, Internal, test.word)
+		_, err := NewServer(sdk.Plugin{Manifest: m, Open: test.open}).Open(t.Context(), &stagev1.OpenRequest{Stage: "s"})
+		refused(t, err, sdk.Internal, test.word)
 	}
 }
 
@@ -403,14 +409,14 @@ func TestSavedFilesLieInTheFolder(t *testing.T) {
 	}
 	for _, test := range []struct {
 		dir, file string
-		code      Code
+		code      sdk.Code
 		word      string // "" for none
 	}{
 		{dir, "w", 0, ""},
-		{dir, "v", Internal, "saved file"},
-		{dir, "../w", Internal, `"../w" lies outside`},
-		{filepath.Join(dir, "missing"), "w", InvalidArgument, "missing"},
-		{filepath.Join(dir, "w"), "w", InvalidArgument, "not a folder"},
+		{dir, "v", sdk.Internal, "saved file"},
+		{dir, "../w", sdk.Internal, `"../w" lies outside`},
+		{filepath.Join(dir, "missing"), "w", sdk.InvalidArgument, "missing"},
+		{filepath.Join(dir, "w"), "w", sdk.InvalidArgument, "not a folder"},
 	} {
 		r := newRig(t, true, "", nil)
 		r.stage.save = func(string) ([]string, error) { return []string{test.file}, nil }
@@ -424,9 +430,9 @@ func TestSavedFilesLieInTheFolder(t *testing.T) {
 		refused(t, err, test.code, test.word)
 	}
 	r := newRig(t, true, "", nil)
-	r.stage.save = func(string) ([]string, error) { return []string{"v"}, Errorf(ResourceExhausted, "disk full") }
+	r.stage.save = func(string) ([]string, error) { return []string{"v"}, sdk.Errorf(sdk.ResourceExhausted, "disk full") }
 	_, err := r.Save(t.Context(), &stagev1.SaveRequest{Instance: r.id, Dir: dir})
-	refused(t, err, ResourceExhausted, "disk full")
+	refused(t, err, sdk.ResourceExhausted, "disk full")
 	if _, err := r.Load(t.Context(), &stagev1.LoadRequest{Instance: r.id, Dir: dir}); err != nil || !slices.Equal(r.stage.log, []string{"load"}) {
 		t.Errorf("%v, %q", err, r.stage.log)
 	}
@@ -436,7 +442,7 @@ func TestShutdownClosesEveryInstanceAndEndsOnce(t *testing.T) {
 	r := newRig(t, true, "", nil)
 	var ended []string
 	r.plugin.Shutdown = func() { ended = append(ended, "shutdown") }
-	r.exit = func() { ended = append(ended, "exit") }
+	r.Exit = func() { ended = append(ended, "exit") }
 	for range 2 {
 		if _, err := r.Shutdown(t.Context(), &stagev1.ShutdownRequest{DeadlineMs: 60_000}); err != nil {
 			t.Fatal(err)
@@ -446,9 +452,9 @@ func TestShutdownClosesEveryInstanceAndEndsOnce(t *testing.T) {
 		t.Errorf("calls %q, %q", r.stage.log, ended)
 	}
 	_, err := r.run(t, 1, eval)
-	refused(t, err, NotFound, "instance 1 does not exist")
+	refused(t, err, sdk.NotFound, "instance 1 does not exist")
 	_, err = r.Open(t.Context(), &stagev1.OpenRequest{Stage: "s"})
-	refused(t, err, FailedPrecondition, "shutting down")
+	refused(t, err, sdk.FailedPrecondition, "shutting down")
 	if !slices.Equal(r.stage.log, []string{"close", "close"}) {
 		t.Errorf("calls %q, want what was opened too late closed", r.stage.log)
 	}
@@ -474,22 +480,22 @@ func TestSharedMemoryIsAttachedOnceAndWhole(t *testing.T) {
 	if err := file.Truncate(4096); err != nil {
 		t.Fatal(err)
 	}
-	s := newServer(Plugin{})
+	s := NewServer(sdk.Plugin{})
 	attach := func(r *stagev1.AttachRequest) error {
 		_, err := s.Attach(t.Context(), r)
 		return err
 	}
 	path := &stagev1.AttachRequest_Path{Path: file.Name()}
-	refused(t, attach(&stagev1.AttachRequest{How: path, Size: 4095}), InvalidArgument, "4096 bytes, the request says 4095")
-	refused(t, attach(&stagev1.AttachRequest{How: &stagev1.AttachRequest_Path{Path: file.Name() + "x"}, Size: 4096}), InvalidArgument, "memoryx")
-	refused(t, attach(&stagev1.AttachRequest{How: &stagev1.AttachRequest_InheritedFd{InheritedFd: 9999}, Size: 4096}), InvalidArgument, "file descriptor 9999")
-	refused(t, attach(&stagev1.AttachRequest{Size: 4096}), Unimplemented, "inherited_fd or path")
+	refused(t, attach(&stagev1.AttachRequest{How: path, Size: 4095}), sdk.InvalidArgument, "4096 bytes, the request says 4095")
+	refused(t, attach(&stagev1.AttachRequest{How: &stagev1.AttachRequest_Path{Path: file.Name() + "x"}, Size: 4096}), sdk.InvalidArgument, "memoryx")
+	refused(t, attach(&stagev1.AttachRequest{How: &stagev1.AttachRequest_InheritedFd{InheritedFd: 9999}, Size: 4096}), sdk.InvalidArgument, "file descriptor 9999")
+	refused(t, attach(&stagev1.AttachRequest{Size: 4096}), sdk.Unimplemented, "inherited_fd or path")
 	empty, err := os.Create(file.Name() + "-empty")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer empty.Close()
-	refused(t, attach(&stagev1.AttachRequest{How: &stagev1.AttachRequest_Path{Path: empty.Name()}}), InvalidArgument, "0 bytes")
+	refused(t, attach(&stagev1.AttachRequest{How: &stagev1.AttachRequest_Path{Path: empty.Name()}}), sdk.InvalidArgument, "0 bytes")
 	if err := attach(&stagev1.AttachRequest{How: &stagev1.AttachRequest_InheritedFd{InheritedFd: int32(file.Fd())}, Size: 4096}); err != nil {
 		t.Fatal(err)
 	}
@@ -500,7 +506,7 @@ func TestSharedMemoryIsAttachedOnceAndWhole(t *testing.T) {
 	} else if _, err := file.ReadAt(b, 0); err != nil || b[0] != 7 {
 		t.Errorf("the memory is not shared: %v, %v", b, err)
 	}
-	refused(t, attach(&stagev1.AttachRequest{How: path, Size: 4096}), FailedPrecondition, "attached already")
+	refused(t, attach(&stagev1.AttachRequest{How: path, Size: 4096}), sdk.FailedPrecondition, "attached already")
 }
 
 func TestSlotHandsOutAlignedRoomWhileItLasts(t *testing.T) {
@@ -595,32 +601,32 @@ func TestTensorsOfTheWireStayInsideTheMemory(t *testing.T) {
 }
 
 func TestErrorsTravelWhole(t *testing.T) {
-	for code, name := range map[Code]string{Internal: "Internal", InvalidArgument: "InvalidArgument", FailedPrecondition: "FailedPrecondition", NotFound: "NotFound",
-		ResourceExhausted: "ResourceExhausted", Unimplemented: "Unimplemented", Code(99): "Code(99)"} {
+	for code, name := range map[sdk.Code]string{sdk.Internal: "Internal", sdk.InvalidArgument: "InvalidArgument", sdk.FailedPrecondition: "FailedPrecondition", sdk.NotFound: "NotFound",
+		sdk.ResourceExhausted: "ResourceExhausted", sdk.Unimplemented: "Unimplemented", sdk.Code(99): "Code(99)"} {
 		if code.String() != name {
 			t.Errorf("code %d is called %s", code, code)
 		}
 	}
-	full := &Error{Code: InvalidArgument, Stage: "head s", Call: "forward", Port: "x", Given: "FP32 [1]", Wanted: "FP32 [2]", Advice: "mend it", Err: errors.New("cause")}
-	var back *Error
+	full := &sdk.Error{Code: sdk.InvalidArgument, Stage: "head s", Call: "forward", Port: "x", Given: "FP32 [1]", Wanted: "FP32 [2]", Advice: "mend it", Err: errors.New("cause")}
+	var back *sdk.Error
 	if err := ErrorFromStatus(StatusError(full, "other", "other"), "p"); !errors.As(err, &back) {
 		t.Fatal(err)
 	}
-	if got, want := back.Error(), `plugin p: head s: forward: "x" is FP32 [1], want FP32 [2]: cause (mend it)`; got != want || back.Code != InvalidArgument {
+	if got, want := back.Error(), `plugin p: head s: forward: "x" is FP32 [1], want FP32 [2]: cause (mend it)`; got != want || back.Code != sdk.InvalidArgument {
 		t.Errorf("%v %s\nwant %s", back.Code, got, want)
 	}
 	for want, err := range map[string]error{
 		"plugin p: head s: open: plain":             errors.New("plain"),
-		"plugin p: head s: open: around: inner":     errorf("around: %w", Errorf(NotFound, "inner")),
-		`plugin p: head s: open: "x" (hint)`:        &Error{Port: "x", Advice: "hint"},
-		"plugin p: head s: open: given, want other": &Error{Given: "given", Wanted: "other"},
-		"plugin p: head s: open: why, want other":   &Error{Err: errors.New("why"), Wanted: "other"},
+		"plugin p: head s: open: around: inner":     errorf("around: %w", sdk.Errorf(sdk.NotFound, "inner")),
+		`plugin p: head s: open: "x" (hint)`:        &sdk.Error{Port: "x", Advice: "hint"},
+		"plugin p: head s: open: given, want other": &sdk.Error{Given: "given", Wanted: "other"},
+		"plugin p: head s: open: why, want other":   &sdk.Error{Err: errors.New("why"), Wanted: "other"},
 	} {
 		if got := ErrorFromStatus(StatusError(err, "head s", "open"), "p").Error(); got != want {
 			t.Errorf("%s\nwant %s", got, want)
 		}
 	}
-	if got := CodeOf(ErrorFromStatus(StatusError(errorf("around: %w", Errorf(NotFound, "inner")), "", ""), "")); got != NotFound {
+	if got := sdk.CodeOf(ErrorFromStatus(StatusError(errorf("around: %w", sdk.Errorf(sdk.NotFound, "inner")), "", ""), "")); got != sdk.NotFound {
 		t.Errorf("words around an error change its code to %v", got)
 	}
 	if StatusError(nil, "s", "c") != nil || ErrorFromStatus(nil, "p") != nil {
@@ -633,7 +639,7 @@ func TestErrorsTravelWhole(t *testing.T) {
 		}
 	}
 	bare := ErrorFromStatus(status.Error(codes.Unimplemented, "unknown method"), "p")
-	if CodeOf(bare) != Unimplemented || bare.Error() != "plugin p: unknown method" {
+	if sdk.CodeOf(bare) != sdk.Unimplemented || bare.Error() != "plugin p: unknown method" {
 		t.Errorf("a status without details: %v", bare)
 	}
 	if broken := status.Error(codes.Unavailable, "connection lost"); ErrorFromStatus(broken, "p") != broken {
@@ -644,25 +650,27 @@ func TestErrorsTravelWhole(t *testing.T) {
 	}
 }
 
-func errorf(format string, args ...any) error { return Errorf(Internal, format, args...).(*Error).Err }
+func errorf(format string, args ...any) error {
+	return sdk.Errorf(sdk.Internal, format, args...).(*sdk.Error).Err
+}
 
 func TestManifestsTravelWhole(t *testing.T) {
 	low := -1.0
-	m := Manifest{
+	m := sdk.Manifest{
 		Name: "p", Version: "1", License: "L", ModelCard: "card", Runtime: "Go", Capabilities: []string{"train"}, MaxOpenContexts: 3,
-		Stages: []StageManifest{{
-			Name: "s", Kind: KindHead, Summary: "sum", Losses: []string{"l"}, Metrics: []string{"m"}, Tasks: []string{"detect"}, Trainable: true,
-			Inputs: []Port{{Name: "x", DType: tensor.FP32, Shape: []string{"N"}, Required: true, Differentiable: true, SizeMultiple: 8, Help: "in",
-				Intensity: &Intensity{Low: 1, High: 2, OutLow: 3, OutHigh: 4, Mean: []float64{5}, Std: []float64{6}}}},
-			Outputs:  []Port{{Name: "y", Resident: true, OnRequest: true}},
-			Settings: []Setting{{Name: "k", Type: "float", Default: "0", Min: &low, Max: &low, Help: "set"}, {Name: "c", Type: "string", Default: "a", Choices: []string{"a", "b"}}},
+		Stages: []sdk.StageManifest{{
+			Name: "s", Kind: sdk.KindHead, Summary: "sum", Losses: []string{"l"}, Metrics: []string{"m"}, Tasks: []string{"detect"}, Trainable: true,
+			Inputs: []sdk.Port{{Name: "x", DType: tensor.FP32, Shape: []string{"N"}, Required: true, Differentiable: true, SizeMultiple: 8, Help: "in",
+				Intensity: &sdk.Intensity{Low: 1, High: 2, OutLow: 3, OutHigh: 4, Mean: []float64{5}, Std: []float64{6}}}},
+			Outputs:  []sdk.Port{{Name: "y", Resident: true, OnRequest: true}},
+			Settings: []sdk.Setting{{Name: "k", Type: "float", Default: "0", Min: &low, Max: &low, Help: "set"}, {Name: "c", Type: "string", Default: "a", Choices: []string{"a", "b"}}},
 		}},
 	}
-	if diff := cmp.Diff(m, ManifestFromProto(m.Proto())); diff != "" {
+	if diff := cmp.Diff(m, ManifestFromProto(ManifestToProto(m))); diff != "" {
 		t.Error(diff)
 	}
 	for given, want := range map[int]int{-1: 2, 0: 2, 1: 1, 5: 5} {
-		if got := (Manifest{MaxOpenContexts: given}).OpenContexts(); got != want {
+		if got := (sdk.Manifest{MaxOpenContexts: given}).OpenContexts(); got != want {
 			t.Errorf("%d open contexts mean %d, want %d", given, got, want)
 		}
 	}
@@ -677,32 +685,32 @@ func TestManifestsTravelWhole(t *testing.T) {
 	if back, err := ManifestFromJSON([]byte(`{"name": "p", "protocol_major": 1, "of a later minor": 1}`)); err != nil || back.Name != "p" {
 		t.Errorf("unknown fields: %v, %v", back, err)
 	}
-	for _, capabilities := range [][]string{nil, {"train"}, {CapabilitySharedMemory}} {
-		s := newServer(Plugin{Manifest: Manifest{Capabilities: capabilities}})
+	for _, capabilities := range [][]string{nil, {"train"}, {sdk.CapabilitySharedMemory}} {
+		s := NewServer(sdk.Plugin{Manifest: sdk.Manifest{Capabilities: capabilities}})
 		got, err := s.Describe(t.Context(), nil)
-		if err != nil || strings.Count(strings.Join(got.Manifest.Capabilities, " "), CapabilitySharedMemory) != 1 {
+		if err != nil || strings.Count(strings.Join(got.Manifest.Capabilities, " "), sdk.CapabilitySharedMemory) != 1 {
 			t.Errorf("capabilities %v, %v; want shared-memory once", got, err)
 		}
 	}
 }
 
 func TestOpenedPortsSaySizesAndManifestsWhatAPortIs(t *testing.T) {
-	declared := []Port{
-		{Name: "x", DType: tensor.FP32, Shape: []string{"N", "C"}, Required: true, Differentiable: true, SizeMultiple: 16, Intensity: &Intensity{High: 1}, Help: "declared"},
+	declared := []sdk.Port{
+		{Name: "x", DType: tensor.FP32, Shape: []string{"N", "C"}, Required: true, Differentiable: true, SizeMultiple: 16, Intensity: &sdk.Intensity{High: 1}, Help: "declared"},
 		{Name: "tokens.*", DType: tensor.FP32, Resident: true, OnRequest: true},
 	}
-	opened := []Port{
+	opened := []sdk.Port{
 		{Name: "x", DType: tensor.FP64, Shape: []string{"N", "8"}, SizeMultiple: 4},
-		{Name: "tokens.ct", Shape: []string{"N", "T", "6"}, Help: "opened", SizeMultiple: 2, Intensity: &Intensity{High: 9}},
+		{Name: "tokens.ct", Shape: []string{"N", "T", "6"}, Help: "opened", SizeMultiple: 2, Intensity: &sdk.Intensity{High: 9}},
 		{Name: "own", Shape: []string{"1"}, Required: true},
 	}
-	want := []Port{
-		{Name: "x", DType: tensor.FP32, Shape: []string{"N", "8"}, Required: true, Differentiable: true, SizeMultiple: 16, Intensity: &Intensity{High: 1}, Help: "declared"},
-		{Name: "tokens.ct", DType: tensor.FP32, Shape: []string{"N", "T", "6"}, Resident: true, OnRequest: true, SizeMultiple: 2, Help: "opened", Intensity: &Intensity{High: 9}},
+	want := []sdk.Port{
+		{Name: "x", DType: tensor.FP32, Shape: []string{"N", "8"}, Required: true, Differentiable: true, SizeMultiple: 16, Intensity: &sdk.Intensity{High: 1}, Help: "declared"},
+		{Name: "tokens.ct", DType: tensor.FP32, Shape: []string{"N", "T", "6"}, Resident: true, OnRequest: true, SizeMultiple: 2, Help: "opened", Intensity: &sdk.Intensity{High: 9}},
 		{Name: "own", Shape: []string{"1"}, Required: true},
 		declared[1],
 	}
-	if diff := cmp.Diff(want, KnownPorts(declared, opened)); diff != "" {
+	if diff := cmp.Diff(want, sdk.KnownPorts(declared, opened)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -724,7 +732,7 @@ func TestGuardNamesStageAndCall(t *testing.T) {
 // Whatever a plugin prints for --describe is read or refused, and what is read can be
 // written again.
 func FuzzManifestFromJSON(f *testing.F) {
-	text, err := manifestOf(nil).JSON()
+	text, err := ManifestJSON(manifestOf(nil))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -735,7 +743,7 @@ func FuzzManifestFromJSON(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := m.JSON()
+		again, err := ManifestJSON(m)
 		if err != nil {
 			return // texts that are no UTF-8
 		}
@@ -747,4 +755,54 @@ func FuzzManifestFromJSON(f *testing.F) {
 			t.Errorf("read %+v, read again %+v", m, back)
 		}
 	})
+}
+
+func zeros(shape ...int64) *tensor.Tensor {
+	t, err := tensor.New(tensor.FP32, shape...)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}
+
+// Whatever a message says about a tensor, reading it neither panics nor reads outside
+// the memory, and what is accepted is sound.
+func FuzzTensorFromProto(f *testing.F) {
+	f.Add("FP32", int64(2), int64(3), uint64(0), uint64(24), []byte{}, true)
+	f.Add("FP32", int64(2), int64(3), uint64(64), uint64(24), make([]byte, 24), false)
+	f.Add("BYTES", int64(1), int64(1), uint64(0), uint64(8), []byte{1, 0, 0, 0, 65}, false)
+	f.Add("INT64", int64(1)<<62, int64(1)<<62, ^uint64(0)-63, uint64(128), []byte{}, true)
+	f.Fuzz(func(t *testing.T, dtype string, a, b int64, offset, size uint64, raw []byte, shared bool) {
+		memory := make([]byte, 1024)
+		p := &stagev1.Tensor{Name: "x", Dtype: dtype, Shape: []int64{a, b}, Payload: &stagev1.Tensor_Raw{Raw: raw}}
+		if shared {
+			p.Payload = &stagev1.Tensor_Shared{Shared: &stagev1.SharedRef{Offset: offset, Size: size}}
+		}
+		x, err := TensorFromProto(p, memory)
+		if err != nil {
+			return
+		}
+		if err := x.Check(); err != nil || !x.Aligned() {
+			t.Errorf("accepted %s with %d bytes: %v", x, len(x.Data), err)
+		}
+	})
+}
+
+func TestARefusedSettingIsNamedOnTheOtherSideOfTheWire(t *testing.T) {
+	err := ErrorFromStatus(StatusError(sdk.RefuseSetting("width", "%d given, want a multiple of %d", 5, 2), "head h", "open"), "mine")
+	var refused *sdk.Error
+	if !errors.As(err, &refused) || refused.Setting != "width" || err.Error() != "plugin mine: head h: open: setting width: 5 given, want a multiple of 2" {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestBoundsOfSettingsCrossTheWire(t *testing.T) {
+	m := sdk.StageManifest{Settings: sdk.SettingsOf(struct {
+		Width int     `setting:"width" default:"8" min:"1" max:"64" help:"of a layer"`
+		Rate  float64 `setting:"rate" default:"0.5" min:"0" below:"1"`
+		Norm  string  `setting:"norm" default:"layer" choices:"layer,batch"`
+	}{})}
+	if diff := cmp.Diff(m.Settings, stageFromProto(stageToProto(m)).Settings); diff != "" {
+		t.Error(diff)
+	}
 }
