@@ -14,7 +14,7 @@ export LIBTORCH
 
 # The version names the commit in the host only: a run records its plugins by
 # hash, and equal sources must give equal plugins.
-VERSION := 0.1.0-dev$(addprefix +,$(shell git rev-parse --short=12 HEAD 2>/dev/null))
+VERSION := 0.2.0-dev$(addprefix +,$(shell git rev-parse --short=12 HEAD 2>/dev/null))
 GO_BUILD := go build -buildvcs=false
 KERNELS = $(addprefix -kernels ,$(wildcard plugins/*/native))
 PLUGIN_MAINS = $(patsubst %/main.go,./%,$(wildcard plugins/*/cmd/alignedfusion-plugin-*/main.go))

@@ -18,7 +18,7 @@ import (
 )
 
 // Version is the program's version, set at build time with -ldflags -X.
-var Version = "0.1.0-dev"
+var Version = "0.2.0-dev"
 
 // commands lists every command in the order `--help` shows them.
 func commands() []*cli.Command {
