@@ -206,3 +206,50 @@ func TestADuplicateNamesTheLesionItHitsBest(t *testing.T) {
 		}
 	}
 }
+
+func TestBordersCountAsInside(t *testing.T) {
+	inside := Criterion{Measure: Inside}
+	lesion := Box(0, 0, 10, 10)
+	for name, c := range map[string]struct {
+		mark    Region
+		plusOne float64
+		want    bool
+	}{
+		"low border":                  {Box(-2, -3, 2, 3), 0, true},
+		"high border":                 {Box(8, 7, 12, 13), 0, true},
+		"below it":                    {Box(-2.1, 0, 2, 2), 0, false},
+		"half a pixel below, +1":      {Box(-2.5, 0, 1.5, 2), 1, true},
+		"more than half a pixel away": {Box(-2.6, 0, 1.5, 2), 1, false},
+	} {
+		if _, hit := inside.measure(&c.mark, &lesion, c.plusOne); hit != c.want {
+			t.Errorf("%s: %v", name, hit)
+		}
+	}
+}
+
+func TestDistanceOfPointsCountsEveryAxis(t *testing.T) {
+	lesion := Sphere(3, -5, 7, 1)
+	for axis, p := range []Region{Sphere(5, -5, 7, 0), Sphere(3, -2, 7, 0), Sphere(3, -5, 3, 0)} {
+		want := float64((axis + 2) * (axis + 2))
+		if got := squaredDistance(&p, &lesion); got != want {
+			t.Errorf("along axis %d: %v, want %v", axis, got, want)
+		}
+	}
+}
+
+func TestLesionOfAnImageThatIsNotThere(t *testing.T) {
+	for image, ok := range map[int]bool{-1: false, 0: true, 1: true, 2: false} {
+		truth := &Truth{Images: images(2), Lesions: []Lesion{{Image: image, Region: lesionBox}}}
+		if err := truth.Check(); (err == nil) != ok {
+			t.Errorf("image %d of 2: error %v", image, err)
+		}
+	}
+}
+
+func TestABandAtOnePointHasOnePoint(t *testing.T) {
+	truth, predictions := uneven()
+	band, err := mustEvaluate(t, truth, predictions, StrictProtocol()).Band(1, 1, 4, BootstrapOptions{Replicates: 20})
+	if err != nil || len(band.FPPI) != 1 || len(band.Intervals) != 1 {
+		t.Errorf("%+v (%v)", band, err)
+	}
+}
