@@ -727,3 +727,21 @@ func TestClassificationTargetsAreNamedByTask(t *testing.T) {
 		t.Errorf("%v %v", label, sex)
 	}
 }
+
+func TestGreyRangesThatFallAreRefused(t *testing.T) {
+	dir := boxesDir(t)
+	write(t, filepath.Join(dir, "images.csv"), "image,split,grey_low_hu,grey_high_hu\na.png,train,10,5\nb.png,train,5,5\n")
+	if _, err := Open("boxes:"+dir, Options{}); err == nil || !strings.Contains(err.Error(), "images.csv:2: grey_high_hu: is below grey_low_hu") || strings.Contains(err.Error(), "images.csv:3") {
+		t.Error(err)
+	}
+}
+
+// A quarter turn moves a box as it is; only other angles draw it anew around its diameters.
+func TestQuarterTurnsMoveTheBoxItself(t *testing.T) {
+	c := &Case{Boxes: []Box{{Box: box.Box{X1: 2, Y1: 4, X2: 10, Y2: 8}}}, RECIST: [][8]float64{{3, 6, 9, 6, 6, 7, 6, 7}}}
+	for a, want := range map[[6]float64][4]float64{{1, 0, 0, 0, 1, 0}: {2, 4, 10, 8}, {0, 1, 0, 1, 0, 0}: {4, 2, 8, 10}, {0, -1, 20, 1, 0, 0}: {12, 2, 16, 10}} {
+		if got := moveBox(Geometry{A: a}, c, 0); got != want {
+			t.Errorf("%v: %v, want %v", a, got, want)
+		}
+	}
+}
