@@ -35,7 +35,7 @@ help: ## list the targets
 .PHONY: setup
 setup: ## install what is missing, fit gotch to this machine's libtorch, build everything into bin/
 	@tools/setup/system.sh
-	@$(MAKE) fit build
+	@$(MAKE) build
 
 .PHONY: demo
 demo: setup ## synthetic CT set, four trained detectors, one table and a FROC plot in demo/
@@ -47,10 +47,9 @@ doctor: ## say what is wrong with this machine and how to mend it
 
 ##@ Build
 
-# The shim is one long compilation on one core; gotch and the host, which do not need
-# it, are built beside it.
+# The C++ side compiles beside gotch's Go side and the host, which do not need it.
 .PHONY: fit
-fit: build/fitgotch ## fit gotch to the libtorch found ($LIBTORCH, else the system's)
+fit: build/fitgotch ## fit gotch to the libtorch found ($LIBTORCH, else the system's): what this project calls of it
 	@build/fitgotch -go-only
 	@build/fitgotch -shim-only $(KERNELS) & shim=$$!; \
 		{ go build github.com/sugarme/gotch/ts && $(MAKE) host; } || { kill $$shim; exit 1; }; \
@@ -65,14 +64,14 @@ kernels: build/fitgotch ## build the plugins' own C++ kernels that changed (and 
 	@build/fitgotch -shim-only $(KERNELS)
 
 .PHONY: build
-build: host plugins ## build host and plugins into bin/
+build: plugins ## build host and plugins into bin/
 
 .PHONY: host
 host: ## build the host only (no libtorch, no C compiler needed)
 	@CGO_ENABLED=0 $(GO_BUILD) -trimpath -ldflags '-s -w -X $(MODULE)/host/cli.Version=$(VERSION)' -o bin/alignedfusion ./cmd/alignedfusion
 
 .PHONY: plugins
-plugins: ## build every plugin into bin/plugins/
+plugins: fit ## build every plugin into bin/plugins/
 	@mkdir -p bin/plugins
 	@$(if $(PLUGIN_MAINS),$(GO_BUILD) -o bin/plugins/ $(PLUGIN_MAINS))
 

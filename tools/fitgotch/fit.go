@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,24 +20,21 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// record is written beside libtch.so as libtch.json: what it was built from.
+// record is written beside a library as NAME.json: what it was built from.
 type record struct {
 	SchemaVersion int       `json:"schema_version"`
 	Stamp         string    `json:"stamp"` // digest of everything the library depends on
 	Gotch         string    `json:"gotch"`
 	Libtorch      *libtorch `json:"libtorch"`
 	Compiler      string    `json:"compiler"`
-	Standard      string    `json:"standard"` // C++ standard the headers accepted
-	Functions     int       `json:"functions"`
-	Missing       []string  `json:"missing"` // functions this libtorch lacks; calling one is an error
+	Standard      string    `json:"standard"`  // C++ standard the headers accepted
+	Functions     int       `json:"functions"` // of gotch's shim in the library
 }
 
-const maxRounds = 10
-
-// Own sources hold kernels that do arithmetic; gotch's shim only passes calls on.
+// Kernels do arithmetic; gotch's shim only passes calls on.
 var (
-	shimFlags = []string{"-O1"}
-	ownFlags  = []string{"-O3", "-fno-math-errno", "-fno-trapping-math"}
+	shimFlags   = []string{"-O1"}
+	kernelFlags = []string{"-O3", "-fno-math-errno", "-fno-trapping-math"}
 )
 
 func fit(ctx context.Context, o options, log io.Writer) error {
@@ -59,17 +56,14 @@ func fit(ctx context.Context, o options, log io.Writer) error {
 	}
 	defer unlock()
 	if !o.shimOnly {
-		gotchDir, err := gotchSource(ctx, root)
-		if err != nil {
-			return err
+		base := o.base
+		if base != "" {
+			if base, err = filepath.Abs(base); err != nil {
+				return err
+			}
 		}
-		if err := writeShimSources(gotchDir, sources); err != nil {
-			return err
-		}
-		if err := writeModule(gotchDir, filepath.Join(root, "build", "gotch")); err != nil {
-			return err
-		}
-		if err := writeWork(root); err != nil {
+		borrowed, err := writeGoSide(ctx, root, sources, base, o.packages, log)
+		if err != nil || borrowed {
 			return err
 		}
 	}
@@ -84,86 +78,140 @@ func fit(ctx context.Context, o options, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	b := &shimBuild{torch: torch, sources: sources, work: filepath.Join(filepath.Dir(sources), "work"), out: out, log: log}
-	if err := b.run(ctx, o.force, o.verbose); err != nil {
+	b := &builder{torch: torch, work: filepath.Join(filepath.Dir(sources), "work"), out: out, log: log, standard: "c++17"}
+	if err := b.findCompiler(ctx); err != nil {
+		return err
+	}
+	shim, err := readShim(sources)
+	if err != nil {
+		return err
+	}
+	if err := b.build(ctx, shim, o.force); err != nil {
 		return err
 	}
 	for _, dir := range o.kernels {
-		if err := b.kernels(ctx, dir, o.force); err != nil {
+		kernels, err := readKernels(dir)
+		if err != nil {
+			return err
+		}
+		if err := b.build(ctx, kernels, o.force); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// shimBuild builds libtch.so from the shim sources.
-type shimBuild struct {
-	torch    *libtorch
-	sources  string // pristine sources
-	work     string // stubbed copies and objects
-	out      string
-	log      io.Writer
-	compiler string   // path of g++
-	version  string   // its first --version line
-	standard string   // -std= value
-	missing  []string // functions stubbed so far
-	total    int
+// library is a shared library to be built from C++ sources.
+type library struct {
+	name  string // without its ending
+	files map[string][]byte
+	flags []string
+	// needs are the shim's functions with the places of the project that call them.
+	needs map[string]string
 }
 
-func (b *shimBuild) run(ctx context.Context, force, verbose bool) error {
-	started := time.Now()
-	if err := b.findCompiler(ctx); err != nil {
-		return err
+const (
+	shimLibrary = "libtch"
+	shimSources = "torch_api.cpp" // gotch's functions that are needed
+	reachFile   = "reach.json"
+)
+
+// readShim reads the sources that writeGoSide has written.
+func readShim(dir string) (library, error) {
+	l := library{name: shimLibrary, flags: shimFlags}
+	var err error
+	if l.files, err = readSources(dir); err != nil {
+		return l, fmt.Errorf("shim sources: %w; run without -shim-only on a machine with Go first, or name them with -sources", err)
 	}
-	files, err := readSources(b.sources)
+	if len(l.files[shimSources]) == 0 {
+		return l, fmt.Errorf("%s holds no %s", dir, shimSources)
+	}
+	held, err := readJSON[reached](filepath.Join(dir, reachFile))
 	if err != nil {
-		return fmt.Errorf("shim sources: %w; run without -shim-only on a machine with Go first, or name them with -sources", err)
+		return l, fmt.Errorf("shim sources: %w", err)
 	}
-	if len(files["torch_api.cpp"]) == 0 {
-		return fmt.Errorf("%s holds no torch_api.cpp", b.sources)
+	l.needs = held.Native
+	return l, nil
+}
+
+// readKernels reads a plugin's folder of C++ sources that use libtorch. Its library is
+// named after the folder that holds dir: plugins/NAME/native gives
+// libalignedfusion_NAME.so.
+func readKernels(dir string) (library, error) {
+	full, err := filepath.Abs(dir)
+	if err != nil {
+		return library{}, err
 	}
+	l := library{name: "libalignedfusion_" + filepath.Base(filepath.Dir(full)), flags: kernelFlags}
+	if l.files, err = readSources(full); err != nil {
+		return l, fmt.Errorf("kernels: %w", err)
+	}
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(l.files)), func(n string) bool { return filepath.Ext(n) == ".cpp" }) {
+		return l, fmt.Errorf("kernels: %s holds no .cpp file", dir)
+	}
+	return l, nil
+}
+
+// builder builds libraries against one libtorch.
+type builder struct {
+	torch    *libtorch
+	work     string // copies of the sources and objects, a folder a library
+	out      string
+	log      io.Writer
+	compiler string // path of g++
+	version  string // its first --version line
+	standard string // -std= value that libtorch's headers accept, as far as is known
+}
+
+// build builds a library unless it is up to date.
+func (b *builder) build(ctx context.Context, l library, force bool) error {
+	started := time.Now()
 	base, err := b.base()
 	if err != nil {
 		return err
 	}
-	stamp := hashFiles(map[string][]byte{"base": []byte(base), "sources": []byte(hashFiles(files))})
-	recordPath := filepath.Join(b.out, "libtch.json")
-	library := filepath.Join(b.out, "libtch.so")
+	stamp := hashFiles(map[string][]byte{"base": []byte(base), "sources": []byte(hashFiles(l.files)), "flags": []byte(strings.Join(l.flags, " "))})
+	recordPath, path, work := filepath.Join(b.out, l.name+".json"), filepath.Join(b.out, l.name+".so"), filepath.Join(b.work, l.name)
 	if force {
-		if err := os.RemoveAll(b.work); err != nil {
+		if err := os.RemoveAll(work); err != nil {
 			return err
 		}
-	} else if old, err := readJSON[record](recordPath); err == nil && old.Stamp == stamp && isFile(library) {
+	} else if old, err := readJSON[record](recordPath); err == nil && old.Stamp == stamp && isFile(path) {
 		b.standard = old.Standard
-		fmt.Fprintf(b.log, "libtch.so is up to date for libtorch %s (%s)\n", b.torch.Version, b.torch.LibDir)
+		fmt.Fprintf(b.log, "%s.so is up to date for libtorch %s (%s)\n", l.name, b.torch.Version, b.torch.LibDir)
 		return nil
 	}
-	for _, dir := range []string{b.work, b.out} {
+	for _, dir := range []string{work, b.out} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
 	}
-	fmt.Fprintf(b.log, "fitting gotch %s to libtorch %s (%s)\n", gotchVersion, b.torch.Version, b.torch.LibDir)
-	if err := b.compileAndLink(ctx, files, base, library); err != nil {
+	if err := b.make(ctx, l, work, path, base); err != nil {
 		return err
 	}
 	if err := writeJSON(recordPath, record{
-		SchemaVersion: 1, Stamp: stamp, Gotch: gotchVersion, Libtorch: b.torch, Compiler: b.version,
-		Standard: b.standard, Functions: b.total, Missing: b.missing,
+		SchemaVersion: 2, Stamp: stamp, Gotch: gotchVersion, Libtorch: b.torch, Compiler: b.version, Standard: b.standard, Functions: len(l.needs),
 	}); err != nil {
 		return err
 	}
-	fmt.Fprintf(b.log, "libtch.so built in %.0f s: %d of %d functions are not in libtorch %s (listed in %s)\n",
-		time.Since(started).Seconds(), len(b.missing), b.total, b.torch.Version, recordPath)
-	if verbose {
-		for _, name := range b.missing {
-			fmt.Fprintf(b.log, "  %s\n", name)
-		}
-	}
+	fmt.Fprintf(b.log, "%s.so built in %.0f s for libtorch %s (%s)\n", l.name, time.Since(started).Seconds(), b.torch.Version, b.torch.LibDir)
 	return nil
 }
 
-func (b *shimBuild) findCompiler(ctx context.Context) error {
+// make compiles and links. Headers that do not accept C++17 get C++20.
+func (b *builder) make(ctx context.Context, l library, work, path, base string) error {
+	objects, err := b.compile(ctx, l, work, base)
+	if err != nil && b.standard == "c++17" && ctx.Err() == nil {
+		b.standard = "c++20"
+		objects, err = b.compile(ctx, l, work, base)
+	}
+	if err != nil {
+		return err
+	}
+	return b.link(ctx, l, work, path, objects)
+}
+
+func (b *builder) findCompiler(ctx context.Context) error {
 	name := os.Getenv("CXX")
 	if name == "" {
 		name = "g++"
@@ -183,7 +231,7 @@ func (b *shimBuild) findCompiler(ctx context.Context) error {
 
 // base digests what every object depends on besides its sources: libtorch,
 // compiler, and this tool's way of building.
-func (b *shimBuild) base() (string, error) {
+func (b *builder) base() (string, error) {
 	info, err := os.Stat(filepath.Join(b.torch.LibDir, "libtorch_cpu.so"))
 	if err != nil {
 		return "", err
@@ -195,7 +243,7 @@ func (b *shimBuild) base() (string, error) {
 	return hashFiles(map[string][]byte{
 		"libtorch": fmt.Appendf(torch, " %d %d", info.Size(), info.ModTime().UnixNano()),
 		"compiler": []byte(b.compiler + "\n" + b.version),
-		"flags":    []byte(strings.Join(slices.Concat(b.compileFlags(), shimFlags, ownFlags, b.linkFlags("libtch.so", nil)), "\n")),
+		"flags":    []byte(strings.Join(slices.Concat(b.compileFlags(), b.linkFlags("x.so", nil)), "\n")),
 	}), nil
 }
 
@@ -253,12 +301,12 @@ func readSources(dir string) (map[string][]byte, error) {
 	return files, nil
 }
 
-func (b *shimBuild) compileFlags() []string {
+func (b *builder) compileFlags() []string {
 	abi := 0
 	if b.torch.CXX11ABI {
 		abi = 1
 	}
-	flags := []string{"-fPIC", "-fopenmp", "-w", "-fmax-errors=0", fmt.Sprintf("-D_GLIBCXX_USE_CXX11_ABI=%d", abi), "-I."}
+	flags := []string{"-fPIC", "-fopenmp", "-w", fmt.Sprintf("-D_GLIBCXX_USE_CXX11_ABI=%d", abi), "-I."}
 	for _, dir := range b.torch.IncludeDirs {
 		if dir != "/usr/include" { // named again, it would hide the C++ library's own wrappers
 			flags = append(flags, "-isystem", dir)
@@ -270,7 +318,7 @@ func (b *shimBuild) compileFlags() []string {
 // linkFlags links every libtorch library that is present, needed or not: CUDA
 // kernels register themselves when libtorch_cuda is loaded. The run path is the
 // old kind (DT_RPATH) because it also serves the libraries' own dependencies.
-func (b *shimBuild) linkFlags(output string, objects []string) []string {
+func (b *builder) linkFlags(output string, objects []string) []string {
 	flags := append([]string{"-shared", "-o", output}, objects...)
 	flags = append(flags, "-L"+b.torch.LibDir, "-Wl,--disable-new-dtags,-rpath,"+b.torch.LibDir,
 		"-Wl,-z,defs", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu")
@@ -285,191 +333,93 @@ func (b *shimBuild) linkFlags(output string, objects []string) []string {
 	return append(flags, "-lgomp")
 }
 
-// isOwn tells the project's own sources from gotch's.
-func isOwn(name string) bool { return strings.HasPrefix(name, "af_") }
-
-const shimObject = "torch_api.o"
-
-// fitted is what is kept about the shim's object between runs: the compiler's
-// findings cost most of the time, and an edit of an own source changes nothing
-// about them.
-type fitted struct {
-	Key      string   `json:"key"`
-	Standard string   `json:"standard"`
-	Missing  []string `json:"missing"`
-}
-
-func (b *shimBuild) compileAndLink(ctx context.Context, files map[string][]byte, base, library string) error {
-	shim, own := map[string][]byte{}, map[string][]byte{}
-	for name, text := range files {
-		if isOwn(name) {
-			own[name] = text
-		} else {
-			shim[name] = text
-		}
-	}
-	key := hashFiles(map[string][]byte{"base": []byte(base), "sources": []byte(hashFiles(shim))})
-	if err := b.fitShim(ctx, shim, key); err != nil {
-		return err
-	}
-	objects, err := b.compileOwn(ctx, own, hashFiles(map[string][]byte{
-		"base": []byte(base), "standard": []byte(b.standard), "shim": shim["torch_api.h"],
-	}))
-	if err != nil {
-		return err
-	}
-	return b.link(ctx, library, append(objects, shimObject))
-}
-
 // link makes a library of objects; the old one stays until the new one is whole.
-func (b *shimBuild) link(ctx context.Context, library string, objects []string) error {
-	tmp := library + ".tmp"
+func (b *builder) link(ctx context.Context, l library, work, path string, objects []string) error {
+	tmp := path + ".tmp"
 	defer os.Remove(tmp)
-	output, err := b.command(ctx, b.linkFlags(tmp, objects)...)
+	output, err := b.command(ctx, work, b.linkFlags(tmp, objects)...)
 	if err == nil {
-		return os.Rename(tmp, library)
+		return os.Rename(tmp, path)
 	}
-	if output == "" || ctx.Err() != nil {
-		return fmt.Errorf("linking %s: %w", filepath.Base(library), err)
-	}
-	return fmt.Errorf("linking %s against libtorch %s failed:\n%s", filepath.Base(library), b.torch.Version, excerpt(output, nil))
+	return b.fault(l, "linking "+filepath.Base(path), output, err)
 }
 
-// fitShim compiles gotch's shim. Functions that the compiler, or the linker,
-// blames are stubbed, and it tries again, until nothing is left to blame.
-func (b *shimBuild) fitShim(ctx context.Context, shim map[string][]byte, key string) error {
-	text := map[string][]string{} // the two files whose functions can be stubbed
-	b.total = 0
-	for _, name := range []string{"torch_api.cpp", "torch_api_generated.cpp.h"} {
-		text[name] = strings.Split(string(shim[name]), "\n")
-		b.total += len(parseFunctions(text[name]))
+// fault says why a compiler or linker failed, with the shim's functions that it blames:
+// each is needed, so the library cannot do without.
+func (b *builder) fault(l library, what, output string, err error) error {
+	if output == "" {
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	statePath := filepath.Join(b.work, "fitted.json")
-	if state, err := readJSON[fitted](statePath); err == nil && state.Key == key && isFile(filepath.Join(b.work, shimObject)) {
-		b.standard, b.missing = state.Standard, state.Missing
-		return nil
+	if blamed := blamedFunctions(output, string(l.files[shimSources]), l.needs); len(blamed) > 0 {
+		var names []string
+		for _, name := range blamed {
+			names = append(names, name+use{l.needs[name]}.text())
+		}
+		return fmt.Errorf("libtorch %s (%s) cannot serve: %s; take another libtorch (LIBTORCH=/path), or do without the function\n%s",
+			b.torch.Version, b.torch.LibDir, strings.Join(names, "; "), excerpt(output))
 	}
-	if err := os.Remove(statePath); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	for name, content := range shim {
-		if err := writeIfChanged(filepath.Join(b.work, name), content); err != nil {
-			return err
-		}
-	}
-	b.standard, b.missing = "c++17", []string{}
-	probe := filepath.Join(b.work, "probe.so")
-	defer os.Remove(probe)
-	for round := 1; round <= maxRounds; round++ {
-		functions := map[string][]function{}
-		for name, lines := range text {
-			functions[name] = parseFunctions(lines)
-		}
-		stage := "compiling"
-		output, err := b.compile(ctx, shimObject, shimFlags)
-		if err == nil {
-			stage = "linking"
-			if output, err = b.command(ctx, b.linkFlags(probe, []string{shimObject})...); err == nil {
-				return writeJSON(statePath, fitted{Key: key, Standard: b.standard, Missing: b.missing})
-			}
-		}
-		if output == "" || ctx.Err() != nil {
-			return fmt.Errorf("%s the shim: %w", stage, err)
-		}
-		names, unexplained := faultyFunctions(output, functions)
-		if len(unexplained) > 0 && b.standard == "c++17" {
-			b.standard = "c++20"
-			fmt.Fprintln(b.log, "these headers do not accept C++17: trying C++20")
-			continue
-		}
-		if len(unexplained) > 0 || len(names) == 0 {
-			return fmt.Errorf("%s the shim against libtorch %s failed outside its functions:\n%s",
-				stage, b.torch.Version, excerpt(output, unexplained))
-		}
-		fmt.Fprintf(b.log, "round %d: %d functions are not in libtorch %s\n", round, len(names), b.torch.Version)
-		for name, lines := range text {
-			changed, stubbed := stub(lines, names)
-			text[name] = changed
-			b.missing = append(b.missing, stubbed...)
-			if err := writeIfChanged(filepath.Join(b.work, name), []byte(strings.Join(changed, "\n"))); err != nil {
-				return err
-			}
-		}
-		slices.Sort(b.missing)
-	}
-	return fmt.Errorf("the shim still does not compile after %d rounds; missing so far: %s", maxRounds, strings.Join(b.missing, ", "))
+	return fmt.Errorf("%s against libtorch %s failed:\n%s", what, b.torch.Version, excerpt(output))
 }
 
-// compileOwn compiles the project's own sources, side by side, unless their
-// objects are up to date, and returns the objects' names. A change of a header
-// recompiles all of them.
-func (b *shimBuild) compileOwn(ctx context.Context, own map[string][]byte, base string) ([]string, error) {
-	headers := map[string][]byte{"base": []byte(base)}
+// compile compiles a library's sources, side by side, unless their objects are up to
+// date, and returns the objects' names. A change of a header recompiles all of them.
+func (b *builder) compile(ctx context.Context, l library, work, base string) ([]string, error) {
+	common := map[string][]byte{"base": []byte(base + b.standard + strings.Join(l.flags, " "))}
 	var names []string
-	for name, text := range own {
+	for name, text := range l.files {
 		if filepath.Ext(name) == ".cpp" {
 			names = append(names, strings.TrimSuffix(name, ".cpp"))
 		} else {
-			headers[name] = text
+			common[name] = text
 		}
-		if err := writeIfChanged(filepath.Join(b.work, name), text); err != nil {
+		if err := writeIfChanged(filepath.Join(work, name), text); err != nil {
 			return nil, err
 		}
 	}
 	slices.Sort(names)
-	common := []byte(hashFiles(headers))
+	digest := []byte(hashFiles(common))
 	objects := make([]string, len(names))
 	var group errgroup.Group
 	group.SetLimit(runtime.NumCPU())
 	for i, name := range names {
 		objects[i] = name + ".o"
-		key := hashFiles(map[string][]byte{"common": common, "text": own[name+".cpp"]})
-		group.Go(func() error { return b.compileOne(ctx, name, key) })
+		key := hashFiles(map[string][]byte{"common": digest, "text": l.files[name+".cpp"]})
+		group.Go(func() error { return b.compileOne(ctx, l, work, name, key) })
 	}
 	return objects, group.Wait()
 }
 
-// compileOne compiles one own source unless the object beside it has the same key.
-func (b *shimBuild) compileOne(ctx context.Context, name, key string) error {
+// compileOne compiles one source unless the object beside it has the same key.
+func (b *builder) compileOne(ctx context.Context, l library, work, name, key string) error {
 	object := name + ".o"
-	keyPath := filepath.Join(b.work, object+".key")
-	if old, err := os.ReadFile(keyPath); err == nil && string(old) == key && isFile(filepath.Join(b.work, object)) {
+	keyPath := filepath.Join(work, object+".key")
+	if old, err := os.ReadFile(keyPath); err == nil && string(old) == key && isFile(filepath.Join(work, object)) {
 		return nil
 	}
-	output, err := b.compile(ctx, object, ownFlags)
-	if err != nil && output != "" {
-		return fmt.Errorf("compiling %s.cpp against libtorch %s:\n%s", name, b.torch.Version, excerpt(output, nil))
-	}
+	output, err := b.command(ctx, work, slices.Concat([]string{"-std=" + b.standard, "-c", name + ".cpp", "-o", object}, b.compileFlags(), l.flags)...)
 	if err != nil {
-		return fmt.Errorf("compiling %s.cpp: %w", name, err)
+		return b.fault(l, "compiling "+name+".cpp", output, err)
 	}
 	return writeIfChanged(keyPath, []byte(key))
 }
 
-// compile builds one object; output is what the compiler said, when it failed.
-func (b *shimBuild) compile(ctx context.Context, object string, flags []string) (output string, err error) {
-	source := strings.TrimSuffix(object, ".o") + ".cpp"
-	return b.command(ctx, slices.Concat([]string{"-std=" + b.standard, "-c", source, "-o", object}, b.compileFlags(), flags)...)
-}
-
-func (b *shimBuild) command(ctx context.Context, args ...string) (string, error) {
+// command runs the compiler; output is what it said.
+func (b *builder) command(ctx context.Context, dir string, args ...string) (output string, err error) {
 	cmd := exec.CommandContext(ctx, b.compiler, args...)
-	cmd.Dir = b.work
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
-	err := cmd.Run()
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	err = cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return "", err
 	}
-	return output.String(), err
+	return said.String(), err
 }
 
-func excerpt(output string, lines []string) string {
-	if len(lines) == 0 {
-		lines = strings.Split(strings.TrimSpace(output), "\n")
-	}
+func excerpt(output string) string {
+	lines := strings.Split(strings.TrimSpace(output), "\n")
 	if len(lines) > 20 {
 		lines = append(lines[:20:20], fmt.Sprintf("… and %d more lines", len(lines)-20))
 	}

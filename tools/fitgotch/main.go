@@ -1,15 +1,18 @@
-// Command fitgotch fits gotch's C++ shim and Go module to the libtorch that a
-// machine has.
+// Command fitgotch fits gotch to the libtorch that a machine has, cut down to what a
+// project uses.
 //
-// gotch is generated for one libtorch release. Against another one some of its
-// ~2,500 generated C functions do not compile. fitgotch lets the compiler name
-// them, makes exactly those throw "not in this libtorch", builds the shim once
-// as a shared library, and writes a copy of the Go module that links against
-// this library only, with a go.work that points at the copy. Plugins' own C++
-// sources become libraries beside it, built for the same libtorch (-kernels).
+// gotch wraps 2,500 operators of one libtorch release; a project reaches about a hundred.
+// fitgotch follows the calls of the given Go packages (default ./...) into gotch, writes
+// a copy of its Go module with the reached functions alone, and compiles the C++ side of
+// just these into libtch.so, for the libtorch that is there. A go.work points at the copy.
+// A function that is needed and that this libtorch lacks ends it with the function's name
+// and the place that calls it. Plugins' own C++ sources become libraries beside libtch.so
+// (-kernels).
 //
-// It is a static program that needs g++ at run time and, unless -shim-only is
-// given, the go command.
+//	fitgotch [flags] [package ...]
+//
+// It is a static program that needs g++ at run time and, unless -shim-only is given, the
+// go command.
 package main
 
 import (
@@ -39,13 +42,14 @@ func main() {
 type options struct {
 	root     string   // the project's root, where go.work and build/ go
 	libtorch string   // libtorch's folder; empty: $LIBTORCH, then the system's
-	sources  string   // pristine shim sources for shimOnly
+	sources  string   // the shim's sources
+	base     string   // build folder of a project whose fit serves where it suffices
 	out      string   // folder that gets libtch.so
 	kernels  []string // folders of plugins' own C++ sources
 	shimOnly bool
 	goOnly   bool // stop after the Go side
 	force    bool
-	verbose  bool
+	packages []string // whose calls are followed
 }
 
 func run(ctx context.Context, args []string, log io.Writer) error {
@@ -56,6 +60,7 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	flags.StringVar(&o.libtorch, "libtorch", "", "libtorch folder with include/ and lib/ (default: $LIBTORCH, then Debian's)")
 	flags.StringVar(&o.sources, "sources", "", "shim sources for -shim-only (default: ROOT/build/shim/src)")
 	flags.StringVar(&o.out, "out", "", "folder for libtch.so (default: ROOT/build/lib)")
+	flags.StringVar(&o.base, "base", "", "build/ of another project: its fitted gotch and library serve when they hold all that is reached")
 	flags.BoolVar(&o.shimOnly, "shim-only", false, "build libraries only; needs no Go on the machine")
 	flags.Func("kernels", "folder plugins/NAME/native to build into libalignedfusion_NAME.so beside libtch.so (may be given again)", func(dir string) error {
 		o.kernels = append(o.kernels, dir)
@@ -63,15 +68,16 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	})
 	flags.BoolVar(&o.goOnly, "go-only", false, "write the Go module, go.work and the shim's sources only; compiles nothing")
 	flags.BoolVar(&o.force, "force", false, "rebuild even when nothing changed")
-	flags.BoolVar(&o.verbose, "v", false, "list the functions this libtorch lacks")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if flags.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	}
 	if o.shimOnly && o.goOnly {
 		return errors.New("-shim-only and -go-only exclude each other")
+	}
+	if o.packages = flags.Args(); len(o.packages) == 0 {
+		o.packages = []string{"./..."}
+	} else if o.shimOnly {
+		return errors.New("-shim-only builds what an earlier run has found: it takes no packages")
 	}
 	return fit(ctx, o, log)
 }

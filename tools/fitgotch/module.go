@@ -9,12 +9,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 
@@ -101,11 +104,20 @@ var moduleEdits = []edit{
 // shape of a scalar, "all dimensions".
 var emptySlice = regexp.MustCompile(`unsafe\.Pointer\(&(\w+Data|dims)\[0\]\)`)
 
-// shimEdits let more than one C++ file include the shim's header: the error
-// slot is declared there and defined in torch_api.cpp.
+// shimEdits let more than one C++ file include the shim's header, and let it do with
+// ATen where nothing needs more.
 var shimEdits = []edit{
 	{file: "torch_api.h", old: "thread_local char *torch_last_err = nullptr;", new: "extern thread_local char *torch_last_err;"},
-	{file: "torch_api.cpp", old: "#include \"torch_api.h\"\n", new: "#include \"torch_api.h\"\nthread_local char *torch_last_err = nullptr;\n"},
+	{file: "torch_api.h", old: "#include <torch/torch.h>", new: "#include \"libtorch.h\""},
+	{file: "torch_api.h", old: "typedef torch::optim::Optimizer *optimizer;", upTo: "typedef torch::jit::IValue *ivalue;", new: `#ifdef SHIM_WHOLE_TORCH
+typedef torch::optim::Optimizer *optimizer;
+typedef torch::jit::script::Module *module;
+typedef torch::jit::IValue *ivalue;
+#else
+typedef void *optimizer;
+typedef void *module;
+typedef void *ivalue;
+#endif`},
 }
 
 // libGo replaces gotch's lib.go, which links CUDA libraries unconditionally. The
@@ -146,35 +158,191 @@ func gotchSource(ctx context.Context, root string) (string, error) {
 	return answer.Dir, nil
 }
 
-// writeShimSources copies the shim's sources, edited, and the extra ones to dir.
-func writeShimSources(gotchDir, dir string) error {
-	files := map[string][]byte{}
-	for _, name := range shimFiles {
-		b, err := os.ReadFile(filepath.Join(gotchDir, "libtch", name))
+// writeGoSide writes the fitted copy of the Go module, go.work, and the shim's sources,
+// all cut down to what the packages of the project reach. It does nothing while the
+// project's Go files, and this program, are what they were. With a base, the build folder
+// of another project, that one's copy and library serve where they hold all that is
+// reached: go.work points there then, and borrowed is true.
+func writeGoSide(ctx context.Context, root, sources, base string, packages []string, log io.Writer) (borrowed bool, err error) {
+	target, err := writeWork(root)
+	if err != nil {
+		return false, err
+	}
+	own := target == ownCopy
+	stamp, err := goStamp(root, base, packages)
+	if err != nil {
+		return false, err
+	}
+	dir := filepath.Join(root, "build", "gotch")
+	stampPath := filepath.Join(filepath.Dir(sources), "reach.stamp")
+	if old, err := os.ReadFile(stampPath); err == nil && string(old) == stamp && (!own || isFile(filepath.Join(dir, "go.mod")) && isFile(filepath.Join(sources, reachFile))) {
+		return !own, nil
+	}
+	gotchDir, err := gotchSource(ctx, root)
+	if err != nil {
+		return false, err
+	}
+	module, err := fittedModule(gotchDir)
+	if err != nil {
+		return false, err
+	}
+	r, err := findReach(ctx, root, packages, module)
+	if err != nil {
+		return false, err
+	}
+	if base != "" {
+		other, err := readJSON[reached](filepath.Join(base, "shim", "src", reachFile))
+		if err != nil {
+			return false, fmt.Errorf("the base: %w; run `make setup` there", err)
+		}
+		if other.covers(r.reached()) {
+			if err := pointWork(root, filepath.Join(base, "gotch")); err != nil {
+				return false, err
+			}
+			return true, writeIfChanged(stampPath, []byte(stamp))
+		}
+	}
+	shim, err := r.shim(gotchDir)
+	if err != nil {
+		return false, err
+	}
+	if err := r.prune(module); err != nil {
+		return false, err
+	}
+	if err := replaceTree(sources, shim); err != nil {
+		return false, err
+	}
+	if err := replaceTree(dir, module); err != nil {
+		return false, err
+	}
+	if err := pointWork(root, ownCopy); err != nil {
+		return false, err
+	}
+	fmt.Fprintf(log, "gotch %s: the project reaches %d functions of its shim\n", gotchVersion, len(r.entryPoints()))
+	return false, writeIfChanged(stampPath, []byte(stamp))
+}
+
+// reached is reach.json: what a fitted copy of gotch holds.
+type reached struct {
+	// Native are C functions, with the places of the project that need them.
+	Native map[string]string `json:"native"`
+	// Go are functions and methods by package.
+	Go map[string][]string `json:"go"`
+}
+
+func (r *reach) reached() reached {
+	out := reached{Native: map[string]string{}, Go: map[string][]string{}}
+	for _, name := range r.entryPoints() {
+		out.Native[name] = r.native[name].where
+	}
+	for pkg, names := range r.kept {
+		out.Go[pkg] = slices.Sorted(maps.Keys(names))
+	}
+	return out
+}
+
+// covers reports whether r holds all of another one.
+func (r *reached) covers(other reached) bool {
+	for name := range other.Native {
+		if _, there := r.Native[name]; !there {
+			return false
+		}
+	}
+	for pkg, names := range other.Go {
+		for _, name := range names {
+			if !slices.Contains(r.Go[pkg], name) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// goStamp digests what decides which functions are reached: the project's Go files and
+// modules, this program, and what a base holds.
+func goStamp(root, base string, packages []string) (string, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	own, err := os.ReadFile(program)
+	if err != nil {
+		return "", err
+	}
+	files := map[string][]byte{"program": own, "packages": []byte(strings.Join(packages, "\n"))}
+	if base != "" {
+		if files["base"], err = os.ReadFile(filepath.Join(base, "shim", "src", reachFile)); err != nil {
+			return "", fmt.Errorf("the base: %w; run `make setup` there", err)
+		}
+	}
+	err = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		files[name] = b
+		if d.IsDir() && name != root && (strings.HasPrefix(d.Name(), ".") || name == filepath.Join(root, "build")) {
+			return filepath.SkipDir
+		}
+		if ext := filepath.Ext(name); !d.Type().IsRegular() || ext != ".go" && ext != ".mod" {
+			return nil
+		}
+		files[name], err = os.ReadFile(name)
+		return err
+	})
+	return hashFiles(files), err
+}
+
+// entryPoints are the reached functions of gotch's shim and of the project's own part of
+// it, in order.
+func (r *reach) entryPoints() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(r.native)), func(n string) bool {
+		return !entryPoint.MatchString(n) && !strings.HasPrefix(n, "af_")
+	})
+}
+
+// shim returns the sources of libtch.so: gotch's functions that are reached, the extra
+// ones, and the list of both with the places that need them.
+func (r *reach) shim(gotchDir string) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	for _, name := range shimFiles {
+		text, err := os.ReadFile(filepath.Join(gotchDir, "libtch", name))
+		if err != nil {
+			return nil, err
+		}
+		files[name] = text
 	}
 	if err := applyEdits(files, shimEdits); err != nil {
-		return err
+		return nil, err
+	}
+	source, err := shimSource([]string{string(files["torch_api.cpp"]), string(files["torch_api_generated.cpp.h"])}, r.native)
+	if err != nil {
+		return nil, err
+	}
+	delete(files, "torch_api_generated.cpp.h")
+	files[shimSources], files["libtorch.h"] = []byte(source), []byte(libtorchHeader)
+	for name := range files {
+		if strings.HasPrefix(name, "stb_") && !strings.Contains(source, name) {
+			delete(files, name)
+		}
+	}
+	if files[reachFile], err = json.MarshalIndent(r.reached(), "", "  "); err != nil {
+		return nil, err
 	}
 	entries, err := extra.ReadDir("extra")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, e := range entries {
 		if ext := filepath.Ext(e.Name()); ext == ".cpp" || ext == ".h" {
 			if files[e.Name()], err = extra.ReadFile("extra/" + e.Name()); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
-	return replaceTree(dir, files)
+	return files, nil
 }
 
-// writeModule writes the fitted copy of the Go module to dir.
-func writeModule(gotchDir, dir string) error {
+// fittedModule is the whole fitted copy of the Go module, by file names.
+func fittedModule(gotchDir string) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	skip := map[string]bool{"example": true, "gen": true}
 	err := filepath.WalkDir(gotchDir, func(path string, d fs.DirEntry, err error) error {
@@ -202,10 +370,10 @@ func writeModule(gotchDir, dir string) error {
 		return nil
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := applyEdits(files, moduleEdits); err != nil {
-		return err
+		return nil, err
 	}
 	for name, text := range files {
 		if strings.HasPrefix(name, "libtch/") && strings.HasSuffix(name, ".go") {
@@ -216,10 +384,10 @@ func writeModule(gotchDir, dir string) error {
 	// Only what Go compiles: a change of another header must not recompile gotch.
 	for source, target := range map[string]string{"af_extra.h": "ts/af_extra.h", "ts_extra.go.txt": "ts/ts_extra.go"} {
 		if files[target], err = extra.ReadFile("extra/" + source); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return replaceTree(dir, files)
+	return files, nil
 }
 
 // applyEdits makes the edits in place; each must find its text.
@@ -304,26 +472,47 @@ func writeIfChanged(name string, content []byte) error {
 	return atomicfile.WriteBytes(name, content)
 }
 
-const workHeader = "// Written by fitgotch; `make setup` makes it again."
+const workName = "go.work"
 
-var goDirective = regexp.MustCompile(`(?m)^go\s+(\S+)`)
+var (
+	goDirective  = regexp.MustCompile(`(?m)^go\s+(\S+)`)
+	gotchReplace = regexp.MustCompile(`(?m)^replace ` + regexp.QuoteMeta(gotchModule) + `\b.*=> *(\S+) *$`)
+)
 
-// writeWork writes go.work so that plain `go` commands use the fitted copy.
-func writeWork(root string) error {
-	path := filepath.Join(root, "go.work")
-	if old, err := os.ReadFile(path); err == nil && !bytes.HasPrefix(old, []byte(workHeader)) {
-		return fmt.Errorf("%s exists and is not fitgotch's: move it away", path)
+// ownCopy is where go.work finds the fitted copy, unless a base lends its own.
+const ownCopy = "./build/gotch"
+
+// writeWork writes go.work so that plain `go` commands use the fitted copy, and returns
+// where it looks for it. One that the project has of its own must name a copy.
+func writeWork(root string) (target string, err error) {
+	path := filepath.Join(root, workName)
+	if old, err := os.ReadFile(path); err == nil {
+		if m := gotchReplace.FindSubmatch(old); m != nil {
+			return string(m[1]), nil
+		}
+		return "", fmt.Errorf("%s exists and is not fitgotch's: move it away, or add to it: replace %s %s => %s", path, gotchModule, gotchVersion, ownCopy)
 	}
 	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
 	if err != nil {
-		return err
+		return "", err
 	}
 	m := goDirective.FindSubmatch(mod)
 	if m == nil {
-		return fmt.Errorf("%s has no go directive", filepath.Join(root, "go.mod"))
+		return "", fmt.Errorf("%s has no go directive", filepath.Join(root, "go.mod"))
 	}
-	return writeIfChanged(path, fmt.Appendf(nil, "%s\ngo %s\n\nuse .\n\nreplace %s %s => ./build/gotch\n",
-		workHeader, m[1], gotchModule, gotchVersion))
+	return ownCopy, writeIfChanged(path, fmt.Appendf(nil, "// Written by fitgotch; `make setup` makes it again.\ngo %s\n\nuse .\n\nreplace %s %s => %s\n",
+		m[1], gotchModule, gotchVersion, ownCopy))
+}
+
+// pointWork makes go.work take a fitted copy.
+func pointWork(root, target string) error {
+	path := filepath.Join(root, workName)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	line := fmt.Sprintf("replace %s %s => %s", gotchModule, gotchVersion, target)
+	return writeIfChanged(path, gotchReplace.ReplaceAllLiteral(text, []byte(line)))
 }
 
 // hashFiles returns a digest over names and contents.

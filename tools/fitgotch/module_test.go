@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,35 +73,65 @@ func TestReplaceTreeLeavesEqualFilesAloneAndRemovesOthers(t *testing.T) {
 func TestWriteWork(t *testing.T) {
 	root := t.TempDir()
 	write(t, root, map[string]string{"go.mod": "module example.com/m\n\ngo 1.26.0\n"})
-	if err := writeWork(root); err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(filepath.Join(root, "go.work"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range []string{"go 1.26.0", "use .", "replace github.com/sugarme/gotch v0.9.1 => ./build/gotch"} {
-		if !strings.Contains(string(text), line+"\n") {
-			t.Errorf("go.work lacks %q:\n%s", line, text)
+	for range 2 { // the second time it is there
+		if target, err := writeWork(root); err != nil || target != "./build/gotch" {
+			t.Fatalf("%q, %v", target, err)
 		}
 	}
-	if err := writeWork(root); err != nil {
-		t.Errorf("own go.work again: %v", err)
+	work := filepath.Join(root, "go.work")
+	has := func(lines ...string) {
+		t.Helper()
+		text, err := os.ReadFile(work)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range lines {
+			if !strings.Contains(string(text), line+"\n") {
+				t.Errorf("go.work lacks %q:\n%s", line, text)
+			}
+		}
 	}
+	has("go 1.26.0", "use .", "replace github.com/sugarme/gotch v0.9.1 => ./build/gotch")
 
 	write(t, root, map[string]string{"go.work": "go 1.26.0\nuse ./other\n"})
-	if err := writeWork(root); err == nil || !strings.Contains(err.Error(), "move it away") {
+	if _, err := writeWork(root); err == nil || !strings.Contains(err.Error(), "move it away") {
 		t.Errorf("somebody else's go.work: %v; want a refusal", err)
 	}
-	if text, err := os.ReadFile(filepath.Join(root, "go.work")); err != nil || !strings.Contains(string(text), "use ./other") {
-		t.Errorf("somebody else's go.work was changed: %q, %v", text, err)
+	has("use ./other")
+
+	write(t, root, map[string]string{"go.work": "go 1.26.0\nuse .\n\nreplace github.com/sugarme/gotch v0.9.1 => ../sdk/build/gotch\n"})
+	if target, err := writeWork(root); err != nil || target != "../sdk/build/gotch" {
+		t.Errorf("one that names a copy: %q, %v", target, err)
 	}
-	write(t, root, map[string]string{"go.mod": "module example.com/m\n"})
-	if err := os.Remove(filepath.Join(root, "go.work")); err != nil {
+	if err := pointWork(root, "./build/gotch"); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeWork(root); err == nil {
+	has("use .", "replace github.com/sugarme/gotch v0.9.1 => ./build/gotch")
+
+	write(t, root, map[string]string{"go.mod": "module example.com/m\n"})
+	if err := os.Remove(work); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := writeWork(root); err == nil {
 		t.Error("go.mod without a go directive: no error")
+	}
+}
+
+func TestABaseServesWhatItHolds(t *testing.T) {
+	base := reached{Native: map[string]string{"atg_add": "", "atg_sub": ""}, Go: map[string][]string{"ts": {"Tensor.Add", "Tensor.Sub"}}}
+	for name, test := range map[string]struct {
+		other reached
+		want  bool
+	}{
+		"nothing":           {reached{}, true},
+		"a part":            {reached{Native: map[string]string{"atg_sub": "x.go:1"}, Go: map[string][]string{"ts": {"Tensor.Sub"}}}, true},
+		"one more operator": {reached{Native: map[string]string{"atg_mul": ""}}, false},
+		"one more method":   {reached{Go: map[string][]string{"ts": {"Tensor.MustAdd"}}}, false},
+		"another package":   {reached{Go: map[string][]string{"nn": {"Linear"}}}, false},
+	} {
+		if got := base.covers(test.other); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
 	}
 }
 
@@ -128,12 +159,17 @@ func TestEditsMatchThePinnedGotch(t *testing.T) {
 	if err != nil {
 		t.Skipf("gotch's source is not at hand: %v", err)
 	}
-	dir := t.TempDir()
-	if err := writeModule(gotch, dir); err != nil {
+	module, err := fittedModule(gotch)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := writeShimSources(gotch, filepath.Join(dir, "shim")); err != nil {
+	r := &reach{native: map[string]use{"atg_relu": {where: "plugins/a/a.go:3"}, "af_tensor_of_blob": {}, "int": {}}}
+	shim, err := r.shim(gotch)
+	if err != nil {
 		t.Fatal(err)
+	}
+	for name, text := range shim {
+		module["shim/"+name] = text
 	}
 	for name, banned := range map[string]string{
 		"ts/tensor-generated.go": "C.malloc(0)",
@@ -145,20 +181,27 @@ func TestEditsMatchThePinnedGotch(t *testing.T) {
 		"init.go":                "MkdirAll",
 		"ts/tensor.go":           "1e5",
 		"shim/torch_api.h":       "\nthread_local",
+		"shim/torch_api.cpp":     "atg_selu",
 	} {
-		text, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			t.Error(err)
-		} else if strings.Contains(string(text), banned) {
-			t.Errorf("%s still contains %q", name, banned)
+		if text, ok := module[name]; !ok || strings.Contains(string(text), banned) {
+			t.Errorf("%s is there: %v; want it without %q", name, ok, banned)
 		}
 	}
-	for _, name := range []string{"ts/ts_extra.go", "ts/af_extra.h", "shim/af_extra.h", "shim/af_tensor.cpp", "LICENSE"} {
-		if !isFile(filepath.Join(dir, name)) {
+	for _, name := range []string{"ts/ts_extra.go", "ts/af_extra.h", "shim/af_extra.h", "shim/af_tensor.cpp", "shim/libtorch.h", "LICENSE"} {
+		if module[name] == nil {
 			t.Errorf("%s is not there", name)
 		}
 	}
-	if isFile(filepath.Join(dir, "libtch", "torch_api.cpp")) {
-		t.Error("the copied module still holds C++ for cgo to compile")
+	for _, name := range []string{"libtch/torch_api.cpp", "shim/torch_api_generated.cpp.h", "shim/stb_image.h"} {
+		if module[name] != nil {
+			t.Errorf("%s is there: nobody needs it", name)
+		}
+	}
+	var held reached
+	if err := json.Unmarshal(shim["reach.json"], &held); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"atg_relu": "plugins/a/a.go:3", "af_tensor_of_blob": ""}, held.Native); diff != "" {
+		t.Error(diff)
 	}
 }
