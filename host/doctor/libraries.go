@@ -215,8 +215,7 @@ type shimInfo struct {
 		LibDir  string `json:"lib_dir"`
 		CUDA    bool   `json:"cuda"`
 	} `json:"libtorch"`
-	Functions int      `json:"functions"`
-	Missing   []string `json:"missing"`
+	Functions int `json:"functions"`
 }
 
 func readShimInfo(shim string) (*shimInfo, error) {
@@ -296,8 +295,8 @@ func libtorch(shim string, plugins []string) Finding {
 	if info.Libtorch.CUDA {
 		build = "CUDA"
 	}
-	return Finding{Check: "libtorch", Status: OK, Detail: fmt.Sprintf("%s (%s) in %s; lacks %d of %d functions; used by %s",
-		info.Libtorch.Version, build, info.Libtorch.LibDir, len(info.Missing), info.Functions, strings.Join(plugins, ", "))}
+	return Finding{Check: "libtorch", Status: OK, Detail: fmt.Sprintf("%s (%s) in %s; the shim holds %d functions; used by %s",
+		info.Libtorch.Version, build, info.Libtorch.LibDir, info.Functions, strings.Join(plugins, ", "))}
 }
 
 // blas tells a tuned BLAS from Debian's reference one, which libtorch takes as
