@@ -96,7 +96,7 @@ func FromColumns(training Table, o Options) (*Schema, []Skipped, error) {
 		if !given {
 			kind = guessKind(cells)
 		}
-		a, reason, err := columnAttribute(name, kind, cells, o)
+		a, reason, err := columnAttribute(name, kind, cells, len(training.Rows), o)
 		if err != nil {
 			return nil, nil, fmt.Errorf("schema from columns: %w", err)
 		}
@@ -134,9 +134,9 @@ func guessKind(cells []string) Kind {
 	return Categorical
 }
 
-// columnAttribute makes one attribute of a column's non-empty training cells.
-// A reason says why there can be none.
-func columnAttribute(name string, kind Kind, cells []string, o Options) (Attribute, string, error) {
+// columnAttribute makes one attribute of a column's non-empty training cells, of so many
+// rows. A reason says why there can be none.
+func columnAttribute(name string, kind Kind, cells []string, rows int, o Options) (Attribute, string, error) {
 	if len(cells) == 0 {
 		return Attribute{}, "no value in the training rows", nil
 	}
@@ -159,8 +159,9 @@ func columnAttribute(name string, kind Kind, cells []string, o Options) (Attribu
 				words = false
 			}
 		}
-		if !seen[0] || !seen[1] {
-			return a, "one distinct value in the training rows", nil
+		// What some reports state, or deny, and others leave out still tells them apart.
+		if (!seen[0] || !seen[1]) && len(cells) == rows {
+			return a, "the same value in every training row", nil
 		}
 		if words {
 			a.Values = []string{"absent", "present"}

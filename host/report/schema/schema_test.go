@@ -360,3 +360,31 @@ func FuzzSchemaJSON(f *testing.F) {
 		}
 	})
 }
+
+func TestWhatReportsOnlyStateOrOnlyDenyIsAnAttributeWhereOthersAreSilent(t *testing.T) {
+	for name, test := range map[string]struct {
+		cells []string
+		left  bool
+	}{
+		"only stated":         {[]string{"yes", "", "yes"}, false},
+		"only denied":         {[]string{"", "no", ""}, false},
+		"only uncertain":      {[]string{"uncertain", "", ""}, false},
+		"the same everywhere": {[]string{"yes", "yes", "yes"}, true},
+		"nothing said":        {[]string{"", "", ""}, true},
+	} {
+		table := Table{Columns: []string{"effusion", "other"}}
+		for i, c := range test.cells {
+			table.Rows = append(table.Rows, []string{c, []string{"yes", "no", "yes"}[i]})
+		}
+		s, skipped, err := FromColumns(table, Options{})
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if left := len(skipped) == 1 && skipped[0].Column == "effusion"; left != test.left {
+			t.Errorf("%s: left out %v (%v), want %v", name, left, skipped, test.left)
+		}
+		if a := s.Attributes[0]; !test.left && (a.Kind != Binary || len(a.Values) != 2) {
+			t.Errorf("%s: %+v, want no and yes", name, a)
+		}
+	}
+}
