@@ -10,7 +10,6 @@ const Host sdk.Kind = "host"
 
 var (
 	byHost     = []sdk.Kind{Host}
-	byEncoder  = []sdk.Kind{sdk.KindEncoder}
 	byFusion   = []sdk.Kind{sdk.KindFusion}
 	byHead     = []sdk.Kind{sdk.KindHead}
 	byText     = []sdk.Kind{sdk.KindText}

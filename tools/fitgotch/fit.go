@@ -86,19 +86,20 @@ func fit(ctx context.Context, o options, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := b.build(ctx, shim, o.force); err != nil {
-		return err
-	}
+	libraries := []library{shim}
 	for _, dir := range o.kernels {
 		kernels, err := readKernels(dir)
 		if err != nil {
 			return err
 		}
-		if err := b.build(ctx, kernels, o.force); err != nil {
-			return err
-		}
+		libraries = append(libraries, kernels)
 	}
-	return nil
+	group, ctx := errgroup.WithContext(ctx)
+	for _, l := range libraries {
+		own := *b // each finds the standard of its headers
+		group.Go(func() error { return own.build(ctx, l, o.force) })
+	}
+	return group.Wait()
 }
 
 // library is a shared library to be built from C++ sources.
@@ -177,7 +178,6 @@ func (b *builder) build(ctx context.Context, l library, force bool) error {
 			return err
 		}
 	} else if old, err := readJSON[record](recordPath); err == nil && old.Stamp == stamp && isFile(path) {
-		b.standard = old.Standard
 		fmt.Fprintf(b.log, "%s.so is up to date for libtorch %s (%s)\n", l.name, b.torch.Version, b.torch.LibDir)
 		return nil
 	}

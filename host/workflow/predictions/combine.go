@@ -100,11 +100,7 @@ func Findings(predictions []Prediction, labels []sdk.LabelSet, o detect.MergeOpt
 			cases[name] = map[int]*dataset.Case{}
 		}
 		cases[name][p.Case.KeySlice] = p.Case
-		slice := detect.Slice{Z: p.Case.KeySlice}
-		for _, b := range p.Boxes {
-			slice.Boxes = append(slice.Boxes, b)
-		}
-		volumes[name] = append(volumes[name], slice)
+		volumes[name] = append(volumes[name], detect.Slice{Z: p.Case.KeySlice, Boxes: slices.Clone(p.Boxes)})
 	}
 	var out []VolumeFinding
 	for _, name := range names {
