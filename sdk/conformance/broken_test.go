@@ -510,7 +510,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 					case <-ctx.Done():
 						poisoned = true
 						return nil, ctx.Err()
-					case <-time.After(5 * time.Millisecond):
+					case <-time.After(50 * time.Millisecond):
 					}
 				}
 				if poisoned {

@@ -806,3 +806,15 @@ func TestBoundsOfSettingsCrossTheWire(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestCallThatWasGivenUpIsNotRun(t *testing.T) {
+	r := newRig(t, true, "", nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.Forward(ctx, &stagev1.ForwardRequest{Instance: r.id, Context: 1, Mode: eval}); err == nil {
+		t.Error("no error")
+	}
+	if len(r.stage.log) > 0 {
+		t.Errorf("the stage was asked for %v", r.stage.log)
+	}
+}

@@ -275,6 +275,11 @@ func (s *Server) forward(ctx context.Context, i *instance, r *stagev1.ForwardReq
 	if !train && r.GetMode() != stagev1.Mode_MODE_EVAL {
 		return sdk.Errorf(sdk.InvalidArgument, "mode %v given, want EVAL or TRAIN", r.GetMode())
 	}
+	// A call that was given up before its turn must not disturb what its caller has asked
+	// for since: stages of one process share what a context leaves.
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if err := i.admit(ctx, r.GetContext(), train); err != nil {
 		return err
 	}
