@@ -13,6 +13,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocreport"
 	"github.com/alignedfusion/alignedfusion/eval/resample"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 )
@@ -66,18 +67,24 @@ func runCompare(c *cli.Context) error {
 func parseSystems(args []string) []workflow.System {
 	var out []workflow.System
 	for _, arg := range args {
-		s := workflow.System{Path: arg}
-		if name, path, named := strings.Cut(arg, "="); named {
-			if _, err := os.Stat(arg); err != nil {
-				s.Name, s.Path = name, path
-			}
-		}
+		var s workflow.System
+		s.Name, s.Path = splitName(arg)
 		if s.Name == "" {
 			s.Name = strings.TrimSuffix(workflow.RunName(s.Path), ".csv")
 		}
 		out = append(out, s)
 	}
 	return out
+}
+
+// splitName splits NAME=PATH; a path that exists as it stands has no name.
+func splitName(arg string) (name, path string) {
+	if name, path, named := strings.Cut(arg, "="); named {
+		if _, err := os.Stat(arg); err != nil {
+			return name, path
+		}
+	}
+	return "", arg
 }
 
 // compareRuns compares systems, prints the result, and draws the curves into the file
@@ -88,11 +95,7 @@ func compareRuns(c *cli.Context, o workflow.CompareOptions, plot string) error {
 		return err
 	}
 	if d := found.Detection; plot != "" && d != nil {
-		var systems []frocSystem
-		for _, r := range d.Results {
-			systems = append(systems, frocSystem{name: r.Name, result: r.Result})
-		}
-		if err := plotFROC(plot, systems, d.Resample, d.Intervals); err != nil {
+		if err := frocreport.SavePlot(plot, d.Results, d.Resample, d.Intervals); err != nil {
 			return err
 		}
 	}
@@ -168,7 +171,7 @@ func writeDetectorTable(out io.Writer, split string, report *frocio.Report, allP
 		return err
 	}
 	if allPairs {
-		return writeComparisonText(out, report)
+		return frocreport.WriteComparison(out, report)
 	}
 	return nil
 }

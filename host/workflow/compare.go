@@ -11,6 +11,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocreport"
 	"github.com/alignedfusion/alignedfusion/eval/resample"
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
@@ -267,24 +268,15 @@ func compareDetectors(o CompareOptions, first *config.Config) (*Detection, error
 	} else if o.GroundTruth == "" {
 		return nil, usage("compare of files needs --ground-truth (and --images for images without lesions)")
 	}
-	truth, err := frocio.ReadTruth(source, frocio.Options{})
+	systems := make([]frocreport.System, len(o.Systems))
+	for i, s := range o.Systems {
+		systems[i] = frocreport.System{Name: s.Name, Path: s.predictions(o.Split)}
+	}
+	found, _, err := frocreport.Evaluate(source, frocio.Options{}, protocol, systems)
 	if err != nil {
 		return nil, bad(err)
 	}
-	var results []froc.Named
-	for _, s := range o.Systems {
-		path := s.predictions(o.Split)
-		predicted, err := truth.ReadPredictions(path)
-		if err != nil {
-			return nil, bad(err)
-		}
-		r, err := froc.Evaluate(truth.Truth, predicted.Marks, protocol)
-		if err != nil {
-			return nil, bad(fmt.Errorf("%s: %w", path, err))
-		}
-		results = append(results, froc.Named{Name: s.Name, Result: r})
-	}
-	return newDetection(results, o.Resample, o.AllPairs)
+	return newDetection(frocreport.Named(found), o.Resample, o.AllPairs)
 }
 
 // bad marks an error as one of the input data, unless it says so itself.

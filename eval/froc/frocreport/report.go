@@ -1,0 +1,233 @@
+// Package frocreport evaluates the predictions of one or more systems from files to a
+// report: text for people, a JSON document, tables and a plot. Package froc has the figures
+// themselves, package frocio the formats of the files.
+package frocreport
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
+	"github.com/alignedfusion/alignedfusion/eval/resample"
+)
+
+// System is a system to evaluate, by its file of predictions.
+type System struct{ Name, Path string }
+
+// Evaluated is a system with what came of its predictions.
+type Evaluated struct {
+	System
+	Result *froc.Result
+	// Rows says where each prediction stands in its file; see [frocio.Predictions].
+	Rows []int32
+}
+
+// Strata divides the lesions by a column of the ground truth; with Edges into ranges of its
+// numbers, without into its values.
+type Strata struct {
+	Column string
+	Edges  []float64
+}
+
+// Options of [Run].
+type Options struct {
+	Truth   frocio.Source
+	Read    frocio.Options
+	Systems []System // one or more, with different names; comparisons are with the first
+	// Protocol has all rules of the evaluation.
+	Protocol froc.Protocol
+	// IoUs are those of further average precisions; empty: none.
+	IoUs []float64
+	// Strata are evaluated one by one besides the whole; StrataRule says what becomes of
+	// the lesions of other strata.
+	Strata     []Strata
+	StrataRule froc.StrataRule
+	// Resample sets intervals and tests; no Replicates: neither.
+	Resample resample.Options
+	// AllPairs compares every pair of systems, not only each with the first.
+	AllPairs bool
+}
+
+// Check returns an error that names the option which makes no sense.
+func (o Options) Check() error {
+	if err := o.Protocol.Check(); err != nil {
+		return err
+	}
+	if _, err := o.Resample.Resolved(); err != nil {
+		return err
+	}
+	if len(o.Systems) == 0 {
+		return errors.New("no system to evaluate")
+	}
+	names := map[string]bool{}
+	for _, s := range o.Systems {
+		if names[s.Name] {
+			return fmt.Errorf("two systems are called %q; name them as NAME=FILE", s.Name)
+		}
+		names[s.Name] = true
+	}
+	return nil
+}
+
+// Report is the outcome of [Run].
+type Report struct {
+	// Document is what WriteJSON writes.
+	Document frocio.Report
+	// Systems are those of the options, in their order.
+	Systems []Evaluated
+
+	described []frocio.System // Systems, as in the document, with their names
+	resample  resample.Options
+}
+
+// Run reads the files, evaluates every system and compares them. An error comes from
+// Options.Check, or says which file and row cannot be used.
+func Run(o Options) (*Report, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	systems, notes, err := Evaluate(o.Truth, o.Read, o.Protocol, o.Systems)
+	if err != nil {
+		return nil, err
+	}
+	intervals := o.Resample.Replicates != 0
+	if o.Resample, err = o.Resample.Resolved(); err != nil {
+		return nil, err
+	}
+	r := &Report{Systems: systems, resample: o.Resample}
+	r.Document = frocio.Report{SchemaVersion: frocio.SchemaVersion, Protocol: frocio.NewProtocol(o.Protocol), Notes: append([]string{}, notes...)}
+	if intervals {
+		r.Document.Bootstrap = frocio.NewResampling(systems[0].Result, o.Resample)
+	}
+	for _, s := range systems {
+		one, err := o.describe(s, intervals)
+		if err != nil {
+			return nil, err
+		}
+		r.described = append(r.described, one)
+	}
+	r.note(o)
+	if len(systems) == 1 {
+		unnamed := r.described[0]
+		unnamed.Name = ""
+		r.Document.System = &unnamed
+		return r, nil
+	}
+	r.Document.Systems = r.described
+	if intervals {
+		comparison, err := froc.Compare(Named(systems), froc.CompareOptions{BootstrapOptions: o.Resample, AllPairs: o.AllPairs})
+		if err != nil {
+			return nil, err
+		}
+		r.Document.Comparison = frocio.NewPairs(comparison, o.Protocol.FPPI)
+	}
+	return r, nil
+}
+
+// Evaluate reads a ground truth and the predictions of each system, and matches them. The
+// notes say what was noticed while reading.
+func Evaluate(source frocio.Source, read frocio.Options, protocol froc.Protocol, systems []System) (found []Evaluated, notes []string, err error) {
+	truth, err := frocio.ReadTruth(source, read)
+	if err != nil {
+		return nil, nil, err
+	}
+	notes = append(notes, truth.Notes...)
+	for _, s := range systems {
+		predictions, err := truth.ReadPredictions(s.Path)
+		if err != nil {
+			return nil, nil, err
+		}
+		notes = append(notes, predictions.Notes...)
+		result, err := froc.Evaluate(truth.Truth, predictions.Marks, protocol)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", s.Path, err)
+		}
+		found = append(found, Evaluated{System: s, Result: result, Rows: predictions.Rows})
+	}
+	return found, notes, nil
+}
+
+// Named are the systems' results by name, as comparisons and plots take them.
+func Named(systems []Evaluated) []froc.Named {
+	out := make([]froc.Named, len(systems))
+	for i, s := range systems {
+		out[i] = froc.Named{Name: s.Name, Result: s.Result}
+	}
+	return out
+}
+
+// describe is a system's part of the document.
+func (o Options) describe(s Evaluated, intervals bool) (frocio.System, error) {
+	var b *froc.Bootstrap
+	var err error
+	if intervals {
+		if b, err = s.Result.Bootstrap(o.Resample); err != nil {
+			return frocio.System{}, fmt.Errorf("%s: %w", s.Path, err)
+		}
+	}
+	out := frocio.NewSystem(s.Name, s.Result, b)
+	if err := o.addAPAtIoU(&out, s.Result); err != nil {
+		return out, err
+	}
+	for _, by := range o.Strata {
+		if err := o.addStrata(&out, s.Result, by, intervals); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+func (o Options) addAPAtIoU(s *frocio.System, r *froc.Result) error {
+	if len(o.IoUs) == 0 {
+		return nil
+	}
+	points, err := froc.AveragePrecisionAt(r.Truth, r.Predictions, o.Protocol, o.IoUs)
+	if err != nil {
+		return err
+	}
+	var mean frocio.Number
+	for _, at := range points {
+		s.APAtIoU = append(s.APAtIoU, frocio.APAtIoU{IoU: at.IoU, AP: frocio.Number(at.AP)})
+		mean += frocio.Number(at.AP / float64(len(points)))
+	}
+	s.APMean = &mean
+	return nil
+}
+
+func (o Options) addStrata(s *frocio.System, r *froc.Result, by Strata, intervals bool) error {
+	strata, err := froc.Strata(r.Truth, r.Predictions, o.Protocol, by.Column, by.Edges, o.StrataRule)
+	if err != nil {
+		return err
+	}
+	for _, stratum := range strata {
+		var b *froc.Bootstrap
+		if intervals {
+			b, err = stratum.Result.Bootstrap(o.Resample)
+			if errors.Is(err, froc.ErrTooFewReplicates) {
+				b = nil // a stratum of very few patients has no interval
+			} else if err != nil {
+				return err
+			}
+		}
+		s.Strata = append(s.Strata, frocio.Stratum{Column: by.Column, Value: stratum.Name, System: frocio.NewSystem("", stratum.Result, b)})
+	}
+	return nil
+}
+
+// note adds what a reader of the figures must know.
+func (r *Report) note(o Options) {
+	const few = 20 // below, replicates hardly vary the way new patients would
+	if b := r.Document.Bootstrap; b != nil && b.Clusters < few {
+		r.Document.Notes = append(r.Document.Notes, fmt.Sprintf(
+			"only %d %ss to resample: the intervals and bootstrap p-values are too optimistic, trust the permutation test", b.Clusters, o.Protocol.Cluster))
+	}
+	if len(o.Strata) > 0 && o.StrataRule == froc.StrataAsPapers {
+		r.Document.Notes = append(r.Document.Notes, "warning: --strata-rule papers counts marks on lesions of other strata as false positives; "+
+			"the strata are biased downwards and only fit to be compared with published tables made that way")
+	}
+}
+
+// WriteJSON writes the document.
+func (r *Report) WriteJSON(w io.Writer) error { return frocio.WriteJSON(w, &r.Document) }

@@ -1,0 +1,145 @@
+package frocreport_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocreport"
+	"github.com/alignedfusion/alignedfusion/eval/resample"
+)
+
+const worseMarks = `image,x1,y1,x2,y2,score
+a,0,0,10,10,0.9
+`
+
+// options evaluates the example's marks and worse ones, in a folder of the test's own.
+func options(t *testing.T, names ...string) frocreport.Options {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name, table string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(table), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	o := frocreport.Options{Truth: frocio.Source{GroundTruth: write("truth.csv", exampleTruth)}, Protocol: froc.DeepLesion()}
+	paths := []string{write("good.csv", exampleMarks), write("worse.csv", worseMarks)}
+	for i, name := range names {
+		o.Systems = append(o.Systems, frocreport.System{Name: name, Path: paths[i]})
+	}
+	return o
+}
+
+func run(t *testing.T, o frocreport.Options) *frocreport.Report {
+	t.Helper()
+	r, err := frocreport.Run(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func document(t *testing.T, r *frocreport.Report) map[string]any {
+	t.Helper()
+	var b bytes.Buffer
+	if err := r.WriteJSON(&b); err != nil {
+		t.Fatal(err)
+	}
+	var out map[string]any
+	if err := json.Unmarshal(b.Bytes(), &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestOneSystemStandsAtTheTopWithoutName(t *testing.T) {
+	doc := document(t, run(t, options(t, "good")))
+	if doc["mean_sensitivity"] == nil || doc["systems"] != nil || doc["name"] != nil {
+		t.Errorf("document %v, want the figures at the top level and no name", doc)
+	}
+}
+
+func TestSeveralSystemsAreComparedWithTheFirstWhereThereAreIntervals(t *testing.T) {
+	o := options(t, "good", "worse")
+	if doc := document(t, run(t, o)); len(doc["systems"].([]any)) != 2 || doc["comparison"] != nil || doc["bootstrap"] != nil {
+		t.Errorf("without replicates: %v, want two systems and no comparison", doc)
+	}
+	o.Resample = resample.Options{Replicates: 20, Seed: 1}
+	r := run(t, o)
+	if c := r.Document.Comparison; len(c) != 1 || c[0].A != "good" || c[0].B != "worse" || c[0].Mean.Value >= 0 {
+		t.Errorf("comparison %+v, want worse - good below 0", c)
+	}
+	if notes := strings.Join(r.Document.Notes, "\n"); !strings.Contains(notes, "only 2 patients to resample") {
+		t.Errorf("notes %q, want a warning of few patients", notes)
+	}
+}
+
+func TestTextNamesEverySystem(t *testing.T) {
+	var b bytes.Buffer
+	if err := run(t, options(t, "good", "worse")).WriteText(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"protocol deeplesion", "\ngood\n", "\nworse\n", "2 lesions, 2 found", "2 lesions, 1 found"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("text without %q:\n%s", want, b.String())
+		}
+	}
+}
+
+func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
+	for want, spoil := range map[string]func(*frocreport.Options){
+		"two systems are called": func(o *frocreport.Options) { o.Systems[1].Name = o.Systems[0].Name },
+		"no system":              func(o *frocreport.Options) { o.Systems = nil },
+		"1 replicates":           func(o *frocreport.Options) { o.Resample.Replicates = 1 },
+		"ascend":                 func(o *frocreport.Options) { o.Protocol.FPPI = []float64{1, 0.5} },
+	} {
+		o := options(t, "good", "worse")
+		spoil(&o)
+		if _, err := frocreport.Run(o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want an error with %q", err, want)
+		}
+	}
+}
+
+func TestGateIsMissedBelowItsValueByTheSystemNamed(t *testing.T) {
+	r := run(t, options(t, "good", "worse"))
+	for text, missed := range map[string]string{
+		"@0=0.5": "", "@0=0.51": "good: sensitivity at 0 is 0.500000, below the gate of 0.51",
+		"@1=0.6": "worse: sensitivity at 1 is 0.500000", "ap=0.9": "worse: ap is", "afroc=0.9": "worse: afroc is", "afroc1=0.9": "worse: afroc1 is",
+	} {
+		gate, err := frocreport.ParseGate(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = r.Check([]frocreport.Gate{gate})
+		if (err == nil) != (missed == "") || err != nil && !strings.Contains(err.Error(), missed) {
+			t.Errorf("gate %s: %v, want %q", text, err, missed)
+		}
+	}
+	for _, text := range []string{"mean", "mean=x", "mean=NaN", "nonsense=1", "@x=1", "@-1=1"} {
+		if _, err := frocreport.ParseGate(text); err == nil {
+			t.Errorf("gate %q was taken", text)
+		}
+	}
+}
+
+func TestTablesOfSeveralSystemsHaveTheirNamesBeforeTheEnding(t *testing.T) {
+	r := run(t, options(t, "good", "worse"))
+	dir := t.TempDir()
+	if err := r.SaveTable(filepath.Join(dir, "f.csv"), frocreport.FalsePositives); err != nil {
+		t.Fatal(err)
+	}
+	for name, lines := range map[string]int{"f.good.csv": 2, "f.worse.csv": 1} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil || strings.Count(string(text), "\n") != lines {
+			t.Errorf("%s: %q, %v, want %d lines", name, text, err, lines)
+		}
+	}
+}

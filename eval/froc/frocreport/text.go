@@ -1,0 +1,166 @@
+package frocreport
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
+)
+
+// WriteRules writes the rules of a protocol, indented.
+func WriteRules(w io.Writer, p froc.Protocol) {
+	described := frocio.NewProtocol(p)
+	limit := "no limit of marks"
+	if p.MaxPerImage > 0 {
+		limit = fmt.Sprintf("at most %d marks per image (ties at the limit: %s)", p.MaxPerImage, p.CapTies)
+	}
+	pixel := ""
+	if p.PlusOne {
+		pixel = " (+1 pixel)"
+	}
+	fmt.Fprintf(w, "  hit: %s%s; ignored: %s\n  duplicates: %s; one mark finds: %s; %s\n  FP per %s at %s, %s interpolation; resampled: %s\n",
+		described.Hit, pixel, described.IgnoreHit, p.Duplicates, p.Multiple, limit, p.Unit, formatList(p.FPPI), p.Interpolation, p.Cluster)
+}
+
+func formatList(values []float64) string {
+	texts := make([]string, len(values))
+	for i, v := range values {
+		texts[i] = strconv.FormatFloat(v, 'g', -1, 64)
+	}
+	return strings.Join(texts, ", ")
+}
+
+// WriteText writes the report for people.
+func (r *Report) WriteText(w io.Writer) error {
+	protocol, b := r.Document.Protocol.Protocol, r.Document.Bootstrap
+	fmt.Fprintf(w, "protocol %s: %s\n", protocol.Name, protocol.Description)
+	WriteRules(w, protocol)
+	for _, s := range r.described {
+		fmt.Fprintf(w, "\n%s\n", s.Name)
+		writeCounts(w, protocol, s)
+		if err := writeFigures(w, protocol, s, b); err != nil {
+			return err
+		}
+		if err := writeStrata(w, protocol, s.Strata, b); err != nil {
+			return err
+		}
+	}
+	return WriteComparison(w, &r.Document)
+}
+
+func writeCounts(w io.Writer, protocol froc.Protocol, s frocio.System) {
+	n := s.Counts
+	fmt.Fprintf(w, "  %d images (%d without lesions, %d without predictions), %d patients; FP counted per %s: %d\n",
+		n.Images, n.LesionFreeImages, n.ImagesWithoutMark, n.Patients, protocol.Unit, n.Units)
+	fmt.Fprintf(w, "  %d lesions, %d found; %d ignored lesions\n", n.Lesions, n.Found, n.IgnoredLesions)
+	fmt.Fprintf(w, "  %d predictions (%d tied): %d true positives, %d false positives, %d duplicates, %d ignored, %d over the cap\n",
+		n.Predictions, n.TiedScores, n.TruePositives, n.FalsePositives, n.Duplicates, n.IgnoredMarks, n.OverCap)
+	if n.Patients < n.Images {
+		per := func(count int) float64 { return float64(count) / float64(n.Patients) }
+		fmt.Fprintf(w, "  per patient: %.1f images, %.2f lesions, %.1f predictions, %.1f false positives\n",
+			per(n.Images), per(n.Lesions), per(n.Predictions), per(n.FalsePositives))
+	}
+	if s.WithoutLesion > 0 {
+		fmt.Fprintf(w, "  %d bootstrap replicates contain no lesion and are left out\n", s.WithoutLesion)
+	}
+}
+
+func writeFigures(w io.Writer, protocol froc.Protocol, s frocio.System, b *frocio.Resampling) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(table, "  FP/%s\tsensitivity\t%s\tthreshold\t\n", protocol.Unit, intervalTitle(b))
+	for _, p := range s.OperatingPoints {
+		mark := ""
+		if !p.Reached {
+			mark = "not reached"
+		}
+		fmt.Fprintf(table, "  %g\t%s\t%s\t%s\t%s\n", p.FPPI, figure(p.Sensitivity), formatRange(p.CI), threshold(p.Threshold), mark)
+	}
+	fmt.Fprintf(table, "  mean\t%s\t%s\t\t\n", figure(s.MeanSensitivity), formatRange(s.MeanCI))
+	fmt.Fprintf(table, "  AP\t%s\t%s\t\t\n", figure(s.AP), formatRange(s.APCI))
+	for _, key := range []string{"afroc", "afroc1"} {
+		m := s.Merit[key]
+		note := ""
+		if math.IsNaN(float64(m.Value)) {
+			note = "undefined: no lesion-free images"
+		}
+		fmt.Fprintf(table, "  %s\t%s\t%s\t\t%s\n", strings.ToUpper(key), figure(m.Value), formatRange(m.CI), note)
+	}
+	for _, at := range s.APAtIoU {
+		fmt.Fprintf(table, "  AP at IoU %g\t%s\t\t\t\n", at.IoU, figure(at.AP))
+	}
+	if s.APMean != nil {
+		fmt.Fprintf(table, "  AP, mean over IoU\t%s\t\t\t\n", figure(*s.APMean))
+	}
+	return table.Flush()
+}
+
+func writeStrata(w io.Writer, protocol froc.Protocol, strata []frocio.Stratum, b *frocio.Resampling) error {
+	if len(strata) == 0 {
+		return nil
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(table, "\n  stratum\tlesions\tmean\t%s", intervalTitle(b))
+	for _, x := range protocol.FPPI {
+		fmt.Fprintf(table, "\t@%g", x)
+	}
+	fmt.Fprintln(table)
+	for _, s := range strata {
+		fmt.Fprintf(table, "  %s %s\t%d\t%s\t%s", s.Column, s.Value, s.Counts.Lesions, figure(s.MeanSensitivity), formatRange(s.MeanCI))
+		for _, p := range s.OperatingPoints {
+			fmt.Fprintf(table, "\t%s", figure(p.Sensitivity))
+		}
+		fmt.Fprintln(table)
+	}
+	return table.Flush()
+}
+
+// WriteComparison writes the differences between systems; nothing where there are none.
+func WriteComparison(w io.Writer, report *frocio.Report) error {
+	if len(report.Comparison) == 0 {
+		return nil
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(table, "\nmean sensitivity\tdifference\t%s\tp bootstrap\tp permutation\tHolm\t\n", intervalTitle(report.Bootstrap))
+	for _, p := range report.Comparison {
+		fmt.Fprintf(table, "%s - %s\t%+.4f\t%s\t%.4f\t%.4f\t%.4f, %.4f\t\n", p.B, p.A, float64(p.Mean.Value), formatRange(p.Mean.CI),
+			float64(p.Mean.BootstrapP), float64(p.Mean.PermutationP), float64(p.HolmBootstrapP), float64(p.HolmPermutationP))
+		for _, at := range p.Points {
+			fmt.Fprintf(table, "  at %g\t%+.4f\t%s\t%.4f\t%.4f\t\t\n", at.FPPI, float64(at.Value), formatRange(at.CI),
+				float64(at.BootstrapP), float64(at.PermutationP))
+		}
+	}
+	return table.Flush()
+}
+
+func intervalTitle(b *frocio.Resampling) string {
+	if b == nil {
+		return ""
+	}
+	return fmt.Sprintf("%g%% CI", 100*b.Level)
+}
+
+func figure(n frocio.Number) string {
+	if math.IsNaN(float64(n)) {
+		return "-"
+	}
+	return fmt.Sprintf("%.4f", float64(n))
+}
+
+func threshold(n frocio.Number) string {
+	if math.IsNaN(float64(n)) {
+		return "none"
+	}
+	return fmt.Sprintf("%.6g", float64(n))
+}
+
+func formatRange(r frocio.Range) string {
+	if r == nil {
+		return ""
+	}
+	return fmt.Sprintf("%.4f to %.4f", float64(r[0]), float64(r[1]))
+}
