@@ -297,5 +297,23 @@ func Check(sources []Source, hostPorts []sdk.Port, task string) error {
 		on.offer(s, s.Stage.Inputs, s.Stage.Outputs)
 		before = s.name()
 	}
+	if err := checkLosses(sources); err != nil {
+		return err
+	}
 	return checkOutputs(sources)
+}
+
+// checkLosses refuses two stages that declare a loss of one name: both would be trained on,
+// and one weight and one figure would stand for them.
+func checkLosses(sources []Source) error {
+	by := map[string]Source{}
+	for _, s := range sources {
+		for _, name := range s.Stage.Losses {
+			if other, ok := by[name]; ok {
+				return &RoleError{fmt.Sprintf("loss %q is declared by %s and by %s: a loss has one stage; rename it in one of the manifests", name, other.name(), s.name())}
+			}
+			by[name] = s
+		}
+	}
+	return nil
 }

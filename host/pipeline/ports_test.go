@@ -90,3 +90,18 @@ func TestOptionalPortsOfAStrangerAreNoted(t *testing.T) {
 		t.Errorf("notes %q, want %q", p.Notes, want)
 	}
 }
+
+func TestALossHasOneStage(t *testing.T) {
+	encoder := source(sdk.KindEncoder, "encoder", nil)
+	encoder.Stage.Losses = []string{"contrast", "classification"}
+	head := headWith(func(s *sdk.StageManifest) { s.Losses = []string{"classification"} })
+	err := Check([]Source{encoder, head}, hostPorts, "classify")
+	want := `loss "classification" is declared by encoder toy and by head toy: a loss has one stage; rename it in one of the manifests`
+	if e := (&RoleError{}); !errors.As(err, &e) || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	encoder.Stage.Losses = []string{"contrast"}
+	if err := Check([]Source{encoder, head}, hostPorts, "classify"); err != nil {
+		t.Errorf("losses of different names: %v", err)
+	}
+}
