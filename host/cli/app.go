@@ -15,10 +15,11 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
+	"github.com/alignedfusion/alignedfusion/internal/release"
 )
 
 // Version is the program's version, set at build time with -ldflags -X.
-var Version = "0.2.0-dev"
+var Version = release.Version + "-dev"
 
 // commands lists every command in the order `--help` shows them.
 func commands() []*cli.Command {

@@ -14,6 +14,7 @@ import (
 	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
+	"github.com/alignedfusion/alignedfusion/internal/release"
 	"github.com/alignedfusion/alignedfusion/plugins/bert/wordpiece"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
@@ -31,7 +32,7 @@ type settings struct {
 // Manifest describes the plugin.
 func Manifest() sdk.Manifest {
 	return sdk.Manifest{
-		Name: "bert", Version: "0.1.0", License: "Apache-2.0", Runtime: "libtorch",
+		Name: "bert", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch",
 		ModelCard: "Any BERT or DistilBERT checkpoint in the Hugging Face layout, for example Bio_ClinicalBERT. No weights are shipped.",
 		Stages: []sdk.StageManifest{{
 			Name: "text", Kind: sdk.KindText,

@@ -3,6 +3,7 @@
 package classifier
 
 import (
+	"github.com/alignedfusion/alignedfusion/internal/release"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
@@ -36,7 +37,7 @@ var pixels = sdk.Intensity{Low: 0, High: 255, OutLow: 0, OutHigh: 1}
 // Manifest describes the plugin.
 func Manifest() sdk.Manifest {
 	return sdk.Manifest{
-		Name: "classifier", Version: "0.1.0", License: "Apache-2.0", Runtime: "libtorch",
+		Name: "classifier", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch",
 		ModelCard: "Image encoders for photographs and slices in RGB, and a classification head. Weights of torchvision's and timm's ViT-B/16, " +
 			"torchvision's Swin-T and Darknet-tiny can be loaded; none are shipped.",
 		Stages: []sdk.StageManifest{

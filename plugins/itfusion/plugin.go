@@ -4,6 +4,7 @@
 package itfusion
 
 import (
+	"github.com/alignedfusion/alignedfusion/internal/release"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
@@ -39,7 +40,7 @@ func Manifest() sdk.Manifest {
 	outputs = append(outputs, ports.Reconstruction.Declare(
 		ports.Help("probabilities over each attribute's value set, with attributes and reconstruct=true")))
 	return sdk.Manifest{
-		Name: "itfusion", Version: "0.1.0", License: "Apache-2.0", Runtime: "libtorch",
+		Name: "itfusion", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch",
 		ModelCard: "AlignedFusion's intermediate-token fusion with masked token reconstruction. No pretrained weights; learns from any tokens.",
 		Stages: []sdk.StageManifest{{
 			Name: "fusion", Kind: sdk.KindFusion, Trainable: true,

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sugarme/gotch/ts"
 
+	"github.com/alignedfusion/alignedfusion/internal/release"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
@@ -23,7 +24,7 @@ type settings struct {
 func Manifest() sdk.Manifest {
 	inputs, outputs := fusion.Ports()
 	return sdk.Manifest{
-		Name: "selfattn", Version: "0.1.0", License: "Apache-2.0", Runtime: "libtorch",
+		Name: "selfattn", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch",
 		ModelCard: "Self-attention over the tokens of all modalities together. No pretrained weights.",
 		Stages: []sdk.StageManifest{{
 			Name: "fusion", Kind: sdk.KindFusion, Trainable: true,

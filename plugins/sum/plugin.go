@@ -5,6 +5,7 @@ package sum
 import (
 	"github.com/sugarme/gotch/ts"
 
+	"github.com/alignedfusion/alignedfusion/internal/release"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
@@ -15,7 +16,7 @@ import (
 func Manifest() sdk.Manifest {
 	inputs, outputs := fusion.Ports()
 	return sdk.Manifest{
-		Name: "sum", Version: "0.1.0", License: "Apache-2.0", Runtime: "libtorch",
+		Name: "sum", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch",
 		ModelCard: "Element-wise sum of the mean report token and every visual token. No pretrained weights.",
 		Stages: []sdk.StageManifest{{
 			Name: "fusion", Kind: sdk.KindFusion, Trainable: true,

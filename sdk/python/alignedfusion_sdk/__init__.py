@@ -28,6 +28,8 @@ Autograd does backward; optimizers, saving, checks and shared memory are done he
 """
 import os as _os
 
+__version__ = "0.2.0"
+
 _COOKIE = ("ALIGNEDFUSION_PLUGIN", "stage-protocol")
 
 
