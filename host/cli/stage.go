@@ -1,14 +1,11 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
-	"math"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,16 +14,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/npz"
-	"github.com/alignedfusion/alignedfusion/host/pipeline"
-	"github.com/alignedfusion/alignedfusion/host/plughost"
-	"github.com/alignedfusion/alignedfusion/internal/stat"
+	"github.com/alignedfusion/alignedfusion/host/workflow/onestage"
 	"github.com/alignedfusion/alignedfusion/sdk"
-	"github.com/alignedfusion/alignedfusion/sdk/client"
-	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
-	"github.com/alignedfusion/alignedfusion/sdk/sample"
-	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
 func stageCommand() *cli.Command {
@@ -104,170 +94,35 @@ func stageFlags() []cli.Flag {
 	)
 }
 
-// stageRun is one opened stage of a command.
-type stageRun struct {
-	host     *plughost.Host
-	plugin   *plughost.Plugin
-	manifest *sdk.StageManifest
-	instance *plughost.Instance
-	inputs   map[string]*tensor.Tensor
-	wanted   map[string]bool
-	train    bool
-	// whole adds the calls around Forward and Backward to a step of stage bench.
-	whole bool
-	// started is how long the plugin took from its start to its manifest.
-	started time.Duration
-}
-
-// openStage starts the plugin, reads or makes the inputs and opens the stage for them.
-func openStage(c *cli.Context, train bool) (_ *stageRun, err error) {
-	req := &sdk.OpenRequest{Seed: c.Uint64("seed"), Device: c.String("device"), Threads: c.Int("threads"), Train: train,
-		Constants: map[string]*tensor.Tensor{},
-		Optimizer: sdk.Optimizer{Name: "sgd", Values: map[string]float64{"momentum": 0, "weight_decay": 0, "nesterov": 0}}}
-	if req.Device == "" {
-		req.Device = "cpu"
-	}
-	if req.Threads == 0 {
-		req.Threads = runtime.NumCPU()
-	}
-	settings, err := keyValues("set", c.StringSlice("set"))
-	if err != nil {
+// openStage opens the stage that the flags ask for.
+func openStage(c *cli.Context, train bool) (*onestage.Stage, error) {
+	o := onestage.Options{Host: pluginOptions(c), Plugin: c.String("plugin"), Stage: c.String("stage"), Device: c.String("device"), Threads: c.Int("threads"),
+		Seed: c.Uint64("seed"), Train: train, Wanted: list(c.String("outputs"))}
+	o.Host.InBand = c.Bool("in-band")
+	var err error
+	if o.Settings, err = keyValues("set", c.StringSlice("set")); err != nil {
 		return nil, err
 	}
 	if w := c.String("weights"); w != "" {
-		settings["weights"] = w
+		o.Settings["weights"] = w
 	}
-	if req.Labels, err = labelSets(c.StringSlice("labels")); err != nil {
+	if o.Labels, err = labelSets(c.StringSlice("labels")); err != nil {
 		return nil, err
 	}
 	if path := c.String("schema"); path != "" {
-		if req.AttributeSchema, err = os.ReadFile(path); err != nil {
+		if o.Schema, err = os.ReadFile(path); err != nil {
 			return nil, dataError(err)
 		}
 	}
-	sizes, err := shapes(c.StringSlice("shape"))
-	if err != nil {
+	if o.Sizes, err = shapes(c.StringSlice("shape")); err != nil {
 		return nil, err
 	}
-	r := &stageRun{inputs: map[string]*tensor.Tensor{}, wanted: map[string]bool{}, train: train, whole: c.Bool("whole-step")}
 	if path := c.String("in"); path != "" {
-		if r.inputs, err = npz.Read(path); err != nil {
+		if o.Inputs, err = npz.Read(path); err != nil {
 			return nil, dataError(err)
 		}
 	}
-	for _, name := range strings.Split(c.String("outputs"), ",") {
-		if name = strings.TrimSpace(name); name != "" {
-			r.wanted[name] = true
-		}
-	}
-
-	o := pluginOptions(c)
-	o.InBand, o.Threads = c.Bool("in-band"), req.Threads
-	if r.host, err = plughost.New(o); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, r.host.Close())
-		}
-	}()
-	begin := time.Now()
-	if r.plugin, err = r.host.Start(c.Context, c.String("plugin")); err != nil {
-		return nil, err
-	}
-	r.started = time.Since(begin)
-	if r.manifest, err = oneStage(r.plugin.Manifest(), c.String("stage")); err != nil {
-		return nil, usageError("%w", err)
-	}
-	req.Stage = r.manifest.Name
-	if req.Settings, err = pipeline.ResolveSettings(r.manifest.Settings, settings); err != nil {
-		return nil, usageError("stage %s of plugin %s: %w", r.manifest.Name, r.plugin.Name(), err)
-	}
-	for name, t := range r.inputs {
-		if sdk.FindPort(r.manifest.Inputs, name) == nil && name == "value.embedding" {
-			req.Constants[name] = t
-			delete(r.inputs, name)
-		}
-	}
-	if err := sample.Inputs(r.manifest.Inputs, sizes, req.Seed, r.inputs); err != nil {
-		return nil, usageError("%w", err)
-	}
-	req.Inputs = sample.Feeding(r.manifest.Inputs, r.inputs)
-	if r.instance, _, err = r.plugin.Open(c.Context, req); err != nil {
-		return nil, err
-	}
-	return r, nil
-}
-
-func (r *stageRun) close() error { return r.host.Close() }
-
-// stageError maps what a stage refuses in a call: with the user's own arrays it is the
-// data's fault, with made-up ones the fault of what was asked for.
-func stageError(err error, data bool) error {
-	var refused *sdk.Error
-	if plughost.IsFailure(err) || !errors.As(err, &refused) || refused.Code != sdk.InvalidArgument {
-		return err
-	}
-	if data {
-		return fault.Mark(fault.Data, err)
-	}
-	return fault.Mark(fault.Usage, err)
-}
-
-// finite holds a stage to its promise: finite answers to finite inputs.
-func (r *stageRun) finite(resp *sdk.ForwardResponse) error {
-	for _, t := range r.inputs {
-		if _, v := notFinite(t); v != nil {
-			return nil
-		}
-	}
-	broken := func(format string, args ...any) error {
-		return pluginError(fmt.Errorf("plugin %s: %s %s: forward: %s for finite inputs", r.plugin.Name(), r.manifest.Kind, r.manifest.Name, fmt.Sprintf(format, args...)))
-	}
-	for _, name := range slices.Sorted(maps.Keys(resp.Outputs)) {
-		if i, v := notFinite(resp.Outputs[name]); v != nil {
-			return broken("output %q is %v at %d", name, *v, i)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(resp.Losses)) {
-		if v := resp.Losses[name]; math.IsNaN(v) || math.IsInf(v, 0) {
-			return broken("loss %q is %v", name, v)
-		}
-	}
-	return nil
-}
-
-// notFinite returns the first number of an FP32 tensor that is NaN or infinite, nil
-// without one.
-func notFinite(t *tensor.Tensor) (int, *float32) {
-	values, err := t.Float32s()
-	if err != nil {
-		return 0, nil // another type
-	}
-	for i, v := range values {
-		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-			return i, &v
-		}
-	}
-	return 0, nil
-}
-
-func oneStage(m sdk.Manifest, name string) (*sdk.StageManifest, error) {
-	if name == "" && len(m.Stages) == 1 {
-		return &m.Stages[0], nil
-	}
-	var names []string
-	for _, s := range m.Stages {
-		names = append(names, s.Name)
-	}
-	if name == "" {
-		return nil, fmt.Errorf("plugin %s has stages %s; name one with --stage", m.Name, strings.Join(names, ", "))
-	}
-	s, err := m.Stage(name)
-	if err != nil {
-		return nil, fmt.Errorf("plugin %s has no stage %q; it has %s", m.Name, name, strings.Join(names, ", "))
-	}
-	return s, nil
+	return onestage.Open(c.Context, o)
 }
 
 func keyValues(flag string, given []string) (map[string]string, error) {
@@ -330,29 +185,16 @@ func stageForward(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	r, err := openStage(c, train)
+	s, err := openStage(c, train)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.close()) }()
-	resp, err := r.instance.Forward(c.Context, &sdk.ForwardRequest{
-		Context: 1, Train: train, Seed: c.Uint64("seed"), Inputs: r.inputs, Wanted: r.wanted})
+	defer func() { err = errors.Join(err, s.Close()) }()
+	resp, cost, err := s.Forward(c.Context)
 	if err != nil {
-		return stageError(err, true)
+		return err
 	}
-	cost := r.instance.Cost()
-	if train {
-		if err := r.instance.Release(c.Context, 1); err != nil {
-			return err
-		}
-	}
-	arrays := maps.Clone(resp.Outputs)
-	for name, v := range resp.Losses {
-		arrays["loss."+name] = &tensor.Tensor{DType: tensor.FP64, Shape: []int64{}, Data: tensor.OfFloat64s([]float64{v}).Data}
-	}
-	for name, v := range resp.Metrics {
-		arrays["metric."+name] = &tensor.Tensor{DType: tensor.FP64, Shape: []int64{}, Data: tensor.OfFloat64s([]float64{v}).Data}
-	}
+	arrays := onestage.Arrays(resp)
 	if err := npz.Write(c.String("out"), arrays); err != nil {
 		var path *fs.PathError
 		if errors.As(err, &path) && errors.Is(err, fs.ErrNotExist) {
@@ -367,28 +209,7 @@ func stageForward(c *cli.Context) (err error) {
 		fmt.Fprintf(c.App.ErrWriter, "%-24s %s\n", name, arrays[name])
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%s written; %.3f s, of which %.3f s transport\n", c.String("out"), cost.Wall.Seconds(), cost.Transport().Seconds())
-	return r.finite(resp)
-}
-
-// benchReport is the JSON of `stage bench`.
-type benchReport struct {
-	SchemaVersion          int                `json:"schema_version"`
-	Plugin                 string             `json:"plugin"`
-	Stage                  string             `json:"stage"`
-	Mode                   string             `json:"mode"`
-	Steps                  int                `json:"steps"`
-	Threads                int                `json:"threads"`
-	WholeStep              bool               `json:"whole_step"`
-	SharedMemory           bool               `json:"shared_memory"`
-	Inputs                 map[string][]int64 `json:"inputs"`
-	StartSeconds           float64            `json:"start_seconds"`
-	MedianSeconds          float64            `json:"median_seconds"`
-	MinSeconds             float64            `json:"min_seconds"`
-	MaxSeconds             float64            `json:"max_seconds"`
-	MedianComputeSeconds   float64            `json:"median_compute_seconds"`
-	MedianTransportSeconds float64            `json:"median_transport_seconds"`
-	MinTransportSeconds    float64            `json:"min_transport_seconds"`
-	PeakRSSBytes           int64              `json:"peak_rss_bytes"`
+	return s.Finite(resp)
 }
 
 func stageBench(c *cli.Context) (err error) {
@@ -402,35 +223,15 @@ func stageBench(c *cli.Context) (err error) {
 	if c.Int("steps") < 1 || c.Int("warmup") < 0 {
 		return usageError("--steps %d --warmup %d: want at least 1 and 0", c.Int("steps"), c.Int("warmup"))
 	}
-	r, err := openStage(c, train)
+	s, err := openStage(c, train)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.close()) }()
-	var wall, compute, transport []float64
-	report := benchReport{SchemaVersion: 1, Plugin: r.plugin.Manifest().Name, Stage: r.manifest.Name, Mode: c.String("mode"),
-		Steps: c.Int("steps"), Threads: c.Int("threads"), WholeStep: r.whole, SharedMemory: r.plugin.SharedMemory(), StartSeconds: r.started.Seconds(), Inputs: map[string][]int64{}}
-	if report.Threads == 0 {
-		report.Threads = runtime.NumCPU()
+	defer func() { err = errors.Join(err, s.Close()) }()
+	report, err := s.Bench(c.Context, onestage.BenchOptions{Warmup: c.Int("warmup"), Steps: c.Int("steps"), WholeStep: c.Bool("whole-step")})
+	if err != nil {
+		return err
 	}
-	for name, t := range r.inputs {
-		report.Inputs[name] = t.Shape
-	}
-	for step := range c.Int("warmup") + c.Int("steps") {
-		cost, err := r.step(c.Context, uint64(step+1), c.Uint64("seed"))
-		if err != nil {
-			return stageError(err, c.String("in") != "")
-		}
-		report.PeakRSSBytes = max(report.PeakRSSBytes, cost.PeakRSSBytes)
-		if step >= c.Int("warmup") {
-			wall = append(wall, cost.Wall.Seconds())
-			compute = append(compute, cost.Compute.Seconds())
-			transport = append(transport, cost.Transport().Seconds())
-		}
-	}
-	report.MinSeconds, report.MaxSeconds = slices.Min(wall), slices.Max(wall)
-	report.MedianSeconds, report.MedianComputeSeconds, report.MedianTransportSeconds = stat.Median(wall), stat.Median(compute), stat.Median(transport)
-	report.MinTransportSeconds = slices.Min(transport)
 	if c.Bool("json") {
 		return writeJSON(c.App.Writer, report)
 	}
@@ -440,89 +241,17 @@ func stageBench(c *cli.Context) (err error) {
 	return nil
 }
 
-// step is one Forward and, when training, one Backward; a whole one has the optimizer's
-// step as well.
-func (r *stageRun) step(ctx context.Context, id, seed uint64) (client.Cost, error) {
-	needs := map[string]bool{}
-	for name, t := range r.inputs {
-		if p := sdk.FindPort(r.manifest.Inputs, name); r.train && p != nil && p.Differentiable && t.DType == tensor.FP32 {
-			needs[name] = true
-		}
-	}
-	if r.train && !r.whole {
-		if err := r.instance.ZeroGrad(ctx); err != nil {
-			return client.Cost{}, err
-		}
-	}
-	before := r.instance.Cost()
-	resp, err := r.instance.Forward(ctx, &sdk.ForwardRequest{Context: id, Train: r.train, Seed: seed, Inputs: r.inputs, NeedsGrad: needs, Wanted: r.wanted})
-	if err == nil {
-		err = r.finite(resp)
-	}
-	if err == nil && r.train {
-		_, err = r.instance.Backward(ctx, r.ones(id, resp))
-	}
-	if err == nil && r.whole {
-		err = r.instance.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": 0}, GradientScale: 1, ZeroGrad: true})
-	}
-	return r.instance.Cost().Sub(before), err
-}
-
-// ones asks for the gradients of the sum of all outputs and losses.
-func (r *stageRun) ones(id uint64, resp *sdk.ForwardResponse) *sdk.BackwardRequest {
-	back := &sdk.BackwardRequest{Context: id, OutputGrads: map[string]*tensor.Tensor{}, LossWeights: map[string]float64{}, GradNorm: r.whole}
-	for name, t := range resp.Outputs {
-		if p := sdk.FindPort(r.instance.Outputs(), name); p == nil || !p.Differentiable {
-			continue
-		}
-		ones := t.Clone()
-		if values, err := ones.Float32s(); err == nil {
-			for i := range values {
-				values[i] = 1
-			}
-		}
-		back.OutputGrads[name] = ones
-	}
-	for name := range resp.Losses {
-		back.LossWeights[name] = 1
-	}
-	return back
-}
-
-// gradReport is the JSON of `stage grad`.
-type gradReport struct {
-	SchemaVersion int         `json:"schema_version"`
-	Plugin        string      `json:"plugin"`
-	Stage         string      `json:"stage"`
-	Tolerance     float64     `json:"tolerance"`
-	Passed        bool        `json:"passed"`
-	Directions    []gradEntry `json:"directions"`
-}
-
-type gradEntry struct {
-	Input         string  `json:"input"`
-	Analytic      float64 `json:"analytic"`
-	Numeric       float64 `json:"numeric"`
-	RelativeError float64 `json:"relative_error"`
-}
-
 func stageGrad(c *cli.Context) (err error) {
-	r, err := openStage(c, true)
+	s, err := openStage(c, true)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.close()) }()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	begin := time.Now()
-	results, err := gradcheck.Check(c.Context, r.instance, r.inputs, gradcheck.Options{Seed: c.Uint64("seed"), FirstContext: 1, Wanted: r.wanted})
+	report, worst, err := s.Gradients(c.Context, c.Float64("tolerance"))
 	if err != nil {
-		return stageError(err, c.String("in") != "")
+		return err
 	}
-	report := gradReport{SchemaVersion: 1, Plugin: r.plugin.Manifest().Name, Stage: r.manifest.Name, Tolerance: c.Float64("tolerance")}
-	for _, x := range results {
-		report.Directions = append(report.Directions, gradEntry{x.Input, x.Analytic, x.Numeric, x.RelativeError})
-	}
-	worst := gradcheck.Worst(results)
-	report.Passed = worst.RelativeError <= report.Tolerance
 	if c.Bool("json") {
 		if err := writeJSON(c.App.Writer, report); err != nil {
 			return err
@@ -536,7 +265,7 @@ func stageGrad(c *cli.Context) (err error) {
 		if err := w.Flush(); err != nil {
 			return err
 		}
-		fmt.Fprintf(c.App.ErrWriter, "%d directions in %.1f s\n", len(results), time.Since(begin).Seconds())
+		fmt.Fprintf(c.App.ErrWriter, "%d directions in %.1f s\n", len(report.Directions), time.Since(begin).Seconds())
 	}
 	if !report.Passed {
 		return gateError(fmt.Errorf("the gradient of %q differs from finite differences by %.2g, want at most %g", worst.Input, worst.RelativeError, report.Tolerance))
