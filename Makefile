@@ -91,19 +91,20 @@ setup-test: setup ## also install what the tests compare against (PyTorch, proto
 	@tools/setup/system.sh test
 
 # The race detector compiles and links everything a second time and slows tests down: it
-# watches the packages that start goroutines or hold locks themselves, and the program as
-# a whole (host/cli). Where libtorch is reached it would mean compiling gotch again. vet has
-# looked at everything before the tests run.
+# watches the packages that start goroutines or hold locks themselves, and of the program as
+# a whole the trainings that run, stop and are killed. Where libtorch is reached it would mean
+# compiling gotch again. vet has looked at everything before the tests run.
 .PHONY: test
 test: build ## vet and run all tests, what runs at the same time under the race detector
 	@go vet ./...
 	@torch=$$(go list -test -f '{{$$p := .ImportPath}}{{range .Deps}}{{if eq . "github.com/sugarme/gotch"}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... \
 		| sed 's/ \[.*//; s/_test$$//; s/\.test$$//' | sort -u); \
 	concurrent=$$(grep -rlE '(^|\s)go (func|[a-zA-Z.]+)\(|\.Go\(|atomic\.|sync\.(RW)?Mutex' --include='*.go' host sdk eval internal | xargs -n1 dirname | sort -u | sed 's|^|$(MODULE)/|'); \
-	race=$$(comm -23 <(echo "$$concurrent") <(echo "$$torch") | grep -v /thirdparty); \
+	race=$$(comm -23 <(echo "$$concurrent") <(echo "$$torch") | grep -v /host/cli); \
 	rest=$$(comm -23 <(go list ./... | sort) <(echo "$$race")); \
 	status=0; \
 	go test -vet=off -timeout 20m -race $$race || status=1; \
+	go test -vet=off -timeout 20m -race -run 'Signal|Killed|Dies|TrainScripts/(detect|classify)' ./host/cli || status=1; \
 	go test -vet=off -timeout 20m $$rest || status=1; \
 	exit $$status
 

@@ -213,9 +213,14 @@ func TestReportCarriesPartOfTheTruth(t *testing.T) {
 }
 
 func TestSameSeedWritesTheSameFiles(t *testing.T) {
-	a, _ := make24(t, 7)
-	b, _ := make24(t, 7)
-	c, _ := make24(t, 8)
+	few := func(seed uint64) string {
+		dir := filepath.Join(t.TempDir(), "set")
+		if _, err := synth.DeepLesion(context.Background(), dir, synth.DeepLesionOptions{Patients: 6, Size: 96, Seed: seed}); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	a, b, c := few(7), few(7), few(8)
 	hash := func(dir string) string {
 		d, err := dataset.Open("deeplesion:"+dir, dataset.Options{})
 		if err != nil {

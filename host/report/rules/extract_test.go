@@ -139,12 +139,12 @@ func TestOtherLanguagesAreLeftUnmentioned(t *testing.T) {
 	}
 }
 
-func TestTenMegabytesTakeSeconds(t *testing.T) {
+func TestTwoMegabytesWithoutASentenceEndDoNotHang(t *testing.T) {
 	if testing.Short() {
-		t.Skip("10 MB")
+		t.Skip("2 MB")
 	}
 	x := extractor(t, "")
-	long := one(strings.Repeat("no pneumonia effusion heart ", 10<<20/28))
+	long := one(strings.Repeat("no pneumonia effusion heart ", 2<<20/28))
 	done := make(chan []schema.Cell)
 	go func() { done <- x.Extract(long) }()
 	select {
@@ -153,7 +153,7 @@ func TestTenMegabytesTakeSeconds(t *testing.T) {
 			t.Error("pneumonia is not negated")
 		}
 	case <-time.After(2 * time.Minute): // a hang, not a benchmark
-		t.Fatal("10 MB without a sentence end hang")
+		t.Fatal("2 MB without a sentence end hang")
 	}
 }
 
