@@ -58,12 +58,13 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		}
 		m := &Member{Source: s, Instance: instance, Opened: opened, Resolved: resolved[i]}
 		p.Members = append(p.Members, m)
+		left := leftOut(s.Stage.Outputs, opened.Outputs)
 		opened.Inputs = sdk.KnownPorts(s.Stage.Inputs, opened.Inputs)
 		opened.Outputs = sdk.KnownPorts(s.Stage.Outputs, opened.Outputs)
 		if _, err := on.connect(s, opened.Inputs, before); err != nil {
 			return nil, err
 		}
-		on.offer(s, opened.Inputs, opened.Outputs)
+		on.offer(s, opened.Inputs, slices.DeleteFunc(slices.Clone(opened.Outputs), func(p sdk.Port) bool { return left[p.Name] }))
 		before = s.name()
 	}
 	return p, nil

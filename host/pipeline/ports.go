@@ -232,6 +232,22 @@ func checkOutputs(sources []Source) error {
 	return nil
 }
 
+// leftOut are the optional outputs of the catalogue that Open left out although it named
+// others: this instance will not make them, as a fusion without attributes makes no
+// tokens.report. What a port of the plugin's own means is not known here.
+func leftOut(declared, opened []sdk.Port) map[string]bool {
+	left := map[string]bool{}
+	for _, p := range declared {
+		_, family := sdk.Family(p.Name)
+		known := ports.Find(p.Name) != nil
+		named := slices.ContainsFunc(opened, func(o sdk.Port) bool { return o.Name == p.Name })
+		if len(opened) > 0 && known && !named && !family && !p.Required && !p.Resident && !p.OnRequest {
+			left[p.Name] = true
+		}
+	}
+	return left
+}
+
 // offer puts a stage's outputs on offer. A family output stands for one port
 // per member of the families the stage takes in; where those say nothing and the
 // stage has not named any member, the family itself is on offer.

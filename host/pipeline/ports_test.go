@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -103,5 +104,38 @@ func TestALossHasOneStage(t *testing.T) {
 	encoder.Stage.Losses = []string{"contrast"}
 	if err := Check([]Source{encoder, head}, hostPorts, "classify"); err != nil {
 		t.Errorf("losses of different names: %v", err)
+	}
+}
+
+func TestAnOptionalOutputThatOpenLeavesOutFeedsNobody(t *testing.T) {
+	for _, c := range []struct {
+		named []sdk.Port
+		want  bool
+	}{
+		{nil, true}, // Open says nothing about sizes: what is declared stands
+		{[]sdk.Port{ports.Tokens.Of("volume").Declare(ports.Shape("N", "T", "6"))}, false},
+	} {
+		encoder := source(sdk.KindEncoder, "encoder", nil)
+		encoder.Stage.Outputs = append(slices.Clone(encoder.Stage.Outputs), ports.TokensReport.Declare())
+		openEncoder := encoder.Open
+		encoder.Open = func(ctx context.Context, req *sdk.OpenRequest) (Instance, *sdk.OpenResponse, error) {
+			i, r, err := openEncoder(ctx, req)
+			r.Outputs = c.named
+			return i, r, err
+		}
+		head := source(sdk.KindHead, "classifier", nil)
+		openHead := head.Open
+		got := false
+		head.Open = func(ctx context.Context, req *sdk.OpenRequest) (Instance, *sdk.OpenResponse, error) {
+			got = slices.ContainsFunc(req.Inputs, func(p sdk.Port) bool { return p.Name == ports.TokensReport.Name })
+			return openHead(ctx, req)
+		}
+		p, err := Open(t.Context(), []Source{encoder, head}, hostPorts, base)
+		if err == nil {
+			err = p.Close()
+		}
+		if got != c.want {
+			t.Errorf("Open named %d outputs: the head is opened with tokens.report: %v, want %v (%v)", len(c.named), got, c.want, err)
+		}
 	}
 }
