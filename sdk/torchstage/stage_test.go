@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -549,5 +550,21 @@ func TestMemoryOfAStepIsGivenBack(t *testing.T) {
 	}
 	if grown := residentBytes(t) - before; grown > steps*int64(len(x.Data))/2 {
 		t.Errorf("resident memory grew by %d MB in %d steps whose input has %d MB", grown>>20, steps, len(x.Data)>>20)
+	}
+}
+
+func TestEndingTheGoroutineOnTheThreadEndsTheCallersToo(t *testing.T) {
+	ended, returned := make(chan struct{}), false
+	go func() {
+		defer close(ended)
+		_ = OnThread(func() error { runtime.Goexit(); return nil })
+		returned = true
+	}()
+	<-ended
+	if returned {
+		t.Error("the caller went on as if the call had returned")
+	}
+	if err := OnThread(func() error { return nil }); err != nil {
+		t.Errorf("the call after it: %v", err)
 	}
 }

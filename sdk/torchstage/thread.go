@@ -18,19 +18,16 @@ var (
 )
 
 // OnThread runs f on the process's one torch thread and returns its error. A panic
-// in f becomes an error. It must not be called from inside f.
+// in f becomes an error; where f ends its goroutine (t.Fatal does), the caller's ends and
+// the thread is replaced. It must not be called from inside f.
 func OnThread(f func() error) error {
 	startThread.Do(func() {
 		work = make(chan func())
-		go func() {
-			runtime.LockOSThread()
-			for job := range work {
-				job()
-			}
-		}()
+		go serveThread()
 	})
 	done := make(chan error, 1)
 	work <- func() {
+		defer close(done)
 		defer func() {
 			if r := recover(); r != nil {
 				done <- sdk.Errorf(sdk.Internal, "panic: %v\n%s", r, debug.Stack())
@@ -38,7 +35,20 @@ func OnThread(f func() error) error {
 		}()
 		done <- f()
 	}
-	return <-done
+	err, returned := <-done
+	if !returned {
+		runtime.Goexit()
+	}
+	return err
+}
+
+// serveThread works until a job ends the goroutine, which takes the locked thread with it.
+func serveThread() {
+	defer func() { go serveThread() }()
+	runtime.LockOSThread()
+	for job := range work {
+		job()
+	}
 }
 
 // gradMode sets autograd's mode and returns a function that restores the old one.
