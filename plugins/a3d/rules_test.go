@@ -29,6 +29,19 @@ func noise(seed uint64, shape ...int64) *tensor.Tensor {
 	return v
 }
 
+// dense_block refuses such a processor, so it must not be asked.
+func TestAProcessorWithoutVectorsTakesTheGeneralForm(t *testing.T) {
+	had := vectors
+	t.Cleanup(func() { vectors = had })
+	vectors = false
+	in := openInside(t, sdk.Settings{"slices": "3"}, nil)
+	run(t, func(*torchstage.Scope, later) {
+		if in.encoder.fused(gotch.Float) {
+			t.Error("the fused block is taken without AVX2")
+		}
+	})
+}
+
 // The kernels against the same network op by op.
 func TestFusedDenseBlocksEqualTheGeneralForm(t *testing.T) {
 	for _, c := range []struct {
