@@ -60,12 +60,7 @@ func llmFlags() []cli.Flag {
 
 // sourceOf says where the reports lie.
 func sourceOf(c *cli.Context) (report.Source, error) {
-	src := report.Source{Path: c.String("data"), ID: c.String("id")}
-	for _, column := range strings.Split(c.String("text"), ",") {
-		if column = strings.TrimSpace(column); column != "" {
-			src.Text = append(src.Text, column)
-		}
-	}
+	src := report.Source{Path: c.String("data"), ID: c.String("id"), Text: list(c.String("text"))}
 	if only := c.String("only"); only != "" {
 		column, value, ok := strings.Cut(only, "=")
 		if !ok {

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -26,9 +25,7 @@ Exit code 1 when a check fails; a warning does not.`,
 			}
 			report := doctor.Examine(c.Context, doctor.Options{PluginDirs: c.StringSlice("plugin-dir")})
 			if c.Bool("json") {
-				encoder := json.NewEncoder(c.App.Writer)
-				encoder.SetIndent("", "  ")
-				if err := encoder.Encode(report); err != nil {
+				if err := writeJSON(c.App.Writer, report); err != nil {
 					return err
 				}
 			} else {

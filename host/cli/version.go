@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"runtime"
 
@@ -27,9 +26,7 @@ func versionCommand() *cli.Command {
 				Platform      string `json:"platform"`
 			}{1, Version, sdk.ProtocolMajor, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 			if c.Bool("json") {
-				encoder := json.NewEncoder(c.App.Writer)
-				encoder.SetIndent("", "  ")
-				return encoder.Encode(v)
+				return writeJSON(c.App.Writer, v)
 			}
 			_, err := fmt.Fprintf(c.App.Writer, "alignedfusion %s, stage protocol %d, %s, %s\n", v.Version, v.Protocol, v.Go, v.Platform)
 			return err
