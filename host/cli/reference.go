@@ -22,7 +22,7 @@ func referenceCommand() *cli.Command {
 					writeReference(&b, "alignedfusion", cmd, 2)
 				}
 			}
-			b.WriteString("\n## Exit codes\n\n" + upperFirst(exitCodes()) + ": see [exit-codes.md](exit-codes.md).\n")
+			b.WriteString("\n## Exit codes\n\nEach with what it means: [exit-codes.md](exit-codes.md).\n")
 			_, err := io.WriteString(c.App.Writer, b.String())
 			return err
 		},

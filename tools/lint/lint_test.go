@@ -160,6 +160,19 @@ func TestTextRules(t *testing.T) {
 	}
 }
 
+func TestProseOfPagesIsNarrow(t *testing.T) {
+	wide := strings.Repeat("é", proseWidth)
+	text := strings.Join([]string{wide, wide + ".", "| " + wide + " |", "  * " + wide, "```text", wide + ".", "```" + wide, wide + ".", "", "    " + wide, "    " + wide, "x", "    " + wide}, "\n")
+	if diff := cmp.Diff([]string{"2 prose", "4 prose", "8 prose", "13 prose"}, breaches(lintPage("docs/x.md", []byte(text)))); diff != "" {
+		t.Error(diff)
+	}
+	for name, want := range map[string]bool{"README.md": true, "docs/x.md": true, "docs/decisions/01-x.md": true, "docs/x.svg": false, "examples/README.md": false} {
+		if isPage(name) != want {
+			t.Errorf("%s is a page: %v", name, !want)
+		}
+	}
+}
+
 func TestLintTreeReadsWhatGitWouldTrack(t *testing.T) {
 	root := t.TempDir()
 	if out, err := exec.Command("git", "-C", root, "init", "-q").CombinedOutput(); err != nil {

@@ -55,6 +55,9 @@ func lintTree(root string) ([]finding, error) {
 			continue // not text
 		}
 		findings = append(findings, lintText(name, text)...)
+		if isPage(name) {
+			findings = append(findings, lintPage(name, text)...)
+		}
 		if strings.HasSuffix(name, ".go") {
 			found, err := lintGo(name, text)
 			if err != nil {

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 const module = "github.com/alignedfusion/alignedfusion"
@@ -42,6 +43,32 @@ func lintText(name string, text []byte) []finding {
 		}
 		if conflictMark.MatchString(line) {
 			found = append(found, finding{name, i + 1, "conflict", "left-over merge conflict mark"})
+		}
+	}
+	return found
+}
+
+// proseWidth is the longest line of a page's prose, in characters.
+const proseWidth = 120
+
+// isPage reports whether a file is one of the pages whose prose is kept narrow.
+func isPage(name string) bool {
+	dir := path.Dir(name)
+	return path.Ext(name) == ".md" && (within(dir, "docs") || dir == ".")
+}
+
+// lintPage refuses long lines of prose. Tables and blocks of code are as wide as they are.
+func lintPage(name string, text []byte) []finding {
+	var found []finding
+	code, indented := false, true
+	for i, line := range strings.Split(string(text), "\n") {
+		start := strings.TrimSpace(line)
+		// Indented code begins behind an empty line.
+		indented = start == "" || indented && strings.HasPrefix(line, "    ")
+		fence := strings.HasPrefix(start, "```")
+		code = code != fence
+		if n := utf8.RuneCountInString(line); n > proseWidth && !code && !fence && !indented && !strings.HasPrefix(start, "|") {
+			found = append(found, finding{name, i + 1, "prose", fmt.Sprintf("%d characters, want at most %d", n, proseWidth)})
 		}
 	}
 	return found
