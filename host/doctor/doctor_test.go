@@ -226,6 +226,29 @@ func TestLibrariesOfAWorkingPlugin(t *testing.T) {
 	want(t, found[1], Warn, "reference BLAS", "libopenblas0-pthread")
 }
 
+func TestKernelsAreLookedForBesideTheShim(t *testing.T) {
+	dir, plugin := torchTree(t)
+	plugin.Name = "a3d"
+	library := filepath.Join(dir, "build", "lib", "libalignedfusion_a3d.so")
+	missing := func() (out []Finding) {
+		for _, f := range hostLibraries().libraries([]plughost.Found{plugin}) {
+			if f.Check == "kernels of a3d" {
+				out = append(out, f)
+			}
+		}
+		return out
+	}
+	found := missing()
+	if len(found) != 1 {
+		t.Fatalf("findings: %+v", found)
+	}
+	want(t, found[0], Fail, library, "make kernels", "-kernels plugins/a3d/native")
+	write(t, filepath.Dir(library), map[string]string{filepath.Base(library): ""})
+	if found := missing(); found != nil {
+		t.Errorf("with the library: %+v", found)
+	}
+}
+
 func TestLibrariesNameTunedBLAS(t *testing.T) {
 	dir, plugin := torchTree(t)
 	library := filepath.Join(dir, "blas", "libblas.so.3")

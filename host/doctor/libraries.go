@@ -257,6 +257,11 @@ func (m machine) libraries(plugins []plughost.Found) []Finding {
 		found = append(found, libtorch(shim, shims[shim]))
 	}
 	for _, p := range torch {
+		if f, lacks := kernels(p); lacks {
+			found = append(found, f)
+		}
+	}
+	for _, p := range torch {
 		if len(p.closure.missing) == 0 {
 			if f, any := blas(p.closure); any {
 				found = append(found, f)
@@ -265,6 +270,21 @@ func (m machine) libraries(plugins []plughost.Found) []Finding {
 		}
 	}
 	return found
+}
+
+// withKernels are our plugins that load a kernel library of their own, by name, when they
+// first compute.
+var withKernels = []string{"a3d"}
+
+// kernels looks for a plugin's kernel library where the plugin will: beside the shim.
+func kernels(p torchPlugin) (f Finding, lacks bool) {
+	shim := p.closure.paths[shimLibrary]
+	if !slices.Contains(withKernels, p.name) || shim == "" {
+		return Finding{}, false
+	}
+	library := filepath.Join(filepath.Dir(shim), "libalignedfusion_"+p.name+".so")
+	return Finding{"kernels of " + p.name, Fail, library + " is not there, and the plugin computes with it",
+		"run `make kernels`, or build/fitgotch -shim-only -kernels plugins/" + p.name + "/native where there is no Go"}, !isLibrary(library)
 }
 
 func missingHint(names []string) string {
