@@ -46,6 +46,47 @@ func TestGoExampleKeepsTheProtocol(t *testing.T) {
 	}
 }
 
+// examples/README.md says how: the folder is copied, and its go.work is the one shown there.
+func TestGoExampleBuildsOutsideTheCheckout(t *testing.T) {
+	t.Parallel()
+	needGotch(t)
+	checkout, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile(root + "/examples/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, work, found := strings.Cut(string(readme), "```text\n")
+	work, _, closed := strings.Cut(work, "```")
+	if !found || !closed {
+		t.Fatal("examples/README.md shows no go.work")
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"Makefile", "go.mod", "main.go", "main_test.go"} {
+		text, err := os.ReadFile(root + "/examples/go-head/" + name)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), text, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	work = strings.ReplaceAll(work, "/path/to/alignedfusion", checkout)
+	if err := os.WriteFile(filepath.Join(dir, "go.work"), []byte(work), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.Command("make", "fit", "build")
+	build.Dir = dir
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := exec.Command("alignedfusion", "plugin", "validate", "--quiet", filepath.Join(dir, "bin", "go-head")).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // A plugin in Python under a debugger serves hosts it was not started by.
 func TestReattachToAPythonPlugin(t *testing.T) {
 	t.Parallel()
