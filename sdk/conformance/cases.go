@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -45,157 +46,133 @@ var pluginCases = []pluginCase{
 		"serve plugin.GRPCController/Shutdown: stop the server and return from main", shutdown},
 }
 
-func describe(ctx context.Context, r *runner) error {
+func describe(ctx context.Context, r *runner) {
 	if r.target.Describe == nil {
-		return skip("no program to run")
+		skip("no program to run")
 	}
-	text, err := r.target.Describe(ctx)
+	printed, err := wire.ManifestFromJSON(get(r.target.Describe(ctx)))
 	if err != nil {
-		return err
-	}
-	printed, err := wire.ManifestFromJSON(text)
-	if err != nil {
-		return broken("the manifest as JSON", "%v", err)
+		fail("the manifest as JSON", "%v", err)
 	}
 	if !proto.Equal(wire.ManifestToProto(printed), wire.ManifestToProto(r.manifest)) {
-		return broken("equal manifests", "--describe and Describe differ")
+		fail("equal manifests", "--describe and Describe differ")
 	}
-	return nil
 }
 
 var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]*$`)
 
-func checkManifest(_ context.Context, r *runner) error {
+func checkManifest(_ context.Context, r *runner) {
 	m := r.manifest
 	switch {
 	case !validName.MatchString(m.Name):
-		return broken("letters, digits, - and _", "plugin name %q", m.Name)
+		fail("letters, digits, - and _", "plugin name %q", m.Name)
 	case m.Version == "":
-		return broken("a version", "version is empty")
+		fail("a version", "version is empty")
 	case len(m.Stages) == 0:
-		return broken("at least one stage", "no stages")
+		fail("at least one stage", "no stages")
 	}
 	seen := map[string]bool{}
 	for _, s := range m.Stages {
 		if !validName.MatchString(s.Name) || seen[s.Name] {
-			return broken("letters, digits, - and _, once each", "stage name %q", s.Name)
+			fail("letters, digits, - and _, once each", "stage name %q", s.Name)
 		}
 		seen[s.Name] = true
 		if !slices.Contains([]sdk.Kind{sdk.KindEncoder, sdk.KindText, sdk.KindFusion, sdk.KindHead}, s.Kind) {
-			return broken("encoder, text, fusion or head", "stage %s has kind %q", s.Name, s.Kind)
+			fail("encoder, text, fusion or head", "stage %s has kind %q", s.Name, s.Kind)
 		}
 		for _, side := range [][]sdk.Port{s.Inputs, s.Outputs} {
 			names := map[string]bool{}
 			for _, p := range side {
 				if p.Name == "" || names[p.Name] {
-					return broken("a name, once each", "stage %s has port %q twice or without a name", s.Name, p.Name)
+					fail("a name, once each", "stage %s has port %q twice or without a name", s.Name, p.Name)
 				}
 				names[p.Name] = true
 				if p.DType != "" && !p.DType.Known() {
-					return broken("an Open Inference Protocol name", "port %q of stage %s has dtype %q", p.Name, s.Name, p.DType)
+					fail("an Open Inference Protocol name", "port %q of stage %s has dtype %q", p.Name, s.Name, p.DType)
 				}
 				if strings.Contains(strings.TrimSuffix(p.Name, ".*"), "*") {
-					return broken("an exact name or a family ending in .*", "port %q of stage %s", p.Name, s.Name)
+					fail("an exact name or a family ending in .*", "port %q of stage %s", p.Name, s.Name)
 				}
 			}
 		}
 		var wrong *ports.Error
 		if errors.As(ports.Check(s, m.Stages), &wrong) {
-			return broken(wrong.Wanted, "%s %q of stage %s %s", wrong.Side, wrong.Port, s.Name, wrong.Given)
+			fail(wrong.Wanted, "%s %q of stage %s %s", wrong.Side, wrong.Port, s.Name, wrong.Given)
 		}
 		for _, d := range s.Settings {
 			if !slices.Contains([]string{"int", "float", "bool", "string", "path", "ints", "floats"}, d.Type) {
-				return broken("int, float, bool, string, path, ints or floats", "setting %s.%s has type %q", s.Name, d.Name, d.Type)
+				fail("int, float, bool, string, path, ints or floats", "setting %s.%s has type %q", s.Name, d.Name, d.Type)
 			}
 			if d.Default == "" {
 				continue // empty: not set
 			}
 			if _, err := sdk.ResolveSettings(s.Settings, map[string]string{d.Name: d.Default}); err != nil {
-				return broken("a default that is valid", "stage %s: %v", s.Name, err)
+				fail("a default that is valid", "stage %s: %v", s.Name, err)
 			}
 		}
 	}
-	return nil
 }
 
-func health(ctx context.Context, r *runner) error {
+func health(ctx context.Context, r *runner) {
 	if r.conn.PID == 0 {
-		return skip("no process")
+		skip("no process")
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	answer, err := grpc_health_v1.NewHealthClient(r.conn.Conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: "plugin"})
-	if err != nil {
-		return err
-	}
+	answer := get(grpc_health_v1.NewHealthClient(r.conn.Conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: "plugin"}))
 	if answer.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
-		return broken("SERVING", "%s", answer.GetStatus())
+		fail("SERVING", "%s", answer.GetStatus())
 	}
-	return nil
 }
 
-func unknownStage(ctx context.Context, r *runner) error {
+func unknownStage(ctx context.Context, r *runner) {
 	// Over the stub: the client refuses to ask.
 	_, err := stagev1.NewStageServiceClient(r.conn.Conn).Open(ctx, &stagev1.OpenRequest{Stage: "no-such-stage"})
-	return wantCode(wire.ErrorFromStatus(err, ""), "stage no-such-stage", "", sdk.InvalidArgument, sdk.NotFound)
+	wantCode(wire.ErrorFromStatus(err, ""), "stage no-such-stage", "", sdk.InvalidArgument, sdk.NotFound)
 }
 
-func unknownInstance(ctx context.Context, r *runner) error {
+func unknownInstance(ctx context.Context, r *runner) {
 	stub := stagev1.NewStageServiceClient(r.conn.Conn)
 	_, err := stub.Forward(ctx, &stagev1.ForwardRequest{Instance: 987654321, Mode: stagev1.Mode_MODE_EVAL})
-	if err := wantCode(wire.ErrorFromStatus(err, ""), "Forward on an instance that does not exist", "", sdk.NotFound); err != nil {
-		return err
-	}
+	wantCode(wire.ErrorFromStatus(err, ""), "Forward on an instance that does not exist", "", sdk.NotFound)
 	_, err = stub.Close(ctx, &stagev1.CloseRequest{Instance: 987654321})
-	return wantCode(wire.ErrorFromStatus(err, ""), "Close of an instance that does not exist", "", sdk.NotFound)
+	wantCode(wire.ErrorFromStatus(err, ""), "Close of an instance that does not exist", "", sdk.NotFound)
 }
 
 // another starts a second process for a case that ends it.
-func (r *runner) another(ctx context.Context) (*Connection, error) {
-	c, err := r.target.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (r *runner) another(ctx context.Context) *Connection {
+	c := get(r.target.Connect(ctx))
 	if _, err := c.InBand.Describe(ctx); err != nil {
-		return nil, errors.Join(err, c.Close())
+		check(errors.Join(err, c.Close()))
 	}
-	return c, nil
+	return c
 }
 
-func lifeline(ctx context.Context, r *runner) error {
+func lifeline(ctx context.Context, r *runner) {
 	if r.conn.CutLifeline == nil {
-		return skip("no process with a lifeline")
+		skip("no process with a lifeline")
 	}
-	c, err := r.another(ctx)
-	if err != nil {
-		return err
-	}
+	c := r.another(ctx)
 	defer func() { _ = c.Close() }()
 	c.CutLifeline()
-	return ends(c, 3*time.Second, "its host died")
+	ends(c, 3*time.Second, "its host died")
 }
 
-func shutdown(ctx context.Context, r *runner) error {
+func shutdown(ctx context.Context, r *runner) {
 	if r.conn.ShutDown == nil {
-		return skip("no process to end")
+		skip("no process to end")
 	}
-	c, err := r.another(ctx)
-	if err != nil {
-		return err
-	}
+	c := r.another(ctx)
 	defer func() { _ = c.Close() }()
-	if err := c.ShutDown(ctx); err != nil {
-		return err
-	}
-	return ends(c, 1800*time.Millisecond, "Shutdown") // before the host's patience ends
+	check(c.ShutDown(ctx))
+	ends(c, 1800*time.Millisecond, "Shutdown") // before the host's patience ends
 }
 
-func ends(c *Connection, within time.Duration, what string) error {
+func ends(c *Connection, within time.Duration, what string) {
 	select {
 	case <-c.Exited:
-		return nil
 	case <-time.After(within):
-		return broken("the end of the process", "it still runs %v after %s", within, what)
+		fail("the end of the process", "it still runs %v after %s", within, what)
 	}
 }
 
@@ -252,7 +229,7 @@ var stageCases = []stageCase{
 		mend: "free what a call allocates; drop graphs of ended contexts", run: growth},
 }
 
-func unknownSetting(ctx context.Context, s *subject) error {
+func unknownSetting(ctx context.Context, s *subject) {
 	req := s.request(s.manifest, s.inputs, opening{})
 	req.Settings = maps.Clone(req.Settings)
 	if req.Settings == nil {
@@ -263,23 +240,17 @@ func unknownSetting(ctx context.Context, s *subject) error {
 	if err == nil {
 		_ = i.Close(ctx)
 	}
-	return wantCode(err, "setting no-such-setting", "no-such-setting", sdk.InvalidArgument)
+	wantCode(err, "setting no-such-setting", "no-such-setting", sdk.InvalidArgument)
 }
 
-func declaredOutputs(ctx context.Context, s *subject) error {
-	c, err := s.open(ctx, s.conn.InBand, opening{train: s.manifest.Trainable})
-	if err != nil {
-		return err
-	}
+func declaredOutputs(ctx context.Context, s *subject) {
+	c := s.open(ctx, s.conn.InBand, opening{train: s.manifest.Trainable})
 	for _, train := range []bool{false, true} {
 		if train && !s.manifest.Trainable {
 			continue
 		}
 		// The client checks names, dtypes and shapes.
-		resp, err := c.run(ctx, 1, train, s.inputs, nil)
-		if err != nil {
-			return err
-		}
+		resp := c.run(ctx, 1, train, s.inputs, nil)
 		for _, name := range slices.Sorted(maps.Keys(resp.Outputs)) {
 			values, err := resp.Outputs[name].Float32s()
 			if err != nil {
@@ -287,90 +258,58 @@ func declaredOutputs(ctx context.Context, s *subject) error {
 			}
 			for i, v := range values {
 				if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-					return broken("finite values", "output %q has %v at %d", name, v, i)
+					fail("finite values", "output %q has %v at %d", name, v, i)
 				}
 			}
 		}
 		for name, v := range resp.Losses {
 			if math.IsNaN(v) || math.IsInf(v, 0) {
-				return broken("a finite value", "loss %q is %v", name, v)
+				fail("a finite value", "loss %q is %v", name, v)
 			}
 		}
 	}
-	return nil
 }
 
-func deterministic(ctx context.Context, s *subject) error {
+func deterministic(ctx context.Context, s *subject) {
 	for _, train := range []bool{false, true} {
 		if train && !s.manifest.Trainable {
 			continue
 		}
 		var answers []map[string]*tensor.Tensor
 		for range 2 {
-			c, err := s.open(ctx, s.conn.InBand, opening{train: train})
-			if err != nil {
-				return err
-			}
-			resp, err := c.run(ctx, 1, train, s.inputs, nil)
-			if err != nil {
-				return err
-			}
+			c := s.open(ctx, s.conn.InBand, opening{train: train})
+			resp := c.run(ctx, 1, train, s.inputs, nil)
 			answers = append(answers, resp.Outputs)
-			again, err := c.run(ctx, 2, false, s.inputs, nil)
-			if err != nil {
-				return err
-			}
-			if train {
-				continue
-			}
-			if err := equalTensors("the second run of an instance", again.Outputs, resp.Outputs); err != nil {
-				return err
+			if again := s.evaluate(ctx, c, 2); !train {
+				same("the second run of an instance", again, resp.Outputs)
 			}
 		}
-		if err := equalTensors(fmt.Sprintf("a second instance (train %v)", train), answers[1], answers[0]); err != nil {
-			return err
-		}
+		same(fmt.Sprintf("a second instance (train %v)", train), answers[1], answers[0])
 	}
-	return nil
 }
 
-func transports(ctx context.Context, s *subject) error {
+func transports(ctx context.Context, s *subject) {
 	if s.conn.Shared == nil {
-		return skip("the plugin has no shared memory")
+		skip("the plugin has no shared memory")
 	}
-	if _, err := s.conn.Shared.Describe(ctx); err != nil {
-		return err
-	}
+	get(s.conn.Shared.Describe(ctx))
 	var outputs, grads []map[string]*tensor.Tensor
 	for _, shared := range []bool{false, true} {
 		connection := s.conn.InBand
 		if shared {
 			connection = s.conn.Shared
 		}
-		c, err := s.open(ctx, connection, opening{train: s.manifest.Trainable})
-		if err != nil {
-			return err
-		}
-		resp, err := c.run(ctx, 1, s.manifest.Trainable, s.inputs, s.wantedGradients())
-		if err != nil {
-			return err
-		}
+		c := s.open(ctx, connection, opening{train: s.manifest.Trainable})
+		resp := c.run(ctx, 1, s.manifest.Trainable, s.inputs, s.wantedGradients())
 		outputs = append(outputs, resp.Outputs)
 		if s.manifest.Trainable {
-			g, err := c.back(ctx, 1, resp, wave, 1)
-			if err != nil {
-				return err
-			}
-			grads = append(grads, g)
+			grads = append(grads, c.back(ctx, 1, resp, wave, 1))
 		}
 	}
-	if err := equalTensors("shared memory against in-band", outputs[1], outputs[0]); err != nil {
-		return err
-	}
+	same("shared memory against in-band", outputs[1], outputs[0])
 	if s.manifest.Trainable {
-		return equalTensors("gradients by shared memory against in-band", grads[1], grads[0])
+		same("gradients by shared memory against in-band", grads[1], grads[0])
 	}
-	return nil
 }
 
 func (s *subject) wantedGradients() map[string]bool {
@@ -390,60 +329,46 @@ func (s *subject) floating() string {
 	return ""
 }
 
-func badInput(ctx context.Context, s *subject) error {
+func badInput(ctx context.Context, s *subject) {
 	name := s.floating()
 	if name == "" {
-		return skip("no floating-point input")
+		skip("no floating-point input")
 	}
-	c, err := s.open(ctx, s.conn.InBand, opening{})
-	if err != nil {
-		return err
-	}
+	c := s.open(ctx, s.conn.InBand, opening{})
 	good := s.inputs[name]
-	refuse := func(what, word string, change func(map[string]*tensor.Tensor)) error {
+	refuse := func(what, word string, change func(map[string]*tensor.Tensor)) {
 		inputs := maps.Clone(s.inputs)
 		change(inputs)
-		_, err := c.run(ctx, 1, false, inputs, nil)
-		return wantCode(err, what, word, sdk.InvalidArgument)
+		_, err := c.tryRun(ctx, 1, false, inputs, nil)
+		wantCode(err, what, word, sdk.InvalidArgument)
 	}
 	p := sdk.FindPort(s.manifest.Inputs, name)
-	checks := []error{
-		refuse("an undeclared input", "no.such.input", func(in map[string]*tensor.Tensor) { in["no.such.input"] = good }),
-	}
+	refuse("an undeclared input", "no.such.input", func(in map[string]*tensor.Tensor) { in["no.such.input"] = good })
 	if p.DType != "" {
 		other := &tensor.Tensor{DType: tensor.Int32, Shape: good.Shape, Data: good.Data}
-		checks = append(checks, refuse("INT32 for FP32", name, func(in map[string]*tensor.Tensor) { in[name] = other }))
+		refuse("INT32 for FP32", name, func(in map[string]*tensor.Tensor) { in[name] = other })
 	}
 	if len(p.Shape) > 0 {
 		flat := &tensor.Tensor{DType: good.DType, Shape: append([]int64{1}, good.Shape...), Data: good.Data}
-		checks = append(checks, refuse("an input with a dimension too many", name, func(in map[string]*tensor.Tensor) { in[name] = flat }))
+		refuse("an input with a dimension too many", name, func(in map[string]*tensor.Tensor) { in[name] = flat })
 	}
 	if p.Required {
-		checks = append(checks, refuse("a missing required input", "", func(in map[string]*tensor.Tensor) {
+		refuse("a missing required input", "", func(in map[string]*tensor.Tensor) {
 			prefix, family := sdk.Family(p.Name)
 			maps.DeleteFunc(in, func(n string, _ *tensor.Tensor) bool { return n == name || family && strings.HasPrefix(n, prefix) })
-		}))
-	}
-	for _, err := range checks {
-		if err != nil {
-			return err
-		}
+		})
 	}
 	// The instance goes on working.
-	_, err = c.run(ctx, 2, false, s.inputs, nil)
-	return err
+	c.run(ctx, 2, false, s.inputs, nil)
 }
 
-func badBytes(ctx context.Context, s *subject) error {
+func badBytes(ctx context.Context, s *subject) {
 	name := s.floating()
 	if name == "" {
-		return skip("no floating-point input")
+		skip("no floating-point input")
 	}
 	stub := stagev1.NewStageServiceClient(s.conn.Conn)
-	c, err := s.open(ctx, s.conn.InBand, opening{})
-	if err != nil {
-		return err
-	}
+	c := s.open(ctx, s.conn.InBand, opening{})
 	t := s.inputs[name]
 	for what, payload := range map[string]*stagev1.Tensor{
 		"too few bytes":                   {Payload: &stagev1.Tensor_Raw{Raw: t.Data[:len(t.Data)-1]}},
@@ -458,11 +383,8 @@ func badBytes(ctx context.Context, s *subject) error {
 			payload.Shape = t.Shape
 		}
 		_, err := stub.Forward(ctx, &stagev1.ForwardRequest{Instance: c.ID(), Mode: stagev1.Mode_MODE_EVAL, Inputs: []*stagev1.Tensor{payload}})
-		if err := wantCode(wire.ErrorFromStatus(err, ""), what, name, sdk.InvalidArgument); err != nil {
-			return err
-		}
+		wantCode(wire.ErrorFromStatus(err, ""), what, name, sdk.InvalidArgument)
 	}
-	return nil
 }
 
 func (c *chain) onlyBackward(ctx context.Context, id uint64) error {
@@ -470,139 +392,87 @@ func (c *chain) onlyBackward(ctx context.Context, id uint64) error {
 	return err
 }
 
-func evalLeavesNothing(ctx context.Context, s *subject) error {
-	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
-	if err != nil {
-		return err
-	}
-	if _, err := c.run(ctx, 71, false, s.inputs, nil); err != nil {
-		return err
-	}
-	return wantCode(c.onlyBackward(ctx, 71), "Backward after an EVAL run", "", sdk.NotFound, sdk.FailedPrecondition)
+func evalLeavesNothing(ctx context.Context, s *subject) {
+	c := s.open(ctx, s.conn.InBand, opening{train: true})
+	c.run(ctx, 71, false, s.inputs, nil)
+	wantCode(c.onlyBackward(ctx, 71), "Backward after an EVAL run", "", sdk.NotFound, sdk.FailedPrecondition)
 }
 
-func unknownContext(ctx context.Context, s *subject) error {
-	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
-	if err != nil {
-		return err
-	}
-	return wantCode(c.onlyBackward(ctx, 4242), "Backward of context 4242, which never was", "", sdk.NotFound)
+func unknownContext(ctx context.Context, s *subject) {
+	c := s.open(ctx, s.conn.InBand, opening{train: true})
+	wantCode(c.onlyBackward(ctx, 4242), "Backward of context 4242, which never was", "", sdk.NotFound)
 }
 
-func doubleBackward(ctx context.Context, s *subject) error {
-	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
-	if err != nil {
-		return err
-	}
-	if _, err := c.forwardBackward(ctx, 1, wave, 1); err != nil {
-		return err
-	}
-	return wantCode(c.onlyBackward(ctx, 1), "the second Backward of context 1", "", sdk.FailedPrecondition)
+func doubleBackward(ctx context.Context, s *subject) {
+	c := s.open(ctx, s.conn.InBand, opening{train: true})
+	c.forwardBackward(ctx, 1, wave, 1)
+	wantCode(c.onlyBackward(ctx, 1), "the second Backward of context 1", "", sdk.FailedPrecondition)
 }
 
-func contextOrder(ctx context.Context, s *subject) error {
+func contextOrder(ctx context.Context, s *subject) {
 	if s.runner.manifest.OpenContexts() < 2 {
-		return skip("the plugin allows one open context")
+		skip("the plugin allows one open context")
 	}
 	other := maps.Clone(s.inputs)
 	if name := s.floating(); name != "" {
-		values, err := other[name].Clone().Float32s()
-		if err != nil {
-			return err
-		}
+		values := get(other[name].Clone().Float32s())
 		slices.Reverse(values)
 		other[name] = tensor.OfFloat32s(values, other[name].Shape...)
 	}
 	both := []map[string]*tensor.Tensor{s.inputs, other}
 	// Each by itself, in an instance of its own: running statistics change in TRAIN mode.
 	var alone []map[string]*tensor.Tensor
-	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
-	if err != nil {
-		return err
-	}
+	c := s.open(ctx, s.conn.InBand, opening{train: true})
 	for i, inputs := range both {
-		resp, err := c.run(ctx, uint64(i+1), true, inputs, s.differentiable())
-		if err != nil {
-			return err
-		}
-		g, err := c.back(ctx, uint64(i+1), resp, wave, 1)
-		if err != nil {
-			return err
-		}
-		alone = append(alone, g)
+		resp := c.run(ctx, uint64(i+1), true, inputs, s.differentiable())
+		alone = append(alone, c.back(ctx, uint64(i+1), resp, wave, 1))
 	}
-	if c, err = s.open(ctx, s.conn.InBand, opening{train: true}); err != nil {
-		return err
-	}
+	c = s.open(ctx, s.conn.InBand, opening{train: true})
 	var responses []*sdk.ForwardResponse
 	for i, inputs := range both {
-		resp, err := c.run(ctx, uint64(i+1), true, inputs, s.differentiable())
-		if err != nil {
-			return err
-		}
-		responses = append(responses, resp)
+		responses = append(responses, c.run(ctx, uint64(i+1), true, inputs, s.differentiable()))
 	}
 	for _, i := range []int{1, 0} {
-		g, err := c.back(ctx, uint64(i+1), responses[i], wave, 1)
-		if err != nil {
-			return err
-		}
-		if err := equalTensors(fmt.Sprintf("gradients of context %d of two, gone backward in the other order", i+1), g, alone[i]); err != nil {
-			return err
-		}
+		g := c.back(ctx, uint64(i+1), responses[i], wave, 1)
+		same(fmt.Sprintf("gradients of context %d of two, gone backward in the other order", i+1), g, alone[i])
 	}
-	return nil
 }
 
-func contextBound(ctx context.Context, s *subject) error {
-	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
-	if err != nil {
-		return err
-	}
+func contextBound(ctx context.Context, s *subject) {
+	c := s.open(ctx, s.conn.InBand, opening{train: true})
 	bound := s.runner.manifest.OpenContexts()
 	for i := range bound {
-		if _, err := c.run(ctx, uint64(i+1), true, s.inputs, nil); err != nil {
-			return broken("success", "Forward %d of %d allowed open contexts: %v", i+1, bound, err)
+		if _, err := c.tryRun(ctx, uint64(i+1), true, s.inputs, nil); err != nil {
+			fail("success", "Forward %d of %d allowed open contexts: %v", i+1, bound, err)
 		}
 	}
-	_, err = c.Instance.Forward(ctx, &sdk.ForwardRequest{Context: uint64(bound + 1), Train: true, Seed: s.options.Seed, Inputs: s.inputs})
-	return wantCode(err, fmt.Sprintf("Forward with %d contexts open", bound), "", sdk.FailedPrecondition, sdk.ResourceExhausted)
+	_, err := c.Instance.Forward(ctx, &sdk.ForwardRequest{Context: uint64(bound + 1), Train: true, Seed: s.options.Seed, Inputs: s.inputs})
+	wantCode(err, fmt.Sprintf("Forward with %d contexts open", bound), "", sdk.FailedPrecondition, sdk.ResourceExhausted)
 }
 
-func release(ctx context.Context, s *subject) error {
-	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
-	if err != nil {
-		return err
-	}
+func release(ctx context.Context, s *subject) {
+	c := s.open(ctx, s.conn.InBand, opening{train: true})
 	for i := range 2*s.runner.manifest.OpenContexts() + 1 {
 		id := uint64(i + 1)
-		if _, err := c.run(ctx, id, true, s.inputs, nil); err != nil {
-			return broken("room after a Release", "Forward %d: %v", i+1, err)
+		if _, err := c.tryRun(ctx, id, true, s.inputs, nil); err != nil {
+			fail("room after a Release", "Forward %d: %v", i+1, err)
 		}
 		for _, released := range []uint64{id, id, 99999} {
 			if err := c.Release(ctx, released); err != nil {
-				return broken("no error", "Release of contexts %d, %d and 99999: %v", id, id, err)
+				fail("no error", "Release of contexts %d, %d and 99999: %v", id, id, err)
 			}
 		}
-		if err := wantCode(c.onlyBackward(ctx, id), "Backward after Release", "", sdk.FailedPrecondition, sdk.NotFound); err != nil {
-			return err
-		}
+		wantCode(c.onlyBackward(ctx, id), "Backward after Release", "", sdk.FailedPrecondition, sdk.NotFound)
 	}
-	return nil
 }
 
-func gradients(ctx context.Context, s *subject) error {
-	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
-	if err != nil {
-		return err
-	}
+func gradients(ctx context.Context, s *subject) {
+	c := s.open(ctx, s.conn.InBand, opening{train: true})
 	results, err := gradcheck.Check(ctx, c, s.inputs, gradcheck.Options{Seed: s.options.Seed, Directions: 2, FirstContext: 1})
 	if errors.Is(err, gradcheck.ErrNothing) {
-		return skip("no differentiable input")
+		skip("no differentiable input")
 	}
-	if err != nil {
-		return err
-	}
+	check(err)
 	// A direction across a corner of a piecewise function disagrees by itself; a wrong
 	// derivative disagrees along every direction.
 	byInput := map[string]gradcheck.Result{}
@@ -613,175 +483,106 @@ func gradients(ctx context.Context, s *subject) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(byInput)) {
 		if r := byInput[name]; r.RelativeError > s.options.GradientTolerance {
-			return broken(fmt.Sprintf("%.6g by finite differences", r.Numeric), "derivative along a direction of %q is %.6g", name, r.Analytic)
+			fail(fmt.Sprintf("%.6g by finite differences", r.Numeric), "derivative along a direction of %q is %.6g", name, r.Analytic)
 		}
 	}
-	return nil
 }
 
-func losses(ctx context.Context, s *subject) error {
+func losses(ctx context.Context, s *subject) {
 	if len(s.manifest.Losses) == 0 {
-		return skip("no losses declared")
+		skip("no losses declared")
 	}
 	if !slices.ContainsFunc(slices.Collect(maps.Keys(s.inputs)), s.isTarget) {
-		return skip("no targets that suit it")
+		skip("no targets that suit it")
 	}
-	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
-	if err != nil {
-		return err
-	}
-	resp, err := c.run(ctx, 1, true, s.inputs, nil)
-	if err != nil {
-		return err
-	}
+	c := s.open(ctx, s.conn.InBand, opening{train: true})
+	resp := c.run(ctx, 1, true, s.inputs, nil)
 	if len(resp.Losses) == 0 {
-		return broken("one or more of "+strings.Join(s.manifest.Losses, ", "), "no loss from a TRAIN Forward with targets")
+		fail("one or more of "+strings.Join(s.manifest.Losses, ", "), "no loss from a TRAIN Forward with targets")
 	}
-	return c.Release(ctx, 1)
+	check(c.Release(ctx, 1))
 }
 
-func linear(ctx context.Context, s *subject) error {
+func linear(ctx context.Context, s *subject) {
 	if len(s.differentiable()) == 0 {
-		return skip("no differentiable input")
+		skip("no differentiable input")
 	}
 	other := func(name string, i int) float32 { return float32(math.Cos(float64(i)*1.3 + float64(len(name)))) }
 	var got []map[string]*tensor.Tensor
 	for _, g := range []func(string, int) float32{wave, other,
 		func(n string, i int) float32 { return wave(n, i) + other(n, i) }, zero} {
 		// Fresh instances: TRAIN mode may change running statistics.
-		c, err := s.open(ctx, s.conn.InBand, opening{train: true})
-		if err != nil {
-			return err
-		}
-		grads, err := c.forwardBackward(ctx, 1, g, 0)
-		if err != nil {
-			return err
-		}
-		got = append(got, grads)
+		c := s.open(ctx, s.conn.InBand, opening{train: true})
+		got = append(got, c.forwardBackward(ctx, 1, g, 0))
 		s.closeAll()
 	}
 	for name := range s.differentiable() {
-		a, errA := got[0][name].Float32s()
-		b, errB := got[1][name].Float32s()
-		sum, errC := got[2][name].Float32s()
-		none, errD := got[3][name].Float32s()
-		if err := errors.Join(errA, errB, errC, errD); err != nil {
-			return err
-		}
+		a, b := get(got[0][name].Float32s()), get(got[1][name].Float32s())
+		sum, none := get(got[2][name].Float32s()), get(got[3][name].Float32s())
 		var difference, size float64
 		for i := range sum {
 			d := float64(a[i]) + float64(b[i]) - float64(sum[i])
 			difference += d * d
 			size += float64(a[i])*float64(a[i]) + float64(b[i])*float64(b[i])
 			if none[i] != 0 {
-				return broken("0", "zero output gradients give %g in the gradient of %q", none[i], name)
+				fail("0", "zero output gradients give %g in the gradient of %q", none[i], name)
 			}
 		}
 		if math.Sqrt(difference) > 1e-3*math.Sqrt(size)+1e-7 {
-			return broken("the sum of the two", "the gradient of %q for the sum of two output gradients is off by %.2g of its size",
+			fail("the sum of the two", "the gradient of %q for the sum of two output gradients is off by %.2g of its size",
 				name, math.Sqrt(difference/max(size, 1e-30)))
 		}
 	}
-	return nil
 }
 
-func accumulate(ctx context.Context, s *subject) error {
-	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
-	if err != nil {
-		return err
-	}
-	norm := func() (float64, error) {
-		n, err := c.GradNorm(ctx)
-		return n, err
-	}
-	backward := func(id uint64) error {
-		// Gradients of the outputs alone: without running statistics they are the same.
-		_, err := c.forwardBackward(ctx, id, wave, 1)
-		return err
-	}
-	if err := c.ZeroGrad(ctx); err != nil {
-		return err
-	}
-	if err := backward(1); err != nil {
-		return err
-	}
-	once, err := norm()
-	if err != nil {
-		return err
-	}
+func accumulate(ctx context.Context, s *subject) {
+	c := s.open(ctx, s.conn.InBand, opening{train: true})
+	check(c.ZeroGrad(ctx))
+	// Gradients of the outputs alone: without running statistics they are the same.
+	c.forwardBackward(ctx, 1, wave, 1)
+	once := get(c.GradNorm(ctx))
 	if once == 0 {
-		return skip("no parameter takes part")
+		skip("no parameter takes part")
 	}
-	if err := backward(2); err != nil {
-		return err
+	c.forwardBackward(ctx, 2, wave, 1)
+	if twice := get(c.GradNorm(ctx)); math.Abs(twice-2*once) > 1e-3*once {
+		fail(fmt.Sprintf("%.6g, twice the first", 2*once), "the norm after two equal Backwards is %.6g", twice)
 	}
-	twice, err := norm()
-	if err != nil {
-		return err
+	check(c.ZeroGrad(ctx))
+	c.wantNoGradients(ctx, "ZeroGrad")
+}
+
+func (c *chain) wantNoGradients(ctx context.Context, after string) {
+	if norm := get(c.GradNorm(ctx)); norm != 0 {
+		fail("0", "the norm after %s is %g", after, norm)
 	}
-	if math.Abs(twice-2*once) > 1e-3*once {
-		return broken(fmt.Sprintf("%.6g, twice the first", 2*once), "the norm after two equal Backwards is %.6g", twice)
-	}
-	if err := c.ZeroGrad(ctx); err != nil {
-		return err
-	}
-	if n, err := norm(); err != nil || n != 0 {
-		return broken("0", "the norm after ZeroGrad is %g (error %v)", n, err)
-	}
-	return nil
 }
 
 // stepped opens an instance, makes one Step on one Backward and returns what EVAL then
 // gives.
-func (s *subject) stepped(ctx context.Context, learningRate, scale float64) (map[string]*tensor.Tensor, error) {
-	c, err := s.open(ctx, s.conn.InBand, opening{train: true, optimizer: plainSGD})
-	if err != nil {
-		return nil, err
+func (s *subject) stepped(ctx context.Context, learningRate, scale float64) map[string]*tensor.Tensor {
+	c := s.open(ctx, s.conn.InBand, opening{train: true, optimizer: plainSGD})
+	check(c.ZeroGrad(ctx))
+	c.forwardBackward(ctx, 1, wave, 1)
+	if get(c.GradNorm(ctx)) == 0 {
+		skip("no parameter takes part")
 	}
-	if err := c.ZeroGrad(ctx); err != nil {
-		return nil, err
-	}
-	if _, err := c.forwardBackward(ctx, 1, wave, 1); err != nil {
-		return nil, err
-	}
-	if norm, err := c.GradNorm(ctx); err != nil || norm == 0 {
-		return nil, errors.Join(err, skip("no parameter takes part"))
-	}
-	if err := c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": learningRate}, GradientScale: scale}); err != nil {
-		return nil, err
-	}
-	resp, err := c.run(ctx, 2, false, s.inputs, nil)
-	if err != nil {
-		return nil, err
-	}
+	check(c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": learningRate}, GradientScale: scale}))
+	out := s.evaluate(ctx, c, 2)
 	s.closeAll()
-	return resp.Outputs, nil
+	return out
 }
 
-func step(ctx context.Context, s *subject) error {
-	still, err := s.stepped(ctx, 0, 1)
-	if err != nil {
-		return err
-	}
-	moved, err := s.stepped(ctx, 0.25, 1)
-	if err != nil {
-		return err
-	}
-	half, err := s.stepped(ctx, 0.5, 0.5)
-	if err != nil {
-		return err
-	}
-	nothing, err := s.stepped(ctx, 0.25, 0)
-	if err != nil {
-		return err
-	}
+func step(ctx context.Context, s *subject) {
+	still := s.stepped(ctx, 0, 1)
+	moved := s.stepped(ctx, 0.25, 1)
+	half := s.stepped(ctx, 0.5, 0.5)
+	nothing := s.stepped(ctx, 0.25, 0)
 	if equalTensors("", moved, still) == nil {
-		return broken("other outputs", "a step with learning rate 0.25 changed no output")
+		fail("other outputs", "a step with learning rate 0.25 changed no output")
 	}
-	if err := equalTensors("outputs after a step with gradient scale 0, against learning rate 0", nothing, still); err != nil {
-		return err
-	}
-	return equalTensors("outputs after learning rate 0.5 and gradient scale 0.5, against 0.25 and 1", half, moved)
+	same("outputs after a step with gradient scale 0, against learning rate 0", nothing, still)
+	same("outputs after learning rate 0.5 and gradient scale 0.5, against 0.25 and 1", half, moved)
 }
 
 // outcome is what a stage answered in training, and what it gives afterwards.
@@ -793,225 +594,132 @@ type outcome struct {
 }
 
 // oneCall compares two instances: one is trained in as few calls as the plugin allows.
-func oneCall(ctx context.Context, s *subject) error {
+func oneCall(ctx context.Context, s *subject) {
 	together := []string{sdk.CapabilityForwardBackward, sdk.CapabilityBackwardNorm, sdk.CapabilityStepZeroGrad, sdk.CapabilityStepAll}
 	if !slices.ContainsFunc(together, func(c string) bool { return slices.Contains(s.runner.manifest.Capabilities, c) }) {
-		return skip("the plugin does nothing of several calls in one")
+		skip("the plugin does nothing of several calls in one")
 	}
 	if slices.ContainsFunc(s.manifest.Losses, func(name string) bool { _, family := sdk.Family(name); return family }) {
-		return skip("the losses are named by a family: they cannot be weighed before they are known")
+		skip("the losses are named by a family: they cannot be weighed before they are known")
 	}
-	want, err := s.trainFor(ctx, (*chain).separateStep)
-	if err != nil {
-		return err
-	}
-	got, err := s.trainFor(ctx, (*chain).mergedStep)
-	if err != nil {
-		return err
-	}
+	want := s.trainFor(ctx, (*chain).separateStep)
+	got := s.trainFor(ctx, (*chain).mergedStep)
 	for k := range want.losses {
 		if !maps.Equal(got.losses[k], want.losses[k]) || got.norms[k] != want.norms[k] {
-			return broken(fmt.Sprintf("losses %v, gradient norm %v", want.losses[k], want.norms[k]), "step %d in few calls: losses %v, gradient norm %v",
+			fail(fmt.Sprintf("losses %v, gradient norm %v", want.losses[k], want.norms[k]), "step %d in few calls: losses %v, gradient norm %v",
 				k+1, got.losses[k], got.norms[k])
 		}
-		if err := equalTensors(fmt.Sprintf("input gradients of step %d in few calls", k+1), got.grads[k], want.grads[k]); err != nil {
-			return err
-		}
+		same(fmt.Sprintf("input gradients of step %d in few calls", k+1), got.grads[k], want.grads[k])
 	}
-	return equalTensors("outputs after training in few calls", got.outputs, want.outputs)
+	same("outputs after training in few calls", got.outputs, want.outputs)
 }
 
 // trainFor makes three steps of two contexts each.
-func (s *subject) trainFor(ctx context.Context, step func(*chain, context.Context, uint64, *outcome) error) (*outcome, error) {
-	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
-	if err != nil {
-		return nil, err
-	}
+func (s *subject) trainFor(ctx context.Context, step func(*chain, context.Context, uint64, *outcome)) *outcome {
+	c := s.open(ctx, s.conn.InBand, opening{train: true})
 	out := &outcome{}
 	for k := range uint64(3) {
-		if err := step(c, ctx, 2*k+1, out); err != nil {
-			return nil, err
-		}
+		step(c, ctx, 2*k+1, out)
 	}
-	if out.outputs, err = s.evaluate(ctx, c, 100); err != nil {
-		return nil, err
-	}
+	out.outputs = s.evaluate(ctx, c, 100)
 	s.closeAll()
-	return out, nil
+	return out
 }
 
 // usualStep is a step without momentum's surprises: a tenth of the gradient.
 var usualStep = sdk.StepRequest{Values: map[string]float64{"learning_rate": 0.1}, GradientScale: 0.5}
 
-func (c *chain) separateStep(ctx context.Context, id uint64, out *outcome) error {
-	if err := c.ZeroGrad(ctx); err != nil {
-		return err
-	}
-	resp, err := c.run(ctx, id, true, c.subject.inputs, c.subject.differentiable())
-	if err != nil {
-		return err
-	}
+func (c *chain) separateStep(ctx context.Context, id uint64, out *outcome) {
+	check(c.ZeroGrad(ctx))
+	resp := c.run(ctx, id, true, c.subject.inputs, c.subject.differentiable())
 	first := c.backRequest(id, resp, wave, 0.5)
 	first.OutputGrads = nil
-	back, err := c.Backward(ctx, first)
-	if err != nil {
-		return err
-	}
+	back := get(c.Backward(ctx, first))
 	out.losses, out.grads = append(out.losses, resp.Losses), append(out.grads, back.InputGrads)
-	if _, err := c.forwardBackward(ctx, id+1, wave, 0.5); err != nil {
-		return err
-	}
-	norm, err := c.GradNorm(ctx)
-	if err != nil {
-		return err
-	}
-	out.norms = append(out.norms, norm)
+	c.forwardBackward(ctx, id+1, wave, 0.5)
+	out.norms = append(out.norms, get(c.GradNorm(ctx)))
 	req := usualStep
-	return c.Step(ctx, &req)
+	check(c.Step(ctx, &req))
 }
 
-func (c *chain) mergedStep(ctx context.Context, id uint64, out *outcome) error {
+func (c *chain) mergedStep(ctx context.Context, id uint64, out *outcome) {
 	weights := map[string]float64{}
 	for _, name := range c.Manifest().Losses {
 		weights[name] = 0.5
 	}
 	req := &sdk.ForwardRequest{Context: id, Train: true, Seed: c.subject.options.Seed, Inputs: c.subject.inputs, NeedsGrad: c.subject.differentiable()}
 	resp, back, err := c.ForwardBackward(ctx, req, &sdk.BackwardRequest{Context: id, LossWeights: weights})
-	if err != nil {
-		return err
-	}
+	check(err)
 	if back == nil {
-		return broken("a Backward, for all losses are numbers", "none of losses %v", resp.Losses)
+		fail("a Backward, for all losses are numbers", "none of losses %v", resp.Losses)
 	}
 	out.losses, out.grads = append(out.losses, resp.Losses), append(out.grads, back.InputGrads)
-	if resp, err = c.run(ctx, id+1, true, c.subject.inputs, c.subject.differentiable()); err != nil {
-		return err
-	}
+	resp = c.run(ctx, id+1, true, c.subject.inputs, c.subject.differentiable())
 	last := c.backRequest(id+1, resp, wave, 0.5)
 	last.GradNorm = true
-	if back, err = c.Backward(ctx, last); err != nil {
-		return err
-	}
+	back = get(c.Backward(ctx, last))
 	out.norms = append(out.norms, back.GradNorm)
 	step := usualStep
 	step.ZeroGrad = true
-	if err := client.StepAll(ctx, []*client.Instance{c.Instance}, []*sdk.StepRequest{&step}); err != nil {
-		return err
-	}
-	if norm, err := c.GradNorm(ctx); err != nil || norm != 0 {
-		return broken("0", "the norm after a Step that clears the gradients is %g (error %v)", norm, err)
-	}
-	return nil
+	check(client.StepAll(ctx, []*client.Instance{c.Instance}, []*sdk.StepRequest{&step}))
+	c.wantNoGradients(ctx, "a Step that clears the gradients")
 }
 
-func frozen(ctx context.Context, s *subject) error {
-	c, err := s.open(ctx, s.conn.InBand, opening{train: true, frozen: true})
-	if err != nil {
-		return err
-	}
+func frozen(ctx context.Context, s *subject) {
+	c := s.open(ctx, s.conn.InBand, opening{train: true, frozen: true})
 	if c.trainable > 0 {
-		return skip("the stage does not say that it can be frozen")
+		skip("the stage does not say that it can be frozen")
 	}
-	before, err := s.evaluate(ctx, c, 1)
-	if err != nil {
-		return err
-	}
+	before := s.evaluate(ctx, c, 1)
 	for id := range uint64(3) {
-		if _, err := c.forwardBackward(ctx, id+2, wave, 1); err != nil {
-			return err
-		}
+		c.forwardBackward(ctx, id+2, wave, 1)
 	}
-	after, err := s.evaluate(ctx, c, 9)
-	if err != nil {
-		return err
-	}
-	return equalTensors("outputs of a frozen stage after it was trained with", after, before)
+	after := s.evaluate(ctx, c, 9)
+	same("outputs of a frozen stage after it was trained with", after, before)
 }
 
-func (s *subject) evaluate(ctx context.Context, c *chain, id uint64) (map[string]*tensor.Tensor, error) {
-	resp, err := c.run(ctx, id, false, s.inputs, nil)
-	if err != nil {
-		return nil, err
-	}
-	return resp.Outputs, nil
+func (s *subject) evaluate(ctx context.Context, c *chain, id uint64) map[string]*tensor.Tensor {
+	return c.run(ctx, id, false, s.inputs, nil).Outputs
 }
 
 const trainingSteps = 3
 
-func saveLoad(ctx context.Context, s *subject) error {
-	dir, err := os.MkdirTemp(s.conn.TempDir, "conformance-")
-	if err != nil {
-		return err
-	}
+func saveLoad(ctx context.Context, s *subject) {
+	dir := get(os.MkdirTemp(s.conn.TempDir, "conformance-"))
 	defer os.RemoveAll(dir)
-	first, err := s.open(ctx, s.conn.InBand, opening{train: true})
-	if err != nil {
-		return err
-	}
-	if err := first.trainSteps(ctx, 1, trainingSteps, 0.05); err != nil {
-		return err
-	}
+	first := s.open(ctx, s.conn.InBand, opening{train: true})
+	first.trainSteps(ctx, 1, trainingSteps, 0.05)
 	files, err := first.Save(ctx, dir)
-	if err != nil {
-		if sdk.CodeOf(err) == sdk.Unimplemented {
-			return broken("Save", "a trainable stage that cannot be saved")
-		}
-		return err
+	if sdk.CodeOf(err) == sdk.Unimplemented {
+		fail("Save", "a trainable stage that cannot be saved")
 	}
-	if err := onlySafetensors(dir, files); err != nil {
-		return err
-	}
-	if err := first.trainSteps(ctx, 101, trainingSteps, 0.05); err != nil {
-		return err
-	}
-	want, err := s.evaluate(ctx, first, 900)
-	if err != nil {
-		return err
-	}
+	check(err)
+	onlySafetensors(dir, files)
+	first.trainSteps(ctx, 101, trainingSteps, 0.05)
+	want := s.evaluate(ctx, first, 900)
 	// Another seed: nothing of the new instance's own beginning may remain.
-	second, err := s.open(ctx, s.conn.InBand, opening{train: true, seed: 17})
-	if err != nil {
-		return err
-	}
-	if err := second.Load(ctx, dir, false); err != nil {
-		return err
-	}
-	again, err := os.MkdirTemp(s.conn.TempDir, "conformance-")
-	if err != nil {
-		return err
-	}
+	second := s.open(ctx, s.conn.InBand, opening{train: true, seed: 17})
+	check(second.Load(ctx, dir, false))
+	again := get(os.MkdirTemp(s.conn.TempDir, "conformance-"))
 	defer os.RemoveAll(again)
-	if _, err := second.Save(ctx, again); err != nil {
-		return err
-	}
+	get(second.Save(ctx, again))
 	for _, name := range files {
-		a, errA := os.ReadFile(filepath.Join(dir, name))
-		b, errB := os.ReadFile(filepath.Join(again, name))
-		if err := errors.Join(errA, errB); err != nil {
-			return err
-		}
-		if !slices.Equal(a, b) {
-			return broken("equal files", "%s saved after Load differs from the one loaded", name)
+		if !bytes.Equal(get(os.ReadFile(filepath.Join(dir, name))), get(os.ReadFile(filepath.Join(again, name)))) {
+			fail("equal files", "%s saved after Load differs from the one loaded", name)
 		}
 	}
 	// The stages before it have the first one's weights no more, but they are not trained
 	// here: with one seed they begin alike.
 	if len(s.providers) == 0 {
-		if err := second.trainSteps(ctx, 101, trainingSteps, 0.05); err != nil {
-			return err
-		}
-		got, err := s.evaluate(ctx, second, 900)
-		if err != nil {
-			return err
-		}
-		return equalTensors(fmt.Sprintf("train %d, save, load, train %d against train %d", trainingSteps, trainingSteps, 2*trainingSteps), got, want)
+		second.trainSteps(ctx, 101, trainingSteps, 0.05)
+		got := s.evaluate(ctx, second, 900)
+		same(fmt.Sprintf("train %d, save, load, train %d against train %d", trainingSteps, trainingSteps, 2*trainingSteps), got, want)
 	}
-	return nil
 }
 
-func onlySafetensors(dir string, files []string) error {
+func onlySafetensors(dir string, files []string) {
 	if len(files) == 0 {
-		return broken("at least one file", "Save wrote nothing")
+		fail("at least one file", "Save wrote nothing")
 	}
 	weights := false
 	for _, name := range files {
@@ -1019,141 +727,88 @@ func onlySafetensors(dir string, files []string) error {
 		case ".safetensors":
 			f, err := safetensors.Open(filepath.Join(dir, name))
 			if err != nil {
-				return broken("a safetensors file", "%v", err)
+				fail("a safetensors file", "%v", err)
 			}
-			if err := f.Close(); err != nil {
-				return err
-			}
+			check(f.Close())
 			weights = true
 		case ".json":
 		default:
-			return broken("safetensors for numbers, JSON for the rest", "Save wrote %q", name)
+			fail("safetensors for numbers, JSON for the rest", "Save wrote %q", name)
 		}
 	}
 	if !weights {
-		return broken("a .safetensors file", "Save wrote %v", files)
+		fail("a .safetensors file", "Save wrote %v", files)
 	}
-	return nil
 }
 
-func loadBroken(ctx context.Context, s *subject) error {
-	dir, err := os.MkdirTemp(s.conn.TempDir, "conformance-")
-	if err != nil {
-		return err
-	}
+func loadBroken(ctx context.Context, s *subject) {
+	dir := get(os.MkdirTemp(s.conn.TempDir, "conformance-"))
 	defer os.RemoveAll(dir)
-	c, err := s.open(ctx, s.conn.InBand, opening{train: true})
-	if err != nil {
-		return err
-	}
-	files, err := c.Save(ctx, dir)
-	if err != nil {
-		return err
-	}
-	before, err := s.evaluate(ctx, c, 1)
-	if err != nil {
-		return err
-	}
+	c := s.open(ctx, s.conn.InBand, opening{train: true})
+	files := get(c.Save(ctx, dir))
+	before := s.evaluate(ctx, c, 1)
 	for _, damage := range []string{"cut in half", "missing"} {
 		for _, name := range files {
 			path := filepath.Join(dir, name)
-			whole, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
+			whole := get(os.ReadFile(path))
 			if damage == "missing" {
-				err = os.Remove(path)
+				check(os.Remove(path))
 			} else {
-				err = os.WriteFile(path, whole[:len(whole)/2], 0o600)
-			}
-			if err != nil {
-				return err
+				check(os.WriteFile(path, whole[:len(whole)/2], 0o600))
 			}
 			if err := c.Load(ctx, dir, false); err == nil {
-				return broken("an error", "Load accepted %s %s", name, damage)
+				fail("an error", "Load accepted %s %s", name, damage)
 			}
-			if err := os.WriteFile(path, whole, 0o600); err != nil {
-				return err
-			}
+			check(os.WriteFile(path, whole, 0o600))
 		}
 	}
-	after, err := s.evaluate(ctx, c, 2)
-	if err != nil {
-		return err
-	}
-	return equalTensors("outputs after refused Loads", after, before)
+	after := s.evaluate(ctx, c, 2)
+	same("outputs after refused Loads", after, before)
 }
 
-func cancelled(ctx context.Context, s *subject) error {
-	c, err := s.open(ctx, s.conn.InBand, opening{})
-	if err != nil {
-		return err
-	}
-	want, err := s.evaluate(ctx, c, 1)
-	if err != nil {
-		return err
-	}
+func cancelled(ctx context.Context, s *subject) {
+	c := s.open(ctx, s.conn.InBand, opening{})
+	want := s.evaluate(ctx, c, 1)
 	// Each call lives twice as long as the one before, until one ends by itself: so one is
 	// cut off in its midst, however fast the plugin and the machine are.
 	for i, life := uint64(0), time.Duration(0); i < 10; i, life = i+1, max(2*life, 500*time.Microsecond) {
 		short, cancel := context.WithTimeout(ctx, life)
-		_, err := c.run(short, 10+i, false, s.inputs, nil)
+		_, err := c.tryRun(short, 10+i, false, s.inputs, nil)
 		cancel()
 		if err == nil {
 			break
 		}
 		if status.Code(err) != codes.Canceled && status.Code(err) != codes.DeadlineExceeded &&
 			!errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
-			return broken("a cancelled call", "a call with %v to live: %v", life, err)
+			fail("a cancelled call", "a call with %v to live: %v", life, err)
 		}
 	}
-	got, err := s.evaluate(ctx, c, 100)
+	got, err := c.tryRun(ctx, 100, false, s.inputs, nil)
 	if err != nil {
-		return broken("the usual answer", "after cancelled calls: %v", err)
+		fail("the usual answer", "after cancelled calls: %v", err)
 	}
-	return equalTensors("outputs after cancelled calls", got, want)
+	same("outputs after cancelled calls", got.Outputs, want)
 }
 
-func instances(ctx context.Context, s *subject) error {
-	a, err := s.open(ctx, s.conn.InBand, opening{train: s.manifest.Trainable})
-	if err != nil {
-		return err
-	}
-	want, err := s.evaluate(ctx, a, 1)
-	if err != nil {
-		return err
-	}
-	b, err := s.open(ctx, s.conn.InBand, opening{train: s.manifest.Trainable, seed: 5})
-	if err != nil {
-		return err
-	}
+func instances(ctx context.Context, s *subject) {
+	a := s.open(ctx, s.conn.InBand, opening{train: s.manifest.Trainable})
+	want := s.evaluate(ctx, a, 1)
+	b := s.open(ctx, s.conn.InBand, opening{train: s.manifest.Trainable, seed: 5})
 	if s.manifest.Trainable {
-		if err := b.trainSteps(ctx, 1, 1, 0.1); err != nil {
-			return err
-		}
-	} else if _, err := s.evaluate(ctx, b, 1); err != nil {
-		return err
+		b.trainSteps(ctx, 1, 1, 0.1)
+	} else {
+		s.evaluate(ctx, b, 1)
 	}
-	if err := b.Close(ctx); err != nil {
-		return err
-	}
-	got, err := s.evaluate(ctx, a, 2)
-	if err != nil {
-		return err
-	}
-	return equalTensors("an instance after another one was opened, used and closed", got, want)
+	check(b.Close(ctx))
+	got := s.evaluate(ctx, a, 2)
+	same("an instance after another one was opened, used and closed", got, want)
 }
 
-func closed(ctx context.Context, s *subject) error {
-	c, err := s.open(ctx, s.conn.InBand, opening{})
-	if err != nil {
-		return err
-	}
-	if err := c.Close(ctx); err != nil {
-		return err
-	}
-	_, err = c.Instance.Forward(ctx, &sdk.ForwardRequest{Context: 1, Inputs: s.inputs})
-	return wantCode(err, "Forward on a closed instance", "", sdk.NotFound)
+func closed(ctx context.Context, s *subject) {
+	c := s.open(ctx, s.conn.InBand, opening{})
+	check(c.Close(ctx))
+	_, err := c.Instance.Forward(ctx, &sdk.ForwardRequest{Context: 1, Inputs: s.inputs})
+	wantCode(err, "Forward on a closed instance", "", sdk.NotFound)
 }
 
 // Growth is seen when every later quarter of the calls adds more than this: an allocator
@@ -1164,52 +819,34 @@ const (
 	allowedFiles       = 2
 )
 
-func growth(ctx context.Context, s *subject) error {
+func growth(ctx context.Context, s *subject) {
 	if s.conn.PID == 0 {
-		return skip("no process of its own")
+		skip("no process of its own")
 	}
 	connection := s.conn.InBand
 	if s.conn.Shared != nil {
 		connection = s.conn.Shared
 	}
-	c, err := s.open(ctx, connection, opening{train: s.manifest.Trainable})
-	if err != nil {
-		return err
-	}
+	c := s.open(ctx, connection, opening{train: s.manifest.Trainable})
 	// Slow stages get fewer iterations: the whole suite should take less than a minute.
 	end := time.Now().Add(12 * time.Second)
-	iterate := func(first, n int) (int, error) {
-		for k := range n {
-			if time.Now().After(end) {
-				return k, nil
-			}
-			id := uint64(first + k)
-			if s.manifest.Trainable && k%2 == 0 {
-				if _, err := c.forwardBackward(ctx, id, wave, 1); err != nil {
-					return k, err
-				}
-				continue
-			}
-			if _, err := s.evaluate(ctx, c, id); err != nil {
-				return k, err
-			}
-		}
-		return n, nil
-	}
 	quarter := max(s.options.Iterations/4, 1)
 	var memory []int64
 	var files []int
 	for q := range 4 {
-		done, err := iterate(1+q*quarter, quarter)
-		if err != nil {
-			return err
-		}
-		if done < quarter {
-			return skip("too slow for %d calls in the time there is", s.options.Iterations)
+		for k := range quarter {
+			if time.Now().After(end) {
+				skip("too slow for %d calls in the time there is", s.options.Iterations)
+			}
+			if id := uint64(1 + q*quarter + k); s.manifest.Trainable && k%2 == 0 {
+				c.forwardBackward(ctx, id, wave, 1)
+			} else {
+				s.evaluate(ctx, c, id)
+			}
 		}
 		rss, open, err := footprint(s.conn.PID)
 		if err != nil {
-			return skip("%v", err)
+			skip("%v", err)
 		}
 		memory, files = append(memory, rss), append(files, open)
 	}
@@ -1218,13 +855,12 @@ func growth(ctx context.Context, s *subject) error {
 		grows = grows && memory[q]-memory[q-1] > int64(allowedGrowth*float64(memory[q-1]))+allowedGrowthBytes
 	}
 	if grows {
-		return broken("no growth", "resident memory grew by quarters of %d calls: %d, %d, %d, %d MiB", quarter,
+		fail("no growth", "resident memory grew by quarters of %d calls: %d, %d, %d, %d MiB", quarter,
 			memory[0]>>20, memory[1]>>20, memory[2]>>20, memory[3]>>20)
 	}
 	if files[3] > files[0]+allowedFiles {
-		return broken("no growth", "open files grew from %d to %d in %d calls", files[0], files[3], 3*quarter)
+		fail("no growth", "open files grew from %d to %d in %d calls", files[0], files[3], 3*quarter)
 	}
-	return nil
 }
 
 // footprint reads a process's resident memory in bytes and its open files.

@@ -121,24 +121,60 @@ func broken(wanted, format string, args ...any) error {
 	return &problem{seen: fmt.Sprintf(format, args...), wanted: wanted}
 }
 
+// fail ends the case: a rule was seen broken.
+func fail(wanted, format string, args ...any) { check(broken(wanted, format, args...)) }
+
 // notApplicable skips a case.
 type notApplicable struct{ why string }
 
 func (n *notApplicable) Error() string { return n.why }
 
-func skip(format string, args ...any) error { return &notApplicable{fmt.Sprintf(format, args...)} }
+// skip ends a case that says nothing about this plugin.
+func skip(format string, args ...any) { check(&notApplicable{fmt.Sprintf(format, args...)}) }
+
+// ended is the error that ends a case. Cases are scripts: like a test, one ends at the first
+// step that fails, wherever that is.
+type ended struct{ err error }
+
+// check ends the case with an error, if there is one.
+func check(err error) {
+	if err != nil {
+		panic(ended{err})
+	}
+}
+
+// get is the answer of a step that has to succeed.
+func get[T any](answer T, err error) T {
+	check(err)
+	return answer
+}
+
+// attempt runs a case and returns the error that ended it.
+func attempt(script func()) (err error) {
+	defer func() {
+		switch cause := recover().(type) {
+		case nil:
+		case ended:
+			err = cause.err
+		default:
+			panic(cause)
+		}
+	}()
+	script()
+	return nil
+}
 
 // pluginCase is a rule about the whole plugin, stageCase one about a stage.
 type pluginCase struct {
 	name, rule, mend string
-	run              func(ctx context.Context, r *runner) error
+	run              func(ctx context.Context, r *runner)
 }
 
 type stageCase struct {
 	name, rule, mend string
 	// train restricts the case to trainable stages.
 	train bool
-	run   func(ctx context.Context, s *subject) error
+	run   func(ctx context.Context, s *subject)
 }
 
 type runner struct {
@@ -184,7 +220,7 @@ func Run(ctx context.Context, target Target, o Options) (*Report, error) {
 		}
 	}
 	for _, c := range pluginCases {
-		r.record(c.name, "", c.rule, c.mend, func() error { return c.run(ctx, r) })
+		r.record(c.name, "", c.rule, c.mend, func() { c.run(ctx, r) })
 	}
 	for i := range r.manifest.Stages {
 		m := &r.manifest.Stages[i]
@@ -207,7 +243,7 @@ func (r *runner) connect(ctx context.Context) (err error) {
 func (r *runner) stage(ctx context.Context, m *sdk.StageManifest) error {
 	s := &subject{runner: r, manifest: m, label: string(m.Kind) + " " + m.Name}
 	ready := r.record("sample", m.Name, "A stage opens and computes on inputs that fit its manifest.",
-		"give realistic inputs with --in X.npz, --shape PORT=2x3x4, --labels TASK=a,b and --set KEY=VALUE", func() error { return s.prepare(ctx) })
+		"give realistic inputs with --in X.npz, --shape PORT=2x3x4, --labels TASK=a,b and --set KEY=VALUE", func() { s.prepare(ctx) })
 	defer s.closeAll()
 	for _, c := range stageCases {
 		if !ready {
@@ -218,7 +254,7 @@ func (r *runner) stage(ctx context.Context, m *sdk.StageManifest) error {
 			r.add(Result{Case: c.name, Stage: m.Name, Rule: c.rule, Status: Skip, Seen: "the stage cannot be trained"})
 			continue
 		}
-		r.record(c.name, m.Name, c.rule, c.mend, func() error { return c.run(ctx, s) })
+		r.record(c.name, m.Name, c.rule, c.mend, func() { c.run(ctx, s) })
 		s.closeAll()
 		if !r.healthy(ctx) {
 			r.add(Result{Case: c.name, Stage: m.Name, Status: Fail, Rule: "A bad request never kills the process.",
@@ -237,9 +273,9 @@ func (r *runner) stage(ctx context.Context, m *sdk.StageManifest) error {
 }
 
 // record runs a case and reports whether it did not fail.
-func (r *runner) record(name, stage, rule, mend string, run func() error) bool {
+func (r *runner) record(name, stage, rule, mend string, run func()) bool {
 	begin := time.Now()
-	err := run()
+	err := attempt(run)
 	result := Result{Case: name, Stage: stage, Rule: rule, Status: Pass, Seconds: time.Since(begin).Seconds()}
 	var seen *problem
 	var skipped *notApplicable

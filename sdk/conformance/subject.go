@@ -54,22 +54,12 @@ type chain struct {
 var _ gradcheck.Stage = (*chain)(nil)
 
 // prepare finds inputs the stage computes on.
-func (s *subject) prepare(ctx context.Context) error {
+func (s *subject) prepare(ctx context.Context) {
 	s.inputs = map[string]*tensor.Tensor{}
-	if err := s.findProviders(ctx); err != nil {
-		return err
-	}
-	if err := s.makeInputs(s.manifest, s.inputs, nil); err != nil {
-		return err
-	}
-	c, err := s.open(ctx, s.conn.InBand, opening{})
-	if err != nil {
-		return err
-	}
-	resp, err := c.run(ctx, 1, false, s.inputs, nil)
-	if err != nil {
-		return err
-	}
+	s.findProviders(ctx)
+	s.makeInputs(s.manifest, s.inputs, nil)
+	c := s.open(ctx, s.conn.InBand, opening{})
+	resp := c.run(ctx, 1, false, s.inputs, nil)
 	// Targets: their sizes often follow from the outputs.
 	dims := map[string]int64{}
 	for name, t := range resp.Outputs {
@@ -82,21 +72,20 @@ func (s *subject) prepare(ctx context.Context) error {
 		}
 	}
 	with := maps.Clone(s.inputs)
-	if err := s.makeTargets(s.manifest, with, dims); err != nil || len(with) == len(s.inputs) {
-		return err
+	s.makeTargets(s.manifest, with, dims)
+	if len(with) == len(s.inputs) {
+		return
 	}
-	if _, err := c.run(ctx, 2, false, with, nil); err != nil {
-		var refused *sdk.Error
-		if errors.As(err, &refused) && refused.Code == sdk.InvalidArgument {
-			return nil // made-up targets do not suit it; do without
-		}
-		return err
+	_, err := c.tryRun(ctx, 2, false, with, nil)
+	var refused *sdk.Error
+	if errors.As(err, &refused) && refused.Code == sdk.InvalidArgument {
+		return // made-up targets do not suit it; do without
 	}
+	check(err)
 	s.inputs = with
-	return nil
 }
 
-func (s *subject) findProviders(ctx context.Context) error {
+func (s *subject) findProviders(ctx context.Context) {
 	for _, in := range s.manifest.Inputs {
 		if !in.Resident || !in.Required {
 			continue
@@ -109,44 +98,32 @@ func (s *subject) findProviders(ctx context.Context) error {
 			}
 		}
 		if maker == nil {
-			return broken("a stage of the same plugin that makes it", "the resident input %q is made by no stage", in.Name)
+			fail("a stage of the same plugin that makes it", "the resident input %q is made by no stage", in.Name)
 		}
 		if slices.ContainsFunc(s.providers, func(p *provider) bool { return p.manifest.Name == maker.Name }) {
 			continue
 		}
 		p := &provider{manifest: maker, inputs: map[string]*tensor.Tensor{}}
-		if err := s.makeInputs(maker, p.inputs, nil); err != nil {
-			return err
-		}
+		s.makeInputs(maker, p.inputs, nil)
 		s.providers = append(s.providers, p)
-	}
-	if len(s.providers) == 0 {
-		return nil
 	}
 	// What the providers make is what the subject gets, tokens for example.
 	for _, p := range s.providers {
 		inst, _, err := s.conn.InBand.Open(ctx, s.request(p.manifest, p.inputs, opening{group: group + " probe"}))
-		if err != nil {
-			return err
-		}
+		check(err)
 		resp, err := inst.Forward(ctx, &sdk.ForwardRequest{Context: 1, Seed: s.options.Seed, Inputs: p.inputs})
-		if err := errors.Join(err, inst.Close(ctx)); err != nil {
-			return err
-		}
+		check(errors.Join(err, inst.Close(ctx)))
 		for name, t := range resp.Outputs {
 			if sdk.FindPort(s.manifest.Inputs, name) != nil {
 				s.inputs[name] = t
 			}
 		}
 	}
-	return nil
 }
 
 // makeInputs fills in the required inputs of a stage that are not there yet.
-func (s *subject) makeInputs(m *sdk.StageManifest, inputs map[string]*tensor.Tensor, dims map[string]int64) error {
-	for name, t := range s.options.Inputs[m.Name] {
-		inputs[name] = t
-	}
+func (s *subject) makeInputs(m *sdk.StageManifest, inputs map[string]*tensor.Tensor, dims map[string]int64) {
+	maps.Copy(inputs, s.options.Inputs[m.Name])
 	shapes := maps.Clone(s.options.Shapes[m.Name])
 	if shapes == nil {
 		shapes = map[string][]int64{}
@@ -191,26 +168,20 @@ func (s *subject) makeInputs(m *sdk.StageManifest, inputs map[string]*tensor.Ten
 			}
 		}
 	}
-	return sample.Inputs(m.Inputs, shapes, s.options.Seed, inputs)
+	check(sample.Inputs(m.Inputs, shapes, s.options.Seed, inputs))
 }
 
-func (s *subject) makeTargets(m *sdk.StageManifest, inputs map[string]*tensor.Tensor, dims map[string]int64) error {
+func (s *subject) makeTargets(m *sdk.StageManifest, inputs map[string]*tensor.Tensor, dims map[string]int64) {
 	for _, p := range m.Inputs {
 		if !isTarget(p) || p.Required || inputs[p.Name] != nil {
 			continue
 		}
 		name := p.Name
 		if prefix, family := sdk.Family(name); family {
-			sets := s.labels(m)
-			name = prefix + sets[0].Name
+			name = prefix + s.labels(m)[0].Name
 		}
-		t, err := sample.Tensor(name, p, defaultShape(p, dims), s.options.Seed)
-		if err != nil {
-			return err
-		}
-		inputs[name] = t
+		inputs[name] = get(sample.Tensor(name, p, defaultShape(p, dims), s.options.Seed))
 	}
-	return nil
 }
 
 // isTarget reports whether a port may be what a stage's loss is about: a target, or an
@@ -287,7 +258,7 @@ func (s *subject) request(m *sdk.StageManifest, inputs map[string]*tensor.Tensor
 var plainSGD = sdk.Optimizer{Name: "sgd", Values: map[string]float64{"momentum": 0, "weight_decay": 0, "nesterov": 0}}
 
 // open opens the stage, and the stages before it in a group of their own.
-func (s *subject) open(ctx context.Context, c *client.Client, o opening) (*chain, error) {
+func (s *subject) open(ctx context.Context, c *client.Client, o opening) *chain {
 	out := &chain{subject: s, contexts: map[uint64]bool{}}
 	if len(s.providers) > 0 {
 		s.groups++
@@ -296,20 +267,16 @@ func (s *subject) open(ctx context.Context, c *client.Client, o opening) (*chain
 	s.opened = append(s.opened, out)
 	for _, p := range s.providers {
 		inst, _, err := c.Open(ctx, s.request(p.manifest, p.inputs, o))
-		if err != nil {
-			return nil, err
-		}
+		check(err)
 		out.before = append(out.before, inst)
 	}
 	inst, opened, err := c.Open(ctx, s.request(s.manifest, s.inputs, o))
-	if err != nil {
-		return nil, err
-	}
+	check(err)
 	out.Instance, out.trainable = inst, opened.TrainableCount
 	if opened.TrainableCount > opened.ParameterCount || opened.TrainableCount < 0 {
-		return nil, broken("at most as many", "%d trainable of %d parameters", opened.TrainableCount, opened.ParameterCount)
+		fail("at most as many", "%d trainable of %d parameters", opened.TrainableCount, opened.ParameterCount)
 	}
-	return out, nil
+	return out
 }
 
 // closeAll closes what the cases have opened.
@@ -386,10 +353,14 @@ func (c *chain) Release(ctx context.Context, contextID uint64) error {
 	return errors.Join(c.Instance.Release(ctx, contextID), c.releaseBefore(ctx, contextID))
 }
 
-// run is Forward with the usual seed.
-func (c *chain) run(ctx context.Context, id uint64, train bool, inputs map[string]*tensor.Tensor, needs map[string]bool) (*sdk.ForwardResponse, error) {
-	resp, err := c.Forward(ctx, &sdk.ForwardRequest{Context: id, Train: train, Seed: c.subject.options.Seed, Inputs: inputs, NeedsGrad: needs})
-	return resp, err
+// tryRun is Forward with the usual seed.
+func (c *chain) tryRun(ctx context.Context, id uint64, train bool, inputs map[string]*tensor.Tensor, needs map[string]bool) (*sdk.ForwardResponse, error) {
+	return c.Forward(ctx, &sdk.ForwardRequest{Context: id, Train: train, Seed: c.subject.options.Seed, Inputs: inputs, NeedsGrad: needs})
+}
+
+// run is tryRun where it has to succeed.
+func (c *chain) run(ctx context.Context, id uint64, train bool, inputs map[string]*tensor.Tensor, needs map[string]bool) *sdk.ForwardResponse {
+	return get(c.tryRun(ctx, id, train, inputs, needs))
 }
 
 // differentiable returns the inputs whose gradient can be asked for.
@@ -405,20 +376,13 @@ func (s *subject) differentiable() map[string]bool {
 
 // forwardBackward runs one context with output gradients made by gradient and every loss
 // weighed by weight.
-func (c *chain) forwardBackward(ctx context.Context, id uint64, gradient func(name string, i int) float32, weight float64) (map[string]*tensor.Tensor, error) {
-	resp, err := c.run(ctx, id, true, c.subject.inputs, c.subject.differentiable())
-	if err != nil {
-		return nil, err
-	}
+func (c *chain) forwardBackward(ctx context.Context, id uint64, gradient func(name string, i int) float32, weight float64) map[string]*tensor.Tensor {
+	resp := c.run(ctx, id, true, c.subject.inputs, c.subject.differentiable())
 	return c.back(ctx, id, resp, gradient, weight)
 }
 
-func (c *chain) back(ctx context.Context, id uint64, resp *sdk.ForwardResponse, gradient func(name string, i int) float32, weight float64) (map[string]*tensor.Tensor, error) {
-	back, err := c.Backward(ctx, c.backRequest(id, resp, gradient, weight))
-	if err != nil {
-		return nil, err
-	}
-	return back.InputGrads, nil
+func (c *chain) back(ctx context.Context, id uint64, resp *sdk.ForwardResponse, gradient func(name string, i int) float32, weight float64) map[string]*tensor.Tensor {
+	return get(c.Backward(ctx, c.backRequest(id, resp, gradient, weight))).InputGrads
 }
 
 func (c *chain) backRequest(id uint64, resp *sdk.ForwardResponse, gradient func(name string, i int) float32, weight float64) *sdk.BackwardRequest {
@@ -447,27 +411,16 @@ func wave(name string, i int) float32 {
 func zero(string, int) float32 { return 0 }
 
 // trainSteps makes whole training steps, as a host does.
-func (c *chain) trainSteps(ctx context.Context, first uint64, steps int, learningRate float64) error {
+func (c *chain) trainSteps(ctx context.Context, first uint64, steps int, learningRate float64) {
 	for k := range steps {
-		if err := c.ZeroGrad(ctx); err != nil {
-			return err
-		}
-		if _, err := c.forwardBackward(ctx, first+uint64(k), wave, 1); err != nil {
-			return err
-		}
-		norm, err := c.GradNorm(ctx)
-		if err != nil {
-			return err
-		}
+		check(c.ZeroGrad(ctx))
+		c.forwardBackward(ctx, first+uint64(k), wave, 1)
 		scale := 1.0
-		if norm > 1 {
+		if norm := get(c.GradNorm(ctx)); norm > 1 {
 			scale = 1 / norm
 		}
-		if err := c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": learningRate}, GradientScale: scale}); err != nil {
-			return err
-		}
+		check(c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": learningRate}, GradientScale: scale}))
 	}
-	return nil
 }
 
 // equalTensors compares bit by bit.
@@ -487,6 +440,9 @@ func equalTensors(what string, got, want map[string]*tensor.Tensor) error {
 	return nil
 }
 
+// same ends the case unless the tensors are equal.
+func same(what string, got, want map[string]*tensor.Tensor) { check(equalTensors(what, got, want)) }
+
 func largestDifference(a, b *tensor.Tensor) float64 {
 	x, errX := a.Float32s()
 	y, errY := b.Float32s()
@@ -501,7 +457,7 @@ func largestDifference(a, b *tensor.Tensor) float64 {
 }
 
 // wantCode checks that err is a refusal with one of the codes that names word.
-func wantCode(err error, what, word string, codes ...sdk.Code) error {
+func wantCode(err error, what, word string, codes ...sdk.Code) {
 	var names []string
 	for _, c := range codes {
 		names = append(names, c.String())
@@ -510,13 +466,12 @@ func wantCode(err error, what, word string, codes ...sdk.Code) error {
 	var refused *sdk.Error
 	switch {
 	case err == nil:
-		return broken(wanted, "%s was accepted", what)
+		fail(wanted, "%s was accepted", what)
 	case !errors.As(err, &refused):
-		return broken(wanted, "%s: %v", what, err)
+		fail(wanted, "%s: %v", what, err)
 	case !slices.Contains(codes, refused.Code):
-		return broken(wanted, "%s: %s (%v)", what, refused.Code, err)
+		fail(wanted, "%s: %s (%v)", what, refused.Code, err)
 	case word != "" && !strings.Contains(err.Error(), word):
-		return broken(fmt.Sprintf("a message that names %q", word), "%s: %q", what, err.Error())
+		fail(fmt.Sprintf("a message that names %q", word), "%s: %q", what, err.Error())
 	}
-	return nil
 }
