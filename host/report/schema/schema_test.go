@@ -388,3 +388,26 @@ func TestWhatReportsOnlyStateOrOnlyDenyIsAnAttributeWhereOthersAreSilent(t *test
 		}
 	}
 }
+
+func TestEveryWordForYesAndNo(t *testing.T) {
+	a := Attribute{Name: "a", Kind: Binary, Values: []string{"no", "yes"}}
+	for want, words := range map[int][]string{
+		0: {"0", "no", "n", "false", "f", "absent", "negative", "neg", "No", "ABSENT"},
+		1: {"1", "yes", "y", "true", "t", "present", "positive", "pos", "Yes"},
+	} {
+		for _, word := range words {
+			if cell, err := ParseCell(a, word); err != nil || int(cell.Value) != want {
+				t.Errorf("%q is value %d (%v), want %d", word, cell.Value, err, want)
+			}
+		}
+	}
+}
+
+func TestIndexOfAnUnknownAttribute(t *testing.T) {
+	s := &Schema{Attributes: []Attribute{{Name: "a"}, {Name: "b"}}}
+	for name, want := range map[string]int{"a": 0, "b": 1, "c": -1, "": -1} {
+		if got := s.Index(name); got != want {
+			t.Errorf("index of %q is %d, want %d", name, got, want)
+		}
+	}
+}
