@@ -33,17 +33,18 @@ func BenchmarkTransportOfATrainingStep(b *testing.B) {
 	demo := []string{"train.batch_size=4", "train.lr=0.001"}
 	for _, c := range []struct {
 		name, fusion string
+		patients     int
 		side         int
 		settings     []string
 	}{
-		{"none", config.None, 128, demo},
-		{"sum", "sum", 128, demo},
-		{"itfusion", "itfusion", 128, demo},
-		{"7x512x512", config.None, 512, []string{"train.batch_size=1", "data.slices=7", "encoder.slices=7", "encoder.preset=densenet121"}},
+		{"none", config.None, 24, 128, demo},
+		{"sum", "sum", 24, 128, demo},
+		{"itfusion", "itfusion", 24, 128, demo},
+		{"7x512x512", config.None, 6, 512, []string{"train.batch_size=1", "data.slices=7", "encoder.slices=7", "encoder.preset=densenet121"}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			data := filepath.Join(b.TempDir(), "data")
-			if _, err := synth.DeepLesion(b.Context(), data, synth.DeepLesionOptions{Patients: 24, Size: c.side, Seed: 1}); err != nil {
+			if _, err := synth.DeepLesion(b.Context(), data, synth.DeepLesionOptions{Patients: c.patients, Size: c.side, Seed: 1}); err != nil {
 				b.Fatal(err)
 			}
 			cfg, err := config.New(config.Detect)
