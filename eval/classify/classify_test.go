@@ -370,6 +370,56 @@ func replicatesOf(t *testing.T, r *Result, o resample.Options, figure func(Metri
 	return out
 }
 
+// cases counts those of a class.
+func (r *Result) cases(class int) (n int) {
+	for _, label := range r.Labels {
+		if label == class {
+			n++
+		}
+	}
+	return n
+}
+
+// All right and all wrong are no certainty: the interval reaches to what so many patients
+// can exclude, and few patients are few whatever the number of their cases.
+func TestIntervalsAtTheEdgeAreExact(t *testing.T) {
+	var labels []int
+	var right, wrong [][]float64
+	for i := range 60 {
+		labels = append(labels, i%2)
+		row := []float64{0.9, 0.1}
+		if i%2 == 1 {
+			row = []float64{0.1, 0.9}
+		}
+		right, wrong = append(right, row), append(wrong, []float64{row[1], row[0]})
+	}
+	for name, c := range map[string]struct {
+		rows     [][]float64
+		patients []string
+		want     resample.Interval
+	}{
+		"all right": {right, nil, resample.Interval{Low: 0.940371, High: 1}},
+		"all wrong": {wrong, nil, resample.Interval{Low: 0, High: 0.059629}},
+	} {
+		r, err := Evaluate(labels, c.rows, []string{"a", "b"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := r.Bootstrap(c.patients, resample.Options{Replicates: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i := b.Accuracy; math.Abs(i.Low-c.want.Low) > 1e-6 || math.Abs(i.High-c.want.High) > 1e-6 {
+			t.Errorf("%s: accuracy %v, want %v", name, i, c.want)
+		}
+		for _, i := range []resample.Interval{b.BalancedAccuracy, b.MacroAUROC, b.Recall[0], b.AUROC[1]} {
+			if i.Low == i.High {
+				t.Errorf("%s: an interval is the point %v", name, i.Low)
+			}
+		}
+	}
+}
+
 func TestEveryIntervalIsOfItsOwnFigure(t *testing.T) {
 	f := fixture(t)[1]
 	a, b := f.A.evaluate(t), f.B.evaluate(t)
@@ -394,7 +444,11 @@ func TestEveryIntervalIsOfItsOwnFigure(t *testing.T) {
 	}
 	for name, figure := range figuresOf {
 		ofA, ofB := replicatesOf(t, a, o, figure), replicatesOf(t, b, o, figure)
-		if want := o.Interval(ofA, figure(a.Metrics), nil); intervals[name] != want {
+		want := o.Interval(ofA, figure(a.Metrics), nil)
+		if count, isRecall := map[string]int{"recall of 0": a.cases(0), "recall of 2": a.cases(2)}[name]; isRecall {
+			want = o.Share(ofA, figure(a.Metrics), nil, count)
+		}
+		if intervals[name] != want {
 			t.Errorf("%s: interval %v, want %v", name, intervals[name], want)
 		}
 		d, ok := differences[name]
@@ -402,10 +456,10 @@ func TestEveryIntervalIsOfItsOwnFigure(t *testing.T) {
 			continue
 		}
 		between := resample.Minus(ofB, ofA)
-		want := Difference{Value: figure(b.Metrics) - figure(a.Metrics), CI: o.Interval(between, figure(b.Metrics)-figure(a.Metrics), nil),
-			BootstrapP: resample.BootstrapP(between), PermutationP: d.PermutationP}
-		if d != want {
-			t.Errorf("%s: difference %+v, want %+v", name, d, want)
+		wanted := Difference{Value: figure(b.Metrics) - figure(a.Metrics), BootstrapP: resample.BootstrapP(between), PermutationP: d.PermutationP}
+		wanted.CI, wanted.Resolvable = o.Difference(between, wanted.Value, nil, a.Cases)
+		if d != wanted {
+			t.Errorf("%s: difference %+v, want %+v", name, d, wanted)
 		}
 	}
 }

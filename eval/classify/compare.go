@@ -45,14 +45,58 @@ func (r *Result) Bootstrap(patients []string, options resample.Options) (*Interv
 	replicates := reweigh(o.Replicates, systems, clusters, n, o.Draw)[0]
 	jack := jackknife(o, systems, clusters, n)
 	all := make([]resample.Interval, len(replicates))
+	patientsOf := r.patients(clusters, n)
 	for i, estimate := range r.Metrics.vector() {
-		all[i] = o.Interval(replicates[i], estimate, jack[0][i])
+		bound, of := o.Bounded, n
+		switch class := (i - 4) % len(r.Classes); {
+		case i == 0:
+			bound = o.Share
+		case i == 1 || i == 2:
+			of = slices.Min(patientsOf)
+		case i == 3: // an error of calibration may well be 0
+			all[i] = o.Interval(replicates[i], estimate, jack[0][i])
+			continue
+		case i < 4+len(r.Classes):
+			bound, of = o.Share, patientsOf[class]
+		default:
+			of = min(patientsOf[class], n-patientsOf[class])
+		}
+		all[i] = bound(replicates[i], estimate, jack[0][i], of)
 	}
 	k := 4 + len(r.Classes)
 	return &Intervals{
 		Options: o, Accuracy: all[0], BalancedAccuracy: all[1], MacroAUROC: all[2], ECE: all[3],
 		Recall: all[4:k], AUROC: all[k:],
 	}, nil
+}
+
+// patients counts, per class, the patients with a case of it; n patients where a class has
+// none, since no figure of it is then defined.
+func (r *Result) patients(clusters []int32, n int) []int {
+	seen := make([]map[int32]bool, len(r.Classes))
+	for i, label := range r.Labels {
+		if seen[label] == nil {
+			seen[label] = map[int32]bool{}
+		}
+		seen[label][clusters[i]] = true
+	}
+	out := make([]int, len(r.Classes))
+	for c := range out {
+		if out[c] = len(seen[c]); out[c] == 0 {
+			out[c] = n
+		}
+	}
+	return out
+}
+
+// Patients returns the number of different patients of that many cases; patients are as
+// for Bootstrap.
+func Patients(patients []string, cases int) int {
+	_, n, err := clusterOf(patients, cases)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // clusterOf numbers the patients in the order of their names.
@@ -125,6 +169,7 @@ type Named struct {
 type Difference struct {
 	Value        float64
 	CI           resample.Interval
+	Resolvable   float64 // the smallest difference that so many patients can resolve
 	BootstrapP   float64 // two-sided, from the bootstrap distribution of the difference
 	PermutationP float64 // two-sided, from exchanging the two systems' predictions within patients
 }
@@ -149,6 +194,9 @@ type Pair struct {
 	// HolmBootstrapP and HolmPermutationP are the p-values of BalancedAccuracy,
 	// corrected for the number of pairs by Holm's method.
 	HolmBootstrapP, HolmPermutationP float64
+	// Verdict says whether B is better than A: BalancedAccuracy differs by no less than is
+	// resolvable, and HolmPermutationP is significant at the level of the intervals.
+	Verdict resample.Verdict
 }
 
 // Compare estimates the differences of every further system to the first, with
@@ -188,7 +236,7 @@ func Compare(systems []Named, patients []string, options resample.Options) ([]Pa
 			d := &differences[i]
 			d.Value = vb[i] - va[i]
 			values := resample.Minus(replicates[b][i], replicates[0][i])
-			d.CI = o.Interval(values, d.Value, resample.Minus(jack[b][i], jack[0][i]))
+			d.CI, d.Resolvable = o.Difference(values, d.Value, resample.Minus(jack[b][i], jack[0][i]), n)
 			d.BootstrapP, d.PermutationP = math.NaN(), math.NaN()
 			if !math.IsNaN(d.Value) {
 				d.BootstrapP = resample.BootstrapP(values)
@@ -207,7 +255,9 @@ func Compare(systems []Named, patients []string, options resample.Options) ([]Pa
 	}
 	bootstrap, permutation = resample.Holm(bootstrap), resample.Holm(permutation)
 	for i := range pairs {
-		pairs[i].HolmBootstrapP, pairs[i].HolmPermutationP = bootstrap[i], permutation[i]
+		p := &pairs[i]
+		p.HolmBootstrapP, p.HolmPermutationP = bootstrap[i], permutation[i]
+		p.Verdict = o.Judge(p.BalancedAccuracy.Value, p.BalancedAccuracy.Resolvable, p.HolmPermutationP)
 	}
 	return pairs, nil
 }

@@ -30,5 +30,5 @@ func ExampleEvaluate() {
 	// Output:
 	// accuracy 0.667, balanced 0.625, AUROC 0.750, recall [0.75 0.50]
 	// true by predicted: [[3 1] [1 1]]
-	// 95 % interval of the accuracy: 0.33 to 1.00
+	// 95 % interval of the accuracy: 0.14 to 1.00
 }

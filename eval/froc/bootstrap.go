@@ -55,10 +55,15 @@ func (r *Result) Bootstrap(options BootstrapOptions) (*Bootstrap, error) {
 		jack, _ = jackknife(systems)[0].columns()
 	}
 	intervals := make([]Interval, len(columns))
-	for i, estimate := range r.estimate() {
-		intervals[i] = o.Interval(columns[i], estimate, jack[i])
-	}
 	k := len(r.Protocol.FPPI)
+	n := r.clusters.withLesion()
+	for i, estimate := range r.estimate() {
+		bound := o.Share // sensitivities and their mean
+		if i > k {
+			bound = o.Bounded
+		}
+		intervals[i] = bound(columns[i], estimate, jack[i], n)
+	}
 	out.Points, out.Mean, out.AP = intervals[:k], intervals[k], intervals[k+1]
 	out.Merit = MeritIntervals{intervals[k+2], intervals[k+3], intervals[k+4], intervals[k+5]}
 	return out, nil

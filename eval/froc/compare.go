@@ -26,6 +26,7 @@ type CompareOptions struct {
 type Difference struct {
 	Value        float64
 	CI           Interval
+	Resolvable   float64 // the smallest difference that so many patients can resolve
 	BootstrapP   float64 // two-sided, from the bootstrap distribution of the difference
 	PermutationP float64 // two-sided, from exchanging the two systems within clusters
 }
@@ -42,6 +43,9 @@ type Pair struct {
 	// the number of pairs by Holm's method. They bound the chance of any false
 	// finding among the pairs.
 	HolmBootstrapP, HolmPermutationP float64
+	// Verdict says whether B is better than A: Mean differs by no less than is resolvable,
+	// and HolmPermutationP is significant at the level of the intervals.
+	Verdict resample.Verdict
 }
 
 // Comparison is the outcome of Compare.
@@ -97,6 +101,10 @@ func Compare(systems []Named, options CompareOptions) (*Comparison, error) {
 		}
 	}
 	correct(out.Pairs)
+	for i := range out.Pairs {
+		p := &out.Pairs[i]
+		p.Verdict = o.Judge(p.Mean.Value, p.Mean.Resolvable, p.HolmPermutationP)
+	}
 	return out, nil
 }
 
@@ -144,7 +152,7 @@ func comparePair(systems []Named, columns, jack [][][]float64, o CompareOptions,
 	ra, rb := systems[a].Result, systems[b].Result
 	estimateA, estimateB := ra.estimate(), rb.estimate()
 	exceed := permute(ra, rb, o, resample.Minus(estimateB, estimateA))
-	differences := make([]Difference, len(estimateA))
+	differences, clusters := make([]Difference, len(estimateA)), ra.clusters.withLesion()
 	for i := range differences {
 		d := &differences[i]
 		d.Value = estimateB[i] - estimateA[i]
@@ -153,7 +161,7 @@ func comparePair(systems []Named, columns, jack [][][]float64, o CompareOptions,
 		if jack != nil {
 			j = resample.Minus(jack[b][i], jack[a][i])
 		}
-		d.CI = o.Interval(replicates, d.Value, j)
+		d.CI, d.Resolvable = o.Difference(replicates, d.Value, j, clusters)
 		d.BootstrapP, d.PermutationP = math.NaN(), math.NaN()
 		if !math.IsNaN(d.Value) {
 			d.BootstrapP = resample.BootstrapP(replicates)

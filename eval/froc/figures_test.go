@@ -3,6 +3,7 @@ package froc
 import (
 	"math"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/eval/resample"
@@ -80,7 +81,11 @@ func TestEveryIntervalIsOfItsOwnFigure(t *testing.T) {
 		got  Interval
 		at   float64
 	}{{"first point", b.Points[0], r.OperatingPoints[0].Sensitivity}, {"second point", b.Points[1], r.OperatingPoints[1].Sensitivity}, {"mean", b.Mean, r.MeanSensitivity}, {"AP", b.AP, r.AP}} {
-		if wanted := o.Interval(columns[i], want.at, nil); want.got != wanted || want.at < wanted.Low || want.at > wanted.High {
+		wanted := o.Share(columns[i], want.at, nil, r.clusters.withLesion())
+		if want.name == "AP" {
+			wanted = o.Bounded(columns[i], want.at, nil, r.clusters.withLesion())
+		}
+		if want.got != wanted || want.at < wanted.Low || want.at > wanted.High {
 			t.Errorf("%s %v: interval %v, want %v", want.name, want.at, want.got, wanted)
 		}
 	}
@@ -251,5 +256,33 @@ func TestABandAtOnePointHasOnePoint(t *testing.T) {
 	band, err := mustEvaluate(t, truth, predictions, StrictProtocol()).Band(1, 1, 4, BootstrapOptions{Replicates: 20})
 	if err != nil || len(band.FPPI) != 1 || len(band.Intervals) != 1 {
 		t.Errorf("%+v (%v)", band, err)
+	}
+}
+
+// Sixty of sixty patients found is no certainty: the exact lower bound is .940; nothing
+// found is alike.
+func TestIntervalsAtTheEdgeAreExact(t *testing.T) {
+	truth := &Truth{}
+	var all, none []Prediction
+	for i := range 60 {
+		truth.Images = append(truth.Images, Image{ID: "i" + strconv.Itoa(i)}, Image{ID: "n" + strconv.Itoa(i)})
+		truth.Lesions = append(truth.Lesions, Lesion{Image: 2 * i, Region: lesionBox})
+		all = append(all, mark(2*i, lesionBox, 1))
+		none = append(none, mark(2*i+1, lesionBox, 1))
+	}
+	for _, c := range []struct {
+		predictions []Prediction
+		want        Interval
+	}{{all, Interval{Low: 0.940371, High: 1}}, {none, Interval{Low: 0, High: 0.059629}}} {
+		r := mustEvaluate(t, truth, c.predictions, StrictProtocol())
+		b, err := r.Bootstrap(BootstrapOptions{Replicates: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range []Interval{b.Mean, b.Points[2], b.AP} {
+			if math.Abs(i.Low-c.want.Low) > 1e-6 || math.Abs(i.High-c.want.High) > 1e-6 {
+				t.Errorf("interval %v, want %v", i, c.want)
+			}
+		}
 	}
 }

@@ -77,8 +77,8 @@ func TestNoPredictionsGiveSensitivityZero(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b.Mean != (Interval{}) {
-		t.Errorf("interval %v, want 0 to 0", b.Mean)
+	if want := (Interval{Low: 0, High: 0.975}); b.Mean != want { // what one patient can exclude
+		t.Errorf("interval %v, want %v", b.Mean, want)
 	}
 }
 
@@ -487,8 +487,8 @@ func TestReplicatesWithoutLesionAreLeftOutAndCounted(t *testing.T) {
 	if share := float64(b.WithoutLesion) / n; math.Abs(share-0.25) > 0.03 {
 		t.Errorf("%v of the replicates have no lesion, want about 0.25", share)
 	}
-	if b.Mean != (Interval{Low: 1, High: 1}) {
-		t.Errorf("interval %v, want 1 to 1", b.Mean)
+	if math.Abs(b.Mean.Low-0.025) > 1e-12 || b.Mean.High != 1 {
+		t.Errorf("interval %v, want 0.025 to 1: what one patient can exclude", b.Mean)
 	}
 }
 
@@ -506,7 +506,7 @@ func TestBootstrapIsDeterministicBySeed(t *testing.T) {
 		if d := cmp.Diff(run(1), run(1), equalOutcomes); d != "" {
 			t.Errorf("%s: equal seeds differ:\n%s", method, d)
 		}
-		if run(1).Mean == run(2).Mean {
+		if run(1).Merit == run(2).Merit {
 			t.Errorf("%s: different seeds agree", method)
 		}
 	}
@@ -561,7 +561,8 @@ func TestCompareFindsADifferenceAndNone(t *testing.T) {
 	if want := math.Min(1, 2*half1.Mean.PermutationP); half1.HolmPermutationP != want {
 		t.Errorf("corrected p %v, want %v", half1.HolmPermutationP, want)
 	}
-	if again.Mean.Value != 0 || again.Mean.BootstrapP != 1 || again.Mean.PermutationP != 1 || again.Mean.CI != (Interval{}) {
+	if again.Mean.Value != 0 || again.Mean.BootstrapP != 1 || again.Mean.PermutationP != 1 || again.Verdict != resample.Unresolved ||
+		again.Mean.CI.Low != -again.Mean.CI.High || again.Mean.CI.High == 0 {
 		t.Errorf("a system against itself: %+v", again.Mean)
 	}
 	pairs, err := Compare([]Named{{"all", all}, {"half", half}, {"again", all}}, CompareOptions{AllPairs: true, BootstrapOptions: BootstrapOptions{Replicates: 10}})

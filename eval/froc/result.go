@@ -86,6 +86,18 @@ type clusters struct {
 	units   []int32 // units per cluster
 }
 
+// withLesion returns the number of clusters with a counted lesion: those that sensitivity
+// is a mean over.
+func (c *clusters) withLesion() int {
+	n := 0
+	for _, lesions := range c.lesions {
+		if lesions > 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // Evaluate matches predictions to the truth under the protocol. It returns an
 // error when an input is malformed (see [Truth.Check]), when the hit rule
 // cannot compare the given kinds of region, [ErrNoImages] without images and

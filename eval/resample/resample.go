@@ -125,6 +125,112 @@ func (o Options) Interval(replicates []float64, estimate float64, jackknife []fl
 	return Interval{Quantile(sorted, low), Quantile(sorted, high)}
 }
 
+// nearEdge is the number of clusters on the rarer side of a share (patients with a miss,
+// or with a hit) below which replicates of it are too coarse: at 0 they are all equal.
+const nearEdge = 5
+
+// Share is the interval of a share of n independent clusters. Within five clusters of 0 or
+// 1 a bootstrap hardly sees the rarer side, at 0 and 1 not at all: there the interval is
+// widened to the exact one.
+func (o Options) Share(replicates []float64, estimate float64, jackknife []float64, n int) Interval {
+	i := o.Interval(replicates, estimate, jackknife)
+	if x := estimate * float64(n); x < nearEdge || float64(n)-x < nearEdge {
+		i = i.union(o.Exact(estimate, n))
+	}
+	return i
+}
+
+// Bounded is the interval of a figure between 0 and 1 that is no share, as an area is: it
+// is widened where the estimate is exactly 0 or 1.
+func (o Options) Bounded(replicates []float64, estimate float64, jackknife []float64, n int) Interval {
+	i := o.Interval(replicates, estimate, jackknife)
+	if estimate == 0 || estimate >= 1-1e-9 { // sums of parts are rounded
+		i = i.union(o.Exact(estimate, n))
+	}
+	return i
+}
+
+// union contains both intervals; it is NaN where i is.
+func (i Interval) union(other Interval) Interval {
+	if math.IsNaN(i.Low) || math.IsNaN(other.Low) {
+		return i
+	}
+	return Interval{min(i.Low, other.Low), max(i.High, other.High)}
+}
+
+// Exact is the interval of Clopper and Pearson (Biometrika 26, 1934) of a share of n; the
+// share times n need not be whole. It is NaN for n of 0.
+func (o Options) Exact(share float64, n int) Interval {
+	if n <= 0 || !(share >= 0 && share <= 1+1e-9) {
+		return Interval{math.NaN(), math.NaN()}
+	}
+	if share >= 1-1e-9 {
+		share = 1
+	}
+	x, tail, i := share*float64(n), (1-o.Level)/2, Interval{0, 1}
+	if rest := float64(n) - x; x > 0 {
+		i.Low = distuv.Beta{Alpha: x, Beta: rest + 1}.Quantile(tail)
+	}
+	if rest := float64(n) - x; rest > 0 {
+		i.High = distuv.Beta{Alpha: x + 1, Beta: rest}.Quantile(1 - tail)
+	}
+	return i
+}
+
+// Difference is the interval of a paired difference over n clusters, and the smallest
+// difference that such a set can resolve: half the interval's width, and no less than what
+// it takes for the fewest clusters that can be significant in a test of signs (6 of n at a
+// level of 0.95). Where no replicate differs from the others the interval reaches as far as
+// a share of clusters that none of n showed.
+func (o Options) Difference(replicates []float64, estimate float64, jackknife []float64, n int) (i Interval, resolvable float64) {
+	i = o.Interval(replicates, estimate, jackknife)
+	if math.IsNaN(i.Low) || n == 0 {
+		return i, math.NaN()
+	}
+	if i.Low == i.High {
+		unseen := o.Exact(0, n).High
+		i = i.union(Interval{max(-1, estimate-unseen), min(1, estimate+unseen)})
+	}
+	signs := math.Ceil(1 - math.Log2(1-o.Level) - 1e-9)
+	return i, max((i.High-i.Low)/2, min(1, signs/float64(n)))
+}
+
+// Verdict says whether a system is better than another.
+type Verdict string
+
+// The verdicts.
+const (
+	Better     Verdict = "better"
+	Worse      Verdict = "worse"
+	Unresolved Verdict = "not resolved" // not significant, or less than the set can resolve
+)
+
+// Judge says whether a difference is both significant at the level and no smaller than what
+// the set can resolve.
+func (o Options) Judge(difference, resolvable, p float64) Verdict {
+	switch {
+	case !(p <= 1-o.Level+1e-12 && math.Abs(difference) >= resolvable):
+		return Unresolved
+	case difference > 0:
+		return Better
+	}
+	return Worse
+}
+
+// FewClusters is the number of clusters up to which intervals are too narrow: at 40
+// patients those of 95 % cover 91 to 92 %.
+const FewClusters = 50
+
+// Warning says that there are few clusters to resample, named by unit; "" where there are
+// enough.
+func Warning(clusters int, unit string) string {
+	if clusters > FewClusters {
+		return ""
+	}
+	return fmt.Sprintf("only %d %ss to resample: intervals and bootstrap p-values are too optimistic "+
+		"(at 40 patients a 95 %% interval covers 91 to 92 %%); trust the permutation test", clusters, unit)
+}
+
 func finite(values []float64) []float64 {
 	return slices.DeleteFunc(slices.Clone(values), math.IsNaN)
 }

@@ -125,6 +125,9 @@ func writeComparison(c *cli.Context, found *workflow.Comparison, allPairs bool) 
 		if err := write(c.App.Writer, one); err != nil {
 			return err
 		}
+		for _, note := range one.Notes {
+			fmt.Fprintf(c.App.ErrWriter, "note: %s\n", note)
+		}
 	}
 	if !c.Bool("json") {
 		for _, w := range found.Warnings {
@@ -152,7 +155,7 @@ func writeDetectorTable(out io.Writer, split string, report *frocio.Report, allP
 	}
 	fmt.Fprint(w, "\tmean\t95% CI")
 	if len(report.Comparison) > 0 && !allPairs {
-		fmt.Fprintf(w, "\tdifference to %s\t95%% CI\tp", systems[0].Name)
+		fmt.Fprintf(w, "\tdifference to %s\t95%% CI\tresolvable\tp\tverdict", systems[0].Name)
 	}
 	fmt.Fprintln(w)
 	for i, s := range systems {
@@ -162,8 +165,9 @@ func writeDetectorTable(out io.Writer, split string, report *frocio.Report, allP
 		}
 		fmt.Fprintf(w, "\t%.3f\t%s", float64(s.MeanSensitivity), shortRange(s.MeanCI))
 		if i > 0 && len(report.Comparison) > 0 && !allPairs {
-			d := report.Comparison[i-1].Mean
-			fmt.Fprintf(w, "\t%+.3f\t%s\t%.3f", float64(d.Value), shortRange(d.CI), float64(d.PermutationP))
+			p := report.Comparison[i-1]
+			d := p.Mean
+			fmt.Fprintf(w, "\t%+.3f\t%s\t%s\t%.3f\t%s", float64(d.Value), shortRange(d.CI), three(d.Resolvable), float64(d.PermutationP), p.Verdict)
 		}
 		fmt.Fprintln(w)
 	}
@@ -195,7 +199,7 @@ func writeClassifierTable(out io.Writer, report *workflow.Classification) error 
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "system\taccuracy\tbalanced accuracy\t95% CI\tmacro AUROC\tECE")
 	if len(systems) > 1 {
-		fmt.Fprintf(w, "\tdifference to %s\t95%% CI\tp", systems[0].Name)
+		fmt.Fprintf(w, "\tdifference to %s\t95%% CI\tresolvable\tp\tverdict", systems[0].Name)
 	}
 	fmt.Fprintln(w)
 	for i, s := range systems {
@@ -203,7 +207,8 @@ func writeClassifierTable(out io.Writer, report *workflow.Classification) error 
 			three(s.MacroAUROC.Value), three(s.ECE.Value))
 		if i > 0 {
 			p := report.Comparison[i-1]
-			fmt.Fprintf(w, "\t%+.3f\t%s\t%.3f", float64(p.BalancedAccuracy.Value), interval(p.BalancedAccuracy), float64(p.PermutationP))
+			fmt.Fprintf(w, "\t%+.3f\t%s\t%s\t%.3f\t%s", float64(p.BalancedAccuracy.Value), interval(p.BalancedAccuracy), three(p.Resolvable),
+				float64(p.PermutationP), p.Verdict)
 		}
 		fmt.Fprintln(w)
 	}

@@ -318,6 +318,9 @@ func newDetection(results []froc.Named, o resample.Options, allPairs bool) (*Det
 	d := &Detection{Results: results, Resample: o, Intervals: true}
 	d.Report = frocio.Report{SchemaVersion: frocio.SchemaVersion, Protocol: frocio.NewProtocol(results[0].Result.Protocol), Notes: []string{},
 		Bootstrap: frocio.NewResampling(results[0].Result, o)}
+	if few := resample.Warning(d.Report.Bootstrap.Clusters, string(d.Report.Bootstrap.Cluster)); few != "" {
+		d.Report.Notes = append(d.Report.Notes, few)
+	}
 	for _, r := range results {
 		b, err := r.Result.Bootstrap(o)
 		if errors.Is(err, froc.ErrTooFewReplicates) {

@@ -27,6 +27,7 @@ type Classification struct {
 	Systems    []Classifier     `json:"systems"`
 	Comparison []ClassifierPair `json:"comparison,omitempty"`
 	Warnings   []string         `json:"warnings,omitempty"`
+	Notes      []string         `json:"notes,omitempty"` // what a reader of the figures must know
 }
 
 // Metric is a figure with its 95 % interval.
@@ -48,13 +49,17 @@ type Classifier struct {
 
 // ClassifierPair are the differences of B to A.
 type ClassifierPair struct {
-	A                string        `json:"a"`
-	B                string        `json:"b"`
-	BalancedAccuracy Metric        `json:"balanced_accuracy"`
-	PermutationP     frocio.Number `json:"p_permutation"`
-	HolmPermutationP frocio.Number `json:"p_permutation_holm"`
-	Accuracy         Metric        `json:"accuracy"`
-	MacroAUROC       Metric        `json:"macro_auroc"`
+	A                string `json:"a"`
+	B                string `json:"b"`
+	BalancedAccuracy Metric `json:"balanced_accuracy"`
+	// Resolvable is the smallest difference of balanced accuracy that the cases can resolve;
+	// Verdict says whether B is better: significantly, and by no less.
+	Resolvable       frocio.Number    `json:"resolvable"`
+	Verdict          resample.Verdict `json:"verdict"`
+	PermutationP     frocio.Number    `json:"p_permutation"`
+	HolmPermutationP frocio.Number    `json:"p_permutation_holm"`
+	Accuracy         Metric           `json:"accuracy"`
+	MacroAUROC       Metric           `json:"macro_auroc"`
 }
 
 func newMetric(v float64, ci resample.Interval) Metric {
@@ -169,6 +174,9 @@ func newClassification(named []classify.Named, patients []string, o resample.Opt
 		return nil, usage("%w", err)
 	}
 	out := &Classification{SchemaVersion: 1, Classes: named[0].Result.Classes}
+	if few := resample.Warning(classify.Patients(patients, named[0].Result.Cases), "patient"); few != "" {
+		out.Notes = append(out.Notes, few)
+	}
 	for _, s := range named {
 		ci, err := s.Result.Bootstrap(patients, o)
 		if err != nil {
@@ -192,7 +200,8 @@ func newClassification(named []classify.Named, patients []string, o resample.Opt
 	}
 	for _, p := range pairs {
 		out.Comparison = append(out.Comparison, ClassifierPair{A: p.A, B: p.B,
-			BalancedAccuracy: newMetric(p.BalancedAccuracy.Value, p.BalancedAccuracy.CI), PermutationP: frocio.Number(p.BalancedAccuracy.PermutationP),
+			BalancedAccuracy: newMetric(p.BalancedAccuracy.Value, p.BalancedAccuracy.CI), Resolvable: frocio.Number(p.BalancedAccuracy.Resolvable),
+			Verdict: p.Verdict, PermutationP: frocio.Number(p.BalancedAccuracy.PermutationP),
 			HolmPermutationP: frocio.Number(p.HolmPermutationP),
 			Accuracy:         newMetric(p.Accuracy.Value, p.Accuracy.CI), MacroAUROC: newMetric(p.MacroAUROC.Value, p.MacroAUROC.CI)})
 	}

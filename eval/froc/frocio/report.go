@@ -89,6 +89,7 @@ type Stratum struct {
 type Difference struct {
 	Value        Number `json:"difference"`
 	CI           Range  `json:"ci"`
+	Resolvable   Number `json:"resolvable"` // the smallest difference that the test set can resolve
 	BootstrapP   Number `json:"p_bootstrap"`
 	PermutationP Number `json:"p_permutation"`
 }
@@ -106,6 +107,7 @@ type Pair struct {
 	Mean             Difference        `json:"mean_sensitivity"`
 	HolmBootstrapP   Number            `json:"p_bootstrap_holm"`
 	HolmPermutationP Number            `json:"p_permutation_holm"`
+	Verdict          resample.Verdict  `json:"verdict"` // of B: better, worse or not resolved
 	Points           []PointDifference `json:"operating_points"`
 	AP               Difference        `json:"ap"`
 	AFROC            Difference        `json:"afroc"`
@@ -181,13 +183,13 @@ func NewSystem(name string, r *froc.Result, b *froc.Bootstrap) System {
 // NewPairs describes a comparison; fppi are the protocol's operating points.
 func NewPairs(c *froc.Comparison, fppi []float64) []Pair {
 	difference := func(d froc.Difference) Difference {
-		return Difference{Number(d.Value), newRange(d.CI), Number(d.BootstrapP), Number(d.PermutationP)}
+		return Difference{Number(d.Value), newRange(d.CI), Number(d.Resolvable), Number(d.BootstrapP), Number(d.PermutationP)}
 	}
 	var out []Pair
 	for _, p := range c.Pairs {
 		pair := Pair{
 			A: p.A, B: p.B, Mean: difference(p.Mean), AP: difference(p.AP), AFROC: difference(p.AFROC), AFROC1: difference(p.AFROC1),
-			HolmBootstrapP: Number(p.HolmBootstrapP), HolmPermutationP: Number(p.HolmPermutationP),
+			HolmBootstrapP: Number(p.HolmBootstrapP), HolmPermutationP: Number(p.HolmPermutationP), Verdict: p.Verdict,
 		}
 		for i, d := range p.Points {
 			pair.Points = append(pair.Points, PointDifference{fppi[i], difference(d)})

@@ -218,10 +218,10 @@ func (o Options) addStrata(s *frocio.System, r *froc.Result, by Strata, interval
 
 // note adds what a reader of the figures must know.
 func (r *Report) note(o Options) {
-	const few = 20 // below, replicates hardly vary the way new patients would
-	if b := r.Document.Bootstrap; b != nil && b.Clusters < few {
-		r.Document.Notes = append(r.Document.Notes, fmt.Sprintf(
-			"only %d %ss to resample: the intervals and bootstrap p-values are too optimistic, trust the permutation test", b.Clusters, o.Protocol.Cluster))
+	if b := r.Document.Bootstrap; b != nil {
+		if few := resample.Warning(b.Clusters, string(b.Cluster)); few != "" {
+			r.Document.Notes = append(r.Document.Notes, "warning: "+few)
+		}
 	}
 	if len(o.Strata) > 0 && o.StrataRule == froc.StrataAsPapers {
 		r.Document.Notes = append(r.Document.Notes, "warning: --strata-rule papers counts marks on lesions of other strata as false positives; "+

@@ -10,6 +10,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
+	"github.com/alignedfusion/alignedfusion/eval/resample"
 )
 
 // WriteRules writes the rules of a protocol, indented.
@@ -125,16 +126,25 @@ func WriteComparison(w io.Writer, report *frocio.Report) error {
 		return nil
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(table, "\nmean sensitivity\tdifference\t%s\tp bootstrap\tp permutation\tHolm\t\n", intervalTitle(report.Bootstrap))
+	fmt.Fprintf(table, "\nmean sensitivity\tdifference\t%s\tresolvable\tp bootstrap\tp permutation\tHolm\tverdict\n", intervalTitle(report.Bootstrap))
 	for _, p := range report.Comparison {
-		fmt.Fprintf(table, "%s - %s\t%+.4f\t%s\t%.4f\t%.4f\t%.4f, %.4f\t\n", p.B, p.A, float64(p.Mean.Value), formatRange(p.Mean.CI),
-			float64(p.Mean.BootstrapP), float64(p.Mean.PermutationP), float64(p.HolmBootstrapP), float64(p.HolmPermutationP))
+		fmt.Fprintf(table, "%s - %s\t%+.4f\t%s\t%s\t%.4f\t%.4f\t%.4f, %.4f\t%s\n", p.B, p.A, float64(p.Mean.Value), formatRange(p.Mean.CI),
+			figure(p.Mean.Resolvable), float64(p.Mean.BootstrapP), float64(p.Mean.PermutationP), float64(p.HolmBootstrapP),
+			float64(p.HolmPermutationP), verdict(p))
 		for _, at := range p.Points {
-			fmt.Fprintf(table, "  at %g\t%+.4f\t%s\t%.4f\t%.4f\t\t\n", at.FPPI, float64(at.Value), formatRange(at.CI),
-				float64(at.BootstrapP), float64(at.PermutationP))
+			fmt.Fprintf(table, "  at %g\t%+.4f\t%s\t%s\t%.4f\t%.4f\t\t\n", at.FPPI, float64(at.Value), formatRange(at.CI),
+				figure(at.Resolvable), float64(at.BootstrapP), float64(at.PermutationP))
 		}
 	}
 	return table.Flush()
+}
+
+// verdict says which of a pair is better, if one is.
+func verdict(p frocio.Pair) string {
+	if p.Verdict == resample.Unresolved {
+		return string(p.Verdict)
+	}
+	return p.B + " is " + string(p.Verdict)
 }
 
 func intervalTitle(b *frocio.Resampling) string {
