@@ -150,6 +150,10 @@ type OpenResponse struct {
 	Inputs  []Port
 	Outputs []Port
 	Notes   []string
+	// Losses are those of the manifest that every training Forward with the targets
+	// returns; one that a batch has nothing for is 0. A training ends when one of them does
+	// not arrive. Nil means all of a head, none of another stage.
+	Losses []string
 }
 
 // ForwardRequest runs a stage once.

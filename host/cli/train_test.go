@@ -31,7 +31,7 @@ var toyPlugins = sync.OnceValues(func() (string, error) {
 		return "", fmt.Errorf("build toy: %w\n%s", err, out)
 	}
 	// The program tells by its name how it is to behave.
-	return dir, os.Link(filepath.Join(dir, "toy"), filepath.Join(dir, "misfit"))
+	return dir, errors.Join(os.Link(filepath.Join(dir, "toy"), filepath.Join(dir, "misfit")), os.Link(filepath.Join(dir, "toy"), filepath.Join(dir, "forgetful")))
 })
 
 // TestTrainScripts runs testdata/train/*.txtar with the toy plugins.

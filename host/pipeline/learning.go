@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,7 +27,7 @@ type learning struct {
 }
 
 // check is told of a step's losses and gradients before anything is updated. The error
-// is a *StageError: in the first step for a stage that declares losses and gave none,
+// is a *StageError: in the first step for a stage that left out a loss it promised, or declares some and gave none,
 // later for one whose gradients have all been zero.
 func (l *learning) check(members []*Member, result StepResult) error {
 	if l.steps >= emptySteps {
@@ -43,6 +44,10 @@ func (l *learning) check(members []*Member, result StepResult) error {
 		norm, updated := result.GradNorms[string(m.Role)]
 		if !updated {
 			continue
+		}
+		if missing := slices.DeleteFunc(slices.Clone(m.Opened.Losses), result.has); l.steps == 1 && len(missing) > 0 {
+			return m.fail("train", fmt.Errorf("a training forward did not return %s, which Open promised (it returned %s): a loss that a batch has nothing for is 0, one that these settings or inputs do without is left out of OpenResponse.losses",
+				strings.Join(missing, ", "), cmp.Or(lossText(result), "none")))
 		}
 		if l.steps == 1 && !gaveLoss(m, result) && !feedsLearner(m, members[i+1:]) {
 			return m.fail("train", fmt.Errorf("a training forward returned none of its losses (%s): the targets that they are computed from are not among its inputs, or it leaves them out",
@@ -62,10 +67,12 @@ func (l *learning) check(members []*Member, result StepResult) error {
 // gaveLoss reports whether a stage's loss has arrived: one of those that it declares, or
 // any for one that declares none.
 func gaveLoss(m *Member, result StepResult) bool {
-	return len(m.Stage.Losses) == 0 && len(result.Losses) > 0 || slices.ContainsFunc(m.Stage.Losses, func(name string) bool {
-		_, there := result.Losses[name]
-		return there
-	})
+	return len(m.Stage.Losses) == 0 && len(result.Losses) > 0 || slices.ContainsFunc(m.Stage.Losses, result.has)
+}
+
+func (r StepResult) has(loss string) bool {
+	_, there := r.Losses[loss]
+	return there
 }
 
 // feedsLearner reports whether a later stage may send gradients to m: then m's own losses

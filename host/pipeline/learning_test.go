@@ -74,6 +74,16 @@ func TestALossThatNeverArrivesStopsTheFirstStep(t *testing.T) {
 	if want := "head p: train: a training forward returned none of its losses (classification)"; !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("%q, want %q", err, want)
 	}
+	forgets := learners()
+	forgets[2].Opened.Losses = []string{"classification", "auxiliary"}
+	err = (&learning{}).check(forgets, stepWith(0.7, 1, 1, 1))
+	if want := "head p: train: a training forward did not return auxiliary, which Open promised (it returned classification 0.7)"; refusedStage(t, err) != sdk.KindHead || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+	forgets[2].Opened.Losses = []string{"classification"}
+	if err := (&learning{}).check(forgets, stepWith(0.7, 1, 1, 1)); err != nil {
+		t.Errorf("of two declared losses these settings promise one: %v", err)
+	}
 	late := &learning{steps: 1}
 	if err := late.check(learners(), without); err != nil {
 		t.Errorf("a later step: %v", err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 
 	"github.com/sugarme/gotch"
@@ -74,6 +75,8 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	h.boxHead = newBoxHead(b.Params, c, b.Device)
 	if c.mask {
 		h.mask = newMaskHead(b.Params, c, b.Device)
+	} else {
+		b.Losses = slices.DeleteFunc(m.Losses, func(name string) bool { return name == "mask" })
 	}
 	if set.Weights != "" {
 		if err := loadHead(b, c, string(set.Weights)); err != nil {

@@ -90,6 +90,7 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 		}
 		b.Outputs = append(b.Outputs, ports.Reconstruction.Declare(ports.Required,
 			ports.Shape("N", strconv.Itoa(len(m.Attributes)), strconv.FormatInt(m.K, 10))))
+		b.Losses = []string{"reconstruction"}
 	}
 	return m, frame.LoadWeights(b)
 }

@@ -61,7 +61,7 @@ func (c *Client) Open(ctx context.Context, req *sdk.OpenRequest) (*Instance, *sd
 	t.free()
 	i.id = r.GetInstance()
 	resp := &sdk.OpenResponse{ParameterCount: r.GetParameterCount(), TrainableCount: r.GetTrainableCount(),
-		Inputs: wire.PortsFromProto(r.GetInputs()), Outputs: wire.PortsFromProto(r.GetOutputs()), Notes: r.GetNotes()}
+		Inputs: wire.PortsFromProto(r.GetInputs()), Outputs: wire.PortsFromProto(r.GetOutputs()), Notes: r.GetNotes(), Losses: r.GetLosses()}
 	i.inputs = sdk.KnownPorts(manifest.Inputs, resp.Inputs)
 	i.outputs = sdk.KnownPorts(manifest.Outputs, resp.Outputs)
 	return i, resp, nil

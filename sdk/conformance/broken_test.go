@@ -251,6 +251,11 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				return resp, err
 			}
 		})},
+		{breaks: "losses", plugin: func() sdk.Plugin {
+			p := testplugins.Linear()
+			p.Manifest.Stages[0].Losses = append(p.Manifest.Stages[0].Losses, "forgotten")
+			return p
+		}},
 		{breaks: "lifeline", process: func(c *conformance.Connection) {
 			c.CutLifeline, c.Exited = func() {}, make(chan struct{}) // it lives on without its host
 		}},

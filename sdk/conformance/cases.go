@@ -497,6 +497,11 @@ func losses(ctx context.Context, s *subject) {
 	}
 	c := s.open(ctx, s.conn.InBand, opening{train: true})
 	resp := c.run(ctx, 1, true, s.inputs, nil)
+	for _, name := range c.promised {
+		if _, there := resp.Losses[name]; !there {
+			fail("the losses that Open promised: "+strings.Join(c.promised, ", "), "no loss %q from a TRAIN Forward with targets", name)
+		}
+	}
 	if len(resp.Losses) == 0 {
 		fail("one or more of "+strings.Join(s.manifest.Losses, ", "), "no loss from a TRAIN Forward with targets")
 	}

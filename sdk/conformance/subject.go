@@ -49,6 +49,8 @@ type chain struct {
 	contexts map[uint64]bool
 	// trainable is the number of parameters that the stage says it trains.
 	trainable int64
+	// promised are the losses that it says every training Forward returns.
+	promised []string
 }
 
 var _ gradcheck.Stage = (*chain)(nil)
@@ -272,7 +274,7 @@ func (s *subject) open(ctx context.Context, c *client.Client, o opening) *chain 
 	}
 	inst, opened, err := c.Open(ctx, s.request(s.manifest, s.inputs, o))
 	check(err)
-	out.Instance, out.trainable = inst, opened.TrainableCount
+	out.Instance, out.trainable, out.promised = inst, opened.TrainableCount, opened.Losses
 	if opened.TrainableCount > opened.ParameterCount || opened.TrainableCount < 0 {
 		fail("at most as many", "%d trainable of %d parameters", opened.TrainableCount, opened.ParameterCount)
 	}

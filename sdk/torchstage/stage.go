@@ -46,6 +46,8 @@ type Build struct {
 	// Inputs and Outputs are the ports with every size known after building.
 	Inputs, Outputs []sdk.Port
 	Notes           []string
+	// Losses are as in sdk.OpenResponse.
+	Losses []string
 }
 
 // Inputs of one Forward.
@@ -140,7 +142,8 @@ func Open(builders map[string]Builder) sdk.OpenFunc {
 				}
 			}
 			all, trainable := st.params.counts()
-			resp = &sdk.OpenResponse{ParameterCount: all, TrainableCount: trainable, Inputs: b.Inputs, Outputs: b.Outputs, Notes: b.Notes}
+			resp = &sdk.OpenResponse{ParameterCount: all, TrainableCount: trainable, Inputs: b.Inputs, Outputs: b.Outputs,
+				Notes: b.Notes, Losses: b.Losses}
 			return nil
 		})
 		if err != nil {

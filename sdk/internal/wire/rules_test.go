@@ -402,6 +402,33 @@ func TestOpenHandsOverWhatTheHostSent(t *testing.T) {
 	}
 }
 
+func TestAHeadPromisesItsLossesUnlessItSaysOtherwise(t *testing.T) {
+	for _, test := range []struct {
+		kind       sdk.Kind
+		said, want []string
+	}{
+		{sdk.KindHead, nil, []string{"a", "b"}},
+		{sdk.KindHead, []string{"b"}, []string{"b"}},
+		{sdk.KindHead, []string{}, nil},
+		{sdk.KindHead, []string{"other.x"}, []string{"other.x"}},
+		{sdk.KindFusion, nil, nil},
+		{sdk.KindFusion, []string{"a"}, []string{"a"}},
+	} {
+		m := manifestOf(func(m *sdk.StageManifest) { m.Kind, m.Losses = test.kind, []string{"a", "b", "other.*"} })
+		resp, err := NewServer(sdk.Plugin{Manifest: m, Open: func(context.Context, *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+			return &script{}, &sdk.OpenResponse{Losses: test.said}, nil
+		}}).Open(t.Context(), &stagev1.OpenRequest{Stage: "s"})
+		if err != nil || !slices.Equal(resp.GetLosses(), test.want) {
+			t.Errorf("a %s that says %q: %q, %v, want %q", test.kind, test.said, resp.GetLosses(), err, test.want)
+		}
+	}
+	m := manifestOf(func(m *sdk.StageManifest) { m.Losses = []string{"a"} })
+	_, err := NewServer(sdk.Plugin{Manifest: m, Open: func(context.Context, *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+		return &script{}, &sdk.OpenResponse{Losses: []string{"c"}}, nil
+	}}).Open(t.Context(), &stagev1.OpenRequest{Stage: "s"})
+	refused(t, err, sdk.Internal, `loss "c" is not in the manifest`)
+}
+
 func TestSavedFilesLieInTheFolder(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "w"), nil, 0o600); err != nil {

@@ -218,6 +218,11 @@ func (s *Server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.Ope
 		_ = stage.Close()
 		return fail(sdk.Errorf(sdk.Internal, "the manifest says trainable, the stage has no Backward (it does not implement sdk.Trainer)"))
 	}
+	promised, err := promisedLosses(manifest, opened.Losses)
+	if err != nil {
+		_ = stage.Close()
+		return fail(err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -229,7 +234,7 @@ func (s *Server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.Ope
 	return &stagev1.OpenResponse{
 		Instance: s.last, ParameterCount: opened.ParameterCount, TrainableCount: opened.TrainableCount,
 		Inputs: PortsToProto(opened.Inputs), Outputs: PortsToProto(opened.Outputs), Notes: opened.Notes,
-		Cost: cost(start),
+		Losses: promised, Cost: cost(start),
 	}, nil
 }
 
@@ -542,7 +547,7 @@ func sameTensors(given, want map[string]*tensor.Tensor, code sdk.Code, what stri
 }
 
 // declared checks names of losses and metrics; a declared name may be a family.
-func declared(code sdk.Code, what string, names []string, given map[string]float64) error {
+func declared[V any](code sdk.Code, what string, names []string, given map[string]V) error {
 	for _, name := range slices.Sorted(maps.Keys(given)) {
 		ports := make([]sdk.Port, len(names))
 		for i, n := range names {
@@ -553,6 +558,19 @@ func declared(code sdk.Code, what string, names []string, given map[string]float
 		}
 	}
 	return nil
+}
+
+// promisedLosses are what Open answers of a stage's losses: those that it says, and of a
+// head that says nothing all that its manifest names in full.
+func promisedLosses(m *sdk.StageManifest, said []string) ([]string, error) {
+	if said == nil && m.Kind == sdk.KindHead {
+		return slices.DeleteFunc(slices.Clone(m.Losses), func(name string) bool { _, family := sdk.Family(name); return family }), nil
+	}
+	set := map[string]bool{}
+	for _, name := range said {
+		set[name] = true
+	}
+	return said, declared(sdk.Internal, "loss", m.Losses, set)
 }
 
 func outputNames(ports []sdk.Port) string {

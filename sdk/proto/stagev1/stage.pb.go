@@ -1338,10 +1338,13 @@ type OpenResponse struct {
 	ParameterCount int64                  `protobuf:"varint,2,opt,name=parameter_count,json=parameterCount,proto3" json:"parameter_count,omitempty"`
 	TrainableCount int64                  `protobuf:"varint,3,opt,name=trainable_count,json=trainableCount,proto3" json:"trainable_count,omitempty"`
 	// Ports with every size that is now known.
-	Inputs        []*Port  `protobuf:"bytes,4,rep,name=inputs,proto3" json:"inputs,omitempty"`
-	Outputs       []*Port  `protobuf:"bytes,5,rep,name=outputs,proto3" json:"outputs,omitempty"`
-	Notes         []string `protobuf:"bytes,6,rep,name=notes,proto3" json:"notes,omitempty"`
-	Cost          *Cost    `protobuf:"bytes,7,opt,name=cost,proto3" json:"cost,omitempty"`
+	Inputs  []*Port  `protobuf:"bytes,4,rep,name=inputs,proto3" json:"inputs,omitempty"`
+	Outputs []*Port  `protobuf:"bytes,5,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	Notes   []string `protobuf:"bytes,6,rep,name=notes,proto3" json:"notes,omitempty"`
+	Cost    *Cost    `protobuf:"bytes,7,opt,name=cost,proto3" json:"cost,omitempty"`
+	// Of the manifest's losses those that every TRAIN Forward with the targets returns.
+	// Empty: nothing is promised.
+	Losses        []string `protobuf:"bytes,8,rep,name=losses,proto3" json:"losses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1421,6 +1424,13 @@ func (x *OpenResponse) GetNotes() []string {
 func (x *OpenResponse) GetCost() *Cost {
 	if x != nil {
 		return x.Cost
+	}
+	return nil
+}
+
+func (x *OpenResponse) GetLosses() []string {
+	if x != nil {
+		return x.Losses
 	}
 	return nil
 }
@@ -2914,7 +2924,7 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x06frozen\x18\x0e \x01(\bR\x06frozen\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb2\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xca\x02\n" +
 	"\fOpenResponse\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12'\n" +
 	"\x0fparameter_count\x18\x02 \x01(\x03R\x0eparameterCount\x12'\n" +
@@ -2922,7 +2932,8 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x06inputs\x18\x04 \x03(\v2\x1c.alignedfusion.stage.v1.PortR\x06inputs\x126\n" +
 	"\aoutputs\x18\x05 \x03(\v2\x1c.alignedfusion.stage.v1.PortR\aoutputs\x12\x14\n" +
 	"\x05notes\x18\x06 \x03(\tR\x05notes\x120\n" +
-	"\x04cost\x18\a \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\"\x95\x02\n" +
+	"\x04cost\x18\a \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\x12\x16\n" +
+	"\x06losses\x18\b \x03(\tR\x06losses\"\x95\x02\n" +
 	"\x0eForwardRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12\x18\n" +
 	"\acontext\x18\x02 \x01(\x04R\acontext\x120\n" +

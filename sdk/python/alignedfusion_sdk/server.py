@@ -128,7 +128,7 @@ class _Handlers(grpc.GenericRpcHandler):
         call = _snake(method)
 
         def handle(request, context):
-            stage = self.server.label(request)
+            stage, self.server.turn.context = self.server.label(request), context
             try:
                 return getattr(self.server, call)(request)
             except StageError as e:
@@ -176,6 +176,7 @@ class _Server:
     def __init__(self, name, version, stages, license, model_card):
         self.classes = {s.name: s for s in stages}
         self.memory, self.instances, self.last, self.lock = None, {}, 0, threading.Lock()
+        self.turn = threading.local()  # the call that a worker thread has taken on
         self.manifest = protocol.PluginManifest(
             name=name, version=version, protocol_major=PROTOCOL_MAJOR, license=license, model_card=model_card,
             capabilities=CAPABILITIES, runtime="torch " + torch.__version__, max_open_contexts=MAX_OPEN_CONTEXTS)
@@ -244,7 +245,7 @@ class _Server:
             instance=number, parameter_count=count,
             trainable_count=sum(p.numel() for p in stage.parameters() if p.requires_grad),
             inputs=[_port(p) for p in known.get("inputs", [])], outputs=[_port(p) for p in known.get("outputs", [])],
-            notes=known.get("notes", []), cost=_cost(start))
+            notes=known.get("notes", []), losses=_promised(cls, known.get("losses")), cost=_cost(start))
 
     def _instance(self, request):
         found = self.instances.get(request.instance)
@@ -263,6 +264,10 @@ class _Server:
     def forward(self, request):
         instance, lock = self._instance(request)
         with lock:
+            # A call that was given up before its turn must not disturb what its caller has
+            # asked for since.
+            if not self.turn.context.is_active():
+                raise StageError("FailedPrecondition", "the call was given up before its turn")
             if request.mode not in (protocol.EVAL, protocol.TRAIN):
                 raise StageError("InvalidArgument", "mode %d given, want EVAL or TRAIN" % request.mode)
             train = request.mode == protocol.TRAIN
@@ -418,6 +423,16 @@ def _setting(s):
         if getattr(s, bound) is not None:
             setattr(out, bound, getattr(s, bound))
     return out
+
+
+def _promised(cls, said):
+    """The losses that every training forward returns; see Stage.build."""
+    if said is None:
+        return [n for n in cls.losses if not n.endswith(".*")] if cls.kind == "head" else []
+    unknown = sorted(set(said) - set(cls.losses))
+    if unknown:
+        raise StageError("Internal", "build: loss %r is not in the manifest" % unknown[0])
+    return said
 
 
 def _known(declared, opened):

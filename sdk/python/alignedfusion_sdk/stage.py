@@ -42,7 +42,9 @@ class Stage(torch.nn.Module):
 
     def build(self, request):
         """Makes the modules. request: OpenRequest. May return ports with known sizes:
-        {"outputs": [Port, …], "inputs": [Port, …], "notes": [str, …]}."""
+        {"outputs": [Port, …], "inputs": [Port, …], "notes": [str, …]}; and "losses": [str, …],
+        those that every training forward with the targets returns (a loss that a batch has
+        nothing for is 0). Left out, they are all of a head and none of another stage."""
 
     def forward(self, inputs, call):
         """Computes; see the class."""

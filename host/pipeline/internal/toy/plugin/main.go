@@ -1,23 +1,28 @@
 // Command plugin serves the toy stages to a host under test. Called by the name
-// misfit its classifier wants a port in a shape that no stage of toy gives.
+// misfit its classifier wants a port in a shape that no stage of toy gives, by the name
+// forgetful it declares a loss that it never returns.
 package main
 
 import (
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/alignedfusion/alignedfusion/host/pipeline/internal/toy"
+	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
 func main() {
 	p := toy.Plugin()
-	if filepath.Base(os.Args[0]) == "misfit" {
-		p.Manifest.Name = "misfit"
-		for i := range p.Manifest.Stages {
-			if s := &p.Manifest.Stages[i]; s.Name == "classifier" {
-				s.Inputs[1].Shape = []string{"N", "C", "2"}
-			}
+	if name := filepath.Base(os.Args[0]); name != p.Manifest.Name {
+		p.Manifest.Name = name
+		classifier := &p.Manifest.Stages[slices.IndexFunc(p.Manifest.Stages, func(s sdk.StageManifest) bool { return s.Name == "classifier" })]
+		switch name {
+		case "misfit":
+			classifier.Inputs[1].Shape = []string{"N", "C", "2"}
+		case "forgetful":
+			classifier.Losses = append(classifier.Losses, "auxiliary")
 		}
 	}
 	serve.Plugin(p)
