@@ -141,7 +141,7 @@ func checkComparable(systems []Named) error {
 		if !slices.Equal(a.FPPI, b.FPPI) || a.Interpolation != b.Interpolation || a.Unit != b.Unit || a.Cluster != b.Cluster ||
 			a.AP != b.AP || FormatHit(a.Hit) != FormatHit(b.Hit) || FormatHit(a.ignoreHit()) != FormatHit(b.ignoreHit()) ||
 			a.PlusOne != b.PlusOne || a.Duplicates != b.Duplicates || a.Multiple != b.Multiple ||
-			a.MaxPerImage != b.MaxPerImage || a.CapTies != b.CapTies {
+			a.MaxPerImage != b.MaxPerImage || a.Classes != b.Classes || a.CapTies != b.CapTies {
 			return fmt.Errorf("compare: systems %q and %q were evaluated under different protocols", systems[0].Name, s.Name)
 		}
 	}

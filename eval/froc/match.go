@@ -164,6 +164,9 @@ func (m *matcher) findCandidates(lesions []int32) {
 		best, bestIgnored := math.Inf(-1), candidate{lesion: -1}
 		m.out.fate[i] = FalseAlarm
 		for _, j := range lesions {
+			if m.otherClass(i, j) {
+				continue
+			}
 			rule := m.protocol.Hit
 			if l := &m.truth.Lesions[j]; l.Ignore && !l.otherStratum {
 				rule = m.protocol.ignoreHit()
@@ -186,6 +189,15 @@ func (m *matcher) findCandidates(lesions []int32) {
 		m.byBest = append(m.byBest, best)
 	}
 	m.offsets = append(m.offsets, len(m.candidates))
+}
+
+// otherClass reports whether prediction i is of another class than lesion j.
+func (m *matcher) otherClass(i, j int32) bool {
+	if len(m.truth.Classes) == 0 || m.protocol.Classes == AnyClasses {
+		return false
+	}
+	p, l := m.predictions[i].Class, m.truth.Lesions[j].Class
+	return p != l && p != AnyClass && l != AnyClass
 }
 
 // hit reports whether one of the criteria holds for prediction i and lesion j;

@@ -94,6 +94,9 @@ func (r *Result) outcome() outcome {
 
 var equalOutcomes = cmp.Options{cmpopts.EquateNaNs(), cmpopts.EquateApprox(0, 1e-12), cmpopts.EquateEmpty()}
 
+// diffOutcomes compares two results; "" when they are equal.
+func diffOutcomes(a, b *Result) string { return cmp.Diff(a.outcome(), b.outcome(), equalOutcomes) }
+
 func shuffled[T any](rng *rand.Rand, in []T) (out []T, newPlace []int) {
 	order := rng.Perm(len(in))
 	out, newPlace = make([]T, len(in)), make([]int, len(in))

@@ -22,6 +22,8 @@ type (
 	Group string
 	// APRule says how average precision sums precision up.
 	APRule string
+	// ClassRule says whether a mark must be of the lesion's class.
+	ClassRule string
 	// StrataRule says what becomes of the lesions of other strata.
 	StrataRule string
 )
@@ -41,6 +43,8 @@ const (
 	PerPatient     Group         = "patient"         // the images of one patient
 	AllPoints      APRule        = "all-points"      // area under the precision envelope at every recall
 	RecallGrid     APRule        = "recall-grid-101" // mean precision envelope at recall 0, 0.01, …, 1 (COCO)
+	SameClass      ClassRule     = "same"            // a mark finds lesions of its own class alone
+	AnyClasses     ClassRule     = "any"             // all classes are taken as one
 	StrataIgnore   StrataRule    = "ignore"          // they are ignored
 	StrataAsPapers StrataRule    = "papers"          // they are removed, marks on them become false positives
 )
@@ -64,6 +68,7 @@ type Protocol struct {
 	Unit          Group         `json:"unit"`          // what false positives are counted per: PerImage, PerVolume, PerPatient
 	Cluster       Group         `json:"cluster"`       // what the bootstrap resamples: PerPatient, PerVolume, PerImage
 	AP            APRule        `json:"ap"`            // AllPoints or RecallGrid
+	Classes       ClassRule     `json:"classes"`       // SameClass or AnyClasses
 }
 
 // presets are the protocols with a name, in the order in which they are listed. To add
@@ -111,7 +116,7 @@ func withinRadius() []Criterion {
 func base() Protocol {
 	return Protocol{
 		Duplicates: Free, Multiple: All, CapTies: DropTies, Interpolation: Step,
-		Unit: PerImage, Cluster: PerPatient, AP: AllPoints,
+		Unit: PerImage, Cluster: PerPatient, AP: AllPoints, Classes: SameClass,
 	}
 }
 
@@ -234,6 +239,7 @@ func (p *Protocol) Check() error {
 		oneOf("unit", p.Unit, PerImage, PerVolume, PerPatient),
 		oneOf("cluster", p.Cluster, PerImage, PerVolume, PerPatient),
 		oneOf("ap", p.AP, AllPoints, RecallGrid),
+		oneOf("classes", p.Classes, SameClass, AnyClasses),
 	} {
 		if err != nil {
 			return fmt.Errorf("protocol %q: %w", p.Name, err)

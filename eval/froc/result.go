@@ -100,9 +100,10 @@ func (c *clusters) withLesion() int {
 
 // Evaluate matches predictions to the truth under the protocol. It returns an
 // error when an input is malformed (see [Truth.Check]), when the hit rule
-// cannot compare the given kinds of region, [ErrNoImages] without images and
-// [ErrNoLesions] when every lesion is ignored or there is none. No predictions
-// is not an error: sensitivity is 0 everywhere.
+// cannot compare the given kinds of region, and [ErrNoImages] without images. No
+// predictions is not an error: sensitivity is 0 everywhere. When every lesion is
+// ignored or there is none, the error is [ErrNoLesions], and the result holds what
+// is defined: counts and false positives; its sensitivities are NaN.
 //
 // Cost: O(N log N) in the predictions, plus predictions times lesions within
 // each image.
@@ -120,9 +121,6 @@ func Evaluate(t *Truth, predictions []Prediction, p Protocol) (*Result, error) {
 	r.Protocol.FPPI = slices.Clone(p.FPPI)
 	r.clusters = makeClusters(t, &p)
 	r.countInput()
-	if r.Counts.Lesions == 0 {
-		return nil, ErrNoLesions
-	}
 	r.matching = match(t, predictions, &p)
 	r.countFates()
 	r.makeEvents()
@@ -135,6 +133,9 @@ func Evaluate(t *Truth, predictions []Prediction, p Protocol) (*Result, error) {
 	estimate := r.estimate()
 	r.MeanSensitivity, r.AP = estimate[len(p.FPPI)], estimate[len(p.FPPI)+1]
 	r.Merit = r.merit(nil)
+	if r.Counts.Lesions == 0 {
+		return r, ErrNoLesions
+	}
 	return r, nil
 }
 

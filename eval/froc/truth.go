@@ -34,6 +34,12 @@ type Lesion struct {
 	Region Region
 	Ignore bool     // neither finding it nor missing it counts, and marks on it are not false positives
 	Strata []string // values for Truth.Strata, in its order; may be nil
+	// Class is an index into Truth.Classes, [AnyClass] for a region that marks of every class
+	// may hit. Without Truth.Classes it means nothing.
+	Class int32
+	// Area is that of the lesion's shape where the region is only its box, as a COCO
+	// annotation has it; 0: the region's. It decides the size of COCO's areas.
+	Area float64
 
 	otherStratum bool // ignored for the stratum being evaluated: still hit by the rule of counted lesions
 }
@@ -43,13 +49,20 @@ type Truth struct {
 	Images  []Image  // every searched image once, lesion-free ones included: their number is the divisor of FPPI
 	Lesions []Lesion // findings, ignored ones included
 	Strata  []string // names of the columns of Lesion.Strata
+	// Classes are what lesions and predictions are of; empty: all are of one. Marks find
+	// lesions of their own class alone, unless the protocol says [AnyClasses].
+	Classes []string
 }
+
+// AnyClass is the class of a lesion or a mark that goes with every class.
+const AnyClass = -1
 
 // Prediction is one mark of a detector. Only the order of scores matters.
 type Prediction struct {
 	Image  int // index into Truth.Images
 	Region Region
 	Score  float64 // finite; greater is more suspicious
+	Class  int32   // index into Truth.Classes, or AnyClass; without Truth.Classes it means nothing
 }
 
 // ErrNoLesions is returned when no lesion counts, so that sensitivity is undefined.
@@ -90,6 +103,17 @@ func (t *Truth) Check() error {
 		if err := l.Region.Check(); err != nil {
 			return fmt.Errorf("lesion %d in image %q: %w", i, t.Images[l.Image].ID, err)
 		}
+		if err := t.checkClass(l.Class); err != nil {
+			return fmt.Errorf("lesion %d in image %q: %w", i, t.Images[l.Image].ID, err)
+		}
+	}
+	return nil
+}
+
+// checkClass returns an error for an index that is no class.
+func (t *Truth) checkClass(class int32) error {
+	if len(t.Classes) > 0 && (class < AnyClass || int(class) >= len(t.Classes)) {
+		return fmt.Errorf("class %d, want 0 to %d, or %d for any", class, len(t.Classes)-1, AnyClass)
 	}
 	return nil
 }
@@ -104,6 +128,9 @@ func checkPredictions(t *Truth, predictions []Prediction) error {
 			return fmt.Errorf("prediction %d in image %q: score is %v, want a finite number", i, t.Images[p.Image].ID, p.Score)
 		}
 		if err := p.Region.Check(); err != nil {
+			return fmt.Errorf("prediction %d in image %q: %w", i, t.Images[p.Image].ID, err)
+		}
+		if err := t.checkClass(p.Class); err != nil {
 			return fmt.Errorf("prediction %d in image %q: %w", i, t.Images[p.Image].ID, err)
 		}
 	}

@@ -81,6 +81,9 @@ func (w *walker) finish() []float64 {
 // precision (the greatest at a recall or beyond), RecallGrid is COCOeval's mean
 // of the envelope at recall 0, 0.01, …, 1.
 func (w *walker) averagePrecision() float64 {
+	if w.lesions == 0 {
+		return math.NaN()
+	}
 	area, envelope := 0.0, 0.0
 	at := len(w.apFound) - 1
 	precision := func() float64 { return float64(w.apFound[at]) / float64(w.apFound[at]+w.apFP[at]) }

@@ -31,13 +31,15 @@ func frocCommand() *cli.Command {
 			&cli.StringFlag{Name: "split", Usage: "evaluate the images of this `SPLIT` alone (DL_info.csv: train, val, test or all; default test)"},
 			&cli.BoolFlag{Name: "lenient", Usage: "drop and count rows that cannot be used, instead of refusing the file"},
 			&cli.StringFlag{Name: "noisy", Usage: "DL_info.csv: `drop`, ignore or keep possibly noisy lesions"},
-			&cli.StringFlag{Name: "category", Usage: "COCO: evaluate this `CATEGORY` alone, by name or id"},
+			&cli.StringFlag{Name: "category", Usage: "evaluate this `CLASS` alone, by name or COCO id"},
 			&cli.StringFlag{Name: "mask-lesions", Usage: "what a lesion of a mask is: `labels` or components"},
 			&cli.StringFlag{Name: "coordinates", Usage: "of points compared with masks: `voxel`, ras or lps"},
 
 			&cli.StringFlag{Name: "hit", Usage: "`RULE` for a hit, e.g. \"iou>=0.5\", \"distance<radius | iou>=0.3\", \"inside\""},
 			&cli.StringFlag{Name: "ignore-hit", Usage: "`RULE` for a mark on an ignored lesion"},
 			&cli.BoolFlag{Name: "plus-one", Usage: "measure a box from x1 to x2 as x2-x1+1 pixels"},
+			&cli.StringFlag{Name: "classes", Usage: "a mark finds lesions of the `same` class, or of any"},
+			&cli.BoolFlag{Name: "by-class", Usage: "evaluate every class by itself as well, and their mean"},
 			&cli.StringFlag{Name: "duplicates", Usage: "further marks on a found lesion: `free` or fp"},
 			&cli.StringFlag{Name: "multiple", Usage: "one mark finds `all` lesions it hits, or one"},
 			&cli.IntFlag{Name: "max-per-image", Usage: "marks kept per image, 0 for all"},
@@ -166,7 +168,7 @@ func frocOptions(c *cli.Context) (o frocreport.Options, err error) {
 		}
 		o.Systems = append(o.Systems, frocreport.System{Name: name, Path: path})
 	}
-	o.AllPairs = c.Bool("all-pairs")
+	o.AllPairs, o.ByClass = c.Bool("all-pairs"), c.Bool("by-class")
 	o.Resample = resample.Options{
 		Replicates: c.Int("bootstrap"), Permutations: c.Int("permutations"), Seed: c.Uint64("seed"),
 		Level: c.Float64("level"), Method: resample.Method(c.String("ci")),
@@ -218,6 +220,7 @@ func frocProtocol(c *cli.Context) (froc.Protocol, error) {
 	override(c, "unit", &p.Unit)
 	override(c, "cluster", &p.Cluster)
 	override(c, "ap", &p.AP)
+	override(c, "classes", &p.Classes)
 	if c.IsSet("plus-one") {
 		p.PlusOne = c.Bool("plus-one")
 	}

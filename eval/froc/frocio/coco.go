@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/internal/table"
@@ -33,6 +32,7 @@ type cocoBox struct {
 	CategoryID cocoID    `json:"category_id"`
 	BBox       []float64 `json:"bbox"`
 	Score      *float64  `json:"score"`
+	Area       float64   `json:"area"`
 	IsCrowd    int       `json:"iscrowd"`
 	Ignore     int       `json:"ignore"`
 }
@@ -71,9 +71,6 @@ func (t *Truth) readCOCO(path string) error {
 	if len(images) == 0 {
 		return fmt.Errorf("%s: no images; want a COCO ground truth with images and annotations", path)
 	}
-	if err := t.chooseCategory(path, categories); err != nil {
-		return err
-	}
 	if !t.listed {
 		for n, im := range images {
 			where := fmt.Sprintf("%s: images[%d]", path, n)
@@ -86,16 +83,17 @@ func (t *Truth) readCOCO(path string) error {
 		t.listed = true
 	}
 	t.Strata = []string{"category"}
-	names := map[cocoID]string{}
+	t.classes.byID = map[string]int32{}
 	for _, c := range categories {
-		names[c.ID] = c.Name
+		name := c.Name
+		if name == "" {
+			name = string(c.ID)
+		}
+		t.classes.byID[string(c.ID)] = t.class(name)
 	}
 	for n := range annotations {
 		a := &annotations[n]
 		where := fmt.Sprintf("%s: annotations[%d]", path, n)
-		if t.category != "" && string(a.CategoryID) != t.category {
-			continue
-		}
 		i, ok := t.image(string(a.ImageID), where)
 		if !ok {
 			continue
@@ -105,28 +103,12 @@ func (t *Truth) readCOCO(path string) error {
 			t.problems.row(where, "bad coordinates", "%v", err)
 			continue
 		}
-		name := names[a.CategoryID]
-		if name == "" {
-			name = string(a.CategoryID)
+		class, name := t.classID(string(a.CategoryID)), ""
+		if class != froc.AnyClass {
+			name = t.Classes[class]
 		}
-		t.Lesions = append(t.Lesions, froc.Lesion{Image: i, Region: region, Ignore: a.IsCrowd != 0 || a.Ignore != 0, Strata: []string{name}})
-	}
-	return nil
-}
-
-func (t *Truth) chooseCategory(path string, categories []cocoCategory) error {
-	var names []string
-	for _, c := range categories {
-		if t.options.Category == c.Name || t.options.Category == string(c.ID) {
-			t.category = string(c.ID)
-		}
-		names = append(names, c.Name)
-	}
-	switch {
-	case t.options.Category != "" && t.category == "":
-		return fmt.Errorf("%s: no category %q; there are %s", path, t.options.Category, strings.Join(names, ", "))
-	case t.options.Category == "" && len(categories) > 1:
-		t.Notes = append(t.Notes, fmt.Sprintf("%s: %d categories are taken as one: %s", path, len(categories), strings.Join(names, ", ")))
+		t.Lesions = append(t.Lesions, froc.Lesion{Image: i, Region: region, Ignore: a.IsCrowd != 0 || a.Ignore != 0, Strata: []string{name},
+			Class: class, Area: a.Area})
 	}
 	return nil
 }
@@ -166,6 +148,7 @@ func (t *Truth) decodeCases(path string, r io.Reader, p *Predictions, problems *
 			Boxes []struct {
 				X1, Y1, X2, Y2 *float64
 				Score          *float64 `json:"score"`
+				Label          string   `json:"label"`
 			} `json:"boxes"`
 		} `json:"cases"`
 	}
@@ -193,7 +176,13 @@ func (t *Truth) decodeCases(path string, r io.Reader, p *Predictions, problems *
 				problems.row(where(), "bad coordinates", "%v", err)
 				continue
 			}
-			p.add(froc.Prediction{Image: i, Region: region, Score: *b.Score}, row-1)
+			class := int32(froc.AnyClass)
+			if len(t.Classes) > 0 {
+				class = t.class(b.Label)
+			}
+			if t.keeps(class) {
+				p.add(froc.Prediction{Image: i, Region: region, Score: *b.Score, Class: class}, row-1)
+			}
 		}
 	}
 	return nil
@@ -215,7 +204,8 @@ func (t *Truth) decodeCOCOResults(path string, r io.Reader, p *Predictions, prob
 		if err := decoder.Decode(&box); err != nil {
 			return fmt.Errorf("%s: %w", where(), err)
 		}
-		if t.category != "" && string(box.CategoryID) != t.category {
+		class := t.classID(string(box.CategoryID))
+		if !t.keeps(class) {
 			continue
 		}
 		i, ok := t.imageOf(string(box.ImageID), p, problems, where)
@@ -229,7 +219,7 @@ func (t *Truth) decodeCOCOResults(path string, r io.Reader, p *Predictions, prob
 		case box.Score == nil:
 			problems.row(where(), "bad score", "no score")
 		default:
-			p.add(froc.Prediction{Image: i, Region: region, Score: *box.Score}, n)
+			p.add(froc.Prediction{Image: i, Region: region, Score: *box.Score, Class: class}, n)
 		}
 	}
 	_, err = decoder.Token()

@@ -63,6 +63,7 @@ func (t *Truth) readDLInfo(tab *rowFile) error {
 		}
 		lesion := froc.Lesion{
 			Region: froc.Box(listed.Box.X1, listed.Box.Y1, listed.Box.X2, listed.Box.Y2), Ignore: listed.Noisy && t.options.Noisy == NoisyIgnore,
+			Class:  froc.AnyClass,
 			Strata: []string{cmp.Or(listed.Type, "unknown"), millimetres(listed.DiameterMM()), millimetres(listed.SpacingMM[0]), get("Patient_gender")},
 		}
 		var ok bool

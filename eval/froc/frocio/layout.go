@@ -26,7 +26,7 @@ const (
 
 // layout says which column of a table means what.
 type layout struct {
-	image, score, patient, volume, split, ignore int // -1: no such column
+	image, score, patient, volume, split, ignore, class int // -1: no such column
 
 	geometry geometry
 	coords   []int // columns of the coordinates, in the order of the region's constructor
@@ -62,6 +62,7 @@ func newLayout(t *rowFile) (layout, error) {
 	l.score, l.patient, l.volume = column("score", "probability"), column("patient"), column("volume")
 	l.split, l.ignore = column("split"), column("ignore")
 	l.radius = -1
+	l.class = slices.IndexFunc(lower, func(name string) bool { return slices.Contains(classNames, name) })
 	has := func(names ...string) bool {
 		for _, name := range names {
 			if !slices.Contains(lower, name) {

@@ -97,7 +97,7 @@ func (t *Truth) addMap(image int, name string, tab *rowFile, p *Predictions, pro
 		if err != nil {
 			return fmt.Errorf("%s: %w", tab.where(), err)
 		}
-		p.add(froc.Prediction{Image: image, Region: froc.MaskRegion(m), Score: score}, tab.line())
+		p.add(froc.Prediction{Image: image, Region: froc.MaskRegion(m), Score: score, Class: froc.AnyClass}, tab.line())
 	}
 	return nil
 }

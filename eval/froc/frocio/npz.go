@@ -2,6 +2,7 @@ package frocio
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/internal/npz"
@@ -152,6 +153,29 @@ func (a *archive) imageIDs() ([]string, error) {
 	return ids.strings, nil
 }
 
+// classColumn reads of which class each row is: labels [n], strings or rows of classes; nil
+// without labels.
+func (a *archive) classColumn(n int) (func(i int) string, error) {
+	labels, err := a.column("labels", n, false)
+	if labels == nil || err != nil {
+		return nil, err
+	}
+	if labels.strings != nil {
+		return func(i int) string { return labels.strings[i] }, nil
+	}
+	names, err := a.read("classes")
+	if err != nil {
+		return nil, err
+	}
+	return func(i int) string {
+		k := labels.numbers[i]
+		if names != nil && k >= 0 && int(k) < len(names.strings) {
+			return names.strings[int(k)]
+		}
+		return strconv.FormatFloat(k, 'g', -1, 64)
+	}, nil
+}
+
 func (t *Truth) readNPZ(path string) error {
 	a, err := openArchive(path)
 	if err != nil {
@@ -188,6 +212,10 @@ func (t *Truth) readNPZ(path string) error {
 	if err != nil {
 		return err
 	}
+	class, err := a.classColumn(n)
+	if err != nil {
+		return err
+	}
 	for i := range n {
 		where := fmt.Sprintf("%s: row %d", path, i)
 		id, err := imageName(list, image, i)
@@ -199,7 +227,10 @@ func (t *Truth) readNPZ(path string) error {
 		if !ok {
 			continue
 		}
-		l := froc.Lesion{Image: k, Region: region(i), Ignore: ignore != nil && ignore.numbers != nil && ignore.numbers[i] != 0}
+		l := froc.Lesion{Image: k, Region: region(i), Ignore: ignore != nil && ignore.numbers != nil && ignore.numbers[i] != 0, Class: froc.AnyClass}
+		if class != nil {
+			l.Class = t.class(class(i))
+		}
 		if err := l.Region.Check(); err != nil {
 			t.problems.row(where, "bad coordinates", "%v", err)
 			continue
@@ -237,6 +268,10 @@ func (t *Truth) readNPZPredictions(path string, p *Predictions, problems *proble
 	if scores.numbers == nil {
 		return fmt.Errorf("%s: scores are not numbers", path)
 	}
+	class, err := a.classColumn(n)
+	if err != nil {
+		return err
+	}
 	for i := range n {
 		where := func() string { return fmt.Sprintf("%s: row %d", path, i) }
 		id, err := imageName(list, image, i)
@@ -248,7 +283,13 @@ func (t *Truth) readNPZPredictions(path string, p *Predictions, problems *proble
 		if !ok {
 			continue
 		}
-		m := froc.Prediction{Image: k, Region: region(i), Score: scores.numbers[i]}
+		m := froc.Prediction{Image: k, Region: region(i), Score: scores.numbers[i], Class: froc.AnyClass}
+		if class != nil && len(t.Classes) > 0 {
+			m.Class = t.class(class(i))
+		}
+		if !t.keeps(m.Class) {
+			continue
+		}
 		if err := m.Region.Check(); err != nil {
 			problems.row(where(), "bad coordinates", "%v", err)
 			continue

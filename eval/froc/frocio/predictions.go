@@ -39,6 +39,7 @@ func (t *Truth) ReadPredictions(path string) (*Predictions, error) {
 		return nil, err
 	}
 	p.Notes = append(p.Notes, problems.notes(path)...)
+	t.noteClasses(path, p)
 	if p.LeftOut > 0 {
 		p.Notes = append(p.Notes, fmt.Sprintf("%s: %d predictions on images left out", path, p.LeftOut))
 	}
@@ -79,15 +80,21 @@ func (t *Truth) readPredictionTable(path string, p *Predictions, problems *probl
 	header := strings.Join(tab.header, ",")
 	var lastID string
 	lastIndex := -1
+	lastClass, lastClassIndex := "", int32(froc.AnyClass)
 	if l.geometry == noGeometry {
 		return fmt.Errorf("%s:1: no coordinates; want x1,y1,x2,y2[,z1,z2] or x,y[,z]; the header is %q", path, header)
 	}
 	if l.score < 0 && l.geometry != maskFile {
 		return fmt.Errorf("%s:1: no column %q; the header is %q", path, "score", header)
 	}
+	if len(t.Classes) == 0 {
+		l.class = -1
+	}
 	var aside []string
 	for _, c := range l.rest {
-		aside = append(aside, tab.header[c])
+		if c != l.class {
+			aside = append(aside, tab.header[c])
+		}
 	}
 	if len(aside) > 0 {
 		p.Notes = append(p.Notes, fmt.Sprintf("%s: columns not used: %s", path, strings.Join(aside, ", ")))
@@ -114,7 +121,18 @@ func (t *Truth) readPredictionTable(path string, p *Predictions, problems *probl
 			problems.row(tab.where(), "bad coordinates", "%v", err)
 			return nil
 		}
-		p.add(froc.Prediction{Image: i, Region: t.toVoxels(i, region), Score: score}, tab.line())
+		class := int32(froc.AnyClass)
+		if l.class >= 0 {
+			if row[l.class] != lastClass {
+				lastClass = strings.Clone(row[l.class])
+				lastClassIndex = t.class(lastClass)
+			}
+			class = lastClassIndex
+		}
+		if !t.keeps(class) {
+			return nil
+		}
+		p.add(froc.Prediction{Image: i, Region: t.toVoxels(i, region), Score: score, Class: class}, tab.line())
 		const sample = 1000 // rows from which the others are guessed
 		if len(p.Marks) == sample {
 			more := tab.rowsLeft(sample)

@@ -27,7 +27,8 @@ func (n Number) MarshalJSON() ([]byte, error) {
 // Range is a confidence interval, null when there is none.
 type Range *[2]Number
 
-func newRange(i froc.Interval) Range {
+// NewRange describes an interval.
+func NewRange(i froc.Interval) Range {
 	if math.IsNaN(i.Low) {
 		return nil
 	}
@@ -60,10 +61,30 @@ type System struct {
 	AP              Number           `json:"ap"`
 	APCI            Range            `json:"ap_ci"`
 	Merit           map[string]Merit `json:"figures_of_merit"`
+	FPPerUnit       Number           `json:"false_positives_per_unit"` // of all marks
 	WithoutLesion   int              `json:"replicates_without_lesion"`
 	APAtIoU         []APAtIoU        `json:"ap_at_iou,omitempty"`
 	APMean          *Number          `json:"ap_mean,omitempty"` // over APAtIoU
 	Strata          []Stratum        `json:"strata,omitempty"`
+	Classes         []Class          `json:"classes,omitempty"`
+	Macro           *Macro           `json:"macro,omitempty"` // over Classes with lesions
+}
+
+// Class is the evaluation of one class by itself; sensitivities are null where it has no
+// lesions.
+type Class struct {
+	Class string `json:"class"`
+	System
+}
+
+// Macro are means over the classes that have lesions.
+type Macro struct {
+	Classes         int      `json:"classes"`
+	Sensitivity     []Number `json:"sensitivity"` // at each operating point
+	MeanSensitivity Number   `json:"mean_sensitivity"`
+	MeanCI          Range    `json:"mean_sensitivity_ci"`
+	AP              Number   `json:"ap"`
+	APCI            Range    `json:"ap_ci"`
 }
 
 // Merit is a figure of merit; null when no image qualifies.
@@ -152,6 +173,7 @@ func NewProtocol(p froc.Protocol) Protocol {
 func NewSystem(name string, r *froc.Result, b *froc.Bootstrap) System {
 	s := System{
 		Name: name, Counts: r.Counts, MeanSensitivity: Number(r.MeanSensitivity), AP: Number(r.AP),
+		FPPerUnit: Number(float64(r.Counts.FalsePositives) / float64(r.Counts.Units)),
 		Merit: map[string]Merit{
 			"afroc":   {Value: Number(r.Merit.AFROC)},
 			"afroc1":  {Value: Number(r.Merit.AFROC1)},
@@ -162,28 +184,37 @@ func NewSystem(name string, r *froc.Result, b *froc.Bootstrap) System {
 	for i, p := range r.OperatingPoints {
 		point := Point{FPPI: p.FPPI, Sensitivity: Number(p.Sensitivity), Threshold: Number(p.Threshold), Reached: p.Reached}
 		if b != nil {
-			point.CI = newRange(b.Points[i])
+			point.CI = NewRange(b.Points[i])
 		}
 		s.OperatingPoints = append(s.OperatingPoints, point)
 	}
 	if b == nil {
 		return s
 	}
-	s.MeanCI, s.APCI, s.WithoutLesion = newRange(b.Mean), newRange(b.AP), b.WithoutLesion
+	s.MeanCI, s.APCI, s.WithoutLesion = NewRange(b.Mean), NewRange(b.AP), b.WithoutLesion
 	for key, interval := range map[string]froc.Interval{
 		"afroc": b.Merit.AFROC, "afroc1": b.Merit.AFROC1, "wafroc": b.Merit.WAFROC, "wafroc1": b.Merit.WAFROC1,
 	} {
 		m := s.Merit[key]
-		m.CI = newRange(interval)
+		m.CI = NewRange(interval)
 		s.Merit[key] = m
 	}
 	return s
 }
 
+// NewMacro describes a mean over classes, without intervals.
+func NewMacro(m froc.Macro) *Macro {
+	out := &Macro{Classes: m.Classes, MeanSensitivity: Number(m.MeanSensitivity), AP: Number(m.AP)}
+	for _, s := range m.Sensitivity {
+		out.Sensitivity = append(out.Sensitivity, Number(s))
+	}
+	return out
+}
+
 // NewPairs describes a comparison; fppi are the protocol's operating points.
 func NewPairs(c *froc.Comparison, fppi []float64) []Pair {
 	difference := func(d froc.Difference) Difference {
-		return Difference{Number(d.Value), newRange(d.CI), Number(d.Resolvable), Number(d.BootstrapP), Number(d.PermutationP)}
+		return Difference{Number(d.Value), NewRange(d.CI), Number(d.Resolvable), Number(d.BootstrapP), Number(d.PermutationP)}
 	}
 	var out []Pair
 	for _, p := range c.Pairs {

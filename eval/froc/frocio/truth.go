@@ -57,7 +57,7 @@ type Options struct {
 	// column, or train, val, test of DL_info.csv (where "" means test and "all" keeps all).
 	Split       string
 	Noisy       NoisyRule   // NoisyDrop (default), NoisyIgnore, NoisyKeep
-	Category    string      // of COCO files, by name or id; empty: all categories, taken as one
+	Category    string      // the class to evaluate alone, by name or COCO id; empty: all
 	MaskLesions MaskRule    // MaskLabels (default) or MaskComponents
 	Coordinates Coordinates // Voxel (default), RAS, LPS
 }
@@ -98,7 +98,7 @@ type Truth struct {
 	list     []string       // every id of the list of images in its order, left-out ones included
 	left     map[string]bool
 	grids    map[int]*nifti.Mask // per image: the geometry of its mask, voxels dropped
-	category string              // COCO id of Options.Category
+	classes  classes
 	problems *problems
 }
 
@@ -126,6 +126,9 @@ func ReadTruth(s Source, o Options) (*Truth, error) {
 		err = t.readNPZ(s.GroundTruth)
 	default:
 		err = t.readTable(s.GroundTruth, false)
+	}
+	if err == nil {
+		err = t.chooseCategory(s.GroundTruth)
 	}
 	if err == nil && s.Excluded != "" {
 		err = t.readTable(s.Excluded, true)
@@ -305,7 +308,10 @@ func (t *Truth) readTable(path string, excluded bool) error {
 		if l.empty(row) {
 			return nil
 		}
-		lesion := froc.Lesion{Image: i, Ignore: excluded}
+		lesion := froc.Lesion{Image: i, Ignore: excluded, Class: froc.AnyClass}
+		if l.class >= 0 && !excluded {
+			lesion.Class = t.class(row[l.class])
+		}
 		if l.ignore >= 0 {
 			ignore, err := flag(row[l.ignore])
 			if err != nil {
@@ -336,13 +342,14 @@ func (t *Truth) checkDuplicates(path string) error {
 	type key struct {
 		image int
 		text  string
+		class int32
 	}
 	seen := make(map[key]bool, len(t.Lesions))
 	t.Lesions = slices.DeleteFunc(t.Lesions, func(l froc.Lesion) bool {
 		if l.Ignore || l.Region.Kind() == froc.KindMask {
 			return false
 		}
-		k := key{l.Image, l.Region.String()}
+		k := key{l.Image, l.Region.String(), l.Class}
 		if seen[k] {
 			t.problems.row(path, "lesion twice", "image %q has the lesion %s twice", t.Images[l.Image].ID, k.text)
 			return true

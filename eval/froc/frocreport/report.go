@@ -44,6 +44,8 @@ type Options struct {
 	// the lesions of other strata.
 	Strata     []Strata
 	StrataRule froc.StrataRule
+	// ByClass evaluates every class by itself besides the whole, and their mean.
+	ByClass bool
 	// Resample sets intervals and tests; no Replicates: neither.
 	Resample resample.Options
 	// AllPairs compares every pair of systems, not only each with the first.
@@ -92,7 +94,7 @@ func Run(o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	intervals := o.Resample.Replicates != 0
+	intervals := o.Resample.Replicates != 0 && systems[0].Result.Counts.Lesions > 0
 	if o.Resample, err = o.Resample.Resolved(); err != nil {
 		return nil, err
 	}
@@ -141,7 +143,9 @@ func Evaluate(source frocio.Source, read frocio.Options, protocol froc.Protocol,
 		}
 		notes = append(notes, predictions.Notes...)
 		result, err := froc.Evaluate(truth.Truth, predictions.Marks, protocol)
-		if err != nil {
+		if errors.Is(err, froc.ErrNoLesions) && result != nil {
+			notes = append(notes, fmt.Sprintf("%s: %v; the false positives of %d marks are counted", source.GroundTruth, err, result.Counts.Predictions))
+		} else if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", s.Path, err)
 		}
 		found = append(found, Evaluated{System: s, Result: result, Rows: predictions.Rows})
@@ -176,7 +180,43 @@ func (o Options) describe(s Evaluated, intervals bool) (frocio.System, error) {
 			return out, err
 		}
 	}
+	if o.ByClass {
+		return out, o.addClasses(&out, s.Result, intervals)
+	}
 	return out, nil
+}
+
+func (o Options) addClasses(s *frocio.System, r *froc.Result, intervals bool) error {
+	classes, err := froc.ByClass(r.Truth, r.Predictions, o.Protocol)
+	if err != nil {
+		return err
+	}
+	for _, c := range classes {
+		b, err := o.bootstrap(c.Result, intervals)
+		if err != nil {
+			return err
+		}
+		s.Classes = append(s.Classes, frocio.Class{Class: c.Class, System: frocio.NewSystem("", c.Result, b)})
+	}
+	s.Macro = frocio.NewMacro(froc.MacroMean(classes))
+	if !intervals {
+		return nil
+	}
+	mean, ap, err := froc.MacroBootstrap(classes, o.Resample)
+	s.Macro.MeanCI, s.Macro.APCI = frocio.NewRange(mean), frocio.NewRange(ap)
+	return err
+}
+
+// bootstrap returns no intervals for a part of the truth with too few patients.
+func (o Options) bootstrap(r *froc.Result, intervals bool) (*froc.Bootstrap, error) {
+	if !intervals {
+		return nil, nil
+	}
+	b, err := r.Bootstrap(o.Resample)
+	if errors.Is(err, froc.ErrTooFewReplicates) {
+		return nil, nil
+	}
+	return b, err
 }
 
 func (o Options) addAPAtIoU(s *frocio.System, r *froc.Result) error {
@@ -202,14 +242,9 @@ func (o Options) addStrata(s *frocio.System, r *froc.Result, by Strata, interval
 		return err
 	}
 	for _, stratum := range strata {
-		var b *froc.Bootstrap
-		if intervals {
-			b, err = stratum.Result.Bootstrap(o.Resample)
-			if errors.Is(err, froc.ErrTooFewReplicates) {
-				b = nil // a stratum of very few patients has no interval
-			} else if err != nil {
-				return err
-			}
+		b, err := o.bootstrap(stratum.Result, intervals)
+		if err != nil {
+			return err
 		}
 		s.Strata = append(s.Strata, frocio.Stratum{Column: by.Column, Value: stratum.Name, System: frocio.NewSystem("", stratum.Result, b)})
 	}
@@ -221,6 +256,14 @@ func (r *Report) note(o Options) {
 	if b := r.Document.Bootstrap; b != nil {
 		if few := resample.Warning(b.Clusters, string(b.Cluster)); few != "" {
 			r.Document.Notes = append(r.Document.Notes, "warning: "+few)
+		}
+	}
+	for _, s := range r.described {
+		for _, c := range s.Classes {
+			if c.Counts.Lesions == 0 {
+				r.Document.Notes = append(r.Document.Notes, fmt.Sprintf("%s: class %s has no lesions: its %d marks are false positives, "+
+					"and it is not in the mean over classes", s.Name, c.Class, c.Counts.Predictions))
+			}
 		}
 	}
 	if len(o.Strata) > 0 && o.StrataRule == froc.StrataAsPapers {

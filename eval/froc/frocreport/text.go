@@ -24,6 +24,9 @@ func WriteRules(w io.Writer, p froc.Protocol) {
 	if p.PlusOne {
 		pixel = " (+1 pixel)"
 	}
+	if p.Classes == froc.AnyClasses {
+		pixel += "; classes: any"
+	}
 	fmt.Fprintf(w, "  hit: %s%s; ignored: %s\n  duplicates: %s; one mark finds: %s; %s\n  FP per %s at %s, %s interpolation; resampled: %s\n",
 		described.Hit, pixel, described.IgnoreHit, p.Duplicates, p.Multiple, limit, p.Unit, formatList(p.FPPI), p.Interpolation, p.Cluster)
 }
@@ -47,7 +50,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		if err := writeFigures(w, protocol, s, b); err != nil {
 			return err
 		}
-		if err := writeStrata(w, protocol, s.Strata, b); err != nil {
+		if err := writeParts(w, protocol, s, b); err != nil {
 			return err
 		}
 	}
@@ -61,6 +64,7 @@ func writeCounts(w io.Writer, protocol froc.Protocol, s frocio.System) {
 	fmt.Fprintf(w, "  %d lesions, %d found; %d ignored lesions\n", n.Lesions, n.Found, n.IgnoredLesions)
 	fmt.Fprintf(w, "  %d predictions (%d tied): %d true positives, %d false positives, %d duplicates, %d ignored, %d over the cap\n",
 		n.Predictions, n.TiedScores, n.TruePositives, n.FalsePositives, n.Duplicates, n.IgnoredMarks, n.OverCap)
+	fmt.Fprintf(w, "  %s false positives per %s of all marks\n", figure(s.FPPerUnit), protocol.Unit)
 	if n.Patients < n.Images {
 		per := func(count int) float64 { return float64(count) / float64(n.Patients) }
 		fmt.Fprintf(w, "  per patient: %.1f images, %.2f lesions, %.1f predictions, %.1f false positives\n",
@@ -100,24 +104,60 @@ func writeFigures(w io.Writer, protocol froc.Protocol, s frocio.System, b *froci
 	return table.Flush()
 }
 
-func writeStrata(w io.Writer, protocol froc.Protocol, strata []frocio.Stratum, b *frocio.Resampling) error {
-	if len(strata) == 0 {
-		return nil
+// part is a row of the table of strata or of classes.
+type part struct {
+	title         string
+	lesions       string
+	sensitivities []frocio.Number
+	mean, ap      frocio.Number
+	ci            frocio.Range
+}
+
+func newPart(title string, s frocio.System) part {
+	p := part{title: title, lesions: strconv.Itoa(s.Counts.Lesions), mean: s.MeanSensitivity, ap: s.AP, ci: s.MeanCI}
+	for _, at := range s.OperatingPoints {
+		p.sensitivities = append(p.sensitivities, at.Sensitivity)
 	}
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(table, "\n  stratum\tlesions\tmean\t%s", intervalTitle(b))
-	for _, x := range protocol.FPPI {
-		fmt.Fprintf(table, "\t@%g", x)
+	return p
+}
+
+// writeParts writes the strata and the classes of a system, a table each.
+func writeParts(w io.Writer, protocol froc.Protocol, s frocio.System, b *frocio.Resampling) error {
+	var strata, classes []part
+	for _, one := range s.Strata {
+		strata = append(strata, newPart(one.Column+" "+one.Value, one.System))
 	}
-	fmt.Fprintln(table)
-	for _, s := range strata {
-		fmt.Fprintf(table, "  %s %s\t%d\t%s\t%s", s.Column, s.Value, s.Counts.Lesions, figure(s.MeanSensitivity), formatRange(s.MeanCI))
-		for _, p := range s.OperatingPoints {
-			fmt.Fprintf(table, "\t%s", figure(p.Sensitivity))
+	for _, one := range s.Classes {
+		classes = append(classes, newPart(one.Class, one.System))
+	}
+	if m := s.Macro; m != nil {
+		classes = append(classes, part{fmt.Sprintf("mean of %d", m.Classes), "", m.Sensitivity, m.MeanSensitivity, m.AP, m.MeanCI})
+	}
+	for _, t := range []struct {
+		title string
+		rows  []part
+	}{{"stratum", strata}, {"class", classes}} {
+		if len(t.rows) == 0 {
+			continue
+		}
+		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(table, "\n  %s\tlesions\tmean\t%s\tAP", t.title, intervalTitle(b))
+		for _, x := range protocol.FPPI {
+			fmt.Fprintf(table, "\t@%g", x)
 		}
 		fmt.Fprintln(table)
+		for _, p := range t.rows {
+			fmt.Fprintf(table, "  %s\t%s\t%s\t%s\t%s", p.title, p.lesions, figure(p.mean), formatRange(p.ci), figure(p.ap))
+			for _, v := range p.sensitivities {
+				fmt.Fprintf(table, "\t%s", figure(v))
+			}
+			fmt.Fprintln(table)
+		}
+		if err := table.Flush(); err != nil {
+			return err
+		}
 	}
-	return table.Flush()
+	return nil
 }
 
 // WriteComparison writes the differences between systems; nothing where there are none.

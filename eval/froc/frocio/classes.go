@@ -1,0 +1,125 @@
+package frocio
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+)
+
+// classNames are the columns that say of which class a lesion or a mark is.
+var classNames = []string{"class", "category", "class_name", "category_name", "class_id", "category_id", "label"}
+
+// classes numbers the classes of a ground truth as they come. Those of COCO files have an
+// id besides their name.
+type classes struct {
+	byName, byID map[string]int32
+	only         int32 // the class that Options.Category chose; froc.AnyClass: all
+}
+
+// class returns the index of a class, which is new where it was never seen; "" is any.
+func (t *Truth) class(name string) int32 {
+	if name = strings.TrimSpace(name); name == "" {
+		return froc.AnyClass
+	}
+	k, known := t.classes.byName[name]
+	if !known {
+		if t.classes.byName == nil {
+			t.classes.byName = map[string]int32{}
+		}
+		k = int32(len(t.Classes))
+		t.classes.byName[name] = k
+		t.Classes = append(t.Classes, name)
+	}
+	return k
+}
+
+// classID is class for the id of a COCO category; one that the categories do not list is
+// called by its id.
+func (t *Truth) classID(id string) int32 {
+	if k, known := t.classes.byID[id]; known || id == "" {
+		if !known {
+			return froc.AnyClass
+		}
+		return k
+	}
+	return t.class(id)
+}
+
+// chooseCategory keeps the lesions of Options.Category alone.
+func (t *Truth) chooseCategory(path string) error {
+	t.classes.only = froc.AnyClass
+	want := t.options.Category
+	if want == "" {
+		if len(t.Classes) > 1 {
+			t.Notes = append(t.Notes, fmt.Sprintf("%s: %d classes: %s; a mark finds lesions of its own class (--classes any takes all as one)",
+				path, len(t.Classes), someOf(t.Classes)))
+		}
+		return nil
+	}
+	if len(t.Classes) == 0 {
+		return fmt.Errorf("%s: no class to choose %q by; want a column %s", path, want, strings.Join(classNames, ", "))
+	}
+	k, known := t.classes.byName[want]
+	if !known {
+		if k, known = t.classes.byID[want]; !known {
+			return fmt.Errorf("%s: no category %q; there are %s", path, want, someOf(t.Classes))
+		}
+	}
+	t.classes.only = k
+	t.Lesions = slices.DeleteFunc(t.Lesions, func(l froc.Lesion) bool { return l.Class != k && l.Class != froc.AnyClass })
+	return nil
+}
+
+// keeps reports whether marks of a class are evaluated.
+func (t *Truth) keeps(class int32) bool {
+	return t.classes.only == froc.AnyClass || class == t.classes.only || class == froc.AnyClass
+}
+
+// noteClasses says what is strange about the classes of marks that were read.
+func (t *Truth) noteClasses(path string, p *Predictions) {
+	if len(t.Classes) == 0 || len(p.Marks) == 0 {
+		return
+	}
+	ofLesion, ofMark := make([]bool, len(t.Classes)), make([]bool, len(t.Classes))
+	for i := range t.Lesions {
+		if c := t.Lesions[i].Class; c != froc.AnyClass {
+			ofLesion[c] = true
+		}
+	}
+	unknown, shared := 0, false
+	for i := range p.Marks {
+		if c := p.Marks[i].Class; c == froc.AnyClass {
+			unknown++
+		} else {
+			ofMark[c] = true
+			shared = shared || ofLesion[c]
+		}
+	}
+	names := func(there []bool) string {
+		var out []string
+		for k, yes := range there {
+			if yes {
+				out = append(out, t.Classes[k])
+			}
+		}
+		return someOf(out)
+	}
+	switch {
+	case unknown == len(p.Marks) && len(t.Classes) > 1:
+		p.Notes = append(p.Notes, fmt.Sprintf("%s: marks have no class: each may find lesions of every class", path))
+	case unknown == 0 && !shared:
+		p.Notes = append(p.Notes, fmt.Sprintf("warning: %s: no mark is of a class that a lesion has: marks are of %s, lesions of %s; "+
+			"--classes any takes all as one", path, names(ofMark), names(ofLesion)))
+	}
+}
+
+// someOf lists at most ten names.
+func someOf(names []string) string {
+	const most = 10
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}
