@@ -237,8 +237,8 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 		if len(o.problems) > bad {
 			continue
 		}
-		if !b.Valid() {
-			o.problems.Add(t.Path, r.Line, "", "x2 < x1 or y2 < y1 in the box %s", b.Box)
+		if !b.Valid() || b.Area() == 0 {
+			o.problems.Add(t.Path, r.Line, "", "the box %s has no area: want x1 < x2 and y1 < y2 (corners, not x, y, width, height)", b.Box)
 			continue
 		}
 		if b.Class = slices.Index(classes, classOf(r)); b.Class < 0 {

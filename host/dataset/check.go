@@ -2,7 +2,10 @@ package dataset
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"runtime"
@@ -14,6 +17,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 // SplitCounts is what a split holds.
@@ -64,6 +68,7 @@ func Check(ctx context.Context, spec string, opt Options, decode bool) (*Report,
 		}
 		return r, nil
 	}
+	r.Problems = append(r.Problems, d.gate...)
 	r.count(d)
 	if !decode {
 		return r, nil
@@ -120,44 +125,68 @@ func (r *Report) count(d *Dataset) {
 	}
 }
 
-// decode reads the pixels of every image, in parallel, problems in the order of files.
-func (r *Report) decode(ctx context.Context, d *Dataset) error {
-	type job struct {
-		path   string
-		decode func(string) (*plane, error)
-		size   [2]int
-	}
-	jobs := map[string]job{}
+// ctWindow are the Hounsfield units that data in CT are checked against; what an encoder
+// sees is checked when it is known (Look).
+var ctWindow = &sdk.Intensity{Low: -1024, High: 3071}
+
+// decodeJob is a file to be read completely.
+type decodeJob struct {
+	path string
+	read func(string) (*plane, error)
+	// size is the size that the image has to have, zero where any is right.
+	size [2]int
+	// split of the first case that shows it.
+	split, id string
+}
+
+// decodeJobs are all the files of a data set's images, by path.
+func (d *Dataset) decodeJobs() map[string]decodeJob {
+	jobs := map[string]decodeJob{}
 	for i := range d.Cases {
 		c := &d.Cases[i]
 		for modality, path := range c.Images {
-			j := job{path: path, decode: decodePicture}
+			j := decodeJob{path: path, split: c.Split, id: c.ID, read: func(path string) (*plane, error) { return decodePicture(path, d.pictureBits) }}
 			if modality == Volume {
-				j.decode = decodeSlice
+				j.read, j.size = decodeSlice, c.Size
 				if d.huOnly {
-					j.decode = decodeHU
+					j.read = decodeHU
 				}
-				j.size = c.Size
 			}
 			s := d.stacks[c.Stack]
 			if s != nil && s.nifti != "" {
 				j.size = [2]int{}
-				j.decode = func(path string) (*plane, error) {
-					_, err := nifti.Read(path)
-					return nil, err
+				j.read = func(path string) (*plane, error) {
+					v, err := nifti.Read(path)
+					if err != nil {
+						return nil, err
+					}
+					return &plane{h: v.Height * v.Depth, w: v.Width, hu32: v.Data}, nil
 				}
 			}
-			jobs[path] = j
+			if _, known := jobs[path]; !known {
+				jobs[path] = j
+			}
 			if s != nil {
 				for _, slice := range s.files {
-					j.path = slice
-					jobs[slice] = j
+					if _, known := jobs[slice]; !known {
+						j.path, j.id = slice, slice
+						jobs[slice] = j
+					}
 				}
 			}
 		}
 	}
+	return jobs
+}
+
+// decode reads the pixels of every image, in parallel, problems in the order of files.
+// It warns of what shows nothing and of images that are there twice.
+func (r *Report) decode(ctx context.Context, d *Dataset) error {
+	jobs := d.decodeJobs()
 	paths := slices.SortedFunc(maps.Keys(jobs), strings.Compare)
 	errs := make([]error, len(paths))
+	seen := make([]values, len(paths))
+	sums := make([][sha256.Size]byte, len(paths))
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, path := range paths {
@@ -166,26 +195,82 @@ func (r *Report) decode(ctx context.Context, d *Dataset) error {
 				return err
 			}
 			j := jobs[path]
-			p, err := j.decode(path)
-			if err == nil && p != nil && j.size != [2]int{} && j.size != [2]int{p.h, p.w} {
+			p, err := j.read(path)
+			if err == nil && j.size != [2]int{} && j.size != [2]int{p.h, p.w} {
 				err = problem.At(path, 0, "", "is %d x %d pixels, its key slice %d x %d", p.w, p.h, j.size[1], j.size[0])
 			}
-			errs[i] = err
+			if errs[i] = err; err == nil {
+				seen[i] = p.extremes(path)
+				sums[i] = p.sum()
+			}
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	var decoded []values
 	for i, err := range errs {
 		switch {
 		case err == nil:
 			r.ImagesDecoded++
+			decoded = append(decoded, seen[i])
 		case errors.Is(err, os.ErrNotExist):
 			r.Problems.AddError(paths[i], 0, "", problem.File(paths[i], err))
 		default:
 			r.Problems.AddError(paths[i], 0, "", err)
 		}
 	}
+	warnings, err := judge(decoded, ctWindow)
+	if err != nil {
+		r.Problems.AddError(d.Spec, 0, "", err)
+	}
+	r.Warnings = append(r.Warnings, warnings...)
+	r.findTwins(d, paths, errs, sums, jobs)
 	return nil
+}
+
+// sum is a hash of the pixels: it finds an image again under another name or in another
+// file format.
+func (p *plane) sum() [sha256.Size]byte {
+	h := sha256.New()
+	fmt.Fprintln(h, p.h, p.w)
+	for _, part := range []any{p.hu16, p.hu32, p.grey8, p.rgb} {
+		binary.Write(h, binary.LittleEndian, part)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// findTwins warns of images that are there twice; when in two splits, one of them tells
+// about the other.
+func (r *Report) findTwins(d *Dataset, paths []string, errs []error, sums [][sha256.Size]byte, jobs map[string]decodeJob) {
+	isKey := map[string]bool{}
+	for i := range d.Cases {
+		for _, path := range d.Cases[i].Images {
+			isKey[path] = true
+		}
+	}
+	first := map[[sha256.Size]byte]string{}
+	var twins, across [][2]string
+	for i, path := range paths {
+		if errs[i] != nil || !isKey[path] {
+			continue
+		}
+		other, twice := first[sums[i]]
+		if !twice {
+			first[sums[i]] = path
+			continue
+		}
+		twins = append(twins, [2]string{other, path})
+		if jobs[other].split != jobs[path].split {
+			across = append(across, [2]string{other, path})
+		}
+	}
+	if len(twins) > 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%d images show the same pixels as another one, the first are %s and %s", len(twins), twins[0][0], twins[0][1]))
+	}
+	if len(across) > 0 {
+		a, b := across[0][0], across[0][1]
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%d of them are in two splits, for example %s (%q) and %s (%q): results on such splits are too good", len(across), a, jobs[a].split, b, jobs[b].split))
+	}
 }

@@ -58,6 +58,16 @@ type Options struct {
 	// NaNMissing reads the cells NaN, nan and NA as missing instead of refusing them.
 	// Spec key "nan=missing".
 	NaNMissing bool
+	// Missing are words that mean that nothing is known, in any case of letters. Spec key
+	// "missing", for example missing=NA,UNK,-.
+	Missing []string
+	// SharedPatients lets a patient be in two splits; else that is a problem for Check. The
+	// warning comes along with every result either way. Spec key "patients=shared".
+	SharedPatients bool
+	// PictureBits are the bits in use of 16-bit pictures: a value v becomes
+	// v*255/(2^bits-1). 0: as few of 8, 10, 12, 14, 16 as hold the values of some of them.
+	// Spec key "bits".
+	PictureBits int
 	// Reports are joined to the cases by their ids; nil: none. ReportsPath names them in
 	// messages.
 	Reports     *report.Table
@@ -162,6 +172,10 @@ type Dataset struct {
 	sizes map[string][2]int
 	// huOnly: slices are 16-bit PNG in Hounsfield units and nothing else.
 	huOnly bool
+	// gate holds what a check refuses although one can train on it.
+	gate Problems
+	// pictureBits are the bits in use of 16-bit pictures.
+	pictureBits int
 }
 
 // Splits returns the names of the splits with their number of cases, sorted.

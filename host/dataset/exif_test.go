@@ -70,7 +70,7 @@ func TestExifOrientationIsApplied(t *testing.T) {
 				if c := mustOpen(t, "table:"+filepath.Join(dir, "data.csv"), Options{}).Cases[0]; c.Size != [2]int{h, w} {
 					t.Errorf("the recorded size is %v, want %d x %d", c.Size, h, w)
 				}
-				p, err := decodePicture(path)
+				p, err := decodePicture(path, 0)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -127,7 +127,7 @@ func TestDamagedExifIsUpright(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), "p.jpg")
 		write(t, path, text)
-		p, err := decodePicture(path)
+		p, err := decodePicture(path, 0)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		} else if p.h != 16 || p.w != 32 {

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
@@ -22,23 +24,15 @@ func openSlices(o *opener) error {
 	if !there {
 		return problem.At(o.path, 0, "", "no such file or folder")
 	}
-	var files []string
+	files := []string{o.path}
+	numbers := []int{0}
 	if folder {
-		names, err := sortedNames(o.path)
-		if err != nil {
+		var err error
+		if files, numbers, err = o.sliceFiles(); err != nil {
 			return err
-		}
-		for _, n := range names {
-			if isPicture(n) {
-				files = append(files, filepath.Join(o.path, n))
-			}
-		}
-		if len(files) == 0 {
-			return problem.At(o.path, 0, "", "the folder holds no PNG or JPEG slices")
 		}
 	} else {
 		o.d.Dir = filepath.Dir(o.path)
-		files = []string{o.path}
 	}
 	if len(files) > 1 && o.spacing[0] <= 0 {
 		o.warn("the slices' distance is unknown: every slice stands in for its neighbours; add ?spacing_mm=Z,Y,X to the data spec")
@@ -49,7 +43,8 @@ func openSlices(o *opener) error {
 	name := filepath.Base(o.path)
 	s := &stack{files: map[int]string{}}
 	o.d.stacks[name] = s
-	for n, file := range files {
+	for k, file := range files {
+		n := numbers[k]
 		s.files[n] = file
 		i := o.addCase(Case{ID: filepath.Base(file), Patient: name, Split: looseSplit, Stack: name, KeySlice: n,
 			Images: map[string]string{Volume: file}, SpacingMM: o.spacing, greyHU: o.opt.GreyHU,
@@ -72,6 +67,71 @@ func openSlices(o *opener) error {
 		}
 	}
 	return nil
+}
+
+// sliceFiles lists the slices of a folder in the natural order of their names, with their
+// places in the stack. Where all names end in a number and some numbers are absent, the
+// others keep their distance. Files that may be slices in a format that is not read are
+// an error, others a warning.
+func (o *opener) sliceFiles() (files []string, places []int, err error) {
+	names, err := sortedNames(o.path)
+	if err != nil {
+		return nil, nil, err
+	}
+	var others []string
+	for _, n := range names {
+		switch {
+		case isPicture(n):
+			files = append(files, filepath.Join(o.path, n))
+			places = append(places, len(places))
+		case slices.Contains([]string{".dcm", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2"}, strings.ToLower(filepath.Ext(n))):
+			o.problems.Add(filepath.Join(o.path, n), 0, "", "is no PNG or JPEG: a slice would be missing; convert it, or move it elsewhere")
+		default:
+			others = append(others, n)
+		}
+	}
+	if len(files) == 0 {
+		return nil, nil, problem.At(o.path, 0, "", "the folder holds no PNG or JPEG slices")
+	}
+	if len(others) > 0 {
+		o.warn("%s: %d files are no slices and are left out: %s", filepath.ToSlash(o.path), len(others), problem.Quote(others))
+	}
+	if numbers := sliceNumbers(files); numbers != nil {
+		gaps := numbers[len(numbers)-1] - numbers[0] + 1 - len(numbers)
+		k := 1
+		for gaps > 0 && numbers[k] == numbers[k-1]+1 {
+			k++
+		}
+		if gaps > 0 {
+			o.warn("%s: %d slices are missing by their numbers, the first after %s, where %s follows: the others keep their distance",
+				filepath.ToSlash(o.path), gaps, filepath.Base(files[k-1]), filepath.Base(files[k]))
+			for k := range places {
+				places[k] = numbers[k] - numbers[0]
+			}
+		}
+	}
+	return files, places, nil
+}
+
+var trailingNumber = regexp.MustCompile(`^(.*?)(\d{1,9})$`)
+
+// sliceNumbers are the numbers at the ends of slices' names, or nil unless all names are
+// alike but for numbers that rise.
+func sliceNumbers(files []string) []int {
+	var stem string
+	numbers := make([]int, len(files))
+	for k, file := range files {
+		m := trailingNumber.FindStringSubmatch(strings.TrimSuffix(filepath.Base(file), filepath.Ext(file)))
+		if m == nil || k > 0 && m[1] != stem {
+			return nil
+		}
+		stem = m[1]
+		numbers[k], _ = strconv.Atoi(m[2]) // nine digits fit
+		if k > 0 && numbers[k] <= numbers[k-1] {
+			return nil
+		}
+	}
+	return numbers
 }
 
 func isPicture(name string) bool {

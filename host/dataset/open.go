@@ -124,11 +124,24 @@ func (o *opener) setOptions(query string) error {
 			} else if o.opt.Noisy != NoisyDrop && o.opt.Noisy != NoisyKeep {
 				return fmt.Errorf("noisy=%q, want drop-test, drop or keep", value)
 			}
+		case "missing":
+			o.opt.Missing = splitList(value)
+		case "patients":
+			if value != "shared" {
+				return fmt.Errorf("patients=%q, want shared", value)
+			}
+			o.opt.SharedPatients = true
 		case "nan":
 			if value != "missing" {
 				return fmt.Errorf("nan=%q, want missing", value)
 			}
 			o.opt.NaNMissing = true
+		case "bits":
+			bits, err := strconv.Atoi(value)
+			if err != nil || bits < 8 || bits > 16 {
+				return fmt.Errorf("bits=%q, want 8 to 16, the bits in use of 16-bit pictures", value)
+			}
+			o.opt.PictureBits = bits
 		case "grey_hu":
 			v, err := table.Numbers(value, 2)
 			if err == nil && v[0] >= v[1] {
@@ -148,7 +161,7 @@ func (o *opener) setOptions(query string) error {
 			}
 			o.spacing = [3]float64(v)
 		default:
-			return fmt.Errorf("option %q is unknown; there are attributes, grey_hu, labels, nan, noisy, spacing_mm", key)
+			return fmt.Errorf("option %q is unknown; there are attributes, bits, grey_hu, labels, missing, nan, noisy, patients, spacing_mm", key)
 		}
 	}
 	return nil
@@ -210,6 +223,11 @@ func (o *opener) finish() (*Dataset, error) {
 		return nil, err
 	}
 	o.checkPatients()
+	if err := o.choosePictureBits(); err != nil {
+		return nil, err
+	}
+	o.warnOfUntrained()
+	o.suspect()
 	o.hash()
 	return d, o.joinReports()
 }
@@ -264,6 +282,11 @@ func (o *opener) readHeaders() error {
 
 // checkBoxes refuses boxes outside their image and clips those within the slack.
 func (o *opener) checkBoxes() {
+	if o.normalised() {
+		p := o.pending[0]
+		o.problems.Add(p.place.file, p.place.line, p.column, "all %d boxes lie between 0 and 1: they are shares of the image's sides, want pixels (x times the width, y times the height)", len(o.pending))
+		return
+	}
 	for _, p := range o.pending {
 		c := &o.d.Cases[p.caseIndex]
 		b := &c.Boxes[p.boxIndex]
@@ -277,26 +300,50 @@ func (o *opener) checkBoxes() {
 	}
 }
 
+// normalised reports whether boxes, all of them, lie in the corner pixel of images that
+// have many.
+func (o *opener) normalised() bool {
+	for _, p := range o.pending {
+		c := &o.d.Cases[p.caseIndex]
+		if b := c.Boxes[p.boxIndex]; min(c.Size[0], c.Size[1]) < 8 || b.X1 < 0 || b.Y1 < 0 || b.X2 > 1 || b.Y2 > 1 {
+			return false
+		}
+	}
+	return len(o.pending) > 0
+}
+
 func formatNumber(v float64) string { return strconv.FormatFloat(v, 'g', 7, 64) }
 
 // checkPatients warns of patients in two splits: their cases leak.
 func (o *opener) checkPatients() {
-	split := map[string]string{}
-	leaks := map[string]bool{}
+	first := map[string]int{}
+	leaks := map[string][2]int{}
 	for i := range o.d.Cases {
 		c := &o.d.Cases[i]
 		if c.Patient == "" {
 			continue
 		}
-		if first, ok := split[c.Patient]; ok && first != c.Split {
-			leaks[c.Patient] = true
-		} else {
-			split[c.Patient] = c.Split
+		k, ok := first[c.Patient]
+		if !ok {
+			first[c.Patient] = i
+		} else if _, known := leaks[c.Patient]; !known && o.d.Cases[k].Split != c.Split {
+			leaks[c.Patient] = [2]int{k, i}
 		}
 	}
-	if len(leaks) > 0 {
-		some := slices.Sorted(maps.Keys(leaks))
-		o.leak("%d patients are in more than one split, for example %q: results on such splits are too good", len(leaks), some[0])
+	if len(leaks) == 0 {
+		return
+	}
+	patient := slices.Sorted(maps.Keys(leaks))[0]
+	a, b := &o.d.Cases[leaks[patient][0]], &o.d.Cases[leaks[patient][1]]
+	o.leak("%d patients are in more than one split, for example %q in %q (%s) and %q (%s): results on such splits are too good",
+		len(leaks), patient, a.Split, a.Origin, b.Split, b.Origin)
+	if !o.opt.SharedPatients {
+		at := place{o.path, 0}
+		if k := leaks[patient][1]; k < len(o.places) {
+			at = o.places[k]
+		}
+		o.d.gate.Add(at.file, at.line, "patient", "%d patients are in more than one split, for example %q, in %q already (%s): split by patient, or add patients=shared to the data spec where that is meant",
+			len(leaks), patient, a.Split, a.Origin)
 	}
 }
 
@@ -362,14 +409,19 @@ func missingWord(text string) bool {
 	return slices.Contains([]string{"nan", "na", "n/a", "null"}, strings.ToLower(text))
 }
 
+// missing reports whether a cell holds one of Options.Missing, in any case.
+func (o *opener) missing(text string) bool {
+	return slices.ContainsFunc(o.opt.Missing, func(word string) bool { return strings.EqualFold(word, text) })
+}
+
 // attribute checks an attribute cell: NaN and infinities are refused unless
 // Options.NaNMissing reads them as missing.
 func (o *opener) attribute(text string) (string, error) {
-	if o.opt.NaNMissing && missingWord(text) {
+	if o.opt.NaNMissing && missingWord(text) || o.missing(text) {
 		return "", nil
 	}
 	if table.NotANumber(text) {
-		return "", fmt.Errorf("%q is no value; leave the cell empty where it is missing, or add nan=missing to the data spec", text)
+		return "", fmt.Errorf("%q is no value; leave the cell empty where it is missing, or add missing=%s to the data spec", text, text)
 	}
 	return text, nil
 }

@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/internal/problem"
@@ -238,14 +239,19 @@ func compact(pix []uint8, stride, w, h int) []uint8 {
 	return out
 }
 
-// decodePicture reads a PNG or JPEG as 8-bit RGB.
-func decodePicture(path string) (*plane, error) {
+// decodePicture reads a PNG or JPEG as 8-bit RGB; of 16-bit channels the lower bits are
+// in use, 0 means all. Transparent pixels are black.
+func decodePicture(path string, bits int) (*plane, error) {
 	img, info, err := decodeImage(path)
 	if err != nil {
 		return nil, err
 	}
 	p := storedPlane(img)
-	p.rgb = toRGB(img)
+	if info.bits == 16 {
+		p.rgb = toRGB16(img, bits)
+	} else {
+		p.rgb = toRGB(img)
+	}
 	p.orient(info.orientation)
 	return p, nil
 }
@@ -257,14 +263,81 @@ func toRGB(img image.Image) []uint8 {
 		rgba = image.NewRGBA(image.Rect(0, 0, b.Dx(), b.Dy()))
 		draw.Draw(rgba, rgba.Bounds(), img, b.Min, draw.Src)
 	}
-	out := make([]uint8, 3*b.Dx()*b.Dy())
-	o := 0
+	out := make([]uint8, 0, 3*b.Dx()*b.Dy())
 	for y := range b.Dy() {
 		row := rgba.Pix[y*rgba.Stride:]
 		for x := range b.Dx() {
-			out[o], out[o+1], out[o+2] = row[4*x], row[4*x+1], row[4*x+2]
-			o += 3
+			out = append(out, row[4*x], row[4*x+1], row[4*x+2])
 		}
 	}
 	return out
+}
+
+// toRGB16 scales the values of 16-bit channels from 0 to 2^bits-1 to 0 to 255.
+func toRGB16(img image.Image, bits int) []uint8 {
+	if bits == 0 {
+		bits = 16
+	}
+	top := uint32(1)<<bits - 1
+	scaled := func(v uint32) uint8 { return uint8((min(v, top)*255 + top/2) / top) }
+	b := img.Bounds()
+	out := make([]uint8, 0, 3*b.Dx()*b.Dy())
+	for y := b.Min.Y; y < b.Max.Y; y++ {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			r, g, b, _ := img.At(x, y).RGBA()
+			out = append(out, scaled(r), scaled(g), scaled(b))
+		}
+	}
+	return out
+}
+
+// largest16 is the largest value of a picture's 16-bit channels.
+func largest16(img image.Image) uint32 {
+	b := img.Bounds()
+	var largest uint32
+	for y := b.Min.Y; y < b.Max.Y; y++ {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			r, g, b, _ := img.At(x, y).RGBA()
+			largest = max(largest, r, g, b)
+		}
+	}
+	return largest
+}
+
+// sampledPictures are enough to see how many bits of 16 are in use.
+const sampledPictures = 32
+
+// choosePictureBits finds out how many bits of 16-bit pictures are in use, unless the
+// options say it: cameras and scanners give 10 to 14.
+func (o *opener) choosePictureBits() error {
+	o.d.pictureBits = o.opt.PictureBits
+	if o.d.Task != Classify || o.d.pictureBits > 0 {
+		return nil
+	}
+	var deep []string
+	for path, info := range o.infos {
+		if info.bits == 16 {
+			deep = append(deep, path)
+		}
+	}
+	if len(deep) == 0 {
+		return nil
+	}
+	slices.Sort(deep)
+	var largest uint32
+	for i := range min(len(deep), sampledPictures) {
+		img, _, err := decodeImage(deep[i*len(deep)/min(len(deep), sampledPictures)])
+		if err != nil {
+			return err
+		}
+		largest = max(largest, largest16(img))
+	}
+	for o.d.pictureBits = 8; uint32(1)<<o.d.pictureBits <= largest; {
+		o.d.pictureBits += 2
+	}
+	if o.d.pictureBits < 16 {
+		o.warn("%d pictures have 16 bits (first %s) and the largest value %d: %d bits are taken to be in use; add bits=%d, or what is right, to the data spec",
+			len(deep), filepath.ToSlash(deep[0]), largest, o.d.pictureBits, o.d.pictureBits)
+	}
+	return nil
 }

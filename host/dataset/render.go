@@ -291,7 +291,7 @@ func channelOf(values []float64, channel int, absent float64) float64 {
 func (l *Loader) renderPicture(p *plan, modality string, out []float32) error {
 	path := p.c.Images[modality]
 	v, err := l.opt.Cache.get("picture\x00"+path, func() (any, int64, error) {
-		pic, err := decodePicture(path)
+		pic, err := decodePicture(path, l.data.pictureBits)
 		if err != nil {
 			return nil, 0, err
 		}

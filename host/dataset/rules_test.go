@@ -30,14 +30,15 @@ func TestBoxesAtTheEdgeOfTheImage(t *testing.T) {
 		"2,3,32,24":       "(2, 3, 31, 23)",
 		"2,3,32.5,5":      "",
 		"2,3,5,24.5":      "",
-		"31,23,31,23":     "(31, 23, 31, 23)",
+		"31,23,31,23":     "",
 		"31.5,3,31.75,5":  "",
 		"3,23.5,5,23.75":  "",
 		"-1,3,0,5":        "(0, 3, 0, 5)",
 		"-1,3,-0.5,5":     "",
 		"3,-1,5,0":        "(3, 0, 5, 0)",
 		"3,-1,5,-0.5":     "",
-		"1.5,2.25,1.5,20": "(1.5, 2.25, 1.5, 20)",
+		"1.5,2.25,1.5,20": "",
+		"1.5,2.25,1.6,20": "(1.5, 2.25, 1.6, 20)",
 	} {
 		dir := boxesDir(t)
 		edit(t, filepath.Join(dir, "boxes.csv"), "a.png,4,5,10,12", "a.png,"+row)
@@ -654,7 +655,7 @@ func TestPicturesOfEachKindAreDecoded(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "x.png")
 	write(t, path, rgbPNG(t, 2, 1, func(x, y int) color.NRGBA { return color.NRGBA{uint8(x), 7, 9, 255} }))
-	if p, err := decodePicture(path); err != nil || !slices.Equal(p.rgb, []uint8{0, 7, 9, 1, 7, 9}) || p.bytes() != 6 {
+	if p, err := decodePicture(path, 0); err != nil || !slices.Equal(p.rgb, []uint8{0, 7, 9, 1, 7, 9}) || p.bytes() != 6 {
 		t.Errorf("%+v, %v", p, err)
 	}
 	if _, err := decodeSlice(path); err == nil || !strings.Contains(err.Error(), "a colour picture") {

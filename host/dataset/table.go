@@ -96,6 +96,9 @@ func openTable(o *opener) error {
 		given := map[string]string{}
 		for _, column := range labels {
 			text := t.Get(r, column)
+			if o.missing(text) {
+				text = ""
+			}
 			if table.NotANumber(text) {
 				o.problems.Add(t.Path, r.Line, column, "%q is no class; leave the cell empty where it is unknown", text)
 				continue
@@ -124,7 +127,6 @@ func openTable(o *opener) error {
 	if len(tasks) == 0 {
 		o.unlabelled()
 	}
-	o.warnOfUntrained()
 	return nil
 }
 
@@ -161,18 +163,15 @@ func (o *opener) readAttributes(t *table.Table, r table.Row, all []string, c *Ca
 // has no label at all: then nothing is to be trained.
 func (o *opener) warnOfUntrained() {
 	for _, set := range o.d.Labels {
-		seen := make([]bool, len(set.Classes))
-		training := false
-		for i := range o.d.Cases {
-			if c := &o.d.Cases[i]; c.Split == "train" {
-				if k := c.Labels[set.Name]; k >= 0 {
-					seen[k], training = true, true
-				}
+		trained := map[string]bool{}
+		for _, cell := range o.classCells(set.Name, set.Classes) {
+			if o.d.Cases[cell.caseIndex].Split == "train" {
+				trained[cell.text] = true
 			}
 		}
-		for k, ok := range seen {
-			if training && !ok {
-				o.warn("class %q of %s is absent from the training split", set.Classes[k], set.Name)
+		for _, class := range set.Classes {
+			if len(trained) > 0 && !trained[class] {
+				o.warn("class %q of %s is absent from the training split", class, set.Name)
 			}
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -134,7 +135,23 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		}
 	}
 	s.Warnings = append(s.Warnings, s.Pipeline.Notes...)
-	return s, nil
+	return s, s.look(ctx)
+}
+
+// look asks of a few images whether the encoder sees anything in them.
+func (s *Session) look(ctx context.Context) error {
+	if s.Feed.Encoder == nil {
+		return nil
+	}
+	var window *sdk.Intensity
+	for _, port := range s.Feed.Encoder.Opened.Inputs {
+		if port.Name == ports.Volume.Name {
+			window = port.Intensity
+		}
+	}
+	warnings, err := dataset.Look(ctx, s.Data, s.Data.Cases, window)
+	s.Warnings = append(s.Warnings, warnings...)
+	return err
 }
 
 // ResolveStages writes the chosen stages and all their settings into the

@@ -1,0 +1,154 @@
+package dataset
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"path/filepath"
+
+	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// How many images Look decodes, and how many of them may be whole volumes.
+const (
+	lookedAt      = 8
+	lookedVolumes = 2
+)
+
+// values are the extremes of an image's values, in Hounsfield units or grey.
+type values struct {
+	path      string
+	low, high float64
+	// units says that they are Hounsfield units: 16-bit slices and volumes.
+	units bool
+}
+
+func (v values) constant(window *sdk.Intensity) bool {
+	if v.low == v.high {
+		return true
+	}
+	return v.units && window != nil && (v.high <= window.Low || v.low >= window.High)
+}
+
+// extremes returns the smallest and the largest finite value of a decoded image.
+func (p *plane) extremes(path string) values {
+	v := values{path: path, low: math.Inf(1), high: math.Inf(-1), units: p.hu16 != nil || p.hu32 != nil}
+	add := func(x float64) {
+		if !math.IsInf(x, 0) {
+			v.low, v.high = min(v.low, x), max(v.high, x)
+		}
+	}
+	for _, x := range p.hu16 {
+		add(float64(x))
+	}
+	for _, x := range p.hu32 {
+		if x == x { // not NaN
+			add(float64(x))
+		}
+	}
+	for _, x := range p.grey8 {
+		add(float64(x))
+	}
+	for _, x := range p.rgb {
+		add(float64(x))
+	}
+	if v.low > v.high { // no finite value at all
+		v.low, v.high = 0, 0
+	}
+	return v
+}
+
+// Look decodes a few of the cases' images and asks whether anything can be seen in
+// them: window is the range of Hounsfield units that the encoder sees, nil where that is
+// unknown. Images that show nothing, all of those looked at, are an error that wraps
+// ErrData; some of them, and CT without a value below 0, are warnings.
+func Look(ctx context.Context, d *Dataset, cases []Case, window *sdk.Intensity) ([]string, error) {
+	var seen []values
+	var vols volumes
+	opened := map[string]bool{}
+	n := min(lookedAt, len(cases))
+	for i := range n {
+		c := &cases[i*len(cases)/n]
+		for _, modality := range d.Modalities {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			path := c.Images[modality]
+			if path == "" || opened[path] {
+				continue
+			}
+			if s := d.stacks[c.Stack]; modality == Volume && s != nil && s.nifti != "" && len(opened) == lookedVolumes {
+				continue
+			}
+			opened[path] = true
+			p, err := d.decode(c, modality, &vols)
+			if err != nil {
+				return nil, err
+			}
+			seen = append(seen, p.extremes(path))
+		}
+	}
+	return judge(seen, window)
+}
+
+// decode reads the image of a case's modality; of a volume all slices.
+func (d *Dataset) decode(c *Case, modality string, vols *volumes) (*plane, error) {
+	path := c.Images[modality]
+	if modality != Volume {
+		return decodePicture(path, d.pictureBits)
+	}
+	if s := d.stacks[c.Stack]; s != nil && s.nifti != "" {
+		v, err := vols.get(s.nifti)
+		if err != nil {
+			return nil, err
+		}
+		return &plane{h: v.Height * v.Depth, w: v.Width, hu32: v.Data}, nil
+	}
+	if d.huOnly {
+		return decodeHU(path)
+	}
+	return decodeSlice(path)
+}
+
+// judge says what is wrong with values that were seen.
+func judge(seen []values, window *sdk.Intensity) (warnings []string, err error) {
+	var empty, positive []values
+	units := 0
+	for _, v := range seen {
+		if v.constant(window) {
+			empty = append(empty, v)
+		}
+		if v.units {
+			units++
+			if v.low >= 0 {
+				positive = append(positive, v)
+			}
+		}
+	}
+	if len(empty) > 0 {
+		text := fmt.Sprintf("%d of %d images looked at are constant for the encoder: %s", len(empty), len(seen), empty[0].describe(window))
+		if len(empty) == len(seen) {
+			return nil, problem.At(empty[0].path, 0, "", "%s", text)
+		}
+		warnings = append(warnings, text)
+	}
+	if len(positive) > 0 && len(positive) == units && len(empty) < len(seen) && (window == nil || window.Low < 0) {
+		warnings = append(warnings, fmt.Sprintf("no value below 0 in %d images looked at, %s: CT in Hounsfield units has air near -1000; was it stored without its intercept of -1024?",
+			units, positive[0].describe(nil)))
+	}
+	return warnings, nil
+}
+
+// describe names the file and its range, and the mend where that is known.
+func (v values) describe(window *sdk.Intensity) string {
+	text := fmt.Sprintf("%s has values from %s to %s", filepath.ToSlash(v.path), formatNumber(v.low), formatNumber(v.high))
+	if window == nil || !v.units {
+		return text
+	}
+	text += fmt.Sprintf(", the encoder sees %s to %s HU", formatNumber(window.Low), formatNumber(window.High))
+	if v.high < window.Low && v.low >= -32768 && v.high < -20000 {
+		text += "; 16-bit slices hold HU + 32768: add 32768 (and the intercept) when they are written"
+	}
+	return text
+}
