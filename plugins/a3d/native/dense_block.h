@@ -23,7 +23,7 @@ template <typename T> Moments batch_moments_of(const Tensor &x) {
   int64_t blocks = (in.rows + kRows - 1) / kRows;
   Tensor partial = at::empty({blocks, 2, in.channels}, x.options().dtype(at::kFloat));
   float *out = partial.data_ptr<float>();
-  auto loop = A3D_PICK(moments<T>);
+  auto loop = loops_for<T>().moments;
   at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; b++) {
       int64_t first = b * kRows;
@@ -62,7 +62,7 @@ Tensor convolve(const Tensor &x, const Tensor &weight) {
 
 std::tuple<Tensor, Tensor> convolve_grad(const Tensor &g, const Tensor &x, const Tensor &weight, bool weights) {
   int64_t pad = weight.size(2) / 2;
-  auto [gx, gw, unused] = at::convolution_backward(g, x, weight.to(x.scalar_type()), c10::nullopt, {1, 1}, {pad, pad}, {1, 1}, false, {0, 0}, 1,
+  auto [gx, gw, unused] = at::convolution_backward(g, x, weight.to(x.scalar_type()), {}, {1, 1}, {pad, pad}, {1, 1}, false, {0, 0}, 1,
                                                    {true, weights, false});
   return {channels_last(gx), weights ? gw.to(weight.scalar_type()) : gw};
 }
@@ -71,19 +71,20 @@ std::tuple<Tensor, Tensor> convolve_grad(const Tensor &g, const Tensor &x, const
 void combine_rows(const Tensor &g, const Tensor &x, const Tensor &out, const Tensor &a, const Tensor &b, const Tensor &e) {
   Tensor ac = a.contiguous(), bc = b.contiguous(), ec = e.contiguous();
   const float *as = ac.data_ptr<float>(), *bs = bc.data_ptr<float>(), *es = ec.data_ptr<float>();
-  with_type(g, [&](auto g_type) {
-    with_type(x, [&](auto x_type) {
-      using G = decltype(g_type);
-      using T = decltype(x_type);
-      Map<G> mg(g);
-      Map<T> mx(x), mo(out);
-      auto loop = A3D_PICK(combine<G, T>);
+  with_type(x, [&](auto type) {
+    using T = decltype(type);
+    Map<T> mx(x), mo(out);
+    auto run = [&](auto mg, auto loop) {
       at::parallel_for(0, mg.rows, 1024, [&](int64_t begin, int64_t end) {
         loop(mg.data + begin * mg.stride, mg.stride, mx.data + begin * mx.stride, mx.stride, mo.data + begin * mo.stride, mo.stride,
              end - begin, mg.channels, as, bs, es);
       });
-      return 0;
-    });
+    };
+    if (g.scalar_type() == at::kFloat) {
+      run(Map<float>(g), loops_for<T>().combine_float);
+    } else {
+      run(Map<T>(g), loops_for<T>().combine);
+    }
     return 0;
   });
 }

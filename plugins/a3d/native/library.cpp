@@ -1,5 +1,7 @@
 // The detector's operators as a libtorch library. Their schemas are typed; what a schema
 // cannot say (sizes, element types, memory) is checked here, before any loop runs.
+#define AT_PER_OPERATOR_HEADERS // the headers for all operators take twice the time
+#include "call_boxed.h"
 #include "dense_block.h"
 
 #include <torch/library.h>

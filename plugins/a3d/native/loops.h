@@ -1,143 +1,64 @@
-// Loops of slice mixing and what surrounds it; included once per instruction set,
-// inside a namespace. A tile is a run of pixels of one volume. Slice d of pixel i
-// starts at x + d*x_slice + i*x_pixel; channels lie side by side, 16 at a time.
+// The inner loops of slice mixing and what surrounds it. They see memory alone, nothing of
+// libtorch, and are compiled once per instruction set (loops_*.cpp).
+#ifndef ALIGNEDFUSION_A3D_LOOPS_H
+#define ALIGNEDFUSION_A3D_LOOPS_H
+#include <cstdint>
 
-typedef float vec __attribute__((vector_size(64), aligned(4)));
+constexpr int64_t kWidth = 16; // channels come in multiples of it
+constexpr int64_t kTile = 64;  // pixels of a tile, at most
 
-typedef uint32_t bits __attribute__((vector_size(64), aligned(4)));
-typedef uint16_t half_bits __attribute__((vector_size(32), aligned(2)));
+// The loops are compiled for 1, 3, 5, 7 and 9 slices; other maps take the general form.
+constexpr int kSliceCounts = 5;
+inline bool compiled_for(int64_t slices) { return slices >= 1 && slices < 2 * kSliceCounts && slices % 2 == 1; }
 
-inline vec load(const float *p) { return *reinterpret_cast<const vec *>(p); }
-inline void store(float *p, vec v) { *reinterpret_cast<vec *>(p) = v; }
+struct BFloat {
+  uint16_t upper;
+};
 
-// bfloat16 is the upper half of a float; stores round to nearest, ties to even.
-inline vec load(const BFloat *p) {
-  bits wide = __builtin_convertvector(*reinterpret_cast<const half_bits *>(p), bits) << 16;
-  return reinterpret_cast<vec>(wide);
-}
-inline void store(BFloat *p, vec v) {
-  bits b = reinterpret_cast<bits>(v);
-  bits rounded = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
-  bits nan = reinterpret_cast<bits>(v != v);
-  rounded = (rounded & ~nan) | (nan & 0x7fc0);
-  *reinterpret_cast<half_bits *>(p) = __builtin_convertvector(rounded, half_bits);
-}
+template <typename T> struct MixTile {
+  const T *x;
+  int64_t x_slice, x_pixel;
+  T *y;
+  int64_t y_slice, y_pixel;
+  const float *p, *scale, *shift;
+  int64_t pixels, channels;
+};
 
-inline vec positive(vec v) { return v > 0 ? v : vec{}; }
+template <typename T> struct MixGradTile {
+  const T *x;
+  int64_t x_slice, x_pixel;
+  const T *gy;
+  int64_t y_slice, y_pixel;
+  T *gx;      // written, or
+  float *sum; // added to
+  int64_t gx_slice, gx_pixel;
+  const float *p, *scale, *shift, *mean, *invstd;
+  float *dp, *s1, *s2; // added to; dp may be null
+  int64_t pixels, channels;
+};
 
-// y[k] = sum_d f(x[d]) p[d][k], f the identity or relu(x*scale + shift).
-template <int D, bool kAffine, typename T>
-void mix_tile(const MixTile<T> &t) {
-  for (int64_t c = 0; c < t.channels; c += kWidth) {
-    vec a{}, b{};
-    if (kAffine) { a = load(t.scale + c); b = load(t.shift + c); }
-    for (int64_t i = 0; i < t.pixels; i++) {
-      const T *x = t.x + i * t.x_pixel + c;
-      T *y = t.y + i * t.y_pixel + c;
-      vec in[D];
-#pragma GCC unroll 16
-      for (int d = 0; d < D; d++) {
-        in[d] = load(x + d * t.x_slice);
-        if (kAffine) in[d] = positive(in[d] * a + b);
-      }
-#pragma GCC unroll 16
-      for (int k = 0; k < D; k++) {
-        vec sum = in[0] * load(t.p + k * t.channels + c);
-#pragma GCC unroll 16
-        for (int d = 1; d < D; d++) sum += in[d] * load(t.p + (d * D + k) * t.channels + c);
-        store(y + k * t.y_slice, sum);
-      }
-    }
-  }
-}
+enum GradKind { kPlainGrad, kAffineGrad, kAccumulatingGrad, kGradKinds };
 
-// The gradient of mix_tile. With z = f(x) and gz[d] = sum_k gy[k] p[d][k], zero where
-// relu is:
-//   gx[d]     = gz[d], or sum[d] += scale * gz[d] when accumulating
-//   dp[d][k] += z[d] gy[k]
-//   s1 += gz, s2 += gz (x - mean) invstd         (affine only)
-template <int D, bool kAffine, bool kAccumulate, bool kWeights, typename T>
-void mix_grad_tile(const MixGradTile<T> &t) {
-  vec kept[kTile][2 * D];
-  for (int64_t c = 0; c < t.channels; c += kWidth) {
-    vec a{}, b{}, mean{}, invstd{}, s1{}, s2{};
-    if (kAffine) {
-      a = load(t.scale + c); b = load(t.shift + c);
-      mean = load(t.mean + c); invstd = load(t.invstd + c);
-      s1 = load(t.s1 + c); s2 = load(t.s2 + c);
-    }
-    for (int64_t i = 0; i < t.pixels; i++) {
-      const T *x = t.x + i * t.x_pixel + c, *gy = t.gy + i * t.y_pixel + c;
-      vec g[D];
-#pragma GCC unroll 16
-      for (int k = 0; k < D; k++) {
-        g[k] = load(gy + k * t.y_slice);
-        if (kWeights) kept[i][D + k] = g[k];
-      }
-#pragma GCC unroll 16
-      for (int d = 0; d < D; d++) {
-        vec sum = g[0] * load(t.p + d * D * t.channels + c);
-#pragma GCC unroll 16
-        for (int k = 1; k < D; k++) sum += g[k] * load(t.p + (d * D + k) * t.channels + c);
-        vec in = load(x + d * t.x_slice);
-        if (kAffine) {
-          vec z = in * a + b;
-          sum = z > 0 ? sum : vec{};
-          s1 += sum;
-          s2 += sum * ((in - mean) * invstd);
-          if (kWeights) kept[i][d] = positive(z);
-        } else if (kWeights) {
-          kept[i][d] = in;
-        }
-        int64_t at = i * t.gx_pixel + c + d * t.gx_slice;
-        if constexpr (kAccumulate) {
-          store(t.sum + at, load(t.sum + at) + a * sum);
-        } else {
-          store(t.gx + at, sum);
-        }
-      }
-    }
-    if (kAffine) { store(t.s1 + c, s1); store(t.s2 + c, s2); }
-    if (kWeights) {
-      for (int d = 0; d < D; d++) {
-        vec sum[D];
-#pragma GCC unroll 16
-        for (int k = 0; k < D; k++) sum[k] = load(t.dp + (d * D + k) * t.channels + c);
-        for (int64_t i = 0; i < t.pixels; i++) {
-          vec z = kept[i][d];
-#pragma GCC unroll 16
-          for (int k = 0; k < D; k++) sum[k] += z * kept[i][D + k];
-        }
-#pragma GCC unroll 16
-        for (int k = 0; k < D; k++) store(t.dp + (d * D + k) * t.channels + c, sum[k]);
-      }
-    }
-  }
-}
+// What each does is said in vector_loops.h.
+template <typename T> struct LoopsFor {
+  void (*mix[kSliceCounts][2])(const MixTile<T> &); // by slices / 2; affine or not
+  void (*mix_grad[kSliceCounts][kGradKinds])(const MixGradTile<T> &);
+  void (*moments)(const T *x, int64_t stride, int64_t rows, int64_t channels, const T *centre, float *sum, float *square);
+  void (*combine)(const T *g, int64_t g_stride, const T *x, int64_t x_stride, T *out, int64_t out_stride, int64_t rows,
+                  int64_t channels, const float *a, const float *b, const float *e);
+  void (*combine_float)(const float *g, int64_t g_stride, const T *x, int64_t x_stride, T *out, int64_t out_stride, int64_t rows,
+                        int64_t channels, const float *a, const float *b, const float *e);
+};
 
-// Sums of x - centre and of its square over rows, per channel.
-template <typename T>
-void moments(const T *x, int64_t stride, int64_t rows, int64_t channels, const T *centre, float *sum, float *square) {
-  for (int64_t c = 0; c < channels; c += kWidth) {
-    vec k = load(centre + c), s{}, q{};
-    for (int64_t i = 0; i < rows; i++) {
-      vec v = load(x + i * stride + c) - k;
-      s += v;
-      q += v * v;
-    }
-    store(sum + c, s);
-    store(square + c, q);
-  }
-}
+struct Loops {
+  LoopsFor<float> single;
+  LoopsFor<BFloat> brain;
+};
 
-// out = a g + b + x e per channel, for rows of x, g and out with their own strides.
-template <typename G, typename T>
-void combine(const G *g, int64_t g_stride, const T *x, int64_t x_stride, T *out, int64_t out_stride, int64_t rows,
-             int64_t channels, const float *a, const float *b, const float *e) {
-  for (int64_t c = 0; c < channels; c += kWidth) {
-    vec va = load(a + c), vb = load(b + c), ve = load(e + c);
-    for (int64_t i = 0; i < rows; i++) {
-      store(out + i * out_stride + c, load(g + i * g_stride + c) * va + vb + load(x + i * x_stride + c) * ve);
-    }
-  }
-}
+#if defined(__x86_64__)
+extern const Loops avx512_loops, avx2_loops;
+#else
+extern const Loops plain_loops;
+#endif
+
+#endif

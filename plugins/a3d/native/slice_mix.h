@@ -6,63 +6,24 @@
 //   y[n, k, c, h, w] = sum_d f(x[n, d, c, h, w]) p[m, d, k, c].
 #ifndef ALIGNEDFUSION_A3D_SLICE_MIX_H
 #define ALIGNEDFUSION_A3D_SLICE_MIX_H
-#include <ATen/ATen.h>
+#include "loops.h"
+
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/conv2d.h>
+#include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/einsum.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
-
-namespace {
-
-constexpr int64_t kWidth = 16; // channels handled together
-constexpr int64_t kTile = 64;  // pixels of a tile
-
-struct BFloat {
-  uint16_t upper;
-};
-
-template <typename T> struct MixTile {
-  const T *x;
-  int64_t x_slice, x_pixel;
-  T *y;
-  int64_t y_slice, y_pixel;
-  const float *p, *scale, *shift;
-  int64_t pixels, channels;
-};
-
-template <typename T> struct MixGradTile {
-  const T *x;
-  int64_t x_slice, x_pixel;
-  const T *gy;
-  int64_t y_slice, y_pixel;
-  T *gx;      // written, or
-  float *sum; // added to
-  int64_t gx_slice, gx_pixel;
-  const float *p, *scale, *shift, *mean, *invstd;
-  float *dp, *s1, *s2;
-  int64_t pixels, channels;
-};
-
-} // namespace
-
-#if defined(__x86_64__)
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,fma")
-namespace wide {
-#include "loops.h"
-}
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-namespace medium {
-#include "loops.h"
-}
-#pragma GCC pop_options
-#else
-namespace plain {
-#include "loops.h"
-}
-#endif
+#include <type_traits>
 
 namespace {
 
@@ -70,53 +31,25 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+// best_loops are those for this processor's vectors; null without any.
+const Loops *best_loops() {
 #if defined(__x86_64__)
-// The processor's vectors decide between two versions of every loop.
-bool has_wide() {
-  static const bool yes = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return yes;
-}
-bool has_loops() {
-  static const bool yes = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  return yes;
-}
-#define A3D_PICK(...) (has_wide() ? wide::__VA_ARGS__ : medium::__VA_ARGS__)
+  static const Loops *const best = [] {
+    bool fma = __builtin_cpu_supports("fma");
+    if (fma && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) return &avx512_loops;
+    return fma && __builtin_cpu_supports("avx2") ? &avx2_loops : nullptr;
+  }();
+  return best;
 #else
-bool has_loops() { return true; }
-#define A3D_PICK(...) (plain::__VA_ARGS__)
+  return &plain_loops;
 #endif
-
-// The loops are compiled for these numbers of slices; others take the general form.
-constexpr int kMaxSlices = 9;
-inline bool compiled_for(int64_t slices) { return slices >= 1 && slices <= kMaxSlices && slices % 2 == 1; }
-
-template <typename T> using MixLoop = void (*)(const MixTile<T> &);
-template <typename T> using MixGradLoop = void (*)(const MixGradTile<T> &);
-
-template <int D, typename T> MixLoop<T> mix_loop(int64_t slices, bool affine) {
-  if constexpr (D > kMaxSlices) {
-    return nullptr;
-  } else {
-    if (slices != D) return mix_loop<D + 2, T>(slices, affine);
-    return affine ? A3D_PICK(mix_tile<D, true, T>) : A3D_PICK(mix_tile<D, false, T>);
-  }
 }
 
-enum GradKind { kPlainGrad, kAffineGrad, kAccumulatingGrad };
-
-template <int D, typename T> MixGradLoop<T> mix_grad_loop(int64_t slices, GradKind kind, bool weights) {
-  if constexpr (D > kMaxSlices) {
-    return nullptr;
+template <typename T> const LoopsFor<T> &loops_for() {
+  if constexpr (std::is_same<T, float>::value) {
+    return best_loops()->single;
   } else {
-    if (slices != D) return mix_grad_loop<D + 2, T>(slices, kind, weights);
-    switch (kind) {
-    case kPlainGrad:
-      return weights ? A3D_PICK(mix_grad_tile<D, false, false, true, T>) : A3D_PICK(mix_grad_tile<D, false, false, false, T>);
-    case kAffineGrad:
-      return weights ? A3D_PICK(mix_grad_tile<D, true, false, true, T>) : A3D_PICK(mix_grad_tile<D, true, false, false, T>);
-    default:
-      return weights ? A3D_PICK(mix_grad_tile<D, true, true, true, T>) : A3D_PICK(mix_grad_tile<D, true, true, false, T>);
-    }
+    return best_loops()->brain;
   }
 }
 
@@ -129,7 +62,7 @@ bool pixels_last(const Tensor &x) {
 // fast reports whether the loops can run on maps of this kind.
 bool fast(const Tensor &x, int64_t slices) {
   return x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16) && compiled_for(slices) &&
-         x.size(1) % kWidth == 0 && has_loops();
+         x.size(1) % kWidth == 0 && best_loops();
 }
 
 Tensor empty_map(const Tensor &like, int64_t channels) {
@@ -163,7 +96,7 @@ struct Norm {
 template <typename T> Tensor mix_loops_of(const Tensor &x, const Tensor &p, const Norm *norm, int64_t slices) {
   int64_t volumes = x.size(0) / slices, channels = x.size(1), pixels = x.size(2) * x.size(3);
   Tensor y = empty_map(x, channels);
-  auto loop = mix_loop<1, T>(slices, norm != nullptr);
+  auto loop = loops_for<T>().mix[slices / 2][norm != nullptr];
   Map<T> in(x), out(y);
   const float *weights = p.data_ptr<float>();
   int64_t p_volume = p.size(0) == 1 ? 0 : p.stride(0), tiles = (pixels + kTile - 1) / kTile;
@@ -193,7 +126,7 @@ template <typename T>
 MixGrad mix_grad_loops_of(const Tensor &x, const Tensor &p, const Norm *norm, const Tensor &gy, const Tensor &gx, bool accumulate,
                           bool weights, int64_t slices) {
   int64_t volumes = x.size(0) / slices, channels = x.size(1), pixels = x.size(2) * x.size(3);
-  auto loop = mix_grad_loop<1, T>(slices, !norm ? kPlainGrad : accumulate ? kAccumulatingGrad : kAffineGrad, weights);
+  auto loop = loops_for<T>().mix_grad[slices / 2][!norm ? kPlainGrad : accumulate ? kAccumulatingGrad : kAffineGrad];
   int64_t copies = p.size(0), tiles = (pixels + kTile - 1) / kTile, all = volumes * tiles;
   int64_t threads = std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), all));
   int64_t matrix = slices * slices * channels;

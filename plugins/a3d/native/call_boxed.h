@@ -1,3 +1,6 @@
+// What call.h declares. Included once, by library.cpp.
+#ifndef ALIGNEDFUSION_A3D_CALL_BOXED_H
+#define ALIGNEDFUSION_A3D_CALL_BOXED_H
 #include "call.h"
 
 #include <ATen/core/Tensor.h>
@@ -72,3 +75,4 @@ char *af_a3d_call(const char *name, void *const *tensors, size_t ntensors, const
     return strdup("an exception of unknown kind");
   }
 }
+#endif
