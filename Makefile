@@ -16,6 +16,10 @@ export LIBTORCH
 # hash, and equal sources must give equal plugins.
 VERSION := 0.2.0-dev$(addprefix +,$(shell git rev-parse --short=12 HEAD 2>/dev/null))
 GO_BUILD := go build -buildvcs=false
+# gRPC's trace pages bring in html/template, whose reflection keeps the linker from leaving
+# anything out: plugins are 8 instead of 12 MB without. All commands share the flag and
+# with it the build cache.
+export GOFLAGS := -tags=grpcnotrace $(GOFLAGS)
 KERNELS = $(addprefix -kernels ,$(wildcard plugins/*/native))
 PLUGIN_MAINS = $(patsubst %/main.go,./%,$(wildcard plugins/*/cmd/alignedfusion-plugin-*/main.go))
 
@@ -73,7 +77,7 @@ host: ## build the host only (no libtorch, no C compiler needed)
 .PHONY: plugins
 plugins: fit ## build every plugin into bin/plugins/
 	@mkdir -p bin/plugins
-	@$(if $(PLUGIN_MAINS),$(GO_BUILD) -o bin/plugins/ $(PLUGIN_MAINS))
+	@$(if $(PLUGIN_MAINS),$(GO_BUILD) -ldflags '-s -w' -o bin/plugins/ $(PLUGIN_MAINS))
 
 .PHONY: dist
 dist: setup ## pack build/alignedfusion.tar.gz for machines without Go (docs/install.md)

@@ -115,7 +115,7 @@ func (h *Host) launch(ctx context.Context, found *Found) (*Plugin, error) {
 func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, lifeline *os.File) error {
 	logger := hclog.New(&hclog.LoggerOptions{Name: "go-plugin", Level: hclog.Off})
 	p.goplugin = plugin.NewClient(&plugin.ClientConfig{
-		HandshakeConfig:  serve.Handshake,
+		HandshakeConfig:  plugin.HandshakeConfig(serve.Handshake),
 		VersionedPlugins: map[int]plugin.PluginSet{sdk.ProtocolMajor: {serve.GRPCName: clientPlugin{}}},
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		SkipHostEnv:      true,

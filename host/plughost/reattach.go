@@ -68,7 +68,7 @@ func (h *Host) attach(ctx context.Context, name string, r serve.Reattach) (*Plug
 		return nil, fail(err)
 	}
 	p.goplugin = plugin.NewClient(&plugin.ClientConfig{
-		HandshakeConfig: serve.Handshake, AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		HandshakeConfig: plugin.HandshakeConfig(serve.Handshake), AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		Plugins: plugin.PluginSet{serve.GRPCName: clientPlugin{}}, GRPCDialOptions: client.DialOptions(),
 		Logger: hclog.New(&hclog.LoggerOptions{Name: "go-plugin", Level: hclog.Off}),
 		Reattach: &plugin.ReattachConfig{Protocol: plugin.ProtocolGRPC, ProtocolVersion: r.Protocol, Pid: r.PID, Test: true,

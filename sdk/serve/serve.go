@@ -12,26 +12,26 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"time"
 
-	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/go-plugin"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
-	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 )
 
-// Handshake is what a host and a plugin agree on before they speak. The cookie only
-// tells a program started by a host from one started by a person; it protects nothing.
-var Handshake = plugin.HandshakeConfig{
+// Handshake is what a host and a plugin agree on before they speak, in the form of
+// go-plugin's HandshakeConfig. The cookie only tells a program started by a host from one
+// started by a person; it protects nothing.
+var Handshake = struct {
+	ProtocolVersion  uint // of go-plugin's older handshake: unused
+	MagicCookieKey   string
+	MagicCookieValue string
+}{
 	MagicCookieKey:   "ALIGNEDFUSION_PLUGIN",
 	MagicCookieValue: "stage-protocol",
 }
 
-// GRPCName is the name of the stage service in go-plugin's plugin set.
+// GRPCName is the name of the stage service in the host's set of go-plugin's plugins.
 const GRPCName = "stage"
 
 // EnvLifeline names the environment variable with the file descriptor of the lifeline:
@@ -94,27 +94,9 @@ func Plugin(p sdk.Plugin) {
 		fmt.Fprintf(os.Stderr, "%s: lifeline: %v\n", p.Manifest.Name, err)
 		os.Exit(1)
 	}
-	realStderr := os.Stderr
-	os.Stdout = stdout // go-plugin prints the handshake there
-	s := wire.NewServer(p)
-	s.Exit = func() {
-		// The host ends the process through go-plugin's own Shutdown; a host that does
-		// not is not waited for.
-		time.AfterFunc(time.Second, func() { os.Exit(0) })
-	}
-	plugin.Serve(serveConfig(s, realStderr))
-}
-
-func serveConfig(s *wire.Server, stderr *os.File) *plugin.ServeConfig {
-	return &plugin.ServeConfig{
-		HandshakeConfig: Handshake,
-		VersionedPlugins: map[int]plugin.PluginSet{
-			sdk.ProtocolMajor: {GRPCName: &stagePlugin{server: s}},
-		},
-		GRPCServer: func(options []grpc.ServerOption) *grpc.Server {
-			return grpc.NewServer(append(options, wire.ServerOptions(stderr)...)...)
-		},
-		Logger: hclog.New(&hclog.LoggerOptions{Name: s.Manifest().Name, Level: hclog.Warn, Output: stderr, JSONFormat: true}),
+	if err := serveHost(p, stdout); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", p.Manifest.Name, err)
+		os.Exit(1)
 	}
 }
 
@@ -122,22 +104,26 @@ func serveConfig(s *wire.Server, stderr *os.File) *plugin.ServeConfig {
 func serveDebug(p sdk.Plugin, stdout *os.File) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	s := wire.NewServer(p)
-	config := serveConfig(s, os.Stderr)
-	serving, ended := make(chan *plugin.ReattachConfig, 1), make(chan struct{})
-	config.Test = &plugin.ServeTestConfig{Context: ctx, ReattachConfigCh: serving, CloseCh: ended}
-	go plugin.Serve(config)
-	select {
-	case r := <-serving:
-		text, err := json.Marshal(map[string]Reattach{p.Manifest.Name: {Protocol: r.ProtocolVersion, PID: r.Pid, Address: r.Addr.String()}})
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(stdout, "export %s='%s'\n", EnvReattach, text)
-	case <-ended:
-		return errors.New("cannot listen on a socket")
+	dir, err := os.MkdirTemp("", "alignedfusion")
+	if err != nil {
+		return err
 	}
-	<-ended
+	defer os.RemoveAll(dir)
+	s := wire.NewServer(p)
+	server := newServer(s)
+	listener, err := listen(dir)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(map[string]Reattach{p.Manifest.Name: {Protocol: sdk.ProtocolMajor, PID: os.Getpid(), Address: listener.Addr().String()}})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "export %s='%s'\n", EnvReattach, text)
+	context.AfterFunc(ctx, server.Stop)
+	if err := server.Serve(listener); err != nil {
+		return err
+	}
 	return s.CloseAll(context.Background())
 }
 
@@ -202,19 +188,4 @@ func firstKind(m sdk.Manifest) sdk.Kind {
 		return sdk.KindHead
 	}
 	return m.Stages[0].Kind
-}
-
-// stagePlugin is the server side of the service in go-plugin's terms.
-type stagePlugin struct {
-	plugin.NetRPCUnsupportedPlugin
-	server *wire.Server
-}
-
-func (p *stagePlugin) GRPCServer(_ *plugin.GRPCBroker, s *grpc.Server) error {
-	stagev1.RegisterStageServiceServer(s, p.server)
-	return nil
-}
-
-func (p *stagePlugin) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
-	return nil, errors.New("the plugin side has no client")
 }

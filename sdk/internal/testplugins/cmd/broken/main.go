@@ -36,7 +36,7 @@ func main() {
 	}
 	b := &breaker{rule: rule}
 	plugin.Serve(&plugin.ServeConfig{
-		HandshakeConfig:  serve.Handshake,
+		HandshakeConfig:  plugin.HandshakeConfig(serve.Handshake),
 		VersionedPlugins: map[int]plugin.PluginSet{sdk.ProtocolMajor: {serve.GRPCName: &server{plugin: p}}},
 		GRPCServer: func(options []grpc.ServerOption) *grpc.Server {
 			return grpc.NewServer(append(options, grpc.UnaryInterceptor(b.intercept))...)

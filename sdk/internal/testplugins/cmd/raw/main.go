@@ -101,7 +101,7 @@ func main() {
 		version = 9
 	}
 	plugin.Serve(&plugin.ServeConfig{
-		HandshakeConfig:  serve.Handshake,
+		HandshakeConfig:  plugin.HandshakeConfig(serve.Handshake),
 		VersionedPlugins: map[int]plugin.PluginSet{version: {serve.GRPCName: &stage{}}},
 		GRPCServer:       plugin.DefaultGRPCServer,
 	})
