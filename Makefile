@@ -17,9 +17,10 @@ export LIBTORCH
 VERSION := 0.2.0-dev$(addprefix +,$(shell git rev-parse --short=12 HEAD 2>/dev/null))
 GO_BUILD := go build -buildvcs=false
 # gRPC's trace pages bring in html/template, whose reflection keeps the linker from leaving
-# anything out: plugins are 8 instead of 12 MB without. All commands share the flag and
-# with it the build cache.
-export GOFLAGS := -tags=grpcnotrace $(GOFLAGS)
+# anything out: plugins are 8 instead of 12 MB without. Names are resolved without libc, so
+# that host and plugins are of the same compiled packages. All commands share the tags and
+# with them the build cache.
+export GOFLAGS := -tags=grpcnotrace,netgo,osusergo $(GOFLAGS)
 KERNELS = $(addprefix -kernels ,$(wildcard plugins/*/native))
 PLUGIN_MAINS = $(patsubst %/main.go,./%,$(wildcard plugins/*/cmd/alignedfusion-plugin-*/main.go))
 
@@ -61,7 +62,7 @@ fit: build/fitgotch ## fit gotch to the libtorch found ($LIBTORCH, else the syst
 	@printf '%s\n' "$${LIBTORCH:-}" > build/libtorch
 
 build/fitgotch: $(wildcard tools/fitgotch/*.go tools/fitgotch/extra/*) go.mod
-	@CGO_ENABLED=0 GOWORK=off $(GO_BUILD) -trimpath -o $@ ./tools/fitgotch
+	@GOWORK=off $(GO_BUILD) -o $@ ./tools/fitgotch
 
 .PHONY: kernels
 kernels: build/fitgotch ## build the plugins' own C++ kernels that changed (and libtch.so, if it did) into build/lib/
@@ -72,7 +73,7 @@ build: plugins ## build host and plugins into bin/
 
 .PHONY: host
 host: ## build the host only (no libtorch, no C compiler needed)
-	@CGO_ENABLED=0 $(GO_BUILD) -trimpath -ldflags '-s -w -X $(MODULE)/host/cli.Version=$(VERSION)' -o bin/alignedfusion ./cmd/alignedfusion
+	@$(GO_BUILD) -ldflags '-s -w -X $(MODULE)/host/cli.Version=$(VERSION)' -o bin/alignedfusion ./cmd/alignedfusion
 
 .PHONY: plugins
 plugins: fit ## build every plugin into bin/plugins/

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -94,7 +95,10 @@ func Plugin(p sdk.Plugin) {
 		fmt.Fprintf(os.Stderr, "%s: lifeline: %v\n", p.Manifest.Name, err)
 		os.Exit(1)
 	}
-	if err := serveHost(p, stdout); err != nil {
+	s := wire.NewServer(p)
+	// The host ends the process through GRPCController; one that does not is not waited for.
+	s.Exit = func() { time.AfterFunc(patience, func() { os.Exit(0) }) }
+	if err := serveHost(s, stdout); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", p.Manifest.Name, err)
 		os.Exit(1)
 	}

@@ -27,14 +27,11 @@ import (
 const patience = time.Second
 
 // serveHost serves the host that has started the process, until the host ends it.
-func serveHost(p sdk.Plugin, stdout *os.File) error {
+func serveHost(s *wire.Server, stdout *os.File) error {
 	listener, err := listen(os.Getenv("PLUGIN_UNIX_SOCKET_DIR"))
 	if err != nil {
 		return err
 	}
-	s := wire.NewServer(p)
-	// The host ends the process through GRPCController; one that does not is not waited for.
-	s.Exit = func() { time.AfterFunc(patience, func() { os.Exit(0) }) }
 	// An interrupt at the terminal is the host's to handle.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
 	// A host that does not speak this major says so itself.
