@@ -47,6 +47,8 @@ func llmFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "llm-url", Usage: "`BASE` of an OpenAI-compatible API, such as http://localhost:11434/v1"},
 		&cli.StringFlag{Name: "llm-model", Usage: "`NAME` of the model"},
+		&cli.StringFlag{Name: "llm-proxy", Usage: "`URL` of a proxy that reports may pass through, or env for that of the environment (default: none)"},
+		&cli.IntFlag{Name: "llm-max-tokens", Usage: "bound of one answer (default: 1024 and 100 for every attribute)"},
 		&cli.StringFlag{Name: "llm-key-env", Usage: "environment `VARIABLE` that holds the key", Value: "OPENAI_API_KEY"},
 		&cli.DurationFlag{Name: "llm-timeout", Usage: "longest wait for one answer", Value: 2 * time.Minute},
 		&cli.IntFlag{Name: "llm-retries", Usage: "repetitions of a failed request", Value: 4},
@@ -88,8 +90,8 @@ func clientOf(c *cli.Context) (*llm.Client, error) {
 		}
 		return nil, nil
 	}
-	if c.Int("llm-retries") < 0 || c.Int("llm-parallel") < 1 || c.Duration("llm-timeout") <= 0 {
-		return nil, usageError("--llm-retries must be 0 or more, --llm-parallel at least 1 and --llm-timeout positive")
+	if c.Int("llm-retries") < 0 || c.Int("llm-max-tokens") < 0 || c.Int("llm-parallel") < 1 || c.Duration("llm-timeout") <= 0 {
+		return nil, usageError("--llm-retries and --llm-max-tokens must be 0 or more, --llm-parallel at least 1 and --llm-timeout positive")
 	}
 	cache := c.String("llm-cache")
 	if cache == "" {
@@ -104,13 +106,15 @@ func clientOf(c *cli.Context) (*llm.Client, error) {
 		retries = -1
 	}
 	client, err := llm.New(llm.Config{
-		BaseURL:  c.String("llm-url"),
-		Model:    c.String("llm-model"),
-		Key:      os.Getenv(c.String("llm-key-env")),
-		Timeout:  c.Duration("llm-timeout"),
-		Retries:  retries,
-		CacheDir: cache,
-		Parallel: c.Int("llm-parallel"),
+		BaseURL:   c.String("llm-url"),
+		Model:     c.String("llm-model"),
+		Key:       os.Getenv(c.String("llm-key-env")),
+		Proxy:     c.String("llm-proxy"),
+		Timeout:   c.Duration("llm-timeout"),
+		Retries:   retries,
+		MaxTokens: c.Int("llm-max-tokens"),
+		CacheDir:  cache,
+		Parallel:  c.Int("llm-parallel"),
 	})
 	if err != nil {
 		return nil, usageError("%w", err)
@@ -125,6 +129,9 @@ func confirm(c *cli.Context, client *llm.Client, e llm.Estimate) bool {
 	if c.IsSet("price-in") || c.IsSet("price-out") {
 		cost := (float64(e.InputTokens)*c.Float64("price-in") + float64(e.OutputTokens)*c.Float64("price-out")) / 1e6
 		fmt.Fprintf(c.App.ErrWriter, ", about %.2f at the prices given", cost)
+	}
+	if route := client.Route(); route != "" {
+		fmt.Fprintf(c.App.ErrWriter, " (%s)", route)
 	}
 	fmt.Fprintln(c.App.ErrWriter)
 	return !c.Bool("dry-run")

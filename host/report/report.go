@@ -31,13 +31,19 @@ func (r Report) Empty() bool {
 	return true
 }
 
+// Text is that of the section called name, "" when there is none.
+func (r Report) Text(name string) string {
+	for _, s := range r.Sections {
+		if s.Name == name {
+			return s.Text
+		}
+	}
+	return ""
+}
+
 // Holds reports whether the evidence is in the report: the quote verbatim at its span of
 // its section.
 func (r Report) Holds(e schema.Evidence) bool {
-	for _, s := range r.Sections {
-		if s.Name == e.Section {
-			return e.Start >= 0 && e.End <= len(s.Text) && e.Start <= e.End && s.Text[e.Start:e.End] == e.Quote
-		}
-	}
-	return false
+	text := r.Text(e.Section)
+	return e.Start >= 0 && e.End <= len(text) && e.Start <= e.End && text[e.Start:e.End] == e.Quote
 }

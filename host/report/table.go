@@ -55,8 +55,15 @@ func (t Table) WriteCSV(w io.Writer) error {
 	return out.Error()
 }
 
-// WriteFile writes the table to a file that appears whole or not at all.
-func (t Table) WriteFile(path string) error { return atomicfile.Write(path, t.WriteCSV) }
+// WriteFile writes the table to a file that appears whole or not at all, and that only its
+// owner may read: evidence quotes reports.
+func (t Table) WriteFile(path string) error {
+	var b bytes.Buffer
+	if err := t.WriteCSV(&b); err != nil {
+		return err
+	}
+	return atomicfile.WritePrivate(path, b.Bytes())
+}
 
 // FormatEvidence writes evidence as SECTION[START:END] "QUOTE"; "" for none.
 func FormatEvidence(e schema.Evidence) string {

@@ -37,8 +37,19 @@ type Record struct {
 // Warnings tell what was not read, one line each.
 func (r *Record) Warnings() []string {
 	var out []string
-	if r.Audit != nil && len(r.Audit.Unreadable) > 0 {
-		out = append(out, fmt.Sprintf("%d reports got no readable answer and are left unmentioned; the record names them", len(r.Audit.Unreadable)))
+	if a := r.Audit; a != nil {
+		for _, w := range []struct {
+			reports []string
+			what    string
+		}{
+			{a.Unreadable, "got no readable answer and are left unmentioned"},
+			{a.TooLong, "are longer than the model's context and are left unmentioned"},
+			{a.PromptsCut, "were not read whole, by the endpoint's own count of tokens: raise the server's context length and clear the cache"},
+		} {
+			if n := len(w.reports); n > 0 {
+				out = append(out, fmt.Sprintf("%d reports %s; the record names them, the first is %q", n, w.what, w.reports[0]))
+			}
+		}
 	}
 	if n := len(r.OtherLanguage); n > 0 {
 		out = append(out, fmt.Sprintf("%d reports look like another language than English and are left unmentioned, whatever the lexicon and the trigger table; the record names them", n))

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/alignedfusion/alignedfusion/host/report"
+	"github.com/alignedfusion/alignedfusion/host/report/rules"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 )
 
@@ -65,6 +66,15 @@ func client(t *testing.T, s *httptest.Server, change func(*Config)) *Client {
 	return c
 }
 
+func engine(t testing.TB) *rules.Engine {
+	t.Helper()
+	e, err := rules.DefaultEngine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
 func cellsJSON(cells ...string) string { return `{"cells":[` + strings.Join(cells, ",") + `]}` }
 
 func TestInterpretTakesOnlyWhatTheReportSays(t *testing.T) {
@@ -81,8 +91,8 @@ func TestInterpretTakesOnlyWhatTheReportSays(t *testing.T) {
 			[]string{"stated 1", "uncertain 0", "stated 1"}, Audit{Accepted: 3}},
 		{"quote is not there", cellsJSON(`{"attribute":"mass","state":"stated","value":"yes","quote":"a large mass"}`),
 			[]string{"unmentioned -1", "unmentioned -1", "unmentioned -1"}, Audit{QuoteNotFound: 1}},
-		{"quote differs in case", cellsJSON(`{"attribute":"mass","state":"stated","value":"yes","quote":"12 MM mass"}`),
-			[]string{"unmentioned -1", "unmentioned -1", "unmentioned -1"}, Audit{QuoteNotFound: 1}},
+		{"quote differs in case and blanks", cellsJSON(`{"attribute":"mass","state":"stated","value":"yes","quote":"a 12MM\n mass"}`),
+			[]string{"stated 1", "unmentioned -1", "unmentioned -1"}, Audit{Accepted: 1}},
 		{"quote is part of a word", cellsJSON(`{"attribute":"mass","state":"stated","value":"yes","quote":"odule"}`),
 			[]string{"unmentioned -1", "unmentioned -1", "unmentioned -1"}, Audit{QuoteNotFound: 1}},
 		{"quote is empty or trivial", cellsJSON(`{"attribute":"mass","state":"stated","value":"yes","quote":""}`, `{"attribute":"side","state":"stated","value":"left","quote":"A"}`),
@@ -105,7 +115,7 @@ func TestInterpretTakesOnlyWhatTheReportSays(t *testing.T) {
 		{"nothing", cellsJSON(), []string{"unmentioned -1", "unmentioned -1", "unmentioned -1"}, Audit{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cells, audit, err := Interpret(&findings, r, c.answer)
+			cells, audit, err := interpret(engine(t), &findings, r, c.answer)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -121,8 +131,8 @@ func TestInterpretTakesOnlyWhatTheReportSays(t *testing.T) {
 			}
 		})
 	}
-	for _, bad := range []string{"", "I am sorry", `{"cells":`, `[]`, `{"answer":[]}`, `{"cells":"x"}`, cellsJSON() + "{}"} {
-		if _, _, err := Interpret(&findings, r, bad); err == nil {
+	for _, bad := range []string{"", "I am sorry", `{"cells":`, `[]`, `{"answer":[]}`, `{"cells":"x"}`, cellsJSON() + cellsJSON(`{}`)} {
+		if _, _, err := interpret(engine(t), &findings, r, bad); err == nil {
 			t.Errorf("answer %q was read", bad)
 		}
 	}
@@ -136,7 +146,7 @@ func TestExtractKeepsOrderCachesAndRecordsNothingElse(t *testing.T) {
 		mu.Lock()
 		keys[r.Header.Get("Authorization")] = true
 		mu.Unlock()
-		if !strings.Contains(string(body), `"json_schema"`) || !strings.Contains(string(body), `"strict":true`) {
+		if !strings.Contains(string(body), `"json_schema"`) || !strings.Contains(string(body), `"strict":true`) || !strings.Contains(string(body), `"temperature":0`) {
 			t.Errorf("the request asks for no JSON schema: %s", body)
 		}
 		if strings.Contains(string(body), "left mass") {
@@ -202,9 +212,9 @@ func TestAnswersThatAreNotJSONAreAskedForAgainThenUnmentioned(t *testing.T) {
 	if err != nil || rows[0][0].State != schema.Stated || calls.Load() != 3 {
 		t.Errorf("%v %+v %v after %d calls", rows, audit, err, calls.Load())
 	}
-	rows, audit, err = c.Extract(context.Background(), &findings, []report.Report{one("Another mass.")})
-	if err != nil || rows[0][0].State != schema.Unmentioned || len(audit.Unreadable) != 1 || audit.Unreadable[0] != "r1" || calls.Load() != 6 {
-		t.Errorf("%v %+v %v after %d calls", rows, audit, err, calls.Load())
+	_, _, err = c.Extract(context.Background(), &findings, []report.Report{one("Another mass."), one("")})
+	if err == nil || !strings.Contains(err.Error(), "none of 1 reports") || calls.Load() != 6 {
+		t.Errorf("%v after %d calls", err, calls.Load())
 	}
 }
 
@@ -219,8 +229,8 @@ func TestFailingEndpoints(t *testing.T) {
 		{"overloaded", http.StatusServiceUnavailable, 3, "HTTP status 503"},
 		{"too many requests", http.StatusTooManyRequests, 3, "HTTP status 429"},
 		{"wrong key", http.StatusUnauthorized, 1, "check the key"},
-		{"wrong path", http.StatusNotFound, 1, "base URL and model"},
-		{"no JSON schema", http.StatusBadRequest, 1, "JSON-schema"},
+		{"wrong path", http.StatusNotFound, 1, "check base URL"},
+		{"refused in every form", http.StatusBadRequest, 4, "JSON schema"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, calls := endpoint(t, func(_ int, w http.ResponseWriter, _ *http.Request) string {
@@ -346,9 +356,10 @@ func TestNewRefusesBadConfigurations(t *testing.T) {
 func FuzzInterpret(f *testing.F) {
 	f.Add(cellsJSON(`{"attribute":"size","state":"stated","value":"12","quote":"12 mm"}`), "A 12 mm mass.")
 	f.Add("```json\n{}\n```", "")
+	english := engine(f)
 	f.Fuzz(func(t *testing.T, answer, text string) {
 		r := one(text)
-		cells, _, err := Interpret(&findings, r, answer)
+		cells, _, err := interpret(english, &findings, r, answer)
 		if err != nil {
 			return
 		}

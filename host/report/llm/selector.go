@@ -45,7 +45,7 @@ func (c *Client) selectRequest(training []report.Report, sample int) request {
 		sent++
 		fmt.Fprintf(&b, "--- report %d\n%s\n", sent, one.String())
 	}
-	return request{c.config.Model, SelectPrompt, b.String(), "attribute_schema", selectSchema}
+	return request{c.Endpoint(), c.config.Model, SelectPrompt, b.String(), "attribute_schema", selectSchema, max(c.config.MaxTokens, 8192)}
 }
 
 // EstimateSelect counts what Select would send.
@@ -66,8 +66,8 @@ func (c *Client) Select(ctx context.Context, training []report.Report, sample in
 	}
 	var chosen *schema.Schema
 	var reason error
-	err := c.ask(ctx, q, func(text string) error {
-		chosen, reason = interpretSchema(text)
+	err := c.ask(ctx, q, func(answer reply) error {
+		chosen, reason = interpretSchema(answer.text)
 		return reason
 	})
 	if errors.Is(err, errUnreadable) {
@@ -83,7 +83,8 @@ func interpretSchema(text string) (*schema.Schema, error) {
 	var a struct {
 		Attributes []schema.Attribute `json:"attributes"`
 	}
-	if json.Unmarshal([]byte(jsonOf(text)), &a) != nil {
+	object, err := objectOf(text, "attributes")
+	if err != nil || json.Unmarshal(object, &a) != nil {
 		return nil, errUnreadable
 	}
 	s := &schema.Schema{Attributes: a.Attributes}
