@@ -14,7 +14,8 @@ import (
 type Assertion struct {
 	Negated      bool // the report says it is not there
 	Possible     bool // held possible, never together with Negated
-	Probable     bool // held likely, or one of several named explanations
+	Probable     bool // held likely
+	Alternative  bool // one of several named explanations; Possible is set as well
 	Historical   bool // before the present episode
 	Hypothetical bool // an eventuality: "return if ..."
 	Other        bool // of somebody other than the patient
@@ -42,6 +43,10 @@ type Triggers struct {
 	Other        triggerPhrases `yaml:"other"`
 	// NewSubject lists the phrases that start a new clause after a comma or "and".
 	NewSubject []string `yaml:"new_subject"`
+	// Idioms are phrases whose parts are no mention of anything ("mass effect").
+	Idioms []string `yaml:"idioms"`
+	// Clauses classes the words that tell where a clause begins and ends.
+	Clauses clauseWords `yaml:"clauses"`
 }
 
 // triggerPhrases are the patterns (see pattern) of one property, by role.
@@ -53,19 +58,30 @@ type triggerPhrases struct {
 	Adjacent []string `yaml:"adjacent"`
 	// Within decides by standing inside the mention itself.
 	Within []string `yaml:"within"`
+	// Answer decides about what stands before it and a colon, dash, question mark or
+	// bracket ("Effusion: no").
+	Answer []string `yaml:"answer"`
+	// Current, after a mention, takes an adjacent phrase back: "previous effusion
+	// persists".
+	Current []string `yaml:"current"`
+	// Either names another explanation beside the mention, on any side of it.
+	Either []string `yaml:"either"`
 	Pseudo []string `yaml:"pseudo"`
 	Stop   []string `yaml:"stop"`
 }
 
-type role uint8
+type role uint16
 
 const (
 	forward role = 1 << iota
 	backward
 	adjacent // forward over adjacentWords words
 	within
+	answer
+	current
 	pseudo
 	stop
+	either   // of Possible: another explanation is named as well
 	possible // the trigger is of the property Possible, not Negated
 	probable // or of Probable
 
@@ -73,7 +89,7 @@ const (
 )
 
 // adjacentWords is the reach of an adjacent trigger.
-const adjacentWords = 3
+const adjacentWords = 4
 
 // axis is a group of properties whose triggers close each other's scopes.
 type axis struct {
@@ -84,7 +100,8 @@ type axis struct {
 // Engine applies a trigger table. It is safe for concurrent use.
 type Engine struct {
 	polarity, historical, hypothetical, other axis
-	subjects                                  *matcher
+	subjects, idioms                          *matcher
+	words                                     map[string]wordClass
 }
 
 var defaultEngine = sync.OnceValues(func() (*Engine, error) { return ParseTriggers(builtinTriggers) })
@@ -132,11 +149,14 @@ func ParseTriggers(data []byte) (*Engine, error) {
 				{backward, group.Backward},
 				{adjacent, group.Adjacent},
 				{within, group.Within},
+				{answer, group.Answer},
+				{current, group.Current},
+				{either | forward | backward, group.Either},
 				{pseudo, group.Pseudo},
 				{stop, group.Stop},
 			} {
 				r, phrases := list.r, list.phrases
-				if r&(forward|backward|adjacent|within) != 0 {
+				if r&(forward|backward|adjacent|within|answer) != 0 {
 					r |= [...]role{0, possible, probable}[g]
 				}
 				for _, phrase := range phrases {
@@ -163,6 +183,8 @@ func ParseTriggers(data []byte) (*Engine, error) {
 	e.hypothetical = build("hypothetical", t.Hypothetical)
 	e.other = build("other", t.Other)
 	e.subjects = build("new_subject", triggerPhrases{Stop: t.NewSubject}).matcher
+	e.idioms = build("idioms", triggerPhrases{Pseudo: t.Idioms}).matcher
+	e.words = t.Clauses.classes()
 	return e, errors.Join(errs...)
 }
 
@@ -174,10 +196,20 @@ type tag struct {
 
 func (e *Engine) axes() [4]axis { return [4]axis{e.polarity, e.historical, e.hypothetical, e.other} }
 
+// find returns the triggers in span. One that several phrases of the same polarity name
+// has the roles of all of them.
 func (a axis) find(tokens []Token, span Span) []tag {
 	var tags []tag
 	for _, m := range a.matcher.find(tokens, span) {
-		tags = append(tags, tag{m.Span, a.roles[m.pattern]})
+		t := tag{m.Span, a.roles[m.pattern]}
+		if t.role&(pseudo|stop) == 0 {
+			for _, n := range a.matcher.candidates(tokens[m.Start].Text) {
+				if r := a.roles[n]; r&(pseudo|stop) == 0 && r&hedge == t.role&hedge && a.matcher.patterns[n].match(tokens[:m.End], m.Start) == m.End {
+					t.role |= r
+				}
+			}
+		}
+		tags = append(tags, t)
 	}
 	return tags
 }
@@ -189,8 +221,10 @@ type Sentence struct {
 	tokens []Token
 	span   Span
 	tags   [4][]tag // polarity, historical, hypothetical, other
-	// closed[i] says that a clause boundary lies before token span.Start+i.
-	closed []bool
+	idioms []match
+	// closed[i] says that a clause boundary lies before token span.Start+i; those of
+	// polarity are more.
+	closed, polarity []bool
 }
 
 // Read finds the triggers of the sentence tokens[span.Start:span.End].
@@ -199,35 +233,19 @@ func (e *Engine) Read(tokens []Token, span Span) *Sentence {
 	for k, a := range e.axes() {
 		s.tags[k] = a.find(tokens, span)
 	}
-	s.closed = boundaries(tokens, span, e.subjects.find(tokens, span))
+	s.idioms = e.idioms.find(tokens, span)
+	s.closed, s.polarity = e.boundaries(tokens, span)
 	return s
 }
 
-// boundaries marks the tokens before which a clause ends, for every property:
-// full stops inside the span, semicolons, colons, dashes between blanks, and a
-// comma or "and" that a new subject follows.
-func boundaries(tokens []Token, span Span, subjects []match) []bool {
-	closed := make([]bool, span.End-span.Start)
-	for i := span.Start; i+1 < span.End; i++ {
-		t := tokens[i]
-		switch t.Text {
-		case ";", ":", "!", "?", "\u2022":
-			closed[i+1-span.Start] = true
-		case ".":
-			closed[i+1-span.Start] = tokens[i+1].Space
-		case "-":
-			closed[i+1-span.Start] = t.Space && tokens[i+1].Space
+// idiom reports whether the mention is a part of a phrase that means something else.
+func (s *Sentence) idiom(mention Span) bool {
+	for _, m := range s.idioms {
+		if m.Start <= mention.Start && mention.End <= m.End && m.End-m.Start > mention.End-mention.Start {
+			return true
 		}
 	}
-	for _, m := range subjects {
-		if m.Start > span.Start {
-			before := tokens[m.Start-1].Text
-			if before == "," || before == "and" {
-				closed[m.Start-span.Start] = true
-			}
-		}
-	}
-	return closed
+	return false
 }
 
 // Assess says how the sentence speaks of the mention, a span of its tokens.
@@ -242,18 +260,23 @@ func (s *Sentence) Assess(mention Span) Assertion {
 			}
 		}
 	}
-	if r, trigger := s.governs(s.tags[0], mention); r != 0 {
-		a.Possible = r&possible != 0
-		a.Probable = !a.Possible && r&probable != 0
-		a.Negated = r&hedge == 0
-		a.Trigger = trigger
+	a.Hypothetical = s.governs(s.tags[2], mention).role != 0
+	statement := *s
+	statement.closed = s.polarity
+	t := statement.governs(s.tags[0], mention)
+	if t.role == 0 && !a.Hypothetical {
+		t = s.alternative(mention)
 	}
-	r, _ := s.governs(s.tags[1], mention)
-	a.Historical = r != 0
-	r, _ = s.governs(s.tags[2], mention)
-	a.Hypothetical = r != 0
-	r, _ = s.governs(s.tags[3], mention)
-	a.Other = r != 0
+	if t.role != 0 {
+		a.Possible = t.role&possible != 0
+		a.Probable = !a.Possible && t.role&probable != 0
+		a.Negated = t.role&hedge == 0
+		a.Alternative = a.Possible && t.role&either != 0
+		a.Trigger = t.Span
+	}
+	past := s.governs(s.tags[1], mention)
+	a.Historical = past.role != 0 && !(past.role&adjacent != 0 && s.isCurrent(mention, a))
+	a.Other = s.governs(s.tags[3], mention).role != 0
 	return a
 }
 
@@ -271,50 +294,178 @@ func (s *Sentence) without(mention Span) *Sentence {
 	return &cut
 }
 
-// governs returns the role and place of the trigger whose scope the mention lies
-// in; 0 when there is none. Negation goes before possibility, a trigger on the
-// left before one on the right (NegEx 2009: PREN, POST, PREP, POSP).
-func (s *Sentence) governs(tags []tag, mention Span) (role, Span) {
-	var left, right tag
-	for _, t := range tags {
-		if t.role&within != 0 && t.Start >= mention.Start && t.End <= mention.End {
-			return t.role, t.Span
+// isCurrent reports whether the clause goes on to say of a mention of the past what has
+// become of it.
+func (s *Sentence) isCurrent(mention Span, a Assertion) bool {
+	if a.Negated && a.Trigger.Start >= mention.End {
+		return true
+	}
+	for _, t := range s.tags[1] {
+		if t.role&current != 0 && t.Start >= mention.End && !s.crosses(mention.End, t.Start) {
+			return true
 		}
 	}
+	return false
+}
+
+// governs returns the trigger whose scope the mention lies in; the zero tag when there is
+// none. An answer goes first, then negation before possibility, then a trigger on the left
+// before one on the right (NegEx 2009: PREN, POST, PREP, POSP).
+func (s *Sentence) governs(tags []tag, mention Span) tag {
+	if len(tags) == 0 {
+		return tag{}
+	}
+	for _, t := range tags {
+		if t.role&within != 0 && t.Start >= mention.Start && t.End <= mention.End {
+			return t
+		}
+	}
+	if t := s.answer(tags, mention); t.role != 0 {
+		return t
+	}
+	left, right := s.left(tags, mention), s.right(tags, mention)
+	if left.role != 0 && (left.role&hedge == 0 || right.role == 0 || right.role&hedge != 0) {
+		return left
+	}
+	return right
+}
+
+// left is the trigger that opens its scope to the mention from the left. Triggers in
+// between that do not open to the right are passed over, unless they end the clause.
+func (s *Sentence) left(tags []tag, mention Span) tag {
 	for i := len(tags) - 1; i >= 0; i-- {
 		t := tags[i]
 		if t.End > mention.Start || s.leavesBrackets(t.End, mention.Start) {
 			continue
 		}
-		if s.opens(t, mention.Start) {
-			left = t
+		switch {
+		case s.crosses(s.after(t), mention.Start):
+			return tag{}
+		case s.opens(t, mention.Start):
 			if t.role&hedge != 0 {
-				left.role = s.outer(tags[:i], t)
+				t.role = s.outer(tags[:i], t)
 			}
+			return t
+		case t.role&stop != 0,
+			t.role&pseudo != 0 && s.engine.is(s.tokens[t.Start], negator),
+			t.role&backward != 0 && s.predicate(t) && s.joint(t.End, mention.Start):
+			return tag{}
 		}
-		break
 	}
-	for _, t := range tags {
-		if t.Start < mention.End {
-			continue
-		}
-		if !s.crosses(mention.End, t.Start) && t.role&backward != 0 {
-			right = t
-		}
-		break
-	}
-	switch {
-	case left.role != 0 && (left.role&hedge == 0 || right.role == 0 || right.role&hedge != 0):
-		return left.role, left.Span
-	case right.role != 0:
-		return right.role, right.Span
-	}
-	return 0, Span{}
+	return tag{}
 }
 
-// opens reports whether the scope that t opens to the right reaches token to.
+// right is the trigger that opens its scope to the mention from the right.
+func (s *Sentence) right(tags []tag, mention Span) tag {
+	for _, t := range tags {
+		if t.Start < mention.End || t.role == current {
+			continue
+		}
+		switch {
+		case s.crosses(mention.End, t.Start):
+			return tag{}
+		case t.role&backward != 0 && s.attributive(t):
+			continue
+		case t.role&backward != 0 && s.subject(mention, t):
+			return t
+		}
+		return tag{}
+	}
+	return tag{}
+}
+
+// answer is the trigger that answers the mention before a colon, question mark, dash or
+// bracket: "Effusion: none", "Effusion, right? No".
+func (s *Sentence) answer(tags []tag, mention Span) tag {
+	i := mention.End
+	for i < min(mention.End+3, s.span.End) && s.tokens[i].Word && !s.engine.is(s.tokens[i], verb|and|or|with) {
+		i++
+	}
+	if i+1 >= s.span.End {
+		return tag{}
+	}
+	switch mark := s.tokens[i]; mark.Text {
+	case ":", "=", "(", "?":
+	case "-":
+		if !mark.Space && !s.tokens[i+1].Space {
+			return tag{}
+		}
+	default:
+		return tag{}
+	}
+	for _, t := range tags {
+		if t.Start != i+1 || t.role&(answer|backward) == 0 {
+			continue
+		}
+		if t.role&backward != 0 || t.End >= s.span.End || !s.tokens[t.End].Word || s.repeats(mention, t.End) {
+			return t
+		}
+	}
+	return tag{}
+}
+
+// repeats reports whether the words from i on name the mention again: "Effusion: no
+// pleural effusion".
+func (s *Sentence) repeats(mention Span, i int) bool {
+	const stem = 5
+	for ; i < s.span.End && s.tokens[i].Word; i++ {
+		for _, t := range s.tokens[mention.Start:mention.End] {
+			if len(t.Text) >= stem && len(s.tokens[i].Text) >= stem && t.Text[:stem] == s.tokens[i].Text[:stem] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// alternative is the "or" or stroke that makes the mention one of several explanations:
+// "atelectasis or early pneumonia".
+func (s *Sentence) alternative(mention Span) tag {
+	at := func(i int) bool {
+		if i <= s.span.Start || i+1 >= s.span.End {
+			return false
+		}
+		t, before, next := s.tokens[i], s.tokens[i-1], s.tokens[i+1]
+		if t.Text != "/" && !s.engine.is(t, or) || !before.Word || !next.Word {
+			return false
+		}
+		return !s.engine.is(before, apart|with|negator|verb) && !s.engine.is(next, apart|with|negator|verb) && !startsDigit(before.Text) && !startsDigit(next.Text)
+	}
+	if at(mention.End) {
+		return tag{Span{mention.End, mention.End + 1}, possible | either}
+	}
+	for i := mention.Start - 1; i >= max(mention.Start-3, s.span.Start); i-- {
+		if at(i) {
+			return tag{Span{i, i + 1}, possible | either}
+		}
+		if !s.tokens[i].Word {
+			break
+		}
+	}
+	return tag{}
+}
+
+func startsDigit(s string) bool { return s != "" && '0' <= s[0] && s[0] <= '9' }
+
+// after is the token that a trigger's scope to the right begins behind: a colon directly
+// after the trigger is part of it ("negative for: mass").
+func (s *Sentence) after(t tag) int {
+	if t.End < s.span.End && s.tokens[t.End].Text == ":" {
+		return t.End + 2
+	}
+	return t.End + 1
+}
+
+// opens reports whether the scope that t opens to the right reaches token to. A trigger
+// that opens both ways and ends a predicate has been used up by what stands before it.
 func (s *Sentence) opens(t tag, to int) bool {
-	return !s.crosses(t.End+1, to) && (t.role&forward != 0 || t.role&adjacent != 0 && to-t.End < adjacentWords)
+	if t.role&(forward|adjacent) == 0 || s.crosses(s.after(t), to) {
+		return false
+	}
+	if t.role&backward != 0 && t.End < s.span.End && (s.tokens[t.End].Text == "," || s.predicate(t)) {
+		return false
+	}
+	return t.role&forward != 0 || to-t.End < adjacentWords && !s.joint(t.End, to)
 }
 
 // outer is the role of the hedge h with regard to the last of tags, when that
@@ -326,41 +477,8 @@ func (s *Sentence) outer(tags []tag, h tag) role {
 		return h.role
 	}
 	t := tags[len(tags)-1]
-	if !s.opens(t, h.Start) || s.leavesBrackets(t.End, h.Start) || t.role&probable != 0 {
+	if !s.opens(t, h.Start) || s.leavesBrackets(t.End, h.Start) || t.role&probable != 0 || s.joint(t.End, h.Start) {
 		return h.role
 	}
-	for i := t.End; i < h.Start; i++ {
-		if w := s.tokens[i].Text; w == "," || w == "and" {
-			return h.role
-		}
-	}
 	return t.role
-}
-
-// leavesBrackets reports whether a bracket that was open before token from is
-// closed before token to: an aside does not govern what comes after it.
-func (s *Sentence) leavesBrackets(from, to int) bool {
-	depth := 0
-	for i := from; i < to; i++ {
-		switch s.tokens[i].Text {
-		case "(", "[":
-			depth++
-		case ")", "]":
-			if depth--; depth < 0 {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// crosses reports whether a clause boundary lies after token from-1 and at or
-// before token to.
-func (s *Sentence) crosses(from, to int) bool {
-	for i := from; i <= to; i++ {
-		if s.closed[i-s.span.Start] {
-			return true
-		}
-	}
-	return false
 }

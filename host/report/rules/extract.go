@@ -57,7 +57,7 @@ func (x Extractor) Extract(r report.Report) []schema.Cell {
 			}
 			for _, f := range x.Lexicon.abnormal.find(tokens, span) {
 				// An old fracture is still no normal report: the past counts here.
-				if c := s.cell(schema.Attribute{Kind: schema.Binary}, f, true); better(c, abnormal) {
+				if c := s.cell(schema.Attribute{Kind: schema.Binary}, nil, f, true); better(c, abnormal) {
 					abnormal = c
 				}
 			}
@@ -104,12 +104,14 @@ type sentence struct {
 	assertions *Sentence
 }
 
-func (s *sentence) assess(mention Span) Assertion {
+func (s *sentence) reading() *Sentence {
 	if s.assertions == nil {
 		s.assertions = s.x.Engine.Read(s.tokens, s.span)
 	}
-	return s.assertions.Assess(mention)
+	return s.assertions
 }
+
+func (s *sentence) assess(mention Span) Assertion { return s.reading().Assess(mention) }
 
 // read updates the cell of attribute i.
 func (s *sentence) read(i int, cell *schema.Cell) {
@@ -117,7 +119,7 @@ func (s *sentence) read(i int, cell *schema.Cell) {
 	var near *Span
 	if m := s.x.Lexicon.near[i]; m != nil {
 		for _, f := range m.find(s.tokens, s.span) {
-			if c := s.assess(f.Span); !c.Negated && !c.Historical && !c.Hypothetical && !c.Other {
+			if c := s.assess(f.Span); !s.reading().idiom(f.Span) && !c.Negated && !c.Historical && !c.Hypothetical && !c.Other {
 				near = &f.Span
 				break
 			}
@@ -133,16 +135,22 @@ func (s *sentence) read(i int, cell *schema.Cell) {
 		return
 	}
 	for _, f := range s.x.Lexicon.match[i].find(s.tokens, s.span) {
-		if c := s.cell(a, f, false); better(c, *cell) {
+		if s.reading().idiom(f.Span) {
+			continue
+		}
+		if c := s.cell(a, s.x.Lexicon.either[i], f, false); better(c, *cell) {
 			*cell = c
 		}
 	}
 }
 
 // cell is what the sentence says about one phrase found in it; past says whether
-// things of the past count.
-func (s *sentence) cell(a schema.Attribute, f found, past bool) schema.Cell {
+// things of the past count. either are the alternatives beside which it is likely.
+func (s *sentence) cell(a schema.Attribute, either *phraseMatcher, f found, past bool) schema.Cell {
 	as := s.assess(f.Span)
+	if as.Alternative && either != nil && s.close(either, cover(f.Span, as.Trigger)) {
+		as.Possible, as.Probable = false, true
+	}
 	c := schema.Cell{Value: -1}
 	if as.Historical && !past || as.Hypothetical || as.Other {
 		return c
@@ -178,6 +186,12 @@ func (s *sentence) cell(a schema.Attribute, f found, past bool) schema.Cell {
 	}
 	c.Evidence = s.evidence(span)
 	return c
+}
+
+// close reports whether one of the phrases stands within a few words of the span.
+func (s *sentence) close(m *phraseMatcher, span Span) bool {
+	const reach = 5
+	return len(m.find(s.tokens, Span{Start: max(span.Start-reach, s.span.Start), End: min(span.End+reach, s.span.End)})) > 0
 }
 
 func cover(a, b Span) Span {

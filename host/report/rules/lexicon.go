@@ -44,6 +44,9 @@ type Phrases struct {
 	Borderline []string `yaml:"borderline"`
 	// Not lists phrases that contain a mention and mean something else.
 	Not []string `yaml:"not"`
+	// Either lists what, named as the alternative ("atelectasis or scarring"), leaves the
+	// mention likely; any other alternative makes it possible.
+	Either []string `yaml:"either"`
 }
 
 // entry is one attribute.
@@ -116,10 +119,10 @@ type Lexicon struct {
 	Source lexiconFile
 	hash   string
 	Schema schema.Schema
-	// match and near have one matcher per attribute; near is nil where the
-	// attribute has none.
-	match, near []*phraseMatcher
-	abnormal    *phraseMatcher
+	// match, near and either have one matcher per attribute; the latter two are nil
+	// where the attribute has none.
+	match, near, either []*phraseMatcher
+	abnormal            *phraseMatcher
 }
 
 // Hash is the sha256 of the lexicon's file, in hex.
@@ -170,13 +173,19 @@ func ParseLexicon(data []byte) (*Lexicon, error) {
 			errs = append(errs, fmt.Errorf("attribute %q: %w", e.Name, err))
 		}
 		c.match = append(c.match, m)
-		var near *phraseMatcher
-		if len(e.Near) > 0 {
-			if near, err = compile(Phrases{Mentions: e.Near}, nil); err != nil {
-				errs = append(errs, fmt.Errorf("attribute %q: near: %w", e.Name, err))
+		for _, list := range []struct {
+			name    string
+			phrases []string
+			to      *[]*phraseMatcher
+		}{{"near", e.Near, &c.near}, {"either", e.Either, &c.either}} {
+			var m *phraseMatcher
+			if len(list.phrases) > 0 {
+				if m, err = compile(Phrases{Mentions: list.phrases}, nil); err != nil {
+					errs = append(errs, fmt.Errorf("attribute %q: %s: %w", e.Name, list.name, err))
+				}
 			}
+			*list.to = append(*list.to, m)
 		}
-		c.near = append(c.near, near)
 	}
 	var err error
 	if c.abnormal, err = compile(l.Abnormal, nil); err != nil {

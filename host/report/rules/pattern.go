@@ -19,6 +19,7 @@ const maxOptionalWords = 10
 //	no|without          either (an alternative may have marks inside: r/o)
 //	any?                may be left out
 //	nodul*              any word that starts so (at least three letters)
+//	*ectomy             any word that ends so, except at the start of a pattern
 //	_                   any one word
 //
 // Words match their folded form. A hyphen in the text between two words of a
@@ -31,6 +32,7 @@ type pattern struct {
 type elem struct {
 	alts     [][]string // each alternative is a run of folded tokens
 	prefix   bool       // the single token of each alternative is a prefix
+	suffix   bool       // or a suffix
 	any      bool
 	optional bool
 }
@@ -57,6 +59,14 @@ func parsePattern(source string) (pattern, error) {
 			e.any = true
 			if len(p.elems) == 0 {
 				return bad("starts with _, which matches everywhere")
+			}
+		case len(word) > 1 && strings.HasPrefix(word, "*"):
+			e.suffix = true
+			if len(p.elems) == 0 {
+				return bad("starts with %q, which matches too much", word)
+			}
+			for _, alt := range strings.Split(word, "|") {
+				e.alts = append(e.alts, []string{strings.TrimPrefix(alt, "*")})
 			}
 		case strings.HasSuffix(word, "*"):
 			e.prefix = true
@@ -122,7 +132,7 @@ func matchElems(elems []elem, tokens []Token, start, i int) int {
 					end = -1
 					break
 				}
-				if got := tokens[end].Text; got != w && !(e.prefix && strings.HasPrefix(got, w)) {
+				if got := tokens[end].Text; got != w && !(e.prefix && strings.HasPrefix(got, w)) && !(e.suffix && strings.HasSuffix(got, w)) {
 					end = -1
 					break
 				}

@@ -26,6 +26,8 @@ type Token struct {
 	Lines int
 	// Space says that white space stands before the token.
 	Space bool
+	// Capital says that a capital and a small letter begin it.
+	Capital bool
 }
 
 // Span is a range of tokens, End exclusive.
@@ -60,12 +62,18 @@ func Tokenize(s string) []Token {
 			i += w
 		default:
 			end, plain := wordEnd(s, i)
-			tokens = append(tokens, Token{Start: i, End: end, Text: foldWord(s[i:end], plain), Word: true, Lines: lines, Space: space})
+			tokens = append(tokens, Token{Start: i, End: end, Text: foldWord(s[i:end], plain), Word: true, Lines: lines, Space: space, Capital: !plain && capital(s[i:end])})
 			i = end
 		}
 		lines, space = 0, false
 	}
 	return tokens
+}
+
+func capital(word string) bool {
+	first, w := utf8.DecodeRuneInString(word)
+	second, _ := utf8.DecodeRuneInString(word[w:])
+	return unicode.IsUpper(first) && unicode.IsLower(second)
 }
 
 func wordRune(r rune) bool {
@@ -166,11 +174,12 @@ var notEnd = map[string]bool{
 // sentence stays bounded.
 const maxSentenceTokens = 400
 
-// sentences groups tokens into sentences: they end at . ! ? (not inside numbers
-// and not after common abbreviations), at a blank line, before a numbered or
-// bulleted item that starts a line or follows a sentence end, and at a line
-// break after a colon, and after 400 tokens. Closing quotes and brackets stay with
-// the sentence they close.
+// sentences groups tokens into sentences: they end at . ! ? (not inside numbers,
+// not after common abbreviations, not at a "?" that stands before what it
+// questions, and not before its answer), at a blank line, before a numbered or
+// bulleted item that starts a line or follows a sentence end, at a line
+// break after a colon or before a capital, and after 400 tokens. Closing quotes
+// and brackets stay with the sentence they close.
 func sentences(tokens []Token) []Span {
 	var spans []Span
 	start := 0
@@ -182,14 +191,18 @@ func sentences(tokens []Token) []Span {
 	}
 	for i := range tokens {
 		t := tokens[i]
-		if i-start >= maxSentenceTokens || i > start && (t.Lines >= 2 || t.Lines == 1 && (itemStart(tokens, i) || tokens[i-1].Text == ":")) {
+		if i-start >= maxSentenceTokens || i > start && (t.Lines >= 2 || t.Lines == 1 && (itemStart(tokens, i) || tokens[i-1].Text == ":" || t.Capital && !unfinished[tokens[i-1].Text])) {
 			flush(i)
 		}
 		if t.Word || i < start {
 			continue
 		}
 		switch t.Text {
-		case "!", "?":
+		case "!":
+		case "?":
+			if !endsQuestion(tokens, start, i) {
+				continue
+			}
 		case ".":
 			if !endsSentence(tokens, start, i) {
 				continue
@@ -205,6 +218,28 @@ func sentences(tokens []Token) []Span {
 	}
 	flush(len(tokens))
 	return spans
+}
+
+// unfinished are the words and marks after which a line with a capital goes on.
+var unfinished = wordSet(", - ( / and or nor the a an of in on at to from with without no by for is are was were")
+
+// answers are the words that answer a question before them.
+var answers = wordSet("no none nil not negative neg absent yes possible possibly probable probably unlikely nein keine keiner ja si")
+
+// endsQuestion decides about the question mark at token i of the sentence that starts at
+// token start.
+func endsQuestion(tokens []Token, start, i int) bool {
+	if i+1 == len(tokens) {
+		return true
+	}
+	next := tokens[i+1]
+	switch {
+	case i == start || tokens[i].Space || tokens[i-1].Text == "(":
+		return false // "?pneumonia", "pneumonia (?)"
+	case next.Word:
+		return next.Space && !answers[next.Text]
+	}
+	return next.Text != "," && next.Text != "/"
 }
 
 func closing(mark string) bool {
@@ -240,7 +275,7 @@ func endsSentence(tokens []Token, start, i int) bool {
 		return true
 	}
 	next := tokens[i+1]
-	if (i == start || tokens[i].Space) && next.Word && !next.Space && number(next.Text) {
+	if (i == start || tokens[i].Space) && next.Word && !next.Space && startsDigit(next.Text) {
 		return false // .5
 	}
 	if i == start {
@@ -248,7 +283,7 @@ func endsSentence(tokens []Token, start, i int) bool {
 	}
 	prev := tokens[i-1]
 	if prev.Word && !tokens[i].Space {
-		if number(prev.Text) && (next.Word && !next.Space && number(next.Text) || i-1 == start) {
+		if number(prev.Text) && (next.Word && !next.Space && startsDigit(next.Text) || i-1 == start) {
 			return false // 1.5, or the number of an item
 		}
 		if notEnd[prev.Text] {

@@ -88,7 +88,7 @@ func TestSentences(t *testing.T) {
 		"IMPRESSION:\nNo mass\n\nFINDINGS:\nClear": {"IMPRESSION:", "No mass", "FINDINGS:", "Clear"},
 		"- clear lungs\n- small effusion":          {"- clear lungs", "- small effusion"},
 		"heart is\nenlarged":                       {"heart is\nenlarged"},
-		"Really? Yes!":                             {"Really?", "Yes!"},
+		"Effusion? None. Really? Sure!":            {"Effusion? None.", "Really?", "Sure!"},
 		"(No mass.) Next":                          {"(No mass.)", "Next"},
 		"wait... done":                             {"wait...", "done"},
 		"seen at 3 p.m. today":                     {"seen at 3 p.m. today"},

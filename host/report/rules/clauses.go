@@ -1,0 +1,208 @@
+package rules
+
+// clauseWords are single words by what they tell about clauses.
+type clauseWords struct {
+	// Openers begin a new statement after a comma, "and" or "with", unless the list
+	// goes on with "or": "No pneumothorax, moderate effusion".
+	Openers []string `yaml:"openers"`
+	// Verbs are finite: what stands before one is its subject.
+	Verbs []string `yaml:"verbs"`
+	// Existential words after a verb only say that something is there.
+	Existential []string `yaml:"existential"`
+	// Starters, in the middle of a line and with a capital, begin a sentence whose
+	// predecessor lacks its full stop; openers do as well.
+	Starters []string `yaml:"starters"`
+	And      []string `yaml:"and"`
+	Or       []string `yaml:"or"`
+	With     []string `yaml:"with"`
+	// Negators begin pseudo-triggers that end the scope before them.
+	Negators []string `yaml:"negators"`
+	// Expletives are subjects that stand for nothing: "it is difficult to exclude".
+	Expletives []string `yaml:"expletives"`
+	// Apart words do not stand on their own on either side of "or": "left or right".
+	Apart []string `yaml:"apart"`
+}
+
+// wordClass is a set of the classes of clauseWords.
+type wordClass uint16
+
+const (
+	opener wordClass = 1 << iota
+	verb
+	existential
+	starter
+	and
+	or
+	with
+	negator
+	expletive
+	apart
+)
+
+func (c clauseWords) classes() map[string]wordClass {
+	words := map[string]wordClass{}
+	for class, list := range map[wordClass][]string{
+		opener: c.Openers, verb: c.Verbs, existential: c.Existential, starter: c.Starters, and: c.And, or: c.Or, with: c.With,
+		negator: c.Negators, expletive: c.Expletives, apart: c.Apart,
+	} {
+		for _, w := range list {
+			words[w] |= class
+		}
+	}
+	return words
+}
+
+func (e *Engine) is(t Token, class wordClass) bool { return e.words[t.Text]&class != 0 }
+
+// boundaries marks the tokens before which a clause ends, for every property: after full
+// stops inside the span, semicolons, colons, question marks and dashes between blanks; at
+// a new subject after a comma or "and"; and where a full stop is missing. For polarity, a
+// new statement after a comma, "and" or "with" ends one as well.
+func (e *Engine) boundaries(tokens []Token, span Span) (closed, polarity []bool) {
+	closed = make([]bool, span.End-span.Start)
+	polarity = make([]bool, span.End-span.Start)
+	for i := span.Start; i+1 < span.End; i++ {
+		t, next := tokens[i], tokens[i+1]
+		shut, soft := false, false
+		switch {
+		case t.Word:
+			soft = e.is(t, and|with) && e.newStatement(tokens, span, i)
+			shut = next.Capital && !t.Capital && e.is(next, opener|starter) && !e.is(t, and|or|with|verb|negator)
+		case t.Text == ",":
+			soft = e.newStatement(tokens, span, i) || e.ownPredicate(tokens, span, i)
+		case t.Text == ";" || t.Text == ":" || t.Text == "!" || t.Text == "\u2022":
+			shut = true
+		case t.Text == "?":
+			shut = !t.Space && i > span.Start
+		case t.Text == ".":
+			shut = next.Space
+		case t.Text == "-":
+			shut = t.Space && next.Space
+		}
+		closed[i+1-span.Start], polarity[i+1-span.Start] = shut, shut || soft
+	}
+	for _, m := range e.subjects.find(tokens, span) {
+		if m.Start > span.Start && (tokens[m.Start-1].Text == "," || e.is(tokens[m.Start-1], and)) {
+			closed[m.Start-span.Start], polarity[m.Start-span.Start] = true, true
+		}
+	}
+	return closed, polarity
+}
+
+// newStatement reports whether an opener follows the comma, "and" or "with" at i, and the
+// list that may have begun before does not go on.
+func (e *Engine) newStatement(tokens []Token, span Span, i int) bool {
+	if !e.is(tokens[i+1], opener) {
+		return false
+	}
+	if e.is(tokens[i], with) {
+		return true
+	}
+	for _, t := range tokens[i+1 : span.End] {
+		switch {
+		case e.is(t, or):
+			return false
+		case e.is(t, verb|with|negator) || t.Text == ";" || t.Text == ":":
+			return true
+		}
+	}
+	return true
+}
+
+// ownPredicate reports whether the words from the comma at i to the next one are a subject
+// with a verb of its own: "No effusion, cardiomegaly is unchanged".
+func (e *Engine) ownPredicate(tokens []Token, span Span, i int) bool {
+	for j := i + 1; j < span.End; j++ {
+		switch t := tokens[j]; {
+		case !t.Word || e.is(t, or|and):
+			return false
+		case e.is(t, verb):
+			return j > i+1 && j+1 < span.End && !e.is(tokens[j+1], existential)
+		}
+	}
+	return false
+}
+
+// crosses reports whether a clause boundary lies after token from-1 and at or
+// before token to.
+func (s *Sentence) crosses(from, to int) bool {
+	for i := from; i <= to; i++ {
+		if s.closed[i-s.span.Start] {
+			return true
+		}
+	}
+	return false
+}
+
+// leavesBrackets reports whether a bracket that was open before token from is
+// closed before token to: an aside does not govern what comes after it.
+func (s *Sentence) leavesBrackets(from, to int) bool {
+	depth := 0
+	for i := from; i < to; i++ {
+		switch s.tokens[i].Text {
+		case "(", "[":
+			depth++
+		case ")", "]":
+			if depth--; depth < 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// joint reports whether a comma or "and" lies between tokens from and to.
+func (s *Sentence) joint(from, to int) bool {
+	for _, t := range s.tokens[from:max(from, to)] {
+		if t.Text == "," || s.engine.is(t, and) {
+			return true
+		}
+	}
+	return false
+}
+
+// predicate reports whether a trigger is, or ends, the predicate of a sentence: it begins
+// with a verb, or one stands up to two words before it.
+func (s *Sentence) predicate(t tag) bool {
+	for i := t.Start; i >= max(t.Start-2, s.span.Start) && s.tokens[i].Word; i-- {
+		if s.engine.is(s.tokens[i], verb) {
+			return i == s.span.Start || !s.engine.is(s.tokens[i-1], expletive)
+		}
+	}
+	return false
+}
+
+// attributive reports whether a trigger of one word describes the word after it and not
+// what stands before: "effusion, absent breath sounds".
+func (s *Sentence) attributive(t tag) bool {
+	if t.End-t.Start > 1 || t.Start == s.span.Start || t.End >= s.span.End || !s.tokens[t.Start].Word {
+		return false
+	}
+	before, next := s.tokens[t.Start-1], s.tokens[t.End]
+	return (before.Text == "," || s.engine.is(before, and|or)) && next.Word && !s.engine.is(next, verb|and|or|with|existential)
+}
+
+// subject reports whether the mention is in the subject of the predicate t after it, or is
+// what t describes. A mention with a predicate of its own is not, nor is one before a
+// comma that no list is made of ("small effusion, pneumothorax is not seen").
+func (s *Sentence) subject(mention Span, t tag) bool {
+	comma, coordinated, own := false, false, false
+	for i := mention.End; i < t.Start; i++ {
+		w := s.tokens[i]
+		switch {
+		case w.Text == ",":
+			if own {
+				return false
+			}
+			comma, coordinated = true, false
+		case s.engine.is(w, and|or):
+			if own {
+				return false
+			}
+			coordinated = true
+		case s.engine.is(w, verb) && i+2 < t.Start:
+			own = true
+		}
+	}
+	return !comma || coordinated || s.tokens[t.Start-1].Text == ","
+}
