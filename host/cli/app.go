@@ -144,7 +144,8 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	err := app.RunContext(ctx, intersperse(app, args))
 	if n := caught.Load(); n != 0 {
 		fmt.Fprintf(stderr, "alignedfusion: stopped by signal: %s\n", syscall.Signal(n))
-		if errors.Is(err, loop.ErrStopped) {
+		var last *stoppedError
+		if errors.As(err, &last) || errors.Is(err, loop.ErrStopped) {
 			fmt.Fprintf(stderr, "alignedfusion: %v\n", err)
 		}
 		return 128 + int(n)

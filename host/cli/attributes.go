@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/attributes"
 	"github.com/alignedfusion/alignedfusion/host/report/corpus"
@@ -62,7 +63,7 @@ func llmFlags() []cli.Flag {
 
 // sourceOf says where the reports lie.
 func sourceOf(c *cli.Context) (report.Source, error) {
-	src := report.Source{Path: c.String("data"), ID: c.String("id"), Text: list(c.String("text"))}
+	src := report.Source{Path: c.String("data"), ID: c.String("id"), Text: config.List(c.String("text"))}
 	if only := c.String("only"); only != "" {
 		column, value, ok := strings.Cut(only, "=")
 		if !ok {

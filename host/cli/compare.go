@@ -87,19 +87,24 @@ func splitName(arg string) (name, path string) {
 	return "", arg
 }
 
-// compareRuns compares systems, prints the result, and draws the curves into the file
-// plot unless that is "".
+// compareRuns compares systems and shows the result.
 func compareRuns(c *cli.Context, o workflow.CompareOptions, plot string) error {
 	found, err := workflow.Compare(o)
 	if err != nil {
 		return err
 	}
+	return showComparison(c, found, o.AllPairs, plot)
+}
+
+// showComparison prints a comparison, and draws the curves into the file plot unless that
+// is "".
+func showComparison(c *cli.Context, found *workflow.Comparison, allPairs bool, plot string) error {
 	if d := found.Detection; plot != "" && d != nil {
 		if err := frocreport.SavePlot(plot, d.Results, d.Resample, d.Intervals); err != nil {
 			return err
 		}
 	}
-	return writeComparison(c, found, o.AllPairs)
+	return writeComparison(c, found, allPairs)
 }
 
 // writeComparison prints a comparison as text, the warnings below its tables, or as JSON.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/npz"
 	"github.com/alignedfusion/alignedfusion/host/workflow/onestage"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -97,7 +98,7 @@ func stageFlags() []cli.Flag {
 // openStage opens the stage that the flags ask for.
 func openStage(c *cli.Context, train bool) (*onestage.Stage, error) {
 	o := onestage.Options{Host: pluginOptions(c), Plugin: c.String("plugin"), Stage: c.String("stage"), Device: c.String("device"), Threads: c.Int("threads"),
-		Seed: c.Uint64("seed"), Train: train, Wanted: list(c.String("outputs"))}
+		Seed: c.Uint64("seed"), Train: train, Wanted: config.List(c.String("outputs"))}
 	o.Host.InBand = c.Bool("in-band")
 	var err error
 	if o.Settings, err = keyValues("set", c.StringSlice("set")); err != nil {

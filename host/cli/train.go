@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
@@ -143,7 +142,7 @@ func noArguments(c *cli.Context) error {
 	return nil
 }
 
-func runTrain(c *cli.Context) error {
+func runTrain(c *cli.Context) (err error) {
 	if err := noArguments(c); err != nil {
 		return err
 	}
@@ -151,18 +150,16 @@ func runTrain(c *cli.Context) error {
 		Dir: c.String("out"), Resume: c.Bool("resume"), Program: "alignedfusion", Version: Version,
 		Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
 	}
-	if o.Resume {
-		for _, flag := range []string{"task", "data", "encoder", "fusion", "head", "attributes", "epochs", "seed", "set", "init", "config", "threads", "device"} {
-			if c.IsSet(flag) {
-				return usageError("--resume continues the run as its config.yaml says; --%s cannot be given with it", flag)
-			}
-		}
-	} else {
-		cfg, err := trainConfig(c)
-		if err != nil {
+	if !o.Resume {
+		if o.Config, err = trainRequest(c).Config(); err != nil {
 			return err
 		}
-		o.Config = cfg
+		return trainAndReport(c, o)
+	}
+	for _, flag := range []string{"task", "data", "encoder", "fusion", "head", "attributes", "reports", "schema", "epochs", "seed", "set", "init", "config", "threads", "device"} {
+		if c.IsSet(flag) {
+			return usageError("--resume continues the run as its config.yaml says; --%s cannot be given with it", flag)
+		}
 	}
 	return trainAndReport(c, o)
 }
@@ -171,8 +168,8 @@ func runTrain(c *cli.Context) error {
 func trainAndReport(c *cli.Context, o workflow.TrainOptions) error {
 	started := time.Now()
 	_, err := workflow.Train(c.Context, o)
-	if errors.Is(err, loop.ErrStopped) {
-		return fmt.Errorf("%w; continue with: %s", err, resumeCommand(c))
+	if errors.Is(err, loop.ErrStopped) { // else there is nothing to continue
+		return stopped(c, err, resumeCommand(c))
 	}
 	if err != nil {
 		return err
@@ -185,7 +182,7 @@ func trainAndReport(c *cli.Context, o workflow.TrainOptions) error {
 	if err != nil {
 		return err
 	}
-	writeTransport(c.App.ErrWriter, o.Dir)
+	fmt.Fprint(c.App.ErrWriter, workflow.Transport(o.Dir))
 	best, found := checkpoint.State.Best, "nothing was measured in validation, the last checkpoint stands for the best"
 	if best.Step > 0 {
 		found = fmt.Sprintf("best: epoch %d, %s %.4f on split %q", best.Epoch, best.Metric, best.Value, r.Config.DataSettings.ValidationSplit)
@@ -220,6 +217,39 @@ func resumeCommand(c *cli.Context) string {
 	return strings.Join(words, " ")
 }
 
+// goesOn adds to the error of a command that a signal stopped that the command itself goes
+// on where it was: with the same words, without --again.
+func goesOn(c *cli.Context, err error) error {
+	words := []string{c.App.Name}
+	for _, word := range os.Args[1:] {
+		if word != "--again" && word != "-again" {
+			words = append(words, quoted(word))
+		}
+	}
+	return stopped(c, err, strings.Join(words, " "))
+}
+
+// stopped adds the command that continues to an error that a signal led to.
+func stopped(c *cli.Context, err error, command string) error {
+	if err == nil || c.Context.Err() == nil {
+		return err
+	}
+	return &stoppedError{err, command}
+}
+
+// stoppedError is a command's that a signal stopped and that another one continues.
+type stoppedError struct {
+	error
+	command string
+}
+
+func (e *stoppedError) Error() string {
+	return fmt.Sprintf("%v; continue with: %s", e.error, e.command)
+}
+
+// Unwrap returns what the command itself said.
+func (e *stoppedError) Unwrap() error { return e.error }
+
 // quoted is a word as a shell reads it back.
 func quoted(word string) string {
 	if word != "" && !strings.ContainsAny(word, " \t\n'\"\\$`*?[]{}()<>|&;#~!") {
@@ -228,104 +258,30 @@ func quoted(word string) string {
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
-// writeTransport says how much of the steps was moving tensors instead of computing.
-func writeTransport(w io.Writer, dir string) {
-	records, err := runs.ReadMetrics(dir)
-	if err != nil {
-		return
-	}
-	var compute, waited, whole float64
-	for _, r := range records {
-		if r.Kind == "step" {
-			compute, waited, whole = compute+r.ComputeSec, waited+r.DataSec, whole+r.StepSec
-		}
-	}
-	if whole > 0 {
-		fmt.Fprintf(w, "of the training steps' %.1f s: computing in plugins %.1f s, the rest (transport) %.1f %%; waiting for data besides: %.1f s\n",
-			whole, compute, 100*(whole-compute)/whole, waited)
+// trainRequest is what the flags ask of a new run.
+func trainRequest(c *cli.Context) config.Request {
+	text := func(flag string) *string { return given[string](c, flag) }
+	return config.Request{
+		File: c.String("config"), Task: text("task"), Data: text("data"), Encoder: text("encoder"), Fusion: text("fusion"), Head: text("head"),
+		Attributes: listGiven(c, "attributes"), Reports: text("reports"), Schema: text("schema"), Init: text("init"), Device: text("device"),
+		Epochs: given[int](c, "epochs"), Threads: given[int](c, "threads"), Seed: given[uint64](c, "seed"), Set: c.StringSlice("set"),
 	}
 }
 
-// trainConfig is what a new run is asked to be.
-func trainConfig(c *cli.Context) (*config.Config, error) {
-	var cfg *config.Config
-	if path := c.String("config"); path != "" {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return nil, usageError("--config: %w", err)
-		}
-		if cfg, err = config.Parse(data); err != nil {
-			return nil, usageError("%s: %w", path, err)
-		}
-		if c.IsSet("task") && c.String("task") != cfg.Task {
-			return nil, usageError("--task %s: %s is for the task %s", c.String("task"), path, cfg.Task)
-		}
-	} else {
-		if !c.IsSet("task") {
-			return nil, usageError("train needs --task detect or --task classify (or --config FILE)")
-		}
-		var err error
-		if cfg, err = config.New(c.String("task")); err != nil {
-			return nil, usageError("--task: %w", err)
-		}
+// given is the value of a flag, nil when it was not given.
+func given[T any](c *cli.Context, flag string) *T {
+	if v, ok := c.Value(flag).(T); ok && c.IsSet(flag) {
+		return &v
 	}
-	if c.IsSet("data") {
-		cfg.Data = c.String("data")
+	return nil
+}
+
+// listGiven is given for a list separated by commas; one that was given empty is empty.
+func listGiven(c *cli.Context, flag string) *[]string {
+	text := given[string](c, flag)
+	if text == nil {
+		return nil
 	}
-	if cfg.Data == "" {
-		return nil, usageError("train needs --data LAYOUT:PATH")
-	}
-	for _, s := range []struct {
-		flag  string
-		stage *config.Stage
-	}{{"encoder", &cfg.Encoder}, {"fusion", &cfg.Fusion}, {"head", &cfg.Head}} {
-		if !c.IsSet(s.flag) {
-			continue
-		}
-		plugin, stage, err := config.ParseRef(c.String(s.flag))
-		if err != nil {
-			return nil, usageError("--%s: %w", s.flag, err)
-		}
-		if plugin != s.stage.Plugin {
-			s.stage.Settings = nil // they were another plugin's
-		}
-		s.stage.Plugin, s.stage.Stage = plugin, stage
-	}
-	if c.IsSet("attributes") {
-		list := []string{}
-		for name := range strings.SplitSeq(c.String("attributes"), ",") {
-			if name = strings.TrimSpace(name); name != "" {
-				list = append(list, name)
-			}
-		}
-		cfg.Attributes = &list
-	}
-	if c.IsSet("epochs") {
-		if err := cfg.Set(fmt.Sprintf("train.epochs=%d", c.Int("epochs"))); err != nil {
-			return nil, usageError("%w", err)
-		}
-	}
-	if c.IsSet("seed") {
-		cfg.Seed = c.Uint64("seed")
-	}
-	if c.IsSet("threads") {
-		cfg.Threads = c.Int("threads")
-	}
-	if c.IsSet("device") {
-		cfg.Device = c.String("device")
-	}
-	for flag, path := range map[string]*string{"init": &cfg.Init, "reports": &cfg.Reports, "schema": &cfg.Schema} {
-		if c.IsSet(flag) {
-			*path = c.String(flag)
-		}
-	}
-	for _, s := range c.StringSlice("set") {
-		if err := cfg.Set(s); err != nil {
-			return nil, usageError("%w", err)
-		}
-	}
-	if err := cfg.Resolve(); err != nil {
-		return nil, usageError("%w", err)
-	}
-	return cfg, nil
+	list := append([]string{}, config.List(*text)...)
+	return &list
 }

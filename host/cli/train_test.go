@@ -316,3 +316,40 @@ func TestSignalEndsValidationAndNamesTheCommandThatGoesOn(t *testing.T) {
 		t.Errorf("%+v, %v", m, err)
 	}
 }
+
+// Ctrl-C in a study leaves what is finished, and the command it prints goes on.
+func TestSignalNamesTheCommandThatGoesOnWithAStudy(t *testing.T) {
+	dir := t.TempDir()
+	synthTable(t, dir)
+	plugins, err := toyPlugins()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "my study")
+	cmd, stderr := program(t, dir, "study", "missing", "--plugin-dir", plugins, "--data", "table:"+filepath.Join(dir, "data", "data.csv"), "--encoder", "toy", "--head", "toy",
+		"--methods", "none", "--seeds", "1", "--rates", "0", "--epochs", "4", "--bootstrap", "20", "--set", "data.size=32", "--set", "train.batch_size=4",
+		"--set", "encoder.fault=slow", "--set", "encoder.fault_call=11", "--set", "encoder.fault_count=2", "--again", "--out", out)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitForStep(t, filepath.Join(out, "runs", "none_tr0_s1"), 10)
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 130 {
+		t.Fatalf("%v, want exit code 130\n%s", err, stderr)
+	}
+	_, command, found := strings.Cut(stderr.String(), "continue with: ")
+	if !found || strings.Contains(command, "--again") {
+		t.Fatalf("no command, or one that begins anew, in:\n%s", stderr)
+	}
+	again := exec.Command("sh", "-c", command)
+	again.Dir, again.Env = dir, cmd.Env
+	if text, err := again.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", command, err, text)
+	}
+	if m, err := runs.ReadManifest(filepath.Join(out, "runs", "none_tr0_s1")); err != nil || m.Status != "done" || m.Resumed != 1 {
+		t.Errorf("%+v, %v", m, err)
+	}
+}

@@ -228,11 +228,18 @@ func TestLibrariesOfAWorkingPlugin(t *testing.T) {
 
 func TestKernelsAreLookedForBesideTheShim(t *testing.T) {
 	dir, plugin := torchTree(t)
-	plugin.Name = "a3d"
-	library := filepath.Join(dir, "build", "lib", "libalignedfusion_a3d.so")
+	program, err := os.OpenFile(plugin.Path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	if _, err := program.WriteString("libalignedfusion_mine.so"); err != nil {
+		t.Fatal(err)
+	}
+	library := filepath.Join(dir, "build", "lib", "libalignedfusion_mine.so")
 	missing := func() (out []Finding) {
 		for _, f := range hostLibraries().libraries([]plughost.Found{plugin}) {
-			if f.Check == "kernels of a3d" {
+			if f.Check == "kernels of one" {
 				out = append(out, f)
 			}
 		}
@@ -242,7 +249,7 @@ func TestKernelsAreLookedForBesideTheShim(t *testing.T) {
 	if len(found) != 1 {
 		t.Fatalf("findings: %+v", found)
 	}
-	want(t, found[0], Fail, library, "make kernels", "-kernels plugins/a3d/native")
+	want(t, found[0], Fail, library, "make kernels", "-kernels plugins/mine/native")
 	write(t, filepath.Dir(library), map[string]string{filepath.Base(library): ""})
 	if found := missing(); found != nil {
 		t.Errorf("with the library: %+v", found)

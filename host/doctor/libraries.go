@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -178,6 +179,7 @@ func isELF(path string) bool {
 // torchPlugin is a plugin's program with the libraries it loads.
 type torchPlugin struct {
 	name    string
+	program string
 	closure *closure
 }
 
@@ -203,7 +205,7 @@ func (m machine) torchPlugins(plugins []plughost.Found) ([]torchPlugin, []Findin
 			found = append(found, Finding{"libraries of " + p.Name, Fail, err.Error(), "run `make setup` again"})
 			continue
 		}
-		out = append(out, torchPlugin{p.Name, c})
+		out = append(out, torchPlugin{p.Name, p.Command[0], c})
 	}
 	return out, found
 }
@@ -272,19 +274,27 @@ func (m machine) libraries(plugins []plughost.Found) []Finding {
 	return found
 }
 
-// withKernels are our plugins that load a kernel library of their own, by name, when they
-// first compute.
-var withKernels = []string{"a3d"}
+// kernelName is that of a library that tools/fitgotch builds of a plugin's own kernels; the
+// plugin's program has it in it, and loads the library when it first computes.
+var kernelName = regexp.MustCompile(`libalignedfusion_([a-zA-Z0-9-]+)\.so`)
 
 // kernels looks for a plugin's kernel library where the plugin will: beside the shim.
 func kernels(p torchPlugin) (f Finding, lacks bool) {
 	shim := p.closure.paths[shimLibrary]
-	if !slices.Contains(withKernels, p.name) || shim == "" {
+	if shim == "" {
 		return Finding{}, false
 	}
-	library := filepath.Join(filepath.Dir(shim), "libalignedfusion_"+p.name+".so")
+	program, err := os.ReadFile(p.program)
+	if err != nil {
+		return Finding{"kernels of " + p.name, Fail, err.Error(), "make the file readable"}, true
+	}
+	name := kernelName.FindSubmatch(program)
+	if name == nil {
+		return Finding{}, false
+	}
+	library := filepath.Join(filepath.Dir(shim), string(name[0]))
 	return Finding{"kernels of " + p.name, Fail, library + " is not there, and the plugin computes with it",
-		"run `make kernels`, or build/fitgotch -shim-only -kernels plugins/" + p.name + "/native where there is no Go"}, !isLibrary(library)
+		fmt.Sprintf("run `make kernels`, or build/fitgotch -shim-only -kernels plugins/%s/native where there is no Go", name[1])}, !isLibrary(library)
 }
 
 func missingHint(names []string) string {

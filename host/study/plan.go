@@ -207,7 +207,7 @@ func (o *Options) config(m Model) (*config.Config, error) {
 		if s.ref == "" {
 			continue
 		}
-		if s.stage.Plugin, s.stage.Stage, err = config.ParseRef(s.ref); err != nil {
+		if err := s.stage.Use(s.ref); err != nil {
 			return nil, err
 		}
 	}

@@ -278,21 +278,8 @@ func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
 
 // train makes or continues a model's run.
 func (s *Study) train(ctx context.Context, m Model) error {
-	dir := s.runDir(m)
-	if manifest, err := runs.ReadManifest(dir); err == nil && manifest.Status == "done" {
-		return nil
-	}
-	o := workflow.TrainOptions{Dir: dir, Program: s.Program, Version: s.Options.Version, Plugins: s.Plugins, Tokens: s.tokens, Messages: s.Messages}
-	if runs.IsRun(dir) {
-		o.Resume = true
-	} else {
-		c, err := s.config(m)
-		if err != nil {
-			return err
-		}
-		o.Config = c
-	}
-	_, err := workflow.Train(ctx, o)
+	_, err := workflow.TrainOnce(ctx, workflow.TrainOptions{Dir: s.runDir(m), Program: s.Program, Version: s.Options.Version, Plugins: s.Plugins,
+		Tokens: s.tokens, Messages: s.Messages}, func() (*config.Config, error) { return s.config(m) })
 	return err
 }
 

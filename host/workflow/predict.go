@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
@@ -31,8 +32,8 @@ type PredictOptions struct {
 	Device  string
 	Threads int
 	Plugins plughost.Options
-	// Reports is a file of reports, or of a table of what they say, of the cases; empty
-	// means the run's own on its own data.
+	// Reports is a file of reports, or of a table of what they say, of the cases, for those
+	// of the runs that read attributes; empty means each run's own on its own data.
 	Reports string
 	// Missing, unless nil, is the share of the attribute values there are that is taken
 	// away from the cases predicted (instead of the run's rate of their split).
@@ -124,6 +125,7 @@ func (o PredictOptions) check() error {
 	case o.Reconstruction && r.Config.Fusion.Plugin == config.None:
 		return usage("--reconstruction: the run has no fusion, so nothing is reconstructed")
 	}
+	reads := r.Schema != nil
 	for _, run := range o.With {
 		other, err := ReadRun(run)
 		if err != nil {
@@ -132,6 +134,10 @@ func (o PredictOptions) check() error {
 		if other.Config.Task != task {
 			return usage("--with %s: that run's task is %s, %s's is %s", run, other.Config.Task, o.Run, task)
 		}
+		reads = reads || other.Schema != nil
+	}
+	if o.Reports != "" && !reads {
+		return usage("--reports %s: none of the runs (%s) reads attributes", o.Reports, strings.Join(append([]string{o.Run}, o.With...), ", "))
 	}
 	return nil
 }
@@ -233,14 +239,13 @@ func (r *RunFiles) sources(o PredictOptions) (from feed.Sources, err error) {
 		o.Reports = r.Config.Reports
 	}
 	switch {
-	case r.Schema == nil && o.Reports != "":
-		return from, &config.Error{Err: fmt.Errorf("reports %s: the run reads no attributes", o.Reports)}
+	case r.Schema == nil: // the reports are those of the runs that it is combined with
 	case o.Reports != "":
 		from.Schema = r.Schema
 		from.Reports, err = attributes.Load(context.Background(), o.Reports, r.Schema)
 	case r.Manifest.ReportsSHA256 != "":
 		from.Schema = r.Schema
-	case r.Schema != nil && dataset.HasTargets(o.Data):
+	case dataset.HasTargets(o.Data):
 		from.Columns = r.Schema.Names()
 	}
 	return from, err

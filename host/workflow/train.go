@@ -57,6 +57,41 @@ func Train(ctx context.Context, o TrainOptions) (_ *runs.Manifest, err error) {
 	return t.train(ctx)
 }
 
+// TrainOnce trains the run that c describes, goes on with one that was stopped, and does
+// nothing (made is false) where it is done.
+func TrainOnce(ctx context.Context, o TrainOptions, c func() (*config.Config, error)) (made bool, err error) {
+	if m, err := runs.ReadManifest(o.Dir); err == nil && m.Status == "done" {
+		return false, nil
+	}
+	if o.Resume = runs.IsRun(o.Dir); !o.Resume {
+		if o.Config, err = c(); err != nil {
+			return false, err
+		}
+	}
+	_, err = Train(ctx, o)
+	return true, err
+}
+
+// Transport is a line on how much of a run's steps was moving tensors instead of
+// computing; empty where nothing is known of it.
+func Transport(dir string) string {
+	records, err := runs.ReadMetrics(dir)
+	if err != nil {
+		return ""
+	}
+	var compute, waited, whole float64
+	for _, r := range records {
+		if r.Kind == "step" {
+			compute, waited, whole = compute+r.ComputeSec, waited+r.DataSec, whole+r.StepSec
+		}
+	}
+	if whole == 0 {
+		return ""
+	}
+	return fmt.Sprintf("of the training steps' %.1f s: computing in plugins %.1f s, the rest (transport) %.1f %%; waiting for data besides: %.1f s\n",
+		whole, compute, 100*(whole-compute)/whole, waited)
+}
+
 type training struct {
 	TrainOptions
 	run        *runs.Run

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sort"
 	"sync"
@@ -56,7 +57,7 @@ func (c *Client) Open(ctx context.Context, req *sdk.OpenRequest) (*Instance, *sd
 	}
 	r, err := c.stub.Open(ctx, p, c.limits())
 	if err != nil {
-		return nil, nil, t.failed(err)
+		return nil, nil, settingInWords(t.failed(err), manifest.Settings)
 	}
 	t.free()
 	i.id = r.GetInstance()
@@ -66,6 +67,23 @@ func (c *Client) Open(ctx context.Context, req *sdk.OpenRequest) (*Instance, *sd
 	i.outputs = sdk.KnownPorts(manifest.Outputs, resp.Outputs)
 	return i, resp, nil
 }
+
+// settingInWords names the setting that an Open refused, for plugins from before 1.1: their
+// Diagnostic cannot, they begin its words with it. A path leads to files, which are data.
+func settingInWords(err error, declared []sdk.Setting) error {
+	var e *sdk.Error
+	if !errors.As(err, &e) || e.Code != sdk.InvalidArgument || e.Setting != "" || e.Err == nil {
+		return err
+	}
+	if m := refusedSetting.FindStringSubmatch(e.Err.Error()); m != nil {
+		if slices.ContainsFunc(declared, func(s sdk.Setting) bool { return s.Name == m[1] && s.Type != "path" }) {
+			e.Setting = m[1]
+		}
+	}
+	return err
+}
+
+var refusedSetting = regexp.MustCompile(`^settings? (\w+)`)
 
 // ID is the instance's number in the protocol.
 func (i *Instance) ID() uint64 { return i.id }

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"testing"
@@ -171,6 +172,33 @@ func TestPluginsFromBeforeACapabilityGiveTheSameInMoreCalls(t *testing.T) {
 }
 
 // What is no number must not reach the gradients.
+func TestASettingThatAnOlderPluginRefusesInWordsIsNamed(t *testing.T) {
+	for _, test := range []struct{ words, want string }{
+		{"setting width=5: want a multiple of 2", "width"},
+		{"setting width: 5 given, want a multiple of 2", "width"},
+		{"settings width=5 and heads=2: width must be a multiple of heads", "width"},
+		{"setting weights: no such file", ""},
+		{"setting depth is 5", ""},
+		{"the setting width is wrong", ""},
+	} {
+		p := testplugins.Linear()
+		p.Manifest.Stages[0].Settings = []sdk.Setting{{Name: "width", Type: "int", Default: "1"}, {Name: "weights", Type: "path"}}
+		p.Open = func(context.Context, *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+			return nil, nil, sdk.Errorf(sdk.InvalidArgument, "%s", test.words)
+		}
+		c, err := inprocess.Connect(t.Context(), "linear", func(r grpc.ServiceRegistrar) func() { return wire.Register(r, p) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, _, err = c.Shared.Open(t.Context(), &sdk.OpenRequest{Stage: "linear"})
+		var refused *sdk.Error
+		if !errors.As(err, &refused) || refused.Setting != test.want {
+			t.Errorf("%q: %+v, want setting %q", test.words, err, test.want)
+		}
+	}
+}
+
 func TestALossThatIsNoNumberReleasesTheContext(t *testing.T) {
 	for _, lacks := range [][]string{nil, {sdk.CapabilityForwardBackward}} {
 		o, instances := openOlder(t, lacks...)

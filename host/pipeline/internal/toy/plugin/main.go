@@ -15,15 +15,12 @@ import (
 
 func main() {
 	p := toy.Plugin()
-	if name := filepath.Base(os.Args[0]); name != p.Manifest.Name {
-		p.Manifest.Name = name
-		classifier := &p.Manifest.Stages[slices.IndexFunc(p.Manifest.Stages, func(s sdk.StageManifest) bool { return s.Name == "classifier" })]
-		switch name {
-		case "misfit":
-			classifier.Inputs[1].Shape = []string{"N", "C", "2"}
-		case "forgetful":
-			classifier.Losses = append(classifier.Losses, "auxiliary")
-		}
+	classifier := &p.Manifest.Stages[slices.IndexFunc(p.Manifest.Stages, func(s sdk.StageManifest) bool { return s.Name == "classifier" })]
+	switch name := filepath.Base(os.Args[0]); name {
+	case "misfit":
+		p.Manifest.Name, classifier.Inputs[1].Shape = name, []string{"N", "C", "2"}
+	case "forgetful":
+		p.Manifest.Name, classifier.Losses = name, append(classifier.Losses, "auxiliary")
 	}
 	serve.Plugin(p)
 }
