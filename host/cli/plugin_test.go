@@ -6,30 +6,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// testPlugins builds the SDK's small plugins without torch, once.
-var testPlugins = sync.OnceValues(func() (string, error) {
-	program, err := exec.LookPath("alignedfusion") // in a folder that testscript.Main removes
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(filepath.Dir(program), "testplugins")
-	cmd := exec.Command("go", "build", "-o", dir+"/", "github.com/alignedfusion/alignedfusion/sdk/internal/testplugins/cmd/...")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return dir, nil
-})
-
 // TestPluginScripts runs testdata/plugin/*.txtar: the plugin and stage commands.
 func TestPluginScripts(t *testing.T) {
-	plugins, err := testPlugins()
+	plugins, err := toyPlugins()
 	if err != nil {
 		t.Fatal(err)
 	}

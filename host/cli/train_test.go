@@ -17,21 +17,18 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 )
 
-// toyPlugins builds the plain-Go plugin of the pipeline's tests, once.
+// toyPlugins builds the plugins without torch, once. The program tells by its name what it
+// is.
 var toyPlugins = sync.OnceValues(func() (string, error) {
 	program, err := exec.LookPath("alignedfusion") // in a folder that testscript.Main removes
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(filepath.Dir(program), "toyplugins")
-	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "toy"), "github.com/alignedfusion/alignedfusion/host/pipeline/internal/toy/plugin")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build toy: %w\n%s", err, out)
-	}
-	// The program tells by its name how it is to behave.
-	return dir, errors.Join(os.Link(filepath.Join(dir, "toy"), filepath.Join(dir, "misfit")), os.Link(filepath.Join(dir, "toy"), filepath.Join(dir, "forgetful")))
+	dir := filepath.Join(filepath.Dir(program), "toys")
+	return dir, toy.Build(dir, "toy", "misfit", "forgetful", "linear", "faulty", "raw", "broken", "old")
 })
 
 // TestTrainScripts runs testdata/train/*.txtar with the toy plugins.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/alignedfusion/alignedfusion/host/pipeline/internal/toy"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -20,7 +20,7 @@ func source(role sdk.Kind, stage string, settings map[string]string) Source {
 			return Source{
 				Role: role, Plugin: "toy", Process: "toy", Stage: s, Settings: settings,
 				Open: func(ctx context.Context, req *sdk.OpenRequest) (Instance, *sdk.OpenResponse, error) {
-					return toy.OpenInstance(ctx, req)
+					return toy.Open(ctx, req)
 				},
 			}
 		}

@@ -3,11 +3,11 @@ package plughost
 import (
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -24,10 +24,8 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		testBinaries = dir
-		build := exec.Command("go", "build", "-o", dir+"/", "github.com/alignedfusion/alignedfusion/sdk/internal/testplugins/cmd/...")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			panic(string(out))
+		if err := toy.Build(dir, "linear", "faulty", "raw", "old"); err != nil {
+			panic(err)
 		}
 		return m.Run()
 	}())

@@ -14,9 +14,9 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
-	"github.com/alignedfusion/alignedfusion/sdk/internal/inprocess"
-	"github.com/alignedfusion/alignedfusion/sdk/internal/testplugins"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -100,9 +100,9 @@ func (c *catcher) RegisterService(_ *grpc.ServiceDesc, service any) {
 func openOlder(t *testing.T, lacks ...string) (*older, []*client.Instance) {
 	t.Helper()
 	o := &older{lacks: lacks}
-	c, err := inprocess.Connect(t.Context(), "linear", func(r grpc.ServiceRegistrar) func() {
+	c, err := plugintest.Connect(t.Context(), "linear", func(r grpc.ServiceRegistrar) func() {
 		var caught catcher
-		closeAll := wire.Register(&caught, testplugins.Linear())
+		closeAll := wire.Register(&caught, toy.Linear())
 		o.StageServiceServer = caught.service
 		stagev1.RegisterStageServiceServer(r, o)
 		return closeAll

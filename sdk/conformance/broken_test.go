@@ -15,9 +15,9 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/conformance"
-	"github.com/alignedfusion/alignedfusion/sdk/internal/inprocess"
-	"github.com/alignedfusion/alignedfusion/sdk/internal/testplugins"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -85,7 +85,7 @@ func (b *bent) Close() error {
 // bend makes the good plugin's stages break a rule.
 func bend(f func(b *bent)) func() sdk.Plugin {
 	return func() sdk.Plugin {
-		p := testplugins.Linear()
+		p := toy.Linear()
 		open := p.Open
 		p.Open = func(ctx context.Context, r *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
 			s, resp, err := open(ctx, r)
@@ -187,7 +187,7 @@ func run(t *testing.T, p sdk.Plugin, change func(w *between), process func(*conf
 	t.Helper()
 	report, err := conformance.Run(t.Context(), conformance.Target{
 		Connect: func(ctx context.Context) (*conformance.Connection, error) {
-			c, err := inprocess.Connect(ctx, "broken", func(r grpc.ServiceRegistrar) func() {
+			c, err := plugintest.Connect(ctx, "broken", func(r grpc.ServiceRegistrar) func() {
 				if change == nil {
 					return wire.Register(r, p)
 				}
@@ -220,7 +220,7 @@ var testedAsProgram = []string{"describe", "health", "shutdown", "sample", "grow
 
 func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 	untested := map[string]bool{}
-	for _, r := range run(t, testplugins.Linear(), nil, nil).Results {
+	for _, r := range run(t, toy.Linear(), nil, nil).Results {
 		untested[r.Case] = !slices.Contains(testedAsProgram, r.Case)
 	}
 	for _, test := range []struct {
@@ -233,12 +233,12 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 		also []string
 	}{
 		{breaks: "manifest", plugin: func() sdk.Plugin {
-			p := testplugins.Linear()
+			p := toy.Linear()
 			p.Manifest.Stages[0].Settings[1].Type = "integer"
 			return p
 		}},
 		{breaks: "manifest", plugin: func() sdk.Plugin {
-			p := testplugins.Linear()
+			p := toy.Linear()
 			p.Manifest.Stages[0].Inputs = append(p.Manifest.Stages[0].Inputs, sdk.Port{Name: "target.labels", DType: tensor.Int64, Shape: []string{"N"}})
 			return p
 		}},
@@ -252,7 +252,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 			}
 		})},
 		{breaks: "losses", plugin: func() sdk.Plugin {
-			p := testplugins.Linear()
+			p := toy.Linear()
 			p.Manifest.Stages[0].Losses = append(p.Manifest.Stages[0].Losses, "forgotten")
 			return p
 		}},
@@ -477,7 +477,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 			}
 		}},
 		{breaks: "frozen", plugin: func() sdk.Plugin { // its weights move with every batch
-			p := testplugins.Linear()
+			p := toy.Linear()
 			open := p.Open
 			p.Open = func(ctx context.Context, r *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
 				s, resp, err := open(ctx, r)
@@ -496,7 +496,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 			}
 			return p
 		}},
-		{breaks: "save-load", plugin: bend(func(b *bent) {
+		{breaks: "save-load", also: []string{"load-broken"}, plugin: bend(func(b *bent) {
 			b.load = func(ctx context.Context, dir string, weightsOnly bool) error {
 				return b.trained.Load(ctx, dir, true) // the optimizer begins anew
 			}
@@ -573,7 +573,7 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 	} {
 		untested[test.breaks] = false
 		t.Run(test.breaks, func(t *testing.T) {
-			p := testplugins.Linear()
+			p := toy.Linear()
 			if test.plugin != nil {
 				p = test.plugin()
 			}

@@ -11,16 +11,21 @@ package plugintest
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/conformance"
 	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
-	"github.com/alignedfusion/alignedfusion/sdk/internal/inprocess"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -38,7 +43,7 @@ const (
 // test.
 func Start(t testing.TB, p sdk.Plugin, transport Transport) *client.Client {
 	t.Helper()
-	c, err := inprocess.Connect(t.Context(), p.Manifest.Name, register(p))
+	c, err := Connect(t.Context(), p.Manifest.Name, register(p))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,17 +58,58 @@ func register(p sdk.Plugin) func(grpc.ServiceRegistrar) func() {
 	return func(r grpc.ServiceRegistrar) func() { return wire.Register(r, p) }
 }
 
+// arenaBytes is the shared memory of a connection; it is sparse.
+const arenaBytes = 1 << 30
+
+// Connect serves in this process what register registers. Both clients have the manifest,
+// and the shared memory is attached.
+func Connect(ctx context.Context, name string, register func(grpc.ServiceRegistrar) (closeAll func())) (_ *conformance.Connection, err error) {
+	listener, server := bufconn.Listen(1<<20), grpc.NewServer(wire.ServerOptions(nil)...)
+	closeAll := register(server)
+	go func() { _ = server.Serve(listener) }()
+	undo := []func() error{func() error { server.Stop(); return nil }}
+	shut := func() error {
+		closeAll()
+		var all error
+		for _, f := range slices.Backward(undo) {
+			all = errors.Join(all, f())
+		}
+		return all
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, shut())
+		}
+	}()
+	arena, err := client.NewArena(arenaBytes)
+	if err != nil {
+		return nil, err
+	}
+	undo = slices.Insert(undo, 0, arena.Close)
+	conn, err := grpc.NewClient("passthrough:///plugin", append(client.DialOptions(),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, conn.Close)
+	c := &conformance.Connection{Conn: conn, Close: shut, InBand: client.New(conn, client.Options{Plugin: name}),
+		Shared: client.New(conn, client.Options{Plugin: name, Arena: arena})}
+	for _, x := range []*client.Client{c.InBand, c.Shared} {
+		if _, err := x.Describe(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return c, c.Shared.AttachPath(ctx, fmt.Sprintf("/proc/self/fd/%d", arena.File().Fd()))
+}
+
 // Conformance checks p against every rule of the stage protocol that can be seen inside
 // one process, a subtest per rule.
 func Conformance(t *testing.T, p sdk.Plugin, o conformance.Options) {
 	t.Helper()
 	report, err := conformance.Run(t.Context(), conformance.Target{
 		Connect: func(ctx context.Context) (*conformance.Connection, error) {
-			c, err := inprocess.Connect(ctx, p.Manifest.Name, register(p))
-			if err != nil {
-				return nil, err
-			}
-			return &conformance.Connection{Conn: c.Conn, InBand: c.InBand, Shared: c.Shared, Close: c.Close}, nil
+			return Connect(ctx, p.Manifest.Name, register(p))
 		},
 	}, o)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 )
 
-const first = "../internal/testplugins/cmd/old/stage-1.0.binpb"
+const first = "../plugintest/toy/testdata/stage-1.0.binpb"
 
 func TestMinorsOnlyAdd(t *testing.T) {
 	data, err := os.ReadFile(first)

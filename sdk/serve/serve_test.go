@@ -21,7 +21,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
-	"github.com/alignedfusion/alignedfusion/sdk/internal/testplugins"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/serve"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asPlugin) == "" {
 		os.Exit(m.Run())
 	}
-	p := testplugins.Linear()
+	p := toy.Linear()
 	open := p.Open
 	p.Open = func(ctx context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
 		fmt.Println("printed while opening") // what a library would do

@@ -16,7 +16,7 @@ import (
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
-	"github.com/alignedfusion/alignedfusion/host/pipeline/internal/toy"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -27,7 +27,7 @@ func source(role sdk.Kind, stage string, settings map[string]string) pipeline.So
 		if s.Name == stage {
 			return pipeline.Source{Role: role, Plugin: "toy", Process: "toy", Stage: s, Settings: settings,
 				Open: func(ctx context.Context, req *sdk.OpenRequest) (pipeline.Instance, *sdk.OpenResponse, error) {
-					return toy.OpenInstance(ctx, req)
+					return toy.Open(ctx, req)
 				}}
 		}
 	}

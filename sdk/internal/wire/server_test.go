@@ -14,9 +14,9 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
-	"github.com/alignedfusion/alignedfusion/sdk/internal/testplugins"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/plugintest"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -62,7 +62,7 @@ func wantCode(t *testing.T, err error, code sdk.Code, words ...string) {
 }
 
 func TestGradientsEqualFiniteDifferences(t *testing.T) {
-	plugintest.EachTransport(t, testplugins.Linear(), func(t *testing.T, c *client.Client) {
+	plugintest.EachTransport(t, toy.Linear(), func(t *testing.T, c *client.Client) {
 		i := openLinear(t, c, nil)
 		plugintest.CheckGradients(t, i, map[string]*tensor.Tensor{
 			"x":       tensor.OfFloat32s(values(20), 5, 4),
@@ -76,7 +76,7 @@ func TestTransportsGiveEqualBytes(t *testing.T) {
 	const rows, in, out = 2000, 2, 150
 	var got []map[string]*tensor.Tensor
 	for _, transport := range []plugintest.Transport{plugintest.InBand, plugintest.SharedMemory} {
-		c := plugintest.Start(t, testplugins.Linear(), transport)
+		c := plugintest.Start(t, toy.Linear(), transport)
 		i := openLinear(t, c, map[string]string{"in": "2", "out": "150"})
 		all := map[string]*tensor.Tensor{}
 		for round := range 3 {
@@ -99,7 +99,7 @@ func TestTransportsGiveEqualBytes(t *testing.T) {
 }
 
 func TestContextRules(t *testing.T) {
-	plugintest.EachTransport(t, testplugins.Linear(), func(t *testing.T, c *client.Client) {
+	plugintest.EachTransport(t, toy.Linear(), func(t *testing.T, c *client.Client) {
 		i := openLinear(t, c, nil)
 		x := map[string]*tensor.Tensor{"x": tensor.OfFloat32s(values(4), 1, 4)}
 		backward := func(id uint64) error {
@@ -133,7 +133,7 @@ func TestContextRules(t *testing.T) {
 }
 
 func TestRequestsAreCheckedAgainstTheManifest(t *testing.T) {
-	c := plugintest.Start(t, testplugins.Linear(), plugintest.SharedMemory)
+	c := plugintest.Start(t, toy.Linear(), plugintest.SharedMemory)
 	i := openLinear(t, c, nil)
 	good := func() *tensor.Tensor { return tensor.OfFloat32s(values(8), 2, 4) }
 	for _, test := range []struct {
@@ -175,7 +175,7 @@ func TestRequestsAreCheckedAgainstTheManifest(t *testing.T) {
 }
 
 func TestOnRequestOutputsComeOnlyOnRequest(t *testing.T) {
-	c := plugintest.Start(t, testplugins.Linear(), plugintest.InBand)
+	c := plugintest.Start(t, toy.Linear(), plugintest.InBand)
 	i := openLinear(t, c, nil)
 	x := map[string]*tensor.Tensor{"x": tensor.OfFloat32s(values(4), 1, 4)}
 	if resp := forward(t, i, 0, false, x); resp.Outputs["square"] != nil {
@@ -189,7 +189,7 @@ func TestOnRequestOutputsComeOnlyOnRequest(t *testing.T) {
 
 // train steps, save, load into another instance, and the same steps again.
 func TestSaveAndLoadAreBitExact(t *testing.T) {
-	c := plugintest.Start(t, testplugins.Linear(), plugintest.SharedMemory)
+	c := plugintest.Start(t, toy.Linear(), plugintest.SharedMemory)
 	inputs := map[string]*tensor.Tensor{"x": tensor.OfFloat32s(values(20), 5, 4), "desired": tensor.OfFloat32s(values(15), 5, 3)}
 	train := func(i *client.Instance, steps int) {
 		for k := range steps {
@@ -228,15 +228,15 @@ func TestSaveAndLoadAreBitExact(t *testing.T) {
 	}
 	_, err := first.Save(t.Context(), filepath.Join(dir, "missing"))
 	wantCode(t, err, sdk.InvalidArgument, "missing")
-	if err := os.WriteFile(filepath.Join(dir, "state.safetensors"), []byte("not safetensors"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "weights.safetensors"), []byte("not safetensors"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	err = second.Load(t.Context(), dir, false)
-	wantCode(t, err, sdk.InvalidArgument, "state.safetensors")
+	wantCode(t, err, sdk.InvalidArgument, "weights.safetensors")
 }
 
 func TestClosedInstanceIsNotFound(t *testing.T) {
-	c := plugintest.Start(t, testplugins.Linear(), plugintest.InBand)
+	c := plugintest.Start(t, toy.Linear(), plugintest.InBand)
 	i := openLinear(t, c, nil)
 	if err := i.Close(context.Background()); err != nil {
 		t.Fatal(err)
@@ -246,7 +246,7 @@ func TestClosedInstanceIsNotFound(t *testing.T) {
 }
 
 func TestManifestSurvivesJSON(t *testing.T) {
-	m := testplugins.Linear().Manifest
+	m := toy.Linear().Manifest
 	m.MaxOpenContexts = 2
 	text, err := wire.ManifestJSON(m)
 	if err != nil {

@@ -1,14 +1,9 @@
-// Command broken serves the well-behaved plugin and breaks one rule of a process: which,
-// its name says ("broken-describe", "broken-health", …). It stands beside the SDK's Serve,
-// which keeps these rules for every plugin.
-package main
+package toy_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/hashicorp/go-plugin"
@@ -18,15 +13,16 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
-	"github.com/alignedfusion/alignedfusion/sdk/internal/testplugins"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
-func main() {
-	rule := strings.TrimPrefix(filepath.Base(os.Args[0]), "broken-")
-	p := testplugins.Linear()
+// serveBroken serves the well-behaved plugin and breaks one rule of a process. It stands
+// beside the SDK's Serve, which keeps these rules for every plugin.
+func serveBroken(rule string) {
+	p := toy.Linear()
 	if len(os.Args) == 2 && os.Args[1] == serve.DescribeFlag {
 		if rule == "describe" {
 			p.Manifest.Version += "-other"
@@ -35,12 +31,8 @@ func main() {
 		return
 	}
 	b := &breaker{rule: rule}
-	plugin.Serve(&plugin.ServeConfig{
-		HandshakeConfig:  plugin.HandshakeConfig(serve.Handshake),
-		VersionedPlugins: map[int]plugin.PluginSet{sdk.ProtocolMajor: {serve.GRPCName: &server{plugin: p}}},
-		GRPCServer: func(options []grpc.ServerOption) *grpc.Server {
-			return grpc.NewServer(append(options, grpc.UnaryInterceptor(b.intercept))...)
-		},
+	serveVersion(sdk.ProtocolMajor, &server{plugin: p}, func(options []grpc.ServerOption) *grpc.Server {
+		return grpc.NewServer(append(options, grpc.UnaryInterceptor(b.intercept))...)
 	})
 }
 
@@ -80,15 +72,11 @@ func (b *breaker) intercept(ctx context.Context, req any, info *grpc.UnaryServer
 
 // server is the service in go-plugin's terms.
 type server struct {
-	plugin.NetRPCUnsupportedPlugin
+	noClient
 	plugin sdk.Plugin
 }
 
 func (s *server) GRPCServer(_ *plugin.GRPCBroker, g *grpc.Server) error {
 	wire.Register(g, s.plugin)
 	return nil
-}
-
-func (s *server) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
-	return nil, errors.New("no client here")
 }

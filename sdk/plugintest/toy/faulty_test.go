@@ -1,4 +1,4 @@
-package testplugins
+package toy_test
 
 import (
 	"bytes"
@@ -19,12 +19,12 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
-// Faults are the values of the setting "fault" of the plugin Faulty.
-var Faults = []string{"none", "exit", "segfault", "kill", "panic", "hang", "stop", "stdout", "stderr", "stderr-line",
+// faults are the values of the setting "fault".
+var faults = []string{"none", "exit", "segfault", "kill", "panic", "hang", "stop", "stdout", "stderr", "stderr-line",
 	"past-slot", "boxes", "nan", "shape", "undeclared", "error", "fork", "memory", "spin", "hang-close"}
 
-// Faulty is a detection head whose Forward does what the setting "fault" says.
-func Faulty() sdk.Plugin {
+// faultyPlugin is a detection head whose Forward does what the setting "fault" says.
+func faultyPlugin() sdk.Plugin {
 	return sdk.Plugin{
 		Manifest: sdk.Manifest{
 			Name: "faulty", Version: "0.0.1",
@@ -35,7 +35,7 @@ func Faulty() sdk.Plugin {
 					{Name: "y", DType: tensor.FP32, Shape: []string{"N", "C"}, Required: true},
 					ports.Boxes.Declare(),
 				},
-				Settings: []sdk.Setting{{Name: "fault", Type: "string", Default: "none", Choices: Faults}},
+				Settings: []sdk.Setting{{Name: "fault", Type: "string", Default: "none", Choices: faults}},
 			}},
 		},
 		Open: func(_ context.Context, req *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {

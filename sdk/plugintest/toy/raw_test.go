@@ -1,32 +1,26 @@
-// Command raw serves the protocol without the SDK, as a plugin in another language
-// would: nothing guards its standard output, nothing checks its answers. Under the name
-// "version-9" it speaks a later major of the protocol.
-package main
+package toy_test
 
 import (
 	"bytes"
 	"context"
-	"errors"
 	"math"
-	"os"
-	"path/filepath"
 
 	"github.com/hashicorp/go-plugin"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
-	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
-	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
-type stage struct {
+// raw serves the protocol without the SDK, as a plugin in another language would: nothing
+// guards its standard output, nothing checks its answers.
+type raw struct {
 	stagev1.UnimplementedStageServiceServer
-	plugin.NetRPCUnsupportedPlugin
+	noClient
 	fault string
 }
 
-func (s *stage) Describe(context.Context, *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
+func (s *raw) Describe(context.Context, *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
 	return &stagev1.DescribeResponse{Manifest: &stagev1.PluginManifest{
 		Name: "raw", Version: "1", ProtocolMajor: 1, Capabilities: []string{"shared-memory"},
 		Stages: []*stagev1.StageManifest{{
@@ -38,16 +32,16 @@ func (s *stage) Describe(context.Context, *stagev1.DescribeRequest) (*stagev1.De
 	}}, nil
 }
 
-func (s *stage) Attach(context.Context, *stagev1.AttachRequest) (*stagev1.AttachResponse, error) {
+func (s *raw) Attach(context.Context, *stagev1.AttachRequest) (*stagev1.AttachResponse, error) {
 	return &stagev1.AttachResponse{}, nil
 }
 
-func (s *stage) Open(_ context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
+func (s *raw) Open(_ context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
 	s.fault = r.GetSettings()["fault"]
 	return &stagev1.OpenResponse{Instance: 1}, nil
 }
 
-func (s *stage) Forward(_ context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
+func (s *raw) Forward(_ context.Context, r *stagev1.ForwardRequest) (*stagev1.ForwardResponse, error) {
 	y := &stagev1.Tensor{Name: "y", Dtype: "FP32", Shape: []int64{1, 4}, Payload: &stagev1.Tensor_Raw{Raw: make([]byte, 16)}}
 	switch s.fault {
 	case "stdout":
@@ -82,27 +76,11 @@ func (s *stage) Forward(_ context.Context, r *stagev1.ForwardRequest) (*stagev1.
 	return &stagev1.ForwardResponse{Outputs: []*stagev1.Tensor{y}}, nil
 }
 
-func (s *stage) Close(context.Context, *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
+func (s *raw) Close(context.Context, *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
 	return &stagev1.CloseResponse{}, nil
 }
 
-func (s *stage) GRPCServer(_ *plugin.GRPCBroker, server *grpc.Server) error {
+func (s *raw) GRPCServer(_ *plugin.GRPCBroker, server *grpc.Server) error {
 	stagev1.RegisterStageServiceServer(server, s)
 	return nil
-}
-
-func (s *stage) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
-	return nil, errors.New("no client here")
-}
-
-func main() {
-	version := sdk.ProtocolMajor
-	if filepath.Base(os.Args[0]) == "version-9" {
-		version = 9
-	}
-	plugin.Serve(&plugin.ServeConfig{
-		HandshakeConfig:  plugin.HandshakeConfig(serve.Handshake),
-		VersionedPlugins: map[int]plugin.PluginSet{version: {serve.GRPCName: &stage{}}},
-		GRPCServer:       plugin.DefaultGRPCServer,
-	})
 }

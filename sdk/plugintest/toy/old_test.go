@@ -1,14 +1,8 @@
-// Command old is a plugin of the first days: it knows the messages of protocol 1.0 as
-// they were then (stage-1.0.binpb, never to be regenerated) and nothing that came later,
-// and no SDK. Every host of major 1 has to be able to work with it.
-package main
+package toy_test
 
 import (
 	"context"
 	_ "embed"
-	"errors"
-	"fmt"
-	"os"
 
 	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
@@ -22,10 +16,10 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 )
 
-//go:embed stage-1.0.binpb
+//go:embed testdata/stage-1.0.binpb
 var messages []byte
 
-const manifest = `manifest {
+const oldManifest = `manifest {
   name: "old" version: "1.0.0" protocol_major: 1
   stages {
     name: "old" kind: "head"
@@ -34,20 +28,10 @@ const manifest = `manifest {
   }
 }`
 
-func main() {
-	service, err := describeService()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	plugin.Serve(&plugin.ServeConfig{
-		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: "ALIGNEDFUSION_PLUGIN", MagicCookieValue: "stage-protocol"},
-		VersionedPlugins: map[int]plugin.PluginSet{1: {"stage": &old{service: service}}},
-		GRPCServer:       plugin.DefaultGRPCServer,
-	})
-}
-
-func describeService() (protoreflect.ServiceDescriptor, error) {
+// newOld is a plugin of the first days: it knows the messages of protocol 1.0 as they were
+// then (testdata/stage-1.0.binpb, never to be regenerated) and nothing that came later, and
+// no SDK. Every host of major 1 has to be able to work with it.
+func newOld() (*old, error) {
 	var set descriptorpb.FileDescriptorSet
 	if err := proto.Unmarshal(messages, &set); err != nil {
 		return nil, err
@@ -56,11 +40,11 @@ func describeService() (protoreflect.ServiceDescriptor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return file.Services().ByName("StageService"), nil
+	return &old{service: file.Services().ByName("StageService")}, nil
 }
 
 type old struct {
-	plugin.NetRPCUnsupportedPlugin
+	noClient
 	service protoreflect.ServiceDescriptor
 }
 
@@ -82,10 +66,6 @@ func (o *old) GRPCServer(_ *plugin.GRPCBroker, server *grpc.Server) error {
 	return nil
 }
 
-func (o *old) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
-	return nil, errors.New("no client here")
-}
-
 func field(m *dynamicpb.Message, name protoreflect.Name) protoreflect.FieldDescriptor {
 	return m.Descriptor().Fields().ByName(name)
 }
@@ -93,7 +73,7 @@ func field(m *dynamicpb.Message, name protoreflect.Name) protoreflect.FieldDescr
 func handle(method string, in, out *dynamicpb.Message) error {
 	switch method {
 	case "Describe":
-		return prototext.Unmarshal([]byte(manifest), out)
+		return prototext.Unmarshal([]byte(oldManifest), out)
 	case "Open":
 		out.Set(field(out, "instance"), protoreflect.ValueOfUint64(1))
 		return nil

@@ -1,0 +1,95 @@
+// Package toy_test is a plugin by many names besides the tests of package toy.
+package toy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-plugin"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/conformance"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
+	"github.com/alignedfusion/alignedfusion/sdk/serve"
+)
+
+// TestMain serves the plugin that the program's name asks for.
+func TestMain(m *testing.M) {
+	name := filepath.Base(os.Args[0])
+	if rule, broken := strings.CutPrefix(name, "broken-"); broken {
+		serveBroken(rule)
+		return
+	}
+	served := map[string]func(){
+		"toy": func() { serve.Plugin(toy.Plugin()) }, "misfit": func() { serve.Plugin(misfit()) },
+		"linear": func() { serve.Plugin(toy.Linear()) }, "old": serveOld,
+		"raw":       func() { serveVersion(sdk.ProtocolMajor, &raw{}, plugin.DefaultGRPCServer) },
+		"version-9": func() { serveVersion(9, &raw{}, plugin.DefaultGRPCServer) },
+		"faulty":    func() {}, "prints-first": func() { fmt.Println("[W] libfoo: hello from C") },
+		"prints-megabyte": func() { _, _ = unix.Write(1, make([]byte, 1<<20)) },
+		"never-speaks":    func() { time.Sleep(time.Hour) },
+		"exits-at-once": func() {
+			fmt.Fprintln(os.Stderr, "error while loading shared libraries: libfoo.so")
+			os.Exit(127)
+		},
+	}
+	act := served[name]
+	if act == nil {
+		os.Exit(m.Run())
+	}
+	act()
+	serve.Plugin(faultyPlugin()) // what is left misbehaves on demand
+}
+
+// serveVersion serves without the SDK.
+func serveVersion(major int, p plugin.Plugin, server func([]grpc.ServerOption) *grpc.Server) {
+	plugin.Serve(&plugin.ServeConfig{HandshakeConfig: plugin.HandshakeConfig(serve.Handshake), GRPCServer: server,
+		VersionedPlugins: map[int]plugin.PluginSet{major: {serve.GRPCName: p}}})
+	os.Exit(0)
+}
+
+func serveOld() {
+	p, err := newOld()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	serveVersion(sdk.ProtocolMajor, p, plugin.DefaultGRPCServer)
+}
+
+// noClient is the half of go-plugin that a plugin does not need.
+type noClient struct{ plugin.NetRPCUnsupportedPlugin }
+
+// GRPCClient is for hosts.
+func (noClient) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
+	return nil, errors.New("no client here")
+}
+
+// renamed is the toys by another name. The classifier of misfit wants a port in a shape that
+// no stage gives; that of forgetful declares a loss that it never returns.
+func renamed(name string) sdk.Plugin {
+	p := toy.Plugin()
+	p.Manifest.Name = name
+	classifier, _ := p.Manifest.Stage("classifier")
+	switch name {
+	case "misfit":
+		classifier.Inputs[1].Shape = []string{"N", "C", "2"}
+	case "forgetful":
+		classifier.Losses = append(classifier.Losses, "auxiliary")
+	}
+	return p
+}
+
+func TestToysKeepEveryRule(t *testing.T) {
+	plugintest.Conformance(t, toy.Linear(), conformance.Options{Settings: map[string]map[string]string{"linear": {"in": "16"}}})
+	plugintest.Conformance(t, toy.Plugin(), conformance.Options{Stages: []string{"encoder", "fusion", "detector", "classifier"}})
+}
