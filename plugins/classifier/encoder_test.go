@@ -7,6 +7,7 @@ import (
 
 	"github.com/sbinet/npyio/npz"
 
+	"github.com/alignedfusion/alignedfusion/internal/realdata"
 	"github.com/alignedfusion/alignedfusion/plugins/classifier"
 	"github.com/alignedfusion/alignedfusion/plugins/internal/stagetest"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -133,8 +134,8 @@ func array(t *testing.T, f *npz.Reader, name string) *tensor.Tensor {
 }
 
 func TestDarknetAgreesWithItsPublishedOutput(t *testing.T) {
-	weights := stagetest.Shared(t, "models", "darknet_tiny.safetensors")
-	r, err := npz.Open(stagetest.Shared(t, "models", "darknet_tiny_check.npz"))
+	weights := realdata.Path(t, "models", "darknet_tiny.safetensors")
+	r, err := npz.Open(realdata.Path(t, "models", "darknet_tiny_check.npz"))
 	if err != nil {
 		t.Fatal(err)
 	}

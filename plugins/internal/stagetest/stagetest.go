@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"math"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"sort"
 	"strconv"
@@ -284,79 +283,6 @@ func Random(seed uint64, shape ...int64) *tensor.Tensor {
 		values[i] = float32(rng.NormFloat64())
 	}
 	return tensor.OfFloat32s(values, shape...)
-}
-
-// Shared returns the path of a file of the shared data folder, or skips the test.
-func Shared(t testing.TB, parts ...string) string {
-	t.Helper()
-	root := os.Getenv("ALIGNEDFUSION_SHARED")
-	if root == "" {
-		dir, err := os.Getwd()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for {
-			if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-				break
-			}
-			if dir == filepath.Dir(dir) {
-				t.Fatal("no go.mod above the working folder")
-			}
-			dir = filepath.Dir(dir)
-		}
-		root = filepath.Join(filepath.Dir(dir), "shared")
-	}
-	path := filepath.Join(append([]string{root, "data"}, parts...)...)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("shared data is not here: %v", err)
-	}
-	return path
-}
-
-// FiniteDifferences compares the gradient of Σ out·g + Σ w·loss with respect to one
-// FP32 input against central differences, on a few elements.
-func FiniteDifferences(t testing.TB, s *Stage, seed uint64, inputs map[string]*tensor.Tensor, name string, grads map[string]*tensor.Tensor, losses map[string]float64, step, tolerance float64) {
-	t.Helper()
-	objective := func(in map[string]*tensor.Tensor) float64 {
-		r := s.Train(seed, in)
-		s.Release()
-		total := 0.0
-		for port, g := range grads {
-			o, w := Floats(t, r.Outputs[port]), Floats(t, g)
-			for i := range w {
-				total += float64(o[i]) * float64(w[i])
-			}
-		}
-		for loss, w := range losses {
-			total += w * r.Losses[loss]
-		}
-		return total
-	}
-	s.Train(seed, inputs)
-	analytic := Floats(t, s.Backward(grads, losses)[name])
-	shifted := func(i int, by float64) map[string]*tensor.Tensor {
-		in := map[string]*tensor.Tensor{}
-		for k, v := range inputs {
-			in[k] = v
-		}
-		x := Floats(t, inputs[name])
-		x[i] += float32(by)
-		in[name] = tensor.OfFloat32s(x, inputs[name].Shape...)
-		return in
-	}
-	scale := 0.0
-	for _, a := range analytic {
-		scale = max(scale, math.Abs(float64(a)))
-	}
-	if scale == 0 {
-		t.Errorf("gradient of %s is zero everywhere", name)
-	}
-	for i := 0; i < len(analytic); i += max(1, len(analytic)/12) {
-		numeric := (objective(shifted(i, step)) - objective(shifted(i, -step))) / (2 * step)
-		if d := math.Abs(numeric - float64(analytic[i])); d > tolerance*scale {
-			t.Errorf("gradient of %s, element %d: backward gives %g, finite differences %g", name, i, analytic[i], numeric)
-		}
-	}
 }
 
 // Formula returns values that depend on a name and a shape alone, the same as
