@@ -96,7 +96,7 @@ func TestAnIsolatedPluginWorksAndSaves(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(files) != 1 {
+		if len(files) != 2 {
 			t.Errorf("files are %v", files)
 		}
 	}

@@ -21,8 +21,8 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
-	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 	"github.com/alignedfusion/alignedfusion/sdk/serve"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -24,37 +25,40 @@ import (
 
 // TestMain serves the plugin that the program's name asks for.
 func TestMain(m *testing.M) {
-	name := filepath.Base(os.Args[0])
-	if rule, broken := strings.CutPrefix(name, "broken-"); broken {
-		serveBroken(rule)
-		return
-	}
+	name := regexp.MustCompile(`^alignedfusion-plugin-[a-z]+-`).ReplaceAllString(filepath.Base(os.Args[0]), "")
 	served := map[string]func(){
 		"toy": func() { serve.Plugin(toy.Plugin()) }, "misfit": func() { serve.Plugin(misfit()) },
 		"linear": func() { serve.Plugin(toy.Linear()) }, "old": serveOld,
 		"raw":       func() { serveVersion(sdk.ProtocolMajor, &raw{}, plugin.DefaultGRPCServer) },
 		"version-9": func() { serveVersion(9, &raw{}, plugin.DefaultGRPCServer) },
-		"faulty":    func() {}, "prints-first": func() { fmt.Println("[W] libfoo: hello from C") },
-		"prints-megabyte": func() { _, _ = unix.Write(1, make([]byte, 1<<20)) },
-		"never-speaks":    func() { time.Sleep(time.Hour) },
+		"faulty":    func() { serve.Plugin(faultyPlugin()) },
+		"prints-first": func() {
+			fmt.Println("[W] libfoo: hello from C")
+			serve.Plugin(faultyPlugin())
+		},
+		"prints-megabyte": func() {
+			_, _ = unix.Write(1, make([]byte, 1<<20))
+			serve.Plugin(faultyPlugin())
+		},
+		"never-speaks": func() { time.Sleep(time.Hour) },
 		"exits-at-once": func() {
 			fmt.Fprintln(os.Stderr, "error while loading shared libraries: libfoo.so")
 			os.Exit(127)
 		},
 	}
-	act := served[name]
-	if act == nil {
+	if rule, broken := strings.CutPrefix(name, "broken-"); broken {
+		serveBroken(rule)
+	} else if act := served[name]; act != nil {
+		act()
+	} else {
 		os.Exit(m.Run())
 	}
-	act()
-	serve.Plugin(faultyPlugin()) // what is left misbehaves on demand
 }
 
 // serveVersion serves without the SDK.
 func serveVersion(major int, p plugin.Plugin, server func([]grpc.ServerOption) *grpc.Server) {
 	plugin.Serve(&plugin.ServeConfig{HandshakeConfig: plugin.HandshakeConfig(serve.Handshake), GRPCServer: server,
 		VersionedPlugins: map[int]plugin.PluginSet{major: {serve.GRPCName: p}}})
-	os.Exit(0)
 }
 
 func serveOld() {
