@@ -23,12 +23,11 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/serve"
 )
 
-// TestMain serves the plugin that the program's name asks for.
+// TestMain serves the plugin that the program's name asks for, the toys by any other name.
 func TestMain(m *testing.M) {
 	name := regexp.MustCompile(`^alignedfusion-plugin-[a-z]+-`).ReplaceAllString(filepath.Base(os.Args[0]), "")
 	served := map[string]func(){
-		"toy": func() { serve.Plugin(toy.Plugin()) }, "misfit": func() { serve.Plugin(misfit()) },
-		"linear": func() { serve.Plugin(toy.Linear()) }, "old": serveOld,
+		"misfit": func() { serve.Plugin(misfit()) }, "linear": func() { serve.Plugin(toy.Linear()) }, "old": serveOld,
 		"raw":       func() { serveVersion(sdk.ProtocolMajor, &raw{}, plugin.DefaultGRPCServer) },
 		"version-9": func() { serveVersion(9, &raw{}, plugin.DefaultGRPCServer) },
 		"faulty":    func() { serve.Plugin(faultyPlugin()) },
@@ -46,12 +45,16 @@ func TestMain(m *testing.M) {
 			os.Exit(127)
 		},
 	}
-	if rule, broken := strings.CutPrefix(name, "broken-"); broken {
-		serveBroken(rule)
-	} else if act := served[name]; act != nil {
-		act()
-	} else {
+	rule, broken := strings.CutPrefix(name, "broken-")
+	switch act := served[name]; {
+	case filepath.Ext(name) == ".test":
 		os.Exit(m.Run())
+	case broken:
+		serveBroken(rule)
+	case act != nil:
+		act()
+	default:
+		serve.Plugin(toy.Plugin())
 	}
 }
 
