@@ -16,9 +16,9 @@ import (
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
-	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 

@@ -27,7 +27,7 @@ import (
 func TestMain(m *testing.M) {
 	name := regexp.MustCompile(`^alignedfusion-plugin-[a-z]+-`).ReplaceAllString(filepath.Base(os.Args[0]), "")
 	served := map[string]func(){
-		"misfit": func() { serve.Plugin(misfit()) }, "linear": func() { serve.Plugin(toy.Linear()) }, "old": serveOld,
+		"linear": func() { serve.Plugin(toy.Linear()) }, "old": serveOld,
 		"raw":       func() { serveVersion(sdk.ProtocolMajor, &raw{}, plugin.DefaultGRPCServer) },
 		"version-9": func() { serveVersion(9, &raw{}, plugin.DefaultGRPCServer) },
 		"faulty":    func() { serve.Plugin(faultyPlugin()) },
@@ -54,7 +54,7 @@ func TestMain(m *testing.M) {
 	case act != nil:
 		act()
 	default:
-		serve.Plugin(toy.Plugin())
+		serve.Plugin(renamed(name))
 	}
 }
 
