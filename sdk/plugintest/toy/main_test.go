@@ -54,7 +54,7 @@ func TestMain(m *testing.M) {
 	case act != nil:
 		act()
 	default:
-		serve.Plugin(renamed(name))
+		serve.Plugin(toys(name))
 	}
 }
 
@@ -81,17 +81,16 @@ func (noClient) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn
 	return nil, errors.New("no client here")
 }
 
-// renamed is the toys by another name. The classifier of misfit wants a port in a shape that
+// toys are the stages of a pipeline. The classifier of misfit wants a port in a shape that
 // no stage gives; that of forgetful declares a loss that it never returns.
-func renamed(name string) sdk.Plugin {
+func toys(name string) sdk.Plugin {
 	p := toy.Plugin()
-	p.Manifest.Name = name
 	classifier, _ := p.Manifest.Stage("classifier")
 	switch name {
 	case "misfit":
-		classifier.Inputs[1].Shape = []string{"N", "C", "2"}
+		p.Manifest.Name, classifier.Inputs[1].Shape = name, []string{"N", "C", "2"}
 	case "forgetful":
-		classifier.Losses = append(classifier.Losses, "auxiliary")
+		p.Manifest.Name, classifier.Losses = name, append(classifier.Losses, "auxiliary")
 	}
 	return p
 }
