@@ -181,12 +181,12 @@ func TestASettingThatAnOlderPluginRefusesInWordsIsNamed(t *testing.T) {
 		{"setting depth is 5", ""},
 		{"the setting width is wrong", ""},
 	} {
-		p := testplugins.Linear()
+		p := toy.Linear()
 		p.Manifest.Stages[0].Settings = []sdk.Setting{{Name: "width", Type: "int", Default: "1"}, {Name: "weights", Type: "path"}}
 		p.Open = func(context.Context, *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
 			return nil, nil, sdk.Errorf(sdk.InvalidArgument, "%s", test.words)
 		}
-		c, err := inprocess.Connect(t.Context(), "linear", func(r grpc.ServiceRegistrar) func() { return wire.Register(r, p) })
+		c, err := plugintest.Connect(t.Context(), "linear", func(r grpc.ServiceRegistrar) func() { return wire.Register(r, p) })
 		if err != nil {
 			t.Fatal(err)
 		}
