@@ -25,7 +25,9 @@ type Bootstrap struct {
 }
 
 // MeritIntervals are the confidence intervals of [FiguresOfMerit].
-type MeritIntervals struct{ AFROC, AFROC1, WAFROC, WAFROC1 Interval }
+type MeritIntervals struct {
+	AFROC, AFROC1, WAFROC, WAFROC1, CaseAUROC, LROC, Ranking Interval
+}
 
 // ErrTooFewReplicates is returned when fewer than two replicates contain a lesion.
 var ErrTooFewReplicates = errors.New("bootstrap: fewer than two replicates contain a lesion")
@@ -65,7 +67,8 @@ func (r *Result) Bootstrap(options BootstrapOptions) (*Bootstrap, error) {
 		intervals[i] = bound(columns[i], estimate, jack[i], n)
 	}
 	out.Points, out.Mean, out.AP = intervals[:k], intervals[k], intervals[k+1]
-	out.Merit = MeritIntervals{intervals[k+2], intervals[k+3], intervals[k+4], intervals[k+5]}
+	m := intervals[k+2:] // in the order of FiguresOfMerit.vector
+	out.Merit = MeritIntervals{m[0], m[1], m[2], m[3], m[4], m[5], m[6]}
 	return out, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"sync/atomic"
 
@@ -137,11 +138,7 @@ func checkComparable(systems []Named) error {
 		if s.Result.Truth != first.Truth {
 			return fmt.Errorf("compare: systems %q and %q were evaluated on different truths", systems[0].Name, s.Name)
 		}
-		a, b := first.Protocol, s.Result.Protocol
-		if !slices.Equal(a.FPPI, b.FPPI) || a.Interpolation != b.Interpolation || a.Unit != b.Unit || a.Cluster != b.Cluster ||
-			a.AP != b.AP || FormatHit(a.Hit) != FormatHit(b.Hit) || FormatHit(a.ignoreHit()) != FormatHit(b.ignoreHit()) ||
-			a.PlusOne != b.PlusOne || a.Duplicates != b.Duplicates || a.Multiple != b.Multiple ||
-			a.MaxPerImage != b.MaxPerImage || a.Classes != b.Classes || a.CapTies != b.CapTies {
+		if !reflect.DeepEqual(first.Protocol.rules(), s.Result.Protocol.rules()) {
 			return fmt.Errorf("compare: systems %q and %q were evaluated under different protocols", systems[0].Name, s.Name)
 		}
 	}
@@ -198,15 +195,15 @@ func merge[T any](a, b []placed[T]) []placed[T] {
 // exchanger computes the statistics of two systems after exchanging their marks
 // within some clusters.
 type exchanger struct {
-	a, b    *Result
-	events  []placed[event]
-	ratings []placed[rating]
+	a, b           *Result
+	events         []placed[event]
+	ratings, cases []placed[rating]
 }
 
 func newExchanger(a, b *Result) *exchanger {
-	eventsA, ratingsA := a.place()
-	eventsB, ratingsB := b.place()
-	return &exchanger{a, b, merge(eventsA, eventsB), merge(ratingsA, ratingsB)}
+	eventsA, ratingsA, casesA := a.place()
+	eventsB, ratingsB, casesB := b.place()
+	return &exchanger{a, b, merge(eventsA, eventsB), merge(ratingsA, ratingsB), merge(casesA, casesB)}
 }
 
 func (x *exchanger) statistics(walkers *[2]*walker, exchanged []bool) [2][]float64 {
@@ -233,19 +230,23 @@ func (x *exchanger) statistics(walkers *[2]*walker, exchanged []bool) [2][]float
 			walkers[1].step(found[1], fp[1])
 		}
 	}
-	var merits [2]meritSum
-	for i := range x.ratings {
-		e := &x.ratings[i]
-		merits[side(e.second, e.what.cluster)].add(&e.what, 1)
-		if e.last {
-			merits[0].step()
-			merits[1].step()
+	merit := func(ratings []placed[rating]) (sums [2]meritSum) {
+		for i := range ratings {
+			e := &ratings[i]
+			sums[side(e.second, e.what.cluster)].add(&e.what, 1)
+			if e.last {
+				sums[0].step()
+				sums[1].step()
+			}
 		}
+		return sums
 	}
+	ratings, cases := merit(x.ratings), merit(x.cases)
 	var all [2][]float64
 	for s, w := range walkers {
-		figures := merits[s].figures()
-		all[s] = append(w.finish(), figures.vector()...)
+		figures, out := figures(&ratings[s], &cases[s]), w.finish()
+		figures.rank(out[len(out)-1])
+		all[s] = append(out, figures.vector()...)
 	}
 	return all
 }
@@ -283,8 +284,15 @@ func permute(a, b *Result, o CompareOptions, observed []float64) []int {
 // that makes false positives, the f-th the last of them, at place 2f-1, so that
 // each system alone keeps its curve. Ratings stand where the step of their score
 // does; unmarked ones come last.
-func (r *Result) place() (events []placed[event], ratings []placed[rating]) {
-	fp, at := 0, 0
+func (r *Result) place() (events []placed[event], ratings, cases []placed[rating]) {
+	ratings, cases = make([]placed[rating], 0, len(r.ratings)), make([]placed[rating], 0, len(r.cases))
+	// put places the ratings from that score up
+	put := func(from []rating, to *[]placed[rating], score float64, place int) {
+		for at := len(*to); at < len(from) && from[at].score >= score; at++ {
+			*to = append(*to, placed[rating]{place: place, what: from[at]})
+		}
+	}
+	fp := 0
 	for i := 0; i < len(r.events); {
 		before, start := fp, i
 		for more := true; more; i++ {
@@ -300,12 +308,17 @@ func (r *Result) place() (events []placed[event], ratings []placed[rating]) {
 		for _, e := range r.events[start:i] {
 			events = append(events, placed[event]{place: place, what: e})
 		}
-		for ; at < len(r.ratings) && r.ratings[at].score == r.events[start].score; at++ {
-			ratings = append(ratings, placed[rating]{place: place, what: r.ratings[at]})
-		}
+		score := r.events[start].score
+		above := math.Nextafter(score, math.Inf(1)) // marks that are no step of the curve
+		put(r.ratings, &ratings, above, 2*before)
+		put(r.cases, &cases, above, 2*before)
+		put(r.ratings, &ratings, score, place)
+		put(r.cases, &cases, score, place)
 	}
-	for ; at < len(r.ratings); at++ {
-		ratings = append(ratings, placed[rating]{place: math.MaxInt, what: r.ratings[at]})
-	}
-	return events, ratings
+	lowest := -math.MaxFloat64
+	put(r.ratings, &ratings, lowest, 2*fp)
+	put(r.cases, &cases, lowest, 2*fp)
+	put(r.ratings, &ratings, math.Inf(-1), math.MaxInt)
+	put(r.cases, &cases, math.Inf(-1), math.MaxInt)
+	return events, ratings, cases
 }

@@ -6,33 +6,98 @@ import (
 	"slices"
 )
 
-// FiguresOfMerit are areas under AFROC curves: the chance that a lesion is rated
+// FiguresOfMerit are areas under curves. AFROC is the chance that a lesion is rated
 // higher than the highest-rated false positive of an image. Unmarked lesions and
 // images without false positives have the lowest rating; equal ratings count half.
-// A figure is NaN when no image qualifies.
+// CaseAUROC and LROC rate an image by its highest mark, marks on ignored lesions left
+// out: CaseAUROC is the chance that an image with lesions is rated higher than one
+// without, LROC the chance that it is and that this mark lies on a lesion (of several
+// highest marks, the share that does). A figure is NaN when no image qualifies.
 //
 // Source: Chakraborty and Berbaum, Medical Physics 31 (2004), the JAFROC figure
 // of merit, which is AFROC here; Chakraborty and Zhai, Medical Physics 43 (2016)
-// for the weighted figures.
+// for the weighted figures; Swensson, Medical Physics 23 (1996) for LROC.
 type FiguresOfMerit struct {
 	AFROC   float64 // against images without a counted lesion
 	AFROC1  float64 // against all images
 	WAFROC  float64 // as AFROC; every image with lesions weighs the same, however many it has
 	WAFROC1 float64 // as AFROC1, weighted likewise
+	// CaseAUROC is picai_eval's AUROC; Ranking is PI-CAI's score, the mean of CaseAUROC and
+	// of average precision.
+	CaseAUROC, LROC, Ranking float64
 }
 
 func (f *FiguresOfMerit) vector() []float64 {
-	return []float64{f.AFROC, f.AFROC1, f.WAFROC, f.WAFROC1}
+	return []float64{f.AFROC, f.AFROC1, f.WAFROC, f.WAFROC1, f.CaseAUROC, f.LROC, f.Ranking}
 }
 
-// rating is a lesion, or the highest false positive of an image.
+// rank fills in the ranking score.
+func (f *FiguresOfMerit) rank(ap float64) { f.Ranking = (f.CaseAUROC + ap) / 2 }
+
+// rating is a lesion, or the highest false positive of an image. Among the ratings of cases
+// it is an image by its highest mark.
 type rating struct {
 	score   float64 // -Inf: unmarked
 	cluster int32
-	lesion  bool
+	lesion  bool    // or an image with counted lesions, as a case
 	normal  bool    // of an image: it has no counted lesion
-	weight  float64 // of a lesion: 1 / counted lesions of its image
+	weight  float64 // of a lesion: 1 / counted lesions of its image; of a case: 1 where its mark lies on a lesion
 	last    bool    // of its score
+}
+
+// sortRatings orders ratings by score and then by content, so that sums of them are equal to
+// the last bit in any order of input.
+func sortRatings(ratings []rating) {
+	slices.SortFunc(ratings, func(a, b rating) int {
+		first := 0
+		if a.lesion != b.lesion {
+			first = 1
+			if a.lesion {
+				first = -1
+			}
+		}
+		return cmp.Or(cmp.Compare(b.score, a.score), first, cmp.Compare(a.weight, b.weight), cmp.Compare(a.cluster, b.cluster))
+	})
+	for i := range ratings {
+		ratings[i].last = i+1 == len(ratings) || ratings[i+1].score != ratings[i].score
+	}
+}
+
+// makeCases lists images by the descending score of their highest mark. lesions counts those
+// of each image.
+func (r *Result) makeCases(lesions []int) {
+	type top struct {
+		score         float64
+		marks, inside int // of that score; on a counted lesion
+	}
+	tops := make([]top, len(r.Truth.Images))
+	for i := range tops {
+		tops[i].score = math.Inf(-1)
+	}
+	for i, f := range r.matching.fate {
+		if f == OverCap || f == IgnoredMark {
+			continue
+		}
+		t, score := &tops[r.Predictions[i].Image], r.Predictions[i].Score
+		if score > t.score {
+			*t = top{score: score}
+		}
+		if score == t.score {
+			t.marks++
+			if j := r.matching.lesion[i]; j >= 0 && !r.Truth.Lesions[j].Ignore {
+				t.inside++
+			}
+		}
+	}
+	r.cases = make([]rating, len(tops))
+	for i, t := range tops {
+		c := rating{score: t.score, cluster: r.clusters.ofImage[i], lesion: lesions[i] > 0, normal: lesions[i] == 0}
+		if c.lesion && t.marks > 0 {
+			c.weight = float64(t.inside) / float64(t.marks)
+		}
+		r.cases[i] = c
+	}
+	sortRatings(r.cases)
 }
 
 // makeRatings lists lesions and images by descending rating.
@@ -69,10 +134,8 @@ func (r *Result) makeRatings() {
 			score: score, cluster: r.clusters.ofImage[l.Image], lesion: true, weight: 1 / float64(lesions[l.Image]),
 		})
 	}
-	slices.SortFunc(r.ratings, func(a, b rating) int { return cmp.Compare(b.score, a.score) })
-	for i := range r.ratings {
-		r.ratings[i].last = i+1 == len(r.ratings) || r.ratings[i+1].score != r.ratings[i].score
-	}
+	sortRatings(r.ratings)
+	r.makeCases(lesions)
 }
 
 // meritSum accumulates the figures of merit from ratings in descending order.
@@ -113,12 +176,15 @@ func (m *meritSum) step() {
 	m.groupNormal, m.groupA, m.lesions, m.weight = 0, 0, 0, 0
 }
 
-func (m *meritSum) figures() FiguresOfMerit {
+// figures turns the sums over ratings and over cases into areas.
+func figures(m, cases *meritSum) FiguresOfMerit {
 	return FiguresOfMerit{
-		AFROC:   rest(m.above, m.totalLesions*m.normal),
-		AFROC1:  rest(m.aboveAll, m.totalLesions*m.all),
-		WAFROC:  rest(m.weighted, m.totalWeight*m.normal),
-		WAFROC1: rest(m.weightedAll, m.totalWeight*m.all),
+		AFROC:     rest(m.above, m.totalLesions*m.normal),
+		AFROC1:    rest(m.aboveAll, m.totalLesions*m.all),
+		WAFROC:    rest(m.weighted, m.totalWeight*m.normal),
+		WAFROC1:   rest(m.weightedAll, m.totalWeight*m.all),
+		CaseAUROC: rest(cases.above, cases.totalLesions*cases.normal),
+		LROC:      (cases.totalWeight*cases.normal - cases.weighted) / (cases.totalLesions * cases.normal),
 	}
 }
 
@@ -133,17 +199,20 @@ func rest(part, whole float64) float64 {
 
 // merit sums the ratings up with the given weight per cluster (nil: 1 each).
 func (r *Result) merit(weights []int32) FiguresOfMerit {
-	var m meritSum
-	for i := range r.ratings {
-		e := &r.ratings[i]
-		n := 1.0
-		if weights != nil {
-			n = float64(weights[e.cluster])
+	sum := func(ratings []rating) *meritSum {
+		var m meritSum
+		for i := range ratings {
+			e := &ratings[i]
+			n := 1.0
+			if weights != nil {
+				n = float64(weights[e.cluster])
+			}
+			m.add(e, n)
+			if e.last {
+				m.step()
+			}
 		}
-		m.add(e, n)
-		if e.last {
-			m.step()
-		}
+		return &m
 	}
-	return m.figures()
+	return figures(sum(r.ratings), sum(r.cases))
 }

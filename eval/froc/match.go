@@ -125,9 +125,12 @@ func (m *matcher) image(predictions, lesions []int32) {
 	}
 	m.cap()
 	m.findCandidates(lesions)
-	if m.protocol.Duplicates == Free && m.protocol.Multiple == All {
+	switch {
+	case m.protocol.Assignment == ByOverlap:
+		m.assignByOverlap()
+	case m.protocol.Duplicates == Free && m.protocol.Multiple == All:
 		m.assignFree()
-	} else {
+	default:
 		m.assignGreedy()
 	}
 }
@@ -136,6 +139,14 @@ func (m *matcher) image(predictions, lesions []int32) {
 func (m *matcher) cap() {
 	limit := m.protocol.MaxPerImage
 	if limit == 0 || len(m.order) <= limit {
+		return
+	}
+	if m.protocol.Ties == InputOrder {
+		slices.SortStableFunc(m.order, func(a, b int32) int { return cmp.Compare(m.predictions[b].Score, m.predictions[a].Score) })
+		for _, i := range m.order[limit:] {
+			m.out.fate[i] = OverCap
+		}
+		m.order = m.order[:limit]
 		return
 	}
 	m.scores = m.scores[:0]
@@ -245,6 +256,9 @@ func (m *matcher) assignFree() {
 // betterFinder orders two hits on one lesion: score, then quality, then content.
 func (m *matcher) betterFinder(a, b candidate) bool {
 	pa, pb := &m.predictions[a.prediction], &m.predictions[b.prediction]
+	if m.protocol.Ties == InputOrder {
+		return cmp.Or(cmp.Compare(pa.Score, pb.Score), cmp.Compare(b.prediction, a.prediction)) > 0
+	}
 	return cmp.Or(
 		cmp.Compare(pa.Score, pb.Score),
 		cmp.Compare(a.quality, b.quality),
@@ -254,6 +268,9 @@ func (m *matcher) betterFinder(a, b candidate) bool {
 
 // betterLesion orders two hits of one prediction: quality, then content.
 func (m *matcher) betterLesion(a, b candidate) bool {
+	if m.protocol.Ties == InputOrder { // COCOeval takes the last of equals
+		return cmp.Or(cmp.Compare(a.quality, b.quality), cmp.Compare(a.lesion, b.lesion)) > 0
+	}
 	return cmp.Or(
 		cmp.Compare(a.quality, b.quality),
 		compareRegions(&m.truth.Lesions[b.lesion].Region, &m.truth.Lesions[a.lesion].Region),
@@ -270,6 +287,9 @@ func (m *matcher) assignGreedy() {
 	}
 	slices.SortFunc(positions, func(a, b int) int {
 		pa, pb := &m.predictions[m.order[a]], &m.predictions[m.order[b]]
+		if m.protocol.Ties == InputOrder {
+			return cmp.Or(cmp.Compare(pb.Score, pa.Score), cmp.Compare(m.order[a], m.order[b]))
+		}
 		return cmp.Or(
 			cmp.Compare(pb.Score, pa.Score),
 			cmp.Compare(m.byBest[b], m.byBest[a]),

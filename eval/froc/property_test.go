@@ -363,9 +363,65 @@ func TestFiguresOfMeritEqualTheirDefinition(t *testing.T) {
 				}
 			}
 		}
-		want := FiguresOfMerit{sum[0] / pairs[0], sum[1] / pairs[1], sum[2] / pairs[2], sum[3] / pairs[3]}
+		want := FiguresOfMerit{AFROC: sum[0] / pairs[0], AFROC1: sum[1] / pairs[1], WAFROC: sum[2] / pairs[2], WAFROC1: sum[3] / pairs[3]}
+		want.CaseAUROC, want.LROC = byImages(w, r)
+		want.rank(r.AP)
 		if d := cmp.Diff(want, r.Merit, equalOutcomes); d != "" {
 			t.Fatalf("figures of merit (-definition +result):\n%s", d)
 		}
 	})
+}
+
+// byImages computes the areas over images by comparing every image with lesions with every
+// one without.
+func byImages(w world, r *Result) (auroc, lroc float64) {
+	type image struct {
+		score                float64
+		lesions, marks, hits int
+	}
+	rated := make([]image, len(w.truth.Images))
+	for i := range rated {
+		rated[i].score = math.Inf(-1)
+	}
+	for _, l := range w.truth.Lesions {
+		if !l.Ignore {
+			rated[l.Image].lesions++
+		}
+	}
+	outcomes := r.PredictionOutcomes()
+	counts := func(o PredictionOutcome) bool { return o.Fate != IgnoredMark && o.Fate != OverCap }
+	for _, o := range outcomes {
+		if p := r.Predictions[o.Prediction]; counts(o) {
+			rated[p.Image].score = max(rated[p.Image].score, p.Score)
+		}
+	}
+	for _, o := range outcomes {
+		p := r.Predictions[o.Prediction]
+		if im := &rated[p.Image]; counts(o) && p.Score == im.score {
+			im.marks++
+			if o.Lesion >= 0 && !w.truth.Lesions[o.Lesion].Ignore {
+				im.hits++
+			}
+		}
+	}
+	var pairs float64
+	for _, with := range rated {
+		for _, without := range rated {
+			if with.lesions == 0 || without.lesions > 0 {
+				continue
+			}
+			psi := 0.0
+			if with.score > without.score {
+				psi = 1
+			} else if with.score == without.score {
+				psi = 0.5
+			}
+			pairs++
+			auroc += psi
+			if with.marks > 0 {
+				lroc += psi * float64(with.hits) / float64(with.marks)
+			}
+		}
+	}
+	return auroc / pairs, lroc / pairs
 }

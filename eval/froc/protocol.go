@@ -24,6 +24,10 @@ type (
 	APRule string
 	// ClassRule says whether a mark must be of the lesion's class.
 	ClassRule string
+	// Assignment says which mark of several takes a lesion.
+	Assignment string
+	// TiedScores says what marks of one score are on the curve.
+	TiedScores string
 	// StrataRule says what becomes of the lesions of other strata.
 	StrataRule string
 )
@@ -43,6 +47,11 @@ const (
 	PerPatient     Group         = "patient"         // the images of one patient
 	AllPoints      APRule        = "all-points"      // area under the precision envelope at every recall
 	RecallGrid     APRule        = "recall-grid-101" // mean precision envelope at recall 0, 0.01, …, 1 (COCO)
+	StepPrecision  APRule        = "step"            // area under precision itself, without envelope (scikit-learn, PI-CAI)
+	ByScore        Assignment    = "score"           // the one of the highest score: the curve is that of keeping marks above a threshold
+	ByOverlap      Assignment    = "overlap"         // most pairs, then most overlap, whatever the scores (PI-CAI); not threshold consistent
+	OneStep        TiedScores    = "step"            // one step: no threshold can part them
+	InputOrder     TiedScores    = "input"           // a step each, in the order of the input (COCOeval); the order then matters
 	SameClass      ClassRule     = "same"            // a mark finds lesions of its own class alone
 	AnyClasses     ClassRule     = "any"             // all classes are taken as one
 	StrataIgnore   StrataRule    = "ignore"          // they are ignored
@@ -67,7 +76,9 @@ type Protocol struct {
 	Interpolation Interpolation `json:"interpolation"` // Step or Linear
 	Unit          Group         `json:"unit"`          // what false positives are counted per: PerImage, PerVolume, PerPatient
 	Cluster       Group         `json:"cluster"`       // what the bootstrap resamples: PerPatient, PerVolume, PerImage
-	AP            APRule        `json:"ap"`            // AllPoints or RecallGrid
+	AP            APRule        `json:"ap"`            // AllPoints, RecallGrid or StepPrecision
+	Assignment    Assignment    `json:"assignment"`    // ByScore or ByOverlap
+	Ties          TiedScores    `json:"ties"`          // OneStep or InputOrder
 	Classes       ClassRule     `json:"classes"`       // SameClass or AnyClasses
 }
 
@@ -117,6 +128,7 @@ func base() Protocol {
 	return Protocol{
 		Duplicates: Free, Multiple: All, CapTies: DropTies, Interpolation: Step,
 		Unit: PerImage, Cluster: PerPatient, AP: AllPoints, Classes: SameClass,
+		Assignment: ByScore, Ties: OneStep,
 	}
 }
 
@@ -160,28 +172,29 @@ func LENS() Protocol {
 	return p
 }
 
-// PICAI matches masks like the PI-CAI challenge (IoU >= 0.1, one candidate per
-// lesion, further candidates on it are free) but in the order of scores instead
-// of by one assignment over all thresholds, so that the curve stays threshold
-// consistent.
+// PICAI is picai_eval 1.4.13: masks, IoU >= 0.1, one candidate per lesion by the assignment
+// with the most pairs and then the most overlap, further candidates on it free, average
+// precision without envelope, AUROC of cases, ranking score. With Assignment set to ByScore
+// the curve is threshold consistent.
 func PICAI() Protocol {
 	p := base()
 	p.Name = "picai"
-	p.Description = "mask against mask, IoU >= 0.1, one candidate per lesion, duplicates free, per case"
-	p.Source = "after picai_eval (DIAGNijmegen), with matching in score order instead of Hungarian assignment"
-	p.Hit, p.Multiple = overlap(IoU, 0.1), One
+	p.Description = "mask against mask, IoU >= 0.1, one candidate per lesion by overlap, duplicates free, per case; AP, case AUROC, ranking score"
+	p.Source = "picai_eval 1.4.13 (DIAGNijmegen)"
+	p.Hit, p.Multiple, p.Assignment, p.AP = overlap(IoU, 0.1), One, ByOverlap, StepPrecision
 	p.FPPI = eighthToEight()
 	return p
 }
 
 // COCO is greedy matching as in the COCO evaluation: each lesion is found once
 // by the highest-scoring mark with IoU >= iou, further marks are false
-// positives, 100 marks per image, AP on 101 recall values.
+// positives, 100 marks per image, AP on 101 recall values. [COCOeval] has the
+// twelve figures over IoUs, areas and classes.
 func COCO(iou float64) Protocol {
 	p := base()
 	p.Name = "coco"
 	p.Description = "2-D boxes, one mark per lesion at the given IoU, duplicates are FP, 100 marks per image, AP on 101 recall values"
-	p.Source = "pycocotools COCOeval (cocodataset/cocoapi); Lin et al., ECCV 2014"
+	p.Source = "pycocotools 2.0.11, COCOeval (cocodataset/cocoapi); Lin et al., ECCV 2014"
 	p.Hit = overlap(IoU, iou)
 	p.IgnoreHit = overlap(IoBB, iou)
 	p.Duplicates, p.Multiple, p.MaxPerImage, p.CapTies, p.AP = FalsePositive, One, 100, KeepTies, RecallGrid
@@ -238,12 +251,17 @@ func (p *Protocol) Check() error {
 		oneOf("interpolation", p.Interpolation, Step, Linear),
 		oneOf("unit", p.Unit, PerImage, PerVolume, PerPatient),
 		oneOf("cluster", p.Cluster, PerImage, PerVolume, PerPatient),
-		oneOf("ap", p.AP, AllPoints, RecallGrid),
+		oneOf("ap", p.AP, AllPoints, RecallGrid, StepPrecision),
+		oneOf("assignment", p.Assignment, ByScore, ByOverlap),
+		oneOf("ties", p.Ties, OneStep, InputOrder),
 		oneOf("classes", p.Classes, SameClass, AnyClasses),
 	} {
 		if err != nil {
 			return fmt.Errorf("protocol %q: %w", p.Name, err)
 		}
+	}
+	if p.Assignment == ByOverlap && p.Multiple != One {
+		return fmt.Errorf("protocol %q: assignment by overlap gives a mark one lesion; multiple is %q", p.Name, p.Multiple)
 	}
 	// A cluster must contain whole units, or a resample would tear one apart.
 	rank := map[Group]int{PerImage: 0, PerVolume: 1, PerPatient: 2}
@@ -272,6 +290,13 @@ func oneOf[T ~string](name string, value T, want ...T) error {
 		return fmt.Errorf("%s is %q, want one of %v", name, value, want)
 	}
 	return nil
+}
+
+// rules returns the protocol without what only describes it.
+func (p Protocol) rules() Protocol {
+	p.IgnoreHit = p.ignoreHit()
+	p.Name, p.Description, p.Source = "", "", ""
+	return p
 }
 
 // ignoreHit returns the rule for ignored lesions.

@@ -67,6 +67,7 @@ type Result struct {
 	events   []event  // descending score
 	packed   []packed // the same steps for replicates
 	ratings  []rating // descending score
+	cases    []rating // the same of images by their highest mark
 }
 
 // event is a step of the curve: a lesion found or a false positive.
@@ -133,6 +134,7 @@ func Evaluate(t *Truth, predictions []Prediction, p Protocol) (*Result, error) {
 	estimate := r.estimate()
 	r.MeanSensitivity, r.AP = estimate[len(p.FPPI)], estimate[len(p.FPPI)+1]
 	r.Merit = r.merit(nil)
+	r.Merit.rank(r.AP)
 	if r.Counts.Lesions == 0 {
 		return r, ErrNoLesions
 	}
@@ -277,10 +279,15 @@ func (r *Result) countFates() {
 // makeEvents lists the steps of the curve by descending score.
 func (r *Result) makeEvents() {
 	r.events = make([]event, 0, r.Counts.Found+r.Counts.FalsePositives)
+	var marks []int32 // of each event, where the order of input decides
+	inOrder := r.Protocol.Ties == InputOrder
 	add := func(prediction int, image int, found bool) {
 		r.events = append(r.events, event{
 			score: r.Predictions[prediction].Score, cluster: r.clusters.ofImage[image], found: found,
 		})
+		if inOrder {
+			marks = append(marks, int32(prediction))
+		}
 	}
 	for j, i := range r.matching.found {
 		if i >= 0 {
@@ -292,10 +299,34 @@ func (r *Result) makeEvents() {
 			add(i, r.Predictions[i].Image, false)
 		}
 	}
+	if inOrder {
+		r.sortByInput(marks)
+		return
+	}
 	slices.SortFunc(r.events, func(a, b event) int { return cmp.Compare(b.score, a.score) })
 	for i := range r.events {
 		r.events[i].last = i+1 == len(r.events) || r.events[i+1].score != r.events[i].score
 	}
+}
+
+// sortByInput orders the events by score, then by the ids of images (as numbers, where all
+// are), then by the order of input, and makes each mark a step of its own.
+func (r *Result) sortByInput(marks []int32) {
+	place := r.Truth.imageOrder()
+	order := make([]int, len(marks))
+	for k := range order {
+		order[k] = k
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		pa, pb := &r.Predictions[marks[a]], &r.Predictions[marks[b]]
+		return cmp.Or(cmp.Compare(pb.Score, pa.Score), cmp.Compare(place[pa.Image], place[pb.Image]), cmp.Compare(marks[a], marks[b]))
+	})
+	events := make([]event, len(order))
+	for k, at := range order {
+		events[k] = r.events[at]
+		events[k].last = k+1 == len(order) || marks[order[k+1]] != marks[at]
+	}
+	r.events = events
 }
 
 // makeCurve sums the events up. Scores at which nothing steps (duplicates,

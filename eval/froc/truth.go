@@ -1,9 +1,12 @@
 package froc
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strconv"
 )
 
 // Image is one searched image: a slice, a volume or a scan.
@@ -108,6 +111,30 @@ func (t *Truth) Check() error {
 		}
 	}
 	return nil
+}
+
+// imageOrder returns the place of every image in the order of ids: as numbers where all are
+// numbers, else as text.
+func (t *Truth) imageOrder() []int {
+	numbers := make([]int64, len(t.Images))
+	numeric := true
+	order := make([]int, len(t.Images))
+	for i := range t.Images {
+		order[i] = i
+		n, err := strconv.ParseInt(t.Images[i].ID, 10, 64)
+		numbers[i], numeric = n, numeric && err == nil
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		if numeric {
+			return cmp.Compare(numbers[a], numbers[b])
+		}
+		return cmp.Compare(t.Images[a].ID, t.Images[b].ID)
+	})
+	place := make([]int, len(order))
+	for k, i := range order {
+		place[i] = k
+	}
+	return place
 }
 
 // checkClass returns an error for an index that is no class.

@@ -97,6 +97,14 @@ func (w *walker) averagePrecision() float64 {
 		}
 		return area
 	}
+	if w.ap == StepPrecision {
+		before := 0
+		for at = 0; at < len(w.apFound); at++ {
+			area += float64(w.apFound[at]-before) / float64(w.lesions) * precision()
+			before = w.apFound[at]
+		}
+		return area
+	}
 	for ; at >= 0; at-- {
 		envelope = max(envelope, precision())
 		before := 0
@@ -157,7 +165,9 @@ func (r *Result) statistics(w *walker, weights []int32, units, lesions int) []fl
 	}
 	w.found = found
 	figures := r.merit(weights)
-	return append(w.finish(), figures.vector()...)
+	out := w.finish()
+	figures.rank(out[len(out)-1])
+	return append(out, figures.vector()...)
 }
 
 // limit returns the most false positives that stay within the next operating point.

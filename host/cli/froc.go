@@ -48,7 +48,9 @@ func frocCommand() *cli.Command {
 			&cli.StringFlag{Name: "interpolation", Usage: "`step` or linear"},
 			&cli.StringFlag{Name: "unit", Usage: "false positives per `image`, volume or patient"},
 			&cli.StringFlag{Name: "cluster", Usage: "resample whole `patient`s, volumes or images"},
-			&cli.StringFlag{Name: "ap", Usage: "average precision: `all-points` or recall-grid-101"},
+			&cli.StringFlag{Name: "ap", Usage: "average precision: `all-points`, recall-grid-101 or step"},
+			&cli.StringFlag{Name: "assignment", Usage: "of marks to lesions: by `score`, or by overlap (picai_eval)"},
+			&cli.StringFlag{Name: "ties", Usage: "marks of one score are one `step`, or a step each in the order of input (COCOeval): input"},
 			&cli.StringFlag{Name: "iou", Usage: "`LIST` of IoUs for average precision, e.g. 0.5,0.75 or 0.5:0.95:0.05"},
 
 			&cli.IntFlag{Name: "bootstrap", Value: 1000, Usage: "bootstrap replicates `N`, 0 for no intervals"},
@@ -221,6 +223,8 @@ func frocProtocol(c *cli.Context) (froc.Protocol, error) {
 	override(c, "cluster", &p.Cluster)
 	override(c, "ap", &p.AP)
 	override(c, "classes", &p.Classes)
+	override(c, "assignment", &p.Assignment)
+	override(c, "ties", &p.Ties)
 	if c.IsSet("plus-one") {
 		p.PlusOne = c.Bool("plus-one")
 	}

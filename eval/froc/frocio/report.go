@@ -174,12 +174,27 @@ func NewSystem(name string, r *froc.Result, b *froc.Bootstrap) System {
 	s := System{
 		Name: name, Counts: r.Counts, MeanSensitivity: Number(r.MeanSensitivity), AP: Number(r.AP),
 		FPPerUnit: Number(float64(r.Counts.FalsePositives) / float64(r.Counts.Units)),
-		Merit: map[string]Merit{
-			"afroc":   {Value: Number(r.Merit.AFROC)},
-			"afroc1":  {Value: Number(r.Merit.AFROC1)},
-			"wafroc":  {Value: Number(r.Merit.WAFROC)},
-			"wafroc1": {Value: Number(r.Merit.WAFROC1)},
-		},
+		Merit:     map[string]Merit{},
+	}
+	var intervals froc.MeritIntervals
+	if b != nil {
+		intervals = b.Merit
+	}
+	for _, m := range []struct {
+		key   string
+		value float64
+		ci    froc.Interval
+	}{
+		{"afroc", r.Merit.AFROC, intervals.AFROC}, {"afroc1", r.Merit.AFROC1, intervals.AFROC1},
+		{"wafroc", r.Merit.WAFROC, intervals.WAFROC}, {"wafroc1", r.Merit.WAFROC1, intervals.WAFROC1},
+		{"case_auroc", r.Merit.CaseAUROC, intervals.CaseAUROC}, {"lroc", r.Merit.LROC, intervals.LROC},
+		{"ranking_score", r.Merit.Ranking, intervals.Ranking},
+	} {
+		one := Merit{Value: Number(m.value)}
+		if b != nil {
+			one.CI = NewRange(m.ci)
+		}
+		s.Merit[m.key] = one
 	}
 	for i, p := range r.OperatingPoints {
 		point := Point{FPPI: p.FPPI, Sensitivity: Number(p.Sensitivity), Threshold: Number(p.Threshold), Reached: p.Reached}
@@ -192,13 +207,6 @@ func NewSystem(name string, r *froc.Result, b *froc.Bootstrap) System {
 		return s
 	}
 	s.MeanCI, s.APCI, s.WithoutLesion = NewRange(b.Mean), NewRange(b.AP), b.WithoutLesion
-	for key, interval := range map[string]froc.Interval{
-		"afroc": b.Merit.AFROC, "afroc1": b.Merit.AFROC1, "wafroc": b.Merit.WAFROC, "wafroc1": b.Merit.WAFROC1,
-	} {
-		m := s.Merit[key]
-		m.CI = NewRange(interval)
-		s.Merit[key] = m
-	}
 	return s
 }
 

@@ -87,13 +87,17 @@ func writeFigures(w io.Writer, protocol froc.Protocol, s frocio.System, b *froci
 	}
 	fmt.Fprintf(table, "  mean\t%s\t%s\t\t\n", figure(s.MeanSensitivity), formatRange(s.MeanCI))
 	fmt.Fprintf(table, "  AP\t%s\t%s\t\t\n", figure(s.AP), formatRange(s.APCI))
-	for _, key := range []string{"afroc", "afroc1"} {
-		m := s.Merit[key]
+	shown := [][2]string{{"afroc", "AFROC"}, {"afroc1", "AFROC1"}, {"case_auroc", "case AUROC"}, {"lroc", "LROC"}}
+	if protocol.Name == froc.PICAI().Name {
+		shown = append(shown, [2]string{"ranking_score", "ranking score"})
+	}
+	for _, key := range shown {
+		m := s.Merit[key[0]]
 		note := ""
 		if math.IsNaN(float64(m.Value)) {
 			note = "undefined: no lesion-free images"
 		}
-		fmt.Fprintf(table, "  %s\t%s\t%s\t\t%s\n", strings.ToUpper(key), figure(m.Value), formatRange(m.CI), note)
+		fmt.Fprintf(table, "  %s\t%s\t%s\t\t%s\n", key[1], figure(m.Value), formatRange(m.CI), note)
 	}
 	for _, at := range s.APAtIoU {
 		fmt.Fprintf(table, "  AP at IoU %g\t%s\t\t\t\n", at.IoU, figure(at.AP))
