@@ -3,7 +3,7 @@ package rules
 import (
 	"context"
 	"fmt"
-	"strconv"
+	"slices"
 
 	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
@@ -44,6 +44,7 @@ func (x Extractor) Extract(r report.Report) []schema.Cell {
 		return cells
 	}
 	var abnormal schema.Cell
+	carried := make([]*thing, len(attributes))
 	words := false
 	for _, section := range r.Sections {
 		tokens := Tokenize(section.Text)
@@ -53,7 +54,7 @@ func (x Extractor) Extract(r report.Report) []schema.Cell {
 			}
 			s := sentence{x: x, section: section, tokens: tokens, span: span}
 			for i := range attributes {
-				s.read(i, &cells[i])
+				carried[i] = s.read(i, &cells[i], carried[i])
 			}
 			for _, f := range x.Lexicon.abnormal.find(tokens, span) {
 				// An old fracture is still no normal report: the past counts here.
@@ -113,35 +114,57 @@ func (s *sentence) reading() *Sentence {
 
 func (s *sentence) assess(mention Span) Assertion { return s.reading().Assess(mention) }
 
-// read updates the cell of attribute i.
-func (s *sentence) read(i int, cell *schema.Cell) {
+// read updates the cell of attribute i. carried is what the sentence before was about, for
+// an attribute that belongs to something; the result is what this one is about.
+func (s *sentence) read(i int, cell *schema.Cell, carried *thing) *thing {
 	a := s.x.Lexicon.Schema.Attributes[i]
-	var near *Span
-	if m := s.x.Lexicon.near[i]; m != nil {
-		for _, f := range m.find(s.tokens, s.span) {
-			if c := s.assess(f.Span); !s.reading().idiom(f.Span) && !c.Negated && !c.Historical && !c.Hypothetical && !c.Other {
-				near = &f.Span
-				break
-			}
+	var things []thing
+	if s.x.Lexicon.near[i] != nil {
+		if things = s.things(i, carried); things == nil {
+			return nil
 		}
-		if near == nil {
-			return
+		if k := slices.IndexFunc(things, func(t thing) bool { return t.counts }); k >= 0 {
+			carried = &things[k]
+		} else {
+			return nil
 		}
 	}
 	if a.Kind == schema.Numeric {
-		if c, ok := s.measure(a, s.x.Lexicon.Source.Attributes[i].UnitMM, *near); ok && better(c, *cell) {
+		if c, ok := s.measure(i, things); ok && better(c, *cell) {
 			*cell = c
 		}
-		return
+		return carried
 	}
+	var apart schema.Cell
 	for _, f := range s.x.Lexicon.match[i].find(s.tokens, s.span) {
-		if s.reading().idiom(f.Span) {
+		if s.reading().idiom(f.Span) || things != nil && !s.belongs(f.Span, things) {
 			continue
 		}
-		if c := s.cell(a, s.x.Lexicon.either[i], f, false); better(c, *cell) {
+		c := s.cell(a, s.x.Lexicon.either[i], f, false)
+		if things != nil && s.parted(f.Span, *carried) {
+			if better(c, apart) {
+				apart = c
+			}
+		} else if better(c, *cell) {
 			*cell = c
 		}
 	}
+	if better(apart, *cell) {
+		*cell = apart
+	}
+	return carried
+}
+
+// parted reports whether a clause boundary lies between a value and the thing.
+func (s *sentence) parted(value Span, t thing) bool {
+	r := s.reading()
+	from, to := min(value.End, t.End), max(value.Start, t.Start)
+	for i := from; i <= to; i++ {
+		if r.polarity[i-s.span.Start] && i > from {
+			return true
+		}
+	}
+	return false
 }
 
 // cell is what the sentence says about one phrase found in it; past says whether
@@ -158,6 +181,8 @@ func (s *sentence) cell(a schema.Attribute, either *phraseMatcher, f found, past
 	span := f.Span
 	switch {
 	case f.sense == absent:
+		c.State = schema.Negated
+	case f.denied:
 		c.State = schema.Negated
 	case as.Negated:
 		c.State = schema.Negated
@@ -201,27 +226,6 @@ func cover(a, b Span) Span {
 func (s *sentence) evidence(span Span) schema.Evidence {
 	start, end := s.tokens[span.Start].Start, s.tokens[span.End-1].End
 	return schema.Evidence{Section: s.section.Name, Start: start, End: end, Quote: s.section.Text[start:end]}
-}
-
-// measure reads the length nearest to the mention: the largest extent of "8 x 6
-// mm" or "1.2 cm", in the attribute's unit.
-func (s *sentence) measure(a schema.Attribute, unitMM float64, near Span) (schema.Cell, bool) {
-	best, bestGap := measurement{}, -1
-	for _, m := range measurements(s.tokens, s.span) {
-		gap := max(m.Start-near.End, near.Start-m.End, 0)
-		if bestGap < 0 || gap < bestGap {
-			best, bestGap = m, gap
-		}
-	}
-	if bestGap < 0 {
-		return schema.Cell{}, false
-	}
-	v := best.maxMM / unitMM
-	c := schema.Cell{State: schema.Stated, Value: a.Bin(v), Raw: strconv.FormatFloat(v, 'g', 6, 64), Evidence: s.evidence(best.Span)}
-	if s.assess(best.Span).Possible {
-		c.State = schema.Uncertain
-	}
-	return c, true
 }
 
 // Options name what an Extractor works with; the zero value takes what is embedded.

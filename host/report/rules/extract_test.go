@@ -200,9 +200,11 @@ func FuzzMeasurements(f *testing.F) {
 	f.Add("8 x 6 x 4.5 mm and .5cm by 12-mm")
 	f.Fuzz(func(t *testing.T, s string) {
 		tokens := Tokenize(s)
-		for _, m := range measurements(tokens, Span{Start: 0, End: len(tokens)}) {
-			if !(m.maxMM > 0 && m.maxMM <= maxLengthMM) || m.End <= m.Start {
-				t.Fatalf("%+v", m)
+		for name, u := range units {
+			for _, m := range u.measurements(tokens, Span{Start: 0, End: len(tokens)}) {
+				if len(m.values) == 0 || m.values[0] > u.max || m.End <= m.Start || !u.signed && m.values[0] < 0 {
+					t.Fatalf("%s: %+v", name, m)
+				}
 			}
 		}
 	})

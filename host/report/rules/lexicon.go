@@ -6,13 +6,16 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/goccy/go-yaml"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
 // ChestXRay names the embedded lexicon: the fourteen findings that chest
@@ -60,9 +63,17 @@ type entry struct {
 	// Near makes values and measurements count only in a sentence that states one
 	// of these phrases.
 	Near []string `yaml:"near"`
-	// UnitMM is what a numeric attribute is written in, in millimetres: 1 for mm,
-	// 10 for cm. Only lengths are measured.
+	// UnitMM is what a length is written in, in millimetres: 1 for mm, 10 for cm.
 	UnitMM float64 `yaml:"unit_mm"`
+	// Unit names what a numeric attribute is measured in, instead of UnitMM: mm, cm, um,
+	// HU, SUV, %, ml, /mm2, /10HPF, or count for how many there are.
+	Unit string `yaml:"unit"`
+	// Extent is which of several extents counts, from the largest: 2 for the short axis
+	// of "8 x 6 mm". 0 is the largest.
+	Extent int `yaml:"extent"`
+	// Time "prior" reads what was measured before ("previously 6 mm"); "" and "current"
+	// what is measured now.
+	Time string `yaml:"time"`
 	// Edges are the inner bin edges of a numeric attribute, in its unit.
 	Edges []float64 `yaml:"edges"`
 	// NothingElse makes a binary attribute stated when the report says something
@@ -94,6 +105,8 @@ type found struct {
 	sense sense
 	// value is the index of a categorical value, -1 otherwise.
 	value int
+	// denied says that "non" stands before it.
+	denied bool
 }
 
 // phraseMatcher finds one attribute's phrases.
@@ -103,15 +116,44 @@ type phraseMatcher struct {
 	values  []int
 }
 
-// find returns the phrases that lie in span; other ones are left out.
+// find returns the phrases that lie in span; other ones are left out. A phrase is found
+// behind "non", "non-" and in a word that begins so, and denied there, unless it has the
+// "non" itself.
 func (m *phraseMatcher) find(tokens []Token, span Span) []found {
 	var all []found
 	for _, f := range m.matcher.find(tokens, span) {
 		if s := m.senses[f.pattern]; s != other {
-			all = append(all, found{f.Span, s, m.values[f.pattern]})
+			all = append(all, found{f.Span, s, m.values[f.pattern], denied(tokens, span.Start, f.Start)})
+		}
+	}
+	for i := span.Start; i < span.End; i++ {
+		if text := tokens[i].Text; len(text) > len("non")+3 && strings.HasPrefix(text, "non") {
+			all = append(all, m.behindNon(tokens, span, i)...)
 		}
 	}
 	return all
+}
+
+// behindNon finds phrases in which token i counts without its "non".
+func (m *phraseMatcher) behindNon(tokens []Token, span Span, i int) []found {
+	const reach = 3
+	from, to := max(span.Start, i-reach), min(span.End, i+reach+1)
+	cut := slices.Clone(tokens[from:to])
+	cut[i-from].Text = strings.TrimPrefix(cut[i-from].Text, "non")
+	for _, f := range m.matcher.find(cut, Span{0, len(cut)}) {
+		if at := i - from; f.Start <= at && at < f.End && m.senses[f.pattern] == mention {
+			return []found{{Span{f.Start + from, f.End + from}, mention, m.values[f.pattern], true}}
+		}
+	}
+	return nil
+}
+
+// denied reports whether "non" or "non-" stands before token i.
+func denied(tokens []Token, start, i int) bool {
+	if i > start+1 && tokens[i-1].Text == "-" {
+		i--
+	}
+	return i > start && tokens[i-1].Text == "non"
 }
 
 // Lexicon is a lexicon ready for use. It is safe for concurrent use.
@@ -224,8 +266,14 @@ func (e *entry) attribute() (schema.Attribute, error) {
 			a.Values = append(a.Values, v.Name)
 		}
 	case schema.Numeric:
-		if len(e.Near) == 0 || e.UnitMM <= 0 || len(e.Edges) == 0 || len(e.Mentions) > 0 {
-			return a, errors.New("a numeric attribute needs near, unit_mm and edges, and has no mentions")
+		if len(e.Near) == 0 || (e.UnitMM > 0) == (e.Unit != "") || len(e.Edges) == 0 || len(e.Mentions) > 0 {
+			return a, errors.New("a numeric attribute needs near, unit_mm or unit, and edges, and has no mentions")
+		}
+		if _, ok := units[e.Unit]; e.Unit != "" && !ok {
+			return a, fmt.Errorf("unit %q; want one of %s", e.Unit, problem.Quote(slices.Sorted(maps.Keys(units))))
+		}
+		if e.Time != "" && e.Time != "prior" && e.Time != "current" || e.Extent < 0 || e.Extent > 3 {
+			return a, fmt.Errorf("time %q, extent %d; want current or prior, and 1 to 3", e.Time, e.Extent)
 		}
 		a.Edges, a.Values, a.Ordinal = e.Edges, schema.BinLabels(e.Edges), true
 	default:
@@ -235,6 +283,25 @@ func (e *entry) attribute() (schema.Attribute, error) {
 		return a, errors.New("nothing_else is for binary attributes")
 	}
 	return a, nil
+}
+
+// quantity is what a numeric attribute is measured in.
+func (e *entry) quantity() unit {
+	if e.Unit == "" {
+		return lengths
+	}
+	return units[e.Unit]
+}
+
+// scale is the attribute's unit in the base unit of its quantity.
+func (e *entry) scale() float64 {
+	if e.UnitMM > 0 {
+		return e.UnitMM
+	}
+	if mm, ok := inMM[e.Unit]; ok {
+		return mm
+	}
+	return 1
 }
 
 func compile(p Phrases, values []Value) (*phraseMatcher, error) {
@@ -265,6 +332,27 @@ func compile(p Phrases, values []Value) (*phraseMatcher, error) {
 	for k, v := range values {
 		add(v.Mentions, mention, k)
 	}
+	for k, v := range values {
+		add(elided(v.Mentions, seen), mention, k)
+	}
 	m.matcher = newMatcher(patterns)
 	return m, errors.Join(errs...)
+}
+
+// elided are the forms of phrases of three plain words in which the middle one is one of
+// two: "right upper lobe" in "right upper and middle lobe".
+func elided(phrases []string, seen map[string]bool) []string {
+	var out []string
+	for _, phrase := range phrases {
+		w := strings.Fields(phrase)
+		if len(w) != 3 || strings.ContainsAny(phrase, "_?*|-:") {
+			continue
+		}
+		for _, form := range []string{w[0] + " " + w[1] + " and|or|/ _ " + w[2], w[0] + " _ and|or|/ " + w[1] + " " + w[2]} {
+			if !seen[form] {
+				out = append(out, form)
+			}
+		}
+	}
+	return out
 }

@@ -1,130 +1,287 @@
 package rules
 
 import (
+	"math"
+	"slices"
 	"strconv"
 )
 
-// measurement is a length in a text: "12 mm", "1.2 cm", "8 x 6 x 4 mm".
+// measurement is a quantity in a text: "12 mm", "8 x 6 x 4 mm", "5-8 mm", "-40 HU".
 type measurement struct {
 	Span
-	maxMM float64
+	// values are the extents in the base unit, the largest first; of a range the upper end.
+	values []float64
 }
 
-// unitsMM are the lengths reports are written in. Inches are left out: reports
-// that use them measure bullets and catheters.
-var unitsMM = map[string]float64{
-	"mm": 1, "millimeter": 1, "millimeters": 1, "millimetre": 1, "millimetres": 1,
-	"cm": 10, "centimeter": 10, "centimeters": 10, "centimetre": 10, "centimetres": 10,
+// unit is what a numeric attribute is measured in.
+type unit struct {
+	// factors are the spellings, folded, and what one of them is in the base unit.
+	factors map[string]float64
+	// before lists words that stand before the number instead ("SUV 4.5").
+	before map[string]bool
+	// counted are the words that may stand between the number and the unit.
+	counted map[string]bool
+	// max bounds the absolute value.
+	max float64
+	// signed allows values below zero.
+	signed bool
 }
 
-// maxLengthMM is the largest length taken for one: nothing in a body is longer.
-const maxLengthMM = 2500
+// lengths are the units of length in millimetres. Inches are left out: reports that use
+// them measure bullets and catheters.
+var lengths = unit{max: 2500, factors: map[string]float64{
+	"mm": 1, "mms": 1, "millimeter": 1, "millimeters": 1, "millimetre": 1, "millimetres": 1, "milimetros": 1,
+	"cm": 10, "cms": 10, "centimeter": 10, "centimeters": 10, "centimetre": 10, "centimetres": 10, "zentimeter": 10, "centimetros": 10,
+	"um": 0.001, "\u03bcm": 0.001, "micron": 0.001, "microns": 0.001, "micrometer": 0.001, "micrometers": 0.001,
+}}
 
-// measurements returns the lengths in span, in order.
-func measurements(tokens []Token, span Span) []measurement {
-	var found []measurement
-	for i := span.Start; i < span.End; {
-		m, ok := lengthAt(tokens[:span.End], i)
+// units are the units a lexicon may name, besides lengths. Rates are written as their
+// pieces: "/mm2" is a stroke and "mm2".
+var units = map[string]unit{
+	"mm": lengths, "cm": lengths, "um": lengths,
+	"HU":     {max: 4000, signed: true, factors: map[string]float64{"hu": 1, "he": 1, "uh": 1, "hounsfield": 1}},
+	"SUV":    {max: 200, factors: map[string]float64{"suv": 1}, before: wordSet("suv suvmax suvmean suvpeak suvbw max mean peak")},
+	"%":      {max: 100, factors: map[string]float64{"%": 1, "percent": 1, "pct": 1, "prozent": 1}},
+	"ml":     {max: 20000, factors: map[string]float64{"ml": 1, "cc": 1, "ccm": 1, "cm3": 1, "cm\u00b3": 1, "milliliter": 1, "milliliters": 1, "l": 1000, "liter": 1000}},
+	"/mm2":   {max: 1000, counted: mitoses, factors: map[string]float64{"/mm2": 1, "/mm\u00b2": 1, "permm2": 1, "permm\u00b2": 1, "persquaremm": 1, "persquaremillimeter": 1}},
+	"/10HPF": {max: 1000, counted: mitoses, factors: map[string]float64{"/10hpf": 1, "per10hpf": 1, "/10hpfs": 1, "per10hpfs": 1, "in10hpf": 1, "/hpf": 10, "perhpf": 10}},
+	"count":  {max: 1000},
+}
+
+var mitoses = wordSet("mitosis mitoses mitotic figure figures")
+
+// inMM is what a named unit of length is in millimetres.
+var inMM = map[string]float64{"mm": 1, "cm": 10, "um": 0.001}
+
+// numberWords are numbers written out.
+var numberWords = map[string]float64{
+	"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "half": 0.5,
+}
+
+// piece is a part of a token: a run of digits or of anything else.
+type piece struct {
+	text  string
+	token int
+	space bool // white space before it
+}
+
+// pieces parts the tokens of span where digits and letters meet: "11x9mm" is five pieces.
+func pieces(tokens []Token, span Span) []piece {
+	out := make([]piece, 0, span.End-span.Start)
+	for i := span.Start; i < span.End; i++ {
+		text, space := tokens[i].Text, tokens[i].Space
+		for text != "" {
+			n := 1
+			for n < len(text) && startsDigit(text[n:]) == startsDigit(text) {
+				n++
+			}
+			out = append(out, piece{text[:n], i, space})
+			text, space = text[n:], false
+		}
+	}
+	return out
+}
+
+// readNumber reads 12, 1.2, 1,2, .5 or a number word at piece i, and the piece after it; next
+// is i when there is none. A comma before three digits parts thousands.
+func readNumber(p []piece, i int) (v float64, next int) {
+	text, j := "0", i
+	switch {
+	case i >= len(p):
+		return 0, i
+	case startsDigit(p[i].text):
+		text, j = p[i].text, i+1
+	case p[i].text != "." || i > 0 && !p[i].space && startsDigit(p[i-1].text):
+		v, ok := numberWords[p[i].text]
 		if !ok {
+			return 0, i
+		}
+		return v, i + 1
+	}
+	if j+1 < len(p) && !p[j+1].space && startsDigit(p[j+1].text) && (j == i || !p[j].space) {
+		switch mark := p[j].text; {
+		case mark == "," && len(p[j+1].text) == 3 && text != "0":
+			text, j = text+p[j+1].text, j+2
+		case mark == "." || mark == "," || mark == "\u00b7":
+			text, j = text+"."+p[j+1].text, j+2
+		}
+	}
+	if j == i || len(text) > 12 {
+		return 0, i
+	}
+	v, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return 0, i
+	}
+	return v, j
+}
+
+// notLength are the pieces after a length that make it an area, a volume, a speed or a
+// pressure.
+var notLength = wordSet("2 3 \u00b2 \u00b3 ^ hg")
+
+// factorAt reads a unit at piece i, perhaps after a hyphen ("12-mm") and what is counted
+// ("3 mitoses per mm2").
+func (u unit) factorAt(p []piece, i int) (factor float64, next int) {
+	if i < len(p) && p[i].text == "-" {
+		i++
+	}
+	for i < len(p) && u.counted[p[i].text] {
+		i++
+	}
+	text, best := "", i
+	for j := i; j < min(i+4, len(p)); j++ {
+		text += p[j].text
+		if f, ok := u.factors[text]; ok {
+			factor, best = f, j+1
+		}
+	}
+	if best < len(p) && (notLength[p[best].text] && !p[best].space || p[best].text == "hg") {
+		return 0, i
+	}
+	if best+1 < len(p) && p[best].text == "/" && !p[best].space && !startsDigit(p[best+1].text) {
+		return 0, i // mm/h
+	}
+	return factor, best
+}
+
+// dimensionWords may stand between the extents of one thing and say which is which.
+var dimensionWords = wordSet(`ap tr cc transverse craniocaudal anteroposterior long short axis length width height depth in
+	long-axis diameter by maximal maximum sagittal axial coronal transaxial vertical horizontal wide tall thick deep high`)
+
+func times(mark string) bool {
+	return mark == "x" || mark == "by" || mark == "\u00d7" || mark == "*" || mark == "mal" || mark == "por"
+}
+
+// separator reads what stands between two numbers of one measurement; ranges are joined
+// by a dash, "to", "bis", "and".
+func separator(p []piece, i int) (isRange bool, next int) {
+	j := i
+	for j < len(p) && dimensionWords[p[j].text] && p[j].text != "by" {
+		j++
+	}
+	switch {
+	case j >= len(p):
+	case times(p[j].text) || p[j].text == "/" && !p[j].space && j > i:
+		return false, j + 1
+	case j == i && (p[j].text == "-" || p[j].text == "to" || p[j].text == "bis" || p[j].text == "and"):
+		return true, j + 1
+	}
+	return false, i
+}
+
+// quantityAt reads a measurement in u that starts at piece i; next is i when there is none.
+func (u unit) quantityAt(p []piece, i int) (m measurement, next int) {
+	negative := u.signed && i > 0 && p[i-1].text == "-" && !p[i].space && (i == 1 || p[i-1].space)
+	var values, factors []float64
+	ranged := false
+	j := i
+	for {
+		v, after := readNumber(p, j)
+		if after == j {
+			break
+		}
+		f, end := u.factorAt(p, after)
+		if f != 0 {
+			after = end
+		}
+		values, factors, next = append(values, v), append(factors, f), after
+		isRange, more := separator(p, after)
+		if more == after || isRange && (ranged || changed(p, i)) {
+			if isRange && f == 0 && changed(p, i) { // from 6 to 9 mm: the unit is the same
+				_, end := readNumber(p, more)
+				factors[len(factors)-1], _ = u.factorAt(p, end)
+			}
+			break
+		}
+		if _, ahead := readNumber(p, more); ahead == more || isRange && !u.rangeEnd(p, more) {
+			break
+		}
+		ranged = ranged || isRange
+		j = more
+	}
+	return u.assemble(p, i, next, values, factors, ranged, negative)
+}
+
+// rangeWords tell a range from a change: "ranging from 5 to 8 mm", "grown from 5 to 8 mm".
+var rangeWords = wordSet("ranging range ranges ranged varying vary measuring sized between")
+
+// changed reports whether the number at piece i is where a change began.
+func changed(p []piece, i int) bool {
+	return i > 0 && p[i-1].text == "from" && (i < 2 || !rangeWords[p[i-2].text])
+}
+
+// rangeEnd reports whether a number with a unit stands at piece i.
+func (u unit) rangeEnd(p []piece, i int) bool {
+	_, after := readNumber(p, i)
+	f, _ := u.factorAt(p, after)
+	return f != 0
+}
+
+// assemble applies the units, which hold backwards ("8 x 6 mm"), and orders the extents.
+func (u unit) assemble(p []piece, from, next int, values, factors []float64, ranged, negative bool) (measurement, int) {
+	if len(values) == 0 || factors[len(factors)-1] == 0 && !u.named(p, from) {
+		return measurement{}, from
+	}
+	factor := factors[len(factors)-1]
+	if factor == 0 {
+		factor = 1
+	}
+	for k := len(values) - 1; k >= 0; k-- {
+		if factors[k] != 0 {
+			factor = factors[k]
+		}
+		values[k] *= factor
+	}
+	slices.SortFunc(values, func(a, b float64) int { return -sign(a - b) })
+	if ranged {
+		values = values[:1]
+	}
+	if negative {
+		values[0] = -values[0]
+		from--
+	}
+	if math.Abs(values[0]) > u.max || values[0] == 0 && u.before == nil && !u.signed && u.max == lengths.max {
+		return measurement{}, from
+	}
+	return measurement{Span{p[from].token, p[next-1].token + 1}, values}, next
+}
+
+func sign(v float64) int {
+	switch {
+	case v > 0:
+		return 1
+	case v < 0:
+		return -1
+	}
+	return 0
+}
+
+// named reports whether a word that stands for the unit precedes the number at piece i.
+func (u unit) named(p []piece, i int) bool {
+	for j := i - 1; j >= max(0, i-4); j-- {
+		switch text := p[j].text; {
+		case u.before[text]:
+			return true
+		case text != ":" && text != "=" && text != "of" && text != "is" && text != "was" && text != ")" && text != "(":
+			return false
+		}
+	}
+	return false
+}
+
+// measurements returns the quantities in span, in order.
+func (u unit) measurements(tokens []Token, span Span) []measurement {
+	var found []measurement
+	p := pieces(tokens, span)
+	for i := 0; i < len(p); {
+		m, next := u.quantityAt(p, i)
+		if m.values == nil {
 			i++
 			continue
 		}
 		found = append(found, m)
-		i = m.End
+		i = max(next, i+1)
 	}
 	return found
-}
-
-// lengthAt reads number [unit] (x number [unit])* with a unit at the end.
-func lengthAt(tokens []Token, i int) (measurement, bool) {
-	start := i
-	var values []float64
-	var units []float64
-	for {
-		v, unit, next, ok := numberAt(tokens, i)
-		if !ok {
-			break
-		}
-		values = append(values, v)
-		if unit == 0 && next < len(tokens) {
-			j := next
-			if tokens[j].Text == "-" && j+1 < len(tokens) { // 12-mm
-				j++
-			}
-			if u, ok := unitsMM[tokens[j].Text]; ok {
-				unit, next = u, j+1
-			}
-		}
-		units = append(units, unit)
-		i = next
-		if i+1 >= len(tokens) || !times(tokens[i].Text) {
-			break
-		}
-		if _, _, _, more := numberAt(tokens, i+1); !more {
-			break
-		}
-		i++
-	}
-	if len(values) == 0 || units[len(units)-1] == 0 {
-		return measurement{}, false
-	}
-	m := measurement{Span: Span{Start: start, End: i}}
-	unit := units[len(units)-1]
-	for k := len(values) - 1; k >= 0; k-- { // "8 x 6 mm": the unit holds backwards
-		if units[k] != 0 {
-			unit = units[k]
-		}
-		m.maxMM = max(m.maxMM, values[k]*unit)
-	}
-	return m, m.maxMM > 0 && m.maxMM <= maxLengthMM
-}
-
-func times(mark string) bool { return mark == "x" || mark == "by" || mark == "\u00d7" || mark == "*" }
-
-// numberAt reads 12, 1.2, .5 or 12mm at token i; unit is 0 when none is glued on.
-func numberAt(tokens []Token, i int) (v, unitMM float64, next int, ok bool) {
-	if i >= len(tokens) {
-		return 0, 0, i, false
-	}
-	j := i
-	digits := ""
-	if tokens[j].Text == "." {
-		digits = "0"
-	} else {
-		word := tokens[j].Text
-		n := 0
-		for n < len(word) && word[n] >= '0' && word[n] <= '9' {
-			n++
-		}
-		if n == 0 || n > 6 {
-			return 0, 0, i, false
-		}
-		digits = word[:n]
-		if n < len(word) {
-			u, ok := unitsMM[word[n:]]
-			v, _ := strconv.ParseFloat(digits, 64)
-			return v, u, j + 1, ok
-		}
-		j++
-	}
-	if j+1 < len(tokens) && tokens[j].Text == "." && tokens[j+1].Word && !tokens[j+1].Space && (j == i || !tokens[j].Space) {
-		word := tokens[j+1].Text
-		n := 0
-		for n < len(word) && word[n] >= '0' && word[n] <= '9' {
-			n++
-		}
-		if n > 0 && n <= 6 {
-			v, err := strconv.ParseFloat(digits+"."+word[:n], 64)
-			if n == len(word) {
-				return v, 0, j + 2, err == nil
-			}
-			u, ok := unitsMM[word[n:]]
-			return v, u, j + 2, ok
-		}
-	}
-	if j == i {
-		return 0, 0, i, false
-	}
-	v, err := strconv.ParseFloat(digits, 64)
-	return v, 0, j, err == nil
 }

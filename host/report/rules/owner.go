@@ -1,0 +1,386 @@
+package rules
+
+import (
+	"strconv"
+
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+)
+
+// Words that tell what a measurement is about.
+var (
+	// closedWords end a noun phrase.
+	closedWords = wordSet(`of in on at to from with without by for and or but is are was were has have had seen noted identified
+		located within along near adjacent abutting involving arising previously prior now currently today compared versus vs than
+		series image which that this there it these those again also as if when where while since after before during
+		measures measuring measured stable unchanged larger smaller approximately about around circa ca up
+		shows show contains demonstrates lies lie extends projecting projects overlying beside next behind between through
+		should would could may might must will can not no be been appears remains lined containing present visible
+		per respectively each total und oder im in der die das mit von bei y o con en de la el`)
+	// sizeWords are nouns and adjectives of the size itself.
+	sizeWords = wordSet(`diameter size length width height depth axis dimension dimensions extent maximal maximum max largest greatest
+		long short longest shortest ap cc tr transverse craniocaudal anteroposterior axial sagittal coronal mean average thick thickness wide
+		tall big large overall total approx approximately about circa ca roughly nearly almost only just at least up to measuring measures
+		measured measurement measurements size: a an the its of is in craniocaudally transversely durchmesser grosse tamano diametro short-axis long-axis`)
+	// anaphora stand for a thing named before.
+	anaphora = wordSet(`it its they their this these largest biggest dominant larger one measuring measures measured size diameter which both latter
+		index sie es er diese dieser er ella este esta mide`)
+	// distance words after a measurement make it the way to somewhere else.
+	distanceWords = wordSet(`from above below away distal proximal cephalad caudal superior inferior lateral medial anterior posterior beyond
+		inside deep beneath to into cranial past outside off rostral superolateral inferolateral superiorly inferiorly laterally medially
+		posteriorly anteriorly distally proximally increase growth larger smaller bigger more less increment apart lower higher shorter longer`)
+	// apartWords before a measurement make it no size of the thing.
+	apartWords = wordSet(`within distance slice slices section sections collimation increment increments interval intervals cut cuts
+		margin margins reconstructed reconstruction gap spacing clearance shift rand abstand schichtdicke grosor marge`)
+	limitWords  = wordSet(`> \u2265 exceeding exceeds over above minimum threshold cutoff cut-off criterion criteria greater larger more longer groesser mayor`)
+	adviceWords = wordSet(`should recommend recommended recommends recommendation follow followup guideline guidelines fleischner criteria threshold
+		screening consider warrant warrants`)
+	pastWords = wordSet(`previously prior prev previous formerly before baseline earlier initially originally compared comparison versus vs
+		vorher zuvor voruntersuchung previo previamente anterior`)
+	nowWords    = wordSet(`now currently today current measures measuring is are aktuell jetzt ahora actual`)
+	wasWords    = wordSet(`was were had`)
+	changeWords = wordSet(`increased grown decreased enlarged shrunk changed progressed regressed grew shrank increase decrease growth reduced
+		diminished reduction change enlarging decreasing increasing interval`)
+	agoWords   = wordSet(`previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
+	sliceWords = wordSet(`slice slices section sections sequence reconstruction reconstructions collimation cuts`)
+)
+
+// timing says when a measurement was taken.
+type timing int8
+
+const (
+	taken timing = iota
+	past
+	perhapsPast // told in the past tense: past only beside a present one
+)
+
+// owned is a measurement that belongs to a mention.
+type owned struct {
+	measurement
+	when     timing
+	possible bool // of the mention
+}
+
+// thing is a mention that values and measurements may belong to.
+type thing struct {
+	Span
+	counts   bool // it is there, now, and the patient's
+	possible bool
+}
+
+// things are the mentions of what attribute i is a property of. A sentence that only takes
+// up the one before ("It measures 9 mm") has that sentence's at its start.
+func (s *sentence) things(i int, carried *thing) []thing {
+	var out []thing
+	for _, f := range s.x.Lexicon.near[i].find(s.tokens, s.span) {
+		if s.reading().idiom(f.Span) {
+			continue
+		}
+		a := s.assess(f.Span)
+		out = append(out, thing{f.Span, !a.Negated && !a.Historical && !a.Hypothetical && !a.Other && !f.denied, a.Possible})
+	}
+	if out == nil && carried != nil && s.takesUp() {
+		out = []thing{{Span{s.span.Start, s.span.Start}, carried.counts, carried.possible}}
+	}
+	return out
+}
+
+// takesUp reports whether the sentence begins by what was named before.
+func (s *sentence) takesUp() bool {
+	i := s.span.Start
+	if s.tokens[i].Text == "the" && i+1 < s.span.End {
+		i++
+	}
+	return anaphora[s.tokens[i].Text]
+}
+
+// measure reads attribute i from the sentence: of the lengths (or what its unit is) that
+// belong to one of the things, the first that is of its time, in the attribute's unit.
+func (s *sentence) measure(i int, things []thing) (schema.Cell, bool) {
+	a, e := s.x.Lexicon.Schema.Attributes[i], s.x.Lexicon.Source.Attributes[i]
+	var all []owned
+	present := false
+	for _, o := range s.owned(e.quantity(), things) {
+		all = append(all, o)
+		present = present || o.when == taken
+	}
+	for _, o := range all {
+		gone := o.when == past || o.when == perhapsPast && present
+		if gone != (e.Time == "prior") || e.Extent > len(o.values) {
+			continue
+		}
+		v := o.values[max(e.Extent-1, 0)] / e.scale()
+		c := schema.Cell{State: schema.Stated, Value: a.Bin(v), Raw: strconv.FormatFloat(v, 'g', 6, 64), Evidence: s.evidence(o.Span)}
+		if as := s.assess(o.Span); o.possible || as.Possible && !as.Alternative {
+			c.State = schema.Uncertain
+		}
+		return c, true
+	}
+	return schema.Cell{}, false
+}
+
+// owned lists the measurements in u that belong to things that count.
+func (s *sentence) owned(u unit, things []thing) []owned {
+	var out []owned
+	end := s.span.Start
+	found := u.measurements(s.tokens, s.span)
+	if u.factors == nil {
+		found = s.counts(things)
+	}
+	for _, m := range found {
+		before := end
+		end = m.End
+		t := s.owner(m, things)
+		if t == nil || !t.counts {
+			continue
+		}
+		out = append(out, owned{m, s.when(m, before), t.possible})
+	}
+	return out
+}
+
+// counts reads how many things there are: "3 nodules", "three enlarged lymph nodes".
+func (s *sentence) counts(things []thing) []measurement {
+	var out []measurement
+	for _, t := range things {
+		from := t.Start
+		for from > max(s.span.Start, t.Start-4) && s.tokens[from-1].Word {
+			from--
+		}
+		p := pieces(s.tokens, Span{from, t.Start})
+		for i := range p {
+			v, next := readNumber(p, i)
+			if next == i || next < len(p) && (lengths.factors[p[next].text] != 0 || closedWords[p[next].text]) {
+				continue
+			}
+			out = append(out, measurement{Span{p[i].token, p[next-1].token + 1}, []float64{v}})
+			break
+		}
+	}
+	return out
+}
+
+// owner is the thing that a measurement belongs to by syntax; nil when it is of something
+// else, a distance, a change or a limit.
+func (s *sentence) owner(m measurement, things []thing) *thing {
+	phrase := s.nounPhrase(m.End)
+	for k := range things {
+		if t := &things[k]; t.Start >= m.End && t.Start < phrase.End {
+			return t
+		}
+	}
+	if s.foreign(phrase, things) || s.setApart(m, things) {
+		return nil
+	}
+	var before, after *thing
+	for k := range things {
+		switch t := &things[k]; {
+		case t.End <= m.Start:
+			before = t
+		case after == nil && t.Start >= m.End:
+			after = t
+		}
+	}
+	if before != nil {
+		if s.otherSubject(Span{before.End, m.Start}, things) {
+			return nil
+		}
+		return before
+	}
+	if after != nil && !s.reading().crosses(m.End, after.Start) {
+		return after
+	}
+	return nil
+}
+
+// nounPhrase is the run of words from token i that a measurement there describes.
+func (s *sentence) nounPhrase(i int) Span {
+	p := Span{i, i}
+	for p.End < s.span.End && p.End-i < 8 {
+		t := s.tokens[p.End]
+		if t.Text != "-" && (!t.Word || closedWords[t.Text] || distanceWords[t.Text] && p.End == i) {
+			break
+		}
+		p.End++
+	}
+	return p
+}
+
+// foreign reports whether a noun phrase without a thing names something else.
+func (s *sentence) foreign(p Span, things []thing) bool {
+	for i := p.Start; i < p.End; i++ {
+		if t := s.tokens[i]; t.Word && !sizeWords[t.Text] && !startsDigit(t.Text) && !s.known(i) {
+			return true
+		}
+	}
+	return false
+}
+
+// known reports whether a phrase of the lexicon's categories covers token i: a place or a
+// look of the thing.
+func (s *sentence) known(i int) bool {
+	for k, m := range s.x.Lexicon.match {
+		if s.x.Lexicon.Schema.Attributes[k].Kind != schema.Categorical {
+			continue
+		}
+		for _, f := range m.find(s.tokens, s.span) {
+			if f.Start <= i && i < f.End {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// setApart reports whether the words about a measurement make it a distance, a slice, a
+// margin, a change or a limit.
+func (s *sentence) setApart(m measurement, things []thing) bool {
+	if m.End < s.span.End {
+		next := s.tokens[m.End]
+		ahead := m.End+1 < s.span.End && (startsDigit(s.tokens[m.End+1].Text) || s.tokens[m.End+1].Text == ".")
+		if distanceWords[next.Text] && !(next.Text == "to" && ahead) {
+			return true
+		}
+	}
+	word := func(back int) string {
+		if i := m.Start - back; i >= s.span.Start {
+			return s.tokens[i].Text
+		}
+		return ""
+	}
+	limit := limitWords[word(1)] || word(1) == "than" && limitWords[word(2)] || word(1) == "=" && limitWords[word(2)]
+	if limit || word(1) == "by" && (changeWords[word(2)] || changeWords[word(3)]) {
+		return true
+	}
+	if (word(1) == "<" || word(1) == "than" || word(1) == "under" || word(1) == "below") && s.advises() {
+		return true
+	}
+	for back := 1; back <= 4; back++ {
+		i := m.Start - back
+		if i < s.span.Start || !s.tokens[i].Word && s.tokens[i].Text != ":" || covered(i, things) {
+			break
+		}
+		if apartWords[s.tokens[i].Text] {
+			return true
+		}
+	}
+	return false
+}
+
+func covered(i int, things []thing) bool {
+	for _, t := range things {
+		if t.Start <= i && i < t.End {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *sentence) advises() bool {
+	for i := s.span.Start; i < s.span.End; i++ {
+		if adviceWords[s.tokens[i].Text] {
+			return true
+		}
+	}
+	return false
+}
+
+// otherSubject reports whether the words between a thing and a measurement turn to
+// something else: a semicolon, or a noun after a comma or "and" ("nodule, heart 12 cm").
+func (s *sentence) otherSubject(between Span, things []thing) bool {
+	turned, depth, noun := false, 0, false
+	for i := between.Start; i < between.End; i++ {
+		t := s.tokens[i]
+		switch {
+		case t.Text == "(" || t.Text == "[":
+			depth++
+		case t.Text == ")" || t.Text == "]":
+			depth--
+		case depth > 0:
+		case t.Text == ";":
+			turned, noun = true, true
+		case t.Text == "," || s.x.Engine.is(t, and|with):
+			turned, noun = true, false
+		case anaphora[t.Text]:
+			turned, noun = false, false
+		case turned && t.Word && !closedWords[t.Text] && !sizeWords[t.Text] && !pastWords[t.Text] && !nowWords[t.Text] &&
+			!changeWords[t.Text] && !startsDigit(t.Text) && !s.x.Engine.is(t, opener|verb|existential) && !covered(i, things) && !s.known(i):
+			noun = true
+		}
+	}
+	return turned && noun
+}
+
+// when says by the words since the last measurement, and by the ones that follow, when a
+// measurement was taken.
+func (s *sentence) when(m measurement, from int) timing {
+	was := false
+	for i := m.Start - 1; i >= max(from, m.Start-9); i-- {
+		t := s.tokens[i]
+		switch {
+		case t.Text == ";":
+			i = s.span.Start - 1
+		case pastWords[t.Text]:
+			return past
+		case t.Text == "from" && (s.changes(from, i) || s.precedesNow(m)):
+			return past
+		case nowWords[t.Text]:
+			return taken
+		case wasWords[t.Text]:
+			was = true
+		}
+	}
+	for i := m.End; i < min(m.End+6, s.span.End); i++ {
+		t := s.tokens[i]
+		if !t.Word && t.Text != "-" || pastWords[t.Text] && !agoWords[t.Text] || t.Text == "than" || t.Text == "since" || t.Text == "from" || nowWords[t.Text] {
+			break
+		}
+		number := i+1 < s.span.End && startsDigit(s.tokens[i+1].Text)
+		if agoWords[t.Text] && !number || t.Text == "in" && number && len(s.tokens[i+1].Text) == 4 {
+			return past
+		}
+	}
+	if was {
+		return perhapsPast
+	}
+	return taken
+}
+
+// changes reports whether a word of change stands between tokens from and to.
+func (s *sentence) changes(from, to int) bool {
+	for _, t := range s.tokens[from:max(from, to)] {
+		if changeWords[t.Text] {
+			return true
+		}
+	}
+	return false
+}
+
+// precedesNow reports whether "to" and a number follow the measurement.
+func (s *sentence) precedesNow(m measurement) bool {
+	return m.End+1 < s.span.End && s.tokens[m.End].Text == "to" && startsDigit(s.tokens[m.End+1].Text)
+}
+
+// belongs reports whether a value belongs to a thing: not when it describes another noun
+// that a row of other words parts from the thing ("irregular heart beat degrades the
+// images of the nodule").
+func (s *sentence) belongs(value Span, things []thing) bool {
+	const far = 2
+	for _, t := range things {
+		if !t.counts {
+			continue
+		}
+		if t.Start < value.End {
+			return true
+		}
+		others := 0
+		for i := s.nounPhrase(value.End).End; i < t.Start; i++ {
+			if w := s.tokens[i]; w.Word && !closedWords[w.Text] && !s.x.Engine.is(w, opener|verb|existential) && !s.known(i) && !startsDigit(w.Text) && lengths.factors[w.Text] == 0 {
+				others++
+			}
+		}
+		if others <= far || s.nounPhrase(value.End).End >= t.Start {
+			return true
+		}
+	}
+	return false
+}
