@@ -65,9 +65,39 @@ type System struct {
 	WithoutLesion   int              `json:"replicates_without_lesion"`
 	APAtIoU         []APAtIoU        `json:"ap_at_iou,omitempty"`
 	APMean          *Number          `json:"ap_mean,omitempty"` // over APAtIoU
+	COCO            *COCO            `json:"coco,omitempty"`
 	Strata          []Stratum        `json:"strata,omitempty"`
 	Classes         []Class          `json:"classes,omitempty"`
 	Macro           *Macro           `json:"macro,omitempty"` // over Classes with lesions
+}
+
+// COCO are the figures of COCOeval; null where there are no lesions.
+type COCO struct {
+	AP       Number            `json:"ap"`
+	AP50     Number            `json:"ap50"`
+	AP75     Number            `json:"ap75"`
+	APSmall  Number            `json:"ap_small"`
+	APMedium Number            `json:"ap_medium"`
+	APLarge  Number            `json:"ap_large"`
+	AR1      Number            `json:"ar1"`
+	AR10     Number            `json:"ar10"`
+	AR100    Number            `json:"ar100"`
+	ARSmall  Number            `json:"ar_small"`
+	ARMedium Number            `json:"ar_medium"`
+	ARLarge  Number            `json:"ar_large"`
+	Classes  map[string]Number `json:"ap_by_class,omitempty"`
+}
+
+// NewCOCO describes COCOeval's figures.
+func NewCOCO(f *froc.COCOFigures) *COCO {
+	out := &COCO{Number(f.AP), Number(f.AP50), Number(f.AP75), Number(f.APSmall), Number(f.APMedium), Number(f.APLarge),
+		Number(f.AR1), Number(f.AR10), Number(f.AR100), Number(f.ARSmall), Number(f.ARMedium), Number(f.ARLarge), map[string]Number{}}
+	for _, c := range f.Classes {
+		if c.Class != "" {
+			out.Classes[c.Class] = Number(c.AP)
+		}
+	}
+	return out
 }
 
 // Class is the evaluation of one class by itself; sensitivities are null where it has no

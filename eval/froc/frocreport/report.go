@@ -175,6 +175,13 @@ func (o Options) describe(s Evaluated, intervals bool) (frocio.System, error) {
 	if err := o.addAPAtIoU(&out, s.Result); err != nil {
 		return out, err
 	}
+	if o.Protocol.Name == froc.COCO(0.5).Name {
+		figures, err := froc.COCOeval(s.Result.Truth, s.Result.Predictions, o.Protocol.Ties)
+		if err != nil {
+			return out, err
+		}
+		out.COCO = frocio.NewCOCO(figures)
+	}
 	for _, by := range o.Strata {
 		if err := o.addStrata(&out, s.Result, by, intervals); err != nil {
 			return out, err

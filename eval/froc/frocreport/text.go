@@ -99,6 +99,15 @@ func writeFigures(w io.Writer, protocol froc.Protocol, s frocio.System, b *froci
 		}
 		fmt.Fprintf(table, "  %s\t%s\t%s\t\t%s\n", key[1], figure(m.Value), formatRange(m.CI), note)
 	}
+	if c := s.COCO; c != nil {
+		for _, row := range []struct {
+			name  string
+			value frocio.Number
+		}{{"COCO AP", c.AP}, {"  50", c.AP50}, {"  75", c.AP75}, {"  small", c.APSmall}, {"  medium", c.APMedium}, {"  large", c.APLarge},
+			{"COCO AR 1", c.AR1}, {"  10", c.AR10}, {"  100", c.AR100}} {
+			fmt.Fprintf(table, "  %s\t%s\t\t\t\n", row.name, figure(row.value))
+		}
+	}
 	for _, at := range s.APAtIoU {
 		fmt.Fprintf(table, "  AP at IoU %g\t%s\t\t\t\n", at.IoU, figure(at.AP))
 	}
