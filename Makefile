@@ -18,9 +18,10 @@ VERSION := 0.2.0-dev$(addprefix +,$(shell git rev-parse --short=12 HEAD 2>/dev/n
 GO_BUILD := go build -buildvcs=false
 # gRPC's trace pages bring in html/template, whose reflection keeps the linker from leaving
 # anything out: plugins are 8 instead of 12 MB without. Names are resolved without libc, so
-# that host and plugins are of the same compiled packages. All commands share the tags and
-# with them the build cache.
-export GOFLAGS := -tags=grpcnotrace,netgo,osusergo $(GOFLAGS)
+# that host and plugins are of the same compiled packages. Debug information is a sixth of
+# the compiler's time and is stripped; plain `go` commands have it. All commands share the
+# flags and with them the build cache.
+export GOFLAGS := -tags=grpcnotrace,netgo,osusergo -gcflags=all=-dwarf=false $(GOFLAGS)
 KERNELS = $(addprefix -kernels ,$(wildcard plugins/*/native))
 PLUGIN_MAINS = $(patsubst %/main.go,./%,$(wildcard plugins/*/cmd/alignedfusion-plugin-*/main.go))
 
@@ -39,8 +40,7 @@ help: ## list the targets
 
 .PHONY: setup
 setup: ## install what is missing, fit gotch to this machine's libtorch, build everything into bin/
-	@tools/setup/system.sh
-	@$(MAKE) build
+	@libtorch=$$(tools/setup/system.sh) && $(MAKE) build LIBTORCH="$$libtorch"
 
 .PHONY: demo
 demo: setup ## synthetic CT set, four trained detectors, one table and a FROC plot in demo/
@@ -93,7 +93,7 @@ clean: ## remove everything that was built, and the demo's results
 
 .PHONY: setup-test
 setup-test: setup ## also install what the tests compare against (PyTorch, protoc)
-	@tools/setup/system.sh test
+	@tools/setup/system.sh test >/dev/null
 
 # The race detector compiles and links everything a second time and slows tests down: it
 # watches the packages that start goroutines or hold locks themselves, and of the program as
@@ -112,6 +112,10 @@ test: build ## vet and run all tests, what runs at the same time under the race 
 	go test -vet=off -timeout 20m -race -run 'Signal|Killed|Dies|TrainScripts/(detect|classify)' ./host/cli || status=1; \
 	go test -vet=off -timeout 20m $$rest || status=1; \
 	exit $$status
+
+.PHONY: test-libtorch
+test-libtorch: build ## set up, compare and train with the system's libtorch and each of LIBTORCHS (folders)
+	@tools/setup/libtorch-test.sh $(LIBTORCHS)
 
 .PHONY: lint
 lint: build/staticcheck ## gofmt, vet, staticcheck and the project's own rules
