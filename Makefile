@@ -80,14 +80,14 @@ plugins: fit ## build every plugin into bin/plugins/
 	@mkdir -p bin/plugins
 	@$(if $(PLUGIN_MAINS),$(GO_BUILD) -ldflags '-s -w' -o bin/plugins/ $(PLUGIN_MAINS))
 
-.PHONY: dist
-dist: setup ## pack build/alignedfusion.tar.gz for machines without Go (docs/install.md)
-	tar -czf build/alignedfusion.tar.gz --transform 's|^|alignedfusion/|' bin build/fitgotch build/shim/src $(wildcard plugins/*/native) LICENSE
-	@ls -l build/alignedfusion.tar.gz
+.PHONY: release
+release: build ## pack dist/ for machines without Go, with libraries for each of LIBTORCHS (folders) (docs/install.md)
+	@go run ./tools/release -version '$(VERSION)' $(LIBTORCHS)
+	@ls -l dist/*.tar.gz
 
 .PHONY: clean
 clean: ## remove everything that was built, and the demo's results
-	rm -rf bin build demo go.work go.work.sum
+	rm -rf bin build demo dist go.work go.work.sum
 
 ##@ Check
 

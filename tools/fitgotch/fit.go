@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -50,6 +51,9 @@ func fit(ctx context.Context, o options, log io.Writer) error {
 	if out == "" {
 		out = filepath.Join(root, "build", "lib")
 	}
+	if out, err = filepath.Abs(out); err != nil { // the linker runs elsewhere
+		return err
+	}
 	unlock, err := lockFolder(ctx, filepath.Dir(sources), log)
 	if err != nil {
 		return err
@@ -78,7 +82,21 @@ func fit(ctx context.Context, o options, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	b := &builder{torch: torch, work: filepath.Join(filepath.Dir(sources), "work"), out: out, log: log, standard: "c++17"}
+	if o.prebuilt != "" {
+		err := installPrebuilt(torch, o.prebuilt, out, log)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		fmt.Fprintf(log, "%v; compiling them\n", err)
+	}
+	if o.portable {
+		series, err := torch.series()
+		if err != nil {
+			return err
+		}
+		out = filepath.Join(out, series)
+	}
+	b := &builder{torch: torch, portable: o.portable, work: filepath.Join(filepath.Dir(sources), "work"), out: out, log: log, standard: "c++17"}
 	if err := b.findCompiler(ctx); err != nil {
 		return err
 	}
@@ -159,6 +177,7 @@ type builder struct {
 	work     string // copies of the sources and objects, a folder a library
 	out      string
 	log      io.Writer
+	portable bool   // for any folder with a libtorch of this series
 	compiler string // path of g++
 	version  string // its first --version line
 	standard string // -std= value that libtorch's headers accept, as far as is known
@@ -189,9 +208,11 @@ func (b *builder) build(ctx context.Context, l library, force bool) error {
 	if err := b.make(ctx, l, work, path, base); err != nil {
 		return err
 	}
-	if err := writeJSON(recordPath, record{
-		SchemaVersion: 2, Stamp: stamp, Gotch: gotchVersion, Libtorch: b.torch, Compiler: b.version, Standard: b.standard, Functions: len(l.needs),
-	}); err != nil {
+	made := record{SchemaVersion: 2, Stamp: stamp, Gotch: gotchVersion, Libtorch: b.torch, Compiler: b.version, Standard: b.standard, Functions: len(l.needs)}
+	if b.portable { // nothing of this machine
+		made.Stamp, made.Libtorch = "", nil
+	}
+	if err := writeJSON(recordPath, made); err != nil {
 		return err
 	}
 	fmt.Fprintf(b.log, "%s.so built in %.0f s for libtorch %s (%s)\n", l.name, time.Since(started).Seconds(), b.torch.Version, b.torch.LibDir)
@@ -218,7 +239,7 @@ func (b *builder) findCompiler(ctx context.Context) error {
 	}
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return fmt.Errorf("no C++ compiler: %w; install g++ or set CXX", err)
+		return fmt.Errorf("no C++ compiler: %w; install g++ or set CXX to one", err)
 	}
 	out, err := exec.CommandContext(ctx, path, "--version").Output()
 	if err != nil {
@@ -243,7 +264,7 @@ func (b *builder) base() (string, error) {
 	return hashFiles(map[string][]byte{
 		"libtorch": fmt.Appendf(torch, " %d %d", info.Size(), info.ModTime().UnixNano()),
 		"compiler": []byte(b.compiler + "\n" + b.version),
-		"flags":    []byte(strings.Join(slices.Concat(b.compileFlags(), b.linkFlags("x.so", nil)), "\n")),
+		"flags":    []byte(strings.Join(slices.Concat(b.compileFlags(), b.linkFlags("x.so", nil), b.portableLinkFlags("x.so", nil)), "\n")),
 	}), nil
 }
 
@@ -308,6 +329,9 @@ func (b *builder) compileFlags() []string {
 	}
 	flags := []string{"-fPIC", "-fopenmp", "-w", fmt.Sprintf("-D_GLIBCXX_USE_CXX11_ABI=%d", abi), "-I."}
 	for _, dir := range b.torch.IncludeDirs {
+		if b.portable {
+			flags = append(flags, "-ffile-prefix-map="+dir+"=libtorch") // checks name their header
+		}
 		if dir != "/usr/include" { // named again, it would hide the C++ library's own wrappers
 			flags = append(flags, "-isystem", dir)
 		}
@@ -315,15 +339,16 @@ func (b *builder) compileFlags() []string {
 	return flags
 }
 
-// linkFlags links every libtorch library that is present, needed or not: CUDA
-// kernels register themselves when libtorch_cuda is loaded. The run path is the
-// old kind (DT_RPATH) because it also serves the libraries' own dependencies.
+// linkFlags links every libtorch library that is present, needed or not: CUDA and ROCm
+// kernels register themselves when theirs is loaded. The run path is the old kind
+// (DT_RPATH) because it also serves the libraries' own dependencies.
 func (b *builder) linkFlags(output string, objects []string) []string {
 	flags := append([]string{"-shared", "-o", output}, objects...)
-	flags = append(flags, "-L"+b.torch.LibDir, "-Wl,--disable-new-dtags,-rpath,"+b.torch.LibDir,
-		"-Wl,-z,defs", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu")
-	if b.torch.CUDA {
-		flags = append(flags, "-ltorch_cuda", "-lc10_cuda")
+	flags = append(flags, "-L"+b.torch.LibDir, "-Wl,--disable-new-dtags,-rpath,"+b.torch.LibDir, "-Wl,-z,defs", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu")
+	for _, name := range accelerators {
+		if isFile(filepath.Join(b.torch.LibDir, "lib"+name+".so")) {
+			flags = append(flags, "-l"+name)
+		}
 	}
 	flags = append(flags, "-lc10")
 	// A second OpenMP runtime in the process would have its own threads.
@@ -333,11 +358,24 @@ func (b *builder) linkFlags(output string, objects []string) []string {
 	return append(flags, "-lgomp")
 }
 
+// accelerators are the libraries of libtorch's kernels for CUDA and ROCm.
+var accelerators = []string{"torch_cuda", "c10_cuda", "torch_hip", "c10_hip"}
+
+// portableLinkFlags leave out what differs within a series. libtorch itself brings the
+// accelerators and the OpenMP runtime, so that not all names are defined here.
+func (b *builder) portableLinkFlags(output string, objects []string) []string {
+	flags := append([]string{"-shared", "-s", "-o", output}, objects...)
+	return append(flags, "-L"+b.torch.LibDir, "-Wl,--disable-new-dtags,-rpath,"+runPathPlace, "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10")
+}
+
 // link makes a library of objects; the old one stays until the new one is whole.
 func (b *builder) link(ctx context.Context, l library, work, path string, objects []string) error {
 	tmp := path + ".tmp"
 	defer os.Remove(tmp)
 	output, err := b.command(ctx, work, b.linkFlags(tmp, objects)...)
+	if err == nil && b.portable { // all that is needed is there: now for other folders
+		output, err = b.command(ctx, work, b.portableLinkFlags(tmp, objects)...)
+	}
 	if err == nil {
 		return os.Rename(tmp, path)
 	}

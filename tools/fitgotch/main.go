@@ -46,6 +46,8 @@ type options struct {
 	base     string   // build folder of a project whose fit serves where it suffices
 	out      string   // folder that gets libtch.so
 	kernels  []string // folders of plugins' own C++ sources
+	prebuilt string   // folder of portable libraries to take instead of compiling
+	portable bool     // build portable libraries, out/SERIES
 	shimOnly bool
 	goOnly   bool // stop after the Go side
 	force    bool
@@ -66,6 +68,8 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 		o.kernels = append(o.kernels, dir)
 		return nil
 	})
+	flags.StringVar(&o.prebuilt, "prebuilt", "", "with -shim-only: folder of portable libraries; one for this libtorch's release is taken instead of compiling")
+	flags.BoolVar(&o.portable, "portable", false, "with -shim-only: build libraries into -out/SERIES that serve every libtorch of this release, for -prebuilt")
 	flags.BoolVar(&o.goOnly, "go-only", false, "write the Go module, go.work and the shim's sources only; compiles nothing")
 	flags.BoolVar(&o.force, "force", false, "rebuild even when nothing changed")
 	if err := flags.Parse(args); err != nil {
@@ -73,6 +77,9 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	}
 	if o.shimOnly && o.goOnly {
 		return errors.New("-shim-only and -go-only exclude each other")
+	}
+	if (o.portable || o.prebuilt != "") && !o.shimOnly {
+		return errors.New("-portable and -prebuilt go with -shim-only")
 	}
 	if o.packages = flags.Args(); len(o.packages) == 0 {
 		o.packages = []string{"./..."}

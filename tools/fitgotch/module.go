@@ -108,6 +108,7 @@ var emptySlice = regexp.MustCompile(`unsafe\.Pointer\(&(\w+Data|dims)\[0\]\)`)
 // ATen where nothing needs more.
 var shimEdits = []edit{
 	{file: "torch_api.h", old: "thread_local char *torch_last_err = nullptr;", new: "extern thread_local char *torch_last_err;"},
+	{file: "torch_api.h", old: "c10::optional", new: "shim::optional", all: true},
 	{file: "torch_api.h", old: "#include <torch/torch.h>", new: "#include \"libtorch.h\""},
 	{file: "torch_api.h", old: "typedef torch::optim::Optimizer *optimizer;", upTo: "typedef torch::jit::IValue *ivalue;", new: `#ifdef SHIM_WHOLE_TORCH
 typedef torch::optim::Optimizer *optimizer;
