@@ -119,7 +119,7 @@ func TestAnIsolatedPluginWorksAndSaves(t *testing.T) {
 }
 
 func TestSharedMemoryCountsTowardsTheMemoryLimit(t *testing.T) {
-	const script = "echo data $(ulimit -d) >&2"
+	const script = "sleep 1; echo data $(ulimit -d) >&2" // the limit comes after the start
 	if out := probe(t, Isolation{MemoryBytes: 1 << 30}, script); !strings.Contains(out, "data 917504") {
 		t.Errorf("of 1 GiB an eighth is shared, %d KiB are left: %s", 917504, out)
 	}

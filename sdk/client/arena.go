@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"syscall"
 
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -40,8 +39,8 @@ type region struct{ offset, size int64 }
 
 // NewArena makes an arena of sizeBytes (0: DefaultArenaBytes), or of a half, a quarter and
 // so on of it where the process may not reserve that much: ulimit -v bounds the address
-// space, of which an arena takes an eighth at most, and ulimit -f the files, which shared
-// memory is one of. A host that gets no arena at all sends tensors in the messages.
+// space, of which an arena takes at most an eighth of what is left, and ulimit -f the
+// files, which shared memory is one of. A host that gets none sends tensors in messages.
 func NewArena(sizeBytes int64) (*Arena, error) {
 	if sizeBytes == 0 {
 		sizeBytes = DefaultArenaBytes
@@ -49,22 +48,20 @@ func NewArena(sizeBytes int64) (*Arena, error) {
 	if sizeBytes < pageBytes {
 		return nil, fmt.Errorf("arena: %d bytes given, want at least %d", sizeBytes, pageBytes)
 	}
-	for most := arenaLimit(); sizeBytes > most; sizeBytes /= 2 {
-	}
-	problem := fmt.Errorf("arena: the limits of this process (ulimit -f, ulimit -v) leave less than %d bytes", pageBytes)
 	for ; sizeBytes >= pageBytes; sizeBytes /= 2 {
 		size := sizeBytes / pageBytes * pageBytes
+		if !fits(size) {
+			continue
+		}
 		file, memory, err := newMemory(size)
-		if err == nil {
-			guard := make([]byte, guardBytes)
-			_, _ = rand.Read(guard) // never fails, says its documentation
-			return &Arena{file: file, memory: memory, guard: guard, free: []region{{0, size}}}, nil
+		if err != nil {
+			return nil, fmt.Errorf("arena: %w", err)
 		}
-		if problem = fmt.Errorf("arena: %w", err); !errors.Is(err, syscall.ENOMEM) {
-			break
-		}
+		guard := make([]byte, guardBytes)
+		_, _ = rand.Read(guard) // never fails, says its documentation
+		return &Arena{file: file, memory: memory, guard: guard, free: []region{{0, size}}}, nil
 	}
-	return nil, problem
+	return nil, fmt.Errorf("arena: the limits of this process (ulimit -f, ulimit -v) leave less than %d bytes", pageBytes)
 }
 
 // File is the memory as a file, for the child process to inherit.

@@ -9,20 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arenaShare is the part of a limited address space that one arena may take: host and
+// arenaShare is the part of the address space left that one arena may take: host and
 // plugin both map it, a host has one per plugin, and libtorch wants room as well.
 const arenaShare = 8
 
-// arenaLimit is the most that this process's limits leave for an arena.
-func arenaLimit() int64 {
-	most := uint64(math.MaxInt64)
-	for resource, share := range map[int]uint64{unix.RLIMIT_FSIZE: 1, unix.RLIMIT_AS: arenaShare} {
-		var limit unix.Rlimit
-		if unix.Getrlimit(resource, &limit) == nil && limit.Cur != unix.RLIM_INFINITY {
-			most = min(most, limit.Cur/share)
-		}
+// fits reports whether this process's limits leave room for an arena: files may grow as
+// large (ulimit -f), and arenaShare times as much can still be mapped (ulimit -v).
+func fits(sizeBytes int64) bool {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_FSIZE, &limit) == nil && limit.Cur < uint64(sizeBytes) || sizeBytes > math.MaxInt64/arenaShare {
+		return false
 	}
-	return int64(most)
+	room, err := unix.Mmap(-1, 0, int(arenaShare*sizeBytes), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	return err == nil && unix.Munmap(room) == nil
 }
 
 // newMemory makes and maps a sealed memory file.
