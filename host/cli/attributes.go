@@ -176,7 +176,7 @@ func printCounts(w io.Writer, counts []schema.Count) {
 func attributesExtractCommand() *cli.Command {
 	flags := append(reportFlags(),
 		&cli.StringFlag{Name: "schema", Usage: "attribute schema `FILE`; by rules, its attributes must be in the lexicon (default: the lexicon's)"},
-		&cli.StringFlag{Name: "table", Usage: "table `FILE` of an earlier run, perhaps corrected: its rows are kept, only other reports are read"},
+		&cli.StringFlag{Name: "table", Aliases: []string{"keep"}, Usage: "table `FILE` of an earlier run, perhaps corrected: its rows are kept, only other reports are read"},
 		&cli.StringFlag{Name: "probable", Usage: "what likely findings count as: stated or uncertain", Value: "stated"},
 		&cli.StringFlag{Name: "out", Usage: "CSV `FILE` to write; FILE.json beside it records how", Required: true},
 		&cli.BoolFlag{Name: "json", Usage: "print the record to standard output"},

@@ -125,23 +125,23 @@ func TestTableRoundTripAndCorrection(t *testing.T) {
 	if err := table.WriteFile(path); err != nil {
 		t.Fatal(err)
 	}
-	back, err := report.ReadTable(path, x.Lexicon.Schema)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := report.ParseTable(data, path, x.Lexicon.Schema, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(table, back, cmpopts.IgnoreFields(schema.Cell{}, "Origin")); diff != "" {
 		t.Error(diff)
 	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
 	if strings.Contains(string(data), "\u202e") || !strings.Contains(string(data), `\u202e`) {
 		t.Errorf("the bidi character stands unescaped in %s", data)
 	}
 
 	corrected := "id,mass,side\nr,1,\ns,,possibly right\n"
-	back, err = report.ParseTable([]byte(corrected), "t.csv", x.Lexicon.Schema)
+	back, err = report.ParseTable([]byte(corrected), "t.csv", x.Lexicon.Schema, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,15 +160,48 @@ func TestTableRoundTripAndCorrection(t *testing.T) {
 		{"id,mass\nr,PATIENTWORDS\n", `row 2: column "mass"`},
 		{"id,side\nr,PATIENTWORDS\n", `row 2: column "side"`},
 		{"id,nodule_mm\nr,PATIENTWORDS\n", `row 2: column "nodule_mm"`},
-		{"id,other\nr,1\n", "column 2"},
+		{"id,other\nr,1\n", "none of its columns is an attribute"},
+		{"id,mass,syde\nr,1,left\n", `column "syde" is no attribute; is it "side"?`},
 		{"id,mass\nr,1\nr,0\n", "row 3"},
 		{"id,mass,mass.evidence\nr,1,PATIENTWORDS\n", "SECTION[START:END]"},
 		{"id,mass\nr,1,PATIENTWORDS\n", ":2: "},
 	} {
-		_, err := report.ParseTable([]byte(c.content), "t.csv", x.Lexicon.Schema)
+		_, err := report.ParseTable([]byte(c.content), "t.csv", x.Lexicon.Schema, nil)
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "PATIENTWORDS") {
 			t.Errorf("%q: error %v, want one with %q and without content", c.content, err, c.want)
 		}
+	}
+}
+
+func TestTablesThatCameBackFromAPersonAreUnderstood(t *testing.T) {
+	lexicon, err := rules.ParseLexicon([]byte(`lexicon_version: 1
+name: l
+attributes:
+  - name: margin
+    kind: categorical
+    values: [{name: ill-defined, mentions: [indistinct]}, {name: smooth, mentions: [well circumscribed]}]
+  - {name: size_mm, kind: numeric, near: [nodule], unit_mm: 1, edges: [6]}
+  - {name: mass, kind: binary, mentions: [mass, lump]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const file = "id;size_mm;seen by;margin;mass;mass.evidence\nr;9,5;AB;Well Circumscribed;lump;corrected\ns;1.2 cm;;possibly indistinct;;accepted\nt;9 mm;;ill defined;absent;\n"
+	table, err := report.ParseTable([]byte(file), "t.csv", lexicon.Schema, lexicon.Synonym)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := [][]string{{"margin=smooth", "size_mm=9.5", "mass=1"}, {"margin=possibly ill-defined", "size_mm=12"}, {"margin=ill-defined", "size_mm=9", "mass=0"}}
+	for n, cells := range table.Cells {
+		if diff := cmp.Diff(want[n], states(table.Schema, cells)); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if table.Cells[0][2].Review != schema.Corrected || table.Cells[1][2].Review != schema.Accepted || table.Cells[2][2].Review != "" {
+		t.Errorf("marks %+v", table.Cells)
+	}
+	if diff := cmp.Diff([]string{"seen by"}, table.Extra); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -196,14 +229,14 @@ func TestProjectCarriesCellsToAnotherSchema(t *testing.T) {
 func FuzzParseEvidence(f *testing.F) {
 	f.Add(`findings[3:7] "mass"`)
 	f.Add(`a[b] "c[0:1] "x"`)
+	f.Add(`corrected findings[3:7] "mass"`)
 	f.Fuzz(func(t *testing.T, s string) {
-		e, err := report.ParseEvidence(s)
-		if err != nil || e.IsZero() {
+		var c, back schema.Cell
+		if report.ParseEvidence(s, &c) != nil {
 			return
 		}
-		back, err := report.ParseEvidence(report.FormatEvidence(e))
-		if err != nil || back != e {
-			t.Fatalf("%q: %+v became %+v (%v)", s, e, back, err)
+		if err := report.ParseEvidence(report.FormatEvidence(c), &back); err != nil || back != c {
+			t.Fatalf("%q: %+v became %+v (%v)", s, c, back, err)
 		}
 	})
 }
@@ -215,7 +248,7 @@ func FuzzParseTable(f *testing.F) {
 	}
 	f.Add([]byte("id,side,nodule_mm,side.evidence\nr,left,8,\"s[0:1] \"\"x\"\"\"\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		table, err := report.ParseTable(data, "f", lex.Schema)
+		table, err := report.ParseTable(data, "f", lex.Schema, lex.Synonym)
 		if err == nil && len(table.IDs) != len(table.Cells) {
 			t.Fatal("rows lost")
 		}

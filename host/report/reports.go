@@ -110,7 +110,7 @@ func clean(s string) string {
 // openCSV returns a reader past the header, and the header. Text keeps its spaces: the
 // offsets of evidence count them.
 func openCSV(r io.Reader, path string) (*table.Reader, []string, error) {
-	in, err := table.NewReader(path, r, table.Options{Text: true})
+	in, err := table.NewReader(path, r, table.Options{Text: true, AnySeparator: true})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
@@ -23,6 +23,8 @@ type Table struct {
 	Schema schema.Schema
 	IDs    []string
 	Cells  [][]schema.Cell
+	// Extra names the columns of the file it was read from that are none of the schema's.
+	Extra []string
 }
 
 // WriteCSV writes the table as a person can read and correct it: the column id,
@@ -45,7 +47,7 @@ func (t Table) WriteCSV(w io.Writer) error {
 			row = append(row, schema.FormatCell(a, t.Cells[n][i]))
 		}
 		for i := range t.Schema.Attributes {
-			row = append(row, FormatEvidence(t.Cells[n][i].Evidence))
+			row = append(row, FormatEvidence(t.Cells[n][i]))
 		}
 		if err := out.Write(row); err != nil {
 			return err
@@ -65,17 +67,30 @@ func (t Table) WriteFile(path string) error {
 	return atomicfile.WritePrivate(path, b.Bytes())
 }
 
-// FormatEvidence writes evidence as SECTION[START:END] "QUOTE"; "" for none.
-func FormatEvidence(e schema.Evidence) string {
+// FormatEvidence writes a cell's evidence as SECTION[START:END] "QUOTE", after "accepted" or
+// "corrected" when a person has seen the cell; "" for neither.
+func FormatEvidence(c schema.Cell) string {
+	e := c.Evidence
 	if e.IsZero() {
-		return ""
+		return c.Review
 	}
-	return fmt.Sprintf("%s[%d:%d] %s", e.Section, e.Start, e.End, strconv.Quote(e.Quote))
+	return strings.TrimSpace(fmt.Sprintf("%s %s[%d:%d] %s", c.Review, e.Section, e.Start, e.End, strconv.Quote(e.Quote)))
 }
 
-// ParseEvidence reads what FormatEvidence writes.
-func ParseEvidence(s string) (schema.Evidence, error) {
+// ParseEvidence reads what FormatEvidence writes into a cell.
+func ParseEvidence(s string, c *schema.Cell) (err error) {
 	s = strings.TrimSpace(s)
+	for _, mark := range []string{schema.Accepted, schema.Corrected} {
+		if rest, ok := strings.CutPrefix(s, mark); ok && (rest == "" || rest[0] == ' ') {
+			c.Review, s = mark, strings.TrimSpace(rest)
+			break
+		}
+	}
+	c.Evidence, err = parseEvidence(s)
+	return err
+}
+
+func parseEvidence(s string) (schema.Evidence, error) {
 	if s == "" {
 		return schema.Evidence{}, nil
 	}
@@ -98,53 +113,26 @@ func ParseEvidence(s string) (schema.Evidence, error) {
 	return schema.Evidence{Section: head[:open], Start: start, End: end, Quote: quote}, nil
 }
 
-// ReadTable reads a table that WriteCSV wrote and a person may have corrected:
-// attributes may be left out or reordered, evidence may be missing or cleared. A
-// value outside the value set, an unknown column or a broken evidence cell is an
-// error that names the row and column, never the content.
-func ReadTable(path string, s schema.Schema) (Table, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return Table{}, fmt.Errorf("attribute table: %w", err)
-	}
-	t, err := ParseTable(data, path, s)
-	if err != nil {
-		return Table{}, fmt.Errorf("attribute table: %w", err)
-	}
-	return t, nil
-}
+// Synonym gives the value that an attribute's cell means by a word that is not of its value
+// set; nil knows none.
+type Synonym func(attribute, text string) (value string, ok bool)
 
-// ParseTable is ReadTable on bytes; path is for errors. The columns ignored may be there
-// besides the attributes.
-func ParseTable(data []byte, path string, s schema.Schema, ignored ...string) (Table, error) {
+// ParseTable reads a table that WriteCSV wrote and a person may have corrected:
+// attributes may be left out or reordered, evidence may be missing or cleared, columns
+// separated by semicolons; further columns are named in Extra. A value outside the value
+// set that is no synonym, a column that looks like a misspelt attribute or a broken
+// evidence cell is an error that names the row and column, never the content; path is for
+// errors.
+func ParseTable(data []byte, path string, s schema.Schema, synonym Synonym) (Table, error) {
 	in, header, err := openCSV(bytes.NewReader(data), path)
 	if err != nil {
 		return Table{}, err
 	}
-	id := -1
-	values := make([]int, len(s.Attributes))
-	evidence := make([]int, len(s.Attributes))
-	for i := range values {
-		values[i], evidence[i] = -1, -1
-	}
-	for j, name := range header {
-		base, isEvidence := strings.CutSuffix(name, schema.EvidenceSuffix)
-		switch i := s.Index(base); {
-		case name == "id":
-			id = j
-		case i >= 0 && isEvidence:
-			evidence[i] = j
-		case s.Index(name) >= 0:
-			values[s.Index(name)] = j
-		case slices.Contains(ignored, name):
-		default:
-			return Table{}, fmt.Errorf("%s: column %d is neither id nor an attribute (%q) nor its evidence", path, j+1, s.Names())
-		}
-	}
-	if id < 0 {
-		return Table{}, fmt.Errorf("%s has no column id", path)
-	}
 	t := Table{Schema: s}
+	columns, err := t.columns(path, header)
+	if err != nil {
+		return Table{}, err
+	}
 	rows := map[string]int{}
 	for row := 2; ; row++ {
 		record, err := in.Next()
@@ -154,7 +142,7 @@ func ParseTable(data []byte, path string, s schema.Schema, ignored ...string) (T
 		if err != nil {
 			return Table{}, err
 		}
-		name := strings.TrimSpace(clean(record[id]))
+		name := strings.TrimSpace(clean(record[columns.id]))
 		if first, dup := rows[name]; dup || name == "" {
 			return Table{}, fmt.Errorf("%s: row %d: the id is empty or that of row %d", path, row, first)
 		}
@@ -162,16 +150,19 @@ func ParseTable(data []byte, path string, s schema.Schema, ignored ...string) (T
 		cells := make([]schema.Cell, len(s.Attributes))
 		for i, a := range s.Attributes {
 			cells[i] = schema.Cell{Value: -1}
-			if values[i] < 0 {
+			if columns.values[i] < 0 {
 				continue
 			}
-			c, err := a.Bind(schema.Written(clean(record[values[i]]), fmt.Sprintf("%s:%d", path, row)))
+			c, err := parseCell(a, clean(record[columns.values[i]]), fmt.Sprintf("%s:%d", path, row), synonym)
 			if err != nil || c.Foreign() {
 				return Table{}, fmt.Errorf("%s: row %d: column %q holds no value of its set %q", path, row, a.Name, a.Values)
 			}
-			if evidence[i] >= 0 && c.State != schema.Unmentioned {
-				if c.Evidence, err = ParseEvidence(record[evidence[i]]); err != nil {
-					return Table{}, fmt.Errorf("%s: row %d: column %q: %w", path, row, header[evidence[i]], err)
+			if j := columns.evidence[i]; j >= 0 {
+				if err := ParseEvidence(record[j], &c); err != nil {
+					return Table{}, fmt.Errorf("%s: row %d: column %q: %w", path, row, header[j], err)
+				}
+				if c.State == schema.Unmentioned {
+					c.Evidence = schema.Evidence{}
 				}
 			}
 			if a.Kind != schema.Numeric {
@@ -182,6 +173,62 @@ func ParseTable(data []byte, path string, s schema.Schema, ignored ...string) (T
 		t.IDs = append(t.IDs, name)
 		t.Cells = append(t.Cells, cells)
 	}
+}
+
+// parseCell reads a cell by the attribute's own words, else by a synonym.
+func parseCell(a schema.Attribute, text, origin string, synonym Synonym) (schema.Cell, error) {
+	c, err := a.Bind(schema.Written(text, origin))
+	if err == nil && !c.Foreign() || synonym == nil {
+		return c, err
+	}
+	word, doubt := strings.TrimSpace(text), ""
+	if c.State == schema.Uncertain {
+		word, doubt = c.Raw, "possibly "
+	}
+	if value, ok := synonym(a.Name, word); ok {
+		return a.Bind(schema.Written(doubt+value, origin))
+	}
+	return c, err
+}
+
+// columnsOf says where things stand in a table's rows, -1 for nowhere.
+type columnsOf struct {
+	id               int
+	values, evidence []int
+}
+
+// columns finds id, attributes and evidence among the header's names, and notes the others
+// in Extra.
+func (t *Table) columns(path string, header []string) (columnsOf, error) {
+	n := len(t.Schema.Attributes)
+	at := columnsOf{-1, slices.Repeat([]int{-1}, n), slices.Repeat([]int{-1}, n)}
+	found := 0
+	for j, name := range header {
+		base, isEvidence := strings.CutSuffix(name, schema.EvidenceSuffix)
+		switch i := t.Schema.Index(base); {
+		case name == "id":
+			at.id = j
+		case i >= 0 && isEvidence:
+			at.evidence[i] = j
+		case t.Schema.Index(name) >= 0:
+			at.values[t.Schema.Index(name)] = j
+			found++
+		default:
+			t.Extra = append(t.Extra, name)
+		}
+	}
+	if at.id < 0 {
+		return at, fmt.Errorf("%s has no column id", path)
+	}
+	if found == 0 {
+		return at, fmt.Errorf("%s: none of its columns is an attribute: want some of %q", path, t.Schema.Names())
+	}
+	for i, a := range t.Schema.Attributes {
+		if like := nearest.Typo(a.Name, t.Extra); at.values[i] < 0 && like != "" {
+			return at, fmt.Errorf("%s: column %q is no attribute; is it %q?", path, like, a.Name)
+		}
+	}
+	return at, nil
 }
 
 // WrittenTable takes the cells of a table whose schema is not known as they are written:

@@ -28,6 +28,9 @@ type Options struct {
 	// Headerless may take the first row for data, by returning the names of its
 	// columns; nil means that it is the header.
 	Headerless func(first []string) []string
+	// AnySeparator takes semicolons or tabs for commas where the first line has them and
+	// no comma: what spreadsheets write in many countries.
+	AnySeparator bool
 }
 
 // Reader reads a table row by row.
@@ -50,6 +53,9 @@ func NewReader(path string, in io.Reader, o Options) (*Reader, error) {
 	}
 	r := &Reader{path: path, csv: csv.NewReader(b), text: o.Text, index: map[string]int{}}
 	r.csv.FieldsPerRecord, r.csv.ReuseRecord, r.csv.TrimLeadingSpace = -1, true, !o.Text
+	if o.AnySeparator {
+		r.csv.Comma = separator(b)
+	}
 	first, err := r.read()
 	if errors.Is(err, io.EOF) {
 		return nil, problem.At(path, 0, "", "the table is empty, want a header and rows")
@@ -75,6 +81,18 @@ func SkipMark(in io.Reader) *bufio.Reader {
 		_, _ = b.Discard(len(mark)) // they lie in the buffer: this cannot fail
 	}
 	return b
+}
+
+// separator is that of the first line.
+func separator(b *bufio.Reader) rune {
+	start, _ := b.Peek(1 << 16) // what there is of it
+	line, _, _ := bytes.Cut(start, []byte("\n"))
+	for _, c := range ";\t" {
+		if !bytes.ContainsRune(line, ',') && bytes.ContainsRune(line, c) {
+			return c
+		}
+	}
+	return ','
 }
 
 func (r *Reader) setHeader(names []string) error {

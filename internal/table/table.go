@@ -50,7 +50,12 @@ func Read(path string) (*Table, error) {
 
 // Parse is Read of content that is at hand; path is for messages.
 func Parse(path string, data []byte) (*Table, error) {
-	r, err := NewReader(path, bytes.NewReader(data), Options{})
+	return ParseWith(path, data, Options{})
+}
+
+// ParseWith is Parse with options.
+func ParseWith(path string, data []byte, o Options) (*Table, error) {
+	r, err := NewReader(path, bytes.NewReader(data), o)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/report/llm"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
 // RecordVersion is the schema_version of a Record.
@@ -32,6 +33,9 @@ type Record struct {
 	OtherLanguage []string       `json:"reports_in_another_language,omitempty"`
 	Attributes    []schema.Count `json:"attributes,omitempty"`
 	Out           string         `json:"out"`
+
+	// extra names the columns of a corrected table that are no attributes.
+	extra []string
 }
 
 // Warnings tell what was not read, one line each.
@@ -50,6 +54,9 @@ func (r *Record) Warnings() []string {
 				out = append(out, fmt.Sprintf("%d reports %s; the record names them, the first is %q", n, w.what, w.reports[0]))
 			}
 		}
+	}
+	if len(r.extra) > 0 {
+		out = append(out, fmt.Sprintf("the table's columns %s are no attributes and are left out", problem.Quote(r.extra)))
 	}
 	if n := len(r.OtherLanguage); n > 0 {
 		out = append(out, fmt.Sprintf("%d reports look like another language than English and are left unmentioned, whatever the lexicon and the trigger table; the record names them", n))

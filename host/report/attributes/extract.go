@@ -45,7 +45,7 @@ func Extract(ctx context.Context, o ExtractOptions) (*report.Table, *Record, err
 		return nil, nil, fault.Wrap(fault.Data, err)
 	}
 	r := &Record{SchemaVersion: RecordVersion, Reports: len(reports), AttributeHash: o.Schema.Hash(), Schema: o.Schema}
-	kept, err := r.keptRows(o.Corrected, o.Schema, reports)
+	kept, err := r.keptRows(o.Corrected, o.Schema, x.Lexicon, reports)
 	if err != nil {
 		return nil, nil, fault.Wrap(fault.Data, err)
 	}
@@ -99,7 +99,7 @@ func (r *Record) extractByModel(ctx context.Context, o ExtractOptions, reports [
 }
 
 // keptRows reads the corrected table, and checks its evidence against the reports.
-func (r *Record) keptRows(path string, s *schema.Schema, reports []report.Report) (map[string][]schema.Cell, error) {
+func (r *Record) keptRows(path string, s *schema.Schema, lexicon *rules.Lexicon, reports []report.Report) (map[string][]schema.Cell, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -107,7 +107,7 @@ func (r *Record) keptRows(path string, s *schema.Schema, reports []report.Report
 	if err != nil {
 		return nil, err
 	}
-	table, err := report.ParseTable(data, path, *s)
+	table, err := report.ParseTable(data, path, *s, lexicon.Synonym)
 	if err != nil {
 		return nil, err
 	}
@@ -128,6 +128,7 @@ func (r *Record) keptRows(path string, s *schema.Schema, reports []report.Report
 		}
 		kept[id] = table.Cells[n]
 	}
+	r.extra = table.Extra
 	sum := sha256.Sum256(data)
 	r.Corrected, r.KeptRows = hex.EncodeToString(sum[:]), len(kept)
 	return kept, nil

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/report"
@@ -77,16 +75,22 @@ func (r *Reports) readText(ctx context.Context, s *schema.Schema) error {
 }
 
 func (r *Reports) readTable(s *schema.Schema) error {
-	t, err := table.Read(r.Path)
+	data, err := os.ReadFile(r.Path)
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(t.Content)
+	t, err := table.ParseWith(r.Path, data, table.Options{AnySeparator: true})
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(data)
 	r.SHA256 = hex.EncodeToString(sum[:])
+	record, err := sidecar(r.Path)
+	if err != nil {
+		return err
+	}
 	if s == nil {
-		if s, err = sidecarSchema(r.Path); err != nil {
-			return err
-		}
+		s = record.Schema
 	}
 	if s == nil {
 		r.Table, err = report.WrittenTable(t)
@@ -95,32 +99,35 @@ func (r *Reports) readTable(s *schema.Schema) error {
 	if s = s.Restrict(t.Columns); len(s.Attributes) == 0 {
 		return fmt.Errorf("none of its columns %s is an attribute of the schema", problem.Quote(t.Columns))
 	}
-	var others []string
-	for _, name := range t.Columns {
-		if base := strings.TrimSuffix(name, schema.EvidenceSuffix); name != "id" && s.Index(base) < 0 {
-			others = append(others, name)
-		}
+	read, err := report.ParseTable(data, r.Path, *s, record.synonym())
+	if len(read.Extra) > 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%s: the schema leaves out the columns %s", r.Path, problem.Quote(read.Extra)))
 	}
-	if len(others) > 0 {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("%s: the schema leaves out the columns %s", r.Path, problem.Quote(others)))
-	}
-	read, err := report.ParseTable(t.Content, r.Path, *s, slices.Clone(others)...)
 	r.Table = &read
 	return err
 }
 
-// sidecarSchema is the schema in FILE.json beside a table; nil when there is none.
-func sidecarSchema(path string) (*schema.Schema, error) {
+// sidecar is what FILE.json beside a table records; empty when there is none.
+func sidecar(path string) (Record, error) {
+	var r Record
 	data, err := os.ReadFile(path + ".json")
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return r, nil
 	}
 	if err != nil {
-		return nil, err
+		return r, err
 	}
-	var r Record
 	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, fmt.Errorf("%s.json: %w", path, err)
+		return r, fmt.Errorf("%s.json: %w", path, err)
 	}
-	return r.Schema, nil
+	return r, nil
+}
+
+// synonym knows the words of the lexicon that a table was made with, where it is embedded.
+func (r Record) synonym() report.Synonym {
+	x, err := rules.Open(rules.Options{Lexicon: r.Lexicon})
+	if err != nil {
+		return nil
+	}
+	return x.Lexicon.Synonym
 }

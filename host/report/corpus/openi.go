@@ -2,9 +2,9 @@ package corpus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
+	"os"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report"
@@ -103,15 +103,23 @@ func TableOf(ctx context.Context, path string, o rules.Options) (*report.Table, 
 	if err != nil {
 		return nil, err
 	}
-	table, err := report.ReadTable(path, x.Lexicon.Schema)
-	if err == nil {
-		return &table, nil
+	text, err := report.HasText(path)
+	if err != nil {
+		return nil, err
 	}
-	reports, rerr := report.Read(report.Source{Path: path})
-	if rerr != nil {
-		return nil, errors.Join(rerr, err)
+	if text {
+		reports, err := report.Read(report.Source{Path: path})
+		if err != nil {
+			return nil, err
+		}
+		return x.Table(ctx, nil, reports)
 	}
-	return x.Table(ctx, nil, reports)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	t, err := report.ParseTable(data, path, x.Lexicon.Schema, x.Lexicon.Synonym)
+	return &t, err
 }
 
 // EvaluateFindings scores a filled table against gold labels. Names match with or

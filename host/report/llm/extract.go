@@ -35,7 +35,7 @@ func Prompt(s *schema.Schema) string {
 		switch a.Kind {
 		case schema.Numeric:
 			unit := ""
-			if u := unitOf(a); u != "" {
+			if u := a.Unit(); u != "" {
 				unit = " of " + u
 			}
 			fmt.Fprintf(&b, "- %q: a number%s\n", a.Name, unit)

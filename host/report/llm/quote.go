@@ -1,8 +1,6 @@
 package llm
 
 import (
-	"regexp"
-	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -103,94 +101,26 @@ func isWord(r rune) bool {
 	return r != utf8.RuneError && (unicode.IsLetter(r) || unicode.IsDigit(r))
 }
 
-// quantity is a number with the unit behind it, "" for none.
-type quantity struct {
-	value float64
-	unit  string
-}
-
-var (
-	quantityForm = regexp.MustCompile(`(\d+(?:[.,]\d+)?|[.]\d+)\s*-?\s*(mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?|µm|μm|um)?(?:[^\p{L}]|$)`)
-	// unitMM are the lengths that can be told from each other, in millimetres.
-	unitMM = map[string]float64{"mm": 1, "millimeter": 1, "millimetre": 1, "cm": 10, "centimeter": 10, "centimetre": 10, "µm": .001, "μm": .001, "um": .001}
-	times  = regexp.MustCompile(`^\s*(?:x|×|\*|by)\s*$`)
-)
-
-// quantities are the numbers of a text, in order. In "1.2 x 0.9 cm" the unit belongs to
-// both.
-func quantities(text string) []quantity {
-	text = strings.ToLower(text)
-	var all []quantity
-	var at [][]int
-	for from := 0; ; {
-		m := quantityForm.FindStringSubmatchIndex(text[from:])
-		if m == nil {
-			break
-		}
-		number, unit := text[from+m[2]:from+m[3]], ""
-		end := from + m[3]
-		if m[4] >= 0 {
-			unit, end = strings.TrimSuffix(text[from+m[4]:from+m[5]], "s"), from+m[5]
-		}
-		v, err := strconv.ParseFloat(strings.Replace(number, ",", ".", 1), 64)
-		if err == nil {
-			all, at = append(all, quantity{v, unit}), append(at, []int{from + m[2], end})
-		}
-		from = end
-	}
-	for i := len(all) - 2; i >= 0; i-- {
-		if all[i].unit == "" && times.MatchString(text[at[i][1]:at[i+1][0]]) {
-			all[i].unit = all[i+1].unit
-		}
-	}
-	return all
-}
-
-// unitOf is the unit that a numeric attribute's name ends in ("size_mm", "depth (cm)"), ""
-// for none.
-func unitOf(a schema.Attribute) string {
-	words := strings.FieldsFunc(strings.ToLower(a.Name), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
-	if len(words) > 1 && unitMM[words[len(words)-1]] != 0 {
-		return words[len(words)-1]
-	}
-	return ""
-}
-
-// in converts a length; ok is false when one of the two units is none.
-func (q quantity) in(unit string) (float64, bool) {
-	from, to := unitMM[q.unit], unitMM[unit]
-	if from == 0 || to == 0 {
-		return q.value, false
-	}
-	return round(q.value * from / to), true
-}
-
-// round drops what binary fractions add: 1.2 cm are 12 mm, not 12.000000000000002.
-func round(v float64) float64 {
-	r, _ := strconv.ParseFloat(strconv.FormatFloat(v, 'g', 12, 64), 64) // its own format
-	return r
-}
-
 // number reads the value given for a numeric attribute and checks it against the words it
 // is said to stand in: in the attribute's unit, or as it stands there and then converted.
 func number(a schema.Attribute, given, quote string) (float64, bool) {
-	values := quantities(given)
+	values := schema.Quantities(given)
 	if len(values) != 1 {
 		return 0, false
 	}
 	v := values[0]
-	if v.unit != "" && unitOf(a) != "" {
-		x, _ := v.in(unitOf(a))
-		v = quantity{x, unitOf(a)}
+	if v.Unit != "" && a.Unit() != "" {
+		x, _ := v.In(a.Unit())
+		v = schema.Quantity{x, a.Unit()}
 	}
-	written := quantities(quote)
+	written := schema.Quantities(quote)
 	for _, q := range written {
-		if x, _ := q.in(unitOf(a)); x == v.value {
+		if x, _ := q.In(a.Unit()); x == v.Value {
 			return x, true
 		}
 	}
 	for _, q := range written {
-		if x, converted := q.in(unitOf(a)); converted && v.unit == "" && q.value == v.value {
+		if x, converted := q.In(a.Unit()); converted && v.Unit == "" && q.Value == v.Value {
 			return x, true
 		}
 	}

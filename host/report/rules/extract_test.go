@@ -169,8 +169,8 @@ func TestPropertyEvidenceIsVerbatim(t *testing.T) {
 			if c.State != schema.Unmentioned && c.Evidence.IsZero() && x.Lexicon.Schema.Attributes[i].Name != "normal" {
 				t.Fatalf("attribute %d: %+v has no evidence", i, c)
 			}
-			back, err := report.ParseEvidence(report.FormatEvidence(c.Evidence))
-			if err != nil || back != c.Evidence {
+			var back schema.Cell
+			if err := report.ParseEvidence(report.FormatEvidence(c), &back); err != nil || back.Evidence != c.Evidence {
 				t.Fatalf("evidence %+v became %+v: %v", c.Evidence, back, err)
 			}
 		}

@@ -1,8 +1,7 @@
 package schema
 
 import (
-	"fmt"
-	"math"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -87,6 +86,10 @@ func ParseCell(a Attribute, text string) (Cell, error) {
 	if err != nil {
 		return Cell{Value: -1}, err
 	}
+	if a.Kind == Numeric && !a.has(t) {
+		v, _ := a.Number(t) // Find has read it
+		t = strconv.FormatFloat(v, 'g', -1, 64)
+	}
 	if state == Stated && (a.Kind == Binary && k == 0 || k >= 0 && fold(a.Values[k]) == "no") {
 		state = Negated
 	}
@@ -133,6 +136,11 @@ func (a Attribute) Find(text string) (int, error) {
 			return k, nil
 		}
 	}
+	for k, v := range a.Values {
+		if joined(v) == joined(text) {
+			return k, nil
+		}
+	}
 	switch a.Kind {
 	case Binary:
 		if b, ok := boolWords[key]; ok {
@@ -142,14 +150,20 @@ func (a Attribute) Find(text string) (int, error) {
 			return 0, nil
 		}
 	case Numeric:
-		v, err := strconv.ParseFloat(key, 64)
-		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
-			return -1, fmt.Errorf("attribute %q: value %q: want a finite number or one of the bins %q", a.Name, text, a.Values)
+		v, err := a.Number(text)
+		if err != nil {
+			return -1, err
 		}
 		return a.Bin(v), nil
 	}
 	return -1, nil
 }
+
+var joints = regexp.MustCompile(`(\pL)[-_ ](\pL)`)
+
+// joined is fold without what stands between parts of a word: "ill defined" is
+// "ill-defined".
+func joined(s string) string { return joints.ReplaceAllString(fold(s), "$1$2") }
 
 // has reports whether text is a value of the value set.
 func (a Attribute) has(text string) bool {

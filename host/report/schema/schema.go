@@ -89,10 +89,18 @@ type Cell struct {
 	// Raw is the value as it was written, for values outside the value set.
 	Raw      string
 	Evidence Evidence
+	// Review says what a person did with the cell: Accepted, Corrected or nothing.
+	Review string
 	// Origin is the place in a table that the cell was read from, file:line; "" when it
 	// was read from a report.
 	Origin string
 }
+
+// What a person may have done with a cell that was read from a report.
+const (
+	Accepted  = "accepted"
+	Corrected = "corrected"
+)
 
 // Foreign reports whether the cell holds a value outside the attribute's value set.
 func (c Cell) Foreign() bool {
