@@ -16,8 +16,10 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/attributes"
 	"github.com/alignedfusion/alignedfusion/host/report/corpus"
 	"github.com/alignedfusion/alignedfusion/host/report/llm"
+	"github.com/alignedfusion/alignedfusion/host/report/review"
 	"github.com/alignedfusion/alignedfusion/host/report/rules"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
@@ -28,6 +30,7 @@ func attributesCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			attributesSelectCommand(),
 			attributesExtractCommand(),
+			attributesReviewCommand(),
 			attributesEvaluateCommand(),
 		},
 	}
@@ -227,6 +230,63 @@ func attributesExtract(c *cli.Context) error {
 		return writeJSON(c.App.Writer, record)
 	}
 	printCounts(c.App.Writer, record.Attributes)
+	return nil
+}
+
+func attributesReviewCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "review",
+		Usage: "write a page in which a person accepts or corrects the cells of a table",
+		Description: "One HTML file, which works offline: the reports with the evidence marked, every cell with state and value.\n" +
+			"What it exports goes into `attributes extract --keep` and `train --reports`.",
+		Flags: append(reportFlags(),
+			&cli.StringFlag{Name: "table", Aliases: []string{"keep"}, Usage: "table `FILE` that extract wrote", Required: true},
+			&cli.StringFlag{Name: "schema", Usage: "attribute schema `FILE` (default: that of the table's FILE.json, else the lexicon's)"},
+			&cli.StringFlag{Name: "reconstruction", Usage: "`FILE`.json of predict --reconstruction: recovered values are shown beside how frequent they are in training"},
+			&cli.StringFlag{Name: "out", Usage: "HTML `FILE` to write; it holds the reports, and only its owner may read it", Required: true},
+		),
+		Action: attributesReview,
+	}
+}
+
+func attributesReview(c *cli.Context) error {
+	o := attributes.ReviewOptions{Table: c.String("table")}
+	var err error
+	if o.Rules, err = rulesOf(c); err != nil {
+		return err
+	}
+	if o.Source, err = sourceOf(c); err != nil {
+		return err
+	}
+	if path := c.String("schema"); path != "" {
+		if o.Schema, err = attributes.ReadSchema(path); err != nil {
+			return err
+		}
+	}
+	if path := c.String("reconstruction"); path != "" {
+		recovered, calibration, err := predictions.ReadReconstructions(path)
+		if err != nil {
+			return dataError(err)
+		}
+		o.Calibration, o.Recovered = calibration, map[string][]review.Recovered{}
+		for id, all := range recovered {
+			for _, r := range all {
+				o.Recovered[id] = append(o.Recovered[id], review.Recovered{Attribute: r.Attribute, Values: r.Values, Probabilities: r.Probabilities, Prior: r.Prior})
+			}
+		}
+	}
+	page, warnings, err := attributes.Review(o)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
+	}
+	out := c.String("out")
+	if err := atomicfile.WritePrivate(out, page); err != nil {
+		return resourceError(err)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "%s: open it in a browser\n", out)
 	return nil
 }
 

@@ -36,7 +36,7 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "findings", Usage: "detection: merge boxes across the slices of each volume and write them to `FILE`.csv or .json"},
 			&cli.Float64Flag{Name: "findings-iou", Value: 0.4, Usage: "IoU at which boxes of neighbouring slices belong together"},
 			&cli.IntFlag{Name: "findings-gap", Value: 0, Usage: "slices without a box that a finding may bridge"},
-			&cli.StringFlag{Name: "reconstruction", Usage: "write the probabilities of what reports do not mention to `FILE`.json"},
+			&cli.StringFlag{Name: "reconstruction", Usage: "write the probabilities of what reports do not mention, and how frequent each value is in training, to `FILE`.json or .csv"},
 			&cli.StringFlag{Name: "reports", Usage: "`FILE` of the cases' reports, as for train (default: the run's own on its own data)"},
 			&cli.Float64Flag{Name: "missing", Usage: "take this `SHARE` of the attribute values away first (default: as the run's data.missing_* say)"},
 			&cli.StringFlag{Name: "checkpoint", Value: "best", Usage: "best, last or a step number"},
@@ -54,7 +54,7 @@ func runPredict(c *cli.Context) error {
 	for _, file := range []struct {
 		flag, path string
 		endings    []string
-	}{{"out", out, []string{".csv", ".json", ".npz"}}, {"findings", findings, []string{".csv", ".json"}}, {"reconstruction", reconstruction, nil}} {
+	}{{"out", out, []string{".csv", ".json", ".npz"}}, {"findings", findings, []string{".csv", ".json"}}, {"reconstruction", reconstruction, []string{".csv", ".json"}}} {
 		if err := checkOutput(file.flag, file.path, file.endings); err != nil {
 			return err
 		}
@@ -81,9 +81,10 @@ func runPredict(c *cli.Context) error {
 		}
 	}
 	if reconstruction != "" {
-		if err := predictions.WriteReconstructions(reconstruction, result.Predictions); err != nil {
+		if err := predictions.WriteReconstructions(reconstruction, result.Calibration, result.Predictions); err != nil {
 			return err
 		}
+		fmt.Fprintln(c.App.ErrWriter, result.Calibration)
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%d cases of split %q predicted with the checkpoint of step %d: %s\n",
 		len(result.Predictions), result.Split, result.Step, out)

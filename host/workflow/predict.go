@@ -53,10 +53,12 @@ type PredictOptions struct {
 
 // PredictResult is what Predict made.
 type PredictResult struct {
-	Run         string
-	Config      *config.Config
-	Labels      []sdk.LabelSet
-	Split       string
+	Run    string
+	Config *config.Config
+	Labels []sdk.LabelSet
+	Split  string
+	// Calibration of the reconstructions; nil where none was fitted.
+	Calibration *predictions.Calibration
 	Step        int
 	Cases       []dataset.Case
 	Predictions []predictions.Prediction
@@ -204,7 +206,8 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	if err != nil {
 		return nil, err
 	}
-	if r.Calibration != nil {
+	s.decoder.Priors = r.Priors
+	if r.Calibration.Helps() {
 		s.decoder.Temperature = r.Calibration.Temperature
 	}
 	if err := s.sameText(r.Manifest); err != nil {
@@ -226,6 +229,7 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		return nil, err
 	}
 	result.Run, result.Config, result.Labels, result.Split = o.Run, c, r.Labels, o.Split
+	result.Calibration = r.Calibration
 	result.Evaluable, result.Warnings = predictions.HasTargets(cases), voids
 	if own && sameReports && o.Missing == nil && !o.Mirror && result.Evaluable {
 		return result, predictions.Save(o.Run, o.Split, result.Set())

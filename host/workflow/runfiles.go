@@ -18,6 +18,9 @@ import (
 // modesFile of a run holds what data.impute=mode fills in, by attribute.
 const modesFile = "modes.json"
 
+// priorsFile of a run holds the shares of the attributes' values in its training cases.
+const priorsFile = "priors.json"
+
 // RunFiles are what a run directory says about its pipeline.
 type RunFiles struct {
 	Config   *config.Config
@@ -30,6 +33,8 @@ type RunFiles struct {
 	trained trained
 	// Calibration of the reconstruction; nil where none was fitted.
 	Calibration *predictions.Calibration
+	// Priors are the shares of the attributes' values in training; nil in older runs.
+	Priors map[string][]float64
 }
 
 // ReadRun reads configuration, manifest, schema and labels of a run. It fails with
@@ -75,6 +80,14 @@ func readRun(dir string) (*RunFiles, error) {
 	}
 	if c := r.Calibration; c != nil && !(c.Temperature > 0) {
 		return nil, fmt.Errorf("%s: the temperature is %v, want more than 0", filepath.Join(dir, calibrationFile), c.Temperature)
+	}
+	if err := readJSON(filepath.Join(dir, priorsFile), &r.Priors); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	for name, shares := range r.Priors {
+		if r.Schema == nil || r.Schema.Index(name) < 0 || len(shares) != len(r.Schema.Attributes[r.Schema.Index(name)].Values) {
+			return nil, fmt.Errorf("%s: attribute %q: want one share for each value of the schema", filepath.Join(dir, priorsFile), name)
+		}
 	}
 	if r.trained, err = readTrained(dir); err != nil {
 		return nil, err

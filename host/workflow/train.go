@@ -348,6 +348,9 @@ func (t *training) create(s *Session) (err error) {
 		if err := t.run.WriteJSON(runs.SchemaFile, t.data.Schema); err != nil {
 			return err
 		}
+		if err := t.run.WriteJSON(priorsFile, predictions.Priors(t.data.Schema, t.data.Training)); err != nil {
+			return err
+		}
 	}
 	if t.data.Modes != nil {
 		if err := t.run.WriteJSON(modesFile, formatModes(t.data.Schema, t.data.Modes)); err != nil {

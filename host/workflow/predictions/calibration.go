@@ -26,6 +26,23 @@ type Calibration struct {
 	CalibratedECE float64 `json:"calibrated_ece"`
 }
 
+// Helps reports whether the temperature lowers both errors; one that does not is not used.
+func (c *Calibration) Helps() bool {
+	return c != nil && c.CalibratedNLL < c.NLL && c.CalibratedECE < c.ECE
+}
+
+// String says what reported probabilities are worth, for people; c may be nil.
+func (c *Calibration) String() string {
+	switch {
+	case c == nil:
+		return "The probabilities are not calibrated: the run's validation split has too few values to hide, or no report."
+	case !c.Helps():
+		return fmt.Sprintf("The probabilities are not calibrated: no temperature lowers their error on %d hidden values of the validation split (expected calibration error %.3f).", c.Values, c.ECE)
+	}
+	return fmt.Sprintf("The probabilities are calibrated with temperature %.2f, fitted on %d hidden values of the validation split: expected calibration error %.3f there, %.3f without.",
+		c.Temperature, c.Values, c.CalibratedECE, c.ECE)
+}
+
 // Answer is a reconstructed distribution with the true value.
 type Answer struct {
 	Probabilities []float64

@@ -3,6 +3,7 @@ package predictions
 import (
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/internal/stat"
@@ -56,5 +57,21 @@ func TestTemperKeepsTheOrderAndSumsToOne(t *testing.T) {
 	// 0.5² : 0.3² : 0.2² at temperature 1/2.
 	if q := temper(p[:3], 0.5); math.Abs(q[0]-0.25/0.38) > 1e-12 || math.Abs(q[2]-0.04/0.38) > 1e-12 {
 		t.Errorf("squares: %v", q)
+	}
+}
+
+func TestATemperatureIsUsedOnlyWhereItLowersTheError(t *testing.T) {
+	for _, c := range []struct {
+		calibration *Calibration
+		helps       bool
+		says        string
+	}{
+		{nil, false, "not calibrated: the run"},
+		{&Calibration{Temperature: 2, Values: 40, NLL: 1, CalibratedNLL: .9, ECE: .1, CalibratedECE: .12}, false, "no temperature lowers their error on 40"},
+		{&Calibration{Temperature: 2, Values: 40, NLL: 1, CalibratedNLL: .9, ECE: .1, CalibratedECE: .02}, true, "temperature 2.00, fitted on 40 hidden values"},
+	} {
+		if c.calibration.Helps() != c.helps || !strings.Contains(c.calibration.String(), c.says) {
+			t.Errorf("%+v: %v %q", c.calibration, c.calibration.Helps(), c.calibration)
+		}
 	}
 }

@@ -21,13 +21,6 @@ import (
 // Box is a detection in pixels of the original image.
 type Box = box.Detection
 
-// Reconstructed is what the fusion makes of an attribute that a report does not mention.
-type Reconstructed struct {
-	Attribute     string    `json:"attribute"`
-	Values        []string  `json:"values"`
-	Probabilities []float64 `json:"probabilities"`
-}
-
 // Prediction is what the pipeline says about a case.
 type Prediction struct {
 	Case *dataset.Case
@@ -48,6 +41,8 @@ type Decoder struct {
 	Head, Fusion *pipeline.Member
 	// Schema of the attributes; nil when the pipeline reads none.
 	Schema *schema.Schema
+	// Priors of the attributes' values in training (see Priors); may be nil.
+	Priors map[string][]float64
 	// Temperature of the reported reconstructions; 0 leaves them as they come.
 	Temperature float64
 }
@@ -185,6 +180,8 @@ func (d *Decoder) reconstructions(run *pipeline.Run, b *dataset.Batch, cellsOf f
 			if d.Temperature > 0 {
 				r.Probabilities = temper(r.Probabilities, d.Temperature)
 			}
+			r.Prior = d.Priors[attribute.Name]
+			r.Summary = r.summary()
 			out[i].Reconstructed = append(out[i].Reconstructed, r)
 		}
 	}

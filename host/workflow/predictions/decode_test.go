@@ -132,6 +132,7 @@ func TestOnlyUnmentionedAttributesAreReconstructed(t *testing.T) {
 		{Name: "itch", Kind: schema.Binary, Values: []string{"no", "yes"}},
 		{Name: "region", Kind: schema.Categorical, Values: []string{"face", "arm", "back"}},
 	}}
+	d.Priors = map[string][]float64{"region": {0, 0.2, 0.8}}
 	stated, unmentioned := schema.Cell{State: schema.Stated}, schema.Cell{Value: -1}
 	cells := func(id string) []schema.Cell {
 		return map[string][]schema.Cell{"a": {stated, unmentioned}, "b": {unmentioned, stated}}[id]
@@ -145,10 +146,10 @@ func TestOnlyUnmentionedAttributesAreReconstructed(t *testing.T) {
 	if err := d.reconstructions(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"reconstruction": tensor.OfFloat32s(p, 2, 2, 3)}}, b, cells, out); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]Reconstructed{{"region", []string{"face", "arm", "back"}, []float64{0.25, 0.25, 0.5}}}, out[0].Reconstructed); diff != "" {
+	if diff := cmp.Diff([]Reconstructed{{"region", []string{"face", "arm", "back"}, []float64{0.25, 0.25, 0.5}, []float64{0, 0.2, 0.8}, "back 50 % (training 80 %), face 25 % (training <1 %)"}}, out[0].Reconstructed); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]Reconstructed{{"itch", []string{"no", "yes"}, []float64{0.125, 0.875}}}, out[1].Reconstructed); diff != "" {
+	if diff := cmp.Diff([]Reconstructed{{"itch", []string{"no", "yes"}, []float64{0.125, 0.875}, nil, "yes 88 %, no 12 %"}}, out[1].Reconstructed); diff != "" {
 		t.Error(diff)
 	}
 	err := d.reconstructions(&pipeline.Run{Outputs: map[string]*tensor.Tensor{"reconstruction": tensor.OfFloat32s(p, 2, 3, 2)}}, b, cells, out)

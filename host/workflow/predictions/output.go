@@ -144,6 +144,7 @@ type documentJSON struct {
 	SchemaVersion int        `json:"schema_version"`
 	Task          string     `json:"task,omitempty"`
 	Warnings      []string   `json:"warnings,omitempty"`
+	Calibration   string     `json:"calibration,omitempty"`
 	Cases         []caseJSON `json:"cases"`
 }
 
@@ -177,20 +178,6 @@ func predictionsJSON(set Set) ([]byte, error) {
 		doc.Cases = append(doc.Cases, c)
 	}
 	return encode(doc)
-}
-
-// WriteReconstructions writes, for every case, the probabilities of the values of each
-// attribute that its report does not mention.
-func WriteReconstructions(path string, predictions []Prediction) error {
-	doc := documentJSON{SchemaVersion: OutputVersion, Cases: []caseJSON{}}
-	for _, p := range predictions {
-		doc.Cases = append(doc.Cases, caseJSON{ID: p.Case.ID, Patient: p.Case.Patient, Reconstructed: p.Reconstructed})
-	}
-	data, err := encode(doc)
-	if err != nil {
-		return err
-	}
-	return runs.WriteFile(path, data)
 }
 
 // predictionsNPZ: boxes [K,4], scores [K], labels [K], image [K] (rows of image_ids),
