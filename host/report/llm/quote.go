@@ -111,7 +111,7 @@ func number(a schema.Attribute, given, quote string) (float64, bool) {
 	v := values[0]
 	if v.Unit != "" && a.Unit() != "" {
 		x, _ := v.In(a.Unit())
-		v = schema.Quantity{x, a.Unit()}
+		v = schema.Quantity{Value: x, Unit: a.Unit()}
 	}
 	written := schema.Quantities(quote)
 	for _, q := range written {
