@@ -16,7 +16,7 @@ import (
 func dataCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "data",
-		Usage: "write synthetic data sets, check data sets",
+		Usage: "import scans, check data sets, write synthetic ones",
 		Subcommands: []*cli.Command{
 			{
 				Name:      "check",
@@ -31,6 +31,8 @@ func dataCommand() *cli.Command {
 				},
 				Action: dataCheck,
 			},
+			dataImportCommand(),
+			dataSplitCommand(),
 			{
 				Name:  "synth",
 				Usage: "write a synthetic data set in a real layout, patient-wise splits",

@@ -39,6 +39,7 @@ its config.yaml trains the same run again, and --resume continues one that was s
 			&cli.StringFlag{Name: "fusion", Usage: "`PLUGIN`, or none: tokens go straight to the head (default: none)"},
 			&cli.StringFlag{Name: "head", Usage: "`PLUGIN` (default: a3d to detect, classifier to classify)"},
 			&cli.StringFlag{Name: "attributes", Usage: "comma-separated `LIST` of attribute columns or sets of them; an empty list means none (default: the data's)"},
+			&cli.IntFlag{Name: "fold", Usage: "validate on fold `K` of data split --folds and train on the others"},
 			&cli.StringFlag{Name: "reports", Usage: "`FILE` of reports (CSV or folder), or of a table that attributes extract wrote, joined to the cases by id"},
 			&cli.StringFlag{Name: "schema", Usage: "attribute schema `FILE` that attributes select wrote (default: learnt from the training cases)"},
 			&cli.IntFlag{Name: "epochs", Usage: "times through the training split (--set train.epochs)"},
@@ -113,8 +114,7 @@ func pluginFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "verbose", Usage: "show what plugins write to standard error"},
 		&cli.DurationFlag{Name: "call-timeout", Usage: "longest `TIME` of one call of a plugin; a plugin that takes longer is taken for hung"},
 		&cli.BoolFlag{Name: "allow-unregistered", Usage: "run plugins found by name that were not installed"},
-		&cli.Uint64Flag{Name: "plugin-memory-mib", Usage: "memory of each plugin, shared memory included, `MIB`"},
-		&cli.Uint64Flag{Name: "plugin-shared-mib", Usage: "`MIB` of each plugin's memory that are shared with the program for tensors (default: 16384 reserved, or an eighth of --plugin-memory-mib; less where ulimit -v or -f allows no more)"},
+		&cli.Uint64Flag{Name: "plugin-memory-mib", Usage: "private memory of each plugin, `MIB`"},
 		&cli.Uint64Flag{Name: "plugin-cpu-seconds", Usage: "processor time of each plugin, `S`"},
 		&cli.BoolFlag{Name: "plugin-no-network", Usage: "start plugins without network"},
 		&cli.BoolFlag{Name: "plugin-read-only", Usage: "keep plugins from changing files; what they save goes through the host"},
@@ -124,9 +124,9 @@ func pluginFlags() []cli.Flag {
 func pluginOptions(c *cli.Context) plughost.Options {
 	o := plughost.Options{
 		Dirs: c.StringSlice("plugin-dir"), Threads: c.Int("threads"), CallTimeout: c.Duration("call-timeout"),
-		AllowUnregistered: c.Bool("allow-unregistered"), ArenaBytes: int64(mebibytes(c, "plugin-shared-mib")),
+		AllowUnregistered: c.Bool("allow-unregistered"),
 		Isolation: plughost.Isolation{
-			MemoryBytes: mebibytes(c, "plugin-memory-mib"), CPUSeconds: c.Uint64("plugin-cpu-seconds"),
+			MemoryBytes: c.Uint64("plugin-memory-mib") << 20, CPUSeconds: c.Uint64("plugin-cpu-seconds"),
 			NoNetwork: c.Bool("plugin-no-network"), ReadOnly: c.Bool("plugin-read-only"),
 		},
 	}
@@ -135,9 +135,6 @@ func pluginOptions(c *cli.Context) plughost.Options {
 	}
 	return o
 }
-
-// mebibytes is a flag in MiB as bytes; more than any machine has is as good as no limit.
-func mebibytes(c *cli.Context, name string) uint64 { return min(c.Uint64(name), 1<<40) << 20 }
 
 func noArguments(c *cli.Context) error {
 	if c.NArg() > 0 {
@@ -160,7 +157,7 @@ func runTrain(c *cli.Context) (err error) {
 		}
 		return trainAndReport(c, o)
 	}
-	for _, flag := range []string{"task", "data", "encoder", "fusion", "head", "attributes", "reports", "schema", "epochs", "seed", "set", "init", "config", "threads", "device"} {
+	for _, flag := range []string{"task", "data", "encoder", "fusion", "head", "attributes", "reports", "schema", "epochs", "seed", "fold", "set", "init", "config", "threads", "device"} {
 		if c.IsSet(flag) {
 			return usageError("--resume continues the run as its config.yaml says; --%s cannot be given with it", flag)
 		}
@@ -268,7 +265,7 @@ func trainRequest(c *cli.Context) config.Request {
 	return config.Request{
 		File: c.String("config"), Task: text("task"), Data: text("data"), Encoder: text("encoder"), Fusion: text("fusion"), Head: text("head"),
 		Attributes: listGiven(c, "attributes"), Reports: text("reports"), Schema: text("schema"), Init: text("init"), Device: text("device"),
-		Epochs: given[int](c, "epochs"), Threads: given[int](c, "threads"), Seed: given[uint64](c, "seed"), Set: c.StringSlice("set"),
+		Epochs: given[int](c, "epochs"), Threads: given[int](c, "threads"), Seed: given[uint64](c, "seed"), Fold: given[int](c, "fold"), Set: c.StringSlice("set"),
 	}
 }
 

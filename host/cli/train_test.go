@@ -42,6 +42,11 @@ func TestTrainScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exitcode": exitCode, "flipbyte": flipByte},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("XDG_DATA_HOME", e.WorkDir+"/data")
+			scans, err := filepath.Abs("../dataset/importer/testdata/dicom")
+			if err != nil {
+				return err
+			}
+			e.Setenv("SCANS", scans)
 			e.Setenv("ALIGNEDFUSION_PLUGIN_DIR", "")
 			e.Setenv("TOY", plugins)
 			return nil

@@ -19,8 +19,10 @@ type Request struct {
 	Attributes            *[]string
 	Reports, Schema, Init *string
 	Epochs, Threads       *int
-	Seed                  *uint64
-	Device                *string
+	// Fold is the fold of `data split --folds` that is validated on; all others are trained on.
+	Fold   *int
+	Seed   *uint64
+	Device *string
 	// Set are settings as GROUP.KEY=VALUE; they come last.
 	Set []string
 }
@@ -94,6 +96,12 @@ func (r Request) apply(c *Config) error {
 	put(&c.Reports, r.Reports)
 	put(&c.Schema, r.Schema)
 	set := r.Set
+	if r.Fold != nil {
+		if *r.Fold < 0 {
+			return fmt.Errorf("--fold %d, want 0 or more: data split --folds K makes fold0 to foldK-1", *r.Fold)
+		}
+		set = append([]string{fmt.Sprintf("data.train_split=!fold%d", *r.Fold), fmt.Sprintf("data.validation_split=fold%d", *r.Fold)}, set...)
+	}
 	if r.Epochs != nil {
 		set = append([]string{fmt.Sprintf("train.epochs=%d", *r.Epochs)}, set...)
 	}

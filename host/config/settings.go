@@ -54,7 +54,7 @@ type Train struct {
 
 // Data are the keys of `--set data.KEY=VALUE`.
 type Data struct {
-	TrainSplit        string       `setting:"train_split" default:"train" help:"split to train on; several joined by +, as in train+val"`
+	TrainSplit        string       `setting:"train_split" default:"train" help:"split to train on; several joined by +, as in train+val; !NAME is all but one"`
 	ValidationSplit   string       `setting:"validation_split" default:"val" help:"split to choose the best checkpoint on; empty: none, the last checkpoint is the best"`
 	TrainFraction     float64      `setting:"train_fraction" default:"1" above:"0" max:"1" help:"share of the training split's patients to train on; the fewer are among the more"`
 	MissingTrain      float64      `setting:"missing_train" default:"0" min:"0" max:"1" help:"share of the attribute values there are that is taken away from the training split, at random"`

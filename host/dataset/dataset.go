@@ -58,6 +58,9 @@ type Options struct {
 	// NaNMissing reads the cells NaN, nan and NA as missing instead of refusing them.
 	// Spec key "nan=missing".
 	NaNMissing bool
+	// Coordinates of the boxes of volumes: voxel (also ""), lps or ras, the latter in mm.
+	// Spec key "coordinates".
+	Coordinates string
 	// Missing are words that mean that nothing is known, in any case of letters. Spec key
 	// "missing", for example missing=NA,UNK,-.
 	Missing []string
@@ -130,6 +133,8 @@ type Case struct {
 	SpacingMM [3]float64
 	// Size is height, width in pixels.
 	Size [2]int
+	// Sweep marks a slice that is predicted and not trained on.
+	Sweep bool
 	// KeySlice is the slice's number in its series or its index in the NIfTI volume.
 	KeySlice int
 	// Stack names the series or volume that the slice belongs to, "" for pictures.
@@ -137,6 +142,8 @@ type Case struct {
 	// WorldRAS maps column, row, slice (pixels) to mm towards right, anterior,
 	// superior as a 3 x 4 matrix; nil where the input does not say.
 	WorldRAS *[12]float64
+	// StoredRAS maps the voxels i, j, k as the file stores them to mm likewise.
+	StoredRAS *[12]float64
 	// Strata hold what an evaluation may group images by.
 	Strata map[string]string
 	// Origin is where the case was read, file:line.
@@ -188,8 +195,12 @@ func (d *Dataset) Splits() map[string]int {
 }
 
 // InSplit reports whether a case of split belongs to what name names: the split, one of
-// several joined by "+" as in "train+val", or, for "" and "all", any.
+// several joined by "+" as in "train+val", every split but one as in "!fold0", or, for ""
+// and "all", any.
 func InSplit(split, name string) bool {
+	if but, ok := strings.CutPrefix(name, "!"); ok {
+		return split != but && split != ""
+	}
 	return name == "" || name == "all" || split == name || slices.Contains(strings.Split(name, "+"), split)
 }
 
@@ -203,7 +214,7 @@ func (d *Dataset) Split(name string) ([]Case, error) {
 	counts := d.Splits()
 	if counts[name] == 0 {
 		for _, part := range strings.Split(name, "+") {
-			if counts[part] == 0 {
+			if part = strings.TrimPrefix(part, "!"); counts[part] == 0 {
 				return nil, d.noSuchSplit(part, counts)
 			}
 		}

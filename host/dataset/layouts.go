@@ -21,16 +21,20 @@ type Layout struct {
 	Targets bool
 
 	open func(*opener) error
+	// table is the file below Path whose rows have the splits, "." for Path itself, "" when
+	// there is none that one may change.
+	table string
 }
 
 var layouts = []Layout{
-	{"deeplesion", "DIR", "DL_info.csv, Images_png/PPPPPP_SS_EE/NNN.png, optional attributes.csv", true, openDeepLesion},
-	{"boxes", "DIR", "images.csv, boxes.csv, optional ignore.csv, images/; or FILE.csv, one table of both", true, openBoxes},
-	{"table", "FILE.csv", "id, image or image.NAME, patient, split, label or label.TASK; every other column is an attribute", true, openTable},
-	{"derm7pt", "DIR", "meta/meta.csv, meta/*_indexes.csv, images/ (or all of them in DIR)", true, openDerm7pt},
-	{"nifti", "PATH", "a .nii or .nii.gz file, or a folder of them; to predict", false, openNIfTI},
-	{"slices", "PATH", "a folder of PNG or JPEG slices, or one of them; to predict", false, openSlices},
-	{"image", "FILE", "one picture; to predict", false, openImage},
+	{"deeplesion", "DIR", "DL_info.csv, Images_png/PPPPPP_SS_EE/NNN.png, optional attributes.csv", true, openDeepLesion, ""},
+	{"boxes", "DIR", "images.csv, boxes.csv, optional ignore.csv, images/; or FILE.csv, one table of both", true, openBoxes, "images.csv"},
+	{"table", "FILE.csv", "id, image or image.NAME, patient, split, label or label.TASK; every other column is an attribute", true, openTable, "."},
+	{"volumes", "DIR", "volumes.csv, boxes.csv, optional attributes.csv, NIfTI volumes (alignedfusion data import makes it)", true, openVolumes, "volumes.csv"},
+	{"derm7pt", "DIR", "meta/meta.csv, meta/*_indexes.csv, images/ (or all of them in DIR)", true, openDerm7pt, ""},
+	{"nifti", "PATH", "a .nii or .nii.gz file, or a folder of them; to predict", false, openNIfTI, ""},
+	{"slices", "PATH", "a folder of PNG or JPEG slices, or one of them; to predict", false, openSlices, ""},
+	{"image", "FILE", "one picture; to predict", false, openImage, ""},
 }
 
 // Layouts returns the layouts that Open knows, those to train on first.
@@ -61,6 +65,22 @@ func layoutOf(spec string) (layout Layout, path, options string, err error) {
 		names[i] = l.Name
 	}
 	return Layout{}, "", "", fmt.Errorf("%w: data spec %q: want LAYOUT:PATH with one of the layouts %s", ErrData, spec, strings.Join(names, ", "))
+}
+
+// TableOf is the file whose column split divides a data set. It fails with ErrData for a
+// layout whose splits are published with the data.
+func TableOf(spec string) (string, error) {
+	l, path, _, err := layoutOf(spec)
+	if err != nil {
+		return "", err
+	}
+	if _, folder := exists(path); l.table == "." || l.table != "" && !folder {
+		return path, nil
+	}
+	if l.table == "" {
+		return "", fmt.Errorf("%w: %s has no table of splits to be written; table:, boxes: and volumes: have", ErrData, l)
+	}
+	return filepath.Join(path, l.table), nil
 }
 
 // SpecOptions are the options behind a data spec's path.

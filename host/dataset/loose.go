@@ -202,7 +202,7 @@ func openNIfTI(o *opener) error {
 		for z := range f.Depth {
 			o.addCase(Case{ID: fmt.Sprintf("%s#%d", name, z), Patient: name, Split: looseSplit, Stack: name, KeySlice: z,
 				Images: map[string]string{Volume: file}, SpacingMM: f.SpacingMM, Size: [2]int{f.Height, f.Width},
-				WorldRAS: &f.WorldRAS, Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}, file, 0)
+				WorldRAS: &f.WorldRAS, StoredRAS: &h.Affine, Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}, file, 0)
 		}
 	}
 	return nil

@@ -142,6 +142,11 @@ func (o *opener) setOptions(query string) error {
 				return fmt.Errorf("bits=%q, want 8 to 16, the bits in use of 16-bit pictures", value)
 			}
 			o.opt.PictureBits = bits
+		case "coordinates":
+			if !slices.Contains([]string{"voxel", "lps", "ras"}, value) {
+				return fmt.Errorf("coordinates=%q, want voxel, lps or ras", value)
+			}
+			o.opt.Coordinates = value
 		case "grey_hu":
 			v, err := table.Numbers(value, 2)
 			if err == nil && v[0] >= v[1] {
@@ -161,7 +166,7 @@ func (o *opener) setOptions(query string) error {
 			}
 			o.spacing = [3]float64(v)
 		default:
-			return fmt.Errorf("option %q is unknown; there are attributes, bits, grey_hu, labels, missing, nan, noisy, patients, spacing_mm", key)
+			return fmt.Errorf("option %q is unknown; there are attributes, bits, coordinates, grey_hu, labels, missing, nan, noisy, patients, spacing_mm", key)
 		}
 	}
 	return nil

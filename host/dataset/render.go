@@ -24,6 +24,55 @@ var pictureIntensity = sdk.Intensity{Low: 0, High: 255, OutLow: 0, OutHigh: 1}
 type volumes struct {
 	mu   sync.Mutex
 	last [2]*loadedVolume
+	// files are volumes that can be read slice by slice; nil: this one cannot.
+	files map[string]*nifti.Slices
+}
+
+// open returns a volume to be read slice by slice, or nil.
+func (s *volumes) open(path string) *nifti.Slices {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	file, known := s.files[path]
+	if known {
+		return file
+	}
+	if s.files == nil || len(s.files) >= openVolumesAtMost {
+		s.closeFiles()
+		s.files = map[string]*nifti.Slices{}
+	}
+	file, err := nifti.OpenSlices(path)
+	if err != nil { // whoever reads it whole says why it cannot be read
+		file = nil
+	}
+	s.files[path] = file
+	return file
+}
+
+// openVolumesAtMost bounds the open files.
+const openVolumesAtMost = 256
+
+func (s *volumes) closeFiles() {
+	for _, f := range s.files {
+		if f != nil {
+			f.Release()
+		}
+	}
+}
+
+// volumeSlice reads a slice through the cache.
+func (l *Loader) volumeSlice(path string, file *nifti.Slices, n int) (*plane, error) {
+	v, err := l.opt.Cache.get(fmt.Sprintf("slice\x00%s\x00%d", path, n), func() (any, int64, error) {
+		data, err := file.Read(n)
+		if err != nil {
+			return nil, 0, problem.At(path, 0, "", "%v", err)
+		}
+		p := &plane{h: file.Height, w: file.Width, hu32: data}
+		return p, p.bytes(), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*plane), nil
 }
 
 type loadedVolume struct {
@@ -50,6 +99,9 @@ func (s *volumes) get(path string) (*nifti.Volume, error) {
 // slice returns slice number n of the case's stack.
 func (l *Loader) slice(c *Case, s *stack, n int) (*plane, error) {
 	if s != nil && s.nifti != "" {
+		if file := l.volumes.open(s.nifti); file != nil {
+			return l.volumeSlice(s.nifti, file, n)
+		}
 		v, err := l.volumes.get(s.nifti)
 		if err != nil {
 			return nil, err

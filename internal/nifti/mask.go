@@ -22,12 +22,13 @@ type Mask struct {
 }
 
 // VoxelOf returns the voxel indices of a point in millimetres (RAS).
-func (m *Mask) VoxelOf(p [3]float64) [3]float64 { return apply(&m.inverse, p) }
+func (m *Mask) VoxelOf(p [3]float64) [3]float64 { return Apply(&m.inverse, p) }
 
 // PointOf returns the point in millimetres (RAS) of voxel indices.
-func (m *Mask) PointOf(p [3]float64) [3]float64 { return apply(&m.affine, p) }
+func (m *Mask) PointOf(p [3]float64) [3]float64 { return Apply(&m.affine, p) }
 
-func apply(m *[12]float64, p [3]float64) [3]float64 {
+// Apply maps a point by a 3 x 4 matrix.
+func Apply(m *[12]float64, p [3]float64) [3]float64 {
 	var out [3]float64
 	for i := range out {
 		out[i] = m[4*i]*p[0] + m[4*i+1]*p[1] + m[4*i+2]*p[2] + m[4*i+3]

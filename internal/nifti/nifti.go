@@ -336,6 +336,18 @@ func (h *Header) Frame() Frame {
 	return f
 }
 
+// VoxelOf maps mm towards right, anterior, superior to column, row, slice.
+func (f Frame) VoxelOf(p [3]float64) [3]float64 {
+	a := f.WorldRAS
+	x, y, z := p[0]-a[3], p[1]-a[7], p[2]-a[11]
+	det := a[0]*(a[5]*a[10]-a[6]*a[9]) - a[1]*(a[4]*a[10]-a[6]*a[8]) + a[2]*(a[4]*a[9]-a[5]*a[8])
+	return [3]float64{
+		((a[5]*a[10]-a[6]*a[9])*x + (a[2]*a[9]-a[1]*a[10])*y + (a[1]*a[6]-a[2]*a[5])*z) / det,
+		((a[6]*a[8]-a[4]*a[10])*x + (a[0]*a[10]-a[2]*a[8])*y + (a[2]*a[4]-a[0]*a[6])*z) / det,
+		((a[4]*a[9]-a[5]*a[8])*x + (a[1]*a[8]-a[0]*a[9])*y + (a[0]*a[5]-a[1]*a[4])*z) / det,
+	}
+}
+
 // nearestAxes pairs world axes with stored axes so that the sum of the direction
 // cosines is largest.
 func (h *Header) nearestAxes() [3]int {

@@ -170,6 +170,7 @@ func (t *TrainingData) open(labels []sdk.LabelSet) (err error) {
 	if t.Training, err = t.Data.Split(c.DataSettings.TrainSplit); err != nil {
 		return err
 	}
+	t.Training = dataset.KeySlices(t.Training)
 	if err := needTargets(t.Data, t.Training, "nothing can be learned from them"); err != nil {
 		return err
 	}

@@ -82,6 +82,8 @@ type VolumeFinding struct {
 	Case  string `json:"image"`
 	Label string `json:"label"`
 	detect.Finding
+	// Place in the patient; nil where the volume does not say.
+	Place *Place `json:"place,omitempty"`
 }
 
 // Findings merges the boxes of neighbouring slices of every volume.
@@ -110,24 +112,32 @@ func Findings(predictions []Prediction, labels []sdk.LabelSet, o detect.MergeOpt
 		}
 		for _, f := range found {
 			best := cases[name][f.BestZ]
-			out = append(out, VolumeFinding{name, best.Patient, best.ID, labels[0].Classes[f.Class], f})
+			out = append(out, VolumeFinding{name, best.Patient, best.ID, labels[0].Classes[f.Class], f,
+				placeOf(best.Place(f.X1, f.Y1, f.X2, f.Y2, f.Z1, f.Z2))})
 		}
 	}
 	return out, nil
 }
 
 // WriteFindings writes findings as FILE.csv (image,x1,y1,x2,y2,z1,z2,score,label,
-// key_image,slices,patient, where image is the volume; `alignedfusion froc` reads it) or
-// FILE.json.
+// key_image,slices,patient, where image is the volume, then the place in the patient;
+// `alignedfusion froc` reads it) or FILE.json.
 func WriteFindings(path string, findings []VolumeFinding) error {
 	var data []byte
 	var err error
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".csv":
 		rows := [][]string{{"image", "x1", "y1", "x2", "y2", "z1", "z2", "score", "label", "key_image", "slices", "patient"}}
+		placed := slices.ContainsFunc(findings, func(f VolumeFinding) bool { return f.Place != nil })
+		if placed {
+			rows[0] = append(rows[0], placeColumns...)
+		}
 		for _, f := range findings {
 			rows = append(rows, []string{f.Stack, number32(f.X1), number32(f.Y1), number32(f.X2), number32(f.Y2),
 				strconv.Itoa(f.Z1), strconv.Itoa(f.Z2), number32(f.Score), f.Label, f.Case, strconv.Itoa(f.Slices), f.Patient})
+			if placed {
+				rows[len(rows)-1] = append(rows[len(rows)-1], f.Place.cells()...)
+			}
 		}
 		data, err = table(rows)
 	case ".json":

@@ -79,15 +79,24 @@ func table(rows [][]string) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// predictionsCSV: image,x1,y1,x2,y2,score,label,patient in original pixels, or
+// predictionsCSV: image,x1,y1,x2,y2,score,label,patient in original pixels, for volumes
+// with the place in the patient (placeColumns), or
 // id,predicted,p_<class>… (with several tasks predicted.<task>, p.<task>_<class>).
 func predictionsCSV(task string, labels []sdk.LabelSet, predictions []Prediction) ([]byte, error) {
 	if task == config.Detect {
 		rows := [][]string{{"image", "x1", "y1", "x2", "y2", "score", "label", "patient"}}
+		placed := slices.ContainsFunc(predictions, func(p Prediction) bool { return p.Case.StoredRAS != nil })
+		if placed {
+			rows[0] = append(rows[0], placeColumns...)
+		}
 		for _, p := range predictions {
 			for _, b := range p.Boxes {
 				rows = append(rows, []string{p.Case.ID, number32(b.X1), number32(b.Y1), number32(b.X2), number32(b.Y2),
 					number32(b.Score), labels[0].Classes[b.Class], p.Case.Patient})
+				if placed {
+					place := placeOf(p.Case.Place(b.X1, b.Y1, b.X2, b.Y2, p.Case.KeySlice, p.Case.KeySlice))
+					rows[len(rows)-1] = append(rows[len(rows)-1], place.cells()...)
+				}
 			}
 		}
 		return table(rows)
@@ -129,6 +138,7 @@ type boxJSON struct {
 	Y2    float64 `json:"y2"`
 	Score float64 `json:"score"`
 	Label string  `json:"label"`
+	Place *Place  `json:"place,omitempty"`
 }
 
 type caseJSON struct {
@@ -161,7 +171,8 @@ func predictionsJSON(set Set) ([]byte, error) {
 		if task == config.Detect {
 			boxes := []boxJSON{}
 			for _, b := range p.Boxes {
-				boxes = append(boxes, boxJSON{b.X1, b.Y1, b.X2, b.Y2, b.Score, labels[0].Classes[b.Class]})
+				boxes = append(boxes, boxJSON{b.X1, b.Y1, b.X2, b.Y2, b.Score, labels[0].Classes[b.Class],
+					placeOf(p.Case.Place(b.X1, b.Y1, b.X2, b.Y2, p.Case.KeySlice, p.Case.KeySlice))})
 			}
 			c.Boxes = &boxes
 		} else {

@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/alignedfusion/alignedfusion/host/dataset/importer"
+)
+
+func dataImportCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "import",
+		Usage:     "make a data set of scans: DICOM series and NIfTI volumes, boxes in a table or masks",
+		ArgsUsage: "FOLDER",
+		Description: `Writes OUT/volumes/*.nii, volumes.csv and boxes.csv, the layout volumes:OUT. A series is one volume; its id is its folder's
+name. Voxels keep their place in the patient; names and numbers of patients do not leave the headers. What would have
+to be guessed (missing slices, several images of one place, coordinates without a frame) is refused by file and row.
+Repeating an import writes what is missing and keeps the columns of volumes.csv, the split above all.`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "out", Usage: "the data set's folder", Required: true, TakesFile: true},
+			&cli.StringFlag{Name: "boxes", Usage: "a CSV of boxes: id or series, x1,y1,z1,x2,y2,z2 or centre and size, optional class, ignore", TakesFile: true},
+			&cli.StringFlag{Name: "coordinates", Usage: "what the boxes are in: " + strings.Join(importer.Frames, ", ") + " (lps and ras: mm)"},
+			&cli.StringFlag{Name: "masks", Usage: "a folder of label volumes named like the scans (default: labelsTr beside imagesTr)", TakesFile: true},
+			&cli.StringFlag{Name: "instances", Usage: "what one lesion of a mask is: " + strings.Join(importer.InstanceRules, " or ") + " (default: component; label beside a JSON of instances)"},
+			&cli.BoolFlag{Name: "json", Usage: "print a summary as JSON"},
+		},
+		Action: dataImport,
+	}
+}
+
+func dataImport(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return usageError("data import takes one folder of scans, %d were given", c.NArg())
+	}
+	o := importer.Options{Source: c.Args().First(), Out: c.String("out"), Boxes: c.String("boxes"), Coordinates: c.String("coordinates"),
+		Masks: c.String("masks"), Instances: c.String("instances")}
+	if o.Boxes != "" && !slices.Contains(importer.Frames, o.Coordinates) {
+		return usageError("--coordinates %q: say what the boxes of %s are in, one of %s", o.Coordinates, o.Boxes, strings.Join(importer.Frames, ", "))
+	}
+	if o.Boxes == "" && o.Coordinates != "" {
+		return usageError("--coordinates is about --boxes, which is not given")
+	}
+	if o.Instances != "" && !slices.Contains(importer.InstanceRules, o.Instances) {
+		return usageError("--instances %q, want %s", o.Instances, strings.Join(importer.InstanceRules, " or "))
+	}
+	o.Progress = func(done, all int, id string) { fmt.Fprintf(c.App.ErrWriter, "%d/%d %s\n", done, all, id) }
+	s, err := importer.Import(c.Context, o)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return writeJSON(c.App.Writer, s)
+	}
+	for _, n := range s.Notes {
+		fmt.Fprintf(c.App.ErrWriter, "note: %s\n", n)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "%d volumes of %d patients, %d slices, %d boxes; %d volumes written\ndata spec: %s\n", s.Volumes, s.Patients, s.Slices, s.Boxes, s.Written, s.Spec)
+	return nil
+}

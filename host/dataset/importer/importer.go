@@ -1,0 +1,357 @@
+package importer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
+)
+
+// Options of Import.
+type Options struct {
+	// Source is the folder of scans, Out the data set's, which may be there: what it has
+	// already is kept.
+	Source, Out string
+	// Boxes is a CSV of boxes; "" none. Coordinates says what they are in: one of Frames.
+	Boxes, Coordinates string
+	// Masks is a folder of label volumes, one for each scan by name; "" none, or labelsTr
+	// beside a Source called imagesTr.
+	Masks string
+	// Instances says what one lesion of a mask is: one of InstanceRules.
+	Instances string
+	// Progress is told of every scan written, by several goroutines; nil: nobody.
+	Progress func(done, all int, id string)
+}
+
+// Summary says what was found and written.
+type Summary struct {
+	SchemaVersion int      `json:"schema_version"`
+	Spec          string   `json:"spec"`
+	Volumes       int      `json:"volumes"`
+	Written       int      `json:"written"`
+	Patients      int      `json:"patients"`
+	Slices        int      `json:"slices"`
+	Boxes         int      `json:"boxes"`
+	Notes         []string `json:"notes,omitempty"`
+}
+
+// scan is a volume found in the source.
+type scan struct {
+	id, source, series string
+	// patient is a pseudonym; names and numbers of patients stay in the headers.
+	patient string
+	dim     [3]int
+	// affine maps the source's voxel indices to mm towards right, anterior, superior.
+	affine      [12]float64
+	fingerprint string
+	write       func(path string) error
+	notes       []string
+}
+
+// volumePath is where a scan's volume lies in the data set.
+func volumePath(id string) string { return "volumes/" + id + ".nii" }
+
+// Import reads all scans of a folder, DICOM series and NIfTI volumes, and writes them in
+// the layout volumes. What was written before by the same scan is left alone, so that an
+// import that was cut off goes on. Problems with the scans come together, as
+// problem.List, before anything is written.
+func Import(ctx context.Context, o Options) (*Summary, error) {
+	scans, notes, err := find(ctx, o.Source)
+	if err != nil {
+		return nil, err
+	}
+	boxes, more, err := o.boxes(scans)
+	if err != nil {
+		return nil, err
+	}
+	s := &Summary{SchemaVersion: 1, Spec: "volumes:" + filepath.ToSlash(o.Out), Volumes: len(scans), Boxes: len(boxes), Notes: append(notes, more...)}
+	patients := map[string]bool{}
+	for _, one := range scans {
+		s.Slices += one.dim[2]
+		patients[one.patient] = true
+		for _, n := range one.notes {
+			s.Notes = append(s.Notes, one.id+": "+n)
+		}
+	}
+	s.Patients = len(patients)
+	if err := os.MkdirAll(filepath.Join(o.Out, "volumes"), 0o777); err != nil {
+		return nil, err
+	}
+	if s.Written, err = writeVolumes(ctx, o, scans); err != nil {
+		return nil, err
+	}
+	return s, writeTables(o.Out, scans, boxes, o.Boxes != "" || o.Masks != "")
+}
+
+// writeVolumes writes what is not there yet, as many at once as there are processors.
+func writeVolumes(ctx context.Context, o Options, scans []*scan) (written int, err error) {
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	var mu sync.Mutex
+	done := 0
+	for _, one := range scans {
+		group.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			path := filepath.Join(o.Out, filepath.FromSlash(volumePath(one.id)))
+			there := nifti.Note(path) == one.fingerprint
+			if !there {
+				if err := one.write(path); err != nil {
+					return err
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			done++
+			if !there {
+				written++
+			}
+			if o.Progress != nil {
+				o.Progress(done, len(scans), one.id)
+			}
+			return nil
+		})
+	}
+	return written, group.Wait()
+}
+
+// find looks for scans below a folder, or takes one file.
+func find(ctx context.Context, root string) (scans []*scan, notes []string, err error) {
+	var files []string
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return problem.File(path, err)
+		case path != root && strings.HasPrefix(d.Name(), "."):
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+		case d.IsDir():
+		case !d.Type().IsRegular():
+			notes = append(notes, filepath.ToSlash(path)+" is a link or no plain file: left out")
+		default:
+			files = append(files, path)
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	var volumes, others []string
+	for _, f := range files {
+		if nifti.IsNIfTI(f) {
+			volumes = append(volumes, f)
+		} else {
+			others = append(others, f)
+		}
+	}
+	var problems problem.List
+	for _, path := range volumes {
+		one, err := niftiScan(root, path)
+		if err != nil {
+			problems.AddError(path, 0, "", err)
+			continue
+		}
+		scans = append(scans, one)
+	}
+	series, more, err := findSeries(ctx, root, others, &problems)
+	if err != nil {
+		return nil, nil, err
+	}
+	scans, notes = append(scans, series...), append(notes, more...)
+	if err := problems.Err(); err != nil {
+		return nil, nil, err
+	}
+	if len(scans) == 0 {
+		return nil, nil, problem.At(root, 0, "", "holds no scan: neither a DICOM series of two slices or more nor a NIfTI volume, in %d files", len(files))
+	}
+	slices.SortFunc(scans, func(a, b *scan) int { return strings.Compare(a.id, b.id) })
+	for k := 1; k < len(scans); k++ {
+		if scans[k].id == scans[k-1].id {
+			return nil, nil, problem.At(scans[k].source, 0, "", "has the name of another scan, %s: both would be %s", filepath.ToSlash(scans[k-1].source), scans[k].id)
+		}
+	}
+	return scans, notes, nil
+}
+
+// name makes an id of a path below root: its folders joined, without what no file name
+// can hold.
+func name(root, path string) string {
+	rel, err := filepath.Rel(root, path)
+	if err != nil || rel == "." {
+		rel = filepath.Base(path)
+	}
+	return strings.Map(func(r rune) rune {
+		if strings.ContainsRune(`/\:*?"<>|#`+"\x00", r) {
+			return '_'
+		}
+		return r
+	}, rel)
+}
+
+// pseudonym stands for a patient: equal for equal patients, and no way back to a name.
+func pseudonym(patient string) string {
+	sum := sha256.Sum256([]byte("alignedfusion patient " + patient))
+	return "P-" + hex.EncodeToString(sum[:])[:10]
+}
+
+// findSeries reads the headers of DICOM files and makes a scan of every series.
+func findSeries(ctx context.Context, root string, files []string, problems *problem.List) (scans []*scan, notes []string, err error) {
+	instances := make([]*instance, len(files))
+	errs := make([]error, len(files))
+	var group errgroup.Group
+	group.SetLimit(2 * runtime.GOMAXPROCS(0))
+	for k, path := range files {
+		group.Go(func() error {
+			instances[k], _, errs[k] = readInstance(path, false)
+			return ctx.Err()
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, nil, err
+	}
+	bySeries := map[string][]*instance{}
+	other, localizers := 0, 0
+	for k, in := range instances {
+		switch {
+		case errors.Is(errs[k], errNotDICOM) || errors.Is(errs[k], errNoImage):
+			other++
+		case errs[k] != nil:
+			problems.AddError(files[k], 0, "", errs[k])
+		case in.localizer:
+			localizers++
+		default:
+			bySeries[in.series] = append(bySeries[in.series], in)
+		}
+	}
+	if other > 0 {
+		notes = append(notes, fmt.Sprintf("%d files are no DICOM images: left out", other))
+	}
+	if localizers > 0 {
+		notes = append(notes, fmt.Sprintf("%d localizers are left out", localizers))
+	}
+	folders := map[string][]*series{}
+	for _, list := range bySeries {
+		s, err := newSeries(list)
+		if errors.Is(err, errOneImage) {
+			notes = append(notes, fmt.Sprintf("%s: a series of one image is no volume: left out", filepath.ToSlash(list[0].path)))
+			continue
+		}
+		if err != nil {
+			problems.AddError(list[0].path, 0, "", err)
+			continue
+		}
+		folder := filepath.Dir(s.slices[0].file)
+		folders[folder] = append(folders[folder], s)
+	}
+	slices.Sort(notes)
+	for folder, list := range folders {
+		slices.SortFunc(list, func(a, b *series) int { return strings.Compare(a.first.series, b.first.series) })
+		for n, s := range list {
+			id := name(root, folder)
+			if len(list) > 1 {
+				id = fmt.Sprintf("%s_%d", id, n+1)
+			}
+			patient := s.first.patient
+			if patient == "" {
+				patient = s.first.study
+				s.notes = append(s.notes, "has no PatientID: its study stands for the patient")
+			}
+			scans = append(scans, &scan{id: id, source: folder, series: s.first.series, patient: pseudonym(patient),
+				dim: [3]int{s.first.columns, s.first.rows, len(s.slices)}, affine: s.affine(), fingerprint: s.fingerprint(), write: s.write, notes: s.notes})
+		}
+	}
+	return scans, notes, nil
+}
+
+// niftiName is the name of a volume without its endings, and without nnU-Net's channel.
+func niftiName(path string) string {
+	base := strings.TrimSuffix(strings.TrimSuffix(filepath.Base(path), ".gz"), ".nii")
+	return strings.TrimSuffix(base, "_0000")
+}
+
+// niftiScan takes a NIfTI volume; it is turned to axial slices when it is written.
+func niftiScan(root, path string) (*scan, error) {
+	h, err := nifti.ReadHeader(path)
+	if err != nil {
+		return nil, problem.At(path, 0, "", "%v", err)
+	}
+	if !h.Oriented {
+		return nil, problem.At(path, 0, "", "does not say how it is oriented (neither sform nor qform): set one, else boxes have no place in the patient")
+	}
+	id := name(root, filepath.Join(filepath.Dir(path), niftiName(path)))
+	if path == root {
+		id = niftiName(path)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, problem.File(path, err)
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "volume 1 %v %v %d %d %g %g", h.Dim, h.Affine, h.Datatype, info.Size(), h.Slope, h.Intercept))
+	one := &scan{id: id, source: path, patient: id, dim: h.Dim, affine: h.Affine, fingerprint: hex.EncodeToString(sum[:])[:32]}
+	one.notes = append(one.notes, "says nothing of its patient: it stands for one of its own")
+	one.write = func(to string) error {
+		v, err := nifti.Read(path)
+		if err != nil {
+			return problem.At(path, 0, "", "%v", err)
+		}
+		out := &nifti.Image{Dim: [3]int{v.Width, v.Height, v.Depth}, Affine: v.WorldRAS, Note: one.fingerprint}
+		out.Int16, out.Float32 = compact(v.Data)
+		return nifti.Write(to, out)
+	}
+	return one, nil
+}
+
+// compact takes whole numbers of 16 bits where they hold all values.
+func compact(values []float32) ([]int16, []float32) {
+	out := make([]int16, len(values))
+	for i, v := range values {
+		out[i] = int16(v)
+		if float32(out[i]) != v {
+			return nil, values
+		}
+	}
+	return out, nil
+}
+
+// classesOf reads the classes of instances from nnDetection's JSON beside a mask, or nil.
+func classesOf(mask string) (map[int]string, error) {
+	path := filepath.Join(filepath.Dir(mask), niftiName(mask)+".json")
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, problem.File(path, err)
+	}
+	var doc struct {
+		Instances map[string]int `json:"instances"`
+	}
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return nil, problem.At(path, 0, "", "is no JSON of instances: %v", err)
+	}
+	classes := map[int]string{}
+	for key, class := range doc.Instances {
+		var n int
+		if _, err := fmt.Sscanf(key, "%d", &n); err != nil || n < 1 {
+			return nil, problem.At(path, 0, "", "instance %q is no label of a mask", problem.Clip(key, 40))
+		}
+		classes[n] = fmt.Sprint(class)
+	}
+	return classes, nil
+}

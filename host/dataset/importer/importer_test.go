@@ -1,0 +1,386 @@
+package importer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
+	"github.com/alignedfusion/alignedfusion/internal/table"
+)
+
+// expected is what testdata/make.py wrote into every series.
+type expected struct {
+	HU     [][][]float32 `json:"hu"`
+	Origin [3]float64    `json:"origin_lps"`
+	Column float64       `json:"column_mm"`
+	Row    float64       `json:"row_mm"`
+	Slice  float64       `json:"slice_mm"`
+}
+
+func want(t testing.TB) expected {
+	t.Helper()
+	raw, err := os.ReadFile("testdata/dicom/expected.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e expected
+	if err := json.Unmarshal(raw, &e); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func importOf(t testing.TB, o Options) (*Summary, error) {
+	t.Helper()
+	if o.Out == "" {
+		o.Out = t.TempDir()
+	}
+	return Import(context.Background(), o)
+}
+
+// TestEverySyntaxGivesTheSameVolume: values and places of series that pydicom, dcmtk and
+// gdcm wrote.
+func TestEverySyntaxGivesTheSameVolume(t *testing.T) {
+	e := want(t)
+	names := []string{"explicit", "implicit", "big", "signed", "inverted", "multiframe", "rle", "lossless"}
+	for predictor := range 7 {
+		names = append(names, fmt.Sprintf("lossless%d", predictor+1))
+	}
+	if _, err := exec.LookPath("gdcmconv"); err == nil {
+		names = append(names, "jpegls", "jpeg2000")
+	} else {
+		t.Log("gdcmconv is not here: JPEG-LS and JPEG 2000 are left out")
+	}
+	for _, name := range names {
+		out := t.TempDir()
+		s, err := importOf(t, Options{Source: filepath.Join("testdata/dicom", name), Out: out})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if s.Volumes != 1 || s.Written != 1 || s.Slices != 5 {
+			t.Errorf("%s: %+v", name, s)
+		}
+		v, err := nifti.Read(filepath.Join(out, "volumes", name+".nii"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var flat []float32
+		for _, slice := range e.HU {
+			for _, row := range slice {
+				flat = append(flat, row...)
+			}
+		}
+		if !slices.Equal(v.Data, flat) {
+			t.Errorf("%s: other values: %v", name, v.Data[:12])
+		}
+		for axis, mm := range [12]float64{-e.Column, 0, 0, -e.Origin[0], 0, -e.Row, 0, -e.Origin[1], 0, 0, e.Slice, e.Origin[2]} {
+			if math.Abs(v.WorldRAS[axis]-mm) > 1e-5 {
+				t.Errorf("%s: lies at %v", name, v.WorldRAS)
+				break
+			}
+		}
+	}
+}
+
+// TestPlacesOfTurnedSeries: a coronal series is turned to axial slices, a tilted one keeps
+// its slices; each voxel's value tells where it was made.
+func TestPlacesOfTurnedSeries(t *testing.T) {
+	e := want(t)
+	for name, place := range map[string]func(k, row, column float64) [3]float64{
+		"coronal": func(k, row, column float64) [3]float64 {
+			return [3]float64{-10 + 0.7*column, -20 + 2.5*k, 30 - 0.8*row}
+		},
+		"tilted": func(k, row, column float64) [3]float64 {
+			return [3]float64{-10 + 0.7*column, -20 + 0.7*k + 0.8*row, 30 + 2.4*k}
+		},
+	} {
+		out := t.TempDir()
+		s, err := importOf(t, Options{Source: filepath.Join("testdata/dicom", name), Out: out})
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if tilted := strings.Contains(strings.Join(s.Notes, "\n"), "the gantry is tilted by 16.3 degrees"); tilted != (name == "tilted") {
+			t.Errorf("%s: %q", name, s.Notes)
+		}
+		v, err := nifti.Read(filepath.Join(out, "volumes", name+".nii"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range [][3]int{{0, 0, 0}, {4, 8, 11}, {2, 3, 5}} {
+			p := place(float64(at[0]), float64(at[1]), float64(at[2]))
+			q := v.VoxelOf([3]float64{-p[0], -p[1], p[2]})
+			i := int(math.Round(q[0])) + v.Width*(int(math.Round(q[1]))+v.Height*int(math.Round(q[2])))
+			if v.Data[i] != e.HU[at[0]][at[1]][at[2]] {
+				t.Errorf("%s: voxel %v lies at %v and holds %g", name, at, q, v.Data[i])
+			}
+		}
+	}
+}
+
+// TestWhatWouldHaveToBeGuessed is refused by file, before anything is written.
+func TestWhatWouldHaveToBeGuessed(t *testing.T) {
+	for name, want := range map[string]string{
+		"gap":        "1 slices are missing between them",
+		"phases":     "the series holds several images of one place",
+		"no_rescale": "is CT without RescaleSlope and RescaleIntercept",
+	} {
+		out := filepath.Join(t.TempDir(), "out")
+		_, err := importOf(t, Options{Source: filepath.Join("testdata/dicom", name), Out: out})
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), ".dcm") {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+		if _, err := os.Stat(out); err == nil {
+			t.Errorf("%s: something was written", name)
+		}
+	}
+	t.Setenv("PATH", "")
+	if _, err := importOf(t, Options{Source: "testdata/dicom/jpegls"}); err == nil || !strings.Contains(err.Error(), "needs gdcmconv") {
+		t.Errorf("JPEG-LS without gdcmconv: %v", err)
+	}
+}
+
+// TestImportGoesOn: what is there is not written again, the split column stays, patients
+// are not named, and a copy of a slice is left out with a note.
+func TestImportGoesOn(t *testing.T) {
+	source, out := t.TempDir(), t.TempDir()
+	for _, name := range []string{"explicit", "rle"} {
+		if err := os.CopyFS(filepath.Join(source, name), os.DirFS(filepath.Join("testdata/dicom", name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copied, err := os.ReadFile(filepath.Join(source, "explicit", "03.dcm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(source, "explicit", "copy.dcm"), copied, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s, err := importOf(t, Options{Source: source, Out: out})
+	if err != nil || s.Written != 2 || s.Patients != 1 || !slices.Contains(s.Notes, "explicit: copy.dcm is a copy of 03.dcm") {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	path := filepath.Join(out, "volumes.csv")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(raw), "Nobody") || strings.Contains(string(raw), "1234") {
+		t.Errorf("the patient is named: %s", raw)
+	}
+	edited := strings.Replace(string(raw), ",,", ",train,", 1)
+	if err := os.WriteFile(path, []byte(edited), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(out, "volumes", "rle.nii")); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = importOf(t, Options{Source: source, Out: out}); err != nil || s.Written != 1 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if raw, _ := os.ReadFile(path); string(raw) != edited {
+		t.Errorf("volumes.csv was %s, is %s", edited, raw)
+	}
+}
+
+// TestBoxesInEveryFrame: one box in voxels, in mm of DICOM and in mm of NIfTI is one box.
+func TestBoxesInEveryFrame(t *testing.T) {
+	dir := t.TempDir()
+	for coordinates, row := range map[string]string{
+		"voxel": "1,2,1,5,6,3",
+		"lps":   "-9.3,-18.4,32.5,-6.5,-15.2,37.5",
+		"ras":   "6.5,15.2,32.5,9.3,18.4,37.5",
+	} {
+		csv := filepath.Join(dir, "boxes.csv")
+		if err := os.WriteFile(csv, []byte("seriesuid,x1,y1,z1,x2,y2,z2,class,reader\nexplicit,"+row+",nodule,a\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out := filepath.Join(dir, coordinates)
+		if _, err := importOf(t, Options{Source: "testdata/dicom/explicit", Out: out, Boxes: csv, Coordinates: coordinates}); err != nil {
+			t.Fatal(coordinates, err)
+		}
+		b, err := table.Read(filepath.Join(out, "boxes.csv"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for column, want := range map[string]float64{"x1": 1, "y1": 2, "z1": 1, "x2": 5, "y2": 6, "z2": 3} {
+			if v, err := table.Number(b.Get(b.Rows[0], column)); err != nil || math.Abs(v-want) > 1e-6 {
+				t.Errorf("%s: %s is %g, want %g", coordinates, column, v, want)
+			}
+		}
+		if b.Get(b.Rows[0], "class") != "nodule" || b.Get(b.Rows[0], "reader") != "a" {
+			t.Errorf("%s: %v", coordinates, b.Rows[0])
+		}
+	}
+}
+
+// TestBadBoxes: each is refused with its row.
+func TestBadBoxes(t *testing.T) {
+	for content, want := range map[string]string{
+		"id,x1,y1,z1,x2,y2,z2\nexplicit,1,2,1,1,6,3\n":        "boxes.csv:2: the box has no extent along x",
+		"id,x1,y1,z1,x2,y2,z2\nexplicit,100,2,1,101,6,3\n":    "boxes.csv:2: the box lies outside the scan explicit: along x",
+		"id,x1,y1,z1,x2,y2,z2\nexplicti,1,2,1,5,6,3\n":        `boxes.csv:2: id: no scan is called "explicti"; did you mean "explicit"?`,
+		"id,x1,y1,x2,y2\nexplicit,1,2,5,6\n":                  "boxes.csv:1: no columns of boxes",
+		"number,x1,y1,z1,x2,y2,z2\nexplicit,1,2,1,5,6,3\n":    "boxes.csv:1: no column names the scan",
+		"id,x1,y1,z1,x2,y2,z2\nexplicit,1,two,1,5,6,3\n":      "boxes.csv:2: y1:",
+		"id,cx,cy,cz,dx,dy,dz\nexplicit,3,4,2,-4,4,2\n":       "boxes.csv:2: the box has no extent along x",
+		"id,x,y,z,diameter_mm\nexplicit,3,4,-90,4\n":          "boxes.csv:2: the box lies outside the scan explicit: along z",
+		"id,x1,y1,z1,x2,y2,z2\nexplicit,0.1,0.1,NaN,.2,.2,.2": "boxes.csv:2: z1:",
+	} {
+		dir := t.TempDir()
+		csv := filepath.Join(dir, "boxes.csv")
+		if err := os.WriteFile(csv, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := importOf(t, Options{Source: "testdata/dicom/explicit", Out: filepath.Join(dir, "out"), Boxes: csv, Coordinates: "voxel"})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", content, err, want)
+		}
+	}
+}
+
+// TestMasksBecomeBoxes: components of each label, or labels where a JSON names the class
+// of instances; the box reaches half a voxel beyond the centres.
+func TestMasksBecomeBoxes(t *testing.T) {
+	dir := t.TempDir()
+	images, labels := filepath.Join(dir, "imagesTr"), filepath.Join(dir, "labelsTr")
+	for _, d := range []string{images, labels} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	affine := [12]float64{.8, 0, 0, 3, 0, .8, 0, 5, 0, 0, 2, -9} // RAS: the display turns columns and rows
+	scan := &nifti.Image{Dim: [3]int{10, 10, 6}, Affine: affine, Int16: make([]int16, 600)}
+	mask := &nifti.Image{Dim: scan.Dim, Affine: affine, Int16: make([]int16, 600)}
+	set := func(x, y, z int, v int16) { mask.Int16[x+10*(y+10*z)] = v }
+	set(2, 3, 1, 1)
+	set(3, 3, 1, 1)
+	set(3, 4, 2, 1)
+	set(8, 8, 4, 1)
+	set(6, 1, 3, 2)
+	for path, v := range map[string]*nifti.Image{filepath.Join(images, "a_0000.nii"): scan, filepath.Join(labels, "a.nii"): mask} {
+		if err := nifti.Write(path, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(out string) []string {
+		b, err := table.Read(filepath.Join(out, "boxes.csv"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rows []string
+		for _, r := range b.Rows {
+			rows = append(rows, strings.Join(r.Cells, " "))
+		}
+		slices.Sort(rows)
+		return rows
+	}
+	out := filepath.Join(dir, "components")
+	if _, err := importOf(t, Options{Source: images, Out: out}); err != nil {
+		t.Fatal(err)
+	}
+	// Displayed columns run to the left: x becomes 9-x, y 9-y.
+	want := []string{"a 0.5 0.5 3.5 1.5 1.5 4.5 1  1", "a 2.5 7.5 2.5 3.5 8.5 3.5 2  1", "a 5.5 4.5 0.5 7.5 6.5 2.5 1  3"}
+	if got := read(out); !slices.Equal(got, want) {
+		t.Errorf("components %q, want %q", got, want)
+	}
+	if err := os.WriteFile(filepath.Join(labels, "a.json"), []byte(`{"instances": {"1": 7, "2": 0}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out = filepath.Join(dir, "labels")
+	if _, err := importOf(t, Options{Source: images, Out: out}); err != nil {
+		t.Fatal(err)
+	}
+	want = []string{"a 0.5 0.5 0.5 7.5 6.5 4.5 7  4", "a 2.5 7.5 2.5 3.5 8.5 3.5 0  1"}
+	if got := read(out); !slices.Equal(got, want) {
+		t.Errorf("labels %q, want %q", got, want)
+	}
+}
+
+// TestBrokenFiles: two hundred damaged files give an error or a scan, nothing else, and
+// nothing half-written.
+func TestBrokenFiles(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, name := range []string{"explicit", "rle", "lossless", "multiframe"} {
+		files, err := filepath.Glob(filepath.Join("testdata/dicom", name, "*.dcm"))
+		if err != nil || len(files) == 0 {
+			t.Fatal(err)
+		}
+		whole, err := os.ReadFile(files[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 50 {
+			raw := slices.Clone(whole)
+			switch n % 3 {
+			case 0:
+				raw = raw[:rng.IntN(len(raw))]
+			case 1:
+				raw[132+rng.IntN(len(raw)-132)] ^= byte(1 + rng.IntN(255))
+			default:
+				at := 132 + rng.IntN(len(raw)-140)
+				for k := range 8 {
+					raw[at+k] = byte(rng.IntN(256))
+				}
+			}
+			source, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
+			for _, f := range files {
+				content := raw
+				if f != files[0] {
+					if content, err = os.ReadFile(f); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := os.WriteFile(filepath.Join(source, filepath.Base(f)), content, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := importOf(t, Options{Source: source, Out: out}); err == nil {
+				continue
+			}
+			left, _ := filepath.Glob(filepath.Join(out, "volumes", "*"))
+			if len(left) > 0 {
+				t.Errorf("%s, %d: left %v", name, n, left)
+			}
+		}
+	}
+}
+
+func FuzzReadInstance(f *testing.F) {
+	files, _ := filepath.Glob("testdata/dicom/*/01.dcm")
+	for _, path := range files {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		path := filepath.Join(t.TempDir(), "x.dcm")
+		if err := os.WriteFile(path, raw, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		in, frames, err := readInstance(path, true)
+		if err == nil && len(frames) != len(in.planes) {
+			t.Errorf("%d frames of %d planes", len(frames), len(in.planes))
+		}
+	})
+}
+
+func FuzzLosslessJPEG(f *testing.F) {
+	f.Add([]byte{0xff, 0xd8, 0xff, 0xc3, 0, 11, 8, 0, 2, 0, 2, 1, 1, 0x11, 0}, 2, 2)
+	f.Fuzz(func(t *testing.T, raw []byte, width, height int) {
+		if values, err := decodeLosslessJPEG(raw, width, height); err == nil && len(values) != width*height {
+			t.Errorf("%d values of %d x %d", len(values), width, height)
+		}
+	})
+}

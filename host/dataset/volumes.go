@@ -1,0 +1,384 @@
+package dataset
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/box"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
+)
+
+// columns of volumes.csv and boxes.csv that are no attributes and no strata.
+var (
+	volumesReserved     = []string{"id", "path", "patient", "split", "series", "source"}
+	volumeBoxesReserved = []string{"id", "x1", "y1", "z1", "x2", "y2", "z2", "class", "ignore"}
+)
+
+// keySlicesPerLesion are the slices of a lesion that are trained on: its middle and those
+// a quarter of its height above and below. keySlicesPerVolume are as many slices without
+// a lesion, spread over the volume.
+const (
+	keySlicesPerLesion = 3
+	keySlicesPerVolume = 4
+)
+
+// box3 is a lesion's box in voxels as the volume is displayed (nifti.Frame).
+type box3 struct {
+	low, top [3]float64
+	class    string
+	ignore   bool
+	strata   map[string]string
+}
+
+// openVolumes reads volumes.csv, boxes.csv and attributes.csv of a folder. Every axial
+// slice of a volume is a case; some are key slices, to be trained on.
+func openVolumes(o *opener) error {
+	t, err := o.table(filepath.Join(o.path, "volumes.csv"))
+	if err != nil {
+		return err
+	}
+	if err := t.Need("id", "path"); err != nil {
+		return err
+	}
+	frames, err := o.volumeFrames(t)
+	if err != nil {
+		return err
+	}
+	boxes, withBoxes, err := o.volumeBoxes(frames)
+	if err != nil {
+		return err
+	}
+	rows, err := o.volumeAttributes(t, frames)
+	if err != nil {
+		return err
+	}
+	o.d.Modalities = []string{Volume}
+	var classes []string
+	for _, list := range boxes {
+		for _, b := range list {
+			if !b.ignore && !slices.Contains(classes, b.class) {
+				classes = append(classes, b.class)
+			}
+		}
+	}
+	slices.SortFunc(classes, compareClasses)
+	o.setClasses(classes)
+	for _, r := range t.Rows {
+		id := t.Get(r, "id")
+		if f, ok := frames[id]; ok {
+			o.volumeCases(t, r, f, boxes[id], withBoxes, rows[id])
+		}
+	}
+	return nil
+}
+
+// volumeFrame is where a volume lies on disk and in the patient.
+type volumeFrame struct {
+	path   string
+	header *nifti.Header
+	frame  nifti.Frame
+	bytes  int64
+}
+
+// volumeFrames reads the headers of the volumes, by id.
+func (o *opener) volumeFrames(t *table.Table) (map[string]*volumeFrame, error) {
+	frames := map[string]*volumeFrame{}
+	lines := map[string]int{}
+	for _, r := range t.Rows {
+		id, path := t.Get(r, "id"), t.Get(r, "path")
+		if first, twice := lines[id]; twice || id == "" || strings.Contains(id, "#") {
+			o.problems.Add(t.Path, r.Line, "id", "%q is empty, holds a # or stands twice (first in line %d)", problem.Clip(id, 60), first)
+			continue
+		}
+		lines[id] = r.Line
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(o.path, filepath.FromSlash(path))
+		}
+		info, err := os.Stat(path)
+		if err == nil && info.IsDir() {
+			o.problems.Add(t.Path, r.Line, "path", "%s is a folder; make a volume of its series with alignedfusion data import", filepath.ToSlash(path))
+			continue
+		}
+		if err != nil {
+			o.problems.Add(t.Path, r.Line, "path", "%v", problem.File(path, err))
+			continue
+		}
+		h, err := nifti.ReadHeader(path)
+		if err != nil {
+			o.problems.Add(t.Path, r.Line, "path", "%s: %v; other formats than NIfTI are read by alignedfusion data import", filepath.ToSlash(path), err)
+			continue
+		}
+		f := &volumeFrame{path, h, h.Frame(), info.Size()}
+		if f.frame.SpacingMM[0] == 0 && f.frame.Depth > 1 {
+			o.warn("%s does not say how far apart its slices are: every slice stands in for its neighbours", filepath.Base(path))
+		}
+		if !h.Oriented {
+			o.warn("%s does not say how it is oriented: its axes are taken as they are", filepath.Base(path))
+		}
+		frames[id] = f
+	}
+	return frames, nil
+}
+
+// volumeBoxes reads boxes.csv: corners in stored voxels (0 is the centre of the first),
+// or in mm towards left, posterior, head or right, anterior, superior where the spec says
+// coordinates=lps or ras.
+func (o *opener) volumeBoxes(frames map[string]*volumeFrame) (map[string][]box3, bool, error) {
+	path := filepath.Join(o.path, "boxes.csv")
+	if there, _ := exists(path); !there {
+		o.warn("there is no boxes.csv: no case has targets")
+		return nil, false, nil
+	}
+	t, err := table.Read(path)
+	if t == nil {
+		return nil, false, err
+	}
+	if err != nil {
+		o.problems.AddError(path, 0, "", err)
+	}
+	o.tables = append(o.tables, t) // a table without rows: every volume is free of lesions
+	if err := t.Need("id", "x1", "y1", "z1", "x2", "y2", "z2"); err != nil {
+		return nil, false, err
+	}
+	boxes := map[string][]box3{}
+	for _, r := range t.Rows {
+		id := t.Get(r, "id")
+		f, ok := frames[id]
+		if !ok {
+			names := make([]string, 0, len(frames))
+			for n := range frames {
+				names = append(names, n)
+			}
+			slices.Sort(names)
+			hint := ""
+			if close := nearest.Name(id, names); close != "" {
+				hint = fmt.Sprintf("; did you mean %q?", close)
+			}
+			o.problems.Add(t.Path, r.Line, "id", "%q is not in volumes.csv%s", problem.Clip(id, 60), hint)
+			continue
+		}
+		b, err := o.volumeBox(t, r, f)
+		if err != nil {
+			o.problems.AddError(t.Path, r.Line, "", err)
+			continue
+		}
+		boxes[id] = append(boxes[id], b)
+	}
+	return boxes, true, nil
+}
+
+func (o *opener) volumeBox(t *table.Table, r table.Row, f *volumeFrame) (b box3, err error) {
+	b.strata = map[string]string{}
+	for _, c := range t.Columns {
+		if text := t.Get(r, c); text != "" && !slices.Contains(volumeBoxesReserved, c) {
+			b.strata[c] = text
+		}
+	}
+	if b.class = t.Get(r, "class"); b.class == "" {
+		b.class = "lesion"
+	}
+	switch text := strings.ToLower(t.Get(r, "ignore")); text {
+	case "", "0", "no", "false":
+	case "1", "yes", "true":
+		b.ignore = true
+	default:
+		return b, problem.At(t.Path, r.Line, "ignore", "%q is neither 1 nor 0", problem.Clip(text, 20))
+	}
+	var v [6]float64
+	for k, c := range []string{"x1", "y1", "z1", "x2", "y2", "z2"} {
+		if v[k], err = table.Number(t.Get(r, c)); err != nil {
+			return b, problem.At(t.Path, r.Line, c, "%v", err)
+		}
+	}
+	for a := range 3 {
+		if !(v[a] < v[3+a]) {
+			return b, problem.At(t.Path, r.Line, "", "the box has no extent along %s: %g to %g; want corners (not centre and size)", "xyz"[a:a+1], v[a], v[3+a])
+		}
+	}
+	b.low, b.top = f.display([3]float64(v[:3]), [3]float64(v[3:]), o.opt.Coordinates)
+	size := [3]float64{float64(f.frame.Width), float64(f.frame.Height), float64(f.frame.Depth)}
+	for a := range 3 {
+		if b.low[a] < -boxSlack || b.top[a] > size[a]-1+boxSlack {
+			in := o.opt.Coordinates
+			if in == "" {
+				in = "voxel"
+			}
+			return b, problem.At(t.Path, r.Line, "", "the box leaves its volume: %s from %.2f to %.2f of %g voxels as displayed; are the coordinates %s (spec option coordinates=voxel, lps or ras)?",
+				"xyz"[a:a+1], b.low[a], b.top[a], size[a], in)
+		}
+		b.low[a], b.top[a] = clamp(b.low[a], 0, size[a]-1), clamp(b.top[a], 0, size[a]-1)
+	}
+	return b, nil
+}
+
+// display moves a box into the voxels of the frame that is displayed.
+func (f *volumeFrame) display(low, top [3]float64, coordinates string) (a, b [3]float64) {
+	for k := range 3 {
+		a[k], b[k] = math.Inf(1), math.Inf(-1)
+	}
+	for corner := range 8 {
+		p := low
+		for axis := range 3 {
+			if corner>>axis&1 == 1 {
+				p[axis] = top[axis]
+			}
+		}
+		switch coordinates {
+		case "lps":
+			p[0], p[1] = -p[0], -p[1]
+		case "ras":
+		default:
+			p = nifti.Apply(&f.header.Affine, p)
+		}
+		p = f.frame.VoxelOf(p)
+		for k := range 3 {
+			a[k], b[k] = min(a[k], p[k]), max(b[k], p[k])
+		}
+	}
+	return a, b
+}
+
+// volumeAttributes reads the attribute columns of volumes.csv and of attributes.csv.
+func (o *opener) volumeAttributes(t *table.Table, frames map[string]*volumeFrame) (map[string]map[string]schema.Cell, error) {
+	var all []string
+	for _, c := range t.Columns {
+		if !slices.Contains(volumesReserved, c) && !strings.HasSuffix(c, ".evidence") {
+			all = append(all, c)
+		}
+	}
+	var extra *table.Table
+	path := filepath.Join(o.path, "attributes.csv")
+	if there, _ := exists(path); there {
+		var err error
+		if extra, err = o.table(path); err != nil {
+			return nil, err
+		}
+		if err := extra.Need("id"); err != nil {
+			return nil, err
+		}
+		for _, c := range extra.Columns {
+			if c == "id" || strings.HasSuffix(c, ".evidence") {
+				continue
+			}
+			if slices.Contains(all, c) {
+				return nil, problem.At(path, 1, c, "the column stands in volumes.csv already")
+			}
+			all = append(all, c)
+		}
+	}
+	var err error
+	if o.d.AttributeColumns, err = o.chooseAttributes(all, all, nil); err != nil {
+		return nil, err
+	}
+	cells := map[string]map[string]schema.Cell{}
+	read := func(t *table.Table) {
+		for _, r := range t.Rows {
+			id := t.Get(r, "id")
+			if frames[id] == nil {
+				if t == extra {
+					o.problems.Add(t.Path, r.Line, "id", "%q is not in volumes.csv", problem.Clip(id, 60))
+				}
+				continue
+			}
+			c := Case{Attributes: cells[id]}
+			if c.Attributes == nil {
+				c.Attributes = map[string]schema.Cell{}
+				cells[id] = c.Attributes
+			}
+			var here []string
+			for _, name := range all {
+				if t.Has(name) {
+					here = append(here, name)
+				}
+			}
+			o.readAttributes(t, r, here, &c)
+		}
+	}
+	read(t)
+	if extra != nil {
+		read(extra)
+	}
+	return cells, nil
+}
+
+// volumeCases adds a case for every slice of a volume.
+func (o *opener) volumeCases(t *table.Table, r table.Row, f *volumeFrame, boxes []box3, withBoxes bool, cells map[string]schema.Cell) {
+	id := t.Get(r, "id")
+	s := &stack{nifti: f.path, depth: f.frame.Depth, fileBytes: f.bytes}
+	o.d.stacks[id] = s
+	key := keySlices(boxes, f.frame.Depth)
+	patient := t.Get(r, "patient")
+	if patient == "" {
+		patient = id
+	}
+	for z := range f.frame.Depth {
+		c := Case{ID: fmt.Sprintf("%s#%d", id, z), Patient: patient, Split: t.Get(r, "split"), Stack: id, KeySlice: z,
+			Images: map[string]string{Volume: f.path}, SpacingMM: f.frame.SpacingMM, Size: [2]int{f.frame.Height, f.frame.Width},
+			WorldRAS: &f.frame.WorldRAS, StoredRAS: &f.header.Affine, Attributes: cells, Strata: map[string]string{}, HasTargets: withBoxes, Sweep: !key[z]}
+		if c.Attributes == nil {
+			c.Attributes = map[string]schema.Cell{}
+		}
+		for _, b := range boxes {
+			if float64(z) < b.low[2]-0.5 || float64(z) > b.top[2]+0.5 {
+				continue
+			}
+			if b.ignore {
+				c.Ignore = append(c.Ignore, IgnoreRegion{X1: b.low[0], Y1: b.low[1], X2: b.top[0], Y2: b.top[1]})
+				continue
+			}
+			class := slices.Index(o.d.Labels[0].Classes, b.class)
+			if class < 0 {
+				o.problems.Add(filepath.Join(o.path, "boxes.csv"), 0, "class", "class %q is unknown; there are %s", problem.Clip(b.class, 60), problem.Quote(o.d.Labels[0].Classes))
+				return
+			}
+			c.Boxes = append(c.Boxes, Box{Box: box.Box{X1: b.low[0], Y1: b.low[1], X2: b.top[0], Y2: b.top[1]}, Class: class, Strata: b.strata})
+		}
+		o.addCase(c, t.Path, r.Line)
+	}
+}
+
+// keySlices are the slices to train on: those through the middle and the quarters of each
+// lesion, and some without any.
+func keySlices(boxes []box3, depth int) []bool {
+	key := make([]bool, depth)
+	occupied := make([]bool, depth)
+	at := func(z float64) int { return int(clamp(math.Round(z), 0, float64(depth-1))) }
+	for _, b := range boxes {
+		for z := at(b.low[2]); z <= at(b.top[2]); z++ {
+			occupied[z] = true
+		}
+		if b.ignore {
+			continue
+		}
+		for k := range keySlicesPerLesion {
+			key[at(b.low[2]+(b.top[2]-b.low[2])*float64(k+1)/(keySlicesPerLesion+1))] = true
+		}
+	}
+	var free []int
+	for z, taken := range occupied {
+		if !taken {
+			free = append(free, z)
+		}
+	}
+	for k := range min(keySlicesPerVolume, len(free)) {
+		key[free[(2*k+1)*len(free)/(2*min(keySlicesPerVolume, len(free)))]] = true
+	}
+	return key
+}
+
+// KeySlices leaves out the cases that volumes are swept by: those that are predicted and
+// not trained on.
+func KeySlices(cases []Case) []Case {
+	if !slices.ContainsFunc(cases, func(c Case) bool { return c.Sweep }) {
+		return cases
+	}
+	return slices.DeleteFunc(slices.Clone(cases), func(c Case) bool { return c.Sweep })
+}
