@@ -59,7 +59,7 @@ func (r *Record) Warnings() []string {
 		out = append(out, fmt.Sprintf("the table's columns %s are no attributes and are left out", problem.Quote(r.extra)))
 	}
 	if n := len(r.OtherLanguage); n > 0 {
-		out = append(out, fmt.Sprintf("%d reports look like another language than English and are left unmentioned, whatever the lexicon and the trigger table; the record names them", n))
+		out = append(out, fmt.Sprintf("%d reports look like another language than the lexicon and the trigger tables know and are left unmentioned; the record names them", n))
 	}
 	return out
 }

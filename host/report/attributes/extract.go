@@ -62,7 +62,7 @@ func Extract(ctx context.Context, o ExtractOptions) (*report.Table, *Record, err
 		if err != nil {
 			return nil, nil, dataUnlessStopped(ctx, err)
 		}
-		rows, r.OtherLanguage = t.Cells, otherLanguage(fresh)
+		rows, r.OtherLanguage = t.Cells, otherLanguage(x, fresh)
 	}
 	table := &report.Table{Schema: *o.Schema}
 	for _, one := range reports {

@@ -67,8 +67,8 @@ func (r *Reports) readText(ctx context.Context, s *schema.Schema) error {
 			return fmt.Errorf("the embedded lexicon %s knows none of the schema's attributes; make a table of states with `attributes extract --lexicon FILE` and give that", x.Lexicon.Source.Name)
 		}
 	}
-	if n := len(otherLanguage(reports)); n > 0 {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("%s: %d reports look like another language than English and are left unmentioned, the first is %q", r.Path, n, otherLanguage(reports)[0]))
+	if n := len(otherLanguage(x, reports)); n > 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%s: %d reports look like another language than the lexicon knows and are left unmentioned, the first is %q", r.Path, n, otherLanguage(x, reports)[0]))
 	}
 	r.Table, err = x.Table(ctx, s, reports)
 	return err

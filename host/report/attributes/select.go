@@ -60,7 +60,7 @@ func SelectByFrequency(ctx context.Context, src report.Source, o rules.Options, 
 	}
 	r := &Record{SchemaVersion: RecordVersion, Method: "frequency", Reports: len(reports), AttributeHash: chosen.Hash(),
 		Lexicon: x.Lexicon.Source.Name, LexiconSHA256: x.Lexicon.Hash(), Attributes: schema.CountStates(&t.Schema, t.Cells)}
-	r.OtherLanguage = otherLanguage(reports)
+	r.OtherLanguage = otherLanguage(x, reports)
 	return chosen, r, nil
 }
 
@@ -84,10 +84,10 @@ func SelectByModel(ctx context.Context, src report.Source, c *llm.Client, sample
 }
 
 // otherLanguage names the reports that the rules leave alone.
-func otherLanguage(reports []report.Report) []string {
+func otherLanguage(x rules.Extractor, reports []report.Report) []string {
 	var out []string
 	for _, r := range reports {
-		if rules.OtherLanguage(r) {
+		if x.OtherLanguage(r) {
 			out = append(out, r.ID)
 		}
 	}

@@ -268,7 +268,7 @@ func setValue(a schema.Attribute, cell *schema.Cell, given string) bool {
 // denies. What matters are the words of the value, else of the attribute, else all of the
 // quote. Texts in other languages than English are beyond the rules.
 func contradicts(engine *rules.Engine, a schema.Attribute, cell schema.Cell, r report.Report) bool {
-	if rules.OtherLanguage(r) {
+	if rules.Language(r, nil) != "en" {
 		return false
 	}
 	words, denies := engine.Words(r.Text(cell.Evidence.Section), cell.Evidence.Start, cell.Evidence.End)

@@ -1,7 +1,7 @@
 package rules
 
 import (
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
 	"os"
@@ -24,8 +24,8 @@ type Assertion struct {
 	Trigger Span
 }
 
-//go:embed triggers.yaml
-var builtinTriggers []byte
+//go:embed triggers.yaml triggers-de.yaml triggers-es.yaml
+var builtinTriggers embed.FS
 
 // Triggers is a trigger table: for every property the phrases that open a scope
 // to the right (forward) or left (backward), that look like a trigger and are
@@ -104,10 +104,33 @@ type Engine struct {
 	words                                     map[string]wordClass
 }
 
-var defaultEngine = sync.OnceValues(func() (*Engine, error) { return ParseTriggers(builtinTriggers) })
+// embedded are the engines of the embedded trigger tables by language.
+var embedded = map[string]func() (*Engine, error){"en": builtinEngine("triggers.yaml"), "de": builtinEngine("triggers-de.yaml"), "es": builtinEngine("triggers-es.yaml")}
 
-// DefaultEngine returns the engine with the embedded trigger table.
-func DefaultEngine() (*Engine, error) { return defaultEngine() }
+func builtinEngine(name string) func() (*Engine, error) {
+	return sync.OnceValues(func() (*Engine, error) {
+		data, err := builtinTriggers.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		e, err := ParseTriggers(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		return e, nil
+	})
+}
+
+// DefaultEngine returns the engine with the embedded English trigger table.
+func DefaultEngine() (*Engine, error) { return embedded["en"]() }
+
+// TriggersOf returns the engine with the embedded trigger table of a language: en, de, es.
+func TriggersOf(language string) (*Engine, error) {
+	if open, ok := embedded[language]; ok {
+		return open()
+	}
+	return nil, fmt.Errorf("no embedded trigger table of the language %q; want en, de or es", language)
+}
 
 // OpenTriggers reads a trigger table in the layout of the embedded one, which "" names.
 func OpenTriggers(path string) (*Engine, error) {

@@ -9,16 +9,6 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 )
 
-// OtherLanguage reports whether the report's text looks like another language
-// than English .
-func OtherLanguage(r report.Report) bool {
-	var tokens []Token
-	for _, s := range r.Sections {
-		tokens = append(tokens, Tokenize(s.Text)...)
-	}
-	return otherLanguage(tokens)
-}
-
 // Extractor extracts by lexicon and assertion rules. It is safe for concurrent use.
 type Extractor struct {
 	Lexicon *Lexicon
@@ -27,12 +17,16 @@ type Extractor struct {
 	// explanations) Uncertain; otherwise they are Stated, as human coders of
 	// reports index them.
 	ProbableIsUncertain bool
+	// AnyLanguage applies Engine to reports of every language. Otherwise it is for English
+	// ones, those of the lexicon's other languages have their embedded triggers, and the
+	// rest stays unmentioned.
+	AnyLanguage bool
 }
 
 // Extract returns one cell per attribute of the lexicon's schema. Of several
 // mentions a stated one decides over an uncertain one, that over a denied one,
 // and the earlier over the later. Mentions of the past, of eventualities and of
-// other people do not count. A report in another language than English has all
+// other people do not count. A report in a language that is not known has all
 // cells unmentioned: the rules would find its mentions and miss its negations.
 func (x Extractor) Extract(r report.Report) []schema.Cell {
 	attributes := x.Lexicon.Schema.Attributes
@@ -40,15 +34,19 @@ func (x Extractor) Extract(r report.Report) []schema.Cell {
 	for i := range cells {
 		cells[i].Value = -1
 	}
-	if OtherLanguage(r) {
+	x.Engine = x.engineFor(r)
+	if x.Engine == nil {
 		return cells
 	}
 	var abnormal schema.Cell
 	carried := make([]*thing, len(attributes))
 	words := false
 	for _, section := range r.Sections {
+		if reasonColumn(section.Name) {
+			continue
+		}
 		tokens := Tokenize(section.Text)
-		for _, span := range sentences(tokens) {
+		for _, span := range findingSentences(section.Text, tokens) {
 			for i := span.Start; i < span.End && !words; i++ {
 				words = tokens[i].Word
 			}
@@ -247,7 +245,7 @@ func Open(o Options) (Extractor, error) {
 		return Extractor{}, err
 	}
 	engine, err := OpenTriggers(o.Triggers)
-	return Extractor{Lexicon: lexicon, Engine: engine, ProbableIsUncertain: o.ProbableIsUncertain}, err
+	return Extractor{Lexicon: lexicon, Engine: engine, ProbableIsUncertain: o.ProbableIsUncertain, AnyLanguage: o.Triggers != ""}, err
 }
 
 // Table extracts a table of all reports. Its schema may have fewer attributes than the

@@ -1,24 +1,48 @@
 package rules
 
 import (
+	"slices"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/alignedfusion/alignedfusion/host/report"
 )
 
-// Frequent words that are not shared between English and the others: function words,
-// and what every report on a chest has (heart, lungs, effusion). Accents are folded.
-// Short words that are English abbreviations (LA, LE, SE, OU) are left out.
+// Frequent words by language, folded. English words that other languages write alike (in,
+// no, is, of) are weak evidence.
 var (
-	english = wordSet(`the of and is are there with for within without right left was were this that has have
-		not or to at by be which seen heart lung lungs chest clear effusion`)
-	foreign = wordSet(`kein keine keinen nicht und der das dem auf bei oder sich mit ohne links rechts ist sind ein eine beidseits herz lunge lungen erguss
-		pas les une des sans avec et du est dans sont sur aux aucun aucune poumons coeur epanchement
-		sin los las del por una el con ni hay observa observan derecho izquierdo pulmones corazon derrame neumotorax
-		della nella senza nel sono di il polmoni cuore versamento
-		sem da com uma dos nao esquerdo direito pulmoes coracao
-		geen niet het een rechter linker longen
-		inget ingen inga och utan ej lungor hjarta`)
+	english = wordSet(`the and are there with for within without right left were this that have has to by be which seen heart lung lungs
+		chest clear evidence but unchanged normal left-sided small large mild moderate stable new prior previous`)
+	weakEnglish = wordSet(`of is was not non or at in on no a an effusion effusions pleural pulmonary bilateral basal basilar apical hilar lower upper
+		middle lobe lobes base bases nodule nodules opacity opacities mass masses lesion lesions acute chronic focal impression
+		findings report negative none nil absent possible probable likely suspected query unlikely excluded resolved gone cleared
+		neoplasm tumor disease fracture fractures pneumonia size films film view views exam scan images image cavity free air fluid
+		cardiac silhouette mediastinal rib ribs bone bones wall tiny trace residual recurrent old known active persistent yes
+		airspace interval space spaces pneumonias infiltrate infiltrates edema thickening scarring pulmonale cardiomegaly
+		liver kidney hepatic renal mm cm multiple single solitary thin thick melanoma nodular plaque papule macule nevus lesions skin dermal margin margins
+		enhancement calcification necrosis adenopathy density hypodense hyperdense spiculated lobulated round oval carcinoma invasion`)
+	german = wordSet(`kein keine keinen keiner keines und der das dem den auf bei oder mit ohne links rechts linker rechter linken rechten ist sind
+		ein eine einen einem eines einer beidseits beidseitig herz lunge lungen erguss pleuraerguss nicht nachweis nein verdacht zustand nach
+		ausgeschlossen vergrossert normal regelrecht unauffallig kleiner kleine grosser geringer sich im zum zur kardiomegalie rundherd
+		raumforderung lungenodem pneumonie stauung auch noch mehr`)
+	spanish = wordSet(`sin los las del por una el con ni hay se observa observan aprecia aprecian evidencia evidencian derecho derecha izquierdo
+		izquierda pulmones corazon derrame neumotorax neumonia y existe nodulo nodulos masa lesion enfisema cardiomegalia pulmonar
+		descarta posible ausencia la silueta`)
+	otherTongues = wordSet(`pas les une des sans avec et du dans sont sur aux aucun aucune poumons coeur epanchement est droit gauche
+		della nella senza nel sono di il polmoni cuore versamento nessun nessuna destra sinistra
+		sem da com uma dos nao esquerdo esquerda direito direita pulmoes coracao pneumotorax pneumotoraks pnomotoraks ha ausencia atelectasia
+		geen niet het een rechter longen links zonder en van
+		inget ingen inga och utan ej lungor hjarta ikke og uten uden ingen eller hoyre venstre
+		bez nie jest cech odma odmy plyn plynu brak lewej prawej oraz sa w po vlevo vpravo jsou neni vypotek vypotku ani je nema nije bilo
+		yok yoktur ve izlenmedi sag solda sagda var degildir mevcut saptanmadi akciger plevral efuzyon
+		ei ole eika keuhkot vasemmalla oikealla ja nestetta kuvassa pneumotorakset
+		nincs nem es  bal jobb lathato fara nu este cu si stanga dreapta lichid revarsat tidak ada tampak kanan kiri dan efusi
+		khong co tran dich walang nav nera ir puudub pole jah brez ne nuk hakuna ekki engin engar tanpa tiada ez dim nic zadnych zadna zadne zadny fravaer
+		ilman inte nessuno nenhum nenhuma`)
+	// endings of English words that few others have.
+	endings = []string{"ed", "ing", "ly", "ness", "ous", "ful", "less", "ary", "ular", "iac"}
 )
 
 func wordSet(words string) map[string]bool {
@@ -29,27 +53,132 @@ func wordSet(words string) map[string]bool {
 	return set
 }
 
-// otherLanguage reports whether the text looks like another language than English:
-// most of its letters are not Latin, or more of its words are frequent ones of German,
-// French, Spanish, Italian, Portuguese, Dutch or Swedish than of English. English rules
-// would find the mentions and miss the negations, or find nothing and call it normal.
-func otherLanguage(tokens []Token) bool {
-	balance, latin, other := 0, 0, 0
+// triggerWords are the words of the English trigger table.
+var triggerWords = sync.OnceValue(func() map[string]bool {
+	words := map[string]bool{}
+	if e, err := DefaultEngine(); err == nil {
+		for _, a := range e.axes() {
+			a.matcher.collect(words)
+		}
+	}
+	return words
+})
+
+// tongue is how much of a text is of which language.
+type tongue struct{ english, weak, german, spanish, other, unknown int }
+
+// listen counts the words of tokens. Words that known says to be mentions count for none:
+// they are Latin in every language.
+func listen(text string, tokens []Token, known func(string) bool) tongue {
+	var n tongue
 	for _, t := range tokens {
+		if !t.Word || startsDigit(t.Text) {
+			continue
+		}
+		foreign := false
+		if german[t.Text] {
+			n.german, foreign = n.german+1, true
+		}
+		if spanish[t.Text] {
+			n.spanish, foreign = n.spanish+1, true
+		}
+		if otherTongues[t.Text] {
+			n.other, foreign = n.other+1, true
+		}
 		switch {
 		case english[t.Text]:
-			balance++
-		case foreign[t.Text]:
-			balance--
-		}
-		for _, r := range t.Text {
-			switch {
-			case r < utf8.RuneSelf || unicode.Is(unicode.Latin, r):
-				latin++
-			case unicode.IsLetter(r):
-				other++
+			n.english++
+		case weakEnglish[t.Text] || !foreign && triggerWords()[t.Text]:
+			n.weak++
+		case foreign || known(t.Text):
+		case slices.ContainsFunc(endings, func(e string) bool { return strings.HasSuffix(t.Text, e) && len(t.Text) > len(e)+2 }) && !accented(text, t):
+			n.weak++
+		default:
+			n.unknown++
+			if accented(text, t) {
+				n.unknown++
 			}
 		}
 	}
-	return balance < 0 || other > latin
+	return n
+}
+
+// accented reports whether the word is written with letters that English lacks.
+func accented(text string, t Token) bool {
+	return strings.ContainsFunc(text[t.Start:t.End], func(r rune) bool { return r >= utf8.RuneSelf && unicode.IsLetter(r) })
+}
+
+// language is the tongue's code: en, de, es, or "" for another one. English needs evidence,
+// unless all words but one are mentions: "Apical pneumothorax."
+func (n tongue) language() string {
+	foreign := max(n.german, n.spanish, n.other)
+	evidence := n.english + n.weak
+	switch {
+	case foreign > n.english && !(foreign == 1 && evidence > 2):
+		switch {
+		case n.german > n.spanish && n.german > n.other:
+			return "de"
+		case n.spanish > n.german && n.spanish > n.other:
+			return "es"
+		}
+		return ""
+	case evidence == 0 && n.unknown > 1, n.unknown > 3*evidence+2:
+		return ""
+	}
+	return "en"
+}
+
+// nonLatin reports whether most letters of the text are not Latin.
+func nonLatin(text string) bool {
+	latin, other := 0, 0
+	for _, r := range text {
+		switch {
+		case r < utf8.RuneSelf && unicode.IsLetter(r) || r >= utf8.RuneSelf && unicode.Is(unicode.Latin, r):
+			latin++
+		case unicode.IsLetter(r):
+			other++
+		}
+	}
+	return other > latin
+}
+
+// Language is the language of a report's text: en, de, es, or "" for one that the rules do
+// not know. Words that known says to be names of findings are of no language; when
+// it is nil no word is held against English because the rules lack it.
+func Language(r report.Report, known func(word string) bool) string {
+	if known == nil {
+		known = func(string) bool { return true }
+	}
+	var n tongue
+	for _, s := range r.Sections {
+		if nonLatin(s.Text) {
+			return ""
+		}
+		m := listen(s.Text, Tokenize(s.Text), known)
+		n = tongue{n.english + m.english, n.weak + m.weak, n.german + m.german, n.spanish + m.spanish, n.other + m.other, n.unknown + m.unknown}
+	}
+	return n.language()
+}
+
+// OtherLanguage reports whether the report is in a language that the lexicon has no words
+// of or the rules no triggers for: mentions would be found and negations missed.
+func (x Extractor) OtherLanguage(r report.Report) bool { return x.engineFor(r) == nil }
+
+// engineFor is the engine of the report's language; nil when there is none.
+func (x Extractor) engineFor(r report.Report) *Engine {
+	if x.AnyLanguage || r.Empty() {
+		return x.Engine
+	}
+	language := Language(r, x.Lexicon.names)
+	switch {
+	case !slices.Contains(x.Lexicon.languages(), language):
+		return nil
+	case language == "en":
+		return x.Engine
+	}
+	e, err := TriggersOf(language)
+	if err != nil {
+		return nil
+	}
+	return e
 }

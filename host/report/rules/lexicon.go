@@ -27,9 +27,11 @@ var chestXRay []byte
 
 // lexiconFile is a file as it is written. phrases are pattern.
 type lexiconFile struct {
-	LexiconVersion int     `yaml:"lexicon_version"`
-	Name           string  `yaml:"name"`
-	Attributes     []entry `yaml:"attributes"`
+	LexiconVersion int    `yaml:"lexicon_version"`
+	Name           string `yaml:"name"`
+	// Languages are those that the phrases are of: en (the default), de, es.
+	Languages  []string `yaml:"languages"`
+	Attributes []entry  `yaml:"attributes"`
 	// Abnormal lists further things that a report with a "nothing_else" attribute
 	// must not state.
 	Abnormal Phrases `yaml:"abnormal"`
@@ -165,6 +167,28 @@ type Lexicon struct {
 	// where the attribute has none.
 	match, near, either []*phraseMatcher
 	abnormal            *phraseMatcher
+	words               map[string]bool // of all phrases; a prefix has its *
+}
+
+// languages are those of the phrases.
+func (c *Lexicon) languages() []string {
+	if len(c.Source.Languages) == 0 {
+		return []string{"en"}
+	}
+	return c.Source.Languages
+}
+
+// names reports whether a word is one of the lexicon's phrases.
+func (c *Lexicon) names(word string) bool {
+	if c.words[word] {
+		return true
+	}
+	for n := 3; n <= len(word); n++ {
+		if c.words[word[:n]+"*"] {
+			return true
+		}
+	}
+	return false
 }
 
 // Hash is the sha256 of the lexicon's file, in hex.
@@ -233,9 +257,15 @@ func ParseLexicon(data []byte) (*Lexicon, error) {
 	if c.abnormal, err = compile(l.Abnormal, nil); err != nil {
 		errs = append(errs, fmt.Errorf("abnormal: %w", err))
 	}
+	for _, name := range l.Languages {
+		if _, ok := embedded[name]; !ok {
+			errs = append(errs, fmt.Errorf("language %q; want en, de or es", name))
+		}
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	c.collectWords()
 	if err := c.Schema.Validate(); err != nil {
 		return nil, err
 	}
@@ -337,6 +367,17 @@ func compile(p Phrases, values []Value) (*phraseMatcher, error) {
 	}
 	m.matcher = newMatcher(patterns)
 	return m, errors.Join(errs...)
+}
+
+// collectWords gathers the words of all phrases that find attributes.
+func (c *Lexicon) collectWords() {
+	c.words = map[string]bool{}
+	for _, m := range slices.Concat(c.match, c.near) {
+		if m == nil {
+			continue
+		}
+		m.matcher.collect(c.words)
+	}
 }
 
 // elided are the forms of phrases of three plain words in which the middle one is one of

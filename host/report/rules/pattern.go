@@ -204,6 +204,22 @@ func newMatcher(patterns []pattern) *matcher {
 	return m
 }
 
+// collect adds the words of all patterns to a set; a beginning has its *.
+func (m *matcher) collect(words map[string]bool) {
+	for _, p := range m.patterns {
+		for _, e := range p.elems {
+			for _, alt := range e.alts {
+				for _, w := range alt {
+					if e.prefix {
+						w += "*"
+					}
+					words[w] = true
+				}
+			}
+		}
+	}
+}
+
 func unique(words []string) []string {
 	sort.Strings(words)
 	out := words[:0]

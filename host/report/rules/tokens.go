@@ -57,6 +57,13 @@ func Tokenize(s string) []Token {
 		case invisible(r):
 			i += w
 			continue
+		case r == '\\' && escapedBreak(s[i:]):
+			if s[i+1] == 'n' {
+				lines++
+			}
+			space = true
+			i += 2
+			continue
 		case !wordRune(r):
 			tokens = append(tokens, Token{Start: i, End: i + w, Text: foldMark(r), Lines: lines, Space: space})
 			i += w
@@ -74,6 +81,15 @@ func capital(word string) bool {
 	first, w := utf8.DecodeRuneInString(word)
 	second, _ := utf8.DecodeRuneInString(word[w:])
 	return unicode.IsUpper(first) && unicode.IsLower(second)
+}
+
+// escapedBreak reports whether s begins with a line break or tab that an export has written
+// as two characters.
+func escapedBreak(s string) bool {
+	if len(s) < 2 || s[1] != 'n' && s[1] != 'r' && s[1] != 't' {
+		return false
+	}
+	return len(s) == 2 || s[2] < 'a' || s[2] > 'z'
 }
 
 func wordRune(r rune) bool {

@@ -177,29 +177,42 @@ func TestPropertyMatchesAreOrderedAndApart(t *testing.T) {
 	})
 }
 
-func TestOtherLanguage(t *testing.T) {
-	for in, want := range map[string]bool{
-		"Kein Pneumothorax. Pleuraerguss links.":                                true,
-		"Pas de pneumothorax, les poumons sont clairs sans nodule.":             true,
-		"Sin derrame pleural. Los campos pulmonares del paciente.":              true,
-		"No hay derrame pleural ni neumotórax. El corazón es de tamaño normal.": true,
-		"Cuore di dimensioni normali. Non versamento pleurico.":                 true,
-		"Coração normal. Não há derrame.":                                       true,
-		"Hart normaal, geen vocht in de longen.":                                true,
-		"右肺下叶见片状高密度影，考虑肺炎。":                                                     true,
-		"Лёгкие без очаговых теней. Сердце не увеличено. (CT 2.5 mm)":           true,
-		"لا يوجد انصباب جنبي":                                                   true,
-		"No pneumothorax.":                                                      false,
-		"Non-specific opacities. Heart size normal.":                            false,
-		"Hay fever. Chest normal.":                                              false,
-		"Normal.":                                                               false,
-		"5 mm nodule, attenuation 40 HU ± 3 μm":                                 false,
-		"The heart is normal in size. We do not see a mass.":                    false,
-		"": false,
-		"Das Herz ist nicht vergrößert; no pneumothorax in the lung": true,
+func TestLanguage(t *testing.T) {
+	x := extractor(t, "")
+	for in, want := range map[string]string{
+		"Kein Pneumothorax. Pleuraerguss links.":                                "de",
+		"Pneumothorax: keiner.":                                                 "de",
+		"Das Herz ist nicht vergrößert; no pneumothorax in the lung":            "de",
+		"Sin derrame pleural. Los campos pulmonares del paciente.":              "es",
+		"No hay derrame pleural ni neumotórax. El corazón es de tamaño normal.": "es",
+		"Pas de pneumothorax, les poumons sont clairs sans nodule.":             "",
+		"Cuore di dimensioni normali. Non versamento pleurico.":                 "",
+		"Coração normal. Não há derrame. Atelectasia basal.":                    "",
+		"Hart normaal, geen vocht in de longen.":                                "",
+		"Bez odmy opłucnowej. Atelektaza po prawej.":                            "",
+		"Pnömotoraks yok. Atelektazi izlenmedi.":                                "",
+		"Ei pneumothoraxia. Atelektaasi oikealla.":                              "",
+		"Bez pneumothoraxu, atelektáza vpravo.":                                 "",
+		"Ingen pneumothorax eller atelektase.":                                  "",
+		"Nincs pneumothorax, atelectasia bal oldalon.":                          "",
+		"Fără pneumothorax. Atelectazie bazală stângă.":                         "",
+		"Tidak tampak pneumothorax.":                                            "",
+		"Nema pneumotoraksa.":                                                   "",
+		"右肺下叶见片状高密度影，考虑肺炎。":                                                     "",
+		"Лёгкие без очаговых теней. Сердце не увеличено. (CT 2.5 mm)":           "",
+		"لا يوجد انصباب جنبي":                                                   "",
+		"No pneumothorax.":                                                      "en",
+		"Pneumothorax.":                                                         "en",
+		"Small right apical PTX.":                                               "en",
+		"Non-specific opacities. Heart size normal.":                            "en",
+		"Hay fever. Chest normal.":                                              "en",
+		"Normal.":                                                               "en",
+		"5 mm nodule, attenuation 40 HU ± 3 μm":                                 "en",
+		"The heart is normal in size. We do not see a mass.":                    "en",
+		"": "en",
 	} {
-		if got := otherLanguage(Tokenize(in)); got != want {
-			t.Errorf("%q: %v, want %v", in, got, want)
+		if got := Language(one(in), x.Lexicon.names); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}
 }
