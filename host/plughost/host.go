@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/alignedfusion/alignedfusion/internal/process"
+	"golang.org/x/sys/unix"
 )
 
 // Defaults of Options.
@@ -40,8 +40,7 @@ type Options struct {
 	// InBand sends all tensors inside the messages; $ALIGNEDFUSION_IN_BAND=1 does the same.
 	InBand bool
 	// ArenaBytes is the size of the shared memory of each plugin; 0 means
-	// client.DefaultArenaBytes, or an eighth of the isolation's MemoryBytes. The memory
-	// is sparse. Where the process may not reserve as much, it is smaller.
+	// client.DefaultArenaBytes. The memory is sparse.
 	ArenaBytes int64
 	// StartTimeout bounds the time from exec to handshake; 0 means DefaultStartTimeout.
 	StartTimeout time.Duration
@@ -105,11 +104,7 @@ const maxSocketDir = 50
 // hosts have left.
 func socketDir() (string, error) {
 	base := os.Getenv("XDG_RUNTIME_DIR")
-	probe, err := os.MkdirTemp(base, "probe-")
-	if err == nil {
-		err = os.Remove(probe)
-	}
-	if base == "" || err != nil || len(base) > maxSocketDir-20 {
+	if info, err := os.Stat(base); base == "" || err != nil || !info.IsDir() || len(base) > maxSocketDir-20 || unix.Access(base, unix.W_OK) != nil {
 		base = os.TempDir()
 	}
 	if len(base) > maxSocketDir-20 {
@@ -118,7 +113,11 @@ func socketDir() (string, error) {
 	stale, _ := filepath.Glob(filepath.Join(base, socketDirPrefix+"*"))
 	for _, dir := range stale {
 		pid, err := strconv.Atoi(strings.SplitN(strings.TrimPrefix(filepath.Base(dir), socketDirPrefix), "-", 2)[0])
-		if err == nil && pid > 0 && !process.Alive(pid) && process.Owns(dir) {
+		if err != nil || pid <= 0 || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			continue
+		}
+		var stat unix.Stat_t
+		if unix.Lstat(dir, &stat) == nil && int(stat.Uid) == os.Getuid() {
 			_ = os.RemoveAll(dir)
 		}
 	}

@@ -18,9 +18,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
-
-	"github.com/alignedfusion/alignedfusion/internal/process"
 )
 
 // loaded is a package as go list tells it, parsed and type-checked.
@@ -213,7 +212,7 @@ func (p *loaded) runTests(overlay string, limit time.Duration) (failed bool, out
 		args = append(args, "-rapid.nofailfile") // which rapid would write into the tree
 	}
 	cmd := exec.Command("sh", args...)
-	cmd.SysProcAttr = process.Leader()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	// What a killed test leaves behind may hold the pipe open.
@@ -221,7 +220,7 @@ func (p *loaded) runTests(overlay string, limit time.Duration) (failed bool, out
 	if err := cmd.Start(); err != nil {
 		return false, nil, err
 	}
-	defer func() { _ = process.KillGroup(cmd.Process.Pid) }()
+	defer syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	err = cmd.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
