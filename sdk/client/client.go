@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -78,6 +79,8 @@ type Client struct {
 	stub     stagev1.StageServiceClient
 	options  Options
 	manifest sdk.Manifest
+	// watch: what is lent is compared with what it was when a call returns.
+	watch atomic.Bool
 }
 
 // New returns a client over an open connection.
@@ -166,6 +169,10 @@ func (c *Client) AttachPath(ctx context.Context, path string) error {
 
 // Detach stops using shared memory: all later tensors travel in-band.
 func (c *Client) Detach() { c.options.Arena = nil }
+
+// WatchInputs makes every later call an error in which the plugin changes what it was lent.
+// It costs a reading of all inputs.
+func (c *Client) WatchInputs(on bool) { c.watch.Store(on) }
 
 // Shutdown asks the plugin to close its instances within the deadline and to end.
 func (c *Client) Shutdown(ctx context.Context, deadline time.Duration) error {

@@ -220,7 +220,8 @@ func (i *Instance) Backward(ctx context.Context, req *sdk.BackwardRequest) (*sdk
 	t := i.begin("backward")
 	i.mu.Lock()
 	var inputBytes int64
-	for _, l := range i.lent[req.Context] {
+	t.kept = i.lent[req.Context]
+	for _, l := range t.kept {
 		inputBytes += l.bytes + tensor.Alignment
 	}
 	i.mu.Unlock()

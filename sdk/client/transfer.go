@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"hash/crc64"
 	"slices"
 	"sort"
 
@@ -19,6 +20,9 @@ import (
 type lending struct {
 	region region
 	bytes  int64
+	// name and sum are those of a tensor that is watched.
+	name string
+	sum  uint64
 }
 
 // transfer is the shared memory of one call.
@@ -28,6 +32,8 @@ type transfer struct {
 	arena    *Arena
 	regions  []lending
 	slot     *lending
+	// kept is what an earlier call of the context was lent.
+	kept []lending
 }
 
 func (i *Instance) begin(call string) *transfer {
@@ -51,7 +57,7 @@ func (t *transfer) tensors(given map[string]*tensor.Tensor, needsGrad map[string
 				Stage: t.instance.label, Call: t.call, Port: name, Given: "given without a tensor"}
 		}
 		p := &stagev1.Tensor{Name: name, Dtype: string(x.DType), Shape: x.Shape, NeedsGrad: needsGrad[name]}
-		if shared := t.lend(x.Data); shared != nil {
+		if shared := t.lend(name, x.Data); shared != nil {
 			p.Payload = &stagev1.Tensor_Shared{Shared: shared}
 		} else {
 			p.Payload = &stagev1.Tensor_Raw{Raw: x.Data}
@@ -61,7 +67,7 @@ func (t *transfer) tensors(given map[string]*tensor.Tensor, needsGrad map[string
 	return out, nil
 }
 
-func (t *transfer) lend(data []byte) *stagev1.SharedRef {
+func (t *transfer) lend(name string, data []byte) *stagev1.SharedRef {
 	n := int64(len(data))
 	if t.arena == nil || n <= inBandBytes {
 		return nil
@@ -72,7 +78,11 @@ func (t *transfer) lend(data []byte) *stagev1.SharedRef {
 	}
 	copy(t.arena.bytes(r, n), data)
 	t.arena.protect(r, n)
-	t.regions = append(t.regions, lending{r, n})
+	l := lending{region: r, bytes: n}
+	if t.instance.client.watch.Load() {
+		l.name, l.sum = name, crc64.Checksum(data, lentTable)
+	}
+	t.regions = append(t.regions, l)
 	return &stagev1.SharedRef{Offset: uint64(r.offset), Size: uint64(n)}
 }
 
@@ -86,7 +96,7 @@ func (t *transfer) offer(n int64) *stagev1.SharedRef {
 		return nil
 	}
 	t.arena.protect(r, n)
-	t.slot = &lending{r, n}
+	t.slot = &lending{region: r, bytes: n}
 	return &stagev1.SharedRef{Offset: uint64(r.offset), Size: uint64(n)}
 }
 
@@ -101,13 +111,18 @@ func (t *transfer) failed(err error) error {
 	return t.instance.client.err(err)
 }
 
-// damaged reports writing behind the lent memory.
+var lentTable = crc64.MakeTable(crc64.ECMA)
+
+// damaged reports writing behind the lent memory, and in that which is watched.
 func (t *transfer) damaged() error {
 	lent := t.regions
 	if t.slot != nil {
 		lent = append(slices.Clone(lent), *t.slot)
 	}
-	for _, l := range lent {
+	for _, l := range slices.Concat(lent, t.kept) {
+		if l.name != "" && crc64.Checksum(t.arena.bytes(l.region, l.bytes), lentTable) != l.sum {
+			return t.instance.client.answer(t.instance.label, t.call, &sdk.Error{Port: l.name, Err: errors.New("changed what it was lent to read")})
+		}
 		if !t.arena.intact(l.region, l.bytes) {
 			return t.instance.client.answer(t.instance.label, t.call, &sdk.Error{
 				Err: fmt.Errorf("wrote past the %d bytes of shared memory it was lent", l.bytes)})

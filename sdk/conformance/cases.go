@@ -185,6 +185,12 @@ var stageCases = []stageCase{
 		mend: "take all randomness from the request's seed; use a fixed number of threads", run: deterministic},
 	{name: "transports", rule: "In-band and shared memory give equal results.",
 		mend: "read and write row-major, little-endian, contiguous data at the given offset and size", run: transports},
+	{name: "inputs", rule: "Tensors lent to a plugin are read-only.",
+		mend: "copy what you change in place", run: untouchedInputs},
+	{name: "batch", rule: "In EVAL mode the answer about a case depends on that case alone.",
+		mend: "normalize with running statistics, sum and sort within a case, keep nothing from the case before", run: batch},
+	{name: "parity", rule: "A device and a lower precision that a stage claims change answers by rounding alone.",
+		mend: "keep sums, normalizations and softmax in single precision", run: parity},
 	{name: "bad-input", rule: "An input of a wrong dtype, rank or size, an undeclared or a missing one is InvalidArgument and named.",
 		mend: "check every request against the manifest before computing", run: badInput},
 	{name: "bad-bytes", rule: "Bytes that do not fit the shape, and places outside the shared memory, are InvalidArgument.",
@@ -205,6 +211,8 @@ var stageCases = []stageCase{
 		mend: "compute the loss from the target ports and return it; declare its name", train: true, run: losses},
 	{name: "gradients", rule: "Backward is exact: equal to finite differences.",
 		mend: "check the stage's derivative; `alignedfusion stage grad` shows the numbers", train: true, run: gradients},
+	{name: "parameters", rule: "Parameter gradients are exact: a short step along them lowers the objective by its length times their norm squared, each parameter's equals finite differences, and none that is trained is left out.",
+		mend: "detach nothing and scale no gradient between the parameters and the objective; count in trainable_count what is trained", train: true, run: parameters},
 	{name: "linear", rule: "Backward is linear in the incoming gradients; zero gradients give zero.",
 		mend: "seed the vector-Jacobian product with the given gradients, nothing else", train: true, run: linear},
 	{name: "accumulate", rule: "Parameter gradients accumulate until ZeroGrad.",
@@ -834,7 +842,7 @@ func growth(ctx context.Context, s *subject) {
 	}
 	c := s.open(ctx, connection, opening{train: s.manifest.Trainable})
 	// Slow stages get fewer iterations: the whole suite should take less than a minute.
-	end := time.Now().Add(12 * time.Second)
+	end := time.Now().Add(8 * time.Second)
 	quarter := max(s.options.Iterations/4, 1)
 	var memory []int64
 	var files []int

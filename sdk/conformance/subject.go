@@ -198,8 +198,9 @@ func (s *subject) isTarget(name string) bool {
 	return p != nil && isTarget(*p)
 }
 
-// usual sizes of dimension names; others get 4.
-var usual = map[string]int64{"N": 2, "T": 5, "C": 16, "A": 3, "E": 16, "M": 3, "D": 3, "H": 64, "W": 64}
+// usual sizes of dimension names; others get 4. Pictures are wider than high and tokens a
+// grid of 6 by 8, so that an axis taken for the other shows.
+var usual = map[string]int64{"N": 2, "T": 48, "C": 16, "A": 3, "E": 16, "M": 3, "D": 3, "H": 64, "W": 96}
 
 func defaultShape(p sdk.Port, dims map[string]int64) []int64 {
 	shape := make([]int64, len(p.Shape))
@@ -229,6 +230,8 @@ type opening struct {
 	group     string
 	seed      uint64
 	optimizer sdk.Optimizer
+	device    string
+	settings  map[string]string
 }
 
 func (s *subject) labels(m *sdk.StageManifest) []sdk.LabelSet {
@@ -249,6 +252,13 @@ func (s *subject) request(m *sdk.StageManifest, inputs map[string]*tensor.Tensor
 	}
 	if slices.Contains(m.Tasks, "detect") {
 		req.Task = "detect"
+	}
+	if o.device != "" {
+		req.Device = o.device
+	}
+	if len(o.settings) > 0 {
+		req.Settings = maps.Clone(o.settings)
+		maps.Copy(req.Settings, s.options.Settings[m.Name])
 	}
 	if req.Optimizer.Name == "" {
 		req.Optimizer = sdk.Optimizer{Name: "sgd", Values: map[string]float64{"momentum": 0.9, "weight_decay": 0, "nesterov": 0}}

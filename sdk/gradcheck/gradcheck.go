@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -168,9 +169,41 @@ func (c *checker) scalar(resp *sdk.ForwardResponse) (float64, error) {
 	return sum, nil
 }
 
-// steps are relative to the input's root mean square; single precision leaves the
-// smallest ones noisy and the largest ones curved.
+// steps are relative to the size of what is moved; single precision leaves the smallest
+// ones noisy and the largest ones curved.
 var steps = []float64{0.2, 0.1, 0.05, 0.025, 0.0125, 0.006, 0.003}
+
+// agreement of neighbouring steps beyond which smaller ones are not tried.
+const agreement = 1e-3
+
+// Derivative estimates f' at 0 by central differences whose step is chosen where
+// neighbouring ones agree best. Scale is the size of what moves; at returns f at a step, and
+// the step that rounding left of it. Spread is how far the neighbours lie apart.
+func Derivative(scale float64, at func(step float64) (value, made float64, err error)) (slope, step, spread float64, err error) {
+	spread = math.Inf(1)
+	last := math.NaN()
+	for k, relative := range steps {
+		above, up, err := at(relative * scale)
+		if err != nil {
+			return 0, 0, 0, err
+		}
+		below, down, err := at(-relative * scale)
+		if err != nil {
+			return 0, 0, 0, err
+		}
+		estimate := (above - below) / (up - down)
+		if apart := math.Abs(estimate - last); k > 0 && (apart < spread || math.IsInf(spread, 1)) {
+			// Richardson's step removes the error of second order.
+			ratio := (steps[k-1] / relative) * (steps[k-1] / relative)
+			slope, step, spread = (ratio*estimate-last)/(ratio-1), relative*scale, apart
+			if apart < agreement*math.Abs(slope) {
+				break
+			}
+		}
+		last = estimate
+	}
+	return slope, step, spread, nil
+}
 
 func (c *checker) direction(ctx context.Context, inputs map[string]*tensor.Tensor, name string, grad *tensor.Tensor) (Result, error) {
 	x, err := inputs[name].Float32s()
@@ -214,50 +247,25 @@ func (c *checker) direction(ctx context.Context, inputs map[string]*tensor.Tenso
 		d[i] /= total
 		r.Analytic += d[i] * float64(g[i])
 	}
-	estimates := make([]float64, len(steps))
-	for k, relative := range steps {
-		step := relative * scale
-		var at [2]float64
-		var moved [2][]float64
-		for side, sign := range []float64{1, -1} {
-			values := make([]float32, len(x))
-			moved[side] = make([]float64, len(x))
-			for i := range x {
-				values[i] = float32(float64(x[i]) + sign*step*d[i])
-				moved[side][i] = float64(values[i])
-			}
-			changed := map[string]*tensor.Tensor{}
-			for other, t := range inputs {
-				changed[other] = t
-			}
-			changed[name] = tensor.OfFloat32s(values, inputs[name].Shape...)
-			resp, id, err := c.forward(ctx, changed, nil)
-			if err != nil {
-				return r, err
-			}
-			if err := c.Release(ctx, id); err != nil {
-				return r, err
-			}
-			if at[side], err = c.scalar(resp); err != nil {
-				return r, err
-			}
+	r.Numeric, r.Step, r.NumericUncertainty, err = Derivative(scale, func(step float64) (value, made float64, err error) {
+		values := make([]float32, len(x))
+		for i := range x {
+			values[i] = float32(float64(x[i]) + step*d[i])
+			made += (float64(values[i]) - float64(x[i])) * d[i]
 		}
-		// What the rounding to single precision left of the step.
-		var along float64
-		for i := range d {
-			along += (moved[0][i] - moved[1][i]) * d[i]
+		changed := maps.Clone(inputs)
+		changed[name] = tensor.OfFloat32s(values, inputs[name].Shape...)
+		resp, id, err := c.forward(ctx, changed, nil)
+		if err == nil {
+			err = c.Release(ctx, id)
 		}
-		estimates[k] = (at[0] - at[1]) / along
-	}
-	best := math.Inf(1)
-	for k := 1; k < len(estimates); k++ {
-		if spread := math.Abs(estimates[k] - estimates[k-1]); spread < best || math.IsInf(best, 1) {
-			best = spread
-			// Richardson's step removes the error of second order.
-			ratio := (steps[k-1] / steps[k]) * (steps[k-1] / steps[k])
-			r.Numeric = (ratio*estimates[k] - estimates[k-1]) / (ratio - 1)
-			r.Step, r.NumericUncertainty = steps[k], spread
+		if err == nil {
+			value, err = c.scalar(resp)
 		}
+		return value, made, err
+	})
+	if err != nil {
+		return r, err
 	}
 	r.RelativeError = math.Abs(r.Analytic-r.Numeric) / max(math.Abs(r.Analytic), math.Abs(r.Numeric), 1e-6)
 	if math.IsNaN(r.RelativeError) {

@@ -1,0 +1,475 @@
+package conformance
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
+	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// weights are the floating-point tensors of what a stage has saved.
+type weights struct {
+	c   *chain
+	dir string
+	// saved are all tensors by file, files the metadata of each.
+	saved map[string]map[string]*tensor.Tensor
+	files map[string]map[string]string
+}
+
+// saveWeights saves a stage and reads what it wrote.
+func (c *chain) saveWeights(ctx context.Context, dir string) *weights {
+	w := &weights{c: c, dir: dir, saved: map[string]map[string]*tensor.Tensor{}, files: map[string]map[string]string{}}
+	for _, name := range get(c.Save(ctx, dir)) {
+		if filepath.Ext(name) != ".safetensors" || strings.HasPrefix(name, "optim") {
+			continue
+		}
+		f := get(safetensors.Open(filepath.Join(dir, name)))
+		w.saved[name], w.files[name] = map[string]*tensor.Tensor{}, f.Metadata()
+		for _, tensorName := range f.Names() {
+			w.saved[name][tensorName] = get(f.Tensor(tensorName))
+		}
+		check(f.Close())
+	}
+	return w
+}
+
+// block is a tensor, or several that share their memory and are saved under each name.
+type block struct {
+	file   string
+	names  []string
+	dtype  tensor.DType
+	values []float64
+	// gradient is what Step moved it by, over the learning rate.
+	gradient []float64
+}
+
+func floats(t *tensor.Tensor) []float64 {
+	if values, err := t.Float64s(); err == nil {
+		return slices.Clone(values)
+	}
+	values, err := t.Float32s()
+	if err != nil {
+		return nil
+	}
+	out := make([]float64, len(values))
+	for i, v := range values {
+		out[i] = float64(v)
+	}
+	return out
+}
+
+func size(values []float64) float64 {
+	var squares float64
+	for _, v := range values {
+		squares += v * v
+	}
+	return math.Sqrt(squares)
+}
+
+// blocks are the tensors with what a step of a learning rate did to them. Running statistics
+// are no parameters; in training they take no part in what is computed.
+func (w *weights) blocks(after *weights, rate float64) []*block {
+	var out []*block
+	tied := map[string]*block{}
+	for _, file := range slices.Sorted(maps.Keys(w.saved)) {
+		for _, name := range slices.Sorted(maps.Keys(w.saved[file])) {
+			t, moved := w.saved[file][name], after.saved[file][name]
+			values := floats(t)
+			if len(values) == 0 || moved == nil || strings.Contains(name, "running_") || strings.Contains(name, "num_batches") {
+				continue
+			}
+			b := &block{file: file, names: []string{name}, dtype: t.DType, values: values, gradient: floats(moved)}
+			key := t.String() + string(t.Data) + string(moved.Data)
+			if first := tied[key]; first != nil && size(values) > 0 && len(values) > 1 {
+				first.names = append(first.names, name)
+				continue
+			}
+			tied[key] = b
+			for i, v := range b.gradient {
+				b.gradient[i] = (values[i] - v) / rate
+			}
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// load gives the stage the weights, some blocks moved along directions, and returns how far
+// they really moved.
+func (w *weights) load(ctx context.Context, step float64, directions map[*block][]float64) (made float64) {
+	changed := map[string]map[string]*tensor.Tensor{}
+	for b, d := range directions {
+		if changed[b.file] == nil {
+			changed[b.file] = maps.Clone(w.saved[b.file])
+		}
+		values := slices.Clone(b.values)
+		for i := range values {
+			values[i] += step * d[i]
+			if b.dtype == tensor.FP32 {
+				values[i] = float64(float32(values[i]))
+			}
+			made += (values[i] - b.values[i]) * d[i]
+		}
+		for _, name := range b.names {
+			t := w.saved[b.file][name].Clone()
+			if into, err := t.Float64s(); err == nil {
+				copy(into, values)
+			} else {
+				for i, into := 0, get(t.Float32s()); i < len(into); i++ {
+					into[i] = float32(values[i])
+				}
+			}
+			changed[b.file][name] = t
+		}
+	}
+	for file, tensors := range changed {
+		check(safetensors.Write(filepath.Join(w.dir, file), tensors, w.files[file]))
+	}
+	check(w.c.Load(ctx, w.dir, true))
+	for file := range changed {
+		check(safetensors.Write(filepath.Join(w.dir, file), w.saved[file], w.files[file]))
+	}
+	return made
+}
+
+// objective is Σ ⟨output, wave⟩ + Σ loss of a training Forward, with the sum of its terms'
+// sizes, of which rounding leaves a part open.
+func (c *chain) objective(ctx context.Context, id uint64) (value, terms float64) {
+	resp := c.run(ctx, id, true, c.subject.inputs, nil)
+	check(c.Release(ctx, id))
+	req := c.backRequest(id, resp, wave, 1)
+	for name, g := range req.OutputGrads {
+		y := get(resp.Outputs[name].Float32s())
+		for i, w := range get(g.Float32s()) {
+			value += float64(w) * float64(y[i])
+			terms += math.Abs(float64(w) * float64(y[i]))
+		}
+	}
+	for _, l := range resp.Losses {
+		value += l
+		terms += math.Abs(l)
+	}
+	return value, terms
+}
+
+// prober compares derivatives by parameters with finite differences.
+type prober struct {
+	c       *chain
+	before  *weights
+	context uint64
+	random  *rand.Rand
+	rate    float64
+}
+
+// Probing ends after this time; parameters are taken in an order drawn at random.
+const probingTime = 8 * time.Second
+
+// direction is a unit vector that half follows the gradient: along a purely random one of
+// many dimensions the derivative drowns in rounding.
+func (p *prober) direction(b *block) []float64 {
+	d := make([]float64, len(b.values))
+	for i := range d {
+		d[i] = p.random.NormFloat64()
+	}
+	length, gradient := size(d), size(b.gradient)
+	for i := range d {
+		d[i] /= length
+		if gradient > 0 {
+			d[i] += b.gradient[i] / gradient
+		}
+	}
+	length = size(d)
+	for i := range d {
+		d[i] /= length
+	}
+	return d
+}
+
+// slope compares the derivative along directions with what the gradient says. Open is how
+// much of the difference rounding and curvature may explain.
+func (p *prober) slope(ctx context.Context, directions map[*block][]float64) (analytic, numeric, open float64) {
+	var lengths, terms, rounding float64
+	for b, d := range directions {
+		lengths += size(b.values) * size(b.values)
+		for i, g := range b.gradient {
+			analytic += g * d[i]
+			rounding += math.Abs(d[i]) * 6e-8 * (math.Abs(b.values[i])/p.rate + math.Abs(g))
+		}
+	}
+	lengths = math.Sqrt(lengths)
+	if lengths == 0 {
+		lengths = 1
+	}
+	numeric, step, spread, err := gradcheck.Derivative(lengths, func(step float64) (value, made float64, err error) {
+		made = p.before.load(ctx, step, directions)
+		p.context++
+		value, terms = p.c.objective(ctx, p.context)
+		return value, made, nil
+	})
+	check(err)
+	return analytic, numeric, rounding + 2*spread + 4e-7*terms/step
+}
+
+// disagrees tries three directions: one across a corner of a piecewise function disagrees by
+// itself, a wrong derivative along every one.
+func (p *prober) disagrees(ctx context.Context, b *block) (analytic, numeric float64, wrong bool) {
+	for range 3 {
+		var open float64
+		analytic, numeric, open = p.slope(ctx, map[*block][]float64{b: p.direction(b)})
+		if math.Abs(analytic-numeric) <= p.c.subject.options.GradientTolerance*max(math.Abs(analytic), math.Abs(numeric))+open {
+			return analytic, numeric, false
+		}
+	}
+	return analytic, numeric, true
+}
+
+func parameters(ctx context.Context, s *subject) {
+	c := s.open(ctx, s.conn.InBand, opening{train: true, optimizer: plainSGD})
+	if c.trainable == 0 {
+		skip("it says that it trains no parameter")
+	}
+	check(c.ZeroGrad(ctx))
+	resp := c.run(ctx, 1, true, s.inputs, s.differentiable())
+	if req := c.backRequest(1, resp, wave, 1); len(req.OutputGrads)+len(req.LossWeights) == 0 {
+		skip("no differentiable output and no loss from these inputs")
+	}
+	c.back(ctx, 1, resp, wave, 1)
+	norm := get(c.GradNorm(ctx))
+	if norm == 0 {
+		fail("gradients of what it trains, or a trainable_count of 0", "%d parameters are trained and all their gradients are zero", c.trainable)
+	}
+	dirs := [2]string{get(os.MkdirTemp(s.conn.TempDir, "conformance-")), get(os.MkdirTemp(s.conn.TempDir, "conformance-"))}
+	defer os.RemoveAll(dirs[0])
+	defer os.RemoveAll(dirs[1])
+	before := c.saveWeights(ctx, dirs[0])
+	var all float64
+	for _, b := range before.blocks(before, 1) {
+		all += size(b.values) * size(b.values)
+	}
+	// Plain gradient descent is linear in its rate: a large one loses no digits of the gradient.
+	p := &prober{c: c, before: before, context: 2, random: rand.New(rand.NewPCG(s.options.Seed, 5)), rate: max(math.Sqrt(all), 1) / norm}
+	check(c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": p.rate}, GradientScale: 1}))
+	blocks := before.blocks(c.saveWeights(ctx, dirs[1]), p.rate)
+	var moved, elements float64
+	along := map[*block][]float64{}
+	for _, b := range blocks {
+		moved += size(b.gradient) * size(b.gradient)
+		elements += float64(len(b.values) * len(b.names))
+		along[b] = slices.Clone(b.gradient)
+	}
+	if moved = math.Sqrt(moved); math.Abs(moved-norm) > s.options.GradientTolerance*norm {
+		fail(fmt.Sprintf("%.6g, the norm of the gradients", norm), "a Step of learning rate 1 moves the parameters by %.6g", moved)
+	}
+	for _, d := range along {
+		for i := range d {
+			d[i] /= moved
+		}
+	}
+	if _, falls, open := p.slope(ctx, along); math.Abs(falls-norm) > s.options.GradientTolerance*norm+open {
+		fail(fmt.Sprintf("%.6g, its norm squared", norm*norm), "the objective falls by %.6g times the length of a short step along the gradient", falls*norm)
+	}
+	detached, spare := 0.0, elements-float64(c.trainable)
+	end := time.Now().Add(probingTime)
+	p.random.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
+	for _, b := range blocks {
+		if time.Now().After(end) {
+			return
+		}
+		analytic, numeric, wrong := p.disagrees(ctx, b)
+		if !wrong {
+			continue
+		}
+		if size(b.gradient) > 0 {
+			fail(fmt.Sprintf("%.6g by finite differences", numeric), "derivative along a direction of parameter %q is %.6g", b.names[0], analytic)
+		}
+		// What it says it does not train may stay.
+		if detached += float64(len(b.values)); detached > spare {
+			fail("a gradient for each of the parameters it says it trains", "parameter %q has no gradient, though the objective changes by %.6g along a direction of it", b.names[0], numeric)
+		}
+	}
+}
+
+// ofCases reports whether a port has a row for each case of the batch.
+func ofCases(declared []sdk.Port, name string) bool {
+	p := sdk.FindPort(declared, name)
+	return p != nil && len(p.Shape) > 0 && p.Shape[0] == "N"
+}
+
+// taking returns inputs with the rows of other cases.
+func taking(declared []sdk.Port, inputs map[string]*tensor.Tensor, cases []int) map[string]*tensor.Tensor {
+	out := map[string]*tensor.Tensor{}
+	for name, t := range inputs {
+		if !ofCases(declared, name) || len(t.Shape) == 0 || t.DType == tensor.Bytes {
+			out[name] = t
+			continue
+		}
+		row := len(t.Data) / int(max(t.Shape[0], 1))
+		taken := &tensor.Tensor{DType: t.DType, Shape: append([]int64{int64(len(cases))}, t.Shape[1:]...)}
+		for _, k := range cases {
+			taken.Data = append(taken.Data, t.Data[k*row:(k+1)*row]...)
+		}
+		out[name] = taken.Clone()
+	}
+	return out
+}
+
+// answer is what an EVAL run says of one case, by output.
+func (s *subject) answer(resp *sdk.ForwardResponse, k int) map[string][]float64 {
+	out := map[string][]float64{}
+	var images []int32
+	if t := resp.Outputs[ports.BoxImage.Name]; t != nil {
+		images, _ = t.Int32s()
+	}
+	for name, t := range resp.Outputs {
+		values := floats(t)
+		if len(t.Shape) == 0 || t.Shape[0] == 0 || values == nil {
+			continue
+		}
+		row := len(values) / int(t.Shape[0])
+		switch {
+		case ofCases(s.manifest.Outputs, name):
+			out[name] = values[k*row : (k+1)*row]
+		case images != nil && len(images) == int(t.Shape[0]):
+			for i, image := range images {
+				if int(image) == k {
+					out[name] = append(out[name], values[i*row:(i+1)*row]...)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// near compares the answers about a case: rounding alone may differ.
+func near(what string, got, want map[string][]float64, tolerance float64) {
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		g, w := got[name], want[name]
+		if len(g) != len(w) {
+			fail(fmt.Sprintf("%d numbers as before", len(w)), "%s: %q has %d numbers", what, name, len(g))
+		}
+		var largest, apart float64
+		for i := range w {
+			largest = max(largest, math.Abs(w[i]))
+			if d := math.Abs(g[i] - w[i]); !(d <= apart) {
+				apart = d
+			}
+		}
+		if !(apart <= tolerance*(largest+0.01)) {
+			fail(fmt.Sprintf("the same to within %g of the largest", tolerance), "%s: %q differs by %.3g, its largest number is %.3g", what, name, apart, largest)
+		}
+	}
+}
+
+// evaluateCases runs the stage, and the stages before it, on some cases of the sample.
+func (s *subject) evaluateCases(ctx context.Context, c *chain, id uint64, inputs map[string]*tensor.Tensor, cases []int) *sdk.ForwardResponse {
+	for _, p := range s.providers {
+		whole := p.inputs
+		p.inputs = taking(p.manifest.Inputs, whole, cases)
+		defer func() { p.inputs = whole }()
+	}
+	return c.run(ctx, id, false, taking(s.manifest.Inputs, inputs, cases), nil)
+}
+
+func batch(ctx context.Context, s *subject) {
+	inputs, n := map[string]*tensor.Tensor{}, int64(0)
+	for name, t := range s.inputs {
+		p := sdk.FindPort(s.manifest.Inputs, name)
+		if s.isTarget(name) && (p == nil || !p.Required) {
+			continue
+		}
+		if inputs[name] = t; ofCases(s.manifest.Inputs, name) && t.DType != tensor.Bytes {
+			n = t.Shape[0]
+		}
+	}
+	if n < 2 {
+		skip("a batch of %d cases", n)
+	}
+	c := s.open(ctx, s.conn.InBand, opening{})
+	every, other := make([]int, n), make([]int, n)
+	for k := range every {
+		every[k], other[k] = k, len(every)-1-k
+	}
+	whole := s.evaluateCases(ctx, c, 1, inputs, every)
+	if len(s.answer(whole, 0)) == 0 {
+		skip("no output belongs to a case")
+	}
+	turned := s.evaluateCases(ctx, c, 2, inputs, other)
+	repeated := s.evaluateCases(ctx, c, 3, inputs, make([]int, n))
+	for k := range every {
+		near(fmt.Sprintf("case %d in a batch in reverse order", k+1), s.answer(turned, other[k]), s.answer(whole, k), 1e-4)
+		near(fmt.Sprintf("the first case as the %d. of a batch of nothing else", k+1), s.answer(repeated, k), s.answer(whole, 0), 1e-4)
+	}
+	near("the first case by itself", s.answer(s.evaluateCases(ctx, c, 4, inputs, []int{0}), 0), s.answer(whole, 0), 1e-3)
+}
+
+func untouchedInputs(ctx context.Context, s *subject) {
+	if s.conn.Shared == nil {
+		skip("the plugin has no shared memory")
+	}
+	s.conn.Shared.WatchInputs(true)
+	defer s.conn.Shared.WatchInputs(false)
+	get(s.conn.Shared.Describe(ctx))
+	c := s.open(ctx, s.conn.Shared, opening{train: s.manifest.Trainable})
+	s.evaluate(ctx, c, 1)
+	if s.manifest.Trainable {
+		c.forwardBackward(ctx, 2, wave, 1)
+	}
+}
+
+// lowerPrecision finds the setting by which a stage says that it computes in less than
+// single precision.
+func (s *subject) lowerPrecision() (name, value string) {
+	for _, d := range s.manifest.Settings {
+		if d.Name == "amp" && d.Type == "bool" {
+			return d.Name, "true"
+		}
+		for _, choice := range d.Choices {
+			if choice == "bf16" || choice == "bfloat16" {
+				return d.Name, choice
+			}
+		}
+	}
+	return "", ""
+}
+
+// Answers of another device differ by rounding in single precision, those of bfloat16 by its
+// eight bits.
+const (
+	deviceTolerance   = 1e-2
+	bfloat16Tolerance = 0.1
+)
+
+func parity(ctx context.Context, s *subject) {
+	setting, value := s.lowerPrecision()
+	if setting == "" && s.options.Device == "cpu" {
+		skip("the stage claims no lower precision and runs on the CPU")
+	}
+	ask := func(o opening) map[string][]float64 {
+		out := map[string][]float64{}
+		for name, t := range s.evaluate(ctx, s.open(ctx, s.conn.InBand, o), 1) {
+			if ofCases(s.manifest.Outputs, name) {
+				out[name] = floats(t)
+			}
+		}
+		return out
+	}
+	want := ask(opening{device: "cpu"})
+	if s.options.Device != "cpu" {
+		near("on "+s.options.Device+", against the CPU", ask(opening{}), want, deviceTolerance)
+	}
+	if setting != "" {
+		near(fmt.Sprintf("with %s=%s", setting, value), ask(opening{settings: map[string]string{setting: value}}), want, bfloat16Tolerance)
+	}
+}
