@@ -207,7 +207,8 @@ func run(t *testing.T, p sdk.Plugin, change func(w *between), process func(*conf
 			}
 			return out, nil
 		},
-	}, conformance.Options{Settings: map[string]map[string]string{"linear": {"in": "16"}}})
+	}, conformance.Options{Settings: map[string]map[string]string{"linear": {"in": "16"}},
+		Shapes: map[string]map[string][]int64{"linear": {"x": {70, 16}}}}) // too large to travel in a message
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -491,6 +492,57 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 						return nil, err
 					}
 					return grads, b.trained.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": 0.1}, GradientScale: 1})
+				}
+				return b, resp, nil
+			}
+			return p
+		}},
+		{breaks: "parameters", plugin: bend(func(b *bent) {
+			b.step = func(ctx context.Context, r *sdk.StepRequest) error {
+				r.Values["learning_rate"] *= 2
+				return b.trained.Step(ctx, r)
+			}
+		})},
+		{breaks: "inputs", plugin: bend(func(b *bent) {
+			b.forward = func(ctx context.Context, r *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+				resp, err := b.trained.Forward(ctx, r)
+				if x, _ := r.Inputs["x"].Float32s(); len(x) > 1024 {
+					x[0]++
+				}
+				return resp, err
+			}
+		})},
+		{breaks: "batch", plugin: bend(func(b *bent) {
+			b.forward = func(ctx context.Context, r *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+				resp, err := b.trained.Forward(ctx, r)
+				if err != nil || r.Train {
+					return resp, err
+				}
+				y, _ := resp.Outputs["y"].Float32s()
+				for i := range min(3, len(y)) {
+					y[i] += 0.01 * y[len(y)-1] // of the last case
+				}
+				return resp, nil
+			}
+		})},
+		{breaks: "parity", plugin: func() sdk.Plugin {
+			p := toy.Linear()
+			p.Manifest.Stages[0].Settings = append(p.Manifest.Stages[0].Settings, sdk.Setting{Name: "amp", Type: "bool", Default: "false"})
+			open := p.Open
+			p.Open = func(ctx context.Context, r *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+				amp := r.Settings["amp"] == "true"
+				delete(r.Settings, "amp")
+				s, resp, err := open(ctx, r)
+				if err != nil || !amp {
+					return s, resp, err
+				}
+				b := &bent{trained: s.(trained)}
+				b.forward = func(ctx context.Context, r *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+					resp, err := b.trained.Forward(ctx, r)
+					if err == nil {
+						clear(resp.Outputs["y"].Data) // overflowed, and cleared
+					}
+					return resp, err
 				}
 				return b, resp, nil
 			}

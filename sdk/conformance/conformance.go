@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -49,12 +50,21 @@ type Result struct {
 
 // Report is the outcome of Run.
 type Report struct {
-	SchemaVersion int      `json:"schema_version"`
-	Plugin        string   `json:"plugin"`
-	Version       string   `json:"version"`
-	Passed        bool     `json:"passed"`
-	Results       []Result `json:"results"`
-	Seconds       float64  `json:"seconds"`
+	SchemaVersion int    `json:"schema_version"`
+	Plugin        string `json:"plugin"`
+	Version       string `json:"version"`
+	Passed        bool   `json:"passed"`
+	// Summary counts the results and says why some were skipped.
+	Summary string `json:"summary"`
+	// Device, Threads, Seed and Settings are those that it was checked with.
+	Device   string                       `json:"device"`
+	Threads  int                          `json:"threads"`
+	Seed     uint64                       `json:"seed"`
+	Settings map[string]map[string]string `json:"settings,omitempty"`
+	// Protocol is the version of the stage protocol that the suite knows.
+	Protocol int      `json:"protocol_major"`
+	Results  []Result `json:"results"`
+	Seconds  float64  `json:"seconds"`
 }
 
 // Connection is a running plugin.
@@ -204,7 +214,8 @@ func Run(ctx context.Context, target Target, o Options) (*Report, error) {
 		o.GradientTolerance = 0.02
 	}
 	begin := time.Now()
-	r := &runner{target: target, options: o, report: &Report{SchemaVersion: 1, Passed: true}}
+	r := &runner{target: target, options: o, report: &Report{SchemaVersion: 1, Passed: true,
+		Device: o.Device, Threads: o.Threads, Seed: o.Seed, Settings: o.Settings, Protocol: sdk.ProtocolMajor}}
 	if err := r.connect(ctx); err != nil {
 		return nil, err
 	}
@@ -231,7 +242,7 @@ func Run(ctx context.Context, target Target, o Options) (*Report, error) {
 			return nil, err
 		}
 	}
-	r.report.Seconds = time.Since(begin).Seconds()
+	r.report.Seconds, r.report.Summary = time.Since(begin).Seconds(), r.report.summary()
 	return r.report, ctx.Err()
 }
 
@@ -315,6 +326,31 @@ func (r *Report) Failed() []Result {
 		if result.Status == Fail {
 			out = append(out, result)
 		}
+	}
+	return out
+}
+
+// summary is "16 passed, 14 skipped (no losses declared; …)", with what failed before it.
+func (r *Report) summary() string {
+	counts, reasons := map[Status]int{}, map[string]int{}
+	for _, result := range r.Results {
+		if counts[result.Status]++; result.Status == Skip {
+			reasons[result.Seen]++
+		}
+	}
+	out := fmt.Sprintf("%d passed, %d skipped", counts[Pass], counts[Skip])
+	if counts[Fail] > 0 {
+		out = fmt.Sprintf("%d failed, %s", counts[Fail], out)
+	}
+	var why []string
+	for _, reason := range slices.Sorted(maps.Keys(reasons)) {
+		if n := reasons[reason]; n > 1 {
+			reason = fmt.Sprintf("%d times %s", n, reason)
+		}
+		why = append(why, reason)
+	}
+	if len(why) > 0 {
+		out += " (" + strings.Join(why, "; ") + ")"
 	}
 	return out
 }

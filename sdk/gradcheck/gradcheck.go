@@ -29,7 +29,8 @@ type Stage interface {
 type Options struct {
 	// Seed of the directions, the output gradients and the stage's own randomness.
 	Seed uint64
-	// Directions per input; 0 means 3.
+	// Directions per input; 0 means 4. They take turns in its two halves, so that a gradient
+	// that is right on one of them does not outweigh the other.
 	Directions int
 	// FirstContext is the first context number used; Check uses them upwards from there.
 	FirstContext uint64
@@ -40,7 +41,9 @@ type Options struct {
 // Result is one input and direction: the derivative of
 // L = Σ ⟨output, random⟩ + Σ loss along a random unit direction, both ways.
 type Result struct {
-	Input              string
+	Input string
+	// Half of the input in which the direction lies: 0 or 1.
+	Half               int
 	Analytic, Numeric  float64
 	Step               float64
 	RelativeError      float64
@@ -57,7 +60,7 @@ var ErrNothing = errors.New("gradcheck: no differentiable input and output to co
 // without a look at the gradient under test.
 func Check(ctx context.Context, s Stage, inputs map[string]*tensor.Tensor, o Options) ([]Result, error) {
 	if o.Directions == 0 {
-		o.Directions = 3
+		o.Directions = 4
 	}
 	c := &checker{Stage: s, o: o, next: o.FirstContext, random: rand.New(rand.NewPCG(o.Seed, 0x67726164))}
 	var names []string
@@ -87,8 +90,8 @@ func Check(ctx context.Context, s Stage, inputs map[string]*tensor.Tensor, o Opt
 	}
 	var out []Result
 	for _, name := range names {
-		for range o.Directions {
-			r, err := c.direction(ctx, inputs, name, grads.InputGrads[name])
+		for k := range o.Directions {
+			r, err := c.direction(ctx, inputs, name, k%min(2, inputs[name].Len()), grads.InputGrads[name])
 			if err != nil {
 				return nil, err
 			}
@@ -169,43 +172,78 @@ func (c *checker) scalar(resp *sdk.ForwardResponse) (float64, error) {
 	return sum, nil
 }
 
-// steps are relative to the size of what is moved; single precision leaves the smallest
-// ones noisy and the largest ones curved.
-var steps = []float64{0.2, 0.1, 0.05, 0.025, 0.0125, 0.006, 0.003}
+// Steps are relative to the size of what is moved and fall from firstStep by halves; single
+// precision leaves the smallest ones noisy and the largest ones curved.
+const (
+	firstStep = 0.2
+	halvings  = 14
+)
 
-// agreement of neighbouring steps beyond which smaller ones are not tried.
+// agreement of neighbouring estimates beyond which smaller steps are not tried.
 const agreement = 1e-3
 
-// Derivative estimates f' at 0 by central differences whose step is chosen where
-// neighbouring ones agree best. Scale is the size of what moves; at returns f at a step, and
-// the step that rounding left of it. Spread is how far the neighbours lie apart.
+// Derivative estimates f' at 0 by central differences whose step is chosen where three
+// neighbours agree best: two may by chance. Scale is the size of what moves; at returns f at
+// a step, and the step that rounding left of it. Spread is how far the neighbours lie apart.
 func Derivative(scale float64, at func(step float64) (value, made float64, err error)) (slope, step, spread float64, err error) {
 	spread = math.Inf(1)
-	last := math.NaN()
-	for k, relative := range steps {
-		above, up, err := at(relative * scale)
+	var estimates []float64
+	for k := range halvings {
+		h := firstStep * scale / float64(int(1)<<k)
+		above, up, err := at(h)
 		if err != nil {
 			return 0, 0, 0, err
 		}
-		below, down, err := at(-relative * scale)
+		below, down, err := at(-h)
 		if err != nil {
 			return 0, 0, 0, err
 		}
-		estimate := (above - below) / (up - down)
-		if apart := math.Abs(estimate - last); k > 0 && (apart < spread || math.IsInf(spread, 1)) {
+		estimates = append(estimates, (above-below)/(up-down))
+		if k < 2 {
+			continue
+		}
+		a, b, c := estimates[k-2], estimates[k-1], estimates[k]
+		if most := max(math.Abs(a-b), math.Abs(b-c)); most < spread {
 			// Richardson's step removes the error of second order.
-			ratio := (steps[k-1] / relative) * (steps[k-1] / relative)
-			slope, step, spread = (ratio*estimate-last)/(ratio-1), relative*scale, apart
-			if apart < agreement*math.Abs(slope) {
+			slope, step, spread = (4*c-b)/3, h, most
+			if most <= agreement*math.Abs(slope) {
 				break
 			}
 		}
-		last = estimate
 	}
 	return slope, step, spread, nil
 }
 
-func (c *checker) direction(ctx context.Context, inputs map[string]*tensor.Tensor, name string, grad *tensor.Tensor) (Result, error) {
+// Direction is a unit vector in a half of the space of a gradient's numbers (0 or 1; there is
+// one half of one number). Along a purely random direction of many dimensions the derivative
+// is small and drowns in rounding: half of it follows the gradient.
+func Direction(gradient []float64, half int, random *rand.Rand) []float64 {
+	d := make([]float64, len(gradient))
+	from, to := half*(len(d)/2), len(d)
+	if half == 0 && len(d) > 1 {
+		to = len(d) / 2
+	}
+	var length, follows float64
+	for i := from; i < to; i++ {
+		d[i] = random.NormFloat64()
+		length += d[i] * d[i]
+		follows += gradient[i] * gradient[i]
+	}
+	var total float64
+	for i := from; i < to; i++ {
+		d[i] /= math.Sqrt(length)
+		if follows > 0 {
+			d[i] += gradient[i] / math.Sqrt(follows)
+		}
+		total += d[i] * d[i]
+	}
+	for i := from; i < to; i++ {
+		d[i] /= math.Sqrt(total)
+	}
+	return d
+}
+
+func (c *checker) direction(ctx context.Context, inputs map[string]*tensor.Tensor, name string, half int, grad *tensor.Tensor) (Result, error) {
 	x, err := inputs[name].Float32s()
 	if err != nil {
 		return Result{}, err
@@ -214,38 +252,18 @@ func (c *checker) direction(ctx context.Context, inputs map[string]*tensor.Tenso
 	if err != nil {
 		return Result{}, fmt.Errorf("gradient of %q: %w", name, err)
 	}
-	d := make([]float64, len(x))
-	var norm, square float64
-	for i := range d {
-		d[i] = c.random.NormFloat64()
-		norm += d[i] * d[i]
+	gradient, square := make([]float64, len(g)), 0.0
+	for i, v := range g {
+		gradient[i] = float64(v)
 		square += float64(x[i]) * float64(x[i])
 	}
-	norm = math.Sqrt(norm)
 	scale := math.Sqrt(square)
 	if scale == 0 {
 		scale = 1
 	}
-	// Along a purely random direction of many dimensions the derivative is small and
-	// drowns in rounding: half of the direction follows the gradient.
-	var gnorm float64
-	for i := range g {
-		gnorm += float64(g[i]) * float64(g[i])
-	}
-	gnorm = math.Sqrt(gnorm)
-	var total float64
+	d, r := Direction(gradient, half, c.random), Result{Input: name, Half: half}
 	for i := range d {
-		d[i] /= norm
-		if gnorm > 0 {
-			d[i] += float64(g[i]) / gnorm
-		}
-		total += d[i] * d[i]
-	}
-	total = math.Sqrt(total)
-	r := Result{Input: name}
-	for i := range d {
-		d[i] /= total
-		r.Analytic += d[i] * float64(g[i])
+		r.Analytic += d[i] * gradient[i]
 	}
 	r.Numeric, r.Step, r.NumericUncertainty, err = Derivative(scale, func(step float64) (value, made float64, err error) {
 		values := make([]float32, len(x))

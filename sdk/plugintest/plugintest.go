@@ -43,7 +43,7 @@ const (
 // test.
 func Start(t testing.TB, p sdk.Plugin, transport Transport) *client.Client {
 	t.Helper()
-	c, err := Connect(t.Context(), p.Manifest.Name, register(p))
+	c, err := Serve(t.Context(), p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,8 +54,9 @@ func Start(t testing.TB, p sdk.Plugin, transport Transport) *client.Client {
 	return c.InBand
 }
 
-func register(p sdk.Plugin) func(grpc.ServiceRegistrar) func() {
-	return func(r grpc.ServiceRegistrar) func() { return wire.Register(r, p) }
+// Serve is Connect for a plugin.
+func Serve(ctx context.Context, p sdk.Plugin) (*conformance.Connection, error) {
+	return Connect(ctx, p.Manifest.Name, func(r grpc.ServiceRegistrar) func() { return wire.Register(r, p) })
 }
 
 // arenaBytes is the shared memory of a connection; it is sparse.
@@ -109,7 +110,7 @@ func Conformance(t *testing.T, p sdk.Plugin, o conformance.Options) {
 	t.Helper()
 	report, err := conformance.Run(t.Context(), conformance.Target{
 		Connect: func(ctx context.Context) (*conformance.Connection, error) {
-			return Connect(ctx, p.Manifest.Name, register(p))
+			return Serve(ctx, p)
 		},
 	}, o)
 	if err != nil {

@@ -108,8 +108,24 @@ func Tensor(name string, p sdk.Port, shape []int64, seed uint64) (*tensor.Tensor
 			return nil, err
 		}
 		fill(values, name, p, r)
+		if len(p.Shape) > 1 && p.Shape[0] == "N" && name != ports.Spacing.Name {
+			fade(values, int(shape[0]), p)
+		}
 	}
 	return t, nil
+}
+
+// fade makes every case of a batch fainter than the one before: they differ in what they
+// are normalized by.
+func fade(values []float32, cases int, p sdk.Port) {
+	var low float32
+	if p.Intensity != nil && len(p.Intensity.Mean) == 0 {
+		low = float32(p.Intensity.OutLow)
+	}
+	for i := range values {
+		k := i / max(len(values)/max(cases, 1), 1)
+		values[i] = low + (values[i]-low)/(1+float32(k)/2)
+	}
 }
 
 // texts are sentences of a report.
