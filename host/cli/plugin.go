@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -55,6 +56,7 @@ func pluginCommand() *cli.Command {
 					&cli.StringFlag{Name: "schema", Usage: "attribute schema `FILE.json`"},
 					&cli.IntFlag{Name: "iterations", Value: 240, Usage: "`N` calls in the check for growing memory"},
 					&cli.BoolFlag{Name: "quiet", Usage: "show only what failed"},
+					&cli.StringFlag{Name: "report", Usage: "write every result, what was checked with and the SHA-256 of the plugin's files to `FILE.json`"},
 				),
 				Action: pluginValidate,
 			},
@@ -344,12 +346,31 @@ func pluginValidate(c *cli.Context) error {
 			return err
 		}
 	}
-	failed := report.Failed()
-	if len(failed) > 0 {
-		return gateError(fmt.Errorf("plugin %s breaks %d of %d checks", report.Plugin, len(failed), len(report.Results)))
+	if path := c.String("report"); path != "" {
+		if err := writeValidation(path, found, report); err != nil {
+			return resourceError(fmt.Errorf("%s: %w", path, err))
+		}
 	}
-	fmt.Fprintf(c.App.ErrWriter, "plugin %s %s passes %d checks in %.1f s\n", report.Plugin, report.Version, len(report.Results), report.Seconds)
+	if len(report.Failed()) > 0 {
+		return gateError(fmt.Errorf("plugin %s %s: %s in %.1f s", report.Plugin, report.Version, report.Summary, report.Seconds))
+	}
+	fmt.Fprintf(c.App.ErrWriter, "plugin %s %s: %s in %.1f s\n", report.Plugin, report.Version, report.Summary, report.Seconds)
 	return nil
+}
+
+// writeValidation writes all that a reader needs to know what was checked, and to do it again.
+func writeValidation(path string, found *plughost.Found, report *conformance.Report) error {
+	files, err := found.Hashes()
+	if err != nil {
+		return err
+	}
+	return writeJSONFile(path, struct {
+		Host     string            `json:"host"`
+		Time     time.Time         `json:"time"`
+		Platform string            `json:"platform"`
+		Files    map[string]string `json:"files"`
+		*conformance.Report
+	}{"alignedfusion " + Version, time.Now().UTC(), runtime.GOOS + "/" + runtime.GOARCH, files, report})
 }
 
 // validateConnection starts a process of its own for the suite.
