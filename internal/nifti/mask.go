@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"slices"
-	"strings"
 
 	"gonum.org/v1/gonum/mat"
 )
@@ -19,6 +18,8 @@ type Mask struct {
 	Values  []float64
 	affine  [12]float64 // voxel indices to millimetres, RAS
 	inverse [12]float64
+	// Oriented says that the file places the voxels in space.
+	Oriented bool
 }
 
 // VoxelOf returns the voxel indices of a point in millimetres (RAS).
@@ -36,10 +37,20 @@ func Apply(m *[12]float64, p [3]float64) [3]float64 {
 	return out
 }
 
-// ReadMask reads a file's voxels other than 0. A voxel that is NaN and an orientation
+// ReadMask reads the voxels other than 0 of a NIfTI file, of a pair .hdr and .img or of a
+// MetaImage (.mha, .mhd). A voxel that is NaN and an orientation
 // that cannot be inverted are errors: nothing could be compared.
 func ReadMask(path string) (*Mask, error) {
-	m, err := readFile(path, readMask)
+	var m *Mask
+	var err error
+	switch {
+	case isMeta(path):
+		m, err = readMeta(path)
+	case isPair(path):
+		m, err = readPair(path)
+	default:
+		m, err = readFile(path, readMask)
+	}
 	if errors.Is(err, ErrFormat) {
 		err = fmt.Errorf("%s: %w", path, err)
 	}
@@ -52,7 +63,12 @@ func readMask(r io.Reader, available int64) (*Mask, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Mask{Size: h.Dim, affine: h.Affine}
+	return h.mask(counted)
+}
+
+// mask reads the voxels behind a header.
+func (h *Header) mask(counted *countingReader) (*Mask, error) {
+	m := &Mask{Size: h.Dim, affine: h.Affine, Oriented: h.Oriented}
 	if err := m.invert(h); err != nil {
 		return nil, err
 	}
@@ -155,14 +171,119 @@ var earlier = func() (out [][3]int) {
 
 // Grid returns the mask without its voxels, to keep its geometry alone.
 func (m *Mask) Grid() *Mask {
-	return &Mask{Size: m.Size, affine: m.affine, inverse: m.inverse}
+	return &Mask{Size: m.Size, affine: m.affine, inverse: m.inverse, Oriented: m.Oriented}
 }
 
-// SameGrid reports whether two masks have equal sizes.
-func (m *Mask) SameGrid(o *Mask) bool { return m.Size == o.Size }
+// SameGrid reports whether two masks have equal sizes and, where both say where they lie,
+// equal places: no corner is farther from its like than a hundredth of a voxel.
+func (m *Mask) SameGrid(o *Mask) bool {
+	if m.Size != o.Size {
+		return false
+	}
+	if !m.Oriented || !o.Oriented {
+		return true
+	}
+	for corner := range 8 {
+		var at [3]float64
+		for a := range at {
+			at[a] = float64((corner >> a & 1) * (m.Size[a] - 1))
+		}
+		back := m.VoxelOf(o.PointOf(at))
+		for a := range at {
+			if !(math.Abs(back[a]-at[a]) <= 0.01) {
+				return false
+			}
+		}
+	}
+	return true
+}
 
-// IsNIfTI reports whether a path has the ending of a NIfTI file.
-func IsNIfTI(path string) bool {
-	lower := strings.ToLower(path)
-	return strings.HasSuffix(lower, ".nii") || strings.HasSuffix(lower, ".nii.gz")
+// Resampled returns the voxels of m whose nearest voxel in o is one of indices (ascending),
+// by their places in space.
+func (m *Mask) Resampled(o *Mask, indices []int) []int {
+	nx, ny := o.Size[0], o.Size[1]
+	low, high := [3]float64{math.Inf(1), math.Inf(1), math.Inf(1)}, [3]float64{math.Inf(-1), math.Inf(-1), math.Inf(-1)}
+	for _, index := range indices {
+		v := [3]float64{float64(index % nx), float64(index / nx % ny), float64(index / nx / ny)}
+		for corner := range 8 {
+			at := v
+			for a := range at {
+				at[a] += float64(corner>>a&1) - 0.5
+			}
+			at = m.VoxelOf(o.PointOf(at))
+			for a := range at {
+				low[a], high[a] = min(low[a], at[a]), max(high[a], at[a])
+			}
+		}
+	}
+	var first, last [3]int
+	for a := range first {
+		first[a], last[a] = int(math.Max(math.Floor(low[a]), 0)), int(math.Min(math.Ceil(high[a]), float64(m.Size[a]-1)))
+	}
+	var out []int
+	for z := first[2]; z <= last[2]; z++ {
+		for y := first[1]; y <= last[1]; y++ {
+			for x := first[0]; x <= last[0]; x++ {
+				p := o.VoxelOf(m.PointOf([3]float64{float64(x), float64(y), float64(z)}))
+				if k, inside := o.index(p); inside {
+					if _, found := slices.BinarySearch(indices, k); found {
+						out = append(out, x+m.Size[0]*(y+m.Size[1]*z))
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// index is the linear index of the voxel nearest to p.
+func (m *Mask) index(p [3]float64) (int, bool) {
+	var v [3]int
+	for a, x := range p {
+		if !(x > -0.5 && x < float64(m.Size[a])-0.5) {
+			return 0, false
+		}
+		v[a] = int(math.Round(x))
+	}
+	return v[0] + m.Size[0]*(v[1]+m.Size[1]*v[2]), true
+}
+
+// Where is the mask with the voxels whose value is wanted.
+func (m *Mask) Where(want func(float64) bool) *Mask {
+	out := m.Grid()
+	for i, x := range m.Values {
+		if want(x) {
+			out.Indices, out.Values = append(out.Indices, m.Indices[i]), append(out.Values, x)
+		}
+	}
+	return out
+}
+
+// Without is the mask less some voxels (ascending).
+func (m *Mask) Without(indices []int) *Mask {
+	out := m.Grid()
+	for i, index := range m.Indices {
+		if _, found := slices.BinarySearch(indices, index); !found {
+			out.Indices, out.Values = append(out.Indices, index), append(out.Values, m.Values[i])
+		}
+	}
+	return out
+}
+
+// Touch reports whether a voxel of a is one of b (ascending) or its neighbour.
+func (m *Mask) Touch(a, b []int) bool {
+	nx, ny := m.Size[0], m.Size[1]
+	for _, index := range a {
+		x, y, z := index%nx, index/nx%ny, index/nx/ny
+		for k := max(z-1, 0); k <= min(z+1, m.Size[2]-1); k++ {
+			for j := max(y-1, 0); j <= min(y+1, ny-1); j++ {
+				for i := max(x-1, 0); i <= min(x+1, nx-1); i++ {
+					if _, found := slices.BinarySearch(b, i+nx*(j+ny*k)); found {
+						return true
+					}
+				}
+			}
+		}
+	}
+	return false
 }

@@ -133,7 +133,7 @@ func parse(r io.Reader, available int64) (*Header, error) {
 	default:
 		return nil, fmt.Errorf("%w: the file begins with % x, a header with its size 348 or 540", ErrFormat, raw[:4])
 	}
-	var fields fields
+	var fields rawFields
 	if h.order.Uint32(raw) == 348 {
 		if !bytes.Equal(raw[344:348], []byte("n+1\x00")) {
 			return nil, fmt.Errorf("%w: magic is %q, want \"n+1\" (header and voxels in one file)", ErrFormat, raw[344:348])
@@ -151,16 +151,11 @@ func parse(r io.Reader, available int64) (*Header, error) {
 	if err := h.set(fields); err != nil {
 		return nil, err
 	}
-	bytesPerVoxel := int64(voxelBytes(h.Datatype))
-	if need := h.offset + int64(h.Dim[0])*int64(h.Dim[1])*int64(h.Dim[2])*bytesPerVoxel; need > available {
-		return nil, fmt.Errorf("%w: the header claims %d x %d x %d voxels, %d bytes in all; the file holds at most %d",
-			ErrFormat, h.Dim[0], h.Dim[1], h.Dim[2], need, available)
-	}
-	return h, nil
+	return h, h.fits(available)
 }
 
-// fields are the parts of both header versions that matter here.
-type fields struct {
+// rawFields are the parts of both header versions that matter here.
+type rawFields struct {
 	headerBytes      int64
 	dim              [8]int64
 	datatype         int
@@ -174,10 +169,30 @@ type fields struct {
 	units            int
 }
 
-func version1(raw []byte, order binary.ByteOrder) fields {
+// parsePair reads the header of a NIfTI-1 pair, or an Analyze 7.5 header, which has no orientation.
+func parsePair(r io.Reader) (*Header, error) {
+	raw := make([]byte, 348)
+	if _, err := io.ReadFull(r, raw); err != nil {
+		return nil, fmt.Errorf("%w: the header is cut off: %w", ErrFormat, err)
+	}
+	h := &Header{order: binary.LittleEndian}
+	if binary.BigEndian.Uint32(raw) == 348 {
+		h.order = binary.BigEndian
+	} else if binary.LittleEndian.Uint32(raw) != 348 {
+		return nil, fmt.Errorf("%w: the file begins with % x, a header with its size 348", ErrFormat, raw[:4])
+	}
+	f := version1(raw, h.order)
+	f.headerBytes = 0
+	if !bytes.Equal(raw[344:348], []byte("ni1\x00")) {
+		f.qform, f.sform, f.slope, f.intercept = 0, 0, 0, 0
+	}
+	return h, h.set(f)
+}
+
+func version1(raw []byte, order binary.ByteOrder) rawFields {
 	i16 := func(at int) int { return int(int16(order.Uint16(raw[at:]))) }
 	f32 := func(at int) float64 { return float64(math.Float32frombits(order.Uint32(raw[at:]))) }
-	f := fields{headerBytes: 348, datatype: i16(70), offset: f32(108), slope: f32(112), intercept: f32(116),
+	f := rawFields{headerBytes: 348, datatype: i16(70), offset: f32(108), slope: f32(112), intercept: f32(116),
 		qform: i16(252), sform: i16(254), units: int(raw[123])}
 	for i := range 8 {
 		f.dim[i], f.pixdim[i] = int64(i16(40+2*i)), f32(76+4*i)
@@ -191,11 +206,11 @@ func version1(raw []byte, order binary.ByteOrder) fields {
 	return f
 }
 
-func version2(raw []byte, order binary.ByteOrder) fields {
+func version2(raw []byte, order binary.ByteOrder) rawFields {
 	i64 := func(at int) int64 { return int64(order.Uint64(raw[at:])) }
 	f64 := func(at int) float64 { return math.Float64frombits(order.Uint64(raw[at:])) }
 	i32 := func(at int) int { return int(int32(order.Uint32(raw[at:]))) }
-	f := fields{headerBytes: 540, datatype: int(int16(order.Uint16(raw[12:]))), offset: float64(i64(168)), slope: f64(176), intercept: f64(184),
+	f := rawFields{headerBytes: 540, datatype: int(int16(order.Uint16(raw[12:]))), offset: float64(i64(168)), slope: f64(176), intercept: f64(184),
 		qform: i32(344), sform: i32(348), units: i32(500)}
 	for i := range 8 {
 		f.dim[i], f.pixdim[i] = i64(16+8*i), f64(104+8*i)
@@ -209,7 +224,7 @@ func version2(raw []byte, order binary.ByteOrder) fields {
 	return f
 }
 
-func (h *Header) set(f fields) error {
+func (h *Header) set(f rawFields) error {
 	if f.dim[0] < 1 || f.dim[0] > 7 {
 		return fmt.Errorf("%w: dim[0] is %d, want 1 to 7", ErrFormat, f.dim[0])
 	}
@@ -264,7 +279,7 @@ func (h *Header) set(f fields) error {
 }
 
 // orient takes the sform where it is set, else the qform (nifti1.h, methods 3 and 2).
-func (h *Header) orient(f fields, mm float64) {
+func (h *Header) orient(f rawFields, mm float64) {
 	switch {
 	case f.sform > 0:
 		h.Affine = f.srow
@@ -285,7 +300,7 @@ func (h *Header) orient(f fields, mm float64) {
 	}
 }
 
-func quaternionAffine(f fields) [12]float64 {
+func quaternionAffine(f rawFields) [12]float64 {
 	b, c, d := f.quaternion[0], f.quaternion[1], f.quaternion[2]
 	a := math.Sqrt(max(0, 1-b*b-c*c-d*d))
 	x, y, z := math.Abs(f.pixdim[1]), math.Abs(f.pixdim[2]), math.Abs(f.pixdim[3])

@@ -1,6 +1,6 @@
-// Package npz reads and writes NumPy's .npz archives. Arrays are C-ordered and
-// little-endian, of numbers or strings; everything else is refused with words on what
-// to do.
+// Package npz reads and writes NumPy's .npz archives of numbers and strings. Arrays that
+// are Fortran-ordered or big-endian are turned while reading; what holds Python objects is
+// refused with words on what to do.
 package npz
 
 import (
@@ -41,12 +41,11 @@ type Array struct {
 // Float reports whether the elements are floating-point numbers.
 func (a *Array) Float() bool { return strings.HasPrefix(strings.TrimLeft(a.Type, "<|="), "f") }
 
-// Numbers returns the elements as float64. Strings, complex and half-precision numbers
-// are errors.
+// Numbers returns the elements as float64. Strings and complex numbers are errors.
 func (a *Array) Numbers() ([]float64, error) {
 	convert, ok := converters[strings.TrimLeft(a.Type, "<|=")]
 	if !ok {
-		return nil, fmt.Errorf("has the type %q, want a boolean, integer, float32, float64 or string", a.Type)
+		return nil, fmt.Errorf("has the type %q, want a boolean, an integer, a float or a string", a.Type)
 	}
 	size, _, _ := layout(a.Type)
 	out := make([]float64, int64(len(a.Data))/size)
@@ -68,8 +67,23 @@ var converters = map[string]func([]byte) float64{
 	"i4": func(b []byte) float64 { return float64(int32(le.Uint32(b))) },
 	"u8": func(b []byte) float64 { return float64(le.Uint64(b)) },
 	"i8": func(b []byte) float64 { return float64(int64(le.Uint64(b))) },
+	"f2": func(b []byte) float64 { return half(le.Uint16(b)) },
 	"f4": func(b []byte) float64 { return float64(math.Float32frombits(le.Uint32(b))) },
 	"f8": func(b []byte) float64 { return math.Float64frombits(le.Uint64(b)) },
+}
+
+// half is a float16: a sign, five bits of exponent, ten of fraction.
+func half(bits uint16) float64 {
+	sign, exponent, fraction := 1-2*float64(bits>>15), int(bits>>10&31), float64(bits&1023)
+	switch {
+	case exponent == 31 && fraction == 0:
+		return math.Inf(int(sign))
+	case exponent == 31:
+		return math.NaN()
+	case exponent == 0:
+		return sign * math.Ldexp(fraction, -24)
+	}
+	return sign * math.Ldexp(1024+fraction, exponent-25)
 }
 
 // Archive is an open .npz file.
@@ -171,7 +185,7 @@ func readHeader(r *bufio.Reader, present int64) (h npy.Header, err error) {
 // layout returns the bytes of an element and, of strings, their kind: 'U' (UTF-32) or
 // 'S' (bytes); ok is false for what is no such type.
 func layout(descr string) (size int64, kind byte, ok bool) {
-	code := strings.TrimLeft(descr, "<|=")
+	code := strings.TrimLeft(descr, "<>|=")
 	if len(code) < 2 {
 		return 0, 0, false
 	}
@@ -202,10 +216,8 @@ func readArray(r io.Reader, h npy.Header, present int64) (*Array, error) {
 	}
 	size, kind, ok := layout(a.Type)
 	switch {
-	case h.Descr.Fortran && len(a.Shape) > 1:
-		return nil, fmt.Errorf("%w: Fortran order; save numpy.ascontiguousarray(x)", ErrFormat)
-	case strings.HasPrefix(a.Type, ">"):
-		return nil, fmt.Errorf("%w: big-endian type %q, want little-endian", ErrFormat, a.Type)
+	case !ok && strings.Contains(a.Type, "O"):
+		return nil, fmt.Errorf("%w: the array holds Python objects, which reading would run; save numbers or strings: x.astype(numpy.float32), x.astype(str)", ErrFormat)
 	case !ok:
 		return nil, fmt.Errorf("%w: dtype %q, want numbers or strings; save x.astype(numpy.float32), say", ErrFormat, a.Type)
 	case size > 0 && elements > present/size:
@@ -217,6 +229,7 @@ func readArray(r io.Reader, h npy.Header, present int64) (*Array, error) {
 	if err := fill(r, a.Data); err != nil {
 		return nil, err
 	}
+	a.turn(h.Descr.Fortran, size, kind)
 	if kind == 0 {
 		return a, nil
 	}
@@ -230,6 +243,42 @@ func readArray(r io.Reader, h npy.Header, present int64) (*Array, error) {
 	}
 	a.Data = nil
 	return a, nil
+}
+
+// turn makes data little-endian and C-ordered.
+func (a *Array) turn(fortran bool, size int64, kind byte) {
+	if strings.HasPrefix(a.Type, ">") {
+		a.Type = "<" + a.Type[1:]
+		unit := size
+		if kind == 'U' {
+			unit = 4
+		}
+		if kind != 'S' {
+			for at := int64(0); at+unit <= int64(len(a.Data)) && unit > 1; at += unit {
+				slices.Reverse(a.Data[at : at+unit])
+			}
+		}
+	}
+	if !fortran || len(a.Shape) < 2 || size == 0 {
+		return
+	}
+	turned := make([]byte, 0, len(a.Data))
+	place := make([]int64, len(a.Shape))
+	for range int64(len(a.Data)) / size {
+		from, stride := int64(0), int64(1)
+		for k, n := range a.Shape {
+			from += place[k] * stride
+			stride *= n
+		}
+		turned = append(turned, a.Data[from*size:(from+1)*size]...)
+		for k := len(place) - 1; k >= 0; k-- {
+			if place[k]++; place[k] < a.Shape[k] {
+				break
+			}
+			place[k] = 0
+		}
+	}
+	a.Data = turned
 }
 
 // fill reads exactly the array's bytes.

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"encoding/csv"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -31,14 +32,21 @@ type Options struct {
 	// AnySeparator takes semicolons or tabs for commas where the first line has them and
 	// no comma: what spreadsheets write in many countries.
 	AnySeparator bool
+	// Foreign takes tables as other programs write them: separated by tabs, semicolons or
+	// blanks where the header has no comma, with empty cells at the ends of rows and with
+	// columns without a name, which are then called "unnamed: 0" and so on.
+	Foreign bool
 }
 
 // Reader reads a table row by row.
 type Reader struct {
 	// Columns are the header's names, trimmed.
 	Columns []string
+	// Separator stands between the cells.
+	Separator rune
 
 	path    string
+	foreign bool
 	csv     *csv.Reader
 	text    bool
 	index   map[string]int
@@ -51,11 +59,13 @@ func NewReader(path string, in io.Reader, o Options) (*Reader, error) {
 	if start, err := b.Peek(2); err == nil && (bytes.Equal(start, []byte{0xff, 0xfe}) || bytes.Equal(start, []byte{0xfe, 0xff})) {
 		return nil, problem.At(path, 1, "", "the text is UTF-16; save it as UTF-8")
 	}
-	r := &Reader{path: path, csv: csv.NewReader(b), text: o.Text, index: map[string]int{}}
-	r.csv.FieldsPerRecord, r.csv.ReuseRecord, r.csv.TrimLeadingSpace = -1, true, !o.Text
-	if o.AnySeparator {
-		r.csv.Comma = separator(b)
+	r := &Reader{path: path, csv: csv.NewReader(b), text: o.Text, foreign: o.Foreign, index: map[string]int{}, Separator: ','}
+	if o.Foreign || o.AnySeparator {
+		r.Separator = separator(b, o.Foreign)
 	}
+	// a tab is white space: trimming would eat empty cells
+	r.csv.FieldsPerRecord, r.csv.ReuseRecord, r.csv.TrimLeadingSpace = -1, true, !o.Text && r.Separator != '\t'
+	r.csv.Comma = r.Separator
 	first, err := r.read()
 	if errors.Is(err, io.EOF) {
 		return nil, problem.At(path, 0, "", "the table is empty, want a header and rows")
@@ -83,19 +93,44 @@ func SkipMark(in io.Reader) *bufio.Reader {
 	return b
 }
 
-// separator is that of the first line.
-func separator(b *bufio.Reader) rune {
-	start, _ := b.Peek(1 << 16) // what there is of it
-	line, _, _ := bytes.Cut(start, []byte("\n"))
-	for _, c := range ";\t" {
-		if !bytes.ContainsRune(line, ',') && bytes.ContainsRune(line, c) {
-			return c
+// separator guesses what stands between the cells from the first line: a comma if there
+// is one outside of quotes.
+func separator(b *bufio.Reader, blanks bool) rune {
+	start, _ := b.Peek(1 << 16)
+	start = bytes.TrimLeft(start, "\r\n")
+	if end := bytes.IndexAny(start, "\r\n"); end >= 0 {
+		start = start[:end]
+	}
+	quoted := false
+	bare := strings.Map(func(c rune) rune {
+		if c == '"' {
+			quoted = !quoted
 		}
+		if quoted {
+			return -1
+		}
+		return c
+	}, string(start))
+	for _, sep := range ",\t;" {
+		if strings.ContainsRune(bare, sep) {
+			return sep
+		}
+	}
+	if blanks && len(strings.Fields(bare)) > 2 {
+		return ' '
 	}
 	return ','
 }
 
 func (r *Reader) setHeader(names []string) error {
+	if r.foreign {
+		names = trimEmpty(names, 1)
+		for i := range names {
+			if names[i] = strings.TrimSpace(names[i]); names[i] == "" {
+				names[i] = fmt.Sprintf("unnamed: %d", i)
+			}
+		}
+	}
 	if len(names) == 1 && strings.ContainsAny(names[0], ";\t|") {
 		sep := names[0][strings.IndexAny(names[0], ";\t|")]
 		return problem.At(r.path, r.Line(), "", "the columns are separated by %q, want commas: %q", string(sep), problem.Clip(names[0], 60))
@@ -124,10 +159,21 @@ func (r *Reader) Next() ([]string, error) {
 			return nil, err
 		}
 	}
+	if r.foreign {
+		cells = trimEmpty(cells, len(r.Columns))
+	}
 	if len(cells) != len(r.Columns) {
 		return cells, problem.At(r.path, r.Line(), "", "%d cells, the header has %d", len(cells), len(r.Columns))
 	}
 	return cells, nil
+}
+
+// trimEmpty drops empty cells at the end of a row that has more than n.
+func trimEmpty(cells []string, n int) []string {
+	for len(cells) > n && strings.TrimSpace(cells[len(cells)-1]) == "" {
+		cells = cells[:len(cells)-1]
+	}
+	return cells
 }
 
 // Line is where the last row begins, counted from 1.

@@ -9,7 +9,8 @@ import (
 )
 
 // classNames are the columns that say of which class a lesion or a mark is.
-var classNames = []string{"class", "category", "class_name", "category_name", "class_id", "category_id", "label"}
+var classNames = []string{"class", "category", "classname", "categoryname", "classid", "categoryid", "label", "labelname", "findinglabel", "finding",
+	"lesiontype", "predclass"}
 
 // classes numbers the classes of a ground truth as they come. Those of COCO files have an
 // id besides their name.
@@ -45,6 +46,34 @@ func (t *Truth) classID(id string) int32 {
 		return k
 	}
 	return t.class(id)
+}
+
+// sortClasses numbers the classes by name, so that the order of rows cannot matter.
+func (t *Truth) sortClasses() {
+	sorted := slices.Sorted(slices.Values(t.Classes))
+	place := make([]int32, len(sorted))
+	for old, name := range t.Classes {
+		k, _ := slices.BinarySearch(sorted, name)
+		place[old] = int32(k)
+	}
+	move := func(class int32) int32 {
+		if class == froc.AnyClass {
+			return class
+		}
+		return place[class]
+	}
+	if len(sorted) > 0 {
+		for i := range t.Lesions {
+			t.Lesions[i].Class = move(t.Lesions[i].Class)
+		}
+		for _, index := range []map[string]int32{t.classes.byName, t.classes.byID} {
+			for key, class := range index {
+				index[key] = move(class)
+			}
+		}
+		t.classes.only = move(t.classes.only)
+	}
+	t.Classes = sorted
 }
 
 // chooseCategory keeps the lesions of Options.Category alone.
@@ -108,10 +137,10 @@ func (t *Truth) noteClasses(path string, p *Predictions) {
 	}
 	switch {
 	case unknown == len(p.Marks) && len(t.Classes) > 1:
-		p.Notes = append(p.Notes, fmt.Sprintf("%s: marks have no class: each may find lesions of every class", path))
+		p.note("%s: marks have no class: each may find lesions of every class", path)
 	case unknown == 0 && !shared:
-		p.Notes = append(p.Notes, fmt.Sprintf("warning: %s: no mark is of a class that a lesion has: marks are of %s, lesions of %s; "+
-			"--classes any takes all as one", path, names(ofMark), names(ofLesion)))
+		p.warn("%s: no mark is of a class that a lesion has: marks are of %s, lesions of %s; --classes any takes all as one",
+			path, names(ofMark), names(ofLesion))
 	}
 }
 

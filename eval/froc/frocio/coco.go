@@ -2,48 +2,80 @@ package frocio
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"os"
+	"math"
+	"strconv"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
-	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
-// cocoID is an id of a COCO file: a number or a string.
-type cocoID string
+// jsonID is an id in JSON: a number or a string. Numbers that are equal are one id, however
+// they are written.
+type jsonID string
 
-func (id *cocoID) UnmarshalJSON(raw []byte) error {
+func (id *jsonID) UnmarshalJSON(raw []byte) error {
 	text, err := scalar(raw)
-	*id = cocoID(text)
+	if len(raw) > 0 && raw[0] != '"' {
+		if v, err := strconv.ParseFloat(text, 64); err == nil && v == math.Trunc(v) && math.Abs(v) < 1<<53 {
+			text = strconv.FormatInt(int64(v), 10)
+		}
+	}
+	*id = jsonID(text)
 	return err
 }
 
+// jsonFlag is yes or no: true, false, or a number that is 0 or not.
+type jsonFlag bool
+
+func (f *jsonFlag) UnmarshalJSON(raw []byte) error {
+	text, err := scalar(raw)
+	if err != nil {
+		return err
+	}
+	yes, err := flag(text)
+	if err != nil {
+		return fmt.Errorf("is %s, want 0, 1, true or false", clip(string(raw)))
+	}
+	*f = jsonFlag(yes)
+	return nil
+}
+
 type cocoImage struct {
-	ID       cocoID `json:"id"`
-	FileName string `json:"file_name"`
-	Patient  cocoID `json:"patient"`
-	Volume   cocoID `json:"volume"`
+	ID       jsonID  `json:"id"`
+	FileName string  `json:"file_name"`
+	Patient  jsonID  `json:"patient"`
+	Volume   jsonID  `json:"volume"`
+	Split    string  `json:"split"`
+	Width    float64 `json:"width"`
+	Height   float64 `json:"height"`
 }
 
 type cocoBox struct {
-	ImageID    cocoID    `json:"image_id"`
-	CategoryID cocoID    `json:"category_id"`
-	BBox       []float64 `json:"bbox"`
-	Score      *float64  `json:"score"`
-	Area       float64   `json:"area"`
-	IsCrowd    int       `json:"iscrowd"`
-	Ignore     int       `json:"ignore"`
+	ImageID      jsonID          `json:"image_id"`
+	CategoryID   jsonID          `json:"category_id"`
+	BBox         []float64       `json:"bbox"`
+	Segmentation json.RawMessage `json:"segmentation"`
+	Score        *float64        `json:"score"`
+	Area         float64         `json:"area"`
+	IsCrowd      jsonFlag        `json:"iscrowd"`
+	Ignore       jsonFlag        `json:"ignore"`
 }
 
 type cocoCategory struct {
-	ID   cocoID `json:"id"`
+	ID   jsonID `json:"id"`
 	Name string `json:"name"`
 }
 
-// region turns x, y, width, height into corners.
+// region turns x, y, width, height into corners. Without a box it is that around the
+// segmentation.
 func (b *cocoBox) region() (froc.Region, error) {
+	if len(b.BBox) == 0 && len(b.Segmentation) > 0 && string(b.Segmentation) != "null" {
+		return segmentBox(b.Segmentation)
+	}
 	if len(b.BBox) != 4 {
 		return froc.Region{}, fmt.Errorf("bbox has %d numbers, want 4 (x, y, width, height)", len(b.BBox))
 	}
@@ -51,22 +83,41 @@ func (b *cocoBox) region() (froc.Region, error) {
 	return r, r.Check()
 }
 
+// readJSON reads a JSON object with lesions: COCO's, or MONAI's.
+func (t *Truth) readJSON(in *input) error {
+	var document map[string]json.RawMessage
+	if err := decodeWhole(in.name, "a COCO ground truth", in, &document); err != nil {
+		return err
+	}
+	if _, there := document["annotations"]; !there && document["images"] == nil {
+		if cases, err := t.monaiCases(in.name, document); cases != nil || err != nil {
+			if err != nil {
+				return err
+			}
+			return t.addMONAI(in.name, cases)
+		}
+	}
+	return t.readCOCO(in.name, document)
+}
+
+// part decodes one key of a document.
+func part(path string, document map[string]json.RawMessage, key string, into any) error {
+	if raw := document[key]; raw != nil {
+		if err := json.Unmarshal(raw, into); err != nil {
+			return fmt.Errorf("%s: %s: %w", path, key, err)
+		}
+	}
+	return nil
+}
+
 // readCOCO reads images, annotations and categories.
-func (t *Truth) readCOCO(path string) error {
+func (t *Truth) readCOCO(path string, document map[string]json.RawMessage) error {
 	var images []cocoImage
 	var annotations []cocoBox
 	var categories []cocoCategory
-	f, err := os.Open(path)
-	if err != nil {
+	if err := errors.Join(part(path, document, "images", &images), part(path, document, "annotations", &annotations),
+		part(path, document, "categories", &categories)); err != nil {
 		return err
-	}
-	defer f.Close()
-	if err := json.NewDecoder(bufio.NewReaderSize(f, 1<<20)).Decode(&struct {
-		Images      *[]cocoImage    `json:"images"`
-		Annotations *[]cocoBox      `json:"annotations"`
-		Categories  *[]cocoCategory `json:"categories"`
-	}{&images, &annotations, &categories}); err != nil {
-		return fmt.Errorf("%s: want a COCO ground truth: %w", path, err)
 	}
 	if len(images) == 0 {
 		return fmt.Errorf("%s: no images; want a COCO ground truth with images and annotations", path)
@@ -74,10 +125,17 @@ func (t *Truth) readCOCO(path string) error {
 	if !t.listed {
 		for n, im := range images {
 			where := fmt.Sprintf("%s: images[%d]", path, n)
-			if _, twice := t.index[string(im.ID)]; twice || im.ID == "" {
-				t.problems.row(where, "image id twice or empty", "image id %q is empty or stands twice", im.ID)
+			if _, twice := t.index[string(im.ID)]; twice || im.ID == "" || t.left[string(im.ID)] {
+				t.problems.row(where, "image id twice or empty", "image id %q is empty or stands twice", clip(string(im.ID)))
 				continue
 			}
+			t.split = t.split || im.Split != ""
+			if t.wants() && im.Split != t.options.Split {
+				t.left[string(im.ID)] = true
+				t.list = append(t.list, string(im.ID))
+				continue
+			}
+			t.sizes[string(im.ID)] = [2]float64{im.Width, im.Height}
 			t.addImage(froc.Image{ID: string(im.ID), Patient: string(im.Patient), Volume: string(im.Volume)})
 		}
 		t.listed = true
@@ -107,63 +165,59 @@ func (t *Truth) readCOCO(path string) error {
 		if class != froc.AnyClass {
 			name = t.Classes[class]
 		}
-		t.Lesions = append(t.Lesions, froc.Lesion{Image: i, Region: region, Ignore: a.IsCrowd != 0 || a.Ignore != 0, Strata: []string{name},
+		t.Lesions = append(t.Lesions, froc.Lesion{Image: i, Region: region, Ignore: bool(a.IsCrowd || a.Ignore), Strata: []string{name},
 			Class: class, Area: a.Area})
 	}
 	return nil
 }
 
-// readJSONPredictions reads COCO results (an array) or what `alignedfusion
-// predict` writes (an object).
-func (t *Truth) readJSONPredictions(path string, p *Predictions, problems *problems) error {
-	f, err := os.Open(path)
+// decodeObject reads a JSON object with marks: what `alignedfusion predict` writes,
+// nnDetection's or MONAI's, or a COCO data set whose annotations have scores.
+func (t *Truth) decodeObject(in *input, p *Predictions, problems *problems) error {
+	var document map[string]json.RawMessage
+	if err := decodeWhole(in.name, "JSON: an array of results or an object of predictions", in, &document); err != nil {
+		return err
+	}
+	switch {
+	case document["cases"] != nil:
+		return t.decodeCases(in.name, document["cases"], p, problems)
+	case document["pred_boxes"] != nil || document["boxes"] != nil:
+		return t.addBoxLists(in.name, t.fileID(in.name), document, p, problems)
+	case document["annotations"] != nil:
+		return t.decodeCOCOResults(in.name, bytes.NewReader(document["annotations"]), p, problems)
+	}
+	cases, err := t.monaiCases(in.name, document)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	r := table.SkipMark(f)
-	for {
-		start, err := r.Peek(1)
-		if err != nil {
-			return fmt.Errorf("%s: want JSON: %w", path, err)
-		}
-		switch start[0] {
-		case ' ', '\t', '\r', '\n':
-			if _, err := r.Discard(1); err != nil {
-				return fmt.Errorf("%s: %w", path, err)
-			}
-		case '{':
-			return t.decodeCases(path, r, p, problems)
-		default:
-			return t.decodeCOCOResults(path, r, p, problems)
-		}
+	if cases != nil {
+		return t.addMONAIMarks(in.name, cases, p, problems)
 	}
+	return fmt.Errorf("%s: want a JSON array of results, or an object with cases (alignedfusion predict), pred_boxes (nnDetection) or lists of "+
+		"image, box and label_scores (MONAI)", in.name)
 }
 
-// decodeCases reads {"cases": [{"id", "boxes": [{"x1", "y1", "x2", "y2", "score"}]}]}.
-func (t *Truth) decodeCases(path string, r io.Reader, p *Predictions, problems *problems) error {
+// decodeCases reads [{"id", "boxes": [{"x1", "y1", "x2", "y2", "score"}]}].
+func (t *Truth) decodeCases(path string, raw json.RawMessage, p *Predictions, problems *problems) error {
 	var document struct {
 		Cases []struct {
-			ID    string `json:"id"`
+			ID    jsonID `json:"id"`
 			Boxes []struct {
 				X1, Y1, X2, Y2 *float64
 				Score          *float64 `json:"score"`
-				Label          string   `json:"label"`
+				Label          jsonID   `json:"label"`
 			} `json:"boxes"`
-		} `json:"cases"`
+		}
 	}
-	if err := json.NewDecoder(r).Decode(&document); err != nil {
-		return fmt.Errorf("%s: want COCO results or predictions with cases: %w", path, err)
-	}
-	if document.Cases == nil {
-		return fmt.Errorf("%s: want a JSON array of results, or an object with cases", path)
+	if err := json.Unmarshal(raw, &document.Cases); err != nil {
+		return fmt.Errorf("%s: cases: %w", path, err)
 	}
 	row := 0
 	for n, c := range document.Cases {
 		for k, b := range c.Boxes {
 			where := func() string { return fmt.Sprintf("%s: cases[%d].boxes[%d]", path, n, k) }
 			row++
-			i, ok := t.imageOf(c.ID, p, problems, where)
+			i, ok := t.imageOf(string(c.ID), p, problems, where)
 			if !ok {
 				continue
 			}
@@ -178,7 +232,7 @@ func (t *Truth) decodeCases(path string, r io.Reader, p *Predictions, problems *
 			}
 			class := int32(froc.AnyClass)
 			if len(t.Classes) > 0 {
-				class = t.class(b.Label)
+				class = t.class(string(b.Label))
 			}
 			if t.keeps(class) {
 				p.add(froc.Prediction{Image: i, Region: region, Score: *b.Score, Class: class}, row-1)
@@ -202,7 +256,7 @@ func (t *Truth) decodeCOCOResults(path string, r io.Reader, p *Predictions, prob
 	for ; decoder.More(); n++ {
 		box = cocoBox{BBox: box.BBox[:0]}
 		if err := decoder.Decode(&box); err != nil {
-			return fmt.Errorf("%s: %w", where(), err)
+			return fmt.Errorf("%s: at byte %d: %w", where(), decoder.InputOffset(), err)
 		}
 		class := t.classID(string(box.CategoryID))
 		if !t.keeps(class) {
@@ -226,5 +280,5 @@ func (t *Truth) decodeCOCOResults(path string, r io.Reader, p *Predictions, prob
 	if err != nil {
 		return fmt.Errorf("%s: the array does not end: %w", path, err)
 	}
-	return nil
+	return atEnd(path, decoder)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,35 +13,127 @@ import (
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 )
 
-// readMask reads the NIfTI file that a row names, relative to its table.
-func readMask(name string, tab *rowFile) (*nifti.Mask, error) {
-	path := strings.TrimSpace(name)
-	if !nifti.IsNIfTI(path) {
-		return nil, fmt.Errorf("%s: mask %q, want a .nii or .nii.gz file", tab.where(), name)
+// Candidates says what a mark of a map is: a 26-connected component in any case.
+type Candidates string
+
+// The rules for candidates. Without one, a map is a detection map: every component has one
+// value, its score, and others are refused.
+const (
+	// CandidatesComponents takes the components of what is not 0, scored by their greatest value.
+	CandidatesComponents Candidates = "components"
+	// CandidatesThreshold takes those of Options.Threshold and more, scored likewise.
+	CandidatesThreshold Candidates = "threshold"
+	// CandidatesDynamic takes the highest voxel and the component around it of more than 1/2.5
+	// of its value, then the next highest, as PI-CAI extracts lesions from soft maps: at most
+	// five of at least ten voxels, none touching another, down to 0.01.
+	CandidatesDynamic Candidates = "dynamic"
+)
+
+// The numbers of CandidatesDynamic.
+const (
+	dynamicFactor = 2.5
+	dynamicMost   = 5
+	dynamicVoxels = 10
+	dynamicLeast  = 0.01
+)
+
+// besideMasks makes a table without coordinates one of masks that lie beside it, named after
+// the image: RibFrac's.
+func (l *layout) besideMasks(tab *rowFile) {
+	c := columns{t: tab, taken: make([]bool, len(tab.header))}
+	for _, name := range tab.header {
+		c.plain = append(c.plain, plain(name))
 	}
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(filepath.Dir(tab.file), path)
+	if l.voxel = c.find("voxel"); l.voxel >= 0 {
+		l.geometry = maskFile
+		l.rest = slices.DeleteFunc(l.rest, func(i int) bool { return i == l.voxel })
 	}
-	v, err := nifti.ReadMask(path)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", tab.where(), err)
-	}
-	return v, nil
 }
 
-// addMask adds the lesions of one label mask; a mask without any says that the
-// image has none.
-func (t *Truth) addMask(proto froc.Lesion, name string, tab *rowFile) error {
-	v, err := readMask(name, tab)
+// maskPath is the file of the mask that a row is about, relative to its table.
+func (l *layout) maskPath(row []string, tab *rowFile) (string, error) {
+	folder := filepath.Dir(tab.file)
+	if len(l.coords) == 0 {
+		id := strings.TrimSpace(row[l.image])
+		for _, ending := range []string{"", "-label", "_label", "-pred", "_pred", "_seg"} {
+			for _, kind := range []string{".nii.gz", ".nii", ".mha"} {
+				if path := filepath.Join(folder, id+ending+kind); fileThere(path) {
+					return path, nil
+				}
+			}
+		}
+		return "", fmt.Errorf("%s: no column of masks, and no %s.nii.gz or %s-label.nii.gz beside the table", tab.where(), clip(id), clip(id))
+	}
+	path := strings.TrimSpace(row[l.coords[0]])
+	if !nifti.IsVolume(path) {
+		return "", fmt.Errorf("%s: mask %q, want a .nii, .nii.gz, .mha, .mhd or .hdr file", tab.where(), clip(path))
+	}
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(folder, path)
+	}
+	return path, nil
+}
+
+func fileThere(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// readMask reads a mask, the last one only once: tables name one in several rows.
+func (t *Truth) readMask(path, where string) (*nifti.Mask, error) {
+	if t.lastMask != nil && t.lastPath == path {
+		return t.lastMask, nil
+	}
+	m, err := nifti.ReadMask(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", where, err)
+	}
+	t.lastMask, t.lastPath = m, path
+	return m, nil
+}
+
+// label reads which value of its mask a row is about; nil: all of it.
+func (l *layout) label(row []string) (*float64, error) {
+	if l.voxel < 0 {
+		return nil, nil
+	}
+	v, err := number(row[l.voxel])
+	if err != nil {
+		return nil, fmt.Errorf("label %w", err)
+	}
+	return &v, nil
+}
+
+// addMask adds the lesions of the mask that a row names.
+func (t *Truth) addMask(proto froc.Lesion, l *layout, row []string, tab *rowFile) error {
+	label, err := l.label(row)
+	if err != nil {
+		t.problems.row(tab.where(), "bad label", "%v", err)
+		return nil
+	}
+	if label != nil && *label == 0 {
+		return nil // RibFrac lists the background
+	}
+	path, err := l.maskPath(row, tab)
+	if err != nil {
+		return err
+	}
+	return t.addMaskFile(proto, path, label, tab.where())
+}
+
+// addMaskFile adds the lesions of one label mask, or that of one label; a mask without any
+// says that the image has none.
+func (t *Truth) addMaskFile(proto froc.Lesion, path string, label *float64, where string) error {
+	v, err := t.readMask(path, where)
 	if err != nil {
 		return err
 	}
 	if grid := t.grids[proto.Image]; grid != nil && !grid.SameGrid(v) {
-		return fmt.Errorf("%s: mask of %v voxels, but another mask of the image has %v", tab.where(), v.Size, grid.Size)
+		return fmt.Errorf("%s: mask of %v voxels, but another mask of the image has %v, or lies elsewhere in space", where, v.Size, grid.Size)
 	}
 	t.grids[proto.Image] = v.Grid()
 	var parts [][]int
-	if t.options.MaskLesions == MaskComponents {
+	if t.options.MaskLesions == MaskComponents && label == nil {
 		for _, c := range v.Components() {
 			indices := make([]int, len(c))
 			for i, k := range c {
@@ -51,19 +144,25 @@ func (t *Truth) addMask(proto froc.Lesion, name string, tab *rowFile) error {
 	} else {
 		labels := map[float64][]int{}
 		for i, value := range v.Values {
-			labels[value] = append(labels[value], v.Indices[i])
+			if label == nil || value == *label {
+				labels[value] = append(labels[value], v.Indices[i])
+			}
+		}
+		if label != nil && len(labels) == 0 {
+			t.problems.row(where, "label not in the mask", "%s has no voxel of label %v", path, *label)
+			return nil
 		}
 		if len(labels) > 1000 {
-			return fmt.Errorf("%s: %d labels; is this an image instead of a mask?", tab.where(), len(labels))
+			return fmt.Errorf("%s: %d labels; is this an image instead of a mask?", where, len(labels))
 		}
-		for _, label := range slices.Sorted(maps.Keys(labels)) {
-			parts = append(parts, labels[label])
+		for _, value := range slices.Sorted(maps.Keys(labels)) {
+			parts = append(parts, labels[value])
 		}
 	}
 	for _, indices := range parts {
 		m, err := froc.NewMask(v.Size[0], v.Size[1], v.Size[2], indices)
 		if err != nil {
-			return fmt.Errorf("%s: %w", tab.where(), err)
+			return fmt.Errorf("%s: %w", where, err)
 		}
 		l := proto
 		l.Region = froc.MaskRegion(m)
@@ -72,32 +171,126 @@ func (t *Truth) addMask(proto froc.Lesion, name string, tab *rowFile) error {
 	return nil
 }
 
-// addMap adds the marks of one detection map: its connected components, each
-// scored by its greatest value.
-func (t *Truth) addMap(image int, name string, tab *rowFile, p *Predictions, problems *problems) error {
-	v, err := readMask(name, tab)
+// mapMark is what a row says of the marks in its map.
+type mapMark struct {
+	image int
+	path  string
+	score *float64 // nil: the map's values are scores
+	label *float64 // of the only voxels that count; nil: all
+	class int32
+}
+
+// addMap adds the marks of one map.
+func (t *Truth) addMap(m mapMark, where string, line int, p *Predictions, problems *problems) error {
+	v, err := t.readMask(m.path, where)
 	if err != nil {
 		return err
 	}
-	if grid := t.grids[image]; grid != nil && !grid.SameGrid(v) {
-		return fmt.Errorf("%s: detection map of %v voxels, but the image's mask has %v", tab.where(), v.Size, grid.Size)
+	parts, scores, err := t.marksOf(v, m)
+	if err != nil {
+		return fmt.Errorf("%s: %s: %w", where, m.path, err)
+	}
+	grid := t.grids[m.image]
+	resampled := grid != nil && !grid.SameGrid(v)
+	if resampled && !(grid.Oriented && v.Oriented) {
+		return fmt.Errorf("%s: %s has %v voxels, but the image's mask has %v, and not both say where they lie in space", where, m.path, v.Size, grid.Size)
+	}
+	if resampled {
+		if !p.resampled {
+			p.note("%s: its grid is not that of the lesions: marks are resampled by world coordinates (nearest voxel)", m.path)
+		}
+		p.resampled = true
+	} else {
+		grid = v
+	}
+	for k, indices := range parts {
+		if math.IsInf(scores[k], 0) {
+			problems.row(where, "bad score", "score is %v, want a finite number", scores[k])
+			continue
+		}
+		if resampled {
+			if indices = grid.Resampled(v, indices); len(indices) == 0 {
+				p.outside++
+				continue
+			}
+		}
+		mask, err := froc.NewMask(grid.Size[0], grid.Size[1], grid.Size[2], indices)
+		if err != nil {
+			return fmt.Errorf("%s: %w", where, err)
+		}
+		p.add(froc.Prediction{Image: m.image, Region: froc.MaskRegion(mask), Score: scores[k], Class: m.class}, line)
+	}
+	return nil
+}
+
+// marksOf divides a map into marks: the voxels of each and its score.
+func (t *Truth) marksOf(v *nifti.Mask, m mapMark) (parts [][]int, scores []float64, err error) {
+	if m.label != nil {
+		v = v.Where(func(x float64) bool { return x == *m.label })
+		if m.score == nil {
+			return nil, nil, fmt.Errorf("a label but no score")
+		}
+	}
+	if m.score != nil {
+		if m.label == nil && len(v.Values) > 0 && slices.Max(v.Values) != slices.Min(v.Values) {
+			return nil, nil, fmt.Errorf("the mask has several values and the row has a score: say by a column label_id which of them it is")
+		}
+		if len(v.Indices) == 0 {
+			return nil, nil, fmt.Errorf("no voxel of the mark is in the mask")
+		}
+		return [][]int{v.Indices}, []float64{*m.score}, nil
+	}
+	switch t.options.Candidates {
+	case CandidatesDynamic:
+		parts, scores = dynamic(v)
+		return parts, scores, nil
+	case CandidatesThreshold:
+		least := t.options.Threshold
+		v = v.Where(func(x float64) bool { return x >= least })
 	}
 	for _, c := range v.Components() {
-		score := math.Inf(-1)
+		score, least := math.Inf(-1), math.Inf(1)
 		indices := make([]int, len(c))
 		for i, k := range c {
 			indices[i] = v.Indices[k]
-			score = max(score, v.Values[k])
+			score, least = max(score, v.Values[k]), min(least, v.Values[k])
 		}
-		if math.IsInf(score, 0) {
-			problems.row(tab.where(), "bad score", "score is %v, want a finite number", score)
-			continue
+		if t.options.Candidates == "" && (least < score || least < 0) {
+			return nil, nil, fmt.Errorf("is no detection map: a component of %d voxels has values from %v to %v, want a background of 0 and one value a candidate; "+
+				"--candidates dynamic or threshold=T divides a map of probabilities, components takes what is not 0", len(c), least, score)
 		}
-		m, err := froc.NewMask(v.Size[0], v.Size[1], v.Size[2], indices)
-		if err != nil {
-			return fmt.Errorf("%s: %w", tab.where(), err)
-		}
-		p.add(froc.Prediction{Image: image, Region: froc.MaskRegion(m), Score: score, Class: froc.AnyClass}, tab.line())
+		parts, scores = append(parts, indices), append(scores, score)
 	}
-	return nil
+	return parts, scores, nil
+}
+
+// dynamic divides a soft map; see CandidatesDynamic.
+func dynamic(v *nifti.Mask) (parts [][]int, scores []float64) {
+	var taken []int
+	for len(v.Values) > 0 && len(parts) < dynamicMost {
+		top := slices.Max(v.Values)
+		if top < dynamicLeast {
+			break
+		}
+		first := v.Indices[slices.Index(v.Values, top)]
+		high := v.Where(func(x float64) bool { return x > top/dynamicFactor })
+		var part []int
+		for _, c := range high.Components() {
+			indices := make([]int, len(c))
+			for i, k := range c {
+				indices[i] = high.Indices[k]
+			}
+			if slices.Contains(indices, first) {
+				part = indices
+				break
+			}
+		}
+		if len(part) >= dynamicVoxels && !v.Touch(part, taken) {
+			parts, scores = append(parts, part), append(scores, top)
+			taken = append(taken, part...)
+			slices.Sort(taken)
+		}
+		v = v.Without(part)
+	}
+	return parts, scores
 }

@@ -2,6 +2,7 @@ package frocio
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
@@ -30,9 +31,12 @@ type array struct {
 	isFloat bool
 }
 
-// read returns the named array, nil when there is none.
+// read returns the named array, nil when there is none. nnDetection puts pred_ before the names.
 func (a *archive) read(name string) (*array, error) {
 	given, err := a.Read(name)
+	if given == nil && err == nil {
+		given, err = a.Read("pred_" + name)
+	}
 	if given == nil || err != nil {
 		return nil, err
 	}
@@ -69,6 +73,8 @@ func (a *archive) regions() (n int, region func(int) froc.Region, err error) {
 		v := boxes.numbers
 		switch {
 		case err != nil:
+		case boxes.shape[0] == 0:
+			return 0, nil, nil // numpy.array([]) has no columns
 		case v == nil:
 			err = fmt.Errorf("boxes are not numbers")
 		case len(boxes.shape) == 2 && columns == 4:
@@ -85,6 +91,9 @@ func (a *archive) regions() (n int, region func(int) froc.Region, err error) {
 	points, err := a.read("points")
 	if err != nil {
 		return 0, nil, err
+	}
+	if points != nil && len(points.shape) > 0 && points.shape[0] == 0 {
+		return 0, nil, nil
 	}
 	if points == nil || points.numbers == nil || len(points.shape) != 2 || points.shape[1] != 2 && points.shape[1] != 3 {
 		return 0, nil, fmt.Errorf("%s: want an array boxes [K,4] or [K,6], or points [K,2] or [K,3]", a.path)
@@ -126,19 +135,41 @@ func (a *archive) column(name string, n int, required bool) (*array, error) {
 	return v, nil
 }
 
-// imageName returns the image of row i: a string, or a row of the list of images.
-func imageName(list []string, image *array, i int) (string, error) {
+// imageNames returns the image of each row: a string; a row of the archive's own list; else
+// an id, where the ids are whole numbers, or a row of the list of images.
+func imageNames(own, list []string, image *array) (func(i int) (string, error), error) {
 	if image.strings != nil {
-		return image.strings[i], nil
+		return func(i int) (string, error) { return image.strings[i], nil }, nil
 	}
-	if image.isFloat {
-		return "", fmt.Errorf("image is a floating-point array, want integers or strings")
+	if image.isFloat && len(image.numbers) > 0 {
+		return nil, fmt.Errorf("image is a floating-point array, want integers or strings")
 	}
-	k := image.numbers[i]
-	if k < 0 || int(k) >= len(list) {
-		return "", fmt.Errorf("image row %v, want 0 to %d", k, len(list)-1)
+	if own == nil && wholeNumbers(list) {
+		return func(i int) (string, error) { return strconv.FormatFloat(image.numbers[i], 'f', -1, 64), nil }, nil
 	}
-	return list[int(k)], nil
+	if own == nil && len(image.numbers) > 0 && len(list) > 0 && !slices.ContainsFunc(list, func(id string) bool { _, err := strconv.ParseInt(id, 10, 64); return err != nil }) {
+		return nil, fmt.Errorf("image holds integers, and ids such as %q are numbers with zeros before them: are they rows or ids? Save image as strings", clip(list[0]))
+	}
+	if own != nil {
+		list = own
+	}
+	return func(i int) (string, error) {
+		k := image.numbers[i]
+		if k < 0 || int(k) >= len(list) {
+			return "", fmt.Errorf("image row %v, want 0 to %d", k, len(list)-1)
+		}
+		return list[int(k)], nil
+	}, nil
+}
+
+// wholeNumbers reports whether all ids are whole numbers, so that integers mean ids.
+func wholeNumbers(ids []string) bool {
+	for _, id := range ids {
+		if v, err := strconv.ParseInt(id, 10, 64); err != nil || strconv.FormatInt(v, 10) != id {
+			return false
+		}
+	}
+	return len(ids) > 0
 }
 
 // imageIDs returns the archive's own list of images, nil when it has none.
@@ -147,8 +178,14 @@ func (a *archive) imageIDs() ([]string, error) {
 	if ids == nil || err != nil {
 		return nil, err
 	}
-	if ids.strings == nil || len(ids.shape) != 1 {
-		return nil, fmt.Errorf("%s: image_ids has shape %v, want one dimension of strings", a.path, ids.shape)
+	if len(ids.shape) != 1 || ids.isFloat {
+		return nil, fmt.Errorf("%s: image_ids has shape %v, want one dimension of strings or integers", a.path, ids.shape)
+	}
+	if ids.strings == nil {
+		ids.strings = []string{}
+		for _, v := range ids.numbers {
+			ids.strings = append(ids.strings, strconv.FormatFloat(v, 'f', -1, 64))
+		}
 	}
 	return ids.strings, nil
 }
@@ -196,10 +233,6 @@ func (t *Truth) readNPZ(path string) error {
 		}
 		t.listed = true
 	}
-	list := ids // rows count in the archive's own list, if it has one
-	if list == nil {
-		list = t.list
-	}
 	n, region, err := a.regions()
 	if err != nil {
 		return err
@@ -207,6 +240,10 @@ func (t *Truth) readNPZ(path string) error {
 	image, err := a.column("image", n, true)
 	if err != nil {
 		return err
+	}
+	name, err := imageNames(ids, t.list, image)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	ignore, err := a.column("ignore", n, false)
 	if err != nil {
@@ -218,7 +255,7 @@ func (t *Truth) readNPZ(path string) error {
 	}
 	for i := range n {
 		where := fmt.Sprintf("%s: row %d", path, i)
-		id, err := imageName(list, image, i)
+		id, err := name(i)
 		if err != nil {
 			t.problems.row(where, "unknown image id", "%v", err)
 			continue
@@ -240,24 +277,23 @@ func (t *Truth) readNPZ(path string) error {
 	return nil
 }
 
-func (t *Truth) readNPZPredictions(path string, p *Predictions, problems *problems) error {
+// readNPZPredictions reads marks; only is the image of all of them in a file of a single
+// image, "" otherwise.
+func (t *Truth) readNPZPredictions(path, only string, p *Predictions, problems *problems) error {
 	a, err := openArchive(path)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	list, err := a.imageIDs()
+	own, err := a.imageIDs()
 	if err != nil {
 		return err
-	}
-	if list == nil {
-		list = t.list
 	}
 	n, region, err := a.regions()
 	if err != nil {
 		return err
 	}
-	image, err := a.column("image", n, true)
+	name, err := t.imagesOf(a, own, only, n)
 	if err != nil {
 		return err
 	}
@@ -265,7 +301,7 @@ func (t *Truth) readNPZPredictions(path string, p *Predictions, problems *proble
 	if err != nil {
 		return err
 	}
-	if scores.numbers == nil {
+	if scores.numbers == nil && n > 0 {
 		return fmt.Errorf("%s: scores are not numbers", path)
 	}
 	class, err := a.classColumn(n)
@@ -274,7 +310,7 @@ func (t *Truth) readNPZPredictions(path string, p *Predictions, problems *proble
 	}
 	for i := range n {
 		where := func() string { return fmt.Sprintf("%s: row %d", path, i) }
-		id, err := imageName(list, image, i)
+		id, err := name(i)
 		if err != nil {
 			problems.row(where(), "unknown image id", "%v", err)
 			continue
@@ -302,4 +338,27 @@ func (t *Truth) readNPZPredictions(path string, p *Predictions, problems *proble
 		p.add(m, i)
 	}
 	return nil
+}
+
+// imagesOf returns the image of each row of an archive of marks. One without an array image,
+// as nnDetection writes, is about the image it is named after.
+func (t *Truth) imagesOf(a *archive, own []string, only string, n int) (func(i int) (string, error), error) {
+	image, err := a.column("image", n, false)
+	if err != nil {
+		return nil, err
+	}
+	if image == nil {
+		if only == "" {
+			only = t.fileID(a.path)
+		}
+		if _, known := t.index[only]; !known && !t.left[only] && n > 0 {
+			return nil, fmt.Errorf("%s: no array %q, and no image is called %q as the file", a.path, "image", clip(only))
+		}
+		return func(int) (string, error) { return only, nil }, nil
+	}
+	name, err := imageNames(own, t.list, image)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", a.path, err)
+	}
+	return name, nil
 }

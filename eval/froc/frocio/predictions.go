@@ -1,49 +1,99 @@
 package frocio
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
+	"hash/maphash"
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
 )
 
 // Predictions are the marks of one system that were read.
 type Predictions struct {
-	Marks   []froc.Prediction
-	Rows    []int32  // where each mark stands: the line of a table, the 0-based place in a JSON array or .npz
-	LeftOut int      // marks on images that the split or the noise filter left out
-	Notes   []string // what was noticed while reading, for people
+	Marks    []froc.Prediction
+	Rows     []int32  // where each mark stands: the line of a table, the 0-based place in a JSON array or .npz
+	LeftOut  int      // marks on images that the split or the noise filter left out
+	Notes    []string // what was noticed while reading, for people
+	Warnings []string // what makes the figures doubtful
+
+	resampled bool // a map's grid was not that of its lesions
+	outside   int  // marks that lie outside of their lesions' grid
 }
 
-// ReadPredictions reads the marks of one system: a table, a COCO results file or
-// an .npz. A mark on an image which is not in the truth is an error, unless a
-// filter left that image out.
-func (t *Truth) ReadPredictions(path string) (*Predictions, error) {
+func (p *Predictions) note(format string, args ...any) {
+	p.Notes = append(p.Notes, fmt.Sprintf(format, args...))
+}
+
+func (p *Predictions) warn(format string, args ...any) {
+	p.Warnings = append(p.Warnings, fmt.Sprintf(format, args...))
+}
+
+// ReadPredictions reads the marks of one system: a table, JSON, an .npz or a folder with a
+// file an image; several of them where the system wrote several, for each fold of a cross
+// validation for instance. A mark on an image which is not in the truth is an error, unless
+// a filter left that image out.
+func (t *Truth) ReadPredictions(path string, more ...string) (*Predictions, error) {
 	p := &Predictions{}
 	problems := &problems{lenient: t.options.Lenient}
-	var err error
-	switch extension(path) {
-	case ".json":
-		err = t.readJSONPredictions(path, p, problems)
-	case ".npz":
-		err = t.readNPZPredictions(path, p, problems)
-	default:
-		err = t.readPredictionTable(path, p, problems)
+	for _, file := range append([]string{path}, more...) {
+		if err := t.readPredictions(file, p, problems); err != nil {
+			return nil, err
+		}
 	}
-	if err == nil {
-		err = problems.err()
-	}
-	if err != nil {
+	if err := problems.err(); err != nil {
 		return nil, err
+	}
+	for _, name := range t.options.Columns {
+		if !t.used[name] {
+			return nil, fmt.Errorf("%s: --columns names a column %q that no file has", path, name)
+		}
 	}
 	p.Notes = append(p.Notes, problems.notes(path)...)
 	t.noteClasses(path, p)
+	p.warnMarks(path, t)
 	if p.LeftOut > 0 {
-		p.Notes = append(p.Notes, fmt.Sprintf("%s: %d predictions on images left out", path, p.LeftOut))
+		p.note("%s: %d predictions on images left out", path, p.LeftOut)
+	}
+	if p.outside > 0 {
+		p.warn("%s: %d marks lie outside of the lesions' grid in space and are not counted", path, p.outside)
 	}
 	return p, nil
+}
+
+func (t *Truth) readPredictions(path string, p *Predictions, problems *problems) error {
+	if isFolder(path) {
+		return t.readPredictionFolder(path, p, problems)
+	}
+	if extension(path) == ".npz" {
+		return t.readNPZPredictions(path, "", p, problems)
+	}
+	if nifti.IsVolume(path) {
+		return t.readPredictionFile(path, p, problems)
+	}
+	in, err := open(path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if start, _ := in.Peek(1 << 10); len(bytes.TrimSpace(start)) == 0 && len(start) < 1<<10 && extension(path) != ".json" {
+		p.warn("%s: is empty: no detections", path)
+		return nil
+	}
+	switch in.format() {
+	case arrayFormat:
+		return t.decodeCOCOResults(path, in, p, problems)
+	case objectFormat:
+		return t.decodeObject(in, p, problems)
+	case yoloFormat, markFormat:
+		return t.readHeaderless(in, t.fileID(path), p, problems)
+	}
+	return t.readPredictionTable(in, p, problems)
 }
 
 func (p *Predictions) add(m froc.Prediction, row int) {
@@ -63,29 +113,35 @@ func (t *Truth) imageOf(id string, p *Predictions, problems *problems, where fun
 	if !t.listed {
 		hint = "the ground truth; list every searched image with --images if it is lesion-free"
 	}
-	problems.row(where(), "unknown image id", "image %q is not in %s", id, hint)
+	problems.row(where(), "unknown image id", "image %q is not in %s%s", clip(id), hint, t.hint(id))
 	return 0, false
 }
 
-func (t *Truth) readPredictionTable(path string, p *Predictions, problems *problems) error {
-	tab, err := openTable(path, false)
+func (t *Truth) readPredictionTable(in *input, p *Predictions, problems *problems) error {
+	tab, err := tableOf(in, false)
 	if err != nil {
 		return err
 	}
-	defer tab.close()
-	l, err := newLayout(tab)
+	path := tab.file
+	l, err := t.layout(tab)
 	if err != nil {
 		return err
 	}
-	header := strings.Join(tab.header, ",")
 	var lastID string
 	lastIndex := -1
 	lastClass, lastClassIndex := "", int32(froc.AnyClass)
 	if l.geometry == noGeometry {
-		return fmt.Errorf("%s:1: no coordinates; want x1,y1,x2,y2[,z1,z2] or x,y[,z]; the header is %q", path, header)
+		l.besideMasks(tab)
 	}
-	if l.score < 0 && l.geometry != maskFile {
-		return fmt.Errorf("%s:1: no column %q; the header is %q", path, "score", header)
+	if l.geometry == maskFile && l.voxel < 0 && l.score >= 0 {
+		l.labelIsVoxel(tab)
+	}
+	if l.geometry == noGeometry {
+		return fmt.Errorf("%s:1: no coordinates; want x1,y1,x2,y2[,z1,z2], x,y,width,height, cx,cy,w,h or x,y[,z]; the header is %q; "+
+			"--columns x1=NAME,… says which columns they are", path, header(tab))
+	}
+	if l.score < 0 && l.geometry != maskFile && l.geometry != listOfMarks {
+		return fmt.Errorf("%s:1: no column %q; the header is %q; --columns score=NAME says which it is", path, "score", header(tab))
 	}
 	if len(t.Classes) == 0 {
 		l.class = -1
@@ -97,7 +153,7 @@ func (t *Truth) readPredictionTable(path string, p *Predictions, problems *probl
 		}
 	}
 	if len(aside) > 0 {
-		p.Notes = append(p.Notes, fmt.Sprintf("%s: columns not used: %s", path, strings.Join(aside, ", ")))
+		p.note("%s: columns not used: %s", path, clip(strings.Join(aside, ", ")))
 	}
 	return rows(tab, problems, func(row []string) error {
 		i, ok := lastIndex, true
@@ -107,19 +163,6 @@ func (t *Truth) readPredictionTable(path string, p *Predictions, problems *probl
 			}
 			// marks of one image mostly stand together: this saves most look-ups
 			lastID, lastIndex = t.Images[i].ID, i
-		}
-		if l.geometry == maskFile {
-			return t.addMap(i, row[l.coords[0]], tab, p, problems)
-		}
-		score, err := number(row[l.score])
-		if err != nil {
-			problems.row(tab.where(), "bad score", "score %v", err)
-			return nil
-		}
-		region, err := l.region(row)
-		if err != nil {
-			problems.row(tab.where(), "bad coordinates", "%v", err)
-			return nil
 		}
 		class := int32(froc.AnyClass)
 		if l.class >= 0 {
@@ -132,6 +175,23 @@ func (t *Truth) readPredictionTable(path string, p *Predictions, problems *probl
 		if !t.keeps(class) {
 			return nil
 		}
+		switch l.geometry {
+		case maskFile:
+			return t.addMapRow(i, class, &l, row, tab, p, problems)
+		case listOfMarks:
+			t.addList(i, &l, row, tab, p, problems)
+			return nil
+		}
+		score, err := l.number(row[l.score])
+		if err != nil {
+			problems.row(tab.where(), "bad score", "score %v", err)
+			return nil
+		}
+		region, err := l.region(row)
+		if err != nil {
+			problems.row(tab.where(), "bad coordinates", "%v", err)
+			return nil
+		}
 		p.add(froc.Prediction{Image: i, Region: t.toVoxels(i, region), Score: score, Class: class}, tab.line())
 		const sample = 1000 // rows from which the others are guessed
 		if len(p.Marks) == sample {
@@ -141,6 +201,181 @@ func (t *Truth) readPredictionTable(path string, p *Predictions, problems *probl
 		}
 		return nil
 	})
+}
+
+// labelIsVoxel takes a column label beside masks and scores for the value of a mark's voxels.
+func (l *layout) labelIsVoxel(tab *rowFile) {
+	i := slices.IndexFunc(tab.header, func(name string) bool { return plain(name) == "label" })
+	if i >= 0 {
+		l.voxel = i
+		l.rest = slices.DeleteFunc(l.rest, func(k int) bool { return k == i })
+		if l.class == i {
+			l.class = -1
+		}
+	}
+}
+
+// addMapRow adds the marks of the map that a row names.
+func (t *Truth) addMapRow(image int, class int32, l *layout, row []string, tab *rowFile, p *Predictions, problems *problems) error {
+	m := mapMark{image: image, class: class}
+	var err error
+	if m.label, err = l.label(row); err != nil {
+		problems.row(tab.where(), "bad label", "%v", err)
+		return nil
+	}
+	if m.label != nil && *m.label == 0 {
+		return nil // RibFrac lists the background
+	}
+	if l.score >= 0 {
+		score, err := l.number(row[l.score])
+		if err != nil {
+			problems.row(tab.where(), "bad score", "score %v", err)
+			return nil
+		}
+		m.score = &score
+	}
+	if m.path, err = l.maskPath(row, tab); err != nil {
+		return err
+	}
+	return t.addMap(m, tab.where(), tab.line(), p, problems)
+}
+
+// addList adds the marks of a cell that holds several.
+func (t *Truth) addList(image int, l *layout, row []string, tab *rowFile, p *Predictions, problems *problems) {
+	marks, err := l.listedMarks(row[l.coords[0]])
+	if err != nil {
+		problems.row(tab.where(), "bad marks", "%v", err)
+		return
+	}
+	for _, m := range marks {
+		class := int32(froc.AnyClass)
+		if len(t.Classes) > 0 {
+			class = t.class(m.class)
+		}
+		if t.keeps(class) {
+			p.add(froc.Prediction{Image: image, Region: m.region, Score: m.score, Class: class}, tab.line())
+		}
+	}
+}
+
+// readPredictionFolder reads a folder with a file an image.
+func (t *Truth) readPredictionFolder(folder string, p *Predictions, problems *problems) error {
+	files, err := filesOf(folder)
+	if err != nil {
+		return err
+	}
+	for _, path := range files {
+		if err := t.readPredictionFile(path, p, problems); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readPredictionFile reads a file that stands for one image.
+func (t *Truth) readPredictionFile(path string, p *Predictions, problems *problems) error {
+	id := t.fileID(filepath.Base(path))
+	switch {
+	case nifti.IsVolume(path):
+		i, ok := t.imageOf(id, p, problems, func() string { return path })
+		if !ok {
+			return nil
+		}
+		return t.addMap(mapMark{image: i, path: path, class: froc.AnyClass}, path, 0, p, problems)
+	case extension(path) == ".npz":
+		return t.readNPZPredictions(path, id, p, problems)
+	case extension(path) == ".txt" || extension(path) == ".csv":
+		in, err := open(path)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		if in.format() == yoloFormat || in.format() == markFormat {
+			return t.readHeaderless(in, id, p, problems)
+		}
+		if start, _ := in.Peek(1); len(start) == 0 {
+			return nil // an image without a detection
+		}
+		return t.readPredictionTable(in, p, problems)
+	}
+	return t.readPredictions(path, p, problems)
+}
+
+// readHeaderless reads the marks of one image: YOLO's class cx cy w h score, or CAMELYON16's score,x,y.
+func (t *Truth) readHeaderless(in *input, id string, p *Predictions, problems *problems) error {
+	i, ok := t.imageOf(id, p, problems, func() string { return in.name })
+	if !ok {
+		return nil
+	}
+	if in.format() == yoloFormat {
+		boxes, err := t.readYOLOFile(in, id, true, problems)
+		for _, b := range boxes {
+			class := int32(froc.AnyClass)
+			if len(t.Classes) > 0 {
+				class = t.class(b.class)
+			}
+			if t.keeps(class) {
+				p.add(froc.Prediction{Image: i, Region: b.region, Score: b.score, Class: class}, b.line)
+			}
+		}
+		return err
+	}
+	scanner := bufio.NewScanner(in)
+	for line := 1; scanner.Scan(); line++ {
+		text := strings.TrimSpace(scanner.Text())
+		if text == "" {
+			continue
+		}
+		v := numbersOf(strings.Split(text, ","))
+		if len(v) != 3 {
+			problems.row(fmt.Sprintf("%s:%d", in.name, line), "bad line", "%q, want score,x,y", clip(text))
+			continue
+		}
+		p.add(froc.Prediction{Image: i, Region: froc.Circle(v[1], v[2], 0), Score: v[0], Class: froc.AnyClass}, line)
+	}
+	if err := scanner.Err(); err != nil {
+		return fmt.Errorf("%s: %w", in.name, err)
+	}
+	return nil
+}
+
+// warnMarks warns of marks that say too little or too much.
+func (p *Predictions) warnMarks(path string, t *Truth) {
+	if len(p.Marks) < 2 {
+		return
+	}
+	equal := true
+	hashes := make([]uint64, len(p.Marks))
+	seed := maphash.MakeSeed()
+	for i := range p.Marks {
+		m := &p.Marks[i]
+		equal = equal && m.Score == p.Marks[0].Score
+		low, high := m.Region.Bounds()
+		hashes[i] = maphash.Comparable(seed, struct {
+			low, high [3]float64
+			score     float64
+			image     int
+			class     int32
+			mask      *froc.Mask
+		}{low, high, m.Score, m.Image, m.Class, m.Region.Mask()})
+	}
+	if equal {
+		p.warn("%s: all %d marks have the score %v: the curve has a single step", path, len(p.Marks), p.Marks[0].Score)
+	}
+	sorted := slices.Clone(hashes)
+	slices.Sort(sorted)
+	twice, example := 0, uint64(0)
+	for i := 1; i < len(sorted); i++ {
+		if sorted[i] == sorted[i-1] {
+			twice, example = twice+1, sorted[i]
+		}
+	}
+	if twice > 0 {
+		k := slices.Index(hashes, example)
+		m := &p.Marks[k]
+		p.warn("%s: %d marks repeat another with the same image, place and score, as that of row %d: image %q, %s, score %v; were rows written twice?",
+			path, twice, p.Rows[k], clip(t.Images[m.Image].ID), m.Region.String(), m.Score)
+	}
 }
 
 // toVoxels moves a point into the grid of its image's mask, if there is one and

@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
-	"path/filepath"
+	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
@@ -24,7 +22,10 @@ type rowFile struct {
 	line   func() int               // of the last row
 	read   func() int64             // bytes read so far
 	size   int64                    // of the file; 0: unknown
-	close  func() error
+	close  func()
+
+	separator rune // between the cells of a CSV file
+	bare      bool // the first row is data: there is no header
 }
 
 // where names the last row.
@@ -34,25 +35,28 @@ func (t *rowFile) where() string { return fmt.Sprintf("%s:%d", t.file, t.line())
 // headerless, a first row that names no image column is data of a single column
 // "image".
 func openTable(path string, headerless bool) (*rowFile, error) {
-	f, err := os.Open(path)
+	in, err := open(path)
 	if err != nil {
 		return nil, err
 	}
-	var t *rowFile
-	switch strings.ToLower(filepath.Ext(path)) {
-	case ".jsonl", ".ndjson":
-		t, err = jsonTable(path, f)
-	default:
-		t, err = csvTable(path, f, headerless)
+	t, err := tableOf(in, headerless)
+	if err != nil {
+		in.Close()
+	}
+	return t, err
+}
+
+// tableOf reads the header of an opened file.
+func tableOf(in *input, headerless bool) (t *rowFile, err error) {
+	if in.format() == linesFormat || in.format() == objectFormat {
+		t, err = jsonTable(in.name, in)
+	} else {
+		t, err = csvTable(in.name, in, headerless)
 	}
 	if err != nil {
-		f.Close()
 		return nil, err
 	}
-	t.close = f.Close
-	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
-		t.size = info.Size()
-	}
+	t.close, t.size = in.Close, in.size
 	return t, nil
 }
 
@@ -67,10 +71,12 @@ func (t *rowFile) rowsLeft(rows int) int {
 }
 
 func csvTable(name string, r io.Reader, headerless bool) (*rowFile, error) {
-	var o table.Options
+	o := table.Options{Foreign: true}
+	bare := false
 	if headerless {
 		o.Headerless = func(first []string) []string {
-			if len(first) == 1 && !slices.Contains(imageNames, strings.ToLower(first[0])) {
+			if len(first) == 1 && !isImageName(first[0]) {
+				bare = true
 				return []string{"image"}
 			}
 			return nil
@@ -80,13 +86,14 @@ func csvTable(name string, r io.Reader, headerless bool) (*rowFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &rowFile{file: name, header: reader.Columns, next: reader.Next, line: reader.Line, read: reader.Offset}, nil
+	return &rowFile{file: name, header: reader.Columns, next: reader.Next, line: reader.Line, read: reader.Offset,
+		separator: reader.Separator, bare: bare}, nil
 }
 
 // jsonTable reads one JSON object per line. The first object sets the columns;
 // a later one may leave keys out but not add any.
 func jsonTable(name string, r io.Reader) (*rowFile, error) {
-	scanner := bufio.NewScanner(table.SkipMark(r))
+	scanner := bufio.NewScanner(r)
 	scanner.Buffer(nil, 1<<24)
 	line, done := 0, int64(0)
 	t := &rowFile{file: name, line: func() int { return line }, read: func() int64 { return done }}
@@ -154,6 +161,8 @@ func jsonTable(name string, r io.Reader) (*rowFile, error) {
 	return t, nil
 }
 
+var listOfNumbers = regexp.MustCompile(`^\[[-+0-9.eE,\s]+\]$`)
+
 // scalar writes a JSON value as a table would: strings without quotes, null as empty.
 func scalar(raw json.RawMessage) (string, error) {
 	switch {
@@ -163,7 +172,12 @@ func scalar(raw json.RawMessage) (string, error) {
 		var s string
 		err := json.Unmarshal(raw, &s)
 		return s, err
-	case raw[0] == '{' || raw[0] == '[':
+	case raw[0] == '[':
+		if listOfNumbers.Match(raw) {
+			return string(raw), nil // a box
+		}
+		fallthrough
+	case raw[0] == '{':
 		return "", fmt.Errorf("want a number, a string or null, not %s", raw[:1])
 	}
 	return string(raw), nil

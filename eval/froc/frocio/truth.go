@@ -1,11 +1,11 @@
 package frocio
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -60,6 +60,16 @@ type Options struct {
 	Category    string      // the class to evaluate alone, by name or COCO id; empty: all
 	MaskLesions MaskRule    // MaskLabels (default) or MaskComponents
 	Coordinates Coordinates // Voxel (default), RAS, LPS
+	// Columns names the columns of roles that the header does not tell: image, score, class,
+	// x1, y1, x2, y2, x, y, w, h, cx, cy, …, or a list in one cell: xyxy, xywh, cxcywh.
+	Columns map[string]string
+	// DecimalComma reads 1,5 as 1.5 in tables that are not separated by commas.
+	DecimalComma bool
+	Readers      ReaderRule // what becomes of the findings of several readers; default: each is a lesion
+	Votes        int        // of ReadersVote: how many readers must agree
+	Candidates   Candidates // what a mark of a map is; default: a component of one value
+	// Threshold is that of CandidatesThreshold.
+	Threshold float64
 }
 
 func (o Options) resolved() (Options, error) {
@@ -72,10 +82,20 @@ func (o Options) resolved() (Options, error) {
 	if o.Coordinates == "" {
 		o.Coordinates = Voxel
 	}
+	for role := range o.Columns {
+		if _, known := roleNames[role]; !known {
+			return o, fmt.Errorf("columns: %q is no role, want one of %s", role, strings.Join(slices.Sorted(maps.Keys(roleNames)), ", "))
+		}
+	}
+	if o.Readers == ReadersVote && o.Votes < 2 {
+		return o, fmt.Errorf("readers: vote=%d, want 2 or more", o.Votes)
+	}
 	return o, errors.Join(
 		oneOf("noisy lesions", o.Noisy, NoisyDrop, NoisyIgnore, NoisyKeep),
 		oneOf("mask lesions", o.MaskLesions, MaskLabels, MaskComponents),
 		oneOf("coordinates", o.Coordinates, Voxel, RAS, LPS),
+		oneOf("readers", o.Readers, "", ReadersUnion, ReadersVote, ReadersFuse),
+		oneOf("candidates", o.Candidates, "", CandidatesComponents, CandidatesDynamic, CandidatesThreshold),
 	)
 }
 
@@ -90,9 +110,11 @@ func oneOf[T ~string](name string, value T, want ...T) error {
 // predictions for it.
 type Truth struct {
 	*froc.Truth
-	Notes []string // what was noticed while reading, for people
+	Notes    []string // what was noticed while reading, for people
+	Warnings []string // what makes the figures doubtful
 
 	options  Options
+	given    Options        // as they came, before defaults
 	listed   bool           // the list of images was given: other ids are errors
 	index    map[string]int // image id to index in Images
 	list     []string       // every id of the list of images in its order, left-out ones included
@@ -100,17 +122,34 @@ type Truth struct {
 	grids    map[int]*nifti.Mask // per image: the geometry of its mask, voxels dropped
 	classes  classes
 	problems *problems
+	readers  []string              // per lesion; nil: nobody is named
+	sizes    map[string][2]float64 // of images in pixels, width and height, by id; from the list of images
+	likeness map[string]string     // see near
+	used     map[string]bool       // columns of Options.Columns that a file has
+	split    bool                  // a file had a column of splits
+	lastMask *nifti.Mask           // see readMask
+	lastPath string
+	dlInfo   bool // the ground truth is a DL_info.csv
+	normal   bool // coordinates are shares of the image's sides
+}
+
+func (t *Truth) note(format string, args ...any) {
+	t.Notes = append(t.Notes, fmt.Sprintf(format, args...))
+}
+func (t *Truth) warn(format string, args ...any) {
+	t.Warnings = append(t.Warnings, fmt.Sprintf(format, args...))
 }
 
 // ReadTruth reads a ground truth. A file that cannot be used gives a
 // [*DataError] or an error that names the file and row.
 func ReadTruth(s Source, o Options) (*Truth, error) {
+	given := o
 	o, err := o.resolved()
 	if err != nil {
 		return nil, err
 	}
 	t := &Truth{
-		Truth: &froc.Truth{}, options: o, index: map[string]int{}, left: map[string]bool{},
+		Truth: &froc.Truth{}, options: o, given: given, used: map[string]bool{}, sizes: map[string][2]float64{}, index: map[string]int{}, left: map[string]bool{},
 		grids: map[int]*nifti.Mask{}, problems: &problems{lenient: o.Lenient},
 	}
 	if s.Images != "" {
@@ -119,19 +158,18 @@ func ReadTruth(s Source, o Options) (*Truth, error) {
 			return nil, err
 		}
 	}
-	switch extension(s.GroundTruth) {
-	case ".json":
-		err = t.readCOCO(s.GroundTruth)
-	case ".npz":
-		err = t.readNPZ(s.GroundTruth)
-	default:
-		err = t.readTable(s.GroundTruth, false)
+	err = t.readGroundTruth(s.GroundTruth)
+	if err == nil {
+		err = t.mergeReaders(s.GroundTruth)
 	}
 	if err == nil {
 		err = t.chooseCategory(s.GroundTruth)
 	}
 	if err == nil && s.Excluded != "" {
-		err = t.readTable(s.Excluded, true)
+		err = t.readTableFile(s.Excluded, true)
+	}
+	if err == nil {
+		err = t.checkOptions(s.GroundTruth)
 	}
 	if err == nil {
 		err = t.checkDuplicates(s.GroundTruth)
@@ -144,6 +182,8 @@ func ReadTruth(s Source, o Options) (*Truth, error) {
 	}
 	t.Notes = append(t.Notes, t.problems.notes(s.GroundTruth)...)
 	t.problems = nil
+	t.warnNearIDs(cmp.Or(s.Images, s.GroundTruth))
+	t.sortClasses()
 	if len(t.left) > 0 {
 		t.Notes = append(t.Notes, fmt.Sprintf("%d images left out by the split or the noise filter", len(t.left)))
 	}
@@ -156,7 +196,75 @@ func ReadTruth(s Source, o Options) (*Truth, error) {
 	return t, nil
 }
 
-func extension(path string) string { return strings.ToLower(filepath.Ext(path)) }
+// readGroundTruth reads lesions of any format.
+func (t *Truth) readGroundTruth(path string) error {
+	if isFolder(path) {
+		return t.readFolder(path)
+	}
+	if extension(path) == ".npz" {
+		return t.readNPZ(path)
+	}
+	in, err := open(path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	switch in.format() {
+	case objectFormat:
+		return t.readJSON(in)
+	case arrayFormat:
+		return fmt.Errorf("%s: is a JSON array; want a COCO ground truth with images and annotations: are these predictions?", path)
+	case yoloFormat:
+		return t.readYOLO(in, t.fileID(path))
+	}
+	return t.readTable(in, false)
+}
+
+// readTableFile is readTable of a path.
+func (t *Truth) readTableFile(path string, excluded bool) error {
+	in, err := open(path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	return t.readTable(in, excluded)
+}
+
+// checkOptions refuses options that the files give no use for.
+func (t *Truth) checkOptions(path string) error {
+	masks := len(t.grids) > 0
+	for _, o := range []struct {
+		given, used bool
+		text        string
+	}{
+		{t.wants(), t.split, fmt.Sprintf("--split %s: no file has a column of splits; give one in the list of images (image,split)", t.options.Split)},
+		{t.given.Noisy != "", t.dlInfo, "--noisy is for DL_info.csv alone"},
+		{t.given.MaskLesions != "", masks, "--mask-lesions is for masks alone"},
+		{t.options.Coordinates != Voxel, masks, "--coordinates is for points that are compared with masks"},
+	} {
+		if o.given && !o.used {
+			return fmt.Errorf("%s: %s", path, o.text)
+		}
+	}
+	return nil
+}
+
+// wants reports whether one split alone is evaluated.
+func (t *Truth) wants() bool { return t.options.Split != "" && t.options.Split != "all" }
+
+// layout is newLayout, with what the options declare noted as seen.
+func (t *Truth) layout(tab *rowFile) (layout, error) {
+	for _, name := range t.options.Columns {
+		if slices.Contains(tab.header, name) {
+			t.used[name] = true
+		}
+	}
+	l, err := t.options.newLayout(tab)
+	if err == nil {
+		err = t.options.settle(tab, &l)
+	}
+	return l, err
+}
 
 // addImage appends an image and returns its index.
 func (t *Truth) addImage(im froc.Image) int {
@@ -192,11 +300,16 @@ func (t *Truth) readImages(path string) error {
 		return err
 	}
 	defer tab.close()
-	l, err := newLayout(tab)
+	l, err := t.layout(tab)
 	if err != nil {
 		return err
 	}
-	if t.options.Split != "" && l.split < 0 && t.options.Split != "all" {
+	if tab.bare {
+		t.note("%s: no header: every row is an image", path)
+	}
+	t.split = t.split || l.split >= 0
+	width, height := l.imageSize(tab)
+	if t.wants() && l.split < 0 {
 		return fmt.Errorf("%s:1: no column %q to choose %q by", path, "split", t.options.Split)
 	}
 	splits := map[string]int{}
@@ -214,13 +327,18 @@ func (t *Truth) readImages(path string) error {
 		}
 		_, twice := t.index[im.ID]
 		if twice || t.left[im.ID] {
-			t.problems.row(tab.where(), "image id twice", "image id %q stands twice", im.ID)
+			t.problems.row(tab.where(), "image id twice", "image id %q stands twice", clip(im.ID))
 			return nil
+		}
+		if width >= 0 {
+			w, _ := number(row[width])
+			h, _ := number(row[height])
+			t.sizes[im.ID] = [2]float64{w, h} // what is no number is asked for where it is needed
 		}
 		if l.split >= 0 {
 			split := strings.TrimSpace(row[l.split])
 			splits[split]++
-			if t.options.Split != "" && t.options.Split != "all" && split != t.options.Split {
+			if t.wants() && split != t.options.Split {
 				t.left[im.ID] = true
 				t.list = append(t.list, im.ID)
 				return nil
@@ -249,39 +367,48 @@ func (t *Truth) image(id, where string) (index int, ok bool) {
 		t.problems.row(where, "empty image id", "image is empty")
 		return 0, false
 	case t.listed:
-		t.problems.row(where, "unknown image id", "image %q is not in the list of images", id)
+		t.problems.row(where, "unknown image id", "image %q is not in the list of images%s", clip(id), t.hint(id))
 		return 0, false
 	}
 	return t.addImage(froc.Image{ID: id}), true
 }
 
-func (t *Truth) readTable(path string, excluded bool) error {
-	tab, err := openTable(path, false)
+func (t *Truth) readTable(in *input, excluded bool) error {
+	tab, err := tableOf(in, false)
 	if err != nil {
 		return err
 	}
-	defer tab.close()
+	path := tab.file
 	if isDLInfo(tab.header) {
 		return t.readDLInfo(tab)
 	}
-	l, err := newLayout(tab)
+	l, err := t.layout(tab)
 	if err != nil {
 		return err
 	}
-	if l.geometry == noGeometry {
-		return fmt.Errorf("%s:1: no coordinates; want x1,y1,x2,y2[,z1,z2], x,y[,z],radius or mask; the header is %q", path, strings.Join(tab.header, ","))
+	beside := l.geometry == noGeometry && l.score < 0 && slices.ContainsFunc(tab.header, func(name string) bool { return slices.Contains(roleNames["voxel"], plain(name)) })
+	if beside {
+		l.besideMasks(tab)
+	}
+	if l.geometry == noGeometry || l.geometry == listOfMarks {
+		return fmt.Errorf("%s:1: no coordinates; want x1,y1,x2,y2[,z1,z2], x,y,width,height, cx,cy,w,h, x,y[,z],radius or mask; the header is %q; "+
+			"--columns x1=NAME,… says which columns they are", path, header(tab))
+	}
+	t.split = t.split || l.split >= 0
+	if l.comma {
+		t.note("%s: decimal commas", path)
+	}
+	if l.order == sizes && l.geometry != maskFile {
+		t.note("%s: %s is the corner nearest to 0, then the sides; --columns cx=NAME,cy=NAME says that it is the centre", path, strings.Join(l.names, ","))
 	}
 	if !excluded {
-		if !t.listed && l.split < 0 && t.options.Split != "" && t.options.Split != "all" {
-			return fmt.Errorf("%s:1: no column %q to choose %q by", path, "split", t.options.Split)
-		}
 		for _, c := range l.rest {
 			t.Strata = append(t.Strata, tab.header[c])
 		}
 	}
 	return rows(tab, t.problems, func(row []string) error {
 		id := strings.TrimSpace(row[l.image])
-		if l.split >= 0 && !t.listed && t.options.Split != "" && t.options.Split != "all" && strings.TrimSpace(row[l.split]) != t.options.Split {
+		if l.split >= 0 && !t.listed && t.wants() && strings.TrimSpace(row[l.split]) != t.options.Split {
 			t.left[id] = true
 			return nil
 		}
@@ -326,15 +453,34 @@ func (t *Truth) readTable(path string, excluded bool) error {
 			}
 		}
 		if l.geometry == maskFile {
-			return t.addMask(lesion, row[l.coords[0]], tab)
+			return t.addMask(lesion, &l, row, tab)
 		}
 		if lesion.Region, err = l.region(row); err != nil {
 			t.problems.row(tab.where(), "bad coordinates", "%v", err)
 			return nil
 		}
+		if l.reader >= 0 && !excluded {
+			t.readBy(row[l.reader])
+		}
 		t.Lesions = append(t.Lesions, lesion)
 		return nil
 	})
+}
+
+// imageSize returns the columns of an image's width and height, -1 without both.
+func (l *layout) imageSize(tab *rowFile) (width, height int) {
+	width, height = l.width, l.height
+	if width < 0 && l.geometry == noGeometry {
+		c := columns{t: tab, taken: make([]bool, len(tab.header))}
+		for _, name := range tab.header {
+			c.plain = append(c.plain, plain(name))
+		}
+		width, height = c.find("w"), c.find("h")
+	}
+	if width < 0 || height < 0 {
+		return -1, -1
+	}
+	return width, height
 }
 
 // checkDuplicates refuses counted lesions that stand twice: one mark would find both.
@@ -345,13 +491,17 @@ func (t *Truth) checkDuplicates(path string) error {
 		class int32
 	}
 	seen := make(map[key]bool, len(t.Lesions))
+	drawn := ""
+	if len(t.readers) > 0 {
+		drawn = "; --readers union, vote=K or fuse makes one lesion of what several readers marked"
+	}
 	t.Lesions = slices.DeleteFunc(t.Lesions, func(l froc.Lesion) bool {
 		if l.Ignore || l.Region.Kind() == froc.KindMask {
 			return false
 		}
 		k := key{l.Image, l.Region.String(), l.Class}
 		if seen[k] {
-			t.problems.row(path, "lesion twice", "image %q has the lesion %s twice", t.Images[l.Image].ID, k.text)
+			t.problems.row(path, "lesion twice", "image %q has the lesion %s twice%s", clip(t.Images[l.Image].ID), k.text, drawn)
 			return true
 		}
 		seen[k] = true

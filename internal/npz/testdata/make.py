@@ -22,5 +22,4 @@ np.savez(
     **{"tokens.ct": np.ones((1, 2, 2), np.float32)},
 )
 np.savez_compressed("compressed.npz", x=np.zeros((4, 5), np.float32))
-np.savez("fortran.npz", x=np.asfortranarray(np.ones((2, 3), np.float32)))
 np.savez("complex.npz", x=np.ones(2, np.complex64))

@@ -1,0 +1,172 @@
+package frocio
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
+)
+
+func isFolder(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// beside are files that tools write into folders of results besides the results.
+var beside = []string{"classes.txt", "labels.txt", "summary.json", "dataset.json", "plans.json", "predict_from_raw_data_args.json", "plan_inference.pkl",
+	"postprocessing.json", "args.yaml", "data.yaml", "progress.png"}
+
+// filesOf lists the files of a folder, one an image, by name: volumes if there are any, so
+// that the probabilities that nnU-Net writes beside them are passed over.
+func filesOf(folder string) ([]string, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	var volumes, others []string
+	for _, e := range entries {
+		name := e.Name()
+		switch {
+		case e.IsDir() || strings.HasPrefix(name, ".") || slices.Contains(beside, name):
+		case nifti.IsVolume(name):
+			volumes = append(volumes, filepath.Join(folder, name))
+		case slices.Contains([]string{".txt", ".csv", ".json", ".npz", ".pkl"}, extension(name)):
+			others = append(others, filepath.Join(folder, name))
+		}
+	}
+	if len(volumes) > 0 {
+		return volumes, nil
+	}
+	if len(others) == 0 {
+		return nil, fmt.Errorf("%s: no volumes (.nii.gz, .mha) and no .txt, .csv, .json or .npz of single images in the folder", folder)
+	}
+	return others, nil
+}
+
+// classNamesOf reads the names of a YOLO folder's classes from classes.txt, if it is there.
+func classNamesOf(path string) []string {
+	data, err := os.ReadFile(filepath.Join(filepath.Dir(path), "classes.txt"))
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(strings.ReplaceAll(strings.TrimSpace(string(data)), " ", "_"))
+}
+
+// yoloBox is one line of a YOLO file: a class and a box in shares of the image's sides.
+type yoloBox struct {
+	class  string
+	region froc.Region
+	score  float64
+	line   int
+}
+
+// readYOLOFile reads the lines of one image's file: class cx cy w h, of predictions with a score.
+func (t *Truth) readYOLOFile(in *input, id string, scored bool, problems *problems) ([]yoloBox, error) {
+	names := classNamesOf(in.name)
+	size, known := t.sizes[id]
+	known = known && size[0] > 0 && size[1] > 0
+	if !known {
+		size = [2]float64{1, 1}
+	}
+	want := 5
+	if scored {
+		want = 6
+	}
+	var out []yoloBox
+	scanner := bufio.NewScanner(in)
+	for line := 1; scanner.Scan(); line++ {
+		fields := strings.Fields(scanner.Text())
+		if len(fields) == 0 {
+			continue
+		}
+		where := fmt.Sprintf("%s:%d", in.name, line)
+		v := numbersOf(fields)
+		if len(v) != want {
+			problems.row(where, "bad line", "%q, want %s", clip(scanner.Text()), map[bool]string{false: "class cx cy w h", true: "class cx cy w h score"}[scored])
+			continue
+		}
+		if slices.Max(v[1:5]) > 1.5 {
+			problems.row(where, "bad coordinates", "%q: YOLO's boxes are shares of the image's sides, 0 to 1", clip(scanner.Text()))
+			continue
+		}
+		region, err := boxOf(box2D, centres, [6]float64{v[1] * size[0], v[2] * size[1], v[3] * size[0], v[4] * size[1]})
+		if err != nil {
+			problems.row(where, "bad coordinates", "%v", err)
+			continue
+		}
+		b := yoloBox{class: strconv.FormatFloat(v[0], 'g', -1, 64), region: region, line: line}
+		if k := int(v[0]); k >= 0 && k < len(names) {
+			b.class = names[k]
+		}
+		if scored {
+			b.score = v[5]
+		}
+		out = append(out, b)
+	}
+	if err := scanner.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", in.name, err)
+	}
+	if len(out) > 0 && !known {
+		if !scored {
+			t.normal = true
+		} else if !t.normal && len(t.Lesions) > 0 {
+			return nil, fmt.Errorf("%s: boxes are shares of the image's sides, the lesions are not; give the sides of image %q in the list of images (image,width,height)",
+				in.name, clip(id))
+		}
+	}
+	return out, nil
+}
+
+// readYOLO reads the lesions of one image.
+func (t *Truth) readYOLO(in *input, id string) error {
+	i, ok := t.image(id, in.name)
+	if !ok {
+		return nil
+	}
+	boxes, err := t.readYOLOFile(in, id, false, t.problems)
+	for _, b := range boxes {
+		t.Lesions = append(t.Lesions, froc.Lesion{Image: i, Region: b.region, Class: t.class(b.class)})
+	}
+	return err
+}
+
+// readFolder reads a ground truth with one file an image: label masks, or YOLO's labels, of
+// which an empty one says that the image has no lesion.
+func (t *Truth) readFolder(folder string) error {
+	files, err := filesOf(folder)
+	if err != nil {
+		return err
+	}
+	for _, path := range files {
+		id := t.fileID(filepath.Base(path))
+		if nifti.IsVolume(path) {
+			i, ok := t.image(id, path)
+			if !ok {
+				continue
+			}
+			if err := t.addMaskFile(froc.Lesion{Image: i, Class: froc.AnyClass}, path, nil, path); err != nil {
+				return err
+			}
+			continue
+		}
+		if extension(path) != ".txt" {
+			return fmt.Errorf("%s: a folder as ground truth holds label masks (.nii.gz, .mha) or YOLO's .txt", path)
+		}
+		in, err := open(path)
+		if err != nil {
+			return err
+		}
+		err = t.readYOLO(in, id)
+		in.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,94 @@
+package frocio
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+)
+
+// fileEndings are those that an image id may carry or not.
+var fileEndings = []string{".gz", ".nii", ".mha", ".mhd", ".nrrd", ".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".npz",
+	".svs", ".hdr", ".img", ".txt", ".csv", ".json", ".xml"}
+
+// stem is an id without folder and ending.
+func stem(id string) string {
+	id = path.Base(strings.ReplaceAll(id, `\`, "/"))
+	for {
+		ending := strings.ToLower(path.Ext(id))
+		if ending == id || !slices.Contains(fileEndings, ending) {
+			return id
+		}
+		id = id[:len(id)-len(ending)]
+	}
+}
+
+// likeness is what ids have in common that differ only by folder, ending, case, leading
+// zeros or a decimal .0.
+func likeness(id string) string {
+	id = strings.ToLower(strings.TrimSuffix(stem(strings.TrimSpace(id)), ".0"))
+	var b strings.Builder
+	for i := 0; i < len(id); i++ {
+		// a zero that begins a number of more digits
+		if id[i] == '0' && (i == 0 || !digit(id[i-1])) {
+			for i+1 < len(id) && id[i] == '0' && digit(id[i+1]) {
+				i++
+			}
+		}
+		b.WriteByte(id[i])
+	}
+	return b.String()
+}
+
+func digit(c byte) bool { return c >= '0' && c <= '9' }
+
+// near returns the known id that an unknown one is most like: the same but for folder,
+// ending, case or leading zeros; "" without one.
+func (t *Truth) near(id string) string {
+	if t.likeness == nil {
+		t.likeness = map[string]string{}
+		for _, known := range t.list {
+			t.likeness[likeness(known)] = known
+		}
+	}
+	if known := t.likeness[likeness(id)]; known != id {
+		return known
+	}
+	return ""
+}
+
+// hint is near as the end of a message.
+func (t *Truth) hint(id string) string {
+	if known := t.near(id); known != "" {
+		return fmt.Sprintf("; did you mean %q? The ids must be written alike", clip(known))
+	}
+	return ""
+}
+
+// fileID is the image that a file stands for: the id as it is, or without folder and ending.
+func (t *Truth) fileID(name string) string {
+	for _, id := range []string{name, path.Base(name), stem(name), strings.TrimSuffix(stem(name), "_boxes"), strings.TrimSuffix(stem(name), "_0000")} {
+		if _, known := t.index[id]; known || t.left[id] {
+			return id
+		}
+	}
+	for _, known := range t.list {
+		if stem(known) == stem(name) {
+			return known
+		}
+	}
+	return stem(name)
+}
+
+// warnNearIDs warns of images that are likely one and the same.
+func (t *Truth) warnNearIDs(file string) {
+	first := map[string]string{}
+	for _, id := range t.list {
+		key := likeness(id)
+		if other, there := first[key]; there && other != id {
+			t.warn("%s: the images %q and %q differ only by folder, ending, case or leading zeros; they are counted as two", file, clip(other), clip(id))
+			return
+		}
+		first[key] = id
+	}
+}

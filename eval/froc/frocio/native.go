@@ -1,0 +1,285 @@
+package frocio
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+)
+
+// monaiCase is one image of MONAI's detection: boxes are centre and sides (cccwhd, in
+// millimetres in its LUNA16 tutorial).
+type monaiCase struct {
+	Image  string          `json:"image"`
+	Box    json.RawMessage `json:"box"`
+	Label  []jsonID        `json:"label"`
+	Scores []float64       `json:"label_scores"`
+
+	key string // the list it stands in: training, validation, test
+}
+
+// boxes are the case's boxes; MONAI writes an empty list, or one empty box, for none.
+func (c *monaiCase) boxes() ([][]float64, error) {
+	if len(c.Box) == 0 || string(c.Box) == "null" {
+		return nil, nil
+	}
+	var out [][]float64
+	if err := json.Unmarshal(c.Box, &out); err != nil {
+		return nil, fmt.Errorf("box: %w", err)
+	}
+	return slices.DeleteFunc(out, func(b []float64) bool { return len(b) == 0 }), nil
+}
+
+// monaiCases returns the cases of a document of lists; nil where it is none. Options.Split
+// chooses the list.
+func (t *Truth) monaiCases(path string, document map[string]json.RawMessage) ([]monaiCase, error) {
+	out := []monaiCase(nil)
+	found := false
+	for _, key := range slices.Sorted(maps.Keys(document)) {
+		var list []monaiCase
+		if err := json.Unmarshal(document[key], &list); err != nil || len(list) > 0 && list[0].Image == "" {
+			continue
+		}
+		if found = true; t.wants() && key != t.options.Split {
+			for _, c := range list {
+				t.left[c.Image] = true
+				t.list = append(t.list, c.Image)
+			}
+			continue
+		}
+		for _, c := range list {
+			c.key = key
+			out = append(out, c)
+		}
+	}
+	if found && out == nil {
+		out = []monaiCase{}
+	}
+	t.split = t.split || found && t.wants()
+	return out, nil
+}
+
+// region makes a box of the numbers of a case.
+func monaiRegion(b []float64) (froc.Region, error) {
+	switch len(b) {
+	case 4:
+		return boxOf(box2D, centres, [6]float64{b[0], b[1], b[2], b[3]})
+	case 6:
+		return boxOf(box3D, centres, [6]float64(b))
+	}
+	return froc.Region{}, fmt.Errorf("box has %d numbers, want 4 or 6 (the centre, then the sides)", len(b))
+}
+
+func (t *Truth) addMONAI(path string, cases []monaiCase) error {
+	t.note("%s: MONAI detection: boxes are centre and sides", path)
+	for n, c := range cases {
+		where := fmt.Sprintf("%s: %s[%d]", path, c.key, n)
+		boxes, err := c.boxes()
+		if err != nil {
+			return fmt.Errorf("%s: %w", where, err)
+		}
+		i, ok := t.image(t.fileOrName(c.Image), where)
+		if !ok {
+			continue
+		}
+		if len(c.Label) != 0 && len(c.Label) != len(boxes) {
+			t.problems.row(where, "lists of two lengths", "%d boxes, %d labels", len(boxes), len(c.Label))
+			continue
+		}
+		for k, b := range boxes {
+			l := froc.Lesion{Image: i, Class: froc.AnyClass}
+			if l.Region, err = monaiRegion(b); err != nil {
+				t.problems.row(where, "bad coordinates", "%v", err)
+				continue
+			}
+			if len(c.Label) > 0 {
+				l.Class = t.class(string(c.Label[k]))
+			}
+			t.Lesions = append(t.Lesions, l)
+		}
+	}
+	return nil
+}
+
+// fileOrName is the listed image of a file name, or the name itself where images are not listed.
+func (t *Truth) fileOrName(name string) string {
+	if id := t.fileID(name); t.listed || t.left[id] {
+		return id
+	}
+	return name
+}
+
+func (t *Truth) addMONAIMarks(path string, cases []monaiCase, p *Predictions, problems *problems) error {
+	row := 0
+	for n, c := range cases {
+		where := func() string { return fmt.Sprintf("%s: %s[%d]", path, c.key, n) }
+		boxes, err := c.boxes()
+		if err != nil {
+			return fmt.Errorf("%s: %w", where(), err)
+		}
+		if len(boxes) != len(c.Scores) || len(c.Label) != 0 && len(c.Label) != len(boxes) {
+			problems.row(where(), "lists of two lengths", "%d boxes, %d label_scores, %d labels", len(boxes), len(c.Scores), len(c.Label))
+			continue
+		}
+		for k, b := range boxes {
+			class := ""
+			if len(c.Label) > 0 {
+				class = string(c.Label[k])
+			}
+			region, err := monaiRegion(b)
+			t.addListed(t.fileID(c.Image), region, err, c.Scores[k], class, row, where, p, problems)
+			row++
+		}
+	}
+	return nil
+}
+
+// addListed adds a mark of a JSON list, or says why it cannot be.
+func (t *Truth) addListed(id string, region froc.Region, bad error, score float64, class string, row int, where func() string, p *Predictions, problems *problems) {
+	i, ok := t.imageOf(id, p, problems, where)
+	m := froc.Prediction{Image: i, Region: region, Score: score, Class: froc.AnyClass}
+	if len(t.Classes) > 0 {
+		m.Class = t.class(class)
+	}
+	switch {
+	case !ok || !t.keeps(m.Class):
+	case bad != nil:
+		problems.row(where(), "bad coordinates", "%v", bad)
+	default:
+		m.Region = t.toVoxels(i, m.Region)
+		p.add(m, row)
+	}
+}
+
+// addBoxLists adds the marks of one image as nnDetection writes them: pred_boxes (x1 y1 x2 y2
+// [z1 z2]), pred_scores, pred_labels.
+func (t *Truth) addBoxLists(path, id string, document map[string]json.RawMessage, p *Predictions, problems *problems) error {
+	var boxes [][]float64
+	var scores []float64
+	var labels []jsonID
+	get := func(into any, keys ...string) error {
+		for _, key := range keys {
+			if document[key] != nil {
+				return part(path, document, key, into)
+			}
+		}
+		return nil
+	}
+	if err := errors.Join(get(&boxes, "pred_boxes", "boxes"), get(&scores, "pred_scores", "scores"), get(&labels, "pred_labels", "labels")); err != nil {
+		return err
+	}
+	if len(boxes) != len(scores) || len(labels) != 0 && len(labels) != len(boxes) {
+		return fmt.Errorf("%s: %d boxes, %d scores, %d labels; want as many of each", path, len(boxes), len(scores), len(labels))
+	}
+	for i, b := range boxes {
+		var region froc.Region
+		var err error
+		switch len(b) {
+		case 4:
+			region = froc.Box(b[0], b[1], b[2], b[3])
+		case 6:
+			region = froc.Box3D(b[0], b[1], b[4], b[2], b[3], b[5])
+		default:
+			err = fmt.Errorf("box of %d numbers, want x1 y1 x2 y2 or x1 y1 x2 y2 z1 z2", len(b))
+		}
+		if err == nil {
+			err = region.Check()
+		}
+		class := ""
+		if len(labels) > 0 {
+			class = string(labels[i])
+		}
+		t.addListed(id, region, err, scores[i], class, i, func() string { return fmt.Sprintf("%s: pred_boxes[%d]", path, i) }, p, problems)
+	}
+	return nil
+}
+
+// segmentBox is the box around a COCO segmentation: polygons, or run lengths as numbers or
+// as text.
+func segmentBox(raw json.RawMessage) (froc.Region, error) {
+	var polygons [][]float64
+	if err := json.Unmarshal(raw, &polygons); err == nil {
+		low, high := [2]float64{math.Inf(1), math.Inf(1)}, [2]float64{math.Inf(-1), math.Inf(-1)}
+		for _, polygon := range polygons {
+			if len(polygon)%2 != 0 || len(polygon) < 6 {
+				return froc.Region{}, fmt.Errorf("segmentation has a polygon of %d numbers, want x, y of three points or more", len(polygon))
+			}
+			for i, v := range polygon {
+				low[i%2], high[i%2] = min(low[i%2], v), max(high[i%2], v)
+			}
+		}
+		r := froc.Box(low[0], low[1], high[0], high[1])
+		return r, r.Check()
+	}
+	var runs struct {
+		Size   []int           `json:"size"`
+		Counts json.RawMessage `json:"counts"`
+	}
+	if err := json.Unmarshal(raw, &runs); err != nil || len(runs.Size) != 2 || runs.Size[0] < 1 || runs.Size[1] < 1 {
+		return froc.Region{}, errors.New("segmentation is neither polygons nor run lengths with size and counts")
+	}
+	var counts []int
+	if err := json.Unmarshal(runs.Counts, &counts); err != nil {
+		var text string
+		if err := json.Unmarshal(runs.Counts, &text); err != nil {
+			return froc.Region{}, errors.New("counts of a segmentation are neither numbers nor text")
+		}
+		if counts, err = packedRuns(text); err != nil {
+			return froc.Region{}, err
+		}
+	}
+	return runBox(counts, runs.Size[0], runs.Size[1])
+}
+
+// packedRuns unpacks COCO's run lengths: five bits a character from '0' on, the sixth says
+// that more follow; from the third on, runs are differences to the last but one.
+func packedRuns(text string) ([]int, error) {
+	var counts []int
+	for len(text) > 0 {
+		v, shift := 0, 0
+		for more := true; more; shift += 5 {
+			if len(text) == 0 || shift > 50 || text[0] < '0' || text[0] > '0'+63 {
+				return nil, errors.New("counts of a segmentation are no packed run lengths")
+			}
+			c := int(text[0] - '0')
+			text = text[1:]
+			v |= c & 31 << shift
+			if more = c&32 != 0; !more && c&16 != 0 {
+				v |= -1 << (shift + 5)
+			}
+		}
+		if len(counts) > 2 {
+			v += counts[len(counts)-2]
+		}
+		counts = append(counts, v)
+	}
+	return counts, nil
+}
+
+// runBox is the box around the pixels of every second run, which go down the columns.
+func runBox(counts []int, height, width int) (froc.Region, error) {
+	at, low, high := 0, [2]int{width, height}, [2]int{-1, -1}
+	for i, n := range counts {
+		if n < 0 || n > height*width-at {
+			return froc.Region{}, fmt.Errorf("run lengths of a segmentation leave the image of %d x %d pixels", width, height)
+		}
+		if i%2 == 1 && n > 0 {
+			first, last := at, at+n-1
+			top, bottom := first%height, last%height
+			if first/height != last/height {
+				top, bottom = 0, height-1
+			}
+			low = [2]int{min(low[0], first/height), min(low[1], top)}
+			high = [2]int{max(high[0], last/height), max(high[1], bottom)}
+		}
+		at += n
+	}
+	if high[0] < 0 {
+		return froc.Region{}, errors.New("the segmentation is empty")
+	}
+	return froc.Box(float64(low[0]), float64(low[1]), float64(high[0]+1), float64(high[1]+1)), nil
+}
