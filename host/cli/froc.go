@@ -24,15 +24,19 @@ func frocCommand() *cli.Command {
 			"File formats and every choice are explained in docs/froc.md.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "protocol", Value: "strict", Usage: "rules to evaluate by; `alignedfusion froc protocols` lists them"},
-			&cli.StringFlag{Name: "ground-truth", Usage: "`FILE` with the lesions: CSV, JSON Lines, COCO JSON, DL_info.csv, LUNA16 CSV or .npz"},
-			&cli.StringSliceFlag{Name: "predictions", Usage: "`[NAME=]FILE` with the marks of a system; repeat it to compare systems with the first"},
-			&cli.StringFlag{Name: "images", Usage: "`FILE` that lists every searched image, lesion-free ones included: image[,patient][,volume][,split]"},
+			&cli.StringFlag{Name: "ground-truth", Usage: "`FILE` or folder with the lesions: CSV, JSON Lines, COCO or MONAI JSON, DL_info.csv, LUNA16 CSV, .npz, masks, YOLO labels; - is standard input"},
+			&cli.StringSliceFlag{Name: "predictions", Usage: "`[NAME=]FILE` or folder with the marks of a system, - is standard input; repeat it to compare systems with the first, with one NAME for the files of one system"},
+			&cli.StringFlag{Name: "images", Usage: "`FILE` that lists every searched image, lesion-free ones included: image[,patient][,volume][,split][,width,height]"},
 			&cli.StringFlag{Name: "excluded", Usage: "`FILE` with regions to ignore"},
 			&cli.StringFlag{Name: "split", Usage: "evaluate the images of this `SPLIT` alone (DL_info.csv: train, val, test or all; default test)"},
 			&cli.BoolFlag{Name: "lenient", Usage: "drop and count rows that cannot be used, instead of refusing the file"},
 			&cli.StringFlag{Name: "noisy", Usage: "DL_info.csv: `drop`, ignore or keep possibly noisy lesions"},
 			&cli.StringFlag{Name: "category", Usage: "evaluate this `CLASS` alone, by name or COCO id"},
 			&cli.StringFlag{Name: "mask-lesions", Usage: "what a lesion of a mask is: `labels` or components"},
+			&cli.StringSliceFlag{Name: "columns", Usage: "`ROLE=COLUMN,…` where the header does not tell: x=left,w=bw, cx=, score=, image=, or a box in one cell: xywh=, xyxy=, cxcywh="},
+			&cli.BoolFlag{Name: "decimal-comma", Usage: "1,5 is 1.5 in tables separated by semicolons or tabs"},
+			&cli.StringFlag{Name: "readers", Usage: "one lesion of what several readers marked: `RULE` union, vote=K or fuse"},
+			&cli.StringFlag{Name: "candidates", Usage: "what a mark of a soft map is: `RULE` components, threshold=T or dynamic"},
 			&cli.StringFlag{Name: "coordinates", Usage: "of points compared with masks: `voxel`, ras or lps"},
 
 			&cli.StringFlag{Name: "hit", Usage: "`RULE` for a hit, e.g. \"iou>=0.5\", \"distance<radius | iou>=0.3\", \"inside\""},
@@ -137,6 +141,9 @@ func runFROC(c *cli.Context) error {
 	for _, note := range report.Document.Notes {
 		fmt.Fprintf(c.App.ErrWriter, "note: %s\n", note)
 	}
+	for _, warning := range report.Document.Warnings {
+		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", warning)
+	}
 	write := report.WriteText
 	if c.Bool("json") {
 		write = report.WriteJSON
@@ -163,12 +170,12 @@ func frocOptions(c *cli.Context) (o frocreport.Options, err error) {
 		Lenient: c.Bool("lenient"), Split: c.String("split"), Noisy: frocio.NoisyRule(c.String("noisy")), Category: c.String("category"),
 		MaskLesions: frocio.MaskRule(c.String("mask-lesions")), Coordinates: frocio.Coordinates(c.String("coordinates")),
 	}
-	for _, text := range c.StringSlice("predictions") {
-		name, path := splitName(text)
-		if name == "" {
-			name = strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
-		}
-		o.Systems = append(o.Systems, frocreport.System{Name: name, Path: path})
+	if err := readFROCRules(c, &o.Read); err != nil {
+		return o, err
+	}
+	o.Systems = frocSystems(c.StringSlice("predictions"))
+	if err := oneStdin(append([]string{o.Truth.GroundTruth, o.Truth.Images, o.Truth.Excluded}, paths(o.Systems)...)); err != nil {
+		return o, err
 	}
 	o.AllPairs, o.ByClass = c.Bool("all-pairs"), c.Bool("by-class")
 	o.Resample = resample.Options{
@@ -179,6 +186,80 @@ func frocOptions(c *cli.Context) (o frocreport.Options, err error) {
 		return o, usageError("%w", err)
 	}
 	return o, nil
+}
+
+// frocSystems reads [NAME=]FILE; files of one name are one system's.
+func frocSystems(texts []string) (out []frocreport.System) {
+	named := map[string]int{}
+	for _, text := range texts {
+		name, path := splitName(text)
+		if k, again := named[name]; again && name != "" {
+			out[k].More = append(out[k].More, path)
+			continue
+		}
+		if name != "" {
+			named[name] = len(out)
+		} else if name = strings.TrimSuffix(filepath.Base(strings.TrimSuffix(path, ".gz")), filepath.Ext(strings.TrimSuffix(path, ".gz"))); path == frocio.Stdin {
+			name = "stdin"
+		}
+		out = append(out, frocreport.System{Name: name, Path: path})
+	}
+	return out
+}
+
+func paths(systems []frocreport.System) (out []string) {
+	for _, s := range systems {
+		out = append(append(out, s.Path), s.More...)
+	}
+	return out
+}
+
+// oneStdin refuses to read standard input twice.
+func oneStdin(paths []string) error {
+	n := 0
+	for _, p := range paths {
+		if p == frocio.Stdin {
+			n++
+		}
+	}
+	if n > 1 {
+		return usageError("- (standard input) is given %d times, it can be read once", n)
+	}
+	return nil
+}
+
+// readFROCRules reads the flags that say how files are understood.
+func readFROCRules(c *cli.Context, o *frocio.Options) error {
+	o.DecimalComma = c.Bool("decimal-comma")
+	for _, text := range c.StringSlice("columns") {
+		for part := range strings.SplitSeq(text, ",") {
+			role, column, ok := strings.Cut(part, "=")
+			role, column = strings.TrimSpace(role), strings.TrimSpace(column)
+			if !ok || role == "" || column == "" {
+				return usageError("--columns %q, want ROLE=COLUMN separated by commas", text)
+			}
+			if o.Columns == nil {
+				o.Columns = map[string]string{}
+			}
+			o.Columns[role] = column
+		}
+	}
+	rule, value, valued := strings.Cut(c.String("readers"), "=")
+	o.Readers = frocio.ReaderRule(rule)
+	var err error
+	if o.Votes, err = strconv.Atoi(value); (err != nil || o.Readers != frocio.ReadersVote) && (valued || o.Readers == frocio.ReadersVote) {
+		return usageError("--readers %q, want union, vote=K or fuse", c.String("readers"))
+	}
+	rule, value, valued = strings.Cut(c.String("candidates"), "=")
+	o.Candidates = frocio.Candidates(rule)
+	if o.Threshold, err = strconv.ParseFloat(value, 64); (err != nil || !(o.Threshold > 0) || o.Candidates != frocio.CandidatesThreshold) &&
+		(valued || o.Candidates == frocio.CandidatesThreshold) {
+		return usageError("--candidates %q, want components, dynamic or threshold=T with T above 0", c.String("candidates"))
+	}
+	if err := o.Check(); err != nil {
+		return usageError("%w", err)
+	}
+	return nil
 }
 
 // writeFROCFiles writes the files the flags ask for.

@@ -130,6 +130,11 @@ func (r *Reader) setHeader(names []string) error {
 				names[i] = fmt.Sprintf("unnamed: %d", i)
 			}
 		}
+		numbers := slices.DeleteFunc(slices.Clone(names), func(name string) bool { _, err := Number(name); return err != nil })
+		if len(numbers) > 1 {
+			return problem.At(r.path, r.Line(), "", "the first row holds the numbers %s: there is no header; put the columns' names above it, "+
+				"image,x1,y1,x2,y2,score for instance", problem.Clip(strings.Join(numbers, ", "), 60))
+		}
 	}
 	if len(names) == 1 && strings.ContainsAny(names[0], ";\t|") {
 		sep := names[0][strings.IndexAny(names[0], ";\t|")]

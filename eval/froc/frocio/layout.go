@@ -169,10 +169,6 @@ func (c *columns) has(roles ...string) bool {
 
 func (o Options) newLayout(t *rowFile) (layout, error) {
 	c := &columns{t: t, taken: make([]bool, len(t.header)), declared: o.Columns}
-	if numbers := slices.DeleteFunc(slices.Clone(t.header), func(s string) bool { _, err := number(s); return err != nil }); len(numbers) > 1 {
-		return layout{}, fmt.Errorf("%s:1: the first row holds the numbers %s: there is no header; put the columns' names above it, "+
-			"image,x1,y1,x2,y2,score for instance", t.file, clip(strings.Join(numbers, ", ")))
-	}
 	for i, name := range t.header {
 		c.plain = append(c.plain, plain(name))
 		if slices.Contains(c.plain[:i], c.plain[i]) && c.plain[i] != "" {

@@ -72,6 +72,12 @@ type Options struct {
 	Threshold float64
 }
 
+// Check returns an error that names the option which makes no sense.
+func (o Options) Check() error {
+	_, err := o.resolved()
+	return err
+}
+
 func (o Options) resolved() (Options, error) {
 	if o.Noisy == "" {
 		o.Noisy = NoisyDrop

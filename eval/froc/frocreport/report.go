@@ -14,7 +14,27 @@ import (
 )
 
 // System is a system to evaluate, by its file of predictions.
-type System struct{ Name, Path string }
+type System struct {
+	Name, Path string
+	// More are further files of its predictions, those of other folds for instance.
+	More []string
+}
+
+// Remarks are what was noticed while reading and matching, for people.
+type Remarks struct {
+	Notes    []string
+	Warnings []string // what makes the figures doubtful
+}
+
+func (r *Remarks) add(notes, warnings []string) {
+	r.Notes, r.Warnings = append(r.Notes, notes...), append(r.Warnings, warnings...)
+}
+
+func (r *Remarks) warn(text string) {
+	if text != "" {
+		r.Warnings = append(r.Warnings, text)
+	}
+}
 
 // Evaluated is a system with what came of its predictions.
 type Evaluated struct {
@@ -66,7 +86,7 @@ func (o Options) Check() error {
 	names := map[string]bool{}
 	for _, s := range o.Systems {
 		if names[s.Name] {
-			return fmt.Errorf("two systems are called %q; name them as NAME=FILE", s.Name)
+			return fmt.Errorf("two systems are called %q; name them as NAME=FILE (the same NAME for the files of one system's folds)", s.Name)
 		}
 		names[s.Name] = true
 	}
@@ -90,7 +110,7 @@ func Run(o Options) (*Report, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	systems, notes, err := Evaluate(o.Truth, o.Read, o.Protocol, o.Systems)
+	systems, remarks, err := Evaluate(o.Truth, o.Read, o.Protocol, o.Systems)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +119,7 @@ func Run(o Options) (*Report, error) {
 		return nil, err
 	}
 	r := &Report{Systems: systems, resample: o.Resample}
-	r.Document = frocio.Report{SchemaVersion: frocio.SchemaVersion, Protocol: frocio.NewProtocol(o.Protocol), Notes: append([]string{}, notes...)}
+	r.Document = frocio.Report{SchemaVersion: frocio.SchemaVersion, Protocol: frocio.NewProtocol(o.Protocol), Notes: append([]string{}, remarks.Notes...), Warnings: remarks.Warnings}
 	if intervals {
 		r.Document.Bootstrap = frocio.NewResampling(systems[0].Result, o.Resample)
 	}
@@ -129,28 +149,40 @@ func Run(o Options) (*Report, error) {
 }
 
 // Evaluate reads a ground truth and the predictions of each system, and matches them. The
-// notes say what was noticed while reading.
-func Evaluate(source frocio.Source, read frocio.Options, protocol froc.Protocol, systems []System) (found []Evaluated, notes []string, err error) {
+// remarks say what was noticed on the way.
+func Evaluate(source frocio.Source, read frocio.Options, protocol froc.Protocol, systems []System) (found []Evaluated, said Remarks, err error) {
 	truth, err := frocio.ReadTruth(source, read)
 	if err != nil {
-		return nil, nil, err
+		return nil, said, err
 	}
-	notes = append(notes, truth.Notes...)
+	if err := reach(source.GroundTruth, truth, protocol, read.Lenient); err != nil {
+		return nil, said, err
+	}
+	said.add(truth.Notes, truth.Warnings)
+	said.warn(shares(source.GroundTruth, truth.Truth, protocol))
 	for _, s := range systems {
-		predictions, err := truth.ReadPredictions(s.Path)
+		predictions, err := truth.ReadPredictions(s.Path, s.More...)
 		if err != nil {
-			return nil, nil, err
+			return nil, said, err
 		}
-		notes = append(notes, predictions.Notes...)
+		said.add(predictions.Notes, predictions.Warnings)
 		result, err := froc.Evaluate(truth.Truth, predictions.Marks, protocol)
 		if errors.Is(err, froc.ErrNoLesions) && result != nil {
-			notes = append(notes, fmt.Sprintf("%s: %v; the false positives of %d marks are counted", source.GroundTruth, err, result.Counts.Predictions))
+			said.warn(fmt.Sprintf("%s: %v; the false positives of %d marks are counted", source.GroundTruth, err, result.Counts.Predictions))
 		} else if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", s.Path, err)
+			return nil, said, fmt.Errorf("%s: %w", s.Path, err)
 		}
+		if result.Counts.Lesions > 0 {
+			warning, err := markReach(s.Path, predictions.Marks, protocol)
+			if err != nil {
+				return nil, said, err
+			}
+			said.warn(warning)
+		}
+		said.warn(noOverlap(s.Path, result))
 		found = append(found, Evaluated{System: s, Result: result, Rows: predictions.Rows})
 	}
-	return found, notes, nil
+	return found, said, nil
 }
 
 // Named are the systems' results by name, as comparisons and plots take them.
@@ -262,19 +294,19 @@ func (o Options) addStrata(s *frocio.System, r *froc.Result, by Strata, interval
 func (r *Report) note(o Options) {
 	if b := r.Document.Bootstrap; b != nil {
 		if few := resample.Warning(b.Clusters, string(b.Cluster)); few != "" {
-			r.Document.Notes = append(r.Document.Notes, "warning: "+few)
+			r.Document.Warnings = append(r.Document.Warnings, few)
 		}
 	}
 	for _, s := range r.described {
 		for _, c := range s.Classes {
 			if c.Counts.Lesions == 0 {
-				r.Document.Notes = append(r.Document.Notes, fmt.Sprintf("%s: class %s has no lesions: its %d marks are false positives, "+
+				r.Document.Warnings = append(r.Document.Warnings, fmt.Sprintf("%s: class %s has no lesions: its %d marks are false positives, "+
 					"and it is not in the mean over classes", s.Name, c.Class, c.Counts.Predictions))
 			}
 		}
 	}
 	if len(o.Strata) > 0 && o.StrataRule == froc.StrataAsPapers {
-		r.Document.Notes = append(r.Document.Notes, "warning: --strata-rule papers counts marks on lesions of other strata as false positives; "+
+		r.Document.Warnings = append(r.Document.Warnings, "--strata-rule papers counts marks on lesions of other strata as false positives; "+
 			"the strata are biased downwards and only fit to be compared with published tables made that way")
 	}
 }

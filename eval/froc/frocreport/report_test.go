@@ -76,7 +76,7 @@ func TestSeveralSystemsAreComparedWithTheFirstWhereThereAreIntervals(t *testing.
 	if c := r.Document.Comparison; len(c) != 1 || c[0].A != "good" || c[0].B != "worse" || c[0].Mean.Value >= 0 {
 		t.Errorf("comparison %+v, want worse - good below 0", c)
 	}
-	if notes := strings.Join(r.Document.Notes, "\n"); !strings.Contains(notes, "only 2 patients to resample") {
+	if notes := strings.Join(r.Document.Warnings, "\n"); !strings.Contains(notes, "only 2 patients to resample") {
 		t.Errorf("notes %q, want a warning of few patients", notes)
 	}
 }

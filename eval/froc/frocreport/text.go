@@ -54,7 +54,16 @@ func (r *Report) WriteText(w io.Writer) error {
 			return err
 		}
 	}
-	return WriteComparison(w, &r.Document)
+	if err := WriteComparison(w, &r.Document); err != nil {
+		return err
+	}
+	for i, warning := range r.Document.Warnings {
+		if i == 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintf(w, "warning: %s\n", warning)
+	}
+	return nil
 }
 
 func writeCounts(w io.Writer, protocol froc.Protocol, s frocio.System) {

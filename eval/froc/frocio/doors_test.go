@@ -1,0 +1,259 @@
+package frocio
+
+import (
+	"bytes"
+	"compress/gzip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Every usual way to write a box is read as the box [10 20 14 28].
+func TestBoxesAreReadAsWhatTheirColumnsSay(t *testing.T) {
+	for _, c := range []struct {
+		header, row string
+		options     Options
+	}{
+		{"image,x1,y1,x2,y2", "a,10,20,14,28", Options{}},
+		{"Image Index,x_min,y_min,x_max,y_max", "a,10,20,14,28", Options{}},
+		{"filename,width,height,class,xmin,ymin,xmax,ymax", "a,512,512,m,10,20,14,28", Options{}},
+		{"img_id,XMin,XMax,YMin,YMax", "a,10,14,20,28", Options{}},
+		{"patientId,x,y,width,height,Target", "a,10,20,4,8,1", Options{}},
+		{"uid,left,top,w,h", "a,10,20,4,8", Options{}},
+		{"name,xmin,ymin,width,height", "a,10,20,4,8", Options{}},
+		{"scan,cx,cy,w,h", "a,12,24,4,8", Options{}},
+		{"case_id,x_center,y_center,width,height", "a,12,24,4,8", Options{}},
+		{"image,x0,y0,x1,y1", "a,10,20,14,28", Options{}},
+		{"image,xywh", `a,"[10, 20, 4, 8]"`, Options{}},
+		{"image,x1 y1 x2 y2", "a,10 20 14 28", Options{}},
+		{`image,"bbox [x1,y1,x2,y2]"`, `a,"10,20,14,28"`, Options{}},
+		{"Image Index,Finding Label,Bbox [x,y,w,h],,,", "a,Mass,10,20,4,8,,,", Options{}},
+		{"image,bbox", `a,"[10, 20, 4, 8]"`, Options{}}, // cannot be corners
+		{"image,bbox", `a,"[10, 20, 14, 28]"`, Options{Columns: map[string]string{"xyxy": "bbox"}}},
+		{"image,bbox", `a,"[12, 24, 4, 8]"`, Options{Columns: map[string]string{"cxcywh": "bbox"}}},
+		{"image,a,b,c,d", "a,10,20,4,8", Options{Columns: map[string]string{"x": "a", "y": "b", "w": "c", "h": "d"}}},
+		{"image,x,y,width,height", "a,12,24,4,8", Options{Columns: map[string]string{"cx": "x", "cy": "y"}}},
+		{"image\tx1\ty1\tx2\ty2\torgan", "a\t10\t20\t14\t28\t", Options{}},
+		{"image;x1;y1;x2;y2", "a;10;20;14;28", Options{}},
+		{"image;x1;y1;x2;y2", "a;10,0;20,0;14,0;28,0", Options{DecimalComma: true}},
+		{"image x1 y1 x2 y2", "a 10 20 14 28 ", Options{}},
+		{",image,x1,y1,x2,y2,", "0,a,10,20,14,28,", Options{}},
+		{"\xef\xbb\xbfimage ,x1,y1,x2,y2", "a ,10 , 20,14,28 ", Options{}},
+	} {
+		dir := write(t, map[string]string{"t.csv": c.header + "\n" + c.row + "\n"})
+		truth, err := ReadTruth(Source{GroundTruth: filepath.Join(dir, "t.csv")}, c.options)
+		if err != nil {
+			t.Errorf("%s: %v", c.header, err)
+			continue
+		}
+		if got := truth.Lesions[0].Region.String(); got != "box [10 20 14 28]" || truth.Images[0].ID != "a" {
+			t.Errorf("%s: %s of image %q", c.header, got, truth.Images[0].ID)
+		}
+	}
+}
+
+func TestBoxesInSpaceAreReadAsWhatTheirColumnsSay(t *testing.T) {
+	for _, c := range []struct{ header, row, want string }{
+		{"image,x,y,z,w,h,d", "a,10,20,30,4,8,2", "box [10 20 30 14 28 32]"},
+		{"seriesuid,coordX,coordY,coordZ,w,h,d", "a,12,24,31,4,8,2", "box [10 20 30 14 28 32]"},
+		{"image,xmin,ymin,zmin,xmax,ymax,zmax", "a,10,20,30,14,28,32", "box [10 20 30 14 28 32]"},
+		{"image,x,y,width,height,slice", "a,10,20,4,8,7", "box [10 20 14 28] on slice 7"},
+		{"image,x1y1x2y2z1z2", `a,"10 20 14 28 30 32"`, "box [10 20 30 14 28 32]"},
+	} {
+		dir := write(t, map[string]string{"t.csv": c.header + "\n" + c.row + "\n"})
+		truth, err := ReadTruth(Source{GroundTruth: filepath.Join(dir, "t.csv")}, Options{})
+		if err != nil {
+			t.Errorf("%s: %v", c.header, err)
+		} else if got := truth.Lesions[0].Region.String(); got != c.want {
+			t.Errorf("%s: %s, want %s", c.header, got, c.want)
+		}
+	}
+}
+
+func TestWhatFitsTwoWaysIsRefusedWithTheChoice(t *testing.T) {
+	const truth = "image,x1,y1,x2,y2\na,0,0,1,1\n"
+	for _, c := range []struct {
+		truth, marks string
+		options      Options
+		want         string
+	}{
+		{"image,bbox\na,\"[1, 2, 30, 40]\"\n", "", Options{}, "--columns xyxy=bbox or --columns xywh=bbox"},
+		{truth, "image,PredictionString\na,\n", Options{}, "say which: --columns score-xywh=PredictionString"},
+		{truth, "a,10,20,30,40,0.9\n", Options{}, "the first row holds the numbers 10, 20, 30, 40, 0.9"},
+		{truth, "image,x1,y1,x2,y2,p_value\na,0,0,1,1,1\n", Options{}, "--columns score=NAME"},
+		{truth, "image;x1;y1;x2;y2;score\na;0;0;1;1;0,5\n", Options{}, "--decimal-comma"},
+		{truth, "image;x1;y1;x2;y2;score\na;0;0;1;1;1.000\n", Options{DecimalComma: true}, "decimal comma was declared"},
+		{truth, "image,x1,y1,x2,y2,score\nA.png,0,0,1,1,1\n", Options{}, `did you mean "a"?`},
+		{truth, "image,x1,y1,x2,y2,score\na,0,0,1,1,1\n", Options{Columns: map[string]string{"x": "nowhere"}}, `names a column "nowhere" that no file has`},
+		{truth, "image,x1,y1,x2,y2,score\na,0,0,1,1,1\n", Options{Columns: map[string]string{"abscissa": "x1"}}, `"abscissa" is no role`},
+		{truth, "image,x1,y1,x2,y2,score\na,0,0,1,1,1\n", Options{Split: "val"}, "--split val: no file has a column of splits"},
+		{truth, "image,x1,y1,x2,y2,score\na,0,0,1,1,1\n", Options{Noisy: NoisyKeep}, "--noisy is for DL_info.csv"},
+		{truth, "image,x1,y1,x2,y2,score\na,0,0,1,1,1\n", Options{MaskLesions: MaskLabels}, "--mask-lesions is for masks"},
+		{truth, "image,x1,y1,x2,y2,score\na,0,0,1,1,1\n", Options{Coordinates: LPS}, "--coordinates is for points"},
+		{truth, "\x80\x04\x95 pickled", Options{}, "python3 -c"},
+		{truth, "PAR1....", Options{}, "to_csv"},
+	} {
+		dir := write(t, map[string]string{"t.csv": c.truth, "p.csv": c.marks})
+		if _, _, err := read(dir, "t.csv", "p.csv", c.options); err == nil || !strings.Contains(err.Error(), c.want) || len(err.Error()) > 2000 {
+			t.Errorf("%q %q: error %v, want %q", c.truth, c.marks, err, c.want)
+		}
+	}
+}
+
+func TestListsOfImagesHaveAHeaderUnderAnyUsualName(t *testing.T) {
+	for _, header := range []string{"filename", "id", "name", "uid", "case_id", "patient", "scan", "Image ID", "SeriesInstanceUID", "File Name", "imageName", "StudyInstanceUID"} {
+		dir := write(t, map[string]string{"images.csv": header + "\na\nb\n", "t.csv": "image,x1,y1,x2,y2\na,0,0,1,1\n"})
+		truth, err := ReadTruth(Source{GroundTruth: filepath.Join(dir, "t.csv"), Images: filepath.Join(dir, "images.csv")}, Options{})
+		if err != nil || len(truth.Images) != 2 {
+			t.Errorf("%s: error %v, %+v", header, err, truth)
+		}
+	}
+}
+
+// The marks of other programs' files, read for a truth with images a and b.
+func TestMarksOfOtherPrograms(t *testing.T) {
+	const mark = "mark a box [10 20 14 28] score 0.9"
+	for _, c := range []struct {
+		name, text string
+		options    Options
+		want       string
+	}{
+		{"rsna.csv", "patientId,PredictionString\na,0.9 10 20 4 8\nb,\n", Options{}, mark},
+		{"vindr.csv", "image_id,PredictionString\na,3 0.9 10 20 14 28\nb,14 1 0 0 1 1\n", Options{}, mark},
+		{"a_boxes.json", `{"pred_boxes":[[10,20,14,28]],"pred_scores":[0.9],"pred_labels":[0]}`, Options{}, mark},
+		{"monai.json", `{"validation":[{"image":"data/a.nii.gz","box":[[12,24,4,8]],"label":[0],"label_scores":[0.9]},{"image":"b.nii.gz","box":[],"label":[],"label_scores":[]}]}`, Options{}, mark},
+		{"coco.json", `{"annotations":[{"image_id":"a","bbox":[10,20,4,8],"score":0.9}]}`, Options{}, mark},
+		{"lines.json", `{"image":"a","bbox":[10,20,4,8],"score":0.9}` + "\n" + `{"image":"a","bbox":[10,20,4,8],"score":0.9}`, Options{}, mark},
+		{"segment.json", `[{"image_id":"a","score":0.9,"segmentation":[[10,20,14,20,14,28]]}]`, Options{}, mark},
+		{"none.jsonl", "", Options{}, ""},
+		{"none.json", "[]", Options{}, ""},
+		{"none.csv", "image,x1,y1,x2,y2,score\n", Options{}, ""},
+	} {
+		dir := write(t, map[string]string{"t.csv": "image,x1,y1,x2,y2\na,10,20,14,28\nb,,,,\n", c.name: c.text})
+		truth, p, err := read(dir, "t.csv", c.name, c.options)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		got := describe(truth, p)[3:]
+		if c.want == "" && len(got) != 0 || c.want != "" && (len(got) == 0 || !strings.HasPrefix(got[0], c.want)) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+func TestCAMELYONAndYOLOFilesAreNamedAfterTheirImage(t *testing.T) {
+	dir := write(t, map[string]string{
+		"images.csv": "image,width,height\na,100,200\nb,100,200\n", "t.csv": "image,x,y,radius\na,1000,2000,5\n", "a.csv": "0.9,1000,2000\n0.1,3,4\n",
+		"boxes.csv": "image,x1,y1,x2,y2\na,10,20,30,60\n",
+	})
+	truth, p, err := read(dir, "t.csv", "a.csv", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := describe(truth, p)[3]; got != "mark a point [1000 2000] radius 0 score 0.9 row 1" {
+		t.Error(got)
+	}
+	labels := filepath.Join(dir, "labels")
+	if err := os.Mkdir(labels, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"a.txt": "0 0.2 0.2 0.2 0.2 0.7\n", "b.txt": "", "classes.txt": "mass\n"} {
+		if err := os.WriteFile(filepath.Join(labels, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if truth, p, err = read(dir, "boxes.csv", "labels", Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := describe(truth, p)[3]; got != "mark a box [10 20 30 60] score 0.7 row 1" {
+		t.Error(got)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "images.csv"), []byte("image\na\nb\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err = read(dir, "boxes.csv", "labels", Options{}); err == nil || !strings.Contains(err.Error(), "image,width,height") {
+		t.Errorf("shares against pixels: %v", err)
+	}
+}
+
+func TestPackedTablesAreUnpacked(t *testing.T) {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, _ = w.Write([]byte("image,x1,y1,x2,y2,score\na,0,0,1,1,0.5\n"))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := write(t, map[string]string{"t.csv": "image,x1,y1,x2,y2\na,0,0,1,1\n", "p.csv": b.String(), "p.csv.gz": b.String()})
+	for _, name := range []string{"p.csv", "p.csv.gz"} {
+		if _, p, err := read(dir, "t.csv", name, Options{}); err != nil || len(p.Marks) != 1 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Run lengths of a 4 x 5 image (height, width) whose pixels of columns 1 and 2, rows 1 and 2, are set; the text is
+// pycocotools.mask.encode's.
+func TestRunLengthsOfCOCO(t *testing.T) {
+	for _, counts := range []string{"[5,2,2,2,9]", `"52207"`} {
+		r, err := segmentBox([]byte(`{"size":[4,5],"counts":` + counts + `}`))
+		if err != nil || r.String() != "box [1 1 3 3]" {
+			t.Errorf("%s: %s, %v", counts, r.String(), err)
+		}
+	}
+	for _, bad := range []string{`{"size":[4,5],"counts":[5,99]}`, `{"size":[4,5],"counts":"~"}`, `{"size":[4,5],"counts":[20]}`, `[[1,2,3,4]]`, `7`} {
+		if _, err := segmentBox([]byte(bad)); err == nil {
+			t.Errorf("%s is read", bad)
+		}
+	}
+}
+
+func TestFindingsOfSeveralReadersAreOneLesionOnRequest(t *testing.T) {
+	const truth = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max\na,R1,Nodule,10,10,30,30\na,R2,Nodule,12,10,32,30\na,R3,Nodule,11,13,31,33\na,R1,Nodule,60,60,70,70\nb,R2,No finding,,,,\n"
+	marks := "image,x1,y1,x2,y2,score\n"
+	for _, c := range []struct {
+		options Options
+		want    []string
+	}{
+		{Options{Readers: ReadersUnion}, []string{"box [10 10 32 33]", "box [60 60 70 70]"}},
+		{Options{Readers: ReadersFuse}, []string{"box [11 11 31 31]", "box [60 60 70 70]"}},
+		{Options{Readers: ReadersVote, Votes: 2}, []string{"box [11 11 31 31]", "box [60 60 70 70] ignored"}},
+	} {
+		r, p, err := read(write(t, map[string]string{"t.csv": truth, "p.csv": marks}), "t.csv", "p.csv", c.options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := describe(r, p)[2:]
+		if len(got) != 2 || !strings.HasPrefix(got[0], "lesion a "+c.want[0]) || !strings.HasPrefix(got[1], "lesion a "+c.want[1]) {
+			t.Errorf("%+v: %q, want %q", c.options, got, c.want)
+		}
+	}
+	r, _, err := read(write(t, map[string]string{"t.csv": truth, "p.csv": marks}), "t.csv", "p.csv", Options{})
+	if err != nil || len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "2 findings of several readers") {
+		t.Errorf("warnings %q, %v", r.Warnings, err)
+	}
+}
+
+func TestDoubtfulMarksAreSaid(t *testing.T) {
+	const truth = "image,x1,y1,x2,y2\na,0,0,1,1\n01,0,0,1,1\n1,0,0,1,1\n"
+	r, p, err := read(write(t, map[string]string{"t.csv": truth, "p.csv": "image,x1,y1,x2,y2,score\na,0,0,1,1,1\na,0,0,1,1,1\n"}), "t.csv", "p.csv", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(append(r.Warnings, p.Warnings...), "\n")
+	for _, want := range []string{`the images "01" and "1" differ only by`, "all 2 marks have the score 1", "1 marks repeat another"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("warnings %q, want %q", all, want)
+		}
+	}
+}
+
+func TestNumbersInJSONAreOneIDHoweverWritten(t *testing.T) {
+	r, p, err := read(write(t, map[string]string{
+		"t.json": `{"images":[{"id":1}],"annotations":[{"image_id":1.0,"bbox":[0,0,1,1],"iscrowd":false}]}`, "p.json": `[{"image_id":1e0,"bbox":[0,0,1,1],"score":1}]`,
+	}), "t.json", "p.json", Options{})
+	if err != nil || len(p.Marks) != 1 || len(r.Lesions) != 1 || r.Lesions[0].Ignore {
+		t.Errorf("%+v %+v %v", r, p, err)
+	}
+}
