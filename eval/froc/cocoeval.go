@@ -212,7 +212,7 @@ func (c *cocoClass) overlap(i, j int32) float64 {
 	if l.Ignore {
 		criterion.Measure = IoBB
 	}
-	return criterion.overlap(&c.predictions[i].Region, &l.Region, 0)
+	return criterion.overlap(&c.predictions[i].Region, &l.Region, &frame{})
 }
 
 // match decides every mark's fate for one area and returns the number of lesions of it.

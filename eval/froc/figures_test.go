@@ -188,7 +188,7 @@ func TestCentreInsideABoxOnItsSliceAlone(t *testing.T) {
 		"above it":          {Box3D(4, 4, 8, 6, 6, 9), false},
 		"beside the box":    {Box3D(14, 4, 5, 16, 6, 9), false},
 	} {
-		if _, hit := inside.measure(&c.mark, &slice, 0); hit != c.want {
+		if _, hit := inside.measure(&c.mark, &slice, &frame{spacing: noSpacing}); hit != c.want {
 			t.Errorf("%s: %v", name, hit)
 		}
 	}
@@ -226,7 +226,7 @@ func TestBordersCountAsInside(t *testing.T) {
 		"half a pixel below, +1":      {Box(-2.5, 0, 1.5, 2), 1, true},
 		"more than half a pixel away": {Box(-2.6, 0, 1.5, 2), 1, false},
 	} {
-		if _, hit := inside.measure(&c.mark, &lesion, c.plusOne); hit != c.want {
+		if _, hit := inside.measure(&c.mark, &lesion, &frame{plusOne: c.plusOne, spacing: noSpacing}); hit != c.want {
 			t.Errorf("%s: %v", name, hit)
 		}
 	}
@@ -236,7 +236,7 @@ func TestDistanceOfPointsCountsEveryAxis(t *testing.T) {
 	lesion := Sphere(3, -5, 7, 1)
 	for axis, p := range []Region{Sphere(5, -5, 7, 0), Sphere(3, -2, 7, 0), Sphere(3, -5, 3, 0)} {
 		want := float64((axis + 2) * (axis + 2))
-		if got := squaredDistance(&p, &lesion); got != want {
+		if got := squaredDistance(Distance, &p, &lesion, &frame{spacing: noSpacing}); got != want {
 			t.Errorf("along axis %d: %v, want %v", axis, got, want)
 		}
 	}

@@ -85,6 +85,44 @@ func (m *Mask) intersection(o *Mask) int {
 	return n
 }
 
+// inBox counts the mask's voxels in a region's bounding box, and the voxels of its grid that
+// the box covers. Voxel i reaches from i to i+1 as pixels do; with the +1 convention corners
+// are the first and the last voxel. A planar region lies in the first slice.
+func (m *Mask) inBox(r *Region, f *frame) (inter, size int) {
+	low, high := r.Bounds()
+	var first, end [3]int // half open
+	size = 1
+	for a := range first {
+		l, h := math.Ceil(low[a]-0.5), math.Ceil(high[a]-0.5)
+		switch {
+		case a == 2 && (r.kind.planar() || r.kind == KindSliceBox):
+			l, h = math.Ceil(low[a]-0.5-f.tolerance), math.Floor(high[a]+0.5+f.tolerance)+1
+			if f.tolerance == 0 {
+				h = l + 1
+			}
+		case f.plusOne == 1:
+			l, h = math.Ceil(low[a]-0.5), math.Floor(high[a]+0.5)+1
+		}
+		first[a], end[a] = int(max(l, 0)), int(min(h, float64(m.size[a])))
+		size *= max(0, end[a]-first[a])
+	}
+	if size == 0 {
+		return 0, 0
+	}
+	nx, ny := m.size[0], m.size[1]
+	for _, run := range m.runs {
+		if z := run.start / nx / ny; z < first[2] || z >= end[2] {
+			continue
+		}
+		if y := run.start / nx % ny; y < first[1] || y >= end[1] {
+			continue
+		}
+		x := run.start % nx
+		inter += max(0, min(x+run.end-run.start, end[0])-max(x, first[0]))
+	}
+	return inter, size
+}
+
 func (m *Mask) bounds() (low, high [3]float64) {
 	first := true
 	for _, r := range m.runs {

@@ -51,7 +51,7 @@ type matcher struct {
 	protocol    *Protocol
 	truth       *Truth
 	predictions []Prediction
-	plusOne     float64
+	frame       frame // of the present image
 	out         *matching
 
 	order      []int32
@@ -79,16 +79,28 @@ func match(t *Truth, predictions []Prediction, p *Protocol) *matching {
 	const block = 256 // images handed out at a time
 	resample.Parallel((len(t.Images)+block-1)/block, func(next func() (int, bool)) {
 		m := matcher{protocol: p, truth: t, predictions: predictions, out: out}
-		if p.PlusOne {
-			m.plusOne = 1
-		}
 		for k, ok := next(); ok; k, ok = next() {
 			for i := k * block; i < min((k+1)*block, len(t.Images)); i++ {
+				m.frame = p.frame(&t.Images[i])
 				m.image(predictionsOf.of(i), lesionsOf.of(i))
 			}
 		}
 	})
 	return out
+}
+
+// frame returns what the pairs of an image are measured in.
+func (p *Protocol) frame(im *Image) frame {
+	f := frame{tolerance: p.SliceTolerance, spacing: noSpacing, depth: float64(im.Slices)}
+	if p.PlusOne {
+		f.plusOne = 1
+	}
+	for a, v := range im.SpacingMM {
+		if v > 0 {
+			f.spacing[a] = v
+		}
+	}
+	return f
 }
 
 // groups is a counting sort of items by image.
@@ -128,7 +140,7 @@ func (m *matcher) image(predictions, lesions []int32) {
 	switch {
 	case m.protocol.Assignment == ByOverlap:
 		m.assignByOverlap()
-	case m.protocol.Duplicates == Free && m.protocol.Multiple == All:
+	case m.protocol.Duplicates == Free && m.protocol.Multiple != One:
 		m.assignFree()
 	default:
 		m.assignGreedy()
@@ -194,8 +206,14 @@ func (m *matcher) findCandidates(lesions []int32) {
 				m.out.fate[i], m.out.lesion[i] = IgnoredMark, bestIgnored.lesion
 				continue
 			}
-			m.candidates = append(m.candidates, c)
 			best = max(best, c.quality)
+			if first := m.offsets[len(m.offsets)-1]; m.protocol.Multiple == Best && len(m.candidates) > first {
+				if m.betterLesion(c, m.candidates[first]) {
+					m.candidates[first] = c
+				}
+				continue
+			}
+			m.candidates = append(m.candidates, c)
 		}
 		m.byBest = append(m.byBest, best)
 	}
@@ -215,9 +233,9 @@ func (m *matcher) otherClass(i, j int32) bool {
 // raw is the measure of the first criterion, which ranks hits.
 func (m *matcher) hit(rule []Criterion, i, j int32) (raw float64, hit bool) {
 	p, l := &m.predictions[i].Region, &m.truth.Lesions[j].Region
-	raw, hit = rule[0].measure(p, l, m.plusOne)
+	raw, hit = rule[0].measure(p, l, &m.frame)
 	for k := 1; k < len(rule) && !hit; k++ {
-		_, hit = rule[k].measure(p, l, m.plusOne)
+		_, hit = rule[k].measure(p, l, &m.frame)
 	}
 	return raw, hit
 }

@@ -37,7 +37,8 @@ const (
 	Free           DuplicateRule = "free"            // it does not count
 	FalsePositive  DuplicateRule = "fp"              // it is a false positive
 	All            MultipleRule  = "all"             // every lesion it hits
-	One            MultipleRule  = "one"             // at most one lesion
+	One            MultipleRule  = "one"             // at most one lesion, the best of those not yet found
+	Best           MultipleRule  = "best"            // the lesion it fits best alone, though it be found already
 	Step           Interpolation = "step"            // sensitivity of the last threshold within the FPPI asked for
 	Linear         Interpolation = "linear"          // straight lines between the points of the curve, from (0, 0)
 	DropTies       TieRule       = "drop"            // marks tied with the first one over the cap are dropped with it
@@ -67,9 +68,11 @@ type Protocol struct {
 	IgnoreHit   []Criterion `json:"-"` // the same for ignored lesions; nil: Hit
 	// PlusOne measures a box from x1 to x2 as x2-x1+1 pixels (corners are pixel
 	// indices) instead of x2-x1 (corners are positions).
-	PlusOne       bool          `json:"plus_one"`
+	PlusOne        bool    `json:"plus_one"`
+	SliceTolerance float64 `json:"slice_tolerance"` // slices by which a 2-D box on a slice may lie apart
+
 	Duplicates    DuplicateRule `json:"duplicates"`    // Free or FalsePositive
-	Multiple      MultipleRule  `json:"multiple"`      // All or One
+	Multiple      MultipleRule  `json:"multiple"`      // All, One or Best
 	MaxPerImage   int           `json:"max_per_image"` // marks kept per image, highest scores first; 0: all
 	CapTies       TieRule       `json:"cap_ties"`      // DropTies or KeepTies
 	FPPI          []float64     `json:"fppi"`          // operating points, false positives per unit
@@ -85,7 +88,8 @@ type Protocol struct {
 // presets are the protocols with a name, in the order in which they are listed. To add
 // one, add a line here and its constructor below: command line, settings, help and
 // `froc protocols` take it from this table.
-var presets = []func() Protocol{DeepLesion, LUNA16, LENS, PICAI, func() Protocol { return COCO(0.5) }, SmallLesion, StrictProtocol}
+var presets = []func() Protocol{DeepLesion, LUNA16, LENS, PICAI, func() Protocol { return COCO(0.5) }, NNDetection, RibFrac, CAMELYON16,
+	DBTex, ReXGrounding, SmallLesion, StrictProtocol}
 
 // Protocols returns every preset.
 func Protocols() []Protocol {
@@ -121,7 +125,7 @@ func overlap(m Measure, threshold float64) []Criterion {
 
 // withinRadius is LUNA16's rule: the centres are nearer than the lesion's radius.
 func withinRadius() []Criterion {
-	return []Criterion{{Measure: Distance, Threshold: 1, Strict: true, ByRadius: true}}
+	return []Criterion{{Measure: Distance, Threshold: 1, Strict: true, Unit: OfRadius}}
 }
 
 func base() Protocol {
@@ -202,6 +206,71 @@ func COCO(iou float64) Protocol {
 	return p
 }
 
+// NNDetection is nnDetection's FROC: COCO's matching at IoU 0.1, linear interpolation at 1/8
+// to 8 false positives per image. Its figures are by class; see [ByClass].
+func NNDetection() Protocol {
+	p := COCO(0.1)
+	p.Name = "nndetection"
+	p.Description = "2-D or 3-D boxes, one mark per lesion at IoU >= 0.1, duplicates are FP, 100 marks per image, 1/8 … 8 FP per image"
+	p.Source = "nnDetection 0.1, nndet/evaluator/detection (MIC-DKFZ/nnDetection)"
+	p.FPPI, p.Interpolation = eighthToEight(), Linear
+	return p
+}
+
+// RibFrac is the rule of the RibFrac challenge: masks, IoU > 0.2, a mark belongs to the
+// fracture it overlaps most, further marks on it are free, 0.5 to 8 false positives per scan.
+// The challenge looks at 100 thresholds, 0 to 0.99; here every score is one.
+func RibFrac() Protocol {
+	p := base()
+	p.Name = "ribfrac"
+	p.Description = "mask against mask, IoU > 0.2, a mark belongs to the fracture it fits best, duplicates free, 0.5 … 8 FP per scan"
+	p.Source = "ribfrac/evaluation.py (M3DV/RibFrac-Challenge)"
+	p.Hit = []Criterion{{Measure: IoU, Threshold: 0.2, Strict: true}}
+	p.Multiple, p.FPPI, p.Interpolation = Best, []float64{0.5, 1, 2, 4, 8}, Linear
+	return p
+}
+
+// CAMELYON16 is the rule of that challenge: a point hits the metastasis in whose mask it
+// lies, further points are free, points on isolated tumour cells (ignored lesions) count as
+// nothing, 1/4 to 8 false positives per slide.
+func CAMELYON16() Protocol {
+	p := base()
+	p.Name = "camelyon16"
+	p.Description = "points in masks or boxes, duplicates free, isolated tumour cells ignored, 1/4 … 8 FP per slide"
+	p.Source = "CAMELYON16 challenge, Evaluation_FROC.py; Ehteshami Bejnordi et al., JAMA 318 (2017)"
+	p.Hit = []Criterion{{Measure: Inside}}
+	p.Multiple, p.FPPI, p.Interpolation = Best, []float64{0.25, 0.5, 1, 2, 4, 8}, Linear
+	return p
+}
+
+// DBTex is the rule of the DBTex challenges of breast tomosynthesis: the centres are nearer
+// in the plane than half the diagonal of the lesion's box or 100 pixels, and within a quarter
+// of the image's slices. Images need their number of slices.
+func DBTex() Protocol {
+	p := base()
+	p.Name = "dbtex"
+	p.Description = "3-D boxes, in-plane centre distance <= max(half diagonal, 100 px), within 25 % of the slices, 1 … 4 FP per volume"
+	p.Source = "duke_dbt_data.py (mazurowski-lab/duke-dbt-data)"
+	p.Hit = []Criterion{{
+		Measure: InPlane, Threshold: 0.5, Unit: OfDiagonal, AtLeast: 100, And: []Criterion{{Measure: Slices, Threshold: 0.25, Unit: OfDepth}},
+	}}
+	p.Multiple, p.FPPI, p.Interpolation = Best, []float64{1, 2, 3, 4}, Linear
+	return p
+}
+
+// ReXGrounding is the rule of ReXGroundingCT for instances: an image is a sentence of a
+// report, which speaks of no finding, one or several; masks, Dice >= 0.2, one mark per
+// finding. A mark for a sentence that denies is a false positive.
+func ReXGrounding() Protocol {
+	p := base()
+	p.Name = "rexgrounding"
+	p.Description = "an image is a sentence with 0, 1 or n findings; masks, Dice >= 0.2, one mark per finding, duplicates are FP"
+	p.Source = "ReXGroundingCT leaderboard (rexrank.ai); Baharoon et al., 2025"
+	p.Hit = overlap(Dice, 0.2)
+	p.Duplicates, p.Multiple, p.FPPI = FalsePositive, One, []float64{0.25, 0.5, 1, 2}
+	return p
+}
+
 // SmallLesion is for lesions of a few pixels, where a shift of one pixel ruins
 // any IoU: a mark hits when its centre is nearer than the lesion's radius or
 // the boxes overlap with IoU >= 0.3. A mark centred in an ignored region is ignored.
@@ -246,7 +315,7 @@ func (p *Protocol) Check() error {
 	}
 	for _, err := range []error{
 		oneOf("duplicates", p.Duplicates, Free, FalsePositive),
-		oneOf("multiple", p.Multiple, All, One),
+		oneOf("multiple", p.Multiple, All, One, Best),
 		oneOf("cap ties", p.CapTies, DropTies, KeepTies),
 		oneOf("interpolation", p.Interpolation, Step, Linear),
 		oneOf("unit", p.Unit, PerImage, PerVolume, PerPatient),
@@ -259,6 +328,9 @@ func (p *Protocol) Check() error {
 		if err != nil {
 			return fmt.Errorf("protocol %q: %w", p.Name, err)
 		}
+	}
+	if !(p.SliceTolerance >= 0) || math.IsInf(p.SliceTolerance, 0) {
+		return fmt.Errorf("protocol %q: a tolerance of %v slices, want 0 or more", p.Name, p.SliceTolerance)
 	}
 	if p.Assignment == ByOverlap && p.Multiple != One {
 		return fmt.Errorf("protocol %q: assignment by overlap gives a mark one lesion; multiple is %q", p.Name, p.Multiple)

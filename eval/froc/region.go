@@ -128,14 +128,21 @@ func (r *Region) Centre() [3]float64 {
 
 // Radius returns the radius of a point, half the longest side of a box, and for
 // a mask the radius of the ball with as many voxels.
-func (r *Region) Radius() float64 {
+func (r *Region) Radius() float64 { return r.radius(noSpacing) }
+
+// noSpacing leaves coordinates as they are.
+var noSpacing = [3]float64{1, 1, 1}
+
+// radius is Radius in millimetres, for boxes and masks in units of that spacing. That of a
+// point is in millimetres already.
+func (r *Region) radius(spacing [3]float64) float64 {
 	switch r.kind {
 	case KindPoint2D, KindPoint3D:
 		return r.c[3]
 	case KindMask:
-		return math.Cbrt(3 * float64(r.mask.voxels) / (4 * math.Pi))
+		return math.Cbrt(3 * float64(r.mask.voxels) * spacing[0] * spacing[1] * spacing[2] / (4 * math.Pi))
 	}
-	return max(r.c[3]-r.c[0], r.c[4]-r.c[1], r.c[5]-r.c[2]) / 2
+	return max((r.c[3]-r.c[0])*spacing[0], (r.c[4]-r.c[1])*spacing[1], (r.c[5]-r.c[2])*spacing[2]) / 2
 }
 
 // Check returns an error when a coordinate is not finite, a box has its corners

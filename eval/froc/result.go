@@ -149,20 +149,20 @@ func (r *Result) made() bool { return r != nil && r.matching != nil }
 
 // checkKinds compares the kinds that occur, not every pair.
 func checkKinds(t *Truth, predictions []Prediction, p *Protocol) error {
-	var lesionKinds, ignoreKinds, predictionKinds [KindMask + 1]bool
+	var lesionKinds, ignoreKinds, predictionKinds kinds
 	for i := range t.Lesions {
 		if t.Lesions[i].Ignore {
-			ignoreKinds[t.Lesions[i].Region.kind] = true
+			ignoreKinds.add(&t.Lesions[i].Region)
 		} else {
-			lesionKinds[t.Lesions[i].Region.kind] = true
+			lesionKinds.add(&t.Lesions[i].Region)
 		}
 	}
 	for i := range predictions {
-		predictionKinds[predictions[i].Region.kind] = true
+		predictionKinds.add(&predictions[i].Region)
 	}
-	check := func(rule []Criterion, kinds [KindMask + 1]bool) error {
-		for l, there := range kinds {
-			for k, predicted := range predictionKinds {
+	check := func(rule []Criterion, of *kinds) error {
+		for l, there := range of.there {
+			for k, predicted := range predictionKinds.there {
 				if !there || !predicted {
 					continue
 				}
@@ -173,9 +173,43 @@ func checkKinds(t *Truth, predictions []Prediction, p *Protocol) error {
 				}
 			}
 		}
+		if of.planar() && predictionKinds.deep || of.deep && predictionKinds.planar() {
+			return fmt.Errorf("protocol %q: a region in the plane cannot be compared with a mask of several slices; give boxes z, or z1 and z2", p.Name)
+		}
 		return nil
 	}
-	return errors.Join(check(p.Hit, lesionKinds), check(p.ignoreHit(), ignoreKinds))
+	return errors.Join(check(p.Hit, &lesionKinds), check(p.ignoreHit(), &ignoreKinds), checkDepth(t, p))
+}
+
+// kinds are those that occur.
+type kinds struct {
+	there [KindMask + 1]bool
+	deep  bool // a mask has several slices
+}
+
+func (k *kinds) add(r *Region) {
+	k.there[r.kind] = true
+	k.deep = k.deep || r.kind == KindMask && r.mask.size[2] > 1
+}
+
+func (k *kinds) planar() bool { return k.there[KindBox2D] || k.there[KindPoint2D] }
+
+// checkDepth returns an error where a rule needs an image's slices and they are unknown.
+func checkDepth(t *Truth, p *Protocol) error {
+	for _, c := range slices.Concat(p.Hit, p.ignoreHit()) {
+		for _, one := range append([]Criterion{c}, c.And...) {
+			if one.Unit != OfDepth {
+				continue
+			}
+			for i := range t.Images {
+				if t.Images[i].Slices <= 0 {
+					return fmt.Errorf("protocol %q: rule %s needs the number of slices of image %q (a column slices of the list of images)",
+						p.Name, one, t.Images[i].ID)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func makeClusters(t *Truth, p *Protocol) clusters {
@@ -356,6 +390,25 @@ func (r *Result) makeCurve() {
 	}
 	slices.Sort(scores)
 	r.Counts.TiedScores = len(scores) - len(slices.Compact(scores))
+}
+
+// AllMarks returns the precision and the sensitivity of all marks together, whatever their
+// scores; precision is NaN without true and false positives.
+func (r *Result) AllMarks() (precision, sensitivity float64) {
+	n := &r.Counts
+	return float64(n.TruePositives) / float64(n.TruePositives+n.FalsePositives), float64(n.Found) / float64(n.Lesions)
+}
+
+// Silent returns the number of images without a counted lesion on which there is no false
+// positive.
+func (r *Result) Silent() int {
+	silent := 0
+	for _, c := range r.ratings {
+		if c.normal && math.IsInf(c.score, -1) {
+			silent++
+		}
+	}
+	return silent
 }
 
 // At returns the operating point at fppi false positives per unit, by the

@@ -14,6 +14,10 @@ type Image struct {
 	ID      string
 	Patient string // the cluster for resampling; empty: the image is its own patient
 	Volume  string // the scan a slice belongs to; empty: the image is its own volume
+	// SpacingMM are the millimetres per unit of x, y and z, by which distances are measured;
+	// 0: 1, coordinates are as they are. The radius of a point is in millimetres then.
+	SpacingMM [3]float64
+	Slices    int // the image's depth, for rules of a share of it; 0: unknown
 }
 
 // patient returns the patient's key; images without one stand for themselves.
@@ -90,6 +94,11 @@ func (t *Truth) Check() error {
 			return fmt.Errorf("image id %q stands twice, as images %d and %d", im.ID, first, i)
 		}
 		seen[im.ID] = i
+		for _, v := range im.SpacingMM {
+			if !(v >= 0) || math.IsInf(v, 0) {
+				return fmt.Errorf("image %q: spacing %v, want millimetres above 0", im.ID, im.SpacingMM)
+			}
+		}
 		if im.Volume == "" {
 			continue
 		}

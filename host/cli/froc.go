@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -39,13 +40,15 @@ func frocCommand() *cli.Command {
 			&cli.StringFlag{Name: "candidates", Usage: "what a mark of a soft map is: `RULE` components, threshold=T or dynamic"},
 			&cli.StringFlag{Name: "coordinates", Usage: "of points compared with masks: `voxel`, ras or lps"},
 
-			&cli.StringFlag{Name: "hit", Usage: "`RULE` for a hit, e.g. \"iou>=0.5\", \"distance<radius | iou>=0.3\", \"inside\""},
+			&cli.StringFlag{Name: "hit", Usage: "`RULE` for a hit, e.g. \"iou>=0.5\", \"distance<radius | iou>=0.3\", \"inplane<=max(0.5*diagonal,100) & slices<=2\", \"inside\""},
 			&cli.StringFlag{Name: "ignore-hit", Usage: "`RULE` for a mark on an ignored lesion"},
 			&cli.BoolFlag{Name: "plus-one", Usage: "measure a box from x1 to x2 as x2-x1+1 pixels"},
 			&cli.StringFlag{Name: "classes", Usage: "a mark finds lesions of the `same` class, or of any"},
 			&cli.BoolFlag{Name: "by-class", Usage: "evaluate every class by itself as well, and their mean"},
+			&cli.Float64Flag{Name: "slice-tolerance", Usage: "a 2-D box on a slice counts as on all slices within `N`"},
+			&cli.StringFlag{Name: "spacing", Usage: "`X,Y,Z` millimetres per unit of the coordinates, for distances (default: the list of images', else 1)"},
 			&cli.StringFlag{Name: "duplicates", Usage: "further marks on a found lesion: `free` or fp"},
-			&cli.StringFlag{Name: "multiple", Usage: "one mark finds `all` lesions it hits, or one"},
+			&cli.StringFlag{Name: "multiple", Usage: "one mark finds `all` lesions it hits, one (the best of those left), or best (that alone)"},
 			&cli.IntFlag{Name: "max-per-image", Usage: "marks kept per image, 0 for all"},
 			&cli.StringFlag{Name: "cap-ties", Usage: "marks tied at that limit: `drop` or keep"},
 			&cli.StringFlag{Name: "fppi", Usage: "`LIST` of false positives per image, e.g. 0.5,1,2"},
@@ -169,6 +172,16 @@ func frocOptions(c *cli.Context) (o frocreport.Options, err error) {
 	o.Read = frocio.Options{
 		Lenient: c.Bool("lenient"), Split: c.String("split"), Noisy: frocio.NoisyRule(c.String("noisy")), Category: c.String("category"),
 		MaskLesions: frocio.MaskRule(c.String("mask-lesions")), Coordinates: frocio.Coordinates(c.String("coordinates")),
+	}
+	if c.IsSet("spacing") {
+		mm, err := parseNumbers(c.String("spacing"))
+		if err != nil {
+			return o, usageError("--spacing: %w", err)
+		}
+		if len(mm) != 3 || slices.Min(mm) <= 0 {
+			return o, usageError("--spacing %q, want three lengths above 0, of x, y and z", c.String("spacing"))
+		}
+		o.Read.SpacingMM = [3]float64(mm)
 	}
 	if err := readFROCRules(c, &o.Read); err != nil {
 		return o, err
@@ -308,6 +321,9 @@ func frocProtocol(c *cli.Context) (froc.Protocol, error) {
 	override(c, "ties", &p.Ties)
 	if c.IsSet("plus-one") {
 		p.PlusOne = c.Bool("plus-one")
+	}
+	if c.IsSet("slice-tolerance") {
+		p.SliceTolerance = c.Float64("slice-tolerance")
 	}
 	if c.IsSet("max-per-image") {
 		p.MaxPerImage = c.Int("max-per-image")

@@ -114,7 +114,8 @@ func pluginFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "verbose", Usage: "show what plugins write to standard error"},
 		&cli.DurationFlag{Name: "call-timeout", Usage: "longest `TIME` of one call of a plugin; a plugin that takes longer is taken for hung"},
 		&cli.BoolFlag{Name: "allow-unregistered", Usage: "run plugins found by name that were not installed"},
-		&cli.Uint64Flag{Name: "plugin-memory-mib", Usage: "private memory of each plugin, `MIB`"},
+		&cli.Uint64Flag{Name: "plugin-memory-mib", Usage: "memory of each plugin, shared memory included, `MIB`"},
+		&cli.Uint64Flag{Name: "plugin-shared-mib", Usage: "`MIB` of each plugin's memory that are shared with the program for tensors (default: 16384 reserved, or an eighth of --plugin-memory-mib; less where ulimit -v or -f allows no more)"},
 		&cli.Uint64Flag{Name: "plugin-cpu-seconds", Usage: "processor time of each plugin, `S`"},
 		&cli.BoolFlag{Name: "plugin-no-network", Usage: "start plugins without network"},
 		&cli.BoolFlag{Name: "plugin-read-only", Usage: "keep plugins from changing files; what they save goes through the host"},
@@ -124,9 +125,9 @@ func pluginFlags() []cli.Flag {
 func pluginOptions(c *cli.Context) plughost.Options {
 	o := plughost.Options{
 		Dirs: c.StringSlice("plugin-dir"), Threads: c.Int("threads"), CallTimeout: c.Duration("call-timeout"),
-		AllowUnregistered: c.Bool("allow-unregistered"),
+		AllowUnregistered: c.Bool("allow-unregistered"), ArenaBytes: int64(mebibytes(c, "plugin-shared-mib")),
 		Isolation: plughost.Isolation{
-			MemoryBytes: c.Uint64("plugin-memory-mib") << 20, CPUSeconds: c.Uint64("plugin-cpu-seconds"),
+			MemoryBytes: mebibytes(c, "plugin-memory-mib"), CPUSeconds: c.Uint64("plugin-cpu-seconds"),
 			NoNetwork: c.Bool("plugin-no-network"), ReadOnly: c.Bool("plugin-read-only"),
 		},
 	}
@@ -135,6 +136,9 @@ func pluginOptions(c *cli.Context) plughost.Options {
 	}
 	return o
 }
+
+// mebibytes is a flag in MiB as bytes; more than any machine has is as good as no limit.
+func mebibytes(c *cli.Context, name string) uint64 { return min(c.Uint64(name), 1<<40) << 20 }
 
 func noArguments(c *cli.Context) error {
 	if c.NArg() > 0 {

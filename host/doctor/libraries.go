@@ -32,10 +32,9 @@ type closure struct {
 	missing map[string]string
 }
 
-// resolve finds a program's shared libraries as the dynamic loader does, without
-// LD_LIBRARY_PATH, which plugins do not inherit: DT_RUNPATH of the file that
-// wants it, or else DT_RPATH of that file and of those that brought it in; then
-// the system's folders.
+// resolve finds a program's shared libraries as the dynamic loader does: DT_RPATH of the
+// file that wants it and of those that brought it in, unless it has a DT_RUNPATH;
+// LD_LIBRARY_PATH, which plugins inherit; DT_RUNPATH; the system's folders.
 func (m machine) resolve(program string) (*closure, error) {
 	c := &closure{paths: map[string]string{}, missing: map[string]string{}}
 	system := m.libraryDirs()
@@ -52,9 +51,9 @@ func (m machine) resolve(program string) (*closure, error) {
 			return nil, err
 		}
 		inherited := append(slices.Clone(rpath), next.rpath...)
-		dirs := runpath
+		dirs := append(filepath.SplitList(os.Getenv("LD_LIBRARY_PATH")), runpath...)
 		if len(runpath) == 0 {
-			dirs = inherited
+			dirs = append(slices.Clone(inherited), dirs...)
 		}
 		for _, name := range needed {
 			if c.paths[name] != "" {

@@ -16,7 +16,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/alignedfusion/alignedfusion/sdk/client"
 )
 
 const (
@@ -38,6 +38,14 @@ func (m machine) path(parts ...string) string {
 	return filepath.Join(append([]string{m.root}, parts...)...)
 }
 
+// unknown is the finding where Linux's /proc is not.
+func unknown(check string, err error) Finding {
+	if runtime.GOOS != "linux" {
+		return Finding{check, OK, "not looked at on " + runtime.GOOS, ""}
+	}
+	return Finding{check, Warn, err.Error(), "mount /proc"}
+}
+
 // flagsOfInterest are the processor's abilities that change libtorch's speed.
 var flagsOfInterest = []string{"avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "sve", "bf16"}
 
@@ -45,7 +53,7 @@ var flagsOfInterest = []string{"avx2", "fma", "avx512f", "avx512_bf16", "avx512_
 func (m machine) processor() Finding {
 	text, err := os.ReadFile(m.path("proc", "cpuinfo"))
 	if err != nil {
-		return Finding{"processor", Warn, err.Error(), "mount /proc"}
+		return unknown("processor", err)
 	}
 	var flags []string
 	model := runtime.GOARCH
@@ -105,7 +113,7 @@ func (m machine) cpuQuota() (cores float64, limited bool) {
 func (m machine) memory() Finding {
 	text, err := os.ReadFile(m.path("proc", "meminfo"))
 	if err != nil {
-		return Finding{"memory", Warn, err.Error(), "mount /proc"}
+		return unknown("memory", err)
 	}
 	bytes := map[string]uint64{}
 	for line := range strings.Lines(string(text)) {
@@ -139,28 +147,23 @@ func (m machine) memory() Finding {
 // sharedMemory tries what tensors travel through: a memory file, sealed against
 // resizing.
 func sharedMemory() Finding {
-	const mend = "set ALIGNEDFUSION_IN_BAND=1: tensors then travel inside the messages, slower"
-	fd, err := unix.MemfdCreate("alignedfusion-doctor", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	arena, err := client.NewArena(0)
 	if err != nil {
-		return Finding{"shared memory", Fail, fmt.Sprintf("memfd_create: %v", err), mend}
+		return Finding{"shared memory", Warn, err.Error() + "; tensors travel inside the messages, slower", "raise ulimit -v and ulimit -f, if they are set"}
 	}
-	defer unix.Close(fd)
-	if err := unix.Ftruncate(fd, mib); err != nil {
-		return Finding{"shared memory", Fail, fmt.Sprintf("resizing a memory file: %v", err), mend}
-	}
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW); err != nil {
-		return Finding{"shared memory", Fail, fmt.Sprintf("sealing a memory file: %v", err), mend}
+	defer arena.Close()
+	if size := arena.Size(); size < client.DefaultArenaBytes {
+		return Finding{"shared memory", OK, fmt.Sprintf("%d MiB: the limits of this process (ulimit -f, ulimit -v) leave no more", size/mib), ""}
 	}
 	return Finding{Check: "shared memory", Status: OK, Detail: "memory files can be made and sealed"}
 }
 
 // diskSpace reports what is free where runs are written.
 func diskSpace(dir string) Finding {
-	var stat unix.Statfs_t
-	if err := unix.Statfs(dir, &stat); err != nil {
+	free, err := freeBytes(dir)
+	if err != nil {
 		return Finding{"disk", Fail, fmt.Sprintf("%s: %v", dir, err), "change to an existing folder"}
 	}
-	free := stat.Bavail * uint64(stat.Bsize)
 	return judgeDisk(free)
 }
 

@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/alignedfusion/alignedfusion/internal/process"
 )
 
 // Defaults of Options.
@@ -40,7 +40,8 @@ type Options struct {
 	// InBand sends all tensors inside the messages; $ALIGNEDFUSION_IN_BAND=1 does the same.
 	InBand bool
 	// ArenaBytes is the size of the shared memory of each plugin; 0 means
-	// client.DefaultArenaBytes. The memory is sparse.
+	// client.DefaultArenaBytes, or an eighth of the isolation's MemoryBytes. The memory
+	// is sparse. Where the process may not reserve as much, it is smaller.
 	ArenaBytes int64
 	// StartTimeout bounds the time from exec to handshake; 0 means DefaultStartTimeout.
 	StartTimeout time.Duration
@@ -104,7 +105,11 @@ const maxSocketDir = 50
 // hosts have left.
 func socketDir() (string, error) {
 	base := os.Getenv("XDG_RUNTIME_DIR")
-	if info, err := os.Stat(base); base == "" || err != nil || !info.IsDir() || len(base) > maxSocketDir-20 || unix.Access(base, unix.W_OK) != nil {
+	probe, err := os.MkdirTemp(base, "probe-")
+	if err == nil {
+		err = os.Remove(probe)
+	}
+	if base == "" || err != nil || len(base) > maxSocketDir-20 {
 		base = os.TempDir()
 	}
 	if len(base) > maxSocketDir-20 {
@@ -113,11 +118,7 @@ func socketDir() (string, error) {
 	stale, _ := filepath.Glob(filepath.Join(base, socketDirPrefix+"*"))
 	for _, dir := range stale {
 		pid, err := strconv.Atoi(strings.SplitN(strings.TrimPrefix(filepath.Base(dir), socketDirPrefix), "-", 2)[0])
-		if err != nil || pid <= 0 || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-			continue
-		}
-		var stat unix.Stat_t
-		if unix.Lstat(dir, &stat) == nil && int(stat.Uid) == os.Getuid() {
+		if err == nil && pid > 0 && !process.Alive(pid) && process.Owns(dir) {
 			_ = os.RemoveAll(dir)
 		}
 	}

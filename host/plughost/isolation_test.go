@@ -1,3 +1,5 @@
+//go:build linux
+
 package plughost
 
 import (
@@ -8,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -35,14 +40,22 @@ func probe(t *testing.T, i Isolation, script string) string {
 
 func TestEnvironmentIsClean(t *testing.T) {
 	t.Setenv("SECRET_TOKEN", "hunter2")
-	t.Setenv("LD_LIBRARY_PATH", "/somewhere")
-	t.Setenv("ALSO", "passed on")
-	t.Setenv(EnvPass, "ALSO")
-	out := probe(t, Isolation{}, "env | grep -v -e PATH= -e PYTHON -e PLUGIN_M -e HOME= -e PWD= -e USER= >&2; env | grep LD_ >&2; ulimit -c >&2; ulimit -n >&2")
-	if strings.Contains(out, "hunter2") || strings.Contains(out, "LD_LIBRARY_PATH") {
-		t.Errorf("environment is\n%s", out)
+	t.Setenv("LD_PRELOAD_OTHER", "loaded")
+	t.Setenv("SLURM", "no family")
+	for _, name := range []string{"LD_LIBRARY_PATH", "PYTORCH_CUDA_ALLOC_CONF", "SLURM_JOB_ID", "CUBLAS_WORKSPACE_CONFIG", "CUDA_DEVICE_ORDER",
+		"OPENBLAS_CORETYPE", "MKL_CBWR", "NVIDIA_TF32_OVERRIDE", "OMP_PROC_BIND", "ALSO", "MINE_A"} {
+		t.Setenv(name, "x1")
 	}
-	for _, want := range []string{"ALSO=passed on", "OMP_WAIT_POLICY=passive", "PLUGIN_UNIX_SOCKET_DIR="} {
+	t.Setenv("OMP_WAIT_POLICY", "active")
+	t.Setenv(EnvPass, "ALSO, MINE_*")
+	out := probe(t, Isolation{}, "env | grep -e =x1 -e =hunter2 -e =loaded -e '=no family' -e OMP -e SOCKET_DIR | sort | tr '\\n' ' ' >&2; echo >&2; ulimit -c >&2; ulimit -n >&2")
+	for _, refused := range []string{"hunter2", "loaded", "no family"} {
+		if strings.Contains(out, refused) {
+			t.Errorf("%s is passed on: environment is\n%s", refused, out)
+		}
+	}
+	for _, want := range []string{"ALSO=x1 ", "MINE_A=x1 ", "LD_LIBRARY_PATH=x1 ", "PYTORCH_CUDA_ALLOC_CONF=x1 ", "SLURM_JOB_ID=x1 ", "CUBLAS_WORKSPACE_CONFIG=x1 ",
+		"CUDA_DEVICE_ORDER=x1 ", "OPENBLAS_CORETYPE=x1 ", "MKL_CBWR=x1 ", "NVIDIA_TF32_OVERRIDE=x1 ", "OMP_PROC_BIND=x1 ", "OMP_WAIT_POLICY=active ", "PLUGIN_UNIX_SOCKET_DIR="} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%s is missing in\n%s", want, out)
 		}
@@ -102,6 +115,44 @@ func TestAnIsolatedPluginWorksAndSaves(t *testing.T) {
 	}
 	if err := i.Load(t.Context(), dir, false); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestSharedMemoryCountsTowardsTheMemoryLimit(t *testing.T) {
+	const script = "sleep 1; echo data $(ulimit -d) >&2" // the limit comes after the start
+	if out := probe(t, Isolation{MemoryBytes: 1 << 30}, script); !strings.Contains(out, "data 917504") {
+		t.Errorf("of 1 GiB an eighth is shared, %d KiB are left: %s", 917504, out)
+	}
+	h := newHost(t, Options{ArenaBytes: 1 << 30, Isolation: Isolation{MemoryBytes: 1 << 30}})
+	if _, err := h.Start(t.Context(), filepath.Join(testBinaries, "linear")); fault.Of(err) != fault.Usage || !strings.Contains(err.Error(), "--plugin-shared-mib") {
+		t.Errorf("all of the memory shared: %v", err)
+	}
+}
+
+// Where no arena can be had, and where the plugin cannot map it, tensors travel in the
+// messages, and the log says so.
+func TestWithoutSharedMemoryTensorsTravelInTheMessages(t *testing.T) {
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &before); err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	h := newHost(t, Options{Log: &log})
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 0, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, h, "linear")
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if p.SharedMemory() {
+		t.Error("shared memory where no file may be written")
+	}
+	if _, err := openLinear(t, p, nil).Forward(t.Context(), &sdk.ForwardRequest{Inputs: row(5000)}); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(log.String(), "tensors travel in the messages: arena") {
+		t.Errorf("the log says %q", log.String())
 	}
 }
 

@@ -99,20 +99,21 @@ func (h *Host) launch(ctx context.Context, found *Found) (*Plugin, error) {
 	}
 	p.lifeline = write
 	cmd.ExtraFiles = []*os.File{read}
-	if !h.options.InBand {
-		if p.arena, err = client.NewArena(h.options.ArenaBytes); err != nil {
-			return nil, errors.Join(refuse(err), read.Close(), write.Close())
-		}
+	isolation := h.options.Isolation
+	if p.arena, err = h.newArena(&isolation, p.log); err != nil {
+		return nil, errors.Join(err, read.Close(), write.Close())
+	}
+	if p.arena != nil {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, p.arena.File())
 	}
-	if err := p.start(ctx, cmd, read); err != nil {
+	if err := p.start(ctx, cmd, isolation, read); err != nil {
 		p.abandon()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, lifeline *os.File) error {
+func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, isolation Isolation, lifeline *os.File) error {
 	logger := hclog.New(&hclog.LoggerOptions{Name: "go-plugin", Level: hclog.Off})
 	p.goplugin = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  plugin.HandshakeConfig(serve.Handshake),
@@ -131,7 +132,7 @@ func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, lifeline *os.File) er
 			if err != nil {
 				return nil, err
 			}
-			r.isolation, r.writable = p.host.options.Isolation, []string{p.host.dir}
+			r.isolation, r.writable = isolation, []string{p.host.dir}
 			p.runner = r
 			return r, nil
 		},
@@ -167,7 +168,14 @@ func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, lifeline *os.File) er
 		p.client.Detach()
 		return nil
 	}
-	return p.call(ctx, "", "attach", func(ctx context.Context) error { return p.client.Attach(ctx, arenaFD) })
+	err = p.call(ctx, "", "attach", func(ctx context.Context) error { return p.client.Attach(ctx, arenaFD) })
+	if code := sdk.CodeOf(err); !IsFailure(err) && (code == sdk.ResourceExhausted || code == sdk.Unimplemented) {
+		// The plugin's address space is fuller than the host's.
+		fmt.Fprintf(p.log, "tensors travel in the messages: %v\n", err)
+		p.client.Detach()
+		return nil
+	}
+	return err
 }
 
 // startFailure says in words why go-plugin could not start the process.

@@ -6,8 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-
-	"golang.org/x/sys/unix"
 )
 
 // envProcess marks the environment of a plugin process, and with it that of every
@@ -32,8 +30,12 @@ func reapMarked(mark string) {
 			if string(variable) != mark {
 				continue
 			}
-			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil && pid != os.Getpid() {
-				_ = unix.Kill(pid, unix.SIGKILL)
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			if err != nil || pid == os.Getpid() {
+				continue
+			}
+			if left, err := os.FindProcess(pid); err == nil {
+				_ = left.Kill()
 			}
 		}
 	}

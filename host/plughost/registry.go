@@ -15,9 +15,9 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/gofrs/flock"
-	"golang.org/x/sys/unix"
 
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/process"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/serve"
@@ -445,10 +445,10 @@ func DescribeJSON(ctx context.Context, f *Found) ([]byte, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fail(err.Error(), log, err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })
+	stop := context.AfterFunc(ctx, func() { _ = process.KillGroup(cmd.Process.Pid) })
 	err = cmd.Wait()
 	stop()
-	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+	_ = process.KillGroup(cmd.Process.Pid)
 	reapMarked(mark)
 	switch {
 	case ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):

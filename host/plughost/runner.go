@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/alignedfusion/alignedfusion/internal/process"
 )
 
 // childRunner starts a plugin process in go-plugin's stead. go-plugin's own runner
@@ -64,14 +64,14 @@ func newChildRunner(cmd *exec.Cmd, log *logRing, lifeline *os.File) (*childRunne
 
 // attachTo watches a process that runs already, until ctx ends.
 func attachTo(ctx context.Context, pid int, log *logRing) (*childRunner, error) {
-	process, err := os.FindProcess(pid)
+	found, err := os.FindProcess(pid)
 	if err != nil {
 		return nil, err
 	}
-	r := &childRunner{cmd: &exec.Cmd{Process: process}, log: log, attached: true, exited: make(chan struct{})}
+	r := &childRunner{cmd: &exec.Cmd{Process: found}, log: log, attached: true, exited: make(chan struct{})}
 	go func() {
 		defer close(r.exited)
-		for errors.Is(unix.Kill(pid, 0), nil) {
+		for process.Alive(pid) {
 			select {
 			case <-ctx.Done():
 				return
@@ -112,7 +112,7 @@ func (r *childRunner) Start(context.Context) error {
 	}()
 	go func() {
 		_ = r.cmd.Wait() // the state says it all
-		_ = unix.Kill(-r.cmd.Process.Pid, unix.SIGKILL)
+		_ = process.KillGroup(r.cmd.Process.Pid)
 		deadline := time.Now().Add(drainTime)
 		_ = r.outRead.SetReadDeadline(deadline)
 		_ = r.errRead.SetReadDeadline(deadline)
@@ -125,29 +125,6 @@ func (r *childRunner) Start(context.Context) error {
 		close(r.exited)
 	}()
 	return nil
-}
-
-// armLifeline asks the kernel to kill the plugin's whole process group the moment the
-// host's end of the pipe closes, which the host's death does. It works for a plugin in
-// any language, and for one that is stopped or holds an interpreter's lock; the SDK
-// reads the pipe as well, in case the kernel refuses.
-func armLifeline(f *os.File, pid int) {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = conn.Control(func(fd uintptr) {
-		if _, err := unix.FcntlInt(fd, unix.F_SETOWN, -pid); err != nil {
-			return
-		}
-		if _, err := unix.FcntlInt(fd, unix.F_SETSIG, int(unix.SIGKILL)); err != nil {
-			return
-		}
-		flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
-		if err == nil {
-			_, _ = unix.FcntlInt(fd, unix.F_SETFL, flags|unix.O_ASYNC)
-		}
-	})
 }
 
 // readStdout gives the first line to go-plugin and everything after it to the log.
@@ -182,11 +159,8 @@ func (r *childRunner) reason() string {
 	switch {
 	case ok && status.Signaled():
 		hint := ""
-		switch status.Signal() {
-		case syscall.SIGKILL:
+		if status.Signal() == syscall.SIGKILL {
 			hint = " (by someone, or by the kernel for lack of memory)"
-		case syscall.SIGXCPU:
-			hint = " (its limit of processor time)"
 		}
 		return fmt.Sprintf("the process was killed by signal %q%s", status.Signal(), hint)
 	case ok && status.ExitStatus() == 0:
@@ -227,11 +201,7 @@ func (r *childRunner) Kill(context.Context) error {
 		return nil
 	default:
 	}
-	err := unix.Kill(-r.cmd.Process.Pid, unix.SIGKILL)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	return err
+	return process.KillGroup(r.cmd.Process.Pid)
 }
 
 func (r *childRunner) PluginToHost(network, address string) (string, string, error) {

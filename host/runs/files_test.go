@@ -158,33 +158,6 @@ func TestAmendNotesAValidationInTheCheckpoint(t *testing.T) {
 	}
 }
 
-func TestSaveRefusesWhatIsNoPlainFile(t *testing.T) {
-	r := create(t)
-	saveSteps(t, r, 0, 10)
-	for name, make := range map[string]func(dir string) error{
-		"link": func(dir string) error { return os.Symlink("weights.safetensors", filepath.Join(dir, "x")) },
-		"pipe": func(dir string) error { return syscall.Mkfifo(filepath.Join(dir, "x"), 0o666) },
-	} {
-		err := r.Save(State{Step: 20}, roles, func(_, dir string) error { return make(dir) })
-		if err == nil || !strings.Contains(err.Error(), "is not a plain file") || !strings.Contains(err.Error(), "step-20 was not saved") {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	// Folders inside a stage's folder are its own.
-	if err := r.Save(State{Step: 30}, []string{"head"}, func(_, dir string) error {
-		if err := os.MkdirAll(filepath.Join(dir, "deep"), 0o777); err != nil {
-			return err
-		}
-		return os.WriteFile(filepath.Join(dir, "deep", "w"), []byte("w"), 0o666)
-	}); err != nil {
-		t.Fatal(err)
-	}
-	m, err := readCheckpoint(checkpointPath(r.Dir, 30))
-	if err != nil || m.Files["head/deep/w"].Bytes != 1 {
-		t.Errorf("%+v, %v", m, err)
-	}
-}
-
 func TestSaveStartsFromAnEmptyFolderEachTime(t *testing.T) {
 	r := create(t)
 	left := filepath.Join(checkpointPath(r.Dir, 10)+".tmp", "encoder", "old")

@@ -10,8 +10,6 @@ import (
 	"io"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
@@ -20,6 +18,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
+	"github.com/alignedfusion/alignedfusion/internal/process"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -198,9 +197,8 @@ func (s *Session) Abandon() { _ = s.host.Close() }
 // PeakRSSBytes is the most memory that the host and each plugin's process have used.
 func (s *Session) PeakRSSBytes() map[string]int64 {
 	out := map[string]int64{}
-	var own unix.Rusage
-	if unix.Getrusage(unix.RUSAGE_SELF, &own) == nil {
-		out["host"] = own.Maxrss << 10 // Linux counts in KiB
+	if own := process.PeakRSSBytes(); own > 0 {
+		out["host"] = own
 	}
 	for _, m := range s.Pipeline.Members {
 		if peak := m.Cost().PeakRSSBytes; peak > 0 {

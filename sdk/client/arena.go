@@ -9,8 +9,6 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -39,45 +37,31 @@ type Arena struct {
 // plugin may write.
 type region struct{ offset, size int64 }
 
-// NewArena makes an arena of sizeBytes (0: DefaultArenaBytes), or smaller where the
-// process may not write files that large (ulimit -f counts shared memory as well): what
-// finds no room goes in-band.
+// NewArena makes an arena of sizeBytes (0: DefaultArenaBytes), or of a half, a quarter and
+// so on of it where the process may not reserve that much: ulimit -v bounds the address
+// space, of which an arena takes at most an eighth of what is left, and ulimit -f the
+// files, which shared memory is one of. A host that gets none sends tensors in messages.
 func NewArena(sizeBytes int64) (*Arena, error) {
 	if sizeBytes == 0 {
 		sizeBytes = DefaultArenaBytes
 	}
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && limit.Cur < uint64(sizeBytes) {
-		sizeBytes = max(int64(limit.Cur), pageBytes)
-	}
-	sizeBytes = sizeBytes / pageBytes * pageBytes
-	if sizeBytes <= 0 {
+	if sizeBytes < pageBytes {
 		return nil, fmt.Errorf("arena: %d bytes given, want at least %d", sizeBytes, pageBytes)
 	}
-	fd, err := unix.MemfdCreate("alignedfusion", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, fmt.Errorf("arena: create shared memory: %w", err)
-	}
-	file := os.NewFile(uintptr(fd), "arena")
-	memory, err := func() ([]byte, error) {
-		if err := unix.Ftruncate(fd, sizeBytes); err != nil {
-			return nil, fmt.Errorf("arena: size of %d bytes: %w", sizeBytes, err)
+	for ; sizeBytes >= pageBytes; sizeBytes /= 2 {
+		size := sizeBytes / pageBytes * pageBytes
+		if !fits(size) {
+			continue
 		}
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
-			return nil, fmt.Errorf("arena: seal: %w", err)
-		}
-		memory, err := unix.Mmap(fd, 0, int(sizeBytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+		file, memory, err := newMemory(size)
 		if err != nil {
-			return nil, fmt.Errorf("arena: map %d bytes: %w", sizeBytes, err)
+			return nil, fmt.Errorf("arena: %w", err)
 		}
-		return memory, nil
-	}()
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
+		guard := make([]byte, guardBytes)
+		_, _ = rand.Read(guard) // never fails, says its documentation
+		return &Arena{file: file, memory: memory, guard: guard, free: []region{{0, size}}}, nil
 	}
-	guard := make([]byte, guardBytes)
-	_, _ = rand.Read(guard) // never fails, says its documentation
-	return &Arena{file: file, memory: memory, guard: guard, free: []region{{0, sizeBytes}}}, nil
+	return nil, fmt.Errorf("arena: the limits of this process (ulimit -f, ulimit -v) leave less than %d bytes", pageBytes)
 }
 
 // File is the memory as a file, for the child process to inherit.
@@ -88,7 +72,7 @@ func (a *Arena) Size() int64 { return int64(len(a.memory)) }
 
 // Close gives the memory back. No call may be in flight.
 func (a *Arena) Close() error {
-	return errors.Join(unix.Munmap(a.memory), a.file.Close())
+	return errors.Join(freeMemory(a.memory), a.file.Close())
 }
 
 // take reserves room for n bytes and the guard; false when the arena is full.

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/alignedfusion/alignedfusion/internal/process"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
@@ -60,7 +61,7 @@ func start(t *testing.T, files []*os.File, environment []string, args ...string)
 	p := &program{Cmd: exec.Command(self, args...)}
 	p.Env = append(environment, asPlugin+"=1", "PATH="+os.Getenv("PATH"))
 	p.ExtraFiles, p.Stderr = files, &p.stderr
-	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p.SysProcAttr = process.Leader()
 	out, err := p.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +71,7 @@ func start(t *testing.T, files []*os.File, environment []string, args ...string)
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = syscall.Kill(-p.Process.Pid, syscall.SIGKILL)
+		_ = process.KillGroup(p.Process.Pid)
 		_ = p.Wait()
 	})
 	return p

@@ -3,6 +3,8 @@ package torchstage
 import (
 	"fmt"
 	"runtime"
+	"strconv"
+	"strings"
 	"unsafe"
 
 	"github.com/sugarme/gotch"
@@ -161,17 +163,47 @@ func (s *Scope) Scalar(t *ts.Tensor) float64 {
 	return v[0]
 }
 
-// ParseDevice understands cpu, cuda and cuda:N.
-func ParseDevice(name string) (gotch.Device, error) {
+// parseDevice understands cpu, cuda and cuda:N.
+func parseDevice(name string) (gotch.Device, error) {
 	switch {
 	case name == "" || name == "cpu":
 		return gotch.CPU, nil
 	case name == "cuda":
 		return gotch.CudaBuilder(0), nil
 	}
-	var n uint
-	if _, err := fmt.Sscanf(name, "cuda:%d", &n); err != nil {
-		return gotch.CPU, sdk.Errorf(sdk.InvalidArgument, "device %q, want cpu, cuda or cuda:N", name)
+	number, found := strings.CutPrefix(name, "cuda:")
+	n, err := strconv.ParseUint(number, 10, 8)
+	if !found || err != nil {
+		return gotch.CPU, refuseDevice("%q is no device, want cpu, cuda or cuda:N", name)
 	}
-	return gotch.CudaBuilder(n), nil
+	return gotch.CudaBuilder(uint(n)), nil
+}
+
+func refuseDevice(format string, args ...any) error {
+	return &sdk.Error{Code: sdk.InvalidArgument, Setting: "device", Err: fmt.Errorf(format, args...), Advice: "see --device"}
+}
+
+// useDevice makes a device ready, or says in one line why it cannot be used: libtorch's
+// own answer is its table of operators.
+func useDevice(s *Scope, device gotch.Device, name string) error {
+	if device.Name == gotch.CPU.Name {
+		return nil
+	}
+	s.Zeros(device, 1)
+	if s.err == nil {
+		return nil
+	}
+	return refuseDevice("%s: %s", name, deviceProblem(s.err.Error()))
+}
+
+// deviceProblem is what libtorch's words about a device it cannot use come to.
+func deviceProblem(text string) string {
+	for _, sign := range []string{"from the 'CUDA' backend", "not linked with support for cuda", "not compiled with CUDA"} {
+		if strings.Contains(text, sign) {
+			return "this libtorch has no CUDA"
+		}
+	}
+	text, _, _ = strings.Cut(text, "\nException raised from")
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return lines[0]
 }

@@ -95,7 +95,7 @@ func Open(builders map[string]Builder) sdk.OpenFunc {
 		if err != nil {
 			return nil, nil, err
 		}
-		device, err := ParseDevice(req.Device)
+		device, err := parseDevice(req.Device)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -114,6 +114,9 @@ func Open(builders map[string]Builder) sdk.OpenFunc {
 			defer restore()
 			s := newScope()
 			defer s.end()
+			if err := useDevice(s, device, req.Device); err != nil {
+				return err
+			}
 			st.params = newParams(s, req.Seed, device)
 			st.group = joinGroup(req.Group)
 			b := &Build{Request: req, Params: st.params, Device: device, Group: st.group, S: s}

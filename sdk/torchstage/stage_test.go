@@ -3,6 +3,7 @@ package torchstage
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -566,5 +567,30 @@ func TestEndingTheGoroutineOnTheThreadEndsTheCallersToo(t *testing.T) {
 	}
 	if err := OnThread(func() error { return nil }); err != nil {
 		t.Errorf("the call after it: %v", err)
+	}
+}
+
+// A device that cannot be used is refused when the stage opens, in one line that names it.
+func TestADeviceIsCheckedWhenAStageOpens(t *testing.T) {
+	for text, want := range map[string]string{
+		"torch: zeros: Could not run 'aten::empty.memory_format' with arguments from the 'CUDA' backend. This\nCPU: registered": "this libtorch has no CUDA",
+		"torch: zeros: PyTorch is not linked with support for cuda devices\nException raised from getDeviceGuardImpl":           "this libtorch has no CUDA",
+		"torch: zeros: CUDA error: invalid device ordinal\nCUDA kernel errors might be":                                         "torch: zeros: CUDA error: invalid device ordinal",
+	} {
+		if got := deviceProblem(text); got != want {
+			t.Errorf("%q became %q, want %q", text, got, want)
+		}
+	}
+	built := false
+	open := Open(map[string]Builder{"s": func(*Build) (Module, error) { built = true; return nil, nil }})
+	for _, device := range []string{"cuda:99", "cuda:", "cuda:1x", "cuda:-1", "gpu", "CPU"} {
+		_, _, err := open(t.Context(), &sdk.OpenRequest{Stage: "s", Device: device})
+		var refused *sdk.Error
+		if !errors.As(err, &refused) || refused.Setting != "device" || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), device) {
+			t.Errorf("%s: %v", device, err)
+		}
+	}
+	if built {
+		t.Error("a stage was built on a device that cannot be used")
 	}
 }

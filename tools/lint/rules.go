@@ -307,5 +307,5 @@ func (c *checker) visit(node ast.Node) bool {
 // mayExit tells whether this file may end the process: main packages, the
 // command line, tests, and Serve, which is a plugin's whole main.
 func (c *checker) mayExit() bool {
-	return c.name == "sdk/serve/serve.go" || c.file.Name.Name == "main" || c.test || within(c.dir, "host/cli")
+	return c.dir == "sdk/serve" || c.file.Name.Name == "main" || c.test || within(c.dir, "host/cli")
 }

@@ -18,8 +18,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/alignedfusion/alignedfusion/internal/process"
 )
 
 // loaded is a package as go list tells it, parsed and type-checked.
@@ -212,7 +213,7 @@ func (p *loaded) runTests(overlay string, limit time.Duration) (failed bool, out
 		args = append(args, "-rapid.nofailfile") // which rapid would write into the tree
 	}
 	cmd := exec.Command("sh", args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = process.Leader()
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	// What a killed test leaves behind may hold the pipe open.
@@ -220,7 +221,7 @@ func (p *loaded) runTests(overlay string, limit time.Duration) (failed bool, out
 	if err := cmd.Start(); err != nil {
 		return false, nil, err
 	}
-	defer syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	defer func() { _ = process.KillGroup(cmd.Process.Pid) }()
 	err = cmd.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {

@@ -62,6 +62,9 @@ type System struct {
 	APCI            Range            `json:"ap_ci"`
 	Merit           map[string]Merit `json:"figures_of_merit"`
 	FPPerUnit       Number           `json:"false_positives_per_unit"` // of all marks
+	Precision       Number           `json:"precision"`                // of all marks: true positives of those and false ones
+	F1              Number           `json:"f1"`                       // of precision and the sensitivity of all marks
+	SilentImages    int              `json:"images_without_lesions_silent"`
 	WithoutLesion   int              `json:"replicates_without_lesion"`
 	APAtIoU         []APAtIoU        `json:"ap_at_iou,omitempty"`
 	APMean          *Number          `json:"ap_mean,omitempty"` // over APAtIoU
@@ -204,8 +207,10 @@ func NewSystem(name string, r *froc.Result, b *froc.Bootstrap) System {
 	s := System{
 		Name: name, Counts: r.Counts, MeanSensitivity: Number(r.MeanSensitivity), AP: Number(r.AP),
 		FPPerUnit: Number(float64(r.Counts.FalsePositives) / float64(r.Counts.Units)),
-		Merit:     map[string]Merit{},
+		Merit:     map[string]Merit{}, SilentImages: r.Silent(),
 	}
+	precision, recall := r.AllMarks()
+	s.Precision, s.F1 = Number(precision), Number(2*precision*recall/(precision+recall))
 	var intervals froc.MeritIntervals
 	if b != nil {
 		intervals = b.Merit

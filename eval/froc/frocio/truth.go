@@ -60,6 +60,8 @@ type Options struct {
 	Category    string      // the class to evaluate alone, by name or COCO id; empty: all
 	MaskLesions MaskRule    // MaskLabels (default) or MaskComponents
 	Coordinates Coordinates // Voxel (default), RAS, LPS
+	// SpacingMM are the millimetres per unit of x, y and z in images whose list does not say.
+	SpacingMM [3]float64
 	// Columns names the columns of roles that the header does not tell: image, score, class,
 	// x1, y1, x2, y2, x, y, w, h, cx, cy, …, or a list in one cell: xyxy, xywh, cxcywh.
 	Columns map[string]string
@@ -196,6 +198,7 @@ func ReadTruth(s Source, o Options) (*Truth, error) {
 	if !t.listed {
 		t.Notes = append(t.Notes, "no list of images: images that the ground truth does not name are unknown, and lesion-free images do not count in the divisor")
 	}
+	t.fillSpacing()
 	if err := t.Truth.Check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.GroundTruth, err)
 	}
@@ -319,6 +322,7 @@ func (t *Truth) readImages(path string) error {
 		return fmt.Errorf("%s:1: no column %q to choose %q by", path, "split", t.options.Split)
 	}
 	splits := map[string]int{}
+	geometry := geometryColumns(tab.header)
 	err = rows(tab, t.problems, func(row []string) error {
 		im := froc.Image{ID: strings.TrimSpace(row[l.image])}
 		if l.patient >= 0 {
@@ -326,6 +330,10 @@ func (t *Truth) readImages(path string) error {
 		}
 		if l.volume >= 0 {
 			im.Volume = strings.TrimSpace(row[l.volume])
+		}
+		if err := geometry(row, &im); err != nil {
+			t.problems.row(tab.where(), "bad geometry", "%v", err)
+			return nil
 		}
 		if im.ID == "" {
 			t.problems.row(tab.where(), "empty image id", "image is empty")

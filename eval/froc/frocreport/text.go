@@ -73,7 +73,8 @@ func writeCounts(w io.Writer, protocol froc.Protocol, s frocio.System) {
 	fmt.Fprintf(w, "  %d lesions, %d found; %d ignored lesions\n", n.Lesions, n.Found, n.IgnoredLesions)
 	fmt.Fprintf(w, "  %d predictions (%d tied): %d true positives, %d false positives, %d duplicates, %d ignored, %d over the cap\n",
 		n.Predictions, n.TiedScores, n.TruePositives, n.FalsePositives, n.Duplicates, n.IgnoredMarks, n.OverCap)
-	fmt.Fprintf(w, "  %s false positives per %s of all marks\n", figure(s.FPPerUnit), protocol.Unit)
+	fmt.Fprintf(w, "  all marks: %s false positives per %s, precision %s, F1 %s; %d of %d images without lesions stay silent\n",
+		figure(s.FPPerUnit), protocol.Unit, figure(s.Precision), figure(s.F1), s.SilentImages, n.LesionFreeImages)
 	if n.Patients < n.Images {
 		per := func(count int) float64 { return float64(count) / float64(n.Patients) }
 		fmt.Fprintf(w, "  per patient: %.1f images, %.2f lesions, %.1f predictions, %.1f false positives\n",

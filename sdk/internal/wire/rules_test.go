@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -526,7 +525,7 @@ func TestSharedMemoryIsAttachedOnceAndWhole(t *testing.T) {
 	if err := attach(&stagev1.AttachRequest{How: &stagev1.AttachRequest_InheritedFd{InheritedFd: int32(file.Fd())}, Size: 4096}); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Munmap(s.memory)
+	defer unmapShared(s.memory)
 	s.memory[0] = 7
 	if b := make([]byte, 1); len(s.shared()) != 4096 {
 		t.Errorf("%d bytes are mapped", len(s.shared()))

@@ -16,9 +16,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
+	"github.com/alignedfusion/alignedfusion/internal/process"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -79,9 +79,7 @@ type openContext struct {
 }
 
 func cost(start time.Time) *stagev1.Cost {
-	var usage unix.Rusage
-	_ = unix.Getrusage(unix.RUSAGE_SELF, &usage)
-	return &stagev1.Cost{ComputeNs: time.Since(start).Nanoseconds(), PeakRssBytes: usage.Maxrss * 1024}
+	return &stagev1.Cost{ComputeNs: time.Since(start).Nanoseconds(), PeakRssBytes: process.PeakRSSBytes()}
 }
 
 // guard turns a panic of the author's code into an Internal error that names the stage.
@@ -122,40 +120,11 @@ func (s *Server) Attach(_ context.Context, r *stagev1.AttachRequest) (*stagev1.A
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.memory != nil {
-		_ = unix.Munmap(memory)
+		_ = unmapShared(memory)
 		return nil, StatusError(sdk.Errorf(sdk.FailedPrecondition, "shared memory is attached already"), "", "attach")
 	}
 	s.memory = memory
 	return &stagev1.AttachResponse{}, nil
-}
-
-func mapShared(r *stagev1.AttachRequest) ([]byte, error) {
-	var fd int
-	switch how := r.GetHow().(type) {
-	case *stagev1.AttachRequest_InheritedFd:
-		fd = int(how.InheritedFd)
-	case *stagev1.AttachRequest_Path:
-		opened, err := unix.Open(how.Path, unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, sdk.Errorf(sdk.InvalidArgument, "open %s: %w", how.Path, err)
-		}
-		defer unix.Close(opened)
-		fd = opened
-	default:
-		return nil, sdk.Errorf(sdk.Unimplemented, "unknown way to attach shared memory, want inherited_fd or path")
-	}
-	var stat unix.Stat_t
-	if err := unix.Fstat(fd, &stat); err != nil {
-		return nil, sdk.Errorf(sdk.InvalidArgument, "file descriptor %d: %w", fd, err)
-	}
-	if uint64(stat.Size) != r.GetSize() || stat.Size == 0 {
-		return nil, sdk.Errorf(sdk.InvalidArgument, "shared memory has %d bytes, the request says %d", stat.Size, r.GetSize())
-	}
-	memory, err := unix.Mmap(fd, 0, int(stat.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, sdk.Errorf(sdk.ResourceExhausted, "map %d bytes of shared memory: %w", stat.Size, err)
-	}
-	return memory, nil
 }
 
 func (s *Server) shared() []byte {

@@ -1,3 +1,5 @@
+//go:build unix
+
 package toy_test
 
 import (

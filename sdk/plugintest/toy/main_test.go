@@ -1,3 +1,5 @@
+//go:build unix
+
 // Package toy_test is a plugin by many names besides the tests of package toy.
 package toy_test
 

@@ -216,8 +216,7 @@ class _Server:
             raise StageError("InvalidArgument", "unknown setting %r; known: %s" % (unknown[0], ", ".join(sorted(declared))),
                              setting=unknown[0])
         settings = {n: s.parse(request.settings.get(n, s.default)) for n, s in declared.items()}
-        if request.device not in ("", "cpu") and not (request.device.startswith("cuda") and torch.cuda.is_available()):
-            raise StageError("InvalidArgument", "device %r is not available" % request.device, advice="use --device cpu")
+        _use_device(request.device)
         if request.threads > 0:
             torch.set_num_threads(request.threads)
         opened = OpenRequest(
@@ -403,6 +402,26 @@ class _Server:
         timer.daemon = True
         timer.start()
         return protocol.METHODS["Shutdown"][1]()
+
+
+def _use_device(name):
+    """Makes a device ready, or says in one line why it cannot be used."""
+    number = name[len("cuda:"):] if name.startswith("cuda:") else "0" if name == "cuda" else ""
+    if name in ("", "cpu"):
+        return
+    problem = ""
+    if not number.isdecimal():
+        problem = '"%s" is no device, want cpu, cuda or cuda:N' % name
+    else:
+        try:
+            torch.zeros(1, device=name)
+        except (AssertionError, RuntimeError) as e:  # torch raises the first where it has no CUDA
+            text = str(e)
+            signs = ("from the 'CUDA' backend", "not linked with support for cuda", "not compiled with CUDA")
+            problem = "%s: %s" % (name, "this libtorch has no CUDA" if any(s in text for s in signs)
+                                  else text.strip().partition("\n")[0])
+    if problem:
+        raise StageError("InvalidArgument", problem, advice="see --device", setting="device")
 
 
 def _cost(start):

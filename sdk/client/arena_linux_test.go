@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -107,18 +108,42 @@ func TestDamageIsSeen(t *testing.T) {
 	}
 }
 
-// Where files may not grow as large as the arena wants to be, it is as large as they may.
-func TestArenaStaysBelowTheFileSizeLimit(t *testing.T) {
+// lowered runs the test with a lower soft limit.
+func lowered(t *testing.T, resource int, limit uint64) {
 	var before unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &before); err != nil {
+	if err := unix.Getrlimit(resource, &before); err != nil {
 		t.Fatal(err)
 	}
-	const limit = 10*pageBytes + 17
-	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: limit, Max: before.Max}); err != nil {
+	if err := unix.Setrlimit(resource, &unix.Rlimit{Cur: limit, Max: before.Max}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = unix.Setrlimit(unix.RLIMIT_FSIZE, &before) })
-	if a := newArena(t, 0); a.Size() != 10*pageBytes {
-		t.Errorf("%d bytes; want %d", a.Size(), 10*pageBytes)
+	t.Cleanup(func() { _ = unix.Setrlimit(resource, &before) })
+}
+
+// An arena is halved until it is no larger than files may grow.
+func TestArenaStaysBelowTheFileSizeLimit(t *testing.T) {
+	lowered(t, unix.RLIMIT_FSIZE, 10*pageBytes+17)
+	if a := newArena(t, 0); a.Size() != 8*pageBytes {
+		t.Errorf("%d bytes; want %d", a.Size(), 8*pageBytes)
+	}
+	lowered(t, unix.RLIMIT_FSIZE, pageBytes-1)
+	if _, err := NewArena(0); err == nil || !strings.Contains(err.Error(), "ulimit -f") {
+		t.Errorf("no room at all: %v", err)
+	}
+}
+
+// An arena takes at most an eighth of the address space that is left: many of them leave
+// room for everything else.
+func TestArenaIsHalvedWhereTheAddressSpaceIsLimited(t *testing.T) {
+	lowered(t, unix.RLIMIT_AS, 64<<30)
+	first, last := newArena(t, 0).Size(), int64(0)
+	if first != 4<<30 {
+		t.Errorf("%d bytes of a little less than 64 GiB; want 4 GiB", first)
+	}
+	for range 32 {
+		last = newArena(t, 0).Size()
+	}
+	if last >= first || last < 16<<20 {
+		t.Errorf("the last of many arenas has %d bytes", last)
 	}
 }
