@@ -223,15 +223,18 @@ func Direction(gradient []float64, half int, random *rand.Rand) []float64 {
 	if half == 0 && len(d) > 1 {
 		to = len(d) / 2
 	}
-	var length, follows float64
+	var length, follows, along float64
 	for i := from; i < to; i++ {
 		d[i] = random.NormFloat64()
 		length += d[i] * d[i]
 		follows += gradient[i] * gradient[i]
+		along += d[i] * gradient[i]
 	}
+	// The random part points where the gradient does: they never cancel.
+	length = math.Copysign(math.Sqrt(length), along)
 	var total float64
 	for i := from; i < to; i++ {
-		d[i] /= math.Sqrt(length)
+		d[i] /= length
 		if follows > 0 {
 			d[i] += gradient[i] / math.Sqrt(follows)
 		}

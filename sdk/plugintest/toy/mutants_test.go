@@ -1,9 +1,12 @@
 package toy
 
 import (
+	"cmp"
 	"context"
 	"maps"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -274,6 +277,24 @@ func TestValidateCatchesEveryMutant(t *testing.T) {
 	}
 	if caught < 40 {
 		t.Errorf("%d mutants were caught, want 40 at least", caught)
+	}
+}
+
+// What is right passes, whatever the sample inputs and the directions of the probes are.
+func TestValidateHasNoFalseAlarm(t *testing.T) {
+	runs, err := strconv.ParseUint(cmp.Or(os.Getenv("ALIGNEDFUSION_RUNS"), "3"), 10, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seed := range runs {
+		for _, stage := range []string{"encoder", "fusion", "detector", "classifier"} {
+			if why := firstFailure(t, Plugin(), conformance.Options{Seed: seed + 2, Stages: []string{stage}, Iterations: 4}); why != "" {
+				t.Errorf("seed %d: %s", seed+2, why)
+			}
+		}
+		if why := firstFailure(t, Linear(), conformance.Options{Seed: seed + 2, Settings: map[string]map[string]string{"linear": {"in": "16"}}}); why != "" {
+			t.Errorf("seed %d: %s", seed+2, why)
+		}
 	}
 }
 

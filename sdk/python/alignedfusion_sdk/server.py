@@ -224,7 +224,7 @@ class _Server:
             inputs=[Port(p.name, p.dtype, list(p.shape), p.required, p.differentiable) for p in request.inputs],
             labels=[LabelSet(label.name, list(label.classes), list(label.class_weights)) for label in request.labels],
             attribute_schema=request.attribute_schema,
-            constants={c.name: tensors.read(c, self.memory).clone() for c in request.constants}, task=request.task)
+            constants={c.name: tensors.read(c, self.memory).clone().to(request.device or "cpu") for c in request.constants}, task=request.task)
         torch.manual_seed(request.seed & 0x7FFFFFFFFFFFFFFF)
         stage = cls()
         known = stage.build(opened) or {}
