@@ -505,15 +505,27 @@ func writeWork(root string) (target string, err error) {
 		m[1], gotchModule, gotchVersion, ownCopy))
 }
 
-// pointWork makes go.work take a fitted copy.
+// pointWork makes go.work take a fitted copy. One that does already stays as it is,
+// however it is written.
 func pointWork(root, target string) error {
 	path := filepath.Join(root, workName)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
+	if m := gotchReplace.FindSubmatch(text); m != nil && below(root, string(m[1])) == below(root, target) {
+		return nil
+	}
 	line := fmt.Sprintf("replace %s %s => %s", gotchModule, gotchVersion, target)
 	return writeIfChanged(path, gotchReplace.ReplaceAllLiteral(text, []byte(line)))
+}
+
+// below is a path as root sees it.
+func below(root, path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(root, path)
 }
 
 // hashFiles returns a digest over names and contents.

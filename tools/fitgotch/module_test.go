@@ -103,6 +103,10 @@ func TestWriteWork(t *testing.T) {
 	if target, err := writeWork(root); err != nil || target != "../sdk/build/gotch" {
 		t.Errorf("one that names a copy: %q, %v", target, err)
 	}
+	if err := pointWork(root, filepath.Join(filepath.Dir(root), "sdk", "build", "gotch")); err != nil {
+		t.Fatal(err)
+	}
+	has("replace github.com/sugarme/gotch v0.9.1 => ../sdk/build/gotch") // the same folder
 	if err := pointWork(root, "./build/gotch"); err != nil {
 		t.Fatal(err)
 	}
