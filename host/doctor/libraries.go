@@ -298,11 +298,11 @@ func kernels(p torchPlugin) (f Finding, lacks bool) {
 
 func missingHint(names []string) string {
 	if slices.Contains(names, shimLibrary) {
-		return "run `make setup`, or build/fitgotch -shim-only where there is no Go: it builds libtch.so for this machine's libtorch"
+		return "run `make setup`, or ./setup in an unpacked release: it makes libtch.so for this machine's libtorch"
 	}
 	for _, name := range names {
 		if strings.HasPrefix(name, "libtorch") || strings.HasPrefix(name, "libc10") {
-			return "libtorch has moved or was removed: run `make setup`, with LIBTORCH=/path for one of your own"
+			return "libtorch has moved or was removed: run `make setup`, with LIBTORCH=/path for one of your own, or ./setup /path in an unpacked release"
 		}
 	}
 	return "install the packages that hold them (apt-file search NAME tells which)"
@@ -318,7 +318,7 @@ func libtorch(shim string, plugins []string) Finding {
 	}
 	if !isLibrary(filepath.Join(info.Libtorch.LibDir, "libtorch_cpu.so")) {
 		return Finding{"libtorch", Fail, fmt.Sprintf("%s was built for libtorch %s in %s, which is gone", shim, info.Libtorch.Version, info.Libtorch.LibDir),
-			"run `make setup`, with LIBTORCH=/path for one of your own"}
+			"run `make setup`, with LIBTORCH=/path for one of your own, or ./setup /path in an unpacked release"}
 	}
 	build := "CPU"
 	if info.Libtorch.CUDA {

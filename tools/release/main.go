@@ -230,7 +230,7 @@ func (r *tree) licences(modules map[string]string) error {
 		found := false
 		for _, e := range entries {
 			upper := strings.ToUpper(e.Name())
-			if e.Type().IsRegular() && slices.ContainsFunc([]string{"LICENSE", "LICENCE", "COPYING", "NOTICE", "PATENTS"}, func(p string) bool { return strings.HasPrefix(upper, p) }) {
+			if e.Type().IsRegular() && slices.ContainsFunc([]string{"LICENSE", "LICENCE", "UNLICENSE", "COPYING", "NOTICE", "PATENTS"}, func(p string) bool { return strings.HasPrefix(upper, p) }) {
 				found = true
 				if err := copyTo(filepath.Join(dir, e.Name()), filepath.Join(r.dir, "LICENSES", filepath.FromSlash(name), e.Name())); err != nil {
 					return err
