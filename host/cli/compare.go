@@ -39,6 +39,7 @@ split) left in it. A detector's predictions file can stand in the place of a run
 			&cli.Uint64Flag{Name: "seed", Usage: "of the random numbers"},
 			&cli.BoolFlag{Name: "all-pairs", Usage: "compare every pair of systems"},
 			&cli.StringFlag{Name: "plot", Usage: "draw the FROC curves into `FILE`.svg, .png or .pdf"},
+			&cli.BoolFlag{Name: "allow-changed", Usage: "compare runs that were predicted, or went on, with other plugins than they began with"},
 			&cli.BoolFlag{Name: "json", Usage: "write JSON to stdout"},
 		},
 		Action: runCompare,
@@ -51,7 +52,7 @@ func runCompare(c *cli.Context) error {
 	}
 	o := workflow.CompareOptions{
 		Systems: parseSystems(c.Args().Slice()), Split: c.String("split"), GroundTruth: c.String("ground-truth"), Images: c.String("images"),
-		Protocol: c.String("protocol"), Resample: resample.Options{Replicates: c.Int("bootstrap"), Seed: c.Uint64("seed")}, AllPairs: c.Bool("all-pairs"),
+		Protocol: c.String("protocol"), Resample: resample.Options{Replicates: c.Int("bootstrap"), Seed: c.Uint64("seed")}, AllPairs: c.Bool("all-pairs"), AllowChanged: c.Bool("allow-changed"),
 	}
 	if text := c.String("fppi"); text != "" {
 		points, err := parseNumbers(text)

@@ -385,7 +385,7 @@ func validateConnection(ctx context.Context, ref string, o plughost.Options) (*c
 	}
 	out := &conformance.Connection{
 		Conn: p.Conn(), InBand: client.New(p.Conn(), client.Options{Plugin: p.Name()}), PID: p.PID(),
-		CutLifeline: p.CutLifeline, ShutDown: p.ShutDown, Exited: p.Exited(), Close: host.Close, TempDir: host.TempDir(),
+		CutLifeline: p.CutLifeline, ShutDown: p.ShutDown, Exited: p.Exited(), Close: host.Close, TempDir: p.TempDir(),
 	}
 	if p.SharedMemory() {
 		out.Shared = p.Client()

@@ -40,6 +40,7 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "reports", Usage: "`FILE` of the cases' reports, as for train (default: the run's own on its own data)"},
 			&cli.Float64Flag{Name: "missing", Usage: "take this `SHARE` of the attribute values away first (default: as the run's data.missing_* say)"},
 			&cli.StringFlag{Name: "checkpoint", Value: "best", Usage: "best, last or a step number"},
+			&cli.BoolFlag{Name: "allow-changed", Usage: "predict although a plugin is not the one the run was trained with; the predictions say so"},
 			&cli.BoolFlag{Name: "json", Usage: "write the metrics to stdout as JSON"},
 		}, pluginFlags()...),
 		Action: runPredict,
@@ -61,7 +62,7 @@ func runPredict(c *cli.Context) error {
 	}
 	o := workflow.PredictOptions{
 		Run: c.String("run"), Reports: c.String("reports"), With: c.StringSlice("with"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
-		Mirror: c.Bool("mirror"), Findings: findings != "", Reconstruction: reconstruction != "",
+		Mirror: c.Bool("mirror"), AllowChanged: c.Bool("allow-changed"), Findings: findings != "", Reconstruction: reconstruction != "",
 		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
 	}
 	if c.IsSet("missing") {

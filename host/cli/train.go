@@ -125,7 +125,7 @@ func pluginFlags() []cli.Flag {
 func pluginOptions(c *cli.Context) plughost.Options {
 	o := plughost.Options{
 		Dirs: c.StringSlice("plugin-dir"), Threads: c.Int("threads"), CallTimeout: c.Duration("call-timeout"),
-		AllowUnregistered: c.Bool("allow-unregistered"), ArenaBytes: int64(mebibytes(c, "plugin-shared-mib")),
+		AllowUnregistered: c.Bool("allow-unregistered"), Trust: c.StringSlice("trust"), ArenaBytes: int64(mebibytes(c, "plugin-shared-mib")),
 		Isolation: plughost.Isolation{
 			MemoryBytes: mebibytes(c, "plugin-memory-mib"), CPUSeconds: c.Uint64("plugin-cpu-seconds"),
 			NoNetwork: c.Bool("plugin-no-network"), ReadOnly: c.Bool("plugin-read-only"),

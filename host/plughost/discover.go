@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 // EnvPluginDir names the environment variable with further plugin folders, separated
@@ -58,6 +60,9 @@ type Found struct {
 	// ShadowedBy is the path of the plugin of the same name that is found first.
 	ShadowedBy string
 
+	// origin is where the program was before Install moved it, "" for others: its libraries
+	// are found from there.
+	origin string
 	// trusted: its folder was given by the user or lies beside the host's program.
 	trusted bool
 }
@@ -221,6 +226,33 @@ func inspect(path, dir string) (*Found, error) {
 		f.Files = append(f.Files, filepath.Join(path, name))
 	}
 	return f, nil
+}
+
+// relocate says where the files of a copy of a plugin are.
+func (f *Found) relocate(from *Found) {
+	f.Files = nil
+	for _, path := range from.Files {
+		moved := filepath.Join(f.Path, from.inside(path))
+		if f.Layout == nil {
+			moved = f.Path
+		}
+		if f.Files = append(f.Files, moved); path == from.Command[0] {
+			f.Command = append([]string{moved}, from.Command[1:]...)
+		}
+	}
+}
+
+// agrees refuses a plugin that calls itself otherwise than its LayoutFile does.
+func (f *Found) agrees(m sdk.Manifest) error {
+	l := f.Layout
+	switch {
+	case l == nil:
+	case l.Name != m.Name:
+		return fmt.Errorf("%s says name: %s, the program calls itself %q; make them the same", LayoutFile, l.Name, m.Name)
+	case l.Version != "" && l.Version != m.Version:
+		return fmt.Errorf("%s says version: %s, the program says %q; make them the same", LayoutFile, l.Version, m.Version)
+	}
+	return nil
 }
 
 // ReadLayout reads and checks a LayoutFile. Errors have file and line.

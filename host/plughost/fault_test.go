@@ -313,28 +313,25 @@ func TestCallsDuringAndAfterCloseFail(t *testing.T) {
 	wantFailure(t, err, "stopped before the call")
 }
 
-// childPIDs waits for the two children that the plugin has written of: its log is read by
-// another goroutine.
-func childPIDs(t *testing.T, p *Plugin) []int {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		var out []int
-		for _, line := range p.Stderr() {
-			if text, ok := strings.CutPrefix(line, "child "); ok {
-				pid, err := strconv.Atoi(text)
-				if err != nil {
-					t.Fatal(err)
-				}
-				out = append(out, pid)
-			}
-		}
-		if len(out) == 2 {
-			return out
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("children are %v", out)
+// childPIDs waits for the two children that the plugin has written of (its log is read by
+// another goroutine) and returns what numbers they have here: inside they have others.
+func childPIDs(p *Plugin) (out []int) {
+	for strings.Count(strings.Join(p.Stderr(), "\n"), "child ") < 2 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, pid := range descendants(p.runner.cmd.Process.Pid) {
+		if pid != p.PID() {
+			out = append(out, pid)
 		}
 	}
+	return out
+}
+
+func descendants(pid int) (out []int) {
+	for _, child := range childrenOf(pid) {
+		out = append(append(out, child), descendants(child)...)
+	}
+	return out
 }
 
 func TestChildrenOfAPluginEndWithIt(t *testing.T) {
@@ -345,7 +342,10 @@ func TestChildrenOfAPluginEndWithIt(t *testing.T) {
 			if _, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)}); err != nil {
 				t.Fatal(err)
 			}
-			children := childPIDs(t, p)
+			children := childPIDs(p)
+			if len(children) != 2 {
+				t.Fatalf("children are %v", children)
+			}
 			if how == "kill" {
 				_ = unix.Kill(p.PID(), unix.SIGKILL)
 				_, err := i.Forward(t.Context(), &sdk.ForwardRequest{Inputs: row4(1)})
@@ -396,13 +396,8 @@ func runHostProcess(dir string) {
 			if _, err := i.Forward(context.Background(), &sdk.ForwardRequest{Inputs: row4(1)}); err != nil {
 				panic(err)
 			}
-			for children := 0; children < 2; time.Sleep(10 * time.Millisecond) {
-				children = strings.Count(strings.Join(p.Stderr(), "\n"), "child ")
-			}
-			for _, line := range p.Stderr() {
-				if text, ok := strings.CutPrefix(line, "child "); ok {
-					fmt.Println("child", text)
-				}
+			for _, child := range childPIDs(p) {
+				fmt.Println("child", child)
 			}
 		}
 		if name == "raw" { // stopped: it cannot read its lifeline, and has no SDK that would
@@ -444,12 +439,10 @@ func TestNoPluginOutlivesAKilledHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	for _, pid := range append(pids, children[0]) {
+	for _, pid := range append(pids, children...) {
 		if !gone(pid, 3*time.Second) {
 			t.Errorf("process %d has outlived its host", pid)
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 	}
-	// A child in a session of its own is out of reach once the host is dead.
-	_ = unix.Kill(children[1], unix.SIGKILL)
 }

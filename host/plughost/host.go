@@ -56,6 +56,8 @@ type Options struct {
 	MaxDetections int64
 	// Isolation limits what the plugins can do.
 	Isolation Isolation
+	// Trust names plugins to which network, files and processes are open (--trust).
+	Trust []string
 	// Env is added to the plugins' environment, as NAME=value.
 	Env []string
 	// Log receives the plugins' standard error line by line as it comes; nil keeps only
@@ -88,6 +90,7 @@ func New(o Options) (*Host, error) {
 	}
 	o.InBand = o.InBand || os.Getenv(EnvInBand) == "1"
 	o.AllowUnregistered = o.AllowUnregistered || os.Getenv(EnvAllowUnregistered) == "1"
+	hide()
 	dir, err := socketDir()
 	if err != nil {
 		return nil, err
@@ -128,10 +131,6 @@ func socketDir() (string, error) {
 	}
 	return dir, nil
 }
-
-// TempDir is the host's own folder, which isolated plugins may write to too. It goes
-// with the host.
-func (h *Host) TempDir() string { return h.dir }
 
 // Find finds a plugin by name or path in the host's search path.
 func (h *Host) Find(ref string) (*Found, error) { return Find(ref, h.options.Dirs) }

@@ -117,7 +117,7 @@ func (p *Plugin) StepAll(ctx context.Context, instances []*Instance, requests []
 // names of the files.
 func (i *Instance) Save(ctx context.Context, dir string) (files []string, err error) {
 	err = i.call(ctx, "save", func(ctx context.Context) (err error) {
-		files, err = i.plugin.host.saveThrough(dir, func(dir string) ([]string, error) { return i.instance.Save(ctx, dir) })
+		files, err = i.plugin.saveThrough(dir, func(dir string) ([]string, error) { return i.instance.Save(ctx, dir) })
 		return err
 	})
 	return files, err

@@ -1,19 +1,22 @@
 package plughost
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 )
 
-// Isolation limits what plugins can do. The zero value asks for nothing beyond what
-// every plugin gets: a clean environment, no core dumps, no new privileges, and a
-// private folder for its socket.
+// Isolation limits what plugins can do. With the zero value a plugin has no network,
+// changes no files but in a folder of its own, sees and signals no other processes and
+// leaves none behind, as far as the kernel allows; besides that it has a clean
+// environment, no core dumps, no new privileges, and a private folder for its socket.
 type Isolation struct {
 	// MemoryBytes bounds a plugin's memory: what is private to it (RLIMIT_DATA) and the
 	// shared memory together. 0 means no bound.
@@ -22,11 +25,23 @@ type Isolation struct {
 	CPUSeconds uint64
 	// OpenFiles bounds its open files. 0 means DefaultOpenFiles.
 	OpenFiles uint64
-	// NoNetwork starts plugins in an empty network namespace.
+	// NoNetwork insists: a kernel that cannot keep plugins from the network is an error.
 	NoNetwork bool
-	// ReadOnly keeps plugins from changing the file system (Landlock). They get a folder
-	// of their own for temporary files, and what they save goes through it.
+	// ReadOnly insists: a kernel that cannot keep plugins from changing files is an error.
 	ReadOnly bool
+	// Trusted leaves network, files and processes open.
+	Trusted bool
+}
+
+// inside is a process that was started inside an Isolation.
+type inside struct {
+	cmd *exec.Cmd
+	// missing is what the kernel did not allow.
+	missing []string
+	// leads: cmd is a launcher, which waits for the plugin.
+	leads  bool
+	report io.Closer
+	lines  *bufio.Reader
 }
 
 // DefaultOpenFiles bounds the open files of a plugin.
@@ -73,13 +88,13 @@ func (h *Host) newArena(i *Isolation, log io.Writer) (*client.Arena, error) {
 	return arena, nil
 }
 
-// saveThrough lets a plugin that may not write elsewhere save into the host's own
-// folder, and moves the files to where they were wanted.
-func (h *Host) saveThrough(dir string, save func(dir string) ([]string, error)) ([]string, error) {
-	if !h.options.Isolation.ReadOnly {
+// saveThrough lets a plugin that may not write elsewhere save into its own folder, and
+// copies the files to where they were wanted.
+func (p *Plugin) saveThrough(dir string, save func(dir string) ([]string, error)) ([]string, error) {
+	if p.isolation.Trusted || p.runner.attached {
 		return save(dir)
 	}
-	between, err := os.MkdirTemp(h.dir, "save-")
+	between, err := os.MkdirTemp(p.dir, "save-")
 	if err != nil {
 		return nil, err
 	}
@@ -88,11 +103,19 @@ func (h *Host) saveThrough(dir string, save func(dir string) ([]string, error)) 
 	if err != nil {
 		return nil, err
 	}
+	root, err := os.OpenRoot(between)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
 	for _, name := range files {
+		if !filepath.IsLocal(name) {
+			return nil, fmt.Errorf("%w: it saved %q, which lies outside the folder", client.ErrAnswer, name)
+		}
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
-		if err := copyFile(filepath.Join(between, name), filepath.Join(dir, name)); err != nil {
+		if err := copyFile(root, name, filepath.Join(dir, name)); err != nil {
 			return nil, err
 		}
 	}

@@ -1,24 +1,32 @@
 package plughost
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
+	"strings"
+	"sync"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // IsolationSupport tries what the kernel offers.
-func IsolationSupport(ctx context.Context) []Support {
-	out := []Support{{"resource limits", true, "setrlimit"}}
+func IsolationSupport(context.Context) []Support {
 	network := Support{"no network", true, "network namespace"}
-	if err := tryNamespace(ctx); err != nil {
-		network.Available, network.Detail = false, err.Error()
+	processes := Support{"own processes", true, "process namespace"}
+	if _, err := namespaces(); err != nil {
+		network.Detail = "filter of system calls (" + err.Error() + ")"
+		if auditArchitectures[runtime.GOARCH] == 0 {
+			network.Available, network.Detail = false, err.Error()
+		}
+		processes.Available, processes.Detail = false, err.Error()+"; children are found by their parent instead"
 	}
 	files := Support{"read-only files", true, ""}
 	if abi, err := landlockABI(); err != nil {
@@ -26,50 +34,115 @@ func IsolationSupport(ctx context.Context) []Support {
 	} else {
 		files.Detail = fmt.Sprintf("Landlock ABI %d", abi)
 	}
-	return append(out, network, files)
+	return []Support{{"resource limits", true, "setrlimit"}, network, files, processes}
 }
 
-func tryNamespace(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", "--version")
-	cmd.SysProcAttr = &syscall.SysProcAttr{}
-	withoutNetwork(cmd.SysProcAttr)
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("the kernel refuses a network namespace: %w", err)
+// namespaces tries, once, whether a process can get a network, processes and messages of
+// its own, and whether that takes a user namespace: it does for everyone but root, and for
+// a root who has lost that power. In it the plugin keeps its user and group.
+var namespaces = sync.OnceValues(func() (attr syscall.SysProcAttr, err error) {
+	for _, user := range []bool{false, true} {
+		attr = syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWIPC}
+		if user {
+			attr.Cloneflags |= unix.CLONE_NEWUSER
+			attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
+			attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
+		} else if os.Geteuid() != 0 {
+			continue
+		}
+		tried := attr
+		cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{launcherName, "{}"}, SysProcAttr: &tried}
+		if err = startSeen(cmd); err == nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			return attr, nil
+		}
 	}
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
-	return nil
+	return attr, fmt.Errorf("the kernel refuses namespaces: %w", err)
+})
+
+// hide keeps the host's environment and memory from being read by other processes of the
+// user's, plugins among them.
+var hide = sync.OnceFunc(func() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) })
+
+var visible sync.Mutex
+
+// startSeen starts a process while the host's files in /proc are its user's again: who
+// maps users of a child must be able to write there. A plugin that runs already cannot
+// look: Landlock keeps it from processes that are not inside with it.
+func startSeen(cmd *exec.Cmd) error {
+	visible.Lock()
+	defer visible.Unlock()
+	hidden, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	if err == nil && hidden == 0 {
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0)
+		defer func() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }()
+	}
+	return cmd.Start()
 }
 
-// withoutNetwork puts a child into a network namespace of its own. Without privileges
-// that takes a user namespace, in which it keeps its user and group.
-func withoutNetwork(attr *syscall.SysProcAttr) {
-	attr.Cloneflags |= unix.CLONE_NEWNET
-	if os.Geteuid() == 0 {
-		return
+// start starts cmd inside the limits; writable are the folders it may change in spite of
+// them. lifeline is its descriptor there, 0 for none.
+func (i Isolation) start(cmd *exec.Cmd, writable []string, lifeline int) (*inside, error) {
+	out := &inside{cmd: cmd}
+	l := launch{Command: append([]string{cmd.Path}, cmd.Args[1:]...), Lifeline: lifeline, Writable: writable, Limits: i.limits(), Powerless: !i.Trusted}
+	if cmd.Err != nil {
+		return nil, cmd.Err
 	}
-	attr.Cloneflags |= unix.CLONE_NEWUSER
-	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getuid(), HostID: os.Getuid(), Size: 1}}
-	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}}
+	if !i.Trusted {
+		attr, err := namespaces()
+		switch {
+		case err == nil:
+			l.Leads = true
+			cmd.SysProcAttr.Cloneflags, cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = attr.Cloneflags, attr.UidMappings, attr.GidMappings
+		case auditArchitectures[runtime.GOARCH] != 0:
+			l.NoInternet = true
+			out.missing = append(out.missing, "processes of its own ("+err.Error()+")")
+		case i.NoNetwork:
+			return nil, fmt.Errorf("%w: no network: %w", ErrIsolation, err)
+		default:
+			out.missing = append(out.missing, "no network, processes of its own ("+err.Error()+")")
+		}
+		_, err = landlockABI()
+		if l.ReadOnly = err == nil; !l.ReadOnly {
+			if i.ReadOnly {
+				return nil, fmt.Errorf("%w: read-only files: %w", ErrIsolation, err)
+			}
+			out.missing = append(out.missing, "read-only files ("+err.Error()+")")
+		}
+	}
+	if !l.Leads {
+		// What loses its parent becomes the host's child, and is found there.
+		_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer write.Close()
+	cmd.ExtraFiles = append(cmd.ExtraFiles, write)
+	l.Report = 2 + len(cmd.ExtraFiles)
+	text, err := json.Marshal(l)
+	if err != nil {
+		return nil, errors.Join(err, read.Close())
+	}
+	cmd.Path, cmd.Args = "/proc/self/exe", []string{launcherName, string(text)}
+	if err := startSeen(cmd); err != nil {
+		return nil, errors.Join(err, read.Close())
+	}
+	_ = write.Close()
+	out.leads, out.report, out.lines = l.Leads, read, bufio.NewReader(read)
+	line, _ := out.lines.ReadString('\n')
+	if line = strings.TrimSpace(line); line != "" && line != "ok" {
+		_ = cmd.Wait()
+		_ = read.Close()
+		return nil, errors.New(line)
+	}
+	leaders.Store(cmd.Process.Pid, true)
+	return out, nil
 }
 
-// start starts cmd under the limits; writable are the folders it may change in spite of
-// ReadOnly.
-//
-// Landlock and no_new_privs belong to a thread and pass to its children: the command is
-// started from a thread that ends right after.
-func (i Isolation) start(cmd *exec.Cmd, writable []string) error {
-	if i.NoNetwork {
-		withoutNetwork(cmd.SysProcAttr)
-	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		done <- i.startHere(cmd, writable)
-	}()
-	if err := <-done; err != nil {
-		return err
-	}
+func (i Isolation) limits() map[int]uint64 {
 	limits := map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: DefaultOpenFiles}
 	if i.OpenFiles > 0 {
 		limits[unix.RLIMIT_NOFILE] = i.OpenFiles
@@ -80,91 +153,77 @@ func (i Isolation) start(cmd *exec.Cmd, writable []string) error {
 	if i.CPUSeconds > 0 {
 		limits[unix.RLIMIT_CPU] = i.CPUSeconds
 	}
-	for resource, value := range limits {
-		limit := unix.Rlimit{Cur: value, Max: value}
-		var old unix.Rlimit
-		if unix.Prlimit(cmd.Process.Pid, resource, nil, &old) == nil && old.Max < value {
-			limit = unix.Rlimit{Cur: old.Max, Max: old.Max} // what the user has set is tighter
-		}
-		if err := unix.Prlimit(cmd.Process.Pid, resource, &limit, nil); err != nil && !errors.Is(err, unix.ESRCH) {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-			return fmt.Errorf("%w: limit of resource %d: %w", ErrIsolation, resource, err)
-		}
-	}
-	return nil
+	return limits
 }
 
-func (i Isolation) startHere(cmd *exec.Cmd, writable []string) error {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("%w: no_new_privs: %w", ErrIsolation, err)
+// ended is how the process ended, after it did: the launcher says it of the plugin that it
+// waited for.
+func (p *inside) ended() syscall.WaitStatus {
+	defer p.report.Close()
+	leaders.Delete(p.cmd.Process.Pid)
+	if !p.leads {
+		killOrphans()
 	}
-	if i.ReadOnly {
-		if err := restrictWrites(writable); err != nil {
-			return err
-		}
+	line, _ := p.lines.ReadString('\n')
+	if status, err := strconv.ParseUint(strings.TrimSpace(line), 10, 32); err == nil {
+		return syscall.WaitStatus(status)
 	}
-	err := cmd.Start()
-	if err != nil && i.NoNetwork && errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w: no network: the kernel refuses a network namespace: %w", ErrIsolation, err)
-	}
-	return err
+	status, _ := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return status
 }
 
-// writes are the Landlock rights that change the file system, by the version of the
-// interface that brought them.
-func writes(abi int) uint64 {
-	rights := uint64(unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_REMOVE_DIR | unix.LANDLOCK_ACCESS_FS_REMOVE_FILE |
-		unix.LANDLOCK_ACCESS_FS_MAKE_CHAR | unix.LANDLOCK_ACCESS_FS_MAKE_DIR | unix.LANDLOCK_ACCESS_FS_MAKE_REG |
-		unix.LANDLOCK_ACCESS_FS_MAKE_SOCK | unix.LANDLOCK_ACCESS_FS_MAKE_FIFO | unix.LANDLOCK_ACCESS_FS_MAKE_BLOCK |
-		unix.LANDLOCK_ACCESS_FS_MAKE_SYM)
-	if abi >= 2 {
-		rights |= unix.LANDLOCK_ACCESS_FS_REFER
+// pid is the plugin's, which the launcher has started when it leads.
+func (p *inside) pid() int {
+	own := p.cmd.Process.Pid
+	if !p.leads {
+		return own
 	}
-	if abi >= 3 {
-		rights |= unix.LANDLOCK_ACCESS_FS_TRUNCATE
+	if children := childrenOf(own); len(children) > 0 {
+		return children[0]
 	}
-	return rights
+	return own
 }
 
-func landlockABI() (int, error) {
-	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno != 0 {
-		return 0, fmt.Errorf("the kernel has no Landlock: %w", errno)
-	}
-	return int(abi), nil
-}
-
-// restrictWrites restricts the calling thread.
-func restrictWrites(writable []string) error {
-	fail := func(err error) error { return fmt.Errorf("%w: read-only files: %w", ErrIsolation, err) }
-	abi, err := landlockABI()
+// childrenOf lists the processes that a process has started and not collected, oldest first.
+func childrenOf(pid int) (out []int) {
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
-		return fail(err)
+		return nil
 	}
-	attr := unix.LandlockRulesetAttr{Handled_access_fs: writes(abi)}
-	ruleset, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr.Handled_access_fs), 0)
-	if errno != 0 {
-		return fail(errno)
-	}
-	defer unix.Close(int(ruleset))
-	// Devices are written to without changing a file: /dev/null, GPUs.
-	for _, dir := range append([]string{"/dev"}, writable...) {
-		fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	for _, task := range tasks {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, task.Name()))
 		if err != nil {
-			return fail(fmt.Errorf("%s: %w", dir, err))
+			continue
 		}
-		beneath := unix.LandlockPathBeneathAttr{Allowed_access: writes(abi), Parent_fd: int32(fd)}
-		_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, ruleset, unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&beneath)), 0, 0, 0)
-		_ = unix.Close(fd)
-		if errno != 0 {
-			return fail(fmt.Errorf("%s: %w", dir, errno))
+		for _, field := range strings.Fields(string(text)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				out = append(out, child)
+			}
 		}
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0, 0); errno != 0 {
-		return fail(errno)
+	return out
+}
+
+// leaders are the processes that were started as plugins and run.
+var leaders sync.Map
+
+// killOrphans ends what plugins have left: children of the host that it has not started as
+// plugins and that can get no new privileges, which passes from parent to child and cannot
+// be shaken off.
+func killOrphans() {
+	if on, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); err != nil || on != 0 {
+		return // the host's own commands look the same
 	}
-	return nil
+	for _, pid := range childrenOf(os.Getpid()) {
+		if _, plugin := leaders.Load(pid); plugin {
+			continue
+		}
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err == nil && strings.Contains(string(status), "\nNoNewPrivs:\t1\n") {
+			_ = unix.Kill(pid, unix.SIGKILL)
+			_, _ = unix.Wait4(pid, nil, 0, nil)
+		}
+	}
 }
 
 // armLifeline asks the kernel to kill the plugin's whole process group the moment the

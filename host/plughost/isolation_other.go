@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"syscall"
 
 	"github.com/alignedfusion/alignedfusion/host/fault"
 )
@@ -16,20 +17,30 @@ import (
 // Landlock are Linux's.
 func IsolationSupport(context.Context) []Support {
 	detail := "not on " + runtime.GOOS
-	return []Support{{"resource limits", false, detail}, {"no network", false, detail}, {"read-only files", false, detail}}
+	return []Support{{"resource limits", false, detail}, {"no network", false, detail}, {"read-only files", false, detail}, {"own processes", false, detail}}
 }
 
+// hide does nothing here.
+func hide() {}
+
 // start starts cmd, unless a limit was asked for.
-func (i Isolation) start(cmd *exec.Cmd, _ []string) error {
+func (i Isolation) start(cmd *exec.Cmd, _ []string, _ int) (*inside, error) {
 	if runtime.GOOS == "windows" {
-		return fault.Errorf(fault.Usage, "plugins run on Linux and macOS: on Windows start alignedfusion inside WSL (wsl --install); "+
+		return nil, fault.Errorf(fault.Usage, "plugins run on Linux and macOS: on Windows start alignedfusion inside WSL (wsl --install); "+
 			"evaluation, data checks and attributes work here")
 	}
-	if i != (Isolation{}) {
-		return fmt.Errorf("%w on %s: start without --plugin-memory-mib, --plugin-cpu-seconds, --plugin-no-network and --plugin-read-only", ErrIsolation, runtime.GOOS)
+	if (i != Isolation{Trusted: i.Trusted}) {
+		return nil, fmt.Errorf("%w on %s: start without --plugin-memory-mib, --plugin-cpu-seconds, --plugin-no-network and --plugin-read-only", ErrIsolation, runtime.GOOS)
 	}
-	return cmd.Start()
+	return &inside{cmd: cmd, missing: []string{"isolation (there is none on " + runtime.GOOS + ")"}}, cmd.Start()
 }
+
+func (p *inside) ended() syscall.WaitStatus {
+	status, _ := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return status
+}
+
+func (p *inside) pid() int { return p.cmd.Process.Pid }
 
 // armLifeline has no help of this kernel: the plugin's SDK reads the pipe.
 func armLifeline(*os.File, int) {}

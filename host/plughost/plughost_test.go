@@ -19,6 +19,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(envHostProcess); dir != "" {
 		runHostProcess(dir)
 	}
+	if testBinaries = os.Getenv(asNobody); testBinaries != "" {
+		os.Exit(m.Run())
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "plughost-test-")
 		if err != nil {

@@ -2,14 +2,10 @@ package plughost
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -41,6 +37,9 @@ type Plugin struct {
 	manifest sdk.Manifest
 	hashes   map[string]string
 	status   Status
+	// dir is the plugin's own to write to, code the copy of its files that runs.
+	dir, code string
+	isolation Isolation
 
 	log      *logRing
 	runner   *childRunner
@@ -80,28 +79,25 @@ func (h *Host) launch(ctx context.Context, found *Found) (*Plugin, error) {
 	refuse := func(err error) error {
 		return &Failure{Plugin: found.Name, Call: "start", Reason: err.Error(), Err: err}
 	}
-	command, err := found.runnable()
+	p.isolation = h.options.Isolation
+	p.isolation.Trusted = p.isolation.Trusted || slices.Contains(h.options.Trust, found.Name)
+	cmd, err := p.prepare()
 	if err != nil {
-		return nil, refuse(err)
+		return nil, errors.Join(refuse(err), p.clean())
 	}
-	if p.status, p.hashes, err = found.Check(h.options.AllowUnregistered); err != nil {
-		return nil, refuse(err)
+	if p.status, err = found.compare(p.hashes, h.options.AllowUnregistered); err != nil {
+		return nil, errors.Join(refuse(err), p.clean())
 	}
-	p.mark = newMark()
-	cmd := newCommand(command, found.WorkDir, append(environment(h.options.Threads, h.options.Env),
-		fmt.Sprintf("%s=%d", serve.EnvLifeline, lifelineFD), p.mark))
-	if h.options.Isolation.ReadOnly {
-		cmd.Env = append(cmd.Env, "TMPDIR="+h.dir)
-	}
+	cmd.Env = append(cmd.Env, fmt.Sprintf("%s=%d", serve.EnvLifeline, lifelineFD))
 	read, write, err := os.Pipe()
 	if err != nil {
-		return nil, refuse(err)
+		return nil, errors.Join(refuse(err), p.clean())
 	}
 	p.lifeline = write
 	cmd.ExtraFiles = []*os.File{read}
-	isolation := h.options.Isolation
+	isolation := p.isolation
 	if p.arena, err = h.newArena(&isolation, p.log); err != nil {
-		return nil, errors.Join(err, read.Close(), write.Close())
+		return nil, errors.Join(err, read.Close(), write.Close(), p.clean())
 	}
 	if p.arena != nil {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, p.arena.File())
@@ -111,6 +107,41 @@ func (h *Host) launch(ctx context.Context, found *Found) (*Plugin, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// prepare copies the plugin's files and makes the command that runs the copy.
+func (p *Plugin) prepare() (cmd *exec.Cmd, err error) {
+	if p.dir, err = os.MkdirTemp(p.host.dir, "d"); err != nil {
+		return nil, err
+	}
+	if p.code, err = os.MkdirTemp(p.host.dir, "c"); err != nil {
+		return nil, err
+	}
+	command, err := p.found.runnable(p.code)
+	if err != nil {
+		return nil, err
+	}
+	if p.hashes, err = p.found.copyTo(p.code); err != nil {
+		return nil, err
+	}
+	p.mark = newMark()
+	env := append(withLibraries(environment(p.host.options.Threads, p.host.options.Env), p.found.libraryFolders(p.code)), p.mark)
+	if !p.isolation.Trusted {
+		env = append(env, "TMPDIR="+p.dir)
+	}
+	dir := ""
+	if p.found.Layout != nil {
+		dir = p.code
+	}
+	return newCommand(command, dir, env), nil
+}
+
+// clean removes the plugin's folders.
+func (p *Plugin) clean() error {
+	if p.dir == "" {
+		return nil // it was not started here
+	}
+	return errors.Join(os.RemoveAll(p.dir), os.RemoveAll(p.code))
 }
 
 func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, isolation Isolation, lifeline *os.File) error {
@@ -125,14 +156,14 @@ func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, isolation Isolation, 
 		SyncStdout:       p.log,
 		SyncStderr:       p.log,
 		GRPCDialOptions:  client.DialOptions(),
-		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: p.host.dir},
+		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: p.dir},
 		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, _ string) (runner.Runner, error) {
 			cmd.Env = append(cmd.Env, spec.Env...) // the handshake's variables
 			r, err := newChildRunner(cmd, p.log, lifeline)
 			if err != nil {
 				return nil, err
 			}
-			r.isolation, r.writable = isolation, []string{p.host.dir}
+			r.isolation, r.writable = isolation, []string{p.dir}
 			p.runner = r
 			return r, nil
 		},
@@ -160,6 +191,9 @@ func (p *Plugin) start(ctx context.Context, cmd *exec.Cmd, isolation Isolation, 
 	})
 	if err != nil {
 		return err
+	}
+	if err := p.found.agrees(p.manifest); err != nil {
+		return &Failure{Plugin: p.found.Name, Call: "describe", Reason: err.Error(), Err: err}
 	}
 	if p.arena == nil {
 		return nil
@@ -246,18 +280,37 @@ func (p *Plugin) Manifest() sdk.Manifest { return p.manifest }
 // Hashes holds the SHA-256 of the plugin's files by path, taken just before the start.
 func (p *Plugin) Hashes() map[string]string { return p.hashes }
 
-// SHA256 is the hash of a plugin of one file, or one over the hashes of several.
-func (p *Plugin) SHA256() string {
-	if len(p.hashes) == 1 {
-		for _, h := range p.hashes {
-			return h
-		}
+// SHA256 is the hash of a plugin of one file, or one over the hashes of several. It is
+// the same before and after the plugin was installed.
+func (p *Plugin) SHA256() string { return p.found.identity(p.hashes) }
+
+// TempDir is the plugin's own folder, which it may write to. It goes with the plugin.
+func (p *Plugin) TempDir() string { return p.dir }
+
+// Isolation says what is kept from the plugin, for the run.
+func (p *Plugin) Isolation() string {
+	switch {
+	case p.runner.attached:
+		return "none: it was not started by the host"
+	case p.isolation.Trusted:
+		return "none: trusted"
+	case len(p.runner.inside.missing) > 0:
+		return "all but " + strings.Join(p.runner.inside.missing, ", ")
 	}
-	h := sha256.New()
-	for _, path := range slices.Sorted(maps.Keys(p.hashes)) {
-		fmt.Fprintf(h, "%s  %s\n", p.hashes[path], filepath.Base(path))
+	return "no network, read-only files, own processes"
+}
+
+// Warnings say what the plugin may do that plugins otherwise may not.
+func (p *Plugin) Warnings() []string {
+	switch {
+	case p.runner.attached:
+		return nil
+	case p.isolation.Trusted:
+		return []string{fmt.Sprintf("plugin %s is trusted: network, files and processes are open to it", p.Name())}
+	case len(p.runner.inside.missing) > 0:
+		return []string{"plugins run without " + strings.Join(p.runner.inside.missing, ", ")}
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return nil
 }
 
 // Status says how far the plugin's files could be trusted when it was started.
@@ -283,7 +336,7 @@ func (p *Plugin) ShutDown(ctx context.Context) error {
 }
 
 // PID is the process id.
-func (p *Plugin) PID() int { return p.runner.cmd.Process.Pid }
+func (p *Plugin) PID() int { return p.runner.pid() }
 
 // Stderr returns the last lines of the plugin's standard error.
 func (p *Plugin) Stderr() []string { return p.log.last() }
@@ -425,6 +478,7 @@ func (p *Plugin) abandon() {
 		p.goplugin.Kill()
 	}
 	_ = p.lifeline.Close()
+	_ = p.clean()
 	p.calls.Lock()
 	defer p.calls.Unlock()
 	p.gone = true

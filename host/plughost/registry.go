@@ -98,53 +98,57 @@ func readLock(dir string) (*Lock, error) {
 // The error wraps ErrUnsafe, ErrChanged or ErrUnregistered and goes with the status;
 // allowUnregistered turns the last into a pass.
 func (f *Found) Check(allowUnregistered bool) (Status, map[string]string, error) {
-	for _, path := range append([]string{f.Path}, f.Files...) {
-		if err := safeFile(path, f.Dir != ""); err != nil {
-			return Unsafe, nil, err
-		}
-	}
 	hashes, err := f.Hashes()
 	if err != nil {
 		return Unsafe, nil, err
 	}
+	status, err := f.compare(hashes, allowUnregistered)
+	return status, hashes, err
+}
+
+// compare compares the hashes of a plugin's files with the lock file of its folder.
+func (f *Found) compare(hashes map[string]string, allowUnregistered bool) (Status, error) {
 	if f.Dir == "" {
-		return Trusted, hashes, nil
+		return Trusted, nil
+	}
+	if info, err := os.Lstat(filepath.Join(f.Dir, LockFile)); err == nil && (info.Mode()&fs.ModeSymlink != 0 || info.Mode().Perm()&0o002 != 0) {
+		return Unsafe, fmt.Errorf("%w: anyone may write %s; chmod o-w it", ErrUnsafe, filepath.Join(f.Dir, LockFile))
 	}
 	lock, err := readLock(f.Dir)
 	if err != nil {
-		return Unregistered, hashes, err
+		return Unregistered, err
 	}
 	record, ok := lock.Plugins[filepath.Base(f.Path)]
 	if !ok {
 		if f.trusted {
-			return Trusted, hashes, nil
+			return Trusted, nil
 		}
 		if allowUnregistered {
-			return Unregistered, hashes, nil
+			return Unregistered, nil
 		}
-		return Unregistered, hashes, fmt.Errorf("%w: %s; `alignedfusion plugin install %s` registers it, --allow-unregistered runs it once",
+		return Unregistered, fmt.Errorf("%w: %s; `alignedfusion plugin install %s` registers it, --allow-unregistered runs it once",
 			ErrUnregistered, f.Path, f.Path)
 	}
 	now := map[string]string{}
 	for path, sum := range hashes {
 		relative, err := filepath.Rel(f.Path, path)
 		if err != nil {
-			return Changed, hashes, err
+			return Changed, err
 		}
 		now[relative] = sum
 	}
 	for _, name := range sortedKeys(now, record.Files) {
 		switch was, is := record.Files[name], now[name]; {
 		case is == "":
-			return Changed, hashes, fmt.Errorf("%w: %s is gone from %s; install it again", ErrChanged, name, f.Path)
+			return Changed, fmt.Errorf("%w: %s is gone from %s; install it again", ErrChanged, name, f.Path)
 		case was == "":
-			return Changed, hashes, fmt.Errorf("%w: %s is new in %s; install it again", ErrChanged, name, f.Path)
+			return Changed, fmt.Errorf("%w: %s is new in %s; install it again", ErrChanged, name, f.Path)
 		case was != is:
-			return Changed, hashes, fmt.Errorf("%w: %s has SHA-256 %.12s…, installed was %.12s…; if that is right, install it again",
+			return Changed, fmt.Errorf("%w: %s has SHA-256 %.12s…, installed was %.12s…; if that is right, install it again",
 				ErrChanged, filepath.Join(f.Path, name), is, was)
 		}
 	}
-	return Registered, hashes, nil
+	return Registered, nil
 }
 
 func sortedKeys(maps ...map[string]string) []string {
@@ -156,27 +160,6 @@ func sortedKeys(maps ...map[string]string) []string {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
-}
-
-// safeFile refuses what somebody else could change behind the user's back. A plugin that
-// was given as a path may be a symbolic link: the user has named it.
-func safeFile(path string, byName bool) error {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
-	if info.Mode()&fs.ModeSymlink != 0 {
-		if byName {
-			return fmt.Errorf("%w: %s is a symbolic link; install the plugin itself", ErrUnsafe, path)
-		}
-		if info, err = os.Stat(path); err != nil {
-			return err
-		}
-	}
-	if info.Mode().Perm()&0o002 != 0 {
-		return fmt.Errorf("%w: anyone may write %s (mode %v); chmod o-w it", ErrUnsafe, path, info.Mode().Perm())
-	}
-	return nil
 }
 
 // InstallOptions of Install.
@@ -212,17 +195,6 @@ func Install(ctx context.Context, path string, o InstallOptions) (*Found, Record
 	if err != nil {
 		return nil, record, err
 	}
-	if _, _, err := found.Check(false); err != nil {
-		return nil, record, err
-	}
-	manifest, err := Describe(ctx, found)
-	if err != nil {
-		return nil, record, err
-	}
-	layout := layoutOf(found, manifest)
-	if !validName(layout.Name) {
-		return nil, record, fmt.Errorf("plugin name %q: want letters, digits, - and _", layout.Name)
-	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, record, err
 	}
@@ -240,7 +212,8 @@ func Install(ctx context.Context, path string, o InstallOptions) (*Found, Record
 		return nil, record, err
 	}
 	defer os.RemoveAll(temporary)
-	if err := copyPlugin(found, layout, temporary); err != nil {
+	layout, manifest, err := stage(ctx, found, temporary)
+	if err != nil {
 		return nil, record, err
 	}
 	staged, err := inspect(temporary, "")
@@ -303,38 +276,52 @@ func layoutOf(f *Found, m sdk.Manifest) *Layout {
 	return l
 }
 
-func copyPlugin(f *Found, layout *Layout, to string) error {
-	from := f.Path
-	if f.Layout == nil {
-		from = filepath.Dir(f.Path)
+// stage copies a plugin's files into a folder, asks the copy for its manifest, and writes
+// the layout that both agree on.
+func stage(ctx context.Context, f *Found, to string) (*Layout, sdk.Manifest, error) {
+	var m sdk.Manifest
+	if _, err := f.runnable(""); err != nil { // before a file of any size is copied
+		return nil, m, fmt.Errorf("plugin %s: %w", f.Name, err)
 	}
-	for _, name := range layout.Files {
-		if err := copyFile(filepath.Join(from, name), filepath.Join(to, name)); err != nil {
-			return err
-		}
+	err := f.eachFile(func(path string, file *os.File) error {
+		return writeCopy(file, filepath.Join(to, f.inside(path)))
+	})
+	if err != nil {
+		return nil, m, err
+	}
+	copied := *f
+	copied.Path, copied.origin = to, f.Command[0]
+	if f.Layout == nil {
+		copied.Path = filepath.Join(to, filepath.Base(f.Path))
+	}
+	copied.relocate(f)
+	if m, err = Describe(ctx, &copied); err != nil {
+		return nil, m, err
+	}
+	layout := layoutOf(f, m)
+	if !validName(layout.Name) {
+		return nil, m, fmt.Errorf("plugin name %q: want letters, digits, - and _", layout.Name)
 	}
 	text, err := yaml.Marshal(layout)
 	if err != nil {
-		return err
+		return nil, m, err
 	}
-	if err := os.WriteFile(filepath.Join(to, LayoutFile), text, 0o644); err != nil {
-		return err
-	}
-	return os.Chmod(to, 0o755)
+	return layout, m, errors.Join(os.WriteFile(filepath.Join(to, LayoutFile), text, 0o644), os.Chmod(to, 0o755))
 }
 
-func copyFile(from, to string) (err error) {
-	in, err := os.Open(from)
+// copyFile copies a file below root that is no symbolic link.
+func copyFile(root *os.Root, name, to string) error {
+	in, err := openSafe(root, name)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
+	return errors.Join(writeCopy(in, to), in.Close())
+}
+
+func writeCopy(in *os.File, to string) error {
 	info, err := in.Stat()
 	if err != nil {
 		return err
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a file", from)
 	}
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
@@ -420,8 +407,8 @@ const (
 	describeBytes   = 4 << 20
 )
 
-// DescribeJSON runs a plugin with --describe, without a handshake, and returns what it
-// prints. The error is a *Failure.
+// DescribeJSON runs a plugin with --describe, without a handshake and isolated as it is in
+// a run, and returns what it prints. The error is a *Failure.
 func DescribeJSON(ctx context.Context, f *Found) ([]byte, error) {
 	fail := func(reason string, log *logRing, err error) error {
 		out := &Failure{Plugin: f.Name, Call: "describe", Reason: reason, Err: err}
@@ -430,26 +417,38 @@ func DescribeJSON(ctx context.Context, f *Found) ([]byte, error) {
 		}
 		return out
 	}
-	command, err := f.runnable()
+	host, err := New(Options{Threads: 1})
+	if err != nil {
+		return nil, err
+	}
+	defer host.Close()
+	p := &Plugin{host: host, found: f}
+	cmd, err := p.prepare()
 	if err != nil {
 		return nil, fail(err.Error(), nil, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
 	defer cancel()
-	mark := newMark()
-	cmd := newCommand(append(command, serve.DescribeFlag), f.WorkDir, append(environment(1, nil), mark))
+	cmd.Args = append(cmd.Args, serve.DescribeFlag)
 	log := &logRing{name: f.Name}
 	out := &limitedBuffer{limit: describeBytes}
 	cmd.Stdout, cmd.Stderr = out, log
 	cmd.WaitDelay = drainTime
-	if err := cmd.Start(); err != nil {
+	in, err := host.options.Isolation.start(cmd, []string{p.dir}, 0)
+	if err != nil {
 		return nil, fail(err.Error(), log, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = process.KillGroup(cmd.Process.Pid) })
 	err = cmd.Wait()
 	stop()
 	_ = process.KillGroup(cmd.Process.Pid)
-	reapMarked(mark)
+	reapMarked(p.mark)
+	if status := in.ended(); err == nil && status != 0 {
+		err = fmt.Errorf("exit status %d", status.ExitStatus())
+		if status.Signaled() {
+			err = fmt.Errorf("killed by signal %q", status.Signal())
+		}
+	}
 	switch {
 	case ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return nil, fail(fmt.Sprintf("no manifest within %v", describeTimeout), log, ctx.Err())
@@ -470,6 +469,9 @@ func Describe(ctx context.Context, f *Found) (sdk.Manifest, error) {
 		return sdk.Manifest{}, err
 	}
 	m, err := client.ManifestFromJSON(text)
+	if err == nil {
+		err = f.agrees(m)
+	}
 	if err != nil {
 		return sdk.Manifest{}, &Failure{Plugin: f.Name, Call: "describe", Reason: firstSentence(err), Err: err}
 	}

@@ -23,6 +23,7 @@ import (
 type childRunner struct {
 	cmd       *exec.Cmd
 	isolation Isolation
+	inside    *inside
 	writable  []string // folders the process may change in spite of the isolation
 	log       *logRing
 	lifeline  *os.File // the child's end; closed here once the child has it
@@ -37,7 +38,7 @@ type childRunner struct {
 
 	mu        sync.Mutex
 	firstLine string
-	state     *os.ProcessState
+	status    *syscall.WaitStatus // once it has ended
 	exited    chan struct{}
 }
 
@@ -87,7 +88,8 @@ const attachPoll = 200 * time.Millisecond
 
 // Start starts the process and the goroutines that read its output and wait for it.
 func (r *childRunner) Start(context.Context) error {
-	err := r.isolation.start(r.cmd, r.writable)
+	var err error
+	r.inside, err = r.isolation.start(r.cmd, r.writable, lifelineFD)
 	_ = r.outWrite.Close()
 	_ = r.errWrite.Close()
 	if err != nil {
@@ -111,7 +113,8 @@ func (r *childRunner) Start(context.Context) error {
 		_, _ = io.Copy(r.log, r.errRead)
 	}()
 	go func() {
-		_ = r.cmd.Wait() // the state says it all
+		_ = r.cmd.Wait() // the status says it all
+		status := r.inside.ended()
 		_ = process.KillGroup(r.cmd.Process.Pid)
 		deadline := time.Now().Add(drainTime)
 		_ = r.outRead.SetReadDeadline(deadline)
@@ -120,7 +123,7 @@ func (r *childRunner) Start(context.Context) error {
 		_ = r.outRead.Close()
 		_ = r.errRead.Close()
 		r.mu.Lock()
-		r.state = r.cmd.ProcessState
+		r.status = &status
 		r.mu.Unlock()
 		close(r.exited)
 	}()
@@ -152,21 +155,21 @@ func (r *childRunner) first() string {
 func (r *childRunner) reason() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.state == nil {
+	if r.status == nil {
 		return ""
 	}
-	status, ok := r.state.Sys().(syscall.WaitStatus)
+	status := *r.status
 	switch {
-	case ok && status.Signaled():
+	case status.Signaled():
 		hint := ""
 		if status.Signal() == syscall.SIGKILL {
 			hint = " (by someone, or by the kernel for lack of memory)"
 		}
 		return fmt.Sprintf("the process was killed by signal %q%s", status.Signal(), hint)
-	case ok && status.ExitStatus() == 0:
+	case status.ExitStatus() == 0:
 		return "the process ended by itself"
 	default:
-		return fmt.Sprintf("the process ended with exit code %d", r.state.ExitCode())
+		return fmt.Sprintf("the process ended with exit code %d", status.ExitStatus())
 	}
 }
 
@@ -177,6 +180,14 @@ func (r *childRunner) Stderr() io.ReadCloser { return io.NopCloser(strings.NewRe
 
 func (r *childRunner) Name() string                    { return r.cmd.Path }
 func (r *childRunner) Diagnose(context.Context) string { return "" }
+
+// pid is the plugin's process.
+func (r *childRunner) pid() int {
+	if r.inside == nil {
+		return r.cmd.Process.Pid
+	}
+	return r.inside.pid()
+}
 
 func (r *childRunner) ID() string {
 	if r.cmd.Process == nil {

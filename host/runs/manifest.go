@@ -19,6 +19,11 @@ type PluginRecord struct {
 	Stage   string `json:"stage"`
 	SHA256  string `json:"sha256"`
 	Runtime string `json:"runtime,omitempty"`
+	// Libraries are libtorch's and the plugin's own that it had loaded: SHA-256, or the size
+	// of a large one, and versions that are known.
+	Libraries map[string]string `json:"libraries,omitempty"`
+	// Isolation says what was kept from the plugin.
+	Isolation string `json:"isolation,omitempty"`
 	// Parameters is the number of weights, Trainable those that training changes.
 	Parameters int64 `json:"parameters"`
 	Trainable  int64 `json:"trainable"`

@@ -15,6 +15,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/eval/resample"
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 )
@@ -54,6 +55,8 @@ type CompareOptions struct {
 	Resample resample.Options
 	// AllPairs compares every pair of systems, not only each with the first.
 	AllPairs bool
+	// AllowChanged compares runs whose plugins were others in training than afterwards.
+	AllowChanged bool
 }
 
 // Comparison is what Compare found: Detection, or Classification per label set.
@@ -79,6 +82,9 @@ func Compare(o CompareOptions) (*Comparison, error) {
 	out := &Comparison{Split: o.Split}
 	if out.Warnings, err = compareWarnings(o, given); err != nil {
 		return nil, err
+	}
+	if i := slices.IndexFunc(out.Warnings, saysChangedPlugin); i >= 0 && !o.AllowChanged {
+		return nil, fault.Errorf(fault.Plugin, "%s; --allow-changed compares it all the same, and says so", out.Warnings[i])
 	}
 	var first *config.Config
 	for _, r := range given {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/report/attributes"
@@ -47,6 +48,8 @@ type PredictOptions struct {
 	Findings, Reconstruction bool
 	// Mirror predicts every image mirrored, too, and combines the two (predictions.Combine).
 	Mirror bool
+	// AllowChanged predicts with plugins other than those of the training.
+	AllowChanged bool
 	// Messages receives progress and warnings.
 	Messages io.Writer
 }
@@ -214,6 +217,10 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		s.Abandon()
 		return nil, err
 	}
+	if changed := changedPlugins(r.Manifest, s.records); len(changed) > 0 && !o.AllowChanged {
+		s.Abandon()
+		return nil, fault.Errorf(fault.Plugin, "%s; --allow-changed predicts with it all the same, and records that", strings.Join(changed, "; "))
+	}
 	voids, err := r.voids(s, cases, hasReports, own)
 	if err != nil {
 		s.Abandon()
@@ -225,9 +232,7 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		s.Abandon()
 		return nil, err
 	}
-	if err := s.Close(); err != nil {
-		return nil, err
-	}
+	s.finish(o.Messages)
 	result.Run, result.Config, result.Labels, result.Split = o.Run, c, r.Labels, o.Split
 	result.Calibration = r.Calibration
 	result.Evaluable, result.Warnings = predictions.HasTargets(cases), voids

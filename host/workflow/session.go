@@ -101,7 +101,7 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		s.records = append(s.records, t.Record())
 		if !slices.Contains(plugins, t.Plugin) { // nobody needs it, and its memory, any more
 			if err := t.Plugin.Stop(); err != nil {
-				return nil, err
+				s.Warnings = append(s.Warnings, notInOrder(err))
 			}
 		}
 	}
@@ -123,9 +123,10 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		manifest := plugins[i].Manifest()
 		s.records = append(s.records, runs.PluginRecord{
 			Role: string(m.Role), Name: manifest.Name, Version: manifest.Version, Stage: m.Stage.Name,
-			SHA256: plugins[i].SHA256(), Runtime: manifest.Runtime,
+			SHA256: plugins[i].SHA256(), Runtime: manifest.Runtime, Libraries: plugins[i].Libraries(), Isolation: plugins[i].Isolation(),
 			Parameters: m.Opened.ParameterCount, Trainable: m.Opened.TrainableCount,
 		})
+		s.Warnings = append(s.Warnings, plugins[i].Warnings()...)
 		if m.KeepsMoving() && o.Train {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("%s %s is frozen but does not know it: running statistics (of batch norm), if it has any, still move", m.Role, m.Plugin))
 		}
@@ -189,6 +190,18 @@ func (s *Session) sameText(m *runs.Manifest) error {
 
 // Close closes the stages and ends the plugins.
 func (s *Session) Close() error { return errors.Join(s.Pipeline.Close(), s.host.Close()) }
+
+// finish closes a session whose work is done: a plugin that then does not end in order
+// spoils nothing, and is told of.
+func (s *Session) finish(messages io.Writer) {
+	if err := s.Close(); err != nil {
+		fmt.Fprintln(messages, "warning: "+notInOrder(err))
+	}
+}
+
+func notInOrder(err error) string {
+	return fmt.Sprintf("what was asked for is done, but a plugin did not end in order: %v", err)
+}
 
 // Abandon ends the plugins without closing the stages first: after a failure there is
 // nothing left to close.

@@ -176,7 +176,8 @@ func (t *training) train(ctx context.Context) (*runs.Manifest, error) {
 		s.Abandon()
 		return m, err
 	}
-	return m, errors.Join(err, s.Close())
+	s.finish(t.Messages)
+	return m, err
 }
 
 // trainOpened trains the pipeline that was opened.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
@@ -174,13 +175,19 @@ func (s *Session) depth() int {
 	return n
 }
 
+// changedPlugin begins, behind the plugin's name and role, what is said of one that is not
+// what it was; predictions and runs keep it among their warnings.
+const changedPlugin = ") has changed since the run began: version "
+
+func saysChangedPlugin(warning string) bool { return strings.Contains(warning, changedPlugin) }
+
 // changedPlugins names the plugins that are not the ones a run began with.
 func changedPlugins(m *runs.Manifest, now []runs.PluginRecord) []string {
 	var out []string
 	for _, p := range now {
 		i := slices.IndexFunc(m.Plugins, func(r runs.PluginRecord) bool { return r.Role == p.Role })
 		if i >= 0 && m.Plugins[i].SHA256 != p.SHA256 {
-			out = append(out, fmt.Sprintf("plugin %s (%s) has changed since the run began: version %s with SHA-256 %.12s…, then %s with %.12s…",
+			out = append(out, fmt.Sprintf("plugin %s (%s"+changedPlugin+"%s with SHA-256 %.12s…, then %s with %.12s…",
 				p.Name, p.Role, p.Version, p.SHA256, m.Plugins[i].Version, m.Plugins[i].SHA256))
 		}
 	}

@@ -305,7 +305,7 @@ func (c *checker) visit(node ast.Node) bool {
 }
 
 // mayExit tells whether this file may end the process: main packages, the
-// command line, tests, and Serve, which is a plugin's whole main.
+// command line, tests, Serve, which is a plugin's whole main, and the launcher, which becomes one.
 func (c *checker) mayExit() bool {
-	return c.dir == "sdk/serve" || c.file.Name.Name == "main" || c.test || within(c.dir, "host/cli")
+	return c.dir == "sdk/serve" || c.file.Name.Name == "main" || c.test || within(c.dir, "host/cli") || c.name == "host/plughost/launcher_linux.go"
 }

@@ -140,7 +140,7 @@ func (t *TextEncoder) encoder(ctx context.Context) embed.Encoder {
 func (t *TextEncoder) Record() runs.PluginRecord {
 	m := t.Plugin.Manifest()
 	return runs.PluginRecord{Role: string(sdk.KindText), Name: m.Name, Version: m.Version, Stage: t.Stage.Name,
-		SHA256: t.Plugin.SHA256(), Runtime: m.Runtime, Parameters: t.Opened.ParameterCount}
+		SHA256: t.Plugin.SHA256(), Runtime: m.Runtime, Libraries: t.Plugin.Libraries(), Isolation: t.Plugin.Isolation(), Parameters: t.Opened.ParameterCount}
 }
 
 // EmbedReports encodes the reports of all cases, by the plugin that the configuration

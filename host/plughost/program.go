@@ -1,0 +1,158 @@
+package plughost
+
+import (
+	"bytes"
+	"debug/elf"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// shimLibrary is gotch's C++ side, which is made for the libtorch of one machine: a plugin
+// that was built elsewhere gets this machine's.
+const shimLibrary = "libtch.so"
+
+// starts tell files that are no programs of this system by how they begin.
+var starts = []struct{ magic, what string }{
+	{"PK\x03\x04", "a zip archive: unpack it, and give the program, or the folder with the " + LayoutFile + ", that is in it"},
+	{"\x1f\x8b", "a gzip archive: unpack it, and give what is in it"},
+	{"\xfd7zXZ", "an xz archive: unpack it, and give what is in it"},
+	{"BZh", "a bzip2 archive: unpack it, and give what is in it"},
+	{"\x28\xb5\x2f\xfd", "a package: `alignedfusion plugin install` takes it, under a name that ends in " + PackageEnding},
+	{"MZ", "a Windows program: get the plugin built for " + system},
+	{"\xcf\xfa\xed\xfe", "a macOS program: get the plugin built for " + system},
+	{"\xca\xfe\xba\xbe", "a macOS program: get the plugin built for " + system},
+	{"\xef\xbb\xbf#!", "a script that begins with a byte order mark, which the kernel does not skip: save it as UTF-8 without one"},
+	{"<!DOCTYPE", "a web page: download the file itself (its \"raw\" link)"},
+	{"<!doctype", "a web page: download the file itself (its \"raw\" link)"},
+	{"<html", "a web page: download the file itself (its \"raw\" link)"},
+	{"version https://git-lfs", "the stand-in of a file in Git LFS: run `git lfs pull`"},
+}
+
+const system = runtime.GOOS + "/" + runtime.GOARCH
+
+// machines are the ELF names of the processors Go has names for.
+var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "386": elf.EM_386, "riscv64": elf.EM_RISCV, "ppc64le": elf.EM_PPC64, "s390x": elf.EM_S390}
+
+// recognise refuses a file that this machine cannot run, and says what it is instead.
+func recognise(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	head := make([]byte, 256)
+	n, err := io.ReadFull(file, head)
+	if head = head[:n]; n == 0 {
+		return fmt.Errorf("%s is empty", path)
+	}
+	for _, s := range starts {
+		if bytes.HasPrefix(head, []byte(s.magic)) {
+			return fmt.Errorf("%s is %s", path, s.what)
+		}
+	}
+	if script, found := bytes.CutPrefix(head, []byte("#!")); found {
+		return recogniseScript(path, script)
+	}
+	if want, known := machines[runtime.GOARCH]; known && err == nil && runtime.GOOS == "linux" {
+		if program, err := elf.NewFile(file); err == nil && program.Machine != want {
+			return fmt.Errorf("%s is a program for %s, this machine is %s: get the plugin built for it", path, strings.TrimPrefix(program.Machine.String(), "EM_"), system)
+		}
+	}
+	return nil
+}
+
+// recogniseScript looks at what stands behind a script's #!.
+func recogniseScript(path string, script []byte) error {
+	line, _, _ := bytes.Cut(script, []byte("\n"))
+	if bytes.HasSuffix(line, []byte("\r")) {
+		return fmt.Errorf("%s has Windows line endings, and no interpreter is called %q: take the carriage returns out (sed -i 's/\\r$//' %s)",
+			path, strings.TrimSpace(string(bytes.TrimSuffix(line, []byte("\r"))))+`\r`, path)
+	}
+	interpreter, _, _ := strings.Cut(strings.TrimSpace(string(line)), " ")
+	if _, err := os.Stat(interpreter); interpreter == "" || err != nil {
+		return fmt.Errorf("%s begins with #!%s, and there is no such program here", path, interpreter)
+	}
+	return nil
+}
+
+// libraryFolders are where a plugin's program finds its libraries although it runs as a
+// copy: lib/ of the copy, what its run path says from where it was found, and, when
+// libtch.so lies in none of them, the host's own.
+func (f *Found) libraryFolders(copied string) []string {
+	var out []string
+	add := func(dirs ...string) {
+		for _, dir := range dirs {
+			if info, err := os.Stat(dir); err == nil && info.IsDir() && !slices.Contains(out, dir) {
+				out = append(out, dir)
+			}
+		}
+	}
+	program := f.Command[0]
+	if !f.owns(program) {
+		return nil
+	}
+	add(filepath.Join(copied, "lib"))
+	if f.origin != "" {
+		program = f.origin
+	}
+	if real, err := filepath.EvalSymlinks(program); err == nil {
+		program = real
+	}
+	file, err := elf.Open(program)
+	if err != nil {
+		return out
+	}
+	defer file.Close()
+	searched := slices.Clone(out)
+	for _, tag := range []elf.DynTag{elf.DT_RUNPATH, elf.DT_RPATH} {
+		paths, _ := file.DynString(tag)
+		for _, dir := range filepath.SplitList(strings.Join(paths, ":")) {
+			at := strings.NewReplacer("${ORIGIN}", filepath.Dir(program), "$ORIGIN", filepath.Dir(program)).Replace(dir)
+			if searched = append(searched, at); at != dir {
+				add(at)
+			}
+		}
+	}
+	needed, _ := file.ImportedLibraries()
+	has := func(dir string) bool { _, err := os.Stat(filepath.Join(dir, shimLibrary)); return err == nil }
+	if slices.Contains(needed, shimLibrary) && !slices.ContainsFunc(append(searched, filepath.SplitList(os.Getenv("LD_LIBRARY_PATH"))...), has) {
+		for _, dir := range hostLibraries() {
+			if has(dir) {
+				add(dir)
+			}
+		}
+	}
+	return out
+}
+
+// hostLibraries are where libtch.so lies when it came with the host's program.
+func hostLibraries() []string {
+	program, err := os.Executable()
+	if err != nil {
+		return nil
+	}
+	if real, err := filepath.EvalSymlinks(program); err == nil {
+		program = real
+	}
+	dir := filepath.Dir(program)
+	return []string{filepath.Join(dir, "..", "build", "lib"), filepath.Join(dir, "..", "lib"), filepath.Join(dir, "lib")}
+}
+
+// withLibraries puts folders before those that LD_LIBRARY_PATH has in an environment.
+func withLibraries(environment []string, folders []string) []string {
+	if len(folders) == 0 {
+		return environment
+	}
+	const name = "LD_LIBRARY_PATH="
+	i := slices.IndexFunc(environment, func(v string) bool { return strings.HasPrefix(v, name) })
+	if i < 0 {
+		return append(environment, name+strings.Join(folders, ":"))
+	}
+	environment[i] = name + strings.Join(append(folders, strings.TrimPrefix(environment[i], name)), ":")
+	return environment
+}

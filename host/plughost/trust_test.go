@@ -1,0 +1,392 @@
+//go:build linux
+
+package plughost
+
+import (
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// writeFolder writes a plugin of files into a new folder.
+func writeFolder(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "plugin")
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// said starts a plugin that only talks, and returns what it said.
+func said(t *testing.T, o Options, ref string) string {
+	t.Helper()
+	_, err := newHost(t, o).Start(t.Context(), ref)
+	return strings.Join(wantFailure(t, err).Stderr, "\n")
+}
+
+func TestFilesThatAreNotListedAreOutOfReach(t *testing.T) {
+	shell := writeFolder(t, map[string]string{LayoutFile: "name: x\ncommand: [./run.sh]\nfiles: [run.sh, data/a]\n",
+		"run.sh": "#!/bin/sh\nfind . -type f | sort >&2\n", "data/a": "", "data/b": "", "unlisted": ""})
+	if out := said(t, Options{}, shell); out != "./data/a\n./plugin.yaml\n./run.sh" {
+		t.Errorf("it sees\n%s", out)
+	}
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("no Python here")
+	}
+	t.Setenv(EnvPass, "PYTHONPATH")
+	elsewhere := writeFolder(t, map[string]string{"ast.py": "print('ELSEWHERE')"})
+	t.Setenv("PYTHONPATH", elsewhere)
+	script := writeFolder(t, map[string]string{LayoutFile: "name: x\ncommand: [" + python + ", p.py]\nfiles: [p.py, mine.py]\n",
+		"p.py":    "import sys, mine, numbers, ast\nprint('flags', sys.flags.dont_write_bytecode, sys.flags.no_user_site, file=sys.stderr)\n",
+		"mine.py": "import sys\nprint('mine', file=sys.stderr)", "numbers.py": "raise SystemExit('UNLISTED')", "__pycache__/mine.cpython-311.pyc": "planted"})
+	if out := said(t, Options{}, script); out != "mine\nflags 1 1" {
+		t.Errorf("it says\n%s", out)
+	}
+}
+
+func TestTheBytesThatWereHashedRun(t *testing.T) {
+	dir := writeFolder(t, map[string]string{LayoutFile: "name: x\ncommand: [./run.sh]\nfiles: [run.sh]\n", "run.sh": "#!/bin/sh\n"})
+	found, err := Find(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := t.TempDir()
+	hashes, err := found.copyTo(copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "run.sh"), []byte("#!/bin/sh\nevil"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	command, err := found.runnable(copied)
+	if err != nil || command[0] != filepath.Join(copied, "run.sh") {
+		t.Fatalf("it runs %v, %v", command, err)
+	}
+	file, err := os.Open(command[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if sum, err := copyHashed(io.Discard, file); err != nil || sum != hashes[filepath.Join(dir, "run.sh")] {
+		t.Errorf("what runs has SHA-256 %s, %v; hashed was %s", sum, err, hashes[filepath.Join(dir, "run.sh")])
+	}
+	p := start(t, newHost(t, Options{}), "linear")
+	if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.PID())); err != nil || filepath.Dir(exe) != p.code {
+		t.Errorf("the process runs %s, %v; want the copy in %s", exe, err, p.code)
+	}
+}
+
+// What leads out of a plugin's folder is not followed: a private file would become a
+// readable one of the plugin's.
+func TestSymbolicLinksAreNotInstalled(t *testing.T) {
+	private := writeFolder(t, map[string]string{"key": "PRIVATE"})
+	for name, target := range map[string]string{"key": filepath.Join(private, "key"), "sub": private, "dangling": "/no/such"} {
+		listed := name
+		if name == "sub" {
+			listed = "sub/key"
+		}
+		dir := writeFolder(t, map[string]string{LayoutFile: "name: x\ncommand: [./run.sh]\nfiles: [run.sh, " + listed + "]\n", "run.sh": "#!/bin/sh\n"})
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		into := t.TempDir()
+		_, _, err := Install(t.Context(), dir, InstallOptions{Dir: into})
+		if !errors.Is(err, ErrUnsafe) || !strings.Contains(err.Error(), "is a symbolic link") {
+			t.Errorf("%s: %v, want ErrUnsafe", name, err)
+		}
+		if _, err := os.Stat(filepath.Join(into, "x")); err == nil {
+			t.Errorf("%s: something was installed", name)
+		}
+	}
+	fifo := writeFolder(t, map[string]string{LayoutFile: "name: x\ncommand: [./run.sh]\nfiles: [run.sh, pipe]\n", "run.sh": "#!/bin/sh\n"})
+	if err := unix.Mkfifo(filepath.Join(fifo, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Install(t.Context(), fifo, InstallOptions{Dir: t.TempDir()}); !errors.Is(err, ErrUnsafe) {
+		t.Errorf("a pipe: %v", err)
+	}
+}
+
+func TestFoldersThatAnyoneMayWriteAreRefused(t *testing.T) {
+	isolate(t)
+	top := t.TempDir()
+	dir := filepath.Join(top, "a", "b")
+	f := install(t, "linear", dir)
+	for _, open := range []string{f.Path, dir, filepath.Join(top, "a")} {
+		if err := os.Chmod(open, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		_, err := newHost(t, Options{Dirs: []string{dir}}).Start(t.Context(), "linear")
+		if !errors.Is(err, ErrUnsafe) {
+			t.Errorf("%s open to all: %v", open, err)
+		}
+		wantFailure(t, err, "anyone may write", open, "chmod o-w")
+		if err := os.Chmod(open, 0o777|os.ModeSticky); err == nil && open != f.Path {
+			if _, err := newHost(t, Options{Dirs: []string{dir}}).Start(t.Context(), "linear"); err != nil {
+				t.Errorf("%s like /tmp: %v", open, err)
+			}
+		}
+		if err := os.Chmod(open, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, LockFile), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newHost(t, Options{Dirs: []string{dir}}).Start(t.Context(), "linear"); !errors.Is(err, ErrUnsafe) {
+		t.Errorf("a lock file that anyone may write: %v", err)
+	}
+}
+
+func TestFilesThatAreNoProgramsAreCalledWhatTheyAre(t *testing.T) {
+	program, err := os.ReadFile(filepath.Join(testBinaries, "linear"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := append([]byte(nil), program[:4096]...)
+	binary.LittleEndian.PutUint16(foreign[18:], uint16(elf.EM_AARCH64))
+	if machines["arm64"] == machines[system[strings.Index(system, "/")+1:]] {
+		binary.LittleEndian.PutUint16(foreign[18:], uint16(elf.EM_X86_64))
+	}
+	copy(foreign[40:48], make([]byte, 8)) // no sections
+	copy(foreign[60:62], make([]byte, 2))
+	for _, test := range []struct{ content, want string }{
+		{"PK\x03\x04rest", "is a zip archive: unpack it"},
+		{"\x1f\x8b\x08rest", "is a gzip archive"},
+		{"\x28\xb5\x2f\xfdrest", "is a package: `alignedfusion plugin install`"},
+		{"MZ\x90\x00", "is a Windows program: get the plugin built for " + system},
+		{"\xcf\xfa\xed\xfe", "is a macOS program"},
+		{string(foreign), "this machine is " + system},
+		{"#!/bin/sh\r\necho\r\n", `Windows line endings, and no interpreter is called "/bin/sh\\r"`},
+		{"\xef\xbb\xbf#!/bin/sh\n", "byte order mark"},
+		{"#!/no/such/interpreter -x\n", "#!/no/such/interpreter, and there is no such program"},
+		{"<!DOCTYPE html>", "is a web page"},
+		{"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"},
+		{"", "is empty"},
+	} {
+		path := filepath.Join(t.TempDir(), "x")
+		if err := os.WriteFile(path, []byte(test.content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		_, err := newHost(t, Options{}).Start(t.Context(), path)
+		if wantFailure(t, err); !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%.12q: %v, want %q", test.content, err, test.want)
+		}
+		if _, _, err := Install(t.Context(), path, InstallOptions{Dir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%.12q installed: %v, want %q", test.content, err, test.want)
+		}
+	}
+}
+
+func TestLayoutAndProgramAgreeOnNameAndVersion(t *testing.T) {
+	program, err := os.ReadFile(filepath.Join(testBinaries, "linear"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for layout, want := range map[string]string{"name: other\n": `name: other, the program calls itself "linear"`, "name: linear\nversion: 9.0.0\n": `version: 9.0.0, the program says "1.0.0"`, "name: linear\nversion: 1.0.0\n": ""} {
+		dir := writeFolder(t, map[string]string{LayoutFile: layout + "command: [./linear]\nfiles: [linear]\n", "linear": string(program)})
+		_, errStart := newHost(t, Options{}).Start(t.Context(), dir)
+		_, _, errInstall := Install(t.Context(), dir, InstallOptions{Dir: t.TempDir()})
+		for _, err := range []error{errStart, errInstall} {
+			if got := fmt.Sprint(err); (want == "") != (err == nil) || !strings.Contains(got, want) && want != "" {
+				t.Errorf("%q: %v, want %q", layout, err, want)
+			}
+		}
+	}
+}
+
+// attacks say HELD when they fail. HOST is the host's process, OUT a folder beside.
+var attacks = map[string]string{
+	"environment":   "cat /proc/HOST/environ > /dev/null 2>&1 && echo BROKEN || echo HELD",
+	"memory":        "head -c 1 /proc/HOST/mem > /dev/null 2>&1; cat /proc/HOST/maps > /dev/null 2>&1 && echo BROKEN || echo HELD",
+	"signal":        "kill -0 HOST 2> /dev/null && echo BROKEN || echo HELD",
+	"write":         "echo x 2> /dev/null > OUT/file && echo BROKEN || echo HELD",
+	"write home":    "echo x 2> /dev/null > $HOME/.profile && echo BROKEN || echo HELD",
+	"write itself":  "echo x 2> /dev/null >> $0 && echo BROKEN || echo HELD",
+	"write sysctl":  "echo x 2> /dev/null > /proc/sys/kernel/hostname && echo BROKEN || echo HELD",
+	"internet":      "PYTHON -c 'import socket; s=socket.socket(); s.settimeout(2); s.connect((\"ADDRESS\", PORT))' 2> /dev/null && echo BROKEN || echo HELD",
+	"datagram":      "PYTHON -c 'import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect((\"192.0.2.1\", 9)); s.send(b\"x\")' 2> /dev/null && echo BROKEN || echo HELD",
+	"read":          "cat /etc/passwd > /dev/null && echo HELD",
+	"own folder":    "echo x > $TMPDIR/mine && echo HELD",
+	"null, threads": "echo > /dev/null && echo HELD",
+}
+
+// listen is a server on this machine.
+func listen(t *testing.T) (net.Listener, string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	return listener, port
+}
+
+// attack runs all attacks in one plugin and returns those that came through.
+func attack(t *testing.T, o Options) (broken []string) {
+	t.Helper()
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		python = "false"
+	}
+	listener, port := listen(t)
+	defer listener.Close()
+	out := t.TempDir()
+	replace := strings.NewReplacer("HOST", fmt.Sprint(os.Getpid()), "OUT", out, "PYTHON", python, "ADDRESS", "127.0.0.1", "PORT", port)
+	var script strings.Builder
+	for name, command := range attacks {
+		fmt.Fprintf(&script, "echo %s: $( %s ) >&2\n", name, replace.Replace(command))
+	}
+	path := filepath.Join(t.TempDir(), "probe")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script.String()), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("HOME", t.TempDir())
+	h := newHost(t, o)
+	_, err = h.Start(t.Context(), path)
+	lines := strings.Join(wantFailure(t, err).Stderr, "\n") + "\n"
+	for name := range attacks {
+		if !strings.Contains(lines, name+": HELD\n") {
+			broken = append(broken, name)
+		}
+	}
+	if len(broken) > 0 {
+		t.Logf("%v said\n%s", err, lines)
+	}
+	return broken
+}
+
+func TestPluginsAreIsolated(t *testing.T) {
+	supported(t, "read-only files")
+	supported(t, "no network")
+	if broken := attack(t, Options{Isolation: Isolation{NoNetwork: true, ReadOnly: true}}); len(broken) > 0 {
+		t.Errorf("insisted on: %v came through", broken)
+	}
+	if broken := attack(t, Options{}); len(broken) > 0 {
+		t.Errorf("by default: %v came through", broken)
+	}
+}
+
+// withoutNamespaces is a kernel that refuses them, as in many containers.
+func withoutNamespaces(t *testing.T) {
+	before := namespaces
+	namespaces = func() (syscall.SysProcAttr, error) { return syscall.SysProcAttr{}, errors.New("not today") }
+	t.Cleanup(func() { namespaces = before })
+}
+
+func TestPluginsAreIsolatedWithoutNamespaces(t *testing.T) {
+	supported(t, "read-only files")
+	withoutNamespaces(t)
+	if broken := attack(t, Options{}); len(broken) > 0 {
+		t.Errorf("%v came through", broken)
+	}
+	p := start(t, newHost(t, Options{}), "linear")
+	if !strings.Contains(p.Isolation(), "not today") || !strings.Contains(strings.Join(p.Warnings(), ""), "plugins run without processes of its own (not today)") {
+		t.Errorf("the run says %q, %q", p.Isolation(), p.Warnings())
+	}
+}
+
+// Rights that the tests' own user may not have make a trusted plugin's attacks fail; what
+// it may do it does.
+func TestTrustOpensUpAndIsSaid(t *testing.T) {
+	broken := strings.Join(attack(t, Options{Trust: []string{"probe"}}), " ")
+	for _, want := range []string{"write", "write home"} {
+		if !strings.Contains(broken, want) {
+			t.Errorf("%s is kept from a trusted plugin", want)
+		}
+	}
+	p := start(t, newHost(t, Options{Trust: []string{"linear"}}), "linear")
+	if p.Isolation() != "none: trusted" || !strings.Contains(strings.Join(p.Warnings(), ""), "plugin linear is trusted") {
+		t.Errorf("the run says %q, %q", p.Isolation(), p.Warnings())
+	}
+}
+
+// A child that has left the session, the group and its parent, and has no environment, ends
+// with the plugin all the same.
+func TestDaemonsEndWithTheirPlugin(t *testing.T) {
+	for name, prepare := range map[string]func(*testing.T) Options{
+		"isolated":   func(*testing.T) Options { return Options{} },
+		"trusted":    func(*testing.T) Options { return Options{Trust: []string{"probe"}} },
+		"no support": func(t *testing.T) Options { withoutNamespaces(t); return Options{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			mark := fmt.Sprint(100000 + time.Now().UnixNano()%100000)
+			path := filepath.Join(t.TempDir(), "probe")
+			script := "#!/bin/sh\n(env -i setsid sleep " + mark + " > /dev/null 2>&1 < /dev/null &)\nsleep 0.3\nexit 3\n"
+			if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			_, err := newHost(t, prepare(t)).Start(t.Context(), path)
+			wantFailure(t, err, "exit code 3")
+			if left, _ := exec.Command("pgrep", "-f", "sleep "+mark).Output(); len(left) > 0 {
+				t.Errorf("process %s is left", left)
+			}
+		})
+	}
+}
+
+func TestDescribeIsIsolatedToo(t *testing.T) {
+	supported(t, "read-only files")
+	out := filepath.Join(t.TempDir(), "file")
+	path := filepath.Join(t.TempDir(), "probe")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\necho x > "+out+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Find(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := DescribeJSON(t.Context(), f); err == nil {
+		t.Error("no failure")
+	}
+	if _, err := os.Stat(out); err == nil {
+		t.Error("--describe wrote a file")
+	}
+}
+
+// asNobody in the environment is where the programs of the tests are, built by root.
+const asNobody = "PLUGHOST_TEST_BINARIES"
+
+func TestIsolationIsForOrdinaryUsers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("the other tests run as an ordinary user")
+	}
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "nobody-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	const nobody = 65534
+	program := filepath.Join(dir, "plughost.test")
+	if err := errors.Join(os.WriteFile(program, self, 0o755), os.Chmod(dir, 0o755), os.Mkdir(filepath.Join(dir, "tmp"), 0o700), os.Chown(filepath.Join(dir, "tmp"), nobody, nobody), os.Chmod(testBinaries, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "-test.run", "TestPluginsAreIsolated|TestAnIsolated|TestTrustOpens|TestDaemons|TestDescribeIs|TestTheBytes", "-test.v")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "TMPDIR="+filepath.Join(dir, "tmp"), "HOME="+filepath.Join(dir, "tmp"), "XDG_RUNTIME_DIR=", asNobody+"="+testBinaries)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestPluginsAreIsolated") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
