@@ -31,9 +31,7 @@ bin/alignedfusion data synth --layout deeplesion --patients 24 --size 96 --seed 
 cat >"$tree/row.sh" <<'ROW'
 set -eu
 cd "$(dirname "$0")"
-began=$(date +%s)
 build/fitgotch -shim-only -kernels plugins/a3d/native ${1:+-libtorch "$1"} >log 2>&1
-setup=$(($(date +%s) - began))
 export OMP_WAIT_POLICY=passive
 for test in plugins/*/parity.test; do
 	(cd "$(dirname "$test")" && ./parity.test -test.v -test.run Agree -test.skip Darknet >>../../parity 2>&1) || { cat parity >&2; exit 1; }
@@ -43,8 +41,8 @@ grep '"kind":"step"' run/metrics.jsonl | sed 's/.*"loss":\([^,]*\),.*/\1/' >loss
 value() { sed -n "s/^ *\"$1\": \"*\([^\",]*\)\"*,*$/\1/p" build/lib/libtch.json; }
 cuda=""
 [ "$(value cuda)" = false ] || cuda=", CUDA build"
-printf '%s%s | %s, %s | %s s | %s passed | ' "$(value version)" "$cuda" "$(. /etc/os-release && echo "$PRETTY_NAME" | sed 's/ (.*//; s/GNU.Linux //')" \
-	"$(value compiler | sed 's/ .* / /')" "$setup" "$(grep -c '^--- PASS' parity)"
+printf '%s%s | %s, %s | %s passed | ' "$(value version)" "$cuda" "$(. /etc/os-release && echo "$PRETTY_NAME" | sed 's/ (.*//; s/GNU.Linux //')" \
+	"$(value compiler | sed 's/ .* / /')" "$(grep -c '^--- PASS' parity)"
 ROW
 
 row() { # row NAME FOLDER
@@ -63,11 +61,11 @@ row() { # row NAME FOLDER
 }
 
 status=0
-echo "| libtorch | system, compiler | set-up | parity tests | losses of 20 steps, greatest difference |"
-echo "|---|---|---|---|---|"
+echo "| libtorch | system, compiler | parity tests | losses of 20 steps, greatest difference |"
+echo "|---|---|---|---|"
 n=0
 for dir in "" "$@"; do
-	text=$(row $n "$dir") || { echo "| ${dir:-system} | failed | | | |"; status=1; n=$((n + 1)); continue; }
+	text=$(row $n "$dir") || { echo "| ${dir:-system} | failed | | |"; status=1; n=$((n + 1)); continue; }
 	difference=$(paste build/libtorch-test/0.losses build/libtorch-test/$n.losses |
 		awk '{ d = $1 - $2; if (d < 0) d = -d; if (d > m) m = d } END { if (NR != 20) m = 1; printf "%.1g", m }')
 	echo "| $text$difference |"
