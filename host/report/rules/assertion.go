@@ -102,6 +102,7 @@ type Engine struct {
 	polarity, historical, hypothetical, other axis
 	subjects, idioms                          *matcher
 	words                                     map[string]wordClass
+	present                                   presence
 }
 
 // embedded are the engines of the embedded trigger tables by language.
@@ -208,8 +209,15 @@ func ParseTriggers(data []byte) (*Engine, error) {
 	e.subjects = build("new_subject", triggerPhrases{Stop: t.NewSubject}).matcher
 	e.idioms = build("idioms", triggerPhrases{Pseudo: t.Idioms}).matcher
 	e.words = t.Clauses.classes()
+	for k, a := range e.axes() {
+		e.present.add(a.matcher, k)
+	}
+	e.present.add(e.idioms, idiomBit)
 	return e, errors.Join(errs...)
 }
+
+// idiomBit is that of idioms in an Engine's presence; the axes have those of their places.
+const idiomBit = 4
 
 // tag is a trigger found in a sentence.
 type tag struct {
@@ -253,10 +261,15 @@ type Sentence struct {
 // Read finds the triggers of the sentence tokens[span.Start:span.End].
 func (e *Engine) Read(tokens []Token, span Span) *Sentence {
 	s := &Sentence{engine: e, tokens: tokens, span: span}
+	bits := e.present.of(tokens, span)
 	for k, a := range e.axes() {
-		s.tags[k] = a.find(tokens, span)
+		if bits&(1<<k) != 0 {
+			s.tags[k] = a.find(tokens, span)
+		}
 	}
-	s.idioms = e.idioms.find(tokens, span)
+	if bits&(1<<idiomBit) != 0 {
+		s.idioms = e.idioms.find(tokens, span)
+	}
 	s.closed, s.polarity = e.boundaries(tokens, span)
 	return s
 }

@@ -3,7 +3,12 @@ package rules
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"runtime/debug"
 	"slices"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
@@ -40,19 +45,23 @@ func (x Extractor) Extract(r report.Report) []schema.Cell {
 	}
 	var abnormal schema.Cell
 	carried := make([]*thing, len(attributes))
-	words := false
+	unexplained := false
 	for _, section := range r.Sections {
 		if reasonColumn(section.Name) {
 			continue
 		}
 		tokens := Tokenize(section.Text)
 		for _, span := range findingSentences(section.Text, tokens) {
-			for i := span.Start; i < span.End && !words; i++ {
-				words = tokens[i].Word
-			}
-			s := sentence{x: x, section: section, tokens: tokens, span: span}
+			s := sentence{x: x, section: section, tokens: tokens, span: span, present: x.Lexicon.present.of(tokens, span)}
 			for i := range attributes {
+				if s.present&bit(i) == 0 && carried[i] == nil {
+					continue
+				}
 				carried[i] = s.read(i, &cells[i], carried[i])
+			}
+			unexplained = unexplained || s.present == 0 && s.unexplained()
+			if s.present&(1<<abnormalBit) == 0 {
+				continue
 			}
 			for _, f := range x.Lexicon.abnormal.find(tokens, span) {
 				// An old fracture is still no normal report: the past counts here.
@@ -63,29 +72,39 @@ func (x Extractor) Extract(r report.Report) []schema.Cell {
 		}
 	}
 	for i, e := range x.Lexicon.Source.Attributes {
-		if e.NothingElse && words {
-			x.nothingElse(i, cells, abnormal)
+		if e.NothingElse {
+			x.nothingElse(i, cells, abnormal, unexplained)
 		}
 	}
 	return cells
 }
 
-// nothingElse decides the attribute i that is stated by the lack of any other.
-func (x Extractor) nothingElse(i int, cells []schema.Cell, abnormal schema.Cell) {
+// nothingElse decides the attribute i, which any other finding denies: it is stated when
+// the report says so, and no part of it speaks of something that the lexicon does not know.
+func (x Extractor) nothingElse(i int, cells []schema.Cell, abnormal schema.Cell, unexplained bool) {
 	worst := abnormal
 	for j, a := range x.Lexicon.Schema.Attributes {
 		if j != i && a.Kind == schema.Binary && !x.Lexicon.Source.Attributes[j].NothingElse && better(cells[j], worst) {
 			worst = cells[j]
 		}
 	}
-	switch worst.State {
-	case schema.Stated, schema.Uncertain:
+	switch {
+	case worst.State == schema.Stated || worst.State == schema.Uncertain:
 		cells[i] = schema.Cell{State: schema.Negated, Value: 0, Evidence: worst.Evidence}
-	default:
-		if cells[i].State != schema.Stated {
-			cells[i] = schema.Cell{State: schema.Stated, Value: 1}
+	case unexplained && cells[i].State == schema.Stated:
+		cells[i] = schema.Cell{Value: -1}
+	}
+}
+
+// unexplained reports whether the sentence, which has no phrase of the lexicon, has words
+// and no denial: what it says is not known.
+func (s *sentence) unexplained() bool {
+	for i := s.span.Start; i < s.span.End; i++ {
+		if s.tokens[i].Word && !startsDigit(s.tokens[i].Text) {
+			return len(s.reading().tags[0]) == 0
 		}
 	}
+	return false
 }
 
 // better reports whether a decides over b.
@@ -101,6 +120,7 @@ type sentence struct {
 	tokens     []Token
 	span       Span
 	assertions *Sentence
+	present    uint64 // which phrases may be in it
 }
 
 func (s *sentence) reading() *Sentence {
@@ -248,26 +268,47 @@ func Open(o Options) (Extractor, error) {
 	return Extractor{Lexicon: lexicon, Engine: engine, ProbableIsUncertain: o.ProbableIsUncertain, AnyLanguage: o.Triggers != ""}, err
 }
 
-// Table extracts a table of all reports. Its schema may have fewer attributes than the
-// lexicon, other value sets and another order; nil means the lexicon's. An attribute that
-// the lexicon does not know is an error.
+// Table extracts a table of all reports, on all processors. Its schema may have fewer
+// attributes than the lexicon, other value sets and another order; nil means the lexicon's.
+// An attribute that the lexicon does not know is an error.
 func (x Extractor) Table(ctx context.Context, s *schema.Schema, reports []report.Report) (*report.Table, error) {
 	if s == nil {
 		s = &x.Lexicon.Schema
 	}
-	t := &report.Table{Schema: *s}
 	if _, err := report.Project(x.Lexicon.Schema, x.Extract(report.Report{}), *s); err != nil {
 		return nil, fmt.Errorf("schema and lexicon %s: %w", x.Lexicon.Source.Name, err)
 	}
-	for _, r := range reports {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		cells, err := report.Project(x.Lexicon.Schema, x.Extract(r), *s)
-		if err != nil {
-			return nil, fmt.Errorf("report %q: %w", r.ID, err)
-		}
-		t.IDs, t.Cells = append(t.IDs, r.ID), append(t.Cells, cells)
+	// Most of what is allocated is garbage at once; the table itself is large.
+	defer debug.SetGCPercent(debug.SetGCPercent(collectAt))
+	t := &report.Table{Schema: *s, IDs: make([]string, len(reports)), Cells: make([][]schema.Cell, len(reports))}
+	var work errgroup.Group
+	next := atomic.Int64{}
+	for range runtime.GOMAXPROCS(0) {
+		work.Go(func() error {
+			for {
+				n := int(next.Add(1)) - 1
+				if n >= len(reports) {
+					return nil
+				}
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				cells := x.Extract(reports[n])
+				if s != &x.Lexicon.Schema {
+					var err error
+					if cells, err = report.Project(x.Lexicon.Schema, cells, *s); err != nil {
+						return fmt.Errorf("report %q: %w", reports[n].ID, err)
+					}
+				}
+				t.IDs[n], t.Cells[n] = reports[n].ID, cells
+			}
+		})
+	}
+	if err := work.Wait(); err != nil {
+		return nil, err
 	}
 	return t, nil
 }
+
+// collectAt is the growth in percent after which garbage is collected while extracting.
+const collectAt = 25

@@ -58,9 +58,12 @@ func TestFourStatesAreKeptApart(t *testing.T) {
 		{"No effusion. Possible effusion.", []string{"Effusion=-1", "normal=0"}},
 		{"Possible effusion. Effusion.", []string{"Effusion=1", "normal=0"}},
 		{"Heart size is normal. Lungs are clear.", []string{"Cardiomegaly=0", "normal=1"}},
-		{"History of pneumonia. Mother had emphysema.", []string{"normal=1"}},
+		{"History of pneumonia. Mother had emphysema.", nil},
+		{"Clear lungs. Strange thing behind it.", nil},
+		{"Clear lungs. Aortic dissection.", []string{"normal=0"}},
+		{"No acute cardiopulmonary disease.", []string{"normal=1"}},
 		{"Old rib fracture.", []string{"normal=0"}},
-		{"Return if pneumothorax develops.", []string{"normal=1"}},
+		{"Return if pneumothorax develops.", nil},
 		{"Probable edema.", []string{"Edema=1", "normal=0"}},
 		{"", nil},
 		{"  \n ", nil},
@@ -123,7 +126,7 @@ func TestControlAndBidiCharactersDoNotHideFindings(t *testing.T) {
 	x := extractor(t, "")
 	for _, in := range []string{"\u202eNo\u202c pneumothorax.", "No\x00 pneumo\u2060thorax.", "\ufeffNo pneumothorax\u200f.", "No\x1b[31m pneumothorax."} {
 		got := states(x.Lexicon.Schema, x.Extract(one(in)))
-		if diff := cmp.Diff([]string{"Pneumothorax=0", "normal=1"}, got); diff != "" {
+		if diff := cmp.Diff([]string{"Pneumothorax=0"}, got); diff != "" {
 			t.Errorf("%q: %s", in, diff)
 		}
 	}
@@ -166,7 +169,7 @@ func TestPropertyEvidenceIsVerbatim(t *testing.T) {
 			if !c.Evidence.IsZero() && !r.Holds(c.Evidence) {
 				t.Fatalf("attribute %d: %+v is not in the report", i, c.Evidence)
 			}
-			if c.State != schema.Unmentioned && c.Evidence.IsZero() && x.Lexicon.Schema.Attributes[i].Name != "normal" {
+			if c.State != schema.Unmentioned && c.Evidence.IsZero() {
 				t.Fatalf("attribute %d: %+v has no evidence", i, c)
 			}
 			var back schema.Cell

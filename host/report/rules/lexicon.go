@@ -35,6 +35,9 @@ type lexiconFile struct {
 	// Abnormal lists further things that a report with a "nothing_else" attribute
 	// must not state.
 	Abnormal Phrases `yaml:"abnormal"`
+	// Harmless lists what a sentence may speak of in a report with a "nothing_else"
+	// attribute that is stated.
+	Harmless []string `yaml:"harmless"`
 }
 
 // Phrases find one thing.
@@ -78,9 +81,9 @@ type entry struct {
 	Time string `yaml:"time"`
 	// Edges are the inner bin edges of a numeric attribute, in its unit.
 	Edges []float64 `yaml:"edges"`
-	// NothingElse makes a binary attribute stated when the report says something
-	// and states no other binary attribute, nor any abnormal phrase; and negated
-	// when it does.
+	// NothingElse makes a binary attribute negated when the report states another binary
+	// attribute or an abnormal phrase. It is stated by its own mentions, unless a sentence
+	// speaks of something that the lexicon does not know.
 	NothingElse bool `yaml:"nothing_else"`
 }
 
@@ -166,7 +169,8 @@ type Lexicon struct {
 	// match, near and either have one matcher per attribute; the latter two are nil
 	// where the attribute has none.
 	match, near, either []*phraseMatcher
-	abnormal            *phraseMatcher
+	abnormal, harmless  *phraseMatcher
+	present             presence
 	words               map[string]bool // of all phrases; a prefix has its *
 }
 
@@ -257,6 +261,9 @@ func ParseLexicon(data []byte) (*Lexicon, error) {
 	if c.abnormal, err = compile(l.Abnormal, nil); err != nil {
 		errs = append(errs, fmt.Errorf("abnormal: %w", err))
 	}
+	if c.harmless, err = compile(Phrases{Mentions: l.Harmless}, nil); err != nil {
+		errs = append(errs, fmt.Errorf("harmless: %w", err))
+	}
 	for _, name := range l.Languages {
 		if _, ok := embedded[name]; !ok {
 			errs = append(errs, fmt.Errorf("language %q; want en, de or es", name))
@@ -266,6 +273,7 @@ func ParseLexicon(data []byte) (*Lexicon, error) {
 		return nil, err
 	}
 	c.collectWords()
+	c.index()
 	if err := c.Schema.Validate(); err != nil {
 		return nil, err
 	}
@@ -282,7 +290,7 @@ func (e *entry) attribute() (schema.Attribute, error) {
 		if len(e.Values) > 0 || len(e.Edges) > 0 || e.UnitMM != 0 || len(e.Near) > 0 {
 			return a, errors.New("a binary attribute has no values, near, edges or unit_mm")
 		}
-		if len(e.Mentions) == 0 && !e.NothingElse {
+		if len(e.Mentions) == 0 {
 			return a, errors.New("no mentions; want at least one phrase")
 		}
 	case schema.Categorical:
@@ -369,10 +377,29 @@ func compile(p Phrases, values []Value) (*phraseMatcher, error) {
 	return m, errors.Join(errs...)
 }
 
+// The bits of abnormal and harmless phrases in a Lexicon's presence; attributes have those
+// of their places.
+const (
+	harmlessBit = 62
+	abnormalBit = 63
+)
+
+// index prepares the look whether a sentence may hold any phrase.
+func (c *Lexicon) index() {
+	for i := range c.match {
+		c.present.add(c.match[i].matcher, min(i, sharedBit))
+		if c.near[i] != nil {
+			c.present.add(c.near[i].matcher, min(i, sharedBit))
+		}
+	}
+	c.present.add(c.abnormal.matcher, abnormalBit)
+	c.present.add(c.harmless.matcher, harmlessBit)
+}
+
 // collectWords gathers the words of all phrases that find attributes.
 func (c *Lexicon) collectWords() {
 	c.words = map[string]bool{}
-	for _, m := range slices.Concat(c.match, c.near) {
+	for _, m := range slices.Concat(c.match, c.near, []*phraseMatcher{c.abnormal, c.harmless}) {
 		if m == nil {
 			continue
 		}

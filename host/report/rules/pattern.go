@@ -204,6 +204,51 @@ func newMatcher(patterns []pattern) *matcher {
 	return m
 }
 
+// presence tells which of several matchers may find anything in a sentence, by one look at
+// each word.
+type presence struct{ exact, prefixes map[string]uint64 }
+
+// sharedBit stands for all matchers beyond the bits of a word.
+const sharedBit = 61
+
+func bit(n int) uint64 { return 1 << min(n, sharedBit) }
+
+// add puts matcher m, which may be nil, at bit n.
+func (p *presence) add(m *matcher, n int) {
+	if p.exact == nil {
+		p.exact, p.prefixes = map[string]uint64{}, map[string]uint64{}
+	}
+	if m == nil {
+		return
+	}
+	for w := range m.exact {
+		p.exact[w] |= 1 << n
+	}
+	for w := range m.prefixes {
+		p.prefixes[w] |= 1 << n
+	}
+}
+
+// of returns the bits of the matchers that have a pattern which may begin in span.
+func (p *presence) of(tokens []Token, span Span) uint64 {
+	var bits uint64
+	for _, t := range tokens[span.Start:span.End] {
+		bits |= p.word(t.Text)
+		if word, ok := strings.CutPrefix(t.Text, "non"); ok {
+			bits |= p.word(word)
+		}
+	}
+	return bits
+}
+
+func (p *presence) word(w string) uint64 {
+	bits := p.exact[w]
+	if len(w) >= 3 {
+		bits |= p.prefixes[w[:3]]
+	}
+	return bits
+}
+
 // collect adds the words of all patterns to a set; a beginning has its *.
 func (m *matcher) collect(words map[string]bool) {
 	for _, p := range m.patterns {
