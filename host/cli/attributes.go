@@ -31,6 +31,7 @@ func attributesCommand() *cli.Command {
 			attributesSelectCommand(),
 			attributesExtractCommand(),
 			attributesReviewCommand(),
+			attributesLintCommand(),
 			attributesEvaluateCommand(),
 		},
 	}
@@ -42,7 +43,7 @@ func reportFlags() []cli.Flag {
 		&cli.StringFlag{Name: "id", Usage: "`COLUMN` that names the report (default: uid, id, report_id or case_id)"},
 		&cli.StringFlag{Name: "text", Usage: "`COLUMNS` with text, comma-separated (default: findings, impression, report, text)"},
 		&cli.StringFlag{Name: "only", Usage: "keep the rows with `COLUMN=VALUE`, such as split=train"},
-		&cli.StringFlag{Name: "lexicon", Usage: "`NAME` of an embedded lexicon or a YAML or JSON file", Value: rules.ChestXRay},
+		&cli.StringFlag{Name: "lexicon", Usage: "`NAME` of an embedded lexicon (" + strings.Join(rules.Names(), ", ") + ") or a YAML or JSON file", Value: rules.ChestXRay},
 		&cli.StringFlag{Name: "triggers", Usage: "trigger table `FILE` instead of the embedded one"},
 	}
 }
@@ -288,6 +289,35 @@ func attributesReview(c *cli.Context) error {
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%s: open it in a browser\n", out)
 	return nil
+}
+
+func attributesLintCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "lint",
+		Usage: "try every phrase of a lexicon: unreachable, overlapping, without plural, non-X taken for X",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "lexicon", Usage: "`NAME` of an embedded lexicon (" + strings.Join(rules.Names(), ", ") + ") or a YAML or JSON file", Required: true},
+			&cli.BoolFlag{Name: "json", Usage: "print JSON to standard output"},
+		},
+		Action: func(c *cli.Context) error {
+			lexicon, err := rules.OpenLexicon(c.String("lexicon"))
+			if err != nil {
+				return dataError(err)
+			}
+			remarks := lexicon.Lint()
+			if c.Bool("json") {
+				return writeJSON(c.App.Writer, struct {
+					SchemaVersion int            `json:"schema_version"`
+					Remarks       []rules.Remark `json:"remarks"`
+				}{attributes.RecordVersion, remarks})
+			}
+			for _, r := range remarks {
+				fmt.Fprintln(c.App.Writer, r)
+			}
+			fmt.Fprintf(c.App.ErrWriter, "%d remarks on %d attributes\n", len(remarks), len(lexicon.Schema.Attributes))
+			return nil
+		},
+	}
 }
 
 func attributesSelectCommand() *cli.Command {

@@ -200,15 +200,14 @@ func (c *Lexicon) Hash() string { return c.hash }
 
 var builtin = sync.OnceValues(func() (*Lexicon, error) { return ParseLexicon(chestXRay) })
 
-// OpenLexicon returns the embedded lexicon for the name ChestXRay, otherwise the file
-// of that name.
+// OpenLexicon returns the embedded lexicon of that name (see Names), otherwise the file.
 func OpenLexicon(nameOrPath string) (*Lexicon, error) {
-	if nameOrPath == ChestXRay {
-		return builtin()
+	if c, err := embeddedLexicon(nameOrPath); c != nil || err != nil {
+		return c, err
 	}
 	data, err := os.ReadFile(nameOrPath)
 	if err != nil {
-		return nil, fmt.Errorf("lexicon: %w (embedded: %s)", err, ChestXRay)
+		return nil, fmt.Errorf("lexicon: %w (embedded: %s)", err, strings.Join(Names(), ", "))
 	}
 	c, err := ParseLexicon(data)
 	if err != nil {

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 	"sort"
 	"strings"
@@ -30,11 +31,21 @@ type pattern struct {
 }
 
 type elem struct {
-	alts     [][]string // each alternative is a run of folded tokens
-	prefix   bool       // the single token of each alternative is a prefix
-	suffix   bool       // or a suffix
+	alts     []alternative
 	any      bool
 	optional bool
+}
+
+// alternative is a run of folded tokens; a single one may be a prefix or a suffix.
+type alternative struct {
+	tokens         []string
+	prefix, suffix bool
+}
+
+// matches reports whether a token of a text is the k-th of the run.
+func (a alternative) matches(got string, k int) bool {
+	w := a.tokens[k]
+	return got == w || a.prefix && strings.HasPrefix(got, w) || a.suffix && strings.HasSuffix(got, w)
 }
 
 // String returns the pattern as it was written.
@@ -60,34 +71,13 @@ func parsePattern(source string) (pattern, error) {
 			if len(p.elems) == 0 {
 				return bad("starts with _, which matches everywhere")
 			}
-		case len(word) > 1 && strings.HasPrefix(word, "*"):
-			e.suffix = true
-			if len(p.elems) == 0 {
-				return bad("starts with %q, which matches too much", word)
-			}
-			for _, alt := range strings.Split(word, "|") {
-				e.alts = append(e.alts, []string{strings.TrimPrefix(alt, "*")})
-			}
-		case strings.HasSuffix(word, "*"):
-			e.prefix = true
-			for _, alt := range strings.Split(strings.TrimSuffix(word, "*"), "|") {
-				alt = strings.TrimSuffix(alt, "*")
-				tokens := Tokenize(alt)
-				if len(tokens) != 1 || !tokens[0].Word || len(tokens[0].Text) < 3 {
-					return bad("%q: want at least three letters before *", field)
-				}
-				e.alts = append(e.alts, []string{tokens[0].Text})
-			}
 		default:
-			for _, alt := range strings.Split(word, "|") {
-				var run []string
-				for _, t := range Tokenize(alt) {
-					run = append(run, t.Text)
+			for _, written := range strings.Split(word, "|") {
+				alt, err := parseAlternative(written, len(p.elems) == 0)
+				if err != nil {
+					return bad("%q: %v", field, err)
 				}
-				if len(run) == 0 {
-					return bad("%q has an empty alternative", field)
-				}
-				e.alts = append(e.alts, run)
+				e.alts = append(e.alts, alt)
 			}
 		}
 		required = required || !e.optional && !e.any
@@ -105,6 +95,29 @@ func parsePattern(source string) (pattern, error) {
 		return bad("has %d words; want at most %d", len(p.elems), maxPatternWords)
 	}
 	return p, nil
+}
+
+// parseAlternative reads one of the words between bars.
+func parseAlternative(written string, first bool) (a alternative, err error) {
+	switch {
+	case len(written) > 1 && strings.HasPrefix(written, "*"):
+		if a.suffix, written = true, written[1:]; first {
+			return a, errors.New("begins with *, which matches too much at the start")
+		}
+	case len(written) > 1 && strings.HasSuffix(written, "*"):
+		a.prefix, written = true, written[:len(written)-1]
+	}
+	tokens := Tokenize(written)
+	for _, t := range tokens {
+		a.tokens = append(a.tokens, t.Text)
+	}
+	switch {
+	case len(tokens) == 0:
+		return a, errors.New("an empty alternative")
+	case a.prefix && (len(tokens) != 1 || !tokens[0].Word || len(tokens[0].Text) < 3):
+		return a, errors.New("want at least three letters before *")
+	}
+	return a, nil
 }
 
 // match returns the end of the longest match of p at token i, or -1.
@@ -127,12 +140,8 @@ func matchElems(elems []elem, tokens []Token, start, i int) int {
 		}
 		for _, alt := range e.alts {
 			end := from
-			for _, w := range alt {
-				if end >= len(tokens) {
-					end = -1
-					break
-				}
-				if got := tokens[end].Text; got != w && !(e.prefix && strings.HasPrefix(got, w)) && !(e.suffix && strings.HasSuffix(got, w)) {
+			for k := range alt.tokens {
+				if end >= len(tokens) || !alt.matches(tokens[end].Text, k) {
 					end = -1
 					break
 				}
@@ -158,10 +167,10 @@ func (p pattern) firsts() (exact, prefixes []string) {
 	for _, e := range p.elems {
 		if !e.any {
 			for _, alt := range e.alts {
-				if e.prefix {
-					prefixes = append(prefixes, alt[0])
+				if alt.prefix {
+					prefixes = append(prefixes, alt.tokens[0])
 				} else {
-					exact = append(exact, alt[0])
+					exact = append(exact, alt.tokens[0])
 				}
 			}
 		}
