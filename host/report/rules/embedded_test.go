@@ -56,6 +56,9 @@ func TestEmbeddedLexiconsRead(t *testing.T) {
 	for _, c := range []struct{ lexicon, text, want string }{
 		{"ct-lesion", "A 1.2 cm spiculated solid nodule in the right upper lobe, previously 9 mm. No calcification.", "lesion=1 organ=lung lobe=RUL laterality=right size_mm=12 prior_size_mm=9 margin=spiculated density=solid calcification=0"},
 		{"ct-lesion", "Multiple hypodense lesions in the liver with rim enhancement.", "lesion=1 organ=liver attenuation=low enhancement=1 enhancement_pattern=rim number=multiple"},
+		{"ct-lesion", "Solider Rundherd von 1,2 cm im rechten Oberlappen mit unscharfem Rand. Keine Verkalkung.", "lesion=1 organ=lung lobe=RUL laterality=right size_mm=12 margin=ill-defined density=solid calcification=0"},
+		{"ct-lesion", "Nódulo sólido de 9 mm en el lóbulo superior derecho, sin calcificaciones.", "lesion=1 organ=lung lobe=RUL laterality=right size_mm=9 density=solid calcification=0"},
+		{"ct-lesion", "Guzek w płucu prawym, bez zwapnień.", ""},
 		{"liver", "A 24 mm observation in segment VII with arterial phase hyperenhancement and washout, LR-5.", "lesion=1 segment=VII size_mm=24 lirads=LR-5 arterial_enhancement=1 washout=1"},
 		{"liver", "Cirrhotic liver without ascites.", "cirrhosis=1 ascites=0"},
 		{"kidney", "Bosniak IIF cyst of the left upper pole, 3.1 cm. No hydronephrosis.", "lesion=1 laterality=left pole=upper size_mm=31 bosniak=IIF hydronephrosis=0"},

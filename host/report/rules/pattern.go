@@ -263,8 +263,8 @@ func (m *matcher) collect(words map[string]bool) {
 	for _, p := range m.patterns {
 		for _, e := range p.elems {
 			for _, alt := range e.alts {
-				for _, w := range alt {
-					if e.prefix {
+				for _, w := range alt.tokens {
+					if alt.prefix {
 						w += "*"
 					}
 					words[w] = true
