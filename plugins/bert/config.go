@@ -6,17 +6,25 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
-// config is what config.json of a BERT or DistilBERT checkpoint says.
+// config is what config.json of a checkpoint says.
 type config struct {
-	modelType                   string
-	vocabulary, width, layers   int64
-	heads, hidden, positions    int64
-	tokenTypes                  int64
-	eps                         float64
-	activation                  string
+	modelType                 string
+	vocabulary, width, layers int64
+	heads, hidden, positions  int64
+	tokenTypes                int64
+	eps                       float64
+	activation                string
+	// firstPosition is that of the first token: 0, or in RoBERTa what follows the padding's
+	// id.
+	firstPosition int64
+	// mean pools over all tokens instead of taking [CLS]; normalize gives length 1.
+	mean, normalize bool
+	// maxLength is that of sentence-transformers, 0 for none.
+	maxLength                   int
 	lowercase, lowercaseIsKnown bool
 	stripAccents                *bool
 }
@@ -45,6 +53,9 @@ func readConfig(dir string) (config, error) {
 		NHeads    int64  `json:"n_heads"`
 		HiddenDim int64  `json:"hidden_dim"`
 		DistilAct string `json:"activation"`
+		// Relative positions are parameters of their own.
+		PositionType string `json:"position_embedding_type"`
+		Pad          int64  `json:"pad_token_id"`
 	}{Eps: 1e-12, Positions: 512, TokenTypes: 2, Activation: "gelu"}
 	if err := json.Unmarshal(data, &doc); err != nil {
 		return c, fmt.Errorf("%s: %w", filepath.Join(dir, "config.json"), err)
@@ -54,15 +65,18 @@ func readConfig(dir string) (config, error) {
 		hidden: doc.Hidden, positions: doc.Positions, tokenTypes: doc.TokenTypes, eps: doc.Eps, activation: doc.Activation,
 	}
 	switch doc.ModelType {
-	case "", "bert": // old checkpoints do not say
+	case "", "bert", "cxr-bert": // old checkpoints do not say
 		c.modelType = "bert"
+	case "roberta", "xlm-roberta", "camembert":
+		c.modelType = "roberta"
+		c.firstPosition = doc.Pad + 1
 	case "distilbert":
 		c.width, c.layers, c.heads, c.hidden, c.tokenTypes = doc.Dim, doc.NLayers, doc.NHeads, doc.HiddenDim, 0
 		if doc.DistilAct != "" {
 			c.activation = doc.DistilAct
 		}
 	default:
-		return c, fmt.Errorf("%s: model_type %q, want bert or distilbert", filepath.Join(dir, "config.json"), doc.ModelType)
+		return c, fmt.Errorf("%s: model_type %q, want bert, distilbert, roberta (xlm-roberta, camembert) or cxr-bert", filepath.Join(dir, "config.json"), doc.ModelType)
 	}
 	for name, v := range map[string]int64{
 		"vocab_size": c.vocabulary, "hidden size": c.width, "number of layers": c.layers, "number of heads": c.heads,
@@ -77,6 +91,15 @@ func readConfig(dir string) (config, error) {
 	}
 	if c.activation != "gelu" {
 		return c, fmt.Errorf("%s: activation %q, want gelu", filepath.Join(dir, "config.json"), c.activation)
+	}
+	if t := doc.PositionType; t != "" && t != "absolute" {
+		return c, fmt.Errorf("%s: position_embedding_type %q, want absolute: relative positions would be left out silently", filepath.Join(dir, "config.json"), t)
+	}
+	if c.firstPosition < 0 || c.firstPosition+3 > c.positions {
+		return c, fmt.Errorf("%s: pad_token_id %d leaves no room in %d positions", filepath.Join(dir, "config.json"), doc.Pad, c.positions)
+	}
+	if err := c.readPooling(dir); err != nil {
+		return c, err
 	}
 	data, err = os.ReadFile(filepath.Join(dir, "tokenizer_config.json"))
 	if os.IsNotExist(err) {
@@ -99,13 +122,83 @@ func readConfig(dir string) (config, error) {
 	return c, nil
 }
 
+// readPooling reads how sentence-transformers makes one vector of a text's tokens, where
+// the folder is one of its: modules.json, the Pooling module's config.json, and the
+// longest text.
+func (c *config) readPooling(dir string) error {
+	var modules []struct{ Path, Type string }
+	if found, err := readJSON(filepath.Join(dir, "modules.json"), &modules); !found {
+		return err
+	}
+	for _, m := range modules {
+		file := filepath.Join(dir, m.Path, "config.json")
+		switch kind := m.Type[strings.LastIndexByte(m.Type, '.')+1:]; kind {
+		case "Transformer":
+		case "Normalize":
+			c.normalize = true
+		case "Pooling":
+			modes := map[string]any{}
+			found, err := readJSON(file, &modes)
+			if err != nil {
+				return err
+			}
+			if !found {
+				return fmt.Errorf("%s: no such file; modules.json names it", file)
+			}
+			var on []string
+			for name, v := range modes {
+				if v == true && strings.HasPrefix(name, "pooling_mode_") {
+					on = append(on, strings.TrimPrefix(name, "pooling_mode_"))
+				}
+			}
+			slices.Sort(on)
+			switch strings.Join(on, " ") {
+			case "cls_token":
+			case "mean_tokens":
+				c.mean = true
+			default:
+				return fmt.Errorf("%s: pooling %q, want cls_token or mean_tokens", file, on)
+			}
+		default:
+			return fmt.Errorf("%s: module %q, want Transformer, Pooling and Normalize", filepath.Join(dir, "modules.json"), kind)
+		}
+	}
+	var sentence struct {
+		MaxLength int `json:"max_seq_length"`
+	}
+	_, err := readJSON(filepath.Join(dir, "sentence_bert_config.json"), &sentence)
+	c.maxLength = sentence.MaxLength
+	return err
+}
+
+// readJSON reads a file that may be missing.
+func readJSON(path string, v any) (found bool, err error) {
+	data, err := os.ReadFile(path)
+	if os.IsNotExist(err) {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, v)
+	}
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", path, err)
+	}
+	return true, nil
+}
+
 var distilLayer = regexp.MustCompile(`^transformer\.layer\.(\d+)\.(.*)$`)
 
-// rename turns the names of a checkpoint into BERT's without prefix: "bert." or
-// "distilbert." in front, gamma and beta of old layer norms, DistilBERT's layers.
-// "" leaves a tensor out: pooler and task heads are not used.
+// prefixes stand in front of a text encoder's names: its own, that of a model it is part
+// of (BiomedCLIP's text tower).
+var prefixes = []string{"text.transformer.", "text_model.", "model.", "bert.", "distilbert.", "roberta."}
+
+// rename turns the names of a checkpoint into BERT's without prefix: gamma and beta of old
+// layer norms, DistilBERT's layers. "" leaves a tensor out: pooler, task heads and what
+// sees images are not used.
 func rename(name string) string {
-	name = strings.TrimPrefix(strings.TrimPrefix(name, "bert."), "distilbert.")
+	for _, p := range prefixes {
+		name = strings.TrimPrefix(name, p)
+	}
 	if rest, ok := strings.CutSuffix(name, "LayerNorm.gamma"); ok {
 		name = rest + "LayerNorm.weight"
 	}
@@ -118,12 +211,12 @@ func rename(name string) string {
 			"attention.q_lin.", "attention.self.query.", "attention.k_lin.", "attention.self.key.", "attention.v_lin.", "attention.self.value.",
 			"attention.out_lin.", "attention.output.dense.", "ffn.lin1.", "intermediate.dense.", "ffn.lin2.", "output.dense.").Replace(m[2])
 	}
-	for _, head := range []string{"pooler.", "cls.", "classifier.", "pre_classifier.", "qa_outputs.", "vocab_"} {
+	for _, head := range []string{"pooler.", "cls.", "cls_projection_head.", "classifier.", "pre_classifier.", "qa_outputs.", "vocab_", "lm_head.", "visual.", "text.proj.", "logit_scale", "logit_bias"} {
 		if strings.HasPrefix(name, head) {
 			return ""
 		}
 	}
-	if name == "embeddings.position_ids" {
+	if name == "embeddings.position_ids" || name == "embeddings.token_type_ids" {
 		return ""
 	}
 	return name

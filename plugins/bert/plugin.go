@@ -1,13 +1,11 @@
-// Package bert is the text stage: a frozen BERT or DistilBERT in the Hugging Face
-// layout, whose last layer's [CLS] embeds a prompt (Eq. 5).
+// Package bert is the text stage: a frozen BERT, DistilBERT or RoBERTa in the Hugging Face
+// layout, whose last layer embeds a prompt (Eq. 5): its [CLS], or the mean of its tokens
+// where sentence-transformers says so.
 package bert
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
+	"math"
 	"slices"
 	"strconv"
 
@@ -15,7 +13,6 @@ import (
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/internal/release"
-	"github.com/alignedfusion/alignedfusion/plugins/bert/wordpiece"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
@@ -23,7 +20,8 @@ import (
 )
 
 type settings struct {
-	Model     sdk.Path `setting:"model" help:"folder with config.json, vocab.txt and model.safetensors"`
+	Model     sdk.Path `setting:"model" help:"folder with config.json, vocab.txt or tokenizer.json, and model.safetensors (or its shards)"`
+	Pooling   string   `setting:"pooling" default:"auto" choices:"auto,cls,mean" help:"auto: as sentence-transformers' modules.json says, [CLS] without it"`
 	Lowercase string   `setting:"lowercase" default:"auto" choices:"auto,true,false" help:"auto: as tokenizer_config.json says, true without it"`
 	MaxLength int      `setting:"max_length" default:"0" min:"0" max:"1048576" help:"longest text in tokens, the rest is cut off; 0: as many as the model has positions"`
 	Batch     int      `setting:"batch" default:"32" min:"1" max:"4096" help:"texts that run through the network together"`
@@ -33,10 +31,10 @@ type settings struct {
 func Manifest() sdk.Manifest {
 	return sdk.Manifest{
 		Name: "bert", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch",
-		ModelCard: "Any BERT or DistilBERT checkpoint in the Hugging Face layout, for example Bio_ClinicalBERT. No weights are shipped.",
+		ModelCard: "Any BERT, DistilBERT or RoBERTa checkpoint in the Hugging Face layout (Bio_ClinicalBERT, CXR-BERT, sentence-transformers), or BiomedCLIP's text tower. No weights are shipped.",
 		Stages: []sdk.StageManifest{{
 			Name: "text", Kind: sdk.KindText,
-			Summary:  "frozen BERT: [CLS] of the last layer",
+			Summary:  "frozen BERT or RoBERTa: [CLS] or mean of the last layer",
 			Inputs:   []sdk.Port{ports.Text.Declare(ports.Required)},
 			Outputs:  []sdk.Port{ports.Embedding.Declare(ports.Required)},
 			Settings: sdk.SettingsOf(settings{}),
@@ -53,9 +51,8 @@ func Plugin() sdk.Plugin {
 // model is a BERT encoder.
 type model struct {
 	config
-	tokenizer *wordpiece.Tokenizer
+	tokenizer tokenizer
 	length    int
-	pad       int64
 	batch     int
 	device    gotch.Device
 
@@ -86,23 +83,20 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 	if set.Lowercase != "auto" {
 		c.lowercase, c.lowercaseIsKnown = set.Lowercase == "true", true
 	}
-	m := &model{config: c, batch: set.Batch, length: cmp.Or(set.MaxLength, int(c.positions)), device: b.Device}
-	if m.length < 3 || int64(m.length) > c.positions {
-		return nil, sdk.RefuseSetting("max_length", "%d given, want 3 to the model's %d positions", m.length, c.positions)
+	if set.Pooling != "auto" {
+		c.mean = set.Pooling == "mean"
 	}
-	vocab, err := wordpiece.LoadVocab(filepath.Join(dir, "vocab.txt"))
-	if err != nil {
+	longest := int(c.positions - c.firstPosition)
+	m := &model{config: c, batch: set.Batch, length: cmp.Or(set.MaxLength, min(cmp.Or(c.maxLength, longest), longest)), device: b.Device}
+	if m.length < 3 || m.length > longest {
+		return nil, sdk.RefuseSetting("max_length", "%d given, want 3 to the model's %d positions", m.length, longest)
+	}
+	if m.tokenizer, err = openTokenizer(dir, c); err != nil {
 		return nil, sdk.Errorf(sdk.InvalidArgument, "model folder %s: %w", dir, err)
 	}
-	if n := int64(vocab.Len()); n > c.vocabulary {
-		return nil, sdk.Errorf(sdk.InvalidArgument, "model folder %s: vocab.txt has %d entries, config.json says %d: they belong to different models", dir, n, c.vocabulary)
+	if n := int64(m.tokenizer.entries); n > c.vocabulary {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "model folder %s: the tokenizer has %d entries, config.json says %d: they belong to different models", dir, n, c.vocabulary)
 	}
-	m.tokenizer = wordpiece.New(vocab, c.lowercase)
-	if c.stripAccents != nil {
-		m.tokenizer = m.tokenizer.StripAccents(*c.stripAccents)
-	}
-	pad, _ := vocab.ID(wordpiece.Padding)
-	m.pad = int64(pad)
 	p := b.Params
 	small := torchstage.Zeros() // every value comes from the file
 	m.word = p.Parameter("embeddings.word_embeddings.weight", []int64{c.vocabulary, c.width}, small)
@@ -115,20 +109,13 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 	for i := range c.layers {
 		m.encoder = append(m.encoder, transformer.New(p, "encoder.layer."+strconv.FormatInt(i, 10)+".", layer, names))
 	}
-	file := filepath.Join(dir, "model.safetensors")
-	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
-		return nil, &sdk.Error{
-			Code: sdk.InvalidArgument, Err: fmt.Errorf("model folder %s: no model.safetensors", dir),
-			Advice: "`alignedfusion weights import` makes it of a pytorch_model.bin",
-		}
-	}
-	if err := p.LoadFile(b.S, file, torchstage.LoadOptions{Rename: rename}); err != nil {
+	if err := loadWeights(b, dir); err != nil {
 		return nil, err
 	}
 	p.Freeze("")
 	b.Inputs = Manifest().Stages[0].Inputs
 	b.Outputs = []sdk.Port{ports.Embedding.Declare(ports.Required, ports.Shape("N", strconv.FormatInt(c.width, 10)))}
-	if !c.lowercaseIsKnown {
+	if m.tokenizer.guessed {
 		b.Notes = append(b.Notes, "tokenizer_config.json does not say whether text is lower-cased: lower-casing; set lowercase=false for a cased model")
 	}
 	return m, nil
@@ -143,7 +130,7 @@ func (m *model) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.
 	order := make([]int, len(texts))
 	truncated := 0
 	for i, text := range texts {
-		tokens, err := m.tokenizer.Encode(text, 0)
+		tokens, err := m.tokenizer.encode(text)
 		if err != nil {
 			s.Fail(sdk.Errorf(sdk.InvalidArgument, "text %d: %w", i, err))
 			return out
@@ -170,7 +157,11 @@ func (m *model) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.
 				return
 			}
 			for j, i := range part {
-				copy(result[int64(i)*m.width:], values[int64(j)*m.width:int64(j+1)*m.width])
+				v := values[int64(j)*m.width : int64(j+1)*m.width]
+				if m.normalize {
+					unit(v)
+				}
+				copy(result[int64(i)*m.width:], v)
 			}
 		}
 	})
@@ -182,16 +173,19 @@ func (m *model) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.
 func (m *model) run(s *torchstage.Scope, ids [][]int64, part []int) *ts.Tensor {
 	n, t := int64(len(part)), int64(len(ids[part[len(part)-1]])) // the longest is last
 	flat := make([]int64, n*t)
-	bias := make([]float32, n*t)
+	bias, share := make([]float32, n*t), make([]float32, n*t)
 	for j, i := range part {
 		copy(flat[int64(j)*t:], ids[i])
+		for k := range ids[i] {
+			share[int64(j)*t+int64(k)] = 1 / float32(len(ids[i]))
+		}
 		for k := int64(len(ids[i])); k < t; k++ {
-			flat[int64(j)*t+k] = m.pad
+			flat[int64(j)*t+k] = m.tokenizer.pad
 			bias[int64(j)*t+k] = -1e4 // exp gives 0: padding is not attended to
 		}
 	}
 	x := s.Embedding(m.word, s.To(s.FromInt64s(flat, n, t), m.device))
-	x = s.Add(x, s.Narrow(m.position, 0, 0, t))
+	x = s.Add(x, s.Narrow(m.position, 0, m.firstPosition, t))
 	if m.kind != nil {
 		x = s.Add(x, s.Select(m.kind, 0, 0))
 	}
@@ -200,5 +194,19 @@ func (m *model) run(s *torchstage.Scope, ids [][]int64, part []int) *ts.Tensor {
 	for _, l := range m.encoder {
 		x = l.Forward(s, x, hide, false)
 	}
+	if m.mean {
+		return s.Sum(s.Mul(x, s.To(s.FromFloat32s(share, n, t, 1), m.device)), []int64{1}, false)
+	}
 	return s.Contiguous(s.Select(x, 1, 0))
+}
+
+// unit gives v length 1.
+func unit(v []float32) {
+	sum := 0.0
+	for _, x := range v {
+		sum += float64(x) * float64(x)
+	}
+	for i := range v {
+		v[i] = float32(float64(v[i]) / max(math.Sqrt(sum), 1e-12))
+	}
 }

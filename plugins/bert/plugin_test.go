@@ -163,7 +163,7 @@ func TestBrokenFoldersAreNamed(t *testing.T) {
 		{"no weights", "model.safetensors", "", "weights import"},
 		{"no configuration", "config.json", "", "config.json"},
 		{"not JSON", "config.json", "{", "config.json"},
-		{"other model", "config.json", `{"model_type":"roberta"}`, "want bert or distilbert"},
+		{"other model", "config.json", `{"model_type":"gpt2"}`, "want bert, distilbert"},
 		{"other size", "config.json", strings.Replace(f.Metadata["config"], `"hidden_size": 128`, `"hidden_size": 64`, 1), "do not fit"},
 		{"other vocabulary", "config.json", strings.Replace(f.Metadata["config"], `"vocab_size": 64`, `"vocab_size": 5`, 1), "different models"},
 		{"other activation", "config.json", strings.Replace(f.Metadata["config"], `"gelu"`, `"swish"`, 1), "want gelu"},

@@ -86,12 +86,30 @@ func ParseVocab(data []byte) (*Vocab, error) {
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("line %d: %w", len(v.pieces)+1, err)
 	}
+	return v, v.check()
+}
+
+// NewVocab makes a vocabulary of ids by piece, which are those from 0 on.
+func NewVocab(ids map[string]int32) (*Vocab, error) {
+	v := &Vocab{ids: ids, pieces: make([]string, len(ids))}
+	for piece, id := range ids {
+		if id < 0 || int(id) >= len(ids) || v.pieces[id] != "" || piece == "" {
+			return nil, fmt.Errorf("the ids are not those from 0 to %d, one a piece", len(ids)-1)
+		}
+		v.pieces[id] = piece
+		v.longest = max(v.longest, len(piece))
+	}
+	return v, v.check()
+}
+
+// check wants the special tokens.
+func (v *Vocab) check() error {
 	for _, special := range []string{Unknown, Classify, Separator, Padding} {
 		if _, ok := v.ids[special]; !ok {
-			return nil, fmt.Errorf("the piece %s is missing", special)
+			return fmt.Errorf("the piece %s is missing", special)
 		}
 	}
-	return v, nil
+	return nil
 }
 
 // Len is the number of pieces.

@@ -1,0 +1,134 @@
+package bert_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/plugins/bert"
+	"github.com/alignedfusion/alignedfusion/plugins/internal/stagetest"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// put writes files into a folder.
+func put(t testing.TB, dir string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// shard splits weights in two files with an index.
+func shard(t testing.TB, dir, file string) {
+	t.Helper()
+	parts := [2]map[string]*tensor.Tensor{{}, {}}
+	names := [2]string{"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
+	index := map[string]string{}
+	for name, w := range stagetest.Read(t, file).Tensors {
+		k := len(index) % 2
+		parts[k][name], index[name] = w, names[k]
+	}
+	for k, part := range parts {
+		if err := os.Rename(stagetest.WriteWeights(t, part), filepath.Join(dir, names[k])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := json.Marshal(map[string]any{"weight_map": index})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, map[string]string{"model.safetensors.index.json": string(data)})
+}
+
+func TestRoBERTaWithByteLevelBPEAgreesWithTransformers(t *testing.T) {
+	f := stagetest.Read(t, "testdata/roberta_2x32.safetensors")
+	dir := t.TempDir()
+	put(t, dir, map[string]string{"config.json": f.Metadata["config"], "tokenizer.json": f.Metadata["tokenizer"]})
+	if err := os.Rename(f.FormulaWeights(func(n string) string { return "roberta." + n }), filepath.Join(dir, "model.safetensors")); err != nil {
+		t.Fatal(err)
+	}
+	for _, batch := range []string{"32", "2"} {
+		s := open(t, map[string]string{"model": dir, "batch": batch})
+		stagetest.Near(t, "batch="+batch, embed(s, texts(t, f)...).Outputs["embedding"], f.Tensors["embedding"], 2e-5)
+	}
+	if _, err := stagetest.TryOpen(t, bert.Plugin(), sdk.OpenRequest{Stage: "text", Settings: sdk.Settings{"model": dir, "max_length": "39"}}); err == nil || !strings.Contains(err.Error(), "38 positions") {
+		t.Errorf("39 tokens in a model of 40 positions, the first two unused: %v", err)
+	}
+}
+
+func TestSentenceTransformersPoolingShardsAndTokenizerJSON(t *testing.T) {
+	f := stagetest.Read(t, "testdata/sentence_2x32.safetensors")
+	dir := t.TempDir()
+	put(t, dir, map[string]string{
+		"config.json": f.Metadata["config"], "tokenizer.json": f.Metadata["tokenizer"],
+		"sentence_bert_config.json": `{"max_seq_length": 30}`,
+		"modules.json": `[{"path":"","type":"sentence_transformers.models.Transformer"},{"path":"1_Pooling","type":"sentence_transformers.models.Pooling"},
+			{"path":"2_Normalize","type":"sentence_transformers.models.Normalize"}]`,
+		"1_Pooling/config.json": `{"word_embedding_dimension":32,"pooling_mode_cls_token":false,"pooling_mode_mean_tokens":true,"pooling_mode_max_tokens":false}`,
+	})
+	shard(t, dir, f.FormulaWeights(nil))
+	for _, batch := range []string{"32", "2"} {
+		s := open(t, map[string]string{"model": dir, "batch": batch})
+		stagetest.Near(t, "batch="+batch, embed(s, texts(t, f)...).Outputs["embedding"], f.Tensors["embedding"], 2e-5)
+	}
+	for what, c := range map[string]struct {
+		files map[string]string
+		want  string
+	}{
+		"max pooling":   {map[string]string{"1_Pooling/config.json": `{"pooling_mode_max_tokens":true}`}, "want cls_token or mean_tokens"},
+		"a Dense layer": {map[string]string{"modules.json": `[{"path":"2_Dense","type":"sentence_transformers.models.Dense"}]`}, `module "Dense"`},
+		"a lost shard":  {map[string]string{"model.safetensors.index.json": `{"weight_map":{}}`}, "no shard holds"},
+	} {
+		broken := t.TempDir()
+		if err := os.CopyFS(broken, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		put(t, broken, c.files)
+		if _, err := stagetest.TryOpen(t, bert.Plugin(), sdk.OpenRequest{Stage: "text", Settings: sdk.Settings{"model": broken}}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want %q", what, err, c.want)
+		}
+	}
+}
+
+func TestBiomedCLIPsTextTowerIsReadOfTheWholeModel(t *testing.T) {
+	f := stagetest.Read(t, "testdata/bert_2x128.safetensors")
+	dir := folder(t, f, func(n string) string { return "text.transformer." + n })
+	weights := stagetest.Read(t, filepath.Join(dir, "model.safetensors")).Tensors
+	weights["visual.trunk.pos_embed"] = tensor.OfFloat32s(make([]float32, 4), 4)
+	weights["text.proj.0.weight"] = tensor.OfFloat32s(make([]float32, 4), 2, 2)
+	weights["logit_scale"] = tensor.OfFloat32s(make([]float32, 1), 1)
+	if err := os.Rename(stagetest.WriteWeights(t, weights), filepath.Join(dir, "model.safetensors")); err != nil {
+		t.Fatal(err)
+	}
+	stagetest.Near(t, "text tower", embed(open(t, map[string]string{"model": dir}), texts(t, f)...).Outputs["embedding"], f.Tensors["embedding"], 2e-5)
+}
+
+func TestWhatTheStageCannotDoIsRefused(t *testing.T) {
+	f := stagetest.Read(t, "testdata/bert_2x128.safetensors")
+	for _, c := range []struct{ file, content, want string }{
+		{"config.json", strings.Replace(f.Metadata["config"], "{", `{"position_embedding_type": "relative_key",`, 1), "want absolute"},
+		{"config.json", strings.Replace(f.Metadata["config"], `"bert"`, `"deberta-v2"`, 1), `"deberta-v2", want bert`},
+		{"tokenizer.json", `{"model":{"type":"Unigram","vocab":[]}}`, `"Unigram", want WordPiece or byte-level BPE`},
+		{"other.txt", "", "neither vocab.txt nor tokenizer.json"},
+	} {
+		dir := folder(t, f, nil)
+		if c.file != "config.json" {
+			if err := os.Remove(filepath.Join(dir, "vocab.txt")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(t, dir, map[string]string{c.file: c.content})
+		if _, err := stagetest.TryOpen(t, bert.Plugin(), sdk.OpenRequest{Stage: "text", Settings: sdk.Settings{"model": dir}}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want %q", c.file, err, c.want)
+		}
+	}
+}
