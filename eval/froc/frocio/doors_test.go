@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
 )
 
 // Every usual way to write a box is read as the box [10 20 14 28].
@@ -255,5 +257,33 @@ func TestNumbersInJSONAreOneIDHoweverWritten(t *testing.T) {
 	}), "t.json", "p.json", Options{})
 	if err != nil || len(p.Marks) != 1 || len(r.Lesions) != 1 || r.Lesions[0].Ignore {
 		t.Errorf("%+v %+v %v", r, p, err)
+	}
+}
+
+// JAFROC's workbook, a sheet a file: one system's marks on lesions and elsewhere are two files.
+func TestJAFROCTablesNameTheLesionsThatAreHit(t *testing.T) {
+	dir := write(t, map[string]string{
+		"truth.csv": "CaseID,LesionID,Weight\n1,0,0\n2,1,0.5\n2,2,0.5\n",
+		"TP.csv":    "ReaderID,ModalityID,CaseID,LesionID,TP_Rating\n1,1,2,2,5\n",
+		"FP.csv":    "ReaderID,ModalityID,CaseID,FP_Rating\n1,1,1,2\n1,1,2,2\n",
+		"two.csv":   "ReaderID,ModalityID,CaseID,LesionID,TP_Rating\n1,1,2,2,5\n2,1,2,2,5\n",
+	})
+	truth, err := ReadTruth(Source{GroundTruth: filepath.Join(dir, "truth.csv")}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := truth.ReadPredictions(filepath.Join(dir, "TP.csv"), filepath.Join(dir, "FP.csv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := froc.Evaluate(truth.Truth, p.Marks, froc.StrictProtocol())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := r.Counts; n.Images != 2 || n.Lesions != 2 || n.Found != 1 || n.FalsePositives != 2 || !r.LesionOutcomes()[1].Found {
+		t.Errorf("%+v, want the second of two lesions found and two false positives", n)
+	}
+	if _, err := truth.ReadPredictions(filepath.Join(dir, "two.csv")); err == nil || !strings.Contains(err.Error(), "split it and give each as a system") {
+		t.Errorf("two readers in one file: %v", err)
 	}
 }

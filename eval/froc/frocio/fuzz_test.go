@@ -54,8 +54,10 @@ func FuzzCSV(f *testing.F) {
 	fuzzPair(f, ".csv", []string{
 		"image,x1,y1,x2,y2,patient,ignore\na,0,1,2,3,p,1\n", "seriesuid,coordX,coordY,coordZ,diameter_mm\na,1,2,3,-1\n",
 		"image,x1,y1,x2,y2,z,volume\na,0,1,2,3,7,v\n", "image,cx,cy,radius\n\"a\"\"b\",1,2,3\n", "image,mask\na,x.nii\n",
-		dlHeader + dlRow("a", 0, 3) + dlRow("b", 1, 3),
-	}, []string{"image,x1,y1,x2,y2,score\na,0,0,1,1,0.5\n", "image,x,y,score\na,0,1e400,NaN\n"})
+		dlHeader + dlRow("a", 0, 3) + dlRow("b", 1, 3), "image;x;y;width;height;reader\na;1,5;2;3;4;r\n", "image x1 y1 x2 y2\na 1 2 3 4\n",
+		"image,bbox\na,\"[1, 2, 3, 1]\"\n", "CaseID,LesionID,Weight\na,1,1\n", "0 0.5 0.5 0.1 0.1\n",
+	}, []string{"image,PredictionString\na,0.5 1 2 3 4\n", "0 0.5 0.5 0.1 0.1 0.9\n", "0.9,10,20\n", "CaseID,FP_Rating\na,1\n",
+		"image,x1,y1,x2,y2,score\na,0,0,1,1,0.5\n", "image,x,y,score\na,0,1e400,NaN\n"})
 }
 
 func FuzzJSONLines(f *testing.F) {
@@ -67,6 +69,9 @@ func FuzzCOCO(f *testing.F) {
 		`{"images":[{"id":7,"patient":"p"},{"id":"x"}],"categories":[{"id":1,"name":"n"}],"annotations":[{"image_id":7,"category_id":1,"bbox":[1,2,3,4],"iscrowd":1}]}`,
 	}, []string{
 		`[{"image_id":7,"category_id":1,"bbox":[1,2,3,4],"score":0.5}]`,
+		`{"pred_boxes":[[1,2,3,4,5,6]],"pred_scores":[0.5],"pred_labels":[1]}`,
+		`{"test":[{"image":"x.nii.gz","box":[[1,2,3,4]],"label":[0],"label_scores":[0.5]}]}`,
+		`[{"image_id":7,"score":1,"segmentation":{"size":[4,5],"counts":"52207"}},{"image_id":7,"score":1,"segmentation":[[1,2,3,4,5,6]]}]`,
 		`{"cases":[{"id":"x","boxes":[{"x1":0,"y1":1,"x2":2,"y2":3,"score":0.5}]}]}`,
 	})
 }

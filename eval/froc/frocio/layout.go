@@ -26,7 +26,7 @@ var roleNames = map[string][]string{
 	"ignore":  {"ignore", "ignored", "iscrowd", "difficult"},
 	"class":   classNames,
 	"reader":  {"reader", "readerid", "radid", "rad", "annotator", "annotatorid", "radiologist", "radiologistid", "observer", "rater", "raterid"},
-	"score":   {"score", "scores", "probability", "prob", "confidence", "conf", "detectionscore", "predscore", "labelscore", "rating", "likelihood", "malignancyscore"},
+	"score":   {"score", "scores", "probability", "prob", "confidence", "conf", "detectionscore", "predscore", "labelscore", "rating", "tprating", "fprating", "likelihood", "malignancyscore"},
 	"x1":      {"x1", "xmin", "minx", "xstart", "left", "xtl", "bboxx1", "bboxxmin", "boxx1", "xleft"},
 	"y1":      {"y1", "ymin", "miny", "ystart", "top", "ytl", "bboxy1", "bboxymin", "boxy1", "ytop"},
 	"z1":      {"z1", "zmin", "minz", "zstart", "bboxz1", "bboxzmin", "slicestart", "startslice"},
@@ -46,6 +46,8 @@ var roleNames = map[string][]string{
 	"mask": {"mask", "maskfile", "maskpath", "maskname", "segmentation", "seg", "segfile", "labelmap", "labelfile", "detectionmap", "heatmap"},
 	// voxel is the value that a lesion or a mark has in its mask
 	"voxel": {"labelid", "labelvalue", "maskvalue", "maskid", "voxellabel", "componentid"},
+	// lesion names a lesion within its image instead of a place: JAFROC's
+	"lesion": {"lesionid"},
 	// lists hold a whole box in one cell; box is one whose order the name does not say
 	"box":                {"bbox", "box", "bboxes", "boxes", "boundingbox", "boundingboxes", "roi", "rect"},
 	"xyxy":               {"x1y1x2y2", "xminyminxmaxymax", "xyxy", "bboxx1y1x2y2", "bboxxyxy", "bboxxminyminxmaxymax", "x0y0x1y1"},
@@ -94,6 +96,7 @@ const (
 	point3D
 	maskFile
 	listOfMarks // several marks in one cell, of predictions
+	namedLesion // no place: a mark names the lesion it hits (JAFROC's tables)
 )
 
 // layout says which column of a table means what; -1: there is no such column.
@@ -292,6 +295,11 @@ func (l *layout) chooseGeometry(c *columns) {
 	case c.has("box"):
 		l.geometry, l.list, l.perm = box2D, true, nil // its order is asked of the rows
 		use([]string{"box"})
+	case c.has("lesion"):
+		l.geometry = namedLesion
+		use([]string{"lesion"})
+	case slices.Contains(c.plain, "fprating"):
+		l.geometry = namedLesion
 	}
 }
 
@@ -301,8 +309,24 @@ func header(t *rowFile) string { return clip(strings.Join(t.header, ",")) }
 // clip bounds what a message quotes.
 func clip(text string) string { return problem.Clip(text, 160) }
 
+// named is where a lesion without a place stands: those of one image lie apart, and a mark
+// that names one lies on it. Marks that name none lie elsewhere, each by its line.
+func (l *layout) named(row []string, line int) (froc.Region, error) {
+	if len(l.coords) == 0 {
+		return froc.Box(100*float64(line), 1000, 100*float64(line)+50, 1050), nil
+	}
+	k, err := l.number(row[l.coords[0]])
+	if err != nil || k < 1 || k != math.Trunc(k) {
+		return froc.Region{}, fmt.Errorf("%s is %q, want the number of a lesion from 1", l.names[0], clip(row[l.coords[0]]))
+	}
+	return froc.Box(100*k, 0, 100*k+50, 50), nil
+}
+
 // empty reports whether a row has no coordinates at all.
 func (l *layout) empty(row []string) bool {
+	if l.geometry == namedLesion && len(l.coords) == 1 && row[l.coords[0]] == "0" {
+		return true // a normal case
+	}
 	for _, c := range l.coords {
 		if row[c] != "" {
 			return false
@@ -342,6 +366,14 @@ func listOf(text string) ([]float64, error) {
 		out = append(out, v)
 	}
 	return out, nil
+}
+
+// place is region, or the place of a lesion that is only named.
+func (l *layout) place(row []string, line int) (froc.Region, error) {
+	if l.geometry == namedLesion {
+		return l.named(row, line)
+	}
+	return l.region(row)
 }
 
 // region reads the row's coordinates. Masks are not read here.

@@ -155,7 +155,19 @@ func (t *Truth) readPredictionTable(in *input, p *Predictions, problems *problem
 	if len(aside) > 0 {
 		p.note("%s: columns not used: %s", path, clip(strings.Join(aside, ", ")))
 	}
+	sources := map[string]string{} // JAFROC: the only reader and modality
 	return rows(tab, problems, func(row []string) error {
+		if l.geometry == namedLesion {
+			for k, name := range tab.header {
+				if of := plain(name); of == "readerid" || of == "modalityid" {
+					if first, known := sources[of]; known && first != row[k] {
+						return fmt.Errorf("%s: %s is %q, and %q before: a file holds the marks of one reader with one modality; split it and give each as a system",
+							tab.where(), name, clip(row[k]), clip(first))
+					}
+					sources[of] = row[k]
+				}
+			}
+		}
 		i, ok := lastIndex, true
 		if lastIndex < 0 || row[l.image] != lastID {
 			if i, ok = t.imageOf(row[l.image], p, problems, tab.where); !ok {
@@ -187,7 +199,7 @@ func (t *Truth) readPredictionTable(in *input, p *Predictions, problems *problem
 			problems.row(tab.where(), "bad score", "score %v", err)
 			return nil
 		}
-		region, err := l.region(row)
+		region, err := l.place(row, tab.line())
 		if err != nil {
 			problems.row(tab.where(), "bad coordinates", "%v", err)
 			return nil

@@ -409,6 +409,9 @@ func (t *Truth) readTable(in *input, excluded bool) error {
 			"--columns x1=NAME,… says which columns they are", path, header(tab))
 	}
 	t.split = t.split || l.split >= 0
+	if l.geometry == namedLesion {
+		t.note("%s: lesions have numbers and no places (JAFROC): a mark that names one hits it", path)
+	}
 	if l.comma {
 		t.note("%s: decimal commas", path)
 	}
@@ -469,7 +472,7 @@ func (t *Truth) readTable(in *input, excluded bool) error {
 		if l.geometry == maskFile {
 			return t.addMask(lesion, &l, row, tab)
 		}
-		if lesion.Region, err = l.region(row); err != nil {
+		if lesion.Region, err = l.place(row, tab.line()); err != nil {
 			t.problems.row(tab.where(), "bad coordinates", "%v", err)
 			return nil
 		}
