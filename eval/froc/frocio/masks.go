@@ -155,6 +155,11 @@ func (t *Truth) addMaskFile(proto froc.Lesion, path string, label *float64, wher
 		if len(labels) > 1000 {
 			return fmt.Errorf("%s: %d labels; is this an image instead of a mask?", where, len(labels))
 		}
+		if t.given.MaskLesions == "" && label == nil {
+			if apart := len(v.Components()); apart > len(labels) {
+				t.parts += apart - len(labels)
+			}
+		}
 		for _, value := range slices.Sorted(maps.Keys(labels)) {
 			parts = append(parts, labels[value])
 		}
@@ -178,6 +183,7 @@ type mapMark struct {
 	score *float64 // nil: the map's values are scores
 	label *float64 // of the only voxels that count; nil: all
 	class int32
+	file  bool // a file of a folder: whole numbers are labels, not scores
 }
 
 // addMap adds the marks of one map.
@@ -191,6 +197,11 @@ func (t *Truth) addMap(m mapMark, where string, line int, p *Predictions, proble
 		return fmt.Errorf("%s: %s: %w", where, m.path, err)
 	}
 	grid := t.grids[m.image]
+	if m.score == nil && !m.file && len(v.Values) > 0 && t.options.Candidates == "" && whole(v.Values) {
+		p.labels++
+	} else if m.file && len(v.Values) > 0 && whole(v.Values) {
+		p.files++
+	}
 	resampled := grid != nil && !grid.SameGrid(v)
 	if resampled && !(grid.Oriented && v.Oriented) {
 		return fmt.Errorf("%s: %s has %v voxels, but the image's mask has %v, and not both say where they lie in space", where, m.path, v.Size, grid.Size)
@@ -240,6 +251,9 @@ func (t *Truth) marksOf(v *nifti.Mask, m mapMark) (parts [][]int, scores []float
 		}
 		return [][]int{v.Indices}, []float64{*m.score}, nil
 	}
+	if m.file && t.options.Candidates == "" && whole(v.Values) {
+		return labelMarks(v)
+	}
 	switch t.options.Candidates {
 	case CandidatesDynamic:
 		parts, scores = dynamic(v)
@@ -260,6 +274,31 @@ func (t *Truth) marksOf(v *nifti.Mask, m mapMark) (parts [][]int, scores []float
 				"--candidates dynamic or threshold=T divides a map of probabilities, components takes what is not 0", len(c), least, score)
 		}
 		parts, scores = append(parts, indices), append(scores, score)
+	}
+	return parts, scores, nil
+}
+
+// whole reports whether all values are whole numbers.
+func whole(values []float64) bool {
+	return !slices.ContainsFunc(values, func(x float64) bool { return x != math.Trunc(x) })
+}
+
+// labelMarks divides a map of labels, as nnU-Net writes: every component of a label is a
+// mark, of no score of its own.
+func labelMarks(v *nifti.Mask) (parts [][]int, scores []float64, err error) {
+	labels := slices.Compact(slices.Sorted(slices.Values(v.Values)))
+	if len(labels) > 1000 {
+		return nil, nil, fmt.Errorf("has %d labels; is this an image?", len(labels))
+	}
+	for _, label := range labels {
+		one := v.Where(func(x float64) bool { return x == label })
+		for _, c := range one.Components() {
+			indices := make([]int, len(c))
+			for i, k := range c {
+				indices[i] = one.Indices[k]
+			}
+			parts, scores = append(parts, indices), append(scores, 1)
+		}
 	}
 	return parts, scores, nil
 }

@@ -23,6 +23,8 @@ type Predictions struct {
 	Warnings []string // what makes the figures doubtful
 
 	resampled bool // a map's grid was not that of its lesions
+	labels    int  // maps of whole numbers, taken as scores
+	files     int  // maps of whole numbers, taken as labels
 	outside   int  // marks that lie outside of their lesions' grid
 }
 
@@ -59,6 +61,12 @@ func (t *Truth) ReadPredictions(path string, more ...string) (*Predictions, erro
 	p.warnMarks(path, t)
 	if p.LeftOut > 0 {
 		p.note("%s: %d predictions on images left out", path, p.LeftOut)
+	}
+	if p.labels > 0 {
+		p.warn("%s: the values of %d maps are whole numbers and are taken as scores; if they are labels, give the scores in a table image,mask,label_id,score", path, p.labels)
+	}
+	if p.files > 0 {
+		p.warn("%s: %d files are maps of labels, which have no scores: every component of a label is a mark of score 1", path, p.files)
 	}
 	if p.outside > 0 {
 		p.warn("%s: %d marks lie outside of the lesions' grid in space and are not counted", path, p.outside)
@@ -293,7 +301,7 @@ func (t *Truth) readPredictionFile(path string, p *Predictions, problems *proble
 		if !ok {
 			return nil
 		}
-		return t.addMap(mapMark{image: i, path: path, class: froc.AnyClass}, path, 0, p, problems)
+		return t.addMap(mapMark{image: i, path: path, class: froc.AnyClass, file: true}, path, 0, p, problems)
 	case extension(path) == ".npz":
 		return t.readNPZPredictions(path, id, p, problems)
 	case extension(path) == ".txt" || extension(path) == ".csv":

@@ -135,6 +135,7 @@ type Truth struct {
 	likeness map[string]string     // see near
 	used     map[string]bool       // columns of Options.Columns that a file has
 	split    bool                  // a file had a column of splits
+	parts    int                   // separate parts of labels that count as one lesion
 	lastMask *nifti.Mask           // see readMask
 	lastPath string
 	dlInfo   bool // the ground truth is a DL_info.csv
@@ -192,6 +193,10 @@ func ReadTruth(s Source, o Options) (*Truth, error) {
 	t.problems = nil
 	t.warnNearIDs(cmp.Or(s.Images, s.GroundTruth))
 	t.sortClasses()
+	if t.parts > 0 {
+		t.warn("%s: masks have %d parts that lie apart from others of their label: each label is one lesion; --mask-lesions components takes every part for one "+
+			"(--mask-lesions labels says that labels are meant)", s.GroundTruth, t.parts)
+	}
 	if len(t.left) > 0 {
 		t.Notes = append(t.Notes, fmt.Sprintf("%d images left out by the split or the noise filter", len(t.left)))
 	}
