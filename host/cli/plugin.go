@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -33,7 +34,7 @@ func pluginCommand() *cli.Command {
 				Name: "list", Usage: "list the plugins there are, shadowed ones included",
 				Description: "The search path is --plugin-dir, $ALIGNEDFUSION_PLUGIN_DIR, ./.alignedfusion/plugins, the user's own\n" +
 					"folder, and plugins/ beside this program. Plugins that are not registered are not run to ask for a version.",
-				Flags: []cli.Flag{dirs, asJSON}, Action: pluginList,
+				Flags: []cli.Flag{dirs, asJSON, &cli.BoolFlag{Name: "outdated-hash", Usage: "only those that are not what was installed, or what " + plughost.LockFile + " here names; exit code 7 when there are"}}, Action: pluginList,
 			},
 			{
 				Name: "info", Usage: "show a plugin's stages, ports, settings and files", ArgsUsage: "NAME|PATH",
@@ -61,14 +62,23 @@ func pluginCommand() *cli.Command {
 				Action: pluginValidate,
 			},
 			{
-				Name: "install", Usage: "copy a plugin into a plugin folder and record the SHA-256 of its files", ArgsUsage: "PATH",
-				Description: "PATH is a program, or a folder with a plugin.yaml. The program is run with --describe.",
-				Flags:       []cli.Flag{into, &cli.BoolFlag{Name: "replace", Usage: "replace other files of the same version"}},
-				Action:      pluginInstall,
+				Name: "install", Usage: "copy a plugin into a plugin folder and record the SHA-256 of its files", ArgsUsage: "PATH|FILE.afp|https://…",
+				Description: "PATH is a program, or a folder with a plugin.yaml; FILE.afp a package of `plugin pack`, whose manifest is\n" +
+					"shown before anything of it runs. The program is run with --describe.",
+				Flags:  []cli.Flag{into, &cli.StringFlag{Name: "sha256", Usage: "what the package must have: `HASH`"}, &cli.BoolFlag{Name: "replace", Usage: "replace other files of the same version"}},
+				Action: pluginInstall,
 			},
 			{
 				Name: "remove", Usage: "remove an installed plugin", ArgsUsage: "NAME",
 				Flags: []cli.Flag{into}, Action: pluginRemove,
+			},
+			{
+				Name: "pack", Usage: "write a plugin into one file, NAME-VERSION-" + strings.ReplaceAll(plughost.System, "/", "_") + plughost.PackageEnding, ArgsUsage: "NAME|PATH",
+				Flags: []cli.Flag{&cli.StringFlag{Name: "out", Value: ".", Usage: "folder `DIR`"}}, Action: pluginPack,
+			},
+			{
+				Name: "lock", Usage: "write " + plughost.LockFile + " here: the SHA-256 of the plugins this project runs, and no others of their names", ArgsUsage: "NAME…",
+				Flags: []cli.Flag{dirs}, Action: pluginLock,
 			},
 			pluginNewCommand(),
 			{
@@ -101,6 +111,11 @@ type listed struct {
 
 func look(ctx context.Context, f *plughost.Found) listed {
 	status, hashes, err := f.Check(false)
+	if err == nil {
+		if err = f.LockedHere(hashes); err != nil {
+			status = plughost.Changed
+		}
+	}
 	out := listed{Name: f.Name, Status: string(status), Path: f.Path, ShadowedBy: f.ShadowedBy, Files: hashes}
 	if err != nil {
 		out.Problem = err.Error()
@@ -123,11 +138,18 @@ func look(ctx context.Context, f *plughost.Found) listed {
 	return out
 }
 
-func pluginList(c *cli.Context) error {
+func pluginList(c *cli.Context) (err error) {
 	found, problems := plughost.List(c.StringSlice("plugin-dir"))
 	all := make([]listed, 0, len(found))
 	for i := range found {
 		all = append(all, look(c.Context, &found[i]))
+	}
+	if c.Bool("outdated-hash") {
+		all = slices.DeleteFunc(all, func(p listed) bool { return p.Problem == "" || p.Status == string(plughost.Unregistered) })
+		if len(all) == 0 {
+			return nil
+		}
+		defer func() { err = errors.Join(err, gateError(fmt.Errorf("%d plugins are not what they were", len(all)))) }()
 	}
 	if problems != nil {
 		fmt.Fprintf(c.App.ErrWriter, "alignedfusion: %v\n", problems)
@@ -168,6 +190,13 @@ func pluginInfo(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if filepath.Ext(ref) == plughost.PackageEnding {
+		p, err := plughost.ReadPackage(ref)
+		if err != nil {
+			return dataError(err)
+		}
+		return writeJSON(c.App.Writer, p)
+	}
 	f, err := plughost.Find(ref, c.StringSlice("plugin-dir"))
 	if err != nil {
 		return usageError("%w", err)
@@ -180,9 +209,9 @@ func pluginInfo(c *cli.Context) error {
 	if err != nil {
 		return pluginError(err)
 	}
-	m, err := client.ManifestFromJSON(text)
+	m, err := plughost.ReadManifest(f, text)
 	if err != nil {
-		return pluginError(fmt.Errorf("plugin %s: %w", f.Name, err))
+		return pluginError(err)
 	}
 	if c.Bool("json") {
 		_, err := c.App.Writer.Write(append(text, '\n'))
@@ -398,7 +427,14 @@ func pluginInstall(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	f, record, err := plughost.Install(c.Context, path, plughost.InstallOptions{Dir: c.String("dir"), Replace: c.Bool("replace")})
+	o := plughost.InstallOptions{Dir: c.String("dir"), Replace: c.Bool("replace")}
+	var f *plughost.Found
+	var record plughost.Record
+	if plughost.IsAddress(path) || filepath.Ext(path) == plughost.PackageEnding {
+		f, record, err = plughost.InstallPackage(c.Context, path, c.String("sha256"), o, func(p *plughost.Package) { showPackage(c, p) })
+	} else {
+		f, record, err = plughost.Install(c.Context, path, o)
+	}
 	switch {
 	case errors.Is(err, plughost.ErrNotFound):
 		return usageError("%w", err)
@@ -415,6 +451,49 @@ func pluginInstall(c *cli.Context) error {
 	}
 	if !onPath {
 		fmt.Fprintf(c.App.ErrWriter, "%s is not searched by itself: use --plugin-dir %s or $%s\n", filepath.Dir(f.Path), filepath.Dir(f.Path), plughost.EnvPluginDir)
+	}
+	return nil
+}
+
+// showPackage shows what a package says about itself.
+func showPackage(c *cli.Context, p *plughost.Package) {
+	fmt.Fprintf(c.App.ErrWriter, "%s %s for %s: %s; license %s; runs %s; %d files\n", p.Name, p.Version, p.Platform,
+		strings.Join(p.Kinds, ", "), shown(p.License), strings.Join(p.Command, " "), len(p.Files))
+	if p.Libtorch != "" {
+		fmt.Fprintf(c.App.ErrWriter, "  made for libtorch %s\n", p.Libtorch)
+	}
+}
+
+func pluginPack(c *cli.Context) error {
+	path, err := oneArgument(c)
+	if err != nil {
+		return err
+	}
+	file, sum, p, err := plughost.Pack(c.Context, path, c.String("out"))
+	if errors.Is(err, plughost.ErrNotFound) {
+		return usageError("%w", err)
+	}
+	if err != nil {
+		return pluginError(err)
+	}
+	showPackage(c, p)
+	fmt.Fprintf(c.App.Writer, "%s  %s\n", sum, file)
+	return nil
+}
+
+func pluginLock(c *cli.Context) error {
+	if c.NArg() == 0 {
+		return usageError("no plugin named, want those that this project runs: %s %s", c.Command.HelpName, c.Command.ArgsUsage)
+	}
+	lock, err := plughost.LockHere(c.Args().Slice(), c.StringSlice("plugin-dir"))
+	if errors.Is(err, plughost.ErrNotFound) {
+		return usageError("%w", err)
+	}
+	if err != nil {
+		return pluginError(err)
+	}
+	for _, name := range c.Args().Slice() {
+		fmt.Fprintf(c.App.Writer, "%s  %s\n", lock.Plugins[name].SHA256, name)
 	}
 	return nil
 }

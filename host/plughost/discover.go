@@ -242,9 +242,13 @@ func (f *Found) relocate(from *Found) {
 	}
 }
 
-// agrees refuses a plugin that calls itself otherwise than its LayoutFile does.
+// agrees refuses a manifest that is not for showing, or calls the plugin otherwise than its
+// LayoutFile does.
 func (f *Found) agrees(m sdk.Manifest) error {
 	l := f.Layout
+	if err := plainManifest(m); err != nil {
+		return err
+	}
 	switch {
 	case l == nil:
 	case l.Name != m.Name:
@@ -271,6 +275,8 @@ func ReadLayout(file string) (*Layout, error) {
 	switch {
 	case !validName(l.Name):
 		return nil, wrong("name: %q given, want letters, digits, - and _", l.Name)
+	case printable(string(data)) != string(data) && !bytes.Contains(data, []byte("\r\n")):
+		return nil, wrong("it has characters that are not for showing (controls, directions of writing)")
 	case len(l.Command) == 0:
 		return nil, wrong("command: missing, want a list like [./%s] or [python3, plugin.py]", l.Name)
 	case len(l.Files) == 0:

@@ -35,7 +35,7 @@ func (f *Failure) Error() string {
 	if f.Call != "" {
 		fmt.Fprintf(&b, ": %s", f.Call)
 	}
-	fmt.Fprintf(&b, ": %s", f.Reason)
+	fmt.Fprintf(&b, ": %s", printable(f.Reason))
 	if len(f.Stderr) > 0 {
 		b.WriteString("; its last lines on standard error:")
 		for _, line := range f.Stderr {

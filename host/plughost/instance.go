@@ -30,6 +30,9 @@ func (p *Plugin) Open(ctx context.Context, req *sdk.OpenRequest) (*Instance, *sd
 	if err != nil {
 		return nil, nil, err
 	}
+	for k, note := range resp.Notes {
+		resp.Notes[k] = printable(note)
+	}
 	return i, resp, nil
 }
 

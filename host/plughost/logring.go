@@ -51,7 +51,7 @@ func (r *logRing) Write(p []byte) (int, error) {
 }
 
 func (r *logRing) flush() {
-	line := string(bytes.TrimRight(r.partial, "\r"))
+	line := printable(string(bytes.TrimRight(r.partial, "\r")))
 	r.partial = r.partial[:0]
 	if len(r.lines) == ringLines {
 		copy(r.lines, r.lines[1:])
@@ -88,7 +88,7 @@ func (r *logRing) last() []string {
 	defer r.mu.Unlock()
 	out := append([]string(nil), r.lines...)
 	if len(r.partial) > 0 {
-		out = append(out, string(r.partial))
+		out = append(out, printable(string(r.partial)))
 	}
 	return out
 }

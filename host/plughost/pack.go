@@ -1,4 +1,414 @@
 package plughost
 
-// PackageEnding is how the name of a package of a plugin ends.
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+)
+
+// PackageEnding is how the name of a package of a plugin ends: a tar archive, compressed
+// with zstd, whose first file is packageFile.
 const PackageEnding = ".afp"
+
+const (
+	packageFile  = "manifest.json"
+	packageBytes = 4 << 20 // of packageFile
+)
+
+// Package is what a package says about itself. Nothing of it has to run for that.
+type Package struct {
+	SchemaVersion int    `json:"schema_version"`
+	Name          string `json:"name"`
+	Version       string `json:"version"`
+	// Platform is the system and processor that the programs in it are for, like linux/amd64.
+	Platform string   `json:"platform"`
+	Kinds    []string `json:"kinds"`
+	Protocol []int    `json:"protocol"`
+	Command  []string `json:"command"`
+	Runtime  string   `json:"runtime,omitempty"`
+	// Libtorch is the version that the libtch.so in it was made for.
+	Libtorch  string `json:"libtorch,omitempty"`
+	License   string `json:"license,omitempty"`
+	ModelCard string `json:"model_card,omitempty"`
+	// Files are all files of the plugin but packageFile.
+	Files map[string]PackedFile `json:"files"`
+}
+
+// PackedFile is a file in a package.
+type PackedFile struct {
+	SHA256 string `json:"sha256"`
+	Bytes  int64  `json:"bytes"`
+}
+
+// Pack writes the plugin at path (a program, or a folder with a LayoutFile) into a package
+// in dir, and returns the package's file and its SHA-256. The plugin is run with
+// --describe. A program that needs libtch.so takes along the one it has here.
+func Pack(ctx context.Context, path, dir string) (file, sum string, _ *Package, err error) {
+	fail := func(err error) (string, string, *Package, error) { return "", "", nil, err }
+	found, err := Find(path, nil)
+	if err != nil {
+		return fail(err)
+	}
+	folder, err := os.MkdirTemp("", "alignedfusion-pack-")
+	if err != nil {
+		return fail(err)
+	}
+	defer os.RemoveAll(folder)
+	layout, manifest, err := stage(ctx, found, folder)
+	if err != nil {
+		return fail(err)
+	}
+	p := &Package{SchemaVersion: 1, Name: layout.Name, Version: layout.Version, Platform: System, Kinds: layout.Kinds, Protocol: layout.Protocol,
+		Command: layout.Command, Runtime: manifest.Runtime, License: layout.License, ModelCard: layout.ModelCard, Files: map[string]PackedFile{}}
+	if p.Libtorch, err = takeLibraries(found, layout, folder); err != nil {
+		return fail(err)
+	}
+	names := append([]string{LayoutFile}, layout.Files...)
+	for _, name := range names {
+		packed, err := packedFile(filepath.Join(folder, name))
+		if err != nil {
+			return fail(err)
+		}
+		p.Files[name] = packed
+	}
+	file = filepath.Join(dir, fmt.Sprintf("%s-%s-%s%s", p.Name, p.Version, strings.ReplaceAll(System, "/", "_"), PackageEnding))
+	if strings.ContainsAny(p.Version, "/\\") {
+		return fail(fmt.Errorf("version %q: no file can be called so", p.Version))
+	}
+	h := sha256.New()
+	err = atomicfile.Write(file, func(w io.Writer) error { return p.write(io.MultiWriter(w, h), folder, names) })
+	return file, hex.EncodeToString(h.Sum(nil)), p, err
+}
+
+func packedFile(path string) (PackedFile, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return PackedFile{}, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return PackedFile{}, err
+	}
+	sum, err := copyHashed(io.Discard, file)
+	return PackedFile{sum, info.Size()}, err
+}
+
+// takeLibraries copies libtch.so, and the plugin's own operators beside it, into lib/ of a
+// folder when the program needs it, and adds them to the layout. It returns the libtorch
+// they were made for.
+func takeLibraries(f *Found, layout *Layout, folder string) (libtorch string, err error) {
+	program, err := elf.Open(f.Command[0])
+	if err != nil || !f.owns(f.Command[0]) {
+		return "", nil // no program of this kind
+	}
+	needed, err := program.ImportedLibraries()
+	if err := errors.Join(err, program.Close()); err != nil || !slices.Contains(needed, shimLibrary) {
+		return "", nil
+	}
+	for _, dir := range append(f.libraryFolders(folder), append(f.runPath(), hostLibraries()...)...) {
+		if _, err := os.Stat(filepath.Join(dir, shimLibrary)); err != nil {
+			continue
+		}
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			return "", err
+		}
+		defer root.Close()
+		for _, name := range []string{shimLibrary, "libtch.json", "libalignedfusion_" + layout.Name + ".so"} {
+			to := filepath.Join("lib", name)
+			if _, err := root.Stat(name); err != nil || slices.Contains(layout.Files, to) {
+				continue
+			}
+			if err := copyFile(root, name, filepath.Join(folder, to)); err != nil {
+				return "", err
+			}
+			layout.Files = append(layout.Files, to)
+		}
+		text, err := yaml.Marshal(layout)
+		if err != nil {
+			return "", err
+		}
+		return shimVersion(filepath.Join(dir, shimLibrary)), os.WriteFile(filepath.Join(folder, LayoutFile), text, 0o644)
+	}
+	return "", fmt.Errorf("%s needs %s, which is nowhere here", f.Path, shimLibrary)
+}
+
+// write writes the archive. Times and owners are left out: equal plugins are equal packages.
+func (p *Package) write(w io.Writer, folder string, names []string) error {
+	compressed, err := zstd.NewWriter(w)
+	if err != nil {
+		return err
+	}
+	archive := tar.NewWriter(compressed)
+	about, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return err
+	}
+	add := func(name string, mode, size int64, from io.Reader) error {
+		if err := archive.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: filepath.ToSlash(name), Mode: mode, Size: size}); err != nil {
+			return err
+		}
+		_, err := io.Copy(archive, from)
+		return err
+	}
+	if err := add(packageFile, 0o644, int64(len(about)), bytes.NewReader(about)); err != nil {
+		return err
+	}
+	for _, name := range names {
+		file, err := os.Open(filepath.Join(folder, name))
+		if err != nil {
+			return err
+		}
+		info, err := file.Stat()
+		if err == nil {
+			err = add(name, int64(0o644|info.Mode().Perm()&0o111), info.Size(), file)
+		}
+		if err := errors.Join(err, file.Close()); err != nil {
+			return err
+		}
+	}
+	return errors.Join(archive.Close(), compressed.Close())
+}
+
+// openPackage opens the archive behind its Package.
+func openPackage(r io.Reader) (*Package, *tar.Reader, func(), error) {
+	compressed, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	archive := tar.NewReader(compressed)
+	fail := func(err error) (*Package, *tar.Reader, func(), error) {
+		compressed.Close()
+		return nil, nil, nil, fmt.Errorf("it is no package of a plugin, or damaged: %w", err)
+	}
+	header, err := archive.Next()
+	if err != nil {
+		return fail(err)
+	}
+	if header.Name != packageFile || header.Size > packageBytes {
+		return fail(fmt.Errorf("its first file is %q of %d bytes, want %s", header.Name, header.Size, packageFile))
+	}
+	var p Package
+	if err := json.NewDecoder(archive).Decode(&p); err != nil {
+		return fail(fmt.Errorf("%s: %w", packageFile, err))
+	}
+	for _, text := range append([]string{p.Version, p.Platform, p.License, p.ModelCard, p.Runtime, p.Libtorch}, append(p.Command, p.Kinds...)...) {
+		if printable(text) != text {
+			return fail(fmt.Errorf("%s has characters that are not for showing: %q", packageFile, text))
+		}
+	}
+	if p.SchemaVersion != 1 || !validName(p.Name) {
+		return fail(fmt.Errorf("%s: schema_version %d and name %q, want 1 and letters, digits, - and _", packageFile, p.SchemaVersion, p.Name))
+	}
+	return &p, archive, compressed.Close, nil
+}
+
+// ReadPackage returns what a package says about itself; nothing of it runs.
+func ReadPackage(path string) (*Package, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	p, _, done, err := openPackage(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	done()
+	return p, nil
+}
+
+// unpack writes the files of a package into a folder, each as its Package says.
+func unpack(path, folder string) (*Package, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	p, archive, done, err := openPackage(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	defer done()
+	if p.Platform != System {
+		return nil, fmt.Errorf("%s is for %s, this machine is %s: get the package built for it", path, p.Platform, System)
+	}
+	seen := map[string]bool{}
+	for {
+		header, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: damaged: %w", path, err)
+		}
+		want, known := p.Files[header.Name]
+		if !known || seen[header.Name] || header.Typeflag != tar.TypeReg || !filepath.IsLocal(header.Name) || header.Size != want.Bytes {
+			return nil, fmt.Errorf("%w: %s: %q is not what its %s says", ErrUnsafe, path, header.Name, packageFile)
+		}
+		seen[header.Name] = true
+		if err := unpackFile(archive, filepath.Join(folder, header.Name), header.Mode&0o111 != 0, want.SHA256); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	for name := range p.Files {
+		if !seen[name] {
+			return nil, fmt.Errorf("%s: damaged: %s is missing", path, name)
+		}
+	}
+	return p, nil
+}
+
+func unpackFile(from io.Reader, to string, executable bool, sum string) error {
+	mode := os.FileMode(0o644)
+	if executable {
+		mode = 0o755
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	_, err = io.Copy(io.MultiWriter(out, h), from)
+	if err := errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	if is := hex.EncodeToString(h.Sum(nil)); is != sum {
+		return fmt.Errorf("%w: %s has SHA-256 %.12s…, the package says %.12s…", ErrChanged, filepath.Base(to), is, sum)
+	}
+	return nil
+}
+
+// InstallPackage installs a package from a file or an https address, whose SHA-256 must be
+// given. shown is told what the package says about itself before anything of it runs.
+func InstallPackage(ctx context.Context, ref, sum string, o InstallOptions, shown func(*Package)) (*Found, Record, error) {
+	fail := func(err error) (*Found, Record, error) { return nil, Record{}, err }
+	folder, err := os.MkdirTemp("", "alignedfusion-install-")
+	if err != nil {
+		return fail(err)
+	}
+	defer os.RemoveAll(folder)
+	path := ref
+	if IsAddress(ref) {
+		path = filepath.Join(folder, "download"+PackageEnding)
+		if err := download(ctx, ref, sum, path); err != nil {
+			return fail(err)
+		}
+	}
+	if sum != "" {
+		packed, err := packedFile(path)
+		if err != nil {
+			return fail(err)
+		}
+		if !strings.EqualFold(packed.SHA256, sum) {
+			return fail(fmt.Errorf("%w: %s has SHA-256 %s, --sha256 says %s: it is not the file that was meant", ErrChanged, ref, packed.SHA256, sum))
+		}
+	}
+	unpacked := filepath.Join(folder, "plugin")
+	if err := os.Mkdir(unpacked, 0o755); err != nil {
+		return fail(err)
+	}
+	p, err := unpack(path, unpacked)
+	if err != nil {
+		return fail(err)
+	}
+	shown(p)
+	o.Source = ref
+	return Install(ctx, unpacked, o)
+}
+
+// IsAddress reports whether a text is the address of something in the web.
+func IsAddress(text string) bool {
+	at, err := url.Parse(text)
+	return err == nil && at.Host != "" && at.Scheme != ""
+}
+
+func download(ctx context.Context, address, sum, to string) error {
+	if !strings.HasPrefix(address, "https://") {
+		return fmt.Errorf("%s: only https:// addresses are downloaded", address)
+	}
+	if len(sum) != 2*sha256.Size {
+		return fmt.Errorf("%s: give the package's SHA-256 with --sha256; who made it says it beside the address", address)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return err
+	}
+	client := &http.Client{CheckRedirect: func(r *http.Request, via []*http.Request) error {
+		if r.URL.Scheme != "https" || len(via) > 5 {
+			return fmt.Errorf("it leads to %s", r.URL)
+		}
+		return nil
+	}}
+	answer, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: the server says %s", address, answer.Status)
+	}
+	return atomicfile.Write(to, func(w io.Writer) error { _, err := io.Copy(w, answer.Body); return err })
+}
+
+// LockHere writes a LockFile into the working directory, a project's, with the identity of
+// the plugins named: from then on no others are run there under these names.
+func LockHere(names, dirs []string) (*Lock, error) {
+	lock, err := readLock(".")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		f, err := Find(name, dirs)
+		if err != nil {
+			return nil, err
+		}
+		_, hashes, err := f.Check(true)
+		if err != nil {
+			return nil, err
+		}
+		record := Record{SHA256: f.identity(hashes), Source: f.Path}
+		if f.Layout != nil {
+			record.Version = f.Layout.Version
+		}
+		lock.Plugins[f.Name] = record
+	}
+	return lock, writeLock(".", lock)
+}
+
+// LockedHere fails with ErrChanged when the working directory's LockFile names another
+// plugin of this name.
+func (f *Found) LockedHere(hashes map[string]string) error {
+	lock, err := readLock(".")
+	if err != nil {
+		return err
+	}
+	record, found := lock.Plugins[f.Name]
+	if is := f.identity(hashes); found && record.SHA256 != "" && record.SHA256 != is {
+		return fmt.Errorf("%w: %s here wants %s %s with SHA-256 %.12s…, %s has %.12s…; install that one, or `alignedfusion plugin lock %s` takes this one",
+			ErrChanged, LockFile, f.Name, record.Version, record.SHA256, f.Path, is, f.Name)
+	}
+	return nil
+}

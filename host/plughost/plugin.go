@@ -88,6 +88,9 @@ func (h *Host) launch(ctx context.Context, found *Found) (*Plugin, error) {
 	if p.status, err = found.compare(p.hashes, h.options.AllowUnregistered); err != nil {
 		return nil, errors.Join(refuse(err), p.clean())
 	}
+	if err := found.LockedHere(p.hashes); err != nil {
+		return nil, errors.Join(refuse(err), p.clean())
+	}
 	cmd.Env = append(cmd.Env, fmt.Sprintf("%s=%d", serve.EnvLifeline, lifelineFD))
 	read, write, err := os.Pipe()
 	if err != nil {
@@ -375,7 +378,7 @@ func (p *Plugin) call(caller context.Context, stage, name string, f func(context
 			failure.Reason = bare.Error()
 		}
 	case errors.As(err, &known):
-		return err // a healthy plugin refused the request
+		return printableError(known) // a healthy plugin refused the request
 	case cause == nil || cause == errExited || cause == errHung:
 		failure.Reason = p.explain(err, p.watch.limit, cause == errHung)
 	default:

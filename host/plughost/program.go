@@ -23,9 +23,9 @@ var starts = []struct{ magic, what string }{
 	{"\xfd7zXZ", "an xz archive: unpack it, and give what is in it"},
 	{"BZh", "a bzip2 archive: unpack it, and give what is in it"},
 	{"\x28\xb5\x2f\xfd", "a package: `alignedfusion plugin install` takes it, under a name that ends in " + PackageEnding},
-	{"MZ", "a Windows program: get the plugin built for " + system},
-	{"\xcf\xfa\xed\xfe", "a macOS program: get the plugin built for " + system},
-	{"\xca\xfe\xba\xbe", "a macOS program: get the plugin built for " + system},
+	{"MZ", "a Windows program: get the plugin built for " + System},
+	{"\xcf\xfa\xed\xfe", "a macOS program: get the plugin built for " + System},
+	{"\xca\xfe\xba\xbe", "a macOS program: get the plugin built for " + System},
 	{"\xef\xbb\xbf#!", "a script that begins with a byte order mark, which the kernel does not skip: save it as UTF-8 without one"},
 	{"<!DOCTYPE", "a web page: download the file itself (its \"raw\" link)"},
 	{"<!doctype", "a web page: download the file itself (its \"raw\" link)"},
@@ -33,7 +33,8 @@ var starts = []struct{ magic, what string }{
 	{"version https://git-lfs", "the stand-in of a file in Git LFS: run `git lfs pull`"},
 }
 
-const system = runtime.GOOS + "/" + runtime.GOARCH
+// System is what this program was built for, like linux/amd64.
+const System = runtime.GOOS + "/" + runtime.GOARCH
 
 // machines are the ELF names of the processors Go has names for.
 var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "386": elf.EM_386, "riscv64": elf.EM_RISCV, "ppc64le": elf.EM_PPC64, "s390x": elf.EM_S390}
@@ -60,7 +61,7 @@ func recognise(path string) error {
 	}
 	if want, known := machines[runtime.GOARCH]; known && err == nil && runtime.GOOS == "linux" {
 		if program, err := elf.NewFile(file); err == nil && program.Machine != want {
-			return fmt.Errorf("%s is a program for %s, this machine is %s: get the plugin built for it", path, strings.TrimPrefix(program.Machine.String(), "EM_"), system)
+			return fmt.Errorf("%s is a program for %s, this machine is %s: get the plugin built for it", path, strings.TrimPrefix(program.Machine.String(), "EM_"), System)
 		}
 	}
 	return nil
@@ -108,14 +109,10 @@ func (f *Found) libraryFolders(copied string) []string {
 		return out
 	}
 	defer file.Close()
-	searched := slices.Clone(out)
-	for _, tag := range []elf.DynTag{elf.DT_RUNPATH, elf.DT_RPATH} {
-		paths, _ := file.DynString(tag)
-		for _, dir := range filepath.SplitList(strings.Join(paths, ":")) {
-			at := strings.NewReplacer("${ORIGIN}", filepath.Dir(program), "$ORIGIN", filepath.Dir(program)).Replace(dir)
-			if searched = append(searched, at); at != dir {
-				add(at)
-			}
+	searched := append(slices.Clone(out), f.runPath()...)
+	for _, dir := range f.runPath() {
+		if strings.HasPrefix(dir, filepath.Dir(program)) {
+			add(dir)
 		}
 	}
 	needed, _ := file.ImportedLibraries()
@@ -125,6 +122,31 @@ func (f *Found) libraryFolders(copied string) []string {
 			if has(dir) {
 				add(dir)
 			}
+		}
+	}
+	return out
+}
+
+// runPath are the folders that the plugin's program has its libraries searched in, from
+// where it was found.
+func (f *Found) runPath() (out []string) {
+	program := f.Command[0]
+	if f.origin != "" {
+		program = f.origin
+	}
+	if real, err := filepath.EvalSymlinks(program); err == nil {
+		program = real
+	}
+	file, err := elf.Open(program)
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	origin := strings.NewReplacer("${ORIGIN}", filepath.Dir(program), "$ORIGIN", filepath.Dir(program))
+	for _, tag := range []elf.DynTag{elf.DT_RUNPATH, elf.DT_RPATH} {
+		paths, _ := file.DynString(tag)
+		for _, dir := range filepath.SplitList(strings.Join(paths, ":")) {
+			out = append(out, origin.Replace(dir))
 		}
 	}
 	return out

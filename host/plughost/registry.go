@@ -39,10 +39,12 @@ type Lock struct {
 type Record struct {
 	Version   string    `json:"version"`
 	Installed time.Time `json:"installed"`
-	// Source is the path it was installed from.
+	// Source is the path or address it was installed from.
 	Source string `json:"source"`
+	// SHA256 is, in a project's lock file, the plugin's identity.
+	SHA256 string `json:"sha256,omitempty"`
 	// Files holds the SHA-256 of every file, by path relative to the plugin's folder.
-	Files map[string]string `json:"files"`
+	Files map[string]string `json:"files,omitempty"`
 }
 
 // Errors of checks before a start.
@@ -168,6 +170,8 @@ type InstallOptions struct {
 	Dir string
 	// Replace an installed plugin of the same name and version that differs.
 	Replace bool
+	// Source is what the record says it came from; "" is the path.
+	Source string
 }
 
 // Install copies a plugin (a program, or a folder with a LayoutFile) into a plugin
@@ -194,6 +198,9 @@ func Install(ctx context.Context, path string, o InstallOptions) (*Found, Record
 	found, err := inspect(source, "")
 	if err != nil {
 		return nil, record, err
+	}
+	if o.Source == "" {
+		o.Source = source
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, record, err
@@ -224,7 +231,7 @@ func Install(ctx context.Context, path string, o InstallOptions) (*Found, Record
 	if err != nil {
 		return nil, record, err
 	}
-	record = Record{Version: manifest.Version, Installed: time.Now().UTC().Truncate(time.Second), Source: source, Files: map[string]string{}}
+	record = Record{Version: manifest.Version, Installed: time.Now().UTC().Truncate(time.Second), Source: o.Source, Files: map[string]string{}}
 	for file, sum := range hashes {
 		relative, err := filepath.Rel(temporary, file)
 		if err != nil {
@@ -468,6 +475,11 @@ func Describe(ctx context.Context, f *Found) (sdk.Manifest, error) {
 	if err != nil {
 		return sdk.Manifest{}, err
 	}
+	return ReadManifest(f, text)
+}
+
+// ReadManifest reads and checks what DescribeJSON returns.
+func ReadManifest(f *Found, text []byte) (sdk.Manifest, error) {
 	m, err := client.ManifestFromJSON(text)
 	if err == nil {
 		err = f.agrees(m)

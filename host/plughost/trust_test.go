@@ -162,7 +162,7 @@ func TestFilesThatAreNoProgramsAreCalledWhatTheyAre(t *testing.T) {
 	}
 	foreign := append([]byte(nil), program[:4096]...)
 	binary.LittleEndian.PutUint16(foreign[18:], uint16(elf.EM_AARCH64))
-	if machines["arm64"] == machines[system[strings.Index(system, "/")+1:]] {
+	if machines["arm64"] == machines[System[strings.Index(System, "/")+1:]] {
 		binary.LittleEndian.PutUint16(foreign[18:], uint16(elf.EM_X86_64))
 	}
 	copy(foreign[40:48], make([]byte, 8)) // no sections
@@ -171,9 +171,9 @@ func TestFilesThatAreNoProgramsAreCalledWhatTheyAre(t *testing.T) {
 		{"PK\x03\x04rest", "is a zip archive: unpack it"},
 		{"\x1f\x8b\x08rest", "is a gzip archive"},
 		{"\x28\xb5\x2f\xfdrest", "is a package: `alignedfusion plugin install`"},
-		{"MZ\x90\x00", "is a Windows program: get the plugin built for " + system},
+		{"MZ\x90\x00", "is a Windows program: get the plugin built for " + System},
 		{"\xcf\xfa\xed\xfe", "is a macOS program"},
-		{string(foreign), "this machine is " + system},
+		{string(foreign), "this machine is " + System},
 		{"#!/bin/sh\r\necho\r\n", `Windows line endings, and no interpreter is called "/bin/sh\\r"`},
 		{"\xef\xbb\xbf#!/bin/sh\n", "byte order mark"},
 		{"#!/no/such/interpreter -x\n", "#!/no/such/interpreter, and there is no such program"},
@@ -388,5 +388,137 @@ func TestIsolationIsForOrdinaryUsers(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestPluginsAreIsolated") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestWhatPluginsSayMovesNoTerminal(t *testing.T) {
+	for text, want := range map[string]string{"plain\tü\n": "plain\tü\n", "\x1b]0;title\x07": `\x1b]0;title\x07`, "a\u202eb": `a\u202eb`, "\u009b31m": `\u009b31m`, "\xff": `\xff`, "\r": `\x0d`} {
+		if got := printable(text); got != want {
+			t.Errorf("%q is shown as %q, want %q", text, got, want)
+		}
+	}
+	var shown strings.Builder
+	path := filepath.Join(writeFolder(t, map[string]string{"probe": "#!/bin/sh\nprintf '\\033[2Jgone\\n' >&2; printf '\\033[1mfirst\\n'\n"}), "probe")
+	_, err := newHost(t, Options{Log: &shown}).Start(t.Context(), path)
+	if all := shown.String() + err.Error(); strings.Contains(all, "\x1b") || !strings.Contains(all, `\x1b[2Jgone`) {
+		t.Errorf("shown: %q", all)
+	}
+	f := writeFolder(t, map[string]string{"probe": "#!/bin/sh\necho '{\"name\":\"x\\u001b[2J\",\"version\":\"1\",\"protocol_major\":1}'\n"})
+	found, err := Find(filepath.Join(f, "probe"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Describe(t.Context(), found); err == nil || strings.Contains(err.Error(), "\x1b") {
+		t.Errorf("a manifest with escapes: %q", err)
+	}
+}
+
+func TestAPackageIsInstalledAsItWasPacked(t *testing.T) {
+	isolate(t)
+	file, sum, p, err := Pack(t.Context(), filepath.Join(testBinaries, "linear"), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "linear-1.0.0-" + strings.ReplaceAll(System, "/", "_") + ".afp"; filepath.Base(file) != want || len(p.Files) != 2 {
+		t.Errorf("packed as %s of %v, want %s", file, p.Files, want)
+	}
+	if _, again, _, err := Pack(t.Context(), filepath.Join(testBinaries, "linear"), t.TempDir()); err != nil || again != sum {
+		t.Errorf("packed twice: %s and %s, %v", sum, again, err)
+	}
+	told := ""
+	f, record, err := InstallPackage(t.Context(), file, sum, InstallOptions{}, func(p *Package) { told = p.Name })
+	if err != nil || told != "linear" || record.Source != file {
+		t.Fatalf("told of %q, from %q: %v", told, record.Source, err)
+	}
+	if installed, err := newHost(t, Options{}).Start(t.Context(), "linear"); err != nil || installed.SHA256() != start(t, newHost(t, Options{}), "linear").SHA256() {
+		t.Errorf("%s differs from what was packed: %v", f.Path, err)
+	}
+	if _, _, err := InstallPackage(t.Context(), file, strings.Repeat("0", 64), InstallOptions{}, nil); !errors.Is(err, ErrChanged) {
+		t.Errorf("another SHA-256: %v", err)
+	}
+	for address, want := range map[string]string{"http://example.org/x.afp": "only https", "https://example.org/x.afp": "--sha256", "ftp://example.org/x": "only https"} {
+		if _, _, err := InstallPackage(t.Context(), address, "", InstallOptions{}, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", address, err, want)
+		}
+	}
+}
+
+// A package whose files are not what its manifest says is refused, and writes nothing
+// outside of the folder it is unpacked into.
+func TestPackagesThatLieAreRefused(t *testing.T) {
+	folder := writeFolder(t, map[string]string{LayoutFile: "name: x\ncommand: [./run.sh]\nfiles: [run.sh]\n", "run.sh": "#!/bin/sh\n", "more": "more"})
+	good := func() *Package {
+		p := &Package{SchemaVersion: 1, Name: "x", Version: "1", Platform: System, Files: map[string]PackedFile{}}
+		for _, name := range []string{LayoutFile, "run.sh"} {
+			packed, err := packedFile(filepath.Join(folder, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Files[name] = packed
+		}
+		return p
+	}
+	for name, test := range map[string]struct {
+		change func(p *Package)
+		names  []string
+		want   string
+	}{
+		"other bytes":    {func(p *Package) { f := p.Files["run.sh"]; f.SHA256 = strings.Repeat("0", 64); p.Files["run.sh"] = f }, nil, "the package says 0000"},
+		"unlisted":       {nil, []string{LayoutFile, "run.sh", "more"}, `"more" is not what`},
+		"missing":        {nil, []string{LayoutFile}, "run.sh is missing"},
+		"twice":          {nil, []string{LayoutFile, "run.sh", "run.sh"}, `"run.sh" is not what`},
+		"outside":        {func(p *Package) { p.Files["../plugin/more"], _ = packedFile(filepath.Join(folder, "more")) }, []string{"../plugin/more"}, "is not what"},
+		"other platform": {func(p *Package) { p.Platform = "linux/riscv64" }, nil, "is for linux/riscv64, this machine is " + System},
+		"escapes":        {func(p *Package) { p.License = "\x1b[2J" }, nil, "not for showing"},
+		"name":           {func(p *Package) { p.Name = "../x" }, nil, "letters, digits"},
+		"newer":          {func(p *Package) { p.SchemaVersion = 2 }, nil, "schema_version 2"},
+	} {
+		p := good()
+		if test.change != nil {
+			test.change(p)
+		}
+		if test.names == nil {
+			test.names = []string{LayoutFile, "run.sh"}
+		}
+		path := filepath.Join(t.TempDir(), "x.afp")
+		file, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(p.write(file, folder, test.names), file.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unpack(path, t.TempDir()); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+	for _, text := range []string{"", "PK\x03\x04", "\x28\xb5\x2f\xfd"} {
+		path := filepath.Join(writeFolder(t, map[string]string{"x.afp": text}), "x.afp")
+		if _, err := ReadPackage(path); err == nil || !strings.Contains(err.Error(), "no package of a plugin, or damaged") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestAProjectsLockFileHoldsPluginsFast(t *testing.T) {
+	isolate(t)
+	install(t, "linear", "")
+	if _, err := LockHere([]string{"linear"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newHost(t, Options{}).Start(t.Context(), "linear"); err != nil {
+		t.Error(err)
+	}
+	lock, err := readLock(".")
+	if err != nil || lock.Plugins["linear"].Version != "1.0.0" {
+		t.Fatalf("the lock file has %v, %v", lock, err)
+	}
+	lock.Plugins["linear"] = Record{Version: "1.0.0", SHA256: strings.Repeat("0", 64)}
+	if err := writeLock(".", lock); err != nil {
+		t.Fatal(err)
+	}
+	_, err = newHost(t, Options{}).Start(t.Context(), "linear")
+	if wantFailure(t, err, "plugins.lock here wants linear 1.0.0", "plugin lock linear"); !errors.Is(err, ErrChanged) {
+		t.Errorf("another plugin than the project's: %v", err)
 	}
 }

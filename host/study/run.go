@@ -257,7 +257,7 @@ func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
 			return nil, err
 		}
 		started = time.Now()
-		p, err = workflow.Predict(ctx, workflow.PredictOptions{Run: s.runDir(c.Model), Checkpoint: "best", Split: s.Split, Missing: &c.TestRate,
+		p, err = workflow.Predict(ctx, workflow.PredictOptions{AllowChanged: true, Run: s.runDir(c.Model), Checkpoint: "best", Split: s.Split, Missing: &c.TestRate,
 			Threads: s.Threads, Device: s.Device, Plugins: s.Plugins, Tokens: s.tokens, Messages: io.Discard})
 		if err != nil {
 			return nil, err

@@ -33,7 +33,7 @@ func TestRunsOfEarlierReleasesPredictTheSame(t *testing.T) {
 			run := filepath.Join(filepath.Base(release), run)
 			t.Run(run, func(t *testing.T) {
 				t.Parallel()
-				cmd := exec.Command("alignedfusion", "predict", "--plugin-dir", plugins, "--threads", "1", "--run", run, "--data", "table:table/data.csv", "--split", "test", "--out", run+"-again.csv")
+				cmd := exec.Command("alignedfusion", "predict", "--allow-changed", "--plugin-dir", plugins, "--threads", "1", "--run", run, "--data", "table:table/data.csv", "--split", "test", "--out", run+"-again.csv")
 				cmd.Dir = dir
 				if out, err := cmd.CombinedOutput(); err != nil {
 					t.Fatalf("%v\n%s", err, out)
