@@ -11,7 +11,7 @@ import (
 )
 
 // TestUnseenSentences counts what comes out right of sentences that were written before
-// the rules and that no rule was written on; -v says the figures.
+// the rules, by their author, who saw once which of them failed; -v says the figures.
 func TestUnseenSentences(t *testing.T) {
 	sentences, err := table.Read("testdata/unseen/sentences.csv")
 	if err != nil {
