@@ -23,7 +23,7 @@ var pythonMutants = []struct{ example, name, old, new string }{
 	{"python-head", "the batch's mean leaks", "losses = {}", "logits = logits - 0.1 * logits.mean(0); losses = {}"},
 	{"python-head", "softmax over the batch", "losses = {}", "logits = logits.softmax(0); losses = {}"},
 	{"python-head", "the call before leaks", "losses = {}", "last, self.last = getattr(self, 'last', None), logits.detach(); logits = logits if last is None or last.shape != logits.shape else logits + 0.01 * last; losses = {}"},
-	{"python-head", "dropout in EVAL mode", "losses = {}", "logits = torch.nn.functional.dropout(logits, 0.2, True); losses = {}"},
+	{"python-head", "dropout in EVAL mode", "losses = {}", "logits = torch.nn.functional.dropout(logits, 0.5, True); losses = {}"},
 	{"python-head", "double precision", `{"logits": logits}`, `{"logits": logits.double()}`},
 	{"python-head", "a class too few", `{"logits": logits}`, `{"logits": logits[:, 1:]}`},
 	{"python-head", "a case too few", `{"logits": logits}`, `{"logits": logits[:-1]}`},
