@@ -117,8 +117,9 @@ func pluginFlags() []cli.Flag {
 		&cli.Uint64Flag{Name: "plugin-memory-mib", Usage: "memory of each plugin, shared memory included, `MIB`"},
 		&cli.Uint64Flag{Name: "plugin-shared-mib", Usage: "`MIB` of each plugin's memory that are shared with the program for tensors (default: 16384 reserved, or an eighth of --plugin-memory-mib; less where ulimit -v or -f allows no more)"},
 		&cli.Uint64Flag{Name: "plugin-cpu-seconds", Usage: "processor time of each plugin, `S`"},
-		&cli.BoolFlag{Name: "plugin-no-network", Usage: "start plugins without network"},
-		&cli.BoolFlag{Name: "plugin-read-only", Usage: "keep plugins from changing files; what they save goes through the host"},
+		&cli.StringSliceFlag{Name: "trust", Usage: "leave network, files and processes open to plugin `NAME`, repeatable"},
+		&cli.BoolFlag{Name: "plugin-no-network", Usage: "fail where this machine cannot keep plugins from the network (default: say so and go on)"},
+		&cli.BoolFlag{Name: "plugin-read-only", Usage: "fail where this machine cannot keep plugins from changing files (default: say so and go on)"},
 	}
 }
 

@@ -374,6 +374,16 @@ func TestAPluginThatDoesNotCloseIsKilled(t *testing.T) {
 	}
 }
 
+// Closing is what comes after the results: a stage that hangs in it costs seconds.
+func TestAStageThatHangsInCloseIsNotWaitedFor(t *testing.T) {
+	h := newHost(t, Options{ShutdownTimeout: 500 * time.Millisecond})
+	p, i := openFaulty(t, h, "hang-close")
+	wantFailure(t, i.Close(), "head faulty: close", "no answer within 500ms")
+	if !gone(p.PID(), time.Second) {
+		t.Error("the plugin is still running")
+	}
+}
+
 // envHostProcess makes the test program a host that is about to be killed.
 const envHostProcess = "PLUGHOST_TEST_HOST"
 

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/process"
 )
 
@@ -112,11 +113,14 @@ func socketDir() (string, error) {
 	if err == nil {
 		err = os.Remove(probe)
 	}
-	if base == "" || err != nil || len(base) > maxSocketDir-20 {
+	if base == "" || err != nil || runsNothing(base) || len(base) > maxSocketDir-20 {
 		base = os.TempDir()
 	}
 	if len(base) > maxSocketDir-20 {
 		base = "/tmp"
+	}
+	if runsNothing(base) {
+		return "", fault.Errorf(fault.Resource, "plugins run as copies in %s, which is mounted noexec; set TMPDIR to a folder whose programs may run", base)
 	}
 	stale, _ := filepath.Glob(filepath.Join(base, socketDirPrefix+"*"))
 	for _, dir := range stale {

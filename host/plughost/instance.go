@@ -131,5 +131,10 @@ func (i *Instance) Load(ctx context.Context, dir string, weightsOnly bool) error
 	return i.call(ctx, "load", func(ctx context.Context) error { return i.instance.Load(ctx, dir, weightsOnly) })
 }
 
-// Close ends the instance; the plugin's process lives on.
-func (i *Instance) Close() error { return i.call(context.Background(), "close", i.instance.Close) }
+// Close ends the instance; the plugin's process lives on. One that does not answer within
+// the time for shutting down is killed: nothing that anybody waits for comes any more.
+func (i *Instance) Close() error {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), i.plugin.host.options.ShutdownTimeout, errHung)
+	defer cancel()
+	return i.call(ctx, "close", i.instance.Close)
+}

@@ -142,6 +142,12 @@ func (i Isolation) start(cmd *exec.Cmd, writable []string, lifeline int) (*insid
 	return out, nil
 }
 
+// runsNothing reports whether programs of a folder may not run (a mount with noexec).
+func runsNothing(dir string) bool {
+	var stat unix.Statfs_t
+	return unix.Statfs(dir, &stat) == nil && stat.Flags&unix.ST_NOEXEC != 0
+}
+
 func (i Isolation) limits() map[int]uint64 {
 	limits := map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: DefaultOpenFiles}
 	if i.OpenFiles > 0 {

@@ -380,7 +380,11 @@ func (p *Plugin) call(caller context.Context, stage, name string, f func(context
 	case errors.As(err, &known):
 		return printableError(known) // a healthy plugin refused the request
 	case cause == nil || cause == errExited || cause == errHung:
-		failure.Reason = p.explain(err, p.watch.limit, cause == errHung)
+		limit := p.watch.limit
+		if name == "close" {
+			limit = p.host.options.ShutdownTimeout
+		}
+		failure.Reason = p.explain(err, limit, cause == errHung)
 	default:
 		return fmt.Errorf("plugin %s: %s: %w", p.found.Name, name, cause)
 	}

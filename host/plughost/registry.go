@@ -450,7 +450,7 @@ func DescribeJSON(ctx context.Context, f *Found) ([]byte, error) {
 	stop()
 	_ = process.KillGroup(cmd.Process.Pid)
 	reapMarked(p.mark)
-	if status := in.ended(); err == nil && status != 0 {
+	if status := in.ended(); err == nil && (status.Signaled() || status.ExitStatus() != 0) {
 		err = fmt.Errorf("exit status %d", status.ExitStatus())
 		if status.Signaled() {
 			err = fmt.Errorf("killed by signal %q", status.Signal())
