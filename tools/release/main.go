@@ -211,8 +211,11 @@ func (r *tree) files() (names []string, err error) {
 // licences copies the licences of all modules; one without is an error.
 func (r *tree) licences(modules map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(modules)) {
-		dir := runtime.GOROOT()
-		if name != "std" {
+		dir, err := output("go", "env", "GOROOT")
+		if err != nil {
+			return err
+		}
+		if dir = strings.TrimSpace(dir); name != "std" {
 			text, err := output("go", "mod", "download", "-json", name+"@"+modules[name])
 			if err != nil {
 				return err

@@ -40,8 +40,7 @@ var (
 	wasWords    = wordSet(`was were had`)
 	changeWords = wordSet(`increased grown decreased enlarged shrunk changed progressed regressed grew shrank increase decrease growth reduced
 		diminished reduction change enlarging decreasing increasing interval`)
-	agoWords   = wordSet(`previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
-	sliceWords = wordSet(`slice slices section sections sequence reconstruction reconstructions collimation cuts`)
+	agoWords = wordSet(`previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
 )
 
 // timing says when a measurement was taken.
