@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
@@ -32,6 +33,7 @@ type cellView struct {
 
 // suspect warns of columns that are seldom meant as they stand.
 func (o *opener) suspect() {
+	o.suspectSplits()
 	for _, set := range o.d.Labels {
 		if len(o.opt.LabelSets) == 0 {
 			o.suspectSpellings("classes", set.Name, o.classCells(set.Name, set.Classes))
@@ -45,6 +47,25 @@ func (o *opener) suspect() {
 			o.suspectSpellings("values", name, cells)
 		}
 		o.suspectLeak(name, cells, numbers)
+	}
+}
+
+// usualSplits are the splits that commands use unless told otherwise.
+var usualSplits = []string{"train", "val", "test"}
+
+// suspectSplits warns of a split whose name is a slip of a usual one: no command would
+// take its cases, or they would be missed where the others are.
+func (o *opener) suspectSplits() {
+	counts := o.d.Splits()
+	for _, split := range slices.Sorted(maps.Keys(counts)) {
+		meant := nearest.Typo(split, usualSplits)
+		numbered := strings.TrimRight(split, "0123456789") != split // train1, train2: folds
+		if meant == "" || numbered {
+			continue
+		}
+		i := slices.IndexFunc(o.d.Cases, func(c Case) bool { return c.Split == split })
+		o.warn("split %q: its %d cases (first in %s) are not in %q: nothing trains or tests on them unless it is named; did you mean %q?",
+			split, counts[split], o.d.Cases[i].Origin, meant, meant)
 	}
 }
 

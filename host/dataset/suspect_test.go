@@ -74,3 +74,26 @@ func TestColumnsThatAreSeldomMeant(t *testing.T) {
 		})
 	}
 }
+
+// TestASplitThatIsAlmostAnother: cases under a misspelt split are not dropped in silence.
+func TestASplitThatIsAlmostAnother(t *testing.T) {
+	for split, want := range map[string]string{"trian": "train", "Train": "train", "tset": "test", "vla": "val", "train2": "", "holdout": "", "external": ""} {
+		dir := t.TempDir()
+		var rows strings.Builder
+		rows.WriteString("id,split,label,x\n")
+		for i := range 8 {
+			name := []string{"train", "test", split, "val"}[i%4]
+			fmt.Fprintf(&rows, "c%d,%s,%s,%s\n", i, name, []string{"u", "v"}[i/4], []string{"a", "b"}[i%2])
+		}
+		write(t, filepath.Join(dir, "t.csv"), rows.String())
+		d, err := Open("table:"+filepath.Join(dir, "t.csv"), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := strings.Join(d.Warnings, "\n")
+		if want == "" && found != "" || want != "" && !(strings.Contains(found, fmt.Sprintf("split %q: its 2 cases (first in", split)) &&
+			strings.Contains(found, fmt.Sprintf("did you mean %q", want)) && strings.Contains(found, "t.csv:4")) {
+			t.Errorf("%s: %q", split, found)
+		}
+	}
+}

@@ -190,6 +190,7 @@ func (o *Options) config(m Model) (*config.Config, error) {
 		return nil, err
 	}
 	c.Data, c.Attributes, c.Seed, c.Threads = o.Data, o.Attributes, m.Seed, o.Threads
+	c.Init = o.Init
 	if o.Device != "" {
 		c.Device = o.Device
 	}

@@ -57,6 +57,8 @@ type Identity struct {
 	Encoder       string    `json:"encoder"`
 	Head          string    `json:"head"`
 	Epochs        int       `json:"epochs"`
+	// Init is the run that all models start from; empty for none.
+	Init string `json:"init,omitempty"`
 	// Set are the settings of all methods, or of those a pattern names.
 	Set    []string `json:"set"`
 	Device string   `json:"device"`
