@@ -101,7 +101,7 @@ func (o DemoOptions) data(ctx context.Context) (spec string, err error) {
 	if err := os.MkdirAll(o.Dir, 0o777); err != nil {
 		return "", err
 	}
-	_, err = synth.DeepLesion(ctx, dir, synth.DeepLesionOptions{Patients: cmp.Or(o.Patients, 160), Size: 96, Seed: o.Seed, Missing: -1, Lookup: true})
+	_, err = synth.DeepLesion(ctx, dir, synth.DeepLesionOptions{Patients: cmp.Or(o.Patients, 160), Size: 96, Seed: o.Seed, Missing: -1})
 	return "deeplesion:" + dir, err
 }
 
