@@ -44,7 +44,6 @@ table: pictures with attributes; the label depends on both. README.txt in the fo
 					&cli.IntFlag{Name: "patients", Usage: "number of patients (default: 240 deeplesion, 600 table)"},
 					&cli.IntFlag{Name: "key-slices", Usage: "key slices per patient (deeplesion)", Value: 2},
 					&cli.IntFlag{Name: "size", Usage: "side of the images in pixels (default: 128 deeplesion, 64 table)"},
-					&cli.BoolFlag{Name: "lookup", Usage: "reports that say only by two attributes together which density is the lesion's (deeplesion)"},
 					&cli.Float64Flag{Name: "missing", Usage: "probability that an attribute is missing, at random", Value: 0.3},
 					&cli.Uint64Flag{Name: "seed", Usage: "seed; the same seed writes the same files"},
 					&cli.BoolFlag{Name: "json", Usage: "print a summary as JSON"},
@@ -99,11 +98,8 @@ func dataSynth(c *cli.Context) error {
 	case "deeplesion":
 		spec = "deeplesion:" + out
 		summary, err = synth.DeepLesion(c.Context, out, synth.DeepLesionOptions{Patients: c.Int("patients"), KeySlices: c.Int("key-slices"),
-			Size: c.Int("size"), Missing: missing, Lookup: c.Bool("lookup"), Seed: c.Uint64("seed")})
+			Size: c.Int("size"), Missing: missing, Seed: c.Uint64("seed")})
 	case "table":
-		if c.Bool("lookup") {
-			return usageError("--lookup is for --layout deeplesion")
-		}
 		spec = "table:" + strings.TrimSuffix(out, "/") + "/data.csv"
 		summary, err = synth.Table(c.Context, out, synth.TableOptions{Patients: c.Int("patients"), Size: c.Int("size"), Missing: missing, Seed: c.Uint64("seed")})
 	default:

@@ -49,8 +49,8 @@ type DemoOptions struct {
 	Messages io.Writer
 }
 
-// Demo writes a synthetic set in DeepLesion's layout whose reports say together which
-// blobs are lesions, trains the tiny detector, trains it on without and with three fusions,
+// Demo writes a synthetic set in DeepLesion's layout whose reports say which blobs are
+// lesions, trains the tiny detector, trains it on without and with three fusions,
 // and compares them on the test split with whole reports and with half of their attributes.
 // What is there already is not made again.
 func Demo(ctx context.Context, o DemoOptions) (*Table, error) {

@@ -32,10 +32,7 @@ type DeepLesionOptions struct {
 	// Missing is the probability that a report leaves an attribute out; negative
 	// means none, 0 means 0.3.
 	Missing float64
-	// Lookup makes reports that do not say which density is the lesion's: the primary
-	// tumour and the contrast phase say it together, neither does alone.
-	Lookup bool
-	Seed   uint64
+	Seed    uint64
 }
 
 // Summary says what was written.
@@ -72,21 +69,13 @@ var (
 		{"renal cell carcinoma", 0.38, 0.04}, {"neuroendocrine tumour", 0.30, 0.04}, {"melanoma", 0.18, 0.06},
 		{"colorectal carcinoma", 0.06, 0.38}, {"pancreatic carcinoma", 0.04, 0.30}, {"lymphoma", 0.04, 0.18},
 	}
-	vascularities = []weighted{{"hypervascular", 1, 0}, {"hypovascular", 0, 1}}
-	phases        = []weighted{{"arterial", 0.60, 0.15}, {"portal venous", 0.30, 0.55}, {"unenhanced", 0.10, 0.30}}
+	phases = []weighted{{"arterial", 0.60, 0.15}, {"portal venous", 0.30, 0.55}, {"unenhanced", 0.10, 0.30}}
 	// meanAges and maleShares depend on the primary, so that age and gender carry a
 	// little of the truth as well.
 	meanAges   = map[string]float64{"renal cell carcinoma": 62, "neuroendocrine tumour": 58, "melanoma": 52, "colorectal carcinoma": 66, "pancreatic carcinoma": 69, "lymphoma": 47}
 	maleShares = map[string]float64{"renal cell carcinoma": 0.68, "neuroendocrine tumour": 0.5, "melanoma": 0.55, "colorectal carcinoma": 0.54, "pancreatic carcinoma": 0.52, "lymphoma": 0.56}
 )
 
-// What else reports of a lookup say, by whether the phase is arterial.
-var (
-	lookupPhases = []weighted{{"arterial", 1, 0}, {"portal venous", 0, 1}}
-	enhancements = []weighted{{"aorta brighter", 0.72, 0.06}, {"even", 0.22, 0.22}, {"veins brighter", 0.06, 0.72}}
-)
-
-// weighted is a value with its probability under either of two truths.
 type weighted struct {
 	name        string
 	hyper, hypo float64
@@ -158,7 +147,7 @@ func DeepLesion(ctx context.Context, out string, opt DeepLesionOptions) (*Summar
 		if err := group.Wait(); err != nil {
 			return err
 		}
-		if err := writeDeepLesionTables(dir, made, reportColumns(opt), summary); err != nil {
+		if err := writeDeepLesionTables(dir, made, summary); err != nil {
 			return err
 		}
 		return os.WriteFile(filepath.Join(dir, "README.txt"), []byte(deepLesionReadme(opt, summary)), 0o644)
@@ -185,18 +174,12 @@ type keySlice struct {
 	files       int
 }
 
-// reportColumns are the attributes of a report.
-func reportColumns(opt DeepLesionOptions) []string {
-	if opt.Lookup {
-		return []string{"vascularity", "primary", "contrast_phase", "vessels"}
-	}
-	return []string{"density", "primary", "contrast_phase"}
-}
+var reportColumns = []string{"density", "primary", "contrast_phase"}
 
 func writePatient(ctx context.Context, dir string, index int, split string, opt DeepLesionOptions) ([]*keySlice, error) {
 	rng := rand.New(rand.NewPCG(opt.Seed, uint64(index)+1))
-	patientHyper := rng.Float64() < 0.5 // dense lesions; in a lookup, well supplied with blood
-	primary := draw(rng, primaries, patientHyper)
+	hyper := rng.Float64() < 0.5
+	primary := draw(rng, primaries, hyper)
 	age := int(max(18, min(93, math.Round(meanAges[primary]+10*rng.NormFloat64()))))
 	male := rng.Float64() < maleShares[primary]
 	var out []*keySlice
@@ -214,17 +197,8 @@ func writePatient(ctx context.Context, dir string, index int, split string, opt 
 			}
 		}
 		k.reach = int(math.Ceil(reachMM / k.intervalMM))
-		k.truth["primary"] = primary
-		hyper := patientHyper
-		if opt.Lookup {
-			arterial := rng.Float64() < 0.5
-			hyper = patientHyper == arterial
-			k.truth["vascularity"], k.truth["contrast_phase"] = draw(rng, vascularities, patientHyper), draw(rng, lookupPhases, arterial)
-			k.truth["vessels"] = draw(rng, enhancements, arterial)
-		} else {
-			k.truth["density"], k.truth["contrast_phase"] = densityName(hyper), draw(rng, phases, hyper)
-		}
-		for _, name := range reportColumns(opt) {
+		k.truth["density"], k.truth["primary"], k.truth["contrast_phase"] = densityName(hyper), primary, draw(rng, phases, hyper)
+		for _, name := range reportColumns {
 			if rng.Float64() >= opt.Missing {
 				k.told[name] = k.truth[name]
 			}
@@ -464,16 +438,16 @@ var deepLesionHeader = []string{"File_name", "Patient_index", "Study_index", "Se
 	"Coarse_lesion_type", "Possibly_noisy", "Slice_range", "Spacing_mm_px_", "Image_size", "DICOM_windows",
 	"Patient_gender", "Patient_age", "Train_Val_Test"}
 
-func writeDeepLesionTables(dir string, made [][]*keySlice, columns []string, summary *Summary) error {
+func writeDeepLesionTables(dir string, made [][]*keySlice, summary *Summary) error {
 	info := [][]string{deepLesionHeader}
-	attributes := [][]string{append([]string{"File_name"}, columns...)}
-	truth := [][]string{append(append([]string{"File_name"}, columns...), "kind", "shown_density", "x1", "y1", "x2", "y2")}
+	attributes := [][]string{append([]string{"File_name"}, reportColumns...)}
+	truth := [][]string{append(append([]string{"File_name"}, reportColumns...), "kind", "shown_density", "x1", "y1", "x2", "y2")}
 	for _, patient := range made {
 		for _, k := range patient {
 			summary.Cases[k.split]++
 			summary.Files += k.files
 			report, full := []string{k.file}, []string{k.file}
-			for _, name := range columns {
+			for _, name := range reportColumns {
 				report, full = append(report, k.told[name]), append(full, k.truth[name])
 			}
 			attributes = append(attributes, report)
@@ -540,39 +514,23 @@ What is in a slice
   texture are the same for all. Slices are 1, 2 or 5 mm apart.
 
 What the report knows (attributes.csv)
-%sEach of these but age and gender is left out of a report with probability %.2f,
-  independently of everything (MCAR); an empty cell is missing. So a detector without the
-  report must take both densities for lesions, and where an attribute is missing its
-  reconstruction from those that follow it pays.
+  In each patient one density is the lesion's and the other one is harmless, with equal
+  chance. The slices do not show which: only the report does.
+    density         says it outright
+    primary         follows it: the likelier primary tumours differ (86 %% of patients)
+    contrast_phase  follows it less
+    age, gender     (DL_info.csv) depend a little on the primary tumour
+  Each of density, primary and contrast_phase is left out of a report with probability
+  %.2f, independently of everything (MCAR); an empty cell is missing. So a detector
+  without the report must take both densities for lesions, and where density is missing
+  its reconstruction from primary and contrast_phase pays.
 
 synthetic_truth.csv holds the report without gaps and every object drawn, in 0-based
 pixels; it is not read by the program.
 `, opt.Seed, opt.Patients, opt.KeySlices, opt.Size, opt.Size, widthMM/float64(opt.Size),
 		s.Cases["train"], s.Cases["val"], s.Cases["test"], s.Lesions["train"], s.Lesions["val"], s.Lesions["test"],
-		minContrastHU, maxContrastHU, reportsReadme(opt), max(0, opt.Missing))
+		minContrastHU, maxContrastHU, max(0, opt.Missing))
 	return b.String()
-}
-
-func reportsReadme(opt DeepLesionOptions) string {
-	if opt.Lookup {
-		return `  In each key slice one density is the lesion's and the other one is harmless, with equal
-  chance. The slices do not show which, and no attribute says it: it takes two. Lesions
-  are hyperdense where they are hypervascular and the phase is arterial, and where they
-  are hypovascular and the phase is portal venous; else they are hypodense.
-    vascularity     of the patient's lesions: hypervascular or hypovascular
-    primary         follows vascularity: the likelier tumours differ (86 % of patients)
-    contrast_phase  of the study: arterial or portal venous
-    vessels         follows contrast_phase: which vessels are brighter (72 %; 22 % even)
-    age, gender     (DL_info.csv) depend a little on the primary tumour
-  `
-	}
-	return `  In each patient one density is the lesion's and the other one is harmless, with equal
-  chance. The slices do not show which: only the report does.
-    density         says it outright
-    primary         follows it: the likelier primary tumours differ (86 % of patients)
-    contrast_phase  follows it less
-    age, gender     (DL_info.csv) depend a little on the primary tumour
-  `
 }
 
 func setDefault(v *int, value int) {

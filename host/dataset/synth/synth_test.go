@@ -212,38 +212,6 @@ func TestReportCarriesPartOfTheTruth(t *testing.T) {
 	}
 }
 
-// TestALookupTakesTwoAttributes: vascularity and phase together say the density without
-// fail, either alone says nothing, and what follows them follows.
-func TestALookupTakesTwoAttributes(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "set")
-	if _, err := synth.DeepLesion(context.Background(), dir, synth.DeepLesionOptions{Patients: 150, KeySlices: 2, Size: 96, Missing: -1, Lookup: true, Seed: 3}); err != nil {
-		t.Fatal(err)
-	}
-	hyper := map[string]bool{}
-	for _, r := range rows(t, filepath.Join(dir, "synthetic_truth.csv")) {
-		if r["kind"] == "lesion" {
-			hyper[r["File_name"]] = r["shown_density"] == "hyperdense"
-		}
-	}
-	all := rows(t, filepath.Join(dir, "attributes.csv"))
-	share := map[string]float64{}
-	for _, r := range all {
-		dense, vascular, arterial := hyper[r["File_name"]], r["vascularity"] == "hypervascular", r["contrast_phase"] == "arterial"
-		if dense != (vascular == arterial) {
-			t.Errorf("%s: hyperdense %v, %s, %s", r["File_name"], dense, r["vascularity"], r["contrast_phase"])
-		}
-		for name, right := range map[string]bool{"vascularity": dense == vascular, "phase": dense == arterial,
-			"vessels": arterial == (r["vessels"] == "aorta brighter") && r["vessels"] != "even"} {
-			if right {
-				share[name] += 1 / float64(len(all))
-			}
-		}
-	}
-	if share["vascularity"] < 0.4 || share["vascularity"] > 0.6 || share["phase"] < 0.4 || share["phase"] > 0.6 || share["vessels"] < 0.62 || share["vessels"] > 0.82 {
-		t.Errorf("alone they are right in %.2f and %.2f, want half; vessels follow in %.2f, want .72", share["vascularity"], share["phase"], share["vessels"])
-	}
-}
-
 func TestSameSeedWritesTheSameFiles(t *testing.T) {
 	few := func(seed uint64) string {
 		dir := filepath.Join(t.TempDir(), "set")
