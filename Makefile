@@ -43,7 +43,7 @@ setup: ## install what is missing, fit gotch to this machine's libtorch, build e
 	@libtorch=$$(tools/setup/system.sh) && $(MAKE) build LIBTORCH="$$libtorch"
 
 .PHONY: demo
-demo: setup ## synthetic CT set, four trained detectors, one table and a FROC plot in demo/
+demo: setup ## synthetic CT set, four trained detectors, one table, in demo/
 	bin/alignedfusion demo --out demo
 
 .PHONY: doctor
