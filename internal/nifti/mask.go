@@ -3,7 +3,6 @@ package nifti
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"slices"
 
@@ -41,29 +40,11 @@ func Apply(m *[12]float64, p [3]float64) [3]float64 {
 // MetaImage (.mha, .mhd). A voxel that is NaN and an orientation
 // that cannot be inverted are errors: nothing could be compared.
 func ReadMask(path string) (*Mask, error) {
-	var m *Mask
-	var err error
-	switch {
-	case isMeta(path):
-		m, err = readMeta(path)
-	case isPair(path):
-		m, err = readPair(path)
-	default:
-		m, err = readFile(path, readMask)
-	}
+	m, err := readVoxels(path, (*Header).mask)
 	if errors.Is(err, ErrFormat) {
 		err = fmt.Errorf("%s: %w", path, err)
 	}
 	return m, err
-}
-
-func readMask(r io.Reader, available int64) (*Mask, error) {
-	counted := &countingReader{r: r}
-	h, err := parse(counted, available)
-	if err != nil {
-		return nil, err
-	}
-	return h.mask(counted)
 }
 
 // mask reads the voxels behind a header.

@@ -85,7 +85,7 @@ func read(raw []byte) (*Mask, error) {
 	if err != nil {
 		return nil, err
 	}
-	return readMask(r, available)
+	return unpacked(r, available, (*Header).mask)
 }
 
 func TestMasksWithoutMeaningAreRefused(t *testing.T) {

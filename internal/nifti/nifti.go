@@ -75,12 +75,36 @@ type Volume struct {
 
 // ReadHeader reads a file's header.
 func ReadHeader(path string) (*Header, error) {
-	return readFile(path, parse)
+	return readVoxels(path, func(h *Header, _ *countingReader) (*Header, error) { return h, nil })
 }
 
 // Read reads a file's volume.
 func Read(path string) (*Volume, error) {
-	return readFile(path, readVolume)
+	return readVoxels(path, (*Header).volume)
+}
+
+// readVoxels reads a NIfTI file, a pair or a MetaImage: use is given the header and what
+// follows it.
+func readVoxels[T any](path string, use func(h *Header, r *countingReader) (*T, error)) (*T, error) {
+	switch {
+	case isMeta(path):
+		return readMeta(path, use)
+	case isPair(path):
+		return readPair(path, use)
+	}
+	return readFile(path, func(r io.Reader, available int64) (*T, error) {
+		return unpacked(r, available, use)
+	})
+}
+
+// unpacked reads a NIfTI file from an unpacked stream.
+func unpacked[T any](r io.Reader, available int64, use func(h *Header, r *countingReader) (*T, error)) (*T, error) {
+	counted := &countingReader{r: r}
+	h, err := parse(counted, available)
+	if err != nil {
+		return nil, err
+	}
+	return use(h, counted)
 }
 
 func readFile[T any](path string, read func(r io.Reader, available int64) (*T, error)) (*T, error) {
@@ -397,13 +421,8 @@ func voxelBytes(datatype int) int {
 	return 0
 }
 
-// readVolume reads header and voxels from an unpacked stream.
-func readVolume(r io.Reader, available int64) (*Volume, error) {
-	counted := &countingReader{r: r}
-	h, err := parse(counted, available)
-	if err != nil {
-		return nil, err
-	}
+// volume reads the voxels behind a header, turned to the header's frame.
+func (h *Header) volume(counted *countingReader) (*Volume, error) {
 	v := &Volume{Frame: h.Frame(), Data: make([]float32, h.Dim[0]*h.Dim[1]*h.Dim[2])}
 	// Where a step along each stored axis leads in Data.
 	var step [3]int
@@ -417,7 +436,7 @@ func readVolume(r io.Reader, available int64) (*Volume, error) {
 			step[c] = -strides[a]
 		}
 	}
-	err = h.rows(counted, func(j, k int, row []float64) error {
+	return v, h.rows(counted, func(j, k int, row []float64) error {
 		to := start + k*step[2] + j*step[1]
 		for _, x := range row {
 			v.Data[to] = float32(x)
@@ -425,7 +444,6 @@ func readVolume(r io.Reader, available int64) (*Volume, error) {
 		}
 		return nil
 	})
-	return v, err
 }
 
 // rows reads the voxels behind the header, row by row along i, as intensities.

@@ -183,7 +183,7 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			return
 		}
-		v, err := readVolume(r, size)
+		v, err := unpacked(r, size, (*Header).volume)
 		if err != nil {
 			if !errors.Is(err, ErrFormat) {
 				t.Errorf("error %v does not wrap ErrFormat", err)

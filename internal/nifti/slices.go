@@ -17,6 +17,9 @@ type Slices struct {
 // OpenSlices opens an uncompressed NIfTI file. It fails with ErrFormat for one that is
 // compressed or whose stored slices are not the frame's: those are read whole (Read).
 func OpenSlices(path string) (*Slices, error) {
+	if !IsNIfTI(path) {
+		return nil, fmt.Errorf("%w: only a NIfTI file is read by slices", ErrFormat)
+	}
 	h, err := ReadHeader(path)
 	if err != nil {
 		return nil, err

@@ -16,7 +16,7 @@ import (
 // IsNIfTI reports whether a path has the ending of a NIfTI file.
 func IsNIfTI(path string) bool { return hasEnding(path, ".nii", ".nii.gz") }
 
-// IsVolume reports whether a path has the ending of a file that [ReadMask] reads.
+// IsVolume reports whether a path has the ending of a file that [Read] and [ReadMask] read.
 func IsVolume(path string) bool { return IsNIfTI(path) || isMeta(path) || isPair(path) }
 
 func isMeta(path string) bool { return hasEnding(path, ".mha", ".mhd") }
@@ -33,7 +33,7 @@ func hasEnding(path string, endings ...string) bool {
 }
 
 // readPair reads a NIfTI-1 header (.hdr) and its voxels (.img), either of which is given.
-func readPair(path string) (*Mask, error) {
+func readPair[T any](path string, use func(*Header, *countingReader) (*T, error)) (*T, error) {
 	base, packed := strings.CutSuffix(path, ".gz")
 	base = base[:len(base)-len(filepath.Ext(base))]
 	name := func(ending string) string {
@@ -46,11 +46,11 @@ func readPair(path string) (*Mask, error) {
 	if err != nil {
 		return nil, err
 	}
-	return readFile(name(".img"), func(r io.Reader, available int64) (*Mask, error) {
+	return readFile(name(".img"), func(r io.Reader, available int64) (*T, error) {
 		if err := h.fits(available); err != nil {
 			return nil, err
 		}
-		return h.mask(&countingReader{r: r})
+		return use(h, &countingReader{r: r})
 	})
 }
 
@@ -59,7 +59,7 @@ var metaTypes = map[string]int{"MET_UCHAR": 2, "MET_SHORT": 4, "MET_INT": 8, "ME
 	"MET_UINT": 768, "MET_LONG_LONG": 1024, "MET_ULONG_LONG": 1280}
 
 // readMeta reads a MetaImage, ITK's .mha or .mhd with its data beside it.
-func readMeta(path string) (*Mask, error) {
+func readMeta[T any](path string, use func(*Header, *countingReader) (*T, error)) (*T, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -99,7 +99,7 @@ func readMeta(path string) (*Mask, error) {
 	if err := h.fits(size); err != nil {
 		return nil, err
 	}
-	return h.mask(&countingReader{r: data})
+	return use(h, &countingReader{r: data})
 }
 
 // fits checks a header's claim against what the file can hold.

@@ -242,7 +242,7 @@ func (o *Options) toVoxels(s *scan, low, top [3]float64) (a, b [3]float64, err e
 
 // written is the frame in which the scan is written: DICOM as it is, NIfTI turned.
 func (s *scan) written() nifti.Frame {
-	if !nifti.IsNIfTI(s.source) {
+	if !nifti.IsVolume(s.source) {
 		return nifti.Frame{Width: s.dim[0], Height: s.dim[1], Depth: s.dim[2], WorldRAS: s.affine}
 	}
 	h := nifti.Header{Dim: s.dim, Affine: s.affine, Oriented: true}

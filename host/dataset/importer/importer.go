@@ -154,7 +154,10 @@ func find(ctx context.Context, root string) (scans []*scan, notes []string, err 
 	}
 	var volumes, others []string
 	for _, f := range files {
-		if nifti.IsNIfTI(f) {
+		if nifti.IsVolume(f) {
+			if ext := strings.ToLower(strings.TrimSuffix(f, ".gz")); strings.HasSuffix(ext, ".img") {
+				continue // its header names it
+			}
 			volumes = append(volumes, f)
 		} else {
 			others = append(others, f)
@@ -178,7 +181,7 @@ func find(ctx context.Context, root string) (scans []*scan, notes []string, err 
 		return nil, nil, err
 	}
 	if len(scans) == 0 {
-		return nil, nil, problem.At(root, 0, "", "holds no scan: neither a DICOM series of two slices or more nor a NIfTI volume, in %d files", len(files))
+		return nil, nil, problem.At(root, 0, "", "holds no scan: neither a DICOM series of two slices or more nor a NIfTI or MetaImage volume, in %d files", len(files))
 	}
 	slices.SortFunc(scans, func(a, b *scan) int { return strings.Compare(a.id, b.id) })
 	for k := 1; k < len(scans); k++ {
@@ -281,7 +284,10 @@ func findSeries(ctx context.Context, root string, files []string, problems *prob
 
 // niftiName is the name of a volume without its endings, and without nnU-Net's channel.
 func niftiName(path string) string {
-	base := strings.TrimSuffix(strings.TrimSuffix(filepath.Base(path), ".gz"), ".nii")
+	base := strings.TrimSuffix(filepath.Base(path), ".gz")
+	for _, ending := range []string{".nii", ".mha", ".mhd", ".hdr"} {
+		base = strings.TrimSuffix(base, ending)
+	}
 	return strings.TrimSuffix(base, "_0000")
 }
 
