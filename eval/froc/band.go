@@ -27,6 +27,7 @@ func (r *Result) Band(low, high float64, n int, options BootstrapOptions) (*Band
 		return nil, fmt.Errorf("band of %d points, want 1 to %d", n, maxBandPoints)
 	}
 	dense := *r
+	dense.replicated = &replicated{}
 	dense.Protocol.FPPI = nil
 	for k := range n {
 		x := low * math.Pow(high/low, float64(k)/float64(max(n-1, 1)))

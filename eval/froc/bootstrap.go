@@ -2,6 +2,7 @@ package froc
 
 import (
 	"errors"
+	"sync"
 
 	"github.com/alignedfusion/alignedfusion/eval/resample"
 )
@@ -93,8 +94,43 @@ func (t table) columns() (columns [][]float64, dropped int) {
 	return columns, dropped
 }
 
+// replicated keeps a result's last table of replicates, which intervals and comparisons
+// share.
+type replicated struct {
+	sync.Mutex
+	number int
+	seed   uint64
+	table  table
+}
+
+// replicates returns a table per system. They depend on the number of replicates and on the
+// seed alone, so that those made before with both are used again.
 func replicates(o BootstrapOptions, systems []*Result) []table {
-	return reweigh(o.Replicates, systems, o.Draw)
+	out := make([]table, len(systems))
+	var missing []*Result
+	for s, r := range systems {
+		r.replicated.Lock()
+		if r.replicated.number == o.Replicates && r.replicated.seed == o.Seed {
+			out[s] = r.replicated.table
+		} else {
+			missing = append(missing, r)
+		}
+		r.replicated.Unlock()
+	}
+	if len(missing) == 0 {
+		return out
+	}
+	made := reweigh(o.Replicates, missing, o.Draw)
+	for s, r := range systems {
+		if out[s] != nil {
+			continue
+		}
+		out[s], made = made[0], made[1:]
+		r.replicated.Lock()
+		r.replicated.number, r.replicated.seed, r.replicated.table = o.Replicates, o.Seed, out[s]
+		r.replicated.Unlock()
+	}
+	return out
 }
 
 func jackknife(systems []*Result) []table {

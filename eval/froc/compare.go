@@ -193,55 +193,97 @@ func merge[T any](a, b []placed[T]) []placed[T] {
 }
 
 // exchanger computes the statistics of two systems after exchanging their marks
-// within some clusters.
+// within some clusters. What it sums up is packed, a word per step or rating, so that a
+// permutation reads as little memory as possible.
 type exchanger struct {
 	a, b           *Result
-	events         []placed[event]
-	ratings, cases []placed[rating]
+	segments       []segment
+	codes          []uint32 // of steps: cluster<<2 | found<<1 | second
+	ratings, cases []exchangedRating
+}
+
+// segment is a stretch of false positives, and the one place after it at which lesions are
+// found: between the two the sensitivities stand still.
+type segment struct{ middle, end int } // ends of both in codes
+
+// exchangedRating is a rating of one of two systems.
+type exchangedRating struct {
+	code   uint32 // cluster<<4 | last<<3 | lesion<<2 | normal<<1 | second
+	weight float64
 }
 
 func newExchanger(a, b *Result) *exchanger {
 	eventsA, ratingsA, casesA := a.place()
 	eventsB, ratingsB, casesB := b.place()
-	return &exchanger{a, b, merge(eventsA, eventsB), merge(ratingsA, ratingsB), merge(casesA, casesB)}
+	x := &exchanger{a: a, b: b, ratings: packRatings(merge(ratingsA, ratingsB)), cases: packRatings(merge(casesA, casesB))}
+	events := merge(eventsA, eventsB)
+	x.codes = make([]uint32, len(events))
+	start := 0 // of the present place
+	found := false
+	for i, e := range events {
+		x.codes[i] = uint32(e.what.cluster)<<2 | bit(e.what.found)<<1 | bit(e.second)
+		found = found || e.what.found
+		if !e.last {
+			continue
+		}
+		if found || i+1 == len(events) {
+			x.segments = append(x.segments, segment{start, i + 1})
+		}
+		start, found = i+1, false
+	}
+	return x
 }
 
-func (x *exchanger) statistics(walkers *[2]*walker, exchanged []bool) [2][]float64 {
-	side := func(second bool, cluster int32) int {
-		if second != exchanged[cluster] {
-			return 1
+func packRatings(ratings []placed[rating]) []exchangedRating {
+	out := make([]exchangedRating, len(ratings))
+	for i, e := range ratings {
+		out[i] = exchangedRating{
+			uint32(e.what.cluster)<<4 | bit(e.last)<<3 | bit(e.what.lesion)<<2 | bit(e.what.normal)<<1 | bit(e.second), e.what.weight,
 		}
-		return 0
 	}
-	var found, fp [2]int
+	return out
+}
+
+func bit(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// statistics returns those of both systems; exchanged holds 0 or 1 per cluster.
+func (x *exchanger) statistics(walkers *[2]*walker, exchanged []uint32) [2][]float64 {
 	for _, w := range walkers {
 		w.start(x.a.Counts.Units, x.a.Counts.Lesions)
 	}
-	for i := range x.events {
-		e := &x.events[i]
-		s := side(e.second, e.what.cluster)
-		if e.what.found {
-			found[s]++
-		} else {
-			fp[s]++
-		}
-		if e.last {
-			walkers[0].step(found[0], fp[0])
-			walkers[1].step(found[1], fp[1])
-		}
-	}
-	merit := func(ratings []placed[rating]) (sums [2]meritSum) {
-		for i := range ratings {
-			e := &ratings[i]
-			sums[side(e.second, e.what.cluster)].add(&e.what, 1)
-			if e.last {
-				sums[0].step()
-				sums[1].step()
+	var sums [4]int // false positives of both systems, lesions found by both
+	count := func(codes []uint32) {
+		// four counts of 16 bits each
+		for len(codes) > 0 {
+			n := min(len(codes), math.MaxUint16)
+			packed := uint64(0)
+			for _, code := range codes[:n] {
+				packed += 1 << (((code & 3) ^ exchanged[code>>2]) << 4)
 			}
+			for k := range sums {
+				sums[k] += int(packed >> (16 * k) & math.MaxUint16)
+			}
+			codes = codes[n:]
 		}
-		return sums
 	}
-	ratings, cases := merit(x.ratings), merit(x.cases)
+	at := 0
+	for _, s := range x.segments {
+		for _, end := range [2]int{s.middle, s.end} {
+			if at == end {
+				continue
+			}
+			count(x.codes[at:end])
+			walkers[0].step(sums[2], sums[0])
+			walkers[1].step(sums[3], sums[1])
+			at = end
+		}
+	}
+	ratings, cases := exchangeRatings(x.ratings, exchanged), exchangeRatings(x.cases, exchanged)
 	var all [2][]float64
 	for s, w := range walkers {
 		figures, out := figures(&ratings[s], &cases[s]), w.finish()
@@ -249,6 +291,25 @@ func (x *exchanger) statistics(walkers *[2]*walker, exchanged []bool) [2][]float
 		all[s] = append(out, figures.vector()...)
 	}
 	return all
+}
+
+func exchangeRatings(ratings []exchangedRating, exchanged []uint32) (sums [2]meritSum) {
+	for i := range ratings {
+		e := &ratings[i]
+		m := &sums[e.code&1^exchanged[e.code>>4]]
+		if e.code&4 != 0 {
+			m.lesions++
+			m.weight += e.weight
+		} else {
+			m.groupA++
+			m.groupNormal += float64(e.code >> 1 & 1)
+		}
+		if e.code&8 != 0 {
+			sums[0].step()
+			sums[1].step()
+		}
+	}
+	return sums
 }
 
 func (x *exchanger) walkers() *[2]*walker {
@@ -261,11 +322,14 @@ func permute(a, b *Result, o CompareOptions, observed []float64) []int {
 	x := newExchanger(a, b)
 	counts := make([]atomic.Int64, len(observed))
 	resample.Parallel(o.Permutations, func(next func() (int, bool)) {
-		exchanged := make([]bool, len(a.clusters.names))
+		exchanged, words := make([]bool, len(a.clusters.names)), make([]uint32, len(a.clusters.names))
 		walkers := x.walkers()
 		for k, ok := next(); ok; k, ok = next() {
 			o.Exchange(k, exchanged)
-			all := x.statistics(walkers, exchanged)
+			for i, yes := range exchanged {
+				words[i] = bit(yes)
+			}
+			all := x.statistics(walkers, words)
 			for i, d := range resample.Minus(all[1], all[0]) {
 				if resample.AsExtreme(d, observed[i]) {
 					counts[i].Add(1)

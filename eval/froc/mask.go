@@ -13,6 +13,8 @@ type Mask struct {
 	runs     []run  // ascending, disjoint
 	voxels   int
 	centroid [3]float64
+
+	low, high [3]float64 // the least and the greatest voxel along each axis
 }
 
 type run struct{ start, end int } // linear voxel indices x + nx*(y + ny*z), half open
@@ -43,6 +45,7 @@ func NewMask(nx, ny, nz int, indices []int) (*Mask, error) {
 		m.centroid[1] += float64(i / nx % ny)
 		m.centroid[2] += float64(i / nx / ny)
 	}
+	m.low, m.high = m.bounds()
 	if m.voxels > 0 {
 		for a := range m.centroid {
 			m.centroid[a] /= float64(m.voxels)

@@ -56,6 +56,7 @@ type matcher struct {
 
 	order      []int32
 	scores     []float64
+	near       near
 	candidates []candidate
 	byBest     []float64 // per position in order: quality of the best candidate
 	offsets    []int
@@ -182,42 +183,62 @@ func (m *matcher) cap() {
 // hits, and notes in m.out.fate whether it hits an ignored one.
 func (m *matcher) findCandidates(lesions []int32) {
 	m.candidates, m.byBest, m.offsets = m.candidates[:0], m.byBest[:0], m.offsets[:0]
+	indexed := m.near.index(m, lesions)
 	for _, i := range m.order {
 		m.offsets = append(m.offsets, len(m.candidates))
-		best, bestIgnored := math.Inf(-1), candidate{lesion: -1}
+		best, ignored := math.Inf(-1), candidate{lesion: -1}
 		m.out.fate[i] = FalseAlarm
-		for _, j := range lesions {
-			if m.otherClass(i, j) {
-				continue
+		if indexed {
+			for _, at := range m.near.of(&m.predictions[i].Region) {
+				best = m.compare(i, lesions[at], best, &ignored)
 			}
-			rule := m.protocol.Hit
-			if l := &m.truth.Lesions[j]; l.Ignore && !l.otherStratum {
-				rule = m.protocol.ignoreHit()
+		} else {
+			for _, j := range lesions {
+				best = m.compare(i, j, best, &ignored)
 			}
-			raw, hit := m.hit(rule, i, j)
-			if !hit {
-				continue
-			}
-			c := candidate{i, j, rule[0].quality(raw), raw}
-			if m.truth.Lesions[j].Ignore {
-				if bestIgnored.lesion < 0 || m.betterLesion(c, bestIgnored) {
-					bestIgnored = c
-				}
-				m.out.fate[i], m.out.lesion[i] = IgnoredMark, bestIgnored.lesion
-				continue
-			}
-			best = max(best, c.quality)
-			if first := m.offsets[len(m.offsets)-1]; m.protocol.Multiple == Best && len(m.candidates) > first {
-				if m.betterLesion(c, m.candidates[first]) {
-					m.candidates[first] = c
-				}
-				continue
-			}
-			m.candidates = append(m.candidates, c)
 		}
 		m.byBest = append(m.byBest, best)
 	}
 	m.offsets = append(m.offsets, len(m.candidates))
+}
+
+// compare adds lesion j to the candidates of prediction i when the mark hits it, and returns
+// the quality of the best candidate; best and ignored are those before.
+func (m *matcher) compare(i, j int32, best float64, ignored *candidate) float64 {
+	if m.otherClass(i, j) {
+		return best
+	}
+	l := &m.truth.Lesions[j]
+	rule := m.rule(l)
+	raw, hit := m.hit(rule, i, j)
+	if !hit {
+		return best
+	}
+	c := candidate{i, j, rule[0].quality(raw), raw}
+	if l.Ignore {
+		if ignored.lesion < 0 || m.betterLesion(c, *ignored) {
+			*ignored = c
+		}
+		m.out.fate[i], m.out.lesion[i] = IgnoredMark, ignored.lesion
+		return best
+	}
+	first := m.offsets[len(m.offsets)-1]
+	if m.protocol.Multiple == Best && len(m.candidates) > first {
+		if m.betterLesion(c, m.candidates[first]) {
+			m.candidates[first] = c
+		}
+	} else {
+		m.candidates = append(m.candidates, c)
+	}
+	return max(best, c.quality)
+}
+
+// rule returns the hit rule for a lesion.
+func (m *matcher) rule(l *Lesion) []Criterion {
+	if l.Ignore && !l.otherStratum {
+		return m.protocol.ignoreHit()
+	}
+	return m.protocol.Hit
 }
 
 // otherClass reports whether prediction i is of another class than lesion j.

@@ -311,11 +311,11 @@ func TestPermutationWithoutExchangeKeepsBothSystems(t *testing.T) {
 		other.predictions = w.predictions[len(w.predictions)/2:]
 		b := other.evaluate(t)
 		x := newExchanger(a, b)
-		all := x.statistics(x.walkers(), make([]bool, a.Clusters()))
+		all := x.statistics(x.walkers(), make([]uint32, a.Clusters()))
 		if d := cmp.Diff([2][]float64{a.estimate(), b.estimate()}, all, equalOutcomes); d != "" {
 			t.Fatalf("nothing exchanged, but the statistics differ:\n%s", d)
 		}
-		everything := slices.Repeat([]bool{true}, a.Clusters())
+		everything := slices.Repeat([]uint32{1}, a.Clusters())
 		if d := cmp.Diff([2][]float64{b.estimate(), a.estimate()}, x.statistics(x.walkers(), everything), equalOutcomes); d != "" {
 			t.Fatalf("everything exchanged, but the statistics are not those of the other system:\n%s", d)
 		}

@@ -100,7 +100,7 @@ func (r *Region) Bounds() (low, high [3]float64) {
 		return [3]float64{r.c[0] - r.c[3], r.c[1] - r.c[3], r.c[2] - r.c[3]},
 			[3]float64{r.c[0] + r.c[3], r.c[1] + r.c[3], r.c[2] + r.c[3]}
 	case KindMask:
-		return r.mask.bounds()
+		return r.mask.low, r.mask.high
 	}
 	return [3]float64{r.c[0], r.c[1], r.c[2]}, [3]float64{r.c[3], r.c[4], r.c[5]}
 }

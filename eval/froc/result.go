@@ -62,6 +62,8 @@ type Result struct {
 	AP              float64          // average precision by Protocol.AP
 	Merit           FiguresOfMerit
 
+	replicated *replicated // by Bootstrap or Compare
+
 	matching *matching
 	clusters clusters
 	events   []event  // descending score
@@ -118,7 +120,7 @@ func Evaluate(t *Truth, predictions []Prediction, p Protocol) (*Result, error) {
 	if err := checkKinds(t, predictions, &p); err != nil {
 		return nil, err
 	}
-	r := &Result{Protocol: p, Truth: t, Predictions: predictions}
+	r := &Result{Protocol: p, Truth: t, Predictions: predictions, replicated: &replicated{}}
 	r.Protocol.FPPI = slices.Clone(p.FPPI)
 	r.clusters = makeClusters(t, &p)
 	r.countInput()
