@@ -208,7 +208,7 @@ type segment struct{ middle, end int } // ends of both in codes
 
 // exchangedRating is a rating of one of two systems.
 type exchangedRating struct {
-	code   uint32 // cluster<<4 | last<<3 | lesion<<2 | normal<<1 | second
+	code   uint32 // cluster<<5 | alone<<4 | last<<3 | lesion<<2 | normal<<1 | second
 	weight float64
 }
 
@@ -236,10 +236,21 @@ func newExchanger(a, b *Result) *exchanger {
 
 func packRatings(ratings []placed[rating]) []exchangedRating {
 	out := make([]exchangedRating, len(ratings))
+	start, lesions := 0, false // of the present place
 	for i, e := range ratings {
 		out[i] = exchangedRating{
-			uint32(e.what.cluster)<<4 | bit(e.last)<<3 | bit(e.what.lesion)<<2 | bit(e.what.normal)<<1 | bit(e.second), e.what.weight,
+			uint32(e.what.cluster)<<5 | bit(e.last)<<3 | bit(e.what.lesion)<<2 | bit(e.what.normal)<<1 | bit(e.second), e.what.weight,
 		}
+		lesions = lesions || e.what.lesion
+		if !e.last {
+			continue
+		}
+		if !lesions {
+			for k := start; k <= i; k++ {
+				out[k].code = out[k].code&^(1<<3) | 1<<4
+			}
+		}
+		start, lesions = i+1, false
 	}
 	return out
 }
@@ -294,9 +305,21 @@ func (x *exchanger) statistics(walkers *[2]*walker, exchanged []uint32) [2][]flo
 }
 
 func exchangeRatings(ratings []exchangedRating, exchanged []uint32) (sums [2]meritSum) {
+	var all, normal [2]int // images since the last lesion
 	for i := range ratings {
 		e := &ratings[i]
-		m := &sums[e.code&1^exchanged[e.code>>4]]
+		side := e.code&1 ^ exchanged[e.code>>5]
+		if e.code&(1<<4) != 0 {
+			all[side]++
+			normal[side] += int(e.code >> 1 & 1)
+			continue
+		}
+		for s := range sums {
+			sums[s].all += float64(all[s])
+			sums[s].normal += float64(normal[s])
+		}
+		all, normal = [2]int{}, [2]int{}
+		m := &sums[side]
 		if e.code&4 != 0 {
 			m.lesions++
 			m.weight += e.weight
@@ -308,6 +331,10 @@ func exchangeRatings(ratings []exchangedRating, exchanged []uint32) (sums [2]mer
 			sums[0].step()
 			sums[1].step()
 		}
+	}
+	for s := range sums {
+		sums[s].all += float64(all[s])
+		sums[s].normal += float64(normal[s])
 	}
 	return sums
 }

@@ -43,6 +43,7 @@ type rating struct {
 	normal  bool    // of an image: it has no counted lesion
 	weight  float64 // of a lesion: 1 / counted lesions of its image; of a case: 1 where its mark lies on a lesion
 	last    bool    // of its score
+	alone   bool    // no lesion has its score: there is nothing to weigh against it
 }
 
 // sortRatings orders ratings by score and then by content, so that sums of them are equal to
@@ -58,8 +59,18 @@ func sortRatings(ratings []rating) {
 		}
 		return cmp.Or(cmp.Compare(b.score, a.score), first, cmp.Compare(a.weight, b.weight), cmp.Compare(a.cluster, b.cluster))
 	})
+	start := 0
 	for i := range ratings {
 		ratings[i].last = i+1 == len(ratings) || ratings[i+1].score != ratings[i].score
+		if !ratings[i].last {
+			continue
+		}
+		if !ratings[start].lesion { // lesions stand first
+			for k := start; k <= i; k++ {
+				ratings[k].alone, ratings[k].last = true, false
+			}
+		}
+		start = i + 1
 	}
 }
 
@@ -151,6 +162,11 @@ type meritSum struct {
 
 func (m *meritSum) add(e *rating, n float64) {
 	switch {
+	case e.alone:
+		m.all += n
+		if e.normal {
+			m.normal += n
+		}
 	case e.lesion:
 		m.lesions += n
 		m.weight += n * e.weight
