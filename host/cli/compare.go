@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -14,7 +15,6 @@ import (
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocreport"
-	"github.com/alignedfusion/alignedfusion/eval/resample"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 )
 
@@ -29,19 +29,11 @@ split) left in it. A detector's predictions file can stand in the place of a run
 
   alignedfusion compare --split test --plot froc.svg runs/none runs/itfusion
   alignedfusion compare --ground-truth truth.csv --images images.csv a=a.csv b=b.csv`,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "split", Usage: "split to compare on (default: test where all runs have it, else val)"},
-			&cli.StringFlag{Name: "ground-truth", Usage: "`FILE` with the lesions, when only files are compared"},
-			&cli.StringFlag{Name: "images", Usage: "`FILE` that lists every image, when only files are compared"},
 			&cli.StringFlag{Name: "protocol", Usage: "FROC protocol (default: the first run's)"},
-			&cli.StringFlag{Name: "fppi", Usage: "`LIST` of false positives per image (default: the first run's)"},
-			&cli.IntFlag{Name: "bootstrap", Value: 1000, Usage: "bootstrap replicates and permutations `N`"},
-			&cli.Uint64Flag{Name: "seed", Usage: "of the random numbers"},
-			&cli.BoolFlag{Name: "all-pairs", Usage: "compare every pair of systems"},
-			&cli.StringFlag{Name: "plot", Usage: "draw the FROC curves into `FILE`.svg, .png or .pdf"},
 			&cli.BoolFlag{Name: "allow-changed", Usage: "compare runs that were predicted, or went on, with other plugins than they began with"},
-			&cli.BoolFlag{Name: "json", Usage: "write JSON to stdout"},
-		},
+		}, frocFlags()...),
 		Action: runCompare,
 	}
 }
@@ -50,19 +42,44 @@ func runCompare(c *cli.Context) error {
 	if c.NArg() == 0 {
 		return usageError("compare needs runs; see `alignedfusion compare --help`")
 	}
+	settings, err := frocSettings(c)
+	if err != nil {
+		return err
+	}
+	gates, err := parseGates(c)
+	if err != nil {
+		return err
+	}
 	o := workflow.CompareOptions{
-		Systems: parseSystems(c.Args().Slice()), Split: c.String("split"), GroundTruth: c.String("ground-truth"), Images: c.String("images"),
-		Protocol: c.String("protocol"), Resample: resample.Options{Replicates: c.Int("bootstrap"), Seed: c.Uint64("seed")}, AllPairs: c.Bool("all-pairs"), AllowChanged: c.Bool("allow-changed"),
+		Systems: parseSystems(c.Args().Slice()), Split: c.String("split"), Protocol: c.String("protocol"), FROC: settings,
+		Rules:     func(p froc.Protocol) (froc.Protocol, error) { return overrideRules(c, p) },
+		FPPIGiven: c.IsSet("fppi"),
+		Resample:  settings.Resample, NoIntervals: settings.Resample.Replicates == 0, AllPairs: settings.AllPairs,
+		AllowChanged: c.Bool("allow-changed"),
 	}
-	if text := c.String("fppi"); text != "" {
-		points, err := parseNumbers(text)
-		if err != nil {
-			return usageError("--fppi: %w", err)
+	for _, f := range frocFlags() {
+		if name := f.Names()[0]; c.IsSet(name) && !slices.Contains(forClassifiersToo, name) {
+			o.DetectorFlags = append(o.DetectorFlags, "--"+name)
 		}
-		o.FPPI = points
 	}
-	return compareRuns(c, o, c.String("plot"))
+	found, err := workflow.Compare(o)
+	if err != nil {
+		return err
+	}
+	if found.Detection == nil {
+		return writeComparison(c, found, o.AllPairs)
+	}
+	if err := writeFROCFiles(c, found.Detection.Full); err != nil {
+		return err
+	}
+	if err := writeComparison(c, found, o.AllPairs); err != nil {
+		return err
+	}
+	return gateError(found.Detection.Full.Check(gates))
 }
+
+// forClassifiersToo are the flags of compare that are not of detectors alone.
+var forClassifiersToo = []string{"bootstrap", "permutations", "seed", "level", "ci", "all-pairs", "json"}
 
 // parseSystems splits NAME=PATH; without a name the folder's or file's own is taken.
 func parseSystems(args []string) []workflow.System {
@@ -88,38 +105,36 @@ func splitName(arg string) (name, path string) {
 	return "", arg
 }
 
-// compareRuns compares systems and shows the result.
-func compareRuns(c *cli.Context, o workflow.CompareOptions, plot string) error {
+// compareRuns compares systems and prints the result.
+func compareRuns(c *cli.Context, o workflow.CompareOptions) error {
 	found, err := workflow.Compare(o)
 	if err != nil {
 		return err
 	}
-	return showComparison(c, found, o.AllPairs, plot)
-}
-
-// showComparison prints a comparison, and draws the curves into the file plot unless that
-// is "".
-func showComparison(c *cli.Context, found *workflow.Comparison, allPairs bool, plot string) error {
-	if d := found.Detection; plot != "" && d != nil {
-		if err := frocreport.SavePlot(plot, d.Results, d.Resample, d.Intervals); err != nil {
-			return err
-		}
-	}
-	return writeComparison(c, found, allPairs)
+	return writeComparison(c, found, o.AllPairs)
 }
 
 // writeComparison prints a comparison as text, the warnings below its tables, or as JSON.
 func writeComparison(c *cli.Context, found *workflow.Comparison, allPairs bool) error {
 	if d := found.Detection; d != nil {
-		d.Report.Warnings = found.Warnings
+		own := d.Report.Warnings
+		d.Report.Warnings = append(slices.Clone(own), found.Warnings...)
 		if c.Bool("json") {
 			return frocio.WriteJSON(c.App.Writer, &d.Report)
 		}
 		for _, note := range d.Report.Notes {
 			fmt.Fprintf(c.App.ErrWriter, "note: %s\n", note)
 		}
+		for _, w := range own {
+			fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
+		}
 		if err := writeDetectorTable(c.App.Writer, found.Split, &d.Report, allPairs); err != nil {
 			return err
+		}
+		if d.Full != nil {
+			if err := d.Full.WriteParts(c.App.Writer); err != nil {
+				return err
+			}
 		}
 	}
 	for _, one := range found.Classification {

@@ -23,64 +23,70 @@ func frocCommand() *cli.Command {
 		Description: "Reads a ground truth and the predictions of one or more systems and prints the sensitivity at given\n" +
 			"false positives per image. Every rule of a protocol can be overridden; the resolved set is in the output.\n" +
 			"File formats and every choice are explained in docs/froc.md.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "protocol", Value: "strict", Usage: "rules to evaluate by; `alignedfusion froc protocols` lists them"},
-			&cli.StringFlag{Name: "ground-truth", Usage: "`FILE` or folder with the lesions: CSV, JSON Lines, COCO or MONAI JSON, DL_info.csv, LUNA16 CSV, .npz, masks, YOLO labels; - is standard input"},
 			&cli.StringSliceFlag{Name: "predictions", Usage: "`[NAME=]FILE` or folder with the marks of a system, - is standard input; repeat it to compare systems with the first, with one NAME for the files of one system"},
-			&cli.StringFlag{Name: "images", Usage: "`FILE` that lists every searched image, lesion-free ones included: image[,patient][,volume][,split][,width,height]"},
-			&cli.StringFlag{Name: "excluded", Usage: "`FILE` with regions to ignore"},
 			&cli.StringFlag{Name: "split", Usage: "evaluate the images of this `SPLIT` alone (DL_info.csv: train, val, test or all; default test)"},
-			&cli.BoolFlag{Name: "lenient", Usage: "drop and count rows that cannot be used, instead of refusing the file"},
-			&cli.StringFlag{Name: "noisy", Usage: "DL_info.csv: `drop`, ignore or keep possibly noisy lesions"},
-			&cli.StringFlag{Name: "category", Usage: "evaluate this `CLASS` alone, by name or COCO id"},
-			&cli.StringFlag{Name: "mask-lesions", Usage: "what a lesion of a mask is: `labels` or components"},
-			&cli.StringSliceFlag{Name: "columns", Usage: "`ROLE=COLUMN,…` where the header does not tell: x=left,w=bw, cx=, score=, image=, or a box in one cell: xywh=, xyxy=, cxcywh="},
-			&cli.BoolFlag{Name: "decimal-comma", Usage: "1,5 is 1.5 in tables separated by semicolons or tabs"},
-			&cli.StringFlag{Name: "readers", Usage: "one lesion of what several readers marked: `RULE` union, vote=K or fuse"},
-			&cli.StringFlag{Name: "candidates", Usage: "what a mark of a soft map is: `RULE` components, threshold=T or dynamic"},
-			&cli.StringFlag{Name: "coordinates", Usage: "of points compared with masks: `voxel`, ras or lps"},
-
-			&cli.StringFlag{Name: "hit", Usage: "`RULE` for a hit, e.g. \"iou>=0.5\", \"distance<radius | iou>=0.3\", \"inplane<=max(0.5*diagonal,100) & slices<=2\", \"inside\""},
-			&cli.StringFlag{Name: "ignore-hit", Usage: "`RULE` for a mark on an ignored lesion"},
-			&cli.BoolFlag{Name: "plus-one", Usage: "measure a box from x1 to x2 as x2-x1+1 pixels"},
-			&cli.StringFlag{Name: "classes", Usage: "a mark finds lesions of the `same` class, or of any"},
-			&cli.BoolFlag{Name: "by-class", Usage: "evaluate every class by itself as well, and their mean"},
-			&cli.Float64Flag{Name: "slice-tolerance", Usage: "a 2-D box on a slice counts as on all slices within `N`"},
-			&cli.StringFlag{Name: "spacing", Usage: "`X,Y,Z` millimetres per unit of the coordinates, for distances (default: the list of images', else 1)"},
-			&cli.StringFlag{Name: "duplicates", Usage: "further marks on a found lesion: `free` or fp"},
-			&cli.StringFlag{Name: "multiple", Usage: "one mark finds `all` lesions it hits, one (the best of those left), or best (that alone)"},
-			&cli.IntFlag{Name: "max-per-image", Usage: "marks kept per image, 0 for all"},
-			&cli.StringFlag{Name: "cap-ties", Usage: "marks tied at that limit: `drop` or keep"},
-			&cli.StringFlag{Name: "fppi", Usage: "`LIST` of false positives per image, e.g. 0.5,1,2"},
-			&cli.StringFlag{Name: "interpolation", Usage: "`step` or linear"},
-			&cli.StringFlag{Name: "unit", Usage: "false positives per `image`, volume or patient"},
-			&cli.StringFlag{Name: "cluster", Usage: "resample whole `patient`s, volumes or images"},
-			&cli.StringFlag{Name: "ap", Usage: "average precision: `all-points`, recall-grid-101 or step"},
-			&cli.StringFlag{Name: "assignment", Usage: "of marks to lesions: by `score`, or by overlap (picai_eval)"},
-			&cli.StringFlag{Name: "ties", Usage: "marks of one score are one `step`, or a step each in the order of input (COCOeval): input"},
-			&cli.StringFlag{Name: "iou", Usage: "`LIST` of IoUs for average precision, e.g. 0.5,0.75 or 0.5:0.95:0.05"},
-
-			&cli.IntFlag{Name: "bootstrap", Value: 1000, Usage: "bootstrap replicates `N`, 0 for no intervals"},
-			&cli.IntFlag{Name: "permutations", Usage: "permutations `N` in comparisons (default: as many as replicates)"},
-			&cli.Uint64Flag{Name: "seed", Usage: "of the random numbers"},
-			&cli.StringFlag{Name: "ci", Value: string(resample.Percentile), Usage: "kind of interval: `percentile` or bca"},
-			&cli.Float64Flag{Name: "level", Value: 0.95, Usage: "of the intervals"},
-			&cli.BoolFlag{Name: "all-pairs", Usage: "compare every pair of systems, not only each with the first"},
-
-			&cli.StringSliceFlag{Name: "strata", Usage: "`COLUMN` of the ground truth, or COLUMN:EDGE,EDGE for numbers; repeatable"},
-			&cli.StringFlag{Name: "strata-rule", Value: string(froc.StrataIgnore), Usage: "lesions of other strata: `ignore`, or papers (biased: marks on them become false positives)"},
-
-			&cli.BoolFlag{Name: "json", Usage: "write JSON to stdout"},
-			&cli.StringFlag{Name: "out", Usage: "write the JSON to `FILE` as well"},
-			&cli.StringFlag{Name: "plot", Usage: "draw the curves into `FILE`.svg, .png or .pdf"},
-			&cli.StringFlag{Name: "curve", Usage: "write the whole curve to `FILE` (CSV)"},
-			&cli.StringFlag{Name: "lesions", Usage: "write the fate of every lesion to `FILE` (CSV)"},
-			&cli.StringFlag{Name: "marks", Usage: "write the fate of every prediction to `FILE` (CSV)"},
-			&cli.StringFlag{Name: "false-positives", Usage: "write the false positives to `FILE` (CSV)"},
-			&cli.StringSliceFlag{Name: "min", Usage: "`KEY=VALUE` gate, exit 7 below it: mean, ap, afroc, afroc1, or sensitivity at N as @N; repeatable"},
-		},
+		}, frocFlags()...),
 		Action:      runFROC,
 		Subcommands: []*cli.Command{frocProtocolsCommand()},
+	}
+}
+
+// frocFlags are those of froc and of compare.
+func frocFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "ground-truth", Usage: "`FILE` or folder with the lesions: CSV, JSON Lines, COCO or MONAI JSON, DL_info.csv, LUNA16 CSV, .npz, masks, YOLO labels; - is standard input"},
+		&cli.StringFlag{Name: "images", Usage: "`FILE` that lists every searched image, lesion-free ones included: image[,patient][,volume][,split][,width,height]"},
+		&cli.StringFlag{Name: "excluded", Usage: "`FILE` with regions to ignore"},
+		&cli.BoolFlag{Name: "lenient", Usage: "drop and count rows that cannot be used, instead of refusing the file"},
+		&cli.StringFlag{Name: "noisy", Usage: "DL_info.csv: `drop`, ignore or keep possibly noisy lesions"},
+		&cli.StringFlag{Name: "category", Usage: "evaluate this `CLASS` alone, by name or COCO id"},
+		&cli.StringFlag{Name: "mask-lesions", Usage: "what a lesion of a mask is: `labels` or components"},
+		&cli.StringSliceFlag{Name: "columns", Usage: "`ROLE=COLUMN,…` where the header does not tell: x=left,w=bw, cx=, score=, image=, or a box in one cell: xywh=, xyxy=, cxcywh="},
+		&cli.BoolFlag{Name: "decimal-comma", Usage: "1,5 is 1.5 in tables separated by semicolons or tabs"},
+		&cli.StringFlag{Name: "readers", Usage: "one lesion of what several readers marked: `RULE` union, vote=K or fuse"},
+		&cli.StringFlag{Name: "candidates", Usage: "what a mark of a soft map is: `RULE` components, threshold=T or dynamic"},
+		&cli.StringFlag{Name: "coordinates", Usage: "of points compared with masks: `voxel`, ras or lps"},
+
+		&cli.StringFlag{Name: "hit", Usage: "`RULE` for a hit, e.g. \"iou>=0.5\", \"distance<radius | iou>=0.3\", \"inplane<=max(0.5*diagonal,100) & slices<=2\", \"inside\""},
+		&cli.StringFlag{Name: "ignore-hit", Usage: "`RULE` for a mark on an ignored lesion"},
+		&cli.BoolFlag{Name: "plus-one", Usage: "measure a box from x1 to x2 as x2-x1+1 pixels"},
+		&cli.StringFlag{Name: "classes", Usage: "a mark finds lesions of the `same` class, or of any"},
+		&cli.BoolFlag{Name: "by-class", Usage: "evaluate every class by itself as well, and their mean"},
+		&cli.Float64Flag{Name: "slice-tolerance", Usage: "a 2-D box on a slice counts as on all slices within `N`"},
+		&cli.StringFlag{Name: "spacing", Usage: "`X,Y,Z` millimetres per unit of the coordinates, for distances (default: the list of images', else 1)"},
+		&cli.StringFlag{Name: "duplicates", Usage: "further marks on a found lesion: `free` or fp"},
+		&cli.StringFlag{Name: "multiple", Usage: "one mark finds `all` lesions it hits, one (the best of those left), or best (that alone)"},
+		&cli.IntFlag{Name: "max-per-image", Usage: "marks kept per image, 0 for all"},
+		&cli.StringFlag{Name: "cap-ties", Usage: "marks tied at that limit: `drop` or keep"},
+		&cli.StringFlag{Name: "fppi", Usage: "`LIST` of false positives per image, e.g. 0.5,1,2"},
+		&cli.StringFlag{Name: "interpolation", Usage: "`step` or linear"},
+		&cli.StringFlag{Name: "unit", Usage: "false positives per `image`, volume or patient"},
+		&cli.StringFlag{Name: "cluster", Usage: "resample whole `patient`s, volumes or images"},
+		&cli.StringFlag{Name: "ap", Usage: "average precision: `all-points`, recall-grid-101 or step"},
+		&cli.StringFlag{Name: "assignment", Usage: "of marks to lesions: by `score`, or by overlap (picai_eval)"},
+		&cli.StringFlag{Name: "ties", Usage: "marks of one score are one `step`, or a step each in the order of input (COCOeval): input"},
+		&cli.StringFlag{Name: "iou", Usage: "`LIST` of IoUs for average precision, e.g. 0.5,0.75 or 0.5:0.95:0.05"},
+
+		&cli.IntFlag{Name: "bootstrap", Value: 1000, Usage: "bootstrap replicates `N`, 0 for no intervals"},
+		&cli.IntFlag{Name: "permutations", Usage: "permutations `N` in comparisons (default: as many as replicates)"},
+		&cli.Uint64Flag{Name: "seed", Usage: "of the random numbers"},
+		&cli.StringFlag{Name: "ci", Value: string(resample.Percentile), Usage: "kind of interval: `percentile` or bca"},
+		&cli.Float64Flag{Name: "level", Value: 0.95, Usage: "of the intervals"},
+		&cli.BoolFlag{Name: "all-pairs", Usage: "compare every pair of systems, not only each with the first"},
+
+		&cli.StringSliceFlag{Name: "strata", Usage: "`COLUMN` of the ground truth, or COLUMN:EDGE,EDGE for numbers; repeatable"},
+		&cli.StringFlag{Name: "strata-rule", Value: string(froc.StrataIgnore), Usage: "lesions of other strata: `ignore`, or papers (biased: marks on them become false positives)"},
+
+		&cli.BoolFlag{Name: "json", Usage: "write JSON to stdout"},
+		&cli.StringFlag{Name: "out", Usage: "write the JSON to `FILE` as well"},
+		&cli.StringFlag{Name: "plot", Usage: "draw the curves into `FILE`.svg, .png or .pdf"},
+		&cli.StringFlag{Name: "curve", Usage: "write the whole curve to `FILE` (CSV)"},
+		&cli.StringFlag{Name: "lesions", Usage: "write the fate of every lesion to `FILE` (CSV)"},
+		&cli.StringFlag{Name: "marks", Usage: "write the fate of every prediction to `FILE` (CSV)"},
+		&cli.StringFlag{Name: "false-positives", Usage: "write the false positives to `FILE` (CSV)"},
+		&cli.StringSliceFlag{Name: "min", Usage: "`KEY=VALUE` gate, exit 7 below it: mean, ap, afroc, afroc1, or sensitivity at N as @N; repeatable"},
 	}
 }
 
@@ -126,13 +132,9 @@ func runFROC(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var gates []frocreport.Gate
-	for _, text := range c.StringSlice("min") {
-		g, err := frocreport.ParseGate(text)
-		if err != nil {
-			return usageError("--min %w", err)
-		}
-		gates = append(gates, g)
+	gates, err := parseGates(c)
+	if err != nil {
+		return err
 	}
 	report, err := frocreport.Run(o)
 	if err != nil {
@@ -157,10 +159,39 @@ func runFROC(c *cli.Context) error {
 	return gateError(report.Check(gates))
 }
 
+func parseGates(c *cli.Context) (gates []frocreport.Gate, err error) {
+	for _, text := range c.StringSlice("min") {
+		g, err := frocreport.ParseGate(text)
+		if err != nil {
+			return nil, usageError("--min %w", err)
+		}
+		gates = append(gates, g)
+	}
+	return gates, nil
+}
+
 func frocOptions(c *cli.Context) (o frocreport.Options, err error) {
-	if o.Protocol, err = frocProtocol(c); err != nil {
+	if o, err = frocSettings(c); err != nil {
 		return o, err
 	}
+	if o.Protocol, err = froc.ProtocolByName(c.String("protocol")); err != nil {
+		return o, usageError("--protocol: %w", err)
+	}
+	if o.Protocol, err = overrideRules(c, o.Protocol); err != nil {
+		return o, err
+	}
+	o.Systems = frocSystems(c.StringSlice("predictions"))
+	if err := oneStdin(append([]string{o.Truth.GroundTruth, o.Truth.Images, o.Truth.Excluded}, paths(o.Systems)...)); err != nil {
+		return o, err
+	}
+	if err := o.Check(); err != nil {
+		return o, usageError("%w", err)
+	}
+	return o, nil
+}
+
+// frocSettings are what the flags say besides the protocol and the systems.
+func frocSettings(c *cli.Context) (o frocreport.Options, err error) {
 	if o.IoUs, err = parseIoUs(c.String("iou")); err != nil {
 		return o, err
 	}
@@ -186,17 +217,10 @@ func frocOptions(c *cli.Context) (o frocreport.Options, err error) {
 	if err := readFROCRules(c, &o.Read); err != nil {
 		return o, err
 	}
-	o.Systems = frocSystems(c.StringSlice("predictions"))
-	if err := oneStdin(append([]string{o.Truth.GroundTruth, o.Truth.Images, o.Truth.Excluded}, paths(o.Systems)...)); err != nil {
-		return o, err
-	}
 	o.AllPairs, o.ByClass = c.Bool("all-pairs"), c.Bool("by-class")
 	o.Resample = resample.Options{
 		Replicates: c.Int("bootstrap"), Permutations: c.Int("permutations"), Seed: c.Uint64("seed"),
 		Level: c.Float64("level"), Method: resample.Method(c.String("ci")),
-	}
-	if err := o.Check(); err != nil {
-		return o, usageError("%w", err)
 	}
 	return o, nil
 }
@@ -295,12 +319,9 @@ func writeFROCFiles(c *cli.Context, report *frocreport.Report) error {
 	return nil
 }
 
-// frocProtocol takes the preset and applies the flags that override its rules.
-func frocProtocol(c *cli.Context) (froc.Protocol, error) {
-	p, err := froc.ProtocolByName(c.String("protocol"))
-	if err != nil {
-		return p, usageError("--protocol: %w", err)
-	}
+// overrideRules applies the flags that override a protocol's rules.
+func overrideRules(c *cli.Context, p froc.Protocol) (froc.Protocol, error) {
+	var err error
 	for flag, rule := range map[string]*[]froc.Criterion{"hit": &p.Hit, "ignore-hit": &p.IgnoreHit} {
 		if !c.IsSet(flag) {
 			continue

@@ -197,7 +197,7 @@ func trainAndReport(c *cli.Context, o workflow.TrainOptions) error {
 	if best.Step == 0 {
 		return nil
 	}
-	return compareRuns(c, workflow.CompareOptions{AllowChanged: true, Split: r.Config.DataSettings.ValidationSplit, Systems: []workflow.System{{Name: workflow.RunName(o.Dir), Path: o.Dir}}}, "")
+	return compareRuns(c, workflow.CompareOptions{AllowChanged: true, Split: r.Config.DataSettings.ValidationSplit, Systems: []workflow.System{{Name: workflow.RunName(o.Dir), Path: o.Dir}}})
 }
 
 // resumeCommand continues the run that this command trains, with the same plugins.

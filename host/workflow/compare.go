@@ -47,12 +47,19 @@ type CompareOptions struct {
 	// Split is compared on; empty takes test where all runs have it, else val, else the
 	// first they share.
 	Split string
-	// GroundTruth lists the lesions and Images every image, when only files are compared.
-	GroundTruth, Images string
-	// Protocol and FPPI are those of the FROC; empty means the first run's.
-	Protocol string
-	FPPI     []float64
-	Resample resample.Options
+	// FROC is how detectors are evaluated: its truth's files, when only files are compared,
+	// how they are read, strata, classes. Compare fills in systems, protocol and Resample.
+	FROC frocreport.Options
+	// Protocol is that of the FROC; empty means the first run's. Rules changes it, nil: not;
+	// FPPIGiven says that it sets the operating points.
+	Protocol  string
+	Rules     func(froc.Protocol) (froc.Protocol, error)
+	FPPIGiven bool
+	// DetectorFlags are named in the error when classifiers are compared.
+	DetectorFlags []string
+	// Resample sets intervals and tests, NoIntervals leaves them out, for detectors.
+	Resample    resample.Options
+	NoIntervals bool
 	// AllPairs compares every pair of systems, not only each with the first.
 	AllPairs bool
 	// AllowChanged compares runs whose plugins were others in training than afterwards.
@@ -93,6 +100,9 @@ func Compare(o CompareOptions) (*Comparison, error) {
 		}
 	}
 	if first != nil && first.Task == config.Classify {
+		if len(o.DetectorFlags) > 0 {
+			return nil, usage("%s: of detectors, but %s is a classifier", strings.Join(o.DetectorFlags, ", "), o.Systems[0].Name)
+		}
 		out.Classification, err = compareClassifiers(o)
 	} else {
 		out.Detection, err = compareDetectors(o, first)
@@ -241,7 +251,7 @@ func (r *RunFiles) differences(other *RunFiles, o CompareOptions) []string {
 	}
 	if r.Config.Task == config.Detect && o.Protocol == "" {
 		a, b := r.Config.DataSettings, other.Config.DataSettings
-		if a.Protocol != b.Protocol || len(o.FPPI) == 0 && !slices.Equal(a.FPPI, b.FPPI) {
+		if a.Protocol != b.Protocol || !o.FPPIGiven && !slices.Equal(a.FPPI, b.FPPI) {
 			out = append(out, fmt.Sprintf("were validated by different protocols: %s at %v and %s at %v; this comparison uses the first", a.Protocol, a.FPPI, b.Protocol, b.FPPI))
 		}
 	}
@@ -257,6 +267,8 @@ type Detection struct {
 	// few patients with lesions for them.
 	Resample  resample.Options
 	Intervals bool
+	// Full has files and plots of the comparison; nil for what a prediction is worth.
+	Full *frocreport.Report
 }
 
 func compareDetectors(o CompareOptions, first *config.Config) (*Detection, error) {
@@ -264,25 +276,41 @@ func compareDetectors(o CompareOptions, first *config.Config) (*Detection, error
 	if err != nil {
 		return nil, &config.Error{Err: err}
 	}
-	source := frocio.Source{GroundTruth: o.GroundTruth, Images: o.Images}
+	r := o.FROC
+	r.Protocol, r.AllPairs, r.Resample, r.Systems = protocol, o.AllPairs, o.Resample, nil
 	if first != nil {
 		dir, err := truthDir(o.Systems, o.Split)
 		if err != nil {
 			return nil, err
 		}
-		source = frocio.Source{GroundTruth: filepath.Join(dir, predictions.TruthFile), Images: filepath.Join(dir, predictions.ImagesFile)}
-	} else if o.GroundTruth == "" {
+		r.Read.Split = "" // the run's files hold one split
+		r.Truth = frocio.Source{GroundTruth: filepath.Join(dir, predictions.TruthFile), Images: filepath.Join(dir, predictions.ImagesFile)}
+	} else if r.Truth.GroundTruth == "" {
 		return nil, usage("compare of files needs --ground-truth (and --images for images without lesions)")
 	}
-	systems := make([]frocreport.System, len(o.Systems))
-	for i, s := range o.Systems {
-		systems[i] = frocreport.System{Name: s.Name, Path: s.predictions(o.Split)}
+	for _, s := range o.Systems {
+		r.Systems = append(r.Systems, frocreport.System{Name: s.Name, Path: s.predictions(o.Split)})
 	}
-	found, _, err := frocreport.Evaluate(source, frocio.Options{}, protocol, systems)
+	if r.Resample, err = r.Resample.Resolved(); err == nil {
+		err = r.Check()
+	}
+	if err != nil {
+		return nil, &config.Error{Err: err}
+	}
+	resolved := r.Resample
+	if o.NoIntervals {
+		r.Resample.Replicates = 0
+	}
+	full, err := frocreport.Run(r)
 	if err != nil {
 		return nil, bad(err)
 	}
-	return newDetection(frocreport.Named(found), o.Resample, o.AllPairs)
+	d := &Detection{Report: full.Document, Results: frocreport.Named(full.Systems), Resample: resolved, Intervals: full.Document.Bootstrap != nil, Full: full}
+	if one := d.Report.System; one != nil {
+		d.Report.Systems, d.Report.System = []frocio.System{*one}, nil
+		d.Report.Systems[0].Name = full.Systems[0].Name
+	}
+	return d, nil
 }
 
 // bad marks an error as one of the input data, unless it says so itself.
@@ -294,14 +322,9 @@ func bad(err error) error {
 }
 
 func (o CompareOptions) protocol(first *config.Config) (froc.Protocol, error) {
-	name, points := o.Protocol, o.FPPI
-	if first != nil {
-		if len(points) == 0 && name == "" {
-			points = first.DataSettings.FPPI
-		}
-		if name == "" {
-			name = string(first.DataSettings.Protocol)
-		}
+	name, points := o.Protocol, []float64(nil)
+	if first != nil && name == "" {
+		name, points = string(first.DataSettings.Protocol), first.DataSettings.FPPI
 	}
 	if name == "" {
 		name = "deeplesion"
@@ -312,6 +335,11 @@ func (o CompareOptions) protocol(first *config.Config) (froc.Protocol, error) {
 	}
 	if len(points) > 0 {
 		p.FPPI = points
+	}
+	if o.Rules != nil {
+		if p, err = o.Rules(p); err != nil {
+			return p, err
+		}
 	}
 	return p, p.Check()
 }

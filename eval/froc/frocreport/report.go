@@ -124,6 +124,19 @@ func Run(o Options) (*Report, error) {
 		r.Document.Bootstrap = frocio.NewResampling(systems[0].Result, o.Resample)
 	}
 	for _, s := range systems {
+		if !intervals {
+			break
+		}
+		b, err := o.bootstrap(s.Result, true)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.Path, err)
+		}
+		if b == nil {
+			intervals, r.Document.Bootstrap = false, nil
+			r.Document.Notes = append(r.Document.Notes, s.Name+": too few patients with lesions for confidence intervals")
+		}
+	}
+	for _, s := range systems {
 		one, err := o.describe(s, intervals)
 		if err != nil {
 			return nil, err

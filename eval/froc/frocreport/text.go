@@ -66,6 +66,20 @@ func (r *Report) WriteText(w io.Writer) error {
 	return nil
 }
 
+// WriteParts writes the strata and the classes of every system, where there are any.
+func (r *Report) WriteParts(w io.Writer) error {
+	for _, s := range r.described {
+		if len(s.Strata)+len(s.Classes) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "\n%s\n", s.Name)
+		if err := writeParts(w, r.Document.Protocol.Protocol, s, r.Document.Bootstrap); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func writeCounts(w io.Writer, protocol froc.Protocol, s frocio.System) {
 	n := s.Counts
 	fmt.Fprintf(w, "  %d images (%d without lesions, %d without predictions), %d patients; FP counted per %s: %d\n",
