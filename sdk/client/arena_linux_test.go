@@ -136,6 +136,10 @@ func TestArenaStaysBelowTheFileSizeLimit(t *testing.T) {
 // room for everything else.
 func TestArenaIsHalvedWhereTheAddressSpaceIsLimited(t *testing.T) {
 	lowered(t, unix.RLIMIT_AS, 64<<30)
+	if m, err := unix.Mmap(-1, 0, 64<<30, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE); err == nil {
+		_ = unix.Munmap(m)
+		t.Skip("this system, an emulator perhaps, does not hold to the limit")
+	}
 	first, last := newArena(t, 0).Size(), int64(0)
 	if first != 4<<30 {
 		t.Errorf("%d bytes of a little less than 64 GiB; want 4 GiB", first)
