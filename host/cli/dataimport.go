@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset/importer"
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
 )
 
 func dataImportCommand() *cli.Command {
@@ -22,7 +23,7 @@ Repeating an import writes what is missing and keeps the columns of volumes.csv,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "out", Usage: "the data set's folder", Required: true, TakesFile: true},
 			&cli.StringFlag{Name: "boxes", Usage: "a CSV of boxes: id or series, x1,y1,z1,x2,y2,z2 or centre and size, optional class, ignore", TakesFile: true},
-			&cli.StringFlag{Name: "coordinates", Usage: "what the boxes are in: " + strings.Join(importer.Frames, ", ") + " (lps and ras: mm)"},
+			&cli.StringFlag{Name: "coordinates", Usage: "what the boxes are in: " + strings.Join(nifti.Frames, ", ") + " (lps and ras: mm)"},
 			&cli.StringFlag{Name: "masks", Usage: "a folder of label volumes named like the scans (default: labelsTr beside imagesTr)", TakesFile: true},
 			&cli.StringFlag{Name: "instances", Usage: "what one lesion of a mask is: " + strings.Join(importer.InstanceRules, " or ") + " (default: component; label beside a JSON of instances)"},
 			&cli.BoolFlag{Name: "json", Usage: "print a summary as JSON"},
@@ -37,8 +38,8 @@ func dataImport(c *cli.Context) error {
 	}
 	o := importer.Options{Source: c.Args().First(), Out: c.String("out"), Boxes: c.String("boxes"), Coordinates: c.String("coordinates"),
 		Masks: c.String("masks"), Instances: c.String("instances")}
-	if o.Boxes != "" && !slices.Contains(importer.Frames, o.Coordinates) {
-		return usageError("--coordinates %q: say what the boxes of %s are in, one of %s", o.Coordinates, o.Boxes, strings.Join(importer.Frames, ", "))
+	if o.Boxes != "" && !slices.Contains(nifti.Frames, o.Coordinates) {
+		return usageError("--coordinates %q: say what the boxes of %s are in, one of %s", o.Coordinates, o.Boxes, strings.Join(nifti.Frames, ", "))
 	}
 	if o.Boxes == "" && o.Coordinates != "" {
 		return usageError("--coordinates is about --boxes, which is not given")

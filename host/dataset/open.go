@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/alignedfusion/alignedfusion/internal/box"
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -143,7 +144,7 @@ func (o *opener) setOptions(query string) error {
 			}
 			o.opt.PictureBits = bits
 		case "coordinates":
-			if !slices.Contains([]string{"voxel", "lps", "ras"}, value) {
+			if !slices.Contains(nifti.Frames, value) {
 				return fmt.Errorf("coordinates=%q, want voxel, lps or ras", value)
 			}
 			o.opt.Coordinates = value

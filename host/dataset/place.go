@@ -26,25 +26,14 @@ func (c *Case) Place(x1, y1, x2, y2 float64, first, last int) *Place {
 		return nil
 	}
 	p := &Place{}
-	for k := range 3 {
-		p.LowLPS[k], p.TopLPS[k] = math.Inf(1), math.Inf(-1)
-		p.LowVoxel[k], p.TopVoxel[k] = math.Inf(1), math.Inf(-1)
-	}
-	stored := nifti.Frame{WorldRAS: *c.StoredRAS}
 	z1, z2 := float64(first)-0.5, float64(last)+0.5
-	for _, x := range []float64{x1, x2} {
-		for _, y := range []float64{y1, y2} {
-			for _, z := range []float64{z1, z2} {
-				ras := nifti.Apply(c.WorldRAS, [3]float64{x, y, z})
-				voxel := stored.VoxelOf(ras)
-				lps := [3]float64{-ras[0], -ras[1], ras[2]}
-				for k := range 3 {
-					p.LowLPS[k], p.TopLPS[k] = min(p.LowLPS[k], lps[k]), max(p.TopLPS[k], lps[k])
-					p.LowVoxel[k], p.TopVoxel[k] = min(p.LowVoxel[k], voxel[k]), max(p.TopVoxel[k], voxel[k])
-				}
-			}
-		}
-	}
+	low, top := [3]float64{x1, y1, z1}, [3]float64{x2, y2, z2}
+	p.LowLPS, p.TopLPS = nifti.Hull(low, top, func(at [3]float64) [3]float64 {
+		ras := nifti.Apply(c.WorldRAS, at)
+		return [3]float64{-ras[0], -ras[1], ras[2]}
+	})
+	stored := nifti.Frame{WorldRAS: *c.StoredRAS}
+	p.LowVoxel, p.TopVoxel = nifti.Hull(low, top, func(at [3]float64) [3]float64 { return stored.VoxelOf(nifti.Apply(c.WorldRAS, at)) })
 	width, height, depth := (x2-x1)*c.SpacingMM[2], (y2-y1)*c.SpacingMM[1], (z2-z1)*c.SpacingMM[0]
 	p.VolumeMM3, p.DiameterMM = math.Pi/6*width*height*depth, max(width, height)
 	return p

@@ -221,29 +221,9 @@ func (o *opener) volumeBox(t *table.Table, r table.Row, f *volumeFrame) (b box3,
 
 // display moves a box into the voxels of the frame that is displayed.
 func (f *volumeFrame) display(low, top [3]float64, coordinates string) (a, b [3]float64) {
-	for k := range 3 {
-		a[k], b[k] = math.Inf(1), math.Inf(-1)
-	}
-	for corner := range 8 {
-		p := low
-		for axis := range 3 {
-			if corner>>axis&1 == 1 {
-				p[axis] = top[axis]
-			}
-		}
-		switch coordinates {
-		case "lps":
-			p[0], p[1] = -p[0], -p[1]
-		case "ras":
-		default:
-			p = nifti.Apply(&f.header.Affine, p)
-		}
-		p = f.frame.VoxelOf(p)
-		for k := range 3 {
-			a[k], b[k] = min(a[k], p[k]), max(b[k], p[k])
-		}
-	}
-	return a, b
+	return nifti.Hull(low, top, func(p [3]float64) [3]float64 {
+		return f.frame.VoxelOf(nifti.ToRAS(coordinates, &f.header.Affine, p))
+	})
 }
 
 // volumeAttributes reads the attribute columns of volumes.csv and of attributes.csv.

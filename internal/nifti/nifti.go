@@ -387,6 +387,58 @@ func (f Frame) VoxelOf(p [3]float64) [3]float64 {
 	}
 }
 
+// steps tell where the first of the stored voxels lies in a displayed volume (axes 3) or
+// slice (2), and where a step along each stored axis leads.
+func (f *Frame) steps(dim [3]int, axes int) (start int, step [3]int) {
+	strides := [3]int{1, f.Width, f.Width * f.Height}
+	for a := range axes {
+		c := f.axis[a]
+		step[c] = strides[a]
+		if f.flip[a] {
+			start += strides[a] * (dim[c] - 1)
+			step[c] = -strides[a]
+		}
+	}
+	return start, step
+}
+
+// Hull is the box around the moved corners of a box.
+func Hull(low, top [3]float64, move func(p [3]float64) [3]float64) (movedLow, movedTop [3]float64) {
+	for a := range 3 {
+		movedLow[a], movedTop[a] = math.Inf(1), math.Inf(-1)
+	}
+	for corner := range 8 {
+		p := low
+		for a := range 3 {
+			if corner>>a&1 == 1 {
+				p[a] = top[a]
+			}
+		}
+		p = move(p)
+		for a := range 3 {
+			movedLow[a], movedTop[a] = min(movedLow[a], p[a]), max(movedTop[a], p[a])
+		}
+	}
+	return movedLow, movedTop
+}
+
+// Frames are what coordinates may be in: indices of the voxels as a file stores them (0 is
+// the centre of the first), mm towards left, posterior, head (DICOM, ITK), or towards right,
+// anterior, superior (NIfTI).
+var Frames = []string{"voxel", "lps", "ras"}
+
+// ToRAS moves a point of one of the Frames to mm towards right, anterior, superior; affine
+// does so for the stored voxels. Any other frame, "" too, is voxel.
+func ToRAS(frame string, affine *[12]float64, p [3]float64) [3]float64 {
+	switch frame {
+	case "lps":
+		return [3]float64{-p[0], -p[1], p[2]}
+	case "ras":
+		return p
+	}
+	return Apply(affine, p)
+}
+
 // nearestAxes pairs world axes with stored axes so that the sum of the direction
 // cosines is largest.
 func (h *Header) nearestAxes() [3]int {
@@ -424,18 +476,7 @@ func voxelBytes(datatype int) int {
 // volume reads the voxels behind a header, turned to the header's frame.
 func (h *Header) volume(counted *countingReader) (*Volume, error) {
 	v := &Volume{Frame: h.Frame(), Data: make([]float32, h.Dim[0]*h.Dim[1]*h.Dim[2])}
-	// Where a step along each stored axis leads in Data.
-	var step [3]int
-	start := 0
-	strides := [3]int{1, v.Width, v.Width * v.Height}
-	for a := range 3 {
-		c := v.axis[a]
-		step[c] = strides[a]
-		if v.flip[a] {
-			start += strides[a] * (h.Dim[c] - 1)
-			step[c] = -strides[a]
-		}
-	}
+	start, step := v.steps(h.Dim, 3)
 	return v, h.rows(counted, func(j, k int, row []float64) error {
 		to := start + k*step[2] + j*step[1]
 		for _, x := range row {

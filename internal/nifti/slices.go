@@ -60,17 +60,7 @@ func (s *Slices) Read(n int) ([]float32, error) {
 	if _, err := s.file.ReadAt(raw, h.offset+int64(n)*int64(len(raw))); err != nil {
 		return nil, fmt.Errorf("%w: the voxels are cut off: %w", ErrFormat, err)
 	}
-	var step [2]int
-	start := 0
-	strides := [2]int{1, s.Width}
-	for a := range 2 {
-		c := s.axis[a]
-		step[c] = strides[a]
-		if s.flip[a] {
-			start += strides[a] * (h.Dim[c] - 1)
-			step[c] = -strides[a]
-		}
-	}
+	start, step := s.steps(h.Dim, 2)
 	out := make([]float32, h.Dim[0]*h.Dim[1])
 	for j := range h.Dim[1] {
 		to := start + j*step[1]

@@ -19,11 +19,6 @@ import (
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
-// Frames are what the coordinates of boxes may be in: indices of the source's voxels
-// (0 is the first one's centre), mm towards left, posterior, head (DICOM, ITK, LUNA16),
-// or towards right, anterior, superior (NIfTI).
-var Frames = []string{"voxel", "lps", "ras"}
-
 // InstanceRules say what one lesion of a mask is: a connected component of the voxels of
 // one label, or a label.
 var InstanceRules = []string{"component", "label"}
@@ -83,8 +78,8 @@ func isFolder(path string) bool {
 }
 
 func (o *Options) tableOfBoxes(scans []*scan) ([]box3, error) {
-	if !slices.Contains(Frames, o.Coordinates) {
-		return nil, problem.At(o.Boxes, 0, "", "it is not said what the coordinates are in: want one of %s", strings.Join(Frames, ", "))
+	if !slices.Contains(nifti.Frames, o.Coordinates) {
+		return nil, problem.At(o.Boxes, 0, "", "it is not said what the coordinates are in: want one of %s", strings.Join(nifti.Frames, ", "))
 	}
 	t, err := table.Read(o.Boxes)
 	if err != nil {
@@ -209,27 +204,7 @@ func corners(v []float64, centre bool) (low, top [3]float64, err error) {
 func (o *Options) toVoxels(s *scan, low, top [3]float64) (a, b [3]float64, err error) {
 	out := s.written()
 	dim := [3]int{out.Width, out.Height, out.Depth}
-	for k := range a {
-		a[k], b[k] = math.Inf(1), math.Inf(-1)
-	}
-	for corner := range 8 {
-		p := low
-		for axis := range 3 {
-			if corner>>axis&1 == 1 {
-				p[axis] = top[axis]
-			}
-		}
-		switch o.Coordinates {
-		case "voxel":
-			p = nifti.Apply(&s.affine, p)
-		case "lps":
-			p[0], p[1] = -p[0], -p[1]
-		}
-		p = out.VoxelOf(p)
-		for axis := range 3 {
-			a[axis], b[axis] = min(a[axis], p[axis]), max(b[axis], p[axis])
-		}
-	}
+	a, b = nifti.Hull(low, top, func(p [3]float64) [3]float64 { return out.VoxelOf(nifti.ToRAS(o.Coordinates, &s.affine, p)) })
 	for axis := range 3 {
 		if b[axis] < 0 || a[axis] > float64(dim[axis]-1) {
 			return a, b, fmt.Errorf("the box lies outside the scan %s: along %s from %.1f to %.1f of its %d voxels; are the coordinates really %s?",
