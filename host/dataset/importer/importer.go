@@ -26,7 +26,7 @@ type Options struct {
 	// Source is the folder of scans, Out the data set's, which may be there: what it has
 	// already is kept.
 	Source, Out string
-	// Boxes is a CSV of boxes; "" none. Coordinates says what they are in: one of Frames.
+	// Boxes is a CSV of boxes; "" none. Coordinates says what they are in: one of nifti.Frames.
 	Boxes, Coordinates string
 	// Masks is a folder of label volumes, one for each scan by name; "" none, or labelsTr
 	// beside a Source called imagesTr.
@@ -58,8 +58,9 @@ type scan struct {
 	// affine maps the source's voxel indices to mm towards right, anterior, superior.
 	affine      [12]float64
 	fingerprint string
-	write       func(path string) error
-	notes       []string
+	// write writes the volume with a note.
+	write func(path, note string) error
+	notes []string
 }
 
 // volumePath is where a scan's volume lies in the data set.
@@ -111,7 +112,7 @@ func writeVolumes(ctx context.Context, o Options, scans []*scan) (written int, e
 			path := filepath.Join(o.Out, filepath.FromSlash(volumePath(one.id)))
 			there := nifti.Note(path) == one.fingerprint
 			if !there {
-				if err := one.write(path); err != nil {
+				if err := one.write(path, one.fingerprint); err != nil {
 					return err
 				}
 			}
@@ -311,12 +312,12 @@ func niftiScan(root, path string) (*scan, error) {
 	sum := sha256.Sum256(fmt.Appendf(nil, "volume 1 %v %v %d %d %g %g", h.Dim, h.Affine, h.Datatype, info.Size(), h.Slope, h.Intercept))
 	one := &scan{id: id, source: path, patient: id, dim: h.Dim, affine: h.Affine, fingerprint: hex.EncodeToString(sum[:])[:32]}
 	one.notes = append(one.notes, "says nothing of its patient: it stands for one of its own")
-	one.write = func(to string) error {
+	one.write = func(to, note string) error {
 		v, err := nifti.Read(path)
 		if err != nil {
 			return problem.At(path, 0, "", "%v", err)
 		}
-		out := &nifti.Image{Dim: [3]int{v.Width, v.Height, v.Depth}, Affine: v.WorldRAS, Note: one.fingerprint}
+		out := &nifti.Image{Dim: [3]int{v.Width, v.Height, v.Depth}, Affine: v.WorldRAS, Note: note}
 		out.Int16, out.Float32 = compact(v.Data)
 		return nifti.Write(to, out)
 	}

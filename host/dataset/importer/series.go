@@ -147,11 +147,11 @@ func (s *series) fingerprint() string {
 	return hex.EncodeToString(h.Sum(nil))[:32]
 }
 
-// write decodes the slices and writes the volume. Hounsfield units are whole numbers in
-// all but odd cases: then they are written as such.
-func (s *series) write(path string) error {
+// write decodes the slices and writes the volume, with its fingerprint as note. Hounsfield
+// units are whole numbers in all but odd cases: then they are written as such.
+func (s *series) write(path, note string) error {
 	size := s.first.rows * s.first.columns
-	v := &nifti.Image{Dim: [3]int{s.first.columns, s.first.rows, len(s.slices)}, Affine: s.affine(), Note: s.fingerprint()}
+	v := &nifti.Image{Dim: [3]int{s.first.columns, s.first.rows, len(s.slices)}, Affine: s.affine(), Note: note}
 	whole := true
 	for _, one := range s.slices {
 		p := one.plane

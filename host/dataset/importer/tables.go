@@ -1,9 +1,7 @@
 package importer
 
 import (
-	"encoding/csv"
 	"errors"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -11,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
@@ -59,7 +56,7 @@ func writeTables(dir string, scans []*scan, boxes []box3, withBoxes bool) error 
 		}
 		out = append(out, line)
 	}
-	if err := writeCSV(path, columns, out); err != nil || !withBoxes {
+	if err := table.Write(path, columns, out); err != nil || !withBoxes {
 		return err
 	}
 	return writeBoxes(filepath.Join(dir, "boxes.csv"), boxes)
@@ -88,15 +85,5 @@ func writeBoxes(path string, boxes []box3) error {
 		}
 		out = append(out, line)
 	}
-	return writeCSV(path, columns, out)
-}
-
-func writeCSV(path string, columns []string, rows [][]string) error {
-	return atomicfile.Write(path, func(w io.Writer) error {
-		c := csv.NewWriter(w)
-		if err := c.Write(columns); err != nil {
-			return err
-		}
-		return c.WriteAll(rows)
-	})
+	return table.Write(path, columns, out)
 }

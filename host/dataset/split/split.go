@@ -4,16 +4,13 @@ package split
 
 import (
 	"cmp"
-	"encoding/csv"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
@@ -191,22 +188,13 @@ func write(t *table.Table, to string, splits []string) error {
 		at = len(columns)
 		columns = append(columns, "split")
 	}
-	return atomicfile.Write(to, func(w io.Writer) error {
-		c := csv.NewWriter(w)
-		if err := c.Write(columns); err != nil {
-			return err
+	rows := make([][]string, len(t.Rows))
+	for k, r := range t.Rows {
+		rows[k] = slices.Clone(r.Cells)
+		if at == len(r.Cells) {
+			rows[k] = append(rows[k], "")
 		}
-		for k, r := range t.Rows {
-			cells := slices.Clone(r.Cells)
-			if at == len(cells) {
-				cells = append(cells, "")
-			}
-			cells[at] = splits[k]
-			if err := c.Write(cells); err != nil {
-				return err
-			}
-		}
-		c.Flush()
-		return c.Error()
-	})
+		rows[k][at] = splits[k]
+	}
+	return table.Write(to, columns, rows)
 }
