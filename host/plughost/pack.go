@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"debug/elf"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -116,15 +115,11 @@ func packedFile(path string) (PackedFile, error) {
 // folder when the program needs it, and adds them to the layout. It returns the libtorch
 // they were made for.
 func takeLibraries(f *Found, layout *Layout, folder string) (libtorch string, err error) {
-	program, err := elf.Open(f.Command[0])
-	if err != nil || !f.owns(f.Command[0]) {
-		return "", nil // no program of this kind
-	}
-	needed, err := program.ImportedLibraries()
-	if err := errors.Join(err, program.Close()); err != nil || !slices.Contains(needed, shimLibrary) {
+	_, runPath, needed := f.linked()
+	if !f.owns(f.Command[0]) || !slices.Contains(needed, shimLibrary) {
 		return "", nil
 	}
-	for _, dir := range append(f.libraryFolders(folder), append(f.runPath(), hostLibraries()...)...) {
+	for _, dir := range slices.Concat(f.libraryFolders(folder), runPath, hostLibraries()) {
 		if _, err := os.Stat(filepath.Join(dir, shimLibrary)); err != nil {
 			continue
 		}

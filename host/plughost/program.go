@@ -93,29 +93,17 @@ func (f *Found) libraryFolders(copied string) []string {
 			}
 		}
 	}
-	program := f.Command[0]
-	if !f.owns(program) {
+	if !f.owns(f.Command[0]) {
 		return nil
 	}
 	add(filepath.Join(copied, "lib"))
-	if f.origin != "" {
-		program = f.origin
-	}
-	if real, err := filepath.EvalSymlinks(program); err == nil {
-		program = real
-	}
-	file, err := elf.Open(program)
-	if err != nil {
-		return out
-	}
-	defer file.Close()
-	searched := append(slices.Clone(out), f.runPath()...)
-	for _, dir := range f.runPath() {
+	program, runPath, needed := f.linked()
+	searched := append(slices.Clone(out), runPath...)
+	for _, dir := range runPath {
 		if strings.HasPrefix(dir, filepath.Dir(program)) {
 			add(dir)
 		}
 	}
-	needed, _ := file.ImportedLibraries()
 	has := func(dir string) bool { _, err := os.Stat(filepath.Join(dir, shimLibrary)); return err == nil }
 	if slices.Contains(needed, shimLibrary) && !slices.ContainsFunc(append(searched, filepath.SplitList(os.Getenv("LD_LIBRARY_PATH"))...), has) {
 		for _, dir := range hostLibraries() {
@@ -127,10 +115,10 @@ func (f *Found) libraryFolders(copied string) []string {
 	return out
 }
 
-// runPath are the folders that the plugin's program has its libraries searched in, from
-// where it was found.
-func (f *Found) runPath() (out []string) {
-	program := f.Command[0]
+// linked is the plugin's program where it was found, links followed, the folders that its
+// libraries are searched in from there, and the libraries that it names; a script has none.
+func (f *Found) linked() (program string, runPath, needed []string) {
+	program = f.Command[0]
 	if f.origin != "" {
 		program = f.origin
 	}
@@ -139,17 +127,18 @@ func (f *Found) runPath() (out []string) {
 	}
 	file, err := elf.Open(program)
 	if err != nil {
-		return nil
+		return program, nil, nil
 	}
 	defer file.Close()
 	origin := strings.NewReplacer("${ORIGIN}", filepath.Dir(program), "$ORIGIN", filepath.Dir(program))
 	for _, tag := range []elf.DynTag{elf.DT_RUNPATH, elf.DT_RPATH} {
 		paths, _ := file.DynString(tag)
 		for _, dir := range filepath.SplitList(strings.Join(paths, ":")) {
-			out = append(out, origin.Replace(dir))
+			runPath = append(runPath, origin.Replace(dir))
 		}
 	}
-	return out
+	needed, _ = file.ImportedLibraries()
+	return program, runPath, needed
 }
 
 // hostLibraries are where libtch.so lies when it came with the host's program.
