@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
-	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
@@ -131,12 +130,11 @@ var ctWindow = &sdk.Intensity{Low: -1024, High: 3071}
 
 // decodeJob is a file to be read completely.
 type decodeJob struct {
-	path string
 	read func(string) (*plane, error)
 	// size is the size that the image has to have, zero where any is right.
 	size [2]int
 	// split of the first case that shows it.
-	split, id string
+	split string
 }
 
 // decodeJobs are all the files of a data set's images, by path.
@@ -145,23 +143,10 @@ func (d *Dataset) decodeJobs() map[string]decodeJob {
 	for i := range d.Cases {
 		c := &d.Cases[i]
 		for modality, path := range c.Images {
-			j := decodeJob{path: path, split: c.Split, id: c.ID, read: func(path string) (*plane, error) { return decodePicture(path, d.pictureBits) }}
-			if modality == Volume {
-				j.read, j.size = decodeSlice, c.Size
-				if d.huOnly {
-					j.read = decodeHU
-				}
-			}
+			j := decodeJob{split: c.Split, read: d.decoder(c, modality)}
 			s := d.stacks[c.Stack]
-			if s != nil && s.nifti != "" {
-				j.size = [2]int{}
-				j.read = func(path string) (*plane, error) {
-					v, err := nifti.Read(path)
-					if err != nil {
-						return nil, err
-					}
-					return &plane{h: v.Height * v.Depth, w: v.Width, hu32: v.Data}, nil
-				}
+			if modality == Volume && (s == nil || s.nifti == "") {
+				j.size = c.Size
 			}
 			if _, known := jobs[path]; !known {
 				jobs[path] = j
@@ -169,7 +154,6 @@ func (d *Dataset) decodeJobs() map[string]decodeJob {
 			if s != nil {
 				for _, slice := range s.files {
 					if _, known := jobs[slice]; !known {
-						j.path, j.id = slice, slice
 						jobs[slice] = j
 					}
 				}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"path/filepath"
 
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
@@ -65,7 +66,6 @@ func (p *plane) extremes(path string) values {
 // ErrData; some of them, and CT without a value below 0, are warnings.
 func Look(ctx context.Context, d *Dataset, cases []Case, window *sdk.Intensity) ([]string, error) {
 	var seen []values
-	var vols volumes
 	opened := map[string]bool{}
 	n := min(lookedAt, len(cases))
 	for i := range n {
@@ -82,7 +82,7 @@ func Look(ctx context.Context, d *Dataset, cases []Case, window *sdk.Intensity) 
 				continue
 			}
 			opened[path] = true
-			p, err := d.decode(c, modality, &vols)
+			p, err := d.decoder(c, modality)(path)
 			if err != nil {
 				return nil, err
 			}
@@ -92,23 +92,32 @@ func Look(ctx context.Context, d *Dataset, cases []Case, window *sdk.Intensity) 
 	return judge(seen, window)
 }
 
-// decode reads the image of a case's modality; of a volume all slices.
-func (d *Dataset) decode(c *Case, modality string, vols *volumes) (*plane, error) {
-	path := c.Images[modality]
-	if modality != Volume {
-		return decodePicture(path, d.pictureBits)
+// decoder is how the image files of a case's modality are read, of a volume all slices
+// below each other.
+func (d *Dataset) decoder(c *Case, modality string) func(path string) (*plane, error) {
+	if s := d.stacks[c.Stack]; modality == Volume && s != nil && s.nifti != "" {
+		return decodeVolume
 	}
-	if s := d.stacks[c.Stack]; s != nil && s.nifti != "" {
-		v, err := vols.get(s.nifti)
-		if err != nil {
-			return nil, err
-		}
-		return &plane{h: v.Height * v.Depth, w: v.Width, hu32: v.Data}, nil
+	return d.pictureDecoder(modality)
+}
+
+// pictureDecoder is how a modality's pictures and slices are read.
+func (d *Dataset) pictureDecoder(modality string) func(path string) (*plane, error) {
+	switch {
+	case modality != Volume:
+		return func(path string) (*plane, error) { return decodePicture(path, d.pictureBits) }
+	case d.huOnly:
+		return decodeHU
 	}
-	if d.huOnly {
-		return decodeHU(path)
+	return decodeSlice
+}
+
+func decodeVolume(path string) (*plane, error) {
+	v, err := nifti.Read(path)
+	if err != nil {
+		return nil, problem.File(path, err)
 	}
-	return decodeSlice(path)
+	return &plane{h: v.Height * v.Depth, w: v.Width, hu32: v.Data}, nil
 }
 
 // judge says what is wrong with values that were seen.

@@ -116,10 +116,7 @@ func (l *Loader) slice(c *Case, s *stack, n int) (*plane, error) {
 	if s != nil {
 		path = s.files[n]
 	}
-	decode := decodeSlice
-	if l.data.huOnly {
-		decode = decodeHU
-	}
+	decode := l.data.pictureDecoder(Volume)
 	v, err := l.opt.Cache.get("slice\x00"+path, func() (any, int64, error) {
 		p, err := decode(path)
 		if err != nil {
