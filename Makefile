@@ -136,7 +136,7 @@ fuzz: ## run every fuzz target for FUZZTIME (10s) each
 	@grep -rlE '^func Fuzz' --include='*_test.go' host sdk eval internal plugins tools | xargs -r -n1 dirname | sort -u | while read -r dir; do \
 		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go | cut -d' ' -f2); do \
 			echo "$$dir $$target"; \
-			go test "./$$dir" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME); \
+			go test "./$$dir" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x; \
 		done; \
 	done
 
