@@ -124,16 +124,3 @@ func Quote(names []string) string {
 	}
 	return strings.Join(quoted, ", ")
 }
-
-// Data marks an error as caused by bad input data; its text stays.
-func Data(err error) error {
-	if err == nil || errors.Is(err, ErrData) {
-		return err
-	}
-	return marked{err}
-}
-
-type marked struct{ error }
-
-func (m marked) Unwrap() error        { return m.error }
-func (m marked) Is(target error) bool { return target == ErrData }

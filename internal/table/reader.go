@@ -248,10 +248,8 @@ func (r *Reader) clean(cells []string, i int) error {
 	return nil
 }
 
-// Need fails when a column is absent, naming those there are and, of a single one, the
+// need fails when a column is absent, naming those there are and, of a single one, the
 // nearest.
-func (r *Reader) Need(names ...string) error { return need(r.path, r.Columns, names) }
-
 func need(path string, columns, names []string) error {
 	absent := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return slices.Contains(columns, n) })
 	if len(absent) == 0 {
