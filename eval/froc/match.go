@@ -210,7 +210,7 @@ func (m *matcher) compare(i, j int32, best float64, ignored *candidate) float64 
 	}
 	l := &m.truth.Lesions[j]
 	rule := m.rule(l)
-	raw, hit := m.hit(rule, i, j)
+	raw, hit := hits(rule, &m.predictions[i].Region, &m.truth.Lesions[j].Region, &m.frame)
 	if !hit {
 		return best
 	}
@@ -250,13 +250,12 @@ func (m *matcher) otherClass(i, j int32) bool {
 	return p != l && p != AnyClass && l != AnyClass
 }
 
-// hit reports whether one of the criteria holds for prediction i and lesion j;
-// raw is the measure of the first criterion, which ranks hits.
-func (m *matcher) hit(rule []Criterion, i, j int32) (raw float64, hit bool) {
-	p, l := &m.predictions[i].Region, &m.truth.Lesions[j].Region
-	raw, hit = rule[0].measure(p, l, &m.frame)
+// hits reports whether one of a rule's criteria holds for a mark and a lesion; raw is the
+// measure of the first criterion, which ranks hits.
+func hits(rule []Criterion, mark, lesion *Region, f *frame) (raw float64, hit bool) {
+	raw, hit = rule[0].measure(mark, lesion, f)
 	for k := 1; k < len(rule) && !hit; k++ {
-		_, hit = rule[k].measure(p, l, &m.frame)
+		_, hit = rule[k].measure(mark, lesion, f)
 	}
 	return raw, hit
 }

@@ -4,7 +4,7 @@ package froc
 // are millimetres, other lesions aside. The regions must be of kinds that the rule can
 // compare; see [Evaluate].
 func (p *Protocol) Hits(mark, lesion Region) bool {
-	m := matcher{protocol: p, truth: &Truth{Lesions: []Lesion{{Region: lesion}}}, predictions: []Prediction{{Region: mark}}, frame: p.frame(&Image{})}
-	_, hit := m.hit(p.Hit, 0, 0)
+	f := p.frame(&Image{})
+	_, hit := hits(p.Hit, &mark, &lesion, &f)
 	return hit
 }
