@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -399,7 +398,7 @@ func writeValidation(path string, found *plughost.Found, report *conformance.Rep
 		Platform string            `json:"platform"`
 		Files    map[string]string `json:"files"`
 		*conformance.Report
-	}{"alignedfusion " + Version, time.Now().UTC(), runtime.GOOS + "/" + runtime.GOARCH, files, report})
+	}{"alignedfusion " + Version, time.Now().UTC(), plughost.System, files, report})
 }
 
 // validateConnection starts a process of its own for the suite.

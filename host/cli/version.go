@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -24,7 +25,7 @@ func versionCommand() *cli.Command {
 				Protocol      int    `json:"stage_protocol"`
 				Go            string `json:"go"`
 				Platform      string `json:"platform"`
-			}{1, Version, sdk.ProtocolMajor, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+			}{1, Version, sdk.ProtocolMajor, runtime.Version(), plughost.System}
 			if c.Bool("json") {
 				return writeJSON(c.App.Writer, v)
 			}

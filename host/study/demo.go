@@ -109,20 +109,13 @@ func (o DemoOptions) data(ctx context.Context) (spec string, err error) {
 func (o DemoOptions) detector(ctx context.Context, data, dir string) error {
 	_, err := workflow.TrainOnce(ctx, workflow.TrainOptions{Dir: dir, Program: "alignedfusion", Version: o.Version, Plugins: o.Plugins, Messages: o.Messages},
 		func() (*config.Config, error) {
-			c, err := config.New(config.Detect)
-			if err != nil {
-				return nil, err
-			}
-			c.Data, c.Fusion.Plugin, c.Seed, c.Threads = data, config.None, 1, o.Plugins.Threads
+			task, fusion, seed := config.Detect, config.None, uint64(1)
+			r := config.Request{Task: &task, Data: &data, Fusion: &fusion, Seed: &seed, Threads: &o.Plugins.Threads,
+				Set: slices.Concat(demoSettings, demoBaseSettings, o.Set)}
 			if o.Device != "" {
-				c.Device = o.Device
+				r.Device = &o.Device
 			}
-			for _, s := range slices.Concat(demoSettings, demoBaseSettings, o.Set) {
-				if err := c.Set(s); err != nil {
-					return nil, &config.Error{Err: err}
-				}
-			}
-			return c, nil
+			return r.Config()
 		})
 	if errors.Is(err, workflow.ErrChanged) || errors.Is(err, dataset.ErrData) {
 		err = fmt.Errorf("%w; remove %s to begin anew", err, dir)

@@ -335,7 +335,7 @@ func (t *training) create(s *Session) (err error) {
 	used := slices.Concat(t.data.Training, t.data.Validation)
 	t.manifest = &runs.Manifest{
 		SchemaVersion: runs.ManifestVersion, Program: t.Program, Version: t.Version,
-		GoVersion: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		GoVersion: runtime.Version(), Platform: plughost.System,
 		Task: c.Task, Seed: c.Seed, Threads: c.Threads, Device: c.Device,
 		DataSpec: c.Data, DataSHA256: t.data.Data.Hash, TextEncoder: s.TextEncoder(),
 		Plugins: s.PluginRecords(), StartedAt: runs.Now(), Notes: t.allWarnings(s),
