@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
 // The rules of a protocol are strings, so that they read the same in code, on the
@@ -115,7 +118,7 @@ func ProtocolByName(name string) (Protocol, error) {
 	if i := slices.Index(names, name); i >= 0 {
 		return presets[i](), nil
 	}
-	return Protocol{}, fmt.Errorf("protocol %q is unknown, want one of %v", name, names)
+	return Protocol{}, fmt.Errorf("protocol %q is unknown%s; there are %s", name, nearest.Meant(name, names), strings.Join(names, ", "))
 }
 
 // overlap is the rule that a measure reaches a threshold.

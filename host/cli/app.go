@@ -43,6 +43,8 @@ func commands() []*cli.Command {
 	}
 }
 
+func init() { cli.HelpPrinter = printHelp }
+
 func newApp(stdout, stderr io.Writer) *cli.App {
 	return &cli.App{
 		Name:                      "alignedfusion",
@@ -51,16 +53,16 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Version:                   Version,
 		Writer:                    stdout,
 		ErrWriter:                 stderr,
-		Suggest:                   true,
+		HideHelpCommand:           true,
+		Flags:                     []cli.Flag{cli.HelpFlag}, // the library adds it with its own help command only
 		EnableBashCompletion:      true,
 		DisableSliceFlagSeparator: true,
-		Commands:                  commands(),
+		Commands:                  append(commands(), helpCommand()),
 		ExitErrHandler:            func(*cli.Context, error) {},
 		OnUsageError:              func(_ *cli.Context, err error, _ bool) error { return usageError("%w", err) },
-		Before:                    nil,
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
-				return usageError("unknown command %q; `alignedfusion --help` lists the commands", c.Args().First())
+				return unknownCommand("", c.Args().First())
 			}
 			return cli.ShowAppHelp(c)
 		},
@@ -71,6 +73,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 // behind positional arguments, which the flag parser would silently ignore.
 func prepare(cmds []*cli.Command) {
 	for _, cmd := range cmds {
+		cmd.HideHelpCommand = true
 		cmd.OnUsageError = func(c *cli.Context, err error, _ bool) error {
 			return usageError("%w; see `%s --help`", err, strings.TrimSpace(c.Command.HelpName))
 		}
@@ -98,7 +101,8 @@ func prepare(cmds []*cli.Command) {
 		if cmd.Action == nil && len(cmd.Subcommands) > 0 {
 			cmd.Action = func(c *cli.Context) error {
 				if c.NArg() > 0 {
-					return usageError("unknown command %q; see `%s --help`", c.Args().First(), c.Command.HelpName)
+					group := strings.TrimPrefix(strings.TrimSpace(c.Command.HelpName), c.App.Name+" ")
+					return unknownCommand("", group+" "+c.Args().First())
 				}
 				return cli.ShowSubcommandHelp(c)
 			}
@@ -141,7 +145,10 @@ func Main(args []string, stdout, stderr io.Writer) int {
 
 	app := newApp(stdout, stderr)
 	prepare(app.Commands)
-	err := app.RunContext(ctx, intersperse(app, args))
+	args, err := intersperse(app, args)
+	if err == nil {
+		err = app.RunContext(ctx, args)
+	}
 	if n := caught.Load(); n != 0 {
 		fmt.Fprintf(stderr, "alignedfusion: stopped by signal: %s\n", syscall.Signal(n))
 		var last *stoppedError

@@ -8,11 +8,11 @@ import (
 )
 
 // intersperse moves the flags of a command before its arguments: the flag parser stops
-// at the first argument and would ignore the flags behind it. An unknown flag stays
-// where it is, for the parser or prepare to complain about.
-func intersperse(app *cli.App, args []string) []string {
+// at the first argument and would ignore the flags behind it. An unknown flag is refused
+// with the one that was probably meant.
+func intersperse(app *cli.App, args []string) ([]string, error) {
 	if len(args) == 0 || slices.Contains(args, "--generate-bash-completion") {
-		return args
+		return args, nil
 	}
 	commands, at := app.Commands, 1
 	var leaf *cli.Command
@@ -24,9 +24,10 @@ func intersperse(app *cli.App, args []string) []string {
 		leaf, commands = commands[i], commands[i].Subcommands
 		at++
 	}
-	if leaf == nil || len(leaf.Subcommands) > 0 {
-		return args
+	if leaf == nil || len(leaf.Flags) == 0 { // none, or a group of commands
+		return args, nil
 	}
+	called := strings.Join(slices.Concat([]string{app.Name}, args[1:at]), " ")
 	flags, positional := []string{}, []string{}
 	for at < len(args) {
 		arg := args[at]
@@ -41,7 +42,7 @@ func intersperse(app *cli.App, args []string) []string {
 		case !strings.HasPrefix(arg, "-") || arg == "-":
 			positional = append(positional, arg)
 		case flag == nil && name != "help" && name != "h":
-			return args
+			return nil, unknownFlag(called, leaf, name)
 		default:
 			flags = append(flags, arg)
 			if takesValue(flag) && !hasValue && at < len(args) {
@@ -51,7 +52,7 @@ func intersperse(app *cli.App, args []string) []string {
 		}
 	}
 	head := len(args) - len(flags) - len(positional)
-	return slices.Concat(args[:head], flags, positional)
+	return slices.Concat(args[:head], flags, positional), nil
 }
 
 func findFlag(c *cli.Command, name string) cli.Flag {

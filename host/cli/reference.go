@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -22,6 +23,15 @@ func referenceCommand() *cli.Command {
 					writeReference(&b, "alignedfusion", cmd, 2)
 				}
 			}
+			b.WriteString("\n## Flags of commands that run plugins\n")
+			writeFlags(&b, pluginFlags())
+			b.WriteString("\n## Settings\n\nWhat `--set GROUP.KEY=VALUE` takes; `alignedfusion help settings [GROUP]` says the same.\n" +
+				"The settings of encoder, fusion and head are their plugins': `alignedfusion plugin info NAME`.\n\n| setting | meaning |\n|---|---|\n")
+			for _, g := range settingGroups() {
+				for _, s := range g.rows {
+					fmt.Fprintf(&b, "| `%s` | %s |\n", s.name, strings.ReplaceAll(s.text, "|", "\\|"))
+				}
+			}
 			b.WriteString("\n## Exit codes\n\nEach with what it means: [exit-codes.md](exit-codes.md).\n")
 			_, err := io.WriteString(c.App.Writer, b.String())
 			return err
@@ -33,28 +43,19 @@ func referenceCommand() *cli.Command {
 func writeReference(b *strings.Builder, parent string, cmd *cli.Command, level int) {
 	name := parent + " " + cmd.Name
 	fmt.Fprintf(b, "\n%s %s\n\n", strings.Repeat("#", level), name)
-	line := name
-	if len(cmd.Flags) > 0 {
-		line += " [flags]"
-	}
-	switch {
-	case len(cmd.Subcommands) > 0:
-		line += " COMMAND"
-	case cmd.ArgsUsage != "":
-		line += " " + cmd.ArgsUsage
-	}
-	fmt.Fprintf(b, "%s.\n\n    %s\n", upperFirst(strings.TrimSuffix(cmd.Usage, ".")), line)
+	fmt.Fprintf(b, "%s.\n\n    %s\n", upperFirst(strings.TrimSuffix(cmd.Usage, ".")), commandLine(name, cmd))
 	if cmd.Description != "" {
 		fmt.Fprintf(b, "\n```text\n%s\n```\n", strings.TrimSpace(cmd.Description))
 	}
-	var rows []string
-	for _, flag := range cmd.Flags {
-		if row := flagRow(flag); row != "" {
-			rows = append(rows, row)
-		}
+	own := slices.DeleteFunc(slices.Clone(cmd.Flags), func(f cli.Flag) bool {
+		return slices.ContainsFunc(pluginFlags(), func(shared cli.Flag) bool { return shared.Names()[0] == f.Names()[0] })
+	})
+	if len(cmd.Flags)-len(own) < len(pluginFlags()) { // it runs no plugins in a pipeline
+		own = cmd.Flags
 	}
-	if len(rows) > 0 {
-		fmt.Fprintf(b, "\n| flag | meaning | default |\n|---|---|---|\n%s", strings.Join(rows, ""))
+	writeFlags(b, own)
+	if len(own) < len(cmd.Flags) {
+		b.WriteString("\nBesides: the [flags of commands that run plugins](#flags-of-commands-that-run-plugins).\n")
 	}
 	for _, sub := range cmd.Subcommands {
 		if !sub.Hidden {
@@ -63,31 +64,18 @@ func writeReference(b *strings.Builder, parent string, cmd *cli.Command, level i
 	}
 }
 
-// flagRow is one line of a table of flags, "" for a hidden flag.
-func flagRow(flag cli.Flag) string {
-	if visible, ok := flag.(cli.VisibleFlag); ok && !visible.IsVisible() {
-		return ""
-	}
-	var names []string
-	for _, name := range flag.Names() {
-		dash := "--"
-		if len(name) == 1 {
-			dash = "-"
-		}
-		names = append(names, "`"+dash+name+"`")
-	}
-	usage, value := "", ""
-	if doc, ok := flag.(cli.DocGenerationFlag); ok {
-		usage = doc.GetUsage()
-		if doc.TakesValue() && !strings.Contains(usage, "default") {
-			value = strings.Trim(doc.GetDefaultText(), `"`)
+// writeFlags writes a table of flags.
+func writeFlags(b *strings.Builder, flags []cli.Flag) {
+	var rows []string
+	for _, flag := range flags {
+		if d, ok := describeFlag(flag); ok {
+			cell := strings.NewReplacer("|", "\\|", "\n", " ")
+			rows = append(rows, fmt.Sprintf("| `%s` | %s | %s |\n", strings.Join(d.names, "`, `"), cell.Replace(d.usage), cell.Replace(d.value)))
 		}
 	}
-	if required, ok := flag.(cli.RequiredFlag); ok && required.IsRequired() {
-		value = "required"
+	if len(rows) > 0 {
+		fmt.Fprintf(b, "\n| flag | meaning | default |\n|---|---|---|\n%s", strings.Join(rows, ""))
 	}
-	cell := strings.NewReplacer("|", "\\|", "\n", " ")
-	return fmt.Sprintf("| %s | %s | %s |\n", strings.Join(names, ", "), cell.Replace(usage), cell.Replace(value))
 }
 
 func upperFirst(s string) string {

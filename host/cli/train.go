@@ -14,40 +14,37 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
-	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 func trainCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "train",
 		Usage: "train a pipeline of encoder, fusion and head",
-		Description: `Wires the plugins into encoder -> fusion -> head, checks that their ports fit together, trains,
-validates after every epoch and keeps the best checkpoint. Everything about the run is kept in --out;
-its config.yaml trains the same run again, and --resume continues one that was stopped or killed.
+		Description: `Trains encoder -> fusion -> head, validates after every epoch, keeps the best checkpoint. All of a
+run is in --out: its config.yaml trains it again, --resume continues what was stopped or killed.
 
   alignedfusion train --task detect --data deeplesion:DIR --fusion itfusion --out runs/itfusion
   alignedfusion train --config runs/itfusion/config.yaml --seed 2 --out runs/itfusion-2
   alignedfusion train --resume --out runs/itfusion
 
---set takes GROUP.KEY=VALUE. Groups: encoder, fusion and head (the settings of their plugins, see
-` + "`alignedfusion plugin info NAME`" + `), and train, data, text and loss:
-` + settingsHelp(),
+--set takes GROUP.KEY=VALUE. What there is for groups train, data, text and loss: alignedfusion help
+settings [GROUP]; for encoder, fusion and head: alignedfusion plugin info NAME.`,
 		Flags: append([]cli.Flag{
-			&cli.StringFlag{Name: "task", Usage: "detect or classify"},
-			&cli.StringFlag{Name: "data", Usage: "data `SPEC`: " + trainingSpecs()},
-			&cli.StringFlag{Name: "encoder", Usage: "`PLUGIN`: NAME, PATH or NAME:STAGE, or none: reports alone (default: a3d to detect, classifier to classify)"},
+			&cli.StringFlag{Name: "task", Usage: "`TASK`: detect or classify"},
+			&cli.StringFlag{Name: "data", Usage: "`SPEC`: " + trainingSpecs()},
+			&cli.StringFlag{Name: "encoder", Usage: "`PLUGIN`: NAME, PATH or NAME:STAGE, or none (default: a3d, or classifier)"},
 			&cli.StringFlag{Name: "fusion", Usage: "`PLUGIN`, or none: tokens go straight to the head (default: none)"},
-			&cli.StringFlag{Name: "head", Usage: "`PLUGIN` (default: a3d to detect, classifier to classify)"},
-			&cli.StringFlag{Name: "attributes", Usage: "comma-separated `LIST` of attribute columns or sets of them; an empty list means none (default: the data's)"},
+			&cli.StringFlag{Name: "head", Usage: "`PLUGIN` (default: a3d, or classifier)"},
+			&cli.StringFlag{Name: "attributes", Usage: "`LIST` of columns or sets of them; empty: none (default: the data's)"},
 			&cli.IntFlag{Name: "fold", Usage: "validate on fold `K` of data split --folds and train on the others"},
-			&cli.StringFlag{Name: "reports", Usage: "`FILE` of reports (CSV or folder), or of a table that attributes extract wrote, joined to the cases by id"},
-			&cli.StringFlag{Name: "schema", Usage: "attribute schema `FILE` that attributes select wrote (default: learnt from the training cases)"},
-			&cli.IntFlag{Name: "epochs", Usage: "times through the training split (--set train.epochs)"},
-			&cli.Uint64Flag{Name: "seed", Usage: "of everything random; the same seed gives the same run"},
+			&cli.StringFlag{Name: "reports", Usage: "`FILE` or folder of reports, or a table of attributes extract; joined by id"},
+			&cli.StringFlag{Name: "schema", Usage: "`FILE` of attributes select (default: learnt from the training cases)"},
+			&cli.IntFlag{Name: "epochs", Usage: "`N` times through the training split (--set train.epochs)"},
+			&cli.Uint64Flag{Name: "seed", Usage: "`N`, of everything random; the same seed gives the same run"},
 			&cli.StringSliceFlag{Name: "set", Usage: "`GROUP.KEY=VALUE`, repeatable"},
-			&cli.StringFlag{Name: "init", Usage: "`RUN` whose best weights to start from, for every role that the same plugin plays in both"},
+			&cli.StringFlag{Name: "init", Usage: "`RUN` whose best weights to start from, where the plugin is the same"},
 			&cli.StringFlag{Name: "config", Usage: "`FILE`.yaml to start from; flags change it"},
-			&cli.StringFlag{Name: "out", Usage: "run `DIR`ectory", Required: true},
+			&cli.StringFlag{Name: "out", Usage: "`DIR` of the run", Required: true},
 			&cli.BoolFlag{Name: "resume", Usage: "continue the run in --out from its last checkpoint"},
 			&cli.BoolFlag{Name: "json", Usage: "write the result of the validation to stdout as JSON"},
 		}, pluginFlags()...),
@@ -55,62 +52,13 @@ its config.yaml trains the same run again, and --resume continues one that was s
 	}
 }
 
-// settingsHelp lists the host's own settings with the defaults and choices of both tasks.
-func settingsHelp() string {
-	var b strings.Builder
-	classify := config.Groups(config.Classify)
-	for i, g := range config.Groups(config.Detect) {
-		for j, s := range g.Settings {
-			other := classify[i].Settings[j]
-			kind, otherKind := kindOf(s), kindOf(other)
-			text := fmt.Sprintf("%s, default %s", kind, shown(s.Default))
-			if kind != otherKind {
-				text += fmt.Sprintf("; classify: %s, default %s", otherKind, shown(other.Default))
-			} else if s.Default != other.Default {
-				text += fmt.Sprintf("; classify %s", shown(other.Default))
-			}
-			fmt.Fprintf(&b, "  %-28s %s (%s)\n", g.Name+"."+s.Name, s.Help, text)
-		}
-	}
-	fmt.Fprintf(&b, "  %-28s %s\n", "text.plugin", "NAME, PATH or NAME:STAGE of a text encoder, whose settings are text.KEY too, e.g. bert with text.model=FOLDER (default: hashed n-grams)")
-	b.WriteString("  loss.NAME                    weight of a loss that a stage reports (float, default 1)")
-	return b.String()
-}
-
-// kindOf says what values a setting takes: its choices, or its type with the bounds.
-func kindOf(s sdk.Setting) string {
-	if len(s.Choices) > 0 {
-		return strings.Join(s.Choices, "|")
-	}
-	kind := s.Type
-	if s.Rising {
-		kind += " that rise"
-	}
-	for _, bound := range []struct {
-		at   *float64
-		sign string
-	}{{s.Min, ">="}, {s.Above, ">"}, {s.Max, "<="}, {s.Below, "<"}} {
-		if bound.at != nil {
-			kind += fmt.Sprintf(" %s %g", bound.sign, *bound.at)
-		}
-	}
-	return kind
-}
-
-// shown is a default as help prints it.
-func shown(text string) string {
-	if text == "" {
-		return "empty"
-	}
-	return text
-}
-
-// pluginFlags are shared by every command that runs a pipeline.
+// pluginFlags are shared by every command that runs a pipeline. `alignedfusion help
+// plugin-flags` describes all of them; the help of a command leaves out the rare ones.
 func pluginFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "plugin-dir", Usage: "`DIR` to look for plugins in first, repeatable"},
 		&cli.IntFlag{Name: "threads", Usage: "`N` threads per plugin (default: all processors)"},
-		&cli.StringFlag{Name: "device", Usage: "cpu, cuda:0, …"},
+		&cli.StringFlag{Name: "device", Usage: "`DEVICE`: cpu, cuda:0, …"},
 		&cli.BoolFlag{Name: "verbose", Usage: "show what plugins write to standard error"},
 		&cli.DurationFlag{Name: "call-timeout", Usage: "longest `TIME` of one call of a plugin; a plugin that takes longer is taken for hung"},
 		&cli.BoolFlag{Name: "allow-unregistered", Usage: "run plugins found by name that were not installed"},

@@ -211,7 +211,7 @@ func TestBadTable(t *testing.T) {
 	}
 	d := mustOpen(t, "table:"+path, Options{})
 	_, err = d.Split("tset")
-	wantError(t, err, `split "tset" has no cases; there are "test" (1 cases), "train" (2 cases), "val" (1 cases)`)
+	wantError(t, err, `split "tset" has no cases; did you mean "test"?; there are "test" (1 cases), "train" (2 cases), "val" (1 cases)`)
 }
 
 // TestAllProblemsAreListed: one run shows every fault, not the first only.

@@ -2,12 +2,14 @@ package dataset
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/box"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
@@ -237,5 +239,5 @@ func (d *Dataset) noSuchSplit(name string, counts map[string]int) error {
 	if len(there) == 0 {
 		return fmt.Errorf("%w: %s: no cases at all", ErrData, d.Spec)
 	}
-	return fmt.Errorf("%w: %s: split %q has no cases; there are %s", ErrData, d.Spec, name, strings.Join(there, ", "))
+	return fmt.Errorf("%w: %s: split %q has no cases%s; there are %s", ErrData, d.Spec, name, nearest.Meant(name, slices.Collect(maps.Keys(counts))), strings.Join(there, ", "))
 }

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
 // Layout is one way in which a data set lies on disk. A new layout is a file with the
@@ -64,7 +66,7 @@ func layoutOf(spec string) (layout Layout, path, options string, err error) {
 		}
 		names[i] = l.Name
 	}
-	return Layout{}, "", "", fmt.Errorf("%w: data spec %q: want LAYOUT:PATH with one of the layouts %s", ErrData, spec, strings.Join(names, ", "))
+	return Layout{}, "", "", fmt.Errorf("%w: data spec %q: want LAYOUT:PATH%s; there are the layouts %s", ErrData, spec, nearest.Meant(name, names), strings.Join(names, ", "))
 }
 
 // TableOf is the file whose column split divides a data set. It fails with ErrData for a

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/alignedfusion/alignedfusion/internal/box"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
@@ -167,7 +168,8 @@ func (o *opener) setOptions(query string) error {
 			}
 			o.spacing = [3]float64(v)
 		default:
-			return fmt.Errorf("option %q is unknown; there are attributes, bits, coordinates, grey_hu, labels, missing, nan, noisy, patients, spacing_mm", key)
+			options := []string{"attributes", "bits", "coordinates", "grey_hu", "labels", "missing", "nan", "noisy", "patients", "spacing_mm"}
+			return fmt.Errorf("option %q is unknown%s; there are %s", key, nearest.Meant(key, options), strings.Join(options, ", "))
 		}
 	}
 	return nil
@@ -397,7 +399,7 @@ func chooseColumns(what string, wanted, all, byDefault []string, sets map[string
 		}
 		if !isSet {
 			if !slices.Contains(all, name) {
-				return nil, fmt.Errorf("%w: %s column %q is unknown; there are %s", ErrData, what, name, problem.Quote(all))
+				return nil, fmt.Errorf("%w: %s column %q is unknown%s; there are %s", ErrData, what, name, nearest.Meant(name, all), problem.Quote(all))
 			}
 			members = []string{name}
 		}

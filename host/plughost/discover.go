@@ -11,6 +11,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -176,8 +177,8 @@ func Find(ref string, dirs []string) (*Found, error) {
 	if len(names) > 0 {
 		known = "there are " + strings.Join(names, ", ")
 	}
-	return nil, fmt.Errorf("%w: no plugin %q in %s; %s; a path needs a slash (./%s)",
-		ErrNotFound, ref, strings.Join(SearchPath(dirs), ", "), known, ref)
+	return nil, fmt.Errorf("%w: no plugin %q in %s%s; %s; a path needs a slash (./%s)",
+		ErrNotFound, ref, strings.Join(SearchPath(dirs), ", "), nearest.Meant(ref, names), known, ref)
 }
 
 // fileNames lists the names a plugin's file may have in a folder.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
 // Method is one way of using images and reports: plugins and settings.
@@ -100,5 +101,5 @@ func findMethod(name string) (Method, error) {
 				Set: []string{"fusion.mask_probability=" + text}}, nil
 		}
 	}
-	return Method{}, fmt.Errorf("method %q is unknown; there are %s, itfusion-pX and NAME=FUSION", name, strings.Join(known, ", "))
+	return Method{}, fmt.Errorf("method %q is unknown%s; there are %s, itfusion-pX and NAME=FUSION", name, nearest.Meant(name, known), strings.Join(known, ", "))
 }

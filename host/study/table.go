@@ -22,6 +22,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
 // TableOptions of Table.
@@ -525,7 +526,7 @@ func (t *Table) Write(w io.Writer, metric string) error {
 		metric = t.Metric
 	}
 	if !slices.Contains(t.metrics(), metric) {
-		return &config.Error{Err: fmt.Errorf("metric %q is unknown; there are %s", metric, strings.Join(t.metrics(), ", "))}
+		return &config.Error{Err: fmt.Errorf("metric %q is unknown%s; there are %s", metric, nearest.Meant(metric, t.metrics()), strings.Join(t.metrics(), ", "))}
 	}
 	type grid struct{ scenario, task string }
 	var grids []grid

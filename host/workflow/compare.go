@@ -124,7 +124,7 @@ func readSystems(systems []System) ([]*RunFiles, error) {
 			if info, err := os.Stat(s.Path); err != nil {
 				return nil, &config.Error{Err: err}
 			} else if info.IsDir() {
-				return nil, fmt.Errorf("%s: %w", s.Path, runs.ErrNotARun)
+				return nil, fmt.Errorf("%s: %w%s", s.Path, runs.ErrNotARun, runsBelow(s.Path))
 			}
 			continue
 		}
@@ -374,4 +374,21 @@ func newDetection(results []froc.Named, o resample.Options, allPairs bool) (*Det
 		d.Report.Comparison = frocio.NewPairs(pairs, results[0].Result.Protocol.FPPI)
 	}
 	return d, nil
+}
+
+// runsBelow names the runs in a folder, for a message to who gave the folder itself; "" when
+// there are none.
+func runsBelow(dir string) string {
+	found, err := filepath.Glob(filepath.Join(dir, "*", runs.ConfigFile))
+	if err != nil || len(found) == 0 {
+		return ""
+	}
+	for i := range found {
+		found[i] = filepath.Dir(found[i])
+	}
+	more := ""
+	if len(found) > 10 {
+		found, more = found[:10], fmt.Sprintf(" and %d more", len(found)-10)
+	}
+	return "; there are runs below: " + strings.Join(found, " ") + more
 }

@@ -1,11 +1,23 @@
 // Package nearest finds the name that somebody meant.
 package nearest
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // Name returns the known name that given resembles most, for a message of the kind
 // `did you mean "crop"?`; "" when none resembles it.
 func Name(given string, known []string) string { return within(given, known, len(given)/2+1) }
+
+// Meant is the end of a message about an unknown name: `; did you mean "crop"?`, or "" when
+// no known name resembles it.
+func Meant(given string, known []string) string {
+	if name := within(given, known, (len(given)+1)/3); name != "" && name != given {
+		return "; did you mean " + strconv.Quote(name) + "?"
+	}
+	return ""
+}
 
 // Typo returns the known name that given is a slip of: one letter wrong, missing, doubled
 // or swapped with its neighbour, two in names of eight letters and more, or another case

@@ -63,3 +63,15 @@ func TestDistanceIsSymmetricAndZeroForEqualsAlone(t *testing.T) {
 		}
 	})
 }
+
+func TestMeantNamesWhatIsNearAndNothingElse(t *testing.T) {
+	known := []string{"deeplesion", "luna16", "lens", "val"}
+	for given, want := range map[string]string{
+		"deeplesoin": `; did you mean "deeplesion"?`, "valid": `; did you mean "val"?`, "LUNA-16": `; did you mean "luna16"?`,
+		"lens": "", "nonsense": "", "": "", "x": "",
+	} {
+		if got := Meant(given, known); got != want {
+			t.Errorf("%q: %q, want %q", given, got, want)
+		}
+	}
+}
