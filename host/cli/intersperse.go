@@ -24,7 +24,7 @@ func intersperse(app *cli.App, args []string) ([]string, error) {
 		leaf, commands = commands[i], commands[i].Subcommands
 		at++
 	}
-	if leaf == nil || len(leaf.Flags) == 0 { // none, or a group of commands
+	if leaf == nil || len(leaf.Subcommands) > 0 && len(leaf.Flags) == 0 {
 		return args, nil
 	}
 	called := strings.Join(slices.Concat([]string{app.Name}, args[1:at]), " ")
