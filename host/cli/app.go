@@ -144,6 +144,9 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	}()
 
 	app := newApp(stdout, stderr)
+	if completeValue(app, args, stdout) {
+		return 0
+	}
 	prepare(app.Commands)
 	args, err := intersperse(app, args)
 	if err == nil {

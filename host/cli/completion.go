@@ -3,8 +3,14 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/plughost"
 )
 
 // The scripts ask the program itself for the words that may follow, so they stay
@@ -16,6 +22,8 @@ _alignedfusion() {
 	local -a line=("${COMP_WORDS[@]:0:COMP_CWORD}")
 	[[ $cur == -* ]] && line+=("$cur")
 	mapfile -t COMPREPLY < <(compgen -W "$("${line[@]}" --generate-bash-completion 2>/dev/null)" -- "$cur")
+	[[ ${COMPREPLY[0]-} == *[=:] ]] && compopt -o nospace # more of the word follows
+	return 0
 }
 complete -o bashdefault -o default -F _alignedfusion alignedfusion
 `
@@ -25,16 +33,87 @@ _alignedfusion() {
 	local cur=${words[CURRENT]}
 	local -a line=("${words[@]:0:$((CURRENT-1))}") found
 	[[ $cur == -* ]] && line+=("$cur")
-	found=("${(@f)$(_CLI_ZSH_AUTOCOMPLETE_HACK=1 "${line[@]}" --generate-bash-completion 2>/dev/null)}")
+	found=("${(@f)$("${line[@]}" --generate-bash-completion 2>/dev/null)}")
 	if [[ -n ${found[1]} ]]; then
-		_describe values found
+		compadd -- "${found[@]}"
 	else
 		_files
 	fi
 }
 compdef _alignedfusion alignedfusion
 `
+	fishCompletion = `# fish completion of alignedfusion; load it with: alignedfusion completion fish | source
+function __alignedfusion_complete
+	set -l line (commandline -opc)
+	set -l cur (commandline -ct)
+	string match -q -- '-*' $cur; and set -a line $cur
+	$line --generate-bash-completion 2>/dev/null
+end
+complete -c alignedfusion -a '(__alignedfusion_complete)'
+`
 )
+
+// completeValue prints what may follow the flag that a completion request ends with, and
+// says whether it was asked: the library completes flags and commands alone. No line means
+// that a file may follow, which the shell completes by itself.
+func completeValue(app *cli.App, args []string, w io.Writer) bool {
+	if len(args) < 3 || args[len(args)-1] != "--generate-bash-completion" || !strings.HasPrefix(args[len(args)-2], "--") {
+		return false
+	}
+	leaf, _ := commandOf(app, args)
+	name := strings.TrimPrefix(args[len(args)-2], "--")
+	if leaf == nil || !takesValue(findFlag(leaf, name)) {
+		return false
+	}
+	values, known := flagValues[name]
+	if known {
+		for _, value := range values() {
+			fmt.Fprintln(w, value)
+		}
+	}
+	return true
+}
+
+// flagValues are the words that a flag of any command takes.
+var flagValues = map[string]func() []string{
+	"protocol": froc.ProtocolNames,
+	"task":     func() []string { return []string{config.Detect, config.Classify} },
+	"encoder":  func() []string { return append(pluginNames(), "none") },
+	"fusion":   func() []string { return append(pluginNames(), "none") },
+	"head":     pluginNames,
+	"trust":    pluginNames,
+	"split":    func() []string { return []string{"train", "val", "test", "all"} },
+	"data": func() []string {
+		var specs []string
+		for _, l := range dataset.Layouts() {
+			specs = append(specs, l.Name+":")
+		}
+		return specs
+	},
+	"set": func() []string {
+		var names []string
+		for _, g := range settingGroups() {
+			for _, s := range g.rows {
+				if !strings.HasSuffix(s.name, "NAME") {
+					names = append(names, s.name+"=")
+				}
+			}
+		}
+		return names
+	},
+}
+
+// pluginNames are those on the usual search path; none of them runs.
+func pluginNames() []string {
+	found, _ := plughost.List(nil)
+	var names []string
+	for _, f := range found {
+		if f.ShadowedBy == "" {
+			names = append(names, f.Name)
+		}
+	}
+	return names
+}
 
 func completionCommand() *cli.Command {
 	return &cli.Command{
@@ -55,10 +134,7 @@ func completionCommand() *cli.Command {
 			case "zsh":
 				script = zshCompletion
 			case "fish":
-				var err error
-				if script, err = c.App.ToFishCompletion(); err != nil {
-					return err
-				}
+				script = fishCompletion
 			default:
 				return usageError("no completion for %q; there is bash, zsh and fish", shell)
 			}

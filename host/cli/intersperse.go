@@ -14,16 +14,7 @@ func intersperse(app *cli.App, args []string) ([]string, error) {
 	if len(args) == 0 || slices.Contains(args, "--generate-bash-completion") {
 		return args, nil
 	}
-	commands, at := app.Commands, 1
-	var leaf *cli.Command
-	for at < len(args) {
-		i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(args[at]) })
-		if i < 0 {
-			break
-		}
-		leaf, commands = commands[i], commands[i].Subcommands
-		at++
-	}
+	leaf, at := commandOf(app, args)
 	if leaf == nil || len(leaf.Subcommands) > 0 && len(leaf.Flags) == 0 {
 		return args, nil
 	}
@@ -53,6 +44,20 @@ func intersperse(app *cli.App, args []string) ([]string, error) {
 	}
 	head := len(args) - len(flags) - len(positional)
 	return slices.Concat(args[:head], flags, positional), nil
+}
+
+// commandOf is the command that the words behind the program's name call, nil for none, and
+// the place of the first word behind it.
+func commandOf(app *cli.App, args []string) (leaf *cli.Command, at int) {
+	commands := app.Commands
+	for at = 1; at < len(args); at++ {
+		i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(args[at]) })
+		if i < 0 {
+			break
+		}
+		leaf, commands = commands[i], commands[i].Subcommands
+	}
+	return leaf, at
 }
 
 func findFlag(c *cli.Command, name string) cli.Flag {
