@@ -3,15 +3,22 @@ package plughost
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/serve"
@@ -23,15 +30,46 @@ const debugTimeout = 24 * time.Hour
 
 // reattachments reads serve.EnvReattach.
 func reattachments() (map[string]serve.Reattach, error) {
-	text := os.Getenv(serve.EnvReattach)
+	return parseReattachments(os.Getenv(serve.EnvReattach))
+}
+
+// parseReattachments fails with fault.Usage: somebody has typed it.
+func parseReattachments(text string) (map[string]serve.Reattach, error) {
 	if text == "" {
 		return nil, nil
 	}
+	wrong := func(err error) error {
+		return fault.Errorf(fault.Usage, "$%s: %w; a plugin prints it when it is run with %s", serve.EnvReattach, err, serve.DebugFlag)
+	}
 	var out map[string]serve.Reattach
-	if err := json.Unmarshal([]byte(text), &out); err != nil {
-		return nil, fmt.Errorf("$%s: %w; a plugin prints it when it is run with %s", serve.EnvReattach, err, serve.DebugFlag)
+	d := json.NewDecoder(strings.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&out); err != nil {
+		return nil, wrong(err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, wrong(errors.New("something follows its closing brace"))
+	}
+	for _, name := range slices.Sorted(maps.Keys(out)) {
+		if err := checkReattach(name, out[name]); err != nil {
+			return nil, wrong(err)
+		}
 	}
 	return out, nil
+}
+
+// checkReattach looks at what would be signalled and dialled: process 0 and those below are
+// whole groups of processes.
+func checkReattach(name string, r serve.Reattach) error {
+	switch {
+	case name == "":
+		return errors.New("a plugin without a name")
+	case r.PID < 1:
+		return fmt.Errorf("%s: pid is %d, want that of a process", name, r.PID)
+	case !filepath.IsAbs(r.Address):
+		return fmt.Errorf("%s: address is %q, want the absolute path of a socket", name, r.Address)
+	}
+	return nil
 }
 
 func (h *Host) attachOnce(ctx context.Context, name string, r serve.Reattach) (*Plugin, error) {

@@ -1,6 +1,7 @@
 package runs
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -50,7 +51,7 @@ func TestManifestsOfOtherVersionsAreRefused(t *testing.T) {
 			t.Errorf("version %s: %+v, %v", version, m, err)
 		}
 	}
-	if m, err := ReadManifest(manifestFile(t, `{"schema_version": 1, "task": "detect"}`)); err != nil || m.Task != "detect" {
+	if m, err := ReadManifest(manifestFile(t, `{"schema_version": 1, "task": "detect", "status": "done"}`)); err != nil || m.Task != "detect" {
 		t.Errorf("version 1: %+v, %v", m, err)
 	}
 }
@@ -59,6 +60,18 @@ func TestDamagedManifestNamesItsFile(t *testing.T) {
 	dir := manifestFile(t, `{"schema_version": 1, "seed": "x"`)
 	if _, err := ReadManifest(dir); err == nil || !strings.Contains(err.Error(), filepath.Join(dir, ManifestFile)) {
 		t.Errorf("no JSON: %v", err)
+	}
+	for text, want := range map[string]string{
+		`null`:                  "schema_version is 0",
+		`{"schema_version": 1}`: `status is "", want running, done, stopped, failed`,
+		`{"schema_version": 1, "status": "finished"}`:                                                             `status is "finished"`,
+		`{"schema_version": 1, "status": "done", "plugins": [{}]}`:                                                `plugins[0]: role ""`,
+		`{"schema_version": 1, "status": "done", "plugins": [{"role": "head", "parameters": 1, "trainable": 2}]}`: "1 weights, 2 trained",
+		`{"schema_version": 1, "status": "done"} {}`:                                                              "after top-level value",
+	} {
+		if m, err := ReadManifest(manifestFile(t, text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %+v, %v; want %q", text, m, err, want)
+		}
 	}
 	if _, err := ReadManifest(t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no manifest: %v, want that it is not there", err)
@@ -262,19 +275,26 @@ func TestMetricsThatAreNoneNameTheLine(t *testing.T) {
 	if records, err := ReadMetrics(r.Dir); err != nil || records != nil {
 		t.Errorf("no file: %v, %v", records, err)
 	}
+	step := `{"kind":"step","step":1}`
 	for text, bad := range map[string]bool{
-		"{\"step\":1}\nnonsense\n{\"step\":2}\n": true,
-		"{\"step\":1}\nnonsense\n":               true, // whole, so not cut off
-		"{\"step\":1}\nnonsense\n{\"step\":2":    true,
-		"{\"step\":1}\n{\"st":                    false,
-		"{\"step\":1}":                           false,
+		step + "\nnonsense\n" + step + "\n":                      true,
+		step + "\nnonsense\n":                                    true, // whole, so not cut off
+		step + "\nnonsense\n" + step[:9]:                         true,
+		step + "\n{}\n":                                          true,
+		step + "\n\n" + step + "\n":                              true,
+		step + "\n{\"kind\":\"steps\",\"step\":2}\n":             true,
+		step + "\n{\"kind\":\"step\",\"step\":-1}\n":             true,
+		step + "\n{\"kind\":\"step\",\"step\":1,\"epoch\":-1}\n": true,
+		step + "\n" + strings.Repeat("x", 1<<24) + "\n":          true,
+		step + "\n" + step[:4]:                                   false,
+		step:                                                     false,
 	} {
 		if err := r.Write(MetricsFile, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		records, err := ReadMetrics(r.Dir)
 		if (err != nil) != bad || bad && !strings.Contains(err.Error(), MetricsFile+":2: ") || !bad && len(records) != 1 {
-			t.Errorf("%q: %v, %v", text, records, err)
+			t.Errorf("%.80q: %v, %v", text, records, err)
 		}
 		if bad && r.RewindMetrics(State{Step: 1}) == nil {
 			t.Errorf("%q: was rewritten", text)
@@ -433,4 +453,57 @@ func TestFailuresAreNotSwallowed(t *testing.T) {
 	if _, err := Open(lost.Dir); err == nil {
 		t.Error("a run with a file in the place of its checkpoints was opened")
 	}
+}
+
+// What is read is what is written again: nothing of a manifest that was understood is lost.
+func FuzzParseManifest(f *testing.F) {
+	f.Add([]byte(`{"schema_version": 1, "status": "done", "plugins": [{"role": "head", "parameters": 7}], "notes": ["n"]}`))
+	f.Add([]byte(`{"schema_version": 1, "seed": 18446744073709551615, "threads": 3, "status": "running"`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := parseManifest(data)
+		if err != nil {
+			return
+		}
+		text, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := parseManifest(text)
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		if second, err := json.Marshal(again); err != nil || string(second) != string(text) {
+			t.Errorf("%s (%v), then %s", text, err, second)
+		}
+	})
+}
+
+// Lines that were understood are written back as lines that are; a file that ends in the
+// middle of a line gives what stands before it.
+func FuzzParseMetrics(f *testing.F) {
+	f.Add([]byte("{\"kind\":\"step\",\"step\":1,\"loss\":0.5,\"losses\":{\"a\":1e-300}}\n{\"kind\":\"validation\",\"step\":1}\n{\"ki"))
+	f.Add([]byte("{\"kind\":\"step\"}\r\n\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		records, line, err := parseMetrics(data)
+		if err != nil {
+			if line < 1 || line > bytes.Count(data, []byte("\n"))+1 {
+				t.Errorf("the error is about line %d of %q", line, data)
+			}
+			return
+		}
+		var out bytes.Buffer
+		for _, rec := range records {
+			text, err := json.Marshal(rec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out.Write(append(text, '\n'))
+		}
+		if again, _, err := parseMetrics(out.Bytes()); err != nil || len(again) != len(records) {
+			t.Fatalf("%d records, written as %q: %d (%v)", len(records), out.Bytes(), len(again), err)
+		}
+		if cut, _, err := parseMetrics(append(out.Bytes(), `{"kind":"st`...)); err != nil || len(cut) != len(records) {
+			t.Errorf("%d records and a half-written line: %d (%v)", len(records), len(cut), err)
+		}
+	})
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -61,6 +63,9 @@ type Manifest struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
+// statuses are those that Manifest.Status knows.
+var statuses = []string{"running", "done", "stopped", "failed"}
+
 // Now is the time as manifests hold it.
 func Now() string { return time.Now().UTC().Format(time.RFC3339) }
 
@@ -71,12 +76,28 @@ func ReadManifest(run string) (*Manifest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("run manifest: %w", err)
 	}
-	var m Manifest
-	if err := json.Unmarshal(data, &m); err != nil {
+	m, err := parseManifest(data)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	return m, nil
+}
+
+func parseManifest(data []byte) (*Manifest, error) {
+	var m Manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return nil, err
+	}
 	if m.SchemaVersion != ManifestVersion {
-		return nil, fmt.Errorf("%s: schema_version is %d; this program reads %d", path, m.SchemaVersion, ManifestVersion)
+		return nil, fmt.Errorf("schema_version is %d; this program reads %d", m.SchemaVersion, ManifestVersion)
+	}
+	if !slices.Contains(statuses, m.Status) {
+		return nil, fmt.Errorf("status is %q, want %s", m.Status, strings.Join(statuses, ", "))
+	}
+	for i, p := range m.Plugins {
+		if p.Role == "" || p.Parameters < 0 || p.Trainable < 0 || p.Trainable > p.Parameters {
+			return nil, fmt.Errorf("plugins[%d]: role %q with %d weights, %d trained: want a role, and no more trained than there are", i, p.Role, p.Parameters, p.Trainable)
+		}
 	}
 	return &m, nil
 }

@@ -1,7 +1,6 @@
 package runs
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -84,27 +83,36 @@ func (r *Run) RewindMetrics(state State) error {
 
 // ReadMetrics reads metrics.jsonl of a run; a half-written last line is left out.
 func ReadMetrics(run string) ([]Record, error) {
-	data, err := os.ReadFile((&Run{Dir: run}).Path(MetricsFile))
+	path := (&Run{Dir: run}).Path(MetricsFile)
+	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	var records []Record
-	lines := bufio.NewScanner(bytes.NewReader(data))
-	lines.Buffer(nil, 1<<24)
-	n := 0
-	for lines.Scan() {
-		n++
+	records, line, err := parseMetrics(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s:%d: %w", path, line, err)
+	}
+	return records, nil
+}
+
+// parseMetrics reads records; line is the number of the line that err is about.
+func parseMetrics(data []byte) (records []Record, line int, err error) {
+	for text := range bytes.Lines(data) {
+		line++
 		var rec Record
-		if err := json.Unmarshal(lines.Bytes(), &rec); err != nil {
-			if !bytes.HasSuffix(data, []byte("\n")) && !lines.Scan() {
+		if err := json.Unmarshal(text, &rec); err != nil {
+			if !bytes.HasSuffix(text, []byte("\n")) {
 				break // the process was killed while writing this line
 			}
-			return nil, fmt.Errorf("%s:%d: %w", (&Run{Dir: run}).Path(MetricsFile), n, err)
+			return nil, line, err
+		}
+		if rec.Kind != "step" && rec.Kind != "validation" || rec.Step < 0 || rec.Epoch < 0 {
+			return nil, line, fmt.Errorf("kind %q, step %d, epoch %d: want step or validation, and no negative number", rec.Kind, rec.Step, rec.Epoch)
 		}
 		records = append(records, rec)
 	}
-	return records, lines.Err()
+	return records, line, nil
 }
