@@ -6,6 +6,8 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
 // Stratum is the evaluation of the lesions of one value or range of a column.
@@ -31,7 +33,11 @@ func Strata(t *Truth, predictions []Prediction, p Protocol, column string, edges
 	}
 	at := slices.Index(t.Strata, column)
 	if at < 0 {
-		return nil, fmt.Errorf("strata: no column %q in the ground truth; there are %v", column, t.Strata)
+		known := "none beside the box and its image"
+		if len(t.Strata) > 0 {
+			known = strings.Join(t.Strata, ", ")
+		}
+		return nil, fmt.Errorf("strata: no column %q in the ground truth%s; there is %s", column, nearest.Meant(column, t.Strata), known)
 	}
 	if !slices.IsSorted(edges) {
 		return nil, fmt.Errorf("strata: edges %v of column %q must ascend", edges, column)

@@ -50,6 +50,9 @@ func runCompare(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := checkFROCFiles(c); err != nil {
+		return err
+	}
 	o := workflow.CompareOptions{
 		Systems: parseSystems(c.Args().Slice()), Split: c.String("split"), Protocol: c.String("protocol"), FROC: settings,
 		Rules:     func(p froc.Protocol) (froc.Protocol, error) { return overrideRules(c, p) },

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -121,7 +122,11 @@ func frocProtocolsCommand() *cli.Command {
 
 func runFROC(c *cli.Context) error {
 	if c.NArg() > 0 {
-		return usageError("froc takes no arguments, got %q; files are given by flags", c.Args().First())
+		hint := "files are given by flags: --ground-truth FILE --predictions FILE"
+		if _, err := strconv.ParseFloat(c.Args().First(), 64); err == nil {
+			hint = "lists of numbers are written with commas: --fppi 0.5,1,2"
+		}
+		return usageError("froc takes no arguments, got %q; %s", c.Args().First(), hint)
 	}
 	for _, name := range []string{"ground-truth", "predictions"} {
 		if !c.IsSet(name) {
@@ -134,6 +139,9 @@ func runFROC(c *cli.Context) error {
 	}
 	gates, err := parseGates(c)
 	if err != nil {
+		return err
+	}
+	if err := checkFROCFiles(c); err != nil {
 		return err
 	}
 	report, err := frocreport.Run(o)
@@ -295,6 +303,22 @@ func readFROCRules(c *cli.Context, o *frocio.Options) error {
 	}
 	if err := o.Check(); err != nil {
 		return usageError("%w", err)
+	}
+	return nil
+}
+
+// checkFROCFiles refuses files that could not be written, before anything is computed.
+func checkFROCFiles(c *cli.Context) error {
+	paths := map[string][]string{"out": nil, "plot": {".svg", ".png", ".pdf"}}
+	for _, table := range frocreport.Tables() {
+		paths[string(table)] = nil
+	}
+	for _, flag := range slices.Sorted(maps.Keys(paths)) {
+		if path := c.String(flag); path != "" {
+			if err := checkOutput(flag, path, paths[flag]); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -272,7 +272,7 @@ func printHelp(w io.Writer, _ string, data any) {
 
 // commandLine is how a command is called.
 func commandLine(name string, cmd *cli.Command) string {
-	if len(cmd.Flags) > 0 {
+	if slices.ContainsFunc(cmd.Flags, func(f cli.Flag) bool { return f.Names()[0] != "help" }) {
 		name += " [flags]"
 	}
 	switch {

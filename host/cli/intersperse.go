@@ -2,7 +2,9 @@ package cli
 
 import (
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 )
@@ -27,7 +29,7 @@ func intersperse(app *cli.App, args []string) ([]string, error) {
 			positional = append(positional, args[at-1:]...)
 			break
 		}
-		name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		name, value, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
 		flag := findFlag(leaf, name)
 		switch {
 		case !strings.HasPrefix(arg, "-") || arg == "-":
@@ -36,9 +38,16 @@ func intersperse(app *cli.App, args []string) ([]string, error) {
 			return nil, unknownFlag(called, leaf, name)
 		default:
 			flags = append(flags, arg)
-			if takesValue(flag) && !hasValue && at < len(args) {
-				flags = append(flags, args[at])
+			if takesValue(flag) && !hasValue {
+				if at == len(args) {
+					return nil, usageError("--%s needs a value; see `%s --help`", name, called)
+				}
+				value = args[at]
+				flags = append(flags, value)
 				at++
+			}
+			if err := checkNumber(flag, name, value); err != nil {
+				return nil, err
 			}
 		}
 	}
@@ -65,6 +74,31 @@ func findFlag(c *cli.Command, name string) cli.Flag {
 		if slices.Contains(f.Names(), name) {
 			return f
 		}
+	}
+	return nil
+}
+
+// checkNumber refuses the value of a flag that is no number of its kind: the library's
+// message says neither what was wanted nor the flag as it was written.
+func checkNumber(f cli.Flag, name, value string) error {
+	var err error
+	want := ""
+	switch f.(type) {
+	case *cli.IntFlag:
+		_, err = strconv.ParseInt(value, 0, 0)
+		want = "a whole number"
+	case *cli.Uint64Flag:
+		_, err = strconv.ParseUint(value, 0, 64)
+		want = "a whole number from 0 on"
+	case *cli.Float64Flag:
+		_, err = strconv.ParseFloat(value, 64)
+		want = "a number"
+	case *cli.DurationFlag:
+		_, err = time.ParseDuration(value)
+		want = "a time such as 90s or 5m"
+	}
+	if err != nil {
+		return usageError("--%s %q: want %s", name, value, want)
 	}
 	return nil
 }

@@ -215,6 +215,18 @@ func Parse(data []byte) (*Config, error) {
 	return c, nil
 }
 
+// groupMeant names the group.key that a key without a group is; "" where it is none.
+func groupMeant(key string) string {
+	for _, g := range Groups(Detect) {
+		for _, s := range g.Settings {
+			if s.Name == key {
+				return fmt.Sprintf("; did you mean %q?", g.Name+"."+key+"=…")
+			}
+		}
+	}
+	return ""
+}
+
 // zeros are the data settings of version 0.1 whose 0 stood for another value.
 var zeros = []struct{ name, meant string }{{"slice_spacing_mm", "2"}, {"zoom", "1"}}
 
@@ -229,7 +241,7 @@ func (c *Config) Set(text string) error {
 	name, value, ok := strings.Cut(text, "=")
 	group, key, dotted := strings.Cut(name, ".")
 	if !ok || !dotted || key == "" {
-		return fmt.Errorf("--set %q: want GROUP.KEY=VALUE with one of the groups %s", text, strings.Join(groups, ", "))
+		return fmt.Errorf("--set %q: want GROUP.KEY=VALUE with one of the groups %s%s", text, strings.Join(groups, ", "), groupMeant(name))
 	}
 	c.given[name] = true
 	put := func(v *Values) {

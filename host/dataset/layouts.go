@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -66,7 +67,36 @@ func layoutOf(spec string) (layout Layout, path, options string, err error) {
 		}
 		names[i] = l.Name
 	}
-	return Layout{}, "", "", fmt.Errorf("%w: data spec %q: want LAYOUT:PATH%s; there are the layouts %s", ErrData, spec, nearest.Meant(name, names), strings.Join(names, ", "))
+	hint := nearest.Meant(name, names)
+	if hint == "" {
+		hint = specFor(spec)
+	}
+	return Layout{}, "", "", fmt.Errorf("%w: data spec %q: want LAYOUT:PATH%s; there are the layouts %s", ErrData, spec, hint, strings.Join(names, ", "))
+}
+
+// specFor says how a path that stands without a layout is given, by what lies there; "" where
+// that does not tell.
+func specFor(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	ending := strings.ToLower(filepath.Ext(path))
+	if !info.IsDir() {
+		switch {
+		case ending == ".csv":
+			return fmt.Sprintf("; a table of cases is %q", "table:"+path)
+		case strings.HasSuffix(path, ".nii") || strings.HasSuffix(path, ".nii.gz"):
+			return fmt.Sprintf("; a volume to predict is %q", "nifti:"+path)
+		}
+		return ""
+	}
+	for _, file := range []struct{ name, layout string }{{"volumes.csv", "volumes"}, {"DL_info.csv", "deeplesion"}, {"boxes.csv", "boxes"}, {"meta", "derm7pt"}} {
+		if _, err := os.Stat(filepath.Join(path, file.name)); err == nil {
+			return fmt.Sprintf("; this folder is %q", file.layout+":"+path)
+		}
+	}
+	return "; scans as they come (DICOM series, NIfTI) are made a data set by `alignedfusion data import`"
 }
 
 // TableOf is the file whose column split divides a data set. It fails with ErrData for a

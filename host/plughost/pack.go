@@ -20,6 +20,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
@@ -342,10 +343,10 @@ func IsAddress(text string) bool {
 
 func download(ctx context.Context, address, sum, to string) error {
 	if !strings.HasPrefix(address, "https://") {
-		return fmt.Errorf("%s: only https:// addresses are downloaded", address)
+		return fault.Errorf(fault.Usage, "%s: only https:// addresses are downloaded", address)
 	}
 	if len(sum) != 2*sha256.Size {
-		return fmt.Errorf("%s: give the package's SHA-256 with --sha256; who made it says it beside the address", address)
+		return fault.Errorf(fault.Usage, "%s: give the package's SHA-256 with --sha256; who made it says it beside the address", address)
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
