@@ -98,10 +98,9 @@ type Manifest struct {
 
 // Optimizer is the update rule a trainable stage uses.
 type Optimizer struct {
-	// Name is sgd or adamw.
+	// Name is a choice of train.optimizer.
 	Name string
-	// Values: sgd: momentum, weight_decay, nesterov (0 or 1);
-	// adamw: beta1, beta2, eps, weight_decay.
+	// Values have the names of the settings train.*; switches are 0 or 1.
 	Values map[string]float64
 }
 

@@ -2,8 +2,10 @@ package torchstage
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -28,7 +30,7 @@ func resolveOptimizer(o sdk.Optimizer) (sdk.Optimizer, error) {
 	}
 	defaults, ok := optimizerDefaults[o.Name]
 	if !ok {
-		return o, sdk.Errorf(sdk.InvalidArgument, "optimizer %q, want sgd or adamw", o.Name)
+		return o, sdk.Errorf(sdk.InvalidArgument, "optimizer %q, want %s", o.Name, strings.Join(slices.Sorted(maps.Keys(optimizerDefaults)), " or "))
 	}
 	values := map[string]float64{}
 	for k, v := range defaults {

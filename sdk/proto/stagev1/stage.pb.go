@@ -1063,9 +1063,9 @@ func (*AttachResponse) Descriptor() ([]byte, []int) {
 
 type Optimizer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// sgd or adamw.
+	// As train.optimizer names it.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// sgd: momentum, weight_decay, nesterov (0/1). adamw: beta1, beta2, eps, weight_decay.
+	// Its values by the names of train.*, switches 0 or 1.
 	Values        map[string]float64 `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

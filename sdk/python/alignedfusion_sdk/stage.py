@@ -73,7 +73,7 @@ class Instance:
         self.open, self.ended = {}, []
         name = optimizer or "sgd"
         if name not in _OPTIMIZERS:
-            raise StageError("InvalidArgument", "optimizer %r, want sgd or adamw" % name)
+            raise StageError("InvalidArgument", "optimizer %r, want %s" % (name, " or ".join(sorted(_OPTIMIZERS))))
         unknown = set(values) - set(_OPTIMIZERS[name])
         if unknown:
             raise StageError("InvalidArgument", "optimizer %s has no value %s" % (name, ", ".join(sorted(unknown))))
