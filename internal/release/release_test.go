@@ -11,6 +11,7 @@ func TestWhatIsNotGoHasTheSameVersion(t *testing.T) {
 	for file, pattern := range map[string]string{
 		"Makefile":     `(?m)^VERSION := ([0-9.]+)-dev`,
 		"CHANGELOG.md": `(?m)^## ([0-9.]+)`,
+		"CITATION.cff": `(?m)^version: ([0-9.]+)$`,
 		"sdk/python/alignedfusion_sdk/__init__.py": `(?m)^__version__ = "([0-9.]+)"$`,
 	} {
 		text, err := os.ReadFile(filepath.Join("..", "..", filepath.FromSlash(file)))
