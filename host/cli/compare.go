@@ -134,10 +134,8 @@ func writeComparison(c *cli.Context, found *workflow.Comparison, allPairs bool) 
 		if err := writeDetectorTable(c.App.Writer, found.Split, &d.Report, allPairs); err != nil {
 			return err
 		}
-		if d.Full != nil {
-			if err := d.Full.WriteParts(c.App.Writer); err != nil {
-				return err
-			}
+		if err := d.Full.WriteParts(c.App.Writer); err != nil {
+			return err
 		}
 	}
 	for _, one := range found.Classification {

@@ -305,7 +305,7 @@ func (s *Study) evaluate(r *CellResult, p *workflow.PredictResult) error {
 		if err != nil {
 			return err
 		}
-		result, err := predictions.EvaluateBoxes(p.Cases, p.Predictions, protocol)
+		result, err := predictions.EvaluateBoxes(p.Cases, p.Predictions, p.Labels, protocol)
 		if errors.Is(err, froc.ErrNoLesions) {
 			return fmt.Errorf("%w: split %q has no lesions", dataset.ErrData, s.Split)
 		}

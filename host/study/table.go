@@ -311,6 +311,17 @@ func overSeeds(results []*CellResult, metric string) Figure {
 // The joint curve has one threshold for all seeds; intervals and tests are of it.
 func (s *Study) poolDetections(p *pooled, results []*CellResult, o resample.Options) error {
 	all := &froc.Truth{}
+	// class numbers the classes of all seeds alike: those of a file are in its own order.
+	class := func(truth *froc.Truth, k int32) int32 {
+		if k == froc.AnyClass || len(truth.Classes) == 0 {
+			return k
+		}
+		at := slices.Index(all.Classes, truth.Classes[k])
+		if at < 0 {
+			at, all.Classes = len(all.Classes), append(all.Classes, truth.Classes[k])
+		}
+		return int32(at)
+	}
 	var marks []froc.Prediction
 	seeds := fmt.Sprint(p.row.Seeds)
 	for _, r := range results {
@@ -332,11 +343,11 @@ func (s *Study) poolDetections(p *pooled, results []*CellResult, o resample.Opti
 			all.Images = append(all.Images, image)
 		}
 		for _, lesion := range truth.Truth.Lesions {
-			lesion.Image += first
+			lesion.Image, lesion.Class = lesion.Image+first, class(truth.Truth, lesion.Class)
 			all.Lesions = append(all.Lesions, lesion)
 		}
 		for _, m := range given.Marks {
-			m.Image += first
+			m.Image, m.Class = m.Image+first, class(truth.Truth, m.Class)
 			marks = append(marks, m)
 		}
 	}

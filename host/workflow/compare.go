@@ -18,6 +18,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
+	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
 // System is a run directory, or a file of a detector's predictions.
@@ -267,7 +268,7 @@ type Detection struct {
 	// few patients with lesions for them.
 	Resample  resample.Options
 	Intervals bool
-	// Full has files and plots of the comparison; nil for what a prediction is worth.
+	// Full has files, plots and parts (strata, classes) of the comparison.
 	Full *frocreport.Report
 }
 
@@ -285,6 +286,9 @@ func compareDetectors(o CompareOptions, first *config.Config) (*Detection, error
 		}
 		r.Read.Split = "" // the run's files hold one split
 		r.Truth = frocio.Source{GroundTruth: filepath.Join(dir, predictions.TruthFile), Images: filepath.Join(dir, predictions.ImagesFile)}
+		if r.ByClass, err = o.byClass(r.Truth.GroundTruth, protocol); err != nil {
+			return nil, err
+		}
 	} else if r.Truth.GroundTruth == "" {
 		return nil, usage("compare of files needs --ground-truth (and --images for images without lesions)")
 	}
@@ -305,12 +309,20 @@ func compareDetectors(o CompareOptions, first *config.Config) (*Detection, error
 	if err != nil {
 		return nil, bad(err)
 	}
-	d := &Detection{Report: full.Document, Results: frocreport.Named(full.Systems), Resample: resolved, Intervals: full.Document.Bootstrap != nil, Full: full}
-	if one := d.Report.System; one != nil {
-		d.Report.Systems, d.Report.System = []frocio.System{*one}, nil
-		d.Report.Systems[0].Name = full.Systems[0].Name
+	return newDetection(full, resolved), nil
+}
+
+// byClass reports whether every class is evaluated by itself: where that is asked for, or a
+// run's truth has classes that the protocol tells apart.
+func (o CompareOptions) byClass(truth string, p froc.Protocol) (bool, error) {
+	if o.FROC.ByClass || p.Classes == froc.AnyClasses {
+		return o.FROC.ByClass, nil
 	}
-	return d, nil
+	t, err := table.Read(truth)
+	if err != nil {
+		return false, bad(err)
+	}
+	return t.Has("class"), nil
 }
 
 // bad marks an error as one of the input data, unless it says so itself.
@@ -344,36 +356,14 @@ func (o CompareOptions) protocol(first *config.Config) (froc.Protocol, error) {
 	return p, p.Check()
 }
 
-func newDetection(results []froc.Named, o resample.Options, allPairs bool) (*Detection, error) {
-	o, err := o.Resolved()
-	if err != nil {
-		return nil, &config.Error{Err: err}
+// newDetection is what a report says of the systems that it was made of.
+func newDetection(full *frocreport.Report, o resample.Options) *Detection {
+	d := &Detection{Report: full.Document, Results: frocreport.Named(full.Systems), Resample: o, Intervals: full.Document.Bootstrap != nil, Full: full}
+	if one := d.Report.System; one != nil {
+		d.Report.Systems, d.Report.System = []frocio.System{*one}, nil
+		d.Report.Systems[0].Name = full.Systems[0].Name
 	}
-	d := &Detection{Results: results, Resample: o, Intervals: true}
-	d.Report = frocio.Report{SchemaVersion: frocio.SchemaVersion, Protocol: frocio.NewProtocol(results[0].Result.Protocol), Notes: []string{},
-		Bootstrap: frocio.NewResampling(results[0].Result, o)}
-	if few := resample.Warning(d.Report.Bootstrap.Clusters, string(d.Report.Bootstrap.Cluster)); few != "" {
-		d.Report.Notes = append(d.Report.Notes, few)
-	}
-	for _, r := range results {
-		b, err := r.Result.Bootstrap(o)
-		if errors.Is(err, froc.ErrTooFewReplicates) {
-			d.Intervals, err = false, nil
-			d.Report.Notes = append(d.Report.Notes, r.Name+": too few patients with lesions for confidence intervals")
-		}
-		if err != nil {
-			return nil, err
-		}
-		d.Report.Systems = append(d.Report.Systems, frocio.NewSystem(r.Name, r.Result, b))
-	}
-	if len(results) > 1 && d.Intervals {
-		pairs, err := froc.Compare(results, froc.CompareOptions{BootstrapOptions: o, AllPairs: allPairs})
-		if err != nil {
-			return nil, bad(err)
-		}
-		d.Report.Comparison = frocio.NewPairs(pairs, results[0].Result.Protocol.FPPI)
-	}
-	return d, nil
+	return d
 }
 
 // runsBelow names the runs in a folder, for a message to who gave the folder itself; "" when

@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/classify"
-	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocreport"
 	"github.com/alignedfusion/alignedfusion/eval/resample"
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
@@ -217,12 +217,21 @@ func Evaluate(r *PredictResult) (_ *Comparison, err error) {
 		if err != nil {
 			return nil, err
 		}
-		result, err := predictions.EvaluateBoxes(r.Cases, r.Predictions, p)
+		result, err := predictions.EvaluateBoxes(r.Cases, r.Predictions, r.Labels, p)
 		if err != nil {
 			return nil, err
 		}
-		out.Detection, err = newDetection([]froc.Named{{Name: RunName(r.Run), Result: result}}, resample.Options{}, false)
-		return out, err
+		o := frocreport.Options{Protocol: p, ByClass: len(result.Truth.Classes) > 0}
+		if o.Resample, err = o.Resample.Resolved(); err != nil {
+			return nil, err
+		}
+		system := frocreport.Evaluated{System: frocreport.System{Name: RunName(r.Run), Path: r.Run}, Result: result}
+		full, err := frocreport.Describe(o, []frocreport.Evaluated{system}, frocreport.Remarks{})
+		if err != nil {
+			return nil, err
+		}
+		out.Detection = newDetection(full, o.Resample)
+		return out, nil
 	}
 	results, err := predictions.EvaluateClasses(r.Cases, r.Predictions, r.Labels)
 	if err != nil {

@@ -114,11 +114,17 @@ func Run(o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	return Describe(o, systems, remarks)
+}
+
+// Describe makes the report of systems that are evaluated already; of the options it does
+// not need the files. It bootstraps, compares and divides as they say.
+func Describe(o Options, systems []Evaluated, remarks Remarks) (r *Report, err error) {
 	intervals := o.Resample.Replicates != 0 && systems[0].Result.Counts.Lesions > 0
 	if o.Resample, err = o.Resample.Resolved(); err != nil {
 		return nil, err
 	}
-	r := &Report{Systems: systems, resample: o.Resample}
+	r = &Report{Systems: systems, resample: o.Resample}
 	r.Document = frocio.Report{SchemaVersion: frocio.SchemaVersion, Protocol: frocio.NewProtocol(o.Protocol), Notes: append([]string{}, remarks.Notes...), Warnings: remarks.Warnings}
 	if intervals {
 		r.Document.Bootstrap = frocio.NewResampling(systems[0].Result, o.Resample)

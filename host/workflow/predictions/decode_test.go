@@ -187,7 +187,7 @@ func TestIgnoredRegionsNeitherCountNorHurt(t *testing.T) {
 		{Case: &cases[1], Boxes: []Box{found(1, 1, 5, 5, 0.1, 0)}},
 	}
 	p := froc.DeepLesion()
-	r, err := EvaluateBoxes(cases, predictions, p)
+	r, err := EvaluateBoxes(cases, predictions, lesionSet, p)
 	if err != nil {
 		t.Fatal(err)
 	}

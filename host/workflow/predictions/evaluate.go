@@ -34,32 +34,39 @@ func HasTargets(cases []dataset.Case) bool {
 	return len(cases) > 0
 }
 
-// Truth are the cases' boxes as the evaluation takes them.
-func Truth(cases []dataset.Case) *froc.Truth {
+// Truth are the cases' boxes as the evaluation takes them. With several classes a lesion is
+// found by marks of its own class alone; what is to be ignored is so for every class.
+func Truth(cases []dataset.Case, labels []sdk.LabelSet) *froc.Truth {
 	t := &froc.Truth{}
+	if classed(labels) {
+		t.Classes = labels[0].Classes
+	}
 	for i := range cases {
 		c := &cases[i]
 		t.Images = append(t.Images, froc.Image{ID: c.ID, Patient: c.Patient})
 		for _, b := range c.Boxes {
-			t.Lesions = append(t.Lesions, froc.Lesion{Image: i, Region: froc.Box(b.X1, b.Y1, b.X2, b.Y2)})
+			t.Lesions = append(t.Lesions, froc.Lesion{Image: i, Region: froc.Box(b.X1, b.Y1, b.X2, b.Y2), Class: int32(b.Class)})
 		}
 		for _, r := range c.Ignore {
 			x1, y1, x2, y2 := r.Bounds()
-			t.Lesions = append(t.Lesions, froc.Lesion{Image: i, Region: froc.Box(x1, y1, x2, y2), Ignore: true})
+			t.Lesions = append(t.Lesions, froc.Lesion{Image: i, Region: froc.Box(x1, y1, x2, y2), Ignore: true, Class: froc.AnyClass})
 		}
 	}
 	return t
 }
 
+// classed reports whether boxes are of several classes.
+func classed(labels []sdk.LabelSet) bool { return len(labels) > 0 && len(labels[0].Classes) > 1 }
+
 // EvaluateBoxes is the FROC of predictions, one per case in their order.
-func EvaluateBoxes(cases []dataset.Case, predictions []Prediction, p froc.Protocol) (*froc.Result, error) {
+func EvaluateBoxes(cases []dataset.Case, predictions []Prediction, labels []sdk.LabelSet, p froc.Protocol) (*froc.Result, error) {
 	var marks []froc.Prediction
 	for i := range predictions {
 		for _, b := range predictions[i].Boxes {
-			marks = append(marks, froc.Prediction{Image: i, Region: froc.Box(b.X1, b.Y1, b.X2, b.Y2), Score: b.Score})
+			marks = append(marks, froc.Prediction{Image: i, Region: froc.Box(b.X1, b.Y1, b.X2, b.Y2), Score: b.Score, Class: int32(b.Class)})
 		}
 	}
-	return froc.Evaluate(Truth(cases), marks, p)
+	return froc.Evaluate(Truth(cases, labels), marks, p)
 }
 
 // EvaluateClasses are the metrics of predictions, per label set. Cases whose label in
@@ -93,7 +100,7 @@ func Score(c *config.Config, labels []sdk.LabelSet, cases []dataset.Case, predic
 			return "", 0, nil, err
 		}
 		name = "mean sensitivity"
-		r, err := EvaluateBoxes(cases, predictions, p)
+		r, err := EvaluateBoxes(cases, predictions, labels, p)
 		if errors.Is(err, froc.ErrNoLesions) {
 			return name, math.NaN(), metrics, nil
 		}
@@ -104,6 +111,16 @@ func Score(c *config.Config, labels []sdk.LabelSet, cases []dataset.Case, predic
 			metrics[fmt.Sprintf("sensitivity@%g", o.FPPI)] = o.Sensitivity
 		}
 		metrics["mean_sensitivity"], metrics["average_precision"] = r.MeanSensitivity, r.AP
+		if classed(labels) {
+			classes, err := froc.ByClass(r.Truth, r.Predictions, p)
+			if err != nil {
+				return "", 0, nil, err
+			}
+			for _, c := range classes {
+				metrics["mean_sensitivity."+c.Class] = c.Result.MeanSensitivity
+			}
+			metrics["mean_sensitivity_of_classes"] = froc.MacroMean(classes).MeanSensitivity
+		}
 		return name, r.MeanSensitivity, finite(metrics), nil
 	}
 	results, err := EvaluateClasses(cases, predictions, labels)

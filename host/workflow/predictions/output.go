@@ -29,6 +29,7 @@ const OutputVersion = 1
 const (
 	File = "predictions.csv"
 	// TruthFile holds the boxes, ImagesFile every image (detect); TruthFile the labels (classify).
+	// With several classes of boxes, truth says each one's.
 	TruthFile  = "truth.csv"
 	ImagesFile = "images.csv"
 	// warningsFile holds a set's warnings.
@@ -294,13 +295,23 @@ func truthRows(task string, labels []sdk.LabelSet, predictions []Prediction) (tr
 	}
 	if task == config.Detect {
 		truth = [][]string{{"image", "x1", "y1", "x2", "y2", "ignore"}}
+		add := func(id string, x1, y1, x2, y2 float64, ignore, class string) {
+			row := []string{id, number64(x1), number64(y1), number64(x2), number64(y2), ignore}
+			if classed(labels) {
+				row = append(row, class)
+			}
+			truth = append(truth, row)
+		}
+		if classed(labels) {
+			truth[0] = append(truth[0], "class")
+		}
 		for _, p := range predictions {
 			for _, b := range p.Case.Boxes {
-				truth = append(truth, []string{p.Case.ID, number64(b.X1), number64(b.Y1), number64(b.X2), number64(b.Y2), "0"})
+				add(p.Case.ID, b.X1, b.Y1, b.X2, b.Y2, "0", labels[0].Classes[b.Class])
 			}
 			for _, r := range p.Case.Ignore {
 				x1, y1, x2, y2 := r.Bounds()
-				truth = append(truth, []string{p.Case.ID, number64(x1), number64(y1), number64(x2), number64(y2), "1"})
+				add(p.Case.ID, x1, y1, x2, y2, "1", "")
 			}
 		}
 		return truth, images
