@@ -398,6 +398,9 @@ func (c *Config) Idle() []string {
 			out = append(out, fmt.Sprintf("the setting %s has no effect: %s", i.key, i.why))
 		}
 	}
+	if c.Fusion.Plugin == None && (c.Attributes != nil && len(*c.Attributes) > 0 || c.TextEncoder != nil) {
+		out = append(out, "attributes or a text encoder are named, and there is no fusion that reads them")
+	}
 	return out
 }
 

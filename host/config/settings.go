@@ -63,14 +63,14 @@ type Data struct {
 	MissingSeed       int          `setting:"missing_seed" default:"0" min:"0" help:"which values are taken away, and which patients stay; what is missing at a low rate is missing at every higher one"`
 	Impute            Impute       `setting:"impute" default:"none" help:"what stands for a missing attribute: none (unmentioned), mode (the training split's most frequent value), category (one more value), pattern (every attribute is reduced to present or missing)"`
 	ClassWeights      ClassWeights `setting:"class_weights" default:"none" task:"classify" help:"weights of the classes in the loss: none, or balanced (inverse to their frequency in the training split)"`
-	Size              int          `setting:"size" default:"0" default.classify:"128" min:"0" help:"longer side in network pixels, ratio kept; 0: original size times zoom"`
-	Zoom              float64      `setting:"zoom" default:"1" above:"0" when:"size=0" help:"network pixels per original pixel where size is 0"`
-	Crop              int          `setting:"crop" default:"0" min:"0" help:"side of the training crops in network pixels; 0: whole images"`
+	Size              int          `setting:"size" default:"0" default.classify:"128" min:"0" max:"16384" help:"longer side in network pixels, ratio kept; 0: original size times zoom"`
+	Zoom              float64      `setting:"zoom" default:"1" above:"0" max:"64" when:"size=0" help:"network pixels per original pixel where size is 0"`
+	Crop              int          `setting:"crop" default:"0" min:"0" max:"16384" help:"side of the training crops in network pixels; 0: whole images"`
 	PositiveCrop      float64      `setting:"positive_crop" default:"0.7" min:"0" max:"1" task:"detect" unless:"crop=0" help:"share of the crops that are laid around a lesion"`
-	Slices            int          `setting:"slices" default:"0" min:"0" task:"detect" help:"depth of the volume; 0: what the encoder wants"`
+	Slices            int          `setting:"slices" default:"0" min:"0" max:"1024" task:"detect" help:"depth of the volume; 0: what the encoder wants"`
 	SliceSpacingMM    float64      `setting:"slice_spacing_mm" default:"2" above:"0" task:"detect" help:"distance the slices are resampled to"`
 	Augment           Augment      `setting:"augment" default:"detection" default.classify:"picture" help:"what is varied at random in training: nothing, as published for DeepLesion, the same and any way up (small lesions), as usual for photographs of skin"`
-	Workers           int          `setting:"workers" default:"0" min:"0" help:"background loaders; 0: one less than CPUs, from 1 to 4"`
+	Workers           int          `setting:"workers" default:"0" min:"0" max:"1024" help:"background loaders; 0: one less than CPUs, from 1 to 4"`
 	CacheMiB          int          `setting:"cache_mib" default:"1024" min:"0" max:"1048576" help:"memory for decoded images, in MiB"`
 	MaxBoxes          int          `setting:"max_boxes" default:"100" min:"0" task:"detect" help:"boxes per image that predictions keep, the best first; 0: all"`
 	Protocol          Protocol     `setting:"protocol" default:"deeplesion" task:"detect" help:"FROC protocol of the validation"`
@@ -316,9 +316,11 @@ func (c *Config) idleBeyondGroups() []idle {
 		add(true, "data.missing_validation", "data.validation_split is empty")
 	}
 	if c.Fusion.Plugin == None {
-		out = append(out, idle{"data.impute", "there is no fusion that reads attributes", true})
+		for _, key := range []string{"data.impute", "data.missing_train", "data.missing_validation", "data.missing_test", "text.dim"} {
+			out = append(out, idle{key, "there is no fusion that reads attributes", true})
+		}
 	}
-	if c.TextEncoder != nil {
+	if c.TextEncoder != nil && c.Fusion.Plugin != None {
 		out = append(out, idle{"text.dim", "the text encoder is a plugin", true})
 	}
 	return out

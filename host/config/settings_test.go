@@ -172,12 +172,17 @@ func TestSettingsWithoutEffectInAFileAreWarnedAbout(t *testing.T) {
 	want := []string{
 		"the setting train.momentum has no effect: train.optimizer is adamw, and only sgd uses it",
 		"the setting data.impute has no effect: there is no fusion that reads attributes",
-		"the setting text.dim has no effect: the text encoder is a plugin",
+		"the setting text.dim has no effect: there is no fusion that reads attributes",
+		"attributes or a text encoder are named, and there is no fusion that reads them",
 	}
 	if diff := cmp.Diff(want, c.Idle()); diff != "" {
 		t.Error(diff)
 	}
-	if c.Fusion.Plugin, c.TextEncoder, c.Train.Momentum = "sum", nil, 0.9; len(c.Idle()) != 0 {
+	c.Fusion.Plugin, c.Train.Momentum = "sum", 0.9
+	if diff := cmp.Diff([]string{"the setting text.dim has no effect: the text encoder is a plugin"}, c.Idle()); diff != "" {
+		t.Error(diff)
+	}
+	if c.TextEncoder = nil; len(c.Idle()) != 0 {
 		t.Errorf("%q", c.Idle())
 	}
 }
