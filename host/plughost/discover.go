@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -256,8 +257,24 @@ func (f *Found) agrees(m sdk.Manifest) error {
 		return fmt.Errorf("%s says name: %s, the program calls itself %q; make them the same", LayoutFile, l.Name, m.Name)
 	case l.Version != "" && l.Version != m.Version:
 		return fmt.Errorf("%s says version: %s, the program says %q; make them the same", LayoutFile, l.Version, m.Version)
+	case len(l.Kinds) > 0 && !sameSet(l.Kinds, kindsOf(m)):
+		return fmt.Errorf("%s says kinds: [%s], the program has [%s]; make them the same", LayoutFile, strings.Join(l.Kinds, ", "), strings.Join(kindsOf(m), ", "))
 	}
 	return nil
+}
+
+// kindsOf lists the kinds of a plugin's stages, once each, in their order.
+func kindsOf(m sdk.Manifest) (out []string) {
+	for _, s := range m.Stages {
+		if !slices.Contains(out, string(s.Kind)) {
+			out = append(out, string(s.Kind))
+		}
+	}
+	return out
+}
+
+func sameSet(a, b []string) bool {
+	return slices.Equal(slices.Compact(slices.Sorted(slices.Values(a))), slices.Compact(slices.Sorted(slices.Values(b))))
 }
 
 // ReadLayout reads and checks a LayoutFile. Errors have file and line.
@@ -278,6 +295,8 @@ func ReadLayout(file string) (*Layout, error) {
 		return nil, wrong("name: %q given, want letters, digits, - and _", l.Name)
 	case printable(string(data)) != string(data) && !bytes.Contains(data, []byte("\r\n")):
 		return nil, wrong("it has characters that are not for showing (controls, directions of writing)")
+	case len(l.Protocol) > 0 && !slices.Contains(l.Protocol, sdk.ProtocolMajor):
+		return nil, wrong("protocol: %v given, this host speaks %d; get the plugin built for it", l.Protocol, sdk.ProtocolMajor)
 	case len(l.Command) == 0:
 		return nil, wrong("command: missing, want a list like [./%s] or [python3, plugin.py]", l.Name)
 	case len(l.Files) == 0:

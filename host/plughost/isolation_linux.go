@@ -37,14 +37,15 @@ func IsolationSupport(context.Context) []Support {
 	return []Support{{"resource limits", true, "setrlimit"}, network, files, processes}
 }
 
-// namespaces tries, once, whether a process can get a network, processes and messages of
-// its own, and whether that takes a user namespace: it does for everyone but root, and for
+// namespaces tries, once, whether a process can get a network, processes, messages and mounts
+// of its own, and whether that takes a user namespace: it does for everyone but root, and for
 // a root who has lost that power. In it the plugin keeps its user and group.
 var namespaces = sync.OnceValues(func() (attr syscall.SysProcAttr, err error) {
 	for _, user := range []bool{false, true} {
-		attr = syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWIPC}
+		attr = syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWNS}
 		if user {
 			attr.Cloneflags |= unix.CLONE_NEWUSER
+			attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN} // over its own mounts, for the launcher
 			attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 			attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
 		} else if os.Geteuid() != 0 {
@@ -94,7 +95,8 @@ func (i Isolation) start(cmd *exec.Cmd, writable []string, lifeline int) (*insid
 		switch {
 		case err == nil:
 			l.Leads = true
-			cmd.SysProcAttr.Cloneflags, cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = attr.Cloneflags, attr.UidMappings, attr.GidMappings
+			cmd.SysProcAttr.Cloneflags, cmd.SysProcAttr.AmbientCaps = attr.Cloneflags, attr.AmbientCaps
+			cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = attr.UidMappings, attr.GidMappings
 		case auditArchitectures[runtime.GOARCH] != 0:
 			l.NoInternet = true
 			out.missing = append(out.missing, "processes of its own ("+err.Error()+")")

@@ -32,7 +32,8 @@ type launch struct {
 	// ReadOnly: only what lies in Writable, and devices, may be written.
 	ReadOnly bool
 	Writable []string
-	// NoInternet: sockets of other kinds than unix are refused (where no namespace does).
+	// NoInternet: sockets of other kinds than unix, and changes of files' modes, owners and
+	// times, are refused (where no namespace does).
 	NoInternet bool
 	// Powerless: a plugin of root's has none of root's powers but to read.
 	Powerless bool
@@ -103,6 +104,15 @@ func (l *launch) watchLifeline() {
 
 // restrict restricts the calling thread.
 func (l *launch) restrict() error {
+	if l.Leads && l.ReadOnly {
+		// Landlock keeps files from being written, and leaves their modes and times open.
+		if err := mountReadOnly(l.Writable); err != nil {
+			return fmt.Errorf("read-only files: %w", err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("powers of the launcher: %w", err)
+	}
 	for resource, value := range l.Limits {
 		var old unix.Rlimit
 		if unix.Getrlimit(resource, &old) == nil {
@@ -128,8 +138,32 @@ func (l *launch) restrict() error {
 		}
 	}
 	if l.NoInternet {
-		if err := refuseSockets(); err != nil {
+		if err := refuseCalls(); err != nil {
 			return fmt.Errorf("no network: %w", err)
+		}
+	}
+	return nil
+}
+
+// mountReadOnly makes all mounts of the namespace read-only but for the folders and /dev/shm.
+// A kernel that does not have the call (before Linux 5.12) or forbids it leaves them as they
+// are.
+func mountReadOnly(writable []string) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil
+	}
+	writable = append(slices.Clone(writable), "/dev/shm")
+	for _, dir := range writable {
+		if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil && !errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+	}
+	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return nil
+	}
+	for _, dir := range writable {
+		if err := unix.MountSetattr(unix.AT_FDCWD, dir, 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("%s: %w", dir, err)
 		}
 	}
 	return nil
@@ -226,9 +260,17 @@ func allowWrites(ruleset int, path string, rights uint64) error {
 // knows.
 var auditArchitectures = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
 
-// refuseSockets makes the kernel refuse sockets that are not unix's, with EACCES, and the
-// ways around: io_uring, and the system calls of another architecture (x32 included).
-func refuseSockets() error {
+// aboutFiles are the system calls that change a file's mode, owner, times and attributes,
+// which Landlock leaves open: (f)chmod(at), (f, l)chown(at), utime(s, nsat), (f, l)setxattr.
+var aboutFiles = map[string][]uint32{
+	"amd64": {90, 91, 268, 452, 92, 93, 94, 260, 132, 235, 261, 280, 188, 189, 190},
+	"arm64": {52, 53, 452, 55, 54, 88, 5, 6, 7},
+}
+
+// refuseCalls makes the kernel refuse sockets that are not unix's and changes of what is
+// known about files, with EACCES, and the ways around: io_uring, and the system calls of
+// another architecture (x32 included).
+func refuseCalls() error {
 	architecture, known := auditArchitectures[runtime.GOARCH]
 	if !known {
 		return fmt.Errorf("there is no filter of system calls for %s", runtime.GOARCH)
@@ -239,18 +281,23 @@ func refuseSockets() error {
 		x32                                     = 0x40000000
 		refuse, allow                           = unix.SECCOMP_RET_ERRNO | uint32(unix.EACCES), unix.SECCOMP_RET_ALLOW
 	)
+	refused := append([]uint32{unix.SYS_IO_URING_SETUP}, aboutFiles[runtime.GOARCH]...)
+	toRefusal := uint8(len(refused)) + 5 // from the first of those that jump there
 	filter := []unix.SockFilter{
 		{Code: load, K: architectureAt},
-		{Code: equal, K: architecture, Jf: 7},
+		{Code: equal, K: architecture, Jf: toRefusal + 1},
 		{Code: load, K: callAt},
-		{Code: atLeast, K: x32, Jt: 5},
-		{Code: equal, K: unix.SYS_IO_URING_SETUP, Jt: 4},
-		{Code: equal, K: unix.SYS_SOCKET, Jf: 2},
-		{Code: load, K: firstArgumentAt},
-		{Code: equal, K: unix.AF_UNIX, Jf: 1},
-		{Code: answer, K: allow},
-		{Code: answer, K: refuse},
+		{Code: atLeast, K: x32, Jt: toRefusal - 1},
 	}
+	for i, call := range refused {
+		filter = append(filter, unix.SockFilter{Code: equal, K: call, Jt: toRefusal - 2 - uint8(i)})
+	}
+	filter = append(filter,
+		unix.SockFilter{Code: equal, K: unix.SYS_SOCKET, Jf: 2},
+		unix.SockFilter{Code: load, K: firstArgumentAt},
+		unix.SockFilter{Code: equal, K: unix.AF_UNIX, Jf: 1},
+		unix.SockFilter{Code: answer, K: allow},
+		unix.SockFilter{Code: answer, K: refuse})
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program))); errno != 0 {
 		return fmt.Errorf("the kernel refuses a filter of system calls: %w", errno)

@@ -2,6 +2,7 @@ package plughost
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -187,7 +188,15 @@ func (p *Package) write(w io.Writer, folder string, names []string) error {
 
 // openPackage opens the archive behind its Package.
 func openPackage(r io.Reader) (*Package, *tar.Reader, func(), error) {
-	compressed, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1))
+	buffered := bufio.NewReader(r)
+	if head, _ := buffered.Peek(512); !bytes.HasPrefix(head, []byte(zstdMagic)) {
+		what := recogniseArchive(head)
+		if what == "" {
+			what = "another file"
+		}
+		return nil, nil, nil, fmt.Errorf("it is no package of a plugin, or damaged, but %s; `alignedfusion plugin pack` makes packages", what)
+	}
+	compressed, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1))
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -204,7 +213,9 @@ func openPackage(r io.Reader) (*Package, *tar.Reader, func(), error) {
 		return fail(fmt.Errorf("its first file is %q of %d bytes, want %s", header.Name, header.Size, packageFile))
 	}
 	var p Package
-	if err := json.NewDecoder(archive).Decode(&p); err != nil {
+	decoder := json.NewDecoder(archive)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&p); err != nil {
 		return fail(fmt.Errorf("%s: %w", packageFile, err))
 	}
 	for _, text := range append([]string{p.Version, p.Platform, p.License, p.ModelCard, p.Runtime, p.Libtorch}, append(p.Command, p.Kinds...)...) {
@@ -271,7 +282,44 @@ func unpack(path, folder string) (*Package, error) {
 			return nil, fmt.Errorf("%s: damaged: %s is missing", path, name)
 		}
 	}
+	layout, err := ReadLayout(filepath.Join(folder, LayoutFile))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := errors.Join(p.agrees(layout), p.fitsLibtorch()); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrUnsafe, path, err)
+	}
 	return p, nil
+}
+
+// agrees refuses a package that shows itself otherwise than what is in it will run.
+func (p *Package) agrees(l *Layout) error {
+	for _, field := range []struct{ name, shown, inside string }{
+		{"name", p.Name, l.Name}, {"version", p.Version, l.Version}, {"license", p.License, l.License}, {"model_card", p.ModelCard, l.ModelCard},
+		{"kinds", fmt.Sprint(p.Kinds), fmt.Sprint(l.Kinds)}, {"protocol", fmt.Sprint(p.Protocol), fmt.Sprint(l.Protocol)}, {"command", fmt.Sprintf("%q", p.Command), fmt.Sprintf("%q", l.Command)},
+	} {
+		if field.shown != field.inside {
+			return fmt.Errorf("%s says %s %s, the %s in it %s: get the package from who made it", packageFile, field.name, field.shown, LayoutFile, field.inside)
+		}
+	}
+	return nil
+}
+
+// fitsLibtorch refuses a package for another libtorch than this machine's libtch.so was made
+// for, where there is one: versions that differ in the second place have other symbols.
+func (p *Package) fitsLibtorch() error {
+	for _, dir := range hostLibraries() {
+		if here := shimVersion(filepath.Join(dir, shimLibrary)); here != "" && p.Libtorch != "" && minor(here) != minor(p.Libtorch) {
+			return fmt.Errorf("it was made for libtorch %s, this machine has %s (%s): get the package for that one, or build the plugin here", p.Libtorch, here, dir)
+		}
+	}
+	return nil
+}
+
+// minor is the first two places of a version.
+func minor(version string) string {
+	parts := strings.SplitN(version, ".", 3)
+	return strings.Join(parts[:min(2, len(parts))], ".")
 }
 
 func unpackFile(from io.Reader, to string, executable bool, sum string) error {

@@ -64,6 +64,8 @@ func plainManifest(m sdk.Manifest) error {
 	for _, s := range m.Stages {
 		check("a stage", s.Name, string(s.Kind), s.Summary)
 		check("a loss", s.Losses...)
+		check("a metric", s.Metrics...)
+		check("a task", s.Tasks...)
 		for _, p := range append(append([]sdk.Port(nil), s.Inputs...), s.Outputs...) {
 			check("a port", append([]string{p.Name, string(p.DType), p.Help}, p.Shape...)...)
 		}

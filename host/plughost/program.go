@@ -16,13 +16,16 @@ import (
 // that was built elsewhere gets this machine's.
 const shimLibrary = "libtch.so"
 
+// zstdMagic begins what zstd has compressed.
+const zstdMagic = "\x28\xb5\x2f\xfd"
+
 // starts tell files that are no programs of this system by how they begin.
 var starts = []struct{ magic, what string }{
 	{"PK\x03\x04", "a zip archive: unpack it, and give the program, or the folder with the " + LayoutFile + ", that is in it"},
 	{"\x1f\x8b", "a gzip archive: unpack it, and give what is in it"},
 	{"\xfd7zXZ", "an xz archive: unpack it, and give what is in it"},
 	{"BZh", "a bzip2 archive: unpack it, and give what is in it"},
-	{"\x28\xb5\x2f\xfd", "a package: `alignedfusion plugin install` takes it, under a name that ends in " + PackageEnding},
+	{zstdMagic, "a package: `alignedfusion plugin install` takes it, under a name that ends in " + PackageEnding},
 	{"MZ", "a Windows program: get the plugin built for " + System},
 	{"\xcf\xfa\xed\xfe", "a macOS program: get the plugin built for " + System},
 	{"\xca\xfe\xba\xbe", "a macOS program: get the plugin built for " + System},
@@ -46,25 +49,45 @@ func recognise(path string) error {
 		return err
 	}
 	defer file.Close()
-	head := make([]byte, 256)
+	head := make([]byte, 512)
 	n, err := io.ReadFull(file, head)
 	if head = head[:n]; n == 0 {
 		return fmt.Errorf("%s is empty", path)
 	}
-	for _, s := range starts {
-		if bytes.HasPrefix(head, []byte(s.magic)) {
-			return fmt.Errorf("%s is %s", path, s.what)
-		}
+	if what := recogniseArchive(head); what != "" {
+		return fmt.Errorf("%s is %s", path, what)
 	}
 	if script, found := bytes.CutPrefix(head, []byte("#!")); found {
 		return recogniseScript(path, script)
 	}
-	if want, known := machines[runtime.GOARCH]; known && err == nil && runtime.GOOS == "linux" {
-		if program, err := elf.NewFile(file); err == nil && program.Machine != want {
-			return fmt.Errorf("%s is a program for %s, this machine is %s: get the plugin built for it", path, strings.TrimPrefix(program.Machine.String(), "EM_"), System)
-		}
+	if runtime.GOOS != "linux" {
+		return nil
+	}
+	if !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
+		return fmt.Errorf("%s is neither a program of this system nor a script: a script's first line is #! and its interpreter", path)
+	}
+	want, known := machines[runtime.GOARCH]
+	if program, err := elf.NewFile(file); known && err == nil && program.Machine != want {
+		return fmt.Errorf("%s is a program for %s, this machine is %s: get the plugin built for it", path, strings.TrimPrefix(program.Machine.String(), "EM_"), System)
 	}
 	return nil
+}
+
+// tarMagicAt is where a tar archive says that it is one.
+const tarMagicAt = 257
+
+// recogniseArchive says what a file that begins so is, when it is known not to be a program;
+// "" otherwise.
+func recogniseArchive(head []byte) string {
+	for _, s := range starts {
+		if bytes.HasPrefix(head, []byte(s.magic)) {
+			return s.what
+		}
+	}
+	if len(head) > tarMagicAt && bytes.HasPrefix(head[tarMagicAt:], []byte("ustar")) {
+		return "a tar archive: unpack it, and give what is in it"
+	}
+	return ""
 }
 
 // recogniseScript looks at what stands behind a script's #!.

@@ -274,12 +274,7 @@ func layoutOf(f *Found, m sdk.Manifest) *Layout {
 		l.Command, l.Files = []string{"./" + name}, []string{name}
 		l.Name, l.License, l.ModelCard = m.Name, m.License, m.ModelCard
 	}
-	l.Version, l.Protocol, l.Kinds = m.Version, []int{sdk.ProtocolMajor}, nil
-	for _, s := range m.Stages {
-		if !slices.Contains(l.Kinds, string(s.Kind)) {
-			l.Kinds = append(l.Kinds, string(s.Kind))
-		}
-	}
+	l.Version, l.Protocol, l.Kinds = m.Version, []int{sdk.ProtocolMajor}, kindsOf(m)
 	return l
 }
 
@@ -333,7 +328,8 @@ func writeCopy(in *os.File, to string) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644|info.Mode().Perm()&0o111)
+	// What only its owner may read stays so.
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, info.Mode().Perm()&0o755|0o600)
 	if err != nil {
 		return err
 	}

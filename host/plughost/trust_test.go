@@ -124,6 +124,25 @@ func TestSymbolicLinksAreNotInstalled(t *testing.T) {
 	}
 }
 
+func TestCopiesAreNoMoreReadable(t *testing.T) {
+	dir := writeFolder(t, map[string]string{"key": "PRIVATE"})
+	if err := os.Chmod(filepath.Join(dir, "key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	to := filepath.Join(t.TempDir(), "copy")
+	if err := copyFile(root, "key", to); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(to); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the copy has mode %v, %v", info.Mode(), err)
+	}
+}
+
 func TestFoldersThatAnyoneMayWriteAreRefused(t *testing.T) {
 	isolate(t)
 	top := t.TempDir()
@@ -180,6 +199,8 @@ func TestFilesThatAreNoProgramsAreCalledWhatTheyAre(t *testing.T) {
 		{"<!DOCTYPE html>", "is a web page"},
 		{"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"},
 		{"", "is empty"},
+		{"print(1)\n", "neither a program of this system nor a script"},
+		{strings.Repeat("x", tarMagicAt) + "ustar", "is a tar archive"},
 	} {
 		path := filepath.Join(t.TempDir(), "x")
 		if err := os.WriteFile(path, []byte(test.content), 0o755); err != nil {
@@ -200,7 +221,7 @@ func TestLayoutAndProgramAgreeOnNameAndVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for layout, want := range map[string]string{"name: other\n": `name: other, the program calls itself "linear"`, "name: linear\nversion: 9.0.0\n": `version: 9.0.0, the program says "1.0.0"`, "name: linear\nversion: 1.0.0\n": ""} {
+	for layout, want := range map[string]string{"name: other\n": `name: other, the program calls itself "linear"`, "name: linear\nversion: 9.0.0\n": `version: 9.0.0, the program says "1.0.0"`, "name: linear\nversion: 1.0.0\n": "", "name: linear\nkinds: [text]\n": "kinds: [text], the program has [head]", "name: linear\nprotocol: [2]\n": "this host speaks 1"} {
 		dir := writeFolder(t, map[string]string{LayoutFile: layout + "command: [./linear]\nfiles: [linear]\n", "linear": string(program)})
 		_, errStart := newHost(t, Options{}).Start(t.Context(), dir)
 		_, _, errInstall := Install(t.Context(), dir, InstallOptions{Dir: t.TempDir()})
@@ -214,18 +235,20 @@ func TestLayoutAndProgramAgreeOnNameAndVersion(t *testing.T) {
 
 // attacks say HELD when they fail. HOST is the host's process, OUT a folder beside.
 var attacks = map[string]string{
-	"environment":   "cat /proc/HOST/environ > /dev/null 2>&1 && echo BROKEN || echo HELD",
-	"memory":        "head -c 1 /proc/HOST/mem > /dev/null 2>&1; cat /proc/HOST/maps > /dev/null 2>&1 && echo BROKEN || echo HELD",
-	"signal":        "kill -0 HOST 2> /dev/null && echo BROKEN || echo HELD",
-	"write":         "echo x 2> /dev/null > OUT/file && echo BROKEN || echo HELD",
-	"write home":    "echo x 2> /dev/null > $HOME/.profile && echo BROKEN || echo HELD",
-	"write itself":  "echo x 2> /dev/null >> $0 && echo BROKEN || echo HELD",
-	"write sysctl":  "echo x 2> /dev/null > /proc/sys/kernel/hostname && echo BROKEN || echo HELD",
-	"internet":      "PYTHON -c 'import socket; s=socket.socket(); s.settimeout(2); s.connect((\"ADDRESS\", PORT))' 2> /dev/null && echo BROKEN || echo HELD",
-	"datagram":      "PYTHON -c 'import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect((\"192.0.2.1\", 9)); s.send(b\"x\")' 2> /dev/null && echo BROKEN || echo HELD",
-	"read":          "cat /etc/passwd > /dev/null && echo HELD",
-	"own folder":    "echo x > $TMPDIR/mine && echo HELD",
-	"null, threads": "echo > /dev/null && echo HELD",
+	"environment":    "cat /proc/HOST/environ > /dev/null 2>&1 && echo BROKEN || echo HELD",
+	"memory":         "head -c 1 /proc/HOST/mem > /dev/null 2>&1; cat /proc/HOST/maps > /dev/null 2>&1 && echo BROKEN || echo HELD",
+	"signal":         "kill -0 HOST 2> /dev/null && echo BROKEN || echo HELD",
+	"write":          "echo x 2> /dev/null > OUT/file && echo BROKEN || echo HELD",
+	"write home":     "echo x 2> /dev/null > $HOME/.profile && echo BROKEN || echo HELD",
+	"write itself":   "echo x 2> /dev/null >> $0 && echo BROKEN || echo HELD",
+	"mode of a file": "chmod 777 OUT/theirs 2> /dev/null && echo BROKEN || echo HELD",
+	"time of a file": "touch -d @0 OUT/theirs 2> /dev/null && echo BROKEN || echo HELD",
+	"write sysctl":   "echo x 2> /dev/null > /proc/sys/kernel/hostname && echo BROKEN || echo HELD",
+	"internet":       "PYTHON -c 'import socket; s=socket.socket(); s.settimeout(2); s.connect((\"ADDRESS\", PORT))' 2> /dev/null && echo BROKEN || echo HELD",
+	"datagram":       "PYTHON -c 'import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect((\"192.0.2.1\", 9)); s.send(b\"x\")' 2> /dev/null && echo BROKEN || echo HELD",
+	"read":           "cat /etc/passwd > /dev/null && echo HELD",
+	"own folder":     "echo x > $TMPDIR/mine && echo HELD",
+	"null, threads":  "echo > /dev/null && echo HELD",
 }
 
 // listen is a server on this machine.
@@ -249,10 +272,13 @@ func attack(t *testing.T, o Options) (broken []string) {
 	listener, port := listen(t)
 	defer listener.Close()
 	out := t.TempDir()
+	if err := os.WriteFile(filepath.Join(out, "theirs"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	replace := strings.NewReplacer("HOST", fmt.Sprint(os.Getpid()), "OUT", out, "PYTHON", python, "ADDRESS", "127.0.0.1", "PORT", port)
 	var script strings.Builder
 	for name, command := range attacks {
-		fmt.Fprintf(&script, "echo %s: $( %s ) >&2\n", name, replace.Replace(command))
+		fmt.Fprintf(&script, "printf '%%s ' \"%s: $( %s );\" >&2\n", name, replace.Replace(command))
 	}
 	path := filepath.Join(t.TempDir(), "probe")
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script.String()), 0o755); err != nil {
@@ -263,7 +289,7 @@ func attack(t *testing.T, o Options) (broken []string) {
 	_, err = h.Start(t.Context(), path)
 	lines := strings.Join(wantFailure(t, err).Stderr, "\n") + "\n"
 	for name := range attacks {
-		if !strings.Contains(lines, name+": HELD\n") {
+		if !strings.Contains(lines, name+": HELD;") {
 			broken = append(broken, name)
 		}
 	}
@@ -443,12 +469,30 @@ func TestAPackageIsInstalledAsItWasPacked(t *testing.T) {
 	}
 }
 
+// unpackOne packs the named files of a folder, all that p lists when none is named, and
+// unpacks them.
+func unpackOne(t *testing.T, p *Package, folder string, names ...string) (*Package, error) {
+	t.Helper()
+	if len(names) == 0 {
+		names = []string{LayoutFile, "run.sh"}
+	}
+	path := filepath.Join(t.TempDir(), "x.afp")
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(p.write(file, folder, names), file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return unpack(path, t.TempDir())
+}
+
 // A package whose files are not what its manifest says is refused, and writes nothing
 // outside of the folder it is unpacked into.
 func TestPackagesThatLieAreRefused(t *testing.T) {
-	folder := writeFolder(t, map[string]string{LayoutFile: "name: x\ncommand: [./run.sh]\nfiles: [run.sh]\n", "run.sh": "#!/bin/sh\n", "more": "more"})
+	folder := writeFolder(t, map[string]string{LayoutFile: "name: x\nversion: \"1\"\nkinds: [head]\ncommand: [./run.sh]\nfiles: [run.sh]\n", "run.sh": "#!/bin/sh\n", "more": "more"})
 	good := func() *Package {
-		p := &Package{SchemaVersion: 1, Name: "x", Version: "1", Platform: System, Files: map[string]PackedFile{}}
+		p := &Package{SchemaVersion: 1, Name: "x", Version: "1", Platform: System, Kinds: []string{"head"}, Command: []string{"./run.sh"}, Files: map[string]PackedFile{}}
 		for _, name := range []string{LayoutFile, "run.sh"} {
 			packed, err := packedFile(filepath.Join(folder, name))
 			if err != nil {
@@ -472,30 +516,26 @@ func TestPackagesThatLieAreRefused(t *testing.T) {
 		"escapes":        {func(p *Package) { p.License = "\x1b[2J" }, nil, "not for showing"},
 		"name":           {func(p *Package) { p.Name = "../x" }, nil, "letters, digits"},
 		"newer":          {func(p *Package) { p.SchemaVersion = 2 }, nil, "schema_version 2"},
+		"another name":   {func(p *Package) { p.Name = "y" }, nil, "says name y, the plugin.yaml in it x"},
+		"newer version":  {func(p *Package) { p.Version = "2" }, nil, "says version 2, the plugin.yaml in it 1"},
+		"another kind":   {func(p *Package) { p.Kinds = []string{"text"} }, nil, "says kinds [text], the plugin.yaml in it [head]"},
+		"other command":  {func(p *Package) { p.Command = []string{"/bin/sh", "-c", "x"} }, nil, "says command"},
 	} {
 		p := good()
 		if test.change != nil {
 			test.change(p)
 		}
-		if test.names == nil {
-			test.names = []string{LayoutFile, "run.sh"}
-		}
-		path := filepath.Join(t.TempDir(), "x.afp")
-		file, err := os.Create(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := errors.Join(p.write(file, folder, test.names), file.Close()); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := unpack(path, t.TempDir()); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := unpackOne(t, p, folder, test.names...); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
 		}
 	}
-	for _, text := range []string{"", "PK\x03\x04", "\x28\xb5\x2f\xfd"} {
+	if _, err := unpackOne(t, good(), folder); err != nil {
+		t.Errorf("a package that says what is in it: %v", err)
+	}
+	for text, want := range map[string]string{"": "another file", "PK\x03\x04": "a zip archive", "\x1f\x8b": "a gzip archive", zstdMagic: "EOF", strings.Repeat("x", tarMagicAt) + "ustar": "a tar archive"} {
 		path := filepath.Join(writeFolder(t, map[string]string{"x.afp": text}), "x.afp")
-		if _, err := ReadPackage(path); err == nil || !strings.Contains(err.Error(), "no package of a plugin, or damaged") {
-			t.Errorf("%q: %v", text, err)
+		if _, err := ReadPackage(path); err == nil || !strings.Contains(err.Error(), "no package of a plugin, or damaged") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.10q: %v", text, err)
 		}
 	}
 }

@@ -84,6 +84,9 @@ func openSafe(root *os.Root, name string) (*os.File, error) {
 		at := filepath.Join(parts[:i+1]...)
 		full := filepath.Join(root.Name(), at)
 		info, err := root.Lstat(at)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%s is missing: %w", full, fs.ErrNotExist)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -186,6 +189,9 @@ func (f *Found) runnable(copied string) ([]string, error) {
 		program = path
 	}
 	info, err := os.Stat(program)
+	if errors.Is(err, fs.ErrNotExist) && !f.owns(program) {
+		return nil, fmt.Errorf("its interpreter %s is not installed", program)
+	}
 	if err != nil {
 		return nil, err
 	}
