@@ -124,4 +124,8 @@ type Batch struct {
 	Cases    []Case
 	Tensors  map[string]*tensor.Tensor
 	Geometry []Geometry
+	// Absent says, by modality, which cases lack its picture; modalities that no case lacks
+	// are left out. In the place of such a picture stands that of the first case that has one
+	// (zeros where none has): statistics over a batch should not see what is not there.
+	Absent map[string][]bool
 }

@@ -146,6 +146,9 @@ func openDerm7pt(o *opener) error {
 				break
 			}
 			name := t.Get(r, column)
+			if name == "" {
+				continue // a missing modality, unless both are
+			}
 			if !filepath.IsLocal(name) {
 				o.problems.Add(t.Path, r.Line, column, "%q is not the name of a file in images", problem.Clip(name, 60))
 				continue
@@ -154,7 +157,11 @@ func openDerm7pt(o *opener) error {
 			d.Cases[i].Images[ports.Images.Of(column).Name] = path
 			o.expect(expectedImage{caseIndex: i, path: path, place: place{t.Path, r.Line}, column: column})
 		}
+		if withImages && t.Get(r, "clinic")+t.Get(r, "derm") == "" {
+			o.needPicture(i, t.Path, r.Line, []string{"clinic", "derm"})
+		}
 	}
+	o.warnOfAbsent()
 	o.labelSets(labels, values, derm7ptClasses, func(task string) string { return task })
 	return o.derm7ptSplits(meta, len(t.Rows), rowCase)
 }

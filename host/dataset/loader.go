@@ -304,7 +304,37 @@ func (l *Loader) next() (*Batch, error) {
 			return nil, err
 		}
 	}
-	return p.batch, nil
+	return p.batch, p.fillAbsent(l.modalities)
+}
+
+// fillAbsent notes which cases lack a picture and puts that of another case in its place.
+func (p *pendingBatch) fillAbsent(modalities []string) error {
+	for _, m := range modalities {
+		absent := make([]bool, len(p.plans))
+		for i, one := range p.plans {
+			absent[i] = one.c.Images[m] == ""
+		}
+		if !slices.Contains(absent, true) {
+			continue
+		}
+		if p.batch.Absent == nil {
+			p.batch.Absent = map[string][]bool{}
+		}
+		p.batch.Absent[m] = absent
+		all, err := p.batch.Tensors[m].Float32s()
+		if err != nil {
+			return err
+		}
+		size := len(all) / len(absent)
+		if from := slices.Index(absent, false); from >= 0 {
+			for i, yes := range absent {
+				if yes {
+					copy(all[i*size:(i+1)*size], all[from*size:(from+1)*size])
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // Close stops loading and waits for the workers. It may be called more than once.
@@ -438,6 +468,9 @@ func (l *Loader) targets(p *pendingBatch) {
 func (l *Loader) render(p *pendingBatch, i int) error {
 	one := p.plans[i]
 	for _, m := range l.modalities {
+		if one.c.Images[m] == "" {
+			continue // fillAbsent
+		}
 		all, err := p.batch.Tensors[m].Float32s()
 		if err != nil {
 			return err

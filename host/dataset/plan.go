@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
+	"strings"
 )
 
 // minVisible is the share of a box that must stay in a crop for it to remain a
@@ -52,7 +54,7 @@ func (l *Loader) newPlan(index int) (*plan, error) {
 	for _, modality := range l.modalities {
 		path := c.Images[modality]
 		if path == "" {
-			return nil, fmt.Errorf("%w: case %q (%s) has no %s", ErrData, c.ID, c.Origin, modality)
+			continue // absent
 		}
 		size := c.Size
 		if known, ok := l.data.sizes[path]; ok {
@@ -63,9 +65,27 @@ func (l *Loader) newPlan(index int) (*plan, error) {
 		}
 		l.planModality(p, modality, size, rng)
 	}
+	if err := p.planAbsent(l.modalities); err != nil {
+		return nil, err
+	}
 	p.color = colorChange{uniform(a.Brightness), uniform(a.Contrast), uniform(a.Saturation)}
 	p.noiseSeed = rng.Uint64()
 	return p, nil
+}
+
+// planAbsent gives modalities without a picture the geometry of one that there is.
+func (p *plan) planAbsent(modalities []string) error {
+	i := slices.IndexFunc(modalities, func(m string) bool { return p.geometry[m] != nil })
+	if i < 0 && len(modalities) > 0 {
+		return fmt.Errorf("%w: case %q (%s) has no %s", ErrData, p.c.ID, p.c.Origin, strings.Join(modalities, " and no "))
+	}
+	for _, m := range modalities {
+		if p.geometry[m] == nil {
+			g := *p.geometry[modalities[i]]
+			p.geometry[m], p.contentHeight[m], p.contentWidth[m] = &g, p.contentHeight[modalities[i]], p.contentWidth[modalities[i]]
+		}
+	}
+	return nil
 }
 
 // planModality draws the geometry of one image and, for volumes, its targets.

@@ -111,9 +111,8 @@ func openTable(o *opener) error {
 		values = append(values, given)
 		for _, column := range imageColumns {
 			name := t.Get(r, column)
-			if name == "" {
-				o.problems.Add(t.Path, r.Line, column, "names no image")
-				continue
+			if name == "" || o.missing(name) {
+				continue // a missing modality, unless all are
 			}
 			path := name
 			if !filepath.IsAbs(path) {
@@ -122,12 +121,40 @@ func openTable(o *opener) error {
 			o.d.Cases[i].Images[modalityOf[column]] = path
 			o.expect(expectedImage{caseIndex: i, path: path, place: place{t.Path, r.Line}, column: column})
 		}
+		o.needPicture(i, t.Path, r.Line, imageColumns)
 	}
+	o.warnOfAbsent()
 	o.labelSets(tasks, values, nil, func(task string) string { return columnOf[task] })
 	if len(tasks) == 0 {
 		o.unlabelled()
 	}
 	return nil
+}
+
+// needPicture refuses a case without any of its pictures, whose columns are given.
+func (o *opener) needPicture(caseIndex int, file string, line int, columns []string) {
+	switch {
+	case len(columns) == 0 || len(o.d.Cases[caseIndex].Images) > 0:
+	case len(columns) == 1:
+		o.problems.Add(file, line, columns[0], "names no image")
+	default:
+		o.problems.Add(file, line, columns[0], "names no image, nor does %s: a case may lack some of its pictures, not all", strings.Join(columns[1:], " or "))
+	}
+}
+
+// warnOfAbsent counts the cases that lack a picture.
+func (o *opener) warnOfAbsent() {
+	for _, m := range o.d.Modalities {
+		lacking := 0
+		for i := range o.d.Cases {
+			if o.d.Cases[i].Images[m] == "" {
+				lacking++
+			}
+		}
+		if lacking > 0 && len(o.problems) == 0 {
+			o.warn("%d of %d cases have no %s: for them that modality is missing", lacking, len(o.d.Cases), m)
+		}
+	}
 }
 
 // unlabelled gives cases that come without labels the label sets of a run, unknown.

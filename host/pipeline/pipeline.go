@@ -143,6 +143,10 @@ type ForwardOptions struct {
 	Seed uint64
 	// Wanted names on-request outputs.
 	Wanted map[string]bool
+	// Absent are the cases of which an encoder's output shows nothing, by port: of a case
+	// without one of its pictures. The output is zero for them, as it is under a fusion's
+	// modality_dropout, and no gradient goes back.
+	Absent map[string][]bool
 }
 
 // visit is one stage's part of a Run.
@@ -170,6 +174,7 @@ type Run struct {
 	GradNorms map[sdk.Kind]float64
 
 	context uint64
+	absent  map[string][]bool
 	visits  []visit
 	done    bool
 }
@@ -194,8 +199,9 @@ func (o *BackwardOptions) weight(loss string) float64 { return weightOf(o.LossWe
 
 // Learn is Forward in TRAIN mode and Backward, in as few calls as can be. A run whose
 // losses are not all numbers is released instead: see Run.Finite.
-func (p *Pipeline) Learn(ctx context.Context, seed uint64, inputs map[string]*tensor.Tensor, o BackwardOptions) (*Run, error) {
-	r, err := p.forward(ctx, ForwardOptions{Train: true, Seed: seed}, inputs, &o)
+func (p *Pipeline) Learn(ctx context.Context, f ForwardOptions, inputs map[string]*tensor.Tensor, o BackwardOptions) (*Run, error) {
+	f.Train = true
+	r, err := p.forward(ctx, f, inputs, &o)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +215,7 @@ func (p *Pipeline) Learn(ctx context.Context, seed uint64, inputs map[string]*te
 func (p *Pipeline) forward(ctx context.Context, o ForwardOptions, inputs map[string]*tensor.Tensor, back *BackwardOptions) (*Run, error) {
 	r := &Run{
 		Outputs: maps.Clone(inputs), Losses: map[string]float64{}, Metrics: map[string]float64{}, GradNorms: map[sdk.Kind]float64{},
-		context: p.context + 1,
+		context: p.context + 1, absent: o.Absent,
 	}
 	p.context++
 	if r.Outputs == nil {
@@ -264,6 +270,11 @@ func (p *Pipeline) forward(ctx context.Context, o ForwardOptions, inputs map[str
 		}
 		v.losses = slices.Collect(maps.Keys(resp.Losses))
 		r.visits = append(r.visits, v)
+		if m.Role == sdk.KindEncoder {
+			if err := blank(resp.Outputs, o.Absent); err != nil {
+				return nil, errors.Join(m.fail("forward", err), r.Release(context.WithoutCancel(ctx)))
+			}
+		}
 		for name, t := range resp.Outputs {
 			r.Outputs[name] = t
 			producer[name] = i
@@ -273,6 +284,28 @@ func (p *Pipeline) forward(ctx context.Context, o ForwardOptions, inputs map[str
 		r.Notes = append(r.Notes, resp.Notes...)
 	}
 	return r, nil
+}
+
+// blank puts in the place of tensors copies that are zero for the absent cases.
+func blank(tensors map[string]*tensor.Tensor, absent map[string][]bool) error {
+	for name, rows := range absent {
+		t := tensors[name]
+		if t == nil || !slices.Contains(rows, true) {
+			continue
+		}
+		if len(t.Shape) == 0 || t.Shape[0] != int64(len(rows)) {
+			return fmt.Errorf("%q is %s for %d cases", name, t, len(rows))
+		}
+		out := &tensor.Tensor{DType: t.DType, Shape: t.Shape, Data: slices.Clone(t.Data)}
+		size := len(out.Data) / len(rows)
+		for i, yes := range rows {
+			if yes {
+				clear(out.Data[i*size : (i+1)*size])
+			}
+		}
+		tensors[name] = out
+	}
+	return nil
 }
 
 // newOutput serves stages that live in this process; plugins get memory from their client.
@@ -324,6 +357,11 @@ func (r *Run) Backward(ctx context.Context, o BackwardOptions) error {
 		m := v.member
 		m.zeroed = !m.learns()
 		resp := v.back
+		if m.Role == sdk.KindEncoder {
+			if err := blank(grads[i], r.absent); err != nil {
+				return errors.Join(m.fail("backward", err), r.Release(context.WithoutCancel(ctx)))
+			}
+		}
 		if resp == nil {
 			var err error
 			if resp, err = m.Instance.Backward(ctx, r.backwardRequest(m, v.losses, grads[i], o)); err != nil {

@@ -17,6 +17,8 @@ type Batch struct {
 	// IDs name the cases, for messages.
 	IDs    []string
 	Inputs map[string]*tensor.Tensor
+	// Absent is ForwardOptions.Absent.
+	Absent map[string][]bool
 }
 
 // Stepper is the training step as a machine without I/O: zero the gradients, run k
@@ -76,7 +78,7 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 	var norms map[sdk.Kind]float64
 	for i, batch := range batches {
 		last := i == len(batches)-1
-		run, err := s.Pipeline.Learn(ctx, Seed(s.Seed, "step", step, i), batch.Inputs,
+		run, err := s.Pipeline.Learn(ctx, ForwardOptions{Seed: Seed(s.Seed, "step", step, i), Absent: batch.Absent}, batch.Inputs,
 			BackwardOptions{LossWeights: s.LossWeights, Scale: share, GradNorms: last})
 		if err != nil {
 			return result, refusal(step, batch, err)

@@ -135,6 +135,9 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		}
 	}
 	s.Warnings = append(s.Warnings, s.Pipeline.Notes...)
+	if err := s.Feed.CheckAbsent(); err != nil {
+		return s, err
+	}
 	return s, s.look(ctx)
 }
 
@@ -256,7 +259,8 @@ func (s *Session) Predict(ctx context.Context, cases []dataset.Case, report func
 }
 
 func (s *Session) predictBatch(ctx context.Context, b *dataset.Batch) (_ []predictions.Prediction, err error) {
-	run, err := s.Pipeline.Forward(ctx, pipeline.ForwardOptions{Seed: pipeline.Seed(s.Config.Seed, "predict")}, s.Feed.Inputs(b).Inputs)
+	in := s.Feed.Inputs(b)
+	run, err := s.Pipeline.Forward(ctx, pipeline.ForwardOptions{Seed: pipeline.Seed(s.Config.Seed, "predict"), Absent: in.Absent}, in.Inputs)
 	if err != nil {
 		return nil, err
 	}

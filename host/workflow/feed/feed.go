@@ -4,6 +4,8 @@ package feed
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
@@ -112,7 +114,7 @@ func (f *Feed) BatchSize() int { return f.Config.Train.BatchSize }
 
 // Inputs are a batch as the pipeline takes it.
 func (f *Feed) Inputs(b *dataset.Batch) pipeline.Batch {
-	out := pipeline.Batch{Inputs: b.Tensors}
+	out := pipeline.Batch{Inputs: b.Tensors, Absent: absentTokens(b)}
 	for i := range b.Cases {
 		out.IDs = append(out.IDs, b.Cases[i].ID)
 	}
@@ -121,6 +123,33 @@ func (f *Feed) Inputs(b *dataset.Batch) pipeline.Batch {
 	}
 	f.tokens.add(out.Inputs, b.Cases)
 	return out
+}
+
+// absentTokens are the cases of a batch that lack a picture, by the port of its tokens.
+func absentTokens(b *dataset.Batch) map[string][]bool {
+	out := map[string][]bool{}
+	for modality, cases := range b.Absent {
+		name, _ := ports.Images.Member(modality)
+		out[ports.Tokens.Of(name).Name] = cases
+	}
+	return out
+}
+
+// CheckAbsent refuses an encoder that does not make tokens of its own of a picture that
+// some case lacks: the stages behind it could not be shown that there is none.
+func (f *Feed) CheckAbsent() error {
+	for _, modality := range f.Data.Modalities {
+		name, picture := ports.Images.Member(modality)
+		if f.Encoder == nil || !picture || sdk.FindPort(f.Encoder.Opened.Inputs, modality) == nil {
+			continue
+		}
+		i := slices.IndexFunc(f.Data.Cases, func(c dataset.Case) bool { return c.Images[modality] == "" })
+		if tokens := ports.Tokens.Of(name).Name; i >= 0 && sdk.FindPort(f.Encoder.Opened.Outputs, tokens) == nil {
+			return fmt.Errorf("%w: %s: case %q has no %s, and the encoder %s makes no %s that could be left out; leave such cases out",
+				dataset.ErrData, f.Data.Cases[i].Origin, f.Data.Cases[i].ID, modality, f.Encoder.Plugin, tokens)
+		}
+	}
+	return nil
 }
 
 // Source gives the training loop its batches.
