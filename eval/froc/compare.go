@@ -2,6 +2,7 @@ package froc
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -134,13 +135,20 @@ func checkComparable(systems []Named) error {
 			return fmt.Errorf("compare: two systems are called %q", s.Name)
 		}
 		names[s.Name] = true
-		first := systems[0].Result
-		if s.Result.Truth != first.Truth {
-			return fmt.Errorf("compare: systems %q and %q were evaluated on different truths", systems[0].Name, s.Name)
+		if err := sameQuestion(systems[0].Result, s.Result); err != nil {
+			return fmt.Errorf("compare: systems %q and %q were evaluated %w", systems[0].Name, s.Name, err)
 		}
-		if !reflect.DeepEqual(first.Protocol.rules(), s.Result.Protocol.rules()) {
-			return fmt.Errorf("compare: systems %q and %q were evaluated under different protocols", systems[0].Name, s.Name)
-		}
+	}
+	return nil
+}
+
+// sameQuestion refuses results that cannot be compared case by case.
+func sameQuestion(a, b *Result) error {
+	if a.Truth != b.Truth {
+		return errors.New("on different truths")
+	}
+	if !reflect.DeepEqual(a.Protocol.rules(), b.Protocol.rules()) {
+		return errors.New("under different protocols")
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func frocCommand() *cli.Command {
 			&cli.StringFlag{Name: "split", Usage: "evaluate the images of this `SPLIT` alone (DL_info.csv: train, val, test or all; default test)"},
 		}, frocFlags()...),
 		Action:      runFROC,
-		Subcommands: []*cli.Command{frocProtocolsCommand()},
+		Subcommands: []*cli.Command{frocProtocolsCommand(), frocMRMCCommand()},
 	}
 }
 

@@ -283,7 +283,7 @@ func TestJAFROCTablesNameTheLesionsThatAreHit(t *testing.T) {
 	if n := r.Counts; n.Images != 2 || n.Lesions != 2 || n.Found != 1 || n.FalsePositives != 2 || !r.LesionOutcomes()[1].Found {
 		t.Errorf("%+v, want the second of two lesions found and two false positives", n)
 	}
-	if _, err := truth.ReadPredictions(filepath.Join(dir, "two.csv")); err == nil || !strings.Contains(err.Error(), "split it and give each as a system") {
+	if _, err := truth.ReadPredictions(filepath.Join(dir, "two.csv")); err == nil || !strings.Contains(err.Error(), "froc mrmc") {
 		t.Errorf("two readers in one file: %v", err)
 	}
 }

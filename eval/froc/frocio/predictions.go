@@ -3,8 +3,10 @@ package frocio
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -26,6 +28,38 @@ type Predictions struct {
 	labels    int  // maps of whole numbers, taken as scores
 	files     int  // maps of whole numbers, taken as labels
 	outside   int  // marks that lie outside of their lesions' grid
+
+	readings map[ReadingKey]*Predictions // of [Truth.ReadReadings]: where the marks go instead
+}
+
+// ReadingKey names what one reader marked with one modality.
+type ReadingKey struct{ Reader, Modality string }
+
+// Readings are the marks of several readers with several modalities.
+type Readings struct {
+	Of       map[ReadingKey]*Predictions
+	Notes    []string
+	Warnings []string
+}
+
+// Keys are the readings by modality, then by reader.
+func (r *Readings) Keys() []ReadingKey {
+	return slices.SortedFunc(maps.Keys(r.Of), func(a, b ReadingKey) int {
+		return cmp.Or(cmp.Compare(a.Modality, b.Modality), cmp.Compare(a.Reader, b.Reader))
+	})
+}
+
+// of are the predictions of a reading: those themselves, unless several are read.
+func (p *Predictions) of(key ReadingKey) *Predictions {
+	if p.readings == nil {
+		return p
+	}
+	q := p.readings[key]
+	if q == nil {
+		q = &Predictions{}
+		p.readings[key] = q
+	}
+	return q
 }
 
 func (p *Predictions) note(format string, args ...any) {
@@ -42,21 +76,55 @@ func (p *Predictions) warn(format string, args ...any) {
 // a filter left that image out.
 func (t *Truth) ReadPredictions(path string, more ...string) (*Predictions, error) {
 	p := &Predictions{}
+	if err := t.readAll(p, append([]string{path}, more...)); err != nil {
+		return nil, err
+	}
+	t.remark(path, p)
+	return p, nil
+}
+
+// ReadReadings reads the marks of several readers with several modalities from tables with
+// a column reader and, for more than one modality, a column modality: JAFROC's TP and FP
+// sheets, or any table of marks.
+func (t *Truth) ReadReadings(path string, more ...string) (*Readings, error) {
+	p := &Predictions{readings: map[ReadingKey]*Predictions{}}
+	if err := t.readAll(p, append([]string{path}, more...)); err != nil {
+		return nil, err
+	}
+	if len(p.Marks) > 0 {
+		return nil, fmt.Errorf("%s: marks without a reader: want tables with a column reader", path)
+	}
+	r := &Readings{Of: p.readings, Notes: p.Notes, Warnings: p.Warnings}
+	for _, key := range r.Keys() {
+		one := r.Of[key]
+		t.remark(fmt.Sprintf("%s (reader %s, modality %s)", path, key.Reader, key.Modality), one)
+		r.Notes, r.Warnings = append(r.Notes, one.Notes...), append(r.Warnings, one.Warnings...)
+	}
+	return r, nil
+}
+
+// readAll reads files that belong together.
+func (t *Truth) readAll(p *Predictions, paths []string) error {
 	problems := &problems{lenient: t.options.Lenient}
-	for _, file := range append([]string{path}, more...) {
+	for _, file := range paths {
 		if err := t.readPredictions(file, p, problems); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := problems.err(); err != nil {
-		return nil, err
+		return err
 	}
 	for _, name := range t.options.Columns {
 		if !t.used[name] {
-			return nil, fmt.Errorf("%s: --columns names a column %q that no file has", path, name)
+			return fmt.Errorf("%s: --columns names a column %q that no file has", paths[0], name)
 		}
 	}
-	p.Notes = append(p.Notes, problems.notes(path)...)
+	p.Notes = append(p.Notes, problems.notes(paths[0])...)
+	return nil
+}
+
+// remark says what was noticed in the marks of one system.
+func (t *Truth) remark(path string, p *Predictions) {
 	t.noteClasses(path, p)
 	p.warnMarks(path, t)
 	if p.LeftOut > 0 {
@@ -71,7 +139,6 @@ func (t *Truth) ReadPredictions(path string, more ...string) (*Predictions, erro
 	if p.outside > 0 {
 		p.warn("%s: %d marks lie outside of the lesions' grid in space and are not counted", path, p.outside)
 	}
-	return p, nil
 }
 
 func (t *Truth) readPredictions(path string, p *Predictions, problems *problems) error {
@@ -155,27 +222,30 @@ func (t *Truth) readPredictionTable(in *input, p *Predictions, problems *problem
 		l.class = -1
 	}
 	var aside []string
+	columns := readingColumns(tab.header)
 	for _, c := range l.rest {
-		if c != l.class {
+		if c != l.class && (p.readings == nil || c != columns.reader && c != columns.modality) {
 			aside = append(aside, tab.header[c])
 		}
 	}
 	if len(aside) > 0 {
 		p.note("%s: columns not used: %s", path, clip(strings.Join(aside, ", ")))
 	}
-	sources := map[string]string{} // JAFROC: the only reader and modality
+	all := p
+	if all.readings != nil && columns.reader < 0 {
+		return fmt.Errorf("%s:1: no column reader; the header is %q", path, header(tab))
+	}
+	var first *ReadingKey
 	return rows(tab, problems, func(row []string) error {
-		if l.geometry == namedLesion {
-			for k, name := range tab.header {
-				if of := plain(name); of == "readerid" || of == "modalityid" {
-					if first, known := sources[of]; known && first != row[k] {
-						return fmt.Errorf("%s: %s is %q, and %q before: a file holds the marks of one reader with one modality; split it and give each as a system",
-							tab.where(), name, clip(row[k]), clip(first))
-					}
-					sources[of] = row[k]
-				}
-			}
+		key := columns.key(row)
+		if first == nil {
+			first = &key
 		}
+		if all.readings == nil && key != *first {
+			return fmt.Errorf("%s: reader %q, modality %q, and reader %q, modality %q before: a system is one reader with one modality; "+
+				"compare them with `alignedfusion froc mrmc`, or give each as a file", tab.where(), clip(key.Reader), clip(key.Modality), clip(first.Reader), clip(first.Modality))
+		}
+		p := all.of(key)
 		i, ok := lastIndex, true
 		if lastIndex < 0 || row[l.image] != lastID {
 			if i, ok = t.imageOf(row[l.image], p, problems, tab.where); !ok {
@@ -221,6 +291,28 @@ func (t *Truth) readPredictionTable(in *input, p *Predictions, problems *problem
 		}
 		return nil
 	})
+}
+
+// readings are the columns that name who marked, and with what; -1 where there is none.
+type readings struct{ reader, modality int }
+
+func readingColumns(header []string) readings {
+	return readings{
+		slices.IndexFunc(header, func(name string) bool { return slices.Contains(roleNames["reader"], plain(name)) }),
+		slices.IndexFunc(header, func(name string) bool {
+			return slices.Contains([]string{"modality", "modalityid", "treatment"}, plain(name))
+		}),
+	}
+}
+
+func (r readings) key(row []string) (key ReadingKey) {
+	if r.reader >= 0 {
+		key.Reader = strings.Clone(row[r.reader])
+		if r.modality >= 0 {
+			key.Modality = strings.Clone(row[r.modality])
+		}
+	}
+	return key
 }
 
 // labelIsVoxel takes a column label beside masks and scores for the value of a mark's voxels.
