@@ -134,7 +134,7 @@ func (r *Result) metrics(weights []int32) Metrics {
 		confidence := r.Probabilities[i][r.Predicted[i]]
 		// bins are open on the left: (0, 1/15], (1/15, 2/15], …
 		bin := min(max(int(math.Ceil(confidence*calibrationBins))-1, 0), calibrationBins-1)
-		binConfidence[bin] += w * confidence
+		binConfidence[bin] += float64(w * confidence)
 		if r.Predicted[i] == label {
 			correct += w
 			right[label] += w
@@ -168,7 +168,7 @@ func (r *Result) auroc(class int, weight func(int) float64) float64 {
 				n += weight(i)
 			}
 		}
-		above += n * (positives + p/2)
+		above += float64(n * (positives + float64(p/2)))
 		positives += p
 		negatives += n
 	}

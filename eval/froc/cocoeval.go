@@ -31,7 +31,7 @@ var cocoLimits = [3]int{1, 10, 100}
 
 const cocoIoUs = 10
 
-func cocoIoU(k int) float64 { return min(0.5+0.05*float64(k), 1-1e-10) }
+func cocoIoU(k int) float64 { return min(0.5+float64(0.05*float64(k)), 1-1e-10) }
 
 // COCOeval evaluates as pycocotools 2.0.11 does. Ignored lesions are crowds: marks on them, by
 // intersection over the mark, count as nothing. Marks of one score are one step, unless ties

@@ -413,7 +413,7 @@ func inside(p, l *Region, f *frame) bool {
 		centre := p.Centre()
 		for a := range axes {
 			// with the +1 convention the last pixel reaches half a pixel further on both sides
-			if centre[a] < l.c[a]-f.plusOne/2 || centre[a] > l.c[a+3]+f.plusOne/2 {
+			if centre[a] < l.c[a]-float64(f.plusOne/2) || centre[a] > l.c[a+3]+float64(f.plusOne/2) {
 				return false
 			}
 		}

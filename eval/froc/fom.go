@@ -169,7 +169,7 @@ func (m *meritSum) add(e *rating, n float64) {
 		}
 	case e.lesion:
 		m.lesions += n
-		m.weight += n * e.weight
+		m.weight += float64(n * e.weight)
 	case e.normal:
 		m.groupNormal += n
 		m.groupA += n
@@ -180,11 +180,11 @@ func (m *meritSum) add(e *rating, n float64) {
 
 // step closes a score.
 func (m *meritSum) step() {
-	normal, all := m.normal+m.groupNormal/2, m.all+m.groupA/2
-	m.above += m.lesions * normal
-	m.aboveAll += m.lesions * all
-	m.weighted += m.weight * normal
-	m.weightedAll += m.weight * all
+	normal, all := m.normal+float64(m.groupNormal/2), m.all+float64(m.groupA/2)
+	m.above += float64(m.lesions * normal)
+	m.aboveAll += float64(m.lesions * all)
+	m.weighted += float64(m.weight * normal)
+	m.weightedAll += float64(m.weight * all)
 	m.totalLesions += m.lesions
 	m.totalWeight += m.weight
 	m.normal += m.groupNormal
@@ -200,7 +200,7 @@ func figures(m, cases *meritSum) FiguresOfMerit {
 		WAFROC:    rest(m.weighted, m.totalWeight*m.normal),
 		WAFROC1:   rest(m.weightedAll, m.totalWeight*m.all),
 		CaseAUROC: rest(cases.above, cases.totalLesions*cases.normal),
-		LROC:      (cases.totalWeight*cases.normal - cases.weighted) / (cases.totalLesions * cases.normal),
+		LROC:      (float64(cases.totalWeight*cases.normal) - cases.weighted) / (cases.totalLesions * cases.normal),
 	}
 }
 

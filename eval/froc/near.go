@@ -80,7 +80,7 @@ func (r *reach) extend(c *Criterion, l *Region, f *frame) {
 		case Slices:
 			from, to = math.Inf(-1), math.Inf(1)
 		}
-		slack := 1e-9 * (1 + math.Abs(from) + math.Abs(to))
+		slack := float64(1e-9 * (1 + math.Abs(from) + math.Abs(to)))
 		r.low[a], r.high[a] = min(r.low[a], from-slack), max(r.high[a], to+slack)
 	}
 }
@@ -90,7 +90,7 @@ func (n *near) of(p *Region) []int32 {
 	low, high := p.Bounds()
 	a, b := n.axis, 1-n.axis
 	n.found = n.found[:0]
-	first := sort.Search(len(n.reaches), func(k int) bool { return n.reaches[k].low[a] >= low[a]-n.widest*(1+1e-9) })
+	first := sort.Search(len(n.reaches), func(k int) bool { return n.reaches[k].low[a] >= low[a]-float64(n.widest*(1+1e-9)) })
 	for k := first; k < len(n.reaches) && n.reaches[k].low[a] <= high[a]; k++ {
 		if r := &n.reaches[k]; r.high[a] >= low[a] && r.low[b] <= high[b] && r.high[b] >= low[b] {
 			n.found = append(n.found, r.at)

@@ -49,7 +49,7 @@ func (w *walker) read(found, fp, nextFound, nextFP int) {
 		}
 		s := float64(found)
 		if w.linear {
-			s += float64(nextFound-found) * (x*float64(w.units) - float64(fp)) / float64(nextFP-fp)
+			s += float64(nextFound-found) * (float64(x*float64(w.units)) - float64(fp)) / float64(nextFP-fp)
 		}
 		w.out = append(w.out, s/float64(w.lesions))
 	}
@@ -100,7 +100,7 @@ func (w *walker) averagePrecision() float64 {
 	if w.ap == StepPrecision {
 		before := 0
 		for at = 0; at < len(w.apFound); at++ {
-			area += float64(w.apFound[at]-before) / float64(w.lesions) * precision()
+			area += float64(float64(w.apFound[at]-before) / float64(w.lesions) * precision())
 			before = w.apFound[at]
 		}
 		return area
@@ -111,7 +111,7 @@ func (w *walker) averagePrecision() float64 {
 		if at > 0 {
 			before = w.apFound[at-1]
 		}
-		area += float64(w.apFound[at]-before) / float64(w.lesions) * envelope
+		area += float64(float64(w.apFound[at]-before) / float64(w.lesions) * envelope)
 	}
 	return area
 }

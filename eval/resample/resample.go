@@ -134,7 +134,7 @@ const nearEdge = 5
 // widened to the exact one.
 func (o Options) Share(replicates []float64, estimate float64, jackknife []float64, n int) Interval {
 	i := o.Interval(replicates, estimate, jackknife)
-	if x := estimate * float64(n); x < nearEdge || float64(n)-x < nearEdge {
+	if x := float64(estimate * float64(n)); x < nearEdge || float64(n)-x < nearEdge {
 		i = i.union(o.Exact(estimate, n))
 	}
 	return i
@@ -167,7 +167,7 @@ func (o Options) Exact(share float64, n int) Interval {
 	if share >= 1-1e-9 {
 		share = 1
 	}
-	x, tail, i := share*float64(n), (1-o.Level)/2, Interval{0, 1}
+	x, tail, i := float64(share*float64(n)), float64((1-o.Level)/2), Interval{0, 1}
 	if rest := float64(n) - x; x > 0 {
 		i.Low = distuv.Beta{Alpha: x, Beta: rest + 1}.Quantile(tail)
 	}
@@ -242,12 +242,12 @@ func Quantile(sorted []float64, q float64) float64 {
 	if len(sorted) == 0 || !(q >= 0 && q <= 1) {
 		return math.NaN()
 	}
-	at := q * float64(len(sorted)-1)
+	at := float64(q * float64(len(sorted)-1))
 	i := int(at)
 	if i >= len(sorted)-1 {
 		return sorted[len(sorted)-1]
 	}
-	return sorted[i] + (at-float64(i))*(sorted[i+1]-sorted[i])
+	return sorted[i] + float64((at-float64(i))*(sorted[i+1]-sorted[i]))
 }
 
 // bcaLevels moves the quantile levels by bias correction and acceleration
@@ -275,8 +275,8 @@ func bcaLevels(sorted []float64, estimate float64, jackknife []float64, low, hig
 	var second, third float64
 	for _, v := range jackknife {
 		d := mean - v
-		second += d * d
-		third += d * d * d
+		second += float64(d * d)
+		third += float64(d * d * d)
 	}
 	acceleration := 0.0
 	if second > 0 {
@@ -284,7 +284,7 @@ func bcaLevels(sorted []float64, estimate float64, jackknife []float64, low, hig
 	}
 	move := func(level float64) float64 {
 		z := z0 + distuv.UnitNormal.Quantile(level)
-		return distuv.UnitNormal.CDF(z0 + z/(1-acceleration*z))
+		return distuv.UnitNormal.CDF(z0 + z/(1-float64(acceleration*z)))
 	}
 	return move(low), move(high)
 }

@@ -27,7 +27,9 @@ type Detection struct {
 func (b Box) Valid() bool { return b.X1 <= b.X2 && b.Y1 <= b.Y2 }
 
 // Area is 0 for a box whose corners are not in order.
-func (b Box) Area() float64 { return max(b.X2-b.X1, 0) * max(b.Y2-b.Y1, 0) }
+func (b Box) Area() float64 {
+	return float64(max(b.X2-b.X1, 0) * max(b.Y2-b.Y1, 0))
+}
 
 // Centre is the middle of the box.
 func (b Box) Centre() (x, y float64) { return (b.X1 + b.X2) / 2, (b.Y1 + b.Y2) / 2 }
@@ -81,7 +83,8 @@ func IoU(a, b Box) float64 {
 	if w <= 0 || h <= 0 {
 		return 0
 	}
-	return w * h / (a.Area() + b.Area() - w*h)
+	shared := float64(w * h)
+	return shared / (a.Area() + b.Area() - shared)
 }
 
 // ByScore orders detections from the highest score down; equal scores by class and

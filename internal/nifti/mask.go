@@ -31,7 +31,7 @@ func (m *Mask) PointOf(p [3]float64) [3]float64 { return Apply(&m.affine, p) }
 func Apply(m *[12]float64, p [3]float64) [3]float64 {
 	var out [3]float64
 	for i := range out {
-		out[i] = m[4*i]*p[0] + m[4*i+1]*p[1] + m[4*i+2]*p[2] + m[4*i+3]
+		out[i] = float64(m[4*i]*p[0]) + float64(m[4*i+1]*p[1]) + float64(m[4*i+2]*p[2]) + m[4*i+3]
 	}
 	return out
 }

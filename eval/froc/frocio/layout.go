@@ -313,13 +313,13 @@ func clip(text string) string { return problem.Clip(text, 160) }
 // that names one lies on it. Marks that name none lie elsewhere, each by its line.
 func (l *layout) named(row []string, line int) (froc.Region, error) {
 	if len(l.coords) == 0 {
-		return froc.Box(100*float64(line), 1000, 100*float64(line)+50, 1050), nil
+		return froc.Box(float64(100*line), 1000, float64(100*line+50), 1050), nil
 	}
 	k, err := l.number(row[l.coords[0]])
 	if err != nil || k < 1 || k != math.Trunc(k) {
 		return froc.Region{}, fmt.Errorf("%s is %q, want the number of a lesion from 1", l.names[0], clip(row[l.coords[0]]))
 	}
-	return froc.Box(100*k, 0, 100*k+50, 50), nil
+	return froc.Box(float64(100*k), 0, float64(100*k)+50, 50), nil
 }
 
 // empty reports whether a row has no coordinates at all.
@@ -419,7 +419,8 @@ func boxOf(g geometry, o order, v [6]float64) (froc.Region, error) {
 		case sizes:
 			v[n+a] += v[a]
 		case centres:
-			v[a], v[n+a] = v[a]-v[n+a]/2, v[a]+v[n+a]/2
+			half := float64(v[n+a] / 2)
+			v[a], v[n+a] = v[a]-half, v[a]+half
 		}
 	}
 	var r froc.Region

@@ -113,10 +113,10 @@ func Fuse(sources [][]Box, o FuseOptions) ([]Box, error) {
 		var f Box
 		var total, weights float64
 		for _, m := range best.members {
-			f.X1 += m.rank * m.X1
-			f.Y1 += m.rank * m.Y1
-			f.X2 += m.rank * m.X2
-			f.Y2 += m.rank * m.Y2
+			f.X1 += float64(m.rank * m.X1)
+			f.Y1 += float64(m.rank * m.Y1)
+			f.X2 += float64(m.rank * m.X2)
+			f.Y2 += float64(m.rank * m.Y2)
 			total += m.rank
 			weights += weight(m.source)
 		}
