@@ -2,9 +2,13 @@ package conformance_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +23,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/plugintest"
 	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
+	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -653,6 +658,69 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 	for name, is := range untested {
 		if is {
 			t.Errorf("no broken plugin shows that the case %q can fail", name)
+		}
+	}
+}
+
+// What an optimizer keeps is told from parameters by what Forward depends on: neither the name
+// of its file nor that of a tensor counts.
+func TestOptimizerStateMayHaveAnyName(t *testing.T) {
+	const usual, other = "optimizer.safetensors", "moments.safetensors"
+	for name, plugin := range map[string]func() sdk.Plugin{
+		"a file of another name": bend(func(b *bent) {
+			b.save = func(ctx context.Context, dir string) ([]string, error) {
+				_, err := b.trained.Save(ctx, dir)
+				return []string{"weights.safetensors", other}, errors.Join(err, os.Rename(filepath.Join(dir, usual), filepath.Join(dir, other)))
+			}
+			b.load = func(ctx context.Context, dir string, weightsOnly bool) error {
+				text, err := os.ReadFile(filepath.Join(dir, other))
+				if err == nil {
+					err = os.WriteFile(filepath.Join(dir, usual), text, 0o600)
+				}
+				return errors.Join(err, b.trained.Load(ctx, dir, weightsOnly))
+			}
+		}),
+		"beside the weights": bend(func(b *bent) {
+			b.save = func(ctx context.Context, dir string) ([]string, error) {
+				_, err := b.trained.Save(ctx, dir)
+				all, errs := map[string]*tensor.Tensor{}, []error{err}
+				for _, file := range []string{"weights.safetensors", usual} {
+					f, err := safetensors.Open(filepath.Join(dir, file))
+					if err != nil {
+						return nil, err
+					}
+					for _, name := range f.Names() {
+						all[file+"/"+name], err = f.Tensor(name)
+						errs = append(errs, err)
+					}
+					errs = append(errs, f.Close(), os.Remove(filepath.Join(dir, file)))
+				}
+				return []string{"all.safetensors"}, errors.Join(append(errs, safetensors.Write(filepath.Join(dir, "all.safetensors"), all, nil))...)
+			}
+			b.load = func(ctx context.Context, dir string, weightsOnly bool) error {
+				f, err := safetensors.Open(filepath.Join(dir, "all.safetensors"))
+				if err != nil {
+					return sdk.Errorf(sdk.InvalidArgument, "%w", err)
+				}
+				defer f.Close()
+				apart := map[string]map[string]*tensor.Tensor{"weights.safetensors": {}, usual: {}}
+				for _, name := range f.Names() {
+					file, of, _ := strings.Cut(name, "/")
+					if apart[file][of], err = f.Tensor(name); err != nil {
+						return sdk.Errorf(sdk.InvalidArgument, "%w", err)
+					}
+				}
+				for file, tensors := range apart {
+					if err := safetensors.Write(filepath.Join(dir, file), tensors, nil); err != nil {
+						return err
+					}
+				}
+				return b.trained.Load(ctx, dir, weightsOnly)
+			}
+		}),
+	} {
+		for _, failed := range run(t, plugin(), nil, nil).Failed() {
+			t.Errorf("%s: %s", name, failed)
 		}
 	}
 }

@@ -33,7 +33,7 @@ type weights struct {
 func (c *chain) saveWeights(ctx context.Context, dir string) *weights {
 	w := &weights{c: c, dir: dir, saved: map[string]map[string]*tensor.Tensor{}, files: map[string]map[string]string{}}
 	for _, name := range get(c.Save(ctx, dir)) {
-		if filepath.Ext(name) != ".safetensors" || strings.HasPrefix(name, "optim") {
+		if filepath.Ext(name) != ".safetensors" {
 			continue
 		}
 		f := get(safetensors.Open(filepath.Join(dir, name)))
@@ -51,6 +51,7 @@ type block struct {
 	file   string
 	names  []string
 	dtype  tensor.DType
+	shape  []int64
 	values []float64
 	// gradient is what Step moved it by, over the learning rate.
 	gradient []float64
@@ -91,7 +92,7 @@ func (w *weights) blocks(after *weights, rate float64) []*block {
 			if len(values) == 0 || moved == nil || strings.Contains(name, "running_") || strings.Contains(name, "num_batches") {
 				continue
 			}
-			b := &block{file: file, names: []string{name}, dtype: t.DType, values: values, gradient: floats(moved)}
+			b := &block{file: file, names: []string{name}, dtype: t.DType, shape: t.Shape, values: values, gradient: floats(moved)}
 			key := t.String() + string(t.Data) + string(moved.Data)
 			if first := tied[key]; first != nil && size(values) > 0 && len(values) > 1 {
 				first.names = append(first.names, name)
@@ -145,12 +146,12 @@ func (w *weights) load(ctx context.Context, step float64, directions map[*block]
 	return made
 }
 
-// objective is Σ ⟨output, wave⟩ + Σ loss of a training Forward, with the sum of its terms'
-// sizes, of which rounding leaves a part open.
-func (c *chain) objective(ctx context.Context, id uint64) (value, terms float64) {
+// objective is Σ ⟨output, wave⟩ + Σ loss, each with its factor, of a training Forward, with
+// the sum of its terms' sizes, of which rounding leaves a part open.
+func (c *chain) objective(ctx context.Context, id uint64, factors map[string]float64) (value, terms float64) {
 	resp := c.run(ctx, id, true, c.subject.inputs, nil)
 	check(c.Release(ctx, id))
-	req := c.backRequest(id, resp, wave, 1)
+	req := c.weighed(id, resp, factors)
 	for name, g := range req.OutputGrads {
 		y := get(resp.Outputs[name].Float32s())
 		for i, w := range get(g.Float32s()) {
@@ -158,11 +159,52 @@ func (c *chain) objective(ctx context.Context, id uint64) (value, terms float64)
 			terms += math.Abs(float64(w) * float64(y[i]))
 		}
 	}
-	for _, l := range resp.Losses {
-		value += l
-		terms += math.Abs(l)
+	for name, l := range resp.Losses {
+		value += req.LossWeights[name] * l
+		terms += math.Abs(req.LossWeights[name] * l)
 	}
 	return value, terms
+}
+
+// weighed is the Backward of the objective whose terms have these factors.
+func (c *chain) weighed(id uint64, resp *sdk.ForwardResponse, factors map[string]float64) *sdk.BackwardRequest {
+	req := c.backRequest(id, resp, wave, 1)
+	for name, g := range req.OutputGrads {
+		if factor, known := factors["output "+name]; known {
+			for i, values := 0, get(g.Float32s()); i < len(values); i++ {
+				values[i] *= float32(factor)
+			}
+		}
+	}
+	for name := range req.LossWeights {
+		if factor, known := factors["loss "+name]; known {
+			req.LossWeights[name] = factor
+		}
+	}
+	return req
+}
+
+// balance finds the factors with which every output and loss has a gradient by the parameters
+// that is as long as the longest: a loss that is detached does not hide behind large outputs.
+func (c *chain) balance(ctx context.Context) map[string]float64 {
+	terms := c.backRequest(1, c.run(ctx, 1, true, c.subject.inputs, nil), wave, 1)
+	check(c.Release(ctx, 1))
+	norms := map[string]float64{}
+	alone := func(term string, req *sdk.BackwardRequest) {
+		check(c.ZeroGrad(ctx))
+		c.run(ctx, 1, true, c.subject.inputs, nil)
+		req.Context = 1
+		get(c.Backward(ctx, req))
+		norms[term] = get(c.GradNorm(ctx))
+	}
+	for name, g := range terms.OutputGrads {
+		alone("output "+name, &sdk.BackwardRequest{OutputGrads: map[string]*tensor.Tensor{name: g}})
+	}
+	for name := range terms.LossWeights {
+		alone("loss "+name, &sdk.BackwardRequest{LossWeights: map[string]float64{name: 1}})
+	}
+	check(c.ZeroGrad(ctx))
+	return gradcheck.Balance(norms)
 }
 
 // prober compares derivatives by parameters with finite differences.
@@ -172,10 +214,12 @@ type prober struct {
 	context uint64
 	random  *rand.Rand
 	rate    float64
+	factors map[string]float64
+	end     time.Time
 }
 
 // Probing ends after this time; parameters are taken in an order drawn at random.
-const probingTime = 8 * time.Second
+const probingTime = 5 * time.Second
 
 // slope compares the derivative along directions with what the gradient says. Open is how
 // much of the difference rounding and curvature may explain.
@@ -194,20 +238,83 @@ func (p *prober) slope(ctx context.Context, directions map[*block][]float64) (an
 	}
 	numeric, step, spread, err := gradcheck.Derivative(lengths, func(step float64) (value, made float64, err error) {
 		made = p.before.load(ctx, step, directions)
-		p.context++
-		value, terms = p.c.objective(ctx, p.context)
+		value, terms = p.value(ctx)
 		return value, made, nil
 	})
 	check(err)
 	return analytic, numeric, rounding + 2*spread + 4e-7*terms/step
 }
 
+// value is the objective with the weights that the stage has.
+func (p *prober) value(ctx context.Context) (value, terms float64) {
+	p.context++
+	return p.c.objective(ctx, p.context, p.factors)
+}
+
+// matter reports whether the objective depends on any of these tensors. What an optimizer
+// keeps moves with a step as parameters do, and is nothing to Forward.
+func (p *prober) matter(ctx context.Context, blocks []*block) (depends bool) {
+	p.before.load(ctx, 0, nil)
+	still, _ := p.value(ctx)
+	if again, _ := p.value(ctx); again != still {
+		skip("two equal requests have two answers")
+	}
+	directions := map[*block][]float64{}
+	for _, b := range blocks {
+		d := make([]float64, len(b.values))
+		for i := range d {
+			d[i] = p.random.NormFloat64() * (0.1*math.Abs(b.values[i]) + 0.01)
+		}
+		directions[b] = d
+	}
+	err := attempt(func() {
+		p.before.load(ctx, 1, directions)
+		moved, _ := p.value(ctx)
+		depends = moved != still
+	})
+	return depends && err == nil
+}
+
+// parametersAmong leaves out the state of the optimizer: files that Forward does not depend
+// on, and single tensors when what moved is more than the gradients are.
+func (p *prober) parametersAmong(ctx context.Context, blocks []*block, norm, tolerance float64) []*block {
+	files := map[string][]*block{}
+	for _, b := range blocks {
+		files[b.file] = append(files[b.file], b)
+	}
+	keep := blocks
+	for file, of := range files {
+		if len(files) > 1 && !p.matter(ctx, of) {
+			keep = slices.DeleteFunc(slices.Clone(keep), func(b *block) bool { return b.file == file })
+		}
+	}
+	end := time.Now().Add(probingTime)
+	for _, b := range keep {
+		if moved := movedBy(keep); moved <= (1+tolerance)*norm || time.Now().After(end) {
+			break
+		}
+		if size(b.gradient) > 0 && !p.matter(ctx, []*block{b}) {
+			keep = slices.DeleteFunc(slices.Clone(keep), func(other *block) bool { return other == b })
+		}
+	}
+	return keep
+}
+
+// movedBy is the length of what a Step moved, over the learning rate.
+func movedBy(blocks []*block) float64 {
+	var squares float64
+	for _, b := range blocks {
+		squares += size(b.gradient) * size(b.gradient)
+	}
+	return math.Sqrt(squares)
+}
+
 // disagrees tries three directions: one across a corner of a piecewise function disagrees by
 // itself, a wrong derivative along every one.
-func (p *prober) disagrees(ctx context.Context, b *block, half int) (analytic, numeric float64, wrong bool) {
+func (p *prober) disagrees(ctx context.Context, b *block, part gradcheck.Part) (analytic, numeric float64, wrong bool) {
 	for range 3 {
 		var open float64
-		analytic, numeric, open = p.slope(ctx, map[*block][]float64{b: gradcheck.Direction(b.gradient, half, p.random)})
+		analytic, numeric, open = p.slope(ctx, map[*block][]float64{b: gradcheck.Direction(b.gradient, part, p.random)})
 		if math.Abs(analytic-numeric) <= p.c.subject.options.GradientTolerance*max(math.Abs(analytic), math.Abs(numeric))+open {
 			return analytic, numeric, false
 		}
@@ -220,12 +327,13 @@ func parameters(ctx context.Context, s *subject) {
 	if c.trainable == 0 {
 		skip("it says that it trains no parameter")
 	}
-	check(c.ZeroGrad(ctx))
+	factors := c.balance(ctx)
 	resp := c.run(ctx, 1, true, s.inputs, s.differentiable())
-	if req := c.backRequest(1, resp, wave, 1); len(req.OutputGrads)+len(req.LossWeights) == 0 {
+	req := c.weighed(1, resp, factors)
+	if len(req.OutputGrads)+len(req.LossWeights) == 0 {
 		skip("no differentiable output and no loss from these inputs")
 	}
-	c.back(ctx, 1, resp, wave, 1)
+	get(c.Backward(ctx, req))
 	norm := get(c.GradNorm(ctx))
 	if norm == 0 {
 		fail("gradients of what it trains, or a trainable_count of 0", "%d parameters are trained and all their gradients are zero", c.trainable)
@@ -239,46 +347,51 @@ func parameters(ctx context.Context, s *subject) {
 		all += size(b.values) * size(b.values)
 	}
 	// Plain gradient descent is linear in its rate: a large one loses no digits of the gradient.
-	p := &prober{c: c, before: before, context: 2, random: rand.New(rand.NewPCG(s.options.Seed, 5)), rate: max(math.Sqrt(all), 1) / norm}
+	p := &prober{c: c, before: before, context: 2, random: rand.New(rand.NewPCG(s.options.Seed, 5)), rate: max(math.Sqrt(all), 1) / norm, factors: factors}
 	check(c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": p.rate}, GradientScale: 1}))
-	blocks := before.blocks(c.saveWeights(ctx, dirs[1]), p.rate)
-	var moved, elements float64
-	along := map[*block][]float64{}
-	for _, b := range blocks {
-		moved += size(b.gradient) * size(b.gradient)
-		elements += float64(len(b.values) * len(b.names))
-		along[b] = slices.Clone(b.gradient)
-	}
-	if moved = math.Sqrt(moved); math.Abs(moved-norm) > s.options.GradientTolerance*norm {
+	tolerance := s.options.GradientTolerance
+	blocks := p.parametersAmong(ctx, before.blocks(c.saveWeights(ctx, dirs[1]), p.rate), norm, tolerance)
+	moved := movedBy(blocks)
+	if math.Abs(moved-norm) > tolerance*norm {
 		fail(fmt.Sprintf("%.6g, the norm of the gradients", norm), "a Step of learning rate 1 moves the parameters by %.6g", moved)
 	}
-	for _, d := range along {
+	along := map[*block][]float64{}
+	for _, b := range blocks {
+		d := slices.Clone(b.gradient)
 		for i := range d {
 			d[i] /= moved
 		}
+		along[b] = d
 	}
 	// What a detector selects (proposals, samples) is a constant to its gradient, by custom: of
 	// its parameters some may disagree.
 	selects := sdk.FindPort(s.manifest.Outputs, ports.Boxes.Name) != nil
-	if _, falls, open := p.slope(ctx, along); !selects && math.Abs(falls-norm) > s.options.GradientTolerance*norm+open {
+	if _, falls, open := p.slope(ctx, along); !selects && math.Abs(falls-norm) > tolerance*norm+open {
 		fail(fmt.Sprintf("%.6g, its norm squared", norm*norm), "the objective falls by %.6g times the length of a short step along the gradient", falls*norm)
 	}
-	detached, spare := 0.0, elements-float64(c.trainable)
-	end := time.Now().Add(probingTime)
+	p.end = time.Now().Add(probingTime)
 	p.random.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
+	check(p.probe(ctx, blocks, selects))
+}
+
+// probe compares the derivatives along directions in each half of each parameter, and then, as
+// long as there is time, in its first and last slabs along each axis. Of a stage that selects
+// half of the parameters may disagree.
+func (p *prober) probe(ctx context.Context, blocks []*block, selects bool) error {
+	elements := 0.0
+	for _, b := range blocks {
+		elements += float64(len(b.values) * len(b.names))
+	}
+	detached, spare := 0.0, elements-float64(p.c.trainable)
 	probed, faults := 0, []error{}
 	for _, b := range blocks {
-		var analytic, numeric float64
-		wrong := false
-		for half := 0; half < min(2, len(b.values)) && !wrong && time.Now().Before(end); half++ {
-			analytic, numeric, wrong = p.disagrees(ctx, b, half)
-		}
-		if time.Now().After(end) {
+		analytic, numeric, wrong, whole := p.anyDisagrees(ctx, b, gradcheck.Halves(len(b.values)))
+		if !whole {
 			break
 		}
 		probed++
 		if wrong && size(b.gradient) > 0 {
-			faults = append(faults, broken(fmt.Sprintf("%.6g by finite differences", numeric), "derivative along a direction of parameter %q is %.6g", b.names[0], analytic))
+			faults = append(faults, derivativeIs(b, analytic, numeric))
 		} else if wrong {
 			// What it says it does not train may stay.
 			if detached += float64(len(b.values)); detached > spare {
@@ -286,12 +399,41 @@ func parameters(ctx context.Context, s *subject) {
 			}
 		}
 		if len(faults) > 0 && !selects {
+			return faults[0]
+		}
+	}
+	if selects {
+		if len(faults) > 0 && 2*len(faults) >= probed {
+			return faults[0]
+		}
+		return nil
+	}
+	for _, b := range blocks {
+		if size(b.gradient) == 0 {
+			continue
+		}
+		if analytic, numeric, wrong, _ := p.anyDisagrees(ctx, b, gradcheck.Edges(b.shape)); wrong {
+			return derivativeIs(b, analytic, numeric)
+		}
+	}
+	return nil
+}
+
+func derivativeIs(b *block, analytic, numeric float64) error {
+	return broken(fmt.Sprintf("%.6g by finite differences", numeric), "derivative along a direction of parameter %q is %.6g", b.names[0], analytic)
+}
+
+// anyDisagrees stops at the first part that does; whole is false when time ran out before.
+func (p *prober) anyDisagrees(ctx context.Context, b *block, parts []gradcheck.Part) (analytic, numeric float64, wrong, whole bool) {
+	for _, part := range parts {
+		if time.Now().After(p.end) {
+			return analytic, numeric, false, false
+		}
+		if analytic, numeric, wrong = p.disagrees(ctx, b, part); wrong {
 			break
 		}
 	}
-	if len(faults) > 0 && (!selects || 2*len(faults) >= probed) {
-		check(faults[0])
-	}
+	return analytic, numeric, wrong, true
 }
 
 // ofCases reports whether a port has a row for each case of the batch.
@@ -468,6 +610,45 @@ func parity(ctx context.Context, s *subject) {
 		near("on "+s.options.Device+", against the CPU", ask(opening{}), want, deviceTolerance)
 	}
 	if setting != "" {
-		near(fmt.Sprintf("with %s=%s", setting, value), ask(opening{settings: map[string]string{setting: value}}), want, bfloat16Tolerance)
+		lower := opening{settings: map[string]string{setting: value}}
+		near(fmt.Sprintf("with %s=%s", setting, value), ask(lower), want, bfloat16Tolerance)
+		s.sameStep(ctx, fmt.Sprintf("with %s=%s", setting, value), lower)
+	}
+}
+
+// stepTolerance is how far a step in lower precision may lead from one in single precision,
+// over its length: roundings add up on their way back.
+const stepTolerance = 0.3
+
+// sameStep compares where a step of plain gradient descent leads with where it leads in single
+// precision.
+func (s *subject) sameStep(ctx context.Context, what string, o opening) {
+	if !s.manifest.Trainable {
+		return
+	}
+	step := func(o opening) []*block {
+		o.train, o.optimizer = true, plainSGD
+		c := s.open(ctx, s.conn.InBand, o)
+		check(c.ZeroGrad(ctx))
+		c.forwardBackward(ctx, 1, wave, 1)
+		dir := get(os.MkdirTemp(s.conn.TempDir, "conformance-"))
+		defer os.RemoveAll(dir)
+		before := c.saveWeights(ctx, dir)
+		check(c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": 1}, GradientScale: 1}))
+		return before.blocks(c.saveWeights(ctx, dir), 1)
+	}
+	want, got := step(opening{device: "cpu"}), step(o)
+	if len(want) != len(got) {
+		fail(fmt.Sprintf("%d tensors", len(want)), "%s: it saves %d", what, len(got))
+	}
+	var apart, length float64
+	for k, b := range want {
+		for i, g := range b.gradient {
+			apart += (g - got[k].gradient[i]) * (g - got[k].gradient[i])
+		}
+		length += size(b.gradient) * size(b.gradient)
+	}
+	if apart > stepTolerance*stepTolerance*length {
+		fail(fmt.Sprintf("at most %g", stepTolerance), "%s: a training step leads elsewhere by %.2g of its length", what, math.Sqrt(apart/max(length, 1e-30)))
 	}
 }

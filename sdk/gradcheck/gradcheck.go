@@ -32,6 +32,9 @@ type Options struct {
 	// Directions per input; 0 means 4. They take turns in its two halves, so that a gradient
 	// that is right on one of them does not outweigh the other.
 	Directions int
+	// Edges adds two directions in each first and last slab of each axis, where slices that
+	// are off by one leave a gradient out.
+	Edges bool
 	// FirstContext is the first context number used; Check uses them upwards from there.
 	FirstContext uint64
 	// Wanted on-request outputs, which then take part.
@@ -39,11 +42,13 @@ type Options struct {
 }
 
 // Result is one input and direction: the derivative of
-// L = Σ ⟨output, random⟩ + Σ loss along a random unit direction, both ways.
+// L = Σ ⟨output, random⟩ + Σ loss along a random unit direction, both ways. Each output and
+// loss is weighed so that its gradient by the inputs is as long as the longest: none outweighs
+// another.
 type Result struct {
 	Input string
-	// Half of the input in which the direction lies: 0 or 1.
-	Half               int
+	// Part of the input in which the direction lies, in the order of Halves and Edges.
+	Part               int
 	Analytic, Numeric  float64
 	Step               float64
 	RelativeError      float64
@@ -84,17 +89,34 @@ func Check(ctx context.Context, s Stage, inputs map[string]*tensor.Tensor, o Opt
 	if err := c.weigh(resp); err != nil {
 		return nil, errors.Join(err, s.Release(ctx, id))
 	}
+	if err := c.balance(ctx, inputs, needs); err != nil {
+		return nil, err
+	}
 	grads, err := s.Backward(ctx, &sdk.BackwardRequest{Context: id, OutputGrads: c.outputGrads, LossWeights: c.lossWeights})
 	if err != nil {
 		return nil, err
 	}
 	var out []Result
 	for _, name := range names {
+		parts := Halves(inputs[name].Len())
+		tries := make([]int, 0, o.Directions)
 		for k := range o.Directions {
-			r, err := c.direction(ctx, inputs, name, k%min(2, inputs[name].Len()), grads.InputGrads[name])
+			tries = append(tries, k%len(parts))
+		}
+		if o.Edges {
+			for range 2 {
+				for k := range Edges(inputs[name].Shape) {
+					tries = append(tries, len(parts)+k)
+				}
+			}
+			parts = append(parts, Edges(inputs[name].Shape)...)
+		}
+		for _, k := range tries {
+			r, err := c.direction(ctx, inputs, name, parts[k], grads.InputGrads[name])
 			if err != nil {
 				return nil, err
 			}
+			r.Part = k
 			out = append(out, r)
 		}
 	}
@@ -151,25 +173,96 @@ func (c *checker) weigh(resp *sdk.ForwardResponse) error {
 	return nil
 }
 
-func (c *checker) scalar(resp *sdk.ForwardResponse) (float64, error) {
-	var sum float64
+// mostWeight bounds by how much a term is weighed up: a derivative that is almost nothing
+// must not bring the rounding of the others' with it.
+const mostWeight = 1e3
+
+// Balance are the factors that make terms with gradients of these norms weigh the same; a term
+// without a gradient keeps its weight.
+func Balance(norms map[string]float64) map[string]float64 {
+	out, longest := map[string]float64{}, 0.0
+	for _, n := range norms {
+		longest = max(longest, n)
+	}
+	for name, n := range norms {
+		if out[name] = 1; n > 0 {
+			out[name] = min(longest/n, mostWeight)
+		}
+	}
+	return out
+}
+
+// balance weighs the terms of L by the gradients that each has by itself.
+func (c *checker) balance(ctx context.Context, inputs map[string]*tensor.Tensor, needs map[string]bool) error {
+	if len(c.outputGrads)+len(c.lossWeights) < 2 {
+		return nil
+	}
+	norms := map[string]float64{}
+	alone := func(term string, req *sdk.BackwardRequest) error {
+		_, id, err := c.forward(ctx, inputs, needs)
+		if err != nil {
+			return err
+		}
+		req.Context = id
+		back, err := c.Backward(ctx, req)
+		if err != nil {
+			return err
+		}
+		var square float64
+		for _, t := range back.InputGrads {
+			values, _ := t.Float32s()
+			for _, v := range values {
+				square += float64(v) * float64(v)
+			}
+		}
+		norms[term] = math.Sqrt(square)
+		return nil
+	}
+	for name, g := range c.outputGrads {
+		if err := alone("output "+name, &sdk.BackwardRequest{OutputGrads: map[string]*tensor.Tensor{name: g}}); err != nil {
+			return err
+		}
+	}
+	for name := range c.lossWeights {
+		if err := alone("loss "+name, &sdk.BackwardRequest{LossWeights: map[string]float64{name: 1}}); err != nil {
+			return err
+		}
+	}
+	factors := Balance(norms)
+	for name, g := range c.outputGrads {
+		values, _ := g.Float32s()
+		for i := range values {
+			values[i] *= float32(factors["output "+name])
+		}
+		c.outputGrads[name] = tensor.OfFloat32s(values, g.Shape...)
+	}
+	for name := range c.lossWeights {
+		c.lossWeights[name] = factors["loss "+name]
+	}
+	return nil
+}
+
+// scalar is L, with the sum of its terms' sizes, of which rounding leaves a part open.
+func (c *checker) scalar(resp *sdk.ForwardResponse) (sum, terms float64, err error) {
 	for name, g := range c.outputGrads {
 		y, err := resp.Outputs[name].Float32s()
 		if err != nil {
-			return 0, fmt.Errorf("output %q: %w", name, err)
+			return 0, 0, fmt.Errorf("output %q: %w", name, err)
 		}
 		weights, _ := g.Float32s()
 		if len(y) != len(weights) {
-			return 0, fmt.Errorf("output %q changed its size between two runs on inputs of one shape", name)
+			return 0, 0, fmt.Errorf("output %q changed its size between two runs on inputs of one shape", name)
 		}
 		for i := range y {
 			sum += float64(y[i]) * float64(weights[i])
+			terms += math.Abs(float64(y[i]) * float64(weights[i]))
 		}
 	}
 	for name, w := range c.lossWeights {
 		sum += w * resp.Losses[name]
+		terms += math.Abs(w * resp.Losses[name])
 	}
-	return sum, nil
+	return sum, terms, nil
 }
 
 // Steps are relative to the size of what is moved and fall from firstStep by halves; single
@@ -178,6 +271,9 @@ const (
 	firstStep = 0.2
 	halvings  = 14
 )
+
+// rounding of single precision in a difference, per unit of the terms that it is made of.
+const rounding = 2e-7
 
 // agreement of neighbouring estimates beyond which smaller steps are not tried.
 const agreement = 1e-3
@@ -214,17 +310,46 @@ func Derivative(scale float64, at func(step float64) (value, made float64, err e
 	return slope, step, spread, nil
 }
 
-// Direction is a unit vector in a half of the space of a gradient's numbers (0 or 1; there is
-// one half of one number). Along a purely random direction of many dimensions the derivative
-// is small and drowns in rounding: half of it follows the gradient.
-func Direction(gradient []float64, half int, random *rand.Rand) []float64 {
+// Part is some of a tensor's numbers, by their place in row-major order.
+type Part func(i int) bool
+
+// Halves are the first and the second half of n numbers; one number is one part.
+func Halves(n int) []Part {
+	if n < 2 {
+		return []Part{func(int) bool { return true }}
+	}
+	return []Part{func(i int) bool { return i < n/2 }, func(i int) bool { return i >= n/2 }}
+}
+
+// Edges are the first and the last slab of a shape along each of its axes that has more
+// than one place, but those that are halves.
+func Edges(shape []int64) (out []Part) {
+	inner := 1
+	for axis := len(shape) - 1; axis >= 0; axis-- {
+		size, stride := int(shape[axis]), inner
+		if inner *= size; size < 2 || axis == 0 && size == 2 {
+			continue
+		}
+		for _, place := range []int{0, size - 1} {
+			out = append(out, func(i int) bool { return i/stride%size == place })
+		}
+	}
+	return out
+}
+
+// Direction is a unit vector in a part of the space of a gradient's numbers. Along a purely
+// random direction of many dimensions the derivative is small and drowns in rounding: half
+// of it follows the gradient.
+func Direction(gradient []float64, part Part, random *rand.Rand) []float64 {
 	d := make([]float64, len(gradient))
-	from, to := half*(len(d)/2), len(d)
-	if half == 0 && len(d) > 1 {
-		to = len(d) / 2
+	var places []int
+	for i := range d {
+		if part(i) {
+			places = append(places, i)
+		}
 	}
 	var length, follows, along float64
-	for i := from; i < to; i++ {
+	for _, i := range places {
 		d[i] = random.NormFloat64()
 		length += d[i] * d[i]
 		follows += gradient[i] * gradient[i]
@@ -233,20 +358,20 @@ func Direction(gradient []float64, half int, random *rand.Rand) []float64 {
 	// The random part points where the gradient does: they never cancel.
 	length = math.Copysign(math.Sqrt(length), along)
 	var total float64
-	for i := from; i < to; i++ {
+	for _, i := range places {
 		d[i] /= length
 		if follows > 0 {
 			d[i] += gradient[i] / math.Sqrt(follows)
 		}
 		total += d[i] * d[i]
 	}
-	for i := from; i < to; i++ {
+	for _, i := range places {
 		d[i] /= math.Sqrt(total)
 	}
 	return d
 }
 
-func (c *checker) direction(ctx context.Context, inputs map[string]*tensor.Tensor, name string, half int, grad *tensor.Tensor) (Result, error) {
+func (c *checker) direction(ctx context.Context, inputs map[string]*tensor.Tensor, name string, part Part, grad *tensor.Tensor) (Result, error) {
 	x, err := inputs[name].Float32s()
 	if err != nil {
 		return Result{}, err
@@ -264,10 +389,11 @@ func (c *checker) direction(ctx context.Context, inputs map[string]*tensor.Tenso
 	if scale == 0 {
 		scale = 1
 	}
-	d, r := Direction(gradient, half, c.random), Result{Input: name, Half: half}
+	d, r := Direction(gradient, part, c.random), Result{Input: name}
 	for i := range d {
 		r.Analytic += d[i] * gradient[i]
 	}
+	var terms float64
 	r.Numeric, r.Step, r.NumericUncertainty, err = Derivative(scale, func(step float64) (value, made float64, err error) {
 		values := make([]float32, len(x))
 		for i := range x {
@@ -281,13 +407,14 @@ func (c *checker) direction(ctx context.Context, inputs map[string]*tensor.Tenso
 			err = c.Release(ctx, id)
 		}
 		if err == nil {
-			value, err = c.scalar(resp)
+			value, terms, err = c.scalar(resp)
 		}
 		return value, made, err
 	})
 	if err != nil {
 		return r, err
 	}
+	r.NumericUncertainty += rounding * terms / r.Step
 	r.RelativeError = math.Abs(r.Analytic-r.Numeric) / max(math.Abs(r.Analytic), math.Abs(r.Numeric), 1e-6)
 	if math.IsNaN(r.RelativeError) {
 		r.RelativeError = math.Inf(1)

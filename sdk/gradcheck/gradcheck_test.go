@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -41,9 +42,13 @@ func (a *analytic) Forward(_ context.Context, req *sdk.ForwardRequest) (*sdk.For
 }
 
 func (a *analytic) Backward(_ context.Context, req *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
-	g, err := req.OutputGrads["y"].Float32s()
-	if err != nil {
-		return nil, err
+	g := make([]float32, len(a.x[req.Context]))
+	if given := req.OutputGrads["y"]; given != nil {
+		values, err := given.Float32s()
+		if err != nil {
+			return nil, err
+		}
+		copy(g, values)
 	}
 	out := make([]float32, len(g))
 	for i, v := range a.x[req.Context] {
@@ -83,6 +88,33 @@ func TestFindsARightAndAWrongDerivative(t *testing.T) {
 	for _, r := range wrong {
 		if r.RelativeError < 5e-3 {
 			t.Errorf("a derivative that is 5 %% too large passes: %+v", r)
+		}
+	}
+}
+
+// A gradient that a slice which is off by one leaves out is a two-hundredth of all, and weighs
+// nothing along a direction that follows what is left.
+func TestEdgesFindWhatASliceLeavesOut(t *testing.T) {
+	if n := len(gradcheck.Edges([]int64{2, 5, 1, 8})); n != 4 {
+		t.Errorf("%d edges of two halves, five rows and eight columns, want 4", n)
+	}
+	gradient := make([]float64, 40)
+	for _, part := range append(gradcheck.Edges([]int64{5, 8}), gradcheck.Halves(40)...) {
+		d := gradcheck.Direction(gradient, part, rand.New(rand.NewPCG(1, 2)))
+		for i, v := range d {
+			if (v != 0) != part(i) {
+				t.Errorf("a direction has %g at %d, outside of its part", v, i)
+			}
+		}
+	}
+}
+
+// A loss whose gradient is missing does not hide behind large outputs: terms weigh the same.
+func TestTermsWeighTheSame(t *testing.T) {
+	factors := gradcheck.Balance(map[string]float64{"large": 100, "small": 0.5, "tiny": 1e-9, "none": 0})
+	for name, want := range map[string]float64{"large": 1, "small": 200, "tiny": 1e3, "none": 1} {
+		if factors[name] != want {
+			t.Errorf("%s has factor %g, want %g", name, factors[name], want)
 		}
 	}
 }

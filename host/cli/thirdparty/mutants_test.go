@@ -48,6 +48,9 @@ var pythonMutants = []struct{ example, name, old, new string }{
 	{"python-fusion", "the report detached", "means.append(self.report_into(r))", "means.append(self.report_into(r).detach())"},
 	{"python-fusion", "a token too few", "outputs[name] = x", "outputs[name] = x[:, 1:]"},
 	{"python-fusion", "noise without a seed", "outputs[name] = x", "import time; outputs[name] = x + 1e-4 * (time.time_ns() % 1000)"},
+	{"python-fusion", "the last token's gradient left out", "x = inputs[name]", "x = inputs[name]; x.requires_grad and x.register_hook(lambda g: torch.cat([g[:, :-1], 0 * g[:, -1:]], 1))"},
+	{"python-fusion", "the first channel's gradient left out", "x = inputs[name]", "x = inputs[name]; x.requires_grad and x.register_hook(lambda g: torch.cat([0 * g[..., :1], g[..., 1:]], -1))"},
+	{"python-head", "the last row's gradient left out", "self.smoothing = request", "self.linear.weight.register_hook(lambda g: torch.cat([g[:-1], 0 * g[-1:]])); self.smoothing = request"},
 	{"python-fusion", "statistics move when frozen", "outputs[name] = x", "self.into[_key(name)].bias.data.mul_(1.01); outputs[name] = x"},
 }
 
