@@ -123,7 +123,7 @@ func (o *opener) boxImages(t *table.Table, folder string) (map[string]int, error
 			continue
 		}
 		c := Case{ID: name, Patient: t.Get(r, "patient"), Split: t.Get(r, splitColumn), Stack: name,
-			Images: map[string]string{Volume: filepath.Join(folder, name)}, Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}
+			Images: map[string]string{Volume: imagePath(folder, name)}, Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}
 		e := expectedImage{path: c.Images[Volume], place: place{t.Path, r.Line}, column: "image"}
 		bad := len(o.problems)
 		e.width, e.height = o.wholeNumber(t, r, "width"), o.wholeNumber(t, r, "height")
@@ -193,7 +193,7 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 	}
 	var classes []string
 	classOf := func(r table.Row) string {
-		if text := t.Get(r, classColumn); text != "" {
+		if text := t.Get(r, classColumn); text != "" && !o.missing(text) {
 			return text
 		}
 		return "lesion"
@@ -211,11 +211,12 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 	o.setClasses(classes)
 
 	origin := map[int][]int{}
+	meant := meantImage(byImage)
 	for _, r := range t.Rows {
 		name := t.Get(r, "image")
 		i, ok := byImage[name]
 		if !ok {
-			o.problems.Add(t.Path, r.Line, "image", "%q is not in images.csv", problem.Clip(name, 60))
+			o.problems.Add(t.Path, r.Line, "image", "%q is not in images.csv%s", problem.Clip(name, 60), meant(name))
 			continue
 		}
 		c := &o.d.Cases[i]
@@ -254,11 +255,28 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 			o.problems.Add(t.Path, r.Line, "", "the same box as in line %d", origin[i][twin])
 			continue
 		}
-		o.pending = append(o.pending, pendingBox{i, len(c.Boxes), place{t.Path, r.Line}, "", boxSlack})
+		o.pending = append(o.pending, pendingBox{caseIndex: i, boxIndex: len(c.Boxes), place: place{t.Path, r.Line}, slack: boxSlack})
 		c.Boxes = append(c.Boxes, b)
 		origin[i] = append(origin[i], r.Line)
 	}
 	return nil
+}
+
+// meantImage offers an image whose name differs from the one given in case or ending.
+func meantImage(byImage map[string]int) func(name string) string {
+	var stems map[string]string
+	return func(name string) string {
+		if stems == nil {
+			stems = map[string]string{}
+			for n := range byImage {
+				stems[stem(n)] = n
+			}
+		}
+		if n, ok := stems[stem(name)]; ok {
+			return fmt.Sprintf("; did you mean %q?", n)
+		}
+		return ""
+	}
 }
 
 // findWithheld takes splits without any box as withheld; images without a box in
@@ -333,6 +351,7 @@ func (o *opener) readIgnore(path string, byImage map[string]int) error {
 				continue
 			}
 		}
+		o.pending = append(o.pending, pendingBox{caseIndex: i, boxIndex: len(o.d.Cases[i].Ignore), place: place{t.Path, r.Line}, ignore: true})
 		o.d.Cases[i].Ignore = append(o.d.Cases[i].Ignore, region)
 	}
 	return nil

@@ -92,7 +92,7 @@ func (o *opener) deepLesionCases(t *table.Table) error {
 			o.problems.Add(t.Path, r.Line, "", "the same lesion as in line %d", lines[l.File][twin])
 			continue
 		}
-		o.pending = append(o.pending, pendingBox{i, len(c.Boxes), place{t.Path, r.Line}, "Bounding_boxes", deeplesion.Padding + 0.5})
+		o.pending = append(o.pending, pendingBox{i, len(c.Boxes), place{t.Path, r.Line}, "Bounding_boxes", deeplesion.Padding + 0.5, false})
 		target := l.target()
 		c.Boxes = append(c.Boxes, target)
 		c.RECIST = append(c.RECIST, l.recist)

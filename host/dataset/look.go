@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
@@ -25,12 +26,20 @@ type values struct {
 	units bool
 }
 
+// leastContrast is the share of the encoder's window that the values of an image have to
+// fill for anything to be seen.
+const leastContrast = 0.005
+
 func (v values) constant(window *sdk.Intensity) bool {
 	if v.low == v.high {
 		return true
 	}
-	return v.units && window != nil && (v.high <= window.Low || v.low >= window.High)
+	return v.units && window != nil && min(v.high, window.High)-max(v.low, window.Low) < leastContrast*(window.High-window.Low)
 }
+
+// wrapped reports whether values lie at both ends of 16 bits: negative numbers that were
+// written as if they had no sign.
+func (v values) wrapped() bool { return v.units && v.low < -32000 && v.high > 32000 }
 
 // extremes returns the smallest and the largest finite value of a decoded image.
 func (p *plane) extremes(path string) values {
@@ -124,6 +133,15 @@ func decodeVolume(path string) (*plane, error) {
 func judge(seen []values, window *sdk.Intensity) (warnings []string, err error) {
 	var empty, positive []values
 	units := 0
+	wrapped := slices.DeleteFunc(slices.Clone(seen), func(v values) bool { return !v.wrapped() })
+	if len(wrapped) > 0 {
+		text := fmt.Sprintf("%d of %d images looked at have values at both ends of 16 bits, %s: negative values were written as numbers without a sign; 16-bit slices hold HU + 32768",
+			len(wrapped), len(seen), wrapped[0].describe(nil))
+		if len(wrapped) == len(seen) {
+			return nil, problem.At(wrapped[0].path, 0, "", "%s", text)
+		}
+		warnings = append(warnings, text)
+	}
 	for _, v := range seen {
 		if v.constant(window) {
 			empty = append(empty, v)
@@ -146,6 +164,10 @@ func judge(seen []values, window *sdk.Intensity) (warnings []string, err error) 
 		warnings = append(warnings, fmt.Sprintf("no value below 0 in %d images looked at, %s: CT in Hounsfield units has air near -1000; was it stored without its intercept of -1024?",
 			units, positive[0].describe(nil)))
 	}
+	if units > 0 && units < len(seen) && window != nil {
+		i := slices.IndexFunc(seen, func(v values) bool { return !v.units })
+		warnings = append(warnings, fmt.Sprintf("%d of %d slices are no Hounsfield units but 8-bit grey, the first is %s: they are shown differently from the others", len(seen)-units, len(seen), filepath.ToSlash(seen[i].path)))
+	}
 	return warnings, nil
 }
 
@@ -156,6 +178,12 @@ func (v values) describe(window *sdk.Intensity) string {
 		return text
 	}
 	text += fmt.Sprintf(", the encoder sees %s to %s HU", formatNumber(window.Low), formatNumber(window.High))
+	if v.low >= -0.5 && v.high <= 1 && v.low < v.high {
+		text += "; values between 0 and 1 are no Hounsfield units: keep the scan as it was"
+	}
+	if v.low > 20000 && v.high > 32000 {
+		text += "; it was stored as HU + 32768: subtract 32768"
+	}
 	if v.high < window.Low && v.low >= -32768 && v.high < -20000 {
 		text += "; 16-bit slices hold HU + 32768: add 32768 (and the intercept) when they are written"
 	}

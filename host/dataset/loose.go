@@ -96,6 +96,9 @@ func (o *opener) sliceFiles() (files []string, places []int, err error) {
 	if len(others) > 0 {
 		o.warn("%s: %d files are no slices and are left out: %s", filepath.ToSlash(o.path), len(others), problem.Quote(others))
 	}
+	if stems := o.sliceStems(files); len(stems) > 1 {
+		o.warn("%s: the names of its slices begin in %d ways, %s: one series is expected in a folder, and these are taken as neighbours", filepath.ToSlash(o.path), len(stems), problem.Quote(stems))
+	}
 	if numbers := sliceNumbers(files); numbers != nil {
 		gaps := numbers[len(numbers)-1] - numbers[0] + 1 - len(numbers)
 		k := 1
@@ -114,6 +117,27 @@ func (o *opener) sliceFiles() (files []string, places []int, err error) {
 }
 
 var trailingNumber = regexp.MustCompile(`^(.*?)(\d{1,9})$`)
+
+var copied = regexp.MustCompile(`( ?\(\d+\)|[ _-]copy( ?\d+)?)$`)
+
+// sliceStems are the ways in which numbered names begin; copies that a file manager made are
+// one of them, by their whole names.
+func (o *opener) sliceStems(files []string) []string {
+	var stems []string
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
+		stem := name
+		if m := trailingNumber.FindStringSubmatch(name); m != nil {
+			stem = m[1]
+		} else if !copied.MatchString(strings.ToLower(name)) {
+			continue
+		}
+		if !slices.Contains(stems, stem) {
+			stems = append(stems, stem)
+		}
+	}
+	return stems
+}
 
 // sliceNumbers are the numbers at the ends of slices' names, or nil unless all names are
 // alike but for numbers that rise.

@@ -37,6 +37,8 @@ type opener struct {
 	infos    map[string]imageInfo
 	// places says where each case was read.
 	places []place
+	// listed are the names in a folder by their stems.
+	listed map[string]map[string]string
 }
 
 type place struct {
@@ -55,13 +57,15 @@ func (o *opener) addCase(c Case, file string, line int) int {
 	return len(o.d.Cases) - 1
 }
 
-// pendingBox is a box whose place is checked once the image's size is known.
+// pendingBox is a box, or a region to ignore, whose place is checked once the image's size
+// is known.
 type pendingBox struct {
 	caseIndex, boxIndex int
 	place               place
 	column              string
 	// slack is how far in pixels the box may leave the image; it is then clipped.
-	slack float64
+	slack  float64
+	ignore bool
 }
 
 // expectedImage is an image file whose header Open checks.
@@ -263,7 +267,7 @@ func (o *opener) readHeaders() error {
 		info, err := results[i].info, results[i].err
 		if err != nil {
 			if known, ok := err.(Problems); ok && e.place.line > 0 {
-				o.problems.Add(e.place.file, e.place.line, e.column, "image %s: %s", filepath.ToSlash(e.path), known[0].Message)
+				o.problems.Add(e.place.file, e.place.line, e.column, "image %s: %s%s", filepath.ToSlash(e.path), known[0].Message, o.beside(e.path))
 			} else {
 				o.problems.AddError(e.path, 0, "", err)
 			}
@@ -297,6 +301,13 @@ func (o *opener) checkBoxes() {
 	}
 	for _, p := range o.pending {
 		c := &o.d.Cases[p.caseIndex]
+		if p.ignore {
+			x1, y1, x2, y2 := c.Ignore[p.boxIndex].Bounds()
+			if x2 < 0 || y2 < 0 || x1 > float64(c.Size[1]-1) || y1 > float64(c.Size[0]-1) {
+				o.problems.Add(p.place.file, p.place.line, "", "the region to ignore lies outside the image %s of %d x %d pixels", c.ID, c.Size[1], c.Size[0])
+			}
+			continue
+		}
 		b := &c.Boxes[p.boxIndex]
 		image := box.Box{X2: float64(c.Size[1] - 1), Y2: float64(c.Size[0] - 1)}
 		if !b.Within(image.Grow(p.slack)) || !b.Touches(image) {
@@ -313,11 +324,69 @@ func (o *opener) checkBoxes() {
 func (o *opener) normalised() bool {
 	for _, p := range o.pending {
 		c := &o.d.Cases[p.caseIndex]
-		if b := c.Boxes[p.boxIndex]; min(c.Size[0], c.Size[1]) < 8 || b.X1 < 0 || b.Y1 < 0 || b.X2 > 1 || b.Y2 > 1 {
+		var x1, y1, x2, y2 float64
+		if p.ignore {
+			x1, y1, x2, y2 = c.Ignore[p.boxIndex].Bounds()
+		} else {
+			b := c.Boxes[p.boxIndex]
+			x1, y1, x2, y2 = b.X1, b.Y1, b.X2, b.Y2
+		}
+		if min(c.Size[0], c.Size[1]) < 8 || x1 < 0 || y1 < 0 || x2 > 1 || y2 > 1 {
 			return false
 		}
 	}
 	return len(o.pending) > 0
+}
+
+// beside names a file beside the one that is absent whose name differs in case or ending:
+// the end of a message, "" where there is none.
+func (o *opener) beside(path string) string {
+	if _, err := os.Stat(path); err == nil {
+		return ""
+	}
+	folder := filepath.Dir(path)
+	if o.listed == nil {
+		o.listed = map[string]map[string]string{}
+	}
+	names, known := o.listed[folder]
+	if !known {
+		list, err := sortedNames(folder)
+		if err != nil && folder != filepath.Dir(folder) {
+			return o.beside(folder) // it may be the folder that is called otherwise
+		}
+		names = map[string]string{}
+		for _, n := range list {
+			names[stem(n)] = n
+		}
+		o.listed[folder] = names
+	}
+	if name, ok := names[stem(filepath.Base(path))]; ok {
+		return fmt.Sprintf("; did you mean %q?", name)
+	}
+	return ""
+}
+
+// stem is a file's name in small letters without the ending of an image.
+func stem(name string) string {
+	if isPicture(name) {
+		name = strings.TrimSuffix(name, filepath.Ext(name))
+	}
+	return strings.ToLower(name)
+}
+
+// imagePath is where an image that a table names lies; names may be written with
+// backslashes, as Windows writes them.
+func imagePath(folder, name string) string {
+	path := name
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(folder, name)
+	}
+	if strings.Contains(name, `\`) {
+		if there, _ := exists(path); !there {
+			return imagePath(folder, strings.ReplaceAll(name, `\`, "/"))
+		}
+	}
+	return path
 }
 
 func formatNumber(v float64) string { return strconv.FormatFloat(v, 'g', 7, 64) }
@@ -339,6 +408,7 @@ func (o *opener) checkPatients() {
 		}
 	}
 	if len(leaks) == 0 {
+		o.suspectPatients(first)
 		return
 	}
 	patient := slices.Sorted(maps.Keys(leaks))[0]
@@ -352,6 +422,29 @@ func (o *opener) checkPatients() {
 		}
 		o.d.gate.Add(at.file, at.line, "patient", "%d patients are in more than one split, for example %q, in %q already (%s): split by patient, or add patients=shared to the data spec where that is meant",
 			len(leaks), patient, a.Split, a.Origin)
+	}
+}
+
+// suspectPatients warns of patients in two splits whose names differ in spelling alone;
+// first has a case of each patient.
+func (o *opener) suspectPatients(first map[string]int) {
+	alike := map[string]string{}
+	n, example := 0, [2]int{}
+	for _, name := range slices.Sorted(maps.Keys(first)) {
+		key := spellingKey(name)
+		other, ok := alike[key]
+		if !ok {
+			alike[key] = name
+		} else if a, b := first[other], first[name]; o.d.Cases[a].Split != o.d.Cases[b].Split {
+			if n++; n == 1 {
+				example = [2]int{a, b}
+			}
+		}
+	}
+	if n > 0 {
+		a, b := &o.d.Cases[example[0]], &o.d.Cases[example[1]]
+		o.leak("%d patients may be in two splits under names that differ only in spelling, for example %q in %q (%s) and %q in %q (%s): results on such splits are too good",
+			n, a.Patient, a.Split, a.Origin, b.Patient, b.Split, b.Origin)
 	}
 }
 

@@ -1,11 +1,16 @@
 package dataset
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
+	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
@@ -16,14 +21,20 @@ import (
 // the mend.
 
 // missingWords are what people write where nothing is known.
-var missingWords = []string{"na", "n/a", "n.a.", "nan", "null", "nil", "none", "unk", "unknown", "not known", "not available",
-	"not recorded", "missing", "nd", "?", "-", "--", "."}
+var missingWords = []string{"na", "n/a", "#n/a", "<na>", "n.a.", "nan", "nat", "null", "nil", "none", "unk", "unknown", "unspecified", "undefined", "not known",
+	"not available", "not applicable", "not recorded", "not reported", "not specified", "not stated", "no data", "missing", "(missing)", "tbd",
+	"nd", "n.d.", "n/d", "k.a.", "k. a.", "unbekannt", "inconnu", "desconocido", "?", "??", "-", "--", "–", ".", "*"}
 
 // Below these numbers of cells a pattern may well be chance.
 const (
 	fewCells        = 12
 	fewCellsOfValue = 3
+	fewOfClass      = 5
+	enoughCells     = 30
 )
+
+// nearlyAll is the share of cells from which on a rule is taken to hold but for slips.
+const nearlyAll = 0.97
 
 // cellView is one filled cell of a column.
 type cellView struct {
@@ -31,48 +42,158 @@ type cellView struct {
 	caseIndex int
 }
 
+// column is a column's filled cells and their texts.
+type column struct {
+	name  string
+	cells []cellView
+	// texts has every text once, in the order of their first cells.
+	texts []cellView
+	count map[string]int
+	// words are the cells that spell out that nothing is known, numbers those that hold one.
+	words, numbers int
+}
+
+func newColumn(name string, cells []cellView) *column {
+	c := &column{name: name, cells: cells, count: map[string]int{}}
+	for _, cell := range cells {
+		if c.count[cell.text]++; c.count[cell.text] == 1 {
+			c.texts = append(c.texts, cell)
+		}
+	}
+	for _, t := range c.texts {
+		switch {
+		case isNumber(t.text):
+			c.numbers += c.count[t.text]
+		case isMissingWord(t.text):
+			c.words += c.count[t.text]
+		}
+	}
+	return c
+}
+
+func isMissingWord(text string) bool { return slices.Contains(missingWords, strings.ToLower(text)) }
+
 // suspect warns of columns that are seldom meant as they stand.
 func (o *opener) suspect() {
 	o.suspectSplits()
+	o.suspectGeometry()
 	for _, set := range o.d.Labels {
 		if len(o.opt.LabelSets) == 0 {
-			o.suspectSpellings("classes", set.Name, o.classCells(set.Name, set.Classes))
+			c := newColumn(set.Name, o.classCells(set.Name, set.Classes))
+			o.suspectMissing(c, "classes of", "classes")
+			o.suspectSpellings("classes", c)
+			o.suspectClasses(c)
 		}
 	}
+	units := o.units()
+	targets := o.targets(units)
 	for _, name := range o.d.AttributeColumns {
-		cells := o.attributeCells(name)
-		words, numbers := o.suspectMissing(name, cells)
-		o.suspectNumbers(name, cells, words, numbers)
-		if numbers < len(cells) {
-			o.suspectSpellings("values", name, cells)
+		c := newColumn(name, o.attributeCells(name, units))
+		o.suspectMissing(c, "column", "values")
+		o.suspectNumbers(c)
+		o.suspectCodes(c)
+		if c.numbers < len(c.cells) {
+			o.suspectSpellings("values", c)
 		}
-		o.suspectLeak(name, cells, numbers)
+		if o.opt.Schema == nil && len(c.texts) < 2 && len(units) >= fewCells {
+			o.warn("column %q has %s in its %d cases: it tells nothing", name, map[int]string{0: "no value", 1: "one value"}[len(c.texts)], len(units))
+		}
+		o.suspectLeak(c, targets)
 	}
 }
 
-// usualSplits are the splits that commands use unless told otherwise.
-var usualSplits = []string{"train", "val", "test"}
+// units are the cases that have attributes of their own: of the slices of a volume, the first.
+func (o *opener) units() []int {
+	var units []int
+	seen := map[string]bool{}
+	for i := range o.d.Cases {
+		stack := o.d.Cases[i].Stack
+		if s := o.d.stacks[stack]; s != nil && s.nifti != "" {
+			if seen[stack] {
+				continue
+			}
+			seen[stack] = true
+		}
+		units = append(units, i)
+	}
+	return units
+}
 
-// suspectSplits warns of a split whose name is a slip of a usual one: no command would
-// take its cases, or they would be missed where the others are.
+// target is what an attribute could give away: the class of a case, -1 where unknown.
+type target struct {
+	name    string
+	classOf map[int]int
+}
+
+// targets are the labels of the cases, or whether there is a lesion.
+func (o *opener) targets(units []int) []target {
+	var out []target
+	if o.d.Task == Detect {
+		lesion := target{"whether there is a lesion", map[int]int{}}
+		of := map[string]int{}
+		for _, i := range units {
+			of[o.d.Cases[i].ID], of["#"+o.d.Cases[i].Stack] = i, i
+		}
+		for i := range o.d.Cases {
+			c := &o.d.Cases[i]
+			unit, own := of[c.ID]
+			if !own {
+				unit = of["#"+c.Stack]
+			}
+			if c.HasTargets {
+				lesion.classOf[unit] = max(lesion.classOf[unit], min(1, len(c.Boxes)))
+			}
+		}
+		return append(out, lesion)
+	}
+	for _, set := range o.d.Labels {
+		one := target{set.Name, map[int]int{}}
+		for _, i := range units {
+			if k, known := o.d.Cases[i].Labels[set.Name]; known && k >= 0 {
+				one.classOf[i] = k
+			}
+		}
+		out = append(out, one)
+	}
+	return out
+}
+
+// usualSplits are the splits that commands use unless told otherwise, and what else they
+// are called.
+var (
+	usualSplits = []string{"train", "val", "test"}
+	otherwise   = map[string]string{"training": "train", "learning": "train", "development": "val", "dev": "val", "valid": "val", "validation": "val",
+		"tuning": "val", "testing": "test", "holdout": "test", "hold-out": "test", "hold_out": "test", "evaluation": "test"}
+)
+
+// suspectSplits warns of a split whose name is a slip of a usual one, or another word for
+// it: no command would take its cases, or they would be missed where the others are.
 func (o *opener) suspectSplits() {
 	counts := o.d.Splits()
+	first := func(split string) string {
+		return o.d.Cases[slices.IndexFunc(o.d.Cases, func(c Case) bool { return c.Split == split })].Origin
+	}
 	for _, split := range slices.Sorted(maps.Keys(counts)) {
 		meant := nearest.Typo(split, usualSplits)
+		if other, ok := otherwise[strings.ToLower(split)]; ok && counts[other] == 0 {
+			meant = other
+		}
 		numbered := strings.TrimRight(split, "0123456789") != split // train1, train2: folds
-		if meant == "" || numbered {
+		if meant == "" || numbered || slices.Contains(usualSplits, split) {
 			continue
 		}
-		i := slices.IndexFunc(o.d.Cases, func(c Case) bool { return c.Split == split })
 		o.warn("split %q: its %d cases (first in %s) are not in %q: nothing trains or tests on them unless it is named; did you mean %q?",
-			split, counts[split], o.d.Cases[i].Origin, meant, meant)
+			split, counts[split], first(split), meant, meant)
+	}
+	if n := counts[""]; n > 0 && len(counts) > 1 {
+		o.warn("%d of %d cases (first in %s) have no split: nothing trains or tests on them", n, len(o.d.Cases), first(""))
 	}
 }
 
 // attributeCells are the filled cells of a column, in the order of the cases.
-func (o *opener) attributeCells(name string) []cellView {
+func (o *opener) attributeCells(name string, units []int) []cellView {
 	var cells []cellView
-	for i := range o.d.Cases {
+	for _, i := range units {
 		if text := o.d.Cases[i].Attributes[name].Raw; text != "" {
 			cells = append(cells, cellView{text, i})
 		}
@@ -121,46 +242,90 @@ func isNumber(text string) bool {
 	return err == nil
 }
 
-// suspectMissing warns of words that usually mean that nothing is known. It returns how
-// many cells hold such words and how many hold numbers.
-func (o *opener) suspectMissing(name string, cells []cellView) (words, numbers int) {
-	counts := map[string]int{}
-	first := -1
-	for k, c := range cells {
-		switch {
-		case isNumber(c.text):
-			numbers++
-		case slices.Contains(missingWords, strings.ToLower(c.text)):
-			counts[c.text]++
-			words++
-			if first < 0 {
-				first = k
+// some counts the texts that a rule finds; first is the first of their cells.
+func (c *column) some(find func(text string) bool) (counts map[string]int, first cellView) {
+	counts = map[string]int{}
+	for _, t := range c.texts {
+		if find(t.text) {
+			if len(counts) == 0 {
+				first = t
 			}
+			counts[t.text] = c.count[t.text]
 		}
 	}
-	if words == 0 {
-		return words, numbers
-	}
-	spoilt := ""
-	if numbers > 0 && numbers+words == len(cells) {
-		spoilt = fmt.Sprintf(", and make categories of its %d numbers", numbers)
-	}
-	o.warn("column %q: %s (first in %s) are taken as values%s; where they mean that nothing is known, add missing=%s to the data spec or leave the cells empty",
-		name, counted(counts), o.at(cells[first]), spoilt, strings.Join(slices.Sorted(maps.Keys(counts)), ","))
-	return words, numbers
+	return counts, first
 }
 
-// suspectNumbers warns of a few words among numbers: they make categories of all of them.
-func (o *opener) suspectNumbers(name string, cells []cellView, words, numbers int) {
-	others := len(cells) - words - numbers
-	if others == 0 || numbers < 2*fewCellsOfValue || others*10 > numbers {
+// suspectMissing warns of words that usually mean that nothing is known.
+func (o *opener) suspectMissing(c *column, what, as string) {
+	if c.words == 0 {
 		return
 	}
-	k := slices.IndexFunc(cells, func(c cellView) bool {
-		return !isNumber(c.text) && !slices.Contains(missingWords, strings.ToLower(c.text))
+	counts, first := c.some(isMissingWord)
+	spoilt := ""
+	if c.numbers > 0 && c.numbers+c.words == len(c.cells) {
+		spoilt = fmt.Sprintf(", and make categories of its %d numbers", c.numbers)
+	}
+	o.warn("%s %q: %s (first in %s) are taken as %s%s; where they mean that nothing is known, add missing=%s to the data spec or leave the cells empty",
+		what, c.name, counted(counts), o.at(first), as, spoilt, strings.Join(slices.Sorted(maps.Keys(counts)), ","))
+}
+
+// quantity is a number with a decimal comma or a unit, or a date.
+var quantity = regexp.MustCompile(`^[-+<>~]?\s*\d+([.,]\d+)*\s*([a-zA-Zµ%°²³/]{1,8}\.?)?$|^\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ].*)?$`)
+
+// suspectNumbers warns of a few words among numbers, which make categories of all of them,
+// and of numbers that are not written as such.
+func (o *opener) suspectNumbers(c *column) {
+	others := len(c.cells) - c.words - c.numbers
+	if others == 0 {
+		return
+	}
+	counts, first := c.some(func(text string) bool { return !isNumber(text) && !isMissingWord(text) })
+	odd := 0
+	for text, n := range counts {
+		if quantity.MatchString(text) {
+			odd += n
+		}
+	}
+	switch text := problem.Clip(first.text, 40); {
+	case c.numbers >= 2*fewCellsOfValue && others*10 <= c.numbers:
+		o.warn("column %q: %d cells are numbers and %d are not, the first is %q (%s): so all of them are categories; correct the cells, or leave them empty",
+			c.name, c.numbers, others, text, o.at(first))
+	case odd >= fewCells && float64(odd+c.numbers) >= nearlyAll*float64(len(c.cells)-c.words):
+		o.warn("column %q: %d cells are numbers with a decimal comma, a unit or a sign, or dates, the first is %q (%s): they are taken as categories; write plain numbers such as 3.5",
+			c.name, odd, text, o.at(first))
+	}
+}
+
+// codes stand for missing in many a study's tables of numbers.
+var codes = []float64{-9999, -999, -99, -88, -9, -1, 99, 888, 999, 8888, 9999, 99999}
+
+// suspectCodes warns of numbers that lie far from all others and are such codes.
+func (o *opener) suspectCodes(c *column) {
+	if c.numbers < fewCells || c.numbers+c.words < len(c.cells) {
+		return
+	}
+	low, high := math.Inf(1), math.Inf(-1)
+	var found []string
+	code := func(text string) (v float64, is bool) {
+		v, err := strconv.ParseFloat(text, 64)
+		return v, err == nil && slices.Contains(codes, v) && c.count[text] >= 2
+	}
+	for _, t := range c.texts {
+		if v, is := code(t.text); !is && isNumber(t.text) {
+			low, high = min(low, v), max(high, v)
+		}
+	}
+	counts, first := c.some(func(text string) bool {
+		v, is := code(text)
+		return is && low < high && (v < 0 && low >= 0 && low-v > (high-low)/2 || v > 3*high && high > 0)
 	})
-	o.warn("column %q: %d cells are numbers and %d are not, the first is %q (%s): so all of them are categories; correct the cells, or leave them empty",
-		name, numbers, others, problem.Clip(cells[k].text, 40), o.at(cells[k]))
+	if len(counts) == 0 {
+		return
+	}
+	found = slices.Sorted(maps.Keys(counts))
+	o.warn("column %q: %s (first in %s) lie far from its other numbers, %s to %s; where they mean that nothing is known, add missing=%s to the data spec or leave the cells empty",
+		c.name, counted(counts), o.at(first), formatNumber(low), formatNumber(high), strings.Join(found, ","))
 }
 
 // spellingKey is equal for texts that most likely mean the same.
@@ -168,72 +333,218 @@ func spellingKey(text string) string {
 	if v, err := strconv.ParseFloat(text, 64); err == nil {
 		return strconv.FormatFloat(v, 'g', -1, 64)
 	}
-	return strings.Join(strings.FieldsFunc(strings.ToLower(text), func(r rune) bool { return r == ' ' || r == '_' || r == '-' || r == '\u00a0' }), " ")
+	return strings.Join(strings.FieldsFunc(strings.ToLower(norm.NFKC.String(text)), func(r rune) bool { return r == ' ' || r == '_' || r == '-' }), " ")
 }
 
-// suspectSpellings warns of texts that differ in case, blanks or the writing of a number.
-func (o *opener) suspectSpellings(what, name string, cells []cellView) {
+// truths are the words of a yes or a no.
+var truths = map[string]string{"yes": "yes", "y": "yes", "true": "yes", "t": "yes", "1": "yes", "no": "no", "n": "no", "false": "no", "f": "no", "0": "no"}
+
+// suspectSpellings warns of texts that differ in case, blanks, the composition of letters or
+// the writing of a number or of a yes.
+func (o *opener) suspectSpellings(what string, c *column) {
+	key := spellingKey
+	if whole := !slices.ContainsFunc(c.texts, func(t cellView) bool { return truths[spellingKey(t.text)] == "" }); whole && len(c.texts) > 2 {
+		key = func(text string) string { return truths[spellingKey(text)] }
+	}
 	groups := map[string]map[string]int{}
-	for _, c := range cells {
-		key := spellingKey(c.text)
-		if groups[key] == nil {
-			groups[key] = map[string]int{}
+	first := map[string]cellView{}
+	for _, t := range c.texts {
+		k := key(t.text)
+		if groups[k] == nil {
+			groups[k], first[k] = map[string]int{}, t
 		}
-		groups[key][c.text]++
+		groups[k][t.text] = c.count[t.text]
 	}
-	for _, key := range slices.Sorted(maps.Keys(groups)) {
-		if spellings := groups[key]; len(spellings) > 1 {
-			k := slices.IndexFunc(cells, func(c cellView) bool { return spellingKey(c.text) == key })
-			o.warn("%s of %s that differ only in spelling are taken as different: %s (first in %s); write them alike", what, name, counted(spellings), o.at(cells[k]))
+	for _, k := range slices.Sorted(maps.Keys(groups)) {
+		if spellings := groups[k]; len(spellings) > 1 {
+			o.warn("%s of %s that differ only in spelling are taken as different: %s (first in %s); write them alike", what, c.name, counted(spellings), o.at(first[k]))
 		}
 	}
 }
 
-// suspectLeak warns of a column that gives away the label or the case.
-func (o *opener) suspectLeak(name string, cells []cellView, numbers int) {
-	if len(cells) < fewCells {
+// suspectClasses warns of classes that nothing can be learned from.
+func (o *opener) suspectClasses(c *column) {
+	switch n := len(c.cells); {
+	case n < fewCells || o.d.Task != Classify:
+	case len(c.texts) == 1:
+		o.warn("all %d cases with a %s have the class %q: there is nothing to tell apart", n, c.name, problem.Clip(c.texts[0].text, 40))
+	case len(c.texts) == n:
+		o.warn("%s is different in each of its %d cases (first in %s): a name of the case is no class", c.name, n, o.at(c.cells[0]))
+	}
+}
+
+// suspectLeak warns of a column that gives away the label, the patient or the case.
+func (o *opener) suspectLeak(c *column, targets []target) {
+	n := len(c.cells)
+	if n < fewCells {
 		return
 	}
-	values := map[string]int{}
-	whole := true
-	for _, c := range cells {
-		values[c.text]++
-		n, err := strconv.Atoi(c.text)
-		whole = whole && err == nil && n >= 1000
-	}
-	if len(values) == len(cells) {
-		if numbers == 0 || whole {
-			o.leak("column %q is different in each of its %d cells (first in %s): a name of the case is no attribute; leave it out with attributes=…", name, len(cells), o.at(cells[0]))
-		}
+	whole := !slices.ContainsFunc(c.texts, func(t cellView) bool {
+		v, err := strconv.Atoi(t.text)
+		return err != nil || v < 1000
+	})
+	named := c.numbers == 0 || whole
+	switch {
+	case len(c.texts) == n && named:
+		o.leak("column %q is different in each of its %d cells (first in %s): a name of the case is no attribute; leave it out with attributes=…", c.name, n, o.at(c.cells[0]))
+		return
+	case named && o.namesPatients(c):
+		o.leak("column %q names the patient: each of its %d values (first in %s) goes with one patient, and each patient with one of them; leave it out with attributes=…", c.name, len(c.texts), o.at(c.cells[0]))
 		return
 	}
-	for _, set := range o.d.Labels {
-		if classes := o.classesTold(set.Name, cells, values); classes > 1 {
+	for _, t := range targets {
+		if classes := c.tells(t); classes > 1 {
 			o.leak("column %q tells %s: each of its %d values goes with one class, in %d cases (first in %s); is it known before the label is? else leave it out with attributes=…",
-				name, set.Name, len(values), len(cells), o.at(cells[0]))
+				c.name, t.name, len(c.texts), n, o.at(c.cells[0]))
+		} else if right := c.nearlyTells(t); right > 0 {
+			o.leak("column %q nearly tells %s: its values go with one class each in %d of %d cases (first in %s); is it known before the label is? else leave it out with attributes=…",
+				c.name, t.name, right, n, o.at(c.cells[0]))
+		} else if c.separates(t) {
+			o.leak("column %q tells %s: its numbers of one class all lie apart from those of the others, in %d cases (first in %s); is it known before the label is? else leave it out with attributes=…",
+				c.name, t.name, n, o.at(c.cells[0]))
 		}
 	}
 }
 
-// classesTold is the number of classes that a column tells without an error, 0 when a
-// value of it goes with two classes or is too rare to show anything.
-func (o *opener) classesTold(set string, cells []cellView, values map[string]int) int {
+// namesPatients reports whether values and patients, several cases of which there are, go
+// with each other.
+func (o *opener) namesPatients(c *column) bool {
+	value, patient := map[string]string{}, map[string]string{}
+	for _, cell := range c.cells {
+		p := o.d.Cases[cell.caseIndex].Patient
+		if v, ok := value[p]; p == "" || ok && v != cell.text {
+			return false
+		}
+		if q, ok := patient[cell.text]; ok && q != p {
+			return false
+		}
+		value[p], patient[cell.text] = cell.text, p
+	}
+	return len(value) >= fewCells
+}
+
+// tells is the number of classes that a column tells without an error, 0 when a value of it
+// goes with two classes or is too rare to show anything.
+func (c *column) tells(t target) int {
 	class := map[string]int{}
 	told := map[int]bool{}
-	for _, c := range cells {
-		k, known := o.d.Cases[c.caseIndex].Labels[set]
-		if !known || k < 0 {
+	for _, cell := range c.cells {
+		k, known := t.classOf[cell.caseIndex]
+		if !known {
 			continue
 		}
-		if first, ok := class[c.text]; ok && first != k {
+		if first, ok := class[cell.text]; ok && first != k {
 			return 0
 		}
-		class[c.text], told[k] = k, true
+		class[cell.text], told[k] = k, true
 	}
 	for text := range class {
-		if values[text] < fewCellsOfValue {
+		if c.count[text] < fewCellsOfValue {
 			return 0
 		}
 	}
 	return len(told)
+}
+
+// nearlyTells is the number of cases whose class is the most frequent one of their value,
+// where that is nearly all and no class is; 0 else.
+func (c *column) nearlyTells(t target) (right int) {
+	n := 0
+	byValue, byClass := map[string]map[int]int{}, map[int]int{}
+	for _, cell := range c.cells {
+		k, known := t.classOf[cell.caseIndex]
+		if !known {
+			continue
+		}
+		if byValue[cell.text] == nil {
+			byValue[cell.text] = map[int]int{}
+		}
+		byValue[cell.text][k]++
+		byClass[k]++
+		n++
+	}
+	if n < enoughCells || len(byValue)*fewOfClass > n {
+		return 0
+	}
+	for _, counts := range byValue {
+		right += slices.Max(slices.Collect(maps.Values(counts)))
+	}
+	if float64(right) < nearlyAll*float64(n) || slices.Max(slices.Collect(maps.Values(byClass))) > n-fewCells {
+		return 0
+	}
+	return right
+}
+
+// separates reports whether the numbers of every class lie together.
+func (c *column) separates(t target) bool {
+	type number struct {
+		v     float64
+		class int
+	}
+	var list []number
+	byClass := map[int]int{}
+	for _, cell := range c.cells {
+		if k, known := t.classOf[cell.caseIndex]; known {
+			v, err := strconv.ParseFloat(cell.text, 64)
+			if err != nil {
+				return false
+			}
+			list = append(list, number{v, k})
+			byClass[k]++
+		}
+	}
+	if len(list) < enoughCells || len(byClass) < 2 || slices.Min(slices.Collect(maps.Values(byClass))) < fewOfClass {
+		return false
+	}
+	slices.SortFunc(list, func(a, b number) int { return cmp.Compare(a.v, b.v) })
+	for k := 1; k < len(list); k++ {
+		if list[k].class != list[k-1].class {
+			if list[k].v == list[k-1].v {
+				return false
+			}
+			byClass[-1]++ // runs, less one
+		}
+	}
+	return byClass[-1] == len(byClass)-2
+}
+
+// What pixels and slices measure; beyond these limits in mm a unit is likely another one.
+var usualPixelMM, usualSliceMM = [2]float64{0.01, 10}, [2]float64{0.05, 30}
+
+// suspectGeometry warns of distances in another unit, of boxes that are thinner than a
+// pixel and of boxes that are whole images.
+func (o *opener) suspectGeometry() {
+	odd, thin, whole, boxes := -1, -1, 0, 0
+	nOdd, nThin := 0, 0
+	beyond := func(mm float64, usual [2]float64) bool { return mm > 0 && (mm < usual[0] || mm > usual[1]) }
+	for i := range o.d.Cases {
+		c := &o.d.Cases[i]
+		if mm := c.SpacingMM; beyond(mm[0], usualSliceMM) || beyond(mm[1], usualPixelMM) || beyond(mm[2], usualPixelMM) {
+			if nOdd++; odd < 0 {
+				odd = i
+			}
+		}
+		for _, b := range c.Boxes {
+			boxes++
+			if b.X2-b.X1 < 1 || b.Y2-b.Y1 < 1 {
+				if nThin++; thin < 0 {
+					thin = i
+				}
+			}
+			if c.Size[0] > 1 && b.Area() >= 0.95*float64(c.Size[0]-1)*float64(c.Size[1]-1) {
+				whole++
+			}
+		}
+	}
+	if odd >= 0 {
+		mm := o.d.Cases[odd].SpacingMM
+		o.warn("%d cases (first in %s) have distances of %s mm between slices, rows and columns, which no scanner makes: are they in mm?",
+			nOdd, o.d.Cases[odd].Origin, strings.Join([]string{formatNumber(mm[0]), formatNumber(mm[1]), formatNumber(mm[2])}, ", "))
+	}
+	if thin >= 0 {
+		o.warn("%d of %d boxes are less than a pixel wide or high (first in %s, %s): are they shares of the image's sides?", nThin, boxes, o.d.Cases[thin].ID, o.d.Cases[thin].Origin)
+	}
+	if whole*2 > boxes {
+		o.warn("%d of %d boxes are as large as their image: a detector learns no place from them", whole, boxes)
+	}
 }

@@ -97,3 +97,168 @@ func TestASplitThatIsAlmostAnother(t *testing.T) {
 		}
 	}
 }
+
+// fortyCases opens a table of forty cases without pictures, of twenty patients, and returns
+// its warnings.
+func fortyCases(t *testing.T, row func(i int) (patient, split, label, x string)) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "t.csv")
+	var rows strings.Builder
+	rows.WriteString("id,patient,split,label,x\n")
+	for i := range 40 {
+		patient, split, label, x := row(i)
+		fmt.Fprintf(&rows, "c%d,%s,%s,%s,\"%s\"\n", i, patient, split, label, x)
+	}
+	write(t, path, rows.String())
+	d, err := Open("table:"+path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(d.Warnings, "\n")
+}
+
+// TestFortyCasesThatAreSeldomMeant: patterns that a dozen cases would show by chance, and
+// what is known from other people's tables.
+func TestFortyCasesThatAreSeldomMeant(t *testing.T) {
+	ab := func(i int) string { return []string{"a", "b"}[i/4%2] }
+	plain := func(i int) string { return []string{"arm", "leg", "face"}[i%3] }
+	split := func(i int) string { return []string{"train", "val", "test"}[min(2, i/14)] }
+	for _, test := range []struct {
+		name                     string
+		patient, split, label, x func(i int) string
+		want                     string // a part of a warning, "" for none at all
+	}{
+		{"nothing", nil, nil, nil, nil, ""},
+		{"codes for missing", nil, nil, nil, func(i int) string { return []string{fmt.Sprint(3.5 + float64(i)/10), "-999", "4.1", "999"}[i%4] }, `"-999" 10 times, "999" 10 times (first in`},
+		{"small numbers are no codes", nil, nil, nil, func(i int) string { return fmt.Sprint(i%5 - 1) }, ""},
+		{"decimal commas", nil, nil, nil, func(i int) string { return fmt.Sprintf("%d,%d", 3+i%4, i%3) }, `the first is "3,0"`},
+		{"units", nil, nil, nil, func(i int) string { return fmt.Sprintf("%d y", 40+i%9) }, `the first is "40 y"`},
+		{"dates", nil, nil, nil, func(i int) string { return fmt.Sprintf("2021-%02d-11", 1+i%7) }, `the first is "2021-01-11"`},
+		{"letters composed in two ways", nil, nil, nil, cycle("R\u00fccken", "Ru\u0308cken", "Arm"), "differ only in spelling"},
+		{"yes in four ways", nil, nil, nil, cycle("yes", "True", "no", "1", "false"), `"True" 8 times, "yes" 8 times`},
+		{"more words for missing", nil, nil, nil, cycle("arm", "#N/A", "not reported", "k.A.", "leg"), `"#N/A" 8 times`},
+		{"one value", nil, nil, nil, cycle("CT"), "has one value in its 40 cases"},
+		{"no value", nil, nil, nil, cycle(""), "has no value in its 40 cases"},
+		{"a word for missing as class", nil, nil, cycle("a", "b", "unknown", "c", "b"), nil, `classes of "label": "unknown" 8 times`},
+		{"one class", nil, nil, cycle("a"), nil, `all 40 cases with a label have the class "a"`},
+		{"a number per patient", func(i int) string { return fmt.Sprint("p", i/2) }, nil, nil, func(i int) string { return fmt.Sprintf("MRN%04d", i/2) }, "names the patient: each of its 20 values"},
+		{"tells the label but once", nil, nil, nil, func(i int) string { return map[bool]string{true: "is b", false: "is " + ab(i)}[i == 0] }, "nearly tells label: its values go with one class each in 39 of 40"},
+		{"numbers of classes lie apart", nil, nil, nil, func(i int) string { return fmt.Sprint(float64(i)/100 + map[string]float64{"a": 0.1, "b": 0.7}[ab(i)]) }, "tells label: its numbers of one class all lie apart"},
+		{"patients in two splits by another spelling", func(i int) string { return fmt.Sprintf([]string{"p%d", "P%d"}[i/20], i%20) }, nil, nil, nil, "20 patients may be in two splits"},
+		{"splits under other words", nil, func(i int) string { return []string{"Train", "validation", "hold-out"}[i/14%3] }, nil, nil, `did you mean "test"?`},
+		{"cases without a split", nil, func(i int) string { return []string{"train", ""}[i/20] }, nil, nil, "20 of 40 cases (first in"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			or := func(given, usual func(int) string) func(int) string {
+				if given == nil {
+					return usual
+				}
+				return given
+			}
+			patient := or(test.patient, func(i int) string { return fmt.Sprint("p", i) })
+			found := fortyCases(t, func(i int) (string, string, string, string) {
+				return patient(i), or(test.split, split)(i), or(test.label, ab)(i), or(test.x, plain)(i)
+			})
+			if test.want == "" && found != "" || !strings.Contains(found, test.want) {
+				t.Errorf("warnings %q, want %q", found, test.want)
+			}
+		})
+	}
+}
+
+// TestBoxesThatAreSeldomMeant: what boxes:, their images and regions say together.
+func TestBoxesThatAreSeldomMeant(t *testing.T) {
+	grey := func(i int) string { return greyPNG(t, 32, 32, func(x, y int) uint8 { return uint8(3*x + i) }) }
+	for _, test := range []struct{ name, images, boxes, ignore, want string }{
+		{"thin boxes", "", "0.png,.1,.1,.4,.4\n1.png,2,2,9,9\n", "", "1 of 2 boxes are less than a pixel wide or high (first in 0.png"},
+		{"whole images", "", "0.png,0,0,31,31\n1.png,0,0,31,31\n", "", "2 of 2 boxes are as large as their image"},
+		{"metres", ",0.0007", "0.png,2,2,9,9\n", "", "distances of 0, 0.0007, 0.0007 mm"},
+		{"another case of letters", "", "0.PNG,2,2,9,9\n", "", `"0.PNG" is not in images.csv; did you mean "0.png"?`},
+		{"no ending", "", "1,2,2,9,9\n", "", `did you mean "1.png"?`},
+		{"a region outside", "", "0.png,2,2,9,9\n", "0.png,50,50,60,60\n", "ignore.csv:2: the region to ignore lies outside the image 0.png of 32 x 32 pixels"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			head := "image,patient,split"
+			if test.images != "" {
+				head += ",spacing_mm"
+			}
+			rows := head + "\n"
+			for i := range 2 {
+				write(t, filepath.Join(dir, "images", fmt.Sprint(i)+".png"), grey(i))
+				rows += fmt.Sprintf("%d.png,p%d,train%s\n", i, i, test.images)
+			}
+			write(t, filepath.Join(dir, "images.csv"), rows)
+			write(t, filepath.Join(dir, "boxes.csv"), "image,x1,y1,x2,y2\n"+test.boxes)
+			if test.ignore != "" {
+				write(t, filepath.Join(dir, "ignore.csv"), "image,x1,y1,x2,y2\n"+test.ignore)
+			}
+			d, err := Open("boxes:"+dir, Options{})
+			found := fmt.Sprint(err)
+			if err == nil {
+				found = strings.Join(d.Warnings, "\n")
+			}
+			if !strings.Contains(found, test.want) {
+				t.Errorf("%q, want %q", found, test.want)
+			}
+		})
+	}
+}
+
+// TestNamesOfImagesAsOthersWriteThem: backslashes are understood; another case of letters
+// and a missing ending are named.
+func TestNamesOfImagesAsOthersWriteThem(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "pic", "a.png"), greyPNG(t, 8, 8, func(x, y int) uint8 { return uint8(x) }))
+	for name, want := range map[string]string{`pic\a.png`: "", "pic/A.PNG": `did you mean "a.png"?`, "pic/a": `did you mean "a.png"?`, "Pic/a.png": `did you mean "pic"?`} {
+		write(t, filepath.Join(dir, "t.csv"), "id,image,split,label\nc,"+name+",train,a\n")
+		_, err := Open("table:"+filepath.Join(dir, "t.csv"), Options{})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+}
+
+// TestValuesThatAreNoHounsfieldUnits: what an image holds tells how it was written wrongly.
+func TestValuesThatAreNoHounsfieldUnits(t *testing.T) {
+	for _, test := range []struct {
+		seen []values
+		want string
+	}{
+		{[]values{{"a", -32768, 32767, true}}, "written as numbers without a sign"},
+		{[]values{{"a", 0, 0.9, true}}, "values between 0 and 1 are no Hounsfield units"},
+		{[]values{{"a", 31744, 35839, true}}, "stored as HU + 32768: subtract"},
+		{[]values{{"a", -1000, 900, true}, {"b", 0, 200, false}}, "1 of 2 slices are no Hounsfield units but 8-bit grey, the first is b"},
+		{[]values{{"a", -1000, 900, true}}, ""},
+	} {
+		warnings, err := judge(test.seen, ctWindow)
+		found := strings.Join(warnings, "\n")
+		if err != nil {
+			found = err.Error()
+		}
+		if test.want == "" && found != "" || !strings.Contains(found, test.want) {
+			t.Errorf("%v: %q, want %q", test.seen, found, test.want)
+		}
+	}
+}
+
+// TestSlicesOfTwoSeries: names that begin in two ways, and copies, are not taken as one
+// series in silence.
+func TestSlicesOfTwoSeries(t *testing.T) {
+	for _, test := range []struct{ names, want string }{
+		{"a1 a2 b1 b2", `"a", "b"`}, {"001 002 002_copy", `"", "002_copy"`}, {"s1 s2 s3", ""},
+	} {
+		dir := t.TempDir()
+		for i, name := range strings.Fields(test.names) {
+			write(t, filepath.Join(dir, name+".png"), greyPNG(t, 8, 8, func(x, y int) uint8 { return uint8(i + x) }))
+		}
+		d, err := Open("slices:"+dir, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := strings.Join(d.Warnings, "\n")
+		if strings.Contains(found, "begin in 2 ways") != (test.want != "") || !strings.Contains(found, test.want) {
+			t.Errorf("%s: %q, want %q", test.names, found, test.want)
+		}
+	}
+}

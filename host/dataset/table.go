@@ -114,10 +114,7 @@ func openTable(o *opener) error {
 			if name == "" || o.missing(name) {
 				continue // a missing modality, unless all are
 			}
-			path := name
-			if !filepath.IsAbs(path) {
-				path = filepath.Join(d.Dir, name)
-			}
+			path := imagePath(d.Dir, name)
 			o.d.Cases[i].Images[modalityOf[column]] = path
 			o.expect(expectedImage{caseIndex: i, path: path, place: place{t.Path, r.Line}, column: column})
 		}

@@ -73,7 +73,7 @@ func openVolumes(o *opener) error {
 	o.setClasses(classes)
 	for _, r := range t.Rows {
 		id := t.Get(r, "id")
-		if f, ok := frames[id]; ok {
+		if f := frames[id]; f != nil {
 			o.volumeCases(t, r, f, boxes[id], withBoxes, rows[id])
 		}
 	}
@@ -91,6 +91,7 @@ type volumeFrame struct {
 // volumeFrames reads the headers of the volumes, by id.
 func (o *opener) volumeFrames(t *table.Table) (map[string]*volumeFrame, error) {
 	frames := map[string]*volumeFrame{}
+	var files []*volumeFrame
 	lines := map[string]int{}
 	for _, r := range t.Rows {
 		id, path := t.Get(r, "id"), t.Get(r, "path")
@@ -99,6 +100,7 @@ func (o *opener) volumeFrames(t *table.Table) (map[string]*volumeFrame, error) {
 			continue
 		}
 		lines[id] = r.Line
+		frames[id] = nil // known, and not to be missed in the other tables where its file is at fault
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(o.path, filepath.FromSlash(path))
 		}
@@ -116,16 +118,30 @@ func (o *opener) volumeFrames(t *table.Table) (map[string]*volumeFrame, error) {
 			o.problems.Add(t.Path, r.Line, "path", "%s: %v; other formats than NIfTI are read by alignedfusion data import", filepath.ToSlash(path), err)
 			continue
 		}
-		f := &volumeFrame{path, h, h.Frame(), info.Size()}
-		if f.frame.SpacingMM[0] == 0 && f.frame.Depth > 1 {
-			o.warn("%s does not say how far apart its slices are: every slice stands in for its neighbours", filepath.Base(path))
-		}
-		if !h.Oriented {
-			o.warn("%s does not say how it is oriented: its axes are taken as they are", filepath.Base(path))
-		}
-		frames[id] = f
+		frames[id] = &volumeFrame{path, h, h.Frame(), info.Size()}
+		files = append(files, frames[id])
 	}
+	o.warnOfFrames(files)
 	return frames, nil
+}
+
+// warnOfFrames counts the volumes whose headers do not say what they should.
+func (o *opener) warnOfFrames(files []*volumeFrame) {
+	for _, rule := range []struct {
+		lacks func(*volumeFrame) bool
+		text  string
+	}{
+		{func(f *volumeFrame) bool { return f.frame.SpacingMM[0] == 0 && f.frame.Depth > 1 }, "%s not say how far apart its slices are: every slice stands in for its neighbours"},
+		{func(f *volumeFrame) bool { return !f.header.Oriented }, "%s not say how it is oriented: its axes are taken as they are"},
+	} {
+		lacking := slices.DeleteFunc(slices.Clone(files), func(f *volumeFrame) bool { return !rule.lacks(f) })
+		switch n := len(lacking); {
+		case n == 1:
+			o.warn(rule.text, filepath.Base(lacking[0].path)+" does")
+		case n > 1:
+			o.warn(rule.text, fmt.Sprintf("%d volumes (first %s), each does", n, filepath.Base(lacking[0].path)))
+		}
+	}
 }
 
 // volumeBoxes reads boxes.csv: corners in stored voxels (0 is the centre of the first),
@@ -152,6 +168,9 @@ func (o *opener) volumeBoxes(frames map[string]*volumeFrame) (map[string][]box3,
 	for _, r := range t.Rows {
 		id := t.Get(r, "id")
 		f, ok := frames[id]
+		if ok && f == nil {
+			continue
+		}
 		if !ok {
 			names := make([]string, 0, len(frames))
 			for n := range frames {
@@ -182,7 +201,7 @@ func (o *opener) volumeBox(t *table.Table, r table.Row, f *volumeFrame) (b box3,
 			b.strata[c] = text
 		}
 	}
-	if b.class = t.Get(r, "class"); b.class == "" {
+	if b.class = t.Get(r, "class"); b.class == "" || o.missing(b.class) {
 		b.class = "lesion"
 	}
 	switch text := strings.ToLower(t.Get(r, "ignore")); text {
@@ -200,8 +219,12 @@ func (o *opener) volumeBox(t *table.Table, r table.Row, f *volumeFrame) (b box3,
 	}
 	for a := range 3 {
 		if !(v[a] < v[3+a]) {
-			return b, problem.At(t.Path, r.Line, "", "the box has no extent along %s: %g to %g; want corners (not centre and size)", "xyz"[a:a+1], v[a], v[3+a])
+			return b, problem.At(t.Path, r.Line, "", "the box has no extent along %s: %g to %g; want corners (not centre and size), a lesion on one slice from a half below to a half above",
+				"xyz"[a:a+1], v[a], v[3+a])
 		}
+	}
+	if size := f.header.Dim; slices.Max(v[:]) <= 1 && slices.Min(v[:]) >= 0 && slices.Min(size[:2]) >= 8 && size[2] > 1 && (o.opt.Coordinates == "" || o.opt.Coordinates == "voxel") {
+		return b, problem.At(t.Path, r.Line, "", "the box lies between 0 and 1: it is in shares of the volume's sides, want voxels (times the number of voxels along each side)")
 	}
 	b.low, b.top = f.display([3]float64(v[:3]), [3]float64(v[3:]), o.opt.Coordinates)
 	size := [3]float64{float64(f.frame.Width), float64(f.frame.Height), float64(f.frame.Depth)}
@@ -263,7 +286,7 @@ func (o *opener) volumeAttributes(t *table.Table, frames map[string]*volumeFrame
 		for _, r := range t.Rows {
 			id := t.Get(r, "id")
 			if frames[id] == nil {
-				if t == extra {
+				if _, known := frames[id]; t == extra && !known {
 					o.problems.Add(t.Path, r.Line, "id", "%q is not in volumes.csv", problem.Clip(id, 60))
 				}
 				continue
