@@ -14,7 +14,7 @@ import (
 func dataImportCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "import",
-		Usage:     "make a data set of scans: DICOM series and NIfTI volumes, boxes in a table or masks",
+		Usage:     "make a data set of scans: DICOM series and volumes, boxes in a table or masks",
 		ArgsUsage: "FOLDER",
 		Description: `Writes OUT/volumes/*.nii, volumes.csv and boxes.csv, the layout volumes:OUT. A series is one volume; its id is its folder's
 name. Voxels keep their place in the patient; names and numbers of patients do not leave the headers. What would have

@@ -115,7 +115,7 @@ func (o *opener) volumeFrames(t *table.Table) (map[string]*volumeFrame, error) {
 		}
 		h, err := nifti.ReadHeader(path)
 		if err != nil {
-			o.problems.Add(t.Path, r.Line, "path", "%s: %v; other formats than NIfTI are read by alignedfusion data import", filepath.ToSlash(path), err)
+			o.problems.Add(t.Path, r.Line, "path", "%s: %v; what is no NIfTI, MetaImage or NRRD is read by alignedfusion data import", filepath.ToSlash(path), err)
 			continue
 		}
 		frames[id] = &volumeFrame{path, h, h.Frame(), info.Size()}

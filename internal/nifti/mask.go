@@ -36,8 +36,8 @@ func Apply(m *[12]float64, p [3]float64) [3]float64 {
 	return out
 }
 
-// ReadMask reads the voxels other than 0 of a NIfTI file, of a pair .hdr and .img or of a
-// MetaImage (.mha, .mhd). A voxel that is NaN and an orientation
+// ReadMask reads the voxels other than 0 of a NIfTI file, of a pair .hdr and .img, of a
+// MetaImage (.mha, .mhd) or of an NRRD (.nrrd, .nhdr). A voxel that is NaN and an orientation
 // that cannot be inverted are errors: nothing could be compared.
 func ReadMask(path string) (*Mask, error) {
 	m, err := readVoxels(path, (*Header).mask)

@@ -1,5 +1,5 @@
-// Package nifti reads NIfTI-1 and NIfTI-2 volumes (.nii, .nii.gz) with limits on
-// what a header may claim: whole, turned for display ([Read]), or the voxels other
+// Package nifti reads volumes, NIfTI-1 and NIfTI-2 (.nii, .nii.gz, .hdr and .img), MetaImage
+// (.mha, .mhd) and NRRD (.nrrd, .nhdr), with limits on what a header may claim: whole, turned for display ([Read]), or the voxels other
 // than 0 as they are stored ([ReadMask]).
 //
 // The format is described in the NIfTI-1 data format document (nifti1.h).
@@ -83,7 +83,7 @@ func Read(path string) (*Volume, error) {
 	return readVoxels(path, (*Header).volume)
 }
 
-// readVoxels reads a NIfTI file, a pair or a MetaImage: use is given the header and what
+// readVoxels reads a NIfTI file, a pair, a MetaImage or an NRRD: use is given the header and what
 // follows it.
 func readVoxels[T any](path string, use func(h *Header, r *countingReader) (*T, error)) (*T, error) {
 	switch {
@@ -91,6 +91,8 @@ func readVoxels[T any](path string, use func(h *Header, r *countingReader) (*T, 
 		return readMeta(path, use)
 	case isPair(path):
 		return readPair(path, use)
+	case isNRRD(path):
+		return readNRRD(path, use)
 	}
 	return readFile(path, func(r io.Reader, available int64) (*T, error) {
 		return unpacked(r, available, use)

@@ -17,7 +17,7 @@ import (
 func IsNIfTI(path string) bool { return hasEnding(path, ".nii", ".nii.gz") }
 
 // IsVolume reports whether a path has the ending of a file that [Read] and [ReadMask] read.
-func IsVolume(path string) bool { return IsNIfTI(path) || isMeta(path) || isPair(path) }
+func IsVolume(path string) bool { return IsNIfTI(path) || isMeta(path) || isPair(path) || isNRRD(path) }
 
 func isMeta(path string) bool { return hasEnding(path, ".mha", ".mhd") }
 func isPair(path string) bool { return hasEnding(path, ".hdr", ".hdr.gz", ".img", ".img.gz") }

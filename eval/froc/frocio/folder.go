@@ -44,7 +44,7 @@ func filesOf(folder string) ([]string, error) {
 		return volumes, nil
 	}
 	if len(others) == 0 {
-		return nil, fmt.Errorf("%s: no volumes (.nii.gz, .mha) and no .txt, .csv, .json or .npz of single images in the folder", folder)
+		return nil, fmt.Errorf("%s: no volumes (.nii.gz, .mha, .nrrd) and no .txt, .csv, .json or .npz of single images in the folder", folder)
 	}
 	return others, nil
 }
@@ -156,7 +156,7 @@ func (t *Truth) readFolder(folder string) error {
 			continue
 		}
 		if extension(path) != ".txt" {
-			return fmt.Errorf("%s: a folder as ground truth holds label masks (.nii.gz, .mha) or YOLO's .txt", path)
+			return fmt.Errorf("%s: a folder as ground truth holds label masks (.nii.gz, .mha, .nrrd) or YOLO's .txt", path)
 		}
 		in, err := open(path)
 		if err != nil {

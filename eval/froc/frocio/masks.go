@@ -56,7 +56,7 @@ func (l *layout) maskPath(row []string, tab *rowFile) (string, error) {
 	if len(l.coords) == 0 {
 		id := strings.TrimSpace(row[l.image])
 		for _, ending := range []string{"", "-label", "_label", "-pred", "_pred", "_seg"} {
-			for _, kind := range []string{".nii.gz", ".nii", ".mha"} {
+			for _, kind := range []string{".nii.gz", ".nii", ".mha", ".nrrd"} {
 				if path := filepath.Join(folder, id+ending+kind); fileThere(path) {
 					return path, nil
 				}
@@ -66,7 +66,7 @@ func (l *layout) maskPath(row []string, tab *rowFile) (string, error) {
 	}
 	path := strings.TrimSpace(row[l.coords[0]])
 	if !nifti.IsVolume(path) {
-		return "", fmt.Errorf("%s: mask %q, want a .nii, .nii.gz, .mha, .mhd or .hdr file", tab.where(), clip(path))
+		return "", fmt.Errorf("%s: mask %q, want a .nii, .nii.gz, .mha, .mhd, .nrrd, .nhdr or .hdr file", tab.where(), clip(path))
 	}
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(folder, path)

@@ -251,7 +251,7 @@ func (o *Options) maskBoxes(scans []*scan, folder string) (boxes []box3, notes [
 }
 
 func maskOf(folder string, s *scan) (string, error) {
-	for _, ending := range []string{".nii.gz", ".nii"} {
+	for _, ending := range []string{".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha", ".mhd"} {
 		path := filepath.Join(folder, niftiName(filepath.Base(s.id))+ending)
 		if _, err := os.Stat(path); err == nil {
 			return path, nil
@@ -266,6 +266,10 @@ func boxesOfMask(s *scan, path, rule string) ([]box3, error) {
 		return nil, problem.At(path, 0, "", "%v", err)
 	}
 	classes, err := classesOf(path)
+	if err != nil {
+		return nil, err
+	}
+	names, err := labelNames(filepath.Dir(path))
 	if err != nil {
 		return nil, err
 	}
@@ -299,7 +303,7 @@ func boxesOfMask(s *scan, path, rule string) ([]box3, error) {
 	}
 	for _, label := range slices.Sorted(maps.Keys(byLabel)) {
 		if rule == "label" {
-			class := strconv.Itoa(label)
+			class := named(names, label)
 			if classes != nil {
 				if class = classes[label]; class == "" {
 					return nil, problem.At(path, 0, "", "label %d has no class in its JSON of instances", label)
@@ -314,7 +318,7 @@ func boxesOfMask(s *scan, path, rule string) ([]box3, error) {
 			for i, at := range component {
 				component[i] = one.Indices[at]
 			}
-			add(strconv.Itoa(label), component)
+			add(named(names, label), component)
 		}
 	}
 	slices.SortStableFunc(boxes, func(a, b box3) int { return cmp.Compare(a.low[2], b.low[2]) })

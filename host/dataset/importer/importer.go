@@ -10,8 +10,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -71,10 +73,16 @@ func volumePath(id string) string { return "volumes/" + id + ".nii" }
 // import that was cut off goes on. Problems with the scans come together, as
 // problem.List, before anything is written.
 func Import(ctx context.Context, o Options) (*Summary, error) {
+	var before []string
+	if images := filepath.Join(o.Source, "imagesTr"); isFolder(images) {
+		before = append(before, filepath.ToSlash(images)+" holds the scans (nnU-Net, nnDetection); what lies beside it is not imported")
+		o.Source = images
+	}
 	scans, notes, err := find(ctx, o.Source)
 	if err != nil {
 		return nil, err
 	}
+	notes = append(before, notes...)
 	boxes, more, err := o.boxes(scans)
 	if err != nil {
 		return nil, err
@@ -154,7 +162,12 @@ func find(ctx context.Context, root string) (scans []*scan, notes []string, err 
 		return nil, nil, err
 	}
 	var volumes, others []string
+	channels := 0
 	for _, f := range files {
+		if m := laterChannel.FindStringSubmatch(f); m != nil && slices.Contains(files, m[1]+"_0000"+m[2]) {
+			channels++
+			continue
+		}
 		if nifti.IsVolume(f) {
 			if ext := strings.ToLower(strings.TrimSuffix(f, ".gz")); strings.HasSuffix(ext, ".img") {
 				continue // its header names it
@@ -163,6 +176,9 @@ func find(ctx context.Context, root string) (scans []*scan, notes []string, err 
 		} else {
 			others = append(others, f)
 		}
+	}
+	if channels > 0 {
+		notes = append(notes, fmt.Sprintf("%d volumes are second or later channels (_0001 …): left out, one channel is read", channels))
 	}
 	var problems problem.List
 	for _, path := range volumes {
@@ -182,7 +198,7 @@ func find(ctx context.Context, root string) (scans []*scan, notes []string, err 
 		return nil, nil, err
 	}
 	if len(scans) == 0 {
-		return nil, nil, problem.At(root, 0, "", "holds no scan: neither a DICOM series of two slices or more nor a NIfTI or MetaImage volume, in %d files", len(files))
+		return nil, nil, problem.At(root, 0, "", "holds no scan: neither a DICOM series of two slices or more nor a NIfTI, MetaImage or NRRD volume, in %d files", len(files))
 	}
 	slices.SortFunc(scans, func(a, b *scan) int { return strings.Compare(a.id, b.id) })
 	for k := 1; k < len(scans); k++ {
@@ -192,6 +208,9 @@ func find(ctx context.Context, root string) (scans []*scan, notes []string, err 
 	}
 	return scans, notes, nil
 }
+
+// laterChannel is a file of nnU-Net that has a channel but the first.
+var laterChannel = regexp.MustCompile(`^(.*)_(?:000[1-9]|00[1-9]\d)(\.(?:nii|nii\.gz|nrrd|mha))$`)
 
 // name makes an id of a path below root: its folders joined, without what no file name
 // can hold.
@@ -286,7 +305,7 @@ func findSeries(ctx context.Context, root string, files []string, problems *prob
 // niftiName is the name of a volume without its endings, and without nnU-Net's channel.
 func niftiName(path string) string {
 	base := strings.TrimSuffix(filepath.Base(path), ".gz")
-	for _, ending := range []string{".nii", ".mha", ".mhd", ".hdr"} {
+	for _, ending := range []string{".nii", ".mha", ".mhd", ".hdr", ".nrrd", ".nhdr", ".seg"} {
 		base = strings.TrimSuffix(base, ending)
 	}
 	return strings.TrimSuffix(base, "_0000")
@@ -299,7 +318,7 @@ func niftiScan(root, path string) (*scan, error) {
 		return nil, problem.At(path, 0, "", "%v", err)
 	}
 	if !h.Oriented {
-		return nil, problem.At(path, 0, "", "does not say how it is oriented (neither sform nor qform): set one, else boxes have no place in the patient")
+		return nil, problem.At(path, 0, "", "does not say how it is oriented (neither sform nor qform, or no space of a patient): set one, else boxes have no place in the patient")
 	}
 	id := name(root, filepath.Join(filepath.Dir(path), niftiName(path)))
 	if path == root {
@@ -352,13 +371,56 @@ func classesOf(mask string) (map[int]string, error) {
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return nil, problem.At(path, 0, "", "is no JSON of instances: %v", err)
 	}
+	names, err := labelNames(filepath.Dir(mask))
+	if err != nil {
+		return nil, err
+	}
 	classes := map[int]string{}
 	for key, class := range doc.Instances {
 		var n int
 		if _, err := fmt.Sscanf(key, "%d", &n); err != nil || n < 1 {
 			return nil, problem.At(path, 0, "", "instance %q is no label of a mask", problem.Clip(key, 40))
 		}
-		classes[n] = fmt.Sprint(class)
+		classes[n] = named(names, class)
 	}
 	return classes, nil
+}
+
+// labelNames reads what nnU-Net and nnDetection call the labels, from dataset.json beside the
+// folder of masks: {"background": 0, "tumour": 1} or {"0": "background", "1": "tumour"}. nil
+// where there is none.
+func labelNames(masks string) (map[int]string, error) {
+	path := filepath.Join(filepath.Dir(masks), "dataset.json")
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, problem.File(path, err)
+	}
+	var doc struct {
+		Labels map[string]any `json:"labels"`
+	}
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return nil, problem.At(path, 0, "", "is no JSON with labels: %v", err)
+	}
+	names := map[int]string{}
+	for key, value := range doc.Labels {
+		n, err := strconv.Atoi(key)
+		text, isText := value.(string)
+		if number, ok := value.(float64); ok && err != nil {
+			names[int(number)] = key
+		} else if err == nil && isText {
+			names[n] = text
+		}
+	}
+	return names, nil
+}
+
+// named is a label's name, or its number.
+func named(names map[int]string, label int) string {
+	if name := names[label]; name != "" {
+		return name
+	}
+	return strconv.Itoa(label)
 }

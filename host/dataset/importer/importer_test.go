@@ -306,6 +306,42 @@ func TestMasksBecomeBoxes(t *testing.T) {
 	}
 }
 
+// TestFoldersOfOtherTools: nnU-Net's and nnDetection's folder is understood as a whole; names
+// of labels are taken from dataset.json, later channels are left out.
+func TestFoldersOfOtherTools(t *testing.T) {
+	for labels, want := range map[string]string{`{"background": 0, "tumour": 1}`: "tumour", `{"0": "background", "1": "cyst"}`: "cyst", `{"background": 0}`: "1"} {
+		dir := t.TempDir()
+		scan := &nifti.Image{Dim: [3]int{6, 6, 4}, Affine: [12]float64{-1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 2, 0}, Int16: make([]int16, 144)}
+		mask := *scan
+		mask.Int16 = make([]int16, 144)
+		mask.Int16[2+6*(3+6*1)] = 1
+		for path, v := range map[string]*nifti.Image{"imagesTr/a_0000.nii": scan, "imagesTr/a_0001.nii": scan, "imagesTs/b_0000.nii": scan, "labelsTr/a.nii": &mask} {
+			path = filepath.Join(dir, path)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := nifti.Write(path, v); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, "dataset.json"), []byte(`{"labels": `+labels+`}`), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out := t.TempDir()
+		s, err := importOf(t, Options{Source: dir, Out: out})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := table.Read(filepath.Join(out, "boxes.csv"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Volumes != 1 || s.Boxes != 1 || b.Get(b.Rows[0], "class") != want || !strings.Contains(strings.Join(s.Notes, "\n"), "1 volumes are second or later channels") {
+			t.Errorf("%+v, class %q, want %q", s, b.Get(b.Rows[0], "class"), want)
+		}
+	}
+}
+
 // TestBrokenFiles: two hundred damaged files give an error or a scan, nothing else, and
 // nothing half-written.
 func TestBrokenFiles(t *testing.T) {
@@ -351,6 +387,57 @@ func TestBrokenFiles(t *testing.T) {
 			if len(left) > 0 {
 				t.Errorf("%s, %d: left %v", name, n, left)
 			}
+		}
+	}
+}
+
+// TestBrokenVolumes: two hundred damaged NIfTI and NRRD files give an error or a scan, and
+// nothing half-written.
+func TestBrokenVolumes(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	image := &nifti.Image{Dim: [3]int{6, 5, 4}, Affine: [12]float64{-.8, 0, 0, 3, 0, -.8, 0, 5, 0, 0, 2, -9}, Int16: make([]int16, 120)}
+	dir := t.TempDir()
+	for i := range image.Int16 {
+		image.Int16[i] = int16(rng.IntN(2000) - 1000)
+	}
+	if err := nifti.Write(filepath.Join(dir, "a.nii"), image); err != nil {
+		t.Fatal(err)
+	}
+	voxels, err := os.ReadFile(filepath.Join(dir, "a.nii"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 6 5 4\nspace directions: (0.8,0,0) (0,0.8,0) (0,0,2)\n" +
+		"endian: little\nencoding: raw\nspace origin: (0,0,0)\n\n"
+	for name, whole := range map[string][]byte{"a.nii": voxels, "a.nrrd": append([]byte(head), voxels[352:]...)} {
+		broken := 0
+		for n := range 100 {
+			raw := slices.Clone(whole)
+			switch n % 3 {
+			case 0:
+				raw = raw[:rng.IntN(len(raw))]
+			case 1:
+				raw[rng.IntN(len(head))] ^= byte(1 + rng.IntN(255))
+			default:
+				at := rng.IntN(len(head) - 8)
+				for k := range 8 {
+					raw[at+k] = byte(rng.IntN(256))
+				}
+			}
+			source, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
+			if err := os.WriteFile(filepath.Join(source, name), raw, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := importOf(t, Options{Source: source, Out: out}); err == nil {
+				continue
+			}
+			broken++
+			if left, _ := filepath.Glob(filepath.Join(out, "volumes", "*")); len(left) > 0 {
+				t.Errorf("%s, %d: left %v", name, n, left)
+			}
+		}
+		if broken < 34 { // those that are cut off, at least
+			t.Errorf("%s: %d of 100 are refused", name, broken)
 		}
 	}
 }
