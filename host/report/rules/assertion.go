@@ -256,6 +256,8 @@ type Sentence struct {
 	// closed[i] says that a clause boundary lies before token span.Start+i; those of
 	// polarity are more.
 	closed, polarity []bool
+	// value says that a mention is a value of something, which is not taken for granted.
+	value bool
 }
 
 // Read finds the triggers of the sentence tokens[span.Start:span.End].
@@ -272,6 +274,16 @@ func (e *Engine) Read(tokens []Token, span Span) *Sentence {
 	}
 	s.closed, s.polarity = e.boundaries(tokens, span)
 	return s
+}
+
+// of is the sentence with mentions as values of something, or as things.
+func (s *Sentence) of(value bool) *Sentence {
+	if s.value == value {
+		return s
+	}
+	other := *s
+	other.value = value
+	return &other
 }
 
 // idiom reports whether the mention is a part of a phrase that means something else.
@@ -311,7 +323,7 @@ func (s *Sentence) Assess(mention Span) Assertion {
 		a.Trigger = t.Span
 	}
 	past := s.governs(s.tags[1], mention)
-	a.Historical = past.role != 0 && !(past.role&adjacent != 0 && s.isCurrent(mention, a))
+	a.Historical = past.role != 0 && !((past.role&adjacent != 0 || past.Start >= mention.End) && s.isCurrent(mention, a))
 	a.Other = s.governs(s.tags[3], mention).role != 0
 	return a
 }
@@ -378,6 +390,9 @@ func (s *Sentence) left(tags []tag, mention Span) tag {
 		case s.crosses(s.after(t), mention.Start):
 			return tag{}
 		case s.opens(t, mention.Start):
+			if s.presupposed(t.End, mention) {
+				return tag{}
+			}
 			if t.role&hedge != 0 {
 				t.role = s.outer(tags[:i], t)
 			}
@@ -402,6 +417,8 @@ func (s *Sentence) right(tags []tag, mention Span) tag {
 			return tag{}
 		case t.role&backward != 0 && s.attributive(t):
 			continue
+		case t.role&backward != 0 && s.presupposed(s.span.Start, mention):
+			return tag{}
 		case t.role&backward != 0 && s.subject(mention, t):
 			return t
 		}

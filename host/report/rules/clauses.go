@@ -17,8 +17,15 @@ type clauseWords struct {
 	With     []string `yaml:"with"`
 	// Negators begin pseudo-triggers that end the scope before them.
 	Negators []string `yaml:"negators"`
+	// Concessions after a comma qualify what stands before: "…, although this is uncertain".
+	Concessions []string `yaml:"concessions"`
 	// Expletives are subjects that stand for nothing: "it is difficult to exclude".
 	Expletives []string `yaml:"expletives"`
+	// Within, Definite: "in the X" takes X for granted ("no calcification in the nodule"),
+	// unless it is X itself that RemainsOf words speak of ("no recurrence of the tumor").
+	Within    []string `yaml:"within"`
+	Definite  []string `yaml:"definite"`
+	RemainsOf []string `yaml:"remains_of"`
 	// Apart words do not stand on their own on either side of "or": "left or right".
 	Apart []string `yaml:"apart"`
 }
@@ -37,13 +44,17 @@ const (
 	negator
 	expletive
 	apart
+	inside
+	definite
+	remainsOf
+	concession
 )
 
 func (c clauseWords) classes() map[string]wordClass {
 	words := map[string]wordClass{}
 	for class, list := range map[wordClass][]string{
 		opener: c.Openers, verb: c.Verbs, existential: c.Existential, starter: c.Starters, and: c.And, or: c.Or, with: c.With,
-		negator: c.Negators, expletive: c.Expletives, apart: c.Apart,
+		negator: c.Negators, expletive: c.Expletives, apart: c.Apart, inside: c.Within, definite: c.Definite, remainsOf: c.RemainsOf, concession: c.Concessions,
 	} {
 		for _, w := range list {
 			words[w] |= class
@@ -114,7 +125,7 @@ func (e *Engine) newStatement(tokens []Token, span Span, i int) bool {
 func (e *Engine) ownPredicate(tokens []Token, span Span, i int) bool {
 	for j := i + 1; j < span.End; j++ {
 		switch t := tokens[j]; {
-		case !t.Word || e.is(t, or|and):
+		case !t.Word || e.is(t, or|and) || j == i+1 && e.is(t, concession):
 			return false
 		case e.is(t, verb):
 			return j > i+1 && j+1 < span.End && !e.is(tokens[j+1], existential)
@@ -205,4 +216,21 @@ func (s *Sentence) subject(mention Span, t tag) bool {
 		}
 	}
 	return !comma || coordinated || s.tokens[t.Start-1].Text == ","
+}
+
+// presupposed reports whether the mention stands in "in the X", behind a noun after token
+// from that the sentence speaks of instead: "no calcification in the nodule" has a nodule.
+func (s *Sentence) presupposed(from int, mention Span) bool {
+	if s.value {
+		return false
+	}
+	i := mention.Start - 1
+	for i > from && s.tokens[i].Word && !s.engine.is(s.tokens[i], definite|inside|verb|and|or|with) {
+		i--
+	}
+	if i-2 < from || !s.engine.is(s.tokens[i], definite) || !s.engine.is(s.tokens[i-1], inside) {
+		return false
+	}
+	noun := s.tokens[i-2]
+	return noun.Word && !s.engine.is(noun, remainsOf|verb|definite|inside|negator|existential)
 }

@@ -188,7 +188,7 @@ func (s *sentence) parted(value Span, t thing) bool {
 // cell is what the sentence says about one phrase found in it; past says whether
 // things of the past count. either are the alternatives beside which it is likely.
 func (s *sentence) cell(a schema.Attribute, either *phraseMatcher, f found, past bool) schema.Cell {
-	as := s.assess(f.Span)
+	as := s.reading().of(a.Kind == schema.Categorical).Assess(f.Span)
 	if as.Alternative && either != nil && s.close(either, cover(f.Span, as.Trigger)) {
 		as.Possible, as.Probable = false, true
 	}

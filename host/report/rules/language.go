@@ -22,15 +22,28 @@ var (
 		cardiac silhouette mediastinal rib ribs bone bones wall tiny trace residual recurrent old known active persistent yes
 		airspace interval space spaces pneumonias infiltrate infiltrates edema thickening scarring pulmonale cardiomegaly
 		liver kidney hepatic renal mm cm multiple single solitary thin thick melanoma nodular plaque papule macule nevus lesions skin dermal margin margins
-		enhancement calcification necrosis adenopathy density hypodense hyperdense spiculated lobulated round oval carcinoma invasion`)
+		enhancement calcification necrosis adenopathy density hypodense hyperdense spiculated lobulated round oval carcinoma invasion
+		rim ring edge border borders shape center centre core tip dome pole poles neck head tail body spine skull pelvis breast brain bowel bladder spleen
+		adrenal adrenals gland glands vein veins artery node nodes lymph tissue muscle fat cyst cysts collection stone stones duct ducts stent clip clips
+		tube line catheter drain wire lead leads pacemaker device graft repair change changes growth increase decrease width length height depth thickness
+		diameter total largest smallest left-sided low high deep soft hard sharp blunt dense faint vague hazy patchy rounded linear solid cystic
+		long short wide narrow thickened borderline questionable definite zero today now then again also both each other same since until after before
+		during while about around near above below under over between through toward he she they patient his her year years month months week weeks
+		day days ago one two three four five six seven eight nine ten first second last next few many most more less than very well not
+		can could may might must should would will do does did done be been being had were what who how see saw show shows shown lacks lack
+		cm mm rule out follow up due given ruled query consistent compatible favor favored versus vs status post history known
+		collapse consolidation atelectasis pneumothorax hernia fibrosis emphysema blood clot thrombus bleed bled ulcer itch itchy rash mole
+		rate per index grade level stage mitotic mitoses mitosis figures receptor receptors sentinel invasive situ extension extensions carcinomas melanomas
+		skin hair nail scalp cheek nose lip ear eye arm leg hand foot finger toe trunk back shoulder hip knee ankle rib sternum clavicle`)
 	german = wordSet(`kein keine keinen keiner keines und der das dem den auf bei oder mit ohne links rechts linker rechter linken rechten ist sind
 		ein eine einen einem eines einer beidseits beidseitig herz lunge lungen erguss pleuraerguss nicht nachweis nein verdacht zustand nach
 		ausgeschlossen vergrossert normal regelrecht unauffallig kleiner kleine grosser geringer sich im zum zur kardiomegalie rundherd
 		raumforderung lungenodem pneumonie stauung auch noch mehr`)
 	spanish = wordSet(`sin los las del por una el con ni hay se observa observan aprecia aprecian evidencia evidencian derecho derecha izquierdo
-		izquierda pulmones corazon derrame neumotorax neumonia y existe nodulo nodulos masa lesion enfisema cardiomegalia pulmonar
-		descarta posible ausencia la silueta`)
-	otherTongues = wordSet(`pas les une des sans avec et du dans sont sur aux aucun aucune poumons coeur epanchement est droit gauche
+		izquierda pulmones corazon derrame neumotorax neumonia y existe nodulo nodulos masa enfisema cardiomegalia pulmonar
+		descarta posible ausencia la silueta antecedente antecedentes de tras reseccion rinon higado bazo lesiones adenopatias calcificacion calcificaciones
+		hepatica hepaticas hepatico pulmonares lobulo aumento`)
+	otherTongues = wordSet(`de pas les une des sans avec et du dans sont sur aux aucun aucune poumons coeur epanchement est droit gauche
 		della nella senza nel sono di il polmoni cuore versamento nessun nessuna destra sinistra
 		sem da com uma dos nao esquerdo esquerda direito direita pulmoes coracao pneumotorax pneumotoraks pnomotoraks ha ausencia atelectasia
 		geen niet het een rechter longen links zonder en van
@@ -42,7 +55,7 @@ var (
 		khong co tran dich walang nav nera ir puudub pole jah brez ne nuk hakuna ekki engin engar tanpa tiada ez dim nic zadnych zadna zadne zadny fravaer
 		ilman inte nessuno nenhum nenhuma`)
 	// endings of English words that few others have.
-	endings = []string{"ed", "ing", "ly", "ness", "ous", "ful", "less", "ary", "ular", "iac"}
+	endings = []string{"ed", "ing", "ings", "ly", "ness", "ous", "ful", "less", "ary", "ular", "iac", "ity", "ght", "th", "ship", "ers"}
 )
 
 func wordSet(words string) map[string]bool {
@@ -71,8 +84,8 @@ type tongue struct{ english, weak, german, spanish, other, unknown int }
 // they are Latin in every language.
 func listen(text string, tokens []Token, known func(string) bool) tongue {
 	var n tongue
-	for _, t := range tokens {
-		if !t.Word || startsDigit(t.Text) {
+	for i, t := range tokens {
+		if !t.Word || strings.ContainsAny(t.Text, "0123456789") || abbreviated(tokens, i) {
 			continue
 		}
 		foreign := false
@@ -101,6 +114,11 @@ func listen(text string, tokens []Token, known func(string) bool) tongue {
 		}
 	}
 	return n
+}
+
+// abbreviated reports whether token i is a letter beside a stroke, as in "c/w".
+func abbreviated(tokens []Token, i int) bool {
+	return len(tokens[i].Text) == 1 && (i > 0 && tokens[i-1].Text == "/" || i+1 < len(tokens) && tokens[i+1].Text == "/")
 }
 
 // accented reports whether the word is written with letters that English lacks.

@@ -73,6 +73,9 @@ type entry struct {
 	// Unit names what a numeric attribute is measured in, instead of UnitMM: mm, cm, um,
 	// HU, SUV, %, ml, /mm2, /10HPF, or count for how many there are.
 	Unit string `yaml:"unit"`
+	// Distance makes lengths count that are the way from or to the thing: "margin 3 mm from
+	// the tumor".
+	Distance bool `yaml:"distance"`
 	// Extent is which of several extents counts, from the largest: 2 for the short axis
 	// of "8 x 6 mm". 0 is the largest.
 	Extent int `yaml:"extent"`
@@ -122,29 +125,34 @@ type phraseMatcher struct {
 }
 
 // find returns the phrases that lie in span; other ones are left out. A phrase is found
-// behind "non", "non-" and in a word that begins so, and denied there, unless it has the
-// "non" itself.
+// behind "non", "non-" and in a word that begins so or with "un", and before "-free", and
+// denied there, unless it has the "non" itself.
 func (m *phraseMatcher) find(tokens []Token, span Span) []found {
 	var all []found
 	for _, f := range m.matcher.find(tokens, span) {
 		if s := m.senses[f.pattern]; s != other {
-			all = append(all, found{f.Span, s, m.values[f.pattern], denied(tokens, span.Start, f.Start)})
+			all = append(all, found{f.Span, s, m.values[f.pattern], denied(tokens, span, f.Span)})
 		}
 	}
 	for i := span.Start; i < span.End; i++ {
-		if text := tokens[i].Text; len(text) > len("non")+3 && strings.HasPrefix(text, "non") {
-			all = append(all, m.behindNon(tokens, span, i)...)
+		for _, prefix := range denials {
+			if rest, ok := strings.CutPrefix(tokens[i].Text, prefix); ok && len(rest) > 3 {
+				all = append(all, m.behindDenial(tokens, span, i, rest)...)
+			}
 		}
 	}
 	return all
 }
 
-// behindNon finds phrases in which token i counts without its "non".
-func (m *phraseMatcher) behindNon(tokens []Token, span Span, i int) []found {
+// denials are the beginnings of words that deny the rest.
+var denials = []string{"non", "un"}
+
+// behindDenial finds phrases in which token i counts as the rest of its word.
+func (m *phraseMatcher) behindDenial(tokens []Token, span Span, i int, rest string) []found {
 	const reach = 3
 	from, to := max(span.Start, i-reach), min(span.End, i+reach+1)
 	cut := slices.Clone(tokens[from:to])
-	cut[i-from].Text = strings.TrimPrefix(cut[i-from].Text, "non")
+	cut[i-from].Text = rest
 	for _, f := range m.matcher.find(cut, Span{0, len(cut)}) {
 		if at := i - from; f.Start <= at && at < f.End && m.senses[f.pattern] == mention {
 			return []found{{Span{f.Start + from, f.End + from}, mention, m.values[f.pattern], true}}
@@ -153,12 +161,16 @@ func (m *phraseMatcher) behindNon(tokens []Token, span Span, i int) []found {
 	return nil
 }
 
-// denied reports whether "non" or "non-" stands before token i.
-func denied(tokens []Token, start, i int) bool {
-	if i > start+1 && tokens[i-1].Text == "-" {
+// denied reports whether "non" or "non-" stands before a phrase, or "-free" behind it.
+func denied(tokens []Token, span, phrase Span) bool {
+	if k := phrase.End; k+1 < span.End && tokens[k].Text == "-" && !tokens[k].Space && tokens[k+1].Text == "free" {
+		return true
+	}
+	i := phrase.Start
+	if i > span.Start+1 && tokens[i-1].Text == "-" {
 		i--
 	}
-	return i > start && tokens[i-1].Text == "non"
+	return i > span.Start && tokens[i-1].Text == "non"
 }
 
 // Lexicon is a lexicon ready for use. It is safe for concurrent use.

@@ -154,7 +154,7 @@ func times(mark string) bool {
 }
 
 // separator reads what stands between two numbers of one measurement; ranges are joined
-// by a dash, "to", "bis", "and".
+// by a dash, "to", "bis", "and" or their like.
 func separator(p []piece, i int) (isRange bool, next int) {
 	j := i
 	for j < len(p) && dimensionWords[p[j].text] && p[j].text != "by" {
@@ -164,7 +164,7 @@ func separator(p []piece, i int) (isRange bool, next int) {
 	case j >= len(p):
 	case times(p[j].text) || p[j].text == "/" && !p[j].space && j > i:
 		return false, j + 1
-	case j == i && (p[j].text == "-" || p[j].text == "to" || p[j].text == "bis" || p[j].text == "and"):
+	case j == i && (p[j].text == "-" || p[j].text == "bis" || p[j].text == "and" || toWords[p[j].text]):
 		return true, j + 1
 	}
 	return false, i
@@ -208,7 +208,7 @@ var rangeWords = wordSet("ranging range ranges ranged varying vary measuring siz
 
 // changed reports whether the number at piece i is where a change began.
 func changed(p []piece, i int) bool {
-	return i > 0 && p[i-1].text == "from" && (i < 2 || !rangeWords[p[i-2].text])
+	return i > 0 && fromWords[p[i-1].text] && (i < 2 || !rangeWords[p[i-2].text])
 }
 
 // rangeEnd reports whether a number with a unit stands at piece i.

@@ -15,7 +15,7 @@ var (
 		measures measuring measured stable unchanged larger smaller approximately about around circa ca up
 		shows show contains demonstrates lies lie extends projecting projects overlying beside next behind between through
 		should would could may might must will can not no be been appears remains lined containing present visible
-		per respectively each total und oder im in der die das mit von bei y o con en de la el`)
+		per respectively each total und oder im in der die das mit von bei y o con en de la el auf um war ist hat sind zuvor nach an am im dem den vor segun antes`)
 	// sizeWords are nouns and adjectives of the size itself.
 	sizeWords = wordSet(`diameter size length width height depth axis dimension dimensions extent maximal maximum max largest greatest
 		long short longest shortest ap cc tr transverse craniocaudal anteroposterior axial sagittal coronal mean average thick thickness wide
@@ -30,13 +30,15 @@ var (
 		posteriorly anteriorly distally proximally increase growth larger smaller bigger more less increment apart lower higher shorter longer`)
 	// apartWords before a measurement make it no size of the thing.
 	apartWords = wordSet(`within distance slice slices section sections collimation increment increments interval intervals cut cuts
-		margin margins reconstructed reconstruction gap spacing clearance shift rand abstand schichtdicke grosor marge`)
+		biopsy biopsies punch needle gauge reconstructed margin margins reconstruction gap spacing clearance shift rand abstand schichtdicke grosor marge`)
 	limitWords  = wordSet(`> \u2265 exceeding exceeds over above minimum threshold cutoff cut-off criterion criteria greater larger more longer groesser mayor`)
 	adviceWords = wordSet(`should recommend recommended recommends recommendation follow followup guideline guidelines fleischner criteria threshold
 		screening consider warrant warrants`)
 	pastWords = wordSet(`previously prior prev previous formerly before baseline earlier initially originally compared comparison versus vs
 		vorher zuvor voruntersuchung previo previamente anterior`)
 	nowWords    = wordSet(`now currently today current measures measuring is are aktuell jetzt ahora actual`)
+	fromWords   = wordSet(`from von de desde`)
+	toWords     = wordSet(`to auf a hasta`)
 	wasWords    = wordSet(`was were had`)
 	changeWords = wordSet(`increased grown decreased enlarged shrunk changed progressed regressed grew shrank increase decrease growth reduced
 		diminished reduction change enlarging decreasing increasing interval`)
@@ -98,7 +100,7 @@ func (s *sentence) measure(i int, things []thing) (schema.Cell, bool) {
 	a, e := s.x.Lexicon.Schema.Attributes[i], s.x.Lexicon.Source.Attributes[i]
 	var all []owned
 	present := false
-	for _, o := range s.owned(e.quantity(), things) {
+	for _, o := range s.owned(e, things) {
 		all = append(all, o)
 		present = present || o.when == taken
 	}
@@ -118,7 +120,8 @@ func (s *sentence) measure(i int, things []thing) (schema.Cell, bool) {
 }
 
 // owned lists the measurements in u that belong to things that count.
-func (s *sentence) owned(u unit, things []thing) []owned {
+func (s *sentence) owned(e entry, things []thing) []owned {
+	u := e.quantity()
 	var out []owned
 	end := s.span.Start
 	found := u.measurements(s.tokens, s.span)
@@ -128,7 +131,7 @@ func (s *sentence) owned(u unit, things []thing) []owned {
 	for _, m := range found {
 		before := end
 		end = m.End
-		t := s.owner(m, things)
+		t := s.owner(m, things, e.Distance)
 		if t == nil || !t.counts {
 			continue
 		}
@@ -159,15 +162,15 @@ func (s *sentence) counts(things []thing) []measurement {
 }
 
 // owner is the thing that a measurement belongs to by syntax; nil when it is of something
-// else, a distance, a change or a limit.
-func (s *sentence) owner(m measurement, things []thing) *thing {
+// else, a change, a limit or, unless distances are looked for, a distance.
+func (s *sentence) owner(m measurement, things []thing, distance bool) *thing {
 	phrase := s.nounPhrase(m.End)
 	for k := range things {
 		if t := &things[k]; t.Start >= m.End && t.Start < phrase.End {
 			return t
 		}
 	}
-	if s.foreign(phrase, things) || s.setApart(m, things) {
+	if s.foreign(phrase, things) || !distance && s.setApart(m, things) {
 		return nil
 	}
 	var before, after *thing
@@ -236,7 +239,7 @@ func (s *sentence) setApart(m measurement, things []thing) bool {
 	if m.End < s.span.End {
 		next := s.tokens[m.End]
 		ahead := m.End+1 < s.span.End && (startsDigit(s.tokens[m.End+1].Text) || s.tokens[m.End+1].Text == ".")
-		if distanceWords[next.Text] && !(next.Text == "to" && ahead) {
+		if distanceWords[next.Text] && !(toWords[next.Text] && ahead) {
 			return true
 		}
 	}
@@ -297,7 +300,7 @@ func (s *sentence) otherSubject(between Span, things []thing) bool {
 		case depth > 0:
 		case t.Text == ";":
 			turned, noun = true, true
-		case t.Text == "," || s.x.Engine.is(t, and|with):
+		case t.Text == "," && !decimal(s.tokens, i) || s.x.Engine.is(t, and|with):
 			turned, noun = true, false
 		case anaphora[t.Text]:
 			turned, noun = false, false
@@ -307,6 +310,11 @@ func (s *sentence) otherSubject(between Span, things []thing) bool {
 		}
 	}
 	return turned && noun
+}
+
+// decimal reports whether the comma at token i stands in a number.
+func decimal(tokens []Token, i int) bool {
+	return i > 0 && i+1 < len(tokens) && !tokens[i+1].Space && startsDigit(tokens[i-1].Text) && startsDigit(tokens[i+1].Text)
 }
 
 // when says by the words since the last measurement, and by the ones that follow, when a
@@ -320,7 +328,7 @@ func (s *sentence) when(m measurement, from int) timing {
 			i = s.span.Start - 1
 		case pastWords[t.Text]:
 			return past
-		case t.Text == "from" && (s.changes(from, i) || s.precedesNow(m)):
+		case fromWords[t.Text] && (s.changes(from, i) || s.precedesNow(m)):
 			return past
 		case nowWords[t.Text]:
 			return taken
@@ -356,7 +364,7 @@ func (s *sentence) changes(from, to int) bool {
 
 // precedesNow reports whether "to" and a number follow the measurement.
 func (s *sentence) precedesNow(m measurement) bool {
-	return m.End+1 < s.span.End && s.tokens[m.End].Text == "to" && startsDigit(s.tokens[m.End+1].Text)
+	return m.End+1 < s.span.End && toWords[s.tokens[m.End].Text] && startsDigit(s.tokens[m.End+1].Text)
 }
 
 // belongs reports whether a value belongs to a thing: not when it describes another noun
@@ -366,6 +374,9 @@ func (s *sentence) belongs(value Span, things []thing) bool {
 	const far = 2
 	for _, t := range things {
 		if !t.counts {
+			continue
+		}
+		if s.elsewhere(value, t) {
 			continue
 		}
 		if t.Start < value.End {
@@ -382,4 +393,14 @@ func (s *sentence) belongs(value Span, things []thing) bool {
 		}
 	}
 	return false
+}
+
+// elsewhere reports whether a semicolon or the like parts a value from a thing, and it
+// describes another noun there: "the nodule is stable; the left kidney is normal".
+func (s *sentence) elsewhere(value Span, t thing) bool {
+	if !s.reading().crosses(min(value.End, t.End), max(value.Start, t.Start)) {
+		return false
+	}
+	p := s.nounPhrase(value.End)
+	return p.End > p.Start && (s.foreign(p, nil) || p.End < s.span.End && s.x.Engine.is(s.tokens[p.End], verb))
 }

@@ -243,8 +243,10 @@ func (p *presence) of(tokens []Token, span Span) uint64 {
 	var bits uint64
 	for _, t := range tokens[span.Start:span.End] {
 		bits |= p.word(t.Text)
-		if word, ok := strings.CutPrefix(t.Text, "non"); ok {
-			bits |= p.word(word)
+		for _, prefix := range denials {
+			if word, ok := strings.CutPrefix(t.Text, prefix); ok {
+				bits |= p.word(word)
+			}
 		}
 	}
 	return bits

@@ -82,11 +82,12 @@ func headingsOf(text string, tokens []Token) []heading {
 		if end < 0 || end < len(tokens) && tokens[end-1].Lines > 0 && end-1 > i {
 			continue
 		}
-		colon := end < len(tokens) && tokens[end].Text == ":"
+		atStart := tokens[i].Lines > 0 || i == 0
+		colon := end < len(tokens) && (tokens[end].Text == ":" || atStart && kind != findingPart && dash(tokens, end))
 		switch {
 		case colon:
 			end++
-		case tokens[i].Lines > 0 || i == 0:
+		case atStart:
 			alone := end == len(tokens) || tokens[end].Lines > 0
 			if !alone && !(mixed && upper(text, tokens, i, end)) {
 				continue
@@ -98,6 +99,11 @@ func headingsOf(text string, tokens []Token) []heading {
 		i = end - 1
 	}
 	return out
+}
+
+// dash reports whether a dash between blanks is token i.
+func dash(tokens []Token, i int) bool {
+	return tokens[i].Text == "-" && tokens[i].Space && i+1 < len(tokens) && tokens[i+1].Space
 }
 
 // mayBegin reports whether a heading may begin at token i: at the start of a line or

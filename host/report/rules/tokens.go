@@ -160,6 +160,8 @@ func foldWord(w string, plain bool) string {
 	for _, r := range norm.NFKD.String(w) {
 		switch {
 		case invisible(r) || unicode.Is(unicode.Mn, r):
+		case r == '\u00df' || r == '\u1e9e':
+			b.WriteString("ss")
 		case apostrophe(r):
 			b.WriteByte('\'')
 		default:
