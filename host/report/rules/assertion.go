@@ -17,6 +17,7 @@ type Assertion struct {
 	Probable     bool // held likely
 	Alternative  bool // one of several named explanations; Possible is set as well
 	Historical   bool // before the present episode
+	Never        bool // denied of the past as well: "no history of bleeding"
 	Hypothetical bool // an eventuality: "return if ..."
 	Other        bool // of somebody other than the patient
 	// Trigger is the phrase that decided Negated, Possible or Probable; empty when
@@ -323,7 +324,8 @@ func (s *Sentence) Assess(mention Span) Assertion {
 		a.Trigger = t.Span
 	}
 	past := s.governs(s.tags[1], mention)
-	a.Historical = past.role != 0 && !((past.role&adjacent != 0 || past.Start >= mention.End) && s.isCurrent(mention, a))
+	a.Historical = past.role != 0 && !((past.role&adjacent != 0 || past.Start >= mention.End) && s.isCurrent(mention, past, a))
+	a.Never = a.Negated && a.Historical && a.Trigger.Start <= past.Start && past.End <= a.Trigger.End
 	a.Other = s.governs(s.tags[3], mention).role != 0
 	return a
 }
@@ -344,12 +346,12 @@ func (s *Sentence) without(mention Span) *Sentence {
 
 // isCurrent reports whether the clause goes on to say of a mention of the past what has
 // become of it.
-func (s *Sentence) isCurrent(mention Span, a Assertion) bool {
+func (s *Sentence) isCurrent(mention Span, past tag, a Assertion) bool {
 	if a.Negated && a.Trigger.Start >= mention.End {
 		return true
 	}
 	for _, t := range s.tags[1] {
-		if t.role&current != 0 && t.Start >= mention.End && !s.crosses(mention.End, t.Start) {
+		if t.role&current != 0 && t.Start >= mention.End && (past.Start < mention.End || t.Start >= past.End) && !s.crosses(mention.End, t.Start) {
 			return true
 		}
 	}
@@ -479,7 +481,7 @@ func (s *Sentence) alternative(mention Span) tag {
 			return false
 		}
 		t, before, next := s.tokens[i], s.tokens[i-1], s.tokens[i+1]
-		if t.Text != "/" && !s.engine.is(t, or) || !before.Word || !next.Word {
+		if t.Text != "/" && !s.engine.is(t, or) || !before.Word || !next.Word || abbreviated(s.tokens, i-1) || abbreviated(s.tokens, i+1) {
 			return false
 		}
 		return !s.engine.is(before, apart|with|negator|verb) && !s.engine.is(next, apart|with|negator|verb) && !startsDigit(before.Text) && !startsDigit(next.Text)

@@ -193,7 +193,7 @@ func (s *sentence) cell(a schema.Attribute, either *phraseMatcher, f found, past
 		as.Possible, as.Probable = false, true
 	}
 	c := schema.Cell{Value: -1}
-	if as.Historical && !past || as.Hypothetical || as.Other {
+	if as.Historical && !past && !as.Never || as.Hypothetical || as.Other {
 		return c
 	}
 	span := f.Span

@@ -53,7 +53,7 @@ var (
 		ei ole eika keuhkot vasemmalla oikealla ja nestetta kuvassa pneumotorakset
 		nincs nem es  bal jobb lathato fara nu este cu si stanga dreapta lichid revarsat tidak ada tampak kanan kiri dan efusi
 		khong co tran dich walang nav nera ir puudub pole jah brez ne nuk hakuna ekki engin engar tanpa tiada ez dim nic zadnych zadna zadne zadny fravaer
-		ilman inte nessuno nenhum nenhuma`)
+		drept stang lobul cu si pentru fara ilman inte nessuno nenhum nenhuma`)
 	// endings of English words that few others have.
 	endings = []string{"ed", "ing", "ings", "ly", "ness", "ous", "ful", "less", "ary", "ular", "iac", "ity", "ght", "th", "ship", "ers"}
 )
@@ -98,6 +98,9 @@ func listen(text string, tokens []Token, known func(string) bool) tongue {
 		if otherTongues[t.Text] {
 			n.other, foreign = n.other+1, true
 		}
+		if !foreign && ofNeither(text[t.Start:t.End]) {
+			n.other, foreign = n.other+1, true
+		}
 		switch {
 		case english[t.Text]:
 			n.english++
@@ -124,6 +127,14 @@ func abbreviated(tokens []Token, i int) bool {
 // accented reports whether the word is written with letters that English lacks.
 func accented(text string, t Token) bool {
 	return strings.ContainsFunc(text[t.Start:t.End], func(r rune) bool { return r >= utf8.RuneSelf && unicode.IsLetter(r) })
+}
+
+// ofNeither reports whether a word has letters that neither English nor German nor Spanish
+// is written with.
+func ofNeither(word string) bool {
+	return len(word) > 3 && strings.ContainsFunc(strings.ToLower(word), func(r rune) bool {
+		return r >= '\u00e0' && r <= '\u024f' && !strings.ContainsRune("\u00e4\u00f6\u00fc\u00df\u00e1\u00e9\u00ed\u00f3\u00fa\u00f1", r)
+	})
 }
 
 // language is the tongue's code: en, de, es, or "" for another one. English needs evidence,

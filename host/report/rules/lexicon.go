@@ -360,7 +360,8 @@ func compile(p Phrases, values []Value) (*phraseMatcher, error) {
 	seen := map[string]bool{}
 	add := func(phrases []string, s sense, value int) {
 		for _, phrase := range phrases {
-			pattern, err := parsePattern(phrase)
+			pattern, err := parsePattern(answered(phrase))
+			pattern.source = phrase
 			if err == nil && seen[strings.Join(strings.Fields(phrase), " ")] {
 				err = fmt.Errorf("phrase %q is listed twice", phrase)
 			}
@@ -382,7 +383,7 @@ func compile(p Phrases, values []Value) (*phraseMatcher, error) {
 		add(v.Mentions, mention, k)
 	}
 	for k, v := range values {
-		add(elided(v.Mentions, seen), mention, k)
+		add(slices.Concat(elided(v.Mentions, seen), inverted(v.Mentions, seen)), mention, k)
 	}
 	m.matcher = newMatcher(patterns)
 	return m, errors.Join(errs...)
@@ -435,3 +436,37 @@ func elided(phrases []string, seen map[string]bool) []string {
 	}
 	return out
 }
+
+var copulas = wordSet("is are was were appears appear")
+
+// answered is a phrase with a colon or dash wherever it has a copula: "margin* is|are clear"
+// finds "Margins: clear" as well.
+func answered(phrase string) string {
+	words := strings.Fields(phrase)
+	for i, w := range words {
+		bare := strings.TrimSuffix(w, "?")
+		if i > 0 && !slices.ContainsFunc(strings.Split(bare, "|"), func(alt string) bool { return !copulas[alt] }) {
+			words[i] = bare + "|:|-" + w[len(bare):]
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// inverted are phrases of a word and a noun after it the other way round: of "atypical
+// pigment? network" also "pigment network is atypical", "pigment network: atypical".
+func inverted(phrases []string, seen map[string]bool) []string {
+	var out []string
+	for _, phrase := range phrases {
+		first, rest, ok := strings.Cut(strings.Join(strings.Fields(phrase), " "), " ")
+		if !ok || strings.ContainsAny(first, "?_:-") || strings.ContainsAny(rest, "_:") || slices.ContainsFunc(strings.FieldsFunc(rest, func(r rune) bool { return r == ' ' || r == '|' || r == '?' }), func(w string) bool { return copulas[w] || notNoun[w] }) {
+			continue
+		}
+		if form := rest + " is|are " + first; !seen[form] {
+			out = append(out, form)
+		}
+	}
+	return out
+}
+
+// notNoun are words that a phrase of a word and its noun does not have.
+var notNoun = wordSet("of in and or the to at with by i ii iii iv v vi vii viii")

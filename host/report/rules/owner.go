@@ -19,7 +19,7 @@ var (
 	// sizeWords are nouns and adjectives of the size itself.
 	sizeWords = wordSet(`diameter size length width height depth axis dimension dimensions extent maximal maximum max largest greatest
 		long short longest shortest ap cc tr transverse craniocaudal anteroposterior axial sagittal coronal mean average thick thickness wide
-		tall big large overall total approx approximately about circa ca roughly nearly almost only just at least up to measuring measures
+		tall big large across overall total approx approximately about circa ca roughly nearly almost only just at least up to measuring measures
 		measured measurement measurements size: a an the its of is in craniocaudally transversely durchmesser grosse tamano diametro short-axis long-axis`)
 	// anaphora stand for a thing named before.
 	anaphora = wordSet(`it its they their this these largest biggest dominant larger one measuring measures measured size diameter which both latter
@@ -42,7 +42,8 @@ var (
 	wasWords    = wordSet(`was were had`)
 	changeWords = wordSet(`increased grown decreased enlarged shrunk changed progressed regressed grew shrank increase decrease growth reduced
 		diminished reduction change enlarging decreasing increasing interval`)
-	agoWords = wordSet(`previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
+	growthWords = wordSet(`grew grown increased decreased shrank shrunk enlarged`)
+	agoWords    = wordSet(`previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
 )
 
 // timing says when a measurement was taken.
@@ -250,7 +251,7 @@ func (s *sentence) setApart(m measurement, things []thing) bool {
 		return ""
 	}
 	limit := limitWords[word(1)] || word(1) == "than" && limitWords[word(2)] || word(1) == "=" && limitWords[word(2)]
-	if limit || word(1) == "by" && (changeWords[word(2)] || changeWords[word(3)]) {
+	if limit || growthWords[word(1)] || word(1) == "by" && (changeWords[word(2)] || changeWords[word(3)]) {
 		return true
 	}
 	if (word(1) == "<" || word(1) == "than" || word(1) == "under" || word(1) == "below") && s.advises() {
