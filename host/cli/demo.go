@@ -15,9 +15,10 @@ func demoCommand() *cli.Command {
 		Name:  "demo",
 		Usage: "train and compare four detectors on a synthetic CT set: none, sum, selfattn and itfusion",
 		Description: `Writes a synthetic set in DeepLesion's layout (--out/data; its README.txt says what the reports know),
-trains the tiny detector, trains it on without and with three fusions, predicts the test split and
-prints one table: sensitivity with whole reports and with half of their attributes taken away, and how
-many of those are recovered. What is already there is not made again: the demo goes on where it was stopped.`,
+trains the tiny detector, trains it on without and with three fusions on whole reports, predicts the
+test split and prints one table: sensitivity with whole reports and with half of their attributes taken
+away, and how many of those are recovered. As many trainings run at a time as there are processors for
+their --threads (default 1). What is already there is not made again: the demo goes on where it stopped.`,
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "out", Value: "demo", Usage: "`DIR`ectory for data, runs and tables"},
 			&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "of the data"},

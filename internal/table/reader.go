@@ -190,14 +190,6 @@ func (r *Reader) Line() int {
 // Offset is how many bytes have been read.
 func (r *Reader) Offset() int64 { return r.csv.InputOffset() }
 
-// Column returns a column's place, -1 when it is absent.
-func (r *Reader) Column(name string) int {
-	if i, ok := r.index[name]; ok {
-		return i
-	}
-	return -1
-}
-
 // read returns the next row that is not blank, with clean cells.
 func (r *Reader) read() ([]string, error) {
 	for {

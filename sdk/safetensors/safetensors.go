@@ -30,9 +30,6 @@ type Info struct {
 	end   int64
 }
 
-// Bytes returns the size of the tensor's data.
-func (i Info) Bytes() int64 { return i.end - i.begin }
-
 // File is an open safetensors file. Tensors are read on demand.
 type File struct {
 	path     string
@@ -142,12 +139,6 @@ func (f *File) Names() []string {
 	}
 	sort.Strings(names)
 	return names
-}
-
-// Info returns a tensor's description.
-func (f *File) Info(name string) (Info, bool) {
-	i, ok := f.infos[name]
-	return i, ok
 }
 
 // Metadata returns the header's free text entries.

@@ -15,15 +15,6 @@ import (
 // Box is a detection in one image.
 type Box = box.Detection
 
-// FlipX mirrors boxes left-right in an image of the given width in pixels.
-func FlipX(boxes []Box, width float64) []Box {
-	out := slices.Clone(boxes)
-	for i := range out {
-		out[i].Box = out[i].Box.FlipX(width)
-	}
-	return out
-}
-
 // FuseOptions steer Fuse.
 type FuseOptions struct {
 	// IoU above which boxes of one class are the same finding; 0 means 0.55.

@@ -101,18 +101,6 @@ func TestFuseDoesNotDependOnTheOrderOfBoxes(t *testing.T) {
 	})
 }
 
-func TestFlipXTwiceIsTheSame(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		boxes := drawBoxes(t, "boxes")
-		if diff := cmp.Diff(boxes, FlipX(FlipX(boxes, 64), 64), closely, cmpopts.EquateEmpty()); diff != "" {
-			t.Fatal(diff)
-		}
-	})
-	if diff := cmp.Diff([]Box{found(54, 1, 62, 5, 1, 0)}, FlipX([]Box{found(2, 1, 10, 5, 1, 0)}, 64)); diff != "" {
-		t.Error(diff)
-	}
-}
-
 func TestMergeFollowsALesionThroughSlices(t *testing.T) {
 	volume := []Slice{
 		{3, []Box{found(10, 10, 20, 20, 0.5, 0)}},

@@ -149,9 +149,6 @@ func (t *Tokenizer) StripAccents(on bool) *Tokenizer {
 	return &c
 }
 
-// Vocab returns the tokenizer's vocabulary.
-func (t *Tokenizer) Vocab() *Vocab { return t.vocab }
-
 // Encode returns the ids of [CLS] text [SEP], cut to maxLen ids (at least 2;
 // 0 means no limit): pieces are dropped from the end, [SEP] stays.
 func (t *Tokenizer) Encode(text string, maxLen int) ([]int32, error) {
@@ -167,17 +164,6 @@ func (t *Tokenizer) Encode(text string, maxLen int) ([]int32, error) {
 		}
 	}
 	return append(ids, t.vocab.ids[Separator]), nil
-}
-
-// Tokenize returns the pieces of text, without special tokens around them.
-func (t *Tokenizer) Tokenize(text string) []string {
-	var pieces []string
-	for _, word := range t.Words(text) {
-		for _, id := range t.appendPieces(nil, word) {
-			pieces = append(pieces, t.vocab.pieces[id])
-		}
-	}
-	return pieces
 }
 
 // appendPieces splits a word into the longest pieces the vocabulary has, from the
