@@ -25,13 +25,16 @@ func compareCommand() *cli.Command {
 		ArgsUsage: "[NAME=]RUN...",
 		Description: `Every further run is compared with the first on the same cases; whole patients are resampled and
 exchanged. A run's predictions are those that ` + "`alignedfusion predict`" + ` (or training, for the validation
-split) left in it. A detector's predictions file can stand in the place of a run.
+split) left in it. A detector's predictions file can stand in the place of a run. Runs of one NAME are
+the folds of a cross-validation: what each predicts for its own validation split is evaluated together.
 
   alignedfusion compare --split test --plot froc.svg runs/none runs/itfusion
-  alignedfusion compare --ground-truth truth.csv --images images.csv a=a.csv b=b.csv`,
+  alignedfusion compare --ground-truth truth.csv --images images.csv a=a.csv b=b.csv
+  alignedfusion compare none=runs/none0 none=runs/none1 itf=runs/itf0 itf=runs/itf1`,
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "split", Usage: "split to compare on (default: test where all runs have it, else val)"},
 			&cli.StringFlag{Name: "protocol", Usage: "FROC protocol (default: the first run's)"},
+			&cli.StringFlag{Name: "per", Value: "image", Usage: "`WHAT` is searched: image (slices by themselves), or volume (findings merged across the slices of volumes:)"},
 			&cli.BoolFlag{Name: "allow-changed", Usage: "compare runs that were predicted, or went on, with other plugins than they began with"},
 		}, frocFlags()...),
 		Action: runCompare,
@@ -58,7 +61,10 @@ func runCompare(c *cli.Context) error {
 		Rules:     func(p froc.Protocol) (froc.Protocol, error) { return overrideRules(c, p) },
 		FPPIGiven: c.IsSet("fppi"),
 		Resample:  settings.Resample, NoIntervals: settings.Resample.Replicates == 0, AllPairs: settings.AllPairs,
-		AllowChanged: c.Bool("allow-changed"),
+		AllowChanged: c.Bool("allow-changed"), PerVolume: c.String("per") == "volume",
+	}
+	if per := c.String("per"); per != "image" && per != "volume" {
+		return usageError("--per %s: want image or volume", per)
 	}
 	for _, f := range frocFlags() {
 		if name := f.Names()[0]; c.IsSet(name) && !slices.Contains(forClassifiersToo, name) {
@@ -84,12 +90,17 @@ func runCompare(c *cli.Context) error {
 // forClassifiersToo are the flags of compare that are not of detectors alone.
 var forClassifiersToo = []string{"bootstrap", "permutations", "seed", "level", "ci", "all-pairs", "json"}
 
-// parseSystems splits NAME=PATH; without a name the folder's or file's own is taken.
+// parseSystems splits NAME=PATH; without a name the folder's or file's own is taken. The
+// paths of one NAME are the folds of a system.
 func parseSystems(args []string) []workflow.System {
 	var out []workflow.System
 	for _, arg := range args {
 		var s workflow.System
 		s.Name, s.Path = splitName(arg)
+		if i := slices.IndexFunc(out, func(o workflow.System) bool { return o.Name == s.Name }); i >= 0 && s.Name != "" {
+			out[i].Folds = append(out[i].Folds, s.Path)
+			continue
+		}
 		if s.Name == "" {
 			s.Name = strings.TrimSuffix(workflow.RunName(s.Path), ".csv")
 		}

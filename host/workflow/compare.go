@@ -22,7 +22,17 @@ import (
 )
 
 // System is a run directory, or a file of a detector's predictions.
-type System struct{ Name, Path string }
+type System struct {
+	Name, Path string
+	// Folds are further runs of the system, besides Path, each of which predicts other cases:
+	// all are evaluated together, every run on its own validation split.
+	Folds []string
+
+	// pooled is the folder with what all folds predict.
+	pooled string
+	// perVolume takes what is predicted of whole volumes.
+	perVolume bool
+}
 
 // RunName is what a run is called when it is given no name.
 func RunName(dir string) string {
@@ -37,9 +47,24 @@ func (s System) isRun() bool { return runs.IsRun(s.Path) }
 // predictions is the system's file of predictions of a split.
 func (s System) predictions(split string) string {
 	if s.isRun() {
-		return filepath.Join(predictions.Dir(s.Path, split), predictions.File)
+		return filepath.Join(s.dir(split), predictions.File)
 	}
 	return s.Path
+}
+
+// dir is the folder with a run's predictions of a split, and what is true of it.
+func (s System) dir(split string) string {
+	if s.pooled != "" {
+		return s.pooled
+	}
+	return s.dirOf(s.Path, split)
+}
+
+func (s System) dirOf(run, split string) string {
+	if s.perVolume {
+		return filepath.Join(predictions.Dir(run, split), predictions.VolumesDir)
+	}
+	return predictions.Dir(run, split)
 }
 
 // CompareOptions of Compare.
@@ -61,6 +86,9 @@ type CompareOptions struct {
 	// Resample sets intervals and tests, NoIntervals leaves them out, for detectors.
 	Resample    resample.Options
 	NoIntervals bool
+	// PerVolume evaluates the findings in whole volumes against their lesions, not the boxes
+	// on slices; the default of Protocol is nndetection then.
+	PerVolume bool
 	// AllPairs compares every pair of systems, not only each with the first.
 	AllPairs bool
 	// AllowChanged compares runs whose plugins were others in training than afterwards.
@@ -79,10 +107,29 @@ type Comparison struct {
 // Compare reads what several systems predict for the same cases and compares each with the
 // first: whole patients are resampled and exchanged. Runs that were predicted on different
 // data are refused; what else sets them apart is named in Warnings.
-func Compare(o CompareOptions) (*Comparison, error) {
+func Compare(o CompareOptions) (_ *Comparison, err error) {
 	given, err := readSystems(o.Systems)
 	if err != nil {
 		return nil, err
+	}
+	o.Systems = slices.Clone(o.Systems)
+	if o.PerVolume {
+		for i := range o.Systems {
+			o.Systems[i].perVolume = true
+		}
+		if o.Protocol == "" {
+			o.Protocol = froc.NNDetection().Name
+		}
+	}
+	if slices.ContainsFunc(o.Systems, func(s System) bool { return len(s.Folds) > 0 }) {
+		pooled, err := os.MkdirTemp("", "alignedfusion-folds-")
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(pooled)) }()
+		if err := o.poolFolds(pooled); err != nil {
+			return nil, err
+		}
 	}
 	if o.Split == "" {
 		o.Split = commonSplit(o.Systems)
@@ -121,6 +168,11 @@ func readSystems(systems []System) ([]*RunFiles, error) {
 			return nil, usage("two systems are called %q; name them as NAME=RUN", s.Name)
 		}
 		names[s.Name] = true
+		for _, fold := range s.Folds {
+			if !runs.IsRun(s.Path) || !runs.IsRun(fold) {
+				return nil, usage("%s has folds, %s and %s, and not both are runs; files of folds are evaluated by `alignedfusion froc`", s.Name, s.Path, fold)
+			}
+		}
 		if !s.isRun() {
 			if info, err := os.Stat(s.Path); err != nil {
 				return nil, &config.Error{Err: err}
@@ -179,10 +231,9 @@ func truthDir(systems []System, split string) (string, error) {
 		if !s.isRun() {
 			continue
 		}
-		mine := predictions.Dir(s.Path, split)
+		mine := s.dir(split)
 		if _, err := os.Stat(filepath.Join(mine, predictions.File)); err != nil {
-			return "", usage("%s has no predictions of split %q (it has %s); make them with `alignedfusion predict --run %s --split %s --out FILE`",
-				s.Path, split, strings.Join(append(predictions.Splits(s.Path), "none else"), ", "), s.Path, split)
+			return "", s.noPredictions(s.Path, split)
 		}
 		if dir == "" {
 			dir = mine
@@ -211,7 +262,7 @@ func compareWarnings(o CompareOptions, given []*RunFiles) ([]string, error) {
 		if r == nil {
 			continue
 		}
-		saved, err := predictions.Warnings(o.Systems[i].Path, o.Split)
+		saved, err := o.Systems[i].warnings(o.Split)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", runs.ErrDamaged, err)
 		}

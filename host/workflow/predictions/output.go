@@ -86,7 +86,7 @@ func table(rows [][]string) ([]byte, error) {
 func predictionsCSV(task string, labels []sdk.LabelSet, predictions []Prediction) ([]byte, error) {
 	if task == config.Detect {
 		rows := [][]string{{"image", "x1", "y1", "x2", "y2", "score", "label", "patient"}}
-		placed := slices.ContainsFunc(predictions, func(p Prediction) bool { return p.Case.StoredRAS != nil })
+		placed := ofVolumes(predictions)
 		if placed {
 			rows[0] = append(rows[0], placeColumns...)
 		}
@@ -122,6 +122,11 @@ func predictionsCSV(task string, labels []sdk.LabelSet, predictions []Prediction
 		rows = append(rows, row)
 	}
 	return table(rows)
+}
+
+// ofVolumes reports whether slices of volumes were predicted that say where they lie.
+func ofVolumes(predictions []Prediction) bool {
+	return slices.ContainsFunc(predictions, func(p Prediction) bool { return p.Case.StoredRAS != nil })
 }
 
 // taskSuffix tells the columns of several tasks apart.
@@ -248,6 +253,11 @@ func Save(run, split string, set Set) error {
 			return err
 		}
 		if err := runs.WriteFile(filepath.Join(dir, name), data); err != nil {
+			return err
+		}
+	}
+	if ofVolumes(set.Predictions) {
+		if err := saveVolumes(dir, set); err != nil {
 			return err
 		}
 	}
