@@ -1,7 +1,6 @@
 package dataset
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -332,7 +331,7 @@ func TestSlicesOfAFolder(t *testing.T) {
 	_, err := Open("slices:"+dir, Options{})
 	wantError(t, err, "s11.png: is 8 x 7 pixels, the first slice is 8 x 6")
 	_, err = Open("slices:"+t.TempDir(), Options{})
-	wantError(t, err, "holds no PNG or JPEG")
+	wantError(t, err, "holds no slices (PNG, JPEG, TIFF, BMP or WebP)")
 	_, err = Open("nifti:"+t.TempDir(), Options{})
 	wantError(t, err, "holds no .nii")
 	write(t, filepath.Join(dir, "x.nii"), "junk")
@@ -340,7 +339,7 @@ func TestSlicesOfAFolder(t *testing.T) {
 	wantError(t, err, "x.nii:")
 	write(t, filepath.Join(dir, "notes.txt"), "junk")
 	_, err = Open("image:"+filepath.Join(dir, "notes.txt"), Options{})
-	wantError(t, err, "notes.txt: neither PNG nor JPEG")
+	wantError(t, err, "notes.txt: neither PNG, JPEG")
 }
 
 // floatNIfTI is a volume of FP32 voxels that does not say how it is oriented.
@@ -401,9 +400,11 @@ func TestNIfTIWithoutSpacing(t *testing.T) {
 func FuzzImageInfo(f *testing.F) {
 	f.Add([]byte(bombPNG()))
 	f.Add([]byte(huPNG(f, 3, 2, func(x, y int) int { return x })))
+	f.Add([]byte(oddTIFF(3, 0)))
+	f.Add([]byte("RIFF0000WEBPVP8 "))
 	f.Add([]byte("\xff\xd8\xff\xc0\x00\x11\x08\x00\x10\x00\x10\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		info, err := parseImageInfo(bufio.NewReader(bytes.NewReader(raw)))
+		info, err := parseImageInfo(bytes.NewReader(raw))
 		if err == nil && (info.width < 1 || info.height < 1 || info.width*info.height > maxImagePixels || info.width > maxImageSide || info.height > maxImageSide) {
 			t.Errorf("accepted %+v", info)
 		}

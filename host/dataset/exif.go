@@ -58,6 +58,39 @@ func nextMarker(r *bufio.Reader) (byte, error) {
 	return b, err
 }
 
+// tiffDirectory reads the first directory of a TIFF file: its orientation, and whether a
+// second one follows, another page.
+func tiffDirectory(f io.ReadSeeker) (orientation int, pages bool, err error) {
+	read := func(at int64, n int) ([]byte, error) {
+		if _, err := f.Seek(at, io.SeekStart); err != nil {
+			return nil, err
+		}
+		raw := make([]byte, n)
+		_, err := io.ReadFull(f, raw)
+		return raw, err
+	}
+	head, err := read(0, 8)
+	if err != nil {
+		return 0, false, err
+	}
+	var order binary.ByteOrder = binary.LittleEndian
+	if head[0] == 'M' {
+		order = binary.BigEndian
+	}
+	at := int64(order.Uint32(head[4:]))
+	count, err := read(at, 2)
+	if err != nil {
+		return 0, false, err
+	}
+	n := 2 + 12*int(order.Uint16(count))
+	directory, err := read(at, n+4)
+	if err != nil {
+		return 0, false, err
+	}
+	order.PutUint32(head[4:], 8) // the directory follows the head, as in Exif
+	return tiffOrientation(append(head, directory[:n]...)), order.Uint32(directory[n:]) != 0, nil
+}
+
 // tiffOrientation looks for the tag Orientation in the first directory of Exif data.
 func tiffOrientation(tiff []byte) int {
 	if len(tiff) < 8 {

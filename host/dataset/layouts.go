@@ -36,7 +36,7 @@ var layouts = []Layout{
 	{"volumes", "DIR", "volumes.csv, boxes.csv, optional attributes.csv, NIfTI volumes (alignedfusion data import makes it)", true, openVolumes, "volumes.csv"},
 	{"derm7pt", "DIR", "meta/meta.csv, meta/*_indexes.csv, images/ (or all of them in DIR)", true, openDerm7pt, ""},
 	{"nifti", "PATH", "a .nii or .nii.gz file, or a folder of them; to predict", false, openNIfTI, ""},
-	{"slices", "PATH", "a folder of PNG or JPEG slices, or one of them; to predict", false, openSlices, ""},
+	{"slices", "PATH", "a folder of slices (PNG, JPEG, TIFF, BMP, WebP), or one of them; to predict", false, openSlices, ""},
 	{"image", "FILE", "one picture; to predict", false, openImage, ""},
 }
 

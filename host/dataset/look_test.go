@@ -108,9 +108,9 @@ func TestSlicesKeepTheirDistance(t *testing.T) {
 	if !strings.Contains(text, `2 slices are missing by their numbers, the first after s004.png`) || !strings.Contains(text, `1 files are no slices and are left out: "notes.txt"`) {
 		t.Error(text)
 	}
-	write(t, filepath.Join(dir, "s005.tif"), "II*\x00")
+	write(t, filepath.Join(dir, "s005.jp2"), "x")
 	_, err := Open("slices:"+dir, Options{})
-	wantError(t, err, "s005.tif: is no PNG or JPEG: a slice would be missing")
+	wantError(t, err, "s005.jp2: is no PNG, JPEG, TIFF, BMP or WebP: a slice would be missing")
 }
 
 // TestBoxesAsShares: boxes between 0 and 1 are no pixels.

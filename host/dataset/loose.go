@@ -17,7 +17,7 @@ import (
 // looseSplit is the split of inputs that come without a table.
 const looseSplit = "predict"
 
-// openSlices takes a folder of PNG or JPEG slices as one stack in the natural order
+// openSlices takes a folder of slices as one stack in the natural order
 // of names, or one slice alone; every slice is a case.
 func openSlices(o *opener) error {
 	there, folder := exists(o.path)
@@ -84,14 +84,14 @@ func (o *opener) sliceFiles() (files []string, places []int, err error) {
 		case isPicture(n):
 			files = append(files, filepath.Join(o.path, n))
 			places = append(places, len(places))
-		case slices.Contains([]string{".dcm", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2"}, strings.ToLower(filepath.Ext(n))):
-			o.problems.Add(filepath.Join(o.path, n), 0, "", "is no PNG or JPEG: a slice would be missing; convert it, or move it elsewhere")
+		case slices.Contains([]string{".dcm", ".gif", ".jp2", ".heic", ".avif"}, strings.ToLower(filepath.Ext(n))):
+			o.problems.Add(filepath.Join(o.path, n), 0, "", "is no %s: a slice would be missing; convert it, or move it elsewhere", pictureKinds)
 		default:
 			others = append(others, n)
 		}
 	}
 	if len(files) == 0 {
-		return nil, nil, problem.At(o.path, 0, "", "the folder holds no PNG or JPEG slices")
+		return nil, nil, problem.At(o.path, 0, "", "the folder holds no slices (%s)", pictureKinds)
 	}
 	if len(others) > 0 {
 		o.warn("%s: %d files are no slices and are left out: %s", filepath.ToSlash(o.path), len(others), problem.Quote(others))
@@ -156,10 +156,6 @@ func sliceNumbers(files []string) []int {
 		}
 	}
 	return numbers
-}
-
-func isPicture(name string) bool {
-	return slices.Contains([]string{".png", ".jpg", ".jpeg"}, strings.ToLower(filepath.Ext(name)))
 }
 
 // openImage takes one picture as a case without targets.

@@ -17,6 +17,10 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/image/bmp"
+	"golang.org/x/image/tiff"
+	"golang.org/x/image/webp"
+
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
@@ -28,7 +32,7 @@ const (
 
 // imageInfo is what an image file's header says.
 type imageInfo struct {
-	format        string // png or jpeg
+	format        string // png, jpeg, tiff, bmp or webp
 	width, height int
 	// bits per channel; channels without alpha.
 	bits, channels int
@@ -37,7 +41,15 @@ type imageInfo struct {
 	fileBytes   int64
 }
 
-// readImageInfo reads the header of a PNG or JPEG file.
+// pictureKinds are what pictures may be, for messages.
+const pictureKinds = "PNG, JPEG, TIFF, BMP or WebP"
+
+// isPicture reports whether a file has the ending of a picture.
+func isPicture(name string) bool {
+	return slices.Contains([]string{".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}, strings.ToLower(filepath.Ext(name)))
+}
+
+// readImageInfo reads the header of a picture.
 func readImageInfo(path string) (imageInfo, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -49,16 +61,16 @@ func readImageInfo(path string) (imageInfo, error) {
 		return imageInfo{}, problem.File(path, err)
 	}
 	if stat.IsDir() {
-		return imageInfo{}, problem.At(path, 0, "", "is a folder, want a PNG or JPEG file")
+		return imageInfo{}, problem.At(path, 0, "", "is a folder, want a file: %s", pictureKinds)
 	}
-	info, err := parseImageInfo(bufio.NewReader(f))
+	info, err := parseImageInfo(f)
 	if err != nil {
 		if strings.HasPrefix(filepath.Base(path), "._") {
 			err = fmt.Errorf("%w (files named ._* are macOS resource forks, no pictures)", err)
 		}
 		return imageInfo{}, problem.At(path, 0, "", "%v", err)
 	}
-	info.fileBytes, info.orientation = stat.Size(), orientationAsStored
+	info.fileBytes = stat.Size()
 	if info.format == "jpeg" {
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return imageInfo{}, problem.File(path, err)
@@ -73,7 +85,63 @@ func readImageInfo(path string) (imageInfo, error) {
 
 var pngSignature = []byte("\x89PNG\r\n\x1a\n")
 
-func parseImageInfo(r *bufio.Reader) (imageInfo, error) {
+// otherFormats are read by golang.org/x/image.
+var otherFormats = []struct {
+	name   string
+	magic  []string // a dot is any byte
+	config func(io.Reader) (image.Config, error)
+	decode func(io.Reader) (image.Image, error)
+}{
+	{"tiff", []string{"II*\x00", "MM\x00*"}, tiff.DecodeConfig, tiff.Decode},
+	{"bmp", []string{"BM"}, bmp.DecodeConfig, bmp.Decode},
+	{"webp", []string{"RIFF....WEBP"}, webp.DecodeConfig, webp.Decode},
+}
+
+// begins reports whether data begin with a magic text.
+func begins(data []byte, magic string) bool {
+	if len(data) < len(magic) {
+		return false
+	}
+	for i := range magic {
+		if magic[i] != '.' && magic[i] != data[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// parseOther reads the header of one of the otherFormats; known is false for a file of none.
+func parseOther(head []byte, f io.ReadSeeker) (info imageInfo, known bool, err error) {
+	for _, format := range otherFormats {
+		if !slices.ContainsFunc(format.magic, func(m string) bool { return begins(head, m) }) {
+			continue
+		}
+		c, err := format.config(f)
+		if err != nil {
+			return info, true, fmt.Errorf("the %s header is damaged, or of a kind that is not read: %w", format.name, err)
+		}
+		info = imageInfo{format: format.name, width: c.Width, height: c.Height, bits: 8, channels: 3, orientation: orientationAsStored}
+		switch c.ColorModel {
+		case color.GrayModel:
+			info.channels = 1
+		case color.Gray16Model:
+			info.bits, info.channels = 16, 1
+		case color.RGBA64Model, color.NRGBA64Model:
+			info.bits = 16
+		}
+		if format.name == "tiff" {
+			var pages bool
+			if info.orientation, pages, err = tiffDirectory(f); err == nil && pages {
+				err = errors.New("the TIFF holds several pages, want one picture: store each in a file of its own")
+			}
+		}
+		return info, true, err
+	}
+	return info, false, nil
+}
+
+func parseImageInfo(f io.ReadSeeker) (imageInfo, error) {
+	r := bufio.NewReader(f)
 	head, err := r.Peek(33)
 	if len(head) < 3 {
 		if err == nil || errors.Is(err, io.EOF) {
@@ -81,8 +149,18 @@ func parseImageInfo(r *bufio.Reader) (imageInfo, error) {
 		}
 		return imageInfo{}, err
 	}
-	var info imageInfo
+	info := imageInfo{orientation: orientationAsStored}
+	head = slices.Clone(head)
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return info, err
+	}
+	r.Reset(f)
+	other, known, err := parseOther(head, f)
 	switch {
+	case err != nil:
+		return other, err
+	case known:
+		info = other
 	case bytes.HasPrefix(head, pngSignature):
 		if len(head) < 33 || string(head[12:16]) != "IHDR" {
 			return info, errors.New("the PNG header is cut off or damaged")
@@ -91,7 +169,7 @@ func parseImageInfo(r *bufio.Reader) (imageInfo, error) {
 		if w > maxImageSide || h > maxImageSide {
 			return info, fmt.Errorf("the header claims %d x %d pixels, sides of at most %d are read", w, h, maxImageSide)
 		}
-		info = imageInfo{format: "png", width: int(w), height: int(h), bits: int(head[24])}
+		info = imageInfo{format: "png", orientation: orientationAsStored, width: int(w), height: int(h), bits: int(head[24])}
 		switch head[25] {
 		case 0, 4:
 			info.channels = 1
@@ -107,12 +185,12 @@ func parseImageInfo(r *bufio.Reader) (imageInfo, error) {
 		if err != nil {
 			return info, fmt.Errorf("the JPEG header is damaged: %w", err)
 		}
-		info = imageInfo{format: "jpeg", width: c.Width, height: c.Height, bits: 8, channels: 3}
+		info = imageInfo{format: "jpeg", orientation: orientationAsStored, width: c.Width, height: c.Height, bits: 8, channels: 3}
 		if c.ColorModel == color.GrayModel {
 			info.channels = 1
 		}
 	default:
-		return info, fmt.Errorf("neither PNG nor JPEG: it begins with %q", head[:min(8, len(head))])
+		return info, fmt.Errorf("neither %s: it begins with %q; convert it to PNG", strings.ReplaceAll(pictureKinds, " or ", " nor "), head[:min(8, len(head))])
 	}
 	if info.width == 0 || info.height == 0 {
 		return info, fmt.Errorf("the header claims %d x %d pixels", info.width, info.height)
@@ -151,13 +229,16 @@ func decodeImage(path string) (image.Image, imageInfo, error) {
 		return nil, info, problem.File(path, err)
 	}
 	defer f.Close()
-	var img image.Image
-	if info.format == "png" {
-		img, err = png.Decode(bufio.NewReader(f))
-	} else {
-		img, err = jpeg.Decode(bufio.NewReader(f))
+	decode := map[string]func(io.Reader) (image.Image, error){"png": png.Decode, "jpeg": jpeg.Decode}
+	for _, format := range otherFormats {
+		decode[format.name] = format.decode
 	}
-	if err != nil {
+	img, err := decode[info.format](bufio.NewReader(f))
+	var unsupported tiff.UnsupportedError
+	switch {
+	case errors.As(err, &unsupported):
+		return nil, info, problem.At(path, 0, "", "is a TIFF of a kind that is not read (%v); convert it to PNG", err)
+	case err != nil:
 		return nil, info, problem.At(path, 0, "", "cannot be decoded, it is cut off or damaged: %v", err)
 	}
 	return img, info, nil
@@ -173,11 +254,12 @@ func decodeHU(path string) (*plane, error) {
 	if !ok {
 		return nil, problem.At(path, 0, "", "%s", wantHU(info))
 	}
-	return huPlane(g, info), nil
+	return huPlane(g), nil
 }
 
-func huPlane(g *image.Gray16, info imageInfo) *plane {
-	p := &plane{h: info.height, w: info.width, hu16: make([]int16, info.height*info.width)}
+func huPlane(g *image.Gray16) *plane {
+	p := storedPlane(g)
+	p.hu16 = make([]int16, p.h*p.w)
 	for y := range p.h {
 		row := g.Pix[y*g.Stride : y*g.Stride+2*p.w]
 		out := p.hu16[y*p.w : (y+1)*p.w]
@@ -196,7 +278,7 @@ func wantHU(info imageInfo) string {
 	return fmt.Sprintf("%d-bit %s %s, want a 16-bit grey PNG whose values minus 32768 are Hounsfield units", info.bits, kind, info.format)
 }
 
-// decodeSlice reads a slice of any kind: 16-bit grey PNG as HU, 8-bit grey or JPEG
+// decodeSlice reads a slice of any kind: 16-bit grey as HU, 8-bit grey or JPEG
 // as grey (the luminance of a JPEG).
 func decodeSlice(path string) (*plane, error) {
 	img, info, err := decodeImage(path)
@@ -206,7 +288,10 @@ func decodeSlice(path string) (*plane, error) {
 	p := storedPlane(img)
 	switch m := img.(type) {
 	case *image.Gray16:
-		return huPlane(m, info), nil
+		if info.orientation != orientationAsStored {
+			return nil, problem.At(path, 0, "", "its tag Orientation is %d: store the slice upright", info.orientation)
+		}
+		return huPlane(m), nil
 	case *image.Gray:
 		p.grey8 = compact(m.Pix, m.Stride, p.w, p.h)
 	case *image.YCbCr:
@@ -239,7 +324,7 @@ func compact(pix []uint8, stride, w, h int) []uint8 {
 	return out
 }
 
-// decodePicture reads a PNG or JPEG as 8-bit RGB; of 16-bit channels the lower bits are
+// decodePicture reads a picture as 8-bit RGB; of 16-bit channels the lower bits are
 // in use, 0 means all. Transparent pixels are black.
 func decodePicture(path string, bits int) (*plane, error) {
 	img, info, err := decodeImage(path)

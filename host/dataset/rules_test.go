@@ -84,14 +84,14 @@ func TestWhatIsNotThereIsSaid(t *testing.T) {
 	}
 	empty := t.TempDir()
 	write(t, filepath.Join(empty, "notes.txt"), "x")
-	for layout, want := range map[string]string{"slices": "the folder holds no PNG or JPEG slices", "nifti": "the folder holds no .nii or .nii.gz files"} {
+	for layout, want := range map[string]string{"slices": "the folder holds no slices (PNG, JPEG, TIFF, BMP or WebP)", "nifti": "the folder holds no .nii or .nii.gz files"} {
 		if _, err := Open(layout+":"+empty, Options{}); err == nil || !strings.HasSuffix(err.Error(), empty+": "+want) {
 			t.Errorf("%s: %v", layout, err)
 		}
 	}
 	for content, want := range map[string]string{
-		"GIF89a, and more": `neither PNG nor JPEG: it begins with "GIF89a, "`,
-		"GIF":              `neither PNG nor JPEG: it begins with "GIF"`,
+		"GIF89a, and more": `neither PNG, JPEG, TIFF, BMP nor WebP: it begins with "GIF89a, "; convert it to PNG`,
+		"GIF":              `neither PNG, JPEG, TIFF, BMP nor WebP: it begins with "GIF"`,
 		"":                 "the file is empty",
 		"\xff\xd8\xff":     "the JPEG header is damaged",
 	} {
