@@ -14,12 +14,12 @@ import (
 func dataImportCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "import",
-		Usage:     "make a data set of scans: DICOM series and volumes, boxes in a table or masks",
+		Usage:     "make a data set of scans: DICOM series and volumes, boxes in a table or masks; of COCO, VOC, YOLO",
 		ArgsUsage: "FOLDER",
 		Description: `Writes OUT/volumes/*.nii, volumes.csv and boxes.csv, the layout volumes:OUT. A series is one volume; its id is its folder's
 name. Voxels keep their place in the patient; names and numbers of patients do not leave the headers. What would have
 to be guessed (missing slices, several images of one place, coordinates without a frame) is refused by file and row.
-Repeating an import writes what is missing and keeps the columns of volumes.csv, the split above all.`,
+A folder of pictures with boxes of COCO, Pascal VOC or YOLO becomes the layout boxes:OUT. Repeating an import writes what is missing and keeps the columns of volumes.csv, the split above all.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "out", Usage: "the data set's folder", Required: true, TakesFile: true},
 			&cli.StringFlag{Name: "boxes", Usage: "a CSV of boxes: id or series, x1,y1,z1,x2,y2,z2 or centre and size, optional class, ignore", TakesFile: true},
@@ -57,6 +57,10 @@ func dataImport(c *cli.Context) error {
 	}
 	for _, n := range s.Notes {
 		fmt.Fprintf(c.App.ErrWriter, "note: %s\n", n)
+	}
+	if s.Images > 0 {
+		fmt.Fprintf(c.App.ErrWriter, "%d pictures, %d boxes; %d pictures written\ndata spec: %s\n", s.Images, s.Boxes, s.Written, s.Spec)
+		return nil
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%d volumes of %d patients, %d slices, %d boxes; %d volumes written\ndata spec: %s\n", s.Volumes, s.Patients, s.Slices, s.Boxes, s.Written, s.Spec)
 	return nil

@@ -41,14 +41,16 @@ type Options struct {
 
 // Summary says what was found and written.
 type Summary struct {
-	SchemaVersion int      `json:"schema_version"`
-	Spec          string   `json:"spec"`
-	Volumes       int      `json:"volumes"`
-	Written       int      `json:"written"`
-	Patients      int      `json:"patients"`
-	Slices        int      `json:"slices"`
-	Boxes         int      `json:"boxes"`
-	Notes         []string `json:"notes,omitempty"`
+	SchemaVersion int    `json:"schema_version"`
+	Spec          string `json:"spec"`
+	Volumes       int    `json:"volumes"`
+	// Images are pictures; a data set has them or volumes.
+	Images   int      `json:"images,omitempty"`
+	Written  int      `json:"written"`
+	Patients int      `json:"patients"`
+	Slices   int      `json:"slices"`
+	Boxes    int      `json:"boxes"`
+	Notes    []string `json:"notes,omitempty"`
 }
 
 // scan is a volume found in the source.
@@ -70,13 +72,19 @@ func volumePath(id string) string { return "volumes/" + id + ".nii" }
 
 // Import reads all scans of a folder, DICOM series and NIfTI volumes, and writes them in
 // the layout volumes. What was written before by the same scan is left alone, so that an
-// import that was cut off goes on. Problems with the scans come together, as
+// import that was cut off goes on. A folder of pictures with boxes of COCO, Pascal VOC or YOLO
+// becomes the layout boxes. Problems with the scans come together, as
 // problem.List, before anything is written.
 func Import(ctx context.Context, o Options) (*Summary, error) {
 	var before []string
 	if images := filepath.Join(o.Source, "imagesTr"); isFolder(images) {
 		before = append(before, filepath.ToSlash(images)+" holds the scans (nnU-Net, nnDetection); what lies beside it is not imported")
 		o.Source = images
+	}
+	if o.Boxes == "" && o.Masks == "" && len(before) == 0 {
+		if s, err := importPictures(ctx, o); s != nil || err != nil {
+			return s, err
+		}
 	}
 	scans, notes, err := find(ctx, o.Source)
 	if err != nil {

@@ -15,15 +15,28 @@ import (
 // writeTables writes volumes.csv and, where boxes were given, boxes.csv. Rows and columns
 // that volumes.csv has already, a split above all, are kept.
 func writeTables(dir string, scans []*scan, boxes []box3, withBoxes bool) error {
-	columns := []string{"id", "path", "patient", "split", "series", "source"}
 	rows := map[string]map[string]string{}
-	path := filepath.Join(dir, "volumes.csv")
+	for _, s := range scans {
+		rows[s.id] = map[string]string{"id": s.id, "path": volumePath(s.id), "patient": s.patient, "series": s.series, "source": filepath.Base(s.source)}
+	}
+	err := mergeTable(filepath.Join(dir, "volumes.csv"), []string{"id", "path", "patient", "split", "series", "source"}, rows)
+	if err != nil || !withBoxes {
+		return err
+	}
+	return writeBoxes(filepath.Join(dir, "boxes.csv"), boxes)
+}
+
+// mergeTable writes rows, by the value of their first column, into a table that may be there:
+// its other rows and columns are kept, and where they are filled the cells of some columns.
+func mergeTable(path string, columns []string, rows map[string]map[string]string, kept ...string) error {
+	key := columns[0]
+	merged := map[string]map[string]string{}
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		before, err := table.Read(path)
 		if err != nil {
 			return err
 		}
-		if err := before.Need("id"); err != nil {
+		if err := before.Need(key); err != nil {
 			return err
 		}
 		for _, c := range before.Columns {
@@ -36,30 +49,28 @@ func writeTables(dir string, scans []*scan, boxes []box3, withBoxes bool) error 
 			for _, c := range before.Columns {
 				row[c] = before.Get(r, c)
 			}
-			rows[row["id"]] = row
+			merged[row[key]] = row
 		}
 	}
-	for _, s := range scans {
-		row := rows[s.id]
-		if row == nil {
-			row = map[string]string{}
-			rows[s.id] = row
+	for name, row := range rows {
+		if merged[name] == nil {
+			merged[name] = map[string]string{}
 		}
-		row["id"], row["path"], row["patient"] = s.id, volumePath(s.id), s.patient
-		row["series"], row["source"] = s.series, filepath.Base(s.source)
+		for c, text := range row {
+			if merged[name][c] == "" || !slices.Contains(kept, c) {
+				merged[name][c] = text
+			}
+		}
 	}
 	var out [][]string
-	for _, id := range slices.Sorted(maps.Keys(rows)) {
+	for _, name := range slices.Sorted(maps.Keys(merged)) {
 		line := make([]string, len(columns))
 		for k, c := range columns {
-			line[k] = rows[id][c]
+			line[k] = merged[name][c]
 		}
 		out = append(out, line)
 	}
-	if err := table.Write(path, columns, out); err != nil || !withBoxes {
-		return err
-	}
-	return writeBoxes(filepath.Join(dir, "boxes.csv"), boxes)
+	return table.Write(path, columns, out)
 }
 
 func writeBoxes(path string, boxes []box3) error {
