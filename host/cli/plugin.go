@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,14 +8,13 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/alignedfusion/alignedfusion/host/npz"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/host/plughost/validate"
 	"github.com/alignedfusion/alignedfusion/sdk"
-	"github.com/alignedfusion/alignedfusion/sdk/client"
 	"github.com/alignedfusion/alignedfusion/sdk/conformance"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -96,55 +94,11 @@ func oneArgument(c *cli.Context) (string, error) {
 	return c.Args().First(), nil
 }
 
-// listed is a plugin as `list --json` prints it.
-type listed struct {
-	Name       string            `json:"name"`
-	Version    string            `json:"version,omitempty"`
-	Kinds      []string          `json:"kinds,omitempty"`
-	Status     string            `json:"status"`
-	Problem    string            `json:"problem,omitempty"`
-	Path       string            `json:"path"`
-	ShadowedBy string            `json:"shadowed_by,omitempty"`
-	Files      map[string]string `json:"files,omitempty"`
-}
-
-func look(ctx context.Context, f *plughost.Found) listed {
-	status, hashes, err := f.Check(false)
-	if err == nil {
-		if err = f.LockedHere(hashes); err != nil {
-			status = plughost.Changed
-		}
-	}
-	out := listed{Name: f.Name, Status: string(status), Path: f.Path, ShadowedBy: f.ShadowedBy, Files: hashes}
-	if err != nil {
-		out.Problem = err.Error()
-	}
-	if f.Layout != nil {
-		out.Version, out.Kinds = f.Layout.Version, f.Layout.Kinds
-	}
-	if err != nil || out.Version != "" {
-		return out
-	}
-	m, err := plughost.Describe(ctx, f)
-	if err != nil {
-		out.Problem = err.Error()
-		return out
-	}
-	out.Version = m.Version
-	for _, s := range m.Stages {
-		out.Kinds = append(out.Kinds, string(s.Kind))
-	}
-	return out
-}
-
 func pluginList(c *cli.Context) (err error) {
-	found, problems := plughost.List(c.StringSlice("plugin-dir"))
-	all := make([]listed, 0, len(found))
-	for i := range found {
-		all = append(all, look(c.Context, &found[i]))
-	}
+	dirs := c.StringSlice("plugin-dir")
+	all, problems := plughost.Overview(c.Context, dirs)
 	if c.Bool("outdated-hash") {
-		all = slices.DeleteFunc(all, func(p listed) bool { return p.Problem == "" || p.Status == string(plughost.Unregistered) })
+		all = slices.DeleteFunc(all, func(l plughost.Listed) bool { return !l.Outdated() })
 		if len(all) == 0 {
 			return nil
 		}
@@ -155,33 +109,16 @@ func pluginList(c *cli.Context) (err error) {
 	}
 	if c.Bool("json") {
 		return writeJSON(c.App.Writer, struct {
-			SchemaVersion int      `json:"schema_version"`
-			SearchPath    []string `json:"search_path"`
-			Plugins       []listed `json:"plugins"`
-		}{1, plughost.SearchPath(c.StringSlice("plugin-dir")), all})
+			SchemaVersion int               `json:"schema_version"`
+			SearchPath    []string          `json:"search_path"`
+			Plugins       []plughost.Listed `json:"plugins"`
+		}{1, plughost.SearchPath(dirs), all})
 	}
 	if len(all) == 0 {
-		fmt.Fprintf(c.App.ErrWriter, "no plugins in %s\n", strings.Join(plughost.SearchPath(c.StringSlice("plugin-dir")), ", "))
+		fmt.Fprintf(c.App.ErrWriter, "no plugins in %s\n", strings.Join(plughost.SearchPath(dirs), ", "))
 		return nil
 	}
-	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "name\tversion\tkinds\tstatus\tpath")
-	for _, p := range all {
-		status := p.Status
-		if p.ShadowedBy != "" {
-			status += ", shadowed by " + p.ShadowedBy
-		}
-		if p.Problem != "" && p.Status != string(plughost.Unregistered) {
-			line, _, _ := strings.Cut(p.Problem, "\n")
-			status += " (" + line + ")"
-		}
-		version := p.Version
-		if version == "" {
-			version = "?"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Name, version, strings.Join(p.Kinds, ","), status, p.Path)
-	}
-	return w.Flush()
+	return plughost.WriteTable(c.App.Writer, all)
 }
 
 func pluginInfo(c *cli.Context) error {
@@ -350,75 +287,26 @@ func pluginValidate(c *cli.Context) error {
 			}
 		}
 	}
-	found, err := plughost.Find(ref, c.StringSlice("plugin-dir"))
+	result, err := validate.Run(c.Context, ref, "alignedfusion "+Version, pluginOptions(c), o)
 	if err != nil {
-		return usageError("%w", err)
-	}
-	options := pluginOptions(c)
-	options.AllowUnregistered = true
-	if o.CallTimeout == 0 {
-		o.CallTimeout = time.Minute
-	}
-	options.CallTimeout = o.CallTimeout
-	report, err := conformance.Run(c.Context, conformance.Target{
-		Describe: func(ctx context.Context) ([]byte, error) { return plughost.DescribeJSON(ctx, found) },
-		Connect: func(ctx context.Context) (*conformance.Connection, error) {
-			return validateConnection(ctx, ref, options)
-		},
-	}, o)
-	if err != nil {
-		return pluginError(err)
+		return err
 	}
 	if c.Bool("json") {
-		if err := writeJSON(c.App.Writer, report); err != nil {
+		if err := writeJSON(c.App.Writer, result.Report); err != nil {
 			return err
 		}
 	}
 	if path := c.String("report"); path != "" {
-		if err := writeValidation(path, found, report); err != nil {
+		if err := result.WriteFile(path); err != nil {
 			return resourceError(fmt.Errorf("%s: %w", path, err))
 		}
 	}
-	if len(report.Failed()) > 0 {
-		return gateError(fmt.Errorf("plugin %s %s: %s in %.1f s", report.Plugin, report.Version, report.Summary, report.Seconds))
+	outcome := fmt.Sprintf("plugin %s %s: %s in %.1f s", result.Plugin, result.Version, result.Summary, result.Seconds)
+	if len(result.Failed()) > 0 {
+		return gateError(errors.New(outcome))
 	}
-	fmt.Fprintf(c.App.ErrWriter, "plugin %s %s: %s in %.1f s\n", report.Plugin, report.Version, report.Summary, report.Seconds)
+	fmt.Fprintln(c.App.ErrWriter, outcome)
 	return nil
-}
-
-// writeValidation writes all that a reader needs to know what was checked, and to do it again.
-func writeValidation(path string, found *plughost.Found, report *conformance.Report) error {
-	files, err := found.Hashes()
-	if err != nil {
-		return err
-	}
-	return writeJSONFile(path, struct {
-		Host     string            `json:"host"`
-		Time     time.Time         `json:"time"`
-		Platform string            `json:"platform"`
-		Files    map[string]string `json:"files"`
-		*conformance.Report
-	}{"alignedfusion " + Version, time.Now().UTC(), plughost.System, files, report})
-}
-
-// validateConnection starts a process of its own for the suite.
-func validateConnection(ctx context.Context, ref string, o plughost.Options) (*conformance.Connection, error) {
-	host, err := plughost.New(o)
-	if err != nil {
-		return nil, err
-	}
-	p, err := host.Start(ctx, ref)
-	if err != nil {
-		return nil, errors.Join(err, host.Close())
-	}
-	out := &conformance.Connection{
-		Conn: p.Conn(), InBand: client.New(p.Conn(), client.Options{Plugin: p.Name()}), PID: p.PID(),
-		CutLifeline: p.CutLifeline, ShutDown: p.ShutDown, Exited: p.Exited(), Close: host.Close, TempDir: p.TempDir(),
-	}
-	if p.SharedMemory() {
-		out.Shared = p.Client()
-	}
-	return out, nil
 }
 
 func pluginInstall(c *cli.Context) error {

@@ -1,0 +1,86 @@
+package plughost
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+)
+
+// Listed is a plugin that was found, with what could be learned of it.
+type Listed struct {
+	Name       string            `json:"name"`
+	Version    string            `json:"version,omitempty"`
+	Kinds      []string          `json:"kinds,omitempty"`
+	Status     string            `json:"status"`
+	Problem    string            `json:"problem,omitempty"`
+	Path       string            `json:"path"`
+	ShadowedBy string            `json:"shadowed_by,omitempty"`
+	Files      map[string]string `json:"files,omitempty"`
+}
+
+// Overview lists the plugins of dirs and the standard folders, shadowed ones included. A
+// plugin that is not registered is not run to ask for its version. The error is about
+// folders that cannot be read, and leaves the others listed.
+func Overview(ctx context.Context, dirs []string) ([]Listed, error) {
+	found, err := List(dirs)
+	all := make([]Listed, 0, len(found))
+	for i := range found {
+		all = append(all, found[i].look(ctx))
+	}
+	return all, err
+}
+
+func (f *Found) look(ctx context.Context) Listed {
+	status, hashes, err := f.Check(false)
+	if err == nil {
+		if err = f.LockedHere(hashes); err != nil {
+			status = Changed
+		}
+	}
+	out := Listed{Name: f.Name, Status: string(status), Path: f.Path, ShadowedBy: f.ShadowedBy, Files: hashes}
+	if err != nil {
+		out.Problem = err.Error()
+	}
+	if f.Layout != nil {
+		out.Version, out.Kinds = f.Layout.Version, f.Layout.Kinds
+	}
+	if err != nil || out.Version != "" {
+		return out
+	}
+	m, err := Describe(ctx, f)
+	if err != nil {
+		out.Problem = err.Error()
+		return out
+	}
+	out.Version = m.Version
+	for _, s := range m.Stages {
+		out.Kinds = append(out.Kinds, string(s.Kind))
+	}
+	return out
+}
+
+// Outdated reports whether the plugin is not what was installed, or what LockFile names.
+func (l Listed) Outdated() bool { return l.Problem != "" && l.Status != string(Unregistered) }
+
+// WriteTable writes a line per plugin.
+func WriteTable(w io.Writer, all []Listed) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "name\tversion\tkinds\tstatus\tpath")
+	for _, l := range all {
+		status, version := l.Status, l.Version
+		if l.ShadowedBy != "" {
+			status += ", shadowed by " + l.ShadowedBy
+		}
+		if l.Outdated() {
+			line, _, _ := strings.Cut(l.Problem, "\n")
+			status += " (" + line + ")"
+		}
+		if version == "" {
+			version = "?"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", l.Name, version, strings.Join(l.Kinds, ","), status, l.Path)
+	}
+	return t.Flush()
+}
