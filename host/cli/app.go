@@ -27,6 +27,8 @@ func commands() []*cli.Command {
 		trainCommand(),
 		predictCommand(),
 		compareCommand(),
+		reportCommand(),
+		viewCommand(),
 		studyCommand(),
 		demoCommand(),
 		frocCommand(),

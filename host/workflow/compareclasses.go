@@ -28,6 +28,10 @@ type Classification struct {
 	Comparison []ClassifierPair `json:"comparison,omitempty"`
 	Warnings   []string         `json:"warnings,omitempty"`
 	Notes      []string         `json:"notes,omitempty"` // what a reader of the figures must know
+
+	// IDs and Patients are those of the cases with a label; Results are parallel to Systems.
+	IDs, Patients []string         `json:"-"`
+	Results       []classify.Named `json:"-"`
 }
 
 // Metric is a figure with its 95 % interval.
@@ -86,10 +90,10 @@ func compareClassifiers(o CompareOptions) ([]*Classification, error) {
 	var out []*Classification
 	for _, column := range truth.Columns[1:] {
 		var named []classify.Named
-		var patients []string
+		var ids, patients []string
 		for _, s := range o.Systems {
-			result, ids, err := readClassified(s.predictions(o.Split), truth, column)
-			if err != nil {
+			var result *classify.Result
+			if result, ids, err = readClassified(s.predictions(o.Split), truth, column); err != nil {
 				return nil, bad(err)
 			}
 			named, patients = append(named, classify.Named{Name: s.Name, Result: result}), nil
@@ -101,6 +105,7 @@ func compareClassifiers(o CompareOptions) ([]*Classification, error) {
 		if err != nil {
 			return nil, err
 		}
+		one.IDs, one.Patients, one.Results = ids, patients, named
 		one.Task, one.Split = strings.TrimPrefix(strings.TrimPrefix(column, "label"), "."), o.Split
 		out = append(out, one)
 	}

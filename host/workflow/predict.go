@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,6 +49,9 @@ type PredictOptions struct {
 	Findings, Reconstruction bool
 	// Mirror predicts every image mirrored, too, and combines the two (predictions.Combine).
 	Mirror bool
+	// Counterfactuals predicts every case again without its report, with another's and with
+	// one that contradicts it.
+	Counterfactuals bool
 	// AllowChanged predicts with plugins other than those of the training.
 	AllowChanged bool
 	// Messages receives progress and warnings.
@@ -65,6 +69,8 @@ type PredictResult struct {
 	Step        int
 	Cases       []dataset.Case
 	Predictions []predictions.Prediction
+	// Counterfactuals, where they were asked for.
+	Counterfactuals *predictions.Counterfactuals
 	// Evaluable says that all cases have targets.
 	Evaluable bool
 	// Warnings say what makes figures of these predictions better than they should be, or
@@ -127,6 +133,8 @@ func (o PredictOptions) check() error {
 		return usage("--findings: the run's task is %s, findings are merged in detection only", task)
 	case o.Mirror && r.Config.Encoder.Plugin == config.None:
 		return usage("--mirror: the run has no encoder, so there are no images to mirror")
+	case o.Counterfactuals && r.Schema == nil:
+		return usage("--counterfactuals: %s reads no attributes, so nothing would change", o.Run)
 	case o.Reconstruction && r.Config.Fusion.Plugin == config.None:
 		return usage("--reconstruction: the run has no fusion, so nothing is reconstructed")
 	}
@@ -154,9 +162,6 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		return nil, err
 	}
 	c := r.Config
-	if o.Data == "" {
-		o.Data = c.Data
-	}
 	if o.Device != "" {
 		c.Device = o.Device
 	}
@@ -167,44 +172,12 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	if err != nil {
 		return nil, err
 	}
-	from, err := r.sources(o)
+	given, err := r.OpenData(o)
 	if err != nil {
 		return nil, err
 	}
-	d, err := feed.OpenData(o.Data, c, r.Labels, from)
-	if err != nil {
-		return nil, err
-	}
-	sameReports := r.Manifest.ReportsSHA256 == ""
-	if from.Reports != nil {
-		sameReports = from.Reports.SHA256 == r.Manifest.ReportsSHA256
-	}
-	unread := r.unread(d)
-	own := d.Hash == r.Manifest.DataSHA256 && dataset.SpecOptions(o.Data) == dataset.SpecOptions(c.Data)
-	if o.Split == "" {
-		o.Split = "all"
-		if own {
-			o.Split = "test"
-		}
-	}
-	whole, err := d.Split(o.Split)
-	if err != nil {
-		return nil, err
-	}
-	hasReports := reported(r.Schema, whole)
-	if err := feed.MaskAttributes(d, c, o.Missing); err != nil {
-		return nil, &config.Error{Err: err}
-	}
-	if r.Schema != nil {
-		if err := d.Bind(r.Schema, false); err != nil {
-			return nil, err
-		}
-		d.Cases = dataset.Fill(d.Cases, r.Modes)
-	}
-	cases, err := d.Split(o.Split)
-	if err != nil {
-		return nil, err
-	}
+	d, cases := given.Data, given.Cases
+	o.Split = given.Split
 	s, err := Open(ctx, Options{Config: c, Data: d, Schema: r.Schema, Labels: r.Labels, Plugins: o.Plugins, Tokens: o.Tokens})
 	if err != nil {
 		return nil, err
@@ -221,13 +194,16 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		s.Abandon()
 		return nil, fault.Errorf(fault.Plugin, "%s; --allow-changed predicts with it all the same, and records that", strings.Join(changed, "; "))
 	}
-	voids, err := r.voids(s, cases, hasReports, own)
+	voids, err := r.voids(s, cases, given.reported, given.own)
 	if err != nil {
 		s.Abandon()
 		return nil, err
 	}
-	voids = append(voids, unread...)
+	voids = append(voids, given.unread...)
 	result, err := s.predictCheckpoint(ctx, checkpoint, cases, slices.Concat(warnings, s.Warnings, voids), o)
+	if err == nil && o.Counterfactuals {
+		result.Counterfactuals, err = s.counterfactuals(ctx, cases, result.Predictions)
+	}
 	if err != nil {
 		s.Abandon()
 		return nil, err
@@ -236,10 +212,24 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	result.Run, result.Config, result.Labels, result.Split = o.Run, c, r.Labels, o.Split
 	result.Calibration = r.Calibration
 	result.Evaluable, result.Warnings = predictions.HasTargets(cases), voids
-	if own && sameReports && o.Missing == nil && !o.Mirror && result.Evaluable {
-		return result, predictions.Save(o.Run, o.Split, result.Set())
+	if given.own && given.sameReports && o.Missing == nil && !o.Mirror && result.Evaluable {
+		return result, result.keep()
 	}
 	return result, nil
+}
+
+// keep writes into the run directory what `compare` and the report page read of a split.
+func (r *PredictResult) keep() error {
+	if err := predictions.Save(r.Run, r.Split, r.Set()); err != nil {
+		return err
+	}
+	dir := predictions.Dir(r.Run, r.Split)
+	if slices.ContainsFunc(r.Predictions, func(p predictions.Prediction) bool { return len(p.Reconstructed) > 0 }) {
+		if err := predictions.WriteReconstructions(filepath.Join(dir, predictions.ReconstructionFile), r.Calibration, r.Predictions); err != nil {
+			return err
+		}
+	}
+	return r.Counterfactuals.Write(filepath.Join(dir, predictions.CounterfactualFile))
 }
 
 // sources are where the attributes of cases to be predicted come from.

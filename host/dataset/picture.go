@@ -1,0 +1,89 @@
+package dataset
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+)
+
+// Picture is a slice or a picture at full resolution, for a person to look at. One of HU,
+// Grey and RGB is set.
+type Picture struct {
+	Height, Width int
+	// HU are Hounsfield units [H, W], Grey values without units [H, W], RGB colours [H, W, 3].
+	HU   []float32
+	Grey []uint8
+	RGB  []uint8
+}
+
+// Viewer reads pictures of a data set one by one, at full resolution. It may be used by
+// several goroutines at once.
+type Viewer struct{ l *Loader }
+
+// viewerCache is what a Viewer keeps of slices, in bytes.
+const viewerCache = 128 << 20
+
+// Viewer makes one.
+func (d *Dataset) Viewer() *Viewer {
+	return &Viewer{&Loader{data: d, opt: LoaderOptions{Cache: NewCache(viewerCache)}}}
+}
+
+// Slices returns the offsets from the key slice of the first and the last slice that are
+// joined to it without a gap, at most reach away; 0 and 0 for a single picture.
+func (v *Viewer) Slices(c *Case, reach int) (low, high int) {
+	s := v.l.data.stacks[c.Stack]
+	if s == nil {
+		return 0, 0
+	}
+	for low > -reach && s.has(c.KeySlice+low-1) {
+		low--
+	}
+	for high < reach && s.has(c.KeySlice+high+1) {
+		high++
+	}
+	return low, high
+}
+
+// Picture reads a case's picture of a modality, for Volume the slice at an offset from the
+// key slice. It fails with ErrData for one that is not there or cannot be read.
+func (v *Viewer) Picture(c *Case, modality string, offset int) (*Picture, error) {
+	path := c.Images[modality]
+	if path == "" {
+		return nil, fmt.Errorf("%w: case %q has no %s", ErrData, c.ID, modality)
+	}
+	if modality != Volume {
+		p, err := v.l.data.pictureDecoder(modality)(path)
+		if err != nil {
+			return nil, err
+		}
+		return &Picture{Height: p.h, Width: p.w, RGB: p.rgb}, nil
+	}
+	s := v.l.data.stacks[c.Stack]
+	if offset != 0 && (s == nil || !s.has(c.KeySlice+offset)) {
+		return nil, fmt.Errorf("%w: case %q has no slice %+d from its key slice", ErrData, c.ID, offset)
+	}
+	p, err := v.l.slice(c, s, c.KeySlice+offset)
+	if err != nil {
+		return nil, err
+	}
+	out := &Picture{Height: p.h, Width: p.w, HU: p.hu32, Grey: p.grey8}
+	switch {
+	case p.hu16 != nil:
+		out.HU = make([]float32, len(p.hu16))
+		mix(out.HU, p.hu16, p.hu16, 0)
+	case p.grey8 != nil && c.greyHU[0] != c.greyHU[1]:
+		out.Grey, out.HU = nil, make([]float32, len(p.grey8))
+		step := float32((c.greyHU[1] - c.greyHU[0]) / 255)
+		for i, g := range p.grey8 {
+			out.HU[i] = float32(c.greyHU[0]) + step*float32(g)
+		}
+	}
+	return out, nil
+}
+
+// Pseudonym stands for an id of a case or a patient where the id itself is not to be shown:
+// twelve digits of its SHA-256. Who has the ids finds them again by it.
+func Pseudonym(id string) string {
+	sum := sha256.Sum256([]byte("alignedfusion id\x00" + id))
+	return hex.EncodeToString(sum[:6])
+}

@@ -1,0 +1,488 @@
+package page
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/fault"
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/workflow"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
+)
+
+// Options of Gather.
+type Options struct {
+	// Compare names the systems, and how they are evaluated; no systems: data alone.
+	Compare workflow.CompareOptions
+	// Data is where pictures and attributes are; empty: the first run's own.
+	Data, Reports string
+	// Study is a folder of `alignedfusion study` whose table is shown too; may be empty.
+	Study string
+	// IDs shows ids of cases and patients and whole paths as they are.
+	IDs bool
+	// Version is the program's.
+	Version string
+}
+
+// Gathered is a document with what its pictures are read from.
+type Gathered struct {
+	Document Document
+
+	viewer *dataset.Viewer
+	// shown are the data's cases, parallel to Document.Cases; nil where the data have none.
+	shown []*dataset.Case
+	names names
+	runs  []*workflow.RunFiles // parallel to Document.Systems; nil for files
+	data  *dataset.Dataset
+	split string
+}
+
+// Gather reads everything the page shows but the pixels. Data that cannot be opened are a
+// warning of the document where there are predictions to show without them.
+func Gather(_ context.Context, o Options) (*Gathered, error) {
+	g := &Gathered{names: names{plain: o.IDs, known: map[string]string{}}}
+	d := &g.Document
+	*d = Document{SchemaVersion: DocumentVersion, Version: o.Version, Made: runs.Now(), Hashed: !o.IDs, Systems: []System{}, Cases: []Case{}}
+	if err := g.readStudy(o.Study); err != nil {
+		return nil, err
+	}
+	if len(o.Compare.Systems) == 0 {
+		if err := g.openData(o); err != nil || o.Data == "" {
+			return g, err
+		}
+		g.dataAlone()
+		return g, nil
+	}
+	by := o.Compare.FROC.Strata
+	o.Compare.FROC.Strata = nil // evaluated here, with the data's own
+	found, err := workflow.Compare(o.Compare)
+	if err != nil {
+		return nil, err
+	}
+	g.split = found.Split
+	for _, s := range o.Compare.Systems {
+		g.names.paths = append(g.names.paths, s.Path)
+		if err := g.addSystem(s); err != nil {
+			return nil, err
+		}
+	}
+	if err := g.openData(o); err != nil {
+		if o.Data != "" {
+			return nil, err
+		}
+		d.Warnings = append(d.Warnings, fmt.Sprintf("no pictures and no attributes: the run's data cannot be opened (%v); say with --data where they are", err))
+	}
+	if found.Detection != nil {
+		d.Task = config.Detect
+		err = g.addDetection(found.Detection, by)
+	} else {
+		d.Task = config.Classify
+		g.addClassification(found.Classification)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if g.runs[0] != nil {
+		d.Split = found.Split
+	}
+	d.Warnings = append(found.Warnings, d.Warnings...)
+	for i, s := range o.Compare.Systems {
+		if err := g.addAnswers(i, s.Path); err != nil {
+			return nil, err
+		}
+	}
+	d.Checklist = g.checklist()
+	d.Title = g.title()
+	g.hide()
+	return g, nil
+}
+
+func (g *Gathered) title() string {
+	var names []string
+	for _, s := range g.Document.Systems {
+		names = append(names, s.Name)
+	}
+	title := strings.Join(names, ", ")
+	if g.Document.Split != "" {
+		title += " on " + g.Document.Split
+	}
+	return title
+}
+
+// addSystem reads what a run says about itself.
+func (g *Gathered) addSystem(s workflow.System) error {
+	out := System{Name: s.Name}
+	if !runs.IsRun(s.Path) {
+		g.runs, g.Document.Systems = append(g.runs, nil), append(g.Document.Systems, out)
+		return nil
+	}
+	r, err := workflow.ReadRun(s.Path)
+	if err != nil {
+		return err
+	}
+	out.Manifest, out.Calibration = r.Manifest, r.Calibration.String()
+	if r.Schema == nil {
+		out.Calibration = ""
+	}
+	text, err := os.ReadFile(filepath.Join(s.Path, runs.ConfigFile))
+	if err != nil {
+		return err
+	}
+	records, err := runs.ReadMetrics(s.Path)
+	if err != nil {
+		return fault.Wrap(fault.Data, err)
+	}
+	out.Config, out.Training = string(text), thinned(records)
+	g.runs, g.Document.Systems = append(g.runs, r), append(g.Document.Systems, out)
+	return nil
+}
+
+// trainingPoints bounds the steps of a curve of training; all validations are kept.
+const trainingPoints = 400
+
+// thinned keeps every n-th step.
+func thinned(records []runs.Record) []runs.Record {
+	every := 1 + len(records)/trainingPoints
+	out := []runs.Record{}
+	for i, r := range records {
+		if r.Kind != "step" || i%every == 0 {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// readStudy reads the table of a study.
+func (g *Gathered) readStudy(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	path := filepath.Join(dir, "table.json")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.Errorf(fault.Usage, "--study %s: there is no table.json in it; `alignedfusion study` writes one at its end", dir)
+	}
+	if err != nil {
+		return err
+	}
+	var head struct {
+		SchemaVersion int               `json:"schema_version"`
+		Rows          []json.RawMessage `json:"rows"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil || head.SchemaVersion != 1 || head.Rows == nil {
+		return fault.Errorf(fault.Data, "%s: want the table that `alignedfusion study` writes (schema_version 1, rows): %v", path, err)
+	}
+	g.Document.Study = json.RawMessage(data)
+	g.Document.Title = "Study " + filepath.Base(dir)
+	return nil
+}
+
+// openData opens the data that were asked for, or those of the first run.
+func (g *Gathered) openData(o Options) (err error) {
+	i := slices.IndexFunc(g.runs, func(r *workflow.RunFiles) bool { return r != nil && r.Schema != nil })
+	if i < 0 {
+		i = slices.IndexFunc(g.runs, func(r *workflow.RunFiles) bool { return r != nil })
+	}
+	switch {
+	case i >= 0:
+		r := g.runs[i]
+		given, err := r.OpenData(workflow.PredictOptions{Data: o.Data, Reports: o.Reports, Split: g.split})
+		if err != nil {
+			return err
+		}
+		g.data = given.Data
+		if r.Schema != nil {
+			for _, a := range r.Schema.Attributes {
+				g.Document.Attributes = append(g.Document.Attributes, Attribute{a.Name, a.Kind, a.Values, r.Priors[a.Name]})
+			}
+		}
+		if g.data.Hash != r.Manifest.DataSHA256 {
+			g.Document.Warnings = append(g.Document.Warnings, "the pictures and attributes shown are of data other than the run's")
+		}
+	case o.Data != "":
+		if g.data, err = dataset.Open(o.Data, dataset.Options{Task: dataset.Detect}); err != nil {
+			return err
+		}
+		for _, name := range g.data.AttributeColumns {
+			g.Document.Attributes = append(g.Document.Attributes, Attribute{Name: name, Values: []string{}})
+		}
+	default:
+		return nil
+	}
+	g.viewer = g.data.Viewer()
+	return nil
+}
+
+// reachOfSlices is how many neighbours a key slice has at most, on either side.
+const reachOfSlices = 64
+
+// addCases makes the document's cases of their ids; patients may be nil.
+func (g *Gathered) addCases(ids []string, patient func(i int) string) {
+	at := map[string]*dataset.Case{}
+	if g.data != nil {
+		for i := range g.data.Cases {
+			at[g.data.Cases[i].ID] = &g.data.Cases[i]
+		}
+	}
+	strangers := 0
+	for i, id := range ids {
+		c := Case{ID: g.names.of(id)}
+		if p := patient(i); p != "" {
+			c.Patient = g.names.of(p)
+		}
+		source := at[id]
+		if source == nil {
+			strangers++
+		} else {
+			g.describe(&c, source)
+		}
+		g.Document.Cases, g.shown = append(g.Document.Cases, c), append(g.shown, source)
+	}
+	if g.data != nil && strangers > 0 {
+		g.Document.Warnings = append(g.Document.Warnings, fmt.Sprintf("%d of %d images are not among the data's cases: they have no picture", strangers, len(ids)))
+	}
+}
+
+// describe adds what the data say of a case.
+func (g *Gathered) describe(c *Case, from *dataset.Case) {
+	c.Height, c.Width, c.SpacingMM, c.Key = from.Size[0], from.Size[1], from.SpacingMM, from.KeySlice
+	if from.Patient != "" {
+		c.Patient = g.names.of(from.Patient)
+	}
+	for _, m := range g.data.Modalities {
+		if from.Images[m] != "" {
+			c.Modalities = append(c.Modalities, m)
+		}
+	}
+	c.Low, c.High = g.viewer.Slices(from, reachOfSlices)
+	for _, a := range g.Document.Attributes {
+		cell := from.Attributes[a.Name]
+		out := Cell{State: cell.State.String(), Text: cell.Raw, Words: cell.Evidence.Quote}
+		if cell.State != schema.Unmentioned && a.Kind != "" {
+			if cell.Value >= 0 && cell.Value < len(a.Values) && (a.Kind != schema.Numeric || out.Text == "") {
+				out.Text = a.Values[cell.Value]
+			}
+		}
+		c.Cells = append(c.Cells, out)
+	}
+}
+
+// dataAlone shows the cases and their reference boxes.
+func (g *Gathered) dataAlone() {
+	var ids []string
+	for i := range g.data.Cases {
+		ids = append(ids, g.data.Cases[i].ID)
+	}
+	g.addCases(ids, func(i int) string { return g.data.Cases[i].Patient })
+	for i := range g.data.Cases {
+		for _, b := range g.data.Cases[i].Boxes {
+			g.Document.Lesions = append(g.Document.Lesions, Lesion{Case: i, Box: []float64{b.X1, b.Y1, b.X2, b.Y2}})
+		}
+	}
+	g.Document.Title, g.Document.Warnings = g.data.Spec, g.data.Warnings
+	g.hide()
+}
+
+// addAnswers adds what a run keeps beside its predictions: recovered attributes, and answers
+// to other reports.
+func (g *Gathered) addAnswers(system int, path string) error {
+	if g.runs[system] == nil {
+		return nil
+	}
+	dir := predictions.Dir(path, g.split)
+	index := map[string]int{}
+	for i, c := range g.shown {
+		if c != nil {
+			index[c.ID] = i
+		}
+	}
+	file := filepath.Join(dir, predictions.ReconstructionFile)
+	switch recovered, _, err := predictions.ReadReconstructions(file); {
+	case err == nil:
+		out := map[int][]predictions.Reconstructed{}
+		for id, all := range recovered {
+			if i, ok := index[id]; ok && len(all) > 0 {
+				out[i] = all
+			}
+		}
+		g.Document.Systems[system].Recovered = out
+	case !errors.Is(err, fs.ErrNotExist):
+		return fault.Wrap(fault.Data, err)
+	}
+	other, err := predictions.ReadCounterfactuals(filepath.Join(dir, predictions.CounterfactualFile))
+	if err != nil || other == nil {
+		return fault.Wrap(fault.Data, err)
+	}
+	if g.Document.Detection != nil {
+		return fault.Wrap(fault.Data, g.addOtherScores(&g.Document.Detection.Systems[system], other, file))
+	}
+	all := map[predictions.CounterfactualKind][][][]float64{}
+	for id, kinds := range other.Cases {
+		for kind, answer := range kinds {
+			if all[kind] == nil {
+				all[kind] = make([][][]float64, len(g.Document.Cases))
+			}
+			if i, ok := index[id]; ok {
+				all[kind][i] = answer.Probabilities
+			}
+		}
+	}
+	g.Document.Systems[system].Counterfactual = all
+	return nil
+}
+
+// addOtherScores puts the scores with other reports beside the marks, which stand in the
+// order of the predictions of each case.
+func (g *Gathered) addOtherScores(d *Detector, other *predictions.Counterfactuals, path string) error {
+	nth := make([]int, len(g.Document.Cases))
+	d.Other = map[predictions.CounterfactualKind][]*float64{}
+	for _, kind := range predictions.CounterfactualKinds() {
+		d.Other[kind] = make([]*float64, len(d.Case))
+	}
+	for k, i := range d.Case {
+		if g.shown[i] == nil {
+			continue
+		}
+		for kind, answer := range other.Cases[g.shown[i].ID] {
+			if nth[i] >= len(answer.Scores) {
+				return fmt.Errorf("%s: case %q has %d scores and more boxes: predict again with --counterfactuals", path, g.shown[i].ID, len(answer.Scores))
+			}
+			if d.Other[kind] != nil {
+				d.Other[kind][k] = answer.Scores[nth[i]]
+			}
+		}
+		nth[i]++
+	}
+	return nil
+}
+
+// addClassification adds labels and probabilities.
+func (g *Gathered) addClassification(sets []*workflow.Classification) {
+	index := map[string]int{}
+	var ids, patients []string
+	for _, set := range sets {
+		for k, id := range set.IDs {
+			if _, known := index[id]; !known {
+				index[id] = len(ids)
+				ids, patients = append(ids, id), append(patients, set.Patients[k])
+			}
+		}
+	}
+	g.addCases(ids, func(i int) string { return patients[i] })
+	for _, set := range sets {
+		out := Classified{Classification: set, Label: set.Results[0].Result.Labels}
+		for _, id := range set.IDs {
+			out.Case = append(out.Case, index[id])
+		}
+		for _, r := range set.Results {
+			out.Probability = append(out.Probability, r.Result.Probabilities)
+		}
+		g.Document.Classified = append(g.Document.Classified, out)
+		g.Document.Notes = append(g.Document.Notes, set.Notes...)
+	}
+}
+
+// hide puts pseudonyms in the place of ids, and the last name in that of paths, in texts.
+func (g *Gathered) hide() {
+	d := &g.Document
+	texts := []*string{&d.Title}
+	for _, list := range [][]string{d.Warnings, d.Notes} {
+		for i := range list {
+			texts = append(texts, &list[i])
+		}
+	}
+	for i := range d.Checklist {
+		texts = append(texts, &d.Checklist[i].Text)
+	}
+	for i := range d.Systems {
+		s := &d.Systems[i]
+		texts = append(texts, &s.Config)
+		if s.Manifest != nil {
+			m := *s.Manifest
+			m.Warnings, m.Notes = slices.Clone(m.Warnings), slices.Clone(m.Notes)
+			s.Manifest = &m
+			texts = append(texts, &m.DataSpec, &m.Reports)
+			for _, list := range [][]string{m.Warnings, m.Notes} {
+				for k := range list {
+					texts = append(texts, &list[k])
+				}
+			}
+		}
+	}
+	for _, t := range texts {
+		*t = g.names.within(*t)
+	}
+}
+
+// names are what ids are called in the document.
+type names struct {
+	plain bool
+	known map[string]string
+	paths []string // of the systems
+}
+
+func (n names) of(id string) string {
+	if n.plain {
+		return id
+	}
+	if n.known[id] == "" {
+		n.known[id] = dataset.Pseudonym(id)
+	}
+	return n.known[id]
+}
+
+var (
+	quoted  = regexp.MustCompile(`"[^"\n]+"`)
+	folders = regexp.MustCompile(`(^|[\s:=("'])(?:[A-Za-z]:)?(?:\.{0,2}[/\\][^\s/\\,;"'()?]+)+[/\\]`)
+)
+
+// within hides the ids in a text that stand in quotes, and the folders of paths.
+func (n names) within(text string) string {
+	if n.plain {
+		return text
+	}
+	text = quoted.ReplaceAllStringFunc(text, func(q string) string {
+		if name := n.known[q[1:len(q)-1]]; name != "" {
+			return `"` + name + `"`
+		}
+		return q
+	})
+	for _, path := range n.paths {
+		text = strings.ReplaceAll(text, path, "…/"+filepath.Base(path))
+	}
+	return folders.ReplaceAllString(text, "$1…/")
+}
+
+// number keeps JSON from what it cannot hold.
+func number(v float64) float64 {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return -1
+	}
+	return v
+}
+
+// corners are a region's x1 y1 x2 y2, and z1 z2 where it is not in the plane.
+func corners(r *froc.Region) []float64 {
+	low, high := r.Bounds()
+	out := []float64{low[0], low[1], high[0], high[1]}
+	if k := r.Kind(); k != froc.KindBox2D && k != froc.KindPoint2D {
+		out = append(out, low[2], high[2])
+	}
+	for i := range out {
+		out[i] = math.Round(number(out[i])*100) / 100
+	}
+	return out
+}

@@ -1,0 +1,347 @@
+package page
+
+import (
+	"context"
+	"encoding/csv"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocreport"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/dataset/synth"
+	"github.com/alignedfusion/alignedfusion/host/workflow"
+)
+
+// example is a synthetic set with the marks of two systems: the first finds every lesion but
+// each third one, with a false positive in each second image, the second finds one more.
+type example struct {
+	options Options
+	data    *dataset.Dataset
+	missed  []string // ids of the images whose lesion no mark of the first system touches
+}
+
+func newExample(t *testing.T) example {
+	t.Helper()
+	dir := t.TempDir()
+	spec := "deeplesion:" + filepath.Join(dir, "data")
+	if _, err := synth.DeepLesion(t.Context(), filepath.Join(dir, "data"), synth.DeepLesionOptions{Patients: 12, Size: 96, Seed: 5}); err != nil {
+		t.Fatal(err)
+	}
+	d, err := dataset.Open(spec, dataset.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := example{data: d}
+	truth, images := [][]string{{"image", "x1", "y1", "x2", "y2"}}, [][]string{{"image", "patient"}}
+	marks := [2][][]string{{{"image", "x1", "y1", "x2", "y2", "score"}}, {{"image", "x1", "y1", "x2", "y2", "score"}}}
+	n := 0
+	for i := range d.Cases {
+		c := &d.Cases[i]
+		images = append(images, []string{c.ID, c.Patient})
+		for _, b := range c.Boxes {
+			at := []string{c.ID, fmt.Sprint(b.X1), fmt.Sprint(b.Y1), fmt.Sprint(b.X2), fmt.Sprint(b.Y2)}
+			truth = append(truth, at)
+			score := fmt.Sprintf("%.3f", 0.9-0.01*float64(n))
+			if n%3 != 0 {
+				marks[0] = append(marks[0], append(at[:5:5], score))
+			} else {
+				e.missed = append(e.missed, c.ID)
+			}
+			if n%3 != 0 || n == 0 {
+				marks[1] = append(marks[1], append(at[:5:5], score))
+			}
+			n++
+		}
+		if i%2 == 0 {
+			for s := range marks {
+				marks[s] = append(marks[s], []string{c.ID, "1", "1", "6", "6", fmt.Sprintf("%.3f", 0.95-0.03*float64(i))})
+			}
+		}
+	}
+	file := func(name string, rows [][]string) string {
+		path := filepath.Join(dir, name)
+		f, err := os.Create(path)
+		if err == nil {
+			err = csv.NewWriter(f).WriteAll(rows)
+			f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	e.options = Options{Data: spec, IDs: true, Version: "test", Compare: workflow.CompareOptions{
+		Systems: []workflow.System{{Name: "first", Path: file("a.csv", marks[0])}, {Name: "second", Path: file("b.csv", marks[1])}},
+		FROC:    frocreport.Options{Truth: frocio.Source{GroundTruth: file("truth.csv", truth), Images: file("images.csv", images)}},
+	}}
+	e.options.Compare.Resample.Replicates = 100
+	return e
+}
+
+func (e example) gather(t *testing.T) *Gathered {
+	t.Helper()
+	g, err := Gather(t.Context(), e.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func fileOf(t *testing.T, g *Gathered, maxMiB float64) string {
+	t.Helper()
+	file, err := g.HTML(t.Context(), maxMiB)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(file)
+}
+
+// browser runs actions on a page in a headless Chromium, and fails on a request that is not
+// the page itself, on an error in its console and on an exception.
+func browser(t *testing.T, address string, actions ...chromedp.Action) {
+	t.Helper()
+	path := ""
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
+		if found, err := exec.LookPath(name); err == nil {
+			path = found
+			break
+		}
+	}
+	if path == "" {
+		t.Skip("no Chromium on this machine: apt-get install chromium")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	ctx, cancel = chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox,
+		chromedp.WindowSize(1500, 950), chromedp.WSURLReadTimeout(time.Minute))...)
+	defer cancel()
+	ctx, cancel = chromedp.NewContext(ctx)
+	defer cancel()
+	var mu sync.Mutex
+	var bad []string
+	complain := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		bad = append(bad, fmt.Sprintf(format, args...))
+	}
+	own := address[:strings.LastIndex(address, "/")+1]
+	chromedp.ListenTarget(ctx, func(event any) {
+		switch e := event.(type) {
+		case *network.EventRequestWillBeSent:
+			if u := e.Request.URL; u != address && !strings.HasPrefix(u, "data:") && !strings.HasPrefix(u, "blob:") &&
+				!(strings.HasPrefix(address, "http") && strings.HasPrefix(u, own)) {
+				complain("request: %s", u)
+			}
+		case *runtime.EventExceptionThrown:
+			complain("exception: %s", e.ExceptionDetails.Error())
+		case *runtime.EventConsoleAPICalled:
+			if e.Type == runtime.APITypeError || e.Type == runtime.APITypeWarning {
+				complain("console: %s", e.Args[0].Value)
+			}
+		case *log.EventEntryAdded:
+			if e.Entry.Level == log.LevelError && !strings.Contains(e.Entry.URL, "favicon") {
+				complain("log: %s %s", e.Entry.Text, e.Entry.URL)
+			}
+		}
+	})
+	if err := chromedp.Run(ctx, append([]chromedp.Action{network.Enable(), log.Enable(), chromedp.Navigate(address)}, actions...)...); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, b := range bad {
+		t.Error(b)
+	}
+}
+
+// opened writes the example's page and returns its address.
+func opened(t *testing.T, file string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "report.html")
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return "file://" + path
+}
+
+func textOf(selector string, into *string) chromedp.Action {
+	return chromedp.Evaluate(`document.querySelector("`+selector+`").textContent`, into)
+}
+
+func evaluate(script string, into any) chromedp.Action { return chromedp.Evaluate(script, into) }
+
+func TestTheWorstMissedLesionStandsFirstWithItsAttributes(t *testing.T) {
+	e := newExample(t)
+	e.options.Compare.Systems = e.options.Compare.Systems[:1]
+	var first, side, kind string
+	var picture bool
+	browser(t, opened(t, fileOf(t, e.gather(t), 50)),
+
+		textOf("#items li .what", &first),
+		evaluate(`document.querySelector("#items li").className`, &kind),
+		textOf("#side", &side),
+		chromedp.Poll(`reportPage.state().picture`, &picture),
+	)
+	if kind != "missed" || first == "" || !strings.Contains(strings.Join(e.missed, " "), first) {
+		t.Errorf("the first entry is %q, a %q; want one of %v", first, kind, e.missed)
+	}
+	if !strings.Contains(side, "Attributes of the report") || !strings.Contains(side, "gender") {
+		t.Errorf("no attributes beside it:\n%s", side)
+	}
+}
+
+func TestTheSliderMovesCountsListAndTables(t *testing.T) {
+	e := newExample(t)
+	g := e.gather(t)
+	d := g.Document.Detection.Systems[1]
+	var before, after, live, none string
+	var items []int
+	at := func(step int) chromedp.Action {
+		return evaluate(fmt.Sprintf(`{const s = document.getElementById("slider"); s.value = %d; s.dispatchEvent(new Event("input")); 0}`, step), nil)
+	}
+	var count, all int
+	browser(t, opened(t, fileOf(t, g, 50)),
+		at(1), textOf("#reading", &before), evaluate(`reportPage.state().items`, &count),
+		at(len(d.Curve)), textOf("#reading", &after), evaluate(`reportPage.state().items`, &all),
+		evaluate(`document.getElementById("live").textContent`, &live),
+		at(0), textOf("#reading", &none),
+		evaluate(`[...document.querySelectorAll("#items li.fp")].length ? [1] : []`, &items),
+	)
+	last := d.Curve[len(d.Curve)-1]
+	if want := fmt.Sprintf("%.0f of %d lesions", last[1], len(g.Document.Lesions)); !strings.Contains(after, want) || !strings.Contains(live, fmt.Sprintf("%.0f of %d", last[1], len(g.Document.Lesions))) {
+		t.Errorf("at the end: %q and %q, want %q", after, live, want)
+	}
+	if want := fmt.Sprintf("%.0f false positives", last[2]); !strings.Contains(after, want) {
+		t.Errorf("at the end: %q, want %q", after, want)
+	}
+	if before == after || count == all || !strings.Contains(none, "0 of") || len(items) != 0 {
+		t.Errorf("%q, %q, %q; %d and %d entries", before, after, none, count, all)
+	}
+}
+
+func TestKeysScrollZoomWindowAndChoose(t *testing.T) {
+	var s struct {
+		Offset, At, Low, High int
+		Zoom                  float64
+		Boxes                 bool
+	}
+	var label string
+	e := newExample(t)
+	browser(t, opened(t, fileOf(t, e.gather(t), 50)),
+		evaluate(`for (const k of ["j", "ArrowUp", "+", "2", "b"]) document.dispatchEvent(new KeyboardEvent("keydown", {key: k})); 0`, nil),
+		evaluate(`reportPage.state()`, &s),
+		evaluate(`document.getElementById("picture").getAttribute("aria-label")`, &label))
+	if s.At != 1 || s.Offset != 1 || s.Zoom <= 1 || s.Low != -1000 || s.High != 400 || s.Boxes {
+		t.Errorf("%+v", s)
+	}
+	if !strings.Contains(label, "slice 1 from the key slice, window -1000 to 400 HU") {
+		t.Errorf("alternative text %q", label)
+	}
+}
+
+func TestFiltersAndOrdersOfTheList(t *testing.T) {
+	e := newExample(t)
+	var free, won, byID []string
+	pick := func(id, value string) chromedp.Action {
+		return evaluate(`{const s = document.getElementById("`+id+`"); s.value = "`+value+`"; s.dispatchEvent(new Event("change")); 0}`, nil)
+	}
+	texts := `[...document.querySelectorAll("#items li .what")].map(e => e.textContent)`
+	browser(t, opened(t, fileOf(t, e.gather(t), 50)),
+		pick("kind", "free"), evaluate(texts, &free),
+		pick("kind", "won"), evaluate(texts, &won),
+		pick("kind", "cases"), pick("order", "id"), evaluate(texts, &byID))
+	for _, id := range free {
+		for _, c := range e.data.Cases {
+			if c.ID == id && len(c.Boxes) > 0 {
+				t.Errorf("%s has a lesion", id)
+			}
+		}
+	}
+	if len(won) > 1 {
+		t.Errorf("won %v", won)
+	}
+	if len(byID) != len(e.data.Cases) {
+		t.Errorf("%d cases, want %d", len(byID), len(e.data.Cases))
+	}
+	for i := 1; i < len(byID); i++ {
+		if byID[i] < byID[i-1] {
+			t.Fatalf("not by id: %v", byID)
+		}
+	}
+}
+
+func TestFlagsAreExportedAsATable(t *testing.T) {
+	e := newExample(t)
+	var export, id string
+	browser(t, opened(t, fileOf(t, e.gather(t), 50)),
+		textOf("#items li .what", &id),
+		evaluate(`{const f = document.getElementById("flag"); f.value = "exclude"; f.dispatchEvent(new Event("change"));
+			const r = document.getElementById("remark"); r.value = "a \"cyst\", no lesion"; r.dispatchEvent(new Event("change")); 0}`, nil),
+		evaluate(`reportPage.csv()`, &export))
+	rows, err := csv.NewReader(strings.NewReader(export)).ReadAll()
+	if err != nil || len(rows) != 2 || strings.Join(rows[0], ",") != "id,flag,remark" {
+		t.Fatalf("%v in %q", err, export)
+	}
+	if rows[1][0] != id || rows[1][1] != "exclude" || rows[1][2] != `a "cyst", no lesion` {
+		t.Errorf("%q", rows[1])
+	}
+}
+
+func TestAPageWithoutIDsNamesNoCaseNoPatientAndNoFolder(t *testing.T) {
+	e := newExample(t)
+	e.options.IDs = false
+	file := fileOf(t, e.gather(t), 50)
+	for _, c := range e.data.Cases {
+		if strings.Contains(file, c.ID) || strings.Contains(file, `"patient":"`+c.Patient+`"`) {
+			t.Fatalf("the page names %q of %q", c.ID, c.Patient)
+		}
+	}
+	if dir := filepath.Dir(e.options.Compare.Systems[0].Path); strings.Contains(file, dir) {
+		t.Errorf("the page names the folder %s", dir)
+	}
+	if !strings.Contains(file, dataset.Pseudonym(e.data.Cases[0].ID)) {
+		t.Error("no pseudonym in the page")
+	}
+}
+
+func TestWhatDoesNotFitIsLeftOutAndSaid(t *testing.T) {
+	g := newExample(t).gather(t)
+	file := fileOf(t, g, 0.11)
+	if float64(len(file)) > 0.11*(1<<20) {
+		t.Errorf("%d bytes", len(file))
+	}
+	if note := g.Document.Pictures.Note; strings.Contains(note, "24 of 24 pictures") && !strings.Contains(note, "0 of ") {
+		t.Errorf("note %q", note)
+	}
+	if _, err := g.HTML(t.Context(), 0.01); err == nil || !strings.Contains(err.Error(), "raise --max-mib") {
+		t.Error(err)
+	}
+}
+
+func TestThePageMayAskForNothing(t *testing.T) {
+	file := fileOf(t, newExample(t).gather(t), 50)
+	if !strings.Contains(file, "default-src 'none'") {
+		t.Error("no policy")
+	}
+	code := len(style) + len(body) + len(script)
+	if code > 250<<10 {
+		t.Errorf("%d bytes of code", code)
+	}
+	for _, bad := range []string{"https:", "@import", "src=\""} {
+		if strings.Contains(style+body+script, bad) {
+			t.Errorf("the code holds %q", bad)
+		}
+	}
+}
