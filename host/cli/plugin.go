@@ -79,6 +79,9 @@ func pluginCommand() *cli.Command {
 			},
 			pluginNewCommand(),
 			{
+				Name: "sdk", Usage: "print the folder of the Python SDK that plugins run with, for PYTHONPATH", Action: pluginSDK,
+			},
+			{
 				Name: "isolation", Usage: "say which limits this machine's kernel can put on plugins",
 				Flags: []cli.Flag{asJSON}, Action: pluginIsolation,
 			},
@@ -398,6 +401,18 @@ func pluginRemove(c *cli.Context) error {
 		fmt.Fprintf(c.App.Writer, "%s removed\n", name)
 	}
 	return err
+}
+
+func pluginSDK(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	dir, err := plughost.PythonSDK()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(c.App.Writer, dir)
+	return nil
 }
 
 func pluginIsolation(c *cli.Context) error {

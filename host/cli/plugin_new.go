@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -67,12 +66,7 @@ func pluginNew(c *cli.Context) error {
 		return err
 	}
 	for _, name := range files {
-		if !strings.HasPrefix(name, "alignedfusion_sdk/") {
-			fmt.Fprintln(c.App.Writer, filepath.Join(o.Dir, name))
-		}
-	}
-	if slices.ContainsFunc(files, func(n string) bool { return strings.HasPrefix(n, "alignedfusion_sdk/") }) {
-		fmt.Fprintln(c.App.Writer, filepath.Join(o.Dir, "alignedfusion_sdk")+string(filepath.Separator))
+		fmt.Fprintln(c.App.Writer, filepath.Join(o.Dir, name))
 	}
 	fmt.Fprintf(c.App.ErrWriter, "next: cd %s && make test && make validate\n", o.Dir)
 	return nil

@@ -127,6 +127,9 @@ func (p *Plugin) prepare() (cmd *exec.Cmd, err error) {
 	if p.hashes, err = p.found.copyTo(p.code); err != nil {
 		return nil, err
 	}
+	if err := p.found.lendSDK(command, p.code); err != nil {
+		return nil, err
+	}
 	p.mark = newMark()
 	env := append(withLibraries(environment(p.host.options.Threads, p.host.options.Env), p.found.libraryFolders(p.code)), p.mark)
 	if !p.isolation.Trusted {

@@ -93,6 +93,32 @@ func TestTheBytesThatWereHashedRun(t *testing.T) {
 	}
 }
 
+// A plugin in Python need not carry the SDK: it runs with the host's, or with its own.
+func TestPythonPluginsAreLentTheSDK(t *testing.T) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("no Python here")
+	}
+	const script = "import importlib.util, os, sys\nfound = importlib.util.find_spec('alignedfusion_sdk').origin\nprint(os.path.dirname(found) == os.path.join(os.getcwd(), 'alignedfusion_sdk'), os.path.getsize(found) > 0, file=sys.stderr)\n"
+	for files, want := range map[string]string{"[p.py]": "True True", "[p.py, alignedfusion_sdk/__init__.py]": "True False"} {
+		dir := writeFolder(t, map[string]string{LayoutFile: "name: x\ncommand: [" + python + ", p.py]\nfiles: " + files + "\n", "p.py": script, "alignedfusion_sdk/__init__.py": ""})
+		if out := said(t, Options{}, dir); out != want {
+			t.Errorf("files %s: beside it, with content: %s, want %s", files, out, want)
+		}
+	}
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	dir, err := PythonSDK()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := PythonSDK(); err != nil || again != dir {
+		t.Errorf("the second time %s, %v, want %s", again, err, dir)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "alignedfusion_sdk", "stage.binpb")); err != nil {
+		t.Error(err)
+	}
+}
+
 // What leads out of a plugin's folder is not followed: a private file would become a
 // readable one of the plugin's.
 func TestSymbolicLinksAreNotInstalled(t *testing.T) {

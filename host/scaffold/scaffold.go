@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"go/format"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,7 +16,6 @@ import (
 	"unicode"
 
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
-	"github.com/alignedfusion/alignedfusion/sdk/python"
 )
 
 //go:embed templates
@@ -58,7 +56,6 @@ type values struct {
 	GoVersion, SDK          string
 	Torch                   bool
 	Python, Host            string
-	SDKFiles                []string
 }
 
 // Write makes the project and returns the files it has written, relative to Dir. It
@@ -138,19 +135,6 @@ func addGo(files map[string][]byte, v values, pure bool) error {
 }
 
 func addPython(files map[string][]byte, v values) error {
-	err := fs.WalkDir(python.SDK, ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		text, err := python.SDK.ReadFile(path)
-		files[path] = text
-		v.SDKFiles = append(v.SDKFiles, path)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	slices.Sort(v.SDKFiles)
 	for name, source := range map[string]string{
 		"plugin.py": v.Kind + ".py", "test_plugin.py": "test_plugin.py", "plugin.yaml": "plugin.yaml",
 		"Makefile": "Makefile", "README.md": "README.md", ".gitignore": "gitignore",

@@ -52,6 +52,7 @@ if [ "${1:-}" = test ]; then
 	need python3-numpy /usr/bin/python3 -c 'import numpy'
 	need python3-grpcio /usr/bin/python3 -c 'import grpc'
 	need python3-protobuf /usr/bin/python3 -c 'import google.protobuf'
+	need python3-pip /usr/bin/python3 -c 'import setuptools, wheel, pip' # python3-wheel comes with it
 	need protobuf-compiler sh -c 'command -v protoc'
 fi
 

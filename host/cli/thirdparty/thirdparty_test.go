@@ -12,7 +12,6 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/alignedfusion/alignedfusion/host/cli"
-	"github.com/alignedfusion/alignedfusion/sdk/python"
 )
 
 // root is the project's folder.
@@ -81,11 +80,11 @@ func shell(t *testing.T, dir, home, commands string) {
 	}
 }
 
-// pythonPlugin copies a plugin in Python into a folder of its own, the SDK beside it.
+// pythonPlugin copies a plugin in Python into a folder of its own.
 func pythonPlugin(t *testing.T, source string) (dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), filepath.Base(source))
-	if err := os.CopyFS(dir, python.SDK); err != nil {
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"plugin.py", "plugin.yaml"} {

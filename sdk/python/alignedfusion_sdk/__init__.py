@@ -26,14 +26,35 @@ handshake, and importing takes it away from everything else in the process.
 
 Autograd does backward; optimizers, saving, checks and shared memory are done here.
 """
+import importlib.util as _util
 import os as _os
+import sys as _sys
+from typing import Sequence, Type
 
 __version__ = "0.2.0"
 
 _COOKIE = ("ALIGNEDFUSION_PLUGIN", "stage-protocol")
 
 
-def _take_stdout():
+def _say_what_is_missing():
+    """Ends the program with a sentence where Python lacks what stages are made of."""
+    missing = []
+    for module, package in (("torch", "torch"), ("grpc", "grpcio"), ("google.protobuf", "protobuf")):
+        try:
+            found = _util.find_spec(module)
+        except ModuleNotFoundError:  # the package around it
+            found = None
+        if found is None:
+            missing.append(package)
+    if missing:
+        raise SystemExit("alignedfusion_sdk: %s has no %s: install with `apt-get install %s` for Debian's interpreter, or `%s -m pip install %s`"
+                         % (_sys.executable, ", ".join(missing), " ".join("python3-" + m for m in missing), _sys.executable, " ".join(missing)))
+
+
+_say_what_is_missing()
+
+
+def _take_stdout() -> int:
     """Keeps file descriptor 1 aside and makes it a second standard error."""
     kept = _os.dup(1)
     _os.set_inheritable(kept, False)
@@ -49,7 +70,7 @@ from .errors import StageError  # noqa: E402
 from .stage import Call, Stage  # noqa: E402
 
 
-def serve(name, version, stages, license="", model_card=""):
+def serve(name: str, version: str, stages: Sequence[Type[Stage]], license: str = "", model_card: str = "") -> None:
     """Runs the plugin; the last statement of its program. Returns when the host ends it.
 
     stages: Stage classes. `--describe` as the only argument prints the manifest as JSON, `--debug`

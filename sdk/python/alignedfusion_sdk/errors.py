@@ -12,12 +12,13 @@ class StageError(Exception):
     setting that was refused, if one was: the host then says that the user chose wrongly.
     """
 
-    def __init__(self, code, cause="", port="", given="", wanted="", advice="", setting=""):
+    def __init__(self, code: str, cause: str = "", port: str = "", given: str = "", wanted: str = "", advice: str = "",
+                 setting: str = "") -> None:
         super().__init__(cause or given)
         self.code, self.cause, self.port = code, cause, port
         self.given, self.wanted, self.advice, self.setting = given, wanted, advice, setting
 
-    def message(self, stage, call):
+    def message(self, stage: str, call: str) -> str:
         """The sentence a person reads, as the Go SDK writes it."""
         if self.port and self.given:
             what = '"%s" is %s' % (self.port, self.given)

@@ -2,7 +2,7 @@
 import dataclasses
 import difflib
 import math
-from typing import List, Optional
+from typing import Any, Dict, List, Optional, Union
 
 from .catalogue import PORTS
 from .errors import StageError
@@ -38,7 +38,7 @@ class Port:
     intensity: Optional[Intensity] = None
 
     @classmethod
-    def named(cls, name, **more):
+    def named(cls, name: str, **more: Any) -> "Port":
         """The catalogue's port of a name, exact or a member of a family (tokens.ct); more are fields that differ.
 
         ValueError for a name that the catalogue does not have: declare a port of your own with Port(...).
@@ -52,7 +52,7 @@ class Port:
         fields = {"dtype": dtype, "shape": list(shape), "differentiable": differentiable, "help": text}
         return cls(name, **{**fields, **more})
 
-    def family(self):
+    def family(self) -> Optional[str]:
         """The prefix of a family's members, None for an exact name."""
         return self.name[:-1] if self.name.endswith(".*") else None
 
@@ -75,7 +75,7 @@ class Setting:
     below: Optional[float] = None
     rising: bool = False
 
-    def parse(self, text):
+    def parse(self, text: str) -> Any:
         """The typed value; StageError when it does not fit."""
         def fail(wanted):
             raise StageError("InvalidArgument", "setting %s: %r given, want %s" % (self.name, text, wanted), setting=self.name)
@@ -122,19 +122,19 @@ class LabelSet:
 @dataclasses.dataclass
 class OpenRequest:
     """How the host opens a stage. settings holds typed values of every declared setting."""
-    settings: dict
+    settings: Dict[str, Any]
     seed: int
     device: str
     train: bool
     inputs: List[Port]
     labels: List[LabelSet]
     attribute_schema: bytes
-    constants: dict
+    constants: Dict[str, Any]
     task: str
     # Nothing of the stage may change: the SDK holds parameters and running statistics.
     frozen: bool = False
 
-    def shape(self, port):
+    def shape(self, port: str) -> List[Optional[int]]:
         """The sizes known of an input: numbers, or None. Missing inputs: InvalidArgument."""
         for p in self.inputs:
             if p.name == port:
@@ -142,7 +142,7 @@ class OpenRequest:
         raise StageError("InvalidArgument", port=port, given="not among the inputs of this pipeline",
                          wanted="one of " + ", ".join(p.name for p in self.inputs))
 
-    def size(self, port, dim):
+    def size(self, port: str, dim: Union[int, str]) -> int:
         """The size of an input's last dimension ("C") or of dimension number dim."""
         shape = self.shape(port)
         index = dim if isinstance(dim, int) else len(shape) - 1

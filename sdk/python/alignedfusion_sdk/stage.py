@@ -2,13 +2,13 @@
 import dataclasses
 import json
 import os
-
+from typing import Any, Dict, FrozenSet, List, Optional, Tuple
 
 import torch
 
 from . import safetensors
 from .errors import StageError
-from .manifest import PortCheck
+from .manifest import OpenRequest, Port, PortCheck, Setting
 
 
 @dataclasses.dataclass
@@ -17,9 +17,9 @@ class Call:
     context: int
     train: bool
     seed: int
-    wanted: frozenset
-    metrics: dict
-    notes: list
+    wanted: FrozenSet[str]
+    metrics: Dict[str, float]
+    notes: List[str]
 
 
 class Stage(torch.nn.Module):
@@ -29,24 +29,24 @@ class Stage(torch.nn.Module):
     tensors by port name and scalar losses by name. Autograd does the rest. Inputs lie in
     memory the host lends: do not change them in place and do not keep them.
     """
-    name = "stage"
-    kind = "head"
-    summary = ""
-    inputs = []
-    outputs = []
-    settings = []
-    losses = []
-    metrics = []
-    tasks = []
-    trainable = True
+    name: str = "stage"
+    kind: str = "head"
+    summary: str = ""
+    inputs: List[Port] = []
+    outputs: List[Port] = []
+    settings: List[Setting] = []
+    losses: List[str] = []
+    metrics: List[str] = []
+    tasks: List[str] = []
+    trainable: bool = True
 
-    def build(self, request):
+    def build(self, request: OpenRequest) -> Optional[Dict[str, List[Any]]]:
         """Makes the modules. request: OpenRequest. May return ports with known sizes:
         {"outputs": [Port, …], "inputs": [Port, …], "notes": [str, …]}; and "losses": [str, …],
         those that every training forward with the targets returns (a loss that a batch has
         nothing for is 0). Left out, they are all of a head and none of another stage."""
 
-    def forward(self, inputs, call):
+    def forward(self, inputs: Dict[str, torch.Tensor], call: Call) -> Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]:
         """Computes; see the class."""
         raise NotImplementedError
 

@@ -1,0 +1,131 @@
+"""The SDK by itself, without a host: python3 -m unittest discover tests"""
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import alignedfusion_sdk as af
+
+import torch
+
+from alignedfusion_sdk.manifest import PortCheck
+from alignedfusion_sdk.stage import Instance
+
+
+class Line(af.Stage):
+    name, losses = "line", ["square"]
+    inputs = [af.Port("x", "FP32", ["N", "3"], required=True, differentiable=True)]
+    outputs = [af.Port("y", "FP32", ["N", "2"], required=True, differentiable=True)]
+
+    def build(self, request):
+        self.linear = torch.nn.Linear(3, 2)
+
+    def forward(self, inputs, call):
+        y = self.linear(inputs["x"])
+        return {"y": y}, {"square": (y * y).sum()}
+
+
+def instance(optimizer="sgd", **values):
+    torch.manual_seed(1)
+    stage = Line()
+    stage.build(None)
+    return Instance(stage, optimizer, values, Line.inputs, Line.outputs, 2, True, False)
+
+
+def call(context, train=True):
+    return af.Call(context=context, train=train, seed=1, wanted=frozenset(), metrics={}, notes=[])
+
+
+class Ports(unittest.TestCase):
+    def test_a_port_of_the_catalogue_has_its_fields(self):
+        port = af.Port.named("tokens.ct", required=True)
+        self.assertEqual((port.dtype, port.shape, port.differentiable, port.required), ("FP32", ["N", "T", "C"], True, True))
+
+    def test_a_misspelt_port_names_the_nearest(self):
+        with self.assertRaisesRegex(ValueError, "did you mean 'target.label'"):
+            af.Port.named("target.labels")
+
+    def test_one_name_is_one_size_within_a_call(self):
+        check = PortCheck([af.Port("a", "FP32", ["N", "C"], required=True), af.Port("b", "FP32", ["N"])], [])
+        check.check("input", {"a": ("FP32", [2, 3]), "b": ("FP32", [2])})
+        for given in ({"a": ("FP32", [2, 3]), "b": ("FP32", [4])}, {"a": ("INT64", [2, 3])}, {}, {"a": ("FP32", [2, 3]), "c": ("FP32", [2])}):
+            with self.assertRaises(af.StageError) as refused:
+                PortCheck([af.Port("a", "FP32", ["N", "C"], required=True), af.Port("b", "FP32", ["N"])], []).check("input", given)
+            self.assertEqual(refused.exception.code, "InvalidArgument")
+
+
+class Settings(unittest.TestCase):
+    def test_values_are_typed_and_bounded(self):
+        self.assertEqual(af.Setting("n", "int", "1", min=1).parse("3"), 3)
+        self.assertEqual(af.Setting("r", "floats", "", rising=True).parse("1, 2.5"), [1.0, 2.5])
+        self.assertIs(af.Setting("b", "bool", "false").parse("T"), True)
+        for setting, text in ((af.Setting("n", "int", "1", min=1), "0"), (af.Setting("n", "int", "1"), "x"), (af.Setting("f", "float", "1"), "nan"),
+                              (af.Setting("r", "ints", "", rising=True), "2,1"), (af.Setting("c", "string", "a", choices=["a"]), "b")):
+            with self.assertRaises(af.StageError) as refused:
+                setting.parse(text)
+            self.assertEqual(refused.exception.setting, setting.name)
+
+
+class Training(unittest.TestCase):
+    def test_gradients_accumulate_until_they_are_cleared(self):
+        i, x = instance(), torch.randn(4, 3)
+        norms = []
+        for context in (1, 2):
+            i.forward({"x": x}, [], call(context))
+            i.backward(context, {}, {"square": 1.0})
+            norms.append(i.grad_norm())
+        self.assertAlmostEqual(norms[1], 2 * norms[0], places=4)
+        i.zero_grad()
+        self.assertEqual(i.grad_norm(), 0)
+
+    def test_a_step_is_the_scaled_gradient(self):
+        i = instance(momentum=0.0, weight_decay=0.0)
+        before = i.stage.linear.weight.detach().clone()
+        i.forward({"x": torch.ones(1, 3)}, [], call(1))
+        i.backward(1, {"y": torch.ones(1, 2)}, {})
+        i.step({"learning_rate": 0.5}, 0.1)
+        self.assertTrue(torch.allclose(before - i.stage.linear.weight, torch.full((2, 3), 0.05)))
+
+    def test_a_context_has_one_backward(self):
+        i = instance()
+        i.forward({"x": torch.ones(1, 3)}, [], call(1))
+        i.backward(1, {}, {"square": 1.0})
+        for context, code in ((1, "FailedPrecondition"), (7, "NotFound")):
+            with self.assertRaises(af.StageError) as refused:
+                i.backward(context, {}, {})
+            self.assertEqual(refused.exception.code, code)
+
+    def test_training_goes_on_where_it_was_saved(self):
+        x = torch.randn(4, 3)
+
+        def train(i, first):
+            for context in range(first, first + 3):
+                i.zero_grad()
+                i.forward({"x": x}, [], call(context))
+                i.backward(context, {}, {"square": 1.0})
+                i.step({"learning_rate": 0.01}, 1.0)
+        for optimizer in ("sgd", "adamw"):
+            with tempfile.TemporaryDirectory() as folder:
+                a, b = instance(optimizer), instance(optimizer)
+                train(a, 1)
+                a.save(folder)
+                train(a, 10)
+                b.load(folder, False)
+                train(b, 10)
+                self.assertTrue(torch.equal(a.stage.linear.weight, b.stage.linear.weight), optimizer)
+
+
+class Missing(unittest.TestCase):
+    def test_what_python_lacks_is_said_in_a_sentence(self):
+        folder = os.path.dirname(os.path.dirname(os.path.abspath(af.__file__)))
+        # -S: no installed packages.
+        ended = subprocess.run([sys.executable, "-S", "-c", "import sys; sys.path.insert(0, %r); import alignedfusion_sdk" % folder],
+                               capture_output=True, text=True)
+        self.assertEqual(ended.returncode, 1)
+        self.assertIn("has no torch, grpcio, protobuf: install with `apt-get install python3-torch python3-grpcio python3-protobuf`", ended.stderr)
+        self.assertNotIn("Traceback", ended.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
