@@ -20,7 +20,7 @@ import (
 type FiguresOfMerit struct {
 	AFROC   float64 // against images without a counted lesion
 	AFROC1  float64 // against all images
-	WAFROC  float64 // as AFROC; every image with lesions weighs the same, however many it has
+	WAFROC  float64 // as AFROC; every image with lesions weighs the same, its lesions by Lesion.Weight
 	WAFROC1 float64 // as AFROC1, weighted likewise
 	// CaseAUROC is picai_eval's AUROC; Ranking is PI-CAI's score, the mean of CaseAUROC and
 	// of average precision.
@@ -41,7 +41,7 @@ type rating struct {
 	cluster int32
 	lesion  bool    // or an image with counted lesions, as a case
 	normal  bool    // of an image: it has no counted lesion
-	weight  float64 // of a lesion: 1 / counted lesions of its image; of a case: 1 where its mark lies on a lesion
+	weight  float64 // of a lesion: its share among the counted lesions of its image; of a case: 1 where its mark lies on a lesion
 	last    bool    // of its score
 	alone   bool    // no lesion has its score: there is nothing to weigh against it
 }
@@ -123,10 +123,20 @@ func (r *Result) makeRatings() {
 			highest[p.Image] = max(highest[p.Image], p.Score)
 		}
 	}
+	weights := make([]float64, len(r.Truth.Images))
 	for i := range r.Truth.Lesions {
-		if !r.Truth.Lesions[i].Ignore {
-			lesions[r.Truth.Lesions[i].Image]++
+		if l := &r.Truth.Lesions[i]; !l.Ignore {
+			lesions[l.Image]++
 		}
+	}
+	for _, l := range byWeight(r.Truth.Lesions) {
+		weights[l.Image] += l.Weight
+	}
+	share := func(l *Lesion) float64 {
+		if weights[l.Image] > 0 {
+			return l.Weight / weights[l.Image]
+		}
+		return 1 / float64(lesions[l.Image])
 	}
 	r.ratings = make([]rating, 0, len(highest)+r.Counts.Lesions)
 	for i, score := range highest {
@@ -142,11 +152,23 @@ func (r *Result) makeRatings() {
 			score = r.Predictions[i].Score
 		}
 		r.ratings = append(r.ratings, rating{
-			score: score, cluster: r.clusters.ofImage[l.Image], lesion: true, weight: 1 / float64(lesions[l.Image]),
+			score: score, cluster: r.clusters.ofImage[l.Image], lesion: true, weight: share(l),
 		})
 	}
 	sortRatings(r.ratings)
 	r.makeCases(lesions)
+}
+
+// byWeight lists counted lesions that have a weight by it, so that sums of weights do not
+// depend on the order of input.
+func byWeight(lesions []Lesion) (out []*Lesion) {
+	for i := range lesions {
+		if l := &lesions[i]; !l.Ignore && l.Weight > 0 {
+			out = append(out, l)
+		}
+	}
+	slices.SortFunc(out, func(a, b *Lesion) int { return cmp.Compare(a.Weight, b.Weight) })
+	return out
 }
 
 // meritSum accumulates the figures of merit from ratings in descending order.

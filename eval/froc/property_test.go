@@ -325,9 +325,12 @@ func TestPermutationWithoutExchangeKeepsBothSystems(t *testing.T) {
 func TestFiguresOfMeritEqualTheirDefinition(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := drawWorld(t)
+		for i := range w.truth.Lesions {
+			w.truth.Lesions[i].Weight = rapid.SampledFrom([]float64{0, 0, 0.25, 0.5, 2}).Draw(t, "weight")
+		}
 		r := w.evaluate(t)
 		highest := make([]float64, len(w.truth.Images))
-		count := make([]float64, len(w.truth.Images))
+		count, heavy := make([]float64, len(w.truth.Images)), make([]float64, len(w.truth.Images))
 		for i := range highest {
 			highest[i] = math.Inf(-1)
 		}
@@ -339,6 +342,7 @@ func TestFiguresOfMeritEqualTheirDefinition(t *testing.T) {
 		outcomes := r.LesionOutcomes()
 		for _, o := range outcomes {
 			count[w.truth.Lesions[o.Lesion].Image]++
+			heavy[w.truth.Lesions[o.Lesion].Image] += w.truth.Lesions[o.Lesion].Weight
 		}
 		var sum, pairs [4]float64
 		for _, o := range outcomes {
@@ -353,7 +357,11 @@ func TestFiguresOfMeritEqualTheirDefinition(t *testing.T) {
 				} else if score == h {
 					psi = 0.5
 				}
-				weight := 1 / count[w.truth.Lesions[o.Lesion].Image]
+				lesion := &w.truth.Lesions[o.Lesion]
+				weight := 1 / count[lesion.Image]
+				if heavy[lesion.Image] > 0 {
+					weight = lesion.Weight / heavy[lesion.Image]
+				}
 				for k, use := range []bool{count[i] == 0, true, count[i] == 0, true} {
 					if use {
 						v := []float64{1, 1, weight, weight}[k]

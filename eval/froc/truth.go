@@ -44,6 +44,9 @@ type Lesion struct {
 	// Class is an index into Truth.Classes, [AnyClass] for a region that marks of every class
 	// may hit. Without Truth.Classes it means nothing.
 	Class int32
+	// Weight is its share among the lesions of its image in the weighted figures of merit, in
+	// any unit; 0 throughout an image: all weigh the same.
+	Weight float64
 	// Area is that of the lesion's shape where the region is only its box, as a COCO
 	// annotation has it; 0: the region's. It decides the size of COCO's areas.
 	Area float64
@@ -114,6 +117,9 @@ func (t *Truth) Check() error {
 		}
 		if err := l.Region.Check(); err != nil {
 			return fmt.Errorf("lesion %d in image %q: %w", i, t.Images[l.Image].ID, err)
+		}
+		if !(l.Weight >= 0) || math.IsInf(l.Weight, 0) {
+			return fmt.Errorf("lesion %d in image %q: weight %v, want 0 or more", i, t.Images[l.Image].ID, l.Weight)
 		}
 		if err := t.checkClass(l.Class); err != nil {
 			return fmt.Errorf("lesion %d in image %q: %w", i, t.Images[l.Image].ID, err)

@@ -48,6 +48,35 @@ func (t *Truth) classID(id string) int32 {
 	return t.class(id)
 }
 
+// markClass is class for a mark, which may call a class by its number where the ground truth
+// has numbers besides names.
+func (t *Truth) markClass(name string) int32 {
+	name = strings.TrimSpace(name)
+	if _, known := t.classes.byName[name]; !known {
+		if k, numbered := t.classes.byID[name]; numbered && k != twoClasses {
+			return k
+		}
+	}
+	return t.class(name)
+}
+
+// twoClasses is what classes.byID has for a number that several classes share.
+const twoClasses = froc.AnyClass - 1
+
+// classNumber notes the number of a class. A number of two classes is none's.
+func (t *Truth) classNumber(number string, class int32) {
+	if number = strings.TrimSpace(number); number == "" || class == froc.AnyClass {
+		return
+	}
+	if t.classes.byID == nil {
+		t.classes.byID = map[string]int32{}
+	}
+	if first, known := t.classes.byID[number]; known && first != class {
+		class = twoClasses
+	}
+	t.classes.byID[number] = class
+}
+
 // sortClasses numbers the classes by name, so that the order of rows cannot matter.
 func (t *Truth) sortClasses() {
 	sorted := slices.Sorted(slices.Values(t.Classes))
@@ -57,7 +86,7 @@ func (t *Truth) sortClasses() {
 		place[old] = int32(k)
 	}
 	move := func(class int32) int32 {
-		if class == froc.AnyClass {
+		if class < 0 {
 			return class
 		}
 		return place[class]
@@ -92,7 +121,7 @@ func (t *Truth) chooseCategory(path string) error {
 	}
 	k, known := t.classes.byName[want]
 	if !known {
-		if k, known = t.classes.byID[want]; !known {
+		if k, known = t.classes.byID[want]; !known || k < 0 {
 			return fmt.Errorf("%s: no category %q; there are %s", path, want, someOf(t.Classes))
 		}
 	}
@@ -108,7 +137,7 @@ func (t *Truth) keeps(class int32) bool {
 
 // noteClasses says what is strange about the classes of marks that were read.
 func (t *Truth) noteClasses(path string, p *Predictions) {
-	if len(t.Classes) == 0 || len(p.Marks) == 0 {
+	if len(t.Classes) == 0 || len(p.Marks) == 0 || len(t.Lesions) == 0 {
 		return
 	}
 	ofLesion, ofMark := make([]bool, len(t.Classes)), make([]bool, len(t.Classes))

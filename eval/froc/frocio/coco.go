@@ -104,7 +104,7 @@ func (t *Truth) readJSON(in *input) error {
 func part(path string, document map[string]json.RawMessage, key string, into any) error {
 	if raw := document[key]; raw != nil {
 		if err := json.Unmarshal(raw, into); err != nil {
-			return fmt.Errorf("%s: %s: %w", path, key, err)
+			return fmt.Errorf("%s: %s: %w", path, key, plainJSON(err))
 		}
 	}
 	return nil
@@ -136,7 +136,7 @@ func (t *Truth) readCOCO(path string, document map[string]json.RawMessage) error
 				continue
 			}
 			t.sizes[string(im.ID)] = [2]float64{im.Width, im.Height}
-			t.addImage(froc.Image{ID: string(im.ID), Patient: string(im.Patient), Volume: string(im.Volume)})
+			t.alias(im.FileName, t.addImage(froc.Image{ID: string(im.ID), Patient: string(im.Patient), Volume: string(im.Volume)}))
 		}
 		t.listed = true
 	}
@@ -232,7 +232,7 @@ func (t *Truth) decodeCases(path string, raw json.RawMessage, p *Predictions, pr
 			}
 			class := int32(froc.AnyClass)
 			if len(t.Classes) > 0 {
-				class = t.class(string(b.Label))
+				class = t.markClass(string(b.Label))
 			}
 			if t.keeps(class) {
 				p.add(froc.Prediction{Image: i, Region: region, Score: *b.Score, Class: class}, row-1)
@@ -256,7 +256,7 @@ func (t *Truth) decodeCOCOResults(path string, r io.Reader, p *Predictions, prob
 	for ; decoder.More(); n++ {
 		box = cocoBox{BBox: box.BBox[:0]}
 		if err := decoder.Decode(&box); err != nil {
-			return fmt.Errorf("%s: at byte %d: %w", where(), decoder.InputOffset(), err)
+			return fmt.Errorf("%s: at byte %d: %w", where(), decoder.InputOffset(), plainJSON(err))
 		}
 		class := t.classID(string(box.CategoryID))
 		if !t.keeps(class) {

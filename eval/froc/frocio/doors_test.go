@@ -3,6 +3,7 @@ package frocio
 import (
 	"bytes"
 	"compress/gzip"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +28,8 @@ func TestBoxesAreReadAsWhatTheirColumnsSay(t *testing.T) {
 		{"scan,cx,cy,w,h", "a,12,24,4,8", Options{}},
 		{"case_id,x_center,y_center,width,height", "a,12,24,4,8", Options{}},
 		{"image,x0,y0,x1,y1", "a,10,20,14,28", Options{}},
+		{"image,x,y,x2,y2", "a,10,20,14,28", Options{}},
+		{"image,x_top_left,y_top_left,x_bottom_right,y_bottom_right", "a,10,20,14,28", Options{}},
 		{"image,xywh", `a,"[10, 20, 4, 8]"`, Options{}},
 		{"image,x1 y1 x2 y2", "a,10 20 14 28", Options{}},
 		{`image,"bbox [x1,y1,x2,y2]"`, `a,"10,20,14,28"`, Options{}},
@@ -95,6 +98,8 @@ func TestWhatFitsTwoWaysIsRefusedWithTheChoice(t *testing.T) {
 		{truth, "image,x1,y1,x2,y2,score\na,0,0,1,1,1\n", Options{Coordinates: LPS}, "--coordinates is for points"},
 		{truth, "\x80\x04\x95 pickled", Options{}, "python3 -c"},
 		{truth, "PAR1....", Options{}, "to_csv"},
+		{truth, "BZh91AY", Options{}, "packed by bzip2"},
+		{"image,x1,y1,x2,y2\nct-1 a,0,0,1,1\n", "image,x1,y1,x2,y2,score\nCT_1_a_0000,0,0,1,1,1\n", Options{}, `did you mean "ct-1 a"?`},
 	} {
 		dir := write(t, map[string]string{"t.csv": c.truth, "p.csv": c.marks})
 		if _, _, err := read(dir, "t.csv", "p.csv", c.options); err == nil || !strings.Contains(err.Error(), c.want) || len(err.Error()) > 2000 {
@@ -104,7 +109,8 @@ func TestWhatFitsTwoWaysIsRefusedWithTheChoice(t *testing.T) {
 }
 
 func TestListsOfImagesHaveAHeaderUnderAnyUsualName(t *testing.T) {
-	for _, header := range []string{"filename", "id", "name", "uid", "case_id", "patient", "scan", "Image ID", "SeriesInstanceUID", "File Name", "imageName", "StudyInstanceUID"} {
+	for _, header := range []string{"filename", "id", "name", "uid", "case_id", "patient", "scan", "Image ID", "SeriesInstanceUID", "File Name", "imageName", "StudyInstanceUID",
+		"images", "image_ids", "Sample ID", "ImageFileName"} {
 		dir := write(t, map[string]string{"images.csv": header + "\na\nb\n", "t.csv": "image,x1,y1,x2,y2\na,0,0,1,1\n"})
 		truth, err := ReadTruth(Source{GroundTruth: filepath.Join(dir, "t.csv"), Images: filepath.Join(dir, "images.csv")}, Options{})
 		if err != nil || len(truth.Images) != 2 {
@@ -285,5 +291,128 @@ func TestJAFROCTablesNameTheLesionsThatAreHit(t *testing.T) {
 	}
 	if _, err := truth.ReadPredictions(filepath.Join(dir, "two.csv")); err == nil || !strings.Contains(err.Error(), "froc mrmc") {
 		t.Errorf("two readers in one file: %v", err)
+	}
+}
+
+// What looks like a header that nobody knows is said, and --columns settles it.
+func TestAFirstRowThatMayBeAHeaderIsSaid(t *testing.T) {
+	dir := write(t, map[string]string{"images.csv": "Aufnahme\na1\na2\n", "t.csv": "image,x1,y1,x2,y2\na1,0,0,1,1\n"})
+	source := Source{GroundTruth: filepath.Join(dir, "t.csv"), Images: filepath.Join(dir, "images.csv")}
+	truth, err := ReadTruth(source, Options{})
+	if err != nil || len(truth.Warnings) != 1 || !strings.Contains(truth.Warnings[0], "--columns image=Aufnahme") {
+		t.Errorf("error %v, %+v", err, truth)
+	}
+	truth, err = ReadTruth(source, Options{Columns: map[string]string{"image": "Aufnahme"}})
+	if err != nil || len(truth.Images) != 2 || len(truth.Warnings) != 0 {
+		t.Errorf("declared: error %v, %+v", err, truth)
+	}
+}
+
+// VinDr writes names of classes in the truth and their numbers in predictions.
+func TestMarksMayCallClassesByTheirNumbers(t *testing.T) {
+	for _, c := range []struct {
+		truth, mark string
+		class       string
+	}{
+		{"image,class_name,class_id,x1,y1,x2,y2\na,Mass,8,0,0,9,9\nb,Cyst,2,0,0,9,9\n", "image,class,x1,y1,x2,y2,score\na,8,0,0,9,9,1\n", "Mass"},
+		{"image,class_name,class_id,x1,y1,x2,y2\na,2,8,0,0,9,9\nb,Cyst,2,0,0,9,9\n", "image,class,x1,y1,x2,y2,score\na,2,0,0,9,9,1\n", "2"},
+		{"image,class,category_id,x1,y1,x2,y2\na,Mass,8,0,0,9,9\nb,Cyst,8,0,0,9,9\n", "image,class,x1,y1,x2,y2,score\na,8,0,0,9,9,1\n", "8"}, // nobody's number
+	} {
+		dir := write(t, map[string]string{"t.csv": c.truth, "p.csv": c.mark})
+		truth, marks, err := read(dir, "t.csv", "p.csv", Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := truth.Classes[marks.Marks[0].Class]; got != c.class {
+			t.Errorf("%q: class %q, want %q", c.truth, got, c.class)
+		}
+	}
+}
+
+func TestCOCOMarksMayNameTheFileOfTheirImage(t *testing.T) {
+	const truth = `{"images":[{"id":1,"file_name":"ct/a.png"},{"id":2,"file_name":"b/same.png"},{"id":3,"file_name":"c/same.png"}],
+		"annotations":[{"image_id":1,"category_id":1,"bbox":[0,0,9,9]}],"categories":[{"id":1,"name":"x"}]}`
+	for name, want := range map[string]string{`"a"`: "", `"ct/a.png"`: "", `"same"`: "is not in the list", "1": ""} {
+		dir := write(t, map[string]string{"t.json": truth, "p.json": `[{"image_id":` + name + `,"category_id":1,"bbox":[0,0,9,9],"score":1}]`})
+		_, marks, err := read(dir, "t.json", "p.json", Options{})
+		if want == "" && (err != nil || marks.Marks[0].Image != 0) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: error %v, want %q", name, err, want)
+		}
+	}
+}
+
+func TestJSONErrorsSpeakOfJSON(t *testing.T) {
+	const truth = "image,x1,y1,x2,y2\na,0,0,1,1\n"
+	for text, want := range map[string]string{
+		`[{"image_id":"a","bbox":[0,0,1,1],"score":"0.9"}]`: "score is a JSON string, want a number",
+		`[{"image_id":"a","bbox":[0,0,1,1],"score":NaN}]`:   "JSON has neither NaN nor Infinity",
+	} {
+		dir := write(t, map[string]string{"t.csv": truth, "p.json": text})
+		if _, _, err := read(dir, "t.csv", "p.json", Options{}); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "Go ") {
+			t.Errorf("%s: error %v, want %q", text, err, want)
+		}
+	}
+}
+
+// A polygon stands for the box around it, with and without a score.
+func TestYOLOPolygonsAreTheBoxAroundThem(t *testing.T) {
+	dir := write(t, map[string]string{"i.csv": "image,width,height\na,100,100\nb,100,100\n"})
+	for file, text := range map[string]string{"g/a.txt": "0 .1 .2 .14 .2 .14 .28\n", "p/a.txt": "0 .1 .2 .14 .2 .14 .28 .9\n"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, file)), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	truth, err := ReadTruth(Source{GroundTruth: filepath.Join(dir, "g"), Images: filepath.Join(dir, "i.csv")}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	marks, err := truth.ReadPredictions(filepath.Join(dir, "p"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []froc.Region{truth.Lesions[0].Region, marks.Marks[0].Region} {
+		if low, high := r.Bounds(); math.Abs(low[0]-10)+math.Abs(low[1]-20)+math.Abs(high[0]-14)+math.Abs(high[1]-28) > 1e-9 {
+			t.Errorf("box %v", r.String())
+		}
+	}
+	// the second image has no file
+	if !strings.Contains(strings.Join(marks.Notes, "\n"), `no file for 1 of 2 images (the first: "b")`) {
+		t.Errorf("notes %q", marks.Notes)
+	}
+}
+
+// JAFROC's sheet of lesions may weigh them; elsewhere a column weight is a stratum.
+func TestJAFROCWeightsAreRead(t *testing.T) {
+	dir := write(t, map[string]string{
+		"TRUTH.csv": "CaseID,LesionID,Weight\n1,0,0\n2,1,0.7\n2,2,0.3\n", "bad.csv": "CaseID,LesionID,Weight\n2,1,-1\n",
+		"t.csv": "image,x1,y1,x2,y2,weight\na,0,0,1,1,80\n",
+	})
+	truth, err := ReadTruth(Source{GroundTruth: filepath.Join(dir, "TRUTH.csv")}, Options{})
+	if err != nil || truth.Lesions[0].Weight != 0.7 || truth.Lesions[1].Weight != 0.3 {
+		t.Errorf("error %v, %+v", err, truth)
+	}
+	if truth, err = ReadTruth(Source{GroundTruth: filepath.Join(dir, "t.csv")}, Options{}); err != nil || truth.Lesions[0].Weight != 0 || truth.Strata[0] != "weight" {
+		t.Errorf("error %v, %+v", err, truth)
+	}
+	if _, err = ReadTruth(Source{GroundTruth: filepath.Join(dir, "bad.csv")}, Options{}); err == nil || !strings.Contains(err.Error(), `bad.csv:2: Weight "-1"`) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A map of shares or with a negative background would be a lesion for every value.
+func TestAMapIsNoMaskOfLesions(t *testing.T) {
+	path, err := filepath.Abs("../../../internal/nifti/testdata/int16_scaled.nii")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := write(t, map[string]string{"t.csv": "image,mask\na," + path + "\n"})
+	for _, rule := range []MaskRule{MaskLabels, MaskComponents} {
+		_, err = ReadTruth(Source{GroundTruth: filepath.Join(dir, "t.csv")}, Options{MaskLesions: rule})
+		if err == nil || !strings.Contains(err.Error(), "values from 0.5 to 1.5 beside 0, want whole numbers") {
+			t.Errorf("%s: error %v", rule, err)
+		}
 	}
 }

@@ -66,6 +66,24 @@ type yoloBox struct {
 	line   int
 }
 
+// aroundPolygon makes the numbers of a segmentation (class x y x y x y … [score]) those of the box
+// around it; others stay as they are.
+func aroundPolygon(v []float64, scored bool) []float64 {
+	end := len(v)
+	if scored {
+		end--
+	}
+	if end < 7 || end%2 == 0 {
+		return v
+	}
+	low, high := [2]float64{v[1], v[2]}, [2]float64{v[1], v[2]}
+	for i, x := range v[1:end] {
+		low[i%2], high[i%2] = min(low[i%2], x), max(high[i%2], x)
+	}
+	box := []float64{v[0], (low[0] + high[0]) / 2, (low[1] + high[1]) / 2, high[0] - low[0], high[1] - low[1]}
+	return append(box, v[end:]...)
+}
+
 // readYOLOFile reads the lines of one image's file: class cx cy w h, of predictions with a score.
 func (t *Truth) readYOLOFile(in *input, id string, scored bool, problems *problems) ([]yoloBox, error) {
 	names := classNamesOf(in.name)
@@ -86,9 +104,10 @@ func (t *Truth) readYOLOFile(in *input, id string, scored bool, problems *proble
 			continue
 		}
 		where := fmt.Sprintf("%s:%d", in.name, line)
-		v := numbersOf(fields)
+		v := aroundPolygon(numbersOf(fields), scored)
 		if len(v) != want {
-			problems.row(where, "bad line", "%q, want %s", clip(scanner.Text()), map[bool]string{false: "class cx cy w h", true: "class cx cy w h score"}[scored])
+			problems.row(where, "bad line", "%q, want %s", clip(scanner.Text()), map[bool]string{false: "class cx cy w h",
+				true: "class cx cy w h score (Ultralytics writes the score with save_conf=True)"}[scored])
 			continue
 		}
 		if slices.Max(v[1:5]) > 1.5 {

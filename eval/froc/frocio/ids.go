@@ -5,6 +5,9 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // fileEndings are those that an image id may carry or not.
@@ -23,10 +26,19 @@ func stem(id string) string {
 	}
 }
 
-// likeness is what ids have in common that differ only by folder, ending, case, leading
-// zeros or a decimal .0.
+// likeness is what ids have in common that differ only by folder, ending, case, blanks and
+// dashes, leading zeros, a decimal .0, nnU-Net's _0000, or by how Unicode writes a letter.
 func likeness(id string) string {
-	id = strings.ToLower(strings.TrimSuffix(stem(strings.TrimSpace(id)), ".0"))
+	id = strings.TrimSuffix(strings.TrimSuffix(stem(strings.TrimSpace(id)), ".0"), "_0000")
+	id = strings.Join(strings.FieldsFunc(norm.NFC.String(strings.ToLower(id)), func(c rune) bool {
+		return c == '_' || c == '-' || unicode.IsSpace(c)
+	}), "_")
+	id = strings.Map(func(c rune) rune {
+		if unicode.Is(unicode.Cf, c) {
+			return -1 // without width
+		}
+		return c
+	}, id)
 	var b strings.Builder
 	for i := 0; i < len(id); i++ {
 		// a zero that begins a number of more digits
@@ -42,8 +54,7 @@ func likeness(id string) string {
 
 func digit(c byte) bool { return c >= '0' && c <= '9' }
 
-// near returns the known id that an unknown one is most like: the same but for folder,
-// ending, case or leading zeros; "" without one.
+// near returns the known id that an unknown one is most like, see likeness; "" without one.
 func (t *Truth) near(id string) string {
 	if t.likeness == nil {
 		t.likeness = map[string]string{}
@@ -63,6 +74,23 @@ func (t *Truth) hint(id string) string {
 		return fmt.Sprintf("; did you mean %q? The ids must be written alike", clip(known))
 	}
 	return ""
+}
+
+// alias notes an image's file, by which marks may call it instead of by its id. What several
+// files are called is nobody's.
+func (t *Truth) alias(file string, image int) {
+	if file == "" {
+		return
+	}
+	if t.aliases == nil {
+		t.aliases = map[string]int{}
+	}
+	for _, name := range slices.Compact([]string{file, path.Base(file), stem(file)}) {
+		if _, twice := t.aliases[name]; twice {
+			image = -1
+		}
+		t.aliases[name] = image
+	}
 }
 
 // fileID is the image that a file stands for: the id as it is, or without folder and ending.
@@ -86,7 +114,7 @@ func (t *Truth) warnNearIDs(file string) {
 	for _, id := range t.list {
 		key := likeness(id)
 		if other, there := first[key]; there && other != id {
-			t.warn("%s: the images %q and %q differ only by folder, ending, case or leading zeros; they are counted as two", file, clip(other), clip(id))
+			t.warn("%s: the images %q and %q differ only by folder, ending, case, dashes or leading zeros; they are counted as two", file, clip(other), clip(id))
 			return
 		}
 		first[key] = id

@@ -26,12 +26,12 @@ var roleNames = map[string][]string{
 	"ignore":  {"ignore", "ignored", "iscrowd", "difficult"},
 	"class":   classNames,
 	"reader":  {"reader", "readerid", "radid", "rad", "annotator", "annotatorid", "radiologist", "radiologistid", "observer", "rater", "raterid"},
-	"score":   {"score", "scores", "probability", "prob", "confidence", "conf", "detectionscore", "predscore", "labelscore", "rating", "tprating", "fprating", "likelihood", "malignancyscore"},
-	"x1":      {"x1", "xmin", "minx", "xstart", "left", "xtl", "bboxx1", "bboxxmin", "boxx1", "xleft"},
-	"y1":      {"y1", "ymin", "miny", "ystart", "top", "ytl", "bboxy1", "bboxymin", "boxy1", "ytop"},
+	"score":   {"score", "scores", "probability", "prob", "confidence", "conf", "detectionscore", "predscore", "labelscore", "rating", "tprating", "fprating", "llrating", "nlrating", "likelihood", "malignancyscore"},
+	"x1":      {"x1", "xmin", "minx", "xstart", "left", "xtl", "bboxx1", "bboxxmin", "boxx1", "xleft", "xtopleft", "topleftx"},
+	"y1":      {"y1", "ymin", "miny", "ystart", "top", "ytl", "bboxy1", "bboxymin", "boxy1", "ytop", "ytopleft", "toplefty"},
 	"z1":      {"z1", "zmin", "minz", "zstart", "bboxz1", "bboxzmin", "slicestart", "startslice"},
-	"x2":      {"x2", "xmax", "maxx", "xend", "xstop", "right", "xbr", "bboxx2", "bboxxmax", "boxx2", "xright"},
-	"y2":      {"y2", "ymax", "maxy", "yend", "ystop", "bottom", "ybr", "bboxy2", "bboxymax", "boxy2", "ybottom"},
+	"x2":      {"x2", "xmax", "maxx", "xend", "xstop", "right", "xbr", "bboxx2", "bboxxmax", "boxx2", "xright", "xbottomright", "bottomrightx"},
+	"y2":      {"y2", "ymax", "maxy", "yend", "ystop", "bottom", "ybr", "bboxy2", "bboxymax", "boxy2", "ybottom", "ybottomright", "bottomrighty"},
 	"z2":      {"z2", "zmax", "maxz", "zend", "zstop", "bboxz2", "bboxzmax", "sliceend", "endslice"},
 	"x":       {"x", "bboxx", "boxx", "xcoord", "xcoordinate", "xpos", "posx"},
 	"y":       {"y", "bboxy", "boxy", "ycoord", "ycoordinate", "ypos", "posy"},
@@ -46,6 +46,8 @@ var roleNames = map[string][]string{
 	"mask": {"mask", "maskfile", "maskpath", "maskname", "segmentation", "seg", "segfile", "labelmap", "labelfile", "detectionmap", "heatmap"},
 	// voxel is the value that a lesion or a mark has in its mask
 	"voxel": {"labelid", "labelvalue", "maskvalue", "maskid", "voxellabel", "componentid"},
+	// weight is that of a lesion among those of its image, of JAFROC's sheets
+	"weight": {"lesionweight", "weight"},
 	// lesion names a lesion within its image instead of a place: JAFROC's
 	"lesion": {"lesionid"},
 	// lists hold a whole box in one cell; box is one whose order the name does not say
@@ -73,8 +75,34 @@ func plain(name string) string {
 	}, name)
 }
 
-// isImageName reports whether a text is a usual name of a column of image ids.
-func isImageName(text string) bool { return slices.Contains(roleNames["image"], plain(text)) }
+// imageWords make up the names of columns of images: "Sample ID", ImageFileName, image_ids.
+var imageWords = []string{"image", "img", "bild", "picture", "file", "datei", "path", "name", "series", "instance", "uid", "uuid", "identifier", "id",
+	"scan", "volume", "vol", "slide", "slice", "case", "fall", "public", "study", "sample", "item", "key", "dicom", "sop", "exam", "accession", "number",
+	"subject", "patient", "index", "list"}
+
+// isImageName reports whether a text is a usual name of a column of image ids: made of
+// imageWords alone, each in the plural or not.
+func isImageName(text string) bool {
+	name := plain(text)
+	if slices.Contains(roleNames["image"], name) {
+		return true
+	}
+	// parts[i]: the first i bytes are words
+	parts := make([]bool, len(name)+1)
+	parts[0] = true
+	for i := range name {
+		for _, word := range imageWords {
+			if parts[i] && strings.HasPrefix(name[i:], word) {
+				end := i + len(word)
+				parts[end] = true
+				if strings.HasPrefix(name[end:], "s") {
+					parts[end+1] = true
+				}
+			}
+		}
+	}
+	return name != "" && parts[len(name)]
+}
 
 // order says what a region's numbers are.
 type order int
@@ -101,7 +129,7 @@ const (
 
 // layout says which column of a table means what; -1: there is no such column.
 type layout struct {
-	image, score, patient, volume, split, ignore, class, reader, voxel, width, height int
+	image, score, patient, volume, split, ignore, class, reader, voxel, width, height, weight int
 
 	geometry geometry
 	order    order
@@ -195,6 +223,10 @@ func (o Options) newLayout(t *rowFile) (layout, error) {
 	if l.geometry == maskFile {
 		l.voxel = c.take("voxel")
 	}
+	// a column called weight is anything's elsewhere, a patient's for instance
+	if l.weight = -1; l.geometry == namedLesion || slices.Contains(c.plain, "lesionweight") || o.Columns["weight"] != "" {
+		l.weight = c.take("weight")
+	}
 	for i, name := range t.header {
 		if !c.taken[i] && !strings.HasPrefix(strings.ToLower(name), "unnamed: ") {
 			l.rest = append(l.rest, i)
@@ -212,6 +244,8 @@ var forms = []struct {
 	{box3D, corners, []string{"x1", "y1", "z1", "x2", "y2", "z2"}},
 	{sliceBox, corners, []string{"x1", "y1", "x2", "y2", "z"}},
 	{box2D, corners, []string{"x1", "y1", "x2", "y2"}},
+	{box3D, corners, []string{"x", "y", "z", "x2", "y2", "z2"}},
+	{box2D, corners, []string{"x", "y", "x2", "y2"}},
 	{box3D, sizes, []string{"x1", "y1", "z1", "w", "h", "d"}},
 	{box3D, sizes, []string{"x", "y", "z", "w", "h", "d"}},
 	{box3D, centres, []string{"cx", "cy", "cz", "w", "h", "d"}},
@@ -298,7 +332,7 @@ func (l *layout) chooseGeometry(c *columns) {
 	case c.has("lesion"):
 		l.geometry = namedLesion
 		use([]string{"lesion"})
-	case slices.Contains(c.plain, "fprating"):
+	case slices.Contains(c.plain, "fprating"), slices.Contains(c.plain, "nlrating"):
 		l.geometry = namedLesion
 	}
 }

@@ -132,6 +132,13 @@ func (t *Truth) addMaskFile(proto froc.Lesion, path string, label *float64, wher
 		return fmt.Errorf("%s: mask of %v voxels, but another mask of the image has %v, or lies elsewhere in space", where, v.Size, grid.Size)
 	}
 	t.grids[proto.Image] = v.Grid()
+	if label == nil && len(v.Values) > 0 {
+		// one value alone is a mask, whatever it is
+		if least := slices.Min(v.Values); least < 0 || !whole(v.Values) && least != slices.Max(v.Values) {
+			return fmt.Errorf("%s: %s is no mask: values from %v to %v beside 0, want whole numbers from 1 for lesions and 0 elsewhere; "+
+				"take a threshold, or resample labels by the nearest voxel", where, path, least, slices.Max(v.Values))
+		}
+	}
 	var parts [][]int
 	if t.options.MaskLesions == MaskComponents && label == nil {
 		for _, c := range v.Components() {

@@ -143,7 +143,7 @@ func (t *Truth) addListed(id string, region froc.Region, bad error, score float6
 	i, ok := t.imageOf(id, p, problems, where)
 	m := froc.Prediction{Image: i, Region: region, Score: score, Class: froc.AnyClass}
 	if len(t.Classes) > 0 {
-		m.Class = t.class(class)
+		m.Class = t.markClass(class)
 	}
 	switch {
 	case !ok || !t.keeps(m.Class):

@@ -321,7 +321,7 @@ func (t *Truth) readNPZPredictions(path, only string, p *Predictions, problems *
 		}
 		m := froc.Prediction{Image: k, Region: region(i), Score: scores.numbers[i], Class: froc.AnyClass}
 		if class != nil && len(t.Classes) > 0 {
-			m.Class = t.class(class(i))
+			m.Class = t.markClass(class(i))
 		}
 		if !t.keeps(m.Class) {
 			continue

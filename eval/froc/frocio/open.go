@@ -3,12 +3,15 @@ package frocio
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/internal/table"
@@ -67,6 +70,9 @@ var foreign = []struct{ magic, what, mend string }{
 	{"PK\x03\x04", "a zip archive or a workbook", "export the sheet as CSV"},
 	{"PAR1", "a Parquet file", `convert it: python3 -c "import pandas,sys; pandas.read_parquet(sys.argv[1]).to_csv(sys.argv[2],index=False)" %s out.csv`},
 	{"\x89HDF", "an HDF5 file", "write its arrays with numpy.savez"},
+	{"BZh", "packed by bzip2", "unpack it (bunzip2), or pack it by gzip"}, {"\xfd7zXZ", "packed by xz", "unpack it (unxz), or pack it by gzip"},
+	{"\x28\xb5\x2f\xfd", "packed by zstd", "unpack it (unzstd), or pack it by gzip"}, {"7z\xbc\xaf", "a 7-zip archive", "unpack it"},
+	{"\xd0\xcf\x11\xe0", "an Excel workbook of the old kind", "export the sheet as CSV"}, {"%PDF", "a PDF file", "want a table or JSON"},
 	{"\x93NUMPY", "a single NumPy array", "save boxes, scores and image together with numpy.savez"},
 	{"\x80\x02", "a Python pickle", pickleMend}, {"\x80\x03", "a Python pickle", pickleMend},
 	{"\x80\x04", "a Python pickle", pickleMend}, {"\x80\x05", "a Python pickle", pickleMend},
@@ -131,7 +137,7 @@ func (in *input) format() format {
 		return objectFormat
 	}
 	line, _, _ := bytes.Cut(start, []byte("\n"))
-	if numbers := numbersOf(strings.Fields(string(line))); len(numbers) == 5 || len(numbers) == 6 {
+	if numbers := numbersOf(strings.Fields(string(line))); len(numbers) == 5 || len(numbers) == 6 || len(numbers) > 6 && extension(in.name) == ".txt" {
 		return yoloFormat
 	}
 	if numbers := numbersOf(strings.Split(strings.TrimSpace(string(line)), ",")); len(numbers) == 3 && numbers[0] >= 0 && numbers[0] <= 1 {
@@ -162,9 +168,24 @@ func extension(path string) string {
 func decodeWhole(name, want string, r io.Reader, into any) error {
 	decoder := json.NewDecoder(r)
 	if err := decoder.Decode(into); err != nil {
-		return fmt.Errorf("%s: want %s: at byte %d: %w", name, want, decoder.InputOffset(), err)
+		return fmt.Errorf("%s: want %s: at byte %d: %w", name, want, decoder.InputOffset(), plainJSON(err))
 	}
 	return atEnd(name, decoder)
+}
+
+// plainJSON says in the words of JSON, not of Go, why something could not be decoded.
+func plainJSON(err error) error {
+	var kind *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &kind):
+		want := map[reflect.Kind]string{reflect.Float64: "a number", reflect.Int: "a whole number", reflect.String: "a text", reflect.Slice: "a list",
+			reflect.Array: "a list", reflect.Map: "an object", reflect.Struct: "an object", reflect.Bool: "true or false"}[kind.Type.Kind()]
+		return fmt.Errorf("%s is a JSON %s, want %s", cmp.Or(kind.Field, "the value"), kind.Value, want)
+	case errors.As(err, &syntax) && (strings.Contains(err.Error(), "'N'") || strings.Contains(err.Error(), "'I'")):
+		return fmt.Errorf("%w: JSON has neither NaN nor Infinity; leave such marks out", err)
+	}
+	return err
 }
 
 // atEnd refuses what stands behind a JSON value.

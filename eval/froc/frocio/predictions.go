@@ -28,6 +28,7 @@ type Predictions struct {
 	labels    int  // maps of whole numbers, taken as scores
 	files     int  // maps of whole numbers, taken as labels
 	outside   int  // marks that lie outside of their lesions' grid
+	byFile    int  // marks whose image is called by its file instead of its id
 
 	readings map[ReadingKey]*Predictions // of [Truth.ReadReadings]: where the marks go instead
 }
@@ -136,6 +137,9 @@ func (t *Truth) remark(path string, p *Predictions) {
 	if p.files > 0 {
 		p.warn("%s: %d files are maps of labels, which have no scores: every component of a label is a mark of score 1", path, p.files)
 	}
+	if p.byFile > 0 {
+		p.note("%s: %d marks name their image by its file_name instead of its id", path, p.byFile)
+	}
 	if p.outside > 0 {
 		p.warn("%s: %d marks lie outside of the lesions' grid in space and are not counted", path, p.outside)
 	}
@@ -183,6 +187,10 @@ func (t *Truth) imageOf(id string, p *Predictions, problems *problems, where fun
 	if t.left[id] {
 		p.LeftOut++
 		return 0, false
+	}
+	if i, known := t.aliases[id]; known && i >= 0 {
+		p.byFile++
+		return i, true
 	}
 	hint := "the list of images"
 	if !t.listed {
@@ -258,7 +266,7 @@ func (t *Truth) readPredictionTable(in *input, p *Predictions, problems *problem
 		if l.class >= 0 {
 			if row[l.class] != lastClass {
 				lastClass = strings.Clone(row[l.class])
-				lastClassIndex = t.class(lastClass)
+				lastClassIndex = t.markClass(lastClass)
 			}
 			class = lastClassIndex
 		}
@@ -362,7 +370,7 @@ func (t *Truth) addList(image int, l *layout, row []string, tab *rowFile, p *Pre
 	for _, m := range marks {
 		class := int32(froc.AnyClass)
 		if len(t.Classes) > 0 {
-			class = t.class(m.class)
+			class = t.markClass(m.class)
 		}
 		if t.keeps(class) {
 			p.add(froc.Prediction{Image: image, Region: m.region, Score: m.score, Class: class}, tab.line())
@@ -376,10 +384,27 @@ func (t *Truth) readPredictionFolder(folder string, p *Predictions, problems *pr
 	if err != nil {
 		return err
 	}
+	there := make(map[string]bool, len(files))
 	for _, path := range files {
+		there[t.fileID(filepath.Base(path))] = true
 		if err := t.readPredictionFile(path, p, problems); err != nil {
 			return err
 		}
+	}
+	absent, first := 0, ""
+	for i := range t.Images {
+		if id := t.Images[i].ID; !there[id] {
+			if absent++; absent == 1 {
+				first = id
+			}
+		}
+	}
+	if absent > 0 {
+		say := p.warn
+		if extension(files[0]) == ".txt" {
+			say = p.note // detectors of YOLO's kind write no file where they find nothing
+		}
+		say("%s: no file for %d of %d images (the first: %q), which count as images without a detection", folder, absent, len(t.Images), clip(first))
 	}
 	return nil
 }
@@ -424,7 +449,7 @@ func (t *Truth) readHeaderless(in *input, id string, p *Predictions, problems *p
 		for _, b := range boxes {
 			class := int32(froc.AnyClass)
 			if len(t.Classes) > 0 {
-				class = t.class(b.class)
+				class = t.markClass(b.class)
 			}
 			if t.keeps(class) {
 				p.add(froc.Prediction{Image: i, Region: b.region, Score: b.score, Class: class}, b.line)

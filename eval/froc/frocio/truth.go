@@ -133,6 +133,9 @@ type Truth struct {
 	readers  []string              // per lesion; nil: nobody is named
 	sizes    map[string][2]float64 // of images in pixels, width and height, by id; from the list of images
 	likeness map[string]string     // see near
+	aliases  map[string]int        // images by the name of their file, see alias
+	named    bool                  // lesions have numbers instead of places: JAFROC
+	first    string                // the first row of a list of images without a header
 	used     map[string]bool       // columns of Options.Columns that a file has
 	split    bool                  // a file had a column of splits
 	parts    int                   // separate parts of labels that count as one lesion
@@ -141,6 +144,9 @@ type Truth struct {
 	dlInfo   bool // the ground truth is a DL_info.csv
 	normal   bool // coordinates are shares of the image's sides
 }
+
+// Placed reports whether lesions have places; JAFROC's sheets only number them.
+func (t *Truth) Placed() bool { return !t.named }
 
 func (t *Truth) note(format string, args ...any) {
 	t.Notes = append(t.Notes, fmt.Sprintf(format, args...))
@@ -192,6 +198,7 @@ func ReadTruth(s Source, o Options) (*Truth, error) {
 	t.Notes = append(t.Notes, t.problems.notes(s.GroundTruth)...)
 	t.problems = nil
 	t.warnNearIDs(cmp.Or(s.Images, s.GroundTruth))
+	t.warnFirst(s.Images)
 	t.sortClasses()
 	if t.parts > 0 {
 		t.warn("%s: masks have %d parts that lie apart from others of their label: each label is one lesion; --mask-lesions components takes every part for one "+
@@ -208,6 +215,15 @@ func ReadTruth(s Source, o Options) (*Truth, error) {
 		return nil, fmt.Errorf("%s: %w", s.GroundTruth, err)
 	}
 	return t, nil
+}
+
+// warnFirst warns of a first row that may be a header and counts as an image without lesions.
+func (t *Truth) warnFirst(path string) {
+	i, known := t.index[t.first]
+	if !known || strings.ContainsAny(t.first, "0123456789") || slices.ContainsFunc(t.Lesions, func(l froc.Lesion) bool { return l.Image == i }) {
+		return
+	}
+	t.warn("%s: the first row, %q, counts as an image without lesions; if it is a header, call it image, or say --columns image=%s", path, clip(t.first), clip(t.first))
 }
 
 // readGroundTruth reads lesions of any format.
@@ -314,6 +330,9 @@ func (t *Truth) readImages(path string) error {
 		return err
 	}
 	defer tab.close()
+	if len(tab.header) == 1 {
+		tab.header[0] = "image" // openTable has seen that it names images
+	}
 	l, err := t.layout(tab)
 	if err != nil {
 		return err
@@ -328,8 +347,16 @@ func (t *Truth) readImages(path string) error {
 	}
 	splits := map[string]int{}
 	geometry := geometryColumns(tab.header)
+	heading := t.options.Columns["image"]
 	err = rows(tab, t.problems, func(row []string) error {
 		im := froc.Image{ID: strings.TrimSpace(row[l.image])}
+		if tab.bare && len(t.list) == 0 {
+			if im.ID == heading {
+				t.used[heading] = true
+				return nil
+			}
+			t.first = im.ID
+		}
 		if l.patient >= 0 {
 			im.Patient = strings.TrimSpace(row[l.patient])
 		}
@@ -415,6 +442,7 @@ func (t *Truth) readTable(in *input, excluded bool) error {
 	}
 	t.split = t.split || l.split >= 0
 	if l.geometry == namedLesion {
+		t.named = true
 		t.note("%s: lesions have numbers and no places (JAFROC): a mark that names one hits it", path)
 	}
 	if l.comma {
@@ -427,6 +455,10 @@ func (t *Truth) readTable(in *input, excluded bool) error {
 		for _, c := range l.rest {
 			t.Strata = append(t.Strata, tab.header[c])
 		}
+	}
+	number := slices.IndexFunc(tab.header, func(name string) bool { return plain(name) == "classid" || plain(name) == "categoryid" })
+	if number == l.class {
+		number = -1
 	}
 	return rows(tab, t.problems, func(row []string) error {
 		id := strings.TrimSpace(row[l.image])
@@ -460,6 +492,15 @@ func (t *Truth) readTable(in *input, excluded bool) error {
 		lesion := froc.Lesion{Image: i, Ignore: excluded, Class: froc.AnyClass}
 		if l.class >= 0 && !excluded {
 			lesion.Class = t.class(row[l.class])
+			if number >= 0 {
+				t.classNumber(row[number], lesion.Class)
+			}
+		}
+		if l.weight >= 0 {
+			if lesion.Weight, err = l.number(row[l.weight]); err != nil || lesion.Weight < 0 {
+				t.problems.row(tab.where(), "bad weight", "%s %q, want a number of 0 or more", tab.header[l.weight], clip(row[l.weight]))
+				return nil
+			}
 		}
 		if l.ignore >= 0 {
 			ignore, err := flag(row[l.ignore])

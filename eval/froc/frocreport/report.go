@@ -198,7 +198,7 @@ func Evaluate(source frocio.Source, read frocio.Options, protocol froc.Protocol,
 			}
 			said.warn(warning)
 		}
-		said.warn(noOverlap(s.Path, result))
+		said.warn(noOverlap(s.Path, truth, result))
 		found = append(found, Evaluated{System: s, Result: result, Rows: predictions.Rows})
 	}
 	return found, said, nil

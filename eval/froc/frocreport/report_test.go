@@ -3,6 +3,7 @@ package frocreport_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -142,4 +143,60 @@ func TestTablesOfSeveralSystemsHaveTheirNamesBeforeTheEnding(t *testing.T) {
 			t.Errorf("%s: %q, %v, want %d lines", name, text, err, lines)
 		}
 	}
+}
+
+// Files that were written in another way than they are read find far less than they could:
+// the warning says which way. Marks that are only bad are not warned of.
+func TestMisreadFilesAreSaidEvenWhereMarksTouchLesions(t *testing.T) {
+	const corners = "image,x1,y1,x2,y2%s\n"
+	lesions := [][4]float64{{10, 100, 30, 130}, {20, 60, 50, 80}, {200, 40, 220, 60}, {100, 100, 120, 120}}
+	for _, c := range []struct {
+		name, want string
+		mark       func(b [4]float64) [4]float64
+	}{
+		{"as they are", "", func(b [4]float64) [4]float64 { return b }},
+		{"elsewhere", "", func(b [4]float64) [4]float64 { return [4]float64{b[0] - 14, b[1] + 14, b[2] - 14, b[3] + 14} }},
+		{"swapped", "x and y seem to be swapped", func(b [4]float64) [4]float64 { return [4]float64{b[1], b[0], b[3], b[2]} }},
+		{"shares", "the marks seem to be normalised", func(b [4]float64) [4]float64 { return [4]float64{b[0] / 512, b[1] / 512, b[2] / 512, b[3] / 512} }},
+		{"resized", "times 2 they lie on the lesions", func(b [4]float64) [4]float64 { return [4]float64{b[0] / 2, b[1] / 2, b[2] / 2, b[3] / 2} }},
+		{"sides", "x1,y1,x2,y2 that were read as x,y,width,height", func(b [4]float64) [4]float64 { return [4]float64{b[0], b[1], b[0] + b[2], b[1] + b[3]} }},
+	} {
+		truth, marks := strings.Replace(corners, "%s", "", 1), strings.Replace(corners, "%s", ",score", 1)
+		for i, b := range lesions {
+			m := c.mark(b)
+			truth += fmt.Sprintf("%d,%v,%v,%v,%v\n", i, b[0], b[1], b[2], b[3])
+			marks += fmt.Sprintf("%d,%v,%v,%v,%v,0.%d\n", i, m[0], m[1], m[2], m[3], i+1)
+		}
+		warnings := warningsOf(t, truth, marks)
+		if c.want == "" && len(warnings) > 0 && !strings.Contains(warnings, "do both have one unit") || !strings.Contains(warnings, c.want) {
+			t.Errorf("%s: warnings %q, want %q", c.name, warnings, c.want)
+		}
+	}
+}
+
+func TestClassesThatAreNumberedOtherwiseAreSaid(t *testing.T) {
+	truth, marks := "image,class,x1,y1,x2,y2\n", "image,class,x1,y1,x2,y2,score\n"
+	for i := range 4 {
+		truth += fmt.Sprintf("%d,%d,0,0,9,9\n", i, i)
+		marks += fmt.Sprintf("%d,%d,0,0,9,9,0.%d\n", i, i+1, i+1)
+	}
+	if got := warningsOf(t, truth, marks); !strings.Contains(got, "are the numbers of classes the same in both files") {
+		t.Errorf("warnings %q", got)
+	}
+}
+
+// warningsOf evaluates two tables by the preset strict.
+func warningsOf(t *testing.T, truth, marks string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{"t.csv": truth, "p.csv": marks} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := run(t, frocreport.Options{
+		Truth: frocio.Source{GroundTruth: filepath.Join(dir, "t.csv")}, Protocol: froc.StrictProtocol(),
+		Systems: []frocreport.System{{Name: "p", Path: filepath.Join(dir, "p.csv")}},
+	})
+	return strings.Join(r.Document.Warnings, "\n")
 }

@@ -88,99 +88,199 @@ func (b box) touches(o box) bool {
 	return true
 }
 
-// misreadings are ways in which coordinates are commonly written, seen from how they were read.
-var misreadings = []struct {
+// flat reports whether a box has no area in the plane: it is a point, then.
+func (b box) flat() bool { return b[0] >= b[3] || b[1] >= b[4] }
+
+// near reports whether a mark could be meant for a lesion: boxes by a quarter of their union,
+// points by touching.
+func (b box) near(o box) bool {
+	if b.flat() || o.flat() || !b.touches(o) {
+		return b.touches(o)
+	}
+	inter, one, other := 1.0, 1.0, 1.0
+	for a := range 3 {
+		if b[a] == b[a+3] && o[a] == o[a+3] {
+			continue
+		}
+		inter *= min(b[a+3], o[a+3]) - max(b[a], o[a])
+		one *= b[a+3] - b[a]
+		other *= o[a+3] - o[a]
+	}
+	return inter >= (one+other-inter)/4
+}
+
+// misreading is a way in which coordinates are commonly written, seen from how they were read.
+type misreading struct {
 	text          string
-	marks, lesion func(box) box
-}{
-	{"x and y seem to be swapped in one of the files", func(b box) box { return box{b[1], b[0], b[2], b[4], b[3], b[5]} }, nil},
-	{"the marks seem to be x,y,width,height that were read as x1,y1,x2,y2 (--columns x=…,y=…,w=…,h=… says so)", func(b box) box { return box{b[0], b[1], b[2], b[0] + b[3], b[1] + b[4], b[5]} }, nil},
-	{"the lesions seem to be x,y,width,height that were read as x1,y1,x2,y2 (--columns x=…,y=…,w=…,h=… says so)", nil, func(b box) box { return box{b[0], b[1], b[2], b[0] + b[3], b[1] + b[4], b[5]} }},
-	{"the marks seem to be x1,y1,x2,y2 that were read as x,y,width,height", func(b box) box { return box{b[0], b[1], b[2], b[3] - b[0], b[4] - b[1], b[5]} }, nil},
-	{"x and y have the other sign in one of the files: LPS against RAS (--coordinates lps or ras, or turn them)", func(b box) box { return box{-b[3], -b[4], b[2], -b[0], -b[1], b[5]} }, nil},
-	{"x and z seem to be swapped in one of the files (NumPy's order is z,y,x)", func(b box) box { return box{b[2], b[1], b[0], b[5], b[4], b[3]} }, nil},
+	marks, lesion func(box) box // nil: as they are
+	classes       bool          // the numbers of classes are at fault, not coordinates
+}
+
+func sidesRead(b box) box { return box{b[0], b[1], b[2], b[0] + b[3], b[1] + b[4], b[5]} }
+
+var misreadings = []misreading{
+	{text: "x and y seem to be swapped in one of the files", marks: func(b box) box { return box{b[1], b[0], b[2], b[4], b[3], b[5]} }},
+	{text: "the marks seem to be x,y,width,height that were read as x1,y1,x2,y2 (--columns x=…,y=…,w=…,h=… says so)", marks: sidesRead},
+	{text: "the marks seem to be x1,y1,x2,y2 that were read as x,y,width,height", marks: func(b box) box { return box{b[0], b[1], b[2], b[3] - b[0], b[4] - b[1], b[5]} }},
+	{text: "the lesions seem to be x,y,width,height that were read as x1,y1,x2,y2 (--columns x=…,y=…,w=…,h=… says so)", lesion: sidesRead},
+	{text: "the marks seem to be the centre and the sides that were read as x,y,width,height (--columns cx=…,cy=…,w=…,h=… says so)", marks: func(b box) box {
+		w, h := (b[3]-b[0])/2, (b[4]-b[1])/2
+		return box{b[0] - w, b[1] - h, b[2], b[3] - w, b[4] - h, b[5]}
+	}},
+	{text: "x and y have the other sign in one of the files: LPS against RAS (--coordinates lps or ras, or turn them)", marks: func(b box) box { return box{-b[3], -b[4], b[2], -b[0], -b[1], b[5]} }},
+	{text: "x and z seem to be swapped in one of the files (NumPy's order is z,y,x)", marks: func(b box) box { return box{b[2], b[1], b[0], b[5], b[4], b[3]} }},
+	{text: "marks of another class do lie on the lesions: are the numbers of classes the same in both files (from 0 or from 1)? --classes any takes all as one", classes: true},
 }
 
 // mostPairs bounds the search for a cause.
 const mostPairs = 5_000_000
 
-// noOverlap says, where marks and lesions never touch, what ranges both have and what the
-// cause may be; "" otherwise.
-func noOverlap(path string, r *froc.Result) string {
-	if r.Counts.Found > 0 || r.Counts.Lesions == 0 || len(r.Predictions) == 0 {
-		return ""
-	}
-	lesions := map[int][]box{}
-	var all [2]box // ranges of lesions and of marks
-	for k := range all {
+// places are where lesions and marks lie.
+type places struct {
+	lesions []placed
+	of      map[int][]int // lesions of an image
+	marks   []placed
+	ranges  [2]box // of lesions, of marks
+	shared  bool   // some mark is on an image with lesions
+}
+
+type placed struct {
+	box
+	image int
+	class int32
+}
+
+func placesOf(r *froc.Result) *places {
+	p := &places{of: map[int][]int{}}
+	for k := range p.ranges {
 		for a := range 3 {
-			all[k][a], all[k][a+3] = math.Inf(1), math.Inf(-1)
+			p.ranges[k][a], p.ranges[k][a+3] = math.Inf(1), math.Inf(-1)
 		}
 	}
-	widen := func(k int, b box) {
+	place := func(k int, region *froc.Region, image int, class int32) placed {
+		b, all := boundsOf(region), &p.ranges[k]
 		for a := range 3 {
-			all[k][a], all[k][a+3] = min(all[k][a], b[a]), max(all[k][a+3], b[a+3])
+			all[a], all[a+3] = min(all[a], b[a]), max(all[a+3], b[a+3])
 		}
+		if len(r.Truth.Classes) == 0 || r.Protocol.Classes == froc.AnyClasses {
+			class = froc.AnyClass
+		}
+		return placed{b, image, class}
 	}
 	for i := range r.Truth.Lesions {
 		if l := &r.Truth.Lesions[i]; !l.Ignore {
-			b := boundsOf(&l.Region)
-			lesions[l.Image] = append(lesions[l.Image], b)
-			widen(0, b)
+			p.of[l.Image] = append(p.of[l.Image], len(p.lesions))
+			p.lesions = append(p.lesions, place(0, &l.Region, l.Image, l.Class))
 		}
 	}
-	onLesionImages := 0
 	for i := range r.Predictions {
-		widen(1, boundsOf(&r.Predictions[i].Region))
-		if len(lesions[r.Predictions[i].Image]) > 0 {
-			onLesionImages++
+		m := &r.Predictions[i]
+		p.marks = append(p.marks, place(1, &m.Region, m.Image, m.Class))
+		p.shared = p.shared || len(p.of[m.Image]) > 0
+	}
+	return p
+}
+
+// reached counts the lesions that a mark is near to when the files are read as m says, and
+// says whether any mark touches any lesion.
+func (p *places) reached(m misreading) (n int, touching bool) {
+	found := make([]bool, len(p.lesions))
+	pairs := 0
+	for i := range p.marks {
+		mark := p.marks[i]
+		if m.marks != nil {
+			mark.box = m.marks(mark.box)
+		}
+		for _, k := range p.of[mark.image] {
+			l := p.lesions[k]
+			if m.lesion != nil {
+				l.box = m.lesion(l.box)
+			}
+			if pairs++; pairs > mostPairs {
+				return n, touching
+			}
+			touching = touching || mark.touches(l.box)
+			alike := m.classes || mark.class == l.class || mark.class == froc.AnyClass || l.class == froc.AnyClass
+			if alike && !found[k] && mark.near(l.box) {
+				found[k] = true
+				n++
+			}
 		}
 	}
-	touching := func(mark, lesion func(box) box) int {
-		n, pairs := 0, 0
-		for i := range r.Predictions {
-			m := boundsOf(&r.Predictions[i].Region)
-			if mark != nil {
-				m = mark(m)
-			}
-			for _, l := range lesions[r.Predictions[i].Image] {
-				if lesion != nil {
-					l = lesion(l)
-				}
-				if m.touches(l) {
-					n++
-				}
-				if pairs++; pairs > mostPairs {
-					return n
-				}
-			}
-		}
-		return n
+	return n, touching
+}
+
+// scaled returns the factor by which marks seem to be too small or too large: the median of
+// lesion to mark, of sides and centres, over images with one lesion and one mark; 0 without.
+func (p *places) scaled() float64 {
+	marks := map[int][]int{}
+	for i := range p.marks {
+		marks[p.marks[i].image] = append(marks[p.marks[i].image], i)
 	}
-	if touching(nil, nil) > 0 {
+	var factors []float64
+	for image, lesions := range p.of {
+		if len(lesions) != 1 || len(marks[image]) != 1 {
+			continue
+		}
+		l, m := p.lesions[lesions[0]].box, p.marks[marks[image][0]].box
+		for a := range 2 {
+			factors = append(factors, (l[a]+l[a+3])/(m[a]+m[a+3]), (l[a+3]-l[a])/(m[a+3]-m[a]))
+		}
+	}
+	factors = slices.DeleteFunc(factors, func(f float64) bool { return !(f > 0) || math.IsInf(f, 0) })
+	if len(factors) == 0 {
+		return 0
+	}
+	slices.Sort(factors)
+	return factors[len(factors)/2]
+}
+
+// noOverlap says, where few lesions are found and another reading of the files would find far
+// more, what it is; where marks and lesions never touch, what ranges both have. "" otherwise.
+func noOverlap(path string, truth *frocio.Truth, r *froc.Result) string {
+	if !truth.Placed() || 2*r.Counts.Found > r.Counts.Lesions || r.Counts.Lesions == 0 || len(r.Predictions) == 0 {
 		return ""
 	}
-	ranges := fmt.Sprintf("%s: no mark touches a lesion: lesions lie in %s, marks in %s", path, all[0].rangeText(), all[1].rangeText())
-	if onLesionImages == 0 {
-		return ranges + "; no mark is on an image that has lesions: are the image ids of both files the same?"
+	p := placesOf(r)
+	as, touching := p.reached(misreading{})
+	said := fmt.Sprintf("%s: %d of %d lesions have a mark near", path, as, r.Counts.Lesions)
+	if !touching {
+		said = path + ": no mark touches a lesion"
 	}
+	said += fmt.Sprintf(": lesions lie in %s, marks in %s", p.ranges[0].rangeText(), p.ranges[1].rangeText())
 	share := func(b box) bool { return max(b[3], b[4]) <= 1.5 && min(b[0], b[1]) >= -0.5 }
+	marks, lesions := share(p.ranges[1]), share(p.ranges[0])
 	switch {
-	case share(all[1]) && !share(all[0]):
-		return ranges + "; the marks seem to be normalised: shares of the image's sides, while the lesions are in pixels"
-	case share(all[0]) && !share(all[1]):
-		return ranges + "; the lesions seem to be normalised: shares of the image's sides, while the marks are in pixels"
+	case !touching && !p.shared:
+		return said + "; no mark is on an image that has lesions: are the image ids of both files the same?"
+	case r.Counts.Found == 0 && marks && !lesions:
+		return said + "; the marks seem to be normalised: shares of the image's sides, while the lesions are in pixels"
+	case r.Counts.Found == 0 && lesions && !marks:
+		return said + "; the lesions seem to be normalised: shares of the image's sides, while the marks are in pixels"
 	}
-	best, guess := 0, ""
-	for _, m := range misreadings {
-		if n := touching(m.marks, m.lesion); n > best {
-			best, guess = n, m.text
+	readings := misreadings
+	if f := p.scaled(); f > 0 && (f < 0.8 || f > 1.25) {
+		readings = append(slices.Clone(readings), misreading{
+			text:  fmt.Sprintf("the marks seem to be in other units: times %.3g they lie on the lesions (was the image resized?)", f),
+			marks: func(b box) box { return box{b[0] * f, b[1] * f, b[2], b[3] * f, b[4] * f, b[5]} },
+		})
+	}
+	best, guess := as+max(as/2, 1), "" // chance alone hardly finds half as many again
+	if !touching {
+		best = 0
+	}
+	for _, m := range readings {
+		if n, _ := p.reached(m); n > best {
+			best, guess = n, fmt.Sprintf("%s: %d lesions would have one", m.text, n)
 		}
 	}
-	if guess == "" {
-		guess = "do both have one unit and origin (voxels or millimetres, pixels of one size)?"
+	switch {
+	case guess != "":
+		return said + "; " + guess
+	case !touching:
+		return said + "; do both have one unit and origin (voxels or millimetres, pixels of one size)?"
 	}
-	return ranges + "; " + guess
+	return ""
 }
 
 func (b box) rangeText() string {
