@@ -12,10 +12,12 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
-// How many images Look decodes, and how many of them may be whole volumes.
+// How many images Look decodes, how many of them may be volumes that cannot be read slice by
+// slice, and how many slices it reads of the others.
 const (
 	lookedAt      = 8
 	lookedVolumes = 2
+	lookedSlices  = 5
 )
 
 // values are the extremes of an image's values, in Hounsfield units or grey.
@@ -76,6 +78,7 @@ func (p *plane) extremes(path string) values {
 func Look(ctx context.Context, d *Dataset, cases []Case, window *sdk.Intensity) ([]string, error) {
 	var seen []values
 	opened := map[string]bool{}
+	whole := 0
 	n := min(lookedAt, len(cases))
 	for i := range n {
 		c := &cases[i*len(cases)/n]
@@ -87,11 +90,16 @@ func Look(ctx context.Context, d *Dataset, cases []Case, window *sdk.Intensity) 
 			if path == "" || opened[path] {
 				continue
 			}
-			if s := d.stacks[c.Stack]; modality == Volume && s != nil && s.nifti != "" && len(opened) == lookedVolumes {
-				continue
-			}
 			opened[path] = true
-			p, err := d.decoder(c, modality)(path)
+			read := d.decoder(c, modality)
+			if s := d.stacks[c.Stack]; modality == Volume && s != nil && s.nifti != "" {
+				if file, err := nifti.OpenSlices(path); err == nil {
+					read = func(path string) (*plane, error) { return someSlices(path, file) }
+				} else if whole++; whole > lookedVolumes {
+					continue
+				}
+			}
+			p, err := read(path)
 			if err != nil {
 				return nil, err
 			}
@@ -119,6 +127,21 @@ func (d *Dataset) pictureDecoder(modality string) func(path string) (*plane, err
 		return decodeHU
 	}
 	return decodeSlice
+}
+
+// someSlices reads slices spread over a volume, below each other, and closes the file.
+func someSlices(path string, file *nifti.Slices) (*plane, error) {
+	defer file.Close()
+	p := &plane{w: file.Width}
+	n := min(lookedSlices, file.Depth)
+	for k := range n {
+		values, err := file.Read((2*k + 1) * file.Depth / (2 * n))
+		if err != nil {
+			return nil, problem.At(path, 0, "", "%v", err)
+		}
+		p.hu32, p.h = append(p.hu32, values...), p.h+file.Height
+	}
+	return p, nil
 }
 
 func decodeVolume(path string) (*plane, error) {

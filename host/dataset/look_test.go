@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -149,5 +150,30 @@ func TestCheckFindsTwins(t *testing.T) {
 	text := strings.Join(r.Warnings, "\n")
 	if err != nil || !strings.Contains(text, "1 images show the same pixels") || !strings.Contains(text, `1 of them are in two splits, for example`) {
 		t.Errorf("%q, %v", text, err)
+	}
+}
+
+// TestLookReadsSlicesOfVolumes: of a volume that can be read slice by slice a few are read.
+func TestLookReadsSlicesOfVolumes(t *testing.T) {
+	dir := t.TempDir()
+	image := &nifti.Image{Dim: [3]int{8, 8, 20}, Affine: [12]float64{-1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 2, 0}, Int16: make([]int16, 1280)}
+	for i := range image.Int16 {
+		image.Int16[i] = int16(i - 1000)
+	}
+	path := filepath.Join(dir, "a.nii")
+	if err := nifti.Write(path, image); err != nil {
+		t.Fatal(err)
+	}
+	d := mustOpen(t, "nifti:"+path, Options{})
+	file, err := nifti.OpenSlices(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := someSlices(path, file)
+	if err != nil || p.h != 8*lookedSlices || p.hu32[0] != float32(2*64-1000) {
+		t.Errorf("%d rows, %v, %v", p.h, p.hu32[0], err)
+	}
+	if warnings, err := Look(t.Context(), d, d.Cases, ctWindow); err != nil || len(warnings) > 0 {
+		t.Errorf("%q, %v", warnings, err)
 	}
 }
