@@ -30,6 +30,8 @@ const (
 	// voxelOffset is a header of 348 bytes and four of no extension.
 	voxelOffset = 352
 	millimetres = 2
+	// writtenAtOnce are the voxels that are turned into bytes together.
+	writtenAtOnce = 1 << 18
 	// scannerAnatomical is the code of a world frame that the scanner gave.
 	scannerAnatomical = 1
 )
@@ -38,10 +40,9 @@ const (
 // slice by slice (OpenSlices).
 func Write(path string, v *Image) error {
 	voxels := v.Dim[0] * v.Dim[1] * v.Dim[2]
-	var data any = v.Int16
 	kind, n := typeInt16, len(v.Int16)
 	if v.Float32 != nil {
-		data, kind, n = v.Float32, typeFloat32, len(v.Float32)
+		kind, n = typeFloat32, len(v.Float32)
 	}
 	if n != voxels || min(v.Dim[0], v.Dim[1], v.Dim[2]) < 1 || max(v.Dim[0], v.Dim[1], v.Dim[2]) > math.MaxInt16 {
 		return fmt.Errorf("%w: %d values for %d x %d x %d voxels", ErrFormat, n, v.Dim[0], v.Dim[1], v.Dim[2])
@@ -51,8 +52,17 @@ func Write(path string, v *Image) error {
 		if _, err := b.Write(v.header(kind)); err != nil {
 			return err
 		}
-		if err := binary.Write(b, binary.LittleEndian, data); err != nil {
-			return err
+		for from := 0; from < n; from += writtenAtOnce { // all at once would take its bytes besides
+			to := min(n, from+writtenAtOnce)
+			var data any
+			if v.Float32 != nil {
+				data = v.Float32[from:to]
+			} else {
+				data = v.Int16[from:to]
+			}
+			if err := binary.Write(b, binary.LittleEndian, data); err != nil {
+				return err
+			}
 		}
 		return b.Flush()
 	})

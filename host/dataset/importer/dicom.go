@@ -1,6 +1,7 @@
 package importer
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -63,18 +64,24 @@ func readInstance(path string, pixels bool) (in *instance, frames [][]int32, err
 			in, frames, err = nil, nil, problem.At(path, 0, "", "damaged: the DICOM parser fails on it")
 		}
 	}()
-	raw, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, problem.File(path, err)
 	}
-	if len(raw) < 132 || string(raw[128:132]) != "DICM" {
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, problem.File(path, err)
+	}
+	raw := bufio.NewReaderSize(f, 1<<16)
+	if head, err := raw.Peek(132); err != nil || string(head[128:]) != "DICM" {
 		return nil, nil, errNotDICOM
 	}
 	options := []dicom.ParseOption{dicom.AllowUnknownSpecificCharacterSet(), dicom.AllowMissingMetaElementGroupLength(), dicom.SkipProcessingPixelDataValue()}
 	if !pixels {
 		options[2] = dicom.SkipPixelData()
 	}
-	set, err := dicom.Parse(bytes.NewReader(raw), int64(len(raw)), nil, options...)
+	set, err := dicom.Parse(raw, info.Size(), nil, options...)
 	if err != nil {
 		return nil, nil, problem.At(path, 0, "", "damaged or cut off: %v", err)
 	}
