@@ -121,15 +121,20 @@ func (o *opener) units() []int {
 
 // target is what an attribute could give away: the class of a case, -1 where unknown.
 type target struct {
-	name    string
-	classOf map[int]int
+	name string
+	// classOf has a class for every case.
+	classOf []int
+}
+
+func (o *opener) newTarget(name string) target {
+	return target{name, slices.Repeat([]int{-1}, len(o.d.Cases))}
 }
 
 // targets are the labels of the cases, or whether there is a lesion.
 func (o *opener) targets(units []int) []target {
 	var out []target
 	if o.d.Task == Detect {
-		lesion := target{"whether there is a lesion", map[int]int{}}
+		lesion := o.newTarget("whether there is a lesion")
 		of := map[string]int{}
 		for _, i := range units {
 			of[o.d.Cases[i].ID], of["#"+o.d.Cases[i].Stack] = i, i
@@ -147,7 +152,7 @@ func (o *opener) targets(units []int) []target {
 		return append(out, lesion)
 	}
 	for _, set := range o.d.Labels {
-		one := target{set.Name, map[int]int{}}
+		one := o.newTarget(set.Name)
 		for _, i := range units {
 			if k, known := o.d.Cases[i].Labels[set.Name]; known && k >= 0 {
 				one.classOf[i] = k
@@ -429,8 +434,8 @@ func (c *column) tells(t target) int {
 	class := map[string]int{}
 	told := map[int]bool{}
 	for _, cell := range c.cells {
-		k, known := t.classOf[cell.caseIndex]
-		if !known {
+		k := t.classOf[cell.caseIndex]
+		if k < 0 {
 			continue
 		}
 		if first, ok := class[cell.text]; ok && first != k {
@@ -452,8 +457,8 @@ func (c *column) nearlyTells(t target) (right int) {
 	n := 0
 	byValue, byClass := map[string]map[int]int{}, map[int]int{}
 	for _, cell := range c.cells {
-		k, known := t.classOf[cell.caseIndex]
-		if !known {
+		k := t.classOf[cell.caseIndex]
+		if k < 0 {
 			continue
 		}
 		if byValue[cell.text] == nil {
@@ -484,7 +489,7 @@ func (c *column) separates(t target) bool {
 	var list []number
 	byClass := map[int]int{}
 	for _, cell := range c.cells {
-		if k, known := t.classOf[cell.caseIndex]; known {
+		if k := t.classOf[cell.caseIndex]; k >= 0 {
 			v, err := strconv.ParseFloat(cell.text, 64)
 			if err != nil {
 				return false

@@ -88,7 +88,7 @@ func openTable(o *opener) error {
 			continue
 		}
 		c := Case{ID: id, Patient: t.Get(r, "patient"), Split: t.Get(r, "split"), Images: map[string]string{},
-			Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}
+			Attributes: make(map[string]schema.Cell, len(d.AttributeColumns)), Strata: map[string]string{}}
 		if lesion := t.Get(r, "lesion"); lesion != "" {
 			c.Strata["lesion"] = lesion
 		}
@@ -167,6 +167,7 @@ func (o *opener) unlabelled() {
 
 // readAttributes checks a row's attribute cells, used or not, and keeps those chosen.
 func (o *opener) readAttributes(t *table.Table, r table.Row, all []string, c *Case) {
+	origin := fmt.Sprintf("%s:%d", t.Path, r.Line) // one text for all cells of the row
 	for _, name := range all {
 		text, err := o.attribute(t.Get(r, name))
 		if err == nil && name == "age" && text != "" {
@@ -178,7 +179,7 @@ func (o *opener) readAttributes(t *table.Table, r table.Row, all []string, c *Ca
 			o.problems.Add(t.Path, r.Line, name, "%v", err)
 		}
 		if slices.Contains(o.d.AttributeColumns, name) {
-			c.Attributes[name] = schema.Written(text, fmt.Sprintf("%s:%d", t.Path, r.Line))
+			c.Attributes[name] = schema.Written(text, origin)
 		}
 	}
 }
