@@ -96,17 +96,17 @@ func Analyze(s Study, level float64) (*Analysis, error) {
 		}
 		return out
 	}
-	a.FixedReadersRandomCases = build(a.Var-orZero(a.Cov1)+(j-1)*ahead, math.Inf(1), func(m int) (float64, float64) {
+	a.FixedReadersRandomCases = build(a.Var-orZero(a.Cov1)+float64((j-1)*ahead), math.Inf(1), func(m int) (float64, float64) {
 		c := perModality[m]
-		return (c.Var + (j-1)*math.Max(orZero(c.Cov2), 0)) / j, math.Inf(1)
+		return (c.Var + float64((j-1)*math.Max(orZero(c.Cov2), 0))) / j, math.Inf(1)
 	})
 	if j < 2 {
 		return a, nil
 	}
-	denominator := orZero(a.MSInteraction) + j*ahead
+	denominator := orZero(a.MSInteraction) + float64(j*ahead)
 	a.RandomReadersRandomCases = build(denominator, satterthwaite(denominator, orZero(a.MSInteraction), (i-1)*(j-1)), func(m int) (float64, float64) {
 		ms := variance(s.Figures[m])
-		sum := ms + j*math.Max(perModality[m].Cov2, 0)
+		sum := ms + float64(j*math.Max(perModality[m].Cov2, 0))
 		return sum / j, satterthwaite(sum, ms, j-1)
 	})
 	a.RandomReadersFixedCases = build(orZero(a.MSInteraction), (i-1)*(j-1), func(m int) (float64, float64) {
@@ -165,7 +165,7 @@ func (c *Components) squares(f [][]float64) []float64 {
 	for m := range f {
 		for r, v := range f[m] {
 			d := v - modality[m] - reader[r] + all
-			rest += d * d
+			rest += float64(d * d)
 		}
 	}
 	c.MSModality, c.MSReader = float64(j)*variance(modality), float64(i)*variance(reader)
@@ -188,7 +188,7 @@ func (c *Components) covariances(leftOut [][][]float64) []Components {
 	covariance := func(m, r, n, q int) float64 {
 		sum := 0.0
 		for _, f := range leftOut {
-			sum += (f[m][r] - mean[m*j+r]) * (f[n][q] - mean[n*j+q])
+			sum += float64((f[m][r] - mean[m*j+r]) * (f[n][q] - mean[n*j+q]))
 		}
 		return sum * float64(cases-1) / float64(cases)
 	}
@@ -240,7 +240,7 @@ func variance(values []float64) float64 {
 	}
 	sum := 0.0
 	for _, v := range values {
-		sum += (v - mean.value()) * (v - mean.value())
+		sum += float64((v - mean.value()) * (v - mean.value()))
 	}
 	return sum / float64(len(values)-1)
 }
@@ -297,7 +297,8 @@ func estimate(value, stdErr, df, level float64) Estimate {
 		t := distuv.StudentsT{Mu: 0, Sigma: 1, Nu: df}
 		quantile, tail = t.Quantile((1+level)/2), t.Survival(z)
 	}
-	e := Estimate{Value: value, StdErr: stdErr, DF: df, Low: value - quantile*stdErr, High: value + quantile*stdErr, P: 2 * tail}
+	half := float64(quantile * stdErr)
+	e := Estimate{Value: value, StdErr: stdErr, DF: df, Low: value - half, High: value + half, P: 2 * tail}
 	if stdErr == 0 {
 		e.P = 1
 		if value != 0 {

@@ -35,6 +35,7 @@ the folds of a cross-validation: what each predicts for its own validation split
 			&cli.StringFlag{Name: "split", Usage: "split to compare on (default: test where all runs have it, else val)"},
 			&cli.StringFlag{Name: "protocol", Usage: "FROC protocol (default: the first run's)"},
 			&cli.StringFlag{Name: "per", Value: "image", Usage: "`WHAT` is searched: image (slices by themselves), or volume (findings merged across the slices of volumes:)"},
+			&cli.StringSliceFlag{Name: "metric", Usage: "`NAME` of a further figure of classifiers, such as ap:CLASS; repeatable; alignedfusion help figures lists them"},
 			&cli.BoolFlag{Name: "allow-changed", Usage: "compare runs that were predicted, or went on, with other plugins than they began with"},
 		}, frocFlags()...),
 		Action: runCompare,
@@ -61,7 +62,7 @@ func runCompare(c *cli.Context) error {
 		Rules:     func(p froc.Protocol) (froc.Protocol, error) { return overrideRules(c, p) },
 		FPPIGiven: c.IsSet("fppi"),
 		Resample:  settings.Resample, NoIntervals: settings.Resample.Replicates == 0, AllPairs: settings.AllPairs,
-		AllowChanged: c.Bool("allow-changed"), PerVolume: c.String("per") == "volume",
+		AllowChanged: c.Bool("allow-changed"), PerVolume: c.String("per") == "volume", Figures: c.StringSlice("metric"),
 	}
 	if per := c.String("per"); per != "image" && per != "volume" {
 		return usageError("--per %s: want image or volume", per)
@@ -74,6 +75,9 @@ func runCompare(c *cli.Context) error {
 	found, err := workflow.Compare(o)
 	if err != nil {
 		return err
+	}
+	if found.Detection != nil && len(o.Figures) > 0 {
+		return usageError("--metric: of classifiers, but %s is a detector; its figures are all printed", o.Systems[0].Name)
 	}
 	if found.Detection == nil {
 		return writeComparison(c, found, o.AllPairs)
@@ -157,6 +161,11 @@ func writeComparison(c *cli.Context, found *workflow.Comparison, allPairs bool) 
 		}
 		if err := write(c.App.Writer, one); err != nil {
 			return err
+		}
+		if !c.Bool("json") && len(one.Figures) > 0 {
+			if err := writeFigures(c.App.Writer, one.Figures); err != nil {
+				return err
+			}
 		}
 		for _, note := range one.Notes {
 			fmt.Fprintf(c.App.ErrWriter, "note: %s\n", note)
@@ -242,6 +251,28 @@ func writeClassifierTable(out io.Writer, report *workflow.Classification) error 
 			p := report.Comparison[i-1]
 			fmt.Fprintf(w, "\t%+.3f\t%s\t%s\t%.3f\t%s", float64(p.BalancedAccuracy.Value), interval(p.BalancedAccuracy), three(p.Resolvable),
 				float64(p.PermutationP), p.Verdict)
+		}
+		fmt.Fprintln(w)
+	}
+	return w.Flush()
+}
+
+// writeFigures prints the figures that --metric asked for.
+func writeFigures(out io.Writer, rows []workflow.FigureRow) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "figure\tsystem\tvalue\t95% CI\tdifference\t95% CI\tp\tDeLong CI\tDeLong p")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s", r.Figure, r.System, three(r.Value), interval(r.Metric))
+		if d := r.Difference; d != nil {
+			fmt.Fprintf(w, "\t%s\t%s\t%s", three(d.Value), interval(*d), three(r.P))
+		} else {
+			fmt.Fprint(w, "\t\t\t")
+		}
+		if d := r.DeLong; d != nil {
+			fmt.Fprintf(w, "\t%s to %s", three(d.CI[0]), three(d.CI[1]))
+			if d.Difference != nil {
+				fmt.Fprintf(w, "\t%s", three(d.P))
+			}
 		}
 		fmt.Fprintln(w)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"github.com/alignedfusion/alignedfusion/eval/classify"
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -26,6 +27,13 @@ type topic struct {
 func topics() []topic {
 	return []topic{
 		{"settings", "what --set of train and study takes: all, or those of one GROUP", writeSettings},
+		{"figures", "what --metric of compare takes", func(w io.Writer, args []string) error {
+			if len(args) > 0 {
+				return usageError("help figures takes no argument, got %q", args[0])
+			}
+			_, err := io.WriteString(w, columns(figureLines(), 0, widthOf(w)))
+			return err
+		}},
 		{"plugin-flags", "flags of every command that runs plugins", func(w io.Writer, args []string) error {
 			if len(args) > 0 {
 				return usageError("help plugin-flags takes no argument, got %q", args[0])
@@ -296,6 +304,16 @@ func widthOf(w io.Writer) int {
 		}
 	}
 	return min(max(width, 60), 200)
+}
+
+// figureLines are the figures of classifiers as rows.
+func figureLines() []row {
+	var rows []row
+	for _, text := range classify.FigureNames() {
+		name, about, _ := strings.Cut(text, "\t")
+		rows = append(rows, row{name, about})
+	}
+	return rows
 }
 
 // writeSettings lists the host's settings, all or those of one group.

@@ -32,6 +32,10 @@ func referenceCommand() *cli.Command {
 					fmt.Fprintf(&b, "| `%s` | %s |\n", s.name, strings.ReplaceAll(s.text, "|", "\\|"))
 				}
 			}
+			b.WriteString("\n## Figures of classifiers\n\nWhat `compare --metric` takes.\n\n| figure | meaning |\n|---|---|\n")
+			for _, f := range figureLines() {
+				fmt.Fprintf(&b, "| `%s` | %s |\n", f.name, f.text)
+			}
 			b.WriteString("\n## Exit codes\n\nEach with what it means: [exit-codes.md](exit-codes.md).\n")
 			_, err := io.WriteString(c.App.Writer, b.String())
 			return err

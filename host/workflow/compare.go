@@ -89,6 +89,8 @@ type CompareOptions struct {
 	// PerVolume evaluates the findings in whole volumes against their lesions, not the boxes
 	// on slices; the default of Protocol is nndetection then.
 	PerVolume bool
+	// Figures are further ones of classifiers, see classify.ParseFigure.
+	Figures []string
 	// AllPairs compares every pair of systems, not only each with the first.
 	AllPairs bool
 	// AllowChanged compares runs whose plugins were others in training than afterwards.

@@ -26,6 +26,7 @@ type Classification struct {
 	Classes    []string         `json:"classes"`
 	Systems    []Classifier     `json:"systems"`
 	Comparison []ClassifierPair `json:"comparison,omitempty"`
+	Figures    []FigureRow      `json:"figures,omitempty"` // those asked for
 	Warnings   []string         `json:"warnings,omitempty"`
 	Notes      []string         `json:"notes,omitempty"` // what a reader of the figures must know
 
@@ -106,6 +107,9 @@ func compareClassifiers(o CompareOptions) ([]*Classification, error) {
 			return nil, err
 		}
 		one.IDs, one.Patients, one.Results = ids, patients, named
+		if one.Figures, err = figuresOf(o, named, patients); err != nil {
+			return nil, err
+		}
 		one.Task, one.Split = strings.TrimPrefix(strings.TrimPrefix(column, "label"), "."), o.Split
 		out = append(out, one)
 	}
