@@ -213,16 +213,13 @@ func attributesExtract(c *cli.Context) error {
 	if o.Source, err = sourceOf(c); err != nil {
 		return err
 	}
-	table, record, err := attributes.Extract(c.Context, o)
-	if err != nil || table == nil {
+	out := c.String("out")
+	record, err := attributes.Extract(c.Context, o, out)
+	if err != nil || record == nil {
 		return err
 	}
 	for _, w := range record.Warnings() {
 		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
-	}
-	out := c.String("out")
-	if err := table.WriteFile(out); err != nil {
-		return resourceError(fmt.Errorf("%s: %w", out, err))
 	}
 	if err := writeRecord(record, out); err != nil {
 		return err
@@ -284,7 +281,7 @@ func attributesReview(c *cli.Context) error {
 		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
 	}
 	out := c.String("out")
-	if err := atomicfile.WritePrivate(out, page); err != nil {
+	if err := atomicfile.WritePrivateBytes(out, page); err != nil {
 		return resourceError(err)
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%s: open it in a browser\n", out)

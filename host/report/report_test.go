@@ -2,6 +2,7 @@ package report_test
 
 import (
 	_ "embed"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -253,4 +254,35 @@ func FuzzParseTable(f *testing.F) {
 			t.Fatal("rows lost")
 		}
 	})
+}
+
+func TestALongReportInACellIsRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "r.csv")
+	text := strings.Repeat("No effusion. ", 200_000) // 2.6 MB; cells of names end at 1 MiB
+	if err := os.WriteFile(path, []byte("id,report\n1,"+text+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reports, err := report.Read(report.Source{Path: path})
+	if err != nil || len(reports[0].Sections[0].Text) != len(text) {
+		t.Errorf("%d reports, %v", len(reports), err)
+	}
+}
+
+func TestEachEndsWithTheFirstError(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "r.csv")
+	if err := os.WriteFile(path, []byte("id,report\n1,a\n2,b\n3,c\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	enough := errors.New("enough")
+	var seen []string
+	err := report.Each(report.Source{Path: path}, func(r report.Report) error {
+		seen = append(seen, r.ID)
+		if r.ID == "2" {
+			return enough
+		}
+		return nil
+	})
+	if !errors.Is(err, enough) || len(seen) != 2 {
+		t.Errorf("%v after %q", err, seen)
+	}
 }

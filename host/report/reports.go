@@ -37,23 +37,38 @@ const maxReportBytes = 64 << 20
 // Bytes that are no UTF-8 become U+FFFD, so that evidence can be quoted. Errors
 // name file and row, never text.
 func Read(src Source) ([]Report, error) {
-	info, err := os.Stat(src.Path)
-	if err != nil {
-		return nil, fmt.Errorf("reports: %w", err)
-	}
 	var reports []Report
-	if info.IsDir() {
-		reports, err = readFolder(src.Path)
-	} else {
-		reports, err = readCSV(src)
-	}
+	err := Each(src, func(r Report) error {
+		reports = append(reports, r)
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	if len(reports) == 0 {
-		return nil, fmt.Errorf("reports: %s holds no report", src.Path)
-	}
 	return reports, nil
+}
+
+// Each is Read for one report after another, which need not be in memory together. It ends
+// with the first error, that of do included.
+func Each(src Source, do func(Report) error) error {
+	info, err := os.Stat(src.Path)
+	if err != nil {
+		return fmt.Errorf("reports: %w", err)
+	}
+	n := 0
+	count := func(r Report) error {
+		n++
+		return do(r)
+	}
+	if info.IsDir() {
+		err = readFolder(src.Path, count)
+	} else {
+		err = readCSV(src, count)
+	}
+	if err == nil && n == 0 {
+		err = fmt.Errorf("reports: %s holds no report", src.Path)
+	}
+	return err
 }
 
 // HasText reports whether a path holds reports: it is a folder, or a CSV file with a column
@@ -72,31 +87,30 @@ func HasText(path string) (bool, error) {
 	return slices.ContainsFunc(header, func(name string) bool { return slices.Contains(textColumns, name) }), err
 }
 
-func readFolder(dir string) ([]Report, error) {
+func readFolder(dir string, do func(Report) error) error {
 	paths, err := filepath.Glob(filepath.Join(strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(dir), "*.txt"))
 	if err != nil {
-		return nil, fmt.Errorf("reports: %w", err)
+		return fmt.Errorf("reports: %w", err)
 	}
 	sort.Strings(paths)
-	var reports []Report
 	for _, path := range paths {
 		info, err := os.Stat(path)
 		if err != nil {
-			return nil, fmt.Errorf("reports: %w", err)
+			return fmt.Errorf("reports: %w", err)
 		}
 		if info.Size() > maxReportBytes {
-			return nil, fmt.Errorf("reports: %s has %d bytes; want at most %d", path, info.Size(), maxReportBytes)
+			return fmt.Errorf("reports: %s has %d bytes; want at most %d", path, info.Size(), maxReportBytes)
 		}
 		data, err := os.ReadFile(path)
 		if err != nil {
-			return nil, fmt.Errorf("reports: %w", err)
+			return fmt.Errorf("reports: %w", err)
 		}
-		reports = append(reports, Report{
-			ID:       strings.TrimSuffix(filepath.Base(path), ".txt"),
-			Sections: []Section{{Name: "report", Text: clean(string(data))}},
-		})
+		one := Report{ID: strings.TrimSuffix(filepath.Base(path), ".txt"), Sections: []Section{{Name: "report", Text: clean(string(data))}}}
+		if err := do(one); err != nil {
+			return err
+		}
 	}
-	return reports, nil
+	return nil
 }
 
 func clean(s string) string {
@@ -122,15 +136,15 @@ var idColumns = []string{"uid", "id", "report_id", "case_id"}
 
 var textColumns = []string{"findings", "impression", "report", "text"}
 
-func readCSV(src Source) ([]Report, error) {
+func readCSV(src Source, do func(Report) error) error {
 	f, err := os.Open(src.Path)
 	if err != nil {
-		return nil, fmt.Errorf("reports: %w", err)
+		return fmt.Errorf("reports: %w", err)
 	}
 	defer f.Close()
 	in, header, err := openCSV(f, src.Path)
 	if err != nil {
-		return nil, fmt.Errorf("reports: %w", err)
+		return fmt.Errorf("reports: %w", err)
 	}
 	column := func(name string) (int, error) {
 		for i, h := range header {
@@ -143,7 +157,7 @@ func readCSV(src Source) ([]Report, error) {
 	id := -1
 	if src.ID != "" {
 		if id, err = column(src.ID); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, name := range idColumns {
@@ -152,13 +166,13 @@ func readCSV(src Source) ([]Report, error) {
 		}
 	}
 	if id < 0 {
-		return nil, fmt.Errorf("reports: %s has none of the columns %q; name the reports' column; it has %q", src.Path, idColumns, header)
+		return fmt.Errorf("reports: %s has none of the columns %q; name the reports' column; it has %q", src.Path, idColumns, header)
 	}
 	var texts []int
 	for _, name := range src.Text {
 		i, err := column(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		texts = append(texts, i)
 	}
@@ -170,38 +184,40 @@ func readCSV(src Source) ([]Report, error) {
 		}
 	}
 	if len(texts) == 0 {
-		return nil, fmt.Errorf("reports: %s has none of the columns %q; name the columns with text; it has %q", src.Path, textColumns, header)
+		return fmt.Errorf("reports: %s has none of the columns %q; name the columns with text; it has %q", src.Path, textColumns, header)
 	}
 	only := -1
 	if src.Only != nil {
 		if only, err = column(src.Only[0]); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	var reports []Report
 	rows := map[string]int{}
 	for row := 2; ; row++ {
 		record, err := in.Next()
 		if errors.Is(err, io.EOF) {
-			return reports, nil
+			return nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reports: %w", err)
+			return fmt.Errorf("reports: %w", err)
 		}
 		if only >= 0 && strings.TrimSpace(record[only]) != src.Only[1] {
 			continue
 		}
-		r := Report{ID: strings.TrimSpace(clean(record[id]))}
+		r := Report{ID: strings.Clone(strings.TrimSpace(clean(record[id])))}
 		if r.ID == "" {
-			return nil, fmt.Errorf("reports: %s: row %d has an empty %s", src.Path, row, header[id])
+			return fmt.Errorf("reports: %s: row %d has an empty %s", src.Path, row, header[id])
 		}
 		if first, dup := rows[r.ID]; dup {
-			return nil, fmt.Errorf("reports: %s: rows %d and %d have the same %s", src.Path, first, row, header[id])
+			return fmt.Errorf("reports: %s: rows %d and %d have the same %s", src.Path, first, row, header[id])
 		}
 		rows[r.ID] = row
 		for _, i := range texts {
-			r.Sections = append(r.Sections, Section{Name: header[i], Text: clean(record[i])})
+			// a copy: the row's other columns need not stay in memory with it
+			r.Sections = append(r.Sections, Section{Name: header[i], Text: strings.Clone(clean(record[i]))})
 		}
-		reports = append(reports, r)
+		if err := do(r); err != nil {
+			return err
+		}
 	}
 }

@@ -23,6 +23,8 @@ type Table struct {
 	Schema schema.Schema
 	IDs    []string
 	Cells  [][]schema.Cell
+	// Unread names the reports in a language that the rules do not know.
+	Unread []string
 	// Extra names the columns of the file it was read from that are none of the schema's.
 	Extra []string
 }
@@ -33,39 +35,56 @@ type Table struct {
 // column "NAME.evidence" per attribute: SECTION[START:END] "QUOTE", with byte
 // offsets and unprintable characters escaped.
 func (t Table) WriteCSV(w io.Writer) error {
-	out := csv.NewWriter(w)
-	header := append([]string{"id"}, t.Schema.Names()...)
-	for _, name := range t.Schema.Names() {
-		header = append(header, name+schema.EvidenceSuffix)
-	}
-	if err := out.Write(header); err != nil {
+	out, err := NewTableWriter(w, t.Schema)
+	if err != nil {
 		return err
 	}
 	for n, id := range t.IDs {
-		row := []string{id}
-		for i, a := range t.Schema.Attributes {
-			row = append(row, schema.FormatCell(a, t.Cells[n][i]))
-		}
-		for i := range t.Schema.Attributes {
-			row = append(row, FormatEvidence(t.Cells[n][i]))
-		}
-		if err := out.Write(row); err != nil {
+		if err := out.Row(id, t.Cells[n]); err != nil {
 			return err
 		}
 	}
-	out.Flush()
-	return out.Error()
+	return out.Flush()
+}
+
+// TableWriter writes a table row by row, as Table.WriteCSV does.
+type TableWriter struct {
+	csv    *csv.Writer
+	schema schema.Schema
+	row    []string
+}
+
+// NewTableWriter writes the header.
+func NewTableWriter(w io.Writer, s schema.Schema) (*TableWriter, error) {
+	out := &TableWriter{csv: csv.NewWriter(w), schema: s}
+	header := append([]string{"id"}, s.Names()...)
+	for _, name := range s.Names() {
+		header = append(header, name+schema.EvidenceSuffix)
+	}
+	return out, out.csv.Write(header)
+}
+
+// Row writes one report's cells, one per attribute of the schema.
+func (w *TableWriter) Row(id string, cells []schema.Cell) error {
+	w.row = append(w.row[:0], id)
+	for i, a := range w.schema.Attributes {
+		w.row = append(w.row, schema.FormatCell(a, cells[i]))
+	}
+	for i := range w.schema.Attributes {
+		w.row = append(w.row, FormatEvidence(cells[i]))
+	}
+	return w.csv.Write(w.row)
+}
+
+// Flush writes what is left; an error of an earlier Row may come only now.
+func (w *TableWriter) Flush() error {
+	w.csv.Flush()
+	return w.csv.Error()
 }
 
 // WriteFile writes the table to a file that appears whole or not at all, and that only its
 // owner may read: evidence quotes reports.
-func (t Table) WriteFile(path string) error {
-	var b bytes.Buffer
-	if err := t.WriteCSV(&b); err != nil {
-		return err
-	}
-	return atomicfile.WritePrivate(path, b.Bytes())
-}
+func (t Table) WriteFile(path string) error { return atomicfile.WritePrivate(path, t.WriteCSV) }
 
 // FormatEvidence writes a cell's evidence as SECTION[START:END] "QUOTE", after "accepted" or
 // "corrected" when a person has seen the cell; "" for neither.

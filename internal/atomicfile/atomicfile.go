@@ -31,8 +31,13 @@ func WriteBytes(path string, data []byte) error {
 	return put(path, 0o666, bytesOf(data))
 }
 
-// WritePrivate is WriteBytes of a file that only its owner may read.
-func WritePrivate(path string, data []byte) error {
+// WritePrivate is Write of a file that only its owner may read.
+func WritePrivate(path string, write func(io.Writer) error) error {
+	return put(path, 0o600, write)
+}
+
+// WritePrivateBytes is WritePrivate of content that is at hand.
+func WritePrivateBytes(path string, data []byte) error {
 	return put(path, 0o600, bytesOf(data))
 }
 

@@ -41,7 +41,7 @@ func TestUmaskDecidesOnPermissions(t *testing.T) {
 		path = filepath.Join(dir, path)
 		write := WriteBytes
 		if want == 0o600 {
-			write = WritePrivate
+			write = WritePrivateBytes
 		}
 		if err := write(path, []byte("x")); err != nil {
 			t.Fatal(err)

@@ -18,8 +18,12 @@ import (
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
-// maxCellBytes is far above any real cell, a report's text included.
-const maxCellBytes = 1 << 20
+// maxCellBytes is far above any real cell of names and numbers, maxTextBytes above any
+// report.
+const (
+	maxCellBytes = 1 << 20
+	maxTextBytes = 64 << 20
+)
 
 // Options steer how a table is read. The zero value is for tables of names and numbers.
 type Options struct {
@@ -222,9 +226,12 @@ func (r *Reader) readError(err error) error {
 }
 
 func (r *Reader) clean(cells []string, i int) error {
-	c := cells[i]
-	if len(c) > maxCellBytes {
-		return problem.At(r.path, r.Line(), "", "cell %d has %d bytes, at most %d are read", i+1, len(c), maxCellBytes)
+	c, most := cells[i], maxCellBytes
+	if r.text {
+		most = maxTextBytes
+	}
+	if len(c) > most {
+		return problem.At(r.path, r.Line(), "", "cell %d has %d bytes, at most %d are read", i+1, len(c), most)
 	}
 	if strings.IndexByte(c, 0) >= 0 {
 		return problem.At(r.path, r.Line(), "", "a zero byte: this is no text file")

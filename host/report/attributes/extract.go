@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/llm"
 	"github.com/alignedfusion/alignedfusion/host/report/rules"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
 // ExtractOptions say what is read from which reports, and by what.
@@ -31,49 +34,168 @@ type ExtractOptions struct {
 	Confirm func(llm.Estimate) bool
 }
 
-// Extract fills the table of attributes from reports.
-func Extract(ctx context.Context, o ExtractOptions) (*report.Table, *Record, error) {
+// batch is how many reports are in memory at a time when rules read them.
+const batch = 2048
+
+// Extract fills the table of attributes from reports and writes it to the file out, which
+// appears whole or not at all. The record is nil when the estimate was not confirmed.
+func Extract(ctx context.Context, o ExtractOptions, out string) (*Record, error) {
 	x, err := rules.Open(o.Rules)
 	if err != nil {
-		return nil, nil, fault.Wrap(fault.Data, err)
+		return nil, fault.Wrap(fault.Data, err)
 	}
 	if o.Schema == nil {
 		o.Schema = &x.Lexicon.Schema
 	}
-	reports, err := report.Read(o.Source)
-	if err != nil {
-		return nil, nil, fault.Wrap(fault.Data, err)
+	e := &extraction{o: o, x: x, record: &Record{SchemaVersion: RecordVersion, AttributeHash: o.Schema.Hash(), Schema: o.Schema}}
+	if err := e.readKept(o.Corrected); err != nil {
+		return nil, fault.Wrap(fault.Data, err)
 	}
-	r := &Record{SchemaVersion: RecordVersion, Reports: len(reports), AttributeHash: o.Schema.Hash(), Schema: o.Schema}
-	kept, err := r.keptRows(o.Corrected, o.Schema, x.Lexicon, reports)
-	if err != nil {
-		return nil, nil, fault.Wrap(fault.Data, err)
-	}
-	fresh := slices.DeleteFunc(slices.Clone(reports), func(one report.Report) bool { return kept[one.ID] != nil })
-	var rows [][]schema.Cell
+	each := func(do func(report.Report) error) error { return report.Each(o.Source, do) }
 	if o.Client != nil {
-		confirmed := false
-		if rows, confirmed, err = r.extractByModel(ctx, o, fresh); !confirmed || err != nil {
-			return nil, nil, err
+		reports, confirmed, err := e.byModel(ctx)
+		if !confirmed || err != nil {
+			return nil, err
 		}
+		each = func(do func(report.Report) error) error { return eachOf(reports, do) }
 	} else {
-		r.Method, r.Lexicon, r.LexiconSHA256 = "rules", x.Lexicon.Source.Name, x.Lexicon.Hash()
-		t, err := x.Table(ctx, o.Schema, fresh)
+		e.record.Method, e.record.Lexicon, e.record.LexiconSHA256 = "rules", x.Lexicon.Source.Name, x.Lexicon.Hash()
+	}
+	var read error // while the file is written
+	err = atomicfile.WritePrivate(out, func(w io.Writer) error {
+		to, err := report.NewTableWriter(w, *o.Schema)
 		if err != nil {
-			return nil, nil, dataUnlessStopped(ctx, err)
+			return err
 		}
-		rows, r.OtherLanguage = t.Cells, otherLanguage(x, fresh)
-	}
-	table := &report.Table{Schema: *o.Schema}
-	for _, one := range reports {
-		cells := kept[one.ID]
-		if cells == nil {
-			cells, rows = rows[0], rows[1:]
+		if err, read = e.fill(ctx, each, to); err != nil || read != nil {
+			return errors.Join(err, read)
 		}
-		table.IDs, table.Cells = append(table.IDs, one.ID), append(table.Cells, cells)
+		return to.Flush()
+	})
+	switch {
+	case read != nil:
+		return nil, dataUnlessStopped(ctx, read)
+	case err != nil:
+		return nil, fault.Wrap(fault.Resource, err)
 	}
-	r.Attributes = schema.CountStates(o.Schema, table.Cells)
-	return table, r, nil
+	return e.record, nil
+}
+
+func eachOf(reports []report.Report, do func(report.Report) error) error {
+	for _, r := range reports {
+		if err := do(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// extraction is a table being filled.
+type extraction struct {
+	o      ExtractOptions
+	x      rules.Extractor
+	record *Record
+	// kept are the rows of the corrected table, model those of a language model.
+	kept  map[string]*keptRow
+	model map[string][]schema.Cell
+}
+
+// keptRow is a row of the corrected table.
+type keptRow struct {
+	cells []schema.Cell
+	row   int
+	seen  bool // its report is there
+}
+
+// fill reads the reports batch by batch and writes their rows in order. write is what
+// failed in writing, read what failed in reading.
+func (e *extraction) fill(ctx context.Context, each func(func(report.Report) error) error, to *report.TableWriter) (write, read error) {
+	var pending []report.Report
+	flush := func() error {
+		rows, err := e.rows(ctx, pending)
+		if err != nil {
+			return err
+		}
+		for n, r := range pending {
+			if write = to.Row(r.ID, rows[n]); write != nil {
+				return write
+			}
+		}
+		e.record.Reports += len(pending)
+		e.record.Attributes = schema.AddCounts(e.record.Attributes, schema.CountStates(e.o.Schema, rows))
+		pending = pending[:0]
+		return nil
+	}
+	read = each(func(r report.Report) error {
+		if pending = append(pending, r); len(pending) < batch {
+			return nil
+		}
+		return flush()
+	})
+	if read == nil {
+		read = flush()
+	}
+	if row := e.unseen(); read == nil && row > 0 {
+		read = fmt.Errorf("%s: row %d: no report has this id", e.o.Corrected, row)
+	}
+	if write != nil {
+		return write, nil
+	}
+	return nil, read
+}
+
+// unseen is the first row of the corrected table without a report, 0 when there is none.
+func (e *extraction) unseen() int {
+	first := 0
+	for _, k := range e.kept {
+		if !k.seen && (first == 0 || k.row < first) {
+			first = k.row
+		}
+	}
+	return first
+}
+
+// rows are the cells of some reports: what is kept, else what the model or the rules read.
+func (e *extraction) rows(ctx context.Context, reports []report.Report) ([][]schema.Cell, error) {
+	rows := make([][]schema.Cell, len(reports))
+	var fresh []report.Report
+	var at []int
+	for n, r := range reports {
+		switch k := e.kept[r.ID]; {
+		case k != nil:
+			if err := e.holds(k, r); err != nil {
+				return nil, err
+			}
+			rows[n] = k.cells
+		case e.o.Client != nil:
+			rows[n] = e.model[r.ID]
+		default:
+			fresh, at = append(fresh, r), append(at, n)
+		}
+	}
+	if e.o.Client != nil {
+		return rows, nil
+	}
+	t, err := e.x.Table(ctx, e.o.Schema, fresh)
+	if err != nil {
+		return nil, err
+	}
+	for i, n := range at {
+		rows[n] = t.Cells[i]
+	}
+	e.record.OtherLanguage = append(e.record.OtherLanguage, t.Unread...)
+	return rows, nil
+}
+
+// holds checks that the evidence of a kept row is in its report.
+func (e *extraction) holds(k *keptRow, r report.Report) error {
+	k.seen = true
+	for i, cell := range k.cells {
+		if v := cell.Evidence; !v.IsZero() && !r.Holds(v) {
+			return fmt.Errorf("%s: row %d: the evidence for %q is not in the report; correct or clear it", e.o.Corrected, k.row, e.o.Schema.Attributes[i].Name)
+		}
+	}
+	return nil
 }
 
 // dataUnlessStopped is an error of the data, unless the context ended.
@@ -84,52 +206,48 @@ func dataUnlessStopped(ctx context.Context, err error) error {
 	return fault.Wrap(fault.Data, err)
 }
 
-// extractByModel reads reports unless the estimate is not confirmed.
-func (r *Record) extractByModel(ctx context.Context, o ExtractOptions, reports []report.Report) (rows [][]schema.Cell, confirmed bool, err error) {
-	if !o.Confirm(o.Client.EstimateExtract(o.Schema, reports)) {
+// byModel reads the reports that are not kept, unless the estimate is not confirmed, and
+// returns all.
+func (e *extraction) byModel(ctx context.Context) (reports []report.Report, confirmed bool, err error) {
+	if reports, err = report.Read(e.o.Source); err != nil {
+		return nil, false, fault.Wrap(fault.Data, err)
+	}
+	fresh := slices.DeleteFunc(slices.Clone(reports), func(r report.Report) bool { return e.kept[r.ID] != nil })
+	if !e.o.Confirm(e.o.Client.EstimateExtract(e.o.Schema, fresh)) {
 		return nil, false, nil
 	}
-	rows, audit, err := o.Client.Extract(ctx, o.Schema, reports)
+	rows, audit, err := e.o.Client.Extract(ctx, e.o.Schema, fresh)
 	if err != nil {
 		return nil, true, err
 	}
-	r.Method, r.Audit = "llm", &audit
-	r.byModel(o.Client, llm.Prompt(o.Schema))
-	return rows, true, nil
+	e.model = map[string][]schema.Cell{}
+	for n, r := range fresh {
+		e.model[r.ID] = rows[n]
+	}
+	e.record.Method, e.record.Audit = "llm", &audit
+	e.record.byModel(e.o.Client, llm.Prompt(e.o.Schema))
+	return reports, true, nil
 }
 
-// keptRows reads the corrected table, and checks its evidence against the reports.
-func (r *Record) keptRows(path string, s *schema.Schema, lexicon *rules.Lexicon, reports []report.Report) (map[string][]schema.Cell, error) {
+// readKept reads the corrected table; its evidence is checked when its reports come.
+func (e *extraction) readKept(path string) error {
 	if path == "" {
-		return nil, nil
+		return nil
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	table, err := report.ParseTable(data, path, *s, lexicon.Synonym)
+	table, err := report.ParseTable(data, path, *e.o.Schema, e.x.Lexicon.Synonym)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	byID := map[string]report.Report{}
-	for _, one := range reports {
-		byID[one.ID] = one
-	}
-	kept := map[string][]schema.Cell{}
+	e.kept = map[string]*keptRow{}
 	for n, id := range table.IDs {
-		one, ok := byID[id]
-		if !ok {
-			return nil, fmt.Errorf("%s: row %d: no report has this id", path, n+2)
-		}
-		for i, cell := range table.Cells[n] {
-			if e := cell.Evidence; !e.IsZero() && !one.Holds(e) {
-				return nil, fmt.Errorf("%s: row %d: the evidence for %q is not in the report; correct or clear it", path, n+2, s.Attributes[i].Name)
-			}
-		}
-		kept[id] = table.Cells[n]
+		e.kept[id] = &keptRow{cells: table.Cells[n], row: n + 2}
 	}
-	r.extra = table.Extra
+	e.record.extra = table.Extra
 	sum := sha256.Sum256(data)
-	r.Corrected, r.KeptRows = hex.EncodeToString(sum[:]), len(kept)
-	return kept, nil
+	e.record.Corrected, e.record.KeptRows = hex.EncodeToString(sum[:]), len(e.kept)
+	return nil
 }

@@ -67,11 +67,13 @@ func (r *Reports) readText(ctx context.Context, s *schema.Schema) error {
 			return fmt.Errorf("the embedded lexicon %s knows none of the schema's attributes; make a table of states with `attributes extract --lexicon FILE` and give that", x.Lexicon.Source.Name)
 		}
 	}
-	if n := len(otherLanguage(x, reports)); n > 0 {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("%s: %d reports look like another language than the lexicon knows and are left unmentioned, the first is %q", r.Path, n, otherLanguage(x, reports)[0]))
+	if r.Table, err = x.Table(ctx, s, reports); err != nil {
+		return err
 	}
-	r.Table, err = x.Table(ctx, s, reports)
-	return err
+	if n := len(r.Table.Unread); n > 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%s: %d reports look like another language than the lexicon knows and are left unmentioned, the first is %q", r.Path, n, r.Table.Unread[0]))
+	}
+	return nil
 }
 
 func (r *Reports) readTable(s *schema.Schema) error {

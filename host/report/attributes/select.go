@@ -60,7 +60,7 @@ func SelectByFrequency(ctx context.Context, src report.Source, o rules.Options, 
 	}
 	r := &Record{SchemaVersion: RecordVersion, Method: "frequency", Reports: len(reports), AttributeHash: chosen.Hash(),
 		Lexicon: x.Lexicon.Source.Name, LexiconSHA256: x.Lexicon.Hash(), Attributes: schema.CountStates(&t.Schema, t.Cells)}
-	r.OtherLanguage = otherLanguage(x, reports)
+	r.OtherLanguage = t.Unread
 	return chosen, r, nil
 }
 
@@ -81,15 +81,4 @@ func SelectByModel(ctx context.Context, src report.Source, c *llm.Client, sample
 	r := &Record{SchemaVersion: RecordVersion, Method: "llm", Reports: len(reports), AttributeHash: chosen.Hash()}
 	r.byModel(c, llm.SelectPrompt)
 	return chosen, r, nil
-}
-
-// otherLanguage names the reports that the rules leave alone.
-func otherLanguage(x rules.Extractor, reports []report.Report) []string {
-	var out []string
-	for _, r := range reports {
-		if x.OtherLanguage(r) {
-			out = append(out, r.ID)
-		}
-	}
-	return out
 }

@@ -215,7 +215,7 @@ func (c *Client) keep(r request, answer reply) error {
 	if err != nil {
 		return fmt.Errorf("language model cache: %w", err)
 	}
-	if err := atomicfile.WritePrivate(c.cachePath(r), data); err != nil {
+	if err := atomicfile.WritePrivateBytes(c.cachePath(r), data); err != nil {
 		return fmt.Errorf("language model cache: %w", err)
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"sync/atomic"
 
@@ -34,23 +33,33 @@ type Extractor struct {
 // other people do not count. A report in a language that is not known has all
 // cells unmentioned: the rules would find its mentions and miss its negations.
 func (x Extractor) Extract(r report.Report) []schema.Cell {
+	cells, _ := x.read(r)
+	return cells
+}
+
+// read is Extract; known says whether the report's language is.
+func (x Extractor) read(r report.Report) (cells []schema.Cell, known bool) {
 	attributes := x.Lexicon.Schema.Attributes
-	cells := make([]schema.Cell, len(attributes))
+	cells = make([]schema.Cell, len(attributes))
 	for i := range cells {
 		cells[i].Value = -1
 	}
-	x.Engine = x.engineFor(r)
+	texts := make([][]Token, len(r.Sections))
+	for k, section := range r.Sections {
+		texts[k] = Tokenize(section.Text)
+	}
+	x.Engine = x.engineFor(r, texts)
 	if x.Engine == nil {
-		return cells
+		return cells, false
 	}
 	var abnormal schema.Cell
 	carried := make([]*thing, len(attributes))
 	unexplained := false
-	for _, section := range r.Sections {
+	for k, section := range r.Sections {
 		if reasonColumn(section.Name) {
 			continue
 		}
-		tokens := Tokenize(section.Text)
+		tokens := texts[k]
 		for _, span := range findingSentences(section.Text, tokens) {
 			s := sentence{x: x, section: section, tokens: tokens, span: span, present: x.Lexicon.present.of(tokens, span)}
 			for i := range attributes {
@@ -76,7 +85,7 @@ func (x Extractor) Extract(r report.Report) []schema.Cell {
 			x.nothingElse(i, cells, abnormal, unexplained)
 		}
 	}
-	return cells
+	return cells, true
 }
 
 // nothingElse decides the attribute i, which any other finding denies: it is stated when
@@ -278,9 +287,8 @@ func (x Extractor) Table(ctx context.Context, s *schema.Schema, reports []report
 	if _, err := report.Project(x.Lexicon.Schema, x.Extract(report.Report{}), *s); err != nil {
 		return nil, fmt.Errorf("schema and lexicon %s: %w", x.Lexicon.Source.Name, err)
 	}
-	// Most of what is allocated is garbage at once; the table itself is large.
-	defer debug.SetGCPercent(debug.SetGCPercent(collectAt))
 	t := &report.Table{Schema: *s, IDs: make([]string, len(reports)), Cells: make([][]schema.Cell, len(reports))}
+	known := make([]bool, len(reports))
 	var work errgroup.Group
 	next := atomic.Int64{}
 	for range runtime.GOMAXPROCS(0) {
@@ -293,7 +301,8 @@ func (x Extractor) Table(ctx context.Context, s *schema.Schema, reports []report
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				cells := x.Extract(reports[n])
+				var cells []schema.Cell
+				cells, known[n] = x.read(reports[n])
 				if s != &x.Lexicon.Schema {
 					var err error
 					if cells, err = report.Project(x.Lexicon.Schema, cells, *s); err != nil {
@@ -307,8 +316,10 @@ func (x Extractor) Table(ctx context.Context, s *schema.Schema, reports []report
 	if err := work.Wait(); err != nil {
 		return nil, err
 	}
+	for n, ok := range known {
+		if !ok {
+			t.Unread = append(t.Unread, reports[n].ID)
+		}
+	}
 	return t, nil
 }
-
-// collectAt is the growth in percent after which garbage is collected while extracting.
-const collectAt = 25

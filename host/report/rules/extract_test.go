@@ -221,3 +221,23 @@ func BenchmarkExtractReport(b *testing.B) {
 		x.Extract(r)
 	}
 }
+
+// TestWorkGrowsWithTheLengthAlone counts what is allocated, which every step of the rules
+// does, for a text and for one four times as long.
+func TestWorkGrowsWithTheLengthAlone(t *testing.T) {
+	x := extractor(t, "")
+	for name, sentence := range map[string]string{
+		"sentences":     "No pneumothorax, small left effusion. Possible nodule in the right lung, 6 mm.\n",
+		"no full stops": "no pneumothorax small left effusion and possible nodule or mass with opacity ",
+		"headings":      "FINDINGS: Clear.\nHISTORY: Cough.\n",
+		"brackets":      "((effusion) or [no mass",
+	} {
+		work := func(times int) float64 {
+			r := one(strings.Repeat(sentence, times))
+			return testing.AllocsPerRun(1, func() { x.Extract(r) })
+		}
+		if small, large := work(500), work(2000); large > 5*small {
+			t.Errorf("%s: %.0f allocations for a text, %.0f for one four times as long", name, small, large)
+		}
+	}
+}

@@ -178,27 +178,33 @@ func Language(r report.Report, known func(word string) bool) string {
 	if known == nil {
 		known = func(string) bool { return true }
 	}
+	texts := make([][]Token, len(r.Sections))
+	for k, s := range r.Sections {
+		texts[k] = Tokenize(s.Text)
+	}
+	return languageOf(r, texts, known)
+}
+
+// languageOf is Language of a report whose sections' words are at hand.
+func languageOf(r report.Report, texts [][]Token, known func(word string) bool) string {
 	var n tongue
-	for _, s := range r.Sections {
+	for k, s := range r.Sections {
 		if nonLatin(s.Text) {
 			return ""
 		}
-		m := listen(s.Text, Tokenize(s.Text), known)
+		m := listen(s.Text, texts[k], known)
 		n = tongue{n.english + m.english, n.weak + m.weak, n.german + m.german, n.spanish + m.spanish, n.other + m.other, n.unknown + m.unknown}
 	}
 	return n.language()
 }
 
-// OtherLanguage reports whether the report is in a language that the lexicon has no words
-// of or the rules no triggers for: mentions would be found and negations missed.
-func (x Extractor) OtherLanguage(r report.Report) bool { return x.engineFor(r) == nil }
-
-// engineFor is the engine of the report's language; nil when there is none.
-func (x Extractor) engineFor(r report.Report) *Engine {
+// engineFor is the engine of the report's language; nil when the lexicon has no words of it
+// or the rules no triggers for it: mentions would be found and negations missed.
+func (x Extractor) engineFor(r report.Report, texts [][]Token) *Engine {
 	if x.AnyLanguage || r.Empty() {
 		return x.Engine
 	}
-	language := Language(r, x.Lexicon.names)
+	language := languageOf(r, texts, x.Lexicon.names)
 	switch {
 	case !slices.Contains(x.Lexicon.languages(), language):
 		return nil

@@ -120,6 +120,7 @@ type found struct {
 // phraseMatcher finds one attribute's phrases.
 type phraseMatcher struct {
 	matcher *matcher
+	words   map[string]bool // of its phrases; a prefix has its *
 	senses  []sense
 	values  []int
 }
@@ -136,7 +137,7 @@ func (m *phraseMatcher) find(tokens []Token, span Span) []found {
 	}
 	for i := span.Start; i < span.End; i++ {
 		for _, prefix := range denials {
-			if rest, ok := strings.CutPrefix(tokens[i].Text, prefix); ok && len(rest) > 3 {
+			if rest, ok := strings.CutPrefix(tokens[i].Text, prefix); ok && len(rest) > 3 && names(m.words, rest) {
 				all = append(all, m.behindDenial(tokens, span, i, rest)...)
 			}
 		}
@@ -195,12 +196,15 @@ func (c *Lexicon) languages() []string {
 }
 
 // names reports whether a word is one of the lexicon's phrases.
-func (c *Lexicon) names(word string) bool {
-	if c.words[word] {
+func (c *Lexicon) names(word string) bool { return names(c.words, word) }
+
+// names reports whether a word is in a set; a prefix has its *.
+func names(words map[string]bool, word string) bool {
+	if words[word] {
 		return true
 	}
 	for n := 3; n <= len(word); n++ {
-		if c.words[word[:n]+"*"] {
+		if words[word[:n]+"*"] {
 			return true
 		}
 	}
@@ -385,7 +389,8 @@ func compile(p Phrases, values []Value) (*phraseMatcher, error) {
 	for k, v := range values {
 		add(slices.Concat(elided(v.Mentions, seen), inverted(v.Mentions, seen)), mention, k)
 	}
-	m.matcher = newMatcher(patterns)
+	m.matcher, m.words = newMatcher(patterns), map[string]bool{}
+	m.matcher.collect(m.words)
 	return m, errors.Join(errs...)
 }
 

@@ -35,6 +35,18 @@ func CountStates(s *Schema, rows [][]Cell) []Count {
 	return counts
 }
 
+// AddCounts adds up counts of the same attributes; either may be nil.
+func AddCounts(a, b []Count) []Count {
+	if a == nil {
+		return b
+	}
+	for i := range b {
+		a[i].Stated, a[i].Negated = a[i].Stated+b[i].Stated, a[i].Negated+b[i].Negated
+		a[i].Uncertain, a[i].Unmentioned = a[i].Uncertain+b[i].Uncertain, a[i].Unmentioned+b[i].Unmentioned
+	}
+	return a
+}
+
 // Frequent keeps the attributes that at least minShare of the rows mention, and that have
 // two values or more: categorical ones in order of falling frequency, numbers in bins at
 // quantiles of the rows. Rows are those of training reports and no other.
