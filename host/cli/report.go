@@ -107,7 +107,7 @@ func writePage(c *cli.Context, o page.Options, out string, maxMiB float64) error
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.WritePrivate(out, file); err != nil {
+	if err := atomicfile.WritePrivateBytes(out, file); err != nil {
 		return resourceError(err)
 	}
 	for _, w := range g.Document.Warnings {
