@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/host/workflow/detect"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
@@ -32,6 +33,7 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "split", Usage: "split to predict, or all (default: test on the run's data, else all)"},
 			&cli.StringFlag{Name: "out", Usage: "`FILE`.csv, .json or .npz", Required: true},
 			&cli.BoolFlag{Name: "mirror", Usage: "predict every image mirrored, too; boxes are fused, probabilities averaged"},
+			&cli.StringFlag{Name: "tta", Usage: "further passes, combined likewise: a `LIST` of mirror, flips (both ways), turns (all eight), scales (0.8, 1.25)"},
 			&cli.StringSliceFlag{Name: "with", Usage: "combine with this other `RUN`: boxes by weighted box fusion, probabilities of classes by their mean; repeatable"},
 			&cli.StringFlag{Name: "findings", Usage: "detection: merge boxes across the slices of each volume and write them to `FILE`.csv or .json"},
 			&cli.Float64Flag{Name: "findings-iou", Value: 0.4, Usage: "IoU at which boxes of neighbouring slices belong together"},
@@ -62,8 +64,11 @@ func runPredict(c *cli.Context) error {
 	}
 	o := workflow.PredictOptions{
 		Run: c.String("run"), Reports: c.String("reports"), With: c.StringSlice("with"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
-		Mirror: c.Bool("mirror"), AllowChanged: c.Bool("allow-changed"), Findings: findings != "", Reconstruction: reconstruction != "",
+		TTA: config.List(c.String("tta")), AllowChanged: c.Bool("allow-changed"), Findings: findings != "", Reconstruction: reconstruction != "",
 		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
+	}
+	if c.Bool("mirror") {
+		o.TTA = append(o.TTA, "mirror")
 	}
 	if c.IsSet("missing") {
 		rate := c.Float64("missing")

@@ -49,6 +49,7 @@ type Train struct {
 	ClipNorm        float64   `setting:"clip_norm" default:"35" min:"0" help:"bound of the global gradient norm; 0: none"`
 	BestBy          BestBy    `setting:"best_by" default:"mean_sensitivity" choices:"mean_sensitivity,last" default.classify:"balanced_accuracy" choices.classify:"balanced_accuracy,macro_auroc,last" help:"which checkpoint is the best one: that of the greatest mean_sensitivity (detect), balanced_accuracy or macro_auroc (classify; the second is steadier where the split is small) on the validation split, or the last"`
 	ValidateEvery   int       `setting:"validate_every" default:"1" min:"1" help:"epochs between validations; the last epoch is always validated"`
+	Patience        int       `setting:"patience" default:"0" min:"0" unless:"best_by=last" help:"training ends after that many validations in a row without a better one (early stopping); 0: after all epochs"`
 	CheckpointEvery int       `setting:"checkpoint_every" default:"0" min:"0" help:"optimizer steps between checkpoints besides those at the ends of epochs; 0: none"`
 }
 
@@ -63,6 +64,7 @@ type Data struct {
 	MissingSeed       int          `setting:"missing_seed" default:"0" min:"0" help:"which values are taken away, and which patients stay; what is missing at a low rate is missing at every higher one"`
 	Impute            Impute       `setting:"impute" default:"none" help:"what stands for a missing attribute: none (unmentioned), mode (the training split's most frequent value), category (one more value), pattern (every attribute is reduced to present or missing)"`
 	ClassWeights      ClassWeights `setting:"class_weights" default:"none" task:"classify" help:"weights of the classes in the loss: none, or balanced (inverse to their frequency in the training split)"`
+	Sampler           Sampler      `setting:"sampler" default:"shuffle" help:"how an epoch draws its cases: shuffle (each once), or balanced (as many in all; every class equally often, of images with boxes their rarest class, images without one being a class of their own)"`
 	Size              int          `setting:"size" default:"0" default.classify:"128" min:"0" max:"16384" help:"longer side in network pixels, ratio kept; 0: original size times zoom"`
 	Zoom              float64      `setting:"zoom" default:"1" above:"0" max:"64" when:"size=0" help:"network pixels per original pixel where size is 0"`
 	Crop              int          `setting:"crop" default:"0" min:"0" max:"16384" help:"side of the training crops in network pixels; 0: whole images"`
@@ -146,6 +148,18 @@ const (
 
 // Choices of data.class_weights.
 func (ClassWeights) Choices() []string { return texts(Unweighted, Balanced) }
+
+// Sampler is how an epoch draws its cases.
+type Sampler string
+
+// How cases are drawn.
+const (
+	SampleShuffled Sampler = "shuffle"
+	SampleBalanced Sampler = "balanced"
+)
+
+// Choices of data.sampler.
+func (Sampler) Choices() []string { return texts(SampleShuffled, SampleBalanced) }
 
 // Augment is what is varied at random in training.
 type Augment string
@@ -313,6 +327,7 @@ func (c *Config) idleBeyondGroups() []idle {
 	if d.ValidationSplit == "" {
 		add(t.BestBy != Last, "train.best_by", "data.validation_split is empty, and without validation the last checkpoint is the best")
 		add(true, "train.validate_every", "data.validation_split is empty")
+		add(true, "train.patience", "data.validation_split is empty")
 		add(true, "data.missing_validation", "data.validation_split is empty")
 	}
 	if c.Fusion.Plugin == None {

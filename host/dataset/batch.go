@@ -83,6 +83,10 @@ type LoaderOptions struct {
 	Batch int
 	// Shuffle puts the cases into an order drawn from Load.Seed and Epoch.
 	Shuffle bool
+	// Balance, with Shuffle, draws as many cases in all, from every class equally often: of
+	// the first label set, of images with boxes their rarest class. Cases of unknown label,
+	// and images without a box, are a class of their own.
+	Balance bool
 	Epoch   int
 	// Start skips that many batches: a resumed epoch continues where it stopped.
 	Start int

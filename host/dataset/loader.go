@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -20,10 +21,12 @@ import (
 
 // Loader delivers the batches of one epoch, made in the background. Close ends it.
 type Loader struct {
-	data       *Dataset
-	cases      []Case
-	opt        LoaderOptions
-	order      []int
+	data  *Dataset
+	cases []Case
+	opt   LoaderOptions
+	order []int
+	// repeat counts, along order, how often the case has come before in this epoch.
+	repeat     []int
 	batches    int
 	modalities []string
 	spacing    bool
@@ -176,12 +179,56 @@ func (l *Loader) resolve() error {
 	if o.Shuffle {
 		rng := rand.New(rand.NewPCG(splitmix64(o.Load.Seed), splitmix64(uint64(o.Epoch))))
 		rng.Shuffle(len(l.order), func(i, j int) { l.order[i], l.order[j] = l.order[j], l.order[i] })
+		if o.Balance {
+			l.order = balanced(l.cases, l.order)
+			rng.Shuffle(len(l.order), func(i, j int) { l.order[i], l.order[j] = l.order[j], l.order[i] })
+		}
+	}
+	seen := map[int]int{}
+	for _, at := range l.order {
+		l.repeat = append(l.repeat, seen[at])
+		seen[at]++
 	}
 	l.batches = len(l.cases) / o.Batch
 	if len(l.cases)%o.Batch > 0 && !o.DropLast {
 		l.batches++
 	}
 	return nil
+}
+
+// balanced draws from every class in turn, within a class in the given order and again from
+// its start, as many cases as there are.
+func balanced(cases []Case, order []int) []int {
+	boxes := map[int]int{}
+	for i := range cases {
+		for _, b := range cases[i].Boxes {
+			boxes[b.Class]++
+		}
+	}
+	classOf := func(c *Case) int {
+		class := -1
+		for _, b := range c.Boxes {
+			if class < 0 || boxes[b.Class] < boxes[class] || boxes[b.Class] == boxes[class] && b.Class < class {
+				class = b.Class
+			}
+		}
+		if len(c.Labels) > 0 {
+			class = c.Labels[slices.Min(slices.Collect(maps.Keys(c.Labels)))]
+		}
+		return class
+	}
+	groups := map[int][]int{}
+	for _, at := range order {
+		k := classOf(&cases[at])
+		groups[k] = append(groups[k], at)
+	}
+	classes := slices.Sorted(maps.Keys(groups))
+	out := make([]int, len(order))
+	for i := range out {
+		group := groups[classes[i%len(classes)]]
+		out[i] = group[i/len(classes)%len(group)]
+	}
+	return out
 }
 
 // resolvePorts finds out which modalities the encoders want, and how.
@@ -356,7 +403,7 @@ func (l *Loader) layOut(p *pendingBatch) error {
 	first := p.batch.Index * l.opt.Batch
 	for i := range p.errs {
 		at := l.order[first+i]
-		one, err := l.newPlan(at)
+		one, err := l.newPlan(at, l.repeat[first+i])
 		if err != nil {
 			return err
 		}

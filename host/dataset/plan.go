@@ -45,9 +45,10 @@ func sampleRand(seed uint64, epoch, index int) *rand.Rand {
 	return rand.New(rand.NewPCG(splitmix64(seed^splitmix64(uint64(epoch))), splitmix64(uint64(index)+1)))
 }
 
-func (l *Loader) newPlan(index int) (*plan, error) {
+// newPlan plans case index, which has come repeat times before in this epoch.
+func (l *Loader) newPlan(index, repeat int) (*plan, error) {
 	c := &l.cases[index]
-	rng := sampleRand(l.opt.Load.Seed, l.opt.Epoch, index)
+	rng := sampleRand(l.opt.Load.Seed, l.opt.Epoch, index+repeat*len(l.cases))
 	p := &plan{c: c, geometry: map[string]*Geometry{}, contentHeight: map[string]int{}, contentWidth: map[string]int{}}
 	a := l.opt.Load.Augment
 	uniform := func(limit float64) float64 { return limit * (2*rng.Float64() - 1) }

@@ -215,7 +215,7 @@ func planned(t *testing.T, load LoadOptions, index int, change func(c *Case)) (*
 		t.Fatal(err)
 	}
 	l.Close()
-	return l.newPlan(index)
+	return l.newPlan(index, 0)
 }
 
 func near(a, b float64) bool { return math.Abs(a-b) < 1e-4 }

@@ -45,9 +45,11 @@ type State struct {
 	// SkippedLast says that the last step had no finite loss.
 	SkippedLast bool `json:"skipped_last,omitempty"`
 	// Unvalidated says that the validation at this step is still to be done.
-	Unvalidated bool   `json:"unvalidated,omitempty"`
-	Best        Best   `json:"best"`
-	Seed        uint64 `json:"seed"`
+	Unvalidated bool `json:"unvalidated,omitempty"`
+	// Stale counts the validations since the best one.
+	Stale int    `json:"stale,omitempty"`
+	Best  Best   `json:"best"`
+	Seed  uint64 `json:"seed"`
 }
 
 // Checkpoint is one that was verified.

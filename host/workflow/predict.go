@@ -47,8 +47,9 @@ type PredictOptions struct {
 	// Findings and Reconstruction say what will be asked of the result: a run that cannot
 	// give it is refused before anything is computed.
 	Findings, Reconstruction bool
-	// Mirror predicts every image mirrored, too, and combines the two (predictions.Combine).
-	Mirror bool
+	// TTA names further passes over every image (feed.Views) that are combined with the one
+	// as it is (predictions.Combine).
+	TTA []string
 	// Counterfactuals predicts every case again without its report, with another's and with
 	// one that contradicts it.
 	Counterfactuals bool
@@ -85,7 +86,7 @@ func (r *PredictResult) Set() predictions.Set {
 
 // Predict runs a trained pipeline on data, or several whose predictions it combines.
 // Predictions on a run's own data are also kept in its run directory, unless
-// PredictOptions.Missing or Mirror change them.
+// PredictOptions.Missing or TTA change them.
 func Predict(ctx context.Context, o PredictOptions) (*PredictResult, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -123,6 +124,9 @@ func (o PredictOptions) check() error {
 			return usage("--checkpoint %q: want best, last or a step number", name)
 		}
 	}
+	if _, err := feed.Views(o.TTA); err != nil {
+		return usage("--tta: %w", err)
+	}
 	r, err := ReadRun(o.Run)
 	if err != nil {
 		return err
@@ -131,8 +135,8 @@ func (o PredictOptions) check() error {
 	switch {
 	case o.Findings && task != config.Detect:
 		return usage("--findings: the run's task is %s, findings are merged in detection only", task)
-	case o.Mirror && r.Config.Encoder.Plugin == config.None:
-		return usage("--mirror: the run has no encoder, so there are no images to mirror")
+	case len(o.TTA) > 0 && r.Config.Encoder.Plugin == config.None:
+		return usage("--tta %s: the run has no encoder, so there are no images to turn or mirror", strings.Join(o.TTA, ","))
 	case o.Counterfactuals && r.Schema == nil:
 		return usage("--counterfactuals: %s reads no attributes, so nothing would change", o.Run)
 	case o.Reconstruction && r.Config.Fusion.Plugin == config.None:
@@ -212,7 +216,7 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	result.Run, result.Config, result.Labels, result.Split = o.Run, c, r.Labels, o.Split
 	result.Calibration = r.Calibration
 	result.Evaluable, result.Warnings = predictions.HasTargets(cases), voids
-	if given.own && given.sameReports && o.Missing == nil && !o.Mirror && result.Evaluable {
+	if given.own && given.sameReports && o.Missing == nil && len(o.TTA) == 0 && result.Evaluable {
 		return result, result.keep()
 	}
 	return result, nil
@@ -279,15 +283,17 @@ func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkp
 			return nil, err
 		}
 	}
-	last := time.Now()
-	predict := s.Predict
-	if o.Mirror {
-		predict = s.predictMirrored
+	views, err := feed.Views(o.TTA)
+	if err != nil {
+		return nil, err
 	}
-	predicted, err := predict(ctx, cases, func(done int) error {
+	started := time.Now()
+	last, all := started, len(views)*len(cases)
+	predicted, err := s.predictViews(ctx, cases, views, func(done int) error {
 		if time.Since(last) > 10*time.Second {
 			last = time.Now()
-			fmt.Fprintf(o.Messages, "%d of %d cases\n", done, len(cases))
+			left := time.Duration(float64(time.Since(started)) / float64(done) * float64(all-done))
+			fmt.Fprintf(o.Messages, "%d of %d cases  %s left\n", done/len(views), len(cases), left.Round(time.Second))
 		}
 		return nil
 	})

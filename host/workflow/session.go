@@ -272,20 +272,23 @@ func (s *Session) predictBatch(ctx context.Context, b *dataset.Batch) (_ []predi
 	return s.decoder.Decode(run, b, cells)
 }
 
-// predictMirrored predicts cases as they are and with their images mirrored left-right,
-// and combines the two passes.
-func (s *Session) predictMirrored(ctx context.Context, cases []dataset.Case, report func(done int) error) ([]predictions.Prediction, error) {
-	plain, err := s.Predict(ctx, cases, report)
-	if err != nil {
-		return nil, err
+// predictViews predicts cases in a pass per view of their images and combines the passes.
+// report is given the number of cases done in all passes.
+func (s *Session) predictViews(ctx context.Context, cases []dataset.Case, views []feed.View, report func(done int) error) ([]predictions.Prediction, error) {
+	defer func() { s.Feed.View = feed.View{} }()
+	var passes [][]predictions.Prediction
+	for k, view := range views {
+		s.Feed.View = view
+		one, err := s.Predict(ctx, cases, func(done int) error { return report(k*len(cases) + done) })
+		if err != nil {
+			return nil, err
+		}
+		passes = append(passes, one)
 	}
-	s.Feed.Mirrored = true
-	defer func() { s.Feed.Mirrored = false }()
-	mirrored, err := s.Predict(ctx, cases, report)
-	if err != nil {
-		return nil, err
+	if len(passes) == 1 {
+		return passes[0], nil
 	}
-	return predictions.Combine(s.Config.Task, [][]predictions.Prediction{plain, mirrored})
+	return predictions.Combine(s.Config.Task, passes)
 }
 
 // predictBetweenSignals predicts until ctx ends: the batch under way is finished, so that

@@ -242,6 +242,7 @@ func (t *training) loopOptions(ctx context.Context, s *Session) (loop.Options, e
 	o := loop.Options{
 		Pipeline: s.Pipeline, Source: source,
 		Epochs: settings.Epochs, MaxSteps: settings.MaxSteps, Accumulate: settings.Accumulate,
+		Patience:      settings.Patience,
 		ValidateEvery: settings.ValidateEvery, CheckpointEvery: settings.CheckpointEvery,
 		Seed: c.Seed, LearningRate: settings.LearningRate, LearningRateFactor: factors, Schedule: schedule,
 		LossWeights: weights, ClipNorm: settings.ClipNorm, PeakRSSBytes: s.PeakRSSBytes,

@@ -58,6 +58,9 @@ type Options struct {
 	MaxSteps int
 	// Accumulate is the number of micro-batches per optimizer step.
 	Accumulate int
+	// Patience ends training after that many validations in a row that were no better than
+	// the best one; 0 never does.
+	Patience int
 	// ValidateEvery epochs, CheckpointEvery optimizer steps (0: at ends of epochs only).
 	ValidateEvery, CheckpointEvery int
 	Seed                           uint64
@@ -155,7 +158,10 @@ func (l *loop) epoch(ctx context.Context) (err error) {
 }
 
 func (l *loop) epochDone() bool { return l.state.Batch >= l.Source.BatchesPerEpoch() }
-func (l *loop) ended() bool     { return l.state.Step >= l.total }
+func (l *loop) ended() bool     { return l.state.Step >= l.total || l.stale() }
+
+// stale says that the patience with validations that are no better is at its end.
+func (l *loop) stale() bool { return l.Patience > 0 && l.state.Stale >= l.Patience }
 
 // epochNumber counts the epoch of the last step from 1.
 func (l *loop) epochNumber() int {
@@ -262,7 +268,9 @@ func (l *loop) validate(ctx context.Context) error {
 	}
 	record := runs.Record{Kind: "validation", Step: l.state.Step, Epoch: epoch, Metrics: v.Metrics, StepSec: time.Since(started).Seconds()}
 	better := !math.IsNaN(v.Value) && (v.Latest || l.state.Best.Step == 0 || v.Value > l.state.Best.Value)
+	l.state.Stale++
 	if better {
+		l.state.Stale = 0
 		l.state.Best = runs.Best{Step: l.state.Step, Epoch: epoch, Metric: v.Metric, Value: v.Value}
 		if v.Keep != nil {
 			if err := v.Keep(); err != nil {
@@ -278,6 +286,10 @@ func (l *loop) validate(ctx context.Context) error {
 		return err
 	}
 	l.Progress.Validation(record, v, better && !v.Latest)
+	if l.stale() && l.state.Step < l.total {
+		l.Progress.Warn(fmt.Sprintf("%d validations in a row were no better than that of epoch %d (train.patience): training ends after epoch %d of %d",
+			l.state.Stale, l.state.Best.Epoch, epoch, l.Epochs))
+	}
 	return nil
 }
 

@@ -484,3 +484,46 @@ func TestPlainProgressLinesSayStepLossAndTimeLeft(t *testing.T) {
 		}
 	}
 }
+
+// The counter of validations without a better one is part of what a run goes on with.
+func TestPatienceEndsTrainingAndSurvivesResuming(t *testing.T) {
+	values := map[int]float64{1: 0.5, 2: 0.6, 3: 0.6, 4: math.NaN(), 5: 0.9, 6: 0.9}
+	patient := func(p *pipeline.Pipeline, r *runs.Run, patience int) Options {
+		o := options(p, r)
+		o.ValidateEvery, o.Patience = 1, patience
+		epoch := 0
+		if c, _, err := runs.Latest(r.Dir); err == nil {
+			epoch = c.State.Epoch
+		}
+		o.Validate = func(context.Context) (Validation, error) {
+			epoch++
+			return Validation{Metric: "m", Value: values[epoch]}, nil
+		}
+		return o
+	}
+	for patience, want := range map[int]int{0: 6, 2: 4, 3: 6} {
+		state, err := Loop(t.Context(), patient(open(t, nil), newRun(t), patience), runs.State{})
+		if err != nil || state.Epoch != want {
+			t.Errorf("patience %d: ended after epoch %d (%v), want %d", patience, state.Epoch, err, want)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := newRun(t)
+	o := patient(open(t, nil), r, 2)
+	o.Progress = stopAt{o.Progress, 10, cancel} // in epoch 4, after one validation that was no better
+	if _, err := Loop(ctx, o, runs.State{}); !errors.Is(err, ErrStopped) {
+		t.Fatal(err)
+	}
+	c, _, err := runs.Latest(r.Dir)
+	if err != nil || c.State.Stale != 1 {
+		t.Fatalf("checkpoint %+v (%v), want 1 validation without a better one", c, err)
+	}
+	p := open(t, nil)
+	if err := Restore(t.Context(), p, c, false); err != nil {
+		t.Fatal(err)
+	}
+	state, err := Loop(t.Context(), patient(p, r, 2), c.State)
+	if err != nil || state.Epoch != 4 || state.Best.Epoch != 2 {
+		t.Errorf("continued to epoch %d, best %+v (%v), want 4 and 2", state.Epoch, state.Best, err)
+	}
+}

@@ -109,11 +109,11 @@ type bar struct {
 }
 
 func (b *bar) Start(total, done int) {
-	b.progress = mpb.New(mpb.WithOutput(b.w), mpb.WithWidth(40))
+	b.progress = mpb.New(mpb.WithOutput(b.w), mpb.WithWidth(24))
 	b.bar = b.progress.AddBar(int64(total),
-		mpb.PrependDecorators(decor.Name("training "), decor.CountersNoUnit("%d/%d")),
+		mpb.PrependDecorators(decor.Name("training "), decor.CountersNoUnit("%d/%d"), decor.Name(" ")),
 		mpb.AppendDecorators(
-			decor.EwmaETA(decor.ET_STYLE_GO, 30), decor.Name(" left  "),
+			decor.Name(" "), decor.EwmaETA(decor.ET_STYLE_GO, 30), decor.Name(" left  "),
 			decor.Any(func(decor.Statistics) string { return b.last }),
 		),
 	)
@@ -123,7 +123,7 @@ func (b *bar) Start(total, done int) {
 
 func (b *bar) Step(r runs.Record) {
 	if r.Loss != nil {
-		b.last = lossText(r)
+		b.last = fmt.Sprintf("loss %.4f", *r.Loss) // each stage's would not fit 80 columns
 	}
 	b.bar.EwmaIncrement(time.Since(b.since))
 	b.since = time.Now()

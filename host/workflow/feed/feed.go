@@ -5,12 +5,16 @@ package feed
 import (
 	"context"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
+	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
@@ -25,11 +29,48 @@ type Feed struct {
 	Reports *Reports
 	// Encoder is the stage that takes the pictures; nil when there is none.
 	Encoder *pipeline.Member
-	// Mirrored turns the pictures left-right.
-	Mirrored bool
+	// View is how the pictures are turned and scaled.
+	View View
 
 	cache  *dataset.Cache
 	tokens *tokenCache
+}
+
+// View is a way to look at a picture; the zero value is as it is.
+type View struct {
+	// FlipX mirrors left-right, FlipY up-down, then Transpose exchanges rows and columns.
+	FlipX, FlipY, Transpose bool
+	// Scale of the picture's sides; 0 is 1.
+	Scale float64
+}
+
+// viewSets are the passes of predict --tta, besides the picture as it is.
+var viewSets = map[string][]View{
+	"mirror": {{FlipX: true}},
+	"flips":  {{FlipX: true}, {FlipY: true}, {FlipX: true, FlipY: true}},
+	"turns": {{FlipX: true}, {FlipY: true}, {FlipX: true, FlipY: true}, {Transpose: true}, {FlipX: true, Transpose: true},
+		{FlipY: true, Transpose: true}, {FlipX: true, FlipY: true, Transpose: true}},
+	"scales": {{Scale: 0.8}, {Scale: 1.25}},
+}
+
+// ViewSets are the names that Views knows.
+func ViewSets() []string { return slices.Sorted(maps.Keys(viewSets)) }
+
+// Views are the passes of several sets, each once, beginning with the picture as it is.
+func Views(names []string) ([]View, error) {
+	out := []View{{}}
+	for _, name := range names {
+		set, ok := viewSets[name]
+		if !ok {
+			return nil, fmt.Errorf("passes %q are unknown%s; there are %s", name, nearest.Meant(name, ViewSets()), strings.Join(ViewSets(), ", "))
+		}
+		for _, v := range set {
+			if !slices.Contains(out, v) {
+				out = append(out, v)
+			}
+		}
+	}
+	return out, nil
 }
 
 // New makes a feed; reports may be nil.
@@ -83,7 +124,7 @@ func (f *Feed) loader(ctx context.Context, cases []dataset.Case, train bool, epo
 		Batch: f.BatchSize(), Epoch: epoch, Start: first,
 		Workers: c.Workers, Ports: []sdk.Port{}, Cache: f.cache,
 	}
-	varied := f.Mirrored || train && (c.Augment != config.AugmentNone || c.Crop > 0)
+	varied := f.View != View{} || train && (c.Augment != config.AugmentNone || c.Crop > 0)
 	if f.Encoder != nil && (varied || !f.tokens.covers(cases)) {
 		o.Ports = f.Encoder.Opened.Inputs
 	}
@@ -97,14 +138,18 @@ func (f *Feed) loader(ctx context.Context, cases []dataset.Case, train bool, epo
 		case config.AugmentPicture:
 			o.Load.Augment = dataset.PictureAugment()
 		}
-		o.Shuffle, o.Targets = true, true
+		o.Shuffle, o.Targets, o.Balance = true, true, c.Sampler == config.SampleBalanced
 		o.DropLast = len(cases) >= o.Batch
 	} else if f.Config.Task == config.Detect {
 		// One image at a time: what a batch is padded to must not change its boxes.
 		o.Batch = 1
 	}
-	if f.Mirrored {
-		o.Load.Augment = dataset.AugmentOptions{FlipX: 1}
+	if !train {
+		sure := map[bool]float64{true: 1}
+		o.Load.Augment = dataset.AugmentOptions{FlipX: sure[f.View.FlipX], FlipY: sure[f.View.FlipY], Transpose: sure[f.View.Transpose]}
+	}
+	if s := f.View.Scale; s > 0 {
+		o.Load.Size, o.Load.Zoom = int(math.Round(s*float64(c.Size))), s*c.Zoom
 	}
 	return dataset.NewLoader(ctx, f.Data, cases, o)
 }

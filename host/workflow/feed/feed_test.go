@@ -51,7 +51,7 @@ func TestMirroredPassTurnsPictures(t *testing.T) {
 	for i := range d.Cases {
 		f.tokens.cases[d.Cases[i].ID] = map[string]*tensor.Tensor{}
 	}
-	f.Mirrored = true
+	f.View = View{FlipX: true}
 	mirrored, _ := pixels()
 	width := int(shape[len(shape)-1])
 	symmetric := true
