@@ -36,6 +36,7 @@ func commands() []*cli.Command {
 		dataCommand(),
 		pluginCommand(),
 		stageCommand(),
+		exportCommand(),
 		weightsCommand(),
 		doctorCommand(),
 		versionCommand(),

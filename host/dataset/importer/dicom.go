@@ -46,7 +46,7 @@ type plane struct {
 // instance is what is used of one DICOM file.
 type instance struct {
 	path                      string
-	sop, series, study        string
+	sop, class, series, study string
 	patient, modality         string
 	description, syntax       string
 	localizer                 bool
@@ -86,7 +86,7 @@ func readInstance(path string, pixels bool) (in *instance, frames [][]int32, err
 		return nil, nil, problem.At(path, 0, "", "damaged or cut off: %v", err)
 	}
 	d := elements{set.Elements}
-	in = &instance{path: path, sop: d.text(tag.SOPInstanceUID), series: d.text(tag.SeriesInstanceUID), study: d.text(tag.StudyInstanceUID),
+	in = &instance{path: path, sop: d.text(tag.SOPInstanceUID), class: d.text(tag.SOPClassUID), series: d.text(tag.SeriesInstanceUID), study: d.text(tag.StudyInstanceUID),
 		patient: d.text(tag.PatientID), modality: d.text(tag.Modality), description: d.text(tag.SeriesDescription), syntax: d.text(tag.TransferSyntaxUID),
 		localizer: strings.Contains(strings.ToUpper(d.text(tag.ImageType)), "LOCALIZER"),
 		rows:      d.whole(tag.Rows), columns: d.whole(tag.Columns), samples: max(1, d.whole(tag.SamplesPerPixel)),

@@ -111,7 +111,10 @@ func Import(ctx context.Context, o Options) (*Summary, error) {
 	if s.Written, err = writeVolumes(ctx, o, scans); err != nil {
 		return nil, err
 	}
-	return s, writeTables(o.Out, scans, boxes, o.Boxes != "" || o.Masks != "")
+	if err := writeTables(o.Out, scans, boxes, o.Boxes != "" || o.Masks != ""); err != nil {
+		return nil, err
+	}
+	return s, recordSource(o)
 }
 
 // writeVolumes writes what is not there yet, as many at once as there are processors.
@@ -147,9 +150,8 @@ func writeVolumes(ctx context.Context, o Options, scans []*scan) (written int, e
 	return written, group.Wait()
 }
 
-// find looks for scans below a folder, or takes one file.
-func find(ctx context.Context, root string) (scans []*scan, notes []string, err error) {
-	var files []string
+// walk lists the plain files below a folder, or takes one file.
+func walk(ctx context.Context, root string) (files, notes []string, err error) {
 	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -166,6 +168,12 @@ func find(ctx context.Context, root string) (scans []*scan, notes []string, err 
 		}
 		return ctx.Err()
 	})
+	return files, notes, err
+}
+
+// find looks for scans below a folder, or takes one file.
+func find(ctx context.Context, root string) (scans []*scan, notes []string, err error) {
+	files, notes, err := walk(ctx, root)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -241,8 +249,9 @@ func pseudonym(patient string) string {
 	return "P-" + hex.EncodeToString(sum[:])[:10]
 }
 
-// findSeries reads the headers of DICOM files and makes a scan of every series.
-func findSeries(ctx context.Context, root string, files []string, problems *problem.List) (scans []*scan, notes []string, err error) {
+// groupSeries reads the headers of DICOM files and sorts them into series; what is damaged
+// is added to problems.
+func groupSeries(ctx context.Context, files []string, problems *problem.List) (bySeries map[string][]*instance, notes []string, err error) {
 	instances := make([]*instance, len(files))
 	errs := make([]error, len(files))
 	var group errgroup.Group
@@ -256,7 +265,7 @@ func findSeries(ctx context.Context, root string, files []string, problems *prob
 	if err := group.Wait(); err != nil {
 		return nil, nil, err
 	}
-	bySeries := map[string][]*instance{}
+	bySeries = map[string][]*instance{}
 	other, localizers := 0, 0
 	for k, in := range instances {
 		switch {
@@ -275,6 +284,15 @@ func findSeries(ctx context.Context, root string, files []string, problems *prob
 	}
 	if localizers > 0 {
 		notes = append(notes, fmt.Sprintf("%d localizers are left out", localizers))
+	}
+	return bySeries, notes, nil
+}
+
+// findSeries makes a scan of every series of DICOM files.
+func findSeries(ctx context.Context, root string, files []string, problems *problem.List) (scans []*scan, notes []string, err error) {
+	bySeries, notes, err := groupSeries(ctx, files, problems)
+	if err != nil {
+		return nil, nil, err
 	}
 	folders := map[string][]*series{}
 	for _, list := range bySeries {
