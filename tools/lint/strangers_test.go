@@ -24,7 +24,7 @@ func TestFewFilesAreChangedToAddOne(t *testing.T) {
 		{"dtype", 2, []string{`"FP16"`, `"I16"`, `"<i2"`, `"ShortStorage"`}, nil},
 		{"optimizer", 3, []string{"adamw", "beta2"}, []string{"sdk/plugintest/plugintest.go"}},
 		{"data layout", 2, []string{`"derm7pt"`, "openDerm7pt"}, nil},
-		{"FROC protocol", 1, []string{`"nndetection"`, `"camelyon16"`, `"rexgrounding"`}, nil},
+		{"FROC protocol", 1, []string{`"nndetection"`, `"camelyon16"`, `"rexgrounding"`}, []string{"host/cli/export.go"}},
 		{"study", 1, []string{`"ablation"`, `Name:  "detection"`}, nil},
 		{"method of a study", 1, []string{`"itfusion-noit"`, `"itfusion-norec"`}, nil},
 		{"exit code", 1, []string{"quality gate was missed", "{Gate, 7,"}, nil},
