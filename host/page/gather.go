@@ -461,6 +461,9 @@ func (n names) within(text string) string {
 		return q
 	})
 	for _, path := range n.paths {
+		if filepath.Base(path) == path {
+			continue
+		}
 		text = strings.ReplaceAll(text, path, "…/"+filepath.Base(path))
 	}
 	return folders.ReplaceAllString(text, "$1…/")

@@ -110,7 +110,7 @@ func fileOf(t *testing.T, g *Gathered, maxMiB float64) string {
 
 // browser runs actions on a page in a headless Chromium, and fails on a request that is not
 // the page itself, on an error in its console and on an exception.
-func browser(t *testing.T, address string, actions ...chromedp.Action) {
+func browser(t testing.TB, address string, actions ...chromedp.Action) {
 	t.Helper()
 	path := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
@@ -215,7 +215,7 @@ func TestTheSliderMovesCountsListAndTables(t *testing.T) {
 	browser(t, opened(t, fileOf(t, g, 50)),
 		at(1), textOf("#reading", &before), evaluate(`reportPage.state().items`, &count),
 		at(len(d.Curve)), textOf("#reading", &after), evaluate(`reportPage.state().items`, &all),
-		evaluate(`document.getElementById("live").textContent`, &live),
+		chromedp.Click(`[data-tab=performance]`), evaluate(`document.getElementById("live").textContent`, &live),
 		at(0), textOf("#reading", &none),
 		evaluate(`[...document.querySelectorAll("#items li.fp")].length ? [1] : []`, &items),
 	)
@@ -343,5 +343,26 @@ func TestThePageMayAskForNothing(t *testing.T) {
 		if strings.Contains(style+body+script, bad) {
 			t.Errorf("the code holds %q", bad)
 		}
+	}
+}
+
+// BenchmarkPage opens the page in the file that ALIGNEDFUSION_PAGE names, and moves its slider
+// from end to end.
+func BenchmarkPage(b *testing.B) {
+	path := os.Getenv("ALIGNEDFUSION_PAGE")
+	if path == "" {
+		b.Skip("ALIGNEDFUSION_PAGE names no page to open")
+	}
+	for b.Loop() {
+		var opened, slider, worst float64
+		browser(b, "file://"+path,
+			evaluate(`performance.getEntriesByType("navigation")[0].loadEventEnd`, &opened),
+			evaluate(`{const s = document.getElementById("slider"), n = Number(s.max); let sum = 0; window.worst = 0;
+				for (let k = 0; k < 50; k++) { const t = performance.now(); s.value = Math.round(n * k / 49); s.dispatchEvent(new Event("input")); document.body.offsetHeight;
+					const d = performance.now() - t; sum += d; window.worst = Math.max(window.worst, d); } sum / 50}`, &slider),
+			evaluate(`window.worst`, &worst))
+		b.ReportMetric(opened, "open-ms")
+		b.ReportMetric(slider, "slider-ms")
+		b.ReportMetric(worst, "slider-worst-ms")
 	}
 }

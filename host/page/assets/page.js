@@ -23,17 +23,17 @@ function drawing(tag, given, ...children) {
 const fixed = (v, n) => v === null || v === undefined || Number.isNaN(v) ? "–" : Number(v).toFixed(n === undefined ? 3 : n);
 const brief = v => v === null || v === undefined ? "–" : Number(v) === 0 ? "0" : Math.abs(v) >= 1000 || Math.abs(v) < 0.001 ? Number(Number(v).toPrecision(3)).toExponential() : String(Number(Number(v).toPrecision(3)));
 const range = ci => ci && ci[0] !== null ? fixed(ci[0]) + " to " + fixed(ci[1]) : "–";
-const percent = p => p < 0.005 ? "<1 %" : p > 0.995 ? ">99 %" : Math.round(100 * p) + " %";
+const percent = p => p < 0.005 ? "<1\u00a0%" : p > 0.995 ? ">99\u00a0%" : Math.round(100 * p) + "\u00a0%";
 
 // table makes a table; cells are texts, numbers (set to the right) or nodes.
 function table(caption, head, rows, option) {
-  const cell = v => v instanceof Node ? (v.tagName === "TD" ? v : element("td", {}, v)) : element("td", {className: typeof v === "number" || /^[-–<>]?[\d.]*( %)?$/.test(v) ? "n" : ""}, String(v));
+  const cell = v => v instanceof Node ? (v.tagName === "TD" ? v : element("td", {}, v)) : element("td", {className: typeof v === "number" || /^[-–<>]?[\d.]*(\u00a0%)?$/.test(v) ? "n" : ""}, String(v));
   const body = rows.map((r, n) => { const tr = element("tr", {}, r.map(cell)); if (option && option.row) option.row(tr, n); return tr; });
   return element("div", {className: "scroll"}, element("table", {}, element("caption", {}, caption), element("thead", {}, element("tr", {}, head.map((h, n) => element("th", {scope: "col", className: body.length && body[0].children[n] && body[0].children[n].className === "n" ? "n" : ""}, h)))), element("tbody", {}, body)));
 }
 
 // state is what the reader has chosen.
-const state = {system: 0, step: 0, threshold: -Infinity, kind: "all", shown: 200, at: 0, offset: 0, zoom: 1, panX: 0, panY: 0, low: -160, high: 240, boxes: true, modality: "", confusion: null};
+const state = {system: 0, step: 0, threshold: -Infinity, kind: "all", shown: 60, at: 0, offset: 0, zoom: 1, panX: 0, panY: 0, low: -160, high: 240, boxes: true, modality: "", confusion: null};
 const remarks = new Map(); // by case: {flag, remark}
 let items = [];
 
@@ -350,7 +350,7 @@ function showCase(i, item) {
     state.modality = all[0] || "";
     state.zoom = 1; state.panX = state.panY = 0;
   }
-  setOffset(before === i ? state.offset : 0);
+  if (before !== i || i < 0) setOffset(0); else { describePicture(); draw(); }
   showSide();
 }
 const otherKinds = [["without", "no report"], ["shuffled", "another's"], ["contradicting", "contrary"]];
@@ -497,7 +497,7 @@ const figureCell = (v, ci, note) => element("td", {className: "n"}, fixed(v), ci
 
 // showLive draws what depends on the threshold.
 function showLive() {
-  if (!live) return;
+  if (!live || byId("page-performance").hidden) return;
   const thresholds = systems.map((_, n) => matched(n)), at = systems.map((_, n) => countsAt(n, thresholds[n]));
   froc.markAt(at.map(c => [c.fppi, c.sensitivity]));
   const out = [table("At the threshold" + (systems.length > 1 ? ", the others with no more false positives" : ""), ["system", "threshold", "lesions found", "sensitivity", "false positives", "per " + detection.report.protocol.unit, "marks"], at.map((c, n) => [doc.systems[n].name, Number.isFinite(thresholds[n]) ? brief(thresholds[n]) : "–", c.found + " of " + counted, fixed(c.sensitivity), String(c.fp), fixed(c.fppi, 2), String(c.marks)]))];
@@ -588,7 +588,7 @@ function makeStudy() {
     const at = (m, rate) => rows.find(r => r.method === m && r.rate === rate);
     const of = m => rates.map(rate => at(m, rate)).filter(r => r);
     page.append(element("h2", {}, scenario || "Study"), rates.length > 1 ? element("div", {className: "plots"}, plot(t.metric.replace(/_/g, " ") + " by share of missing attributes", {x: {label: "share of attributes missing", min: rates[0], max: rates[rates.length - 1], ticks: rates}, y: unitAxis(t.metric.replace(/_/g, " "))}, methods.map(m => ({name: m, points: of(m).map(r => [r.rate, figure(r).mean]), band: of(m).filter(r => figure(r).low !== null && figure(r).low !== undefined).map(r => [r.rate, figure(r).low, figure(r).high])})))) : "",
-      table(t.metric.replace(/_/g, " ") + " with intervals; + and − where the test against the baseline stays below 0.05", ["method", ...rates.map(r => percent(r).replace("<1 %", "0 %") + " missing")], methods.map(m => [m, ...rates.map(rate => { const r = at(m, rate); if (!r) return "–"; const f = figure(r), test = r.test; return figureCell(f.mean, [f.low, f.high], test && test.p_holm < 0.05 ? (test.difference > 0 ? "+" : "−") : ""); })])));
+      table(t.metric.replace(/_/g, " ") + " with intervals; + and − where the test against the baseline stays below 0.05", ["method", ...rates.map(r => (r ? percent(r) : "0\u00a0%") + " missing")], methods.map(m => [m, ...rates.map(rate => { const r = at(m, rate); if (!r) return "–"; const f = figure(r), test = r.test; return figureCell(f.mean, [f.low, f.high], test && test.p_holm < 0.05 ? (test.difference > 0 ? "+" : "−") : ""); })])));
   }
   if (t.reconstruction) page.append(table("Attributes that were taken away and recovered", ["method", "missing", "attribute", "values", "right", "most frequent value", "naive Bayes", "calibration error"], t.reconstruction.map(r => [r.method, percent(r.rate), r.attribute || "all", String(r.values), fixed(r.accuracy), fixed(r.majority), fixed(r.naive_bayes), fixed(r.ece)])));
   return true;
@@ -623,12 +623,13 @@ function openTab(name) {
   for (const b of byId("tabs").children) b.setAttribute("aria-selected", String(b.dataset.tab === name));
   for (const p of document.querySelectorAll(".page")) p.hidden = p.id !== "page-" + name;
   if (name === "cases") draw();
+  if (name === "performance") showLive();
 }
 // refill makes the list anew and stays at the same entry where it is still there.
 function refill() {
   const before = items[state.at];
   makeItems();
-  state.shown = 200;
+  state.shown = 60;
   const same = before ? items.findIndex(m => m.case === before.case && m.lesion === before.lesion && m.mark === before.mark) : -1;
   state.at = same >= 0 && same < 2000 ? same : 0;
   showList();
@@ -653,6 +654,8 @@ function start() {
   state.kind = kinds[0][0];
   byId("window").append(...presets.map((p, n) => element("option", {value: n}, (n + 1) + " " + p[0] + " (" + p[1] + " to " + p[2] + ")")), element("option", {value: "own"}, "own (Shift and drag)"));
   byId("footer").textContent = "alignedfusion " + doc.version + ", " + doc.made + (doc.hashed ? "; ids are hashes" : "; ids are shown") + ". For research only: not a medical device. " + (doc.pictures.note || "");
+  byId("viewer").querySelector(".legend").hidden = !lesions.length && !systems.length;
+  byId("slice").parentNode.hidden = byId("window").parentNode.hidden = doc.cases.length > 0 && !doc.cases.some(c => c.pictures && c.pictures.includes("volume"));
   makePerformance();
   listen();
   if (systems.length) { const s = systems.length - 1; state.system = s; if (byId("system")) byId("system").value = String(s); byId("threshold").hidden = false; byId("slider").max = systems[s].curve.length; const points = detection.report.protocol.fppi, middle = points.reduce((a, b) => Math.abs(b - 1) < Math.abs(a - 1) ? b : a); state.step = stepAt(middle); setStep(state.step); }
