@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 	"github.com/alignedfusion/alignedfusion/sdk/python"
@@ -16,18 +15,31 @@ import (
 // pythonSDK is the folder of the Python SDK, and the name that plugins import.
 const pythonSDK = "alignedfusion_sdk"
 
-// lendSDK writes the Python SDK that came with this program beside a plugin in Python which
-// does not bring one among its files.
+// lendSDK writes the Python SDK that came with this program into the copy of a plugin in
+// Python. Files of it that the plugin brings itself stay as they are: of a copy of the SDK
+// whose list is older than it is, those that the list lacks are added.
 func (f *Found) lendSDK(command []string, copied string) error {
 	if f.owns(command[0]) || !pythons.MatchString(filepath.Base(command[0])) {
 		return nil
 	}
-	for _, path := range f.Files {
-		if strings.HasPrefix(f.inside(path), pythonSDK+string(filepath.Separator)) {
-			return nil
+	files, err := python.SDK.ReadDir(pythonSDK)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(copied, pythonSDK), 0o700); err != nil {
+		return err
+	}
+	for _, file := range files {
+		to := filepath.Join(copied, pythonSDK, file.Name())
+		if _, err := os.Lstat(to); err == nil {
+			continue
+		}
+		text, err := python.SDK.ReadFile(pythonSDK + "/" + file.Name())
+		if err := errors.Join(err, os.WriteFile(to, text, 0o600)); err != nil {
+			return err
 		}
 	}
-	return os.CopyFS(copied, python.SDK)
+	return nil
 }
 
 // PythonSDK returns a folder with the Python SDK of this program, for PYTHONPATH. It lies
