@@ -85,6 +85,16 @@ release: build ## pack dist/ for machines without Go, with libraries for each of
 	@go run ./tools/release -version '$(VERSION)' $(LIBTORCHS)
 	@ls -l dist/*.tar.gz
 
+# The second one is made elsewhere and compiles everything anew.
+.PHONY: release-test
+release-test: build ## pack the commit twice, from two folders with a build cache each, and compare byte for byte
+	@two=$$(mktemp -d); trap 'rm -rf "$$two"' EXIT; \
+	for n in 1 2; do \
+		git clone -q . "$$two/$$n"; cp -r build go.work* "$$two/$$n"; \
+		GOCACHE="$$two/cache$$n" go run -C "$$two/$$n" ./tools/release -version check -out "$$two/dist$$n" $(LIBTORCHS); \
+	done; \
+	diff "$$two"/dist?/SHA256SUMS && cat "$$two/dist1/SHA256SUMS"
+
 .PHONY: clean
 clean: ## remove everything that was built, and the demo's results
 	rm -rf bin build demo dist go.work go.work.sum
