@@ -124,7 +124,7 @@ var misreadings = []misreading{
 	{text: "the marks seem to be x1,y1,x2,y2 that were read as x,y,width,height", marks: func(b box) box { return box{b[0], b[1], b[2], b[3] - b[0], b[4] - b[1], b[5]} }},
 	{text: "the lesions seem to be x,y,width,height that were read as x1,y1,x2,y2 (--columns x=…,y=…,w=…,h=… says so)", lesion: sidesRead},
 	{text: "the marks seem to be the centre and the sides that were read as x,y,width,height (--columns cx=…,cy=…,w=…,h=… says so)", marks: func(b box) box {
-		w, h := (b[3]-b[0])/2, (b[4]-b[1])/2
+		w, h := float64((b[3]-b[0])/2), float64((b[4]-b[1])/2)
 		return box{b[0] - w, b[1] - h, b[2], b[3] - w, b[4] - h, b[5]}
 	}},
 	{text: "x and y have the other sign in one of the files: LPS against RAS (--coordinates lps or ras, or turn them)", marks: func(b box) box { return box{-b[3], -b[4], b[2], -b[0], -b[1], b[5]} }},

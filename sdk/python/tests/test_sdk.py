@@ -10,7 +10,7 @@ import alignedfusion_sdk as af
 import torch
 
 from alignedfusion_sdk.manifest import PortCheck
-from alignedfusion_sdk.stage import Instance
+from alignedfusion_sdk.stage import _OPTIMIZERS, Instance
 
 
 class Line(af.Stage):
@@ -105,7 +105,7 @@ class Training(unittest.TestCase):
                 i.forward({"x": x}, [], call(context))
                 i.backward(context, {}, {"square": 1.0})
                 i.step({"learning_rate": 0.01}, 1.0)
-        for optimizer in ("sgd", "adamw"):
+        for optimizer in _OPTIMIZERS:
             with tempfile.TemporaryDirectory() as folder:
                 a, b = instance(optimizer), instance(optimizer)
                 train(a, 1)
