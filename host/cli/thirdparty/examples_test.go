@@ -93,7 +93,11 @@ func TestReattachToAPythonPlugin(t *testing.T) {
 	needPython(t)
 	dir := pythonPlugin(t, root+"/examples/python-head")
 	debugged := exec.Command(debianPython, "plugin.py", serve.DebugFlag)
-	debugged.Dir, debugged.Stderr = dir, os.Stderr
+	sdk, err := exec.Command("alignedfusion", "plugin", "sdk").Output() // as docs/write-a-plugin.md says
+	if err != nil {
+		t.Fatal(err)
+	}
+	debugged.Dir, debugged.Stderr, debugged.Env = dir, os.Stderr, append(os.Environ(), "PYTHONPATH="+strings.TrimSpace(string(sdk)))
 	out, err := debugged.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
