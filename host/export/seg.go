@@ -42,7 +42,8 @@ type segment struct {
 // and returns the paths. Segments are the boxes of findings, filled; or with masks, a folder of
 // label volumes VOLUME.nii, .nii.gz, .mha (f is nil then), the labels. Equal input gives equal files.
 func WriteSegmentations(ctx context.Context, f *Findings, masks string, o DICOMOptions) ([]string, error) {
-	names, byVolume, files := []string{}, map[string][]Finding{}, map[string]string{}
+	var names []string
+	byVolume, files := map[string][]Finding{}, map[string]string{}
 	if masks == "" {
 		names, byVolume = f.byVolume()
 	} else {

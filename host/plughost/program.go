@@ -50,7 +50,7 @@ func recognise(path string) error {
 	}
 	defer file.Close()
 	head := make([]byte, 512)
-	n, err := io.ReadFull(file, head)
+	n, _ := io.ReadFull(file, head) // a shorter file is looked at as far as it goes
 	if head = head[:n]; n == 0 {
 		return fmt.Errorf("%s is empty", path)
 	}
