@@ -81,7 +81,7 @@ plugins: fit ## build every plugin into bin/plugins/
 	@$(if $(PLUGIN_MAINS),$(GO_BUILD) -ldflags '-s -w' -o bin/plugins/ $(PLUGIN_MAINS))
 
 .PHONY: release
-release: build ## pack dist/ for machines without Go, with libraries for each of LIBTORCHS (folders) (docs/install.md)
+release: build ## pack dist/ for machines without Go, with libraries for each of LIBTORCHS (folders) (docs/how-to/install.md)
 	@go run ./tools/release -version '$(VERSION)' $(LIBTORCHS)
 	@ls -l dist/*.tar.gz
 
@@ -164,15 +164,15 @@ bench: build ## run the benchmarks (BENCH=regexp selects)
 ##@ Generate
 
 .PHONY: docs
-docs: host ## write docs/commands.md and docs/exit-codes.md from the program, the lists of ports from the catalogue
+docs: host ## write docs/reference/commands.md and docs/reference/exit-codes.md from the program, the lists of ports from the catalogue
 	@mkdir -p docs
 	@go test -count=1 -run UpToDate ./sdk/ports -update >/dev/null
-	@bin/alignedfusion reference > docs/.commands.md && mv docs/.commands.md docs/commands.md
-	@bin/alignedfusion exit-codes --markdown > docs/exit-codes.md
+	@bin/alignedfusion reference > docs/.commands.md && mv docs/.commands.md docs/reference/commands.md
+	@bin/alignedfusion exit-codes --markdown > docs/reference/exit-codes.md
 
 .PHONY: docs-check
-docs-check: host ## fail when docs/commands.md is out of date
-	@bin/alignedfusion reference | diff -u docs/commands.md - || { echo "run \`make docs\`" >&2; exit 1; }
+docs-check: host ## fail when docs/reference/commands.md is out of date
+	@bin/alignedfusion reference | diff -u docs/reference/commands.md - || { echo "run \`make docs\`" >&2; exit 1; }
 
 .PHONY: proto
 proto: build/protoc-gen-go build/protoc-gen-go-grpc ## generate Go code from sdk/proto (needs protoc)

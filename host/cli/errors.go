@@ -42,12 +42,12 @@ func exitCodes() string {
 	return strings.Join(all, ", ")
 }
 
-// exitCodesCommand prints fault.Exits; `make docs` writes docs/exit-codes.md with it.
+// exitCodesCommand prints fault.Exits; `make docs` writes docs/reference/exit-codes.md with it.
 func exitCodesCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "exit-codes",
 		Usage: "say what the program's exit codes mean",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "markdown", Usage: "as the page docs/exit-codes.md"}},
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "markdown", Usage: "as the page docs/reference/exit-codes.md"}},
 		Action: func(c *cli.Context) error {
 			if err := noArguments(c); err != nil {
 				return err

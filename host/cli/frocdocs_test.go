@@ -15,13 +15,13 @@ import (
 // as that tool writes them: one image with a lesion that is found at a score of 0.9, and one
 // without a lesion and with a mark of 0.4.
 func TestCommandsForOtherToolsWorkAsTheyStand(t *testing.T) {
-	page, err := os.ReadFile("../../docs/froc.md")
+	page, err := os.ReadFile("../../docs/explanation/froc.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, part, ok := strings.Cut(string(page), "\n## From the tool you come from\n")
 	if !ok {
-		t.Fatal("docs/froc.md has no such part")
+		t.Fatal("docs/explanation/froc.md has no such part")
 	}
 	part, _, _ = strings.Cut(part, "\n## ")
 	blocks := regexp.MustCompile("(?s)\\*\\*(.+?)\\*\\*.*?```sh\n(.*?)```").FindAllStringSubmatch(part, -1)
@@ -69,7 +69,7 @@ func TestCommandsForOtherToolsWorkAsTheyStand(t *testing.T) {
 	}
 	for tool := range asToolsWriteThem {
 		if !seen[tool] {
-			t.Errorf("docs/froc.md says nothing to those who come from %s", tool)
+			t.Errorf("docs/explanation/froc.md says nothing to those who come from %s", tool)
 		}
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// referenceCommand prints docs/commands.md; `make docs` writes it.
+// referenceCommand prints docs/reference/commands.md; `make docs` writes it.
 func referenceCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "reference",

@@ -47,7 +47,7 @@ func reportCommand() *cli.Command {
 		ArgsUsage: "[NAME=]RUN...",
 		Description: `The file asks for nothing from anywhere and opens by double click. It shows the predictions that
 ` + "`alignedfusion predict`" + ` left in the runs, the first run being what others are compared with, or those of
-files. docs/report-page.md says how to read it.
+files. docs/tutorials/report-page.md says how to read it.
 
   alignedfusion report runs/none runs/itfusion --out report.html
   alignedfusion report --ground-truth truth.csv --images images.csv --predictions boxes.csv --out report.html`,

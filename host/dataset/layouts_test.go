@@ -474,17 +474,17 @@ func BenchmarkLoaderSkin(b *testing.B) {
 	b.ReportMetric(float64(b.N*len(cases))/b.Elapsed().Seconds(), "samples/s")
 }
 
-// A layout is the file that opens it, its row of layouts.go, and docs/data.md: no other
+// A layout is the file that opens it, its row of layouts.go, and docs/reference/data.md: no other
 // code asks for a layout by its name (derm7pt stands for all: its name means nothing else).
 func TestALayoutIsNamedInNoOtherFileThanTheTable(t *testing.T) {
 	root := filepath.Join("..", "..")
-	guide, err := os.ReadFile(filepath.Join(root, "docs", "data.md"))
+	guide, err := os.ReadFile(filepath.Join(root, "docs", "reference", "data.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, l := range Layouts() {
 		if !strings.Contains(string(guide), "`"+l.Name+":") {
-			t.Errorf("docs/data.md does not name %s", l)
+			t.Errorf("docs/reference/data.md does not name %s", l)
 		}
 	}
 	var named []string

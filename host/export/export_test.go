@@ -166,7 +166,7 @@ func TestFindingsOfJSONAreThoseOfCSV(t *testing.T) {
 func output(t *testing.T, dir, name string, args ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil || name == "" {
-		t.Skipf("no peer %q here; docs/export.md says what is asked for", name)
+		t.Skipf("no peer %q here; docs/how-to/export.md says what is asked for", name)
 	}
 	cmd := exec.Command(name, args...)
 	cmd.Dir = dir
@@ -223,7 +223,7 @@ coco 5 1.0
 	t.Run("cornerstone", func(t *testing.T) {
 		dir := os.Getenv("ALIGNEDFUSION_PEERS_NODE")
 		if dir == "" {
-			t.Skip("no @cornerstonejs/adapters here; docs/export.md says what is asked for")
+			t.Skip("no @cornerstonejs/adapters here; docs/how-to/export.md says what is asked for")
 		}
 		script, err := os.ReadFile("testdata/hydrate.mjs")
 		if err != nil {

@@ -42,7 +42,7 @@ type Exit struct {
 	When string
 }
 
-// Exits are all ways in which the program ends; the page docs/exit-codes.md, the help and
+// Exits are all ways in which the program ends; the page docs/reference/exit-codes.md, the help and
 // the codes themselves come from here.
 var Exits = []Exit{
 	{None, 0, "done", "the command did what it was asked for"},
@@ -67,7 +67,7 @@ func (k Kind) Code() int {
 	return 1
 }
 
-// Page is docs/exit-codes.md.
+// Page is docs/reference/exit-codes.md.
 func Page() string {
 	var b strings.Builder
 	b.WriteString("# Exit codes\n\nWritten by `make docs` from the program itself; `alignedfusion exit-codes` says the same.\n\n" +

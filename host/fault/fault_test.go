@@ -87,12 +87,12 @@ func TestEveryKindHasOneCode(t *testing.T) {
 // A new exit code is a line of Exits and the page made of it; the program's help is
 // checked in host/cli.
 func TestThePageListsAllCodes(t *testing.T) {
-	page, err := os.ReadFile("../../docs/exit-codes.md")
+	page, err := os.ReadFile("../../docs/reference/exit-codes.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if string(page) != Page() {
-		t.Error("docs/exit-codes.md is out of date: run `make docs`")
+		t.Error("docs/reference/exit-codes.md is out of date: run `make docs`")
 	}
 	for _, e := range Exits {
 		if !strings.Contains(string(page), fmt.Sprintf("| %d | %s |", e.Code, e.Meaning)) {

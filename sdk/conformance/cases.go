@@ -33,7 +33,7 @@ var pluginCases = []pluginCase{
 	{"describe", "`PLUGIN --describe` prints the manifest as JSON, without a handshake, and Describe returns the same.",
 		"print the protobuf JSON of the manifest to standard output and end with exit code 0", describe},
 	{"manifest", "The manifest names the plugin, its version and its stages; ports have known dtypes and agree with the catalogue, settings valid defaults.",
-		"correct the manifest; docs/architecture.md lists the ports", checkManifest},
+		"correct the manifest; docs/explanation/architecture.md lists the ports", checkManifest},
 	{"health", "The plugin serves grpc.health.v1.Health and reports \"plugin\" as SERVING.",
 		"serve the health service; the SDKs do", health},
 	{"unknown-stage", "Opening a stage that does not exist is InvalidArgument.",

@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write what is made from the catalogue")
 
 const (
 	root       = "../.."
-	docsFile   = "docs/architecture.md"
+	docsFile   = "docs/explanation/architecture.md"
 	pythonFile = "sdk/python/alignedfusion_sdk/catalogue.py"
 	begin, end = "<!-- ports: written by go test ./sdk/ports -update -->\n", "<!-- end of ports -->\n"
 )

@@ -1,4 +1,4 @@
-// Package proto_test keeps the promise of docs/protocol.md: a minor version adds, and
+// Package proto_test keeps the promise of docs/reference/protocol.md: a minor version adds, and
 // changes nothing that is there.
 package proto_test
 

@@ -20,7 +20,7 @@ import (
 )
 
 // A plugin's side of go-plugin's handshake is a line and two small services
-// (docs/protocol.md). go-plugin's own server would bring net/rpc into every plugin, whose
+// (docs/reference/protocol.md). go-plugin's own server would bring net/rpc into every plugin, whose
 // reflection keeps the linker from leaving anything out.
 
 // patience is how long calls in flight are waited for when the host ends the plugin.

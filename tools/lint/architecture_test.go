@@ -7,13 +7,13 @@ import (
 )
 
 func TestArchitectureNamesEveryRoom(t *testing.T) {
-	text, err := os.ReadFile("../../docs/architecture.md")
+	text, err := os.ReadFile("../../docs/explanation/architecture.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, section, found := strings.Cut(string(text), "## The rooms")
 	if !found {
-		t.Fatal("docs/architecture.md has no section on the rooms")
+		t.Fatal("docs/explanation/architecture.md has no section on the rooms")
 	}
 	section, _, _ = strings.Cut(section, "\n## ")
 	words := map[string]bool{}
@@ -22,7 +22,7 @@ func TestArchitectureNamesEveryRoom(t *testing.T) {
 	}
 	for _, r := range rooms {
 		if !words[r.prefix] {
-			t.Errorf("docs/architecture.md does not name %s in its section on the rooms", r.prefix)
+			t.Errorf("docs/explanation/architecture.md does not name %s in its section on the rooms", r.prefix)
 		}
 	}
 }

@@ -88,7 +88,7 @@ func (r *tree) fill(torches []string) error {
 	}
 	for source, target := range map[string]string{
 		"build/shim/src": "build/shim/src", "plugins/a3d/native": "plugins/a3d/native", "tools/release/setup.sh": "setup",
-		"LICENSE": "LICENSE", "CHANGELOG.md": "CHANGELOG.md", "docs/install.md": "docs/install.md", "docs/cluster.md": "docs/cluster.md",
+		"LICENSE": "LICENSE", "CHANGELOG.md": "CHANGELOG.md", "docs/how-to/install.md": "docs/how-to/install.md", "docs/how-to/cluster.md": "docs/how-to/cluster.md",
 		"tools/release/Dockerfile": "Dockerfile", "tools/release/apptainer.def": "apptainer.def",
 	} {
 		if err := copyTo(source, filepath.Join(r.dir, target)); err != nil {

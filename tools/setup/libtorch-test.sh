@@ -8,7 +8,7 @@
 # root can enter. For each, the libraries are compiled, the tests run that compare stages
 # with PyTorch, and a detector trains for 20 steps: by SGD at a small rate, for AdamW's
 # first steps are of the rate's size however small a gradient, and proposals are chosen by
-# rank, so that rounding would show. Prints the table of docs/install.md; fails when a row
+# rank, so that rounding would show. Prints the table of docs/how-to/install.md; fails when a row
 # does, or when losses differ by more than 1e-4.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

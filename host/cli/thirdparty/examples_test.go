@@ -93,7 +93,7 @@ func TestReattachToAPythonPlugin(t *testing.T) {
 	needPython(t)
 	dir := pythonPlugin(t, root+"/examples/python-head")
 	debugged := exec.Command(debianPython, "plugin.py", serve.DebugFlag)
-	sdk, err := exec.Command("alignedfusion", "plugin", "sdk").Output() // as docs/write-a-plugin.md says
+	sdk, err := exec.Command("alignedfusion", "plugin", "sdk").Output() // as docs/how-to/write-a-plugin.md says
 	if err != nil {
 		t.Fatal(err)
 	}

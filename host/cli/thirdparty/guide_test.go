@@ -11,10 +11,10 @@ import (
 
 var fenced = regexp.MustCompile("(?s)```sh\n(.*?)```")
 
-// guide returns the commands of a section of docs/write-a-plugin.md, as they stand.
+// guide returns the commands of a section of docs/how-to/write-a-plugin.md, as they stand.
 func guide(t *testing.T, heading string) string {
 	t.Helper()
-	text, err := os.ReadFile(root + "/docs/write-a-plugin.md")
+	text, err := os.ReadFile(root + "/docs/how-to/write-a-plugin.md")
 	if err != nil {
 		t.Fatal(err)
 	}

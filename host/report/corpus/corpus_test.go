@@ -58,7 +58,7 @@ func TestNegExKit(t *testing.T) {
 
 // TestOpenIFindings scores the training part of OpenI in five parts, once from its columns
 // of findings and impression, once with all sections in one text under their headings. -v
-// prints the figures of docs/attributes.md.
+// prints the figures of docs/how-to/attributes.md.
 func TestOpenIFindings(t *testing.T) {
 	gold, err := ReadGold(realdata.Path(t, "reports", "openi/gold_train.csv"))
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
-// TestSentencesByKinds reads the three sets whose first figures docs/attributes.md states.
+// TestSentencesByKinds reads the three sets whose first figures docs/how-to/attributes.md states.
 // Each was measured once before its errors were read; the bar holds what was mended since.
 func TestSentencesByKinds(t *testing.T) {
 	for _, set := range []string{"first", "second", "third"} {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs other FROC tools on cases that can be counted by hand.
 
-docs/froc.md quotes what this prints. The tools are not part of this project:
+docs/explanation/froc.md quotes what this prints. The tools are not part of this project:
 clone them side by side and name the folder that holds them.
 
     git clone https://github.com/Project-MONAI/MONAI
