@@ -93,7 +93,7 @@ func TestMethodsAreSettings(t *testing.T) {
 		"none":              {"enc", "none", "", "", "", "", "none", "3", "0.25", "-1", "9"},
 		"attributes":        {"none", "selfattn", "", "", "", "64", "none", "3", "0.25", "-1", "9"},
 		"pattern":           {"none", "selfattn", "", "", "", "64", "pattern", "3", "0.25", "-1", "9"},
-		"bottleneck4":       {"enc", "itfusion", "4", "0", "", "64", "none", "3", "0.25", "-1", "9"},
+		"bottleneck4":       {"enc", "itfusion", "4", "0", "3", "64", "none", "3", "0.25", "-1", "9"},
 		"itfusion":          {"enc", "itfusion", "", "", "3", "64", "none", "3", "0.25", "-1", "9"},
 		"itfusion-p0.4":     {"enc", "itfusion", "", "0.4", "3", "64", "none", "3", "0.25", "-1", "9"},
 		"selfattn+category": {"enc", "selfattn", "", "", "", "64", "category", "3", "0.25", "-1", "9"},

@@ -44,6 +44,10 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 	if err != nil {
 		return nil, err
 	}
+	if set.Intermediate && len(frame.Streams()) > 1 && set.Layers-set.StartLayer < 2 {
+		b.Notes = append(b.Notes, fmt.Sprintf("start_layer=%d with layers=%d: intermediate tokens pass one layer, and a modality sees another only in the second: "+
+			"the joint summary alone joins them; give layers=%d or more for tokens that know of each other", set.StartLayer, set.Layers, set.StartLayer+2))
+	}
 	p := b.Params
 	m := &module{Frame: frame, method: set.method, streams: frame.Streams()}
 	frame.Norms(p)
@@ -78,7 +82,7 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 		}
 		for _, pair := range m.pairs {
 			name := "intermediate." + m.streams[pair[0]] + "+" + m.streams[pair[1]]
-			m.intermediate = append(m.intermediate, p.Parameter(name, []int64{m.TokensPerPair, set.Width}, torchstage.Normal(0, 0.02)))
+			m.intermediate = append(m.intermediate, p.Parameter(name, []int64{m.TokensPerPair, set.Width}, torchstage.Normal(0, set.TokenStart)))
 		}
 		m.interNorm = transformer.Norm(p, "norm.intermediate", set.Width)
 		jointWidth *= int64(len(m.pairs))
@@ -156,21 +160,26 @@ func (m *module) Close() {
 
 // chooseMask draws Eq. 9's mask: every known attribute with probability p, in
 // training only. With spread, a case's own p is uniform between 0 and 2p (1 at most):
-// reports differ in how much they leave out. The call's seed is the only source of
-// chance.
+// reports differ in how much they leave out. A case that mask_whole takes loses all of
+// them: a case whose p is below 1 hardly ever does. The call's seed is the only source of
+// chance; whole cases have a stream of their own, so that the other masks of a seed stay.
 func (m *module) chooseMask(c fusion.Cells, in *torchstage.Inputs) []bool {
 	masked := make([]bool, len(c.State))
-	if !in.Train || m.MaskProbability == 0 {
+	if !in.Train || m.MaskProbability == 0 && m.MaskWhole == 0 {
 		return masked
 	}
-	rng := torchstage.NewRand(in.Seed, "mask")
-	p := m.MaskProbability
+	rng, wholes := torchstage.NewRand(in.Seed, "mask"), torchstage.NewRand(in.Seed, "mask.whole")
+	p, whole := m.MaskProbability, false
 	for i := range masked {
-		if m.MaskSpread && i%len(m.Attributes) == 0 {
-			p = 2 * m.MaskProbability * rng.Float64()
+		if i%len(m.Attributes) == 0 {
+			if m.MaskSpread {
+				p = 2 * m.MaskProbability * rng.Float64()
+			}
+			whole = wholes.Float64() < m.MaskWhole
 		}
 		// One draw per cell, known or not, keeps the masks of a seed alike when cells differ.
-		masked[i] = rng.Float64() < p && fusion.Known(c.State[i], c.Value[i])
+		drawn := rng.Float64() < p
+		masked[i] = (drawn || whole) && fusion.Known(c.State[i], c.Value[i])
 	}
 	return masked
 }

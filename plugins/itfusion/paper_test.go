@@ -3,6 +3,7 @@ package itfusion_test
 import (
 	"maps"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -229,6 +230,88 @@ func TestEq9KnownAttributesAreMaskedWithProbabilityP(t *testing.T) {
 	s.Release()
 	if n := s.Eval(in).Metrics["masked"]; n != 0 {
 		t.Errorf("%g cells masked at test, want none", n)
+	}
+}
+
+func TestEq9WholeCasesAreMaskedBesides(t *testing.T) {
+	// The fixture has three cases with 3, 2 and 2 known cells (one is uncertain).
+	f := stagetest.Read(t, "testdata/base.safetensors")
+	in := f.Group("in.")
+	masked := func(settings map[string]string, draws int) []float64 {
+		s, _ := open(t, "base", settings)
+		counts := make([]float64, draws)
+		for seed := range counts {
+			counts[seed] = s.Train(uint64(seed), in).Metrics["masked"]
+			s.Release()
+		}
+		return counts
+	}
+	if all := masked(map[string]string{"mask_probability": "0", "mask_whole": "1"}, 3); !slices.Equal(all, []float64{7, 7, 7}) {
+		t.Errorf("mask_whole=1 masks %v of 7 known cells", all)
+	}
+	const draws, whole = 600, 0.25
+	var sum float64
+	for _, n := range masked(map[string]string{"mask_probability": "0", "mask_whole": "0.25"}, draws) {
+		sum += n
+	}
+	// The number of masked cells of a draw has the variance w(1-w)·Σ known².
+	if sd := math.Sqrt(draws * whole * (1 - whole) * 17); math.Abs(sum-draws*7*whole) > 4*sd {
+		t.Errorf("%g cells masked in %d draws, want %g ± %.0f", sum, draws, draws*7*whole, 4*sd)
+	}
+	// The masks of single attributes are those of the seed whatever mask_whole is.
+	single := masked(map[string]string{"mask_probability": "0.3"}, 40)
+	both := masked(map[string]string{"mask_probability": "0.3", "mask_whole": "0.25"}, 40)
+	same := 0
+	for i := range single {
+		if both[i] < single[i] {
+			t.Errorf("seed %d: %g cells masked with mask_whole, %g without", i, both[i], single[i])
+		}
+		if both[i] == single[i] {
+			same++
+		}
+	}
+	if same == 0 || same == len(single) {
+		t.Errorf("mask_whole=0.25 changes %d of %d draws, want some", len(single)-same, len(single))
+	}
+}
+
+func TestLearnedTokensStartAsLargeAsTheirNeighbours(t *testing.T) {
+	f := stagetest.Read(t, "testdata/base.safetensors")
+	norm := func(start string) float64 {
+		req := request(t, f, map[string]string{"token_start": start, "weights": ""})
+		s := stagetest.Open(t, itfusion.Plugin(), req)
+		r := s.Train(1, f.Group("in."))
+		grads := map[string]*tensor.Tensor{}
+		for name, g := range f.Group("train.grad.out.") {
+			if r.Outputs[name] != nil {
+				grads[name] = g
+			}
+		}
+		before := s.Weights()
+		s.Backward(grads, map[string]float64{"reconstruction": 1})
+		s.Step(1)
+		squares := 0.0
+		for name, w := range s.Weights() {
+			a, b := stagetest.Floats(t, w), stagetest.Floats(t, before[name])
+			for i := range a {
+				squares += math.Pow(float64(a[i]-b[i]), 2)
+			}
+		}
+		return math.Sqrt(squares)
+	}
+	// A layer norm divides the gradient of a token by the token's own deviation.
+	if small, large := norm("0.02"), norm("1"); small < 4*large {
+		t.Errorf("gradient norm %g from tokens of 0.02, %g from tokens of 1: want a quarter at most", small, large)
+	}
+}
+
+func TestTokensThatCannotRouteAreSaid(t *testing.T) {
+	f := stagetest.Read(t, "testdata/bottleneck.safetensors")
+	for start, said := range map[string]bool{"1": false, "2": true} {
+		s := stagetest.Open(t, itfusion.Plugin(), request(t, f, map[string]string{"start_layer": start}))
+		if notes := strings.Join(s.Response.Notes, " "); strings.Contains(notes, "give layers=4 or more") != said {
+			t.Errorf("start_layer=%s of three layers: notes %q, want the layer said: %v", start, notes, said)
+		}
 	}
 }
 

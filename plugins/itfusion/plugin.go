@@ -26,6 +26,7 @@ type method struct {
 	StartLayer       int     `setting:"start_layer" default:"0" min:"0" max:"63" help:"first layer with intermediate tokens; the ones before see their own modality only"`
 	MaskProbability  float64 `setting:"mask_probability" default:"0.3" min:"0" max:"1" help:"probability p with which a known attribute is masked in training (Eq. 9)"`
 	MaskSpread       bool    `setting:"mask_spread" default:"false" help:"draw each case's own p uniformly between 0 and 2p: for reports that differ in how much they leave out"`
+	MaskWhole        float64 `setting:"mask_whole" default:"0" min:"0" max:"1" help:"share of the training cases of which every known attribute is masked, so that an image without any report is not new"`
 	Reconstruct      bool    `setting:"reconstruct" default:"true" help:"false: no reconstruction network and no l_rec; masking stays a matter of mask_probability"`
 	Temperature      float64 `setting:"temperature" default:"0.07" min:"0.001" max:"100" help:"tau of the reconstruction's logits"`
 	TwoPass          bool    `setting:"two_pass" default:"false" help:"fill in the reconstructed tokens and run the attention again"`

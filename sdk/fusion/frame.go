@@ -104,10 +104,10 @@ func New(b *torchstage.Build, o FrameSettings) (*Frame, error) {
 		}
 		f.text = newProjection(p, "report", f.Embedding, o.Width)
 		if o.Unmentioned != "zero" {
-			f.unmentioned = p.Parameter("report.unmentioned", []int64{o.Width}, torchstage.Normal(0, 0.02))
+			f.unmentioned = p.Parameter("report.unmentioned", []int64{o.Width}, torchstage.Normal(0, o.TokenStart))
 		}
 		if o.Identity {
-			f.identity = p.Parameter("report.identity", []int64{int64(len(f.Attributes)), o.Width}, torchstage.Normal(0, 0.02))
+			f.identity = p.Parameter("report.identity", []int64{int64(len(f.Attributes)), o.Width}, torchstage.Normal(0, o.TokenStart))
 		}
 	}
 	f.resolve(b)

@@ -14,6 +14,7 @@ type FrameSettings struct {
 	Residual        bool     `setting:"residual" default:"true" help:"give visual tokens back as input + projection, so that fusion takes nothing away; false: projection alone"`
 	Identity        bool     `setting:"identity" default:"true" help:"add the learned attribute-identity embedding; without it unmentioned attributes are alike"`
 	ModalityDropout float64  `setting:"modality_dropout" default:"0" min:"0" max:"0.99" help:"probability that a case's tokens of a modality are zeroed in training, so that the others learn to do without"`
+	TokenStart      float64  `setting:"token_start" default:"0.02" min:"0" max:"10" help:"standard deviation from which learned tokens start: t_UN, attribute identities, intermediate tokens; report tokens have 1"`
 	Unmentioned     string   `setting:"unmentioned" default:"learned" choices:"learned,zero" help:"what stands for an unmentioned attribute: the learned token t_UN or a zero vector"`
 	Weights         sdk.Path `setting:"weights" help:"safetensors file with this stage's weights, to start from"`
 }
