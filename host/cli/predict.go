@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/page"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/host/workflow/detect"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
@@ -38,6 +41,9 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "findings", Usage: "detection: merge boxes across the slices of each volume and write them to `FILE`.csv or .json"},
 			&cli.Float64Flag{Name: "findings-iou", Value: 0.4, Usage: "IoU at which boxes of neighbouring slices belong together"},
 			&cli.IntFlag{Name: "findings-gap", Value: 0, Usage: "slices without a box that a finding may bridge"},
+			&cli.StringFlag{Name: "overlays", Usage: "detection: draw slices with reference and predicted boxes, worst first, as PNG into this new or empty `DIR`", TakesFile: true},
+			&cli.IntFlag{Name: "overlays-max", Value: 100, Usage: "draw `N` slices at most"},
+			&cli.Float64Flag{Name: "overlays-score", Usage: "draw boxes that score `S` or more (default: those of the operating point nearest to 1 false positive an image; the 5 best of an image without targets)"},
 			&cli.StringFlag{Name: "reconstruction", Usage: "write the probabilities of what reports do not mention, and how frequent each value is in training, to `FILE`.json or .csv"},
 			&cli.StringFlag{Name: "reports", Usage: "`FILE` of the cases' reports, as for train (default: the run's own on its own data)"},
 			&cli.Float64Flag{Name: "missing", Usage: "take this `SHARE` of the attribute values away first (default: as the run's data.missing_* say)"},
@@ -64,8 +70,11 @@ func runPredict(c *cli.Context) error {
 	}
 	o := workflow.PredictOptions{
 		Run: c.String("run"), Reports: c.String("reports"), With: c.StringSlice("with"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
-		TTA: config.List(c.String("tta")), AllowChanged: c.Bool("allow-changed"), Findings: findings != "", Reconstruction: reconstruction != "",
+		TTA: config.List(c.String("tta")), AllowChanged: c.Bool("allow-changed"), Findings: findings != "", Reconstruction: reconstruction != "", Overlays: c.String("overlays") != "",
 		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
+	}
+	if err := checkOverlays(c); err != nil {
+		return err
 	}
 	if c.Bool("mirror") {
 		o.TTA = append(o.TTA, "mirror")
@@ -91,6 +100,11 @@ func runPredict(c *cli.Context) error {
 			return err
 		}
 		fmt.Fprintln(c.App.ErrWriter, result.Calibration)
+	}
+	if o.Overlays {
+		if err := drawOverlays(c, result); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%d cases of split %q predicted with the checkpoint of step %d: %s\n",
 		len(result.Predictions), result.Split, result.Step, out)
@@ -121,6 +135,46 @@ func checkOutput(flag, path string, endings []string) error {
 	if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
 		return usageError("--%s %s: there is no folder %s", flag, path, filepath.Dir(path))
 	}
+	return nil
+}
+
+// checkOverlays refuses a folder with files, whose pictures would be taken for these, and
+// numbers that draw nothing.
+func checkOverlays(c *cli.Context) error {
+	dir := c.String("overlays")
+	if dir == "" {
+		for _, flag := range []string{"overlays-max", "overlays-score"} {
+			if c.IsSet(flag) {
+				return usageError("--%s needs --overlays DIR", flag)
+			}
+		}
+		return nil
+	}
+	if n := c.Int("overlays-max"); n < 1 {
+		return usageError("--overlays-max %d, want 1 or more", n)
+	}
+	switch entries, err := os.ReadDir(dir); {
+	case errors.Is(err, fs.ErrNotExist):
+		return checkOutput("overlays", dir, nil)
+	case err != nil:
+		return usageError("--overlays: %w", err)
+	case len(entries) > 0:
+		return usageError("--overlays %s: the folder is not empty, it holds %s; name a new one", dir, entries[0].Name())
+	}
+	return nil
+}
+
+func drawOverlays(c *cli.Context, result *workflow.PredictResult) error {
+	o := page.OverlayOptions{Dir: c.String("overlays"), Most: c.Int("overlays-max")}
+	if c.IsSet("overlays-score") {
+		score := c.Float64("overlays-score")
+		o.MinScore = &score
+	}
+	said, err := page.Overlays(c.Context, result, o)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.App.ErrWriter, "%s: %s\n", said, o.Dir)
 	return nil
 }
 

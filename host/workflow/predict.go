@@ -45,8 +45,8 @@ type PredictOptions struct {
 	// With are further runs whose predictions are combined with Run's (predictions.Combine).
 	With []string
 	// Findings and Reconstruction say what will be asked of the result: a run that cannot
-	// give it is refused before anything is computed.
-	Findings, Reconstruction bool
+	// give it is refused before anything is computed. So is Overlays.
+	Findings, Reconstruction, Overlays bool
 	// TTA names further passes over every image (feed.Views) that are combined with the one
 	// as it is (predictions.Combine).
 	TTA []string
@@ -68,6 +68,8 @@ type PredictResult struct {
 	// Calibration of the reconstructions; nil where none was fitted.
 	Calibration *predictions.Calibration
 	Step        int
+	// Data are those that Cases are of.
+	Data        *dataset.Dataset
 	Cases       []dataset.Case
 	Predictions []predictions.Prediction
 	// Counterfactuals, where they were asked for.
@@ -135,6 +137,8 @@ func (o PredictOptions) check() error {
 	switch {
 	case o.Findings && task != config.Detect:
 		return usage("--findings: the run's task is %s, findings are merged in detection only", task)
+	case o.Overlays && task != config.Detect:
+		return usage("--overlays: the run's task is %s, boxes are drawn in detection only; `alignedfusion report` shows its cases", task)
 	case len(o.TTA) > 0 && r.Config.Encoder.Plugin == config.None:
 		return usage("--tta %s: the run has no encoder, so there are no images to turn or mirror", strings.Join(o.TTA, ","))
 	case o.Counterfactuals && r.Schema == nil:
@@ -213,7 +217,7 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 		return nil, err
 	}
 	s.finish(o.Messages)
-	result.Run, result.Config, result.Labels, result.Split = o.Run, c, r.Labels, o.Split
+	result.Run, result.Config, result.Labels, result.Split, result.Data = o.Run, c, r.Labels, o.Split, d
 	result.Calibration = r.Calibration
 	result.Evaluable, result.Warnings = predictions.HasTargets(cases), voids
 	if given.own && given.sameReports && o.Missing == nil && len(o.TTA) == 0 && result.Evaluable {
