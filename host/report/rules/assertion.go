@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/goccy/go-yaml"
@@ -267,7 +268,7 @@ func (e *Engine) Read(tokens []Token, span Span) *Sentence {
 	bits := e.present.of(tokens, span)
 	for k, a := range e.axes() {
 		if bits&(1<<k) != 0 {
-			s.tags[k] = a.find(tokens, span)
+			s.tags[k] = slices.DeleteFunc(a.find(tokens, span), func(t tag) bool { return s.comparesNumbers(t) })
 		}
 	}
 	if bits&(1<<idiomBit) != 0 {
@@ -275,6 +276,15 @@ func (e *Engine) Read(tokens []Token, span Span) *Sentence {
 	}
 	s.closed, s.polarity = e.boundaries(tokens, span)
 	return s
+}
+
+// comparesNumbers reports whether "versus" stands before a number: "9 mm versus 6 mm".
+func (s *Sentence) comparesNumbers(t tag) bool {
+	i := t.End
+	if i < s.span.End && s.tokens[i].Text == "." {
+		i++
+	}
+	return t.role&either != 0 && t.End-t.Start == 1 && i < s.span.End && startsDigit(s.tokens[i].Text)
 }
 
 // of is the sentence with mentions as values of something, or as things.
@@ -330,6 +340,9 @@ func (s *Sentence) Assess(mention Span) Assertion {
 	return a
 }
 
+// onceWords before a value make it that of another time, whatever has become of the thing.
+var onceWords = wordSet("previously formerly initially originally once")
+
 // without is the sentence with triggers looked for only outside the mention: a
 // trigger that reaches into it ("no change" before "change in hearing") gives
 // way to a shorter one.
@@ -349,6 +362,9 @@ func (s *Sentence) without(mention Span) *Sentence {
 func (s *Sentence) isCurrent(mention Span, past tag, a Assertion) bool {
 	if a.Negated && a.Trigger.Start >= mention.End {
 		return true
+	}
+	if s.value && past.End == mention.Start && onceWords[s.tokens[past.Start].Text] {
+		return false // "previously smooth, is now spiculated"
 	}
 	for _, t := range s.tags[1] {
 		if t.role&current != 0 && t.Start >= mention.End && (past.Start < mention.End || t.Start >= past.End) && !s.crosses(mention.End, t.Start) {
@@ -417,7 +433,7 @@ func (s *Sentence) right(tags []tag, mention Span) tag {
 		switch {
 		case s.crosses(mention.End, t.Start):
 			return tag{}
-		case t.role&backward != 0 && s.attributive(t):
+		case t.role&backward != 0 && s.attributive(t), t.role == stop && s.engine.is(s.tokens[t.Start], inside):
 			continue
 		case t.role&backward != 0 && s.presupposed(s.span.Start, mention):
 			return tag{}

@@ -17,6 +17,11 @@ type clauseWords struct {
 	With     []string `yaml:"with"`
 	// Negators begin pseudo-triggers that end the scope before them.
 	Negators []string `yaml:"negators"`
+	// Become words end a statement without a verb of what has become of its subject:
+	// "effusion unchanged".
+	Become []string `yaml:"become"`
+	// Articles begin a noun phrase.
+	Articles []string `yaml:"articles"`
 	// Concessions after a comma qualify what stands before: "…, although this is uncertain".
 	Concessions []string `yaml:"concessions"`
 	// Expletives are subjects that stand for nothing: "it is difficult to exclude".
@@ -48,13 +53,15 @@ const (
 	definite
 	remainsOf
 	concession
+	become
+	article
 )
 
 func (c clauseWords) classes() map[string]wordClass {
 	words := map[string]wordClass{}
 	for class, list := range map[wordClass][]string{
 		opener: c.Openers, verb: c.Verbs, existential: c.Existential, starter: c.Starters, and: c.And, or: c.Or, with: c.With,
-		negator: c.Negators, expletive: c.Expletives, apart: c.Apart, inside: c.Within, definite: c.Definite, remainsOf: c.RemainsOf, concession: c.Concessions,
+		negator: c.Negators, expletive: c.Expletives, apart: c.Apart, inside: c.Within, definite: c.Definite, remainsOf: c.RemainsOf, concession: c.Concessions, become: c.Become, article: c.Articles,
 	} {
 		for _, w := range list {
 			words[w] |= class
@@ -121,17 +128,20 @@ func (e *Engine) newStatement(tokens []Token, span Span, i int) bool {
 }
 
 // ownPredicate reports whether the words from the comma at i to the next one are a subject
-// with a verb of its own: "No effusion, cardiomegaly is unchanged".
+// with a predicate of its own: "No effusion, cardiomegaly is unchanged", "no pneumothorax,
+// effusion stable".
 func (e *Engine) ownPredicate(tokens []Token, span Span, i int) bool {
 	for j := i + 1; j < span.End; j++ {
 		switch t := tokens[j]; {
-		case !t.Word || e.is(t, or|and) || j == i+1 && e.is(t, concession):
+		case e.is(t, or|and) || j == i+1 && e.is(t, concession):
 			return false
+		case !t.Word:
+			return j > i+2 && e.is(tokens[j-1], become)
 		case e.is(t, verb):
 			return j > i+1 && j+1 < span.End && !e.is(tokens[j+1], existential)
 		}
 	}
-	return false
+	return span.End > i+2 && e.is(tokens[span.End-1], become)
 }
 
 // crosses reports whether a clause boundary lies after token from-1 and at or
@@ -183,9 +193,13 @@ func (s *Sentence) predicate(t tag) bool {
 	return false
 }
 
-// attributive reports whether a trigger of one word describes the word after it and not
-// what stands before: "effusion, absent breath sounds".
+// attributive reports whether a trigger describes what stands after it and not before: one
+// word before a noun ("effusion, absent breath sounds"), a time before a number ("8 mm, last
+// year 6 mm").
 func (s *Sentence) attributive(t tag) bool {
+	if t.Start > s.span.Start && s.tokens[t.Start-1].Text == "," && t.End < s.span.End && startsDigit(s.tokens[t.End].Text) {
+		return true
+	}
 	if t.End-t.Start > 1 || t.Start == s.span.Start || t.End >= s.span.End || !s.tokens[t.Start].Word {
 		return false
 	}

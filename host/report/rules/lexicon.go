@@ -386,6 +386,7 @@ func compile(p Phrases, values []Value) (*phraseMatcher, error) {
 	for k, v := range values {
 		add(v.Mentions, mention, k)
 	}
+	add(elided(p.Mentions, seen), mention, -1)
 	for k, v := range values {
 		add(slices.Concat(elided(v.Mentions, seen), inverted(v.Mentions, seen)), mention, k)
 	}
@@ -425,15 +426,21 @@ func (c *Lexicon) collectWords() {
 }
 
 // elided are the forms of phrases of three plain words in which the middle one is one of
-// two: "right upper lobe" in "right upper and middle lobe".
+// two, and of two in which the first is: "right upper lobe" in "right upper and middle lobe",
+// "perineural invasion" in "perineural or vascular invasion".
 func elided(phrases []string, seen map[string]bool) []string {
 	var out []string
 	for _, phrase := range phrases {
 		w := strings.Fields(phrase)
-		if len(w) != 3 || strings.ContainsAny(phrase, "_?*|-:") {
-			continue
+		var forms []string
+		switch {
+		case strings.ContainsAny(phrase, "_?-:"):
+		case len(w) == 3 && !strings.ContainsAny(phrase, "*|"):
+			forms = []string{w[0] + " " + w[1] + " and|or|/ _ " + w[2], w[0] + " _ and|or|/ " + w[1] + " " + w[2]}
+		case len(w) == 2 && !copulas[w[1]] && !notNoun[w[0]] && !notNoun[w[1]]:
+			forms = []string{w[0] + " and|or|/|, _ " + w[1], w[0] + " , _ , and|or? _ " + w[1]}
 		}
-		for _, form := range []string{w[0] + " " + w[1] + " and|or|/ _ " + w[2], w[0] + " _ and|or|/ " + w[1] + " " + w[2]} {
+		for _, form := range forms {
 			if !seen[form] {
 				out = append(out, form)
 			}

@@ -39,13 +39,24 @@ var lengths = unit{max: 2500, factors: map[string]float64{
 // pieces: "/mm2" is a stroke and "mm2".
 var units = map[string]unit{
 	"mm": lengths, "cm": lengths, "um": lengths,
-	"HU":     {max: 4000, signed: true, factors: map[string]float64{"hu": 1, "he": 1, "uh": 1, "hounsfield": 1}},
+	"HU":     {max: 4000, signed: true, before: wordSet("hu"), factors: map[string]float64{"hu": 1, "he": 1, "uh": 1, "hounsfield": 1, "hounsfieldunit": 1, "hounsfieldunits": 1, "hounsfieldeinheiten": 1}},
 	"SUV":    {max: 200, factors: map[string]float64{"suv": 1}, before: wordSet("suv suvmax suvmean suvpeak suvbw max mean peak")},
 	"%":      {max: 100, factors: map[string]float64{"%": 1, "percent": 1, "pct": 1, "prozent": 1}},
 	"ml":     {max: 20000, factors: map[string]float64{"ml": 1, "cc": 1, "ccm": 1, "cm3": 1, "cm\u00b3": 1, "milliliter": 1, "milliliters": 1, "l": 1000, "liter": 1000}},
-	"/mm2":   {max: 1000, counted: mitoses, factors: map[string]float64{"/mm2": 1, "/mm\u00b2": 1, "permm2": 1, "permm\u00b2": 1, "persquaremm": 1, "persquaremillimeter": 1}},
-	"/10HPF": {max: 1000, counted: mitoses, factors: map[string]float64{"/10hpf": 1, "per10hpf": 1, "/10hpfs": 1, "per10hpfs": 1, "in10hpf": 1, "/hpf": 10, "perhpf": 10}},
+	"/mm2":   {max: 1000, counted: mitoses, factors: rates(map[string]float64{"mm2": 1, "mm\u00b2": 1, "1mm2": 1, "2mm2": 0.5, "squaremm": 1, "squaremillimeter": 1, "squaremillimetre": 1, "mmsquared": 1})},
+	"/10HPF": {max: 1000, counted: mitoses, factors: rates(map[string]float64{"10hpf": 1, "10hpfs": 1, "10highpowerfields": 1, "tenhighpowerfields": 1, "tenhpf": 1, "hpf": 10, "highpowerfield": 10})},
 	"count":  {max: 1000},
+}
+
+// rates are the spellings of so many per something.
+func rates(per map[string]float64) map[string]float64 {
+	out := map[string]float64{}
+	for what, factor := range per {
+		for _, word := range []string{"/", "per", "in"} {
+			out[word+what] = factor
+		}
+	}
+	return out
 }
 
 var mitoses = wordSet("mitosis mitoses mitotic figure figures")
@@ -96,7 +107,7 @@ func readNumber(p []piece, i int) (v float64, next int) {
 		if !ok {
 			return 0, i
 		}
-		return v, i + 1
+		return fraction(p, v, i+1)
 	}
 	if j+1 < len(p) && !p[j+1].space && startsDigit(p[j+1].text) && (j == i || !p[j].space) {
 		switch mark := p[j].text; {
@@ -112,6 +123,38 @@ func readNumber(p []piece, i int) (v float64, next int) {
 	v, err := strconv.ParseFloat(text, 64)
 	if err != nil {
 		return 0, i
+	}
+	return fraction(p, v, j)
+}
+
+// fraction adds what may follow a whole number: "1 1/2", "1/2", "8 ± 1", of which the eight
+// counts, "one and a half".
+func fraction(p []piece, v float64, j int) (float64, int) {
+	at := func(k int, text string) bool { return k < len(p) && p[k].text == text }
+	part := func(k int) float64 { // "1/2" at piece k
+		if k+2 < len(p) && p[k+1].text == "/" && !p[k+1].space && !p[k+2].space {
+			a, b := p[k].text, p[k+2].text
+			if len(a) == 1 && len(b) == 1 && startsDigit(a) && startsDigit(b) && a < b {
+				return float64(a[0]-'0') / float64(b[0]-'0')
+			}
+		}
+		return 0
+	}
+	switch {
+	case at(j, "and") && at(j+1, "a") && at(j+2, "half"):
+		return v + 0.5, j + 3
+	case part(j) > 0:
+		return v + part(j), j + 3
+	case j > 0 && part(j-1) > 0:
+		return part(j - 1), j + 2
+	}
+	k := j
+	for at(k, "\u00b1") || at(k, "+") || k > j && (at(k, "/") || at(k, "-")) {
+		k++
+	}
+	if k > j && k < len(p) && startsDigit(p[k].text) {
+		_, k = readNumber(p, k)
+		return v, k
 	}
 	return v, j
 }
@@ -129,10 +172,13 @@ func (u unit) factorAt(p []piece, i int) (factor float64, next int) {
 	for i < len(p) && u.counted[p[i].text] {
 		i++
 	}
+	const longest = 7 // "/ 10 high - power fields"
 	text, best := "", i
-	for j := i; j < min(i+4, len(p)); j++ {
-		text += p[j].text
-		if f, ok := u.factors[text]; ok {
+	for j := i; j < min(i+longest, len(p)); j++ {
+		if p[j].text != "-" {
+			text += p[j].text
+		}
+		if f, ok := u.factors[text]; ok && p[j].text != "-" {
 			factor, best = f, j+1
 		}
 	}
@@ -164,10 +210,29 @@ func separator(p []piece, i int) (isRange bool, next int) {
 	case j >= len(p):
 	case times(p[j].text) || p[j].text == "/" && !p[j].space && j > i:
 		return false, j + 1
+	case j == i && enumerated(p, j):
+		return false, j + 1
 	case j == i && (p[j].text == "-" || p[j].text == "bis" || p[j].text == "and" || toWords[p[j].text]):
 		return true, j + 1
 	}
 	return false, i
+}
+
+// enumerated reports whether the comma at piece i goes on with numbers up to "and" and the
+// last: "21, 14 and 9 mm".
+func enumerated(p []piece, i int) bool {
+	for i < len(p) && p[i].text == "," {
+		_, next := readNumber(p, i+1)
+		if next == i+1 {
+			return false
+		}
+		i = next
+	}
+	if i >= len(p) || p[i].text != "and" {
+		return false
+	}
+	_, next := readNumber(p, i+1)
+	return next > i+1 && next < len(p) && !startsDigit(p[next].text)
 }
 
 // quantityAt reads a measurement in u that starts at piece i; next is i when there is none.
@@ -185,6 +250,9 @@ func (u unit) quantityAt(p []piece, i int) (m measurement, next int) {
 		if f != 0 {
 			after = end
 		}
+		if f == 0 && year(p[j].text) && after == j+1 {
+			break
+		}
 		values, factors, next = append(values, v), append(factors, f), after
 		isRange, more := separator(p, after)
 		if more == after || isRange && (ranged || changed(p, i)) {
@@ -201,6 +269,11 @@ func (u unit) quantityAt(p []piece, i int) (m measurement, next int) {
 		j = more
 	}
 	return u.assemble(p, i, next, values, factors, ranged, negative)
+}
+
+// year reports whether a number without a unit is one: "4 mm in 2019 and 6 mm now".
+func year(digits string) bool {
+	return len(digits) == 4 && (digits[:2] == "19" || digits[:2] == "20")
 }
 
 // rangeWords tell a range from a change: "ranging from 5 to 8 mm", "grown from 5 to 8 mm".

@@ -1,7 +1,9 @@
 package rules
 
 import (
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 )
@@ -9,7 +11,7 @@ import (
 // Words that tell what a measurement is about.
 var (
 	// closedWords end a noun phrase.
-	closedWords = wordSet(`of in on at to from with without by for and or but is are was were has have had seen noted identified
+	closedWords = wordSet(`of down in on at to from with without by for and or but is are was were has have had seen noted identified
 		located within along near adjacent abutting involving arising previously prior now currently today compared versus vs than
 		series image which that this there it these those again also as if when where while since after before during
 		measures measuring measured stable unchanged larger smaller approximately about around circa ca up
@@ -20,7 +22,9 @@ var (
 	sizeWords = wordSet(`diameter size length width height depth axis dimension dimensions extent maximal maximum max largest greatest
 		long short longest shortest ap cc tr transverse craniocaudal anteroposterior axial sagittal coronal mean average thick thickness wide
 		tall big large across overall total approx approximately about circa ca roughly nearly almost only just at least up to measuring measures
-		measured measurement measurements size: a an the its of is in craniocaudally transversely durchmesser grosse tamano diametro short-axis long-axis`)
+		measured measurement measurements attenuation density hounsfield unit units hu suv suvmax suvmean suvpeak uptake fdg avid avidity metabolic activity value values peak
+		unenhanced enhanced precontrast postcontrast noncontrast phase arterial portal venous delayed volume count index percent
+		size: a an the its of is in craniocaudally transversely durchmesser grosse tamano diametro short-axis long-axis`)
 	// anaphora stand for a thing named before.
 	anaphora = wordSet(`it its they their this these largest biggest dominant larger one measuring measures measured size diameter which both latter
 		index sie es er diese dieser er ella este esta mide`)
@@ -34,16 +38,18 @@ var (
 	limitWords  = wordSet(`> \u2265 exceeding exceeds over above minimum threshold cutoff cut-off criterion criteria greater larger more longer groesser mayor`)
 	adviceWords = wordSet(`should recommend recommended recommends recommendation follow followup guideline guidelines fleischner criteria threshold
 		screening consider warrant warrants`)
-	pastWords = wordSet(`previously prior prev previous formerly before baseline earlier initially originally compared comparison versus vs
+	pastWords = wordSet(`previously prior prev previous formerly before baseline nadir earlier initially originally compared comparison versus vs last
 		vorher zuvor voruntersuchung previo previamente anterior`)
 	nowWords    = wordSet(`now currently today current measures measuring is are aktuell jetzt ahora actual`)
 	fromWords   = wordSet(`from von de desde`)
 	toWords     = wordSet(`to auf a hasta`)
-	wasWords    = wordSet(`was were had`)
-	changeWords = wordSet(`increased grown decreased enlarged shrunk changed progressed regressed grew shrank increase decrease growth reduced
+	wasWords    = wordSet(`was were had measured`)
+	changeWords = wordSet(`doubled tripled increased grown decreased enlarged shrunk changed progressed regressed grew shrank increase decrease growth reduced
 		diminished reduction change enlarging decreasing increasing interval`)
+	// timeWords name the examination or the time that a past or present word is of.
+	timeWords   = wordSet(`year month week day time visit exam examination study scan ct mri film radiograph imaging report follow-up followup occasion`)
 	growthWords = wordSet(`grew grown increased decreased shrank shrunk enlarged`)
-	agoWords    = wordSet(`previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
+	agoWords    = wordSet(`baseline initially previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
 )
 
 // timing says when a measurement was taken.
@@ -58,6 +64,7 @@ const (
 // owned is a measurement that belongs to a mention.
 type owned struct {
 	measurement
+	of       *thing
 	when     timing
 	possible bool // of the mention
 }
@@ -86,27 +93,29 @@ func (s *sentence) things(i int, carried *thing) []thing {
 	return out
 }
 
-// takesUp reports whether the sentence begins by what was named before.
+// takesUp reports whether the sentence begins by what was named before ("In its greatest
+// dimension"), or has nothing but a size and its time ("Previously 6 mm, now 9 mm").
 func (s *sentence) takesUp() bool {
-	i := s.span.Start
-	if s.tokens[i].Text == "the" && i+1 < s.span.End {
-		i++
+	for i := s.span.Start; i < s.span.End; i++ {
+		t := s.tokens[i]
+		switch {
+		case anaphora[t.Text]:
+			return true
+		case !t.Word, timeWords[t.Text], closedWords[t.Text], sizeWords[t.Text], pastWords[t.Text], nowWords[t.Text], startsDigit(t.Text), lengths.factors[t.Text] != 0, t.Text == "x":
+		default:
+			return false
+		}
 	}
-	return anaphora[s.tokens[i].Text]
+	return true
 }
 
 // measure reads attribute i from the sentence: of the lengths (or what its unit is) that
 // belong to one of the things, the first that is of its time, in the attribute's unit.
 func (s *sentence) measure(i int, things []thing) (schema.Cell, bool) {
 	a, e := s.x.Lexicon.Schema.Attributes[i], s.x.Lexicon.Source.Attributes[i]
-	var all []owned
-	present := false
-	for _, o := range s.owned(e, things) {
-		all = append(all, o)
-		present = present || o.when == taken
-	}
+	all := s.owned(e, things)
 	for _, o := range all {
-		gone := o.when == past || o.when == perhapsPast && present
+		gone := o.when == past || o.when == perhapsPast && slices.ContainsFunc(all, func(other owned) bool { return other.when == taken && other.of == o.of })
 		if gone != (e.Time == "prior") || e.Extent > len(o.values) {
 			continue
 		}
@@ -136,9 +145,27 @@ func (s *sentence) owned(e entry, things []thing) []owned {
 		if t == nil || !t.counts {
 			continue
 		}
-		out = append(out, owned{m, s.when(m, before), t.possible})
+		o := owned{m, t, s.when(m, before), t.possible}
+		if k := len(out) - 1; k >= 0 && out[k].of == t && out[k].when == o.when && s.goesOn(out[k].End, m.Start) {
+			out[k].values = append(out[k].values, m.values...)
+			slices.SortFunc(out[k].values, func(a, b float64) int { return sign(b - a) })
+			out[k].End = m.End
+			continue
+		}
+		out = append(out, o)
 	}
 	return out
+}
+
+// goesOn reports whether only commas, "and" and the names of axes stand between two
+// measurements: "AP 4 cm, TR 3 cm and CC 6 cm" are the extents of one thing.
+func (s *sentence) goesOn(from, to int) bool {
+	for _, t := range s.tokens[from:to] {
+		if t.Text != "," && t.Text != "(" && t.Text != ")" && t.Text != ":" && !s.x.Engine.is(t, and) && (!dimensionWords[t.Text] || t.Text == "by") && t.Text != "dimension" && t.Text != "plane" {
+			return false
+		}
+	}
+	return true
 }
 
 // counts reads how many things there are: "3 nodules", "three enlarged lymph nodes".
@@ -167,6 +194,11 @@ func (s *sentence) counts(things []thing) []measurement {
 func (s *sentence) owner(m measurement, things []thing, distance bool) *thing {
 	phrase := s.nounPhrase(m.End)
 	for k := range things {
+		if t := &things[k]; m.Start <= t.Start && t.End <= m.End { // "3 mitoses per mm2"
+			return t
+		}
+	}
+	for k := range things {
 		if t := &things[k]; t.Start >= m.End && t.Start < phrase.End {
 			return t
 		}
@@ -189,10 +221,25 @@ func (s *sentence) owner(m measurement, things []thing, distance bool) *thing {
 		}
 		return before
 	}
-	if after != nil && !s.reading().crosses(m.End, after.Start) {
+	if after != nil && !s.reading().crosses(m.End, after.Start) && (distance || !s.namedBefore(m)) {
 		return after
 	}
 	return nil
+}
+
+// namedBefore reports whether the words right before a measurement name what it is of:
+// "the aorta is 4 cm wide and the nodule …".
+func (s *sentence) namedBefore(m measurement) bool {
+	for i := m.Start - 1; i >= s.span.Start; i-- {
+		switch t := s.tokens[i]; {
+		case !t.Word && t.Text != "-":
+			return false
+		case startsDigit(t.Text), closedWords[t.Text], sizeWords[t.Text], pastWords[t.Text], nowWords[t.Text], s.x.Engine.is(t, opener|verb|existential):
+		default:
+			return true
+		}
+	}
+	return false
 }
 
 // nounPhrase is the run of words from token i that a measurement there describes.
@@ -200,7 +247,7 @@ func (s *sentence) nounPhrase(i int) Span {
 	p := Span{i, i}
 	for p.End < s.span.End && p.End-i < 8 {
 		t := s.tokens[p.End]
-		if t.Text != "-" && (!t.Word || closedWords[t.Text] || distanceWords[t.Text] && p.End == i) {
+		if t.Text != "-" && (!t.Word || closedWords[t.Text] || distanceWords[t.Text] && p.End == i) || p.End > i && s.x.Engine.is(t, article) {
 			break
 		}
 		p.End++
@@ -240,7 +287,7 @@ func (s *sentence) setApart(m measurement, things []thing) bool {
 	if m.End < s.span.End {
 		next := s.tokens[m.End]
 		ahead := m.End+1 < s.span.End && (startsDigit(s.tokens[m.End+1].Text) || s.tokens[m.End+1].Text == ".")
-		if distanceWords[next.Text] && !(toWords[next.Text] && ahead) {
+		if distanceWords[next.Text] && !((toWords[next.Text] || fromWords[next.Text]) && ahead) {
 			return true
 		}
 	}
@@ -250,8 +297,8 @@ func (s *sentence) setApart(m measurement, things []thing) bool {
 		}
 		return ""
 	}
-	limit := limitWords[word(1)] || word(1) == "than" && limitWords[word(2)] || word(1) == "=" && limitWords[word(2)]
-	if limit || growthWords[word(1)] || word(1) == "by" && (changeWords[word(2)] || changeWords[word(3)]) {
+	limit := limitWords[word(1)] && word(2) != "-" || word(1) == "than" && limitWords[word(2)] || word(1) == "=" && limitWords[word(2)]
+	if limit && (s.advises() || s.assess(m.Span).Negated || growthWords[word(2)] || growthWords[word(3)]) || s.reaches(m) || growthWords[word(1)] || word(1) == "by" {
 		return true
 	}
 	if (word(1) == "<" || word(1) == "than" || word(1) == "under" || word(1) == "below") && s.advises() {
@@ -263,6 +310,27 @@ func (s *sentence) setApart(m measurement, things []thing) bool {
 			break
 		}
 		if apartWords[s.tokens[i].Text] {
+			return true
+		}
+	}
+	return false
+}
+
+// reaches reports whether a measurement is what the thing does to something else: a contact
+// "over a length of 3 cm", a vein compressed "to 5 mm", the "distance to the vein: 4 mm".
+func (s *sentence) reaches(m measurement) bool {
+	const far = 9
+	last := ""
+	if m.Start > s.span.Start {
+		last = s.tokens[m.Start-1].Text
+	}
+	to, over := toWords[last], last == "over"
+	for i := m.Start - 1; i >= max(s.span.Start, m.Start-far); i-- {
+		switch t := s.tokens[i].Text; {
+		case t == "," || t == ";" || t == "measures" || t == "measuring":
+			return false
+		case t == "over" && i+1 < m.Start && (i == s.span.Start || s.tokens[i-1].Text != "extends"), t == "distance" || t == "clearance" || t == "abstand",
+			over && strings.HasPrefix(t, "contact"), over && strings.HasPrefix(t, "abut"), to && strings.HasPrefix(t, "compress"), to && strings.HasPrefix(t, "narrow"), to && strings.HasPrefix(t, "displac"):
 			return true
 		}
 	}
@@ -306,7 +374,7 @@ func (s *sentence) otherSubject(between Span, things []thing) bool {
 		case anaphora[t.Text]:
 			turned, noun = false, false
 		case turned && t.Word && !closedWords[t.Text] && !sizeWords[t.Text] && !pastWords[t.Text] && !nowWords[t.Text] &&
-			!changeWords[t.Text] && !startsDigit(t.Text) && !s.x.Engine.is(t, opener|verb|existential) && !covered(i, things) && !s.known(i):
+			!changeWords[t.Text] && !timeWords[t.Text] && !startsDigit(t.Text) && !s.x.Engine.is(t, opener|verb|existential) && !covered(i, things) && !s.known(i):
 			noun = true
 		}
 	}
@@ -318,18 +386,65 @@ func decimal(tokens []Token, i int) bool {
 	return i > 0 && i+1 < len(tokens) && !tokens[i+1].Space && startsDigit(tokens[i-1].Text) && startsDigit(tokens[i+1].Text)
 }
 
+// refWords take up the examination that a comparison is with.
+var refWords = wordSet("since from than compared comparison versus vs")
+
+// elsewhen reports whether the past word at token i is no time of a measurement at token to,
+// with a comma or "and" between the two: it is of the measurement before, which ended at token
+// from ("6 mm previously, 9 mm now"), or of what is compared ("stable since the prior, 8 mm").
+func (s *sentence) elsewhen(i, from, to int) bool {
+	r := s.reading()
+	if !r.joint(i, to) {
+		return false
+	}
+	for k := i; k >= max(from, i-3); k-- {
+		if refWords[s.tokens[k].Text] {
+			return true
+		}
+	}
+	return from > s.span.Start && !r.joint(from, i)
+}
+
+// date reports whether one begins at token i: 12.04.2019, 2019-04-12, 3/14/20.
+func (s *sentence) date(i int) bool {
+	for k := i; k < i+5; k++ {
+		if k >= s.span.End {
+			return false
+		}
+		t := s.tokens[k]
+		if k > i && t.Space || (k-i)%2 == 0 && !number(t.Text) || (k-i)%2 == 1 && t.Text != "/" && t.Text != "-" && t.Text != "." {
+			return false
+		}
+	}
+	return true
+}
+
+// arrow reports whether one and a number follow a measurement: "9 mm -> 12 mm".
+func (s *sentence) arrow(i int) bool {
+	for i < s.span.End && (s.tokens[i].Text == "-" || s.tokens[i].Text == "=") {
+		i++
+	}
+	return i+1 < s.span.End && (s.tokens[i].Text == ">" && s.tokens[i-1].Text != ")" && i > s.span.Start && !s.tokens[i-1].Word || s.tokens[i].Text == "\u2192") && startsDigit(s.tokens[i+1].Text)
+}
+
 // when says by the words since the last measurement, and by the ones that follow, when a
 // measurement was taken.
 func (s *sentence) when(m measurement, from int) timing {
 	was := false
+	if s.arrow(m.End) {
+		return past
+	}
 	for i := m.Start - 1; i >= max(from, m.Start-9); i-- {
 		t := s.tokens[i]
 		switch {
 		case t.Text == ";":
 			i = s.span.Start - 1
+		case s.date(i):
+			was = true
+		case pastWords[t.Text] && s.elsewhen(i, from, m.Start):
 		case pastWords[t.Text]:
 			return past
-		case fromWords[t.Text] && (s.changes(from, i) || s.precedesNow(m)):
+		case fromWords[t.Text] && (s.changes(from, i) || s.precedesNow(m) || i == m.Start-1 && s.changes(s.span.Start, i)):
 			return past
 		case nowWords[t.Text]:
 			return taken
@@ -341,6 +456,9 @@ func (s *sentence) when(m measurement, from int) timing {
 		t := s.tokens[i]
 		if !t.Word && t.Text != "-" || pastWords[t.Text] && !agoWords[t.Text] || t.Text == "than" || t.Text == "since" || t.Text == "from" || nowWords[t.Text] {
 			break
+		}
+		if (t.Text == "on" || t.Text == "in" || t.Text == "am") && s.date(i+1) {
+			was = true
 		}
 		number := i+1 < s.span.End && startsDigit(s.tokens[i+1].Text)
 		if agoWords[t.Text] && !number || t.Text == "in" && number && len(s.tokens[i+1].Text) == 4 {
