@@ -360,7 +360,7 @@ func (s *Sentence) without(mention Span) *Sentence {
 // isCurrent reports whether the clause goes on to say of a mention of the past what has
 // become of it.
 func (s *Sentence) isCurrent(mention Span, past tag, a Assertion) bool {
-	if a.Negated && a.Trigger.Start >= mention.End {
+	if a.Negated && (a.Trigger.Start >= mention.End || past.role&adjacent != 0 && a.Trigger.End <= past.Start) {
 		return true
 	}
 	if s.value && past.End == mention.Start && onceWords[s.tokens[past.Start].Text] {
