@@ -33,6 +33,7 @@ func dataCommand() *cli.Command {
 			},
 			dataImportCommand(),
 			dataSplitCommand(),
+			dataPlanCommand(),
 			{
 				Name:  "synth",
 				Usage: "write a synthetic data set in a real layout, patient-wise splits",

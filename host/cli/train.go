@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset/plan"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
@@ -43,6 +44,7 @@ settings [GROUP]; for encoder, fusion and head: alignedfusion plugin info NAME.`
 			&cli.Uint64Flag{Name: "seed", Usage: "`N`, of everything random; the same seed gives the same run"},
 			&cli.StringSliceFlag{Name: "set", Usage: "`GROUP.KEY=VALUE`, repeatable"},
 			&cli.StringFlag{Name: "init", Usage: "`RUN` whose best weights to start from, where the plugin is the same"},
+			&cli.StringFlag{Name: "plan", Usage: "`FILE` of data plan whose settings to use; flags and --set win"},
 			&cli.StringFlag{Name: "config", Usage: "`FILE`.yaml to start from; flags change it"},
 			&cli.StringFlag{Name: "out", Usage: "`DIR` of the run", Required: true},
 			&cli.BoolFlag{Name: "resume", Usage: "continue the run in --out from its last checkpoint"},
@@ -105,12 +107,20 @@ func runTrain(c *cli.Context) (err error) {
 		Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
 	}
 	if !o.Resume {
-		if o.Config, err = trainRequest(c).Config(); err != nil {
+		request := trainRequest(c)
+		if c.IsSet("plan") {
+			p, err := plan.Read(c.String("plan"))
+			if err != nil {
+				return err
+			}
+			request.Plan, o.DataSHA256 = planned(p), p.DataSHA256
+		}
+		if o.Config, err = request.Config(); err != nil {
 			return err
 		}
 		return trainAndReport(c, o)
 	}
-	for _, flag := range []string{"task", "data", "encoder", "fusion", "head", "attributes", "reports", "schema", "epochs", "seed", "fold", "set", "init", "config", "threads", "device"} {
+	for _, flag := range []string{"task", "data", "encoder", "fusion", "head", "attributes", "reports", "schema", "epochs", "seed", "fold", "set", "init", "plan", "config", "threads", "device"} {
 		if c.IsSet(flag) {
 			return usageError("--resume continues the run as its config.yaml says; --%s cannot be given with it", flag)
 		}

@@ -129,6 +129,8 @@ type Config struct {
 
 	// given are the settings that Set has set, GROUP.KEY.
 	given map[string]bool
+	// notes say what became of a plan.
+	notes []string
 }
 
 // New returns the defaults of a task. It fails for an unknown one.
@@ -379,6 +381,9 @@ func (c *Config) Resolve() error {
 
 // Given reports whether Set has set GROUP.KEY.
 func (c *Config) Given(name string) bool { return c.given[name] }
+
+// Notes say what of a plan was left out, and why, one line each.
+func (c *Config) Notes() []string { return c.notes }
 
 // refuseIdle refuses a setting that Set was told and that changes nothing.
 func (c *Config) refuseIdle() error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -23,8 +24,42 @@ type Request struct {
 	Fold   *int
 	Seed   *uint64
 	Device *string
+	// Plan, unless nil, is what stands for defaults.
+	Plan *Plan
 	// Set are settings as GROUP.KEY=VALUE; they come last.
 	Set []string
+}
+
+// Plan are settings that were derived from data.
+type Plan struct {
+	// Task and Data stand where a request has none.
+	Task, Data string
+	// Plugin is the encoder and head whose settings are among Settings, GROUP.KEY and value.
+	Plugin   string
+	Settings [][2]string
+}
+
+// apply sets what no set (GROUP.KEY=VALUE) names, and notes what it leaves out.
+func (p *Plan) apply(c *Config, set []string) error {
+	for _, s := range p.Settings {
+		group, _, _ := strings.Cut(s[0], ".")
+		stage := map[string]*Stage{"encoder": &c.Encoder, "head": &c.Head}[group]
+		if k := slices.IndexFunc(set, func(given string) bool { return strings.HasPrefix(given, s[0]+"=") }); k >= 0 {
+			if given := strings.TrimPrefix(set[k], s[0]+"="); given != s[1] {
+				c.notes = append(c.notes, fmt.Sprintf("the plan says %s=%s; %s is given and used", s[0], s[1], given))
+			}
+			continue
+		}
+		if stage != nil && stage.Plugin != p.Plugin {
+			c.notes = append(c.notes, fmt.Sprintf("the plan's %s=%s is for the plugin %s, the %s is %s: it is not used", s[0], s[1], p.Plugin, group, stage.Plugin))
+			continue
+		}
+		if err := c.Set(s[0] + "=" + s[1]); err != nil {
+			return fmt.Errorf("the plan's %w", err)
+		}
+		delete(c.given, s[0]) // nobody has asked for it
+	}
+	return nil
 }
 
 // Config is the configuration that was asked for, resolved. Its errors are of type *Error
@@ -46,6 +81,9 @@ func (r Request) Config() (*Config, error) {
 // base is the file's configuration, or the task's.
 func (r Request) base() (*Config, error) {
 	if r.File == "" {
+		if r.Task == nil && r.Plan != nil {
+			r.Task = &r.Plan.Task
+		}
 		if r.Task == nil {
 			return nil, errors.New("train needs --task detect or --task classify (or --config FILE)")
 		}
@@ -70,6 +108,9 @@ func (r Request) base() (*Config, error) {
 }
 
 func (r Request) apply(c *Config) error {
+	if r.Data == nil && r.Plan != nil {
+		r.Data = &r.Plan.Data
+	}
 	put(&c.Data, r.Data)
 	if c.Data == "" {
 		return errors.New("train needs --data LAYOUT:PATH")
@@ -104,6 +145,14 @@ func (r Request) apply(c *Config) error {
 	}
 	if r.Epochs != nil {
 		set = append([]string{fmt.Sprintf("train.epochs=%d", *r.Epochs)}, set...)
+	}
+	if r.Plan != nil {
+		if r.Plan.Task != c.Task {
+			return fmt.Errorf("--plan: it is for the task %s, this is %s", r.Plan.Task, c.Task)
+		}
+		if err := r.Plan.apply(c, set); err != nil {
+			return fmt.Errorf("--plan: %w", err)
+		}
 	}
 	for _, s := range set {
 		if err := c.Set(s); err != nil {

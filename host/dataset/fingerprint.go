@@ -54,14 +54,14 @@ func hashEnds(h io.Writer, path string) error {
 	return err
 }
 
-// Flat counts the cases around whose slice there is nothing to see: their volume has one
-// slice, or it is not known how far apart its slices are, and the slice stands in for its
+// Flat counts the cases around whose slice there is nothing to see: they belong to
+// no volume, or to one of a single slice, or it is not known how far apart its slices are, and the slice stands in for its
 // neighbours.
 func (d *Dataset) Flat(cases []Case) int {
 	n := 0
 	for i := range cases {
 		s := d.stacks[cases[i].Stack]
-		if s != nil && (max(len(s.files), s.depth) == 1 || cases[i].SpacingMM[0] <= 0) {
+		if s == nil && cases[i].Images[Volume] != "" || s != nil && (max(len(s.files), s.depth) == 1 || cases[i].SpacingMM[0] <= 0) {
 			n++
 		}
 	}

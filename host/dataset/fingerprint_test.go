@@ -82,8 +82,8 @@ func TestFlatCountsCasesWithoutNeighbours(t *testing.T) {
 	}}
 	mm := [3]float64{2, 1, 1}
 	cases := []Case{{Stack: "one", SpacingMM: mm}, {Stack: "two", SpacingMM: mm}, {Stack: "two"}, {Stack: "nifti", SpacingMM: mm},
-		{Stack: "thin", SpacingMM: mm}, {ID: "picture"}}
-	if n := d.Flat(cases); n != 3 {
-		t.Errorf("%d flat cases, want 3: the only slice, the unknown distance, the volume of one slice", n)
+		{Stack: "thin", SpacingMM: mm}, {ID: "picture"}, {Stack: "slice", Images: map[string]string{Volume: "s.png"}}}
+	if n := d.Flat(cases); n != 4 {
+		t.Errorf("%d flat cases, want 4: the single slice, the only slice, the unknown distance, the volume of one slice", n)
 	}
 }

@@ -3,12 +3,9 @@ package study
 import (
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"math"
-	"os"
 	"slices"
-	"time"
 
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
@@ -152,35 +149,10 @@ func (s *Study) probe(ctx context.Context, m Model, c *Cost) (setupSec float64, 
 	settings := cfg.Train
 	epochs, accumulate, limit := settings.Epochs, settings.Accumulate, settings.MaxSteps
 	every := settings.ValidateEvery
-	cfg.Train.MaxSteps = probeSteps
-	dir, err := os.MkdirTemp("", "alignedfusion-probe-")
-	if err != nil {
-		return 0, err
-	}
-	defer os.RemoveAll(dir)
 	fmt.Fprintf(s.Messages, "study: timing %d steps of %s\n", probeSteps, m.Method.Name)
-	started := time.Now()
-	o := workflow.TrainOptions{Config: cfg, Dir: dir, Program: s.Program, Version: s.Options.Version, Plugins: s.Plugins, Tokens: s.tokens, Messages: io.Discard}
-	if _, err := workflow.Train(ctx, o); err != nil {
-		return 0, err
-	}
-	whole := time.Since(started).Seconds()
-	records, err := runs.ReadMetrics(dir)
+	timed, err := workflow.TimeSteps(ctx, workflow.TrainOptions{Config: cfg, Program: s.Program, Version: s.Options.Version, Plugins: s.Plugins, Tokens: s.tokens}, probeSteps)
 	if err != nil {
 		return 0, err
-	}
-	var steps []float64
-	validation, inside := 0.0, 0.0
-	for _, r := range records {
-		inside += r.StepSec + r.DataSec
-		if r.Kind == "step" {
-			steps = append(steps, r.StepSec+r.DataSec)
-		} else {
-			validation = r.StepSec
-		}
-	}
-	if len(steps) == 0 {
-		return 0, fmt.Errorf("the timed run has no steps")
 	}
 	cases, err := feed.TrainingCases(cfg)
 	if err != nil {
@@ -191,8 +163,8 @@ func (s *Study) probe(ctx context.Context, m Model, c *Cost) (setupSec float64, 
 	if limit > 0 {
 		total = math.Min(total, float64(limit))
 	}
-	c.TrainSec = total*stat.Median(steps) + total/perEpoch/float64(every)*validation
-	c.PredictSec = validation
-	c.Basis = fmt.Sprintf("%d timed steps of %.2f s", len(steps), stat.Median(steps))
-	return whole - inside, nil
+	c.TrainSec = total*timed.StepSec + total/perEpoch/float64(every)*timed.ValidationSec
+	c.PredictSec = timed.ValidationSec
+	c.Basis = fmt.Sprintf("%d timed steps of %.2f s", timed.Steps, timed.StepSec)
+	return timed.SetupSec, nil
 }

@@ -23,8 +23,11 @@ import (
 type TrainOptions struct {
 	// Config is what was asked for; nil takes the run directory's own (Resume).
 	Config *config.Config
-	Dir    string
-	Resume bool
+	// DataSHA256, unless "", is the hash of the data that Config was planned for: others are
+	// refused.
+	DataSHA256 string
+	Dir        string
+	Resume     bool
 	// Program and Version go into the manifest.
 	Program, Version string
 	Plugins          plughost.Options
@@ -117,8 +120,11 @@ func (t *training) prepare() (err error) {
 	if t.Config.Threads == 0 {
 		t.Config.Threads = runtime.GOMAXPROCS(0)
 	}
-	t.warnings = append(t.warnings, t.Config.Idle()...)
-	t.data, err = feed.PrepareTraining(t.Config)
+	t.warnings = slices.Concat(t.warnings, t.Config.Notes(), t.Config.Idle())
+	if t.data, err = feed.PrepareTraining(t.Config); err == nil && t.DataSHA256 != "" && t.data.Data.Hash != t.DataSHA256 {
+		err = fmt.Errorf("%w: the plan was made for other data: %s has SHA-256 %.12s…, the plan's have %.12s…; make it anew with `data plan`",
+			dataset.ErrData, t.Config.Data, t.data.Data.Hash, t.DataSHA256)
+	}
 	return err
 }
 
