@@ -70,6 +70,24 @@ func (r *Result) Bootstrap(patients []string, options resample.Options) (*Interv
 	}, nil
 }
 
+// BalancedReplicates returns the balanced accuracy in every replicate of Bootstrap, for
+// intervals of what is computed from several results; NaN where a replicate has no cases.
+// Results of the same patients and seed have the same patients in the same replicate.
+func (r *Result) BalancedReplicates(patients []string, options resample.Options) ([]float64, error) {
+	o, err := options.Resolved()
+	if err != nil {
+		return nil, err
+	}
+	if !r.made() {
+		return nil, errNoResult
+	}
+	clusters, n, err := clusterOf(patients, r.Cases)
+	if err != nil {
+		return nil, err
+	}
+	return reweigh(o.Replicates, []*Result{r}, clusters, n, o.Draw)[0][1], nil // in the order of Metrics.vector
+}
+
 // patients counts, per class, the patients with a case of it; n patients where a class has
 // none, since no figure of it is then defined.
 func (r *Result) patients(clusters []int32, n int) []int {

@@ -2,6 +2,7 @@ package froc
 
 import (
 	"errors"
+	"math"
 	"sync"
 
 	"github.com/alignedfusion/alignedfusion/eval/resample"
@@ -70,6 +71,27 @@ func (r *Result) Bootstrap(options BootstrapOptions) (*Bootstrap, error) {
 	out.Points, out.Mean, out.AP = intervals[:k], intervals[k], intervals[k+1]
 	m := intervals[k+2:] // in the order of FiguresOfMerit.vector
 	out.Merit = MeritIntervals{m[0], m[1], m[2], m[3], m[4], m[5], m[6]}
+	return out, nil
+}
+
+// MeanReplicates returns the mean sensitivity in every replicate of Bootstrap, for intervals
+// of what is computed from several results; NaN where no lesion was drawn. Results of the
+// same truth and seed have the same clusters in the same replicate.
+func (r *Result) MeanReplicates(options BootstrapOptions) ([]float64, error) {
+	o, err := options.Resolved()
+	if err != nil {
+		return nil, err
+	}
+	if !r.made() {
+		return nil, errNoResult
+	}
+	out := make([]float64, o.Replicates)
+	for b, row := range replicates(o, []*Result{r})[0] {
+		out[b] = math.NaN()
+		if row != nil {
+			out[b] = row[len(r.Protocol.FPPI)]
+		}
+	}
 	return out, nil
 }
 

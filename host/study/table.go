@@ -82,9 +82,11 @@ type Table struct {
 	SchemaVersion int `json:"schema_version"`
 	Identity      `json:"study"`
 	// Metric is the primary one, which is tested.
-	Metric         string           `json:"metric"`
-	Replicates     int              `json:"bootstrap_replicates"`
-	Rows           []Row            `json:"rows"`
+	Metric     string `json:"metric"`
+	Replicates int    `json:"bootstrap_replicates"`
+	Rows       []Row  `json:"rows"`
+	// Curves are over the rates at which the same models were predicted.
+	Curves         []Curve          `json:"curves,omitempty"`
 	Reconstruction []Reconstruction `json:"reconstruction,omitempty"`
 	// Missing are cells that are not made yet.
 	Missing []string `json:"missing_cells,omitempty"`
@@ -114,7 +116,12 @@ type pooled struct {
 	classified *classify.Result
 	detected   *froc.Result
 	patients   []string
-	task       string
+	// labels and probabilities of classified.
+	labels        []int
+	probabilities [][]float64
+	task          string
+	// of is what was pooled once; a method without attributes stands at several points.
+	of *pooled
 }
 
 // Table computes the table from the finished cells of the plan.
@@ -129,6 +136,7 @@ func (s *Study) Table(o TableOptions) (*Table, error) {
 	}
 	var tests []*Test
 	absent := map[string]bool{}
+	var points []*pooled
 	kept := map[string]*pooled{} // by cells: a method without attributes stands in every column
 	for _, block := range s.Plan.Blocks {
 		for _, point := range block.Points {
@@ -148,7 +156,7 @@ func (s *Study) Table(o TableOptions) (*Table, error) {
 						if p, err = s.pool(results, task, options); err != nil {
 							return nil, fmt.Errorf("method %s: %w", m.Name, err)
 						}
-						p.row.Cells = names
+						p.row.Cells, p.of = names, p
 						kept[key] = p
 					}
 					here := *p
@@ -171,7 +179,11 @@ func (s *Study) Table(o TableOptions) (*Table, error) {
 			for _, p := range column {
 				t.Rows = append(t.Rows, p.row)
 			}
+			points = append(points, column...)
 		}
+	}
+	if t.Curves, err = curves(points, options); err != nil {
+		return nil, err
 	}
 	raw := make([]float64, len(tests))
 	for i, test := range tests {
@@ -259,11 +271,9 @@ func (s *Study) pool(results []*CellResult, task int, o resample.Options) (*pool
 	if s.Task == config.Detect {
 		return p, s.poolDetections(p, results, o)
 	}
-	var labels []int
-	var probabilities [][]float64
 	for _, r := range results {
 		c := r.Classified[task]
-		labels, probabilities, p.patients = append(labels, c.Labels...), append(probabilities, c.Probabilities...), append(p.patients, c.Patients...)
+		p.labels, p.probabilities, p.patients = append(p.labels, c.Labels...), append(p.probabilities, c.Probabilities...), append(p.patients, c.Patients...)
 		for i, patient := range c.Patients {
 			if patient == "" { // the same case of every seed is one patient
 				p.patients[len(p.patients)-len(c.Patients)+i] = "\x00" + c.IDs[i]
@@ -271,7 +281,7 @@ func (s *Study) pool(results []*CellResult, task int, o resample.Options) (*pool
 		}
 	}
 	var err error
-	if p.classified, err = classify.Evaluate(labels, probabilities, results[0].Classified[task].Classes); err != nil {
+	if p.classified, err = classify.Evaluate(p.labels, p.probabilities, results[0].Classified[task].Classes); err != nil {
 		return nil, err
 	}
 	ci, err := p.classified.Bootstrap(p.patients, o)
@@ -599,6 +609,11 @@ func (t *Table) Write(w io.Writer, metric string) error {
 		}
 		if starred {
 			fmt.Fprintln(w, "+ above, - below the baseline: permutation test, p < 0.05 after Holm's correction for all tests of the table")
+		}
+	}
+	if metric == t.Metric {
+		if err := writeCurves(w, t.Curves, strings.ReplaceAll(metric, "_", " ")); err != nil {
+			return err
 		}
 	}
 	for _, r := range t.Reconstruction {
