@@ -155,6 +155,11 @@ func trainAndReport(c *cli.Context, o workflow.TrainOptions) error {
 	if best.Step == 0 {
 		return nil
 	}
+	records, err := runs.ReadMetrics(o.Dir)
+	if err != nil {
+		return err
+	}
+	writeSparkline(c.App.ErrWriter, records, best)
 	return compareRuns(c, workflow.CompareOptions{AllowChanged: true, Split: r.Config.DataSettings.ValidationSplit, Systems: []workflow.System{{Name: workflow.RunName(o.Dir), Path: o.Dir}}})
 }
 
