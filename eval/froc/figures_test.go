@@ -286,3 +286,23 @@ func TestIntervalsAtTheEdgeAreExact(t *testing.T) {
 		}
 	}
 }
+
+// The area below the drawn curve, by trapezoids, is the figure, which is summed up otherwise.
+func TestTheAreaBelowTheAFROCCurveIsTheFigure(t *testing.T) {
+	truth, predictions := uneven()
+	r := mustEvaluate(t, truth, predictions, StrictProtocol())
+	for all, want := range map[bool]float64{false: r.Merit.AFROC, true: r.Merit.AFROC1} {
+		curve := r.AFROCCurve(all)
+		area := 0.0
+		for i := 1; i < len(curve); i++ {
+			area += (curve[i].Images - curve[i-1].Images) * (curve[i].Lesions + curve[i-1].Lesions) / 2
+		}
+		if last := curve[len(curve)-1]; math.Abs(area-want) > 1e-12 || last != (AFROCPoint{1, 1}) {
+			t.Errorf("all %v: area %v, the figure is %v; it ends at %v", all, area, want, last)
+		}
+	}
+	full := &Truth{Images: images(1), Lesions: []Lesion{{Image: 0, Region: Box(0, 0, 9, 9)}}}
+	if curve := mustEvaluate(t, full, nil, StrictProtocol()).AFROCCurve(false); curve != nil {
+		t.Errorf("no image is free of lesions, and yet %v", curve)
+	}
+}

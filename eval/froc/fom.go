@@ -159,6 +159,37 @@ func (r *Result) makeRatings() {
 	r.makeCases(lesions)
 }
 
+// AFROCPoint is the share of images that a false positive lies on, and that of lesions found.
+type AFROCPoint struct{ Images, Lesions float64 }
+
+// AFROCCurve lists the steps of the AFROC curve as the threshold falls, from 0, 0 to 1, 1: the
+// images are those without a counted lesion, or all. The area below it, by trapezoids, is
+// FiguresOfMerit.AFROC, or AFROC1. It is nil where no lesion or no image counts.
+func (r *Result) AFROCCurve(all bool) []AFROCPoint {
+	var at, total AFROCPoint
+	add := func(e *rating, to *AFROCPoint) {
+		if e.lesion {
+			to.Lesions++
+		} else if all || e.normal {
+			to.Images++
+		}
+	}
+	for i := range r.ratings {
+		add(&r.ratings[i], &total)
+	}
+	if total.Images == 0 || total.Lesions == 0 {
+		return nil
+	}
+	curve := []AFROCPoint{{}}
+	for i := range r.ratings {
+		add(&r.ratings[i], &at)
+		if i+1 == len(r.ratings) || r.ratings[i+1].score != r.ratings[i].score {
+			curve = append(curve, AFROCPoint{at.Images / total.Images, at.Lesions / total.Lesions})
+		}
+	}
+	return curve
+}
+
 // byWeight lists counted lesions that have a weight by it, so that sums of weights do not
 // depend on the order of input.
 func byWeight(lesions []Lesion) (out []*Lesion) {

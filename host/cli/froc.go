@@ -83,6 +83,8 @@ func frocFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "json", Usage: "write JSON to stdout"},
 		&cli.StringFlag{Name: "out", Usage: "write the JSON to `FILE` as well"},
 		&cli.StringFlag{Name: "plot", Usage: "draw the curves into `FILE`.svg, .png or .pdf"},
+		&cli.StringFlag{Name: "plot-kind", Value: string(frocreport.PlotFROC), Usage: "`KIND` of curves of --plot: froc, afroc (false positives on images without lesions), afroc1 (on all images) or strata (FROC of each, with --strata)"},
+		&cli.StringFlag{Name: "plot-axis", Value: "log", Usage: "`AXIS` of false positives of --plot: log or linear"},
 		&cli.StringFlag{Name: "curve", Usage: "write the whole curve to `FILE` (CSV)"},
 		&cli.StringFlag{Name: "lesions", Usage: "write the fate of every lesion to `FILE` (CSV)"},
 		&cli.StringFlag{Name: "marks", Usage: "write the fate of every prediction to `FILE` (CSV)"},
@@ -320,6 +322,24 @@ func checkFROCFiles(c *cli.Context) error {
 			}
 		}
 	}
+	return checkPlot(c)
+}
+
+// checkPlot refuses a plot that cannot be drawn.
+func checkPlot(c *cli.Context) error {
+	kind, axis := frocreport.PlotKind(c.String("plot-kind")), c.String("plot-axis")
+	switch {
+	case !slices.Contains(frocreport.PlotKinds(), kind):
+		return usageError("--plot-kind %s: want froc, afroc, afroc1 or strata", kind)
+	case axis != "log" && axis != "linear":
+		return usageError("--plot-axis %s: want log or linear", axis)
+	case c.String("plot") == "" && (c.IsSet("plot-kind") || c.IsSet("plot-axis")):
+		return usageError("--plot-kind and --plot-axis need --plot FILE")
+	case c.IsSet("plot-axis") && axis == "log" && strings.HasPrefix(string(kind), "afroc"):
+		return usageError("--plot-axis log: the axes of %s are shares from 0 to 1, which are linear", kind)
+	case kind == frocreport.PlotStrata && len(c.StringSlice("strata")) == 0:
+		return usageError("--plot-kind strata needs --strata COLUMN")
+	}
 	return nil
 }
 
@@ -338,7 +358,7 @@ func writeFROCFiles(c *cli.Context, report *frocreport.Report) error {
 		}
 	}
 	if path := c.String("plot"); path != "" {
-		return report.SavePlot(path)
+		return report.SavePlot(path, frocreport.Plot{Kind: frocreport.PlotKind(c.String("plot-kind")), Linear: c.String("plot-axis") == "linear"})
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 // notOfReaders are the flags of froc that a study with several readers has no use for: its
 // intervals come from the analysis of variance.
 var notOfReaders = []string{"iou", "bootstrap", "permutations", "seed", "ci", "all-pairs", "strata", "strata-rule", "by-class",
-	"plot", "curve", "lesions", "marks", "false-positives", "min", "readers"}
+	"plot", "plot-kind", "plot-axis", "curve", "lesions", "marks", "false-positives", "min", "readers"}
 
 func frocMRMCCommand() *cli.Command {
 	flags := []cli.Flag{

@@ -18,7 +18,7 @@ import (
 )
 
 // notOfThePage are the flags of froc that write files or print.
-var notOfThePage = []string{"json", "out", "plot", "curve", "lesions", "marks", "false-positives", "min"}
+var notOfThePage = []string{"json", "out", "plot", "plot-kind", "plot-axis", "curve", "lesions", "marks", "false-positives", "min"}
 
 // pageFlags are those of report and of view.
 func pageFlags() []cli.Flag {

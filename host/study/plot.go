@@ -12,6 +12,8 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgsvg"
+
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocplot"
 )
 
 // palette is Okabe and Ito's, which colour-blind readers can tell apart; dashes tell
@@ -76,7 +78,8 @@ func (t *Table) plot() ([]byte, error) {
 		return nil, nil
 	}
 	width := vg.Length(len(titles))*panelInch*vg.Inch + legendInch*vg.Inch
-	canvas := vgsvg.New(width, panelInch*vg.Inch)
+	picture := vgsvg.New(width, panelInch*vg.Inch)
+	canvas := frocplot.Outlined(picture) // text looks the same without its font
 	legend := plot.NewLegend()
 	legend.Top, legend.Left, legend.YPosition = true, true, draw.PosCenter
 	named := map[string]bool{}
@@ -132,7 +135,7 @@ func (t *Table) plot() ([]byte, error) {
 	}
 	legend.Draw(draw.Crop(draw.New(canvas), width-(legendInch-0.1)*vg.Inch, 0, 0, -0.4*vg.Inch))
 	var b bytes.Buffer
-	if _, err := canvas.WriteTo(&b); err != nil {
+	if _, err := picture.WriteTo(&b); err != nil {
 		return nil, fmt.Errorf("plot: %w", err)
 	}
 	return b.Bytes(), nil

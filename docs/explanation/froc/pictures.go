@@ -154,7 +154,7 @@ func interpolation(_, out string) error {
 		p := froc.StrictProtocol()
 		p.Interpolation = kind
 		p.FPPI = []float64{0.25, 0.5, 1, 2}
-		drawn, err := curve(kind, truth, marks, p, 0)
+		drawn, err := curve(string(kind), truth, marks, p, 0)
 		if err != nil {
 			return err
 		}
@@ -185,15 +185,15 @@ func strata(data, out string) error {
 		}
 	}
 	var curves []frocplot.Curve
-	for _, rule := range []string{froc.StrataIgnore, froc.StrataAsPapers} {
+	for _, rule := range []froc.StrataRule{froc.StrataIgnore, froc.StrataAsPapers} {
 		all, err := froc.Strata(truth.Truth, marks, froc.DeepLesion(), "organ", nil, rule)
 		if err != nil {
 			return err
 		}
 		for _, s := range all {
 			if s.Name == "lung" {
-				fmt.Printf("%-45s mean %.4f, FP %d\n", "lung, rule "+rule, s.Result.MeanSensitivity, s.Result.Counts.FalsePositives)
-				curves = append(curves, frocplot.Curve{Name: "lung lesions, rule " + rule, Result: s.Result})
+				fmt.Printf("%-45s mean %.4f, FP %d\n", "lung, rule "+string(rule), s.Result.MeanSensitivity, s.Result.Counts.FalsePositives)
+				curves = append(curves, frocplot.Curve{Name: "lung lesions, rule " + string(rule), Result: s.Result})
 			}
 		}
 	}

@@ -1,6 +1,8 @@
 package frocreport
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
 	"strings"
@@ -8,7 +10,6 @@ import (
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocplot"
-	"github.com/alignedfusion/alignedfusion/eval/resample"
 )
 
 // Table is one of the tables of single marks and lesions.
@@ -51,21 +52,52 @@ func (r *Report) SaveTable(path string, t Table) error {
 	return nil
 }
 
-// SavePlot draws the systems' curves into path (.svg, .png or .pdf), with bands where there
-// are intervals.
-func (r *Report) SavePlot(path string) error {
-	return SavePlot(path, Named(r.Systems), r.resample, r.Document.Bootstrap != nil)
+// Plot says what SavePlot draws.
+type Plot struct {
+	Kind PlotKind // empty: PlotFROC
+	// Linear is the axis of false positives of FROC curves.
+	Linear bool
 }
 
-// SavePlot draws curves into path (.svg, .png or .pdf), with confidence bands if asked to.
-func SavePlot(path string, results []froc.Named, o resample.Options, bands bool) error {
+// PlotKind is what a plot shows.
+type PlotKind string
+
+// PlotStrata draws a FROC curve per stratum and system; the others are frocplot's.
+const (
+	PlotFROC   = PlotKind(frocplot.FROC)
+	PlotAFROC  = PlotKind(frocplot.AFROC)
+	PlotAFROC1 = PlotKind(frocplot.AFROC1)
+	PlotStrata = PlotKind("strata")
+)
+
+// PlotKinds lists all kinds.
+func PlotKinds() []PlotKind { return []PlotKind{PlotFROC, PlotAFROC, PlotAFROC1, PlotStrata} }
+
+// SavePlot draws the systems' curves into path (.svg, .png or .pdf), those of FROC with bands
+// where there are intervals.
+func (r *Report) SavePlot(path string, p Plot) error {
+	first := r.Systems[0].Result.Protocol
+	o := frocplot.Options{Kind: frocplot.Kind(p.Kind), Linear: p.Linear}
+	if p.Kind == PlotStrata {
+		n := r.Systems[0].Result.Counts
+		o.Kind, o.Title = frocplot.FROC, fmt.Sprintf("FROC of strata, protocol %s\nn = %d images, %d patients, %d lesions", first.Name, n.Images, n.Patients, n.Lesions)
+		curves, err := r.strataCurves()
+		if err != nil {
+			return err
+		}
+		return frocplot.Save(path, o, curves...)
+	}
 	const points = 60 // of a band
+	bands := r.Document.Bootstrap != nil && (p.Kind == PlotFROC || p.Kind == "")
 	var curves []frocplot.Curve
-	for _, one := range results {
+	for _, one := range r.Systems {
 		curve := frocplot.Curve{Name: one.Name, Result: one.Result}
 		if bands {
-			low, high := frocplot.Range(one.Result.Protocol)
-			band, err := one.Result.Band(low, high, points, o)
+			low, high := frocplot.Range(first)
+			if p.Linear {
+				low /= 16 // the band begins near 0
+			}
+			band, err := one.Result.Band(low, high, points, r.options.Resample)
 			if err != nil {
 				return err
 			}
@@ -73,5 +105,28 @@ func SavePlot(path string, results []froc.Named, o resample.Options, bands bool)
 		}
 		curves = append(curves, curve)
 	}
-	return frocplot.Save(path, frocplot.Options{}, curves...)
+	return frocplot.Save(path, o, curves...)
+}
+
+// strataCurves are a curve for each stratum of each system, with its number of lesions.
+func (r *Report) strataCurves() (curves []frocplot.Curve, err error) {
+	for _, s := range r.Systems {
+		for _, by := range r.options.Strata {
+			strata, err := froc.Strata(s.Result.Truth, s.Result.Predictions, s.Result.Protocol, by.Column, by.Edges, r.options.StrataRule)
+			if err != nil {
+				return nil, err
+			}
+			for _, one := range strata {
+				name := fmt.Sprintf("%s %s (%d lesions)", by.Column, one.Name, one.Result.Counts.Lesions)
+				if len(r.Systems) > 1 {
+					name = s.Name + ", " + name
+				}
+				curves = append(curves, frocplot.Curve{Name: name, Result: one.Result})
+			}
+		}
+	}
+	if len(curves) == 0 {
+		return nil, errors.New("a plot of strata needs strata (--strata COLUMN)")
+	}
+	return curves, nil
 }

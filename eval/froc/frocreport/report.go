@@ -101,7 +101,7 @@ type Report struct {
 	Systems []Evaluated
 
 	described []frocio.System // Systems, as in the document, with their names
-	resample  resample.Options
+	options   Options
 }
 
 // Run reads the files, evaluates every system and compares them. An error comes from
@@ -124,7 +124,7 @@ func Describe(o Options, systems []Evaluated, remarks Remarks) (r *Report, err e
 	if o.Resample, err = o.Resample.Resolved(); err != nil {
 		return nil, err
 	}
-	r = &Report{Systems: systems, resample: o.Resample}
+	r = &Report{Systems: systems, options: o}
 	r.Document = frocio.Report{SchemaVersion: frocio.SchemaVersion, Protocol: frocio.NewProtocol(o.Protocol), Notes: append([]string{}, remarks.Notes...), Warnings: remarks.Warnings}
 	if intervals {
 		r.Document.Bootstrap = frocio.NewResampling(systems[0].Result, o.Resample)
