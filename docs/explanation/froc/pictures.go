@@ -1,9 +1,7 @@
-//go:build ignore
-
 // Draws the pictures of docs/explanation/froc.md from the real LUNA16 candidates and the
 // real DeepLesion boxes:
 //
-//	go run docs/explanation/froc/pictures.go FOLDER_WITH_luna16_AND_deeplesion docs/explanation/froc
+//	go run ./docs/explanation/froc FOLDER_WITH_luna16_AND_deeplesion docs/explanation/froc
 package main
 
 import (
@@ -22,7 +20,7 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) != 3 {
-		log.Fatal("usage: go run docs/explanation/froc/pictures.go DATA OUT")
+		log.Fatal("usage: go run ./docs/explanation/froc DATA OUT")
 	}
 	data, out := os.Args[1], os.Args[2]
 	for _, draw := range []func(data, out string) error{excluded, ties, interpolation, strata} {
