@@ -164,7 +164,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		return 128 + int(n)
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "alignedfusion: %v\n", err)
+		fmt.Fprintf(stderr, "alignedfusion: %v%s\n", err, fileMeant(err))
 	}
 	return codeOf(err)
 }

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -88,6 +90,16 @@ func settingMeant(name string) string {
 		return full[slices.Index(keys, close)]
 	}
 	return ""
+}
+
+// fileMeant is the end of an error about a file that is not there: the one beside it that was
+// meant, "" when there is none.
+func fileMeant(err error) string {
+	var missing *fs.PathError
+	if !errors.As(err, &missing) || !errors.Is(missing, fs.ErrNotExist) || strings.Contains(err.Error(), "did you mean") {
+		return ""
+	}
+	return nearest.File(missing.Path)
 }
 
 // unknownCommand is the error of a command that is not there, with the one that was meant:

@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,7 +25,7 @@ var boxesReserved = []string{"image", "patient", "split", "part", "width", "heig
 func openBoxes(o *opener) error {
 	there, folder := exists(o.path)
 	if !there {
-		return problem.At(o.path, 0, "", "no such file or folder")
+		return problem.File(o.path, fs.ErrNotExist)
 	}
 	if !folder {
 		return o.oneBoxesTable()

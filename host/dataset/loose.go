@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,7 +23,7 @@ const looseSplit = "predict"
 func openSlices(o *opener) error {
 	there, folder := exists(o.path)
 	if !there {
-		return problem.At(o.path, 0, "", "no such file or folder")
+		return problem.File(o.path, fs.ErrNotExist)
 	}
 	files := []string{o.path}
 	numbers := []int{0}
@@ -178,7 +179,7 @@ func openImage(o *opener) error {
 func openNIfTI(o *opener) error {
 	there, folder := exists(o.path)
 	if !there {
-		return problem.At(o.path, 0, "", "no such file or folder")
+		return problem.File(o.path, fs.ErrNotExist)
 	}
 	files := []string{o.path}
 	if folder {

@@ -54,8 +54,12 @@ func (o *opener) joinReports() error {
 		return nil
 	}
 	id := d.Cases[0].ID
-	return problem.At(o.opt.ReportsPath, 0, "", "none of its %d reports belongs to one of the %d cases of %s: the first report is %q, the first case %q, the id nearest to it %q",
-		len(t.IDs), len(d.Cases), d.Spec, t.IDs[0], id, nearestOr(id, t.IDs))
+	near := ""
+	if n := nearestOr(id, t.IDs); n != t.IDs[0] {
+		near = fmt.Sprintf(", the report nearest to it %q", n)
+	}
+	return problem.At(o.opt.ReportsPath, 0, "", "none of its %d reports belongs to one of the %d cases of %s: the first report is %q, the first case %q%s",
+		len(t.IDs), len(d.Cases), d.Spec, t.IDs[0], id, near)
 }
 
 // matchReports returns the cases of each report that has some.

@@ -281,7 +281,7 @@ func sameSet(a, b []string) bool {
 func ReadLayout(file string) (*Layout, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("plugin folder: %w", err)
+		return nil, fmt.Errorf("this is no folder of a plugin (`alignedfusion plugin new` begins one): %w", err)
 	}
 	var l Layout
 	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(&l); err != nil {

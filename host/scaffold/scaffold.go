@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
 //go:embed templates
@@ -65,7 +66,7 @@ func Write(o Options) (written []string, err error) {
 		SDK: o.SDK, Python: o.Python, Host: o.Host, Torch: o.Kind != "text" && !o.Pure}
 	switch {
 	case !slices.Contains(Kinds, o.Kind):
-		return nil, fmt.Errorf("%w: kind %q given, want one of %s", ErrOptions, o.Kind, strings.Join(Kinds, ", "))
+		return nil, fmt.Errorf("%w: kind %q given%s; there are %s", ErrOptions, o.Kind, nearest.Meant(o.Kind, Kinds), strings.Join(Kinds, ", "))
 	case o.Language != "go" && o.Language != "python":
 		return nil, fmt.Errorf("%w: language %q given, want go or python", ErrOptions, o.Language)
 	case o.Pure && (o.Language != "go" || o.Kind != "head" && o.Kind != "text"):

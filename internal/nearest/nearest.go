@@ -2,6 +2,8 @@
 package nearest
 
 import (
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -15,6 +17,31 @@ func Name(given string, known []string) string { return within(given, known, len
 func Meant(given string, known []string) string {
 	if name := within(given, known, (len(given)+1)/3); name != "" && name != given {
 		return "; did you mean " + strconv.Quote(name) + "?"
+	}
+	return ""
+}
+
+// File is the end of a message about a path that is not there: `; did you mean "data/a.csv"?`,
+// or "" when nothing in its folder resembles it. Of folders that are not there the outermost
+// counts.
+func File(path string) string {
+	for dir := filepath.Dir(path); dir != filepath.Dir(dir); dir = filepath.Dir(path) {
+		if _, err := os.Stat(dir); err == nil {
+			break
+		}
+		path = dir
+	}
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return ""
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	name := filepath.Base(path)
+	if meant := within(name, names, (len(name)+1)/3); meant != "" && meant != name {
+		return "; did you mean " + strconv.Quote(filepath.Join(filepath.Dir(path), meant)) + "?"
 	}
 	return ""
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
 // ErrData is wrapped by every error that bad input data causes.
@@ -94,7 +96,7 @@ func At(file string, line int, column, format string, args ...any) error {
 func File(path string, err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return At(path, 0, "", "no such file or folder")
+		return At(path, 0, "", "no such file or folder%s", nearest.File(path))
 	case errors.Is(err, os.ErrPermission):
 		return At(path, 0, "", "no permission to read it")
 	}
@@ -118,6 +120,9 @@ func Quote(names []string) string {
 	quoted := make([]string, len(names))
 	for i, n := range names {
 		quoted[i] = strconv.Quote(Clip(n, 60))
+	}
+	if len(quoted) == 0 {
+		return "none"
 	}
 	if len(quoted) > 40 {
 		quoted = append(quoted[:40], fmt.Sprintf("… (%d in all)", len(names)))

@@ -173,6 +173,29 @@ func TestProseOfPagesIsNarrow(t *testing.T) {
 	}
 }
 
+func TestLinksOfPagesLeadSomewhere(t *testing.T) {
+	files := map[string]string{"docs/a.md": "# A\n\n## What is it? (1)\n", "docs/b/c.svg": "", "README.md": "# R\n"}
+	read := func(name string) ([]byte, error) {
+		if text, ok := files[name]; ok {
+			return []byte(text), nil
+		}
+		return nil, os.ErrNotExist
+	}
+	for text, want := range map[string][]string{
+		"[a](a.md) [b](b/c.svg) [r](../README.md)":     nil,
+		"[a](a.md#what-is-it-1) [x](https://x.org/#y)": nil,
+		"[a](a.md#what-is-it)":                         {"1 link"},
+		"x\n[a](c.md)":                                 {"2 link"},
+		"[here](#there)":                               {"1 link"},
+		"# There\n[here](#there)":                      nil,
+	} {
+		files["docs/x.md"] = text
+		if diff := cmp.Diff(want, breaches(lintLinks("docs/x.md", []byte(text), read))); diff != "" {
+			t.Errorf("%q: %s", text, diff)
+		}
+	}
+}
+
 func TestLintTreeReadsWhatGitWouldTrack(t *testing.T) {
 	root := t.TempDir()
 	if out, err := exec.Command("git", "-C", root, "init", "-q").CombinedOutput(); err != nil {

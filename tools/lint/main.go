@@ -57,6 +57,7 @@ func lintTree(root string) ([]finding, error) {
 		findings = append(findings, lintText(name, text)...)
 		if isPage(name) {
 			findings = append(findings, lintPage(name, text)...)
+			findings = append(findings, lintLinks(name, text, func(name string) ([]byte, error) { return readEntry(filepath.Join(root, name)) })...)
 		}
 		if strings.HasSuffix(name, ".go") {
 			found, err := lintGo(name, text)

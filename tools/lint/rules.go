@@ -7,10 +7,13 @@ import (
 	"go/format"
 	"go/parser"
 	"go/token"
+	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -55,6 +58,61 @@ const proseWidth = 120
 func isPage(name string) bool {
 	dir := path.Dir(name)
 	return path.Ext(name) == ".md" && (within(dir, "docs") || dir == ".")
+}
+
+// link is a reference of a page to a file or a heading.
+var link = regexp.MustCompile(`\]\(([^()\s]+)\)`)
+
+// lintLinks refuses references to files that are not there and to headings that a page has not;
+// read returns a file, or the entry of a folder, of the project.
+func lintLinks(name string, text []byte, read func(name string) ([]byte, error)) []finding {
+	var found []finding
+	for i, line := range strings.Split(string(text), "\n") {
+		for _, m := range link.FindAllStringSubmatch(line, -1) {
+			target, heading, _ := strings.Cut(m[1], "#")
+			if strings.Contains(target, ":") {
+				continue
+			}
+			file := name
+			if target != "" {
+				file = path.Join(path.Dir(name), target)
+			}
+			page, err := read(file)
+			if err != nil {
+				found = append(found, finding{name, i + 1, "link", fmt.Sprintf("%s is not there", m[1])})
+			} else if heading != "" && path.Ext(file) == ".md" && !slices.Contains(headings(page), heading) {
+				found = append(found, finding{name, i + 1, "link", fmt.Sprintf("%s has no heading #%s", file, heading)})
+			}
+		}
+	}
+	return found
+}
+
+// readEntry returns a file, nothing of a folder.
+func readEntry(name string) ([]byte, error) {
+	if info, err := os.Stat(name); err != nil || info.IsDir() {
+		return nil, err
+	}
+	return os.ReadFile(name)
+}
+
+// headings returns the anchors of a page's headings.
+func headings(page []byte) []string {
+	var all []string
+	for _, line := range strings.Split(string(page), "\n") {
+		if text, ok := strings.CutPrefix(strings.TrimLeft(line, "#"), " "); ok && strings.HasPrefix(line, "#") {
+			all = append(all, strings.Map(func(r rune) rune {
+				switch {
+				case r == ' ':
+					return '-'
+				case unicode.IsLetter(r), unicode.IsDigit(r), r == '-', r == '_':
+					return unicode.ToLower(r)
+				}
+				return -1
+			}, text))
+		}
+	}
+	return all
 }
 
 // lintPage refuses long lines of prose. Tables and blocks of code are as wide as they are.

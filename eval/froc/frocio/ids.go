@@ -73,6 +73,9 @@ func (t *Truth) hint(id string) string {
 	if known := t.near(id); known != "" {
 		return fmt.Sprintf("; did you mean %q? The ids must be written alike", clip(known))
 	}
+	if len(t.Images) > 0 {
+		return fmt.Sprintf("; its ids are written like %q", clip(t.Images[0].ID))
+	}
 	return ""
 }
 

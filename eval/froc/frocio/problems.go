@@ -13,10 +13,15 @@ type problems struct {
 	lenient bool
 	first   []string
 	total   int
+	ofKind  map[string]int
 	dropped map[string]int
 }
 
-const shownProblems = 10
+// At most that many rows are shown in all, and of one defect.
+const (
+	shownProblems = 10
+	shownOfAKind  = 2
+)
 
 // row notes that the row at the given place cannot be used. kind names the
 // defect for the count of dropped rows.
@@ -29,7 +34,10 @@ func (p *problems) row(where, kind, format string, args ...any) {
 		p.dropped[kind]++
 		return
 	}
-	if len(p.first) < shownProblems {
+	if p.ofKind == nil {
+		p.ofKind = map[string]int{}
+	}
+	if p.ofKind[kind]++; len(p.first) < shownProblems && p.ofKind[kind] <= shownOfAKind {
 		p.first = append(p.first, where+": "+fmt.Sprintf(format, args...))
 	}
 }

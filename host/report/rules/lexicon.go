@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
@@ -223,7 +224,7 @@ func OpenLexicon(nameOrPath string) (*Lexicon, error) {
 	}
 	data, err := os.ReadFile(nameOrPath)
 	if err != nil {
-		return nil, fmt.Errorf("lexicon: %w (embedded: %s)", err, strings.Join(Names(), ", "))
+		return nil, fmt.Errorf("lexicon: %w%s; embedded are %s", err, nearest.Meant(nameOrPath, Names()), strings.Join(Names(), ", "))
 	}
 	c, err := ParseLexicon(data)
 	if err != nil {

@@ -1,0 +1,75 @@
+package thirdparty
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// mistakes are the parts of docs/reference/errors.md: a command, its answer, its exit code.
+var mistakes = regexp.MustCompile(`(?m)^\$ (.*)\n((?:.*\n)*?)\[exit (\d+)\]$`)
+
+// TestErrorIndex makes each mistake of docs/reference/errors.md, in a folder where everything else
+// is right: it is answered in at most three lines, as the page says, and nothing is written.
+func TestErrorIndex(t *testing.T) {
+	t.Parallel()
+	needGotch(t)
+	page, err := os.ReadFile(root + "/docs/reference/errors.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plugins, err := ourPlugins()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, home := t.TempDir(), t.TempDir()
+	predictionsOfOthers(t, dir)
+	scansAndReports(t, dir)
+	for name, text := range map[string]string{
+		"noscore.csv":  "image,x1,y1,x2,y2\na,29,41,50,61\n",
+		"otherids.csv": "image,x1,y1,x2,y2,score\ncase_a.png,29,41,50,61,0.91\ncase_b.png,101,79,119,98,0.85\ncase_c.png,1,1,9,9,0.4\n",
+		"turned.csv":   "image,x1,y1,x2,y2,score\na,29,41,50,61,0.91\nb,119,98,101,79,0.85\n",
+		"notext.csv":   "id,age\np00,61\n",
+		"twice.csv":    "id,report\np00,Nodule.\np00,No nodule.\n",
+		"others.csv":   "id,report\nx1,Nodule.\nx2,No nodule.\n",
+	} {
+		write(t, filepath.Join(dir, name), text)
+	}
+	shell(t, dir, home, `for name in a3d itfusion; do alignedfusion plugin install `+plugins+`/alignedfusion-plugin-$name; done
+alignedfusion data import scans --out ct --boxes boxes.csv --coordinates lps
+alignedfusion data split volumes:ct --ratio 50,25,25 --seed 1
+alignedfusion data synth --layout deeplesion --out deep --patients 6 --size 96
+alignedfusion train --task detect --data deeplesion:deep --fusion none --epochs 1 --set data.size=96 --threads 1 --out run
+`)
+	all := mistakes.FindAllStringSubmatch(string(page), -1)
+	if len(all) < 60 {
+		t.Fatalf("%d mistakes, want 60", len(all))
+	}
+	for _, m := range all {
+		command, want, code := m[1], m[2], m[3]
+		cmd := exec.Command("sh", "-c", command)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+home, "ALIGNEDFUSION_PLUGIN_DIR=")
+		out, err := cmd.CombinedOutput()
+		got := 0
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+			got = exit.ExitCode()
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if strconv.Itoa(got) != code || !pattern(want).MatchString(string(out)) {
+			t.Errorf("$ %s\nanswers\n%s[exit %d]\nand the page says\n%s[exit %s]", command, out, got, want, code)
+		}
+		if lines := strings.Count(string(out), "\n"); lines > 3 || got == 0 {
+			t.Errorf("$ %s\nis answered in %d lines and exit code %d", command, lines, got)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "new*")); len(left) > 0 {
+		t.Errorf("mistakes wrote %q", left)
+	}
+}

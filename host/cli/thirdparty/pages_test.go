@@ -1,0 +1,193 @@
+package thirdparty
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
+)
+
+// pages are the guides that a test follows. small names further flags of a command, so that it
+// ends in seconds: the pages show the command for data of a real size.
+var pages = []struct {
+	path          string
+	torch, python bool
+	files         func(*testing.T, string) // what the page says that its reader has
+	small         map[string]string
+}{
+	{path: "README.md", files: predictionsOfOthers},
+	{path: "docs/tutorials/froc-in-five-minutes.md"},
+	{path: "docs/tutorials/my-scans-and-reports.md", torch: true, files: scansAndReports,
+		small: map[string]string{"train": "--epochs 1 --set data.size=64 --threads 1"}},
+	{path: "docs/tutorials/my-own-fusion.md", torch: true, python: true,
+		small: map[string]string{"train": "--epochs 1 --set data.size=96 --threads 1", "data synth": "--patients 8"}},
+	{path: "docs/how-to/resume.md", torch: true, small: map[string]string{"train": "--set data.size=96 --threads 1"}},
+	{path: "docs/how-to/isolate.md", torch: true, small: map[string]string{"train": "--set data.size=96 --threads 1"}},
+	{path: "docs/how-to/report-a-froc.md", files: predictionsOfOthers},
+	{path: "docs/how-to/import.md", files: scansAndReports},
+	{path: "docs/how-to/own-lexicon.md", files: scansAndReports},
+	{path: "docs/how-to/join-reports.md", torch: true, files: scansAndReports,
+		small: map[string]string{"train": "--epochs 1 --set data.size=64 --threads 1"}},
+}
+
+// blocks are the parts in fences of a page: commands (sh), and what the commands before print.
+var blocks = regexp.MustCompile("(?s)```(sh)?\n(.*?)```")
+
+// TestPagesWordForWord runs the commands of each page as they stand, in one shell and an empty
+// folder, and compares what they print with what the page shows; "…" stands for anything.
+func TestPagesWordForWord(t *testing.T) {
+	for _, page := range pages {
+		t.Run(filepath.Base(page.path), func(t *testing.T) {
+			t.Parallel()
+			if page.torch {
+				needGotch(t)
+			}
+			if page.python {
+				needPython(t)
+			}
+			dir, home := t.TempDir(), t.TempDir()
+			if page.files != nil {
+				page.files(t, dir)
+			}
+			if page.torch {
+				plugins, err := ourPlugins()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, name := range []string{"a3d", "itfusion", "sum"} {
+					shell(t, dir, home, "alignedfusion plugin install "+plugins+"/alignedfusion-plugin-"+name)
+				}
+			}
+			text, err := os.ReadFile(filepath.Join(root, page.path))
+			if err != nil {
+				t.Fatal(err)
+			}
+			commands, shown := readPage(string(text), page.small)
+			if len(commands) == 0 {
+				t.Fatal("no commands")
+			}
+			printed := follows(t, dir, home, commands)
+			for i, want := range shown {
+				if want != nil && !want.MatchString(printed[i]) {
+					t.Errorf("after\n%s\nthe page shows\n%s\nand it is\n%s", commands[i], want, printed[i])
+				}
+			}
+		})
+	}
+}
+
+// readPage returns the blocks of commands of a page, and patterns of what the page shows after
+// each, nil where it shows nothing.
+func readPage(text string, small map[string]string) (commands []string, shown []*regexp.Regexp) {
+	for _, block := range blocks.FindAllStringSubmatch(text, -1) {
+		if block[1] == "sh" {
+			commands, shown = append(commands, shorten(block[2], small)), append(shown, nil)
+		} else if len(commands) > 0 && shown[len(shown)-1] == nil {
+			shown[len(shown)-1] = pattern(block[2])
+		}
+	}
+	return commands, shown
+}
+
+// shorten adds the flags of small to the program's commands of a block; a run that is resumed has
+// them already.
+func shorten(block string, small map[string]string) string {
+	lines := strings.SplitAfter(block, "\n")
+	for i, line := range lines {
+		for command, flags := range small {
+			if strings.HasPrefix(line, "alignedfusion "+command+" ") && !strings.Contains(line, " --resume ") {
+				lines[i] = strings.TrimSuffix(line, "\n") + " " + flags + "\n"
+			}
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+// pattern makes a regular expression of printed lines: a line of "…" stands for any lines, "…"
+// within one for anything on it. Blanks at the end of a line do not count.
+func pattern(text string) *regexp.Regexp {
+	var b strings.Builder
+	b.WriteString(`\A`)
+	for _, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if strings.TrimSpace(line) == "…" {
+			b.WriteString(`(?s:.*?)`)
+			continue
+		}
+		b.WriteString(strings.ReplaceAll(regexp.QuoteMeta(strings.TrimRight(line, " ")), "…", `[^\n]*`) + `[ ]*\n`)
+	}
+	return regexp.MustCompile(b.String())
+}
+
+// follows runs blocks of commands one after the other in one shell and returns what each prints.
+func follows(t *testing.T, dir, home string, commands []string) (printed []string) {
+	t.Helper()
+	const mark = "=== end of a block ==="
+	checkout, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-e", "-c", "exec 2>&1\n"+strings.Join(commands, "\necho '"+mark+"'\n"))
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+home, "XDG_CACHE_HOME="+home, "ALIGNEDFUSION_PLUGIN_DIR=", "ALIGNEDFUSION_SDK="+checkout)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return strings.Split(string(out), mark+"\n")
+}
+
+// predictionsOfOthers writes the tables of who has a detector of their own.
+func predictionsOfOthers(t *testing.T, dir string) {
+	t.Helper()
+	text, err := os.ReadFile(root + "/docs/tutorials/froc-in-five-minutes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range regexp.MustCompile(`(?s)cat > (\w+\.csv) <<'END'\n(.*?)END`).FindAllStringSubmatch(string(text), -1) {
+		write(t, filepath.Join(dir, table[1]), table[2])
+	}
+}
+
+// scansAndReports writes eight volumes with one bright lesion each, their boxes in mm (LPS) and
+// a report on each.
+func scansAndReports(t *testing.T, dir string) {
+	t.Helper()
+	random := rand.New(rand.NewPCG(1, 1))
+	boxes, reports := "id,x1,y1,z1,x2,y2,z2,class\n", "id,report\n"
+	if err := os.Mkdir(filepath.Join(dir, "scans"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 8 {
+		const side, slices = 64, 9
+		v := &nifti.Image{Dim: [3]int{side, side, slices}, Affine: [12]float64{-1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 2, 0}, Float32: make([]float32, side*side*slices)}
+		x, y, z := 14+random.IntN(32), 14+random.IntN(32), 2+random.IntN(4)
+		for i := range v.Float32 {
+			v.Float32[i] = float32(int(40 + 12*random.NormFloat64()))
+			if a, b, c := i%side-x, i/side%side-y, i/side/side-z; a >= 0 && a < 10 && b >= 0 && b < 10 && c >= 0 && c < 2 {
+				v.Float32[i] += 120
+			}
+		}
+		v.Float32[0] = -1000 // air
+		name := fmt.Sprintf("p%02d", n)
+		if err := nifti.Write(filepath.Join(dir, "scans", name+".nii"), v); err != nil {
+			t.Fatal(err)
+		}
+		boxes += fmt.Sprintf("%s,%d,%d,%d,%d,%d,%d,nodule\n", name, x, y, 2*z, x+9, y+9, 2*z+2)
+		reports += fmt.Sprintf("%s,There is a %d mm nodule in the right upper lobe. No calcification.\n", name, 6+random.IntN(14))
+	}
+	write(t, filepath.Join(dir, "boxes.csv"), boxes)
+	write(t, filepath.Join(dir, "reports.csv"), reports)
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
