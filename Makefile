@@ -170,6 +170,16 @@ docs: host ## write docs/reference/commands.md and docs/reference/exit-codes.md 
 	@bin/alignedfusion reference > docs/.commands.md && mv docs/.commands.md docs/reference/commands.md
 	@bin/alignedfusion exit-codes --markdown > docs/reference/exit-codes.md
 
+.PHONY: man
+man: host ## write man pages of every command into build/man/
+	@bin/alignedfusion reference --man build/man
+
+.PHONY: site
+site: ## build the documentation as a static site into build/site/ (needs Python and PyPI)
+	@test -x build/site-env/bin/mkdocs || { python3 -m venv build/site-env && build/site-env/bin/pip install -q -r tools/site/requirements.txt; }
+	@NO_MKDOCS_2_WARNING=1 build/site-env/bin/mkdocs build -q --strict -f tools/site/mkdocs.yml
+	@echo build/site/index.html
+
 .PHONY: docs-check
 docs-check: host ## fail when docs/reference/commands.md is out of date
 	@bin/alignedfusion reference | diff -u docs/reference/commands.md - || { echo "run \`make docs\`" >&2; exit 1; }

@@ -3,19 +3,29 @@ package cli
 import (
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/cpuguy83/go-md2man/v2/md2man"
 	"github.com/urfave/cli/v2"
+
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
-// referenceCommand prints docs/reference/commands.md; `make docs` writes it.
+// referenceCommand prints docs/reference/commands.md (`make docs` writes it), or makes a page for
+// man of every command.
 func referenceCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "reference",
 		Usage:  "print the reference of all commands as Markdown",
 		Hidden: true,
+		Flags:  []cli.Flag{&cli.StringFlag{Name: "man", Usage: "write pages for man into `DIR` instead"}},
 		Action: func(c *cli.Context) error {
+			if dir := c.String("man"); dir != "" {
+				return writeMan(dir)
+			}
 			var b strings.Builder
 			b.WriteString("# Commands\n\nWritten by `make docs` from the program itself; `alignedfusion COMMAND --help` says the same.\n")
 			for _, cmd := range commands() {
@@ -41,6 +51,34 @@ func referenceCommand() *cli.Command {
 			return err
 		},
 	}
+}
+
+// writeMan writes DIR/man1/alignedfusion-COMMAND.1 of every command, and one page that lists them.
+func writeMan(dir string) error {
+	dir = filepath.Join(dir, "man1")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return resourceError(err)
+	}
+	list := "# NAME\n\nalignedfusion - lesion detection and classification from images and reports, built from plugins\n\n# COMMANDS\n"
+	for _, cmd := range commands() {
+		if cmd.Hidden {
+			continue
+		}
+		list += fmt.Sprintf("\n**alignedfusion-%s(1)**\n: %s\n", cmd.Name, cmd.Usage)
+		var b strings.Builder
+		fmt.Fprintf(&b, "# NAME\n\nalignedfusion-%s - %s\n", cmd.Name, cmd.Usage)
+		writeReference(&b, "alignedfusion", cmd, 1)
+		if err := writeManPage(dir, "alignedfusion-"+cmd.Name, b.String()); err != nil {
+			return err
+		}
+	}
+	return writeManPage(dir, "alignedfusion", list+"\n# EXIT STATUS\n\n"+exitCodes()+".\n")
+}
+
+// writeManPage writes a page of section 1 from Markdown.
+func writeManPage(dir, name, markdown string) error {
+	head := fmt.Sprintf("%% %s 1 \"\" \"alignedfusion %s\"\n\n", strings.ToUpper(name), Version)
+	return resourceError(atomicfile.WriteBytes(filepath.Join(dir, name+".1"), md2man.Render([]byte(head+markdown))))
 }
 
 // writeReference writes one command, its flags and its subcommands.
