@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report"
@@ -12,7 +13,7 @@ import (
 type Remark struct {
 	Attribute string `json:"attribute"`
 	Phrase    string `json:"phrase"`
-	// Rule is unreachable, overlap, plural or non.
+	// Rule is unreachable, overlap, plural, non, blank, mark or comma.
 	Rule string `json:"rule"`
 	Text string `json:"text"`
 }
@@ -27,8 +28,11 @@ func (r Remark) String() string {
 //	overlap      another one takes them and means something else
 //	plural       a noun is found and its plural is not
 //	non          "non-X" is taken for X
+//	blank        "a|a b" is a bar between words, not between phrases
+//	mark         a ?, * or _ that stands where it has no meaning
+//	comma        two phrases in one string
 func (c *Lexicon) Lint() []Remark {
-	var out []Remark
+	out := c.misspelt()
 	for i, a := range c.Schema.Attributes {
 		m := c.match[i]
 		for n, p := range m.matcher.patterns {
@@ -57,6 +61,70 @@ func (c *Lexicon) Lint() []Remark {
 		}
 	}
 	return out
+}
+
+// misspelt are the phrases of all lists that are hardly written as they are meant.
+func (c *Lexicon) misspelt() []Remark {
+	var out []Remark
+	look := func(name string, lists ...[]string) {
+		for _, phrase := range slices.Concat(lists...) {
+			for _, field := range strings.Fields(phrase) {
+				if rule, text := misspelt(field); rule != "" {
+					out = append(out, Remark{name, phrase, rule, text})
+				}
+			}
+			if w := repeated(phrase); w != "" {
+				out = append(out, Remark{name, phrase, "blank", fmt.Sprintf("%q stands before and behind a bar, which joins single words; write the phrases one by one", w)})
+			}
+		}
+	}
+	of := func(p Phrases) []string { return slices.Concat(p.Mentions, p.Absent, p.Borderline, p.Not, p.Either) }
+	for _, a := range c.Source.Attributes {
+		look(a.Name, of(a.Phrases), a.Near)
+		for _, v := range a.Values {
+			look(a.Name, v.Mentions)
+		}
+	}
+	look("abnormal", of(c.Source.Abnormal))
+	look("harmless", c.Source.Harmless)
+	return out
+}
+
+// misspelt says what is wrong with one field of a phrase.
+func misspelt(field string) (rule, text string) {
+	field = strings.TrimSuffix(field, "?")
+	for _, word := range strings.Split(field, "|") {
+		inner := strings.TrimSuffix(strings.TrimPrefix(word, "*"), "*")
+		switch {
+		case strings.HasSuffix(word, ",") && len(word) > 1:
+			return "comma", fmt.Sprintf("%q has a comma; phrases are separate entries of the list", word)
+		case len(word) > 1 && strings.Contains(word, "?"):
+			return "mark", fmt.Sprintf("the ? of %q counts only behind all the words between bars", word)
+		case len(inner) > 0 && strings.ContainsAny(inner, "*") || len(word) > 1 && strings.HasPrefix(word, "*") && strings.HasSuffix(word, "*"):
+			return "mark", fmt.Sprintf("the * of %q counts only at one end of a word", word)
+		case word == "_" && field != "_" || len(word) > 1 && strings.Contains(word, "_"):
+			return "mark", fmt.Sprintf("the _ of %q counts only alone, for any one word", field)
+		}
+	}
+	return "", ""
+}
+
+// repeated is a word that stands in one field with a bar and in another field of the phrase.
+func repeated(phrase string) string {
+	seen := map[string]bool{}
+	bars := strings.Contains(phrase, "|")
+	for _, field := range strings.Fields(phrase) {
+		words := strings.Split(strings.TrimSuffix(field, "?"), "|")
+		for _, w := range words {
+			if bars && seen[w] && w != "_" {
+				return w
+			}
+		}
+		for _, w := range words {
+			seen[w] = true
+		}
+	}
+	return ""
 }
 
 // winner is the pattern that takes all the tokens, -1 for none.

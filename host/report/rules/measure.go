@@ -221,6 +221,9 @@ func separator(p []piece, i int) (isRange bool, next int) {
 // enumerated reports whether the comma at piece i goes on with numbers up to "and" and the
 // last: "21, 14 and 9 mm".
 func enumerated(p []piece, i int) bool {
+	if p[i].text != "," {
+		return false
+	}
 	for i < len(p) && p[i].text == "," {
 		_, next := readNumber(p, i+1)
 		if next == i+1 {
