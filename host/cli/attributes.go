@@ -291,7 +291,7 @@ func attributesReview(c *cli.Context) error {
 func attributesLintCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "lint",
-		Usage: "try every phrase of a lexicon: unreachable, overlapping, without plural, non-X taken for X, hardly meant as it is written",
+		Usage: "try every phrase of a lexicon: unreachable, overlapping, without plural, non-X taken for X, misspelt",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "lexicon", Usage: "`NAME` of an embedded lexicon (" + strings.Join(rules.Names(), ", ") + ") or a YAML or JSON file", Required: true},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON to standard output"},
