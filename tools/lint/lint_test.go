@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -230,5 +231,41 @@ func TestLintTreeReadsWhatGitWouldTrack(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+var glossaryWord = regexp.MustCompile(`(?m)^\| ([a-zA-Z, ]+) \|`)
+
+// TestWordsOfTheGlossaryAreUsed keeps the glossary to words that the pages use.
+func TestWordsOfTheGlossaryAreUsed(t *testing.T) {
+	glossary, err := os.ReadFile("../../docs/reference/glossary.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pages strings.Builder
+	for _, folder := range []string{"tutorials", "how-to", "reference", "explanation", "results"} {
+		names, err := filepath.Glob("../../docs/" + folder + "/*.md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if filepath.Base(name) == "glossary.md" {
+				continue
+			}
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pages.Write(text)
+		}
+	}
+	words := glossaryWord.FindAllStringSubmatch(string(glossary), -1)
+	if len(words) < 30 {
+		t.Fatalf("%d words", len(words))
+	}
+	for _, w := range words[1:] {
+		if word, _, _ := strings.Cut(w[1], ","); !strings.Contains(pages.String(), word) {
+			t.Errorf("no page uses %q", word)
+		}
 	}
 }
