@@ -1,6 +1,7 @@
 package froc
 
 import (
+	"context"
 	"errors"
 	"math"
 	"sync"
@@ -49,14 +50,22 @@ func (r *Result) Bootstrap(options BootstrapOptions) (*Bootstrap, error) {
 	}
 	systems := []*Result{r}
 	out := &Bootstrap{Options: o}
-	columns, dropped := replicates(o, systems)[0].columns()
+	tables, err := replicates(o, systems)
+	if err != nil {
+		return nil, err
+	}
+	columns, dropped := tables[0].columns()
 	out.WithoutLesion = dropped
 	if o.Replicates-dropped < 2 {
 		return nil, ErrTooFewReplicates
 	}
 	jack := make([][]float64, len(columns))
 	if o.Method == resample.BCa {
-		jack, _ = jackknife(systems)[0].columns()
+		left, err := jackknife(o.Context, systems)
+		if err != nil {
+			return nil, err
+		}
+		jack, _ = left[0].columns()
 	}
 	intervals := make([]Interval, len(columns))
 	k := len(r.Protocol.FPPI)
@@ -85,8 +94,12 @@ func (r *Result) MeanReplicates(options BootstrapOptions) ([]float64, error) {
 	if !r.made() {
 		return nil, errNoResult
 	}
+	tables, err := replicates(o, []*Result{r})
+	if err != nil {
+		return nil, err
+	}
 	out := make([]float64, o.Replicates)
-	for b, row := range replicates(o, []*Result{r})[0] {
+	for b, row := range tables[0] {
 		out[b] = math.NaN()
 		if row != nil {
 			out[b] = row[len(r.Protocol.FPPI)]
@@ -127,7 +140,7 @@ type replicated struct {
 
 // replicates returns a table per system. They depend on the number of replicates and on the
 // seed alone, so that those made before with both are used again.
-func replicates(o BootstrapOptions, systems []*Result) []table {
+func replicates(o BootstrapOptions, systems []*Result) ([]table, error) {
 	out := make([]table, len(systems))
 	var missing []*Result
 	for s, r := range systems {
@@ -140,9 +153,12 @@ func replicates(o BootstrapOptions, systems []*Result) []table {
 		r.replicated.Unlock()
 	}
 	if len(missing) == 0 {
-		return out
+		return out, nil
 	}
-	made := reweigh(o.Replicates, missing, o.Draw)
+	made, err := reweigh(o.Context, o.Replicates, missing, o.Draw)
+	if err != nil {
+		return nil, err
+	}
 	for s, r := range systems {
 		if out[s] != nil {
 			continue
@@ -152,22 +168,22 @@ func replicates(o BootstrapOptions, systems []*Result) []table {
 		r.replicated.number, r.replicated.seed, r.replicated.table = o.Replicates, o.Seed, out[s]
 		r.replicated.Unlock()
 	}
-	return out
+	return out, nil
 }
 
-func jackknife(systems []*Result) []table {
-	return reweigh(resample.JackknifeGroups(len(systems[0].clusters.names)), systems, resample.LeaveOut)
+func jackknife(ctx context.Context, systems []*Result) ([]table, error) {
+	return reweigh(ctx, resample.JackknifeGroups(len(systems[0].clusters.names)), systems, resample.LeaveOut)
 }
 
 // reweigh computes the statistics of systems that share their clusters under n
 // weightings. draw gets zeroed weights.
-func reweigh(n int, systems []*Result, draw func(i int, weights []int32)) []table {
+func reweigh(ctx context.Context, n int, systems []*Result, draw func(i int, weights []int32)) ([]table, error) {
 	c := &systems[0].clusters
 	out := make([]table, len(systems))
 	for s := range systems {
 		out[s] = make(table, n)
 	}
-	resample.Parallel(n, func(next func() (int, bool)) {
+	err := resample.ParallelContext(ctx, n, func(next func() (int, bool)) {
 		weights := make([]int32, len(c.names))
 		walkers := make([]*walker, len(systems))
 		for s, r := range systems {
@@ -189,5 +205,5 @@ func reweigh(n int, systems []*Result, draw func(i int, weights []int32)) []tabl
 			}
 		}
 	})
-	return out
+	return out, err
 }

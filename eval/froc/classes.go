@@ -1,6 +1,7 @@
 package froc
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -26,6 +27,11 @@ type Macro struct {
 // lesions, and the marks of the class and of [AnyClass]. The limit of marks per image and
 // the false positives per image are then those of the class.
 func ByClass(t *Truth, predictions []Prediction, p Protocol) ([]ClassResult, error) {
+	return ByClassContext(context.Background(), t, predictions, p)
+}
+
+// ByClassContext is ByClass, ended by ctx as [EvaluateContext] is.
+func ByClassContext(ctx context.Context, t *Truth, predictions []Prediction, p Protocol) ([]ClassResult, error) {
 	if t == nil {
 		return nil, ErrNoImages
 	}
@@ -48,7 +54,7 @@ func ByClass(t *Truth, predictions []Prediction, p Protocol) ([]ClassResult, err
 				marks = append(marks, predictions[i])
 			}
 		}
-		r, err := Evaluate(&part, marks, p)
+		r, err := EvaluateContext(ctx, &part, marks, p)
 		if err != nil && !errors.Is(err, ErrNoLesions) {
 			return nil, fmt.Errorf("class %q: %w", class, err)
 		}
@@ -87,7 +93,11 @@ func MacroBootstrap(classes []ClassResult, options BootstrapOptions) (mean, ap I
 	patients := math.MaxInt
 	for _, c := range classes {
 		if c.Result.Counts.Lesions > 0 {
-			tables = append(tables, replicates(o, []*Result{c.Result})[0])
+			made, err := replicates(o, []*Result{c.Result})
+			if err != nil {
+				return mean, ap, err
+			}
+			tables = append(tables, made[0])
 			patients = min(patients, c.Result.clusters.withLesion())
 		}
 	}

@@ -2,6 +2,7 @@ package froc
 
 import (
 	"cmp"
+	"context"
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/eval/resample"
@@ -37,6 +38,11 @@ func cocoIoU(k int) float64 { return min(0.5+float64(0.05*float64(k)), 1-1e-10) 
 // intersection over the mark, count as nothing. Marks of one score are one step, unless ties
 // is InputOrder, which is COCOeval's own order.
 func COCOeval(t *Truth, predictions []Prediction, ties TiedScores) (*COCOFigures, error) {
+	return COCOevalContext(context.Background(), t, predictions, ties)
+}
+
+// COCOevalContext is COCOeval, ended by ctx as [EvaluateContext] is.
+func COCOevalContext(ctx context.Context, t *Truth, predictions []Prediction, ties TiedScores) (*COCOFigures, error) {
 	p := COCO(0.5)
 	p.Ties = ties
 	if err := p.Check(); err != nil {
@@ -59,7 +65,10 @@ func COCOeval(t *Truth, predictions []Prediction, ties TiedScores) (*COCOFigures
 	precision, recall := [4][cocoIoUs][]float64{}, [4][3][]float64{}
 	out := &COCOFigures{}
 	for class, name := range names {
-		c := newCOCOClass(t, predictions, int32(class), ties)
+		c, err := newCOCOClass(ctx, t, predictions, int32(class), ties)
+		if err != nil {
+			return nil, err
+		}
 		for area := range cocoAreas {
 			lesions := c.match(area)
 			*[]*int{&out.Lesions, &out.LesionsSmall, &out.LesionsMedium, &out.LesionsL}[area] += lesions
@@ -127,7 +136,7 @@ type cocoStep struct {
 	fate        Fate
 }
 
-func newCOCOClass(t *Truth, predictions []Prediction, class int32, ties TiedScores) *cocoClass {
+func newCOCOClass(ctx context.Context, t *Truth, predictions []Prediction, class int32, ties TiedScores) (*cocoClass, error) {
 	c := &cocoClass{truth: t, predictions: predictions, ties: ties}
 	of := func(k int32) bool { return len(t.Classes) == 0 || k == class || k == AnyClass }
 	place := t.imageOrder()
@@ -151,12 +160,12 @@ func newCOCOClass(t *Truth, predictions []Prediction, class int32, ties TiedScor
 			im.marks = append(im.marks, int32(i))
 		}
 	}
-	resample.Parallel(len(c.images), func(next func() (int, bool)) {
+	err := resample.ParallelContext(ctx, len(c.images), func(next func() (int, bool)) {
 		for i, ok := next(); ok; i, ok = next() {
 			c.prepare(c.images[i])
 		}
 	})
-	return c
+	return c, err
 }
 
 // prepare sorts an image's marks and compares them with its lesions.

@@ -78,7 +78,10 @@ func Compare(systems []Named, options CompareOptions) (*Comparison, error) {
 	for i, s := range systems {
 		results[i] = s.Result
 	}
-	tables := replicates(o, results)
+	tables, err := replicates(o, results)
+	if err != nil {
+		return nil, err
+	}
 	columns := make([][][]float64, len(systems))
 	out := &Comparison{Options: options}
 	for s, t := range tables {
@@ -89,7 +92,11 @@ func Compare(systems []Named, options CompareOptions) (*Comparison, error) {
 	}
 	var jack [][][]float64
 	if o.Method == resample.BCa {
-		for _, t := range jackknife(results) {
+		left, err := jackknife(o.Context, results)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range left {
 			columns, _ := t.columns()
 			jack = append(jack, columns)
 		}
@@ -99,7 +106,11 @@ func Compare(systems []Named, options CompareOptions) (*Comparison, error) {
 			if a > 0 && !options.AllPairs {
 				continue
 			}
-			out.Pairs = append(out.Pairs, comparePair(systems, columns, jack, options, a, b))
+			pair, err := comparePair(systems, columns, jack, options, a, b)
+			if err != nil {
+				return nil, err
+			}
+			out.Pairs = append(out.Pairs, pair)
 		}
 	}
 	correct(out.Pairs)
@@ -153,10 +164,13 @@ func sameQuestion(a, b *Result) error {
 	return nil
 }
 
-func comparePair(systems []Named, columns, jack [][][]float64, o CompareOptions, a, b int) Pair {
+func comparePair(systems []Named, columns, jack [][][]float64, o CompareOptions, a, b int) (Pair, error) {
 	ra, rb := systems[a].Result, systems[b].Result
 	estimateA, estimateB := ra.estimate(), rb.estimate()
-	exceed := permute(ra, rb, o, resample.Minus(estimateB, estimateA))
+	exceed, err := permute(ra, rb, o, resample.Minus(estimateB, estimateA))
+	if err != nil {
+		return Pair{}, err
+	}
 	differences, clusters := make([]Difference, len(estimateA)), ra.clusters.withLesion()
 	for i := range differences {
 		d := &differences[i]
@@ -175,7 +189,7 @@ func comparePair(systems []Named, columns, jack [][][]float64, o CompareOptions,
 	}
 	k := len(ra.Protocol.FPPI)
 	return Pair{A: systems[a].Name, B: systems[b].Name, Points: differences[:k], Mean: differences[k], AP: differences[k+1],
-		AFROC: differences[k+2], AFROC1: differences[k+3]}
+		AFROC: differences[k+2], AFROC1: differences[k+3]}, nil
 }
 
 // placed is a step or a rating of one of two systems, placed by the false
@@ -353,10 +367,10 @@ func (x *exchanger) walkers() *[2]*walker {
 
 // permute counts, for every statistic, the permutations whose difference is at
 // least as far from 0 as the observed one.
-func permute(a, b *Result, o CompareOptions, observed []float64) []int {
+func permute(a, b *Result, o CompareOptions, observed []float64) ([]int, error) {
 	x := newExchanger(a, b)
 	counts := make([]atomic.Int64, len(observed))
-	resample.Parallel(o.Permutations, func(next func() (int, bool)) {
+	err := resample.ParallelContext(o.Context, o.Permutations, func(next func() (int, bool)) {
 		exchanged, words := make([]bool, len(a.clusters.names)), make([]uint32, len(a.clusters.names))
 		walkers := x.walkers()
 		for k, ok := next(); ok; k, ok = next() {
@@ -376,7 +390,7 @@ func permute(a, b *Result, o CompareOptions, observed []float64) []int {
 	for i := range counts {
 		out[i] = int(counts[i].Load())
 	}
-	return out
+	return out, err
 }
 
 // place puts the steps after the f-th false positive at place 2f, and a score

@@ -55,7 +55,11 @@ func TestEveryIntervalIsOfItsOwnFigure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	columns, _ := replicates(o, []*Result{r})[0].columns()
+	tables, err := replicates(o, []*Result{r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	columns, _ := tables[0].columns()
 	var replicated [4][]float64
 	for k := range o.Replicates {
 		weights := make([]int32, r.Clusters())

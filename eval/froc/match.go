@@ -2,6 +2,7 @@ package froc
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -63,7 +64,7 @@ type matcher struct {
 }
 
 // match runs the protocol's matching, image by image, on all processors.
-func match(t *Truth, predictions []Prediction, p *Protocol) *matching {
+func match(ctx context.Context, t *Truth, predictions []Prediction, p *Protocol) (*matching, error) {
 	out := &matching{
 		fate:   make([]Fate, len(predictions)),
 		lesion: make([]int32, len(predictions)),
@@ -78,7 +79,7 @@ func match(t *Truth, predictions []Prediction, p *Protocol) *matching {
 	lesionsOf := groupByImage(len(t.Images), len(t.Lesions), func(i int) int { return t.Lesions[i].Image })
 
 	const block = 256 // images handed out at a time
-	resample.Parallel((len(t.Images)+block-1)/block, func(next func() (int, bool)) {
+	err := resample.ParallelContext(ctx, (len(t.Images)+block-1)/block, func(next func() (int, bool)) {
 		m := matcher{protocol: p, truth: t, predictions: predictions, out: out}
 		for k, ok := next(); ok; k, ok = next() {
 			for i := k * block; i < min((k+1)*block, len(t.Images)); i++ {
@@ -87,7 +88,7 @@ func match(t *Truth, predictions []Prediction, p *Protocol) *matching {
 			}
 		}
 	})
-	return out
+	return out, err
 }
 
 // frame returns what the pairs of an image are measured in.

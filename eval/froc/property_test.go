@@ -1,6 +1,7 @@
 package froc
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -282,7 +283,11 @@ func TestReplicatesEqualMatchingTheDrawnPatientsAgain(t *testing.T) {
 			}
 		}
 		again, err := Evaluate(drawn.truth, drawn.predictions, drawn.protocol)
-		row := reweigh(1, []*Result{r}, o.Draw)[0][0]
+		tables, failed := reweigh(context.Background(), 1, []*Result{r}, o.Draw)
+		if failed != nil {
+			t.Fatal(failed)
+		}
+		row := tables[0][0]
 		if errors.Is(err, ErrNoLesions) {
 			if row != nil {
 				t.Fatalf("no lesion was drawn, but the replicate has %v", row)

@@ -1,6 +1,7 @@
 package froc
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -84,7 +85,10 @@ func AnalyzeReaders(readings []Reading, figure Figure, level float64) (*ReaderSt
 	}
 	k := len(ordered[0].Protocol.FPPI) + at
 	study := mrmc.Study{Figures: s.table(func(i int) float64 { return ordered[i].estimate()[k] })}
-	left := jackknife(ordered)
+	left, err := jackknife(context.Background(), ordered)
+	if err != nil {
+		return nil, err
+	}
 	s.Cases = len(left[0])
 	for c := range s.Cases {
 		for i := range left {
@@ -95,7 +99,6 @@ func AnalyzeReaders(readings []Reading, figure Figure, level float64) (*ReaderSt
 		study.LeftOut = append(study.LeftOut, s.table(func(i int) float64 { return left[i][c][k] }))
 	}
 	s.Values = study.Figures
-	var err error
 	if s.Analysis, err = mrmc.Analyze(study, level); err != nil {
 		return nil, fmt.Errorf("figure %s: %w", figure, err)
 	}

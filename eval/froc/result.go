@@ -2,6 +2,7 @@ package froc
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -111,6 +112,11 @@ func (c *clusters) withLesion() int {
 // Cost: O(N log N) in the predictions, plus predictions times lesions within
 // each image.
 func Evaluate(t *Truth, predictions []Prediction, p Protocol) (*Result, error) {
+	return EvaluateContext(context.Background(), t, predictions, p)
+}
+
+// EvaluateContext is Evaluate, which ends matching with the error of ctx once that is done.
+func EvaluateContext(ctx context.Context, t *Truth, predictions []Prediction, p Protocol) (*Result, error) {
 	if err := errors.Join(p.Check(), t.Check()); err != nil {
 		return nil, err
 	}
@@ -124,7 +130,10 @@ func Evaluate(t *Truth, predictions []Prediction, p Protocol) (*Result, error) {
 	r.Protocol.FPPI = slices.Clone(p.FPPI)
 	r.clusters = makeClusters(t, &p)
 	r.countInput()
-	r.matching = match(t, predictions, &p)
+	var err error
+	if r.matching, err = match(ctx, t, predictions, &p); err != nil {
+		return nil, err
+	}
 	r.countFates()
 	r.makeEvents()
 	r.pack()

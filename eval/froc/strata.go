@@ -1,6 +1,7 @@
 package froc
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sort"
@@ -25,6 +26,11 @@ type Stratum struct {
 // StrataAsPapers removes them, so that marks on them become false positives; it
 // exists to compare with published tables, which are biased in this way.
 func Strata(t *Truth, predictions []Prediction, p Protocol, column string, edges []float64, rule StrataRule) ([]Stratum, error) {
+	return StrataContext(context.Background(), t, predictions, p, column, edges, rule)
+}
+
+// StrataContext is Strata, ended by ctx as [EvaluateContext] is.
+func StrataContext(ctx context.Context, t *Truth, predictions []Prediction, p Protocol, column string, edges []float64, rule StrataRule) ([]Stratum, error) {
 	if err := oneOf("rule", rule, StrataIgnore, StrataAsPapers); err != nil {
 		return nil, fmt.Errorf("strata: %w", err)
 	}
@@ -90,7 +96,7 @@ func Strata(t *Truth, predictions []Prediction, p Protocol, column string, edges
 			}
 			part.Lesions = append(part.Lesions, l)
 		}
-		r, err := Evaluate(&part, predictions, p)
+		r, err := EvaluateContext(ctx, &part, predictions, p)
 		if err != nil {
 			return nil, fmt.Errorf("stratum %s of %s: %w", name, column, err)
 		}
@@ -121,13 +127,18 @@ type PrecisionAt struct {
 // its hit rule, and returns the average precisions; COCO's AP is their mean at
 // 0.5, 0.55, …, 0.95.
 func AveragePrecisionAt(t *Truth, predictions []Prediction, p Protocol, ious []float64) ([]PrecisionAt, error) {
+	return AveragePrecisionAtContext(context.Background(), t, predictions, p, ious)
+}
+
+// AveragePrecisionAtContext is AveragePrecisionAt, ended by ctx as [EvaluateContext] is.
+func AveragePrecisionAtContext(ctx context.Context, t *Truth, predictions []Prediction, p Protocol, ious []float64) ([]PrecisionAt, error) {
 	var out []PrecisionAt
 	for _, iou := range ious {
 		p.Hit = overlap(IoU, iou)
 		if p.IgnoreHit != nil {
 			p.IgnoreHit = overlap(IoBB, iou)
 		}
-		r, err := Evaluate(t, predictions, p)
+		r, err := EvaluateContext(ctx, t, predictions, p)
 		if err != nil {
 			return nil, fmt.Errorf("IoU %v: %w", iou, err)
 		}

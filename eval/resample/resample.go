@@ -6,6 +6,7 @@ package resample
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -33,6 +34,8 @@ type Options struct {
 	Seed         uint64  // equal seeds give equal results
 	Level        float64 // of the intervals; 0: 0.95
 	Method       Method  // Percentile or BCa; empty: Percentile
+	// Context ends resampling early, with its error; nil: never.
+	Context context.Context `json:"-"`
 }
 
 // Resolved returns the options with defaults filled in, or an error that names
@@ -97,16 +100,26 @@ func LeaveOut(group int, weights []int32) {
 // Parallel runs work on all processors. next hands out 0 to n-1, each once, and
 // then false.
 func Parallel(n int, work func(next func() (int, bool))) {
+	_ = ParallelContext(context.Background(), n, work) // which never ends early
+}
+
+// ParallelContext is Parallel, but next hands out no more once ctx is done, whose error it
+// then returns; nil is never done.
+func ParallelContext(ctx context.Context, n int, work func(next func() (int, bool))) error {
+	if ctx == nil {
+		ctx = context.Background()
+	}
 	var counter atomic.Int64
 	next := func() (int, bool) {
 		i := int(counter.Add(1)) - 1
-		return i, i < n
+		return i, i < n && ctx.Err() == nil
 	}
 	var wg sync.WaitGroup
 	for range min(n, runtime.GOMAXPROCS(0)) {
 		wg.Go(func() { work(next) })
 	}
 	wg.Wait()
+	return ctx.Err()
 }
 
 // Interval turns replicates into a confidence interval around the estimate;

@@ -1,9 +1,11 @@
 package resample
 
 import (
+	"context"
 	"encoding/json"
 	"math"
 	"os"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -200,4 +202,21 @@ func TestNothingIsNotANumber(t *testing.T) {
 	Options{}.Exchange(0, nil)
 	LeaveOut(0, nil)
 	Parallel(0, nil)
+}
+
+func TestADoneContextHandsOutNothing(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	handed := 0
+	work := func(next func() (int, bool)) {
+		for _, ok := next(); ok; _, ok = next() {
+			handed++
+			cancel()
+		}
+	}
+	if err := ParallelContext(ctx, 1_000_000, work); err != context.Canceled || handed == 0 || handed > runtime.GOMAXPROCS(0) {
+		t.Errorf("%d handed out, error %v", handed, err)
+	}
+	if err := ParallelContext(ctx, 5, func(func() (int, bool)) {}); err != context.Canceled {
+		t.Errorf("error %v, want %v", err, context.Canceled)
+	}
 }

@@ -72,7 +72,7 @@ func runCompare(c *cli.Context) error {
 			o.DetectorFlags = append(o.DetectorFlags, "--"+name)
 		}
 	}
-	found, err := workflow.Compare(o)
+	found, err := workflow.Compare(c.Context, o)
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func splitName(arg string) (name, path string) {
 
 // compareRuns compares systems and prints the result.
 func compareRuns(c *cli.Context, o workflow.CompareOptions) error {
-	found, err := workflow.Compare(o)
+	found, err := workflow.Compare(c.Context, o)
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,7 @@ func frocFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "columns", Usage: "`ROLE=COLUMN,…` where the header does not tell: x=left,w=bw, cx=, score=, image=, or a box in one cell: xywh=, xyxy=, cxcywh="},
 		&cli.BoolFlag{Name: "decimal-comma", Usage: "1,5 is 1.5 in tables separated by semicolons or tabs"},
 		&cli.StringFlag{Name: "readers", Usage: "one lesion of what several readers marked: `RULE` union, vote=K or fuse"},
-		&cli.StringFlag{Name: "candidates", Usage: "what a mark of a soft map is: `RULE` components, threshold=T or dynamic"},
+		&cli.StringFlag{Name: "candidates", Usage: "what a mark of a soft map is: `RULE` components, threshold=T, dynamic (PI-CAI's), dynamic-v2 or dynamic-fast"},
 		&cli.StringFlag{Name: "coordinates", Usage: "`FRAME` of points compared with masks: voxel, ras or lps"},
 
 		&cli.StringFlag{Name: "hit", Usage: "`RULE` for a hit, e.g. \"iou>=0.5\", \"distance<radius | iou>=0.3\", \"inplane<=max(0.5*diagonal,100) & slices<=2\", \"inside\""},
@@ -146,7 +146,7 @@ func runFROC(c *cli.Context) error {
 	if err := checkFROCFiles(c); err != nil {
 		return err
 	}
-	report, err := frocreport.Run(o)
+	report, err := frocreport.Run(c.Context, o)
 	if err != nil {
 		return dataError(err)
 	}
@@ -301,7 +301,7 @@ func readFROCRules(c *cli.Context, o *frocio.Options) error {
 	o.Candidates = frocio.Candidates(rule)
 	if o.Threshold, err = strconv.ParseFloat(value, 64); (err != nil || !(o.Threshold > 0) || o.Candidates != frocio.CandidatesThreshold) &&
 		(valued || o.Candidates == frocio.CandidatesThreshold) {
-		return usageError("--candidates %q, want components, dynamic or threshold=T with T above 0", c.String("candidates"))
+		return usageError("--candidates %q, want components, dynamic, dynamic-v2, dynamic-fast or threshold=T with T above 0", c.String("candidates"))
 	}
 	if err := o.Check(); err != nil {
 		return usageError("%w", err)

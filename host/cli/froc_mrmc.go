@@ -86,7 +86,7 @@ func runFROCMRMC(c *cli.Context) error {
 	if err := checkOutput("out", c.String("out"), nil); err != nil {
 		return err
 	}
-	report, err := frocreport.Readers(o)
+	report, err := frocreport.Readers(c.Context, o)
 	if err != nil {
 		return dataError(err)
 	}

@@ -52,7 +52,7 @@ type Gathered struct {
 
 // Gather reads everything the page shows but the pixels. Data that cannot be opened are a
 // warning of the document where there are predictions to show without them.
-func Gather(_ context.Context, o Options) (*Gathered, error) {
+func Gather(ctx context.Context, o Options) (*Gathered, error) {
 	g := &Gathered{names: names{plain: o.IDs, known: map[string]string{}}}
 	d := &g.Document
 	*d = Document{SchemaVersion: DocumentVersion, Version: o.Version, Made: runs.Now(), Hashed: !o.IDs, Systems: []System{}, Cases: []Case{}}
@@ -68,7 +68,7 @@ func Gather(_ context.Context, o Options) (*Gathered, error) {
 	}
 	by := o.Compare.FROC.Strata
 	o.Compare.FROC.Strata = nil // evaluated here, with the data's own
-	found, err := workflow.Compare(o.Compare)
+	found, err := workflow.Compare(ctx, o.Compare)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -108,8 +109,9 @@ type Comparison struct {
 
 // Compare reads what several systems predict for the same cases and compares each with the
 // first: whole patients are resampled and exchanged. Runs that were predicted on different
-// data are refused; what else sets them apart is named in Warnings.
-func Compare(o CompareOptions) (_ *Comparison, err error) {
+// data are refused; what else sets them apart is named in Warnings. Evaluating detectors ends with the
+// error of ctx soon after that is done.
+func Compare(ctx context.Context, o CompareOptions) (_ *Comparison, err error) {
 	given, err := readSystems(o.Systems)
 	if err != nil {
 		return nil, err
@@ -155,7 +157,7 @@ func Compare(o CompareOptions) (_ *Comparison, err error) {
 		}
 		out.Classification, err = compareClassifiers(o)
 	} else {
-		out.Detection, err = compareDetectors(o, first)
+		out.Detection, err = compareDetectors(ctx, o, first)
 	}
 	return out, err
 }
@@ -325,7 +327,7 @@ type Detection struct {
 	Full *frocreport.Report
 }
 
-func compareDetectors(o CompareOptions, first *config.Config) (*Detection, error) {
+func compareDetectors(ctx context.Context, o CompareOptions, first *config.Config) (*Detection, error) {
 	protocol, err := o.protocol(first)
 	if err != nil {
 		return nil, &config.Error{Err: err}
@@ -358,7 +360,7 @@ func compareDetectors(o CompareOptions, first *config.Config) (*Detection, error
 	if o.NoIntervals {
 		r.Resample.Replicates = 0
 	}
-	full, err := frocreport.Run(r)
+	full, err := frocreport.Run(ctx, r)
 	if err != nil {
 		return nil, bad(err)
 	}

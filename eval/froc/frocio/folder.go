@@ -177,7 +177,7 @@ func (t *Truth) readFolder(folder string) error {
 		if extension(path) != ".txt" {
 			return fmt.Errorf("%s: a folder as ground truth holds label masks (.nii.gz, .mha, .nrrd) or YOLO's .txt", path)
 		}
-		in, err := open(path)
+		in, err := open(t.ctx, path)
 		if err != nil {
 			return err
 		}

@@ -24,7 +24,7 @@ func cells(t *rowFile, column int, use func(numbers []float64) bool) error {
 	if t.file == Stdin {
 		return fmt.Errorf("%s: standard input is read once: --columns must say how %q is written", t.file, t.header[column])
 	}
-	again, err := openTable(t.file, false)
+	again, err := openTable(t.ctx, t.file, false)
 	if err != nil {
 		return err
 	}

@@ -23,17 +23,23 @@ const (
 	CandidatesComponents Candidates = "components"
 	// CandidatesThreshold takes those of Options.Threshold and more, scored likewise.
 	CandidatesThreshold Candidates = "threshold"
-	// CandidatesDynamic takes the highest voxel and the component around it of more than 1/2.5
-	// of its value, then the next highest, as PI-CAI extracts lesions from soft maps: at most
-	// five of at least ten voxels, none touching another, down to 0.01.
+	// CandidatesDynamic takes the components of 1/2.5 of the highest value and more, drops
+	// those of at most ten voxels, and keeps the one with the greatest value; then the same
+	// with what is left: at most five, none touching another, until no component is large
+	// enough or the highest value is below 0.01. It is PI-CAI's rule, "dynamic" of
+	// report_guided_annotation 0.3.4.
 	CandidatesDynamic Candidates = "dynamic"
+	// CandidatesDynamicV2 goes on where no component is large enough, without those voxels.
+	CandidatesDynamicV2 Candidates = "dynamic-v2"
+	// CandidatesDynamicFast takes all components of the first step.
+	CandidatesDynamicFast Candidates = "dynamic-fast"
 )
 
 // The numbers of CandidatesDynamic.
 const (
 	dynamicFactor = 2.5
 	dynamicMost   = 5
-	dynamicVoxels = 10
+	dynamicVoxels = 10 // a candidate has more
 	dynamicLeast  = 0.01
 )
 
@@ -83,6 +89,9 @@ func fileThere(path string) bool {
 func (t *Truth) readMask(path, where string) (*nifti.Mask, error) {
 	if t.lastMask != nil && t.lastPath == path {
 		return t.lastMask, nil
+	}
+	if err := t.ctx.Err(); err != nil {
+		return nil, err
 	}
 	m, err := nifti.ReadMask(path)
 	if err != nil {
@@ -262,8 +271,11 @@ func (t *Truth) marksOf(v *nifti.Mask, m mapMark) (parts [][]int, scores []float
 		return labelMarks(v)
 	}
 	switch t.options.Candidates {
-	case CandidatesDynamic:
-		parts, scores = dynamic(v)
+	case CandidatesDynamic, CandidatesDynamicV2:
+		parts, scores = dynamic(v, t.options.Candidates == CandidatesDynamicV2)
+		return parts, scores, nil
+	case CandidatesDynamicFast:
+		parts, scores = largeParts(v, dynamicThreshold(v, single(v.Values)))
 		return parts, scores, nil
 	case CandidatesThreshold:
 		least := t.options.Threshold
@@ -310,33 +322,61 @@ func labelMarks(v *nifti.Mask) (parts [][]int, scores []float64, err error) {
 	return parts, scores, nil
 }
 
-// dynamic divides a soft map; see CandidatesDynamic.
-func dynamic(v *nifti.Mask) (parts [][]int, scores []float64) {
+// dynamic divides a soft map; see CandidatesDynamic and, for on, CandidatesDynamicV2.
+func dynamic(v *nifti.Mask, on bool) (parts [][]int, scores []float64) {
+	rounded := single(v.Values)
 	var taken []int
-	for len(v.Values) > 0 && len(parts) < dynamicMost {
-		top := slices.Max(v.Values)
-		if top < dynamicLeast {
+	for len(parts) < dynamicMost && len(v.Values) > 0 && slices.Max(v.Values) >= dynamicLeast {
+		least := dynamicThreshold(v, rounded)
+		large, highest := largeParts(v, least)
+		if len(large) == 0 && !on {
 			break
+		} else if len(large) == 0 {
+			v = v.Where(func(x float64) bool { return x <= least })
+			continue
 		}
-		first := v.Indices[slices.Index(v.Values, top)]
-		high := v.Where(func(x float64) bool { return x > top/dynamicFactor })
-		var part []int
-		for _, c := range high.Components() {
-			indices := make([]int, len(c))
-			for i, k := range c {
-				indices[i] = high.Indices[k]
-			}
-			if slices.Contains(indices, first) {
-				part = indices
-				break
-			}
-		}
-		if len(part) >= dynamicVoxels && !v.Touch(part, taken) {
-			parts, scores = append(parts, part), append(scores, top)
-			taken = append(taken, part...)
+		k := slices.Index(highest, slices.Max(highest))
+		if !v.Touch(large[k], taken) {
+			parts, scores = append(parts, large[k]), append(scores, highest[k])
+			taken = append(taken, large[k]...)
 			slices.Sort(taken)
 		}
-		v = v.Without(part)
+		v = v.Without(large[k])
 	}
 	return parts, scores
+}
+
+// dynamicThreshold is the share of the highest value from which voxels are of a candidate,
+// rounded as a map of 32 bits has it.
+func dynamicThreshold(v *nifti.Mask, rounded bool) float64 {
+	if len(v.Values) == 0 {
+		return 0
+	}
+	least := slices.Max(v.Values) / dynamicFactor
+	if rounded {
+		least = float64(float32(least))
+	}
+	return least
+}
+
+// single reports whether the values are numbers of 32 bits.
+func single(values []float64) bool {
+	return !slices.ContainsFunc(values, func(x float64) bool { return x != float64(float32(x)) })
+}
+
+// largeParts are the components of a value and more that have more than dynamicVoxels, and
+// the greatest value of each.
+func largeParts(v *nifti.Mask, least float64) (parts [][]int, highest []float64) {
+	v = v.Where(func(x float64) bool { return x >= least && x > 0 })
+	for _, c := range v.Components() {
+		if len(c) <= dynamicVoxels {
+			continue
+		}
+		part, top := make([]int, len(c)), math.Inf(-1)
+		for i, k := range c {
+			part[i], top = v.Indices[k], max(top, v.Values[k])
+		}
+		parts, highest = append(parts, part), append(highest, top)
+	}
+	return parts, highest
 }

@@ -1,6 +1,7 @@
 package frocio
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,14 +14,15 @@ import (
 type archive struct {
 	*npz.Archive
 	path string
+	ctx  context.Context
 }
 
-func openArchive(path string) (*archive, error) {
+func openArchive(ctx context.Context, path string) (*archive, error) {
 	a, err := npz.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	return &archive{a, path}, nil
+	return &archive{a, path, ctx}, nil
 }
 
 // array is one array of an .npz, as numbers or as strings.
@@ -33,6 +35,9 @@ type array struct {
 
 // read returns the named array, nil when there is none. nnDetection puts pred_ before the names.
 func (a *archive) read(name string) (*array, error) {
+	if err := a.ctx.Err(); err != nil {
+		return nil, err
+	}
 	given, err := a.Read(name)
 	if given == nil && err == nil {
 		given, err = a.Read("pred_" + name)
@@ -214,7 +219,7 @@ func (a *archive) classColumn(n int) (func(i int) string, error) {
 }
 
 func (t *Truth) readNPZ(path string) error {
-	a, err := openArchive(path)
+	a, err := openArchive(t.ctx, path)
 	if err != nil {
 		return err
 	}
@@ -280,7 +285,7 @@ func (t *Truth) readNPZ(path string) error {
 // readNPZPredictions reads marks; only is the image of all of them in a file of a single
 // image, "" otherwise.
 func (t *Truth) readNPZPredictions(path, only string, p *Predictions, problems *problems) error {
-	a, err := openArchive(path)
+	a, err := openArchive(t.ctx, path)
 	if err != nil {
 		return err
 	}

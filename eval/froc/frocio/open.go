@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type input struct {
 	name string // as given, for messages
 	size int64  // of the file as it will be read; 0: unknown
 	file *os.File
+	ctx  context.Context
 }
 
 // Close closes the file, standard input excepted.
@@ -35,9 +37,13 @@ func (in *input) Close() {
 	}
 }
 
-// open opens a file for reading as text, by its content and not its name.
-func open(path string) (*input, error) {
-	in := &input{name: path, file: os.Stdin}
+// open opens a file for reading as text, by its content and not its name. Once ctx is done,
+// reading fails with its error.
+func open(ctx context.Context, path string) (*input, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	in := &input{name: path, file: os.Stdin, ctx: ctx}
 	if path != Stdin {
 		f, err := os.Open(path)
 		if err != nil {
@@ -48,7 +54,7 @@ func open(path string) (*input, error) {
 			in.size = info.Size()
 		}
 	}
-	in.Reader = table.SkipMark(in.file)
+	in.Reader = table.SkipMark(&stoppable{ctx, in.file})
 	if start, err := in.Peek(2); err == nil && bytes.Equal(start, []byte{0x1f, 0x8b}) {
 		unpacked, err := gzip.NewReader(in.Reader)
 		if err != nil {
@@ -62,6 +68,19 @@ func open(path string) (*input, error) {
 		return nil, err
 	}
 	return in, nil
+}
+
+// stoppable is a file until its context is done.
+type stoppable struct {
+	ctx  context.Context
+	file io.Reader
+}
+
+func (s *stoppable) Read(p []byte) (int, error) {
+	if err := s.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return s.file.Read(p)
 }
 
 // foreign are files of other programs that are no text, by how they begin, with the

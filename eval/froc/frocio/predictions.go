@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"fmt"
 	"hash/maphash"
 	"maps"
@@ -76,6 +77,12 @@ func (p *Predictions) warn(format string, args ...any) {
 // validation for instance. A mark on an image which is not in the truth is an error, unless
 // a filter left that image out.
 func (t *Truth) ReadPredictions(path string, more ...string) (*Predictions, error) {
+	return t.ReadPredictionsContext(context.Background(), path, more...)
+}
+
+// ReadPredictionsContext is ReadPredictions, ended by ctx as [ReadTruthContext] is.
+func (t *Truth) ReadPredictionsContext(ctx context.Context, path string, more ...string) (*Predictions, error) {
+	t.ctx = ctx
 	p := &Predictions{}
 	if err := t.readAll(p, append([]string{path}, more...)); err != nil {
 		return nil, err
@@ -88,6 +95,12 @@ func (t *Truth) ReadPredictions(path string, more ...string) (*Predictions, erro
 // a column reader and, for more than one modality, a column modality: JAFROC's TP and FP
 // sheets, or any table of marks.
 func (t *Truth) ReadReadings(path string, more ...string) (*Readings, error) {
+	return t.ReadReadingsContext(context.Background(), path, more...)
+}
+
+// ReadReadingsContext is ReadReadings, ended by ctx as [ReadTruthContext] is.
+func (t *Truth) ReadReadingsContext(ctx context.Context, path string, more ...string) (*Readings, error) {
+	t.ctx = ctx
 	p := &Predictions{readings: map[ReadingKey]*Predictions{}}
 	if err := t.readAll(p, append([]string{path}, more...)); err != nil {
 		return nil, err
@@ -155,7 +168,7 @@ func (t *Truth) readPredictions(path string, p *Predictions, problems *problems)
 	if nifti.IsVolume(path) {
 		return t.readPredictionFile(path, p, problems)
 	}
-	in, err := open(path)
+	in, err := open(t.ctx, path)
 	if err != nil {
 		return err
 	}
@@ -422,7 +435,7 @@ func (t *Truth) readPredictionFile(path string, p *Predictions, problems *proble
 	case extension(path) == ".npz":
 		return t.readNPZPredictions(path, id, p, problems)
 	case extension(path) == ".txt" || extension(path) == ".csv":
-		in, err := open(path)
+		in, err := open(t.ctx, path)
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package frocio
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ type rowFile struct {
 	read   func() int64             // bytes read so far
 	size   int64                    // of the file; 0: unknown
 	close  func()
+	ctx    context.Context
 
 	separator rune // between the cells of a CSV file
 	bare      bool // the first row is data: there is no header
@@ -34,8 +36,8 @@ func (t *rowFile) where() string { return fmt.Sprintf("%s:%d", t.file, t.line())
 // openTable opens a CSV or JSON Lines file and reads its header. With
 // headerless, a first row that names no image column is data of a single column
 // "image".
-func openTable(path string, headerless bool) (*rowFile, error) {
-	in, err := open(path)
+func openTable(ctx context.Context, path string, headerless bool) (*rowFile, error) {
+	in, err := open(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +58,7 @@ func tableOf(in *input, headerless bool) (t *rowFile, err error) {
 	if err != nil {
 		return nil, err
 	}
-	t.close, t.size = in.Close, in.size
+	t.close, t.size, t.ctx = in.Close, in.size, in.ctx
 	return t, nil
 }
 

@@ -2,6 +2,7 @@ package frocio
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -103,7 +104,8 @@ func (o Options) resolved() (Options, error) {
 		oneOf("mask lesions", o.MaskLesions, MaskLabels, MaskComponents),
 		oneOf("coordinates", o.Coordinates, Voxel, RAS, LPS),
 		oneOf("readers", o.Readers, "", ReadersUnion, ReadersVote, ReadersFuse),
-		oneOf("candidates", o.Candidates, "", CandidatesComponents, CandidatesDynamic, CandidatesThreshold),
+		oneOf("candidates", o.Candidates, "", CandidatesComponents, CandidatesDynamic, CandidatesDynamicV2, CandidatesDynamicFast,
+			CandidatesThreshold),
 	)
 }
 
@@ -121,6 +123,7 @@ type Truth struct {
 	Notes    []string // what was noticed while reading, for people
 	Warnings []string // what makes the figures doubtful
 
+	ctx      context.Context // of the present call
 	options  Options
 	given    Options        // as they came, before defaults
 	listed   bool           // the list of images was given: other ids are errors
@@ -158,13 +161,18 @@ func (t *Truth) warn(format string, args ...any) {
 // ReadTruth reads a ground truth. A file that cannot be used gives a
 // [*DataError] or an error that names the file and row.
 func ReadTruth(s Source, o Options) (*Truth, error) {
+	return ReadTruthContext(context.Background(), s, o)
+}
+
+// ReadTruthContext is ReadTruth, which ends with the error of ctx soon after that is done.
+func ReadTruthContext(ctx context.Context, s Source, o Options) (*Truth, error) {
 	given := o
 	o, err := o.resolved()
 	if err != nil {
 		return nil, err
 	}
 	t := &Truth{
-		Truth: &froc.Truth{}, options: o, given: given, used: map[string]bool{}, sizes: map[string][2]float64{}, index: map[string]int{}, left: map[string]bool{},
+		Truth: &froc.Truth{}, ctx: ctx, options: o, given: given, used: map[string]bool{}, sizes: map[string][2]float64{}, index: map[string]int{}, left: map[string]bool{},
 		grids: map[int]*nifti.Mask{}, problems: &problems{lenient: o.Lenient},
 	}
 	if s.Images != "" {
@@ -234,7 +242,7 @@ func (t *Truth) readGroundTruth(path string) error {
 	if extension(path) == ".npz" {
 		return t.readNPZ(path)
 	}
-	in, err := open(path)
+	in, err := open(t.ctx, path)
 	if err != nil {
 		return err
 	}
@@ -252,7 +260,7 @@ func (t *Truth) readGroundTruth(path string) error {
 
 // readTableFile is readTable of a path.
 func (t *Truth) readTableFile(path string, excluded bool) error {
-	in, err := open(path)
+	in, err := open(t.ctx, path)
 	if err != nil {
 		return err
 	}
@@ -325,7 +333,7 @@ func rows(t *rowFile, p *problems, use func(row []string) error) error {
 }
 
 func (t *Truth) readImages(path string) error {
-	tab, err := openTable(path, true)
+	tab, err := openTable(t.ctx, path, true)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package frocreport_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -40,7 +41,7 @@ func ExampleRun() {
 	}
 	protocol := froc.DeepLesion()
 	protocol.FPPI = []float64{0.25, 0.5}
-	report, err := frocreport.Run(frocreport.Options{
+	report, err := frocreport.Run(context.Background(), frocreport.Options{
 		Truth:    frocio.Source{GroundTruth: truth},
 		Systems:  []frocreport.System{{Name: "detector", Path: marks}},
 		Protocol: protocol,

@@ -1,6 +1,7 @@
 package frocreport
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math"
@@ -77,9 +78,9 @@ type Components struct {
 }
 
 // Readers reads the marks of every reader with every modality, evaluates them by one protocol
-// and compares the modalities.
-func Readers(o ReaderOptions) (*ReaderReport, error) {
-	truth, err := frocio.ReadTruth(o.Truth, o.Read)
+// and compares the modalities. It ends with the error of ctx soon after that is done.
+func Readers(ctx context.Context, o ReaderOptions) (*ReaderReport, error) {
+	truth, err := frocio.ReadTruthContext(ctx, o.Truth, o.Read)
 	if err != nil {
 		return nil, err
 	}
@@ -90,13 +91,13 @@ func Readers(o ReaderOptions) (*ReaderReport, error) {
 	said.add(truth.Notes, truth.Warnings)
 	all := &frocio.Readings{Of: map[frocio.ReadingKey]*frocio.Predictions{}}
 	if len(o.Tables) > 0 {
-		if all, err = truth.ReadReadings(o.Tables[0], o.Tables[1:]...); err != nil {
+		if all, err = truth.ReadReadingsContext(ctx, o.Tables[0], o.Tables[1:]...); err != nil {
 			return nil, err
 		}
 		said.add(all.Notes, all.Warnings)
 	}
 	for key, files := range o.Files {
-		one, err := truth.ReadPredictions(files[0], files[1:]...)
+		one, err := truth.ReadPredictionsContext(ctx, files[0], files[1:]...)
 		if err != nil {
 			return nil, err
 		}
@@ -105,7 +106,7 @@ func Readers(o ReaderOptions) (*ReaderReport, error) {
 	}
 	var readings []froc.Reading
 	for _, key := range all.Keys() {
-		result, err := froc.Evaluate(truth.Truth, all.Of[key].Marks, o.Protocol)
+		result, err := froc.EvaluateContext(ctx, truth.Truth, all.Of[key].Marks, o.Protocol)
 		if err != nil {
 			return nil, fmt.Errorf("reader %q, modality %q: %w", key.Reader, key.Modality, err)
 		}

@@ -4,6 +4,7 @@
 package frocreport
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -105,20 +106,28 @@ type Report struct {
 }
 
 // Run reads the files, evaluates every system and compares them. An error comes from
-// Options.Check, or says which file and row cannot be used.
-func Run(o Options) (*Report, error) {
+// Options.Check, says which file and row cannot be used, or is that of ctx: reading, matching
+// and resampling end soon after ctx is done.
+func Run(ctx context.Context, o Options) (r *Report, err error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	systems, remarks, err := Evaluate(o.Truth, o.Read, o.Protocol, o.Systems)
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			r, err = nil, ctx.Err() // not where it was noticed
+		}
+	}()
+	systems, remarks, err := Evaluate(ctx, o.Truth, o.Read, o.Protocol, o.Systems)
 	if err != nil {
 		return nil, err
 	}
+	o.Resample.Context = ctx
 	return Describe(o, systems, remarks)
 }
 
 // Describe makes the report of systems that are evaluated already; of the options it does
-// not need the files. It bootstraps, compares and divides as they say.
+// not need the files. It bootstraps, compares and divides as they say, until
+// Options.Resample.Context is done.
 func Describe(o Options, systems []Evaluated, remarks Remarks) (r *Report, err error) {
 	intervals := o.Resample.Replicates != 0 && systems[0].Result.Counts.Lesions > 0
 	if o.Resample, err = o.Resample.Resolved(); err != nil {
@@ -169,8 +178,8 @@ func Describe(o Options, systems []Evaluated, remarks Remarks) (r *Report, err e
 
 // Evaluate reads a ground truth and the predictions of each system, and matches them. The
 // remarks say what was noticed on the way.
-func Evaluate(source frocio.Source, read frocio.Options, protocol froc.Protocol, systems []System) (found []Evaluated, said Remarks, err error) {
-	truth, err := frocio.ReadTruth(source, read)
+func Evaluate(ctx context.Context, source frocio.Source, read frocio.Options, protocol froc.Protocol, systems []System) (found []Evaluated, said Remarks, err error) {
+	truth, err := frocio.ReadTruthContext(ctx, source, read)
 	if err != nil {
 		return nil, said, err
 	}
@@ -178,14 +187,14 @@ func Evaluate(source frocio.Source, read frocio.Options, protocol froc.Protocol,
 		return nil, said, err
 	}
 	said.add(truth.Notes, truth.Warnings)
-	said.warn(shares(source.GroundTruth, truth.Truth, protocol))
+	said.warn(warnShares(source.GroundTruth, truth.Truth, protocol))
 	for _, s := range systems {
-		predictions, err := truth.ReadPredictions(s.Path, s.More...)
+		predictions, err := truth.ReadPredictionsContext(ctx, s.Path, s.More...)
 		if err != nil {
 			return nil, said, err
 		}
 		said.add(predictions.Notes, predictions.Warnings)
-		result, err := froc.Evaluate(truth.Truth, predictions.Marks, protocol)
+		result, err := froc.EvaluateContext(ctx, truth.Truth, predictions.Marks, protocol)
 		if errors.Is(err, froc.ErrNoLesions) && result != nil {
 			said.warn(fmt.Sprintf("%s: %v; the false positives of %d marks are counted", source.GroundTruth, err, result.Counts.Predictions))
 		} else if err != nil {
@@ -227,7 +236,7 @@ func (o Options) describe(s Evaluated, intervals bool) (frocio.System, error) {
 		return out, err
 	}
 	if o.Protocol.Name == froc.COCO(0.5).Name {
-		figures, err := froc.COCOeval(s.Result.Truth, s.Result.Predictions, o.Protocol.Ties)
+		figures, err := froc.COCOevalContext(o.Resample.Context, s.Result.Truth, s.Result.Predictions, o.Protocol.Ties)
 		if err != nil {
 			return out, err
 		}
@@ -245,7 +254,7 @@ func (o Options) describe(s Evaluated, intervals bool) (frocio.System, error) {
 }
 
 func (o Options) addClasses(s *frocio.System, r *froc.Result, intervals bool) error {
-	classes, err := froc.ByClass(r.Truth, r.Predictions, o.Protocol)
+	classes, err := froc.ByClassContext(o.Resample.Context, r.Truth, r.Predictions, o.Protocol)
 	if err != nil {
 		return err
 	}
@@ -281,7 +290,7 @@ func (o Options) addAPAtIoU(s *frocio.System, r *froc.Result) error {
 	if len(o.IoUs) == 0 {
 		return nil
 	}
-	points, err := froc.AveragePrecisionAt(r.Truth, r.Predictions, o.Protocol, o.IoUs)
+	points, err := froc.AveragePrecisionAtContext(o.Resample.Context, r.Truth, r.Predictions, o.Protocol, o.IoUs)
 	if err != nil {
 		return err
 	}
@@ -295,7 +304,7 @@ func (o Options) addAPAtIoU(s *frocio.System, r *froc.Result) error {
 }
 
 func (o Options) addStrata(s *frocio.System, r *froc.Result, by Strata, intervals bool) error {
-	strata, err := froc.Strata(r.Truth, r.Predictions, o.Protocol, by.Column, by.Edges, o.StrataRule)
+	strata, err := froc.StrataContext(o.Resample.Context, r.Truth, r.Predictions, o.Protocol, by.Column, by.Edges, o.StrataRule)
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func options(t *testing.T, names ...string) frocreport.Options {
 
 func run(t *testing.T, o frocreport.Options) *frocreport.Report {
 	t.Helper()
-	r, err := frocreport.Run(o)
+	r, err := frocreport.Run(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
 	} {
 		o := options(t, "good", "worse")
 		spoil(&o)
-		if _, err := frocreport.Run(o); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := frocreport.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want an error with %q", err, want)
 		}
 	}
@@ -199,4 +199,14 @@ func warningsOf(t *testing.T, truth, marks string) string {
 		Systems: []frocreport.System{{Name: "p", Path: filepath.Join(dir, "p.csv")}},
 	})
 	return strings.Join(r.Document.Warnings, "\n")
+}
+
+// Boxes at whole pixels are no shares of sides, however near to 0 they lie.
+func TestOnlyBrokenNumbersUpToOneAreTakenForShares(t *testing.T) {
+	truth := "image,x1,y1,x2,y2\na,100,100,130,130\n"
+	for marks, want := range map[string]bool{"a,0,0,1,1,0.9\n": false, "a,0.2,0.2,0.25,0.3,0.9\n": true, "a,0.2,0.2,1.4,0.3,0.9\n": false} {
+		if got := strings.Contains(warningsOf(t, truth, "image,x1,y1,x2,y2,score\n"+marks), "normalised"); got != want {
+			t.Errorf("%q: called normalised: %v, want %v", marks, got, want)
+		}
+	}
 }

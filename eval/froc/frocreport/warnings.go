@@ -141,7 +141,8 @@ type places struct {
 	of      map[int][]int // lesions of an image
 	marks   []placed
 	ranges  [2]box // of lesions, of marks
-	shared  bool   // some mark is on an image with lesions
+	shares  [2]shares
+	shared  bool // some mark is on an image with lesions
 }
 
 type placed struct {
@@ -162,6 +163,7 @@ func placesOf(r *froc.Result) *places {
 		for a := range 3 {
 			all[a], all[a+3] = min(all[a], b[a]), max(all[a+3], b[a+3])
 		}
+		p.shares[k].add(region)
 		if len(r.Truth.Classes) == 0 || r.Protocol.Classes == froc.AnyClasses {
 			class = froc.AnyClass
 		}
@@ -248,8 +250,7 @@ func noOverlap(path string, truth *frocio.Truth, r *froc.Result) string {
 		said = path + ": no mark touches a lesion"
 	}
 	said += fmt.Sprintf(": lesions lie in %s, marks in %s", p.ranges[0].rangeText(), p.ranges[1].rangeText())
-	share := func(b box) bool { return max(b[3], b[4]) <= 1.5 && min(b[0], b[1]) >= -0.5 }
-	marks, lesions := share(p.ranges[1]), share(p.ranges[0])
+	lesions, marks := p.shares[0].likely(), p.shares[1].likely()
 	switch {
 	case !touching && !p.shared:
 		return said + "; no mark is on an image that has lesions: are the image ids of both files the same?"
@@ -293,15 +294,30 @@ func (b box) rangeText() string {
 	return strings.Join(out, ", ")
 }
 
-// shares warns of normalised boxes under a rule that counts pixels.
-func shares(path string, truth *froc.Truth, protocol froc.Protocol) string {
-	if !protocol.PlusOne || len(truth.Lesions) == 0 {
-		return ""
+// shares tells coordinates that are shares of an image's sides.
+type shares struct{ beyond, broken bool }
+
+// add looks at one more region. Those of masks are voxels, which are never shares.
+func (s *shares) add(r *froc.Region) {
+	const over = 0.1 // what a box may reach over the image's edge
+	b := boundsOf(r)
+	s.beyond = s.beyond || r.Kind() == froc.KindMask || min(b[0], b[1]) < -over || max(b[3], b[4]) > 1+over
+	for _, v := range [...]float64{b[0], b[1], b[3], b[4]} {
+		s.broken = s.broken || v != math.Trunc(v)
 	}
+}
+
+// likely reports whether all regions lie within 0 to 1, and not on whole pixels.
+func (s *shares) likely() bool { return s.broken && !s.beyond }
+
+// warnShares warns of normalised boxes under a rule that counts pixels.
+func warnShares(path string, truth *froc.Truth, protocol froc.Protocol) string {
+	var s shares
 	for i := range truth.Lesions {
-		if b := boundsOf(&truth.Lesions[i].Region); max(b[3], b[4]) > 1.5 {
-			return ""
-		}
+		s.add(&truth.Lesions[i].Region)
+	}
+	if !protocol.PlusOne || !s.likely() {
+		return ""
 	}
 	return path + ": all lesions lie within 0 to 1, and the protocol adds a pixel to every side: give boxes in pixels, or --plus-one=false"
 }
