@@ -71,16 +71,9 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 // streams' means.
 func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
 	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}}
-	var streams []*ts.Tensor
-	for _, mod := range m.Modalities {
-		streams = append(streams, m.Visual(s, in, mod.Name))
-	}
-	if len(m.Attributes) > 0 {
-		cells := m.Cells(s, in)
-		if s.Err() != nil {
-			return out
-		}
-		streams = append(streams, m.Tokens(s, cells, m.Hidden(s, cells, nil)))
+	streams := m.Read(s, in)
+	if s.Err() != nil {
+		return out
 	}
 	x := s.Cat(streams, 1)
 	for _, layer := range m.layers {

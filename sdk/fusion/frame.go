@@ -189,6 +189,21 @@ func (f *Frame) Visual(s *torchstage.Scope, in *torchstage.Inputs, modality stri
 	return f.inputs[modality].apply(s, x, f.Width)
 }
 
+// Read gives every stream's tokens [N,T,d], in the order of Streams: the modalities', then
+// the report's, t_UN where an attribute is unmentioned.
+func (f *Frame) Read(s *torchstage.Scope, in *torchstage.Inputs) []*ts.Tensor {
+	var streams []*ts.Tensor
+	for _, m := range f.Modalities {
+		streams = append(streams, f.Visual(s, in, m.Name))
+	}
+	if len(f.Attributes) > 0 {
+		if cells := f.Cells(s, in); s.Err() == nil {
+			streams = append(streams, f.Tokens(s, cells, f.Hidden(s, cells, nil)))
+		}
+	}
+	return streams
+}
+
 // Back projects fused tokens x [N,T,d] to the modality's own size [N,T,C] and, with
 // Residual, adds them to the tokens that came in.
 func (f *Frame) Back(s *torchstage.Scope, in *torchstage.Inputs, modality string, x *ts.Tensor) *ts.Tensor {

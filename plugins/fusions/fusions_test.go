@@ -1,0 +1,160 @@
+package fusions_test
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/alignedfusion/alignedfusion/plugins/fusions"
+	"github.com/alignedfusion/alignedfusion/plugins/internal/stagetest"
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/conformance"
+	"github.com/alignedfusion/alignedfusion/sdk/plugintest"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+var labels = []sdk.LabelSet{{Name: "diagnosis", Classes: []string{"a", "b", "c"}}}
+
+func names() (out []string) {
+	for _, s := range fusions.Named("fusions").Manifest.Stages {
+		out = append(out, s.Name)
+	}
+	return out
+}
+
+func open(t *testing.T, name string, more map[string]string) (*stagetest.Stage, *stagetest.Fixture) {
+	t.Helper()
+	f := stagetest.Read(t, "testdata/"+name+".safetensors")
+	set := f.Settings()
+	set["weights"] = stagetest.WriteWeights(t, f.Group("param."))
+	maps.Copy(set, more)
+	return stagetest.Open(t, fusions.Named(name), sdk.OpenRequest{Stage: "fusion", Settings: set, Train: true, Inputs: f.Ports(),
+		AttributeSchema: []byte(f.Metadata["schema"]), Labels: labels}), f
+}
+
+// Every fusion is its equation: outputs, loss, and the gradients of inputs and of
+// parameters, against PyTorch.
+func TestEveryFusionAgreesWithItsEquationInPyTorch(t *testing.T) {
+	for _, name := range names() {
+		t.Run(name, func(t *testing.T) {
+			s, f := open(t, name, nil)
+			in := f.Group("in.")
+			for mode, r := range map[string]*sdk.ForwardResponse{"eval": s.Eval(in), "train": s.Train(1, in)} {
+				for port, want := range f.Group("out.") {
+					stagetest.Near(t, mode+" "+port, r.Outputs[port], want, 1e-5)
+				}
+				if want, ok := f.Tensors["loss"]; ok {
+					got := tensor.OfFloat32s([]float32{float32(r.Losses["decisions"])})
+					stagetest.Near(t, mode+" loss", got, want, 1e-5)
+				}
+			}
+			grads := s.Backward(f.Group("grad.out."), map[string]float64{"decisions": 1})
+			for port, want := range f.Group("grad.in.") {
+				stagetest.Near(t, "gradient of "+port, grads[port], want, 1e-4)
+			}
+			before := f.Group("param.")
+			s.Step(1)
+			after := s.Weights()
+			for param, want := range f.Group("grad.param.") {
+				moved := stagetest.Floats(t, before[param])
+				for i, v := range stagetest.Floats(t, after[param]) {
+					moved[i] -= v
+				}
+				stagetest.Near(t, "gradient of "+param, tensor.OfFloat32s(moved, want.Shape...), want, 1e-4)
+			}
+		})
+	}
+}
+
+func TestEveryFusionKeepsTheProtocol(t *testing.T) {
+	small := map[string]map[string]string{}
+	for _, s := range fusions.Named("fusions").Manifest.Stages {
+		small[s.Name] = map[string]string{"width": "4"}
+		if slices.ContainsFunc(s.Settings, func(o sdk.Setting) bool { return o.Name == "heads" }) {
+			small[s.Name] = map[string]string{"width": "4", "heads": "2", "dropout": "0"}
+		}
+	}
+	for _, name := range names() {
+		t.Run(name, func(t *testing.T) {
+			plugintest.Conformance(t, fusions.Named(name), conformance.Options{
+				Settings: map[string]map[string]string{"fusion": small[name]},
+				Shapes: map[string]map[string][]int64{"fusion": {
+					"tokens.image": {2, 3, 4}, "tokens.other": {2, 2, 5},
+					"report.embedding": {2, 2, 6}, "report.state": {2, 2}, "report.value": {2, 2},
+				}},
+				Labels:     map[string][]sdk.LabelSet{"fusion": labels},
+				Iterations: 40,
+				AttributeSchema: []byte(`{"schema_version": 1, "attributes": [
+					{"name": "a", "kind": "binary", "values": ["no", "yes"]},
+					{"name": "b", "kind": "categorical", "values": ["x", "y", "z"]}]}`),
+			})
+		})
+	}
+}
+
+// The host looks for files: each name is a link to the one program, made from this list.
+func TestTheProgramsLinksAreTheShelf(t *testing.T) {
+	text, err := os.ReadFile("cmd/alignedfusion-plugin-fusions/links")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Fields(string(text)); !slices.Equal(got, names()) {
+		t.Errorf("links are %v, the shelf has %v", got, names())
+	}
+	for _, name := range names() {
+		m := fusions.Named(filepath.Join("/some/where", "alignedfusion-plugin-"+name)).Manifest
+		if m.Name != name || len(m.Stages) != 1 || m.Stages[0].Name != "fusion" {
+			t.Errorf("the program called %s serves %q with %d stages", name, m.Name, len(m.Stages))
+		}
+	}
+}
+
+// Without a report, and with one modality alone, every fusion still fuses what there is.
+func TestEveryFusionDoesWithOneStream(t *testing.T) {
+	image := map[string]*tensor.Tensor{"tokens.image": tensor.OfFloat32s([]float32{1, 2, 3, 4, 5, 6}, 1, 3, 2)}
+	for _, name := range names() {
+		set := map[string]string{"width": "8"}
+		s := stagetest.Open(t, fusions.Named(name), sdk.OpenRequest{Stage: "fusion", Settings: set, Labels: labels,
+			Inputs: []sdk.Port{{Name: "tokens.image", DType: tensor.FP32, Shape: []string{"N", "3", "2"}}}})
+		if got := s.Eval(image).Outputs["joint"]; got == nil || got.Shape[0] != 1 {
+			t.Errorf("%s: joint is %v", name, got)
+		}
+	}
+}
+
+func TestLateGivesTheHeadItsDecisionAlone(t *testing.T) {
+	s, f := open(t, "late", map[string]string{"alone": "true"})
+	in := f.Group("in.")
+	r := s.Eval(in)
+	for port := range f.Group("out.") {
+		zero := !slices.ContainsFunc(stagetest.Floats(t, r.Outputs[port]), func(v float32) bool { return v != 0 })
+		if zero == (port == "joint") {
+			t.Errorf("%s is zero: %v", port, zero)
+		}
+	}
+	in["target.label"] = tensor.OfInt64s([]int64{-1, -1, -1}, 3)
+	if loss, there := s.Eval(in).Losses["decisions"]; loss != 0 || !there {
+		t.Errorf("nothing is known: loss %v (%v), want 0", loss, there)
+	}
+	in["target.label"] = tensor.OfInt64s([]int64{0, 3, 1}, 3)
+	if _, err := s.TryForward(false, 1, in); err == nil || !strings.Contains(err.Error(), "case 1 is 3, want -1 (unknown) to 2") {
+		t.Errorf("unknown class: %v", err)
+	}
+}
+
+func TestSettingsThatKeepStreamsApartAreRefused(t *testing.T) {
+	ports := []sdk.Port{{Name: "tokens.image", DType: tensor.FP32, Shape: []string{"N", "3", "2"}}}
+	for _, c := range []struct{ name, key, value, want string }{
+		{"mbt", "start_layer", "2", "want less than layers=2"},
+		{"mbt", "heads", "7", "want a divisor of width=256"},
+		{"crossattn", "heads", "7", "want a divisor of width=256"},
+	} {
+		_, err := stagetest.TryOpen(t, fusions.Named(c.name), sdk.OpenRequest{Stage: "fusion", Settings: map[string]string{c.key: c.value}, Inputs: ports})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s %s=%s: %v", c.name, c.key, c.value, err)
+		}
+	}
+}
