@@ -79,6 +79,10 @@ host: ## build the host only (no libtorch, no C compiler needed)
 plugins: fit ## build every plugin into bin/plugins/
 	@mkdir -p bin/plugins
 	@$(if $(PLUGIN_MAINS),$(GO_BUILD) -ldflags '-s -w' -o bin/plugins/ $(PLUGIN_MAINS))
+	@cd bin/plugins; for list in ../../plugins/*/cmd/*/links; do \
+		program=$$(basename "$$(dirname "$$list")"); \
+		for name in $$(cat "$$list"); do ln -f "$$program" "alignedfusion-plugin-$$name"; done; \
+	done
 
 .PHONY: release
 release: build ## pack dist/ for machines without Go, with libraries for each of LIBTORCHS (folders) (docs/how-to/install.md)

@@ -67,7 +67,7 @@ func TestPluginsOfOthersAreListedRightly(t *testing.T) {
 			t.Errorf("plugins.yaml: %q: %s", p.Name, what)
 		}
 	}
-	for _, own := range []string{"a3d", "bert", "classifier", "itfusion", "selfattn", "sum"} {
+	for _, own := range []string{"a3d", "bert", "classifier", "fusions", "itfusion", "selfattn", "sum"} {
 		if !names[own] {
 			t.Errorf("plugins.yaml lacks %s", own)
 		}

@@ -54,10 +54,7 @@ func (f *Found) look(ctx context.Context) Listed {
 		out.Problem = err.Error()
 		return out
 	}
-	out.Version = m.Version
-	for _, s := range m.Stages {
-		out.Kinds = append(out.Kinds, string(s.Kind))
-	}
+	out.Version, out.Kinds = m.Version, kindsOf(m)
 	return out
 }
 

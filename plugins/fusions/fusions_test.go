@@ -1,8 +1,10 @@
 package fusions_test
 
 import (
+	"bytes"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -69,15 +71,11 @@ func TestEveryFusionAgreesWithItsEquationInPyTorch(t *testing.T) {
 	}
 }
 
-func TestEveryFusionKeepsTheProtocol(t *testing.T) {
-	small := map[string]map[string]string{}
-	for _, s := range fusions.Named("fusions").Manifest.Stages {
-		small[s.Name] = map[string]string{"width": "4"}
-		if slices.ContainsFunc(s.Settings, func(o sdk.Setting) bool { return o.Name == "heads" }) {
-			small[s.Name] = map[string]string{"width": "4", "heads": "2", "dropout": "0"}
-		}
-	}
-	for _, name := range names() {
+// The one with a loss and the one with layers of its own; `plugin validate fusions` takes
+// all of them, a minute long.
+func TestConformance(t *testing.T) {
+	small := map[string]map[string]string{"late": {"width": "4"}, "crossattn": {"width": "4", "heads": "2", "layers": "1", "dropout": "0"}}
+	for name := range small {
 		t.Run(name, func(t *testing.T) {
 			plugintest.Conformance(t, fusions.Named(name), conformance.Options{
 				Settings: map[string]map[string]string{"fusion": small[name]},
@@ -156,5 +154,23 @@ func TestSettingsThatKeepStreamsApartAreRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s %s=%s: %v", c.name, c.key, c.value, err)
 		}
+	}
+}
+
+// The guide shows a further fusion as a program of its own, as it stands.
+func TestTheNinthFusionOfTheGuideCompiles(t *testing.T) {
+	program, err := os.ReadFile("testdata/ninth/main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	guide, err := os.ReadFile("../../docs/how-to/write-a-plugin.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(program, []byte("\n")); n > 60 || !bytes.Contains(guide, append([]byte("```go\n"), program...)) {
+		t.Errorf("%d lines, want at most 60 and these in docs/how-to/write-a-plugin.md", n)
+	}
+	if out, err := exec.Command("go", "vet", "./testdata/ninth").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

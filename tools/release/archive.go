@@ -15,7 +15,7 @@ import (
 )
 
 // pack writes dir as a .tar.gz whose bytes depend on the files' names, contents and
-// executable bits alone.
+// executable bits alone. A program of several names is in it once.
 func pack(dir, name string, made time.Time) (err error) {
 	f, err := os.Create(name)
 	if err != nil {
@@ -27,6 +27,7 @@ func pack(dir, name string, made time.Time) (err error) {
 		return err
 	}
 	archive := tar.NewWriter(zipped)
+	programs := map[string]fs.FileInfo{}
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error { // in lexical order
 		if err != nil {
 			return err
@@ -45,6 +46,13 @@ func pack(dir, name string, made time.Time) (err error) {
 		}
 		if d.IsDir() || info.Mode()&0o111 != 0 {
 			header.Mode = 0o755
+			for name, other := range programs {
+				if !d.IsDir() && os.SameFile(info, other) {
+					header.Typeflag, header.Linkname, header.Size = tar.TypeLink, name, 0
+					return archive.WriteHeader(header)
+				}
+			}
+			programs[header.Name] = info
 		}
 		if err := archive.WriteHeader(header); err != nil || d.IsDir() {
 			return err

@@ -28,6 +28,9 @@ func TestEqualTreesGiveEqualArchives(t *testing.T) {
 		if err := os.Chmod(filepath.Join(dir, "bin/program"), mode); err != nil {
 			t.Fatal(err)
 		}
+		if err := os.Link(filepath.Join(dir, "bin/program"), filepath.Join(dir, "bin/second")); err != nil {
+			t.Fatal(err)
+		}
 		when := made.Add(time.Duration(i) * time.Hour)
 		if err := os.Chtimes(filepath.Join(dir, "LICENSE"), when, when); err != nil {
 			t.Fatal(err)
@@ -38,7 +41,7 @@ func TestEqualTreesGiveEqualArchives(t *testing.T) {
 		if err := writeSums(root, []string{"alignedfusion-1.tar.gz"}); err != nil {
 			t.Fatal(err)
 		}
-		check := exec.Command("sh", "-c", "sha256sum -c --quiet SHA256SUMS && rm -r alignedfusion-1 && tar -xzf alignedfusion-1.tar.gz && cat alignedfusion-1/bin/program")
+		check := exec.Command("sh", "-c", "sha256sum -c --quiet SHA256SUMS && rm -r alignedfusion-1 && tar -xzf alignedfusion-1.tar.gz && cat alignedfusion-1/bin/second")
 		check.Dir = root
 		if out, err := check.CombinedOutput(); err != nil || string(out) != "program" {
 			t.Errorf("%s: %v", out, err)

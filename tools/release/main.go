@@ -169,8 +169,24 @@ func (r *tree) plugins() error {
 			"-ldflags=-s -w -buildid= -B none", "-o", target, "./"+dir); err != nil {
 			return err
 		}
+		if err := link(target, filepath.Join(dir, "links")); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// link gives a plugin's program the further names that a file lists, if there is one: it
+// tells by its name what it serves.
+func link(program, list string) error {
+	text, err := os.ReadFile(list)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, name := range strings.Fields(string(text)) {
+		err = errors.Join(err, os.Link(program, filepath.Join(filepath.Dir(program), "alignedfusion-plugin-"+name)))
+	}
+	return err
 }
 
 // modules lists the Go modules in the programs, by path and version; the standard library

@@ -12,7 +12,7 @@
 # does, or when losses differ by more than 1e-4.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-packages="a3d bert classifier itfusion selfattn sum"
+packages="a3d bert classifier fusions itfusion selfattn sum"
 tree=$PWD/build/libtorch-test/tree
 rm -rf "$(dirname "$tree")"
 mkdir -p "$tree/build/shim"
