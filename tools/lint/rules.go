@@ -67,7 +67,11 @@ var link = regexp.MustCompile(`\]\(([^()\s]+)\)`)
 // read returns a file, or the entry of a folder, of the project.
 func lintLinks(name string, text []byte, read func(name string) ([]byte, error)) []finding {
 	var found []finding
+	code := false
 	for i, line := range strings.Split(string(text), "\n") {
+		if code = code != strings.HasPrefix(line, "```"); code {
+			continue
+		}
 		for _, m := range link.FindAllStringSubmatch(line, -1) {
 			target, heading, _ := strings.Cut(m[1], "#")
 			if strings.Contains(target, ":") {
