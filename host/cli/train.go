@@ -11,6 +11,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset/plan"
+	"github.com/alignedfusion/alignedfusion/host/page"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
@@ -26,7 +27,6 @@ run is in --out: its config.yaml trains it again, --resume continues what was st
 
   alignedfusion train --task detect --data deeplesion:DIR --fusion itfusion --out runs/itfusion
   alignedfusion train --config runs/itfusion/config.yaml --seed 2 --out runs/itfusion-2
-  alignedfusion train --resume --out runs/itfusion
 
 --set takes GROUP.KEY=VALUE. What there is for groups train, data, text and loss: alignedfusion help
 settings [GROUP]; for encoder, fusion and head: alignedfusion plugin info NAME.`,
@@ -47,6 +47,7 @@ settings [GROUP]; for encoder, fusion and head: alignedfusion plugin info NAME.`
 			&cli.StringFlag{Name: "plan", Usage: "`FILE` of data plan whose settings to use; flags and --set win"},
 			&cli.StringFlag{Name: "config", Usage: "`FILE`.yaml to start from; flags change it"},
 			&cli.StringFlag{Name: "out", Usage: "`DIR` of the run", Required: true},
+			&cli.StringFlag{Name: "log", Usage: "for `PROGRAM` tensorboard: event files in the run's folder tensorboard"},
 			&cli.BoolFlag{Name: "resume", Usage: "continue the run in --out from its last checkpoint"},
 			&cli.BoolFlag{Name: "json", Usage: "write the result of the validation to stdout as JSON"},
 		}, pluginFlags()...),
@@ -105,6 +106,10 @@ func runTrain(c *cli.Context) (err error) {
 	o := workflow.TrainOptions{
 		Dir: c.String("out"), Resume: c.Bool("resume"), Program: "alignedfusion", Version: Version,
 		Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
+		TensorBoard: c.IsSet("log"), Draw: page.FirstImages,
+	}
+	if log := c.String("log"); c.IsSet("log") && log != "tensorboard" {
+		return usageError("--log %s: want tensorboard; metrics.jsonl in the run has the same numbers for other programs", log)
 	}
 	if !o.Resume {
 		request := trainRequest(c)

@@ -94,6 +94,28 @@ func Overlays(ctx context.Context, r *workflow.PredictResult, o OverlayOptions) 
 	return fmt.Sprintf("%d of %d images drawn, worst first, with %s", len(order), len(r.Cases), v.rule), err
 }
 
+// boardImages are drawn of each validation: the first ones of the split, so that they are the
+// same ones every time.
+const boardImages = 4
+
+// FirstImages draws the first images of a split as PNG, by name, as Overlays does.
+func FirstImages(ctx context.Context, r *workflow.PredictResult) (map[string][]byte, error) {
+	v, err := newOverlays(r, OverlayOptions{})
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]byte{}
+	for i := range min(boardImages, len(r.Cases)) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if out[r.Cases[i].ID], err = v.draw(i); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 // overlays are the boxes of all images, by what they are.
 type overlays struct {
 	*Gathered

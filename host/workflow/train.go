@@ -14,6 +14,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/runs/events"
 	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -36,6 +37,10 @@ type TrainOptions struct {
 	// Tokens keeps the tokens of frozen encoders from run to run; nil keeps them
 	// for this run alone.
 	Tokens *feed.TokenStore
+	// TensorBoard writes event files into the run. A run that has some goes on with them.
+	TensorBoard bool
+	// Draw makes pictures of what was predicted for the event files, by name, PNG; may be nil.
+	Draw func(context.Context, *PredictResult) (map[string][]byte, error)
 }
 
 // ErrChanged is returned when a run is resumed on data other than those it began with.
@@ -102,6 +107,7 @@ type training struct {
 	manifest   *runs.Manifest
 	checkpoint *runs.Checkpoint
 	warnings   []string
+	board      *board // nil: none
 	// trained are the cases learned from; nil when a run of 0.1 goes on.
 	trained trained
 }
@@ -205,7 +211,14 @@ func (t *training) trainOpened(ctx context.Context, s *Session) (*runs.Manifest,
 	if err != nil {
 		return nil, err
 	}
-	o.Progress = loop.NewProgress(t.Messages, 0)
+	shown := loop.NewProgress(t.Messages, 0)
+	o.Progress = shown
+	if t.TensorBoard || events.There(t.Dir) {
+		if t.board, err = newBoard(t.Dir, state.Step, shown.Warn); err != nil {
+			return nil, err
+		}
+		o.Progress = loop.All{shown, t.board}
+	}
 	defer o.Progress.Close()
 	for _, w := range t.allWarnings(s) {
 		fmt.Fprintf(t.Messages, "warning: %s\n", w)
@@ -423,6 +436,13 @@ func (t *training) validate(ctx context.Context, s *Session) (loop.Validation, e
 	name, value, metrics, err := predictions.Score(t.Config, s.Labels, t.data.Validation, predicted)
 	if err != nil {
 		return loop.Validation{}, err
+	}
+	if t.board != nil && t.Draw != nil && t.Config.Task == config.Detect {
+		t.board.pictures, err = t.Draw(ctx, &PredictResult{Run: t.Dir, Config: t.Config, Labels: s.Labels, Data: t.data.Data,
+			Cases: t.data.Validation, Predictions: predicted, Evaluable: predictions.HasTargets(t.data.Validation)})
+		if err != nil {
+			return loop.Validation{}, err
+		}
 	}
 	warnings := t.manifest.Warnings
 	if t.trained != nil {

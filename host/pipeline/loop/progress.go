@@ -40,6 +40,44 @@ func NewProgress(w io.Writer, lineEvery time.Duration) Progress {
 	return &lines{w: w, every: lineEvery}
 }
 
+// All tells several.
+type All []Progress
+
+// Start implements Progress.
+func (a All) Start(total, done int) {
+	for _, p := range a {
+		p.Start(total, done)
+	}
+}
+
+// Step implements Progress.
+func (a All) Step(r runs.Record) {
+	for _, p := range a {
+		p.Step(r)
+	}
+}
+
+// Validation implements Progress.
+func (a All) Validation(r runs.Record, v Validation, best bool) {
+	for _, p := range a {
+		p.Validation(r, v, best)
+	}
+}
+
+// Warn implements Progress.
+func (a All) Warn(text string) {
+	for _, p := range a {
+		p.Warn(text)
+	}
+}
+
+// Close implements Progress.
+func (a All) Close() {
+	for _, p := range a {
+		p.Close()
+	}
+}
+
 type lines struct {
 	w     io.Writer
 	every time.Duration

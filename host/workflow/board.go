@@ -1,0 +1,71 @@
+package workflow
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
+	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/runs/events"
+)
+
+// board writes TensorBoard's event files while a run trains. What cannot be written is said
+// once and ends the files, not the training: metrics.jsonl holds all numbers.
+type board struct {
+	w    *events.Writer
+	warn func(text string)
+	// pictures of the validation under way, by name.
+	pictures map[string][]byte
+}
+
+func newBoard(run string, step int, warn func(text string)) (*board, error) {
+	w, err := events.Open(run, step)
+	if err != nil {
+		return nil, err
+	}
+	return &board{w: w, warn: warn}, nil
+}
+
+func (b *board) failed(err error) {
+	if err != nil && b.w != nil {
+		b.warn(fmt.Sprintf("the event files of TensorBoard end here: %v", err))
+		b.Close()
+	}
+}
+
+// Start implements loop.Progress.
+func (b *board) Start(int, int) {}
+
+// Step implements loop.Progress.
+func (b *board) Step(r runs.Record) {
+	if b.w != nil {
+		b.failed(b.w.Record(r))
+	}
+}
+
+// Validation implements loop.Progress.
+func (b *board) Validation(r runs.Record, _ loop.Validation, _ bool) {
+	b.Step(r)
+	for _, name := range slices.Sorted(maps.Keys(b.pictures)) {
+		if b.w != nil {
+			b.failed(b.w.Image("validation/"+name, r.Step, b.pictures[name]))
+		}
+	}
+	b.pictures = nil
+}
+
+// Warn implements loop.Progress.
+func (b *board) Warn(string) {}
+
+// Close implements loop.Progress.
+func (b *board) Close() {
+	if b.w == nil {
+		return
+	}
+	w := b.w
+	b.w = nil
+	if err := w.Close(); err != nil {
+		b.warn(err.Error())
+	}
+}
