@@ -24,7 +24,7 @@ var templates embed.FS
 
 // Options of Write.
 type Options struct {
-	// Kind is head, fusion, encoder or text.
+	// Kind is one of Kinds.
 	Kind string
 	// Dir to make; its last element is the plugin's name.
 	Dir string
@@ -43,8 +43,9 @@ type Options struct {
 // ErrOptions is returned for options that no project can be made of.
 var ErrOptions = errors.New("cannot begin a plugin")
 
-// Kinds are the kinds of stages there are projects for.
-var Kinds = []string{"head", "fusion", "encoder", "text"}
+// Kinds are the projects there are: a kind of stage, or detector, which is a head that
+// finds boxes.
+var Kinds = []string{"head", "detector", "fusion", "encoder", "text"}
 
 // goVersion of the projects: the SDK's own.
 const goVersion = "1.26.0"
@@ -53,6 +54,7 @@ const goVersion = "1.26.0"
 const modulePath = "github.com/alignedfusion/alignedfusion"
 
 type values struct {
+	// Flag is the kind of stage, as train's flag names it.
 	Name, Kind, Flag, Class string
 	GoVersion, SDK          string
 	Torch                   bool
@@ -75,6 +77,9 @@ func Write(o Options) (written []string, err error) {
 		return nil, fmt.Errorf("%w: name %q: want letters, digits, - and _, a letter first", ErrOptions, v.Name)
 	}
 	v.Class = strings.ToUpper(o.Kind[:1]) + o.Kind[1:]
+	if o.Kind == "detector" {
+		v.Flag = "head"
+	}
 	files := map[string][]byte{}
 	if o.Language == "go" {
 		if err := checkSDK(o.SDK, v.Torch); err != nil {

@@ -26,9 +26,11 @@ func TestProjectsAreCompleteAsTheyAreBegun(t *testing.T) {
 	const python = "/usr/bin/python3"
 	for _, o := range []Options{
 		{Kind: "head", Language: "go", Pure: true},
+		{Kind: "detector", Language: "go"},
 		{Kind: "fusion", Language: "go"},
 		{Kind: "encoder", Language: "go"},
 		{Kind: "text", Language: "go"},
+		{Kind: "detector", Language: "python"},
 		{Kind: "fusion", Language: "python"},
 		{Kind: "encoder", Language: "python"},
 		{Kind: "text", Language: "python"},

@@ -198,9 +198,9 @@ func (s *subject) isTarget(name string) bool {
 	return p != nil && isTarget(*p)
 }
 
-// usual sizes of dimension names; others get 4. Pictures are wider than high and tokens a
-// grid of 6 by 8, so that an axis taken for the other shows.
-var usual = map[string]int64{"N": 2, "T": 48, "C": 16, "A": 3, "E": 16, "M": 3, "D": 3, "H": 64, "W": 96}
+// usual sizes of dimension names; others get 4. Pictures are wider than high, so that an
+// axis taken for the other shows, and the tokens are their cells of 16 by 16 pixels.
+var usual = map[string]int64{"N": 2, "T": 24, "C": 16, "A": 3, "E": 16, "M": 3, "D": 3, "H": 64, "W": 96}
 
 func defaultShape(p sdk.Port, dims map[string]int64) []int64 {
 	shape := make([]int64, len(p.Shape))

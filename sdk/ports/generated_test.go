@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,16 +21,21 @@ var update = flag.Bool("update", false, "write what is made from the catalogue")
 const (
 	root       = "../.."
 	docsFile   = "docs/explanation/architecture.md"
+	guideFile  = "docs/how-to/write-a-plugin.md"
 	pythonFile = "sdk/python/alignedfusion_sdk/catalogue.py"
 	begin, end = "<!-- ports: written by go test ./sdk/ports -update -->\n", "<!-- end of ports -->\n"
 )
 
-// What is made from the catalogue: the list in the docs and the Python SDK's names.
+// What is made from the catalogue: the lists in the docs and the Python SDK's names.
 func TestDocsAndPythonAreUpToDate(t *testing.T) {
 	for _, made := range []struct {
 		file string
 		make func(before string) (string, error)
-	}{{docsFile, docs}, {pythonFile, func(string) (string, error) { return python(), nil }}} {
+	}{
+		{docsFile, func(page string) (string, error) { return between(page, list()) }},
+		{guideFile, func(page string) (string, error) { return between(page, byKind()) }},
+		{pythonFile, func(string) (string, error) { return python(), nil }},
+	} {
 		path := filepath.Join(root, made.file)
 		before, err := os.ReadFile(path)
 		if err != nil && !*update {
@@ -50,26 +56,53 @@ func TestDocsAndPythonAreUpToDate(t *testing.T) {
 	}
 }
 
-// docs puts the catalogue between the marks of the page.
-func docs(page string) (string, error) {
+// between puts text between the marks of a page.
+func between(page, text string) (string, error) {
 	before, rest, found := strings.Cut(page, begin)
 	_, after, ends := strings.Cut(rest, end)
 	if !found || !ends {
 		return "", fmt.Errorf("no lines %q and %q", begin, end)
 	}
-	var b strings.Builder
-	b.WriteString("```text\n")
-	line := func(cells ...any) {
-		b.WriteString(strings.TrimRight(fmt.Sprintf("%-21s %-5s %-14s %-43s %-9s %s", cells...), " ") + "\n")
-	}
-	line("port", "dtype", "shape", "made by → read by", "task", "always given")
+	return before + begin + "```text\n" + text + "```\n" + end + after, nil
+}
+
+// row is a line of a table whose columns format says.
+func row(format string, cells ...any) string {
+	return strings.TrimRight(fmt.Sprintf(format, cells...), " ") + "\n"
+}
+
+// list says everything about every port.
+func list() string {
+	const columns = "%-21s %-5s %-14s %-43s %-9s %s"
+	out := row(columns, "port", "dtype", "shape", "made by → read by", "task", "always given")
 	for _, p := range All() {
 		always := map[bool]string{true: "yes", false: "no"}[p.Required]
-		line(p.Name, p.DType, tensor.FormatShape(p.Shape), join(p.Makers, ", ")+" → "+join(p.Readers, ", "), p.Task, always)
-		b.WriteString("  " + p.Help + "\n")
+		out += row(columns, p.Name, p.DType, tensor.FormatShape(p.Shape), join(p.Makers, ", ")+" → "+join(p.Readers, ", "), p.Task, always) +
+			"  " + p.Help + "\n"
 	}
-	b.WriteString("```\n")
-	return before + begin + b.String() + end + after, nil
+	return out
+}
+
+// byKind says which kinds of stages may take and which may give a port.
+func byKind() string {
+	const columns = "%-21s %-5s %-14s %-9s %-9s %-9s %-9s %s"
+	kinds := []sdk.Kind{sdk.KindEncoder, sdk.KindFusion, sdk.KindHead, sdk.KindText}
+	out := row(columns, "port", "dtype", "shape", kinds[0], kinds[1], kinds[2], kinds[3], "task")
+	for _, p := range All() {
+		cells := []any{p.Name, p.DType, tensor.FormatShape(p.Shape)}
+		for _, k := range kinds {
+			var words []string
+			if slices.Contains(p.Readers, k) {
+				words = append(words, "in")
+			}
+			if slices.Contains(p.Makers, k) {
+				words = append(words, "out")
+			}
+			cells = append(cells, strings.Join(words, ", "))
+		}
+		out += row(columns, append(cells, p.Task)...)
+	}
+	return out
 }
 
 // python is the module with the names of ports and dtypes.

@@ -84,3 +84,17 @@ func TestTheGuideWordForWordInPython(t *testing.T) {
 	shorterThan(t, 150, filepath.Join(project, "plugin.py"))
 	shell(t, project, home, guide(t, "Does it fit? Is it right? Is it fast?"))
 }
+
+// A detector as it is begun finds its place in a pipeline with our encoder.
+func TestTheGuidesDetectorTrains(t *testing.T) {
+	t.Parallel()
+	needGotch(t)
+	needPython(t)
+	plugins, err := ourPlugins()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	shell(t, dir, filepath.Join(dir, "home"), "alignedfusion plugin install "+plugins+"/alignedfusion-plugin-a3d\n"+guide(t, "Other kinds")+
+		"grep -q ,lesion, run/predictions/val/predictions.csv\n")
+}
