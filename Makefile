@@ -172,10 +172,9 @@ bench: build ## run the benchmarks (BENCH=regexp selects)
 ##@ Generate
 
 .PHONY: docs
-docs: host ## write docs/reference/commands.md and docs/reference/exit-codes.md from the program, the lists of ports from the catalogue
-	@mkdir -p docs
+docs: host ## write docs/reference/commands, settings.md, figures.md and exit-codes.md from the program, the lists of ports from the catalogue
 	@go test -count=1 -run UpToDate ./sdk/ports -update >/dev/null
-	@bin/alignedfusion reference > docs/.commands.md && mv docs/.commands.md docs/reference/commands.md
+	@rm -rf docs/reference/commands && bin/alignedfusion reference docs/reference
 	@bin/alignedfusion exit-codes --markdown > docs/reference/exit-codes.md
 
 .PHONY: man
@@ -189,8 +188,10 @@ site: ## build the documentation as a static site into build/site/ (needs Python
 	@echo build/site/index.html
 
 .PHONY: docs-check
-docs-check: host ## fail when docs/reference/commands.md is out of date
-	@bin/alignedfusion reference | diff -u docs/reference/commands.md - || { echo "run \`make docs\`" >&2; exit 1; }
+docs-check: host ## fail when the pages of docs/reference that the program writes are out of date
+	@rm -rf build/reference && bin/alignedfusion reference build/reference
+	@{ diff -ru docs/reference/commands build/reference/commands && for page in settings figures; do diff -u docs/reference/$$page.md build/reference/$$page.md || exit; done; } || \
+		{ echo "run \`make docs\`" >&2; exit 1; }
 
 .PHONY: proto
 proto: build/protoc-gen-go build/protoc-gen-go-grpc ## generate Go code from sdk/proto (needs protoc)

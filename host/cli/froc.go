@@ -23,7 +23,7 @@ func frocCommand() *cli.Command {
 		Usage: "evaluate lesion detections: FROC, operating points, confidence intervals, comparisons",
 		Description: "Reads a ground truth and the predictions of one or more systems and prints the sensitivity at given\n" +
 			"false positives per image. Every rule of a protocol can be overridden; the resolved set is in the output.\n" +
-			"File formats and every choice are explained in docs/explanation/froc.md.",
+			"File formats: docs/reference/froc-files.md; every choice: docs/explanation/froc.md.",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "protocol", Value: "strict", Usage: "`NAME` of the rules to evaluate by; alignedfusion froc protocols lists them"},
 			&cli.StringSliceFlag{Name: "predictions", Usage: "`[NAME=]FILE` or folder with the marks of a system, - is standard input; repeat it to compare systems with the first, with one NAME for the files of one system"},

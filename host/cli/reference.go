@@ -1,8 +1,8 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,51 +14,71 @@ import (
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
-// referenceCommand prints docs/reference/commands.md (`make docs` writes it), or makes a page for
-// man of every command.
+// referenceCommand writes the pages of docs/reference that come from the program (`make docs`), or
+// pages for man.
 func referenceCommand() *cli.Command {
 	return &cli.Command{
-		Name:   "reference",
-		Usage:  "print the reference of all commands as Markdown",
-		Hidden: true,
-		Flags:  []cli.Flag{&cli.StringFlag{Name: "man", Usage: "write pages for man into `DIR` instead"}},
+		Name:      "reference",
+		Usage:     "write the reference of all commands, settings and figures as Markdown",
+		ArgsUsage: "DIR",
+		Hidden:    true,
+		Flags:     []cli.Flag{&cli.BoolFlag{Name: "man", Usage: "write pages for man instead"}},
 		Action: func(c *cli.Context) error {
-			if dir := c.String("man"); dir != "" {
-				return writeMan(dir)
+			if c.NArg() != 1 {
+				return usageError("reference wants the one folder to write into")
 			}
-			var b strings.Builder
-			b.WriteString("# Commands\n\nWritten by `make docs` from the program itself; `alignedfusion COMMAND --help` says the same.\n")
-			for _, cmd := range commands() {
-				if !cmd.Hidden {
-					writeReference(&b, "alignedfusion", cmd, 2)
-				}
+			if c.Bool("man") {
+				return writeMan(c.Args().First())
 			}
-			b.WriteString("\n## Flags of commands that run plugins\n")
-			writeFlags(&b, pluginFlags())
-			b.WriteString("\n## Settings\n\nWhat `--set GROUP.KEY=VALUE` takes; `alignedfusion help settings [GROUP]` says the same.\n" +
-				"The settings of encoder, fusion and head are their plugins': `alignedfusion plugin info NAME`.\n\n| setting | meaning |\n|---|---|\n")
-			for _, g := range settingGroups() {
-				for _, s := range g.rows {
-					fmt.Fprintf(&b, "| `%s` | %s |\n", s.name, strings.ReplaceAll(s.text, "|", "\\|"))
-				}
-			}
-			b.WriteString("\n## Figures of classifiers\n\nWhat `compare --metric` takes.\n\n| figure | meaning |\n|---|---|\n")
-			for _, f := range figureLines() {
-				fmt.Fprintf(&b, "| `%s` | %s |\n", f.name, f.text)
-			}
-			b.WriteString("\n## Exit codes\n\nEach with what it means: [exit-codes.md](exit-codes.md).\n")
-			_, err := io.WriteString(c.App.Writer, b.String())
-			return err
+			return writePages(c.Args().First())
 		},
 	}
 }
 
-// writeMan writes DIR/man1/alignedfusion-COMMAND.1 of every command, and one page that lists them.
-func writeMan(dir string) error {
-	dir = filepath.Join(dir, "man1")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+// writePages writes a page of every command, one that lists them, and those of settings and
+// figures.
+func writePages(dir string) error {
+	list := "# Commands\n\nWritten by `make docs` from the program itself, as are the pages it leads to; `alignedfusion COMMAND --help`\n" +
+		"says the same. Exit codes: [exit-codes.md](../exit-codes.md). Settings: [settings.md](../settings.md).\n\n| command | what it does |\n|---|---|\n"
+	for _, cmd := range commands() {
+		if cmd.Hidden {
+			continue
+		}
+		list += fmt.Sprintf("| [%s](%s.md) | %s |\n", cmd.Name, cmd.Name, cmd.Usage)
+		var b strings.Builder
+		writeReference(&b, "alignedfusion", cmd, 1)
+		if err := putPage(dir, "commands/"+cmd.Name+".md", strings.TrimPrefix(b.String(), "\n")); err != nil {
+			return err
+		}
+	}
+	var flags strings.Builder
+	writeFlags(&flags, pluginFlags())
+	list += "\n## Flags of commands that run plugins\n" + flags.String()
+	settings := "# Settings\n\nWhat `--set GROUP.KEY=VALUE` takes; `alignedfusion help settings [GROUP]` says the same.\n" +
+		"The settings of encoder, fusion and head are their plugins': `alignedfusion plugin info NAME`.\n\n| setting | meaning |\n|---|---|\n"
+	for _, g := range settingGroups() {
+		for _, s := range g.rows {
+			settings += fmt.Sprintf("| `%s` | %s |\n", s.name, strings.ReplaceAll(s.text, "|", "\\|"))
+		}
+	}
+	figures := "# Figures of classifiers\n\nWhat `compare --metric` takes.\n\n| figure | meaning |\n|---|---|\n"
+	for _, f := range figureLines() {
+		figures += fmt.Sprintf("| `%s` | %s |\n", f.name, f.text)
+	}
+	return errors.Join(putPage(dir, "commands/README.md", list), putPage(dir, "settings.md", settings), putPage(dir, "figures.md", figures))
+}
+
+// putPage writes a file and the folder it is in.
+func putPage(dir, name, text string) error {
+	path := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return resourceError(err)
 	}
+	return resourceError(atomicfile.WriteBytes(path, []byte(text)))
+}
+
+// writeMan writes DIR/man1/alignedfusion-COMMAND.1 of every command, and one page that lists them.
+func writeMan(dir string) error {
 	list := "# NAME\n\nalignedfusion - lesion detection and classification from images and reports, built from plugins\n\n# COMMANDS\n"
 	for _, cmd := range commands() {
 		if cmd.Hidden {
@@ -78,7 +98,7 @@ func writeMan(dir string) error {
 // writeManPage writes a page of section 1 from Markdown.
 func writeManPage(dir, name, markdown string) error {
 	head := fmt.Sprintf("%% %s 1 \"\" \"alignedfusion %s\"\n\n", strings.ToUpper(name), Version)
-	return resourceError(atomicfile.WriteBytes(filepath.Join(dir, name+".1"), md2man.Render([]byte(head+markdown))))
+	return putPage(dir, "man1/"+name+".1", string(md2man.Render([]byte(head+markdown))))
 }
 
 // writeReference writes one command, its flags and its subcommands.
@@ -97,7 +117,7 @@ func writeReference(b *strings.Builder, parent string, cmd *cli.Command, level i
 	}
 	writeFlags(b, own)
 	if len(own) < len(cmd.Flags) {
-		b.WriteString("\nBesides: the [flags of commands that run plugins](#flags-of-commands-that-run-plugins).\n")
+		b.WriteString("\nBesides: the [flags of commands that run plugins](README.md#flags-of-commands-that-run-plugins).\n")
 	}
 	for _, sub := range cmd.Subcommands {
 		if !sub.Hidden {

@@ -34,7 +34,7 @@
 //   - COCO: ground truth .json with images and annotations, results .json. Boxes
 //     x,y,width,height become x, y, x+width, y+height; iscrowd and ignore are ignored lesions.
 //   - Those of MONAI, nnDetection, RSNA, VinDr, NIH, YOLO, RibFrac, CAMELYON16, nnU-Net and
-//     JAFROC: see docs/explanation/froc.md.
+//     JAFROC: see docs/reference/froc-files.md.
 //   - Predictions as `alignedfusion predict` writes them, .csv, .json or .npz.
 //   - NumPy .npz: boxes [K,4] x1,y1,x2,y2 or [K,6] x1,y1,x2,y2,z1,z2, or points [K,2]
 //     or [K,3] with optional radius [K]; scores [K] of predictions; image [K], either
