@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 
 	"gonum.org/v1/gonum/stat/distuv"
+
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // Method is a kind of bootstrap interval.
@@ -251,17 +253,7 @@ func finite(values []float64) []float64 {
 // Quantile interpolates linearly between order statistics (type 7 of Hyndman and
 // Fan, the default of numpy and R). sorted must ascend. It is NaN of nothing and for
 // a q outside 0 to 1.
-func Quantile(sorted []float64, q float64) float64 {
-	if len(sorted) == 0 || !(q >= 0 && q <= 1) {
-		return math.NaN()
-	}
-	at := float64(q * float64(len(sorted)-1))
-	i := int(at)
-	if i >= len(sorted)-1 {
-		return sorted[len(sorted)-1]
-	}
-	return sorted[i] + float64((at-float64(i))*(sorted[i+1]-sorted[i]))
-}
+func Quantile(sorted []float64, q float64) float64 { return stat.Quantile(sorted, q) }
 
 // bcaLevels moves the quantile levels by bias correction and acceleration
 // (Efron, Better bootstrap confidence intervals, JASA 82, 1987; Efron and

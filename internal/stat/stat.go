@@ -34,6 +34,21 @@ func Median(values []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
+// Quantile interpolates linearly between order statistics (type 7 of Hyndman and
+// Fan, the default of numpy and R). sorted must ascend. It is NaN of nothing and for
+// a q outside 0 to 1. Evaluations are made of it: its products are rounded by themselves.
+func Quantile(sorted []float64, q float64) float64 {
+	if len(sorted) == 0 || !(q >= 0 && q <= 1) {
+		return math.NaN()
+	}
+	at := float64(q * float64(len(sorted)-1))
+	i := int(at)
+	if i >= len(sorted)-1 {
+		return sorted[len(sorted)-1]
+	}
+	return sorted[i] + float64((at-float64(i))*(sorted[i+1]-sorted[i]))
+}
+
 // ArgMax is the place of the greatest value, the first of equals; -1 of nothing. NaN is
 // never the greatest unless it stands first.
 func ArgMax[T float32 | float64](values []T) int {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // Quantiles are the smallest value, the quantiles .05, .25, .5, .75, .95 and the largest of
@@ -54,14 +55,6 @@ type Fingerprint struct {
 // readImages is how many images are decoded for their Hounsfield units.
 const readImages = 64
 
-// quantile of sorted values.
-func quantile(sorted []float64, at float64) float64 {
-	h := at * float64(len(sorted)-1)
-	low := int(h)
-	high := min(low+1, len(sorted)-1)
-	return sorted[low] + (h-float64(low))*(sorted[high]-sorted[low])
-}
-
 func quantiles(values []float64) *Quantiles {
 	if len(values) == 0 {
 		return nil
@@ -69,7 +62,7 @@ func quantiles(values []float64) *Quantiles {
 	slices.Sort(values)
 	var q Quantiles
 	for i, at := range quantilePlaces {
-		q[i] = quantile(values, at)
+		q[i] = stat.Quantile(values, at)
 	}
 	return &q
 }
@@ -157,7 +150,7 @@ func (f *Fingerprint) readHU(ctx context.Context, d *dataset.Dataset, cases []da
 		return nil
 	}
 	slices.Sort(values)
-	f.HU = &[3]float64{quantile(values, 0.005), quantile(values, 0.5), quantile(values, 0.995)}
+	f.HU = &[3]float64{stat.Quantile(values, 0.005), stat.Quantile(values, 0.5), stat.Quantile(values, 0.995)}
 	return nil
 }
 

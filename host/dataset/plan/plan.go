@@ -12,6 +12,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // Version is the schema_version of a plan's file.
@@ -138,7 +139,7 @@ func (p *Plan) detect() {
 	spacing := p.planSlices()
 	depth := p.planDepth(spacing)
 
-	small, longer := quantile(f.sides, 0.1), f.Sides[5]
+	small, longer := stat.Quantile(f.sides, 0.1), f.Sides[5]
 	zoom := 1.
 	for zoom < 4 && small*zoom < leastBoxSide {
 		zoom *= 2
@@ -214,7 +215,7 @@ func (p *Plan) planAnchors(zoom float64) {
 	f := p.Fingerprint
 	var sides []float64
 	for _, at := range anchorPlaces {
-		side := max(1, math.Round(quantile(f.sides, at)*zoom))
+		side := max(1, math.Round(stat.Quantile(f.sides, at)*zoom))
 		if n := len(sides); n == 0 || side >= leastAnchorStep*sides[n-1] {
 			sides = append(sides, side)
 		}
