@@ -30,14 +30,7 @@ func (m Metrics) vector() []float64 {
 // Bootstrap resamples patients [N] with replacement and returns confidence
 // intervals. nil patients, or an empty name, make each case its own patient.
 func (r *Result) Bootstrap(patients []string, options resample.Options) (*Intervals, error) {
-	o, err := options.Resolved()
-	if err != nil {
-		return nil, err
-	}
-	if !r.made() {
-		return nil, errNoResult
-	}
-	clusters, n, err := clusterOf(patients, r.Cases)
+	o, clusters, n, err := r.resampling(patients, options)
 	if err != nil {
 		return nil, err
 	}
@@ -74,18 +67,23 @@ func (r *Result) Bootstrap(patients []string, options resample.Options) (*Interv
 // intervals of what is computed from several results; NaN where a replicate has no cases.
 // Results of the same patients and seed have the same patients in the same replicate.
 func (r *Result) BalancedReplicates(patients []string, options resample.Options) ([]float64, error) {
-	o, err := options.Resolved()
-	if err != nil {
-		return nil, err
-	}
-	if !r.made() {
-		return nil, errNoResult
-	}
-	clusters, n, err := clusterOf(patients, r.Cases)
+	o, clusters, n, err := r.resampling(patients, options)
 	if err != nil {
 		return nil, err
 	}
 	return reweigh(o.Replicates, []*Result{r}, clusters, n, o.Draw)[0][1], nil // in the order of Metrics.vector
+}
+
+// resampling resolves options and numbers the patients [N] of a result, 0 to n-1.
+func (r *Result) resampling(patients []string, options resample.Options) (o resample.Options, clusters []int32, n int, err error) {
+	if o, err = options.Resolved(); err != nil {
+		return o, nil, 0, err
+	}
+	if !r.made() {
+		return o, nil, 0, errNoResult
+	}
+	clusters, n, err = clusterOf(patients, r.Cases)
+	return o, clusters, n, err
 }
 
 // patients counts, per class, the patients with a case of it; n patients where a class has
