@@ -3,7 +3,6 @@ package study
 import (
 	"bytes"
 	"fmt"
-	"image/color"
 	"slices"
 	"strings"
 
@@ -15,13 +14,6 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocplot"
 )
-
-// palette is Okabe and Ito's, which colour-blind readers can tell apart; dashes tell
-// the methods beyond it apart.
-var palette = []color.RGBA{
-	{0, 114, 178, 255}, {213, 94, 0, 255}, {0, 158, 115, 255}, {204, 121, 167, 255},
-	{230, 159, 0, 255}, {86, 180, 233, 255}, {0, 0, 0, 255},
-}
 
 // Panels are square; the legend stands in a strip of its own beside them.
 const (
@@ -102,13 +94,13 @@ func (t *Table) plot() ([]byte, error) {
 			for j := range l.XYs { // so that intervals do not hide each other
 				l.XYs[j].X += spread * (float64(k) - float64(len(methods)-1)/2)
 			}
-			shade := palette[k%len(palette)]
+			shade := frocplot.Palette[k%len(frocplot.Palette)]
 			line, points, err := plotter.NewLinePoints(l.XYs)
 			if err != nil {
 				return nil, fmt.Errorf("plot: %w", err)
 			}
 			line.Color, points.Color, points.Shape = shade, shade, draw.CircleGlyph{}
-			if k >= len(palette) {
+			if k >= len(frocplot.Palette) { // dashes tell the methods beyond the colours apart
 				line.Dashes = []vg.Length{vg.Points(4), vg.Points(2)}
 			}
 			bars, err := plotter.NewYErrorBars(l)

@@ -2,6 +2,7 @@
 package frocplot
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"image/color"
@@ -48,8 +49,8 @@ type Options struct {
 	HeightInch float64 // without the legend below; 0: 4.5
 }
 
-// palette is Okabe and Ito's, which colour-blind readers can tell apart.
-var palette = []color.RGBA{
+// Palette is Okabe and Ito's, which colour-blind readers can tell apart.
+var Palette = []color.RGBA{
 	{0, 114, 178, 255}, {213, 94, 0, 255}, {0, 158, 115, 255}, {204, 121, 167, 255},
 	{230, 159, 0, 255}, {86, 180, 233, 255}, {0, 0, 0, 255},
 }
@@ -59,7 +60,7 @@ var dashes = [][]vg.Length{nil, {6, 3}, {2, 2}, {8, 3, 2, 3}}
 
 // lineOf is the line of the n-th curve.
 func lineOf(n int) draw.LineStyle {
-	return draw.LineStyle{Color: palette[n%len(palette)], Width: vg.Points(1.5), Dashes: dashes[n/len(palette)%len(dashes)]}
+	return draw.LineStyle{Color: Palette[n%len(Palette)], Width: vg.Points(1.5), Dashes: dashes[n/len(Palette)%len(dashes)]}
 }
 
 // Save draws the curves into path, whose ending says how: .svg, .png or .pdf. The legend
@@ -131,13 +132,10 @@ func (o *Options) axes(p *plot.Plot, first *froc.Result) error {
 	return nil
 }
 
-// titleOf says what is drawn of how much.
-func (o *Options) titleOf(first *froc.Result) string {
-	if o.Title != "" {
-		return o.Title
-	}
-	n := first.Counts
-	return fmt.Sprintf("%s, protocol %s\nn = %d images, %d patients, %d lesions", strings.ToUpper(string(o.Kind)), first.Protocol.Name, n.Images, n.Patients, n.Lesions)
+// Title says what is drawn, by which protocol and of how much.
+func Title(what string, r *froc.Result) string {
+	n := r.Counts
+	return fmt.Sprintf("%s, protocol %s\nn = %d images, %d patients, %d lesions", what, r.Protocol.Name, n.Images, n.Patients, n.Lesions)
 }
 
 func build(o Options, curves []Curve) (*plot.Plot, error) {
@@ -146,7 +144,7 @@ func build(o Options, curves []Curve) (*plot.Plot, error) {
 	if err := o.axes(p, first); err != nil {
 		return nil, err
 	}
-	p.Title.Text = o.titleOf(first)
+	p.Title.Text = cmp.Or(o.Title, Title(strings.ToUpper(string(o.Kind)), first))
 	for _, style := range []*draw.TextStyle{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
 		style.Font.Variant = "Sans"
 	}

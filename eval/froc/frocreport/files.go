@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocplot"
 )
@@ -79,8 +78,7 @@ func (r *Report) SavePlot(path string, p Plot) error {
 	first := r.Systems[0].Result.Protocol
 	o := frocplot.Options{Kind: frocplot.Kind(p.Kind), Linear: p.Linear}
 	if p.Kind == PlotStrata {
-		n := r.Systems[0].Result.Counts
-		o.Kind, o.Title = frocplot.FROC, fmt.Sprintf("FROC of strata, protocol %s\nn = %d images, %d patients, %d lesions", first.Name, n.Images, n.Patients, n.Lesions)
+		o.Kind, o.Title = frocplot.FROC, frocplot.Title("FROC of strata", r.Systems[0].Result)
 		curves, err := r.strataCurves()
 		if err != nil {
 			return err
@@ -111,12 +109,8 @@ func (r *Report) SavePlot(path string, p Plot) error {
 // strataCurves are a curve for each stratum of each system, with its number of lesions.
 func (r *Report) strataCurves() (curves []frocplot.Curve, err error) {
 	for _, s := range r.Systems {
-		for _, by := range r.options.Strata {
-			strata, err := froc.Strata(s.Result.Truth, s.Result.Predictions, s.Result.Protocol, by.Column, by.Edges, r.options.StrataRule)
-			if err != nil {
-				return nil, err
-			}
-			for _, one := range strata {
+		for k, by := range r.options.Strata {
+			for _, one := range s.strata[k] {
 				name := fmt.Sprintf("%s %s (%d lesions)", by.Column, one.Name, one.Result.Counts.Lesions)
 				if len(r.Systems) > 1 {
 					name = s.Name + ", " + name

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
@@ -43,6 +44,8 @@ type Evaluated struct {
 	Result *froc.Result
 	// Rows says where each prediction stands in its file; see [frocio.Predictions].
 	Rows []int32
+
+	strata [][]froc.Stratum // for each of Options.Strata, once described
 }
 
 // Strata divides the lesions by a column of the ground truth; with Edges into ranges of its
@@ -133,7 +136,7 @@ func Describe(o Options, systems []Evaluated, remarks Remarks) (r *Report, err e
 	if o.Resample, err = o.Resample.Resolved(); err != nil {
 		return nil, err
 	}
-	r = &Report{Systems: systems, options: o}
+	r = &Report{Systems: slices.Clone(systems), options: o}
 	r.Document = frocio.Report{SchemaVersion: frocio.SchemaVersion, Protocol: frocio.NewProtocol(o.Protocol), Notes: append([]string{}, remarks.Notes...), Warnings: remarks.Warnings}
 	if intervals {
 		r.Document.Bootstrap = frocio.NewResampling(systems[0].Result, o.Resample)
@@ -151,8 +154,8 @@ func Describe(o Options, systems []Evaluated, remarks Remarks) (r *Report, err e
 			r.Document.Notes = append(r.Document.Notes, s.Name+": too few patients with lesions for confidence intervals")
 		}
 	}
-	for _, s := range systems {
-		one, err := o.describe(s, intervals)
+	for i := range r.Systems {
+		one, err := o.describe(&r.Systems[i], intervals)
 		if err != nil {
 			return nil, err
 		}
@@ -222,8 +225,8 @@ func Named(systems []Evaluated) []froc.Named {
 	return out
 }
 
-// describe is a system's part of the document.
-func (o Options) describe(s Evaluated, intervals bool) (frocio.System, error) {
+// describe is a system's part of the document. It keeps the strata for a plot.
+func (o Options) describe(s *Evaluated, intervals bool) (frocio.System, error) {
 	var b *froc.Bootstrap
 	var err error
 	if intervals {
@@ -243,7 +246,12 @@ func (o Options) describe(s Evaluated, intervals bool) (frocio.System, error) {
 		out.COCO = frocio.NewCOCO(figures)
 	}
 	for _, by := range o.Strata {
-		if err := o.addStrata(&out, s.Result, by, intervals); err != nil {
+		strata, err := froc.StrataContext(o.Resample.Context, s.Result.Truth, s.Result.Predictions, o.Protocol, by.Column, by.Edges, o.StrataRule)
+		if err != nil {
+			return out, err
+		}
+		s.strata = append(s.strata, strata)
+		if err := o.addStrata(&out, by.Column, strata, intervals); err != nil {
 			return out, err
 		}
 	}
@@ -303,17 +311,13 @@ func (o Options) addAPAtIoU(s *frocio.System, r *froc.Result) error {
 	return nil
 }
 
-func (o Options) addStrata(s *frocio.System, r *froc.Result, by Strata, intervals bool) error {
-	strata, err := froc.StrataContext(o.Resample.Context, r.Truth, r.Predictions, o.Protocol, by.Column, by.Edges, o.StrataRule)
-	if err != nil {
-		return err
-	}
+func (o Options) addStrata(s *frocio.System, column string, strata []froc.Stratum, intervals bool) error {
 	for _, stratum := range strata {
 		b, err := o.bootstrap(stratum.Result, intervals)
 		if err != nil {
 			return err
 		}
-		s.Strata = append(s.Strata, frocio.Stratum{Column: by.Column, Value: stratum.Name, System: frocio.NewSystem("", stratum.Result, b)})
+		s.Strata = append(s.Strata, frocio.Stratum{Column: column, Value: stratum.Name, System: frocio.NewSystem("", stratum.Result, b)})
 	}
 	return nil
 }
