@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -15,7 +14,6 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset/plan"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
-	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
 func dataPlanCommand() *cli.Command {
@@ -52,11 +50,7 @@ func dataPlan(c *cli.Context) error {
 		return err
 	}
 	if out := c.String("out"); out != "" {
-		if err := atomicfile.Write(out, func(w io.Writer) error {
-			e := json.NewEncoder(w)
-			e.SetIndent("", "  ")
-			return e.Encode(p)
-		}); err != nil {
+		if err := writeJSONFile(out, p); err != nil {
 			return err
 		}
 	}
@@ -103,7 +97,7 @@ func estimate(c *cli.Context, p *plan.Plan) error {
 		p.Unmeasured = err.Error()
 		return nil
 	}
-	perEpoch := max(1, cases/settings.BatchSize/settings.Accumulate)
+	_, perEpoch := workflow.PlannedSteps(cases, settings)
 	p.Estimate = &plan.Estimate{StepSec: timed.StepSec, EpochSec: timed.StepSec * float64(perEpoch), PeakRSSBytes: timed.PeakRSSBytes,
 		Basis: fmt.Sprintf("%d steps timed on this machine with encoder %s and head %s, no fusion, %d threads on %s; %d steps are an epoch, its validation comes on top",
 			timed.Steps, cfg.Encoder.Plugin, cfg.Head.Plugin, cfg.Threads, cfg.Device, perEpoch)}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/host/runs"
@@ -147,8 +146,6 @@ func (s *Study) probe(ctx context.Context, m Model, c *Cost) (setupSec float64, 
 		return 0, err
 	}
 	settings := cfg.Train
-	epochs, accumulate, limit := settings.Epochs, settings.Accumulate, settings.MaxSteps
-	every := settings.ValidateEvery
 	fmt.Fprintf(s.Messages, "study: timing %d steps of %s\n", probeSteps, m.Method.Name)
 	timed, err := workflow.TimeSteps(ctx, workflow.TrainOptions{Config: cfg, Program: s.Program, Version: s.Options.Version, Plugins: s.Plugins, Tokens: s.tokens}, probeSteps)
 	if err != nil {
@@ -158,12 +155,9 @@ func (s *Study) probe(ctx context.Context, m Model, c *Cost) (setupSec float64, 
 	if err != nil {
 		return 0, err
 	}
-	perEpoch := math.Ceil(math.Max(1, float64(cases/settings.BatchSize)) / float64(accumulate))
-	total := perEpoch * float64(epochs)
-	if limit > 0 {
-		total = math.Min(total, float64(limit))
-	}
-	c.TrainSec = total*timed.StepSec + total/perEpoch/float64(every)*timed.ValidationSec
+	total, perEpoch := workflow.PlannedSteps(cases, settings)
+	validations := float64(total) / float64(perEpoch) / float64(settings.ValidateEvery)
+	c.TrainSec = float64(total)*timed.StepSec + validations*timed.ValidationSec
 	c.PredictSec = timed.ValidationSec
 	c.Basis = fmt.Sprintf("%d timed steps of %.2f s", timed.Steps, timed.StepSec)
 	return timed.SetupSec, nil

@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
@@ -21,6 +23,12 @@ type Timing struct {
 	ValidationSec, SetupSec float64
 	// PeakRSSBytes is the most memory of the host and of each plugin, by name.
 	PeakRSSBytes map[string]int64
+}
+
+// PlannedSteps is how many optimizer steps a training takes on so many cases, in all and per
+// epoch.
+func PlannedSteps(cases int, t config.Train) (total, perEpoch int) {
+	return loop.TotalSteps(max(1, cases/t.BatchSize), t.Accumulate, t.Epochs, t.MaxSteps)
 }
 
 // TimeSteps trains that many steps of a configuration, which it changes to that end, in a
