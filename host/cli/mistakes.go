@@ -96,7 +96,7 @@ func settingMeant(name string) string {
 // meant, "" when there is none.
 func fileMeant(err error) string {
 	var missing *fs.PathError
-	if !errors.As(err, &missing) || !errors.Is(missing, fs.ErrNotExist) || strings.Contains(err.Error(), "did you mean") {
+	if !errors.As(err, &missing) || !errors.Is(missing, fs.ErrNotExist) {
 		return ""
 	}
 	return nearest.File(missing.Path)

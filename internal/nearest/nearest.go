@@ -15,10 +15,24 @@ func Name(given string, known []string) string { return within(given, known, len
 // Meant is the end of a message about an unknown name: `; did you mean "crop"?`, or "" when
 // no known name resembles it.
 func Meant(given string, known []string) string {
-	if name := within(given, known, (len(given)+1)/3); name != "" && name != given {
-		return "; did you mean " + strconv.Quote(name) + "?"
+	return question(similar(given, known))
+}
+
+// similar is the known name of which at least two thirds are given rightly, "" when there is
+// none or when it is the given one.
+func similar(given string, known []string) string {
+	if name := within(given, known, (len(given)+1)/3); name != given {
+		return name
 	}
 	return ""
+}
+
+// question asks whether a name was meant, unless it is "".
+func question(name string) string {
+	if name == "" {
+		return ""
+	}
+	return "; did you mean " + strconv.Quote(name) + "?"
 }
 
 // File is the end of a message about a path that is not there: `; did you mean "data/a.csv"?`,
@@ -39,11 +53,11 @@ func File(path string) string {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	name := filepath.Base(path)
-	if meant := within(name, names, (len(name)+1)/3); meant != "" && meant != name {
-		return "; did you mean " + strconv.Quote(filepath.Join(filepath.Dir(path), meant)) + "?"
+	name := similar(filepath.Base(path), names)
+	if name == "" {
+		return ""
 	}
-	return ""
+	return question(filepath.Join(filepath.Dir(path), name))
 }
 
 // Typo returns the known name that given is a slip of: one letter wrong, missing, doubled

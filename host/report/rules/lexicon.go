@@ -224,7 +224,10 @@ func OpenLexicon(nameOrPath string) (*Lexicon, error) {
 	}
 	data, err := os.ReadFile(nameOrPath)
 	if err != nil {
-		return nil, fmt.Errorf("lexicon: %w%s; embedded are %s", err, nearest.Meant(nameOrPath, Names()), strings.Join(Names(), ", "))
+		if meant := nearest.Meant(nameOrPath, Names()); meant != "" { // no file was meant: the error is not wrapped
+			return nil, fmt.Errorf("lexicon: %v%s; embedded are %s", err, meant, strings.Join(Names(), ", "))
+		}
+		return nil, fmt.Errorf("lexicon: %w; embedded are %s", err, strings.Join(Names(), ", "))
 	}
 	c, err := ParseLexicon(data)
 	if err != nil {
