@@ -57,16 +57,7 @@ func TestEveryFusionAgreesWithItsEquationInPyTorch(t *testing.T) {
 			for port, want := range f.Group("grad.in.") {
 				stagetest.Near(t, "gradient of "+port, grads[port], want, 1e-4)
 			}
-			before := f.Group("param.")
-			s.Step(1)
-			after := s.Weights()
-			for param, want := range f.Group("grad.param.") {
-				moved := stagetest.Floats(t, before[param])
-				for i, v := range stagetest.Floats(t, after[param]) {
-					moved[i] -= v
-				}
-				stagetest.Near(t, "gradient of "+param, tensor.OfFloat32s(moved, want.Shape...), want, 1e-4)
-			}
+			s.StepsByGradients(f.Group("param."), f.Group("grad.param."), 1e-4)
 		})
 	}
 }

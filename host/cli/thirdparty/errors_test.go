@@ -52,10 +52,7 @@ alignedfusion train --task detect --data deeplesion:deep --fusion none --epochs 
 	}
 	for _, m := range all {
 		command, want, code := m[1], m[2], m[3]
-		cmd := exec.Command("sh", "-c", command)
-		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+home, "ALIGNEDFUSION_PLUGIN_DIR=")
-		out, err := cmd.CombinedOutput()
+		out, err := user(t, dir, home, "-c", command).CombinedOutput()
 		got := 0
 		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 			got = exit.ExitCode()

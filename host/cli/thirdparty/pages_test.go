@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -128,13 +127,8 @@ func pattern(text string) *regexp.Regexp {
 func follows(t *testing.T, dir, home string, commands []string) (printed []string) {
 	t.Helper()
 	const mark = "=== end of a block ==="
-	checkout, err := filepath.Abs(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("sh", "-e", "-c", "exec 2>&1\n"+strings.Join(commands, "\necho '"+mark+"'\n"))
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+home, "XDG_CACHE_HOME="+home, "ALIGNEDFUSION_PLUGIN_DIR=", "ALIGNEDFUSION_SDK="+checkout)
+	cmd := user(t, dir, home, "-e", "-c", "exec 2>&1\n"+strings.Join(commands, "\necho '"+mark+"'\n"))
+	cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+home)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)

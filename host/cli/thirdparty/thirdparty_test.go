@@ -64,18 +64,24 @@ func needPython(t *testing.T) {
 	}
 }
 
-// shell runs commands in dir as a user would who has nothing but this project's program;
+// user is a shell in dir as a user would have it who has nothing but this project's program;
 // home is where the user's plugins are.
-func shell(t *testing.T, dir, home, commands string) {
+func user(t *testing.T, dir, home string, arguments ...string) *exec.Cmd {
 	t.Helper()
 	checkout, err := filepath.Abs(root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("sh", "-e", "-x", "-c", commands)
+	cmd := exec.Command("sh", arguments...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+home, "ALIGNEDFUSION_PLUGIN_DIR=", "ALIGNEDFUSION_SDK="+checkout)
-	if out, err := cmd.CombinedOutput(); err != nil {
+	return cmd
+}
+
+// shell runs commands as user does, until one fails.
+func shell(t *testing.T, dir, home, commands string) {
+	t.Helper()
+	if out, err := user(t, dir, home, "-e", "-x", "-c", commands).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 }

@@ -143,6 +143,23 @@ func (s *Stage) Step(rate float64) {
 	}
 }
 
+// StepsByGradients takes a step of plain SGD with rate 1, which moves every weight by its
+// gradient, and fails unless it has moved those of before by the gradients that are wanted,
+// by name; tolerance is Near's. It returns the weights after the step.
+func (s *Stage) StepsByGradients(before, want map[string]*tensor.Tensor, tolerance float64) (after map[string]*tensor.Tensor) {
+	s.t.Helper()
+	s.Step(1)
+	after = s.Weights()
+	for name, gradient := range want {
+		moved, left := Floats(s.t, before[name]), Floats(s.t, after[name])
+		for i := range moved {
+			moved[i] -= left[i]
+		}
+		Near(s.t, "gradient of "+name, tensor.OfFloat32s(moved, gradient.Shape...), gradient, tolerance)
+	}
+	return after
+}
+
 // Weights saves the stage and reads its weights back.
 func (s *Stage) Weights() map[string]*tensor.Tensor {
 	s.t.Helper()
