@@ -54,9 +54,9 @@ func hashEnds(h io.Writer, path string) error {
 	return err
 }
 
-// Flat counts the cases around whose slice there is nothing to see: they belong to
-// no volume, or to one of a single slice, or it is not known how far apart its slices are, and the slice stands in for its
-// neighbours.
+// Flat counts the cases around whose slice there is nothing to see: they belong to no volume,
+// or to one of a single slice, or it is not known how far apart its slices are, and the slice
+// stands in for its neighbours.
 func (d *Dataset) Flat(cases []Case) int {
 	n := 0
 	for i := range cases {

@@ -300,14 +300,14 @@ func (v *overlays) annotate(i int, c canvas, scale float64) {
 	c.legend(v.boxes[i], c.rows+2*lineHeight-5)
 }
 
-// windowed is a picture in the window of soft tissue, -160 to 240 HU, or in its colours.
+// windowed is a picture in the window of soft tissue, or in its colours.
 func windowed(p *dataset.Picture) image.Image {
 	out := image.NewRGBA(image.Rect(0, 0, p.Width, p.Height))
 	for i := range p.Width * p.Height {
 		px := out.Pix[4*i : 4*i+4]
 		if p.RGB != nil {
 			copy(px, p.RGB[3*i:3*i+3])
-		} else if g := (p.HU[i] + 160) * 255 / 400; g > 0 { // not NaN
+		} else if g := (p.HU[i] - softLow) * 255 / softWidth; g > 0 { // not NaN
 			px[0] = uint8(min(g, 255))
 			px[1], px[2] = px[0], px[0]
 		}

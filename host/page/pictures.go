@@ -170,6 +170,9 @@ func (g *Gathered) read(w wanted, s tileSetting) ([]byte, error) {
 	return s.encode(p)
 }
 
+// The window of soft tissue, in HU: its low end and its width.
+const softLow, softWidth = -160, 400
+
 // picture is in colours or in Hounsfield units: grey values without units fill the window of
 // soft tissue, which the page opens with.
 func (g *Gathered) picture(w wanted) (*dataset.Picture, error) {
@@ -179,7 +182,7 @@ func (g *Gathered) picture(w wanted) (*dataset.Picture, error) {
 	}
 	p.HU = make([]float32, len(p.Grey))
 	for i, v := range p.Grey {
-		p.HU[i] = -160 + 400*float32(v)/255
+		p.HU[i] = softLow + softWidth*float32(v)/255
 	}
 	return p, nil
 }
