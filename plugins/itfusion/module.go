@@ -89,7 +89,7 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 	}
 	frame.Joint(b, jointWidth)
 	if len(m.Attributes) > 0 && set.Reconstruct {
-		if m.rec, err = newReconstructor(b, frame, set.Temperature, set.OrdinalSmoothing); err != nil {
+		if m.rec, err = newReconstructor(b, frame, set.method); err != nil {
 			return nil, err
 		}
 		b.Outputs = append(b.Outputs, ports.Reconstruction.Declare(ports.Required,
@@ -123,7 +123,7 @@ func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage
 	}
 	after, inter := m.attend(s, tokens, in.Train)
 	if m.rec != nil {
-		r := m.rec.run(s, m.Normalize(s, fusion.Report, after[report]))
+		r := m.rec.run(s, m.Normalize(s, fusion.Report, after[report]), m.rec.regress(s, cells, masked, tokens[:report]))
 		filled := m.Identify(s, r.token)
 		if m.StopGradient {
 			filled = s.Detach(filled)

@@ -33,7 +33,7 @@ func open(t testing.TB, fixture string, more map[string]string) (*stagetest.Stag
 }
 
 // with returns inputs in which one tensor is replaced.
-func with(inputs map[string]*tensor.Tensor, name string, x *tensor.Tensor) map[string]*tensor.Tensor {
+func with[T any](inputs map[string]T, name string, x T) map[string]T {
 	out := maps.Clone(inputs)
 	out[name] = x
 	return out
@@ -265,34 +265,133 @@ func TestEq9WholeCasesAreMaskedBesides(t *testing.T) {
 	}
 }
 
-func TestLearnedTokensStartAsLargeAsTheirNeighbours(t *testing.T) {
-	f := stagetest.Read(t, "testdata/base.safetensors")
-	norm := func(start string) float64 {
-		req := request(t, f, map[string]string{"token_start": start, "weights": ""})
-		s := stagetest.Open(t, itfusion.Plugin(), req)
-		r := s.Train(1, f.Group("in."))
+// firstStep is the length of a new stage's first step, its gradient's, averaged over seeds.
+func firstStep(t *testing.T, f *stagetest.Fixture, settings map[string]string) float64 {
+	s := stagetest.Open(t, itfusion.Plugin(), request(t, f, with(settings, "weights", "")))
+	before, sum := s.Weights(), 0.0
+	const seeds = 8
+	for seed := range uint64(seeds) {
+		r := s.Train(seed, f.Group("in."))
 		grads := map[string]*tensor.Tensor{}
 		for name, g := range f.Group("train.grad.out.") {
 			if r.Outputs[name] != nil {
 				grads[name] = g
 			}
 		}
-		before := s.Weights()
 		s.Backward(grads, map[string]float64{"reconstruction": 1})
-		s.Step(1)
-		squares := 0.0
-		for name, w := range s.Weights() {
-			a, b := stagetest.Floats(t, w), stagetest.Floats(t, before[name])
-			for i := range a {
-				squares += math.Pow(float64(a[i]-b[i]), 2)
-			}
-		}
-		return math.Sqrt(squares)
 	}
+	s.Step(1)
+	for name, w := range s.Weights() {
+		a, b := stagetest.Floats(t, w), stagetest.Floats(t, before[name])
+		for i := range a {
+			sum += math.Pow(float64(a[i]-b[i])/seeds, 2)
+		}
+	}
+	return math.Sqrt(sum)
+}
+
+func TestLearnedTokensStartAsLargeAsTheirNeighbours(t *testing.T) {
+	f := stagetest.Read(t, "testdata/base.safetensors")
 	// A layer norm divides the gradient of a token by the token's own deviation.
-	if small, large := norm("0.02"), norm("1"); small < 4*large {
+	small, large := firstStep(t, f, map[string]string{"token_start": "0.02"}), firstStep(t, f, map[string]string{"token_start": "1"})
+	if small < 4*large {
 		t.Errorf("gradient norm %g from tokens of 0.02, %g from tokens of 1: want a quarter at most", small, large)
 	}
+}
+
+func TestTokensThatAreLeftOutDoNotRuleTheFirstStep(t *testing.T) {
+	f := stagetest.Read(t, "testdata/base.safetensors")
+	all := firstStep(t, f, map[string]string{"token_start": "1"})
+	some := firstStep(t, f, map[string]string{"token_start": "1", "modality_dropout": "0.5"})
+	if some > 3*all {
+		t.Errorf("gradient norm %g with half of the images left out, %g without: a layer norm of zeros would make it hundreds of times as large", some, all)
+	}
+}
+
+// The regression's logits are W·[8·known values; mean token] + b, and a value that is asked
+// for is no feature.
+func TestRegressionAddsWhatKnownValuesAndMeanTokensSay(t *testing.T) {
+	plain, f := open(t, "base", nil)
+	const attributes, k, d = 4, 3, 8
+	params := f.Group("param.")
+	weight, bias := stagetest.Random(5, attributes*k, attributes*k+d), stagetest.Random(6, attributes*k)
+	params["reconstruction.regression.weight"], params["reconstruction.regression.bias"] = weight, bias
+	s := stagetest.Open(t, itfusion.Plugin(), request(t, f, map[string]string{"regression": "true", "weights": stagetest.WriteWeights(t, params)}))
+	in := f.Group("in.")
+	before := stagetest.Floats(t, plain.Eval(in).Outputs["reconstruction"])
+	after := stagetest.Floats(t, s.Eval(in).Outputs["reconstruction"])
+	w, b := stagetest.Floats(t, weight), stagetest.Floats(t, bias)
+	for n := range int(in["report.state"].Shape[0]) {
+		features := slices.Concat(knownValues(t, in, n, attributes, k), meanToken(t, params, in, n, d))
+		for a := range attributes {
+			// A softmax leaves a constant per attribute open: compare with the first value.
+			direct := func(v int) float64 {
+				row := a*k + v
+				sum := float64(b[row])
+				for i, x := range features {
+					sum += float64(w[row*len(features)+i]) * x
+				}
+				return sum
+			}
+			first := (n*attributes + a) * k
+			for v := range k {
+				if before[first+v] == 0 {
+					continue // no value of this attribute
+				}
+				ratio := func(p []float32) float64 { return math.Log(float64(p[first+v]) / float64(p[first])) }
+				if got, want := ratio(after)-ratio(before), direct(v)-direct(0); math.Abs(got-want) > 1e-3*(1+math.Abs(want)) {
+					t.Errorf("case %d, attribute %d, value %d: logit rises by %g, want %g", n, a, v, got, want)
+				}
+			}
+		}
+	}
+}
+
+// knownValues is 8 at a case's stated and negated values and 0 elsewhere.
+func knownValues(t *testing.T, in map[string]*tensor.Tensor, n, attributes, k int) []float64 {
+	states, err := in["report.state"].Int8s()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values, err := in["report.value"].Int64s()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make([]float64, attributes*k)
+	for a := range attributes {
+		if i := n*attributes + a; (states[i] == 1 || states[i] == 2) && values[i] >= 0 {
+			out[a*k+int(values[i])] = 8
+		}
+	}
+	return out
+}
+
+// meanToken is the mean over a case's image tokens x of LayerNorm(Wx + b).
+func meanToken(t *testing.T, params, in map[string]*tensor.Tensor, n, d int) []float64 {
+	param := func(name string) []float32 { return stagetest.Floats(t, params["input.image."+name]) }
+	w, b, gain, shift := param("projection.weight"), param("projection.bias"), param("norm.weight"), param("norm.bias")
+	count, c := int(in["tokens.image"].Shape[1]), int(in["tokens.image"].Shape[2])
+	x := stagetest.Floats(t, in["tokens.image"])
+	out := make([]float64, d)
+	for i := range count {
+		token := x[(n*count+i)*c:][:c]
+		y := make([]float64, d)
+		var mean, variance float64
+		for j := range y {
+			y[j] = float64(b[j])
+			for l, v := range token {
+				y[j] += float64(w[j*c+l]) * float64(v)
+			}
+			mean += y[j] / float64(d)
+		}
+		for _, v := range y {
+			variance += (v - mean) * (v - mean) / float64(d)
+		}
+		for j, v := range y {
+			out[j] += ((v-mean)/math.Sqrt(variance+1e-5)*float64(gain[j]) + float64(shift[j])) / float64(count)
+		}
+	}
+	return out
 }
 
 func TestTokensThatCannotRouteAreSaid(t *testing.T) {

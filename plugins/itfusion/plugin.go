@@ -31,6 +31,7 @@ type method struct {
 	Temperature      float64 `setting:"temperature" default:"0.07" min:"0.001" max:"100" help:"tau of the reconstruction's logits"`
 	TwoPass          bool    `setting:"two_pass" default:"false" help:"fill in the reconstructed tokens and run the attention again"`
 	StopGradient     bool    `setting:"stop_gradient" default:"false" help:"keep the downstream loss out of the reconstruction network"`
+	Regression       bool    `setting:"regression" default:"false" help:"add to the reconstruction's logits a logistic regression on what is known: the other attributes' values and every modality's mean token"`
 	OrdinalSmoothing float64 `setting:"ordinal_smoothing" default:"0.1" min:"0" max:"0.9" help:"target probability given to the neighbouring bins of an ordinal attribute"`
 	Calibration      float64 `setting:"calibration" default:"1" min:"0.001" max:"1000" help:"divides the logits of the reported probabilities; fitted on validation data"`
 }

@@ -23,13 +23,14 @@ type reconstructor struct {
 	frame            *fusion.Frame
 	linear1, linear2 transformer.Affine
 	temperature      float64
-	values           *ts.Tensor // text embeddings of the value set [A,K,E]
-	padding          *ts.Tensor // [A,K]: 0 for a value, absent elsewhere
+	regression       *transformer.Affine // [A·K, A·K + modalities·d]; nil without
+	values           *ts.Tensor          // text embeddings of the value set [A,K,E]
+	padding          *ts.Tensor          // [A,K]: 0 for a value, absent elsewhere
 	// targets[a][v] is the target distribution over K for value v.
 	targets [][][]float32
 }
 
-func newReconstructor(b *torchstage.Build, frame *fusion.Frame, temperature, smoothing float64) (*reconstructor, error) {
+func newReconstructor(b *torchstage.Build, frame *fusion.Frame, set method) (*reconstructor, error) {
 	a, k, e := int64(len(frame.Attributes)), frame.K, frame.Embedding
 	values := b.Request.Constants["value.embedding"]
 	if values == nil {
@@ -42,9 +43,16 @@ func newReconstructor(b *torchstage.Build, frame *fusion.Frame, temperature, smo
 		}
 	}
 	r := &reconstructor{
-		frame: frame, temperature: temperature,
+		frame: frame, temperature: set.Temperature,
 		linear1: transformer.Linear(b.Params, "reconstruction.linear1", frame.Width, frame.Width),
 		linear2: transformer.Linear(b.Params, "reconstruction.linear2", frame.Width, frame.Width),
+	}
+	if set.Regression {
+		from, to := a*k+int64(len(frame.Modalities))*frame.Width, a*k
+		r.regression = &transformer.Affine{
+			Weight: b.Params.Parameter("reconstruction.regression.weight", []int64{to, from}, torchstage.Zeros()),
+			Bias:   b.Params.Parameter("reconstruction.regression.bias", []int64{to}, torchstage.Zeros()),
+		}
 	}
 	padding := make([]float32, a*k)
 	for i, attribute := range frame.Attributes {
@@ -54,7 +62,7 @@ func newReconstructor(b *torchstage.Build, frame *fusion.Frame, temperature, smo
 		}
 		var rows [][]float32
 		for v := range n {
-			rows = append(rows, target(v, n, int(k), attribute.Ordinal, smoothing))
+			rows = append(rows, target(v, n, int(k), attribute.Ordinal, set.OrdinalSmoothing))
 		}
 		r.targets = append(r.targets, rows)
 	}
@@ -91,13 +99,42 @@ type reconstruction struct {
 	token  *ts.Tensor // Σ p_k e_k [N,A,d]
 }
 
-// run reads the attended report tokens [N,A,d].
-func (r *reconstructor) run(s *torchstage.Scope, tokens *ts.Tensor) reconstruction {
+// knownScale is the size of a known value among the regression's features. A value occurs
+// in few cases, a token's number in all: as large as these it would be learned last.
+const knownScale = 8
+
+// regress gives the logits [N,A,K] of a multinomial logistic regression of every attribute
+// on the other attributes' known values, those that are neither masked nor missing, and on
+// the mean of each modality's tokens [N,T,d]; nil without. An attribute's own value is no
+// feature where it is asked for.
+func (r *reconstructor) regress(s *torchstage.Scope, c fusion.Cells, masked []bool, modalities []*ts.Tensor) *ts.Tensor {
+	if r.regression == nil {
+		return nil
+	}
+	n, a, k := int64(c.N), int64(len(r.frame.Attributes)), r.frame.K
+	known := make([]float32, n*a*k)
+	for i, v := range c.Value {
+		if !masked[i] && fusion.Known(c.State[i], v) {
+			known[int64(i)*k+v] = knownScale
+		}
+	}
+	features := []*ts.Tensor{r.frame.Upload(s, known, n, a*k)}
+	for _, x := range modalities {
+		features = append(features, s.Mean(x, []int64{1}, false))
+	}
+	return s.Reshape(r.regression.Apply(s, s.Cat(features, 1)), n, a, k)
+}
+
+// run reads the attended report tokens [N,A,d] and adds prior logits [N,A,K], unless they are nil.
+func (r *reconstructor) run(s *torchstage.Scope, tokens, prior *ts.Tensor) reconstruction {
 	candidates := r.frame.Project(s, r.values) // e_k as report tokens [A,K,d]
 	guess := r.linear2.Apply(s, s.Gelu(r.linear1.Apply(s, tokens)))
 	byAttribute := s.Transpose(unit(s, guess), 0, 1) // [A,N,d]
 	cosine := s.BMM(byAttribute, s.Transpose(unit(s, candidates), 1, 2))
 	logits := s.Add(s.MulScalar(s.Transpose(cosine, 0, 1), 1/r.temperature), r.padding)
+	if prior != nil {
+		logits = s.Add(logits, prior)
+	}
 	logp := s.LogSoftmax(logits, 2)
 	token := s.Transpose(s.BMM(s.Transpose(s.Exp(logp), 0, 1), candidates), 0, 1)
 	return reconstruction{logits: logits, logp: logp, token: token}

@@ -45,8 +45,17 @@ type Frame struct {
 // projection is a linear layer with a layer norm behind it.
 type projection struct{ linear, norm transformer.Affine }
 
-func newProjection(p *torchstage.Params, prefix string, in, width int64) projection {
-	return projection{transformer.Linear(p, prefix+".projection", in, width), transformer.Norm(p, prefix+".norm", width)}
+// droppedStart is the standard deviation of an input's bias where modality dropout may zero
+// its tokens: then the bias alone is what stands for them, and a layer norm of a bias of
+// zero multiplies the first gradients by the inverse root of its epsilon, 316.
+const droppedStart = 0.1
+
+func newProjection(p *torchstage.Params, prefix string, in, width int64, bias torchstage.Init) projection {
+	linear := transformer.Affine{
+		Weight: p.Parameter(prefix+".projection.weight", []int64{width, in}, torchstage.XavierUniform()),
+		Bias:   p.Parameter(prefix+".projection.bias", []int64{width}, bias),
+	}
+	return projection{linear, transformer.Norm(p, prefix+".norm", width)}
 }
 
 func (pr projection) apply(s *torchstage.Scope, x *ts.Tensor, width int64) *ts.Tensor {
@@ -92,8 +101,12 @@ func New(b *torchstage.Build, o FrameSettings) (*Frame, error) {
 		return nil, sdk.Errorf(sdk.InvalidArgument, "no tokens.<modality> input and no attributes: nothing to fuse")
 	}
 	p := b.Params
+	bias := torchstage.Zeros()
+	if o.ModalityDropout > 0 {
+		bias = torchstage.Normal(0, droppedStart)
+	}
 	for _, m := range f.Modalities {
-		f.inputs[m.Name] = newProjection(p, "input."+m.Name, m.Channels, o.Width)
+		f.inputs[m.Name] = newProjection(p, "input."+m.Name, m.Channels, o.Width, bias)
 		if o.Residual || m.Channels != o.Width {
 			f.outputs[m.Name] = transformer.Linear(p, "output."+m.Name, o.Width, m.Channels)
 		}
@@ -102,7 +115,7 @@ func New(b *torchstage.Build, o FrameSettings) (*Frame, error) {
 		for _, a := range f.Attributes {
 			f.K = max(f.K, int64(len(a.Values)))
 		}
-		f.text = newProjection(p, "report", f.Embedding, o.Width)
+		f.text = newProjection(p, "report", f.Embedding, o.Width, torchstage.Zeros())
 		if o.Unmentioned != "zero" {
 			f.unmentioned = p.Parameter("report.unmentioned", []int64{o.Width}, torchstage.Normal(0, o.TokenStart))
 		}
