@@ -64,7 +64,7 @@ type Options struct {
 	// Start starts a plugin, asks for its manifest, and ends it; nil starts it for
 	// real, with StartTimeout.
 	Start func(context.Context, plughost.Found) (sdk.Manifest, error)
-	// StartTimeout bounds the start of one plugin; 0 means 30 s.
+	// StartTimeout bounds the start of one plugin; 0 means plughost.DefaultStartTimeout.
 	StartTimeout time.Duration
 }
 
@@ -78,7 +78,7 @@ func Examine(ctx context.Context, o Options) *Report {
 		o.WorkDir = "."
 	}
 	if o.StartTimeout == 0 {
-		o.StartTimeout = 30 * time.Second
+		o.StartTimeout = plughost.DefaultStartTimeout
 	}
 	if o.Start == nil {
 		o.Start = func(ctx context.Context, found plughost.Found) (sdk.Manifest, error) {

@@ -404,11 +404,10 @@ func Remove(ctx context.Context, name, dir string) error {
 	return writeLock(dir, lock)
 }
 
-// describeLimits of the program that prints its manifest.
-const (
-	describeTimeout = 30 * time.Second
-	describeBytes   = 4 << 20
-)
+// describeBytes bounds what a program prints as its manifest. Its time is that of a start: a
+// program that imports torch from a cold network folder takes as long for the one as for the
+// other.
+const describeBytes = 4 << 20
 
 // DescribeJSON runs a plugin with --describe, without a handshake and isolated as it is in
 // a run, and returns what it prints. The error is a *Failure.
@@ -430,7 +429,7 @@ func DescribeJSON(ctx context.Context, f *Found) ([]byte, error) {
 	if err != nil {
 		return nil, fail(err.Error(), nil, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, host.options.StartTimeout)
 	defer cancel()
 	cmd.Args = append(cmd.Args, serve.DescribeFlag)
 	log := &logRing{name: f.Name}
@@ -454,7 +453,7 @@ func DescribeJSON(ctx context.Context, f *Found) ([]byte, error) {
 	}
 	switch {
 	case ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return nil, fail(fmt.Sprintf("no manifest within %v", describeTimeout), log, ctx.Err())
+		return nil, fail(fmt.Sprintf("no manifest within %v", host.options.StartTimeout), log, ctx.Err())
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case out.overflow:
