@@ -104,6 +104,17 @@ type Optimizer struct {
 	Values map[string]float64
 }
 
+// EMA is the optimizer's value that asks for a moving average of the weights, and the key of
+// the metadata by which a weights file says that it holds averages.
+const EMA = "ema"
+
+// EMADecay is the decay of the average at update number n, from 1 on: the asked one, lower
+// at the start as in TensorFlow's ExponentialMovingAverage with num_updates, so that a short
+// run's average is not that of its first weights.
+func EMADecay(asked float64, n int64) float64 {
+	return min(asked, float64(1+n)/float64(10+n))
+}
+
 // LabelSet is one classification task, or the lesion classes of a detector.
 type LabelSet struct {
 	Name    string

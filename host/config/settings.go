@@ -40,6 +40,7 @@ type Train struct {
 	Beta1           float64   `setting:"beta1" default:"0.9" min:"0" below:"1" optimizer:"adamw" help:"of adamw"`
 	Beta2           float64   `setting:"beta2" default:"0.999" min:"0" below:"1" optimizer:"adamw" help:"of adamw"`
 	Eps             float64   `setting:"eps" default:"1e-8" above:"0" optimizer:"adamw" help:"of adamw"`
+	EMA             float64   `setting:"ema" default:"0" min:"0" below:"1" optimizer:"adamw,sgd" help:"decay of a moving average of the weights, e.g. 0.999; validation, the best checkpoint and predict use the average; lower in the first steps, (1+n)/(10+n) in step n; 0: none"`
 	Schedule        Schedule  `setting:"schedule" default:"cosine" help:"how the learning rate falls"`
 	WarmupSteps     int       `setting:"warmup_steps" default:"50" min:"0" help:"linear warm-up, in optimizer steps; a quarter of the run at most"`
 	WarmupFactor    float64   `setting:"warmup_factor" default:"0.01" min:"0" max:"1" unless:"warmup_steps=0" help:"where the warm-up starts, in units of lr"`
@@ -248,6 +249,9 @@ func (t Train) StageOptimizer() sdk.Optimizer {
 		} else if f.Bool() {
 			out[tag.Get("setting")] = 1
 		}
+	}
+	if t.EMA == 0 { // which plugins of before it was there do not know
+		delete(out, sdk.EMA)
 	}
 	return sdk.Optimizer{Name: string(t.Optimizer), Values: out}
 }

@@ -51,7 +51,7 @@ func TestBoundsOfEverySetting(t *testing.T) {
 		"train.epochs": "1", "train.max_steps": "0", "train.batch_size": "1", "train.accumulate": "1", "train.lr": "0", "train.encoder_lr_factor": "0",
 		"train.fusion_lr_factor": "0", "train.head_lr_factor": "0", "train.weight_decay": "0", "train.momentum": "0 0.999", "train.beta1": "0 0.999",
 		"train.beta2": "0 0.9999", "train.eps": "1e-30", "train.warmup_steps": "0", "train.warmup_factor": "0 1", "train.milestones": "0.5 1,2,3",
-		"train.gamma": "1e-9 1", "train.min_lr_factor": "0 1", "train.clip_norm": "0", "train.validate_every": "1", "train.patience": "0 3", "train.checkpoint_every": "0",
+		"train.gamma": "1e-9 1", "train.min_lr_factor": "0 1", "train.clip_norm": "0", "train.validate_every": "1", "train.patience": "0 3", "train.ema": "0 0.9999", "train.checkpoint_every": "0",
 		"data.train_fraction": "1e-9 1", "data.missing_train": "0 1", "data.missing_validation": "-1 0 1", "data.missing_test": "0 1", "data.missing_seed": "0",
 		"data.size": "0", "data.zoom": "1e-9", "data.crop": "0", "data.positive_crop": "0 1", "data.slices": "0", "data.slice_spacing_mm": "1e-9",
 		"data.workers": "0", "data.cache_mib": "0 1048576", "data.max_boxes": "0", "data.fppi": "0.1 1,2", "text.dim": "8 65536", "loss.a": "0 1e6",
@@ -60,7 +60,7 @@ func TestBoundsOfEverySetting(t *testing.T) {
 		"train.epochs": "0", "train.max_steps": "-1", "train.batch_size": "0", "train.accumulate": "0", "train.lr": "-1e-9 inf nan", "train.encoder_lr_factor": "-1 inf",
 		"train.fusion_lr_factor": "-1", "train.head_lr_factor": "-1", "train.weight_decay": "-1 inf", "train.momentum": "-0.1 1", "train.beta1": "-0.1 1",
 		"train.beta2": "-0.1 1", "train.eps": "0", "train.warmup_steps": "-1", "train.warmup_factor": "-0.1 1.1", "train.milestones": "0 2,2 3,1 1,nan",
-		"train.gamma": "0 1.1", "train.min_lr_factor": "-0.1 1.1", "train.clip_norm": "-1 inf", "train.validate_every": "0", "train.patience": "-1", "train.checkpoint_every": "-1",
+		"train.gamma": "0 1.1", "train.min_lr_factor": "-0.1 1.1", "train.clip_norm": "-1 inf", "train.validate_every": "0", "train.patience": "-1", "train.ema": "-0.1 1 nan", "train.checkpoint_every": "-1",
 		"data.train_fraction": "0 1.1", "data.missing_train": "-0.1 1.1", "data.missing_validation": "-1.1 1.1 -0.5", "data.missing_test": "-0.1 1.1", "data.missing_seed": "-1",
 		"data.size": "-1 1.5", "data.zoom": "0 inf", "data.crop": "-1", "data.positive_crop": "-0.1 1.1", "data.slices": "-1", "data.slice_spacing_mm": "0 nan",
 		"data.workers": "-1", "data.cache_mib": "-1 1048577", "data.max_boxes": "-1", "data.fppi": "0,1 2,1 1,1 inf", "text.dim": "4 7 65537",
@@ -194,6 +194,7 @@ func TestOptimizerHasItsOwnValues(t *testing.T) {
 		"train.weight_decay=0.5":                        {Name: "adamw", Values: map[string]float64{"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.5}},
 		"train.optimizer=sgd":                           {Name: "sgd", Values: map[string]float64{"momentum": 0.9, "weight_decay": 0.0001}},
 		"train.optimizer=sgd train.nesterov=true":       {Name: "sgd", Values: map[string]float64{"momentum": 0.9, "weight_decay": 0.0001, "nesterov": 1}},
+		"train.optimizer=sgd train.ema=0.9":             {Name: "sgd", Values: map[string]float64{"momentum": 0.9, "weight_decay": 0.0001, "ema": 0.9}},
 		"train.beta1=0.1 train.beta2=0.2 train.eps=0.3": {Name: "adamw", Values: map[string]float64{"beta1": 0.1, "beta2": 0.2, "eps": 0.3, "weight_decay": 0.0001}},
 	} {
 		c := resolved(t, Detect, strings.Fields(sets)...)

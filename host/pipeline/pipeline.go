@@ -369,7 +369,7 @@ func (r *Run) Backward(ctx context.Context, o BackwardOptions) error {
 			}
 			v.ended = true
 		}
-		if o.GradNorms && m.updates() {
+		if o.GradNorms && m.Updates() {
 			r.GradNorms[m.Role] = resp.GradNorm
 		}
 		for name, g := range resp.InputGrads {
@@ -393,7 +393,7 @@ func (r *Run) backwardRequest(m *Member, losses []string, grads map[string]*tens
 		weights[name] = o.weight(name)
 	}
 	return &sdk.BackwardRequest{Context: r.context, OutputGrads: grads, LossWeights: weights,
-		GradNorm: o.GradNorms && m.updates(), NewOutput: newOutput}
+		GradNorm: o.GradNorms && m.Updates(), NewOutput: newOutput}
 }
 
 // Release ends a run without gradients: TRAIN graphs, and in EVAL mode the resident

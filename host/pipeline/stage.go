@@ -92,8 +92,8 @@ type Member struct {
 // learns reports whether there is anything in the stage that training could change.
 func (m *Member) learns() bool { return m.Stage.Trainable && m.Opened.TrainableCount > 0 }
 
-// updates reports whether the optimizer changes the stage.
-func (m *Member) updates() bool { return m.learns() && !m.Frozen }
+// Updates reports whether the optimizer changes the stage.
+func (m *Member) Updates() bool { return m.learns() && !m.Frozen }
 
 func (m *Member) fail(call string, err error) error {
 	if err == nil {

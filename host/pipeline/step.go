@@ -99,7 +99,7 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 	var squares float64
 	var bad []string
 	for _, m := range s.Pipeline.Members {
-		if !m.updates() {
+		if !m.Updates() {
 			continue
 		}
 		norm, known := norms[m.Role]
@@ -141,7 +141,7 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 func (s *Stepper) update(ctx context.Context, values map[sdk.Kind]map[string]float64, scale float64) error {
 	var updated []*Member
 	for _, m := range s.Pipeline.Members {
-		if m.updates() {
+		if m.Updates() {
 			updated = append(updated, m)
 		}
 	}

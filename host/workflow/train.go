@@ -265,6 +265,12 @@ func (t *training) loopOptions(ctx context.Context, s *Session) (loop.Options, e
 		ValidateEvery: settings.ValidateEvery, CheckpointEvery: settings.CheckpointEvery,
 		Seed: c.Seed, LearningRate: settings.LearningRate, LearningRateFactor: factors, Schedule: schedule,
 		LossWeights: weights, ClipNorm: settings.ClipNorm, PeakRSSBytes: s.PeakRSSBytes,
+		Averaged: settings.EMA > 0,
+	}
+	if o.Averaged {
+		if err := loop.CheckAverages(ctx, s.Pipeline); err != nil {
+			return o, err
+		}
 	}
 	if len(t.data.Validation) > 0 {
 		o.Validate = func(ctx context.Context) (loop.Validation, error) { return t.validate(ctx, s) }

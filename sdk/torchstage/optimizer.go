@@ -19,8 +19,8 @@ import (
 // Optimizers' default values: SGD as the detector's schedule publishes them, AdamW
 // as Loshchilov and Hutter 2019.
 var optimizerDefaults = map[string]map[string]float64{
-	"sgd":   {"momentum": 0.9, "weight_decay": 1e-4, "nesterov": 0},
-	"adamw": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.05},
+	"sgd":   {"momentum": 0.9, "weight_decay": 1e-4, "nesterov": 0, sdk.EMA: 0},
+	"adamw": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.05, sdk.EMA: 0},
 }
 
 // resolveOptimizer fills in defaults and refuses unknown names.
@@ -41,6 +41,9 @@ func resolveOptimizer(o sdk.Optimizer) (sdk.Optimizer, error) {
 			return o, sdk.Errorf(sdk.InvalidArgument, "optimizer %s has no value %q", o.Name, k)
 		}
 		values[k] = v
+	}
+	if d := values[sdk.EMA]; !(d >= 0 && d < 1) {
+		return o, sdk.Errorf(sdk.InvalidArgument, "optimizer value %s is %g, want 0 (no averaged weights) to below 1", sdk.EMA, d)
 	}
 	return sdk.Optimizer{Name: o.Name, Values: values}, nil
 }
@@ -77,6 +80,10 @@ func (p *Params) gradNorm(s *Scope) float64 {
 // Hutter 2019, Algorithm 2). Parameters without a gradient stay as they are.
 func (p *Params) step(s *Scope, o sdk.Optimizer, lr, scale float64) {
 	p.steps++
+	if decay := o.Values[sdk.EMA]; decay > 0 {
+		p.keepAverages(s)
+		defer p.average(s, sdk.EMADecay(decay, p.steps))
+	}
 	for _, e := range p.trained() {
 		g := s.Grad(e.value)
 		if g == nil {
@@ -96,6 +103,44 @@ func (p *Params) step(s *Scope, o sdk.Optimizer, lr, scale float64) {
 			} else {
 				p.sgd(s, e, w, g, o.Values, lr)
 			}
+			return nil
+		})
+	}
+}
+
+// averageState names the averaged value among a parameter's states, valueState its own value
+// in the optimizer's file where weightsFile holds the average.
+const averageState, valueState = "average", "value"
+
+// keepAverages begins the average of every parameter that has none with its value.
+func (p *Params) keepAverages(s *Scope) {
+	for _, e := range p.trained() {
+		if e.state[averageState] == nil {
+			p.setState(s, e, averageState, s.MulScalar(s.Detach(e.value), 1))
+		}
+	}
+}
+
+func (p *Params) setState(s *Scope, e *param, name string, t *ts.Tensor) {
+	if s.err != nil {
+		return
+	}
+	if e.state == nil {
+		e.state = map[string]*ts.Tensor{}
+	}
+	e.state[name] = s.Keep(t)
+}
+
+// average moves every average towards its parameter: average = d·average + (1-d)·value.
+func (p *Params) average(s *Scope, d float64) {
+	for _, e := range p.trained() {
+		if s.err != nil {
+			return
+		}
+		s.SubAll(func(s *Scope) []*ts.Tensor {
+			mean, part := e.state[averageState], s.MulScalar(s.Detach(e.value), 1-d)
+			s.act1("mul_", d, mean.MulScalar_)
+			s.Act("add_", func() error { return mean.Add_(part) })
 			return nil
 		})
 	}
@@ -179,6 +224,9 @@ const (
 	optimizerFile = "optimizer.safetensors"
 )
 
+// save writes what the stage computes with into weightsFile, what only training needs into
+// optimizerFile. Where averages are kept, they are the weights, and each parameter's own
+// value is a state.
 func (p *Params) save(s *Scope, dir string, o sdk.Optimizer) ([]string, error) {
 	weights, state := map[string]*tensor.Tensor{}, map[string]*tensor.Tensor{}
 	for _, e := range p.list {
@@ -186,11 +234,19 @@ func (p *Params) save(s *Scope, dir string, o sdk.Optimizer) ([]string, error) {
 		for name, t := range e.state {
 			state[e.name+"#"+name] = s.ToTensor(t, nil)
 		}
+		if mean := state[e.name+"#"+averageState]; mean != nil {
+			delete(state, e.name+"#"+averageState)
+			weights[e.name], state[e.name+"#"+valueState] = mean, weights[e.name]
+		}
 	}
 	if s.err != nil {
 		return nil, s.err
 	}
-	if err := safetensors.Write(filepath.Join(dir, weightsFile), weights, map[string]string{"format": "pt"}); err != nil {
+	about := map[string]string{"format": "pt"}
+	if decay := o.Values[sdk.EMA]; decay > 0 {
+		about[sdk.EMA] = strconv.FormatFloat(decay, 'g', -1, 64)
+	}
+	if err := safetensors.Write(filepath.Join(dir, weightsFile), weights, about); err != nil {
 		return nil, err
 	}
 	meta := map[string]string{"optimizer": o.Name, "steps": strconv.FormatInt(p.steps, 10)}
@@ -242,13 +298,14 @@ func (p *Params) load(s *Scope, dir string, o sdk.Optimizer, weightsOnly bool) e
 			return err
 		}
 		value := s.To(s.FromTensor(t), p.device)
-		if s.err != nil {
-			return s.err
+		if kind == valueState { // the weights that were read are the average
+			if o.Values[sdk.EMA] > 0 {
+				p.setState(s, e, averageState, s.MulScalar(s.Detach(e.value), 1))
+			}
+			s.copyInto(e.value, value)
+			continue
 		}
-		if e.state == nil {
-			e.state = map[string]*ts.Tensor{}
-		}
-		e.state[kind] = s.Keep(value)
+		p.setState(s, e, kind, value)
 	}
 	return s.err
 }

@@ -254,9 +254,10 @@ func TestGradientsAccumulateUntilZeroGrad(t *testing.T) {
 }
 
 func TestSaveAndLoadContinueBitExactly(t *testing.T) {
-	for _, name := range []string{"sgd", "adamw"} {
-		t.Run(name, func(t *testing.T) {
-			whole, first, second := open(t, sdk.Optimizer{Name: name}), open(t, sdk.Optimizer{Name: name}), open(t, sdk.Optimizer{Name: name})
+	for what, o := range map[string]sdk.Optimizer{"sgd": {Name: "sgd"}, "adamw": {Name: "adamw"},
+		"averaged": {Name: "adamw", Values: map[string]float64{sdk.EMA: 0.9}}} {
+		t.Run(what, func(t *testing.T) {
+			whole, first, second := open(t, o), open(t, o), open(t, o)
 			for i := range 6 {
 				trainStep(t, whole, uint64(i), 0.05)
 			}
@@ -265,6 +266,9 @@ func TestSaveAndLoadContinueBitExactly(t *testing.T) {
 			}
 			dir := t.TempDir()
 			if _, err := first.Save(context.Background(), dir); err != nil {
+				t.Fatal(err)
+			}
+			if err := second.Load(context.Background(), dir, true); err != nil { // as a validation does
 				t.Fatal(err)
 			}
 			if err := second.Load(context.Background(), dir, false); err != nil {
@@ -282,6 +286,54 @@ func TestSaveAndLoadContinueBitExactly(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The average after five steps is the recurrence over the weights that the same training
+// without it has after each, and is what the stage computes with once the weights alone are
+// loaded. Training does not notice it.
+func TestAveragedWeightsFollowTheRecurrence(t *testing.T) {
+	const decay, lr = 0.4, 0.05
+	averaged := open(t, sdk.Optimizer{Name: "adamw", Values: map[string]float64{sdk.EMA: decay}})
+	plain := open(t, sdk.Optimizer{Name: "adamw"})
+	want := map[string][]float64{}
+	for name, w := range params(t, plain) {
+		for _, v := range w {
+			want[name] = append(want[name], float64(v))
+		}
+	}
+	for n := 1; n <= 5; n++ {
+		a, _ := trainStep(t, averaged, uint64(n), lr)
+		b, _ := trainStep(t, plain, uint64(n), lr)
+		if a != b {
+			t.Errorf("loss of step %d is %g, want %g as without averages", n, a, b)
+		}
+		d := math.Min(decay, float64(1+n)/float64(10+n)) // 2/11, 3/12, 4/13, 5/14, then 0.4 (6/15)
+		for name, w := range params(t, plain) {
+			for i, v := range w {
+				want[name][i] = d*want[name][i] + (1-d)*float64(v)
+			}
+		}
+	}
+	for name, got := range params(t, averaged) {
+		near(t, name, got, want[name], 1e-6)
+	}
+	dir := t.TempDir()
+	if _, err := averaged.Save(context.Background(), dir); err != nil {
+		t.Fatal(err)
+	}
+	loaded := open(t, sdk.Optimizer{})
+	if err := loaded.Load(context.Background(), dir, true); err != nil {
+		t.Fatal(err)
+	}
+	for name, got := range params(t, loaded) {
+		near(t, "loaded "+name, got, want[name], 1e-6)
+	}
+	for _, bad := range []float64{-0.1, 1, math.NaN()} {
+		o := sdk.Optimizer{Values: map[string]float64{sdk.EMA: bad}}
+		if _, _, err := Open(map[string]Builder{"net": buildNetwork})(context.Background(), &sdk.OpenRequest{Stage: "net", Optimizer: o}); sdk.CodeOf(err) != sdk.InvalidArgument {
+			t.Errorf("ema %g: %v", bad, err)
+		}
 	}
 }
 

@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
 )
 
 // Batches is one pass over the training data, loaded in the background.
@@ -71,6 +74,8 @@ type Options struct {
 	Schedule           Schedule
 	LossWeights        map[string]float64
 	ClipNorm           float64
+	// Averaged: checkpoints hold averaged weights (CheckAverages), which validations are run with.
+	Averaged bool
 	// PeakRSSBytes of the plugins, by name; may be nil.
 	PeakRSSBytes func() map[string]int64
 }
@@ -259,7 +264,7 @@ func (l *loop) validate(ctx context.Context) error {
 		return ErrStopped
 	}
 	started, epoch := time.Now(), l.epochNumber()
-	v, err := l.Validate(ctx)
+	v, err := l.measure(ctx)
 	if err != nil && errors.Is(err, ctx.Err()) {
 		return ErrStopped
 	}
@@ -293,6 +298,27 @@ func (l *loop) validate(ctx context.Context) error {
 	return nil
 }
 
+// measure runs the validation, with the averaged weights where there are some: what is
+// loaded to predict with is what the checkpoint holds, and all of it is loaded again to go on.
+func (l *loop) measure(ctx context.Context) (Validation, error) {
+	if !l.Averaged {
+		return l.Validate(ctx)
+	}
+	c, _, err := runs.Find(l.Run.Dir, strconv.Itoa(l.state.Step))
+	if err != nil {
+		return Validation{}, err
+	}
+	work := context.WithoutCancel(ctx)
+	if err := Restore(work, l.Pipeline, c, true); err != nil {
+		return Validation{}, err
+	}
+	v, err := l.Validate(ctx)
+	if err != nil {
+		return v, err
+	}
+	return v, Restore(work, l.Pipeline, c, false)
+}
+
 func (l *loop) checkpoint(ctx context.Context) error {
 	var roles []string
 	members := map[string]*pipeline.Member{}
@@ -310,6 +336,48 @@ func (l *loop) checkpoint(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// CheckAverages fails for a stage that is trained and keeps no averaged weights: what it saves
+// does not say that it holds some.
+func CheckAverages(ctx context.Context, p *pipeline.Pipeline) error {
+	for _, m := range p.Members {
+		if !m.Updates() {
+			continue
+		}
+		averaged, err := savesAverages(ctx, m)
+		if err == nil && !averaged {
+			err = fmt.Errorf("it keeps no averaged weights (its SDK is older, or not ours): train without train.ema, or freeze the stage (train.%s_lr_factor=0)", m.Role)
+		}
+		if err != nil {
+			return &pipeline.StageError{Role: m.Role, Plugin: m.Plugin, Call: "save", Err: err}
+		}
+	}
+	return nil
+}
+
+// savesAverages saves a stage and looks whether one of the files is of averages.
+func savesAverages(ctx context.Context, m *pipeline.Member) (bool, error) {
+	dir, err := os.MkdirTemp("", "alignedfusion-weights-")
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(dir)
+	names, err := m.Instance.Save(ctx, dir)
+	for _, name := range names {
+		if filepath.Ext(name) != ".safetensors" {
+			continue
+		}
+		f, err := safetensors.Open(filepath.Join(dir, name))
+		if err != nil {
+			return false, err
+		}
+		about := f.Metadata()
+		if f.Close(); about[sdk.EMA] != "" {
+			return true, nil
+		}
+	}
+	return false, err
 }
 
 // Restore loads a checkpoint into the stages; weightsOnly leaves optimizers alone.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
+	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -167,6 +169,189 @@ func resume(t *testing.T, r *runs.Run, o Options) (runs.State, error) {
 		t.Fatal(err)
 	}
 	return Loop(t.Context(), o, c.State)
+}
+
+// averaging is a stage of the toy that keeps the mean of its weights of all steps, and saves it as
+// its weights, in the way the SDKs do.
+type averaging struct {
+	pipeline.Instance
+	mean map[string][]float64
+	n    float64
+}
+
+const ownFile, weightsFile = "own.safetensors", "weights.safetensors"
+
+func (a *averaging) Step(ctx context.Context, req *sdk.StepRequest) error {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	err = a.Instance.Step(ctx, req)
+	if _, saveErr := a.Instance.Save(ctx, dir); err == nil {
+		err = saveErr
+	}
+	a.n++
+	for name, now := range stored(filepath.Join(dir, weightsFile)) {
+		if a.mean[name] == nil {
+			a.mean[name] = make([]float64, len(now))
+		}
+		for i := range now {
+			a.mean[name][i] += (now[i] - a.mean[name][i]) / a.n
+		}
+	}
+	return err
+}
+
+func (a *averaging) Save(ctx context.Context, dir string) ([]string, error) {
+	names, err := a.Instance.Save(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]*tensor.Tensor{}
+	for name, now := range stored(filepath.Join(dir, weightsFile)) {
+		if a.mean[name] != nil {
+			now = a.mean[name]
+		}
+		out[name] = tensor.OfFloat64s(now, int64(len(now)))
+	}
+	err = errors.Join(os.Rename(filepath.Join(dir, weightsFile), filepath.Join(dir, ownFile)),
+		safetensors.Write(filepath.Join(dir, weightsFile), out, map[string]string{sdk.EMA: fmt.Sprint(a.n)}))
+	return append(names, ownFile), err
+}
+
+func (a *averaging) Load(ctx context.Context, dir string, weightsOnly bool) error {
+	if weightsOnly {
+		return a.Instance.Load(ctx, dir, true)
+	}
+	f, err := safetensors.Open(filepath.Join(dir, weightsFile))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if a.n, err = strconv.ParseFloat(f.Metadata()[sdk.EMA], 64); err != nil {
+		return err
+	}
+	a.mean = stored(filepath.Join(dir, weightsFile))
+	own, err := os.MkdirTemp("", "")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(own)
+	for from, to := range map[string]string{ownFile: weightsFile, "optimizer.safetensors": "optimizer.safetensors"} {
+		data, err := os.ReadFile(filepath.Join(dir, from))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(own, to), data, 0o666)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return a.Instance.Load(ctx, own, false)
+}
+
+// stored are the tensors of a file of the toy; none where there is no such file.
+func stored(path string) map[string][]float64 {
+	out := map[string][]float64{}
+	f, err := safetensors.Open(path)
+	if err != nil {
+		return out
+	}
+	defer f.Close()
+	for _, name := range f.Names() {
+		if t, err := f.Tensor(name); err == nil {
+			out[name], _ = t.Float64s()
+		}
+	}
+	return out
+}
+
+func openAveraging(t *testing.T) *pipeline.Pipeline {
+	p := open(t, nil)
+	for _, m := range p.Members {
+		m.Instance = &averaging{Instance: m.Instance, mean: map[string][]float64{}}
+	}
+	return p
+}
+
+// Validations see the averaged weights, that is those of the checkpoint; training goes on with
+// its own as if nothing had been, also in a run that was cut off, in the midst of a validation
+// or between two.
+func TestValidationsSeeAveragedWeightsAndTrainingDoesNot(t *testing.T) {
+	options := func(p *pipeline.Pipeline, r *runs.Run) Options {
+		o := options(p, r)
+		o.Epochs, o.ValidateEvery = 2, 1
+		return o
+	}
+	plain := newRun(t)
+	if _, err := Loop(t.Context(), options(open(t, nil), plain), runs.State{}); err != nil {
+		t.Fatal(err)
+	}
+	see := func(p *pipeline.Pipeline, into *[]float64) func(context.Context) (Validation, error) {
+		return func(ctx context.Context) (Validation, error) {
+			dir := t.TempDir()
+			_, err := p.Member(sdk.KindHead).Instance.(*averaging).Instance.Save(ctx, dir)
+			*into = append(*into, stored(filepath.Join(dir, weightsFile))["bias"]...)
+			return Validation{Metric: "m", Value: 1}, err
+		}
+	}
+	whole, seen := newRun(t), []float64(nil)
+	p := openAveraging(t)
+	o := options(p, whole)
+	o.Averaged, o.Validate = true, see(p, &seen)
+	if err := CheckAverages(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Loop(t.Context(), o, runs.State{}); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := losses(t, plain), losses(t, whole); !slices.Equal(a, b) {
+		t.Errorf("training notices the averages:\n%s\n%s", strings.Join(a, "\n"), strings.Join(b, "\n"))
+	}
+	last := stored(filepath.Join(whole.Dir, "checkpoints", "step-6", "head", weightsFile))["bias"]
+	if n := len(last); n == 0 || !slices.Equal(seen[len(seen)-n:], last) || slices.Equal(last, stored(filepath.Join(plain.Dir, "checkpoints", "step-6", "head", weightsFile))["bias"]) {
+		t.Errorf("the last validation saw %v, the checkpoint's averages are %v", seen, last)
+	}
+
+	died := errors.New("died")
+	r, again := newRun(t), []float64(nil)
+	p = openAveraging(t)
+	o = options(p, r)
+	o.Averaged = true
+	good := see(p, &again)
+	o.Validate = func(ctx context.Context) (Validation, error) {
+		if len(again) > 0 {
+			return Validation{}, died
+		}
+		return good(ctx)
+	}
+	if _, err := Loop(t.Context(), o, runs.State{}); !errors.Is(err, died) {
+		t.Fatal(err)
+	}
+	p = openAveraging(t)
+	o = options(p, r)
+	o.Averaged, o.Validate = true, see(p, &again)
+	if _, err := resume(t, r, o); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := metricLines(t, whole), metricLines(t, r); !slices.Equal(a, b) || !bytes.Equal(files(t, whole), files(t, r)) || !slices.Equal(seen, again) {
+		t.Errorf("the resumed run differs; validations saw %v, want %v", again, seen)
+	}
+}
+
+// A stage that does not say that it saves averages is refused by name before training.
+func TestAStageWithoutAveragedWeightsIsRefused(t *testing.T) {
+	p := open(t, nil)
+	err := CheckAverages(t.Context(), p)
+	if err == nil || !strings.Contains(err.Error(), "encoder toy") || !strings.Contains(err.Error(), "train.encoder_lr_factor=0") {
+		t.Errorf("error = %v", err)
+	}
+	for _, m := range p.Members {
+		m.Frozen = true
+	}
+	if err := CheckAverages(t.Context(), p); err != nil {
+		t.Errorf("frozen stages need no averages: %v", err)
+	}
 }
 
 // A validation that fails, is stopped, or dies before its result is noted costs nothing:

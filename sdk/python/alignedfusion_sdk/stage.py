@@ -52,8 +52,8 @@ class Stage(torch.nn.Module):
 
 
 _OPTIMIZERS = {
-    "sgd": {"momentum": 0.9, "weight_decay": 1e-4, "nesterov": 0.0},
-    "adamw": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.05},
+    "sgd": {"momentum": 0.9, "weight_decay": 1e-4, "nesterov": 0.0, "ema": 0.0},
+    "adamw": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.05, "ema": 0.0},
 }
 
 
@@ -78,6 +78,10 @@ class Instance:
         if unknown:
             raise StageError("InvalidArgument", "optimizer %s has no value %s" % (name, ", ".join(sorted(unknown))))
         v = dict(_OPTIMIZERS[name], **values)
+        if not 0 <= v["ema"] < 1:
+            raise StageError("InvalidArgument", "optimizer value ema is %g, want 0 (no averaged weights) to below 1" % v["ema"])
+        # The moving average of the weights, by name, and the number of updates.
+        self.ema, self.average, self.steps = v["ema"], {}, 0
         self.named = [(n, p) for n, p in stage.named_parameters() if p.requires_grad]
         self.optimizer_name, self.optimizer = name, None
         if self.named:
@@ -188,13 +192,25 @@ class Instance:
             for _, p in self.named:
                 if p.grad is not None:
                     p.grad.mul_(scale)
+        self.steps += 1
+        if self.ema and not self.average:
+            self.average = {n: p.detach().clone() for n, p in self.named}
         self.optimizer.step()
+        # As in the Go SDK: lower at the start, or a short run's average is that of its first weights.
+        d = min(self.ema, (1 + self.steps) / (10 + self.steps))
+        for n, p in self.named:
+            if n in self.average:
+                self.average[n].mul_(d).add_(p.detach() * (1 - d))
 
     def save(self, directory):
-        """Writes weights and optimizer state as safetensors; returns the file names."""
-        weights = dict(self.stage.state_dict())
-        safetensors.write(os.path.join(directory, "weights.safetensors"), weights)
-        state, scalars = {}, {}
+        """Writes weights and optimizer state as safetensors; returns the file names.
+
+        Where averages are kept they are the weights, and each parameter's own value is a state.
+        """
+        weights = dict(self.stage.state_dict(), **self.average)
+        about = {"ema": repr(self.ema)} if self.ema else {}
+        safetensors.write(os.path.join(directory, "weights.safetensors"), weights, about)
+        state, scalars = {n + "#value": p.detach() for n, p in self.named if n in self.average}, {"#steps": self.steps}
         if self.optimizer is not None:
             for i, (name, p) in enumerate(self.named):
                 for key, value in self.optimizer.state.get(p, {}).items():
@@ -228,12 +244,20 @@ class Instance:
             return
         by_name = dict(self.named)
         self.optimizer.state.clear()
+        self.average = {}
         everything = dict(state)
         everything.update(json.loads(meta.get("scalars", "{}")))
+        self.steps = everything.pop("#steps", 0)
         for key, value in everything.items():
             name, _, slot = key.partition("#")
             if name not in by_name:
                 raise StageError("InvalidArgument", "%r belongs to no parameter" % key)
+            if slot == "value":
+                if self.ema:
+                    self.average[name] = by_name[name].detach().clone()
+                with torch.no_grad():
+                    by_name[name].copy_(value)
+                continue
             self.optimizer.state[by_name[name]][slot] = value
 
     def port_check(self):

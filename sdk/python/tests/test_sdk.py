@@ -106,14 +106,37 @@ class Training(unittest.TestCase):
                 i.backward(context, {}, {"square": 1.0})
                 i.step({"learning_rate": 0.01}, 1.0)
         for optimizer in _OPTIMIZERS:
-            with tempfile.TemporaryDirectory() as folder:
-                a, b = instance(optimizer), instance(optimizer)
-                train(a, 1)
-                a.save(folder)
-                train(a, 10)
-                b.load(folder, False)
-                train(b, 10)
-                self.assertTrue(torch.equal(a.stage.linear.weight, b.stage.linear.weight), optimizer)
+            for ema in (0.0, 0.9):
+                with tempfile.TemporaryDirectory() as folder:
+                    a, b = instance(optimizer, ema=ema), instance(optimizer, ema=ema)
+                    train(a, 1)
+                    a.save(folder)
+                    train(a, 10)
+                    b.load(folder, True)
+                    b.load(folder, False)
+                    train(b, 10)
+                    self.assertTrue(torch.equal(a.stage.linear.weight, b.stage.linear.weight), optimizer)
+                    for name in a.average:
+                        self.assertTrue(torch.equal(a.average[name], b.average[name]), name)
+
+    def test_averaged_weights_follow_the_recurrence(self):
+        averaged, plain = instance("adamw", ema=0.4), instance("adamw")
+        want = plain.stage.linear.weight.detach().double()
+        for n in range(1, 6):
+            for i in (averaged, plain):
+                i.zero_grad()
+                i.forward({"x": torch.ones(4, 3)}, [], call(n))
+                i.backward(n, {}, {"square": 1.0})
+                i.step({"learning_rate": 0.01}, 1.0)
+            d = min(0.4, (1 + n) / (10 + n))
+            want = d * want + (1 - d) * plain.stage.linear.weight.detach().double()
+        self.assertTrue(torch.equal(averaged.stage.linear.weight, plain.stage.linear.weight))
+        with tempfile.TemporaryDirectory() as folder:
+            averaged.save(folder)
+            plain.load(folder, True)
+        self.assertLess((plain.stage.linear.weight.double() - want).abs().max().item(), 1e-6)
+        with self.assertRaises(af.StageError):
+            instance(ema=1.0)
 
 
 class Missing(unittest.TestCase):
