@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 
 	"gonum.org/v1/gonum/mat"
 )
@@ -26,6 +27,16 @@ func (m *Mask) VoxelOf(p [3]float64) [3]float64 { return Apply(&m.inverse, p) }
 
 // PointOf returns the point in millimetres (RAS) of voxel indices.
 func (m *Mask) PointOf(p [3]float64) [3]float64 { return Apply(&m.affine, p) }
+
+// SpacingMM are the millimetres from one voxel to the next along x, y and z, to six digits:
+// headers hold numbers of 32 bits.
+func (m *Mask) SpacingMM() (mm [3]float64) {
+	for a := range mm {
+		length := math.Hypot(math.Hypot(m.affine[a], m.affine[4+a]), m.affine[8+a])
+		mm[a], _ = strconv.ParseFloat(strconv.FormatFloat(length, 'g', 6, 64), 64) // what was just written
+	}
+	return mm
+}
 
 // Apply maps a point by a 3 x 4 matrix.
 func Apply(m *[12]float64, p [3]float64) [3]float64 {

@@ -129,7 +129,7 @@ func (t *Truth) readCOCO(path string, document map[string]json.RawMessage) error
 				t.problems.row(where, "image id twice or empty", "image id %q is empty or stands twice", clip(string(im.ID)))
 				continue
 			}
-			t.split = t.split || im.Split != ""
+			t.uses.split = t.uses.split || im.Split != ""
 			if t.wants() && im.Split != t.options.Split {
 				t.left[string(im.ID)] = true
 				t.list = append(t.list, string(im.ID))

@@ -34,7 +34,7 @@ func (t *Truth) readDLInfo(tab *rowFile) error {
 			return fmt.Errorf("%s:1: no column %q", tab.file, name)
 		}
 	}
-	t.dlInfo, t.split = true, true
+	t.dlInfo, t.uses.split = true, true
 	want := t.options.Split
 	if want == "" {
 		want = "test"

@@ -11,8 +11,8 @@ import (
 
 // geometryColumns finds the columns spacing_x, spacing_y, spacing_z (millimetres per unit of
 // the coordinates) and slices (of the image) of a list of images. The function it returns
-// fills them into an image; an empty cell leaves it as it is.
-func geometryColumns(header []string) func(row []string, im *froc.Image) error {
+// fills them into an image; an empty cell leaves it as it is. number reads one as the table writes it.
+func geometryColumns(header []string, number func(string) (float64, error)) func(row []string, im *froc.Image) error {
 	at := func(name string) int {
 		return slices.IndexFunc(header, func(h string) bool { return strings.EqualFold(strings.TrimSpace(h), name) })
 	}

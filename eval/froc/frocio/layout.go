@@ -142,6 +142,7 @@ type layout struct {
 	diameter bool // the radius column holds diameters
 	luna     bool // a negative diameter means 10 mm
 	comma    bool // decimals are written with a comma
+	points   bool // or with a point all the same: commas separate the cells
 
 	rest []int // further columns
 }
@@ -206,7 +207,7 @@ func (o Options) newLayout(t *rowFile) (layout, error) {
 			return layout{}, fmt.Errorf("%s:1: column %q stands twice", t.file, problem.Clip(name, 60))
 		}
 	}
-	l := layout{radius: -1, voxel: -1, comma: o.DecimalComma && t.separator != ','}
+	l := layout{radius: -1, voxel: -1, comma: o.DecimalComma, points: t.separator == ',' || t.separator == 0}
 	if l.image = c.take("image"); l.image < 0 {
 		return l, fmt.Errorf("%s:1: no column %q; the header is %q; --columns image=NAME says which it is", t.file, "image", header(t))
 	}
@@ -474,7 +475,9 @@ func (l *layout) number(text string) (float64, error) {
 	if !l.comma {
 		return number(text)
 	}
-	if strings.Contains(text, ".") {
+	if strings.Contains(text, ".") && l.points {
+		return number(text)
+	} else if strings.Contains(text, ".") {
 		return 0, fmt.Errorf("is %q, but a decimal comma was declared", clip(text))
 	}
 	return number(strings.Replace(text, ",", ".", 1))

@@ -141,6 +141,7 @@ func (t *Truth) addMaskFile(proto froc.Lesion, path string, label *float64, wher
 		return fmt.Errorf("%s: mask of %v voxels, but another mask of the image has %v, or lies elsewhere in space", where, v.Size, grid.Size)
 	}
 	t.grids[proto.Image] = v.Grid()
+	t.spacingOf(v, proto.Image)
 	if label == nil && len(v.Values) > 0 {
 		// one value alone is a mask, whatever it is
 		if least := slices.Min(v.Values); least < 0 || !whole(v.Values) && least != slices.Max(v.Values) {
@@ -270,6 +271,7 @@ func (t *Truth) marksOf(v *nifti.Mask, m mapMark) (parts [][]int, scores []float
 	if m.file && t.options.Candidates == "" && whole(v.Values) {
 		return labelMarks(v)
 	}
+	t.uses.candidates = true
 	switch t.options.Candidates {
 	case CandidatesDynamic, CandidatesDynamicV2:
 		parts, scores = dynamic(v, t.options.Candidates == CandidatesDynamicV2)

@@ -59,7 +59,7 @@ func (t *Truth) monaiCases(path string, document map[string]json.RawMessage) ([]
 	if found && out == nil {
 		out = []monaiCase{}
 	}
-	t.split = t.split || found && t.wants()
+	t.uses.split = t.uses.split || found && t.wants()
 	return out, nil
 }
 
@@ -150,7 +150,6 @@ func (t *Truth) addListed(id string, region froc.Region, bad error, score float6
 	case bad != nil:
 		problems.row(where(), "bad coordinates", "%v", bad)
 	default:
-		m.Region = t.toVoxels(i, m.Region)
 		p.add(m, row)
 	}
 }

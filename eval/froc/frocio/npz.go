@@ -339,7 +339,6 @@ func (t *Truth) readNPZPredictions(path, only string, p *Predictions, problems *
 			problems.row(where(), "bad score", "%v", err)
 			continue
 		}
-		m.Region = t.toVoxels(k, m.Region)
 		p.add(m, i)
 	}
 	return nil

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"maps"
-	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -37,6 +36,11 @@ type Predictions struct {
 // ReadingKey names what one reader marked with one modality.
 type ReadingKey struct{ Reader, Modality string }
 
+// Compare orders readings by modality, then by reader.
+func (k ReadingKey) Compare(o ReadingKey) int {
+	return cmp.Or(cmp.Compare(k.Modality, o.Modality), cmp.Compare(k.Reader, o.Reader))
+}
+
 // Readings are the marks of several readers with several modalities.
 type Readings struct {
 	Of       map[ReadingKey]*Predictions
@@ -46,9 +50,7 @@ type Readings struct {
 
 // Keys are the readings by modality, then by reader.
 func (r *Readings) Keys() []ReadingKey {
-	return slices.SortedFunc(maps.Keys(r.Of), func(a, b ReadingKey) int {
-		return cmp.Or(cmp.Compare(a.Modality, b.Modality), cmp.Compare(a.Reader, b.Reader))
-	})
+	return slices.SortedFunc(maps.Keys(r.Of), ReadingKey.Compare)
 }
 
 // of are the predictions of a reading: those themselves, unless several are read.
@@ -82,13 +84,28 @@ func (t *Truth) ReadPredictions(path string, more ...string) (*Predictions, erro
 
 // ReadPredictionsContext is ReadPredictions, ended by ctx as [ReadTruthContext] is.
 func (t *Truth) ReadPredictionsContext(ctx context.Context, path string, more ...string) (*Predictions, error) {
-	t.ctx = ctx
-	p := &Predictions{}
-	if err := t.readAll(p, append([]string{path}, more...)); err != nil {
+	all, err := t.ReadSystems(ctx, append([]string{path}, more...))
+	if err != nil {
 		return nil, err
 	}
-	t.remark(path, p)
-	return p, nil
+	return all[0], nil
+}
+
+// ReadSystems reads the marks of several systems, each from its files. An option that no
+// system's files have a use for is an error; one system is enough.
+func (t *Truth) ReadSystems(ctx context.Context, systems ...[]string) ([]*Predictions, error) {
+	t.ctx = ctx
+	out := make([]*Predictions, len(systems))
+	for i, files := range systems {
+		out[i] = &Predictions{}
+		if err := t.readAll(out[i], files); err != nil {
+			return nil, err
+		}
+		if err := t.remark(files[0], out[i]); err != nil {
+			return nil, err
+		}
+	}
+	return out, t.checkUses(systems[0][0], out...)
 }
 
 // ReadReadings reads the marks of several readers with several modalities from tables with
@@ -111,10 +128,12 @@ func (t *Truth) ReadReadingsContext(ctx context.Context, path string, more ...st
 	r := &Readings{Of: p.readings, Notes: p.Notes, Warnings: p.Warnings}
 	for _, key := range r.Keys() {
 		one := r.Of[key]
-		t.remark(fmt.Sprintf("%s (reader %s, modality %s)", path, key.Reader, key.Modality), one)
+		if err := t.remark(fmt.Sprintf("%s (reader %s, modality %s)", path, key.Reader, key.Modality), one); err != nil {
+			return nil, err
+		}
 		r.Notes, r.Warnings = append(r.Notes, one.Notes...), append(r.Warnings, one.Warnings...)
 	}
-	return r, nil
+	return r, t.checkUses(path, slices.Collect(maps.Values(r.Of))...)
 }
 
 // readAll reads files that belong together.
@@ -128,17 +147,15 @@ func (t *Truth) readAll(p *Predictions, paths []string) error {
 	if err := problems.err(); err != nil {
 		return err
 	}
-	for _, name := range t.options.Columns {
-		if !t.used[name] {
-			return fmt.Errorf("%s: --columns names a column %q that no file has", paths[0], name)
-		}
-	}
 	p.Notes = append(p.Notes, problems.notes(paths[0])...)
 	return nil
 }
 
-// remark says what was noticed in the marks of one system.
-func (t *Truth) remark(path string, p *Predictions) {
+// remark moves the marks of one system to where they belong and says what was noticed in them.
+func (t *Truth) remark(path string, p *Predictions) error {
+	if err := t.toVoxels(path, p); err != nil {
+		return err
+	}
 	t.noteClasses(path, p)
 	p.warnMarks(path, t)
 	if p.LeftOut > 0 {
@@ -156,6 +173,7 @@ func (t *Truth) remark(path string, p *Predictions) {
 	if p.outside > 0 {
 		p.warn("%s: %d marks lie outside of the lesions' grid in space and are not counted", path, p.outside)
 	}
+	return nil
 }
 
 func (t *Truth) readPredictions(path string, p *Predictions, problems *problems) error {
@@ -303,7 +321,7 @@ func (t *Truth) readPredictionTable(in *input, p *Predictions, problems *problem
 			problems.row(tab.where(), "bad coordinates", "%v", err)
 			return nil
 		}
-		p.add(froc.Prediction{Image: i, Region: t.toVoxels(i, region), Score: score, Class: class}, tab.line())
+		p.add(froc.Prediction{Image: i, Region: region, Score: score, Class: class}, tab.line())
 		const sample = 1000 // rows from which the others are guessed
 		if len(p.Marks) == sample {
 			more := tab.rowsLeft(sample)
@@ -526,24 +544,4 @@ func (p *Predictions) warnMarks(path string, t *Truth) {
 		p.warn("%s: %d marks repeat another with the same image, place and score, as that of row %d: image %q, %s, score %v; were rows written twice?",
 			path, twice, p.Rows[k], clip(t.Images[m.Image].ID), m.Region.String(), m.Score)
 	}
-}
-
-// toVoxels moves a point into the grid of its image's mask, if there is one and
-// coordinates are in millimetres.
-func (t *Truth) toVoxels(image int, r froc.Region) froc.Region {
-	grid := t.grids[image]
-	if grid == nil || t.options.Coordinates == Voxel || r.Kind() != froc.KindPoint3D {
-		return r
-	}
-	c := r.Centre()
-	if t.options.Coordinates == LPS {
-		c[0], c[1] = -c[0], -c[1]
-	}
-	v := grid.VoxelOf(c)
-	for _, x := range v {
-		if math.IsNaN(x) || math.IsInf(x, 0) {
-			return r
-		}
-	}
-	return froc.Sphere(v[0], v[1], v[2], 0)
 }

@@ -139,10 +139,9 @@ type Truth struct {
 	aliases  map[string]int        // images by the name of their file, see alias
 	named    bool                  // lesions have numbers instead of places: JAFROC
 	first    string                // the first row of a list of images without a header
-	used     map[string]bool       // columns of Options.Columns that a file has
-	split    bool                  // a file had a column of splits
-	parts    int                   // separate parts of labels that count as one lesion
-	lastMask *nifti.Mask           // see readMask
+	uses     uses
+	parts    int         // separate parts of labels that count as one lesion
+	lastMask *nifti.Mask // see readMask
 	lastPath string
 	dlInfo   bool // the ground truth is a DL_info.csv
 	normal   bool // coordinates are shares of the image's sides
@@ -172,7 +171,7 @@ func ReadTruthContext(ctx context.Context, s Source, o Options) (*Truth, error) 
 		return nil, err
 	}
 	t := &Truth{
-		Truth: &froc.Truth{}, ctx: ctx, options: o, given: given, used: map[string]bool{}, sizes: map[string][2]float64{}, index: map[string]int{}, left: map[string]bool{},
+		Truth: &froc.Truth{}, ctx: ctx, options: o, given: given, uses: uses{columns: map[string]bool{}}, sizes: map[string][2]float64{}, index: map[string]int{}, left: map[string]bool{},
 		grids: map[int]*nifti.Mask{}, problems: &problems{lenient: o.Lenient},
 	}
 	if s.Images != "" {
@@ -268,25 +267,6 @@ func (t *Truth) readTableFile(path string, excluded bool) error {
 	return t.readTable(in, excluded)
 }
 
-// checkOptions refuses options that the files give no use for.
-func (t *Truth) checkOptions(path string) error {
-	masks := len(t.grids) > 0
-	for _, o := range []struct {
-		given, used bool
-		text        string
-	}{
-		{t.wants(), t.split, fmt.Sprintf("--split %s: no file has a column of splits; give one in the list of images (image,split)", t.options.Split)},
-		{t.given.Noisy != "", t.dlInfo, "--noisy is for DL_info.csv alone"},
-		{t.given.MaskLesions != "", masks, "--mask-lesions is for masks alone"},
-		{t.options.Coordinates != Voxel, masks, "--coordinates is for points that are compared with masks"},
-	} {
-		if o.given && !o.used {
-			return fmt.Errorf("%s: %s", path, o.text)
-		}
-	}
-	return nil
-}
-
 // wants reports whether one split alone is evaluated.
 func (t *Truth) wants() bool { return t.options.Split != "" && t.options.Split != "all" }
 
@@ -294,9 +274,10 @@ func (t *Truth) wants() bool { return t.options.Split != "" && t.options.Split !
 func (t *Truth) layout(tab *rowFile) (layout, error) {
 	for _, name := range t.options.Columns {
 		if slices.Contains(tab.header, name) {
-			t.used[name] = true
+			t.uses.columns[name] = true
 		}
 	}
+	t.uses.comma = true
 	l, err := t.options.newLayout(tab)
 	if err == nil {
 		err = t.options.settle(tab, &l)
@@ -348,19 +329,19 @@ func (t *Truth) readImages(path string) error {
 	if tab.bare {
 		t.note("%s: no header: every row is an image", path)
 	}
-	t.split = t.split || l.split >= 0
+	t.uses.split = t.uses.split || l.split >= 0
 	width, height := l.imageSize(tab)
 	if t.wants() && l.split < 0 {
 		return fmt.Errorf("%s:1: no column %q to choose %q by", path, "split", t.options.Split)
 	}
 	splits := map[string]int{}
-	geometry := geometryColumns(tab.header)
+	geometry := geometryColumns(tab.header, l.number)
 	heading := t.options.Columns["image"]
 	err = rows(tab, t.problems, func(row []string) error {
 		im := froc.Image{ID: strings.TrimSpace(row[l.image])}
 		if tab.bare && len(t.list) == 0 {
 			if im.ID == heading {
-				t.used[heading] = true
+				t.uses.columns[heading] = true
 				return nil
 			}
 			t.first = im.ID
@@ -385,8 +366,8 @@ func (t *Truth) readImages(path string) error {
 			return nil
 		}
 		if width >= 0 {
-			w, _ := number(row[width])
-			h, _ := number(row[height])
+			w, _ := l.number(row[width])
+			h, _ := l.number(row[height])
 			t.sizes[im.ID] = [2]float64{w, h} // what is no number is asked for where it is needed
 		}
 		if l.split >= 0 {
@@ -448,12 +429,12 @@ func (t *Truth) readTable(in *input, excluded bool) error {
 		return fmt.Errorf("%s:1: no coordinates; want x1,y1,x2,y2[,z1,z2], x,y,width,height, cx,cy,w,h, x,y[,z],radius or mask; the header is %q; "+
 			"--columns x1=NAME,… says which columns they are", path, header(tab))
 	}
-	t.split = t.split || l.split >= 0
+	t.uses.split = t.uses.split || l.split >= 0
 	if l.geometry == namedLesion {
 		t.named = true
 		t.note("%s: lesions have numbers and no places (JAFROC): a mark that names one hits it", path)
 	}
-	if l.comma {
+	if l.comma && !l.points {
 		t.note("%s: decimal commas", path)
 	}
 	if l.order == sizes && l.geometry != maskFile {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -96,13 +97,20 @@ func Readers(ctx context.Context, o ReaderOptions) (*ReaderReport, error) {
 		}
 		said.add(all.Notes, all.Warnings)
 	}
-	for key, files := range o.Files {
-		one, err := truth.ReadPredictionsContext(ctx, files[0], files[1:]...)
+	if len(o.Files) > 0 {
+		keys := slices.SortedFunc(maps.Keys(o.Files), frocio.ReadingKey.Compare)
+		files := make([][]string, len(keys))
+		for i, key := range keys {
+			files[i] = o.Files[key]
+		}
+		read, err := truth.ReadSystems(ctx, files...)
 		if err != nil {
 			return nil, err
 		}
-		said.add(one.Notes, one.Warnings)
-		all.Of[key] = one
+		for i, one := range read {
+			said.add(one.Notes, one.Warnings)
+			all.Of[keys[i]] = one
+		}
 	}
 	var readings []froc.Reading
 	for _, key := range all.Keys() {

@@ -181,21 +181,26 @@ func Describe(o Options, systems []Evaluated, remarks Remarks) (r *Report, err e
 
 // Evaluate reads a ground truth and the predictions of each system, and matches them. The
 // remarks say what was noticed on the way.
-func Evaluate(ctx context.Context, source frocio.Source, read frocio.Options, protocol froc.Protocol, systems []System) (found []Evaluated, said Remarks, err error) {
-	truth, err := frocio.ReadTruthContext(ctx, source, read)
+func Evaluate(ctx context.Context, source frocio.Source, reading frocio.Options, protocol froc.Protocol, systems []System) (found []Evaluated, said Remarks, err error) {
+	truth, err := frocio.ReadTruthContext(ctx, source, reading)
 	if err != nil {
 		return nil, said, err
 	}
-	if err := reach(source.GroundTruth, truth, protocol, read.Lenient); err != nil {
+	if err := reach(source.GroundTruth, truth, protocol, reading.Lenient); err != nil {
 		return nil, said, err
 	}
 	said.add(truth.Notes, truth.Warnings)
 	said.warn(warnShares(source.GroundTruth, truth.Truth, protocol))
-	for _, s := range systems {
-		predictions, err := truth.ReadPredictionsContext(ctx, s.Path, s.More...)
-		if err != nil {
-			return nil, said, err
-		}
+	files := make([][]string, len(systems))
+	for i, s := range systems {
+		files[i] = append([]string{s.Path}, s.More...)
+	}
+	read, err := truth.ReadSystems(ctx, files...)
+	if err != nil {
+		return nil, said, err
+	}
+	for i, s := range systems {
+		predictions := read[i]
 		said.add(predictions.Notes, predictions.Warnings)
 		result, err := froc.EvaluateContext(ctx, truth.Truth, predictions.Marks, protocol)
 		if errors.Is(err, froc.ErrNoLesions) && result != nil {
