@@ -69,7 +69,7 @@ func (m *matcher) assignByOverlap() {
 // input.
 func (m *matcher) sortByContent(lesions []int32) {
 	slices.SortFunc(lesions, func(a, b int32) int {
-		return compareRegions(&m.truth.Lesions[a].Region, &m.truth.Lesions[b].Region)
+		return compareLesions(&m.truth.Lesions[a], &m.truth.Lesions[b])
 	})
 	positions := make([]int, len(m.order))
 	for k := range positions {
@@ -77,7 +77,7 @@ func (m *matcher) sortByContent(lesions []int32) {
 	}
 	slices.SortFunc(positions, func(a, b int) int {
 		pa, pb := &m.predictions[m.order[a]], &m.predictions[m.order[b]]
-		return cmp.Or(compareRegions(&pa.Region, &pb.Region), cmp.Compare(pb.Score, pa.Score))
+		return cmp.Or(compareMarks(pa, pb), cmp.Compare(pb.Score, pa.Score))
 	})
 	order, candidates, offsets := make([]int32, 0, len(m.order)), make([]candidate, 0, len(m.candidates)), []int{0}
 	for _, k := range positions {

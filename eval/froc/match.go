@@ -301,8 +301,17 @@ func (m *matcher) betterFinder(a, b candidate) bool {
 	return cmp.Or(
 		cmp.Compare(pa.Score, pb.Score),
 		cmp.Compare(a.quality, b.quality),
-		compareRegions(&pb.Region, &pa.Region),
+		compareMarks(pb, pa),
 	) > 0
+}
+
+// compareMarks and compareLesions order by content, so that the order of input never matters.
+func compareMarks(a, b *Prediction) int {
+	return cmp.Or(compareRegions(&a.Region, &b.Region), cmp.Compare(a.Class, b.Class))
+}
+
+func compareLesions(a, b *Lesion) int {
+	return cmp.Or(compareRegions(&a.Region, &b.Region), cmp.Compare(a.Class, b.Class))
 }
 
 // betterLesion orders two hits of one prediction: quality, then content.
@@ -312,7 +321,7 @@ func (m *matcher) betterLesion(a, b candidate) bool {
 	}
 	return cmp.Or(
 		cmp.Compare(a.quality, b.quality),
-		compareRegions(&m.truth.Lesions[b.lesion].Region, &m.truth.Lesions[a.lesion].Region),
+		compareLesions(&m.truth.Lesions[b.lesion], &m.truth.Lesions[a.lesion]),
 	) > 0
 }
 
@@ -332,7 +341,7 @@ func (m *matcher) assignGreedy() {
 		return cmp.Or(
 			cmp.Compare(pb.Score, pa.Score),
 			cmp.Compare(m.byBest[b], m.byBest[a]),
-			compareRegions(&pa.Region, &pb.Region),
+			compareMarks(pa, pb),
 		)
 	})
 	for _, k := range positions {

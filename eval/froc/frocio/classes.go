@@ -112,7 +112,7 @@ func (t *Truth) chooseCategory(path string) error {
 	if want == "" {
 		if len(t.Classes) > 1 {
 			t.Notes = append(t.Notes, fmt.Sprintf("%s: %d classes: %s; a mark finds lesions of its own class (--classes any takes all as one)",
-				path, len(t.Classes), someOf(t.Classes)))
+				path, len(t.Classes), someOf(slices.Sorted(slices.Values(t.Classes)))))
 		}
 		return nil
 	}
@@ -122,7 +122,7 @@ func (t *Truth) chooseCategory(path string) error {
 	k, known := t.classes.byName[want]
 	if !known {
 		if k, known = t.classes.byID[want]; !known || k < 0 {
-			return fmt.Errorf("%s: no category %q; there are %s", path, want, someOf(t.Classes))
+			return fmt.Errorf("%s: no category %q; there are %s", path, want, someOf(slices.Sorted(slices.Values(t.Classes))))
 		}
 	}
 	t.classes.only = k

@@ -532,16 +532,18 @@ func (p *Predictions) warnMarks(path string, t *Truth) {
 	}
 	sorted := slices.Clone(hashes)
 	slices.Sort(sorted)
-	twice, example := 0, uint64(0)
+	twice := map[uint64]bool{}
+	repeated := 0
 	for i := 1; i < len(sorted); i++ {
 		if sorted[i] == sorted[i-1] {
-			twice, example = twice+1, sorted[i]
+			twice[sorted[i]] = true
+			repeated++
 		}
 	}
-	if twice > 0 {
-		k := slices.Index(hashes, example)
+	if repeated > 0 {
+		k := slices.IndexFunc(hashes, func(h uint64) bool { return twice[h] })
 		m := &p.Marks[k]
 		p.warn("%s: %d marks repeat another with the same image, place and score, as that of row %d: image %q, %s, score %v; were rows written twice?",
-			path, twice, p.Rows[k], clip(t.Images[m.Image].ID), m.Region.String(), m.Score)
+			path, repeated, p.Rows[k], clip(t.Images[m.Image].ID), m.Region.String(), m.Score)
 	}
 }

@@ -1,6 +1,7 @@
 package frocio
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -113,7 +114,10 @@ func (t *Truth) readerGroups(named, merging bool) (groups [][]int, doubled int) 
 
 // mergeGroup is one lesion of several findings, the same in whatever order they come.
 func (t *Truth) mergeGroup(group []int) froc.Lesion {
-	out := t.Lesions[group[0]]
+	out := t.Lesions[slices.MinFunc(group, func(a, b int) int {
+		x, y := &t.Lesions[a], &t.Lesions[b]
+		return cmp.Or(slices.Compare(x.Strata, y.Strata), cmp.Compare(x.Weight, y.Weight), cmp.Compare(x.Area, y.Area))
+	})]
 	if t.options.Readers == ReadersVote {
 		voters := map[string]bool{}
 		for _, i := range group {
