@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/goccy/go-yaml"
@@ -18,8 +19,10 @@ type Assertion struct {
 	Probable     bool // held likely
 	Alternative  bool // one of several named explanations; Possible is set as well
 	Historical   bool // before the present episode
+	Standing     bool // Historical, but what is old of its kind is still there: "old fracture"
 	Never        bool // denied of the past as well: "no history of bleeding"
 	Hypothetical bool // an eventuality: "return if ..."
+	Unassessed   bool // Hypothetical by what is said of the mention: "cannot be assessed"
 	Other        bool // of somebody other than the patient
 	// Trigger is the phrase that decided Negated, Possible or Probable; empty when
 	// none.
@@ -33,9 +36,12 @@ var builtinTriggers embed.FS
 // to the right (forward) or left (backward), that look like a trigger and are
 // none (pseudo), and that end a scope (stop).
 type Triggers struct {
-	TriggersVersion int            `yaml:"triggers_version"`
-	Negated         triggerPhrases `yaml:"negated"`
-	Possible        triggerPhrases `yaml:"possible"`
+	TriggersVersion int `yaml:"triggers_version"`
+	// Lists are words that a phrase names as @NAME, in the place of a|b|c.
+	Lists map[string][]string `yaml:"lists"`
+
+	Negated  triggerPhrases `yaml:"negated"`
+	Possible triggerPhrases `yaml:"possible"`
 	// Probable phrases hold the mention likely, or name it as one of several
 	// explanations.
 	Probable triggerPhrases `yaml:"probable"`
@@ -49,6 +55,15 @@ type Triggers struct {
 	Idioms []string `yaml:"idioms"`
 	// Clauses classes the words that tell where a clause begins and ends.
 	Clauses clauseWords `yaml:"clauses"`
+}
+
+// expand puts the words of lists in the place of their names. A name that is no list stays,
+// and matches its own letters only.
+func (t *Triggers) expand(phrase string) string {
+	for name, words := range t.Lists {
+		phrase = strings.ReplaceAll(phrase, "@"+name, strings.Join(words, "|"))
+	}
+	return phrase
 }
 
 // triggerPhrases are the patterns (see pattern) of one property, by role.
@@ -190,7 +205,7 @@ func ParseTriggers(data []byte) (*Engine, error) {
 						a.roles[n] |= r
 						continue
 					}
-					p, err := parsePattern(phrase)
+					p, err := parsePattern(t.expand(phrase))
 					if err != nil {
 						errs = append(errs, fmt.Errorf("%s: %w", name, err))
 						continue
@@ -319,7 +334,9 @@ func (s *Sentence) Assess(mention Span) Assertion {
 			}
 		}
 	}
-	a.Hypothetical = s.governs(s.tags[2], mention).role != 0
+	eventual := s.governs(s.tags[2], mention)
+	a.Hypothetical = eventual.role != 0
+	a.Unassessed = a.Hypothetical && eventual.Start >= mention.End
 	statement := *s
 	statement.closed = s.polarity
 	t := statement.governs(s.tags[0], mention)
@@ -335,13 +352,26 @@ func (s *Sentence) Assess(mention Span) Assertion {
 	}
 	past := s.governs(s.tags[1], mention)
 	a.Historical = past.role != 0 && !((past.role&adjacent != 0 || past.Start >= mention.End) && s.isCurrent(mention, past, a))
+	a.Standing = a.Historical && past.role&adjacent != 0 && past.End-past.Start == 1 && standingWords[s.tokens[past.Start].Text]
 	a.Never = a.Negated && a.Historical && a.Trigger.Start <= past.Start && past.End <= a.Trigger.End
 	a.Other = s.governs(s.tags[3], mention).role != 0
 	return a
 }
 
+// standingWords before a mention make it old, and not gone.
+var standingWords = wordSet("old remote healed")
+
 // onceWords before a value make it that of another time, whatever has become of the thing.
 var onceWords = wordSet("previously formerly initially originally once")
+
+// named reports whether the mention is a particular one, which then exists: "the nodule".
+func (s *Sentence) named(mention Span) bool {
+	i := mention.Start - 1
+	for i >= s.span.Start && s.tokens[i].Word && !s.engine.is(s.tokens[i], definite|inside|verb|and|or|with) {
+		i--
+	}
+	return i >= s.span.Start && s.engine.is(s.tokens[i], definite)
+}
 
 // without is the sentence with triggers looked for only outside the mention: a
 // trigger that reaches into it ("no change" before "change in hearing") gives
@@ -426,7 +456,7 @@ func (s *Sentence) left(tags []tag, mention Span) tag {
 
 // right is the trigger that opens its scope to the mention from the right.
 func (s *Sentence) right(tags []tag, mention Span) tag {
-	for _, t := range tags {
+	for k, t := range tags {
 		if t.Start < mention.End || t.role == current {
 			continue
 		}
@@ -438,6 +468,9 @@ func (s *Sentence) right(tags []tag, mention Span) tag {
 		case t.role&backward != 0 && s.presupposed(s.span.Start, mention):
 			return tag{}
 		case t.role&backward != 0 && s.subject(mention, t):
+			if k+1 < len(tags) && t.role&probable != 0 && tags[k+1].Start == t.End && tags[k+1].role&backward != 0 {
+				return tags[k+1] // "is likely absent"
+			}
 			return t
 		}
 		return tag{}
@@ -448,11 +481,16 @@ func (s *Sentence) right(tags []tag, mention Span) tag {
 // answer is the trigger that answers the mention before a colon, question mark, dash or
 // bracket: "Effusion: none", "Effusion, right? No".
 func (s *Sentence) answer(tags []tag, mention Span) tag {
-	i := mention.End
-	for i < min(mention.End+3, s.span.End) && s.tokens[i].Word && !s.engine.is(s.tokens[i], verb|and|or|with) {
-		i++
+	i, listed := mention.End, false
+	for ; i < min(mention.End+6, s.span.End); i++ {
+		t := s.tokens[i]
+		if t.Text == "/" || t.Text == "," || s.engine.is(t, and|or) {
+			listed = true
+		} else if !t.Word || s.engine.is(t, verb|with) || !listed && i >= mention.End+3 {
+			break
+		}
 	}
-	if i+1 >= s.span.End {
+	if i+1 >= s.span.End || listed && s.tokens[i].Text != ":" {
 		return tag{}
 	}
 	switch mark := s.tokens[i]; mark.Text {

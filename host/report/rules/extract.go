@@ -139,7 +139,13 @@ func (s *sentence) reading() *Sentence {
 	return s.assertions
 }
 
-func (s *sentence) assess(mention Span) Assertion { return s.reading().Assess(mention) }
+// assess is the engine's reading of a mention of something that other attributes belong to.
+// What is named as known exists, though it is not assessed: "the nodule is hard to measure".
+func (s *sentence) assess(thing Span) Assertion {
+	a := s.reading().Assess(thing)
+	a.Hypothetical = a.Hypothetical && !(a.Unassessed && s.reading().named(thing))
+	return a
+}
 
 // read updates the cell of attribute i. carried is what the sentence before was about, for
 // an attribute that belongs to something; the result is what this one is about.
@@ -168,6 +174,9 @@ func (s *sentence) read(i int, cell *schema.Cell, carried *thing) *thing {
 			continue
 		}
 		c := s.cell(a, s.x.Lexicon.either[i], f, false)
+		if c.State == schema.Stated && things != nil && !slices.ContainsFunc(things, func(t thing) bool { return t.counts && !t.possible }) {
+			c.State = schema.Uncertain // of something that is
+		}
 		if things != nil && s.parted(f.Span, *carried) {
 			if better(c, apart) {
 				apart = c
@@ -198,11 +207,14 @@ func (s *sentence) parted(value Span, t thing) bool {
 // things of the past count. either are the alternatives beside which it is likely.
 func (s *sentence) cell(a schema.Attribute, either *phraseMatcher, f found, past bool) schema.Cell {
 	as := s.reading().of(a.Kind == schema.Categorical).Assess(f.Span)
+	if as.Unassessed && a.Kind == schema.Binary && s.isThing(f.Span) {
+		as = s.assess(f.Span)
+	}
 	if as.Alternative && either != nil && s.close(either, cover(f.Span, as.Trigger)) {
 		as.Possible, as.Probable = false, true
 	}
 	c := schema.Cell{Value: -1}
-	if as.Historical && !past && !as.Never || as.Hypothetical || as.Other {
+	if as.Historical && !past && !as.Never && !as.Standing || as.Hypothetical || as.Other {
 		return c
 	}
 	span := f.Span
@@ -238,6 +250,13 @@ func (s *sentence) cell(a schema.Attribute, either *phraseMatcher, f found, past
 	}
 	c.Evidence = s.evidence(span)
 	return c
+}
+
+// isThing reports whether other attributes of the lexicon belong to what the mention names.
+func (s *sentence) isThing(mention Span) bool {
+	return slices.ContainsFunc(s.x.Lexicon.near, func(m *phraseMatcher) bool {
+		return m != nil && slices.ContainsFunc(m.find(s.tokens, mention), func(f found) bool { return f.Span == mention })
+	})
 }
 
 // close reports whether one of the phrases stands within a few words of the span.

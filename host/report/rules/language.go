@@ -38,11 +38,19 @@ var (
 	german = wordSet(`kein keine keinen keiner keines und der das dem den auf bei oder mit ohne links rechts linker rechter linken rechten ist sind
 		ein eine einen einem eines einer beidseits beidseitig herz lunge lungen erguss pleuraerguss nicht nachweis nein verdacht zustand nach
 		ausgeschlossen vergrossert normal regelrecht unauffallig kleiner kleine grosser geringer sich im zum zur kardiomegalie rundherd
-		raumforderung lungenodem pneumonie stauung auch noch mehr`)
+		raumforderung raumforderungen lungenodem pneumonie stauung auch noch mehr des frische frischer frisches alte alter kleine herd herde zyste zysten
+		leber milz niere nieren lasion lasionen befund kontrastmittel anreicherung unscharf unscharfe glatt scharf begrenzt begrenzte begrenzter
+		begrenztes metastase metastasen lymphknoten unterlappen oberlappen mittellappen blutung infarkt fraktur frakturen riss gelenkerguss verkalkung
+		verkalkungen verkalkt unverandert grosse rechtsseitig linksseitig sowie bis misst messend durchmesser vorbekannter bekannter bekannte
+		disloziert konkrement stein steine harnleiter gallenblase schadel hirn knochen wirbelkorper haut weiterhin deutlich deutliche zeigt keinerlei
+		suspekte suspekter suspekt fraglich fragliche moglich wahrscheinlich vom bei`)
 	spanish = wordSet(`sin los las del por una el con ni hay se observa observan aprecia aprecian evidencia evidencian derecho derecha izquierdo
 		izquierda pulmones corazon derrame neumotorax neumonia y existe nodulo nodulos masa enfisema cardiomegalia pulmonar
 		descarta posible ausencia la silueta antecedente antecedentes de tras reseccion rinon higado bazo lesiones adenopatias calcificacion calcificaciones
-		hepatica hepaticas hepatico pulmonares lobulo aumento`)
+		hepatica hepaticas hepatico pulmonares lobulo aumento sospecha sospechosa sospechoso sospechosas neoplasia mide miden tamano borde bordes
+		rinones quiste quistes ganglios realce captacion imagen tumoracion aumentado disminuido estables cambios respecto muestra muestran varios varias
+		calculo calculos izquierdos derechos izquierdas derechas ambos ambas cabeza cola vesicula vejiga hueso huesos rotura musculo rodilla hombro
+		microcalcificaciones fracturas lesiones hallazgos nuevo nueva nuevos nuevas ligera ligero tendon antes mas`)
 	otherTongues = wordSet(`de pas les une des sans avec et du dans sont sur aux aucun aucune poumons coeur epanchement est droit gauche
 		della nella senza nel sono di il polmoni cuore versamento nessun nessuna destra sinistra
 		sem da com uma dos nao esquerdo esquerda direito direita pulmoes coracao pneumotorax pneumotoraks pnomotoraks ha ausencia atelectasia
@@ -119,8 +127,15 @@ func listen(text string, tokens []Token, known func(string) bool) tongue {
 	return n
 }
 
-// abbreviated reports whether token i is a letter beside a stroke, as in "c/w".
+// imageWords stand before the number of an image or series.
+var imageWords = wordSet("im ser se img")
+
+// abbreviated reports whether token i is a letter beside a stroke, as in "c/w", or says of
+// which image: "im 55".
 func abbreviated(tokens []Token, i int) bool {
+	if imageWords[tokens[i].Text] && i+1 < len(tokens) && startsDigit(tokens[i+1].Text) {
+		return true
+	}
 	return len(tokens[i].Text) == 1 && (i > 0 && tokens[i-1].Text == "/" || i+1 < len(tokens) && tokens[i+1].Text == "/")
 }
 

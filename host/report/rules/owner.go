@@ -23,6 +23,7 @@ var (
 		long short longest shortest ap cc tr transverse craniocaudal anteroposterior axial sagittal coronal mean average thick thickness wide
 		tall big large across overall total approx approximately about circa ca roughly nearly almost only just at least up to measuring measures
 		measured measurement measurements attenuation density hounsfield unit units hu suv suvmax suvmean suvpeak uptake fdg avid avidity metabolic activity value values peak
+		intense intensely avidly moderate moderately mild mildly marked markedly high low increased focal homogeneous fdg hypermetabolic
 		unenhanced enhanced precontrast postcontrast noncontrast phase arterial portal venous delayed volume count index percent
 		size: a an the its of is in craniocaudally transversely durchmesser grosse tamano diametro short-axis long-axis`)
 	// anaphora stand for a thing named before.
@@ -39,7 +40,7 @@ var (
 	adviceWords = wordSet(`should recommend recommended recommends recommendation follow followup guideline guidelines fleischner criteria threshold
 		screening consider warrant warrants`)
 	pastWords = wordSet(`previously prior prev previous formerly before baseline nadir earlier initially originally compared comparison versus vs last
-		vorher zuvor voruntersuchung previo previamente anterior`)
+		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung previo previamente anterior`)
 	nowWords    = wordSet(`now currently today current measures measuring is are aktuell jetzt ahora actual`)
 	fromWords   = wordSet(`from von de desde`)
 	toWords     = wordSet(`to auf a hasta`)
@@ -85,7 +86,7 @@ func (s *sentence) things(i int, carried *thing) []thing {
 			continue
 		}
 		a := s.assess(f.Span)
-		out = append(out, thing{f.Span, !a.Negated && !a.Historical && !a.Hypothetical && !a.Other && !f.denied, a.Possible})
+		out = append(out, thing{f.Span, !a.Negated && (!a.Historical || a.Standing) && !a.Hypothetical && !a.Other && !f.denied, a.Possible})
 	}
 	if out == nil && carried != nil && s.takesUp() {
 		out = []thing{{Span{s.span.Start, s.span.Start}, carried.counts, carried.possible}}
@@ -121,12 +122,18 @@ func (s *sentence) measure(i int, things []thing) (schema.Cell, bool) {
 		}
 		v := o.values[max(e.Extent-1, 0)] / e.scale()
 		c := schema.Cell{State: schema.Stated, Value: a.Bin(v), Raw: strconv.FormatFloat(v, 'g', 6, 64), Evidence: s.evidence(o.Span)}
-		if as := s.assess(o.Span); o.possible || as.Possible && !as.Alternative {
+		if as := s.assess(o.Span); o.possible || as.Possible && !as.Alternative && !suspected(as.Trigger, o, things) {
 			c.State = schema.Uncertain
 		}
 		return c, true
 	}
 	return schema.Cell{}, false
+}
+
+// suspected reports whether the trigger is about another thing that stands between the owner
+// of a measurement and the measurement: "nodule suspicious for tumor, 8 mm".
+func suspected(trigger Span, o owned, things []thing) bool {
+	return trigger.Start >= o.of.End && slices.ContainsFunc(things, func(t thing) bool { return t.possible && t.Start >= trigger.End && t.End <= o.Start })
 }
 
 // owned lists the measurements in u that belong to things that count.
@@ -209,8 +216,8 @@ func (s *sentence) owner(m measurement, things []thing, distance bool) *thing {
 	var before, after *thing
 	for k := range things {
 		switch t := &things[k]; {
-		case t.End <= m.Start:
-			before = t
+		case t.End <= m.Start && !(before != nil && before.counts && !before.possible && t.possible && !s.reading().joint(before.End, t.Start)):
+			before = t // not what the one before is suspected to be: "nodule suspicious for tumor, 8 mm"
 		case after == nil && t.Start >= m.End:
 			after = t
 		}
@@ -329,9 +336,21 @@ func (s *sentence) reaches(m measurement) bool {
 		switch t := s.tokens[i].Text; {
 		case t == "," || t == ";" || t == "measures" || t == "measuring":
 			return false
-		case t == "over" && i+1 < m.Start && (i == s.span.Start || s.tokens[i-1].Text != "extends"), t == "distance" || t == "clearance" || t == "abstand",
+		case t == "over" && i+1 < m.Start && s.touches(i), t == "distance" || t == "clearance" || t == "abstand",
 			over && strings.HasPrefix(t, "contact"), over && strings.HasPrefix(t, "abut"), to && strings.HasPrefix(t, "compress"), to && strings.HasPrefix(t, "narrow"), to && strings.HasPrefix(t, "displac"):
 			return true
+		}
+	}
+	return false
+}
+
+// touches reports whether a verb of contact stands before token i.
+func (s *sentence) touches(i int) bool {
+	for _, t := range s.tokens[s.span.Start:i] {
+		for _, verb := range []string{"contact", "abut", "touch", "encas", "adher", "border", "compress", "surround", "displac"} {
+			if strings.HasPrefix(t.Text, verb) {
+				return true
+			}
 		}
 	}
 	return false
@@ -491,6 +510,11 @@ func (s *sentence) precedesNow(m measurement) bool {
 // images of the nodule").
 func (s *sentence) belongs(value Span, things []thing) bool {
 	const far = 2
+	if _, counted := numberWords[s.tokens[value.Start].Text]; counted && value.End-value.Start == 1 {
+		if p := s.nounPhrase(value.End); s.foreign(p, nil) && !slices.ContainsFunc(things, func(t thing) bool { return t.Start < p.End && p.Start < t.End }) {
+			return false // two radiologists
+		}
+	}
 	for _, t := range things {
 		if !t.counts {
 			continue

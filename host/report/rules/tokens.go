@@ -185,7 +185,7 @@ func foldMark(r rune) string {
 var notEnd = map[string]bool{
 	"dr": true, "mr": true, "mrs": true, "ms": true, "prof": true, "st": true, "vs": true, "eg": true, "ie": true,
 	"e": true, "g": true, "i": true, "approx": true, "ca": true, "fig": true, "resp": true, "incl": true, "pt": true,
-	"p": true, "a": true, "m": true, "cf": true, "al": true, "max": true, "min": true,
+	"p": true, "a": true, "m": true, "v": true, "z": true, "o": true, "u": true, "bzw": true, "ggf": true, "evtl": true, "bds": true, "cf": true, "al": true, "max": true, "min": true,
 }
 
 // maxSentenceTokens parts text without sentence ends, so that the work per
@@ -301,7 +301,7 @@ func endsSentence(tokens []Token, start, i int) bool {
 	}
 	prev := tokens[i-1]
 	if prev.Word && !tokens[i].Space {
-		if number(prev.Text) && (next.Word && !next.Space && startsDigit(next.Text) || i-1 == start) {
+		if !next.Space && startsDigit(next.Text) && startsDigit(prev.Text[len(prev.Text)-1:]) || number(prev.Text) && i-1 == start {
 			return false // 1.5, or the number of an item
 		}
 		if notEnd[prev.Text] {
