@@ -186,6 +186,7 @@ func ParseTriggers(data []byte) (*Engine, error) {
 				r       role
 				phrases []string
 			}{
+				{pseudo, group.Pseudo}, // first: wins against others of the same length
 				{forward, group.Forward},
 				{backward, group.Backward},
 				{adjacent, group.Adjacent},
@@ -193,7 +194,6 @@ func ParseTriggers(data []byte) (*Engine, error) {
 				{answer, group.Answer},
 				{current, group.Current},
 				{either | forward | backward, group.Either},
-				{pseudo, group.Pseudo},
 				{stop, group.Stop},
 			} {
 				r, phrases := list.r, list.phrases
@@ -283,7 +283,7 @@ func (e *Engine) Read(tokens []Token, span Span) *Sentence {
 	bits := e.present.of(tokens, span)
 	for k, a := range e.axes() {
 		if bits&(1<<k) != 0 {
-			s.tags[k] = slices.DeleteFunc(a.find(tokens, span), func(t tag) bool { return s.comparesNumbers(t) })
+			s.tags[k] = slices.DeleteFunc(a.find(tokens, span), func(t tag) bool { return s.ofNumbers(t) })
 		}
 	}
 	if bits&(1<<idiomBit) != 0 {
@@ -293,11 +293,15 @@ func (e *Engine) Read(tokens []Token, span Span) *Sentence {
 	return s
 }
 
-// comparesNumbers reports whether "versus" stands before a number: "9 mm versus 6 mm".
-func (s *Sentence) comparesNumbers(t tag) bool {
+// ofNumbers reports whether a trigger only belongs to numbers: a "versus" before one ("9
+// mm versus 6 mm"), a "0" that is the end of one.
+func (s *Sentence) ofNumbers(t tag) bool {
 	i := t.End
 	if i < s.span.End && s.tokens[i].Text == "." {
 		i++
+	}
+	if t.End-t.Start == 1 && s.tokens[t.Start].Text == "0" && t.Start > s.span.Start && !s.tokens[t.Start].Space {
+		return true // 1.0
 	}
 	return t.role&either != 0 && t.End-t.Start == 1 && i < s.span.End && startsDigit(s.tokens[i].Text)
 }
@@ -343,7 +347,7 @@ func (s *Sentence) Assess(mention Span) Assertion {
 	if t.role == 0 && !a.Hypothetical {
 		t = s.alternative(mention)
 	}
-	if t.role != 0 {
+	if t.role != 0 && !(t.End <= mention.Start && s.excepted(mention)) {
 		a.Possible = t.role&possible != 0
 		a.Probable = !a.Possible && t.role&probable != 0
 		a.Negated = t.role&hedge == 0
@@ -371,6 +375,29 @@ func (s *Sentence) named(mention Span) bool {
 		i--
 	}
 	return i >= s.span.Start && s.engine.is(s.tokens[i], definite)
+}
+
+// exceptWords begin the triggers that except something from a denial, and exceptedOnes are what
+// of its kind is excepted.
+var (
+	exceptWords  = wordSet("except besides apart aside other save beyond with")
+	exceptedOnes = wordSet("one ones those that two three")
+)
+
+// excepted reports whether a trigger after the mention excepts some of its kind from a denial:
+// "no nodule besides the one in the lingula".
+func (s *Sentence) excepted(mention Span) bool {
+	for _, t := range s.tags[0] {
+		if t.Start < mention.End || t.role&stop == 0 || !exceptWords[s.tokens[t.Start].Text] || s.crosses(mention.End, t.Start) {
+			continue
+		}
+		i := t.End
+		for i < s.span.End && (s.engine.is(s.tokens[i], article) || s.tokens[i].Text == "for") {
+			i++
+		}
+		return i < s.span.End && exceptedOnes[s.tokens[i].Text]
+	}
+	return false
 }
 
 // without is the sentence with triggers looked for only outside the mention: a
@@ -503,7 +530,7 @@ func (s *Sentence) answer(tags []tag, mention Span) tag {
 		return tag{}
 	}
 	for _, t := range tags {
-		if t.Start != i+1 || t.role&(answer|backward) == 0 {
+		if t.Start != i+1 && (t.Start != i || t.End == i+1) || t.role&(answer|backward) == 0 {
 			continue
 		}
 		if t.role&backward != 0 || t.End >= s.span.End || !s.tokens[t.End].Word || s.repeats(mention, t.End) {

@@ -1,5 +1,7 @@
 package rules
 
+import "slices"
+
 // clauseWords are single words by what they tell about clauses.
 type clauseWords struct {
 	// Openers begin a new statement after a comma, "and" or "with", unless the list
@@ -110,7 +112,8 @@ func (e *Engine) boundaries(tokens []Token, span Span) (closed, polarity []bool)
 // newStatement reports whether an opener follows the comma, "and" or "with" at i, and the
 // list that may have begun before does not go on.
 func (e *Engine) newStatement(tokens []Token, span Span, i int) bool {
-	if !e.is(tokens[i+1], opener) {
+	measured := tokens[i].Text == "," && tokens[i+1].Space && startsDigit(tokens[i+1].Text)
+	if !e.is(tokens[i+1], opener) && !measured {
 		return false
 	}
 	if e.is(tokens[i], with) {
@@ -136,12 +139,19 @@ func (e *Engine) ownPredicate(tokens []Token, span Span, i int) bool {
 		case e.is(t, or|and) || j == i+1 && e.is(t, concession):
 			return false
 		case !t.Word:
-			return j > i+2 && e.is(tokens[j-1], become)
+			return j > i+2 && e.endsStatement(tokens, span, i, tokens[j-1])
 		case e.is(t, verb):
 			return j > i+1 && j+1 < span.End && !e.is(tokens[j+1], existential)
 		}
 	}
-	return span.End > i+2 && e.is(tokens[span.End-1], become)
+	return span.End > i+2 && e.endsStatement(tokens, span, i, tokens[span.End-1])
+}
+
+// endsStatement reports whether the word last ends a statement without a verb that began at
+// the comma at i: "effusion stable", or, when "or" has ended the list before, "effusion seen".
+func (e *Engine) endsStatement(tokens []Token, span Span, i int, last Token) bool {
+	listed := slices.ContainsFunc(tokens[span.Start:i], func(t Token) bool { return e.is(t, or) })
+	return e.is(last, become) || listed && e.is(last, existential)
 }
 
 // crosses reports whether a clause boundary lies after token from-1 and at or
@@ -241,6 +251,9 @@ func (s *Sentence) presupposed(from int, mention Span) bool {
 	i := mention.Start - 1
 	for i > from && s.tokens[i].Word && !s.engine.is(s.tokens[i], definite|inside|verb|and|or|with) {
 		i--
+	}
+	if i > from && s.tokens[i-1].Text == "that" && s.engine.is(s.tokens[i], definite) {
+		return true // "no evidence that the nodule has grown"
 	}
 	if i-2 < from || !s.engine.is(s.tokens[i], definite) || !s.engine.is(s.tokens[i-1], inside) {
 		return false

@@ -105,7 +105,8 @@ const (
 	mention sense = iota
 	absent
 	borderline
-	other // not the attribute at all
+	other  // not the attribute at all
+	denial // "margin is not clear"
 )
 
 // found is a phrase found in a text.
@@ -132,12 +133,16 @@ type phraseMatcher struct {
 func (m *phraseMatcher) find(tokens []Token, span Span) []found {
 	var all []found
 	for _, f := range m.matcher.find(tokens, span) {
-		if s := m.senses[f.pattern]; s != other {
+		switch s := m.senses[f.pattern]; s {
+		case other:
+		case denial:
+			all = append(all, found{f.Span, mention, m.values[f.pattern], true})
+		default:
 			all = append(all, found{f.Span, s, m.values[f.pattern], denied(tokens, span, f.Span)})
 		}
 	}
 	for i := span.Start; i < span.End; i++ {
-		for _, prefix := range denials {
+		for _, prefix := range denyingPrefixes {
 			if rest, ok := strings.CutPrefix(tokens[i].Text, prefix); ok && len(rest) > 3 && names(m.words, rest) {
 				all = append(all, m.behindDenial(tokens, span, i, rest)...)
 			}
@@ -146,8 +151,8 @@ func (m *phraseMatcher) find(tokens []Token, span Span) []found {
 	return all
 }
 
-// denials are the beginnings of words that deny the rest.
-var denials = []string{"non", "un"}
+// denyingPrefixes are the beginnings of words that deny the rest.
+var denyingPrefixes = []string{"non", "un"}
 
 // behindDenial finds phrases in which token i counts as the rest of its word.
 func (m *phraseMatcher) behindDenial(tokens []Token, span Span, i int, rest string) []found {
@@ -368,7 +373,7 @@ func compile(p Phrases, values []Value) (*phraseMatcher, error) {
 	seen := map[string]bool{}
 	add := func(phrases []string, s sense, value int) {
 		for _, phrase := range phrases {
-			pattern, err := parsePattern(answered(phrase))
+			pattern, err := parsePattern(answered(phrase, copula+"|:|-"))
 			pattern.source = phrase
 			if err == nil && seen[strings.Join(strings.Fields(phrase), " ")] {
 				err = fmt.Errorf("phrase %q is listed twice", phrase)
@@ -381,6 +386,13 @@ func compile(p Phrases, values []Value) (*phraseMatcher, error) {
 			patterns = append(patterns, pattern)
 			m.senses = append(m.senses, s)
 			m.values = append(m.values, value)
+			for _, form := range predicates {
+				if p, err := parsePattern(answered(phrase, form.words)); err == nil && s == mention && p.source != phrase {
+					patterns = append(patterns, p)
+					m.senses = append(m.senses, form.sense)
+					m.values = append(m.values, value)
+				}
+			}
 		}
 	}
 	add(p.Not, other, -1) // first: wins against mentions of the same length
@@ -440,9 +452,10 @@ func elided(phrases []string, seen map[string]bool) []string {
 		switch {
 		case strings.ContainsAny(phrase, "_?-:"):
 		case len(w) == 3 && !strings.ContainsAny(phrase, "*|"):
-			forms = []string{w[0] + " " + w[1] + " and|or|/ _ " + w[2], w[0] + " _ and|or|/ " + w[1] + " " + w[2]}
+			last := w[2] + "|" + w[2] + "s"
+			forms = []string{w[0] + " " + w[1] + " and|or|/ _ " + last, w[0] + " _ and|or|/ " + w[1] + " " + last}
 		case len(w) == 2 && !copulas[w[1]] && !notNoun[w[0]] && !notNoun[w[1]]:
-			forms = []string{w[0] + " and|or|/|, _ " + w[1], w[0] + " , _ , and|or? _ " + w[1]}
+			forms = []string{w[0] + " deep|lateral|peripheral|radial|surgical|resection|inked|medial|superior|inferior|proximal|distal " + w[1], w[0] + " and|or|/|, _ " + w[1], w[0] + " , _ , and|or? _ " + w[1]}
 		}
 		for _, form := range forms {
 			if !seen[form] {
@@ -453,16 +466,33 @@ func elided(phrases []string, seen map[string]bool) []string {
 	return out
 }
 
-var copulas = wordSet("is are was were appears appear")
+const copula = "is|are|was|were|appears|appear|remains|remain|seems|seem|looks|look"
 
-// answered is a phrase with a colon or dash wherever it has a copula: "margin* is|are clear"
-// finds "Margins: clear" as well.
-func answered(phrase string) string {
+var copulas = wordSet(strings.ReplaceAll(copula, "|", " "))
+
+// predicates are what else may stand between the noun and the adjective of a phrase with a
+// copula, and what it makes of it: "margins are not clear", "margins of resection are clear".
+var predicates = []struct {
+	words string
+	sense sense
+}{
+	{copula + "|:|-? not|never", denial},
+	{copula + "|:|-? possibly|questionably|perhaps|equivocally", borderline},
+	{copula + "? clearly|focally|widely|narrowly|completely|all|also|now|grossly|both", mention},
+	{"of|at|on|in the? _ _? " + copula, mention},
+}
+
+// answered is a phrase with other words in the place of its copula: "margin* is|are clear" with
+// a colon among them finds "Margins: clear" as well. Whether it may be left out stays.
+func answered(phrase, instead string) string {
 	words := strings.Fields(phrase)
 	for i, w := range words {
 		bare := strings.TrimSuffix(w, "?")
 		if i > 0 && !slices.ContainsFunc(strings.Split(bare, "|"), func(alt string) bool { return !copulas[alt] }) {
-			words[i] = bare + "|:|-" + w[len(bare):]
+			words[i] = instead
+			if !strings.Contains(instead, " ") {
+				words[i] += w[len(bare):]
+			}
 		}
 	}
 	return strings.Join(words, " ")

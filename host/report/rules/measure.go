@@ -169,6 +169,9 @@ func (u unit) factorAt(p []piece, i int) (factor float64, next int) {
 	if i < len(p) && p[i].text == "-" {
 		i++
 	}
+	if i+2 < len(p) && bracketed(p, i) && bracketed(p, i+2) { // 5.0 (CC) cm
+		i += 3
+	}
 	for i < len(p) && u.counted[p[i].text] {
 		i++
 	}
@@ -203,7 +206,7 @@ func times(mark string) bool {
 // by a dash, "to", "bis", "and" or their like.
 func separator(p []piece, i int) (isRange bool, next int) {
 	j := i
-	for j < len(p) && dimensionWords[p[j].text] && p[j].text != "by" {
+	for j < len(p) && (dimensionWords[p[j].text] && p[j].text != "by" || bracketed(p, j)) {
 		j++
 	}
 	switch {
@@ -216,6 +219,11 @@ func separator(p []piece, i int) (isRange bool, next int) {
 		return true, j + 1
 	}
 	return false, i
+}
+
+// bracketed reports whether the piece is a bracket about the name of an axis: "(AP)".
+func bracketed(p []piece, j int) bool {
+	return p[j].text == "(" && j+1 < len(p) && dimensionWords[p[j+1].text] || p[j].text == ")" && j > 0 && dimensionWords[p[j-1].text]
 }
 
 // enumerated reports whether the comma at piece i goes on with numbers up to "and" and the

@@ -25,7 +25,7 @@ var (
 		measured measurement measurements attenuation density hounsfield unit units hu suv suvmax suvmean suvpeak uptake fdg avid avidity metabolic activity value values peak
 		intense intensely avidly moderate moderately mild mildly marked markedly high low increased focal homogeneous fdg hypermetabolic
 		unenhanced enhanced precontrast postcontrast noncontrast phase arterial portal venous delayed volume count index percent
-		size: a an the its of is in craniocaudally transversely durchmesser grosse tamano diametro short-axis long-axis`)
+		size: a an the its of is in craniocaudally transversely durchmesser grosse tamano diametro short-axis long-axis gross grosse messend messende`)
 	// anaphora stand for a thing named before.
 	anaphora = wordSet(`it its they their this these largest biggest dominant larger one measuring measures measured size diameter which both latter
 		index sie es er diese dieser er ella este esta mide`)
@@ -393,7 +393,7 @@ func (s *sentence) otherSubject(between Span, things []thing) bool {
 		case anaphora[t.Text]:
 			turned, noun = false, false
 		case turned && t.Word && !closedWords[t.Text] && !sizeWords[t.Text] && !pastWords[t.Text] && !nowWords[t.Text] &&
-			!changeWords[t.Text] && !timeWords[t.Text] && !startsDigit(t.Text) && !s.x.Engine.is(t, opener|verb|existential) && !covered(i, things) && !s.known(i):
+			!changeWords[t.Text] && !timeWords[t.Text] && !startsDigit(t.Text) && lengths.factors[t.Text] == 0 && !s.x.Engine.is(t, opener|verb|existential) && !covered(i, things) && !s.known(i):
 			noun = true
 		}
 	}

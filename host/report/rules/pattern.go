@@ -3,6 +3,7 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -21,7 +22,7 @@ const maxOptionalWords = 10
 //	any?                may be left out
 //	nodul*              any word that starts so (at least three letters)
 //	*ectomy             any word that ends so, except at the start of a pattern
-//	_                   any one word
+//	_                   any one word but "not", "possibly" and their like
 //
 // Words match their folded form. A hyphen in the text between two words of a
 // pattern is skipped: "peri hilar" also finds "peri-hilar".
@@ -45,8 +46,11 @@ type alternative struct {
 // matches reports whether a token of a text is the k-th of the run.
 func (a alternative) matches(got string, k int) bool {
 	w := a.tokens[k]
-	return got == w || a.prefix && strings.HasPrefix(got, w) || a.suffix && strings.HasSuffix(got, w)
+	return got == w || possessive(got) == w || a.prefix && strings.HasPrefix(got, w) || a.suffix && strings.HasSuffix(got, w)
 }
+
+// possessive is a word without its 's: "breslow's".
+func possessive(word string) string { return strings.TrimSuffix(word, "'s") }
 
 // String returns the pattern as it was written.
 func (p pattern) String() string { return p.source }
@@ -120,6 +124,10 @@ func parseAlternative(written string, first bool) (a alternative, err error) {
 	return a, nil
 }
 
+// denials are the words that "_" does not stand for: "margin _? involved" is not found in
+// "margin not involved", nor in "margin possibly involved".
+var denials = wordSet("no not never nor without possibly questionably perhaps equivocally")
+
 // match returns the end of the longest match of p at token i, or -1.
 func (p pattern) match(tokens []Token, i int) int {
 	return matchElems(p.elems, tokens, i, i)
@@ -133,7 +141,7 @@ func matchElems(elems []elem, tokens []Token, start, i int) int {
 	best := -1
 	try := func(from int) {
 		if e.any {
-			if from < len(tokens) && tokens[from].Word {
+			if from < len(tokens) && tokens[from].Word && !denials[tokens[from].Text] {
 				best = max(best, matchElems(elems[1:], tokens, start, from+1))
 			}
 			return
@@ -243,7 +251,7 @@ func (p *presence) of(tokens []Token, span Span) uint64 {
 	var bits uint64
 	for _, t := range tokens[span.Start:span.End] {
 		bits |= p.word(t.Text)
-		for _, prefix := range denials {
+		for _, prefix := range denyingPrefixes {
 			if word, ok := strings.CutPrefix(t.Text, prefix); ok {
 				bits |= p.word(word)
 			}
@@ -253,7 +261,7 @@ func (p *presence) of(tokens []Token, span Span) uint64 {
 }
 
 func (p *presence) word(w string) uint64 {
-	bits := p.exact[w]
+	bits := p.exact[w] | p.exact[possessive(w)]
 	if len(w) >= 3 {
 		bits |= p.prefixes[w[:3]]
 	}
@@ -309,6 +317,9 @@ func (m *matcher) find(tokens []Token, span Span) []match {
 
 func (m *matcher) candidates(word string) []int {
 	c := m.exact[word]
+	if bare := possessive(word); bare != word && len(m.exact[bare]) > 0 {
+		c = append(slices.Clone(c), m.exact[bare]...)
+	}
 	if len(word) >= 3 && len(m.prefixes) > 0 {
 		if p := m.prefixes[word[:3]]; len(p) > 0 {
 			c = append(append([]int(nil), c...), p...)
