@@ -443,6 +443,9 @@ func (s *Sentence) governs(tags []tag, mention Span) tag {
 			return t
 		}
 	}
+	if s.value && startsDigit(s.tokens[mention.End-1].Text) && mention.End < s.span.End && s.tokens[mention.End].Text == ":" {
+		return s.left(tags, mention) // "BI-RADS 1: negative" says what 1 means
+	}
 	if t := s.answer(tags, mention); t.role != 0 {
 		return t
 	}
@@ -490,7 +493,7 @@ func (s *Sentence) right(tags []tag, mention Span) tag {
 		switch {
 		case s.crosses(mention.End, t.Start):
 			return tag{}
-		case t.role&backward != 0 && s.attributive(t), t.role == stop && s.engine.is(s.tokens[t.Start], inside):
+		case t.role&backward != 0 && (s.attributive(t) || s.ofMeasurement(mention, t)), t.role == stop && s.engine.is(s.tokens[t.Start], inside):
 			continue
 		case t.role&backward != 0 && s.presupposed(s.span.Start, mention):
 			return tag{}
@@ -565,7 +568,7 @@ func (s *Sentence) alternative(mention Span) tag {
 		if t.Text != "/" && !s.engine.is(t, or) || !before.Word || !next.Word || abbreviated(s.tokens, i-1) || abbreviated(s.tokens, i+1) {
 			return false
 		}
-		return !s.engine.is(before, apart|with|negator|verb) && !s.engine.is(next, apart|with|negator|verb) && !startsDigit(before.Text) && !startsDigit(next.Text)
+		return !s.engine.is(before, apart|with|negator|verb) && !s.engine.is(next, apart|with|negator|verb) && !startsDigit(before.Text) && !strings.ContainsAny(next.Text, "0123456789") && next.Text != "hpf"
 	}
 	if at(mention.End) {
 		return tag{Span{mention.End, mention.End + 1}, possible | either}

@@ -217,6 +217,20 @@ func (s *Sentence) attributive(t tag) bool {
 	return (before.Text == "," || s.engine.is(before, and|or)) && next.Word && !s.engine.is(next, verb|and|or|with|existential)
 }
 
+// ofMeasurement reports whether a trigger stands behind a length in a bracket after the mention,
+// and is of that alone: "nodule 16 mm (12 mm in 2020)".
+func (s *Sentence) ofMeasurement(mention Span, t tag) bool {
+	if lengths.factors[s.tokens[t.Start-1].Text] == 0 {
+		return false
+	}
+	for i := t.Start - 1; i > mention.End; i-- {
+		if s.tokens[i].Text == "(" {
+			return true
+		}
+	}
+	return false
+}
+
 // subject reports whether the mention is in the subject of the predicate t after it, or is
 // what t describes. A mention with a predicate of its own is not, nor is one before a
 // comma that no list is made of ("small effusion, pneumothorax is not seen").
@@ -231,7 +245,7 @@ func (s *Sentence) subject(mention Span, t tag) bool {
 			}
 			comma, coordinated = true, false
 		case s.engine.is(w, and|or):
-			if own {
+			if own && !s.engine.is(s.tokens[i+1], verb) { // "has improved and is no longer seen" goes on
 				return false
 			}
 			coordinated = true
@@ -258,6 +272,10 @@ func (s *Sentence) presupposed(from int, mention Span) bool {
 	if i-2 < from || !s.engine.is(s.tokens[i], definite) || !s.engine.is(s.tokens[i-1], inside) {
 		return false
 	}
-	noun := s.tokens[i-2]
+	k := i - 2
+	for k > from && s.engine.is(s.tokens[k], verb|existential) {
+		k-- // "no fat is seen within the mass"
+	}
+	noun := s.tokens[k]
 	return noun.Word && !s.engine.is(noun, remainsOf|verb|definite|inside|negator|existential)
 }

@@ -239,9 +239,9 @@ func (s *sentence) owner(m measurement, things []thing, distance bool) *thing {
 func (s *sentence) namedBefore(m measurement) bool {
 	for i := m.Start - 1; i >= s.span.Start; i-- {
 		switch t := s.tokens[i]; {
-		case !t.Word && t.Text != "-":
+		case !t.Word && t.Text != "-" && (t.Text != "," || i < m.Start-1):
 			return false
-		case startsDigit(t.Text), closedWords[t.Text], sizeWords[t.Text], pastWords[t.Text], nowWords[t.Text], s.x.Engine.is(t, opener|verb|existential):
+		case !t.Word, startsDigit(t.Text), closedWords[t.Text], sizeWords[t.Text], pastWords[t.Text], nowWords[t.Text], s.x.Engine.is(t, opener|verb|existential):
 		default:
 			return true
 		}

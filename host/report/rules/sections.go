@@ -26,9 +26,13 @@ var headings = map[headingKind][]string{
 	findingPart: {
 		"findings|finding", "impression|impressions", "conclusion|conclusions|conclusiones", "opinion|interpretation|assessment|summary|result|results|report|comment|comments|observations|observation",
 		"final|pathologic|pathological|histologic|histological|microscopic|gross|radiologic|radiological? diagnosis|diagnoses|description|impression|findings|report", "impression and plan|recommendation|recommendations",
-		"findings|impression and|/ impression|findings", "chest|ct|mri findings", "lungs|lung|lungs/pleura|pleura|heart|mediastinum|bones|abdomen|chest|thorax|liver|kidneys|airways|airway|tubes|lines|pleural|cardiac|osseous|musculoskeletal",
-		"lungs and pleura|airways", "lines and|/ tubes", "heart and mediastinum", "pleural spaces|space", "soft tissues", "bony thorax|structures", "osseous structures", "cardiomediastinal silhouette",
+		"findings|impression and|/ impression|findings", "chest|ct|mri findings",
 		"befund|befunde|beurteilung|ergebnis|zusammenfassung|diagnose", "hallazgos|impresion|diagnostico|resultado|resultados|informe",
+	},
+	// What was looked at: a heading that is a part of what its sentence says.
+	organPart: {
+		"lungs|lung|lungs/pleura|pleura|heart|mediastinum|bones|abdomen|chest|thorax|liver|kidneys|airways|airway|tubes|lines|pleural|cardiac|osseous|musculoskeletal",
+		"lungs and pleura|airways", "lines and|/ tubes", "heart and mediastinum", "pleural spaces|space", "soft tissues", "bony thorax|structures", "osseous structures", "cardiomediastinal silhouette",
 	},
 }
 
@@ -38,13 +42,14 @@ const (
 	findingPart headingKind = iota
 	reasonPart
 	methodPart
+	organPart
 )
 
 // headingMatcher finds headings; kinds are by pattern.
 var headingMatcher = sync.OnceValues(func() (*matcher, []headingKind) {
 	var patterns []pattern
 	var kinds []headingKind
-	for _, kind := range []headingKind{findingPart, reasonPart, methodPart} {
+	for _, kind := range []headingKind{findingPart, reasonPart, methodPart, organPart} {
 		for _, phrase := range headings[kind] {
 			p, err := parsePattern(phrase)
 			if err != nil {
@@ -83,7 +88,7 @@ func headingsOf(text string, tokens []Token) []heading {
 			continue
 		}
 		atStart := tokens[i].Lines > 0 || i == 0
-		colon := end < len(tokens) && (tokens[end].Text == ":" || atStart && kind != findingPart && dash(tokens, end))
+		colon := end < len(tokens) && (tokens[end].Text == ":" || atStart && (kind == reasonPart || kind == methodPart) && dash(tokens, end))
 		switch {
 		case colon:
 			end++
@@ -144,8 +149,12 @@ func findingSpans(text string, tokens []Token) []Span {
 		if !last {
 			end = found[k+1].Start
 		}
-		start = h.End
-		if h.kind != findingPart {
+		switch h.kind {
+		case findingPart:
+			start = h.End
+		case organPart:
+			start = h.Start
+		default:
 			start = h.ends(tokens, end, last)
 		}
 	}
@@ -185,7 +194,7 @@ func reasonColumn(name string) bool {
 	tokens := Tokenize(strings.ReplaceAll(name, "_", " "))
 	for _, h := range headingsOf(name, tokens) {
 		if h.Start == 0 && h.End == len(tokens) {
-			return h.kind != findingPart
+			return h.kind == reasonPart || h.kind == methodPart
 		}
 	}
 	return false
