@@ -19,10 +19,12 @@ var pages = []struct {
 	torch, python bool
 	files         func(*testing.T, string) // what the page says that its reader has
 	small         map[string]string
+	then          []string // pages that go on in the folder that this one leaves
 }{
 	{path: "README.md", files: predictionsOfOthers},
 	{path: "docs/tutorials/froc-in-five-minutes.md"},
 	{path: "docs/tutorials/my-scans-and-reports.md", torch: true, files: scansAndReports,
+		then:  []string{"docs/how-to/attributes.md", "docs/how-to/export.md"},
 		small: map[string]string{"train": "--epochs 1 --set data.size=64 --threads 1"}},
 	{path: "docs/tutorials/my-own-fusion.md", torch: true, python: true,
 		small: map[string]string{"train": "--epochs 1 --set data.size=96 --threads 1", "data synth": "--patients 8"}},
@@ -36,7 +38,7 @@ var pages = []struct {
 }
 
 // blocks are the parts in fences of a page: commands (sh), and what the commands before print.
-var blocks = regexp.MustCompile("(?s)```(sh)?\n(.*?)```")
+var blocks = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```")
 
 // TestPagesWordForWord runs the commands of each page as they stand, in one shell and an empty
 // folder, and compares what they print with what the page shows; "…" stands for anything.
@@ -63,13 +65,18 @@ func TestPagesWordForWord(t *testing.T) {
 					shell(t, dir, home, "alignedfusion plugin install "+plugins+"/alignedfusion-plugin-"+name)
 				}
 			}
-			text, err := os.ReadFile(filepath.Join(root, page.path))
-			if err != nil {
-				t.Fatal(err)
-			}
-			commands, shown := readPage(string(text), page.small)
-			if len(commands) == 0 {
-				t.Fatal("no commands")
+			var commands []string
+			var shown []*regexp.Regexp
+			for _, path := range append([]string{page.path}, page.then...) {
+				text, err := os.ReadFile(filepath.Join(root, path))
+				if err != nil {
+					t.Fatal(err)
+				}
+				c, s := readPage(string(text), page.small)
+				if len(c) == 0 {
+					t.Fatalf("%s: no commands", path)
+				}
+				commands, shown = append(commands, c...), append(shown, s...)
 			}
 			printed := follows(t, dir, home, commands)
 			for i, want := range shown {
@@ -87,7 +94,7 @@ func readPage(text string, small map[string]string) (commands []string, shown []
 	for _, block := range blocks.FindAllStringSubmatch(text, -1) {
 		if block[1] == "sh" {
 			commands, shown = append(commands, shorten(block[2], small)), append(shown, nil)
-		} else if len(commands) > 0 && shown[len(shown)-1] == nil {
+		} else if block[1] == "" && len(commands) > 0 && shown[len(shown)-1] == nil {
 			shown[len(shown)-1] = pattern(block[2])
 		}
 	}
