@@ -19,6 +19,7 @@ import (
 // problem is what a host method learns from, for one label set.
 type problem struct {
 	config *config.Config
+	fold   string
 	set    sdk.LabelSet
 	// train and validation have known labels; test is what is predicted.
 	train, validation, test []dataset.Case
@@ -35,17 +36,17 @@ func (s *Study) hostCell(ctx context.Context, c Cell) (*workflow.PredictResult, 
 	if err != nil {
 		return nil, &config.Error{Err: err}
 	}
-	t, err := feed.ReadTable(cfg, s.Split, &c.TestRate)
+	t, err := feed.ReadTable(cfg, s.split(c), &c.TestRate)
 	if err != nil {
 		return nil, err
 	}
-	out := &workflow.PredictResult{Config: cfg, Labels: t.Labels, Split: s.Split, Cases: t.Cases, Evaluable: predictions.HasTargets(t.Cases)}
+	out := &workflow.PredictResult{Config: cfg, Labels: t.Labels, Split: s.split(c), Cases: t.Cases, Evaluable: predictions.HasTargets(t.Cases)}
 	out.Predictions = make([]predictions.Prediction, len(t.Cases))
 	for i := range out.Predictions {
 		out.Predictions[i].Case = &t.Cases[i]
 	}
 	for _, set := range t.Labels {
-		p := &problem{config: cfg, set: set, train: labelled(set, t.Training), validation: labelled(set, t.Validation), test: t.Cases, schema: t.Schema}
+		p := &problem{config: cfg, fold: c.Fold, set: set, train: labelled(set, t.Training), validation: labelled(set, t.Validation), test: t.Cases, schema: t.Schema}
 		for _, a := range t.Schema.Attributes {
 			p.sizes = append(p.sizes, len(a.Values))
 		}
@@ -107,24 +108,37 @@ func logisticAttributes(_ context.Context, _ *Study, p *problem) ([][]float64, e
 
 func logistic(ctx context.Context, s *Study, p *problem) ([][]float64, error) {
 	return p.logistic(func(cases []dataset.Case, oneHot [][]float64) ([][]float64, error) {
-		out := make([][]float64, len(cases))
-		for i := range cases {
-			if s.features[cases[i].ID] == nil {
-				if err := s.readFeatures(ctx, p.config, append(slices.Concat(p.train, p.validation), p.test...)); err != nil {
-					return nil, err
-				}
-			}
-			out[i] = slices.Concat(s.features[cases[i].ID], oneHot[i])
+		seen, err := s.featuresOf(ctx, p.config, p.fold, cases, slices.Concat(p.train, p.validation, p.test))
+		if err != nil {
+			return nil, err
 		}
-		return out, nil
+		for i := range cases {
+			seen[i] = slices.Concat(seen[i], oneHot[i])
+		}
+		return seen, nil
 	})
 }
 
+// featuresOf are the features of cases; where one has none yet, those of all are made.
+func (s *Study) featuresOf(ctx context.Context, c *config.Config, fold string, cases, all []dataset.Case) ([][]float64, error) {
+	out := make([][]float64, len(cases))
+	for i := range cases {
+		key := [2]string{fold, cases[i].ID}
+		if s.features[key] == nil {
+			if err := s.readFeatures(ctx, c, fold, all); err != nil {
+				return nil, err
+			}
+		}
+		out[i] = s.features[key]
+	}
+	return out, nil
+}
+
 // readFeatures makes the features of all cases that have none yet.
-func (s *Study) readFeatures(ctx context.Context, c *config.Config, cases []dataset.Case) error {
+func (s *Study) readFeatures(ctx context.Context, c *config.Config, fold string, cases []dataset.Case) error {
 	seen := map[string]bool{}
 	cases = slices.DeleteFunc(slices.Clone(cases), func(c dataset.Case) bool {
-		again := s.features[c.ID] != nil || seen[c.ID]
+		again := s.features[[2]string{fold, c.ID}] != nil || seen[c.ID]
 		seen[c.ID] = true
 		return again
 	})
@@ -137,13 +151,16 @@ func (s *Study) readFeatures(ctx context.Context, c *config.Config, cases []data
 		return err
 	}
 	for i := range cases {
-		s.features[cases[i].ID] = features[i]
+		s.features[[2]string{fold, cases[i].ID}] = features[i]
 	}
 	return nil
 }
 
 // strengths are the values of C among which validation chooses.
 var strengths = []float64{0.0003, 0.001, 0.01, 0.1, 1}
+
+// middleStrength is taken where there is no validation split to choose on.
+const middleStrength = 0.01
 
 // logistic chooses the penalty by balanced accuracy on the validation split, as the
 // plugins' checkpoints are chosen.
@@ -157,10 +174,17 @@ func (p *problem) logistic(features func(cases []dataset.Case, oneHot [][]float6
 	}
 	balanced := p.config.DataSettings.ClassWeights == config.Balanced
 	best, chosen := math.Inf(-1), (*Logistic)(nil)
-	for _, c := range strengths {
+	tried := strengths
+	if len(p.validation) == 0 {
+		tried = []float64{middleStrength}
+	}
+	for _, c := range tried {
 		m, err := TrainLogistic(x[0], p.labels(p.train), len(p.set.Classes), LogisticOptions{C: c, Balanced: balanced, Iterations: 200})
 		if err != nil {
 			return nil, err
+		}
+		if len(p.validation) == 0 {
+			return predictAll(m, x[2]), nil
 		}
 		r, err := classify.Evaluate(p.labels(p.validation), predictAll(m, x[1]), p.set.Classes)
 		if err != nil {

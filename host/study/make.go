@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -18,6 +19,8 @@ type MakeOptions struct {
 	Grid Grid
 	// Seeds is how many there are, from 1.
 	Seeds int
+	// Folds are the numbers of the folds to predict, separated by commas; empty predicts Split.
+	Folds string
 	// Baseline is the method that the others are tested against, "" for none; nil takes
 	// DefaultBaseline where it is one of the methods.
 	Baseline        *string
@@ -71,6 +74,12 @@ func (o *MakeOptions) plan() (baseline string, err error) {
 	if o.Plan.Blocks, err = o.Grid.Blocks(); err != nil {
 		return "", err
 	}
+	if o.Plan.Folds, err = folds(o.Folds); err != nil {
+		return "", &config.Error{Err: err}
+	}
+	if len(o.Plan.Folds) > 0 {
+		o.Split = foldsSplit
+	}
 	for seed := range o.Seeds {
 		o.Plan.Seeds = append(o.Plan.Seeds, uint64(seed+1))
 	}
@@ -88,6 +97,19 @@ func (o *MakeOptions) plan() (baseline string, err error) {
 		return "", &config.Error{Err: fmt.Errorf("--baseline %q is none of the methods", baseline)}
 	}
 	return "", nil
+}
+
+// foldsSplit stands for the split of a study with folds.
+const foldsSplit = "folds"
+
+// folds are the splits that `data split --folds` makes, by their numbers.
+func folds(text string) ([]string, error) {
+	return parsed("folds", config.List(text), func(s string) (string, error) {
+		if n, err := strconv.Atoi(s); err != nil || n < 0 {
+			return "", fmt.Errorf("%q, want numbers of folds as in 0,1,2,3,4: data split --folds K makes fold0 to foldK-1", s)
+		}
+		return "fold" + s, nil
+	}, func(s string) string { return s })
 }
 
 // writeCosts says what is still to be done and how long it will take; to list, unless it is

@@ -65,6 +65,8 @@ type Model struct {
 	Method         Method
 	Rate, Fraction float64
 	Seed           uint64
+	// Fold is the split that the model is not trained on and predicts; empty without folds.
+	Fold string
 }
 
 func number(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
@@ -74,6 +76,9 @@ func (m Model) Name() string {
 	name := fmt.Sprintf("%s_tr%s", m.Method.Name, number(m.Rate))
 	if m.Fraction != 1 {
 		name += "_f" + number(m.Fraction)
+	}
+	if m.Fold != "" {
+		name += "_" + m.Fold
 	}
 	return fmt.Sprintf("%s_s%d", name, m.Seed)
 }
@@ -97,6 +102,17 @@ type Block struct {
 type Plan struct {
 	Blocks []Block
 	Seeds  []uint64
+	// Folds are the splits of `data split --folds`, each of which is predicted by models that
+	// the others trained; empty: Options.Split is predicted.
+	Folds []string
+}
+
+// folds are those of the plan, or one that is none.
+func (p Plan) folds() []string {
+	if len(p.Folds) == 0 {
+		return []string{""}
+	}
+	return p.Folds
 }
 
 // Points crosses scenarios with rates, and fractions with both.
@@ -121,8 +137,8 @@ func Points(scenarios []Scenario, rates, fractions []float64) []Point {
 
 // cell is a method's cell at a point. A method that reads no attributes is trained and
 // predicted once for all rates.
-func (p Point) cell(m Method, seed uint64) Cell {
-	c := Cell{Model{m, p.TrainRate, p.Fraction, seed}, p.TestRate}
+func (p Point) cell(m Method, seed uint64, fold string) Cell {
+	c := Cell{Model{m, p.TrainRate, p.Fraction, seed, fold}, p.TestRate}
 	if !m.attributes() {
 		c.Rate, c.TestRate = 0, 0
 	}
@@ -139,10 +155,12 @@ func (p Plan) Cells() []Cell {
 		for _, b := range p.Blocks {
 			for _, point := range b.Points {
 				for _, m := range b.Methods {
-					c := point.cell(m, seed)
-					if name := c.Name(); !seen[name] {
-						seen[name] = true
-						cells = append(cells, c)
+					for _, fold := range p.folds() {
+						c := point.cell(m, seed, fold)
+						if name := c.Name(); !seen[name] {
+							seen[name] = true
+							cells = append(cells, c)
+						}
 					}
 				}
 			}
@@ -218,6 +236,12 @@ func (o *Options) config(m Model) (*config.Config, error) {
 	var own []string
 	for _, text := range o.Set {
 		pattern, set, scoped := cutScope(text)
+		if fold := foldForm.FindString(pattern); fold != "" {
+			if fold != m.Fold {
+				continue
+			}
+			text, scoped = set, false
+		}
 		if !scoped {
 			// What a role is told is for the methods that have it.
 			if strings.HasPrefix(text, "fusion.") && c.Fusion.Plugin == config.None || strings.HasPrefix(text, "encoder.") && c.Encoder.Plugin == config.None {
@@ -237,6 +261,10 @@ func (o *Options) config(m Model) (*config.Config, error) {
 		}
 	}
 	own = append(slices.Clone(m.Method.Set), own...)
+	if m.Fold != "" {
+		// Nothing is chosen on the fold, which is what is compared on.
+		own = append(own, "data.train_split=!"+m.Fold, "data.validation_split=", "train.best_by="+string(config.Last))
+	}
 	own = append(own, "data.missing_train="+number(m.Rate), "data.missing_validation=-1", fmt.Sprintf("data.missing_seed=%d", m.Seed),
 		"data.train_fraction="+number(m.Fraction))
 	for _, set := range own {
@@ -246,6 +274,9 @@ func (o *Options) config(m Model) (*config.Config, error) {
 	}
 	return c, c.Resolve()
 }
+
+// foldForm is a scope that names a fold, not methods.
+var foldForm = regexp.MustCompile(`^fold\d+$`)
 
 // cutScope splits METHOD/GROUP.KEY=VALUE, METHOD a pattern.
 func cutScope(text string) (pattern, set string, scoped bool) {

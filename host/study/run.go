@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/alignedfusion/alignedfusion/eval/classify"
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
@@ -59,6 +60,8 @@ type Identity struct {
 	Epochs        int       `json:"epochs"`
 	// Init is the run that all models start from; empty for none.
 	Init string `json:"init,omitempty"`
+	// Forests are fitted as a reference for recovered attributes.
+	Forests bool `json:"forests,omitempty"`
 	// Set are the settings of all methods, or of those a pattern names.
 	Set    []string `json:"set"`
 	Device string   `json:"device"`
@@ -69,8 +72,10 @@ type Study struct {
 	Options
 	cells  []Cell
 	tokens *feed.TokenStore
-	// features of the frozen encoder by case, for logistic regression.
-	features map[string][]float64
+	// features of the frozen encoder by fold and case, for the host's methods.
+	features map[[2]string][]float64
+	// guesses of what is not the method's, by what they depend on.
+	guesses map[string]map[string][][]int
 	// truths of detection by seeds.
 	truths map[string]*froc.Truth
 }
@@ -113,7 +118,7 @@ func Open(o Options) (*Study, error) {
 	if o.Set == nil {
 		o.Set = []string{}
 	}
-	s := &Study{Options: o, tokens: feed.NewTokenStore(4 << 30), features: map[string][]float64{}, truths: map[string]*froc.Truth{}}
+	s := &Study{Options: o, tokens: feed.NewTokenStore(4 << 30), features: map[[2]string][]float64{}, guesses: map[string]map[string][][]int{}, truths: map[string]*froc.Truth{}}
 	cells := o.Plan.Cells()
 	if len(cells) == 0 {
 		return nil, &config.Error{Err: errors.New("the study has no cells: give at least one method, rate and seed")}
@@ -125,6 +130,9 @@ func Open(o Options) (*Study, error) {
 	for _, c := range s.cells {
 		if _, err := o.config(c.Model); err != nil {
 			return nil, &config.Error{Err: err}
+		}
+		if c.Fold != "" && o.Task != config.Classify {
+			return nil, &config.Error{Err: fmt.Errorf("folds are for the task %s; this study is of the task %s", config.Classify, o.Task)}
 		}
 		if c.Method.host != nil && o.Task != config.Classify {
 			return nil, &config.Error{Err: fmt.Errorf("method %s classifies; this study is of the task %s", c.Method.Name, o.Task)}
@@ -156,6 +164,14 @@ func (s *Study) path(parts ...string) string {
 
 func (s *Study) runDir(m Model) string { return s.path("runs", m.Name()) }
 
+// split is what a cell predicts.
+func (s *Study) split(c Cell) string {
+	if c.Fold != "" {
+		return c.Fold
+	}
+	return s.Split
+}
+
 // result reads a finished cell; nil when it is not finished.
 func (s *Study) result(c Cell) (*CellResult, error) {
 	path := s.path("cells", c.Name(), "cell.json")
@@ -170,8 +186,8 @@ func (s *Study) result(c Cell) (*CellResult, error) {
 	if err := json.Unmarshal(data, r); err != nil {
 		return nil, fmt.Errorf("%s: %w; remove it to make the cell again", path, err)
 	}
-	if r.SchemaVersion != Version || r.Split != s.Split {
-		return nil, fmt.Errorf("%s is of split %q and version %d, want %q and %d; remove it to make the cell again", path, r.Split, r.SchemaVersion, s.Split, Version)
+	if r.SchemaVersion != Version || r.Split != s.split(c) {
+		return nil, fmt.Errorf("%s is of split %q and version %d, want %q and %d; remove it to make the cell again", path, r.Split, r.SchemaVersion, s.split(c), Version)
 	}
 	return r, nil
 }
@@ -241,7 +257,7 @@ func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
 		return nil, err
 	}
 	r := &CellResult{SchemaVersion: Version, Cell: c.Name(), Method: c.Method.Name, TrainRate: c.Rate, TestRate: c.TestRate,
-		Fraction: c.Fraction, Seed: c.Seed, Split: s.Split, Metrics: map[string]float64{}}
+		Fraction: c.Fraction, Seed: c.Seed, Split: s.split(c), Metrics: map[string]float64{}}
 	var p *workflow.PredictResult
 	var err error
 	started := time.Now()
@@ -259,7 +275,7 @@ func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
 			return nil, err
 		}
 		started = time.Now()
-		p, err = workflow.Predict(ctx, workflow.PredictOptions{AllowChanged: true, Run: s.runDir(c.Model), Checkpoint: "best", Split: s.Split, Missing: &c.TestRate,
+		p, err = workflow.Predict(ctx, workflow.PredictOptions{AllowChanged: true, Run: s.runDir(c.Model), Checkpoint: "best", Split: r.Split, Missing: &c.TestRate,
 			Threads: s.Threads, Device: s.Device, Plugins: s.Plugins, Tokens: s.tokens, Messages: io.Discard})
 		if err != nil {
 			return nil, err
@@ -267,15 +283,15 @@ func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
 		r.PredictSec = time.Since(started).Seconds()
 	}
 	if !p.Evaluable {
-		return nil, fmt.Errorf("%w: %s: split %q has cases without targets: nothing can be compared on it; choose another with --split", dataset.ErrData, s.Data, s.Split)
+		return nil, fmt.Errorf("%w: %s: split %q has cases without targets: nothing can be compared on it; choose another with --split", dataset.ErrData, s.Data, r.Split)
 	}
 	if err := s.evaluate(r, p); err != nil {
 		return nil, err
 	}
-	if r.Reconstruction, err = s.reconstruction(c, p); err != nil {
+	if r.Reconstruction, err = s.reconstruction(ctx, c, p); err != nil {
 		return nil, err
 	}
-	return r, predictions.Save(s.path("cells", c.Name()), s.Split, p.Set())
+	return r, predictions.Save(s.path("cells", c.Name()), r.Split, p.Set())
 }
 
 // train makes or continues a model's run.
@@ -307,7 +323,7 @@ func (s *Study) evaluate(r *CellResult, p *workflow.PredictResult) error {
 		}
 		result, err := predictions.EvaluateBoxes(p.Cases, p.Predictions, p.Labels, protocol)
 		if errors.Is(err, froc.ErrNoLesions) {
-			return fmt.Errorf("%w: split %q has no lesions", dataset.ErrData, s.Split)
+			return fmt.Errorf("%w: split %q has no lesions", dataset.ErrData, r.Split)
 		}
 		if err != nil {
 			return err
@@ -328,14 +344,19 @@ func (s *Study) evaluate(r *CellResult, p *workflow.PredictResult) error {
 		}
 		r.Classified = append(r.Classified, one)
 	}
-	results, err := predictions.EvaluateClasses(p.Cases, p.Predictions, p.Labels)
-	if err != nil {
-		return err
-	}
-	for i, result := range results {
+	return r.measure()
+}
+
+// measure fills in the metrics of classified cases.
+func (r *CellResult) measure() error {
+	for _, c := range r.Classified {
+		result, err := classify.Evaluate(c.Labels, c.Probabilities, c.Classes)
+		if err != nil {
+			return err
+		}
 		suffix := ""
-		if len(results) > 1 {
-			suffix = "." + p.Labels[i].Name
+		if len(r.Classified) > 1 {
+			suffix = "." + c.Task
 		}
 		for name, v := range map[string]float64{"accuracy": result.Metrics.Accuracy, "balanced_accuracy": result.Metrics.BalancedAccuracy,
 			"macro_auroc": result.Metrics.MacroAUROC, "ece": result.Metrics.ECE} {
@@ -345,6 +366,27 @@ func (s *Study) evaluate(r *CellResult, p *workflow.PredictResult) error {
 		}
 	}
 	return nil
+}
+
+// joined are the folds of one model as one result: every case once.
+func joined(folds []*CellResult) (*CellResult, error) {
+	all := *folds[0]
+	if len(folds) == 1 {
+		return &all, nil
+	}
+	all.Classified, all.Metrics, all.Reconstruction = slices.Clone(all.Classified), map[string]float64{}, slices.Clone(all.Reconstruction)
+	for _, r := range folds[1:] {
+		for k := range all.Classified {
+			if !slices.Equal(r.Classified[k].Classes, all.Classified[k].Classes) {
+				return nil, fmt.Errorf("cells %s and %s know other classes", all.Cell, r.Cell)
+			}
+			a, b := &all.Classified[k], r.Classified[k]
+			a.IDs, a.Patients = slices.Concat(a.IDs, b.IDs), slices.Concat(a.Patients, b.Patients)
+			a.Labels, a.Probabilities = slices.Concat(a.Labels, b.Labels), slices.Concat(a.Probabilities, b.Probabilities)
+		}
+		all.Reconstruction = append(all.Reconstruction, r.Reconstruction...)
+	}
+	return &all, all.measure()
 }
 
 // labelled keeps the cases with a known label in the first label set.

@@ -99,7 +99,7 @@ func TestMethodsAreSettings(t *testing.T) {
 		"selfattn+category": {"enc", "selfattn", "", "", "", "64", "category", "3", "0.25", "-1", "9"},
 		"mine=a:b":          {"enc", "a", "", "", "", "64", "none", "3", "0.25", "-1", "9"},
 	} {
-		c, err := o.config(Model{method(t, name), 0.25, 1, 9})
+		c, err := o.config(Model{Method: method(t, name), Rate: 0.25, Fraction: 1, Seed: 9})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +144,7 @@ func fabricate(t *testing.T, s *Study, good map[string]float64) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cell := CellResult{SchemaVersion: Version, Cell: c.Name(), Method: c.Method.Name, Seed: c.Seed, Split: s.Split, TrainSec: 60, PredictSec: 2,
+		cell := CellResult{SchemaVersion: Version, Cell: c.Name(), Method: c.Method.Name, Seed: c.Seed, Split: s.split(c), TrainSec: 60, PredictSec: 2,
 			Metrics: map[string]float64{"accuracy": r.Metrics.Accuracy, "balanced_accuracy": r.Metrics.BalancedAccuracy}, Classified: []Classified{one}}
 		if c.Method.Name == "itfusion" && c.TestRate > 0 {
 			score := AttributeScore{Attribute: "age", Cases: 10, Right: 6, Majority: 4, NaiveBayes: 5}
@@ -240,7 +240,7 @@ func TestHolmIsOverAllTestsOfTheTable(t *testing.T) {
 func TestReconstructionSumsSeeds(t *testing.T) {
 	_, table := fabricated(t)
 	// 10 values per seed, |2-2.75|/10 + |4-4.75|/10 = 0.15.
-	want := Reconstruction{"C-Tr+M-Te", 0.5, "itfusion", "age", 30, 0.6, 0.4, 0.5, 0.15}
+	want := Reconstruction{"C-Tr+M-Te", 0.5, "itfusion", "age", 30, 0.6, 0.4, 0.5, 0.15, nil}
 	all := want
 	all.Attribute = ""
 	if len(table.Reconstruction) != 2 {

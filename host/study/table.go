@@ -108,6 +108,18 @@ type Reconstruction struct {
 	NaiveBayes Number `json:"naive_bayes"`
 	// ECE is the expected calibration error of the greatest probability in 10 bins.
 	ECE Number `json:"ece"`
+	// Ways are the references, and what the method recovers more of than each, where the
+	// values are known one by one.
+	Ways []Way `json:"ways,omitempty"`
+}
+
+// Way is another way to guess what was taken away: mode, naive Bayes, forest (on the
+// attributes that are left) and forest with image (on the encoder's mean tokens, too).
+type Way struct {
+	Name     string `json:"name"`
+	Accuracy Number `json:"accuracy"`
+	// Difference is the method minus this way.
+	Difference Bounded `json:"method_minus"`
 }
 
 // pooled is one method at one point over all its seeds.
@@ -164,7 +176,7 @@ func (s *Study) Table(o TableOptions) (*Table, error) {
 					here.row.Fraction, here.row.Method = point.Fraction, m.Name
 					column = append(column, &here)
 				}
-				t.Reconstruction = append(t.Reconstruction, reconstructed(point, m, results)...)
+				t.Reconstruction = append(t.Reconstruction, reconstructed(point, m, results, options)...)
 			}
 			for _, p := range column {
 				if base := baseOf(column, p, o.Baseline); base != nil {
@@ -205,7 +217,7 @@ func (s *Study) warnings() ([]string, error) {
 	var texts []string
 	cells := map[string][]string{}
 	for _, c := range s.cells {
-		found, err := predictions.Warnings(s.path("cells", c.Name()), s.Split)
+		found, err := predictions.Warnings(s.path("cells", c.Name()), s.split(c))
 		if err != nil {
 			return nil, err
 		}
@@ -225,16 +237,28 @@ func (s *Study) warnings() ([]string, error) {
 // finished are a method's results at a point, in the order of the seeds.
 func (s *Study) finished(point Point, m Method, absent map[string]bool) (results []*CellResult, names []string, err error) {
 	for _, seed := range s.Plan.Seeds {
-		c := point.cell(m, seed)
-		r, err := s.result(c)
+		var folds []*CellResult
+		var cells []string
+		for _, fold := range s.Plan.folds() {
+			c := point.cell(m, seed, fold)
+			r, err := s.result(c)
+			if err != nil {
+				return nil, nil, err
+			}
+			if r == nil {
+				absent[c.Name()] = true
+				continue
+			}
+			folds, cells = append(folds, r), append(cells, c.Name())
+		}
+		if len(folds) < len(s.Plan.folds()) {
+			continue // a seed counts with all of its folds
+		}
+		r, err := joined(folds)
 		if err != nil {
 			return nil, nil, err
 		}
-		if r == nil {
-			absent[c.Name()] = true
-			continue
-		}
-		results, names = append(results, r), append(names, c.Name())
+		results, names = append(results, r), append(names, cells...)
 	}
 	return results, names, nil
 }
@@ -422,7 +446,7 @@ func compare(a, b *pooled, o resample.Options) (*Test, error) {
 }
 
 // reconstructed sums the cells' scores, per attribute and over all.
-func reconstructed(point Point, m Method, results []*CellResult) []Reconstruction {
+func reconstructed(point Point, m Method, results []*CellResult, o resample.Options) []Reconstruction {
 	byName := map[string]*AttributeScore{}
 	order := []string{""}
 	byName[""] = &AttributeScore{}
@@ -434,6 +458,7 @@ func reconstructed(point Point, m Method, results []*CellResult) []Reconstructio
 			}
 			for _, sum := range []*AttributeScore{byName[""], byName[a.Attribute]} {
 				sum.Cases, sum.Right, sum.Majority, sum.NaiveBayes = sum.Cases+a.Cases, sum.Right+a.Right, sum.Majority+a.Majority, sum.NaiveBayes+a.NaiveBayes
+				sum.Values = append(sum.Values, a.Values...)
 				for b := range sum.Bins {
 					for k := range sum.Bins[b] {
 						sum.Bins[b][k] += a.Bins[b][k]
@@ -453,7 +478,7 @@ func reconstructed(point Point, m Method, results []*CellResult) []Reconstructio
 			ece += math.Abs(b[1]-b[2]) / n
 		}
 		out = append(out, Reconstruction{point.Scenario, point.Rate, m.Name, name, a.Cases,
-			Number(float64(a.Right) / n), Number(float64(a.Majority) / n), Number(float64(a.NaiveBayes) / n), Number(ece)})
+			Number(float64(a.Right) / n), Number(float64(a.Majority) / n), Number(float64(a.NaiveBayes) / n), Number(ece), a.ways(o)})
 	}
 	return out
 }
@@ -624,6 +649,11 @@ func (t *Table) Write(w io.Writer, metric string) error {
 	}
 	if len(t.Reconstruction) > 0 {
 		fmt.Fprintln(w)
+	}
+	if t.Forests {
+		if err := t.writeRecovery(w); err != nil {
+			return err
+		}
 	}
 	for _, text := range t.Warnings {
 		fmt.Fprintf(w, "warning: %s\n", text)
