@@ -45,7 +45,9 @@ table: pictures with attributes; the label depends on both. README.txt in the fo
 					&cli.IntFlag{Name: "patients", Usage: "number of patients (default: 240 deeplesion, 600 table)"},
 					&cli.IntFlag{Name: "key-slices", Usage: "key slices per patient (deeplesion)", Value: 2},
 					&cli.IntFlag{Name: "size", Usage: "side of the images in pixels (default: 128 deeplesion, 64 table)"},
-					&cli.Float64Flag{Name: "missing", Usage: "probability that an attribute is missing, at random", Value: 0.3},
+					&cli.Float64Flag{Name: "missing", Usage: "probability that an attribute is missing, at random (0 with --context)", Value: 0.3},
+					&cli.StringFlag{Name: "context", Usage: "squares and bits (table): lookup, two bits say which of four squares counts; additive, evidence adds up"},
+					&cli.IntFlag{Name: "noise-tokens", Usage: "squares beside the four that count (--context)"},
 					&cli.Uint64Flag{Name: "seed", Usage: "seed; the same seed writes the same files"},
 					&cli.BoolFlag{Name: "json", Usage: "print a summary as JSON"},
 				},
@@ -83,7 +85,16 @@ func dataSynth(c *cli.Context) error {
 	if !(missing >= 0 && missing <= 1) {
 		return usageError("--missing %g is no probability, want 0 to 1", missing)
 	}
-	if missing == 0 {
+	context := c.String("context")
+	switch {
+	case context != "" && c.String("layout") != "table":
+		return usageError("--context %s goes with --layout table", context)
+	case context != "" && c.IsSet("size"):
+		return usageError("--size %d: the picture of --context %s is as large as its squares, 16 pixels each", c.Int("size"), context)
+	case context == "" && c.IsSet("noise-tokens"):
+		return usageError("--noise-tokens %d goes with --context", c.Int("noise-tokens"))
+	}
+	if missing == 0 || context != "" && !c.IsSet("missing") {
 		missing = -1 // the options' zero means their default
 	}
 	for _, name := range []string{"patients", "key-slices", "size"} {
@@ -102,7 +113,8 @@ func dataSynth(c *cli.Context) error {
 			Size: c.Int("size"), Missing: missing, Seed: c.Uint64("seed")})
 	case "table":
 		spec = "table:" + strings.TrimSuffix(out, "/") + "/data.csv"
-		summary, err = synth.Table(c.Context, out, synth.TableOptions{Patients: c.Int("patients"), Size: c.Int("size"), Missing: missing, Seed: c.Uint64("seed")})
+		summary, err = synth.Table(c.Context, out, synth.TableOptions{Patients: c.Int("patients"), Size: c.Int("size"), Missing: missing,
+			Context: context, NoiseTokens: c.Int("noise-tokens"), Seed: c.Uint64("seed")})
 	default:
 		return usageError("--layout %q is unknown, want deeplesion or table", layout)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/csv"
 	"errors"
+	"fmt"
 	"image"
 	"image/png"
 	"math"
@@ -309,4 +310,92 @@ func TestTableNeedsBoth(t *testing.T) {
 	if stated < 180 || stated > 240 {
 		t.Errorf("growth is stated in %d of 300, want about 210", stated)
 	}
+}
+
+// The label follows from marks and bits by the rule, and neither side alone tells it.
+func TestContextsFollowTheirRules(t *testing.T) {
+	for context, rule := range map[string]func(bright [4]bool, bits [8]bool) bool{
+		synth.Lookup: func(bright [4]bool, bits [8]bool) bool {
+			return bright[map[[2]bool]int{{false, false}: 0, {false, true}: 1, {true, false}: 2, {true, true}: 3}[[2]bool{bits[0], bits[1]}]]
+		},
+		synth.Additive: func(bright [4]bool, bits [8]bool) bool {
+			n := 0
+			for _, v := range append(bright[:], bits[:3]...) {
+				if v {
+					n++
+				}
+			}
+			return n >= 4
+		},
+	} {
+		dir := filepath.Join(t.TempDir(), "data")
+		if _, err := synth.Table(t.Context(), dir, synth.TableOptions{Patients: 120, Missing: -1, Context: context, NoiseTokens: 5, Seed: 3}); err != nil {
+			t.Fatal(err)
+		}
+		labels := map[string]int{}
+		for _, row := range rows(t, filepath.Join(dir, "data.csv")) {
+			var bits [8]bool
+			for b := range bits {
+				bits[b] = row[fmt.Sprintf("bit_%d", b+1)] == "yes"
+			}
+			bright := brightMarks(t, filepath.Join(dir, row["image"]))
+			if got := row["label"] == "bright"; got != rule(bright, bits) {
+				t.Errorf("%s, %s: label %s of marks %v and bits %v", context, row["id"], row["label"], bright, bits)
+			}
+			labels[row["label"]]++
+		}
+		if labels["bright"] < 40 || labels["dark"] < 40 {
+			t.Errorf("%s: labels %v of 120, want about half of each", context, labels)
+		}
+	}
+	for name, o := range map[string]synth.TableOptions{
+		"a context":             {Context: "other"},
+		"noise without context": {NoiseTokens: 3},
+		"too many":              {Context: synth.Lookup, NoiseTokens: 2000},
+	} {
+		if _, err := synth.Table(t.Context(), filepath.Join(t.TempDir(), "x"), o); err == nil {
+			t.Errorf("%s was taken", name)
+		}
+	}
+}
+
+// brightMarks finds the four marks in a picture of 3 x 3 squares by their colours.
+func brightMarks(t *testing.T, path string) (bright [4]bool) {
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	img, _, err := image.Decode(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img.Bounds().Dx() != 48 {
+		t.Fatalf("picture of %d pixels, want three squares of 16", img.Bounds().Dx())
+	}
+	want := [4][3]float64{{1, 0.25, 0.25}, {0.25, 1, 0.25}, {0.3, 0.3, 1}, {1, 1, 0.2}}
+	for mark, colour := range want {
+		best := math.Inf(1)
+		for cell := range 9 {
+			var mean [3]float64
+			for y := range 16 {
+				for x := range 16 {
+					r, g, b, _ := img.At(cell%3*16+x, cell/3*16+y).RGBA()
+					for k, v := range []uint32{r, g, b} {
+						mean[k] += (float64(v>>8) - 10) / 235 / 256
+					}
+				}
+			}
+			for level, is := range map[float64]bool{0.35: false, 1: true} {
+				d := 0.0
+				for k := range mean {
+					d += math.Abs(mean[k] - colour[k]*level)
+				}
+				if d < best {
+					best, bright[mark] = d, is
+				}
+			}
+		}
+	}
+	return bright
 }

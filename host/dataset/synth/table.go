@@ -28,7 +28,11 @@ type TableOptions struct {
 	// Missing is the probability that an attribute is missing; negative means none,
 	// 0 means 0.3.
 	Missing float64
-	Seed    uint64
+	// Context is Lookup or Additive for squares and bits instead of spots; empty for spots.
+	// NoiseTokens are the squares beside the four that count; Size is not for squares.
+	Context     string
+	NoiseTokens int
+	Seed        uint64
 }
 
 var tableHeader = []string{"id", "image", "patient", "split", "label", "growth", "itch", "duration_months", "region", "age"}
@@ -48,6 +52,14 @@ func Table(ctx context.Context, out string, opt TableOptions) (*Summary, error) 
 	if opt.Patients < 3 || opt.Patients > 99999 || opt.Size < 32 || opt.Size > 512 || opt.Missing > 1 {
 		return nil, fmt.Errorf("synthetic table: %d patients, size %d, missing %g: want 3 to 99999, 32 to 512, at most 1", opt.Patients, opt.Size, opt.Missing)
 	}
+	switch opt.Context {
+	case "", Lookup, Additive:
+	default:
+		return nil, fmt.Errorf("synthetic table: context %q, want %s or %s", opt.Context, Lookup, Additive)
+	}
+	if most := 1020; opt.NoiseTokens < 0 || opt.NoiseTokens > most || opt.NoiseTokens > 0 && opt.Context == "" {
+		return nil, fmt.Errorf("synthetic table: %d noise tokens, want 0 to %d, and only with a context", opt.NoiseTokens, most)
+	}
 	splits := splitPatients(opt.Patients, opt.Seed)
 	summary := &Summary{Patients: opt.Patients, Cases: map[string]int{}, Files: opt.Patients}
 	err := atomicfile.Folder(out, func(dir string) error {
@@ -56,6 +68,9 @@ func Table(ctx context.Context, out string, opt TableOptions) (*Summary, error) 
 		}
 		rows := make([][]string, opt.Patients+1)
 		rows[0] = tableHeader
+		if opt.Context != "" {
+			rows[0] = contextHeader()
+		}
 		group, ctx := errgroup.WithContext(ctx)
 		group.SetLimit(runtime.GOMAXPROCS(0))
 		for i, split := range splits {
@@ -75,7 +90,11 @@ func Table(ctx context.Context, out string, opt TableOptions) (*Summary, error) 
 		if err := writeCSV(filepath.Join(dir, "data.csv"), rows); err != nil {
 			return err
 		}
-		return os.WriteFile(filepath.Join(dir, "README.txt"), []byte(tableReadme(opt, summary)), 0o644)
+		readme := tableReadme
+		if opt.Context != "" {
+			readme = contextReadme
+		}
+		return os.WriteFile(filepath.Join(dir, "README.txt"), []byte(readme(opt, summary)), 0o644)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("synthetic table: %w", err)
@@ -85,6 +104,29 @@ func Table(ctx context.Context, out string, opt TableOptions) (*Summary, error) 
 
 func writePicture(dir string, index int, split string, opt TableOptions) ([]string, error) {
 	rng := rand.New(rand.NewPCG(opt.Seed, uint64(index)+1))
+	draw, label, values := spotCase(rng, opt)
+	if opt.Context != "" {
+		draw, label, values = contextCase(rng, opt)
+	}
+	for i := range values {
+		if rng.Float64() < opt.Missing {
+			values[i] = ""
+		}
+	}
+	id := fmt.Sprintf("S%05d", index+1)
+	name := filepath.Join("images", id+".png")
+	var buffer bytes.Buffer
+	if err := png.Encode(&buffer, draw()); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, name), buffer.Bytes(), 0o644); err != nil {
+		return nil, err
+	}
+	return append([]string{id, filepath.ToSlash(name), fmt.Sprintf("P%05d", index+1), split, label}, values...), nil
+}
+
+// spotCase chooses a spot to draw, and the attributes beside it.
+func spotCase(rng *rand.Rand, opt TableOptions) (draw func() *image.NRGBA, label string, values []string) {
 	jagged, growing := rng.Float64() < 0.5, rng.Float64() < 0.5
 	pick := func(p float64, yes, no string) string {
 		if rng.Float64() < p {
@@ -100,23 +142,9 @@ func writePicture(dir string, index int, split string, opt TableOptions) ([]stri
 	if growing {
 		growth, itch, months = "growing", 0.8, 12
 	}
-	values := []string{growth, pick(itch, "yes", "no"), strconv.Itoa(1 + int(months*math.Exp(0.6*rng.NormFloat64()))),
+	values = []string{growth, pick(itch, "yes", "no"), strconv.Itoa(1 + int(months*math.Exp(0.6*rng.NormFloat64()))),
 		regions[rng.IntN(len(regions))], strconv.Itoa(int(max(18, min(93, 55+15*rng.NormFloat64()))))}
-	for i := range values {
-		if rng.Float64() < opt.Missing {
-			values[i] = ""
-		}
-	}
-	id := fmt.Sprintf("S%05d", index+1)
-	name := filepath.Join("images", id+".png")
-	var buffer bytes.Buffer
-	if err := png.Encode(&buffer, drawSpot(rng, opt.Size, jagged)); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(dir, name), buffer.Bytes(), 0o644); err != nil {
-		return nil, err
-	}
-	return append([]string{id, filepath.ToSlash(name), fmt.Sprintf("P%05d", index+1), split, border + "_" + growth}, values...), nil
+	return func() *image.NRGBA { return drawSpot(rng, opt.Size, jagged) }, border + "_" + growth, values
 }
 
 // drawSpot paints a pigmented spot with a smooth or a jagged border on skin.
