@@ -169,6 +169,11 @@ BENCH ?= .
 bench: build ## run the benchmarks (BENCH=regexp selects)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
+.PHONY: peers
+peers: host ## evaluate random files by pycocotools, picai_eval, MONAI and torchmetrics too; compare figures and times (needs PyPI)
+	@test -x build/peers-env/bin/python || { /usr/bin/python3 -m venv --system-site-packages build/peers-env && build/peers-env/bin/pip install -q -r tools/peers/requirements.txt; }
+	@build/peers-env/bin/python tools/peers/peers.py
+
 ##@ Generate
 
 .PHONY: docs

@@ -32,7 +32,9 @@ var cocoLimits = [3]int{1, 10, 100}
 
 const cocoIoUs = 10
 
-func cocoIoU(k int) float64 { return min(0.5+float64(0.05*float64(k)), 1-1e-10) }
+// cocoIoU are the IoUs from which a mark hits, as numpy.linspace(0.5, 0.95, 10) rounds them: a
+// mark of exactly 0.85 hits at 0.85, which 0.5 + 7 * 0.05 in binary is above.
+var cocoIoU = [cocoIoUs]float64{0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95}
 
 // COCOeval evaluates as pycocotools 2.0.11 does. Ignored lesions are crowds: marks on them, by
 // intersection over the mark, count as nothing. Marks of one score are one step, unless ties
@@ -264,7 +266,7 @@ func (c *cocoClass) match(area int) int {
 func (c *cocoClass) matchImage(im *cocoImage, order []int, ignored []bool, k int) {
 	taken := make([]bool, len(im.lesions))
 	for d := range im.marks {
-		least, found := cocoIoU(k), -1
+		least, found := cocoIoU[k], -1
 		for _, g := range order {
 			if taken[g] && !c.truth.Lesions[im.lesions[g]].Ignore {
 				continue

@@ -141,3 +141,17 @@ func TestPICAIEqualsPicaiEval(t *testing.T) {
 		}
 	}
 }
+
+// An IoU of exactly 17/20 is a hit at 0.85, where COCOeval's list of IoUs is rounded downwards.
+func TestCOCOHitsAtExactlyEachIoU(t *testing.T) {
+	for hundredths := 50; hundredths <= 95; hundredths += 5 {
+		truth := &Truth{Images: []Image{{ID: "1"}}, Lesions: []Lesion{{Region: Box(0, 0, 100, 100)}}}
+		got, err := COCOeval(truth, []Prediction{{Region: Box(0, 0, float64(hundredths), 100), Score: 1}}, InputOrder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := float64(hundredths-45) / 50; math.Abs(got.AP-want) > 1e-12 {
+			t.Errorf("IoU 0.%d: AP %v, want %v", hundredths, got.AP, want)
+		}
+	}
+}
