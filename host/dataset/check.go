@@ -17,6 +17,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // SplitCounts is what a split holds.
@@ -132,7 +133,8 @@ var ctWindow = &sdk.Intensity{Low: -1024, High: 3071}
 type decodeJob struct {
 	read func(string) (*plane, error)
 	// size is the size that the image has to have, zero where any is right.
-	size [2]int
+	size     [2]int
+	unitless bool
 	// split of the first case that shows it.
 	split string
 }
@@ -143,10 +145,11 @@ func (d *Dataset) decodeJobs() map[string]decodeJob {
 	for i := range d.Cases {
 		c := &d.Cases[i]
 		for modality, path := range c.Images {
-			j := decodeJob{split: c.Split, read: d.decoder(c, modality)}
-			s := d.stacks[c.Stack]
-			if modality == Volume && (s == nil || s.nifti == "") {
-				j.size = c.Size
+			j := decodeJob{split: c.Split, read: d.decoder(c, modality), unitless: d.unitless(modality)}
+			v := c.sight(modality)
+			s := d.stacks[v.stack]
+			if ports.Scan(modality) && (s == nil || s.nifti == "") {
+				j.size = v.size
 			}
 			if _, known := jobs[path]; !known {
 				jobs[path] = j
@@ -185,6 +188,7 @@ func (r *Report) decode(ctx context.Context, d *Dataset) error {
 			}
 			if errs[i] = err; err == nil {
 				seen[i] = p.extremes(path)
+				seen[i].units = seen[i].units && !j.unitless
 				sums[i] = p.sum()
 			}
 			return nil

@@ -151,6 +151,9 @@ type Case struct {
 	// Origin is where the case was read, file:line.
 	Origin string
 
+	// sights say how volumes, and slices in a window, are shown, by modality; a modality that
+	// is not among them is shown as Stack, KeySlice, SpacingMM and Size say.
+	sights map[string]*sight
 	// greyHU are the HU of the smallest and largest grey value; equal: unknown.
 	greyHU [2]float64
 }
@@ -177,6 +180,9 @@ type Dataset struct {
 	Warnings, Leaks []string
 
 	stacks map[string]*stack
+	// windows that volumes, and slices in the place of pictures, are shown in, by modality;
+	// none: the encoder's.
+	windows map[string][]window
 	// sizes holds height, width by image file.
 	sizes map[string][2]int
 	// huOnly: slices are 16-bit PNG in Hounsfield units and nothing else.

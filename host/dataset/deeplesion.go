@@ -23,6 +23,9 @@ var (
 	deepLesionPaper   = []string{"age", "gender", "location", "size"}
 )
 
+// lesionType is the target of classifying DeepLesion's lesions.
+const lesionType = "coarse_lesion_type"
+
 var deepLesionName = regexp.MustCompile(`^(\d{6}_\d{2}_\d{2})_(\d{3})\.png$`)
 
 func openDeepLesion(o *opener) error {
@@ -54,6 +57,12 @@ func (o *opener) deepLesionCases(t *table.Table) error {
 		all, byDefault = append(all, name), append(byDefault, name)
 	}
 	d := o.d
+	if o.opt.Task == Classify && o.target == "" {
+		return fmt.Errorf("%w: %s: deeplesion has boxes to detect; to classify its lesions, add target=%s to the data spec", ErrData, d.Spec, lesionType)
+	}
+	if o.target != "" {
+		return o.classifyLesions(t, extra)
+	}
 	d.AttributeColumns, err = o.chooseAttributes(all, byDefault, map[string][]string{"paper": deepLesionPaper})
 	if err != nil {
 		return err

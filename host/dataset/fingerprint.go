@@ -8,6 +8,8 @@ import (
 	"maps"
 	"os"
 	"slices"
+
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // fingerprintBytes are read from the start and from the end of an image file: enough to
@@ -23,8 +25,12 @@ func (d *Dataset) Fingerprint(c *Case) (string, error) {
 		fmt.Fprintf(h, "%s %v\n", c.ID, c.Labels)
 	}
 	for _, modality := range slices.Sorted(maps.Keys(c.Images)) {
-		if s := d.stacks[c.Stack]; s != nil && s.nifti != "" {
-			fmt.Fprintf(h, "slice %d\n", c.KeySlice)
+		v := c.sight(modality)
+		if s := d.stacks[v.stack]; s != nil && s.nifti != "" {
+			fmt.Fprintf(h, "slice %d\n", v.key)
+		}
+		if v.crop != ([4]float64{}) { // another lesion of a slice shows something else
+			fmt.Fprintf(h, "part %v\n", v.crop)
 		}
 		if err := hashEnds(h, c.Images[modality]); err != nil {
 			return "", fmt.Errorf("%w: case %q: %w", ErrData, c.ID, err)
@@ -60,8 +66,18 @@ func hashEnds(h io.Writer, path string) error {
 func (d *Dataset) Flat(cases []Case) int {
 	n := 0
 	for i := range cases {
-		s := d.stacks[cases[i].Stack]
-		if s == nil && cases[i].Images[Volume] != "" || s != nil && (max(len(s.files), s.depth) == 1 || cases[i].SpacingMM[0] <= 0) {
+		c := &cases[i]
+		flat := false
+		shown := slices.DeleteFunc(slices.Collect(maps.Keys(c.Images)), func(m string) bool { return c.Images[m] == "" || !ports.Scan(m) })
+		if c.Stack != "" && len(c.sights) == 0 {
+			shown = []string{Volume}
+		}
+		for _, m := range shown {
+			v := c.sight(m)
+			s := d.stacks[v.stack]
+			flat = flat || s == nil || max(len(s.files), s.depth) == 1 || v.spacingMM[0] <= 0 && v.low == v.top
+		}
+		if flat {
 			n++
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
@@ -32,8 +33,8 @@ type Layout struct {
 var layouts = []Layout{
 	{"deeplesion", "DIR", "DL_info.csv, Images_png/PPPPPP_SS_EE/NNN.png, optional attributes.csv", true, openDeepLesion, ""},
 	{"boxes", "DIR", "images.csv, boxes.csv, optional ignore.csv, images/; or FILE.csv, one table of both", true, openBoxes, "images.csv"},
-	{"table", "FILE.csv", "id, image or image.NAME, patient, split, label or label.TASK; every other column is an attribute", true, openTable, "."},
-	{"volumes", "DIR", "volumes.csv, boxes.csv, optional attributes.csv, NIfTI volumes (alignedfusion data import makes it)", true, openVolumes, "volumes.csv"},
+	{"table", "FILE.csv", "id, image or image.NAME (pictures, or scans with window=), volume or volume.NAME, patient, split, label or label.TASK; every other column is an attribute", true, openTable, "."},
+	{"volumes", "DIR", "volumes.csv, boxes.csv (or labels, to classify), optional attributes.csv, NIfTI volumes (alignedfusion data import makes it)", true, openVolumes, "volumes.csv"},
 	{"derm7pt", "DIR", "meta/meta.csv, meta/*_indexes.csv, images/ (or all of them in DIR)", true, openDerm7pt, ""},
 	{"nifti", "PATH", "a .nii or .nii.gz file, or a folder of them; to predict", false, openNIfTI, ""},
 	{"slices", "PATH", "a folder of slices (PNG, JPEG, TIFF, BMP, WebP), or one of them; to predict", false, openSlices, ""},
@@ -52,7 +53,7 @@ func HasTargets(spec string) bool {
 	return err == nil && l.Targets
 }
 
-var specOption = regexp.MustCompile(`\?[a-z_]+=`)
+var specOption = regexp.MustCompile(`\?[a-z_]+(\.[\w-]+)*=`)
 
 // layoutOf takes LAYOUT:PATH?OPTIONS apart.
 func layoutOf(spec string) (layout Layout, path, options string, err error) {
@@ -119,6 +120,25 @@ func TableOf(spec string) (string, error) {
 func SpecOptions(spec string) string {
 	_, _, options, _ := layoutOf(spec)
 	return options
+}
+
+// shownOptions say what a network is shown of an image.
+var shownOptions = []string{"view", "margin_mm", "mask", "window"}
+
+// Shown is a data spec that shows images as another one does, where it does not say itself
+// how: what a classifier was trained on is what it is to predict.
+func Shown(spec, like string) string {
+	has := func(options, name string) bool {
+		return regexp.MustCompile(`[?&]` + name + `[.=]`).MatchString(options)
+	}
+	own := SpecOptions(spec)
+	for _, part := range strings.FieldsFunc(SpecOptions(like), func(r rune) bool { return r == '?' || r == '&' }) {
+		name, _, _ := strings.Cut(strings.SplitN(part, "=", 2)[0], ".")
+		if slices.Contains(shownOptions, name) && !has(own, name) {
+			spec += map[bool]string{true: "?", false: "&"}[SpecOptions(spec) == ""] + part
+		}
+	}
+	return spec
 }
 
 // AbsoluteSpec is a data spec whose path does not depend on the working directory. It

@@ -29,12 +29,12 @@ type Loader struct {
 	repeat     []int
 	batches    int
 	modalities []string
-	spacing    bool
-	depth      int
+	// spaced are the volumes whose spacing is wanted.
+	spaced []string
+	depth  int
 	// netHeight and netWidth are fixed by the encoder's port, or 0.
 	netHeight, netWidth int
 	multiple            int
-	window              windowing
 	intensity           map[string]*sdk.Intensity
 	volumes             volumes
 
@@ -155,7 +155,7 @@ func (l *Loader) resolve() error {
 		if o.Load.Intensity != nil {
 			l.intensity[m] = o.Load.Intensity
 		}
-		if l.intensity[m] == nil && m != Volume {
+		if l.intensity[m] == nil && !ports.Scan(m) {
 			l.intensity[m] = &pictureIntensity
 		}
 		if in := l.intensity[m]; in != nil {
@@ -164,7 +164,6 @@ func (l *Loader) resolve() error {
 			}
 		}
 	}
-	l.window = newWindowing(l.intensity[Volume])
 	if o.Targets {
 		for i := range l.cases {
 			if c := &l.cases[i]; !c.HasTargets {
@@ -237,17 +236,21 @@ func (l *Loader) resolvePorts() error {
 	l.depth = o.Load.Slices
 	if o.Ports == nil {
 		l.modalities = l.data.Modalities
-		l.spacing = slices.Contains(l.modalities, Volume)
+		l.spaced = slices.DeleteFunc(slices.Clone(l.modalities), func(m string) bool { return !ports.Scan(m) })
 	}
 	for _, port := range o.Ports {
 		var wanted []string
 		switch {
-		case port.Name == ports.Spacing.Name:
-			l.spacing = slices.Contains(l.data.Modalities, Volume)
-			continue
-		case port.Name == Volume || ports.Images.Has(port.Name):
+		case ports.Spacing.Has(port.Name) || ports.Spacings.Has(port.Name):
 			for _, m := range l.data.Modalities {
-				if m == port.Name || port.Name == ports.Images.Name && ports.Images.Has(m) {
+				if ports.Scan(m) && matches(port.Name, ports.SpacingOf(m).Name) && !slices.Contains(l.spaced, m) {
+					l.spaced = append(l.spaced, m)
+				}
+			}
+			continue
+		case ports.Pixels(port.Name):
+			for _, m := range l.data.Modalities {
+				if matches(port.Name, m) {
 					wanted = append(wanted, m)
 				}
 			}
@@ -280,6 +283,9 @@ func (l *Loader) resolvePorts() error {
 	return nil
 }
 
+// matches reports whether a name is the port's, or a member of its family.
+func matches(port, name string) bool { return sdk.FindPort([]sdk.Port{{Name: port}}, name) != nil }
+
 // resolveShape takes depth, height and width from a port that fixes them.
 func (l *Loader) resolveShape(port sdk.Port) error {
 	n := len(port.Shape)
@@ -293,7 +299,7 @@ func (l *Loader) resolveShape(port sdk.Port) error {
 		}
 		return v
 	}
-	if port.Name == Volume && n == 5 {
+	if ports.Scan(port.Name) && n == 5 {
 		if d := number(2); d > 0 {
 			if l.depth > 0 && l.depth != d {
 				return fmt.Errorf("the encoder's port %q is %s: it wants %d slices, %d are asked for", port.Name, tensor.FormatShape(port.Shape), d, l.depth)
@@ -417,7 +423,7 @@ func (l *Loader) layOut(p *pendingBatch) error {
 			one.geometry[m].NetHeight, one.geometry[m].NetWidth = h, w
 		}
 		shape := []int64{n, 3, int64(h), int64(w)}
-		if m == Volume {
+		if ports.Scan(m) {
 			shape = []int64{n, 1, int64(l.depth), int64(h), int64(w)}
 		}
 		t, err := tensor.New(tensor.FP32, shape...)
@@ -433,8 +439,8 @@ func (l *Loader) layOut(p *pendingBatch) error {
 		}
 		p.batch.Geometry = append(p.batch.Geometry, g)
 	}
-	if l.spacing {
-		p.batch.Tensors[ports.Spacing.Name] = l.spacings(p.plans)
+	for _, m := range l.spaced {
+		p.batch.Tensors[ports.SpacingOf(m).Name] = l.spacings(p.plans, m)
 	}
 	if l.opt.Targets {
 		l.targets(p)
@@ -459,17 +465,18 @@ func (l *Loader) netSize(plans []*plan, modality string) (h, w int) {
 	return up(h), up(w)
 }
 
-func (l *Loader) spacings(plans []*plan) *tensor.Tensor {
+func (l *Loader) spacings(plans []*plan, modality string) *tensor.Tensor {
 	values := make([]float32, 0, 3*len(plans))
 	for _, one := range plans {
-		s := one.geometry[Volume].scale()
-		mm := one.c.SpacingMM
+		s := one.geometry[modality].scale()
+		v := one.c.sight(modality)
+		mm := v.spacingMM
 		for k := 1; k < 3; k++ {
 			if !(mm[k] > 0) {
 				mm[k] = 1
 			}
 		}
-		values = append(values, float32(l.opt.Load.SliceSpacingMM), float32(mm[1]/s), float32(mm[2]/s))
+		values = append(values, float32(v.distanceMM(l.depth, l.opt.Load.SliceSpacingMM)), float32(mm[1]/s), float32(mm[2]/s))
 	}
 	return tensor.OfFloat32s(values, int64(len(plans)), 3)
 }
@@ -524,8 +531,8 @@ func (l *Loader) render(p *pendingBatch, i int) error {
 		}
 		size := len(all) / len(p.plans)
 		mine := all[i*size : (i+1)*size]
-		if m == Volume {
-			err = l.renderVolume(one, mine)
+		if ports.Scan(m) {
+			err = l.renderVolume(one, m, mine)
 		} else {
 			err = l.renderPicture(one, m, mine)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // How many images Look decodes, how many of them may be volumes that cannot be read slice by
@@ -92,7 +93,7 @@ func Look(ctx context.Context, d *Dataset, cases []Case, window *sdk.Intensity) 
 			}
 			opened[path] = true
 			read := d.decoder(c, modality)
-			if s := d.stacks[c.Stack]; modality == Volume && s != nil && s.nifti != "" {
+			if s := d.stacks[c.sight(modality).stack]; s != nil && s.nifti != "" {
 				if file, err := nifti.OpenSlices(path); err == nil {
 					read = func(path string) (*plane, error) { return someSlices(path, file) }
 				} else if whole++; whole > lookedVolumes {
@@ -103,7 +104,12 @@ func Look(ctx context.Context, d *Dataset, cases []Case, window *sdk.Intensity) 
 			if err != nil {
 				return nil, err
 			}
-			seen = append(seen, p.extremes(path))
+			v := p.extremes(path)
+			v.units = v.units && !d.unitless(modality)
+			seen = append(seen, v)
+			if w := d.windows[modality]; len(w) > 0 {
+				window = &sdk.Intensity{Low: w[0].low, High: w[0].high}
+			}
 		}
 	}
 	return judge(seen, window)
@@ -112,8 +118,11 @@ func Look(ctx context.Context, d *Dataset, cases []Case, window *sdk.Intensity) 
 // decoder is how the image files of a case's modality are read, of a volume all slices
 // below each other.
 func (d *Dataset) decoder(c *Case, modality string) func(path string) (*plane, error) {
-	if s := d.stacks[c.Stack]; modality == Volume && s != nil && s.nifti != "" {
+	if s := d.stacks[c.sight(modality).stack]; s != nil && s.nifti != "" {
 		return decodeVolume
+	}
+	if c.sights[modality] != nil {
+		modality = Volume // a slice in the place of a picture
 	}
 	return d.pictureDecoder(modality)
 }
@@ -121,7 +130,7 @@ func (d *Dataset) decoder(c *Case, modality string) func(path string) (*plane, e
 // pictureDecoder is how a modality's pictures and slices are read.
 func (d *Dataset) pictureDecoder(modality string) func(path string) (*plane, error) {
 	switch {
-	case modality != Volume:
+	case !ports.Scan(modality):
 		return func(path string) (*plane, error) { return decodePicture(path, d.pictureBits) }
 	case d.huOnly:
 		return decodeHU

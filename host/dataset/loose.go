@@ -13,6 +13,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
 // looseSplit is the split of inputs that come without a table.
@@ -199,6 +200,10 @@ func openNIfTI(o *opener) error {
 	} else {
 		o.d.Dir = filepath.Dir(o.path)
 	}
+	if o.opt.Task == Classify {
+		o.wholeVolumes(files)
+		return nil
+	}
 	o.d.Modalities = []string{Volume}
 	o.setClasses(nil)
 	for _, file := range files {
@@ -227,4 +232,22 @@ func openNIfTI(o *opener) error {
 		}
 	}
 	return nil
+}
+
+// wholeVolumes takes NIfTI volumes as cases of a classifier, without targets.
+func (o *opener) wholeVolumes(files []string) {
+	o.d.Task = Classify
+	s := &scans{o: o, t: &table.Table{Path: o.path}, frames: map[string]*volumeFrame{}}
+	o.d.windows = map[string][]window{}
+	o.d.Modalities = s.expand("path", Volume)
+	for _, file := range files {
+		i := o.addCase(Case{ID: filepath.Base(file), Patient: filepath.Base(file), Split: looseSplit, Images: map[string]string{},
+			Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}, file, 0)
+		for _, m := range o.d.Modalities {
+			o.d.Cases[i].Images[m] = file
+		}
+		s.add(i, table.Row{}, map[string]string{"path": file})
+	}
+	s.show()
+	o.unlabelled()
 }

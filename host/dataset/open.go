@@ -26,15 +26,22 @@ import (
 
 // opener collects what a layout reads.
 type opener struct {
-	d        *Dataset
-	opt      Options
-	path     string
-	spacing  [3]float64 // spec option spacing_mm, for slices without a table
-	problems Problems
-	tables   []*table.Table
-	pending  []pendingBox
-	expects  []expectedImage
-	infos    map[string]imageInfo
+	d       *Dataset
+	opt     Options
+	path    string
+	spacing [3]float64 // spec option spacing_mm, for slices without a table
+	layout  string
+	view    string              // spec option view, for volumes to be classified
+	windows map[string][]window // spec option window, by modality; "": all
+	// marginMM is shown about a region, maskValues are the voxels of a mask that count.
+	marginMM   float64
+	maskValues []float64
+	target     string // spec option target of deeplesion
+	problems   Problems
+	tables     []*table.Table
+	pending    []pendingBox
+	expects    []expectedImage
+	infos      map[string]imageInfo
 	// places says where each case was read.
 	places []place
 	// listed are the names in a folder by their stems.
@@ -100,7 +107,7 @@ func newOpener(spec string, opt Options) (*opener, Layout, error) {
 	if err != nil {
 		return nil, layout, err
 	}
-	o := &opener{opt: opt, infos: map[string]imageInfo{}}
+	o := &opener{opt: opt, layout: layout.Name, infos: map[string]imageInfo{}, windows: map[string][]window{}, marginMM: 10}
 	if options != "" {
 		if err := o.setOptions(options[1:]); err != nil {
 			return nil, layout, fmt.Errorf("%w: data spec %q: %w", ErrData, spec, err)
@@ -112,17 +119,52 @@ func newOpener(spec string, opt Options) (*opener, Layout, error) {
 }
 
 func (o *opener) setOptions(query string) error {
+	// A percent sign that escapes nothing is one: window=1%,99%.
+	query = strings.NewReplacer("%,", "%25,", "%/", "%25/", "%&", "%25&").Replace(query + "&")
 	values, err := url.ParseQuery(query)
 	if err != nil {
 		return fmt.Errorf("option: %w", err)
 	}
 	for _, key := range slices.Sorted(maps.Keys(values)) {
 		value := values.Get(key)
+		if name, one := strings.CutPrefix(key, "window."); one || key == "window" {
+			given, err := parseWindows(value)
+			if err != nil {
+				return fmt.Errorf("%s: %w", key, err)
+			}
+			if !one {
+				name = ""
+			}
+			o.windows[name] = given
+			continue
+		}
 		switch key {
 		case "labels":
 			o.opt.Labels = splitList(value)
 		case "attributes":
 			o.opt.Attributes = splitList(value)
+		case "view":
+			if o.view = value; !slices.Contains([]string{viewWhole, viewRegion, viewSlices}, value) {
+				return fmt.Errorf("view=%q, want whole, region or slices", value)
+			}
+		case "margin_mm":
+			mm, err := table.Number(value)
+			if err != nil || mm < 0 {
+				return fmt.Errorf("margin_mm=%q, want a distance in mm, 0 or more", value)
+			}
+			o.marginMM = mm
+		case "mask":
+			for _, part := range splitList(value) {
+				v, err := table.Number(part)
+				if err != nil || v == 0 {
+					return fmt.Errorf("mask=%q, want the values of the mask's voxels that are meant, such as 1,2", value)
+				}
+				o.maskValues = append(o.maskValues, v)
+			}
+		case "target":
+			if o.target = value; value != lesionType {
+				return fmt.Errorf("target=%q, want %s", value, lesionType)
+			}
 		case "noisy":
 			o.opt.Noisy = NoisyRule(value)
 			if value == "drop-test" {
@@ -172,7 +214,7 @@ func (o *opener) setOptions(query string) error {
 			}
 			o.spacing = [3]float64(v)
 		default:
-			options := []string{"attributes", "bits", "coordinates", "grey_hu", "labels", "missing", "nan", "noisy", "patients", "spacing_mm"}
+			options := []string{"attributes", "bits", "coordinates", "grey_hu", "labels", "margin_mm", "mask", "missing", "nan", "noisy", "patients", "spacing_mm", "target", "view", "window"}
 			return fmt.Errorf("option %q is unknown%s; there are %s", key, nearest.Meant(key, options), strings.Join(options, ", "))
 		}
 	}
@@ -235,6 +277,7 @@ func (o *opener) finish() (*Dataset, error) {
 		return nil, err
 	}
 	o.checkPatients()
+	o.windowPictures()
 	if err := o.choosePictureBits(); err != nil {
 		return nil, err
 	}

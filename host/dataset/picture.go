@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // Picture is a slice or a picture at full resolution, for a person to look at. One of HU,
@@ -31,14 +33,15 @@ func (d *Dataset) Viewer() *Viewer {
 // Slices returns the offsets from the key slice of the first and the last slice that are
 // joined to it without a gap, at most reach away; 0 and 0 for a single picture.
 func (v *Viewer) Slices(c *Case, reach int) (low, high int) {
-	s := v.l.data.stacks[c.Stack]
+	at := c.sight(Volume)
+	s := v.l.data.stacks[at.stack]
 	if s == nil {
 		return 0, 0
 	}
-	for low > -reach && s.has(c.KeySlice+low-1) {
+	for low > -reach && s.has(at.key+low-1) {
 		low--
 	}
-	for high < reach && s.has(c.KeySlice+high+1) {
+	for high < reach && s.has(at.key+high+1) {
 		high++
 	}
 	return low, high
@@ -51,18 +54,19 @@ func (v *Viewer) Picture(c *Case, modality string, offset int) (*Picture, error)
 	if path == "" {
 		return nil, fmt.Errorf("%w: case %q has no %s", ErrData, c.ID, modality)
 	}
-	if modality != Volume {
-		p, err := v.l.data.pictureDecoder(modality)(path)
+	if !ports.Scan(modality) {
+		p, err := v.l.decodePicture(c, modality)
 		if err != nil {
 			return nil, err
 		}
 		return &Picture{Height: p.h, Width: p.w, RGB: p.rgb}, nil
 	}
-	s := v.l.data.stacks[c.Stack]
-	if offset != 0 && (s == nil || !s.has(c.KeySlice+offset)) {
+	at := c.sight(modality)
+	s := v.l.data.stacks[at.stack]
+	if offset != 0 && (s == nil || !s.has(at.key+offset)) {
 		return nil, fmt.Errorf("%w: case %q has no slice %+d from its key slice", ErrData, c.ID, offset)
 	}
-	p, err := v.l.slice(c, s, c.KeySlice+offset)
+	p, err := v.l.slice(c, modality, s, at.key+offset)
 	if err != nil {
 		return nil, err
 	}

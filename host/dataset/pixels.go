@@ -21,6 +21,7 @@ import (
 	"golang.org/x/image/tiff"
 	"golang.org/x/image/webp"
 
+	"github.com/alignedfusion/alignedfusion/host/dataset/importer"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
@@ -278,9 +279,13 @@ func wantHU(info imageInfo) string {
 	return fmt.Sprintf("%d-bit %s %s, want a 16-bit grey PNG whose values minus 32768 are Hounsfield units", info.bits, kind, info.format)
 }
 
-// decodeSlice reads a slice of any kind: 16-bit grey as HU, 8-bit grey or JPEG
+// decodeSlice reads a slice of any kind: DICOM as it is rescaled, 16-bit grey as HU, 8-bit grey or JPEG
 // as grey (the luminance of a JPEG).
 func decodeSlice(path string) (*plane, error) {
+	if !isPicture(path) && importer.IsDICOM(path) {
+		values, h, w, err := importer.ReadSlice(path)
+		return &plane{h: h, w: w, hu32: values}, err
+	}
 	img, info, err := decodeImage(path)
 	if err != nil {
 		return nil, err
@@ -401,7 +406,7 @@ func (o *opener) choosePictureBits() error {
 	}
 	var deep []string
 	for path, info := range o.infos {
-		if info.bits == 16 {
+		if info.bits == 16 && o.d.stacks[o.relative(path)] == nil {
 			deep = append(deep, path)
 		}
 	}

@@ -57,14 +57,15 @@ func (l *Loader) newPlan(index, repeat int) (*plan, error) {
 		if path == "" {
 			continue // absent
 		}
-		size := c.Size
-		if known, ok := l.data.sizes[path]; ok {
+		v := c.sight(modality)
+		size := v.size
+		if known, ok := l.data.sizes[path]; ok && c.sights[modality] == nil {
 			size = known
 		}
 		if size[0] < 1 || size[1] < 1 {
 			return nil, fmt.Errorf("%w: case %q (%s): the size of %s is unknown", ErrData, c.ID, c.Origin, modality)
 		}
-		l.planModality(p, modality, size, rng)
+		l.planModality(p, modality, size, v.crop, rng)
 	}
 	if err := p.planAbsent(l.modalities); err != nil {
 		return nil, err
@@ -89,12 +90,17 @@ func (p *plan) planAbsent(modalities []string) error {
 	return nil
 }
 
-// planModality draws the geometry of one image and, for volumes, its targets.
-func (l *Loader) planModality(p *plan, modality string, size [2]int, rng *rand.Rand) {
+// planModality draws the geometry of one image, or of a part of it, and, for volumes, its
+// targets.
+func (l *Loader) planModality(p *plan, modality string, size [2]int, part [4]float64, rng *rand.Rand) {
 	load, a := l.opt.Load, l.opt.Load.Augment
 	uniform := func(limit float64) float64 { return limit * (2*rng.Float64() - 1) }
 	h, w := float64(size[0]), float64(size[1])
 	g := Geometry{A: [6]float64{1, 0, 0, 0, 1, 0}, Height: size[0], Width: size[1]}
+	if part != ([4]float64{}) {
+		g = g.then([6]float64{1, 0, -part[0], 0, 1, -part[1]})
+		h, w = part[3]-part[1]+1, part[2]-part[0]+1
+	}
 
 	if a.ResizedCropMin > 0 && a.ResizedCropMin < 1 {
 		area := h * w * (a.ResizedCropMin + (1-a.ResizedCropMin)*rng.Float64())

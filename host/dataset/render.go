@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
@@ -96,8 +97,8 @@ func (s *volumes) get(path string) (*nifti.Volume, error) {
 	return v, nil
 }
 
-// slice returns slice number n of the case's stack.
-func (l *Loader) slice(c *Case, s *stack, n int) (*plane, error) {
+// slice returns slice number n of the stack that a case's modality lies in.
+func (l *Loader) slice(c *Case, modality string, s *stack, n int) (*plane, error) {
 	if s != nil && s.nifti != "" {
 		if file := l.volumes.open(s.nifti); file != nil {
 			return l.volumeSlice(s.nifti, file, n)
@@ -112,7 +113,7 @@ func (l *Loader) slice(c *Case, s *stack, n int) (*plane, error) {
 		}
 		return &plane{h: v.Height, w: v.Width, hu32: v.Data[n*size : (n+1)*size]}, nil
 	}
-	path := c.Images[Volume]
+	path := c.Images[modality]
 	if s != nil {
 		path = s.files[n]
 	}
@@ -128,8 +129,8 @@ func (l *Loader) slice(c *Case, s *stack, n int) (*plane, error) {
 		return nil, err
 	}
 	p := v.(*plane)
-	if p.h != c.Size[0] || p.w != c.Size[1] {
-		return nil, problem.At(path, 0, "", "is %d x %d pixels, the key slice %s is %d x %d", p.w, p.h, filepath.Base(c.Images[Volume]), c.Size[1], c.Size[0])
+	if size := c.sight(modality).size; p.h != size[0] || p.w != size[1] {
+		return nil, problem.At(path, 0, "", "is %d x %d pixels, the key slice %s is %d x %d", p.w, p.h, filepath.Base(c.Images[modality]), size[1], size[0])
 	}
 	return p, nil
 }
@@ -172,40 +173,57 @@ func sliceTaps(s *stack, key, depth int, spacingMM, intervalMM float64) []tap {
 }
 
 // renderVolume fills out [depth, NetHeight, NetWidth].
-func (l *Loader) renderVolume(p *plan, out []float32) error {
-	g := p.geometry[Volume]
-	c := p.c
-	s := l.data.stacks[c.Stack]
-	var scratch []float32
+func (l *Loader) renderVolume(p *plan, modality string, out []float32) error {
+	g, c, v := p.geometry[modality], p.c, p.c.sight(modality)
+	window, err := l.windowOf(c, modality)
+	if err != nil {
+		return err
+	}
+	s := l.data.stacks[v.stack]
+	var scratch, part []float32
 	size := g.NetHeight * g.NetWidth
-	taps := sliceTaps(s, c.KeySlice, l.depth, l.opt.Load.SliceSpacingMM, c.SpacingMM[0])
-	for i, t := range taps {
+	taps := v.taps(s, l.depth, l.opt.Load.SliceSpacingMM)
+	for i, of := range taps {
 		to := out[i*size : (i+1)*size]
-		if i > 0 && t == taps[i-1] {
+		if i > 0 && slices.Equal(of, taps[i-1]) {
 			copy(to, out[(i-1)*size:i*size])
 			continue
 		}
-		low, err := l.slice(c, s, t.low)
-		if err != nil {
-			return err
-		}
-		high := low
-		if t.high != t.low {
-			if high, err = l.slice(c, s, t.high); err != nil {
+		for k, t := range of {
+			low, err := l.slice(c, modality, s, t.low)
+			if err != nil {
 				return err
 			}
-			if (low.hu16 == nil) != (high.hu16 == nil) || (low.hu32 == nil) != (high.hu32 == nil) {
-				return problem.At(s.files[t.high], 0, "", "is of another depth (bits per pixel) than the slice %s", filepath.ToSlash(s.files[t.low]))
+			high := low
+			if t.high != t.low {
+				if high, err = l.slice(c, modality, s, t.high); err != nil {
+					return err
+				}
+				if (low.hu16 == nil) != (high.hu16 == nil) || (low.hu32 == nil) != (high.hu32 == nil) {
+					return problem.At(s.files[t.high], 0, "", "is of another depth (bits per pixel) than the slice %s", filepath.ToSlash(s.files[t.low]))
+				}
+			}
+			if scratch == nil {
+				scratch, part = make([]float32, low.h*low.w), make([]float32, low.h*low.w)
+			}
+			if k == 0 {
+				blend(scratch, low, high, t.weight, c, window)
+				continue
+			}
+			blend(part, low, high, t.weight, c, window)
+			for at, x := range part {
+				scratch[at] += x
 			}
 		}
-		if scratch == nil {
-			scratch = make([]float32, low.h*low.w)
+		if len(of) > 1 {
+			for at := range scratch {
+				scratch[at] /= float32(len(of))
+			}
 		}
-		l.blend(scratch, low, high, t.weight, c)
-		source, h, w, m := shrink(scratch, low.h, low.w, 1, *g)
-		warp(source, h, w, 1, 0, m, to, g.NetHeight, g.NetWidth, p.contentHeight[Volume], p.contentWidth[Volume], float32(l.window.fill))
+		source, h, w, m := shrink(scratch, v.size[0], v.size[1], 1, *g)
+		warp(source, h, w, 1, 0, m, to, g.NetHeight, g.NetWidth, p.contentHeight[modality], p.contentWidth[modality], float32(window.fill))
 	}
-	l.finishVolume(p, out)
+	l.finishVolume(p, window, out)
 	return nil
 }
 
@@ -246,7 +264,7 @@ func (w windowing) apply(out []float32) {
 }
 
 // blend mixes two slices in Hounsfield units and windows the result.
-func (l *Loader) blend(out []float32, low, high *plane, weight float64, c *Case) {
+func blend(out []float32, low, high *plane, weight float64, c *Case, window windowing) {
 	switch {
 	case low.hu16 != nil:
 		mix(out, low.hu16, high.hu16, float32(weight))
@@ -257,7 +275,7 @@ func (l *Loader) blend(out []float32, low, high *plane, weight float64, c *Case)
 		from, to := c.greyHU[0], c.greyHU[1]
 		if from == to { // nobody said: grey fills the window
 			from, to = 0, 255
-			if in := l.window.intensity; in != nil {
+			if in := window.intensity; in != nil {
 				from, to = in.Low, in.High
 			}
 		}
@@ -266,7 +284,7 @@ func (l *Loader) blend(out []float32, low, high *plane, weight float64, c *Case)
 			out[i] = start + v*step
 		}
 	}
-	l.window.apply(out)
+	window.apply(out)
 }
 
 func mix[T uint8 | int16 | float32](out []float32, low, high []T, weight float32) {
@@ -284,8 +302,7 @@ func mix[T uint8 | int16 | float32](out []float32, low, high []T, weight float32
 }
 
 // finishVolume changes brightness and contrast, adds noise and normalises.
-func (l *Loader) finishVolume(p *plan, out []float32) {
-	w := l.window
+func (l *Loader) finishVolume(p *plan, w windowing, out []float32) {
 	if w.intensity == nil {
 		return
 	}
@@ -339,17 +356,10 @@ func channelOf(values []float64, channel int, absent float64) float64 {
 // renderPicture fills out [3, NetHeight, NetWidth].
 func (l *Loader) renderPicture(p *plan, modality string, out []float32) error {
 	path := p.c.Images[modality]
-	v, err := l.opt.Cache.get("picture\x00"+path, func() (any, int64, error) {
-		pic, err := decodePicture(path, l.data.pictureBits)
-		if err != nil {
-			return nil, 0, err
-		}
-		return pic, pic.bytes(), nil
-	})
+	pic, err := l.picture(p.c, modality)
 	if err != nil {
 		return err
 	}
-	pic := v.(*plane)
 	g := p.geometry[modality]
 	if pic.h != g.Height || pic.w != g.Width {
 		return problem.At(path, 0, "", "the file changed: %d x %d pixels, %d x %d when the data set was opened", pic.w, pic.h, g.Width, g.Height)
@@ -375,6 +385,34 @@ func (l *Loader) renderPicture(p *plan, modality string, out []float32) error {
 		normalise(out[channel*size:(channel+1)*size], in, channel)
 	}
 	return nil
+}
+
+// picture is a case's picture, or the slice that is shown in its place in a window.
+func (l *Loader) picture(c *Case, modality string) (*plane, error) {
+	path := c.Images[modality]
+	v, err := l.opt.Cache.get(fmt.Sprintf("picture\x00%s\x00%d", path, c.sight(modality).key), func() (any, int64, error) {
+		pic, err := l.decodePicture(c, modality)
+		if err != nil {
+			return nil, 0, err
+		}
+		return pic, pic.bytes(), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*plane), nil
+}
+
+func (l *Loader) decodePicture(c *Case, modality string) (*plane, error) {
+	v := c.sights[modality]
+	if v == nil {
+		return decodePicture(c.Images[modality], l.data.pictureBits)
+	}
+	p, err := l.slice(c, modality, l.data.stacks[v.stack], v.key)
+	if err != nil {
+		return nil, err
+	}
+	return p.colored(l.data.windows[modality]), nil
 }
 
 func (p *plan) changeColors(out []float32, size int, w windowing) {

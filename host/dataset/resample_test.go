@@ -61,7 +61,7 @@ func TestResizeAgainstPyTorch(t *testing.T) {
 	for _, c := range loadFixtures(t).Resize {
 		l := &Loader{opt: LoaderOptions{Load: LoadOptions{Size: c.Size}}}
 		p := &plan{c: &Case{}, geometry: map[string]*Geometry{}, contentHeight: map[string]int{}, contentWidth: map[string]int{}}
-		l.planModality(p, Volume, [2]int{c.Height, c.Width}, rand.New(rand.NewPCG(1, 1)))
+		l.planModality(p, Volume, [2]int{c.Height, c.Width}, [4]float64{}, rand.New(rand.NewPCG(1, 1)))
 		g := p.geometry[Volume]
 		if p.contentHeight[Volume] != c.OutHeight || p.contentWidth[Volume] != c.OutWidth {
 			t.Fatalf("content is %d x %d, want %d x %d", p.contentHeight[Volume], p.contentWidth[Volume], c.OutHeight, c.OutWidth)

@@ -432,9 +432,9 @@ func TestWindowMapsTheRangeAndClips(t *testing.T) {
 
 func TestColoursChangeAboutTheMiddle(t *testing.T) {
 	in := &sdk.Intensity{Low: 0, High: 1, OutLow: 0, OutHigh: 10, Mean: []float64{2}, Std: []float64{4}}
-	l := &Loader{window: newWindowing(in)}
+	l := &Loader{}
 	out := []float32{0, 5, 7, 10}
-	l.finishVolume(&plan{color: colorChange{brightness: 0.1, contrast: 0.5}}, out)
+	l.finishVolume(&plan{color: colorChange{brightness: 0.1, contrast: 0.5}}, newWindowing(in), out)
 	if diff := cmp.Diff([]float32{(0 - 2) / 4.0, 1, (9 - 2) / 4.0, 2}, out); diff != "" {
 		t.Errorf("volume: %s", diff)
 	}

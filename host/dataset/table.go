@@ -23,32 +23,36 @@ func openTable(o *opener) error {
 	if err != nil {
 		return err
 	}
-	d := o.d
+	o.d.Dir = filepath.Dir(o.path)
+	return o.caseTable(&scans{o: o, t: t}, nil)
+}
+
+// caseTable reads a table of cases, with their pictures or volumes; extra has further
+// attributes by id, nil: none.
+func (o *opener) caseTable(s *scans, extra *table.Table) error {
+	t, d := s.t, o.d
 	d.Task = Classify
-	d.Dir = filepath.Dir(o.path)
 	if err := t.Need("id"); err != nil {
 		return err
 	}
-	// One picture per case is the modality image.main.
-	modalityOf := map[string]string{}
-	var imageColumns, labelColumns, attributes []string
-	for _, c := range t.Columns {
-		switch {
-		case c == "image":
-			modalityOf[c] = single
-			imageColumns = append(imageColumns, c)
-		case ports.Images.Has(c):
-			modalityOf[c] = c
-			imageColumns = append(imageColumns, c)
-		case c == "label" || strings.HasPrefix(c, "label."):
-			labelColumns = append(labelColumns, c)
-		case slices.Contains([]string{"id", "patient", "split", "lesion"}, c) || strings.HasSuffix(c, ".evidence"):
-		default:
-			attributes = append(attributes, c)
+	s.frames, d.windows = map[string]*volumeFrame{}, map[string][]window{}
+	modalityOf, imageColumns, labelColumns, attributes := o.caseColumns(t)
+	tokens := map[string]string{}
+	for _, c := range imageColumns {
+		if other, twice := tokens[ports.TokensOf(modalityOf[c]).Name]; twice {
+			return problem.At(t.Path, 1, c, "the columns %s and %s name one modality", other, c)
 		}
+		tokens[ports.TokensOf(modalityOf[c]).Name] = c
 	}
-	if t.Has("image") && t.Has(single) {
-		return problem.At(t.Path, 1, single, "the columns image and image.main name one modality")
+	if extra != nil {
+		for _, c := range extra.Columns {
+			if slices.Contains(attributes, c) {
+				return problem.At(extra.Path, 1, c, "the column stands in %s already", filepath.Base(t.Path))
+			}
+			if c != "id" && !strings.HasSuffix(c, ".evidence") {
+				attributes = append(attributes, c)
+			}
+		}
 	}
 	byDefault := labelColumns
 	if slices.Contains(labelColumns, "label") {
@@ -63,8 +67,8 @@ func openTable(o *opener) error {
 	if d.AttributeColumns, err = o.chooseAttributes(attributes, attributes, nil); err != nil {
 		return err
 	}
-	for _, m := range modalityOf {
-		d.Modalities = append(d.Modalities, m)
+	for _, c := range imageColumns {
+		d.Modalities = append(d.Modalities, s.expand(c, modalityOf[c])...)
 	}
 	slices.Sort(d.Modalities)
 
@@ -93,6 +97,9 @@ func openTable(o *opener) error {
 			c.Strata["lesion"] = lesion
 		}
 		o.readAttributes(t, r, attributes, &c)
+		if more, ok := s.rowOf(extra, id); ok {
+			o.readAttributes(extra, more, attributes, &c)
+		}
 		given := map[string]string{}
 		for _, column := range labels {
 			text := t.Get(r, column)
@@ -109,17 +116,33 @@ func openTable(o *opener) error {
 		i := o.addCase(c, t.Path, r.Line)
 		byID[id] = i
 		values = append(values, given)
+		paths := map[string]string{}
 		for _, column := range imageColumns {
 			name := t.Get(r, column)
 			if name == "" || o.missing(name) {
 				continue // a missing modality, unless all are
 			}
-			path := imagePath(d.Dir, name)
-			o.d.Cases[i].Images[modalityOf[column]] = path
-			o.expect(expectedImage{caseIndex: i, path: path, place: place{t.Path, r.Line}, column: column})
+			paths[column] = imagePath(d.Dir, name)
 		}
+		for _, k := range s.columns {
+			path := paths[k.column]
+			if path == "" {
+				continue
+			}
+			o.d.Cases[i].Images[k.modality] = path
+			switch {
+			case ports.Scan(k.modality):
+			case isScan(path):
+				s.addSlice(i, r, k.column, k.modality, path)
+			default:
+				o.expect(expectedImage{caseIndex: i, path: path, place: place{t.Path, r.Line}, column: k.column})
+			}
+		}
+		s.add(i, r, paths)
 		o.needPicture(i, t.Path, r.Line, imageColumns)
 	}
+	s.strangers(extra, byID)
+	s.show()
 	o.warnOfAbsent()
 	o.labelSets(tasks, values, nil, func(task string) string { return columnOf[task] })
 	if len(tasks) == 0 {
@@ -127,6 +150,71 @@ func openTable(o *opener) error {
 	}
 	return nil
 }
+
+// caseColumns sorts a table's columns: which show something, as which modality, which are
+// labels, and which attributes.
+func (o *opener) caseColumns(t *table.Table) (modalityOf map[string]string, images, labels, attributes []string) {
+	modalityOf = map[string]string{}
+	reserved := []string{"id", "patient", "split", "lesion"}
+	folder := o.layout == "volumes"
+	if folder {
+		reserved = append(reserved, "series", "source")
+	}
+	scanned := func(c string) bool { return ports.Scan(c) || folder && c == "path" }
+	if slices.ContainsFunc(t.Columns, scanned) {
+		reserved = append(append(reserved, "mask", "slice"), regionColumns...)
+	} else if len(o.windows) > 0 {
+		reserved = append(reserved, "slice")
+	}
+	for _, c := range t.Columns {
+		switch {
+		case slices.Contains(reserved, c) || strings.HasSuffix(c, ".evidence"):
+		case c == "image":
+			modalityOf[c] = single // one picture per case is the modality image.main
+		case c == "path" && folder:
+			modalityOf[c] = Volume
+		case ports.Pixels(c):
+			modalityOf[c] = c
+		case c == "label" || strings.HasPrefix(c, "label."):
+			labels = append(labels, c)
+		default:
+			attributes = append(attributes, c)
+		}
+		if modalityOf[c] != "" {
+			images = append(images, c)
+		}
+	}
+	return modalityOf, images, labels, attributes
+}
+
+// rowOf is a case's row in a table of attributes.
+func (s *scans) rowOf(extra *table.Table, id string) (table.Row, bool) {
+	if extra == nil {
+		return table.Row{}, false
+	}
+	if s.extra == nil {
+		s.extra = map[string]table.Row{}
+		for _, r := range extra.Rows {
+			s.extra[extra.Get(r, "id")] = r
+		}
+	}
+	r, ok := s.extra[id]
+	return r, ok
+}
+
+// strangers refuses rows of attributes that belong to no case.
+func (s *scans) strangers(extra *table.Table, cases map[string]int) {
+	if extra == nil {
+		return
+	}
+	for _, r := range extra.Rows {
+		if id := extra.Get(r, "id"); !has(cases, id) {
+			s.o.problems.Add(extra.Path, r.Line, "id", "%q is not in %s", problem.Clip(id, 60), filepath.Base(s.t.Path))
+		}
+	}
+}
+
+func has(m map[string]int, key string) bool { _, ok := m[key]; return ok }
 
 // needPicture refuses a case without any of its pictures, whose columns are given.
 func (o *opener) needPicture(caseIndex int, file string, line int, columns []string) {
@@ -169,6 +257,9 @@ func (o *opener) unlabelled() {
 func (o *opener) readAttributes(t *table.Table, r table.Row, all []string, c *Case) {
 	origin := fmt.Sprintf("%s:%d", t.Path, r.Line) // one text for all cells of the row
 	for _, name := range all {
+		if !t.Has(name) {
+			continue
+		}
 		text, err := o.attribute(t.Get(r, name))
 		if err == nil && name == "age" && text != "" {
 			if _, words := table.Number(text); words == nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // columns of volumes.csv and boxes.csv that are no attributes and no strata.
@@ -44,6 +45,9 @@ func openVolumes(o *opener) error {
 	t, err := o.table(filepath.Join(o.path, "volumes.csv"))
 	if err != nil {
 		return err
+	}
+	if o.classifies(t) {
+		return o.classifyVolumes(t)
 	}
 	if err := t.Need("id", "path"); err != nil {
 		return err
@@ -78,6 +82,55 @@ func openVolumes(o *opener) error {
 		}
 	}
 	return nil
+}
+
+// classifies reports whether whole volumes are to be classified: the task says so, or it says
+// nothing and there are labels, and no lesions or volumes of several phases.
+func (o *opener) classifies(t *table.Table) bool {
+	there, _ := exists(filepath.Join(o.path, "boxes.csv"))
+	labelled := slices.ContainsFunc(t.Columns, func(c string) bool { return c == "label" || strings.HasPrefix(c, "label.") })
+	return o.opt.Task == Classify || o.opt.Task == "" && labelled && (!there || !t.Has("path"))
+}
+
+// classifyVolumes reads volumes.csv as a table of cases; boxes.csv says which regions are
+// shown.
+func (o *opener) classifyVolumes(t *table.Table) error {
+	s := &scans{o: o, t: t}
+	if there, _ := exists(filepath.Join(o.path, "boxes.csv")); there {
+		if err := t.Need("id"); err != nil {
+			return err
+		}
+		first := map[string]*volumeFrame{}
+		for _, r := range t.Rows {
+			name := t.Get(r, "path")
+			for _, c := range t.Columns {
+				if name == "" && ports.Scan(c) {
+					name = t.Get(r, c)
+				}
+			}
+			f := (*volumeFrame)(nil)
+			if h, err := nifti.ReadHeader(imagePath(o.path, name)); err == nil { // else its file is reported as a case's
+				f = &volumeFrame{name, h, h.Frame(), 0}
+			}
+			first[t.Get(r, "id")] = f
+		}
+		var err error
+		if s.boxes, _, err = o.volumeBoxes(first); err != nil {
+			return err
+		}
+	}
+	path := filepath.Join(o.path, "attributes.csv")
+	if there, _ := exists(path); !there {
+		return o.caseTable(s, nil)
+	}
+	extra, err := o.table(path)
+	if err != nil {
+		return err
+	}
+	if err := extra.Need("id"); err != nil {
+		return err
+	}
+	return o.caseTable(s, extra)
 }
 
 // volumeFrame is where a volume lies on disk and in the patient.
@@ -253,7 +306,8 @@ func (f *volumeFrame) display(low, top [3]float64, coordinates string) (a, b [3]
 func (o *opener) volumeAttributes(t *table.Table, frames map[string]*volumeFrame) (map[string]map[string]schema.Cell, error) {
 	var all []string
 	for _, c := range t.Columns {
-		if !slices.Contains(volumesReserved, c) && !strings.HasSuffix(c, ".evidence") {
+		label := c == "label" || strings.HasPrefix(c, "label.") // what a classifier is to find
+		if !slices.Contains(volumesReserved, c) && !strings.HasSuffix(c, ".evidence") && !label && !ports.Scan(c) {
 			all = append(all, c)
 		}
 	}

@@ -60,11 +60,11 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		p.Members = append(p.Members, m)
 		left := leftOut(s.Stage.Outputs, opened.Outputs)
 		opened.Inputs = sdk.KnownPorts(s.Stage.Inputs, opened.Inputs)
-		opened.Outputs = sdk.KnownPorts(s.Stage.Outputs, opened.Outputs)
+		opened.Outputs = slices.DeleteFunc(sdk.KnownPorts(s.Stage.Outputs, opened.Outputs), func(p sdk.Port) bool { return left[p.Name] })
 		if _, err := on.connect(s, opened.Inputs, before); err != nil {
 			return nil, err
 		}
-		on.offer(s, opened.Inputs, slices.DeleteFunc(slices.Clone(opened.Outputs), func(p sdk.Port) bool { return left[p.Name] }))
+		on.offer(s, opened.Inputs, opened.Outputs)
 		before = s.name()
 	}
 	return p, nil

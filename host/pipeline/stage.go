@@ -125,11 +125,11 @@ func (m *Member) gives(name string) sdk.Port {
 }
 
 // Makes are the outputs that the stage is known to make: no families, nothing that
-// stays inside its process.
+// stays inside its process or is made on request alone.
 func (m *Member) Makes() []sdk.Port {
 	return slices.DeleteFunc(slices.Clone(m.Opened.Outputs), func(p sdk.Port) bool {
 		_, family := sdk.Family(p.Name)
-		return family || p.Resident
+		return family || p.Resident || p.OnRequest
 	})
 }
 

@@ -27,6 +27,7 @@ func (r *RunFiles) OpenData(o PredictOptions) (*RunData, error) {
 	if o.Data == "" {
 		o.Data = c.Data
 	}
+	o.Data = dataset.Shown(o.Data, c.Data)
 	from, err := r.sources(o)
 	if err != nil {
 		return nil, err

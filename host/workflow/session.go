@@ -148,7 +148,7 @@ func (s *Session) look(ctx context.Context) error {
 	}
 	var window *sdk.Intensity
 	for _, port := range s.Feed.Encoder.Opened.Inputs {
-		if port.Name == ports.Volume.Name {
+		if ports.Scan(port.Name) {
 			window = port.Intensity
 		}
 	}

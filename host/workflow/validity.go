@@ -161,13 +161,14 @@ func reported(s *schema.Schema, cases []dataset.Case) bool {
 
 // depth is the number of slices that the encoder takes, 0 when it takes no volume.
 func (s *Session) depth() int {
-	if s.Feed.Encoder == nil || !slices.Contains(s.Data.Modalities, dataset.Volume) {
+	i := slices.IndexFunc(s.Data.Modalities, ports.Scan)
+	if s.Feed.Encoder == nil || i < 0 {
 		return 0
 	}
 	if n := s.Config.DataSettings.Slices; n > 0 {
 		return n
 	}
-	port := sdk.FindPort(s.Feed.Encoder.Opened.Inputs, dataset.Volume)
+	port := sdk.FindPort(s.Feed.Encoder.Opened.Inputs, s.Data.Modalities[i])
 	if port == nil || len(port.Shape) != 5 {
 		return 0
 	}

@@ -40,7 +40,7 @@ func BenchmarkDenseNet121(b *testing.B) {
 		in := openInside(b, sdk.Settings{"preset": "densenet121", "slices": fmt.Sprint(slices), "precision": c.precision}, nil)
 		volume := formulaVolume([]int64{1, 1, slices, 512, 512})
 		forward := func(s *torchstage.Scope, train bool) *ts.Tensor {
-			m := in.encoder.mixer(s, &torchstage.Inputs{Tensors: map[string]*ts.Tensor{}})
+			m := in.encoder.mixer(s, &torchstage.Inputs{Tensors: map[string]*ts.Tensor{}}, "volume")
 			defer m.free()
 			return in.encoder.pyramid.forward(s, in.encoder.backbone.forward(s, s.FromTensor(volume), m, train))
 		}

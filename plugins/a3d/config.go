@@ -67,6 +67,7 @@ type encoderSettings struct {
 	Window     []float64 `setting:"window" default:"-1024,2050" rising:"true" help:"HU that become 0 and 255"`
 	Precision  string    `setting:"precision" default:"fp32" choices:"fp32,bf16" help:"bf16 computes convolutions in bfloat16; parameters stay FP32"`
 	Checkpoint bool      `setting:"checkpoint" default:"false" help:"recompute dense layers in the backward pass instead of keeping their activations"`
+	Frozen     bool      `setting:"frozen" default:"false" help:"true: the network is not trained and its batch norms keep their statistics; for classification, whose tokens are then made once"`
 	Weights    sdk.Path  `setting:"weights" help:"safetensors to start from: a detector's state dict or torchvision's densenet121"`
 }
 

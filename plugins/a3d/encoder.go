@@ -19,11 +19,16 @@ type shared struct {
 
 const sharedName = "a3d.encoder"
 
-// encoder is the stage from a volume to tokens.
+// encoder is the stage from volumes to tokens.
 type encoder struct {
 	*backbone
 	pyramid                *pyramid
 	tokenWeight, tokenBias *ts.Tensor // [C, C16], [C]
+	// volumes are the ports of the volumes: one for a detector, the phases or sequences of a
+	// case for a classifier.
+	volumes []string
+	frozen  bool
+	detects bool // a head in this process takes the maps
 }
 
 func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
@@ -35,7 +40,7 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &encoder{backbone: newBackbone(b.Params, c, b.Device), pyramid: newPyramid(b.Params, c)}
+	e := &encoder{backbone: newBackbone(b.Params, c, b.Device), pyramid: newPyramid(b.Params, c), frozen: set.Frozen}
 	coarse := c.channels()[2]
 	e.tokenWeight = b.Params.Parameter("token_proj.weight", []int64{c.tokens, coarse}, torchstage.XavierUniform())
 	e.tokenBias = b.Params.Parameter("token_proj.bias", []int64{c.tokens}, torchstage.Zeros())
@@ -44,37 +49,93 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 			return nil, err
 		}
 	}
+	if set.Frozen {
+		b.Params.Freeze("")
+		// The host reads this note: it may keep the tokens instead of asking again.
+		b.Notes = append(b.Notes, "frozen: tokens depend on the volume alone")
+	}
+	return e, e.declare(b, c)
+}
+
+// declare states the ports of this instance: a detector's, or tokens alone for a classifier.
+func (e *encoder) declare(b *torchstage.Build, c encoderConfig) error {
+	for _, p := range b.Request.Inputs {
+		if ports.Scan(p.Name) {
+			e.volumes = append(e.volumes, p.Name)
+		}
+	}
+	e.detects = b.Request.Task != "classify"
+	switch {
+	case e.detects:
+		e.volumes = []string{ports.Volume.Name}
+	case len(e.volumes) == 0 && len(b.Request.Inputs) > 0:
+		return sdk.Errorf(sdk.InvalidArgument, "the data have no volume; pictures are encoded by other plugins, such as classifier")
+	case len(e.volumes) == 0:
+		e.volumes = []string{ports.Volume.Name}
+	}
+	seen := intensity
+	seen.Low, seen.High = c.low, c.high
+	for _, name := range e.volumes {
+		b.Inputs = append(b.Inputs, ports.Named(name, ports.Required, ports.SizeMultiple(sizeMultiple), ports.Intensity(seen),
+			ports.Shape("N", "1", fmt.Sprint(c.slices), "H", "W")))
+		spacing := ports.SpacingOf(name).Declare()
+		spacing.Required = c.operator == opAlignShift
+		b.Inputs = append(b.Inputs, spacing)
+		b.Outputs = append(b.Outputs, ports.TokensOf(name).Declare(ports.Required, ports.Shape("N", "T", fmt.Sprint(c.tokens))))
+	}
+	if !e.detects {
+		return nil
+	}
 	b.Group.Put(sharedName, &shared{c, e.pyramid})
-	m := encoderManifest()
-	m.Inputs[0].Shape = []string{"N", "1", fmt.Sprint(c.slices), "H", "W"}
-	m.Inputs[0].Intensity.Low, m.Inputs[0].Intensity.High = c.low, c.high
-	m.Inputs[1].Required = c.operator == opAlignShift
-	m.Outputs[0].Shape = []string{"N", "T", fmt.Sprint(c.tokens)}
-	m.Outputs[1].Shape = []string{"N", fmt.Sprint(c.pyramid), "H4", "W4"}
-	b.Inputs, b.Outputs = m.Inputs, m.Outputs
-	return e, nil
+	features := *sdk.FindPort(encoderManifest().Outputs, "features")
+	features.Shape = []string{"N", fmt.Sprint(c.pyramid), "H4", "W4"}
+	b.Outputs = append(append(b.Outputs, features), residents()...)
+	return nil
 }
 
 // Forward implements torchstage.Module.
 func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
-	volume := in.Tensors[ports.Volume.Name]
-	e.checkVolume(s, volume)
-	m := e.mixer(s, in)
+	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}}
+	for _, name := range e.volumes {
+		var maps []*ts.Tensor
+		if e.frozen {
+			s.NoGrad(func() { maps = e.encode(s, in, name, out) })
+		} else {
+			maps = e.encode(s, in, name, out)
+		}
+		if s.Err() != nil {
+			return nil
+		}
+		if in.Wanted["features"] {
+			out.Tensors["features"] = e.pyramid.forward(s, maps)
+		}
+		if e.detects {
+			for i, resident := range residentMaps {
+				out.Tensors[resident] = maps[i]
+			}
+			tokens := out.Tensors[ports.TokensOf(name).Name]
+			out.Tensors[ownTokens] = s.Do("alias", func() (*ts.Tensor, error) { return tokens.Alias(false) })
+		}
+	}
+	return out
+}
+
+// encode makes the maps of a volume and its tokens.
+func (e *encoder) encode(s *torchstage.Scope, in *torchstage.Inputs, name string, out *torchstage.Outputs) []*ts.Tensor {
+	volume := in.Tensors[name]
+	if volume == nil {
+		s.Failf(sdk.InvalidArgument, "input %q is missing", name)
+		return nil
+	}
+	e.checkVolume(s, name, volume)
+	m := e.mixer(s, in, name)
 	if s.Err() != nil {
 		return nil
 	}
 	defer m.free()
-	maps := e.backbone.forward(s, volume, m, in.Train && !in.Frozen)
-	tokens := e.tokens(s, maps[2])
-	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{volumeTokens.Name: tokens}}
-	for i, name := range residentMaps {
-		out.Tensors[name] = maps[i]
-	}
-	out.Tensors[ownTokens] = s.Do("alias", func() (*ts.Tensor, error) { return tokens.Alias(false) })
-	if in.Wanted["features"] {
-		out.Tensors["features"] = e.pyramid.forward(s, maps)
-	}
-	return out
+	maps := e.backbone.forward(s, volume, m, in.Train && !in.Frozen && !e.frozen)
+	out.Tensors[ports.TokensOf(name).Name] = e.tokens(s, maps[2])
+	return maps
 }
 
 // tokens projects every cell of the coarse map: [N, T, C].
@@ -89,13 +150,13 @@ func (e *encoder) tokens(s *torchstage.Scope, coarse *ts.Tensor) *ts.Tensor {
 	})
 }
 
-func (e *encoder) checkVolume(s *torchstage.Scope, volume *ts.Tensor) {
+func (e *encoder) checkVolume(s *torchstage.Scope, name string, volume *ts.Tensor) {
 	shape := s.Shape(volume)
 	if s.Err() != nil {
 		return
 	}
 	bad := func(wanted, advice string) {
-		s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: ports.Volume.Name, Given: fmt.Sprintf("FP32 %v", shape), Wanted: wanted, Advice: advice})
+		s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: name, Given: fmt.Sprintf("FP32 %v", shape), Wanted: wanted, Advice: advice})
 	}
 	switch {
 	case len(shape) != 5 || shape[1] != 1 || shape[0] < 1:
@@ -108,33 +169,34 @@ func (e *encoder) checkVolume(s *torchstage.Scope, volume *ts.Tensor) {
 	s.NoGrad(func() {
 		// A sum is finite only if every value is (values are of moderate size).
 		if sum := s.Scalar(s.Sum(volume, nil, false)); s.Err() == nil && (math.IsNaN(sum) || math.IsInf(sum, 0)) {
-			s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: ports.Volume.Name, Err: fmt.Errorf("holds NaN or infinite values")})
+			s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: name, Err: fmt.Errorf("holds NaN or infinite values")})
 		}
 	})
 }
 
-// mixer checks the spacing and prepares the slice mixing of one call.
-func (e *encoder) mixer(s *torchstage.Scope, in *torchstage.Inputs) *mixer {
+// mixer checks the spacing that comes with a volume and prepares the slice mixing of one call.
+func (e *encoder) mixer(s *torchstage.Scope, in *torchstage.Inputs, volume string) *mixer {
+	port := ports.SpacingOf(volume).Name
 	m := &mixer{operator: e.operator, slices: e.depth(), device: e.device, byWidth: map[int64]*ts.Tensor{}, keep: []float64{0}}
-	spacing := in.Tensors[ports.Spacing.Name]
+	spacing := in.Tensors[port]
 	if spacing == nil {
 		if e.operator == opAlignShift {
-			s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: ports.Spacing.Name, Given: "absent", Wanted: "FP32 [N 3] in mm",
+			s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: port, Given: "absent", Wanted: "FP32 [N 3] in mm",
 				Advice: "operator=alignshift shifts by the slice distance"})
 		}
 		return m
 	}
-	volumes, values := s.Dim(in.Tensors[ports.Volume.Name], 0), s.Float32s(spacing)
+	volumes, values := s.Dim(in.Tensors[volume], 0), s.Float32s(spacing)
 	if s.Err() != nil {
 		return m
 	}
 	if int64(len(values)) != 3*volumes {
-		s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: ports.Spacing.Name, Given: fmt.Sprintf("FP32 %v", s.Shape(spacing)), Wanted: fmt.Sprintf("FP32 [%d 3]", volumes)})
+		s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: port, Given: fmt.Sprintf("FP32 %v", s.Shape(spacing)), Wanted: fmt.Sprintf("FP32 [%d 3]", volumes)})
 		return m
 	}
 	for i, v := range values {
 		if !(v > 0) || math.IsInf(float64(v), 0) {
-			s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: ports.Spacing.Name, Given: fmt.Sprintf("%g along %s in volume %d", v, []string{"z", "y", "x"}[i%3], i/3),
+			s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: port, Given: fmt.Sprintf("%g along %s in volume %d", v, []string{"z", "y", "x"}[i%3], i/3),
 				Wanted: "a finite distance above 0 mm"})
 			return m
 		}

@@ -208,7 +208,7 @@ func TestBackboneAgreesWithPyTorch(t *testing.T) {
 
 			run(t, func(s *torchstage.Scope, after later) {
 				inputs := &torchstage.Inputs{Tensors: map[string]*ts.Tensor{"volume": s.FromTensor(volume), "spacing": s.FromTensor(spacing)}}
-				m := in.encoder.mixer(s, inputs)
+				m := in.encoder.mixer(s, inputs, "volume")
 				defer m.free()
 				for i, x := range in.encoder.backbone.forward(s, inputs.Tensors["volume"], m, true) {
 					name := fmt.Sprintf("train.map%d", strides[i])

@@ -32,18 +32,24 @@ func residents() []sdk.Port {
 		Required: true, Differentiable: true, Resident: true, Help: "the tokens before any fusion"})
 }
 
+// intensity is what the published detector sees of Hounsfield units.
+var intensity = sdk.Intensity{Low: -1024, High: 2050, OutLow: -50, OutHigh: 205}
+
 func encoderManifest() sdk.StageManifest {
 	return sdk.StageManifest{
-		Name: "encoder", Kind: sdk.KindEncoder, Trainable: true, Tasks: []string{"detect"},
+		Name: "encoder", Kind: sdk.KindEncoder, Trainable: true, Tasks: []string{"detect", "classify"},
 		Summary: "truncated DenseNet over the slices of a volume; tokens of the stride-16 map",
 		Inputs: []sdk.Port{
-			ports.Volume.Declare(ports.Required, ports.SizeMultiple(sizeMultiple),
-				ports.Intensity(sdk.Intensity{Low: -1024, High: 2050, OutLow: -50, OutHigh: 205}),
+			ports.Volume.Declare(ports.SizeMultiple(sizeMultiple), ports.Intensity(intensity),
 				ports.Help("D slices about the one to be searched, windowed to 0..255 minus 50")),
+			ports.Volumes.Declare(ports.SizeMultiple(sizeMultiple), ports.Intensity(intensity),
+				ports.Help("the same of several phases or sequences, for classification; one network sees them all")),
 			ports.Spacing.Declare(ports.Help("mm, z y x; z is the slice distance that operator=alignshift shifts by")),
+			ports.Spacings.Declare(),
 		},
 		Outputs: append([]sdk.Port{
-			volumeTokens.Declare(ports.Required, ports.Help("one token per cell of the stride-16 map, row by row")),
+			volumeTokens.Declare(ports.Help("one token per cell of the stride-16 map, row by row")),
+			ports.Tokens.Declare(ports.Help("the same of volume.*")),
 			{Name: "features", DType: tensor.FP32, Shape: []string{"N", "F", "H4", "W4"}, OnRequest: true,
 				Help: "the feature pyramid's level of stride 4, without fusion"},
 		}, residents()...),

@@ -61,7 +61,7 @@ func TestFusedDenseBlocksEqualTheGeneralForm(t *testing.T) {
 				}
 				volume := s.FromTensor(noise(5, 2, 1, c.slices, 64, 96))
 				inputs := &torchstage.Inputs{Tensors: map[string]*ts.Tensor{"volume": volume, "spacing": s.FromFloat32s([]float32{5, 1, 1, 3, 1, 1}, 2, 3)}}
-				m := e.mixer(s, inputs)
+				m := e.mixer(s, inputs, "volume")
 				defer m.free()
 				gate(s, in.encoderAll)
 				pass := func(general, train bool) (maps [][]float32, grads map[string][]float32) {
@@ -179,7 +179,7 @@ func TestBFloat16StaysCloseToFloat(t *testing.T) {
 		in := openInside(t, sdk.Settings{"slices": "7", "precision": precision}, nil)
 		var out []float32
 		run(t, func(s *torchstage.Scope, _ later) {
-			m := in.encoder.mixer(s, &torchstage.Inputs{Tensors: map[string]*ts.Tensor{}})
+			m := in.encoder.mixer(s, &torchstage.Inputs{Tensors: map[string]*ts.Tensor{}}, "volume")
 			defer m.free()
 			volume := s.FromTensor(noise(3, 1, 1, 7, 64, 64))
 			out = s.Float32s(in.encoder.pyramid.forward(s, in.encoder.backbone.forward(s, volume, m, true)))

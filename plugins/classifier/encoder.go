@@ -47,7 +47,7 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	}
 	sort.Strings(e.names)
 	if len(e.names) == 0 {
-		return nil, sdk.Errorf(sdk.InvalidArgument, "the data have no image.<modality> for the encoder")
+		return nil, sdk.Errorf(sdk.InvalidArgument, "the data have no image.<modality> for the encoder; volumes are encoded by the plugin a3d (--encoder a3d)")
 	}
 	if e.size == 0 && (set.Kind == "darknet" || set.Kind == "vit") {
 		e.size = 224

@@ -26,8 +26,12 @@ const (
 var (
 	Volume = add(Port{Name: "volume", DType: tensor.FP32, Shape: dims("N 1 D H W"), Makers: byHost, Readers: inPipeline, Required: true,
 		Help: "D slices about the one to be searched, intensities as the encoder's port declares"})
+	Volumes = add(Port{Name: "volume.*", DType: tensor.FP32, Shape: dims("N 1 D H W"), Makers: byHost, Readers: inPipeline, Required: true, Task: classify,
+		Help: "the same of one of several phases or sequences of a case"})
 	Spacing = add(Port{Name: "spacing", DType: tensor.FP32, Shape: dims("N 3"), Makers: byHost, Readers: inPipeline, Required: true,
 		Help: "mm between network pixels (z, y, x), with volume"})
+	Spacings = add(Port{Name: "spacing.*", DType: tensor.FP32, Shape: dims("N 3"), Makers: byHost, Readers: inPipeline, Required: true, Task: classify,
+		Help: "the same, with volume.*"})
 	Images = add(Port{Name: "image.*", DType: tensor.FP32, Shape: dims("N 3 H W"), Makers: byHost, Readers: inPipeline, Required: true,
 		Help: "RGB image of a modality, intensities as the encoder's port declares"})
 	ReportEmbedding = add(Port{Name: "report.embedding", DType: tensor.FP32, Shape: dims("N A E"), Differentiable: true, Makers: byHost, Readers: inPipeline,

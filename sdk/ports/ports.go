@@ -100,6 +100,31 @@ func (p Port) Has(name string) bool {
 
 func (p Port) prefix() string { return strings.TrimSuffix(p.Name, "*") }
 
+// Scan reports whether a name is that of a volume's port: volume, or one of volume.*.
+func Scan(name string) bool { return Volume.Has(name) || Volumes.Has(name) }
+
+// Pixels reports whether a name is that of a picture's or a volume's port.
+func Pixels(name string) bool { return Scan(name) || Images.Has(name) }
+
+// SpacingOf is the spacing that comes with a volume's port.
+func SpacingOf(volume string) Port {
+	if member, ok := Volumes.Member(volume); ok {
+		return Spacings.Of(member)
+	}
+	return Spacing
+}
+
+// TokensOf are the tokens of a picture's or a volume's port: tokens.ct of image.ct and of
+// volume.ct, tokens.volume of volume.
+func TokensOf(pixels string) Port {
+	for _, family := range []Port{Images, Volumes} {
+		if member, ok := family.Member(pixels); ok {
+			return Tokens.Of(member)
+		}
+	}
+	return Tokens.Of(pixels)
+}
+
 // LabelTarget is the target of one label set: target.label when there is a single set,
 // else target.label.<set>.
 func LabelTarget(sets []sdk.LabelSet, set string) Port {

@@ -84,8 +84,8 @@ func (f *Feed) Ports(train bool) []sdk.Port {
 	var given []sdk.Port
 	for _, m := range f.Data.Modalities {
 		given = append(given, ports.Named(m, ports.Required))
-		if m == ports.Volume.Name {
-			given = append(given, ports.Spacing.Declare(ports.Required))
+		if ports.Scan(m) {
+			given = append(given, ports.SpacingOf(m).Declare(ports.Required))
 		}
 	}
 	if f.Reports != nil {
@@ -174,8 +174,7 @@ func (f *Feed) Inputs(b *dataset.Batch) pipeline.Batch {
 func absentTokens(b *dataset.Batch) map[string][]bool {
 	out := map[string][]bool{}
 	for modality, cases := range b.Absent {
-		name, _ := ports.Images.Member(modality)
-		out[ports.Tokens.Of(name).Name] = cases
+		out[ports.TokensOf(modality).Name] = cases
 	}
 	return out
 }
@@ -184,12 +183,11 @@ func absentTokens(b *dataset.Batch) map[string][]bool {
 // some case lacks: the stages behind it could not be shown that there is none.
 func (f *Feed) CheckAbsent() error {
 	for _, modality := range f.Data.Modalities {
-		name, picture := ports.Images.Member(modality)
-		if f.Encoder == nil || !picture || sdk.FindPort(f.Encoder.Opened.Inputs, modality) == nil {
+		if f.Encoder == nil || sdk.FindPort(f.Encoder.Opened.Inputs, modality) == nil {
 			continue
 		}
 		i := slices.IndexFunc(f.Data.Cases, func(c dataset.Case) bool { return c.Images[modality] == "" })
-		if tokens := ports.Tokens.Of(name).Name; i >= 0 && sdk.FindPort(f.Encoder.Opened.Outputs, tokens) == nil {
+		if tokens := ports.TokensOf(modality).Name; i >= 0 && sdk.FindPort(f.Encoder.Opened.Outputs, tokens) == nil {
 			return fmt.Errorf("%w: %s: case %q has no %s, and the encoder %s makes no %s that could be left out; leave such cases out",
 				dataset.ErrData, f.Data.Cases[i].Origin, f.Data.Cases[i].ID, modality, f.Encoder.Plugin, tokens)
 		}

@@ -73,7 +73,7 @@ func (r *tokenCache) add(inputs map[string]*tensor.Tensor, cases []dataset.Case)
 		return
 	}
 	for name := range inputs {
-		if ports.Images.Has(name) {
+		if ports.Pixels(name) {
 			return
 		}
 	}

@@ -18,7 +18,9 @@ DTYPES = {
 }
 
 VOLUME = "volume"
+VOLUME_ANY = "volume.*"
 SPACING = "spacing"
+SPACING_ANY = "spacing.*"
 IMAGE_ANY = "image.*"
 REPORT_EMBEDDING = "report.embedding"
 REPORT_STATE = "report.state"
@@ -48,8 +50,12 @@ EMBEDDING = "embedding"
 PORTS = {
     VOLUME: ("FP32", ["N", "1", "D", "H", "W"], False,
         "D slices about the one to be searched, intensities as the encoder's port declares"),
+    VOLUME_ANY: ("FP32", ["N", "1", "D", "H", "W"], False,
+        "the same of one of several phases or sequences of a case"),
     SPACING: ("FP32", ["N", "3"], False,
         "mm between network pixels (z, y, x), with volume"),
+    SPACING_ANY: ("FP32", ["N", "3"], False,
+        "the same, with volume.*"),
     IMAGE_ANY: ("FP32", ["N", "3", "H", "W"], False,
         "RGB image of a modality, intensities as the encoder's port declares"),
     REPORT_EMBEDDING: ("FP32", ["N", "A", "E"], True,

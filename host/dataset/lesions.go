@@ -1,0 +1,114 @@
+package dataset
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/table"
+)
+
+// classifyLesions reads DL_info.csv with a case per lesion: its neighbourhood on the key slice
+// and the slices about it, and its type. What is known of a lesion's type is the label, and no
+// attribute.
+func (o *opener) classifyLesions(t *table.Table, extra *attributeColumns) error {
+	d := o.d
+	d.Task, d.Modalities, d.huOnly = Classify, []string{Volume}, true
+	own := []string{"age", "gender", "size"}
+	all, byDefault := slices.Concat(own, extra.columns), slices.Concat(deepLesionDefault, extra.columns)
+	var err error
+	if d.AttributeColumns, err = o.chooseAttributes(all, byDefault, nil); err != nil {
+		return err
+	}
+	d.windows = map[string][]window{}
+	d.windows[Volume], _ = o.windowsOf(Volume)
+	cells := o.cellsOfImages(extra)
+	var values []map[string]string
+	unknown := map[string]int{}
+	counted := map[string]int{}
+	for _, r := range t.Rows {
+		l, err := parseLesion(t, r)
+		if err != nil {
+			o.problems.AddError(t.Path, r.Line, "", err)
+			continue
+		}
+		if l.Noisy && (o.opt.Noisy == NoisyDrop || o.opt.Noisy == NoisyDropTest && l.Split == "test") {
+			continue
+		}
+		if l.Type == "" {
+			unknown[l.Split]++
+			continue
+		}
+		c := l.newCase(o.path)
+		counted[l.File]++
+		c.ID = fmt.Sprintf("%s#%d", l.File, counted[l.File])
+		c.sights = map[string]*sight{Volume: o.sightOfLesion(l)}
+		if c.sights[Volume] == nil {
+			o.problems.Add(t.Path, r.Line, "Bounding_boxes", "the box %s lies outside the image of %d x %d pixels", l.Box, l.size[1], l.size[0])
+			continue
+		}
+		given := map[string]string{"age": l.age, "gender": l.gender, "size": ""}
+		if mm := l.DiameterMM(); mm > 0 {
+			given["size"] = strconv.FormatFloat(mm, 'f', 2, 64)
+		}
+		maps.Copy(given, cells[l.File])
+		for _, name := range d.AttributeColumns {
+			text, err := o.attribute(given[name])
+			if err == nil && name == "age" && text != "" {
+				err = checkAge(text)
+			}
+			if err != nil {
+				o.problems.Add(t.Path, r.Line, name, "%v", err)
+			}
+			c.Attributes[name] = schema.Written(text, fmt.Sprintf("%s:%d", t.Path, r.Line))
+		}
+		o.addCase(c, t.Path, r.Line)
+		values = append(values, map[string]string{lesionType: l.Type})
+	}
+	if len(unknown) > 0 {
+		var counts []string
+		for _, split := range slices.Sorted(maps.Keys(unknown)) {
+			counts = append(counts, fmt.Sprintf("%d of split %q", unknown[split], split))
+		}
+		o.warn("lesions without a type (Coarse_lesion_type is -1) are left out: %s; DeepLesion gives types in its validation and test splits alone (data.train_split=val trains there)", strings.Join(counts, ", "))
+	}
+	o.labelSets([]string{lesionType}, values, nil, func(string) string { return "Coarse_lesion_type" })
+	return nil
+}
+
+// sightOfLesion is the part of a key slice about a lesion's box, square, with the margin; nil
+// for a box that lies outside.
+func (o *opener) sightOfLesion(l *lesion) *sight {
+	h, w := float64(l.size[0]), float64(l.size[1])
+	if l.Box.X2 < 0 || l.Box.Y2 < 0 || l.Box.X1 > w-1 || l.Box.Y1 > h-1 {
+		return nil
+	}
+	mm := l.SpacingMM[1]
+	if !(mm > 0) {
+		mm = 1
+	}
+	x, y := l.Box.Centre()
+	half := max(l.Box.X2-l.Box.X1, l.Box.Y2-l.Box.Y1)/2 + o.marginMM/mm
+	crop := [4]float64{max(0, math.Floor(x-half)), max(0, math.Floor(y-half)), min(w-1, math.Ceil(x+half)), min(h-1, math.Ceil(y+half))}
+	return &sight{stack: l.series, key: l.keySlice, size: l.size, spacingMM: l.SpacingMM, crop: crop}
+}
+
+// cellsOfImages are the cells of attributes.csv by image and column.
+func (o *opener) cellsOfImages(extra *attributeColumns) map[string]map[string]string {
+	out := map[string]map[string]string{}
+	if extra.table == nil {
+		return out
+	}
+	for _, r := range extra.table.Rows {
+		cells := map[string]string{}
+		for _, name := range extra.columns {
+			cells[name] = extra.table.Get(r, name)
+		}
+		out[extra.table.Get(r, "File_name")] = cells
+	}
+	return out
+}
