@@ -73,6 +73,11 @@ func (m *Mask) contains(p [3]float64) bool {
 
 // intersection returns the number of voxels in both masks.
 func (m *Mask) intersection(o *Mask) int {
+	for a := range m.low {
+		if m.low[a] > o.high[a] || o.low[a] > m.high[a] {
+			return 0
+		}
+	}
 	n := 0
 	for i, j := 0, 0; i < len(m.runs) && j < len(o.runs); {
 		a, b := m.runs[i], o.runs[j]

@@ -48,6 +48,7 @@ func frocFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "decimal-comma", Usage: "1,5 is 1.5 in tables separated by semicolons or tabs"},
 		&cli.StringFlag{Name: "readers", Usage: "one lesion of what several readers marked: `RULE` union, vote=K or fuse"},
 		&cli.StringFlag{Name: "candidates", Usage: "what a mark of a soft map is: `RULE` components, threshold=T, dynamic (PI-CAI's), dynamic-v2 or dynamic-fast"},
+		&cli.StringFlag{Name: "iou-type", Usage: "`WHAT` of COCO files is compared: bbox, or segm for the pixels of segmentations"},
 		&cli.StringFlag{Name: "coordinates", Usage: "`FRAME` of points compared with masks: voxel, ras or lps"},
 
 		&cli.StringFlag{Name: "hit", Usage: "`RULE` for a hit, e.g. \"iou>=0.5\", \"distance<radius | iou>=0.3\", \"inplane<=max(0.5*diagonal,100) & slices<=2\", \"inside\""},
@@ -213,6 +214,7 @@ func frocSettings(c *cli.Context) (o frocreport.Options, err error) {
 	o.Read = frocio.Options{
 		Lenient: c.Bool("lenient"), Split: c.String("split"), Noisy: frocio.NoisyRule(c.String("noisy")), Category: c.String("category"),
 		MaskLesions: frocio.MaskRule(c.String("mask-lesions")), Coordinates: frocio.Coordinates(c.String("coordinates")),
+		IoUType: frocio.IoUType(c.String("iou-type")),
 	}
 	if c.IsSet("spacing") {
 		mm, err := parseNumbers(c.String("spacing"))

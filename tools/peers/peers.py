@@ -54,8 +54,10 @@ def coco_set(folder, rng, images, classes, lesions, marks, segments):
             image, k, b = of["image_id"], of["category_id"], list(of["bbox"])
             b[0] = min(b[0] + rng.randint(0, 3), size - b[2])
         mark = {"image_id": image, "category_id": k, "score": rng.randint(1, 999) / 1000}
-        if segments:  # results are run lengths
-            mark["segmentation"] = runs(b)
+        if segments:  # results are packed run lengths
+            from pycocotools import mask
+            packed = mask.frPyObjects(runs(b), size, size) if rng.random() < .3 else mask.frPyObjects(polygon(b), size, size)[0]
+            mark["segmentation"] = {"size": [size, size], "counts": packed["counts"].decode()}
         else:
             mark["bbox"] = b
         results.append(mark)

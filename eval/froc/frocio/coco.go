@@ -70,17 +70,38 @@ type cocoCategory struct {
 	Name string `json:"name"`
 }
 
-// region turns x, y, width, height into corners. Without a box it is that around the
-// segmentation.
-func (b *cocoBox) region() (froc.Region, error) {
-	if len(b.BBox) == 0 && len(b.Segmentation) > 0 && string(b.Segmentation) != "null" {
-		return segmentBox(b.Segmentation)
+// cocoRegion turns x, y, width, height into corners. Without a box it is that around the
+// segmentation; with [Segm] it is the segmentation's pixels.
+func (t *Truth) cocoRegion(b *cocoBox, image int) (froc.Region, error) {
+	drawn := len(b.Segmentation) > 0 && string(b.Segmentation) != "null"
+	switch {
+	case t.options.IoUType == Segm && !drawn:
+		return froc.Region{}, fmt.Errorf("no segmentation; --iou-type bbox compares boxes")
+	case t.options.IoUType != Segm && (len(b.BBox) > 0 || !drawn):
+		if len(b.BBox) != 4 {
+			return froc.Region{}, fmt.Errorf("bbox has %d numbers, want 4 (x, y, width, height)", len(b.BBox))
+		}
+		r := froc.Box(b.BBox[0], b.BBox[1], b.BBox[0]+b.BBox[2], b.BBox[1]+b.BBox[3])
+		return r, r.Check()
 	}
-	if len(b.BBox) != 4 {
-		return froc.Region{}, fmt.Errorf("bbox has %d numbers, want 4 (x, y, width, height)", len(b.BBox))
+	s, err := readSegmentation(b.Segmentation)
+	if err != nil {
+		return froc.Region{}, err
 	}
-	r := froc.Box(b.BBox[0], b.BBox[1], b.BBox[0]+b.BBox[2], b.BBox[1]+b.BBox[3])
-	return r, r.Check()
+	if t.options.IoUType != Segm {
+		t.uses.outlines = true
+		return s.box()
+	}
+	id := t.Images[image].ID
+	if size := t.sizes[id]; (size[0] == 0 || size[1] == 0) && s.height > 0 {
+		t.sizes[id] = [2]float64{float64(s.width), float64(s.height)} // every other one of the image must have
+	}
+	size := t.sizes[id]
+	width, height := int(size[0]), int(size[1])
+	if !drawable(width, height) {
+		return froc.Region{}, fmt.Errorf("image %q has %v x %v pixels: segmentations need width and height among the images", clip(id), size[0], size[1])
+	}
+	return s.mask(width, height)
 }
 
 // readJSON reads a JSON object with lesions: COCO's, or MONAI's.
@@ -140,6 +161,7 @@ func (t *Truth) readCOCO(path string, document map[string]json.RawMessage) error
 		}
 		t.listed = true
 	}
+	t.uses.segments = true
 	t.Strata = []string{"category"}
 	t.classes.byID = map[string]int32{}
 	for _, c := range categories {
@@ -156,7 +178,7 @@ func (t *Truth) readCOCO(path string, document map[string]json.RawMessage) error
 		if !ok {
 			continue
 		}
-		region, err := a.region()
+		region, err := t.cocoRegion(a, i)
 		if err != nil {
 			t.problems.row(where, "bad coordinates", "%v", err)
 			continue
@@ -266,7 +288,7 @@ func (t *Truth) decodeCOCOResults(path string, r io.Reader, p *Predictions, prob
 		if !ok {
 			continue
 		}
-		region, err := box.region()
+		region, err := t.cocoRegion(&box, i)
 		switch {
 		case err != nil:
 			problems.row(where(), "bad coordinates", "%v", err)

@@ -3,9 +3,11 @@ package frocio
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -96,6 +98,12 @@ func TestWhatFitsTwoWaysIsRefusedWithTheChoice(t *testing.T) {
 		{truth, "image,x1,y1,x2,y2,score\na,0,0,1,1,1\n", Options{Noisy: NoisyKeep}, "--noisy is for DL_info.csv"},
 		{truth, "image,x1,y1,x2,y2,score\na,0,0,1,1,1\n", Options{MaskLesions: MaskLabels}, "--mask-lesions is for masks"},
 		{truth, "image,x1,y1,x2,y2,score\na,0,0,1,1,1\n", Options{Coordinates: LPS}, "--coordinates is for points"},
+		{truth, "image,x1,y1,x2,y2,score\na,0,0,1,1,1\n", Options{IoUType: Segm}, "--iou-type is for COCO's JSON alone"},
+		{cocoOf(`"bbox":[1,1,2,2]`, ""), "[]", Options{IoUType: Segm}, "no segmentation; --iou-type bbox compares boxes"},
+		{cocoOf(`"segmentation":[[0,0,4,0,4,4]]`, ""), "[]", Options{IoUType: Segm}, "segmentations need width and height"},
+		{cocoOf(`"segmentation":{"size":[4,5],"counts":"52207"}`, ""), `[{"image_id":1,"score":1,"segmentation":{"size":[5,4],"counts":"52207"}}]`, Options{IoUType: Segm},
+			"the segmentation is of an image of 4 x 5 pixels, the image has 5 x 4"},
+		{cocoOf(`"segmentation":[[0.1,0.1,0.2,0.1,0.2,0.2]]`, `,"width":9,"height":9`), "[]", Options{IoUType: Segm}, "the segmentation has no pixel"},
 		{truth, "\x80\x04\x95 pickled", Options{}, "python3 -c"},
 		{truth, "PAR1....", Options{}, "to_csv"},
 		{truth, "BZh91AY", Options{}, "packed by bzip2"},
@@ -106,6 +114,11 @@ func TestWhatFitsTwoWaysIsRefusedWithTheChoice(t *testing.T) {
 			t.Errorf("%q %q: error %v, want %q", c.truth, c.marks, err, c.want)
 		}
 	}
+}
+
+// cocoOf is a ground truth with one finding; more is said of its image.
+func cocoOf(finding, more string) string {
+	return `{"images":[{"id":1` + more + `}],"categories":[{"id":1,"name":"m"}],"annotations":[{"image_id":1,"category_id":1,` + finding + `}]}`
 }
 
 func TestListsOfImagesHaveAHeaderUnderAnyUsualName(t *testing.T) {
@@ -205,14 +218,59 @@ func TestPackedTablesAreUnpacked(t *testing.T) {
 // pycocotools.mask.encode's.
 func TestRunLengthsOfCOCO(t *testing.T) {
 	for _, counts := range []string{"[5,2,2,2,9]", `"52207"`} {
-		r, err := segmentBox([]byte(`{"size":[4,5],"counts":` + counts + `}`))
-		if err != nil || r.String() != "box [1 1 3 3]" {
+		s, err := readSegmentation([]byte(`{"size":[4,5],"counts":` + counts + `}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := s.box(); err != nil || r.String() != "box [1 1 3 3]" {
 			t.Errorf("%s: %s, %v", counts, r.String(), err)
 		}
+		if r, err := s.mask(5, 4); err != nil || r.Mask().Voxels() != 4 {
+			t.Errorf("%s: %s, %v", counts, r.String(), err)
+		}
+		if _, err := s.mask(4, 5); err == nil {
+			t.Errorf("%s: the mask of an image of another size is taken", counts)
+		}
 	}
-	for _, bad := range []string{`{"size":[4,5],"counts":[5,99]}`, `{"size":[4,5],"counts":"~"}`, `{"size":[4,5],"counts":[20]}`, `[[1,2,3,4]]`, `7`} {
-		if _, err := segmentBox([]byte(bad)); err == nil {
+	for _, bad := range []string{`{"size":[4,5],"counts":[5,99]}`, `{"size":[4,5],"counts":"~"}`, `{"size":[4,5],"counts":[20]}`, `[[1,2,3,4]]`, `7`,
+		`{"size":[1048576,1048576],"counts":[5,99]}`, `[[0,0,1e9,0,1e9,1e9]]`} {
+		s, err := readSegmentation([]byte(bad))
+		if err == nil {
+			_, err = s.mask(5, 4)
+		}
+		if err == nil {
 			t.Errorf("%s is read", bad)
+		}
+	}
+}
+
+// Polygons and packed run lengths have the pixels that pycocotools gives them.
+func TestSegmentationsAreDrawnAsPycocotoolsDoes(t *testing.T) {
+	raw, err := os.ReadFile("testdata/segments.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []struct {
+		Height, Width    int
+		Polygons, Packed json.RawMessage
+		Pixels           []int
+	}
+	if err := json.Unmarshal(raw, &cases); err != nil || len(cases) != 150 {
+		t.Fatalf("%d cases, %v", len(cases), err)
+	}
+	for n, c := range cases {
+		want, err := froc.NewMask(c.Width, c.Height, 1, c.Pixels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []json.RawMessage{c.Polygons, c.Packed} {
+			s, err := readSegmentation(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.mask(c.Width, c.Height); err != nil || !reflect.DeepEqual(got.Mask(), want) {
+				t.Errorf("case %d, %s: %v pixels, want %d (%v)", n, text, got.Mask(), want.Voxels(), err)
+			}
 		}
 	}
 }

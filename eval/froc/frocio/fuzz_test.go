@@ -24,8 +24,8 @@ func fuzzPair(f *testing.F, extension string, truths, marks []string) {
 				t.Fatal(err)
 			}
 		}
-		for _, lenient := range []bool{false, true} {
-			read, err := ReadTruth(Source{GroundTruth: names[0]}, Options{Lenient: lenient})
+		for _, o := range []Options{{}, {Lenient: true}, {Lenient: true, IoUType: Segm}} {
+			read, err := ReadTruth(Source{GroundTruth: names[0]}, o)
 			if err != nil {
 				continue
 			}
@@ -66,6 +66,7 @@ func FuzzJSONLines(f *testing.F) {
 
 func FuzzCOCO(f *testing.F) {
 	fuzzPair(f, ".json", []string{
+		`{"images":[{"id":7,"width":5,"height":4}],"annotations":[{"image_id":7,"segmentation":[[0,0,4,0,4,3,1,3]]}]}`,
 		`{"images":[{"id":7,"patient":"p"},{"id":"x"}],"categories":[{"id":1,"name":"n"}],"annotations":[{"image_id":7,"category_id":1,"bbox":[1,2,3,4],"iscrowd":1}]}`,
 	}, []string{
 		`[{"image_id":7,"category_id":1,"bbox":[1,2,3,4],"score":0.5}]`,

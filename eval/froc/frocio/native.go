@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
@@ -195,90 +194,4 @@ func (t *Truth) addBoxLists(path, id string, document map[string]json.RawMessage
 		t.addListed(id, region, err, scores[i], class, i, func() string { return fmt.Sprintf("%s: pred_boxes[%d]", path, i) }, p, problems)
 	}
 	return nil
-}
-
-// segmentBox is the box around a COCO segmentation: polygons, or run lengths as numbers or
-// as text.
-func segmentBox(raw json.RawMessage) (froc.Region, error) {
-	var polygons [][]float64
-	if err := json.Unmarshal(raw, &polygons); err == nil {
-		low, high := [2]float64{math.Inf(1), math.Inf(1)}, [2]float64{math.Inf(-1), math.Inf(-1)}
-		for _, polygon := range polygons {
-			if len(polygon)%2 != 0 || len(polygon) < 6 {
-				return froc.Region{}, fmt.Errorf("segmentation has a polygon of %d numbers, want x, y of three points or more", len(polygon))
-			}
-			for i, v := range polygon {
-				low[i%2], high[i%2] = min(low[i%2], v), max(high[i%2], v)
-			}
-		}
-		r := froc.Box(low[0], low[1], high[0], high[1])
-		return r, r.Check()
-	}
-	var runs struct {
-		Size   []int           `json:"size"`
-		Counts json.RawMessage `json:"counts"`
-	}
-	if err := json.Unmarshal(raw, &runs); err != nil || len(runs.Size) != 2 || runs.Size[0] < 1 || runs.Size[1] < 1 {
-		return froc.Region{}, errors.New("segmentation is neither polygons nor run lengths with size and counts")
-	}
-	var counts []int
-	if err := json.Unmarshal(runs.Counts, &counts); err != nil {
-		var text string
-		if err := json.Unmarshal(runs.Counts, &text); err != nil {
-			return froc.Region{}, errors.New("counts of a segmentation are neither numbers nor text")
-		}
-		if counts, err = packedRuns(text); err != nil {
-			return froc.Region{}, err
-		}
-	}
-	return runBox(counts, runs.Size[0], runs.Size[1])
-}
-
-// packedRuns unpacks COCO's run lengths: five bits a character from '0' on, the sixth says
-// that more follow; from the third on, runs are differences to the last but one.
-func packedRuns(text string) ([]int, error) {
-	var counts []int
-	for len(text) > 0 {
-		v, shift := 0, 0
-		for more := true; more; shift += 5 {
-			if len(text) == 0 || shift > 50 || text[0] < '0' || text[0] > '0'+63 {
-				return nil, errors.New("counts of a segmentation are no packed run lengths")
-			}
-			c := int(text[0] - '0')
-			text = text[1:]
-			v |= c & 31 << shift
-			if more = c&32 != 0; !more && c&16 != 0 {
-				v |= -1 << (shift + 5)
-			}
-		}
-		if len(counts) > 2 {
-			v += counts[len(counts)-2]
-		}
-		counts = append(counts, v)
-	}
-	return counts, nil
-}
-
-// runBox is the box around the pixels of every second run, which go down the columns.
-func runBox(counts []int, height, width int) (froc.Region, error) {
-	at, low, high := 0, [2]int{width, height}, [2]int{-1, -1}
-	for i, n := range counts {
-		if n < 0 || n > height*width-at {
-			return froc.Region{}, fmt.Errorf("run lengths of a segmentation leave the image of %d x %d pixels", width, height)
-		}
-		if i%2 == 1 && n > 0 {
-			first, last := at, at+n-1
-			top, bottom := first%height, last%height
-			if first/height != last/height {
-				top, bottom = 0, height-1
-			}
-			low = [2]int{min(low[0], first/height), min(low[1], top)}
-			high = [2]int{max(high[0], last/height), max(high[1], bottom)}
-		}
-		at += n
-	}
-	if high[0] < 0 {
-		return froc.Region{}, errors.New("the segmentation is empty")
-	}
-	return froc.Box(float64(low[0]), float64(low[1]), float64(high[0]+1), float64(high[1]+1)), nil
 }

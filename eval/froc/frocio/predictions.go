@@ -167,6 +167,10 @@ func (t *Truth) remark(path string, p *Predictions) error {
 	if p.files > 0 {
 		p.warn("%s: %d files are maps of labels, which have no scores: every component of a label is a mark of score 1", path, p.files)
 	}
+	if t.uses.outlines {
+		p.note("%s: segmentations are compared as the boxes around them; --iou-type segm compares their pixels", path)
+		t.uses.outlines = false
+	}
 	if p.byFile > 0 {
 		p.note("%s: %d marks name their image by its file_name instead of its id", path, p.byFile)
 	}

@@ -73,6 +73,7 @@ type Options struct {
 	Candidates   Candidates // what a mark of a map is; default: a component of one value
 	// Threshold is that of CandidatesThreshold.
 	Threshold float64
+	IoUType   IoUType // of COCO's files: BBox (default) or Segm
 }
 
 // Check returns an error that names the option which makes no sense.
@@ -106,6 +107,7 @@ func (o Options) resolved() (Options, error) {
 		oneOf("readers", o.Readers, "", ReadersUnion, ReadersVote, ReadersFuse),
 		oneOf("candidates", o.Candidates, "", CandidatesComponents, CandidatesDynamic, CandidatesDynamicV2, CandidatesDynamicFast,
 			CandidatesThreshold),
+		oneOf("iou-type", o.IoUType, "", BBox, Segm),
 	)
 }
 

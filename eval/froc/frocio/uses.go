@@ -17,6 +17,9 @@ type uses struct {
 
 	candidates, coordinates bool // a map without scores; points
 
+	segments bool // COCO's ground truth
+	outlines bool // segmentations without boxes
+
 	spaced bool // a mask's spacing was taken
 }
 
@@ -43,6 +46,7 @@ func (t *Truth) checkOptions(path string) error {
 		{t.given.Noisy != "", t.dlInfo, "--noisy is for DL_info.csv alone"},
 		{t.given.MaskLesions != "", masks, "--mask-lesions is for masks alone"},
 		{t.options.Coordinates != Voxel, masks, "--coordinates is for points that are compared with masks"},
+		{t.given.IoUType != "", t.uses.segments, "--iou-type is for COCO's JSON alone"},
 	})
 }
 
