@@ -1,7 +1,6 @@
 package froc
 
 import (
-	"context"
 	"errors"
 	"math"
 	"sync"
@@ -61,7 +60,7 @@ func (r *Result) Bootstrap(options BootstrapOptions) (*Bootstrap, error) {
 	}
 	jack := make([][]float64, len(columns))
 	if o.Method == resample.BCa {
-		left, err := jackknife(o.Context, systems)
+		left, err := jackknife(o, systems)
 		if err != nil {
 			return nil, err
 		}
@@ -155,7 +154,7 @@ func replicates(o BootstrapOptions, systems []*Result) ([]table, error) {
 	if len(missing) == 0 {
 		return out, nil
 	}
-	made, err := reweigh(o.Context, o.Replicates, missing, o.Draw)
+	made, err := reweigh(o, o.Replicates, missing, o.Draw)
 	if err != nil {
 		return nil, err
 	}
@@ -171,19 +170,21 @@ func replicates(o BootstrapOptions, systems []*Result) ([]table, error) {
 	return out, nil
 }
 
-func jackknife(ctx context.Context, systems []*Result) ([]table, error) {
-	return reweigh(ctx, resample.JackknifeGroups(len(systems[0].clusters.names)), systems, resample.LeaveOut)
+func jackknife(o BootstrapOptions, systems []*Result) ([]table, error) {
+	return reweigh(o, resample.JackknifeGroups(len(systems[0].clusters.names)), systems, resample.LeaveOut)
 }
 
 // reweigh computes the statistics of systems that share their clusters under n
-// weightings. draw gets zeroed weights.
-func reweigh(ctx context.Context, n int, systems []*Result, draw func(i int, weights []int32)) ([]table, error) {
+// weightings, or those of them that are this process's (o.Division). draw gets zeroed weights.
+func reweigh(o BootstrapOptions, n int, systems []*Result, draw func(i int, weights []int32)) ([]table, error) {
 	c := &systems[0].clusters
 	out := make([]table, len(systems))
 	for s := range systems {
 		out[s] = make(table, n)
 	}
-	err := resample.ParallelContext(ctx, n, func(next func() (int, bool)) {
+	// The place of a weighting that another process computes; that it has lesions is known here.
+	elsewhere := make([]float64, len(systems[0].estimate()))
+	err := resample.ParallelContext(o.Context, n, func(next func() (int, bool)) {
 		weights := make([]int32, len(c.names))
 		walkers := make([]*walker, len(systems))
 		for s, r := range systems {
@@ -201,9 +202,14 @@ func reweigh(ctx context.Context, n int, systems []*Result, draw func(i int, wei
 				continue
 			}
 			for s, r := range systems {
-				out[s][i] = r.statistics(walkers[s], weights, units, lesions)
+				if out[s][i] = elsewhere; o.Division.Mine(i) {
+					out[s][i] = r.statistics(walkers[s], weights, units, lesions)
+				}
 			}
 		}
 	})
+	for s := range out {
+		err = errors.Join(err, o.Division.Rows(out[s], len(elsewhere)))
+	}
 	return out, err
 }

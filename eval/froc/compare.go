@@ -92,7 +92,7 @@ func Compare(systems []Named, options CompareOptions) (*Comparison, error) {
 	}
 	var jack [][][]float64
 	if o.Method == resample.BCa {
-		left, err := jackknife(o.Context, results)
+		left, err := jackknife(o, results)
 		if err != nil {
 			return nil, err
 		}
@@ -374,6 +374,9 @@ func permute(a, b *Result, o CompareOptions, observed []float64) ([]int, error) 
 		exchanged, words := make([]bool, len(a.clusters.names)), make([]uint32, len(a.clusters.names))
 		walkers := x.walkers()
 		for k, ok := next(); ok; k, ok = next() {
+			if !o.Division.Mine(k) {
+				continue
+			}
 			o.Exchange(k, exchanged)
 			for i, yes := range exchanged {
 				words[i] = bit(yes)
@@ -390,7 +393,7 @@ func permute(a, b *Result, o CompareOptions, observed []float64) ([]int, error) 
 	for i := range counts {
 		out[i] = int(counts[i].Load())
 	}
-	return out, err
+	return out, errors.Join(err, o.Division.Counts(out))
 }
 
 // place puts the steps after the f-th false positive at place 2f, and a score

@@ -1,7 +1,6 @@
 package froc
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -283,7 +282,7 @@ func TestReplicatesEqualMatchingTheDrawnPatientsAgain(t *testing.T) {
 			}
 		}
 		again, err := Evaluate(drawn.truth, drawn.predictions, drawn.protocol)
-		tables, failed := reweigh(context.Background(), 1, []*Result{r}, o.Draw)
+		tables, failed := reweigh(BootstrapOptions{}, 1, []*Result{r}, o.Draw)
 		if failed != nil {
 			t.Fatal(failed)
 		}

@@ -1,7 +1,6 @@
 package froc
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -85,7 +84,7 @@ func AnalyzeReaders(readings []Reading, figure Figure, level float64) (*ReaderSt
 	}
 	k := len(ordered[0].Protocol.FPPI) + at
 	study := mrmc.Study{Figures: s.table(func(i int) float64 { return ordered[i].estimate()[k] })}
-	left, err := jackknife(context.Background(), ordered)
+	left, err := jackknife(BootstrapOptions{}, ordered)
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,8 @@ type Options struct {
 	Method       Method  // Percentile or BCa; empty: Percentile
 	// Context ends resampling early, with its error; nil: never.
 	Context context.Context `json:"-"`
+	// Division shares the replicates and permutations among processes; nil: all are made here.
+	Division *Division `json:"-"`
 }
 
 // Resolved returns the options with defaults filled in, or an error that names

@@ -26,6 +26,7 @@ func commands() []*cli.Command {
 	return []*cli.Command{
 		trainCommand(),
 		predictCommand(),
+		mergeCommand(),
 		compareCommand(),
 		reportCommand(),
 		viewCommand(),

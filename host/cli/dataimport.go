@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -26,6 +27,7 @@ A folder of pictures with boxes of COCO, Pascal VOC or YOLO becomes the layout b
 			&cli.StringFlag{Name: "coordinates", Usage: "what the boxes are in: " + strings.Join(nifti.Frames, ", ") + " (lps and ras: mm)"},
 			&cli.StringFlag{Name: "masks", Usage: "a folder of label volumes named like the scans (default: labelsTr beside imagesTr)", TakesFile: true},
 			&cli.StringFlag{Name: "instances", Usage: "what one lesion of a mask is: " + strings.Join(importer.InstanceRules, " or ") + " (default: component; label beside a JSON of instances)"},
+			shardFlag(),
 			&cli.BoolFlag{Name: "json", Usage: "print a summary as JSON"},
 		},
 		Action: dataImport,
@@ -48,9 +50,29 @@ func dataImport(c *cli.Context) error {
 		return usageError("--instances %q, want %s", o.Instances, strings.Join(importer.InstanceRules, " or "))
 	}
 	o.Progress = func(done, all int, id string) { fmt.Fprintf(c.App.ErrWriter, "%d/%d %s\n", done, all, id) }
-	s, err := importer.Import(c.Context, o)
+	d, err := divide(c)
 	if err != nil {
 		return err
+	}
+	var inputs map[string]string
+	o.Found = func(scans map[string]string) (err error) {
+		if inputs, err = importInputs(o, scans); err != nil || d.merged == nil {
+			return err
+		}
+		return errors.Join(d.check(inputs), d.gatherVolumes(o.Out))
+	}
+	if !d.Whole() {
+		o.Part = d.Range
+	}
+	s, err := importer.Import(c.Context, o)
+	if errors.Is(err, importer.ErrPart) {
+		return usageError("--shard %s: %w", d.Spec, err)
+	}
+	if err != nil {
+		return err
+	}
+	if !d.Whole() {
+		return d.leave(c, inputs, s.Made, fmt.Sprintf("%d of %d volumes, %d written", len(s.Made), s.Volumes, s.Written))
 	}
 	if c.Bool("json") {
 		return writeJSON(c.App.Writer, s)

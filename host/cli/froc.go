@@ -83,6 +83,7 @@ func frocFlags() []cli.Flag {
 
 		&cli.BoolFlag{Name: "json", Usage: "write JSON to stdout"},
 		&cli.StringFlag{Name: "out", Usage: "write the JSON to `FILE` as well"},
+		shardFlag(),
 		&cli.StringFlag{Name: "plot", Usage: "draw the curves into `FILE`.svg, .png or .pdf"},
 		&cli.StringFlag{Name: "plot-kind", Value: string(frocreport.PlotFROC), Usage: "`KIND` of curves of --plot: froc, afroc (false positives on images without lesions), afroc1 (on all images) or strata (FROC of each, with --strata)"},
 		&cli.StringFlag{Name: "plot-axis", Value: "log", Usage: "`AXIS` of false positives of --plot: log or linear"},
@@ -147,9 +148,20 @@ func runFROC(c *cli.Context) error {
 	if err := checkFROCFiles(c); err != nil {
 		return err
 	}
+	d, err := divide(c)
+	if err != nil {
+		return err
+	}
+	inputs, err := d.froc(c, &o)
+	if err != nil {
+		return err
+	}
 	report, err := frocreport.Run(c.Context, o)
 	if err != nil {
 		return dataError(err)
+	}
+	if !d.Whole() {
+		return d.leave(c, inputs, o.Resample.Division.Made, fmt.Sprintf("a share of %d loops of replicates and permutations", len(o.Resample.Division.Made)))
 	}
 	if err := writeFROCFiles(c, report); err != nil {
 		return err

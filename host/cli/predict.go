@@ -49,6 +49,7 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.Float64Flag{Name: "missing", Usage: "take this `SHARE` of the attribute values away first (default: as the run's data.missing_* say)"},
 			&cli.StringFlag{Name: "checkpoint", Value: "best", Usage: "best, last or a step number"},
 			&cli.BoolFlag{Name: "allow-changed", Usage: "predict although a plugin is not the one the run was trained with; the predictions say so"},
+			shardFlag(),
 			&cli.BoolFlag{Name: "json", Usage: "write the metrics to stdout as JSON"},
 		}, pluginFlags()...),
 		Action: runPredict,
@@ -83,8 +84,27 @@ func runPredict(c *cli.Context) error {
 		rate := c.Float64("missing")
 		o.Missing = &rate
 	}
+	d, err := divide(c)
+	if err != nil {
+		return err
+	}
+	if o.Shard = d.Spec; d.merged != nil {
+		parts, err := made[workflow.Part](d.merged)
+		if err != nil {
+			return err
+		}
+		if o.Merged, err = workflow.Join(parts); err != nil {
+			return err
+		}
+	}
 	result, err := workflow.Predict(c.Context, o)
 	if err != nil {
+		return err
+	}
+	if !d.Whole() {
+		return d.leave(c, result.Inputs, result.Part, fmt.Sprintf("%d cases of split %q", len(result.Predictions), result.Split))
+	}
+	if err := d.check(result.Inputs); err != nil {
 		return err
 	}
 	if err := predictions.Write(out, result.Set()); err != nil {

@@ -21,7 +21,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exitcode": exitCode,
+			"exitcode": exitCode, "flipbyte": flipByte,
 		},
 		Setup: func(e *testscript.Env) error {
 			// No plugins or settings of the person who runs the tests.

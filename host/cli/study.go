@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -123,6 +124,7 @@ func studyFlags(task, baseline string) []cli.Flag {
 		&cli.BoolFlag{Name: "again", Usage: "make finished cells anew, their models included"},
 		&cli.BoolFlag{Name: "dry-run", Usage: "print the cells and what they will cost, and stop"},
 		&cli.BoolFlag{Name: "table", Usage: "make no cell: the table of those that are finished"},
+		shardFlag(),
 		&cli.StringFlag{Name: "metric", Usage: "print this `METRIC` (default: balanced_accuracy, mean_sensitivity)"},
 		&cli.IntFlag{Name: "bootstrap", Value: 1000, Usage: "bootstrap replicates and permutations `N`"},
 		&cli.BoolFlag{Name: "json", Usage: "write the table to stdout as JSON"},
@@ -149,6 +151,24 @@ func runStudy(c *cli.Context, task string, grid study.Grid) error {
 	}
 	if c.Bool("dry-run") {
 		o.DryRun = c.App.Writer
+	}
+	d, err := divide(c)
+	if err != nil {
+		return err
+	}
+	switch {
+	case d.merged != nil:
+		if err := d.gatherStudy(c); err != nil {
+			return err
+		}
+		o.TableOnly = true
+	case !d.Whole() && o.TableOnly:
+		return usageError("--shard and --table: a shard makes cells, and merge the table of all")
+	case !d.Whole():
+		o.Shard = d.Spec
+		o.Made = func(part *study.Part, inputs map[string]string) error {
+			return d.leave(c, inputs, part, fmt.Sprintf("%d cells", len(part.Cells)))
+		}
 	}
 	t, err := study.Make(c.Context, o)
 	if err != nil || t == nil {

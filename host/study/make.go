@@ -31,11 +31,13 @@ type MakeOptions struct {
 	// names of the cells and what they will cost.
 	TableOnly bool
 	DryRun    io.Writer
+	// Made, where Options.Shard is one of several, receives what it made in place of a table.
+	Made func(part *Part, inputs map[string]string) error
 }
 
 // Make runs a study: it says what is still to be done and how long that will take, makes
 // the cells that are not there, and writes the table of all that are, which it returns (nil
-// for a dry run).
+// for a dry run and for a shard).
 func Make(ctx context.Context, o MakeOptions) (*Table, error) {
 	baseline, err := o.plan()
 	if err != nil {
@@ -52,6 +54,13 @@ func Make(ctx context.Context, o MakeOptions) (*Table, error) {
 		if err := s.Run(ctx); err != nil {
 			return nil, err
 		}
+	}
+	if !o.Shard.Whole() {
+		part, inputs, err := s.Part()
+		if err != nil {
+			return nil, err
+		}
+		return nil, o.Made(part, inputs)
 	}
 	t, err := s.Table(TableOptions{Baseline: baseline, Resample: resample.Options{Replicates: o.Replicates}})
 	if err != nil {

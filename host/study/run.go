@@ -18,6 +18,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/shard"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
@@ -41,6 +42,8 @@ type Options struct {
 	// Only are patterns of cells; empty means all. Again makes them anew.
 	Only  []string
 	Again bool
+	// Shard makes a part of the models, with all their cells.
+	Shard shard.Spec
 	// Threads and Device as in a configuration.
 	Threads          int
 	Program, Version string
@@ -70,8 +73,9 @@ type Identity struct {
 // Study is an opened study.
 type Study struct {
 	Options
-	cells  []Cell
-	tokens *feed.TokenStore
+	// cells are this shard's of those that are planned.
+	planned, cells []Cell
+	tokens         *feed.TokenStore
 	// features of the frozen encoder by fold and case, for the host's methods.
 	features map[[2]string][]float64
 	// guesses of what is not the method's, by what they depend on.
@@ -127,6 +131,7 @@ func Open(o Options) (*Study, error) {
 	if s.cells, err = only(cells, o.Only); err != nil {
 		return nil, &config.Error{Err: err}
 	}
+	s.planned, s.cells = s.cells, ofShard(s.cells, o.Shard)
 	for _, c := range s.cells {
 		if _, err := o.config(c.Model); err != nil {
 			return nil, &config.Error{Err: err}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/report/attributes"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/shard"
 	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -55,6 +57,10 @@ type PredictOptions struct {
 	Counterfactuals bool
 	// AllowChanged predicts with plugins other than those of the training.
 	AllowChanged bool
+	// Shard predicts a part of the cases, in whole batches; nothing is kept in the run.
+	Shard shard.Spec
+	// Merged, unless nil, is what all shards have predicted: no plugin is started.
+	Merged *Part
 	// Messages receives progress and warnings.
 	Messages io.Writer
 }
@@ -79,6 +85,9 @@ type PredictResult struct {
 	// Warnings say what makes figures of these predictions better than they should be, or
 	// a comparison with them void.
 	Warnings []string
+	// Part is what was predicted, run by run, and Inputs what it depends on, for a shard.
+	Part   Part
+	Inputs map[string]string
 }
 
 // Set are the predictions as they are written.
@@ -93,7 +102,7 @@ func Predict(ctx context.Context, o PredictOptions) (*PredictResult, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	result, err := predictRun(ctx, o)
+	result, err := predictRun(ctx, o, 0)
 	if err != nil || len(o.With) == 0 {
 		return result, err
 	}
@@ -101,12 +110,14 @@ func Predict(ctx context.Context, o PredictOptions) (*PredictResult, error) {
 	if o.Split = result.Split; o.Data == "" {
 		o.Data = result.Config.Data
 	}
-	for _, run := range o.With {
+	for k, run := range o.With {
 		o.Run = run
-		other, err := predictRun(ctx, o)
+		other, err := predictRun(ctx, o, k+1)
 		if err != nil {
 			return nil, err
 		}
+		result.Part.Runs = append(result.Part.Runs, other.Part.Runs...)
+		maps.Copy(result.Inputs, other.Inputs)
 		if !slices.EqualFunc(other.Labels, result.Labels, func(a, b sdk.LabelSet) bool { return slices.Equal(a.Classes, b.Classes) }) {
 			return nil, usage("--with %s: that run knows other classes", run)
 		}
@@ -163,18 +174,18 @@ func (o PredictOptions) check() error {
 	return nil
 }
 
-// predictRun predicts with the pipeline of one run.
-func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err error) {
+// predictRun predicts with the pipeline of one run, the n-th of those that are combined, or
+// takes what shards have predicted with it.
+func predictRun(ctx context.Context, o PredictOptions, n int) (*PredictResult, error) {
 	r, err := ReadRun(o.Run)
 	if err != nil {
 		return nil, err
 	}
-	c := r.Config
 	if o.Device != "" {
-		c.Device = o.Device
+		r.Config.Device = o.Device
 	}
 	if o.Threads > 0 {
-		c.Threads = o.Threads
+		r.Config.Threads = o.Threads
 	}
 	checkpoint, warnings, err := runs.Find(o.Run, o.Checkpoint)
 	if err != nil {
@@ -184,46 +195,71 @@ func predictRun(ctx context.Context, o PredictOptions) (_ *PredictResult, err er
 	if err != nil {
 		return nil, err
 	}
-	d, cases := given.Data, given.Cases
 	o.Split = given.Split
-	s, err := Open(ctx, Options{Config: c, Data: d, Schema: r.Schema, Labels: r.Labels, Plugins: o.Plugins, Tokens: o.Tokens})
+	result := &PredictResult{Run: o.Run, Config: r.Config, Labels: r.Labels, Split: o.Split, Data: given.Data, Calibration: r.Calibration, Step: checkpoint.State.Step}
+	if result.Inputs, err = inputs(o.Run, checkpoint, given); err != nil {
+		return nil, err
+	}
+	if o.Merged != nil {
+		err = result.take(o.Merged, n, given.Cases)
+	} else {
+		err = result.predict(ctx, r, checkpoint, given, warnings, o)
+	}
 	if err != nil {
 		return nil, err
 	}
-	s.decoder.Priors = r.Priors
-	if r.Calibration.Helps() {
-		s.decoder.Temperature = r.Calibration.Temperature
-	}
-	if err := s.sameText(r.Manifest); err != nil {
-		s.Abandon()
-		return nil, err
-	}
-	if changed := changedPlugins(r.Manifest, s.records); len(changed) > 0 && !o.AllowChanged {
-		s.Abandon()
-		return nil, fault.Errorf(fault.Plugin, "%s; --allow-changed predicts with it all the same, and records that", strings.Join(changed, "; "))
-	}
-	voids, err := r.voids(s, cases, given.reported, given.own)
-	if err != nil {
-		s.Abandon()
-		return nil, err
-	}
-	voids = append(voids, given.unread...)
-	result, err := s.predictCheckpoint(ctx, checkpoint, cases, slices.Concat(warnings, s.Warnings, voids), o)
-	if err == nil && o.Counterfactuals {
-		result.Counterfactuals, err = s.counterfactuals(ctx, cases, result.Predictions)
-	}
-	if err != nil {
-		s.Abandon()
-		return nil, err
-	}
-	s.finish(o.Messages)
-	result.Run, result.Config, result.Labels, result.Split, result.Data = o.Run, c, r.Labels, o.Split, d
-	result.Calibration = r.Calibration
-	result.Evaluable, result.Warnings = predictions.HasTargets(cases), voids
-	if given.own && given.sameReports && o.Missing == nil && len(o.TTA) == 0 && result.Evaluable {
+	result.Evaluable = predictions.HasTargets(result.Cases)
+	if o.Shard.Whole() && given.own && given.sameReports && o.Missing == nil && len(o.TTA) == 0 && result.Evaluable {
 		return result, result.keep()
 	}
 	return result, nil
+}
+
+// predict starts the run's plugins and fills in what they say of the cases.
+func (r *PredictResult) predict(ctx context.Context, files *RunFiles, checkpoint *runs.Checkpoint, given *RunData, warnings []string, o PredictOptions) (err error) {
+	s, err := Open(ctx, Options{Config: files.Config, Data: given.Data, Schema: files.Schema, Labels: files.Labels, Plugins: o.Plugins, Tokens: o.Tokens})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			s.Abandon()
+		}
+	}()
+	s.decoder.Priors = files.Priors
+	if files.Calibration.Helps() {
+		s.decoder.Temperature = files.Calibration.Temperature
+	}
+	if err := s.sameText(files.Manifest); err != nil {
+		return err
+	}
+	if changed := changedPlugins(files.Manifest, s.records); len(changed) > 0 && !o.AllowChanged {
+		return fault.Errorf(fault.Plugin, "%s; --allow-changed predicts with it all the same, and records that", strings.Join(changed, "; "))
+	}
+	voids, err := files.voids(s, given.Cases, given.reported, given.own)
+	if err != nil {
+		return err
+	}
+	r.Warnings, r.Cases = append(voids, given.unread...), given.Cases
+	if !o.Shard.Whole() { // whole batches: what a stage computes may depend on its neighbours in the last bit
+		batch := s.Feed.BatchSize()
+		first, end := o.Shard.Range((len(r.Cases) + batch - 1) / batch)
+		r.Cases = r.Cases[first*batch : min(end*batch, len(r.Cases))]
+	}
+	if r.Predictions, err = s.predictCheckpoint(ctx, checkpoint, r.Cases, slices.Concat(warnings, s.Warnings, r.Warnings), o); err != nil {
+		return err
+	}
+	if o.Counterfactuals {
+		if r.Counterfactuals, err = s.counterfactuals(ctx, r.Cases, r.Predictions); err != nil {
+			return err
+		}
+	}
+	s.finish(o.Messages)
+	for _, p := range s.records {
+		r.Inputs["plugin "+p.Name+" of "+o.Run] = p.SHA256
+	}
+	r.Part.Runs = []RunPart{{r.Warnings, predictions.Bare(r.Predictions)}}
+	return nil
 }
 
 // keep writes into the run directory what `compare` and the report page read of a split.
@@ -275,7 +311,7 @@ func (r *RunFiles) unread(d *dataset.Dataset) []string {
 		len(absent), len(r.Schema.Attributes), how)}
 }
 
-func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkpoint, cases []dataset.Case, warnings []string, o PredictOptions) (*PredictResult, error) {
+func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkpoint, cases []dataset.Case, warnings []string, o PredictOptions) ([]predictions.Prediction, error) {
 	for _, w := range unique(warnings) {
 		fmt.Fprintf(o.Messages, "warning: %s\n", w)
 	}
@@ -293,7 +329,7 @@ func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkp
 	}
 	started := time.Now()
 	last, all := started, len(views)*len(cases)
-	predicted, err := s.predictViews(ctx, cases, views, func(done int) error {
+	return s.predictViews(ctx, cases, views, func(done int) error {
 		if time.Since(last) > 10*time.Second {
 			last = time.Now()
 			left := time.Duration(float64(time.Since(started)) / float64(done) * float64(all-done))
@@ -301,8 +337,4 @@ func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkp
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &PredictResult{Step: checkpoint.State.Step, Cases: cases, Predictions: predicted}, nil
 }

@@ -16,6 +16,8 @@ type RunData struct {
 	// own says that they are of the run's own data, sameReports that their reports are the
 	// run's, reported that a case had an attribute before any was taken away.
 	own, sameReports, reported bool
+	// reportsSHA256 is the hash of the reports that were given or the run's own; "" without.
+	reportsSHA256 string
 	// unread are warnings of attributes that the cases do not have.
 	unread []string
 }
@@ -38,6 +40,7 @@ func (r *RunFiles) OpenData(o PredictOptions) (*RunData, error) {
 	}
 	out := &RunData{Data: d, Split: o.Split, unread: r.unread(d), sameReports: r.Manifest.ReportsSHA256 == ""}
 	if from.Reports != nil {
+		out.reportsSHA256 = from.Reports.SHA256
 		out.sameReports = from.Reports.SHA256 == r.Manifest.ReportsSHA256
 	}
 	out.own = d.Hash == r.Manifest.DataSHA256 && dataset.SpecOptions(o.Data) == dataset.SpecOptions(c.Data)

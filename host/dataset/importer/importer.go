@@ -35,6 +35,12 @@ type Options struct {
 	Masks string
 	// Instances says what one lesion of a mask is: one of InstanceRules.
 	Instances string
+	// Part, unless nil, are the scans to write of n, from first to before end; no table is
+	// written then.
+	Part func(n int) (first, end int)
+	// Found is told of the fingerprints of all scans by their volumes' paths in Out, before
+	// anything is written, and may refuse them; nil: nobody.
+	Found func(scans map[string]string) error
 	// Progress is told of every scan written, by several goroutines; nil: nobody.
 	Progress func(done, all int, id string)
 }
@@ -51,7 +57,13 @@ type Summary struct {
 	Slices   int      `json:"slices"`
 	Boxes    int      `json:"boxes"`
 	Notes    []string `json:"notes,omitempty"`
+
+	// Made are the fingerprints of the scans of Options.Part by their volumes' paths in Out.
+	Made map[string]string `json:"-"`
 }
+
+// ErrPart is returned for a source whose import cannot be divided.
+var ErrPart = errors.New("a folder of pictures is imported as a whole")
 
 // scan is a volume found in the source.
 type scan struct {
@@ -97,7 +109,9 @@ func Import(ctx context.Context, o Options) (*Summary, error) {
 	}
 	s := &Summary{SchemaVersion: 1, Spec: "volumes:" + filepath.ToSlash(o.Out), Volumes: len(scans), Boxes: len(boxes), Notes: append(notes, more...)}
 	patients := map[string]bool{}
+	found := map[string]string{}
 	for _, one := range scans {
+		found[volumePath(one.id)] = one.fingerprint
 		s.Slices += one.dim[2]
 		patients[one.patient] = true
 		for _, n := range one.notes {
@@ -105,11 +119,23 @@ func Import(ctx context.Context, o Options) (*Summary, error) {
 		}
 	}
 	s.Patients = len(patients)
+	if o.Found != nil {
+		if err := o.Found(found); err != nil {
+			return nil, err
+		}
+	}
 	if err := os.MkdirAll(filepath.Join(o.Out, "volumes"), 0o777); err != nil {
 		return nil, err
 	}
-	if s.Written, err = writeVolumes(ctx, o, scans); err != nil {
-		return nil, err
+	if o.Part != nil {
+		first, end := o.Part(len(scans))
+		scans, s.Made = scans[first:end], map[string]string{}
+		for _, one := range scans {
+			s.Made[volumePath(one.id)] = one.fingerprint
+		}
+	}
+	if s.Written, err = writeVolumes(ctx, o, scans); err != nil || o.Part != nil {
+		return s, err
 	}
 	if err := writeTables(o.Out, scans, boxes, o.Boxes != "" || o.Masks != ""); err != nil {
 		return nil, err

@@ -76,6 +76,9 @@ func importPictures(ctx context.Context, o Options) (*Summary, error) {
 	if err := t.problems.Err(); err != nil || kind == "" {
 		return nil, err
 	}
+	if o.Part != nil {
+		return nil, ErrPart
+	}
 	s := &Summary{SchemaVersion: 1, Spec: "boxes:" + filepath.ToSlash(o.Out), Notes: []string{"annotations of " + kind}}
 	left := 0
 	for _, list := range t.pictures {

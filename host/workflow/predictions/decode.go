@@ -31,6 +31,28 @@ type Prediction struct {
 	Reconstructed []Reconstructed
 }
 
+// Case is a prediction without its case, as JSON holds it exactly.
+type Case struct {
+	ID            string          `json:"id"`
+	Boxes         []Box           `json:"boxes,omitempty"`
+	Probabilities [][]float64     `json:"probabilities,omitempty"`
+	Reconstructed []Reconstructed `json:"reconstructed,omitempty"`
+}
+
+// Bare are predictions without their cases.
+func Bare(all []Prediction) []Case {
+	out := make([]Case, len(all))
+	for i, p := range all {
+		out[i] = Case{p.Case.ID, p.Boxes, p.Probabilities, p.Reconstructed}
+	}
+	return out
+}
+
+// Of is the prediction for its case.
+func (c Case) Of(of *dataset.Case) Prediction {
+	return Prediction{of, c.Boxes, c.Probabilities, c.Reconstructed}
+}
+
 // Decoder reads predictions from what the stages of a pipeline answer.
 type Decoder struct {
 	Task   string
