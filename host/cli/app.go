@@ -14,7 +14,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
+	"github.com/alignedfusion/alignedfusion/internal/process"
 	"github.com/alignedfusion/alignedfusion/internal/release"
 )
 
@@ -134,7 +136,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	defer cancel()
 	var caught atomic.Int32
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	signal.Notify(signals, process.Stops...)
 	defer signal.Stop(signals)
 	go func() {
 		for s := range signals {
@@ -159,8 +161,12 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	if n := caught.Load(); n != 0 {
 		fmt.Fprintf(stderr, "alignedfusion: stopped by signal: %s\n", syscall.Signal(n))
 		var last *stoppedError
-		if errors.As(err, &last) || errors.Is(err, loop.ErrStopped) {
+		goesOn := errors.As(err, &last) || errors.Is(err, loop.ErrStopped)
+		if goesOn {
 			fmt.Fprintf(stderr, "alignedfusion: %v\n", err)
+		}
+		if goesOn && syscall.Signal(n) != syscall.SIGINT && fault.Of(err) != fault.Resource {
+			return fault.Requeue
 		}
 		return 128 + int(n)
 	}

@@ -58,7 +58,7 @@ func exitCodesCommand() *cli.Command {
 			}
 			w := tabwriter.NewWriter(c.App.Writer, 2, 0, 2, ' ', 0)
 			for _, e := range fault.Exits {
-				fmt.Fprintf(w, "%d\t%s\t%s\n", e.Code, e.Meaning, e.When)
+				fmt.Fprintf(w, "%d\t%s\t%s; again: %s\n", e.Code, e.Meaning, e.When, e.Again)
 			}
 			return w.Flush()
 		},

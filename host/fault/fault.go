@@ -40,21 +40,44 @@ type Exit struct {
 	Meaning string
 	// When names what leads to it.
 	When string
+	// Again says whether the same command may succeed when it is run again.
+	Again string
 }
+
+// no is the answer of codes that come again however often the command is run.
+const no = "no"
 
 // Exits are all ways in which the program ends; the page docs/reference/exit-codes.md, the help and
 // the codes themselves come from here.
 var Exits = []Exit{
-	{None, 0, "done", "the command did what it was asked for"},
-	{None, 1, "failure", "anything that has no code of its own: another process is using the run, the loss is no number twice in a row"},
+	{None, 0, "done", "the command did what it was asked for", "–"},
+	{None, 1, "failure", "anything that has no code of its own: another process is using the run, the loss is no number twice in a row", "perhaps"},
 	{Usage, 2, "wrong usage", "an unknown flag, a setting that is unknown, out of bounds, refused by a stage or without effect, a plugin that is not there, " +
-		"a folder that holds a run already or none"},
-	{Data, 3, "bad input data", "a broken table or image, weights that do not fit, a damaged run directory, no usable checkpoint"},
-	{Plugin, 4, "a plugin failed", "it died, hung, broke the protocol, answered NaN, or refused a batch; ports that do not fit together"},
-	{Resource, 5, "memory or disk ran out", "a full disk or quota, a file beyond the limit, a stage that lacks memory"},
-	{Gate, 7, "a quality gate was missed", "froc --min, plugin validate, stage grad"},
-	{None, 130, "stopped by SIGINT", "Ctrl-C; training has written a checkpoint and --resume continues it"},
-	{None, 143, "stopped by SIGTERM", "as for SIGINT"},
+		"a folder that holds a run already or none", no},
+	{Data, 3, "bad input data", "a broken table or image, weights that do not fit, a damaged run directory, no usable checkpoint, shards that do not go together", no},
+	{Plugin, 4, "a plugin failed", "it died, hung, broke the protocol, answered NaN, or refused a batch; ports that do not fit together", "perhaps"},
+	{Resource, 5, "memory or disk ran out", "a full disk or quota, a file beyond the limit, a stage that lacks memory", "with more of it"},
+	{Gate, 7, "a quality gate was missed", "froc --min, plugin validate, stage grad", no},
+	{None, Requeue, "stopped, to be queued again", "SIGTERM or SIGUSR1 ended a training after a checkpoint, or a study between two steps: it goes on where it was " +
+		"(train --resume, the study's own command)", "yes"},
+	{None, 130, "stopped by SIGINT", "Ctrl-C; training has written a checkpoint and --resume continues it", "by hand"},
+	{None, 138, "stopped by SIGUSR1", "as for SIGTERM", "yes"},
+	{None, 143, "stopped by SIGTERM", "where nothing is there yet to go on from: another command, or a training before its first checkpoint", "yes"},
+}
+
+// Requeue is the exit code of work that a scheduler has stopped and that goes on where it was:
+// EX_TEMPFAIL of sysexits.h.
+const Requeue = 75
+
+// Hopeless are the exit codes after which the same command must not be run again: it would
+// end with the same.
+func Hopeless() (codes []int) {
+	for _, e := range Exits {
+		if e.Again == no {
+			codes = append(codes, e.Code)
+		}
+	}
+	return codes
 }
 
 // Code is the exit code of a kind; 1 for None.
@@ -71,9 +94,11 @@ func (k Kind) Code() int {
 func Page() string {
 	var b strings.Builder
 	b.WriteString("# Exit codes\n\nWritten by `make docs` from the program itself; `alignedfusion exit-codes` says the same.\n\n" +
-		"| code | meaning | when |\n|---|---|---|\n")
+		"A scheduler must not run a command again that ended with one whose last column says no: it would end with the same.\n" +
+		"[cluster.md](../how-to/cluster.md) says how Slurm and Kubernetes are told.\n\n" +
+		"| code | meaning | when | again |\n|---|---|---|---|\n")
 	for _, e := range Exits {
-		fmt.Fprintf(&b, "| %d | %s | %s |\n", e.Code, e.Meaning, e.When)
+		fmt.Fprintf(&b, "| %d | %s | %s | %s |\n", e.Code, e.Meaning, e.When, e.Again)
 	}
 	return b.String()
 }

@@ -34,3 +34,6 @@ func Alive(pid int) bool {
 
 // Owns is true: who may not remove a file cannot.
 func Owns(string) bool { return true }
+
+// Stops are the signals by which a person or a scheduler asks a process to stop.
+var Stops = []os.Signal{os.Interrupt, syscall.SIGTERM}

@@ -4,6 +4,7 @@ package process
 
 import (
 	"errors"
+	"os"
 	"runtime"
 	"syscall"
 
@@ -41,3 +42,6 @@ func Owns(path string) bool {
 	var stat unix.Stat_t
 	return unix.Lstat(path, &stat) == nil && int(stat.Uid) == unix.Getuid()
 }
+
+// Stops are the signals by which a person or a scheduler asks a process to stop.
+var Stops = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGUSR1}

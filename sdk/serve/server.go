@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/alignedfusion/alignedfusion/internal/process"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
@@ -32,8 +33,9 @@ func serveHost(s *wire.Server, stdout *os.File) error {
 	if err != nil {
 		return err
 	}
-	// An interrupt at the terminal is the host's to handle.
-	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
+	// What asks to stop is the host's to handle, which finishes the step first; Slurm sends it
+	// to every process of a job.
+	signal.Notify(make(chan os.Signal, 1), process.Stops...)
 	// A host that does not speak this major says so itself.
 	if _, err := fmt.Fprintf(stdout, "1|%d|unix|%s|grpc|\n", sdk.ProtocolMajor, listener.Addr()); err != nil {
 		return err

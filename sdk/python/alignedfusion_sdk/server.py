@@ -40,6 +40,11 @@ def run(handshake_fd, cookie, name, version, stages, license, model_card):
                  "`--debug` serves it under a debugger." % (name, version))
     if not debug:
         _hold_lifeline()
+        # What asks to stop is the host's to handle, which finishes the step first; Slurm sends
+        # it to every process of a job.
+        for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), lambda number, frame: None)
     offered = {int(v) for v in os.environ.get("PLUGIN_PROTOCOL_VERSIONS", "1").split(",") if v.strip().isdigit()}
     grpc_server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=[
         ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1),
