@@ -25,6 +25,7 @@ func frocCommand() *cli.Command {
 			"false positives per image. Every rule of a protocol can be overridden; the resolved set is in the output.\n" +
 			"File formats: docs/reference/froc-files.md; every choice: docs/explanation/froc.md.",
 		Flags: append([]cli.Flag{
+			shardFlag(),
 			&cli.StringFlag{Name: "protocol", Value: "strict", Usage: "`NAME` of the rules to evaluate by; alignedfusion froc protocols lists them"},
 			&cli.StringSliceFlag{Name: "predictions", Usage: "`[NAME=]FILE` or folder with the marks of a system, - is standard input; repeat it to compare systems with the first, with one NAME for the files of one system"},
 			&cli.StringFlag{Name: "split", Usage: "evaluate the images of this `SPLIT` alone (DL_info.csv: train, val, test or all; default test)"},
@@ -83,7 +84,6 @@ func frocFlags() []cli.Flag {
 
 		&cli.BoolFlag{Name: "json", Usage: "write JSON to stdout"},
 		&cli.StringFlag{Name: "out", Usage: "write the JSON to `FILE` as well"},
-		shardFlag(),
 		&cli.StringFlag{Name: "plot", Usage: "draw the curves into `FILE`.svg, .png or .pdf"},
 		&cli.StringFlag{Name: "plot-kind", Value: string(frocreport.PlotFROC), Usage: "`KIND` of curves of --plot: froc, afroc (false positives on images without lesions), afroc1 (on all images) or strata (FROC of each, with --strata)"},
 		&cli.StringFlag{Name: "plot-axis", Value: "log", Usage: "`AXIS` of false positives of --plot: log or linear"},
