@@ -107,9 +107,6 @@ func made[T any](records []*shard.Record) ([]T, error) {
 	return out, nil
 }
 
-// divisible are the commands that take --shard.
-var divisible = []string{"predict", "study missing", "study ablation", "study detection", "froc", "data import"}
-
 func mergeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "merge", ArgsUsage: "OUT SHARD…",
@@ -138,15 +135,15 @@ func runMerge(c *cli.Context) error {
 		return err
 	}
 	r := records[0]
-	if !slices.Contains(divisible, r.Command) {
-		return problem.At(r.Path, 0, "", "is of the command %q, which has no shards", r.Command)
-	}
 	if r.Program != Version {
 		return problem.At(r.Path, 0, "", "was made by version %s, this is %s: run the shards again", r.Program, Version)
 	}
 	app := newApp(c.App.Writer, c.App.ErrWriter)
 	prepare(app.Commands)
 	words := slices.Concat([]string{app.Name}, strings.Fields(r.Command), []string{"--out=" + out}, r.Args)
+	if leaf, _ := commandOf(app, words); leaf == nil || findFlag(leaf, "shard") == nil {
+		return problem.At(r.Path, 0, "", "is of the command %q, which has no shards", r.Command)
+	}
 	return app.RunContext(context.WithValue(c.Context, mergedKey{}, records), words)
 }
 
