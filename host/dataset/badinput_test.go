@@ -285,7 +285,7 @@ func TestTolerantReading(t *testing.T) {
 	plain := mustOpen(t, "table:"+path, Options{})
 	write(t, path, "\xef\xbb\xbf"+strings.ReplaceAll(read(t, path), "\n", "\r\n")+"\r\n")
 	d := mustOpen(t, "table:"+path, Options{})
-	if len(d.Cases) != len(plain.Cases) || d.Cases[1].Attributes["sex"].Raw != "m" || d.Cases[0].ID != "1" {
+	if len(d.Cases) != len(plain.Cases) || d.Cases[1].Attributes.Cell("sex").Raw != "m" || d.Cases[0].ID != "1" {
 		t.Errorf("%+v", d.Cases)
 	}
 	for content, want := range map[string]string{

@@ -13,27 +13,28 @@ import (
 // when strict, else they count as unknown and are warned of. Numbers that are none are
 // errors always.
 func (d *Dataset) Bind(s *schema.Schema, strict bool) error {
+	bound := map[*cellTable][]boundColumn{}
 	var unreadable, unknown Problems
 	for i := range d.Cases {
 		c := &d.Cases[i]
-		cells := make(map[string]schema.Cell, len(s.Attributes))
-		for _, a := range s.Attributes {
-			cell, err := d.bind(a, c)
-			switch {
-			case err != nil:
-				unreadable.Add(cell.Origin, 0, a.Name, "case %q: %v", c.ID, err)
-			case cell.Foreign():
-				unknown.Add(cell.Origin, 0, a.Name, "case %q: %q is no value of its set %s", c.ID, problem.Clip(cell.Raw, 40), problem.Quote(a.Values))
-			}
-			cells[a.Name] = cell
-		}
-		if c.Attributes == nil {
-			c.Attributes = cells
+		t := c.Attributes.table
+		if t == nil {
 			continue
 		}
-		clear(c.Attributes) // copies of the case share the map
-		for name, cell := range cells {
-			c.Attributes[name] = cell
+		if bound[t] == nil {
+			bound[t] = d.bindTable(t, s)
+		}
+		for k, a := range s.Attributes {
+			b := &bound[t][k]
+			if len(b.odd) == 0 {
+				continue
+			}
+			code := b.column.code(c.Attributes.row)
+			if text := b.odd[code]; text != "" && b.unreadable[code] {
+				unreadable.Add(b.column.origin(c.Attributes.row), 0, a.Name, "case %q: %s", c.ID, text)
+			} else if text != "" {
+				unknown.Add(b.column.origin(c.Attributes.row), 0, a.Name, "case %q: %s", c.ID, text)
+			}
 		}
 	}
 	if strict {
@@ -43,16 +44,53 @@ func (d *Dataset) Bind(s *schema.Schema, strict bool) error {
 		return err
 	}
 	d.warnOfUnknown(s, unknown)
+	for t, columns := range bound { // copies of the cases share the table
+		t.columns, t.index = nil, map[string]int{}
+		for k := range columns {
+			t.index[columns[k].column.name] = k
+			t.columns = append(t.columns, columns[k].column)
+		}
+	}
 	d.Schema, d.AttributeColumns = s, s.Names()
 	return nil
 }
 
-// bind is a case's cell of one attribute.
-func (d *Dataset) bind(a schema.Attribute, c *Case) (schema.Cell, error) {
-	cell, ok := c.Attributes[a.Name]
-	if !ok {
-		return schema.Cell{Value: -1}, nil
+// boundColumn is a column under a schema.
+type boundColumn struct {
+	column *cellColumn
+	// odd says of cells, by their numbers, why they do not fit; unreadable are those that
+	// are errors always.
+	odd        map[uint32]string
+	unreadable map[uint32]bool
+}
+
+// bindTable returns the columns of the schema's attributes, bound.
+func (d *Dataset) bindTable(t *cellTable, s *schema.Schema) []boundColumn {
+	out := make([]boundColumn, len(s.Attributes))
+	for k, a := range s.Attributes {
+		from := t.column(a.Name)
+		if from == nil {
+			out[k].column = &cellColumn{name: a.Name, cells: []schema.Cell{unmentioned}}
+			continue
+		}
+		b := boundColumn{&cellColumn{name: a.Name, of: from.of, from: from.from}, map[uint32]string{}, map[uint32]bool{}}
+		for code, cell := range from.cells {
+			cell, err := d.bind(a, cell)
+			switch code := uint32(code); {
+			case err != nil:
+				b.odd[code], b.unreadable[code] = err.Error(), true
+			case cell.Foreign():
+				b.odd[code] = fmt.Sprintf("%q is no value of its set %s", problem.Clip(cell.Raw, 40), problem.Quote(a.Values))
+			}
+			b.column.cells = append(b.column.cells, cell)
+		}
+		out[k] = b
 	}
+	return out
+}
+
+// bind is a cell of an attribute under the schema that has it as a.
+func (d *Dataset) bind(a schema.Attribute, cell schema.Cell) (schema.Cell, error) {
 	if d.Schema != nil {
 		if k := d.Schema.Index(a.Name); k >= 0 {
 			return a.Convert(d.Schema.Attributes[k], cell)

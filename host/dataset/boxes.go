@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
@@ -112,7 +111,9 @@ func (o *opener) boxImages(t *table.Table, folder string) (map[string]int, error
 	if !t.Has("split") && t.Has("part") {
 		splitColumn = "part"
 	}
-	byImage := map[string]int{}
+	byImage := make(map[string]int, len(t.Rows))
+	d.Cases = make([]Case, 0, len(t.Rows))
+	cells := o.attributeReader(t, all)
 	for _, r := range t.Rows {
 		name := t.Get(r, "image")
 		if !filepath.IsLocal(name) {
@@ -120,11 +121,11 @@ func (o *opener) boxImages(t *table.Table, folder string) (map[string]int, error
 			continue
 		}
 		if first, twice := byImage[name]; twice {
-			o.problems.Add(t.Path, r.Line, "image", "%q stands twice, first in line %d", name, o.places[first].line)
+			o.problems.Add(t.Path, r.Line, "image", "%q stands twice, first in line %d", name, o.d.Cases[first].at.line)
 			continue
 		}
 		c := Case{ID: name, Patient: t.Get(r, "patient"), Split: t.Get(r, splitColumn), Stack: name,
-			Images: map[string]string{Volume: imagePath(folder, name)}, Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}
+			Images: map[string]string{Volume: imagePath(folder, name)}, Attributes: o.attributes().newRow()}
 		e := expectedImage{path: c.Images[Volume], place: place{t.Path, r.Line}, column: "image"}
 		bad := len(o.problems)
 		e.width, e.height = o.wholeNumber(t, r, "width"), o.wholeNumber(t, r, "height")
@@ -137,7 +138,7 @@ func (o *opener) boxImages(t *table.Table, folder string) (map[string]int, error
 		if c.greyHU[0] > c.greyHU[1] {
 			o.problems.Add(t.Path, r.Line, "grey_high_hu", "is below grey_low_hu")
 		}
-		o.readAttributes(t, r, all, &c)
+		cells.read(r, c.Attributes)
 		e.caseIndex = o.addCase(c, t.Path, r.Line)
 		byImage[name] = e.caseIndex
 		if len(o.problems) == bad {
@@ -226,7 +227,7 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 			continue
 		}
 		bad := len(o.problems)
-		b := Box{Strata: map[string]string{}}
+		b := Box{}
 		for _, v := range []struct {
 			column string
 			to     *float64
@@ -249,6 +250,9 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 		}
 		for _, column := range all {
 			if text := t.Get(r, column); text != "" && column != classColumn {
+				if b.Strata == nil {
+					b.Strata = map[string]string{}
+				}
 				b.Strata[column] = text
 			}
 		}

@@ -80,15 +80,14 @@ func (r *Report) count(d *Dataset) {
 	r.Task, r.Hash, r.Modalities, r.AttributeColumns, r.Warnings = d.Task, d.Hash, d.Modalities, d.AttributeColumns, d.Warnings
 	r.Cases = len(d.Cases)
 	r.Splits = map[string]*SplitCounts{}
-	patients := map[string]map[string]bool{}
-	everyone := map[string]bool{}
+	patients := numberPatients(d.Cases)
+	seen := map[string][]bool{} // patients, by split
 	for i := range d.Cases {
 		c := &d.Cases[i]
 		s := r.Splits[c.Split]
 		if s == nil {
 			s = &SplitCounts{Labels: map[string]map[string]int{}, Missing: map[string]float64{}}
 			r.Splits[c.Split] = s
-			patients[c.Split] = map[string]bool{}
 			for _, set := range d.Labels {
 				s.Labels[set.Name] = map[string]int{}
 			}
@@ -99,8 +98,13 @@ func (r *Report) count(d *Dataset) {
 		if c.HasTargets {
 			s.WithTargets++
 		}
-		if c.Patient != "" {
-			patients[c.Split][c.Patient], everyone[c.Patient] = true, true
+		if p := int(patients[i]); p >= 0 {
+			r.Patients = max(r.Patients, p+1)
+			seen[c.Split] = append(seen[c.Split], make([]bool, max(0, p+1-len(seen[c.Split])))...)
+			if !seen[c.Split][p] {
+				seen[c.Split][p] = true
+				s.Patients++
+			}
 		}
 		for _, set := range d.Labels {
 			if k, ok := c.Labels[set.Name]; ok && k >= 0 {
@@ -110,17 +114,17 @@ func (r *Report) count(d *Dataset) {
 				s.Labels[set.Name][set.Classes[b.Class]]++
 			}
 		}
-		for _, a := range d.AttributeColumns {
-			if c.Attributes[a].State == schema.Unmentioned {
-				s.Missing[a]++
-			}
-		}
 	}
-	r.Patients = len(everyone)
-	for split, s := range r.Splits {
-		s.Patients = len(patients[split])
-		for a := range s.Missing {
-			s.Missing[a] /= float64(s.Cases)
+	for _, a := range d.AttributeColumns {
+		eachCell(d.Cases, a, func(i int, column *cellColumn, code uint32) {
+			if column.cells[code].State == schema.Unmentioned {
+				r.Splits[d.Cases[i].Split].Missing[a]++
+			}
+		})
+		for _, s := range r.Splits {
+			if s.Missing[a] > 0 {
+				s.Missing[a] /= float64(s.Cases)
+			}
 		}
 	}
 }

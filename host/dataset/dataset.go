@@ -117,7 +117,7 @@ type Case struct {
 	Patient string
 	Split   string
 	// Images holds a path per modality; for Volume it is the key slice, or the
-	// NIfTI file.
+	// NIfTI file. Cases may share it, as they may Labels and Strata.
 	Images map[string]string
 	Boxes  []Box
 	// RECIST holds one pair of diameters per box as x,y of four end points in
@@ -128,9 +128,9 @@ type Case struct {
 	Labels map[string]int
 	// HasTargets is false where boxes or labels are withheld.
 	HasTargets bool
-	// Attributes holds a cell for every attribute column. Until the data set is bound to a
+	// Attributes has a cell for every attribute column. Until the data set is bound to a
 	// schema (Bind), cells are as schema.Written makes them.
-	Attributes map[string]schema.Cell
+	Attributes Attributes
 	// SpacingMM is z, y, x; 0 where unknown.
 	SpacingMM [3]float64
 	// Size is height, width in pixels.
@@ -148,15 +148,18 @@ type Case struct {
 	StoredRAS *[12]float64
 	// Strata hold what an evaluation may group images by.
 	Strata map[string]string
-	// Origin is where the case was read, file:line.
-	Origin string
 
 	// sights say how volumes, and slices in a window, are shown, by modality; a modality that
 	// is not among them is shown as Stack, KeySlice, SpacingMM and Size say.
 	sights map[string]*sight
+	// at is where the case was read.
+	at place
 	// greyHU are the HU of the smallest and largest grey value; equal: unknown.
 	greyHU [2]float64
 }
+
+// Origin is where the case was read, file:line.
+func (c *Case) Origin() string { return c.at.String() }
 
 // Dataset is an opened data set: tables read and checked, pixels not yet.
 type Dataset struct {

@@ -89,12 +89,12 @@ func (o *opener) deepLesionCases(t *table.Table) error {
 		}
 		i, known := byFile[l.File]
 		if !known {
-			i = o.addCase(l.newCase(o.path), t.Path, r.Line)
+			i = o.addCase(l.newCase(o.path, o.attributes().newRow()), t.Path, r.Line)
 			byFile[l.File] = i
 		}
 		c := &d.Cases[i]
 		if c.Split != l.Split || c.Size != l.size || c.SpacingMM != l.SpacingMM {
-			o.problems.Add(t.Path, r.Line, "File_name", "%s has another split, size or spacing in %s", l.File, c.Origin)
+			o.problems.Add(t.Path, r.Line, "File_name", "%s has another split, size or spacing in %s", l.File, c.at)
 			continue
 		}
 		if twin := slices.IndexFunc(c.RECIST, func(m [8]float64) bool { return m == l.recist }); twin >= 0 {
@@ -122,7 +122,7 @@ func (o *opener) deepLesionCases(t *table.Table) error {
 			if err != nil {
 				o.problems.Add(t.Path, r.Line, map[string]string{"age": "Patient_age", "gender": "Patient_gender"}[name], "%v", err)
 			} else if slices.Contains(d.AttributeColumns, name) {
-				c.Attributes[name] = schema.Written(text, fmt.Sprintf("%s:%d", t.Path, r.Line))
+				c.Attributes.set(name, schema.Written(text, fmt.Sprintf("%s:%d", t.Path, r.Line)))
 			}
 		}
 	}
@@ -168,6 +168,7 @@ func (o *opener) joinAttributes(extra *attributeColumns, byFile map[string]int, 
 		return
 	}
 	seen := map[string]int{}
+	cells := o.attributeReader(extra.table, extra.columns)
 	for _, r := range extra.table.Rows {
 		file := extra.table.Get(r, "File_name")
 		if first, twice := seen[file]; twice {
@@ -183,14 +184,7 @@ func (o *opener) joinAttributes(extra *attributeColumns, byFile map[string]int, 
 		if !ok {
 			continue // a slice whose lesions are all left out as noisy
 		}
-		for _, name := range extra.columns {
-			text, err := o.attribute(extra.table.Get(r, name))
-			if err != nil {
-				o.problems.Add(extra.path, r.Line, name, "%v", err)
-			} else if slices.Contains(o.d.AttributeColumns, name) {
-				o.d.Cases[i].Attributes[name] = schema.Written(text, fmt.Sprintf("%s:%d", extra.path, r.Line))
-			}
-		}
+		cells.read(r, o.d.Cases[i].Attributes)
 	}
 }
 
@@ -254,13 +248,12 @@ func (l *lesion) target() Box {
 	return b
 }
 
-func (l *lesion) newCase(dir string) Case {
+func (l *lesion) newCase(dir string, attributes Attributes) Case {
 	c := Case{ID: l.File, Patient: l.patient, Split: l.Split, HasTargets: true, KeySlice: l.keySlice,
 		Images: map[string]string{Volume: filepath.Join(dir, "Images_png", l.series, fmt.Sprintf("%03d.png", l.keySlice))},
-		Stack:  l.series, SpacingMM: l.SpacingMM, Size: l.size, Attributes: map[string]schema.Cell{},
-		Strata: map[string]string{}}
+		Stack:  l.series, SpacingMM: l.SpacingMM, Size: l.size, Attributes: attributes}
 	if l.SpacingMM[0] > 0 {
-		c.Strata["slice_spacing_mm"] = formatNumber(l.SpacingMM[0])
+		c.Strata = map[string]string{"slice_spacing_mm": formatNumber(l.SpacingMM[0])}
 	}
 	return c
 }
@@ -274,7 +267,7 @@ func (o *opener) deepLesionImages() error {
 	unknownSpacing := 0
 	for i := range o.d.Cases {
 		c := &o.d.Cases[i]
-		o.expect(expectedImage{caseIndex: i, path: c.Images[Volume], place: o.places[i], column: "File_name",
+		o.expect(expectedImage{caseIndex: i, path: c.Images[Volume], place: c.at, column: "File_name",
 			width: c.Size[1], height: c.Size[0], hu: true})
 		if c.SpacingMM[0] == 0 {
 			unknownSpacing++

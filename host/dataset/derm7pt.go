@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
@@ -116,31 +115,34 @@ func openDerm7pt(o *opener) error {
 		o.warn("there is no folder %s: only the attributes are there (the release may not be redistributed)", filepath.ToSlash(images))
 	}
 	byID := map[string]int{}
-	var values []map[string]string
+	columns := make([]labelColumn, len(labels))
+	for k, task := range labels {
+		columns[k] = labelColumn{task: task, column: task}
+	}
+	cells := o.attributeReader(t, all)
 	rowCase := map[int]int{}
 	for n, r := range t.Rows {
 		id := t.Get(r, "case_num")
 		if first, twice := byID[id]; twice || id == "" {
 			line := r.Line
 			if twice {
-				line = o.places[first].line
+				line = o.d.Cases[first].at.line
 			}
 			o.problems.Add(t.Path, r.Line, "case_num", "%q is empty or stands twice, first in line %d", problem.Clip(id, 60), line)
 			continue
 		}
-		c := Case{ID: id, Images: map[string]string{}, Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}
-		o.readAttributes(t, r, all, &c)
-		given := map[string]string{}
-		for _, task := range labels {
-			given[task] = derm7ptGroup(task, t.Get(r, task))
-			c.HasTargets = c.HasTargets || given[task] != ""
+		c := Case{ID: id, Images: map[string]string{}, Attributes: o.attributes().newRow()}
+		cells.read(r, c.Attributes)
+		for k, task := range labels {
+			text := derm7ptGroup(task, t.Get(r, task))
+			columns[k].texts = append(columns[k].texts, text)
+			c.HasTargets = c.HasTargets || text != ""
 		}
 		if t.Get(r, "clinic") == t.Get(r, "derm") {
-			c.Strata["clinic_is_derm"] = "yes"
+			c.Strata = map[string]string{"clinic_is_derm": "yes"}
 		}
 		i := o.addCase(c, t.Path, r.Line)
 		byID[id], rowCase[n] = i, i
-		values = append(values, given)
 		for _, column := range []string{"clinic", "derm"} {
 			if !withImages {
 				break
@@ -162,7 +164,7 @@ func openDerm7pt(o *opener) error {
 		}
 	}
 	o.warnOfAbsent()
-	o.labelSets(labels, values, derm7ptClasses, func(task string) string { return task })
+	o.labelSets(columns, derm7ptClasses)
 	return o.derm7ptSplits(meta, len(t.Rows), rowCase)
 }
 

@@ -12,8 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/internal/realdata"
 	"github.com/alignedfusion/alignedfusion/internal/table"
@@ -28,17 +28,21 @@ func TestDeepLesionCase(t *testing.T) {
 	want := Case{ID: "000002_01_01_005.png", Patient: "000002", Split: "val", HasTargets: true, KeySlice: 5, Stack: "000002_01_01",
 		Images: map[string]string{Volume: filepath.Join(dir, "Images_png/000002_01_01/005.png")},
 		// The table counts pixels from 1 and gives x before y; cases count from 0.
-		Boxes:  []Box{{Box: box.Box{X1: 9, Y1: 10, X2: 29, Y2: 28}, Strata: map[string]string{"diameter_mm": "8.00"}}},
-		RECIST: [][8]float64{{14, 19, 24, 19, 19, 15, 19, 23}},
-		Attributes: map[string]schema.Cell{
-			"age":     schema.Written("62.0", filepath.Join(dir, "DL_info.csv")+":3"),
-			"gender":  schema.Written("female", filepath.Join(dir, "DL_info.csv")+":3"),
-			"density": schema.Written("hyper", filepath.Join(dir, "attributes.csv")+":2"),
-		},
+		Boxes:     []Box{{Box: box.Box{X1: 9, Y1: 10, X2: 29, Y2: 28}, Strata: map[string]string{"diameter_mm": "8.00"}}},
+		RECIST:    [][8]float64{{14, 19, 24, 19, 19, 15, 19, 23}},
 		SpacingMM: [3]float64{2, 0.7, 0.8}, Size: [2]int{40, 48},
-		Strata: map[string]string{"slice_spacing_mm": "2"}, Origin: filepath.Join(dir, "DL_info.csv") + ":3"}
-	if diff := cmp.Diff(want, d.Cases[1], cmp.AllowUnexported(Case{})); diff != "" {
+		Strata: map[string]string{"slice_spacing_mm": "2"}, at: place{filepath.Join(dir, "DL_info.csv"), 3}}
+	if diff := cmp.Diff(want, d.Cases[1], cmp.AllowUnexported(Case{}, place{}), cmpopts.IgnoreFields(Case{}, "Attributes")); diff != "" {
 		t.Error(diff)
+	}
+	if diff := cmp.Diff(map[string]string{"age": "62.0", "gender": "female", "density": "hyper"}, texts(d.Cases[1].Attributes)); diff != "" {
+		t.Error(diff)
+	}
+	a := d.Cases[1].Attributes
+	for name, want := range map[string]string{"age": "DL_info.csv:3", "density": "attributes.csv:2"} {
+		if got := a.column(name).origin(a.row); got != filepath.Join(dir, want) {
+			t.Errorf("%s was read in %s, want %s", name, got, want)
+		}
 	}
 	if got := fmt.Sprint(d.AttributeColumns, d.Modalities, d.Labels[0].Classes); got != "[age gender density] [volume] [lesion]" {
 		t.Error(got)
@@ -57,8 +61,8 @@ func TestDeepLesionPaperAttributesLeakAndSaySo(t *testing.T) {
 	if diff := cmp.Diff(want, texts(d.Cases[0].Attributes)); diff != "" {
 		t.Error(diff)
 	}
-	if d.Cases[1].Attributes["location"].Raw != "" {
-		t.Errorf("type -1 is %q, want missing", d.Cases[1].Attributes["location"].Raw)
+	if d.Cases[1].Attributes.Cell("location").Raw != "" {
+		t.Errorf("type -1 is %q, want missing", d.Cases[1].Attributes.Cell("location").Raw)
 	}
 	if len(d.Cases[0].Boxes) != 2 || len(d.Warnings) != 1 || !strings.Contains(d.Warnings[0], "leak") {
 		t.Errorf("%d boxes, warnings %v", len(d.Cases[0].Boxes), d.Warnings)
@@ -86,7 +90,7 @@ func TestNaNIsMissingWhenAskedFor(t *testing.T) {
 	dir := deepLesionDir(t)
 	edit(t, filepath.Join(dir, "DL_info.csv"), "F,62.0,1", "F,NaN,1")
 	d := mustOpen(t, "deeplesion:"+dir+"?nan=missing", Options{})
-	if d.Cases[0].Attributes["age"].Raw != "" || d.Cases[1].Attributes["age"].Raw != "62.0" {
+	if d.Cases[0].Attributes.Cell("age").Raw != "" || d.Cases[1].Attributes.Cell("age").Raw != "62.0" {
 		t.Errorf("%v %v", d.Cases[0].Attributes, d.Cases[1].Attributes)
 	}
 	// An unused age is checked all the same.
@@ -173,10 +177,10 @@ func TestTableColumns(t *testing.T) {
 	if fmt.Sprint(d.AttributeColumns, d.Labels[0].Classes, d.Modalities) != "[age sex] [a b] [image.main]" {
 		t.Errorf("%v %v %v", d.AttributeColumns, d.Labels, d.Modalities)
 	}
-	if c := d.Cases[3]; c.HasTargets || c.Labels["label"] != -1 || c.Attributes["sex"].Raw != "f" {
+	if c := d.Cases[3]; c.HasTargets || c.Labels["label"] != -1 || c.Attributes.Cell("sex").Raw != "f" {
 		t.Errorf("withheld label: %+v", c)
 	}
-	if c := d.Cases[1]; c.Attributes["age"].Raw != "" || c.Labels["label"] != 0 {
+	if c := d.Cases[1]; c.Attributes.Cell("age").Raw != "" || c.Labels["label"] != 0 {
 		t.Errorf("missing age: %+v", c)
 	}
 	// An attribute may be the label; then it is no attribute.
@@ -248,7 +252,7 @@ func TestRealDeepLesionCounts(t *testing.T) {
 			for _, b := range c.Boxes {
 				types[b.Strata["lesion_type"]]++
 			}
-			if c.Split != "test" || c.Attributes["location"].Raw == "" {
+			if c.Split != "test" || c.Attributes.Cell("location").Raw == "" {
 				t.Fatalf("%+v", c)
 			}
 		}
@@ -357,7 +361,7 @@ func TestRealDerm7ptCounts(t *testing.T) {
 	}
 	values := map[string]bool{}
 	for _, c := range mustOpen(t, "derm7pt:"+dir+"?attributes=C", Options{}).Cases {
-		for name, v := range c.Attributes {
+		for name, v := range c.Attributes.All() {
 			values[name+"="+v.Raw] = true
 		}
 	}

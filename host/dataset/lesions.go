@@ -27,7 +27,7 @@ func (o *opener) classifyLesions(t *table.Table, extra *attributeColumns) error 
 	d.windows = map[string][]window{}
 	d.windows[Volume], _ = o.windowsOf(Volume)
 	cells := o.cellsOfImages(extra)
-	var values []map[string]string
+	types := labelColumn{task: lesionType, column: "Coarse_lesion_type"}
 	unknown := map[string]int{}
 	counted := map[string]int{}
 	for _, r := range t.Rows {
@@ -43,7 +43,7 @@ func (o *opener) classifyLesions(t *table.Table, extra *attributeColumns) error 
 			unknown[l.Split]++
 			continue
 		}
-		c := l.newCase(o.path)
+		c := l.newCase(o.path, o.attributes().newRow())
 		counted[l.File]++
 		c.ID = fmt.Sprintf("%s#%d", l.File, counted[l.File])
 		c.sights = map[string]*sight{Volume: o.sightOfLesion(l)}
@@ -64,10 +64,10 @@ func (o *opener) classifyLesions(t *table.Table, extra *attributeColumns) error 
 			if err != nil {
 				o.problems.Add(t.Path, r.Line, name, "%v", err)
 			}
-			c.Attributes[name] = schema.Written(text, fmt.Sprintf("%s:%d", t.Path, r.Line))
+			c.Attributes.set(name, schema.Written(text, fmt.Sprintf("%s:%d", t.Path, r.Line)))
 		}
 		o.addCase(c, t.Path, r.Line)
-		values = append(values, map[string]string{lesionType: l.Type})
+		types.texts = append(types.texts, l.Type)
 	}
 	if len(unknown) > 0 {
 		var counts []string
@@ -76,7 +76,7 @@ func (o *opener) classifyLesions(t *table.Table, extra *attributeColumns) error 
 		}
 		o.warn("lesions without a type (Coarse_lesion_type is -1) are left out: %s; DeepLesion gives types in its validation and test splits alone (data.train_split=val trains there)", strings.Join(counts, ", "))
 	}
-	o.labelSets([]string{lesionType}, values, nil, func(string) string { return "Coarse_lesion_type" })
+	o.labelSets([]labelColumn{types}, nil)
 	return nil
 }
 

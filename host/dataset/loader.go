@@ -167,7 +167,7 @@ func (l *Loader) resolve() error {
 	if o.Targets {
 		for i := range l.cases {
 			if c := &l.cases[i]; !c.HasTargets {
-				return fmt.Errorf("%w: case %q (%s) of split %q has no targets: they are unknown or withheld", ErrData, c.ID, c.Origin, c.Split)
+				return fmt.Errorf("%w: case %q (%s) of split %q has no targets: they are unknown or withheld", ErrData, c.ID, c.at, c.Split)
 			}
 		}
 	}
@@ -537,7 +537,7 @@ func (l *Loader) render(p *pendingBatch, i int) error {
 			err = l.renderPicture(one, m, mine)
 		}
 		if err != nil {
-			return fmt.Errorf("case %q (%s): %w", one.c.ID, one.c.Origin, err)
+			return fmt.Errorf("case %q (%s): %w", one.c.ID, one.c.at, err)
 		}
 	}
 	return nil

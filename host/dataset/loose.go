@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
@@ -49,8 +48,7 @@ func openSlices(o *opener) error {
 		n := numbers[k]
 		s.files[n] = file
 		i := o.addCase(Case{ID: filepath.Base(file), Patient: name, Split: looseSplit, Stack: name, KeySlice: n,
-			Images: map[string]string{Volume: file}, SpacingMM: o.spacing, greyHU: o.opt.GreyHU,
-			Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}, file, 0)
+			Images: map[string]string{Volume: file}, SpacingMM: o.spacing, greyHU: o.opt.GreyHU}, file, 0)
 		o.expect(expectedImage{caseIndex: i, path: file})
 	}
 	if err := o.readHeaders(); err != nil {
@@ -168,8 +166,7 @@ func openImage(o *opener) error {
 	o.d.Task = Classify
 	o.d.Dir = filepath.Dir(o.path)
 	o.d.Modalities = []string{single}
-	c := Case{ID: filepath.Base(o.path), Split: looseSplit, Images: map[string]string{single: o.path},
-		Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}
+	c := Case{ID: filepath.Base(o.path), Split: looseSplit, Images: map[string]string{single: o.path}}
 	o.expect(expectedImage{caseIndex: o.addCase(c, o.path, 0), path: o.path})
 	o.unlabelled()
 	return nil
@@ -228,7 +225,7 @@ func openNIfTI(o *opener) error {
 		for z := range f.Depth {
 			o.addCase(Case{ID: fmt.Sprintf("%s#%d", name, z), Patient: name, Split: looseSplit, Stack: name, KeySlice: z,
 				Images: map[string]string{Volume: file}, SpacingMM: f.SpacingMM, Size: [2]int{f.Height, f.Width},
-				WorldRAS: &f.WorldRAS, StoredRAS: &h.Affine, Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}, file, 0)
+				WorldRAS: &f.WorldRAS, StoredRAS: &h.Affine}, file, 0)
 		}
 	}
 	return nil
@@ -241,8 +238,7 @@ func (o *opener) wholeVolumes(files []string) {
 	o.d.windows = map[string][]window{}
 	o.d.Modalities = s.expand("path", Volume)
 	for _, file := range files {
-		i := o.addCase(Case{ID: filepath.Base(file), Patient: filepath.Base(file), Split: looseSplit, Images: map[string]string{},
-			Attributes: map[string]schema.Cell{}, Strata: map[string]string{}}, file, 0)
+		i := o.addCase(Case{ID: filepath.Base(file), Patient: filepath.Base(file), Split: looseSplit, Images: map[string]string{}}, file, 0)
 		for _, m := range o.d.Modalities {
 			o.d.Cases[i].Images[m] = file
 		}

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
-	"maps"
 	"math/rand/v2"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
@@ -33,9 +32,9 @@ func Mask(cases []Case, rate float64, seed uint64) ([]Case, error) {
 	if !(rate >= 0 && rate <= 1) {
 		return nil, fmt.Errorf("missing rate is %v, want 0 to 1", rate)
 	}
-	return editCells(cases, func(c *Case, name string, cell schema.Cell) schema.Cell {
-		if Rank(seed, c.ID, name) < rate {
-			return schema.Cell{Value: -1}
+	return EditCells(cases, func(i int, name string, cell schema.Cell) schema.Cell {
+		if Rank(seed, cases[i].ID, name) < rate {
+			return unmentioned
 		}
 		return cell
 	}), nil
@@ -48,18 +47,18 @@ func Modes(s *schema.Schema, cases []Case) map[string]schema.Cell {
 	modes := map[string]schema.Cell{}
 	for _, a := range s.Attributes {
 		counts := map[string]int{}
-		cells := map[string]schema.Cell{}
+		texts := map[string]schema.Cell{}
 		best := ""
-		for i := range cases {
-			cell, ok := cases[i].Attributes[a.Name]
-			if !ok || cell.State == schema.Unmentioned {
+		for _, one := range CellsOf(cases, a.Name) {
+			cell := one.Cell
+			if cell.State == schema.Unmentioned {
 				continue
 			}
 			text := schema.FormatCell(a, cell)
-			counts[text]++
-			if _, seen := cells[text]; !seen {
+			counts[text] += one.Count
+			if _, seen := texts[text]; !seen {
 				cell.Evidence, cell.Origin = schema.Evidence{}, ""
-				cells[text] = cell
+				texts[text] = cell
 			}
 		}
 		for text, n := range counts {
@@ -68,7 +67,7 @@ func Modes(s *schema.Schema, cases []Case) map[string]schema.Cell {
 			}
 		}
 		if best != "" {
-			modes[a.Name] = cells[best]
+			modes[a.Name] = texts[best]
 		}
 	}
 	return modes
@@ -77,23 +76,10 @@ func Modes(s *schema.Schema, cases []Case) map[string]schema.Cell {
 // Fill returns copies of the cases in which an unmentioned attribute has the cell that
 // modes has for it.
 func Fill(cases []Case, modes map[string]schema.Cell) []Case {
-	return editCells(cases, func(_ *Case, name string, cell schema.Cell) schema.Cell {
+	return EditCells(cases, func(_ int, name string, cell schema.Cell) schema.Cell {
 		if mode, ok := modes[name]; ok && cell.State == schema.Unmentioned {
 			return mode
 		}
 		return cell
 	})
-}
-
-// editCells maps every cell of copies of the cases.
-func editCells(cases []Case, change func(c *Case, name string, cell schema.Cell) schema.Cell) []Case {
-	out := make([]Case, len(cases))
-	for i := range cases {
-		out[i] = cases[i]
-		out[i].Attributes = maps.Clone(cases[i].Attributes)
-		for name, cell := range cases[i].Attributes {
-			out[i].Attributes[name] = change(&cases[i], name, cell)
-		}
-	}
-	return out
 }

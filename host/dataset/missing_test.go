@@ -3,6 +3,7 @@ package dataset
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"strings"
 	"testing"
@@ -37,8 +38,8 @@ func TestMasksAreNested(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range cases {
-			for name := range cases[i].Attributes {
-				if few[i].Attributes[name].State == schema.Unmentioned && many[i].Attributes[name].State != schema.Unmentioned {
+			for name := range cases[i].Attributes.All() {
+				if few[i].Attributes.Cell(name).State == schema.Unmentioned && many[i].Attributes.Cell(name).State != schema.Unmentioned {
 					t.Fatalf("%s of %s is missing at %g and present at %g", name, cases[i].ID, low, high)
 				}
 			}
@@ -55,12 +56,12 @@ func TestRateIsTheShareOfTheValuesThereAre(t *testing.T) {
 		}
 		present, gone := 0, 0
 		for i := range cases {
-			for name, value := range cases[i].Attributes {
+			for name, value := range cases[i].Attributes.All() {
 				if value.State == schema.Unmentioned {
 					continue
 				}
 				present++
-				if got[i].Attributes[name].State == schema.Unmentioned {
+				if got[i].Attributes.Cell(name).State == schema.Unmentioned {
 					gone++
 				}
 			}
@@ -71,7 +72,7 @@ func TestRateIsTheShareOfTheValuesThereAre(t *testing.T) {
 			t.Errorf("rate %g took away %g", rate, share)
 		}
 	}
-	if cases[0].Attributes["sex"].Raw != "female" {
+	if cases[0].Attributes.Cell("sex").Raw != "female" {
 		t.Error("the given cases were changed")
 	}
 	for _, rate := range []float64{-0.1, 1.1, math.NaN()} {
@@ -86,7 +87,7 @@ func TestSeedsGiveDifferentMasks(t *testing.T) {
 	a, _ := Mask(cases, 0.5, 1)
 	b, _ := Mask(cases, 0.5, 2)
 	again, _ := Mask(cases, 0.5, 1)
-	opt := cmp.AllowUnexported(Case{})
+	opt := cmp.AllowUnexported(Case{}, place{})
 	if cmp.Equal(a, b, opt) {
 		t.Error("two seeds give one mask")
 	}
@@ -96,18 +97,18 @@ func TestSeedsGiveDifferentMasks(t *testing.T) {
 }
 
 // written makes cells as a table gives them, of names and texts in turn.
-func written(pairs ...string) map[string]schema.Cell {
+func written(pairs ...string) Attributes {
 	cells := map[string]schema.Cell{}
 	for i := 0; i < len(pairs); i += 2 {
 		cells[pairs[i]] = schema.Written(pairs[i+1], "data.csv:7")
 	}
-	return cells
+	return NewAttributes(cells)
 }
 
 // texts are cells as they were written.
-func texts(cells map[string]schema.Cell) map[string]string {
+func texts(a Attributes) map[string]string {
 	out := map[string]string{}
-	for name, c := range cells {
+	for name, c := range a.All() {
 		out[name] = c.Raw
 	}
 	return out
@@ -133,10 +134,10 @@ func TestModesFillWhatIsMissing(t *testing.T) {
 	if diff := cmp.Diff(want, modes); diff != "" {
 		t.Error(diff)
 	}
-	if got := Fill(d.Cases, modes)[2].Attributes; got["sex"].Value != 1 || got["site"].State != schema.Unmentioned || got["age"].Raw != "61" {
+	if got := Fill(d.Cases, modes)[2].Attributes; got.Cell("sex").Value != 1 || got.Cell("site").State != schema.Unmentioned || got.Cell("age").Raw != "61" {
 		t.Errorf("filled = %v", got)
 	}
-	if d.Cases[2].Attributes["sex"].State != schema.Unmentioned {
+	if d.Cases[2].Attributes.Cell("sex").State != schema.Unmentioned {
 		t.Error("the given cases were changed")
 	}
 }
@@ -151,14 +152,14 @@ func TestBindGivesEveryCaseACellPerAttribute(t *testing.T) {
 	if err := d.Bind(patientSchema, false); err != nil {
 		t.Fatal(err)
 	}
-	c := d.Cases[0].Attributes
+	c := maps.Collect(d.Cases[0].Attributes.All())
 	if len(c) != 3 || c["sex"].Value != 1 || c["age"].Value != 1 || c["site"] != (schema.Cell{Value: -1}) || c["sex"].Origin != "data.csv:7" {
 		t.Errorf("bound = %+v", c)
 	}
-	if copied.Attributes["sex"].Value != 1 {
+	if copied.Attributes.Cell("sex").Value != 1 {
 		t.Error("a copy of the case kept the cells as they were written")
 	}
-	if len(d.Cases[1].Attributes) != 3 || d.Cases[2].Attributes["site"].State != schema.Uncertain {
+	if d.Cases[1].Attributes.Cell("sex") != (schema.Cell{Value: -1}) || d.Cases[2].Attributes.Cell("site").State != schema.Uncertain {
 		t.Errorf("bound = %+v, %+v", d.Cases[1].Attributes, d.Cases[2].Attributes)
 	}
 	if got := strings.Join(d.Warnings, "\n"); !strings.Contains(got, `attribute "sex": 1 cells`) || !strings.Contains(got, "data.csv:7") {
@@ -166,7 +167,7 @@ func TestBindGivesEveryCaseACellPerAttribute(t *testing.T) {
 	}
 	// A second schema takes the cells over.
 	other := &schema.Schema{Attributes: []schema.Attribute{{Name: "age", Kind: schema.Numeric, Values: []string{"under 60", "60 or more"}, Edges: []float64{60}}}}
-	if err := d.Bind(other, true); err != nil || d.Cases[0].Attributes["age"].Value != 0 || len(d.AttributeColumns) != 1 {
+	if err := d.Bind(other, true); err != nil || d.Cases[0].Attributes.Cell("age").Value != 0 || len(d.AttributeColumns) != 1 {
 		t.Errorf("%v, %+v", err, d.Cases[0].Attributes)
 	}
 }

@@ -2,14 +2,17 @@ package dataset
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"hash"
 	"io"
 	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,12 +41,15 @@ type opener struct {
 	maskValues []float64
 	target     string // spec option target of deeplesion
 	problems   Problems
-	tables     []*table.Table
 	pending    []pendingBox
 	expects    []expectedImage
 	infos      map[string]imageInfo
-	// places says where each case was read.
-	places []place
+	// read is the hash of the tables read so far.
+	read hash.Hash
+	// cells are the attributes of the cases.
+	cells *cellTable
+	// patients are the numbers of the cases' patients (patientNumbers).
+	patients []int32
 	// listed are the names in a folder by their stems.
 	listed map[string]map[string]string
 }
@@ -53,13 +59,16 @@ type place struct {
 	line int
 }
 
+func (p place) String() string {
+	if p.line == 0 {
+		return p.file
+	}
+	return fmt.Sprintf("%s:%d", p.file, p.line)
+}
+
 // addCase appends a case and returns its index.
 func (o *opener) addCase(c Case, file string, line int) int {
-	c.Origin = file
-	if line > 0 {
-		c.Origin = fmt.Sprintf("%s:%d", file, line)
-	}
-	o.places = append(o.places, place{file, line})
+	c.at = place{file, line}
 	o.d.Cases = append(o.d.Cases, c)
 	return len(o.d.Cases) - 1
 }
@@ -92,6 +101,8 @@ type expectedImage struct {
 // the data are returned together as Problems, which wrap ErrData and name file and
 // line. A split or layout that does not exist, an option that nobody knows: ErrData too.
 func Open(spec string, opt Options) (*Dataset, error) {
+	// Of what reading a large table takes little stays: the memory is worth more than the time.
+	defer debug.SetGCPercent(debug.SetGCPercent(readingGCPercent))
 	o, layout, err := newOpener(spec, opt)
 	if err != nil {
 		return nil, err
@@ -102,12 +113,16 @@ func Open(spec string, opt Options) (*Dataset, error) {
 	return o.finish()
 }
 
+// readingGCPercent is how much garbage may come to what is in use while tables are read, in
+// per cent.
+const readingGCPercent = 30
+
 func newOpener(spec string, opt Options) (*opener, Layout, error) {
 	layout, path, options, err := layoutOf(spec)
 	if err != nil {
 		return nil, layout, err
 	}
-	o := &opener{opt: opt, layout: layout.Name, infos: map[string]imageInfo{}, windows: map[string][]window{}, marginMM: 10}
+	o := &opener{opt: opt, layout: layout.Name, infos: map[string]imageInfo{}, read: sha256.New(), windows: map[string][]window{}, marginMM: 10}
 	if options != "" {
 		if err := o.setOptions(options[1:]); err != nil {
 			return nil, layout, fmt.Errorf("%w: data spec %q: %w", ErrData, spec, err)
@@ -245,8 +260,15 @@ func (o *opener) table(path string) (*table.Table, error) {
 	if len(t.Rows) == 0 && err == nil {
 		return nil, problem.At(path, 0, "", "a header without rows")
 	}
-	o.tables = append(o.tables, t)
+	o.hashTable(t)
 	return t, nil
+}
+
+// hashTable makes a table part of the hash and lets go of its content.
+func (o *opener) hashTable(t *table.Table) {
+	fmt.Fprintf(o.read, "table %s %d\n", filepath.Base(t.Path), len(t.Content))
+	o.read.Write(t.Content)
+	t.Content = nil
 }
 
 func (o *opener) warn(format string, args ...any) {
@@ -436,67 +458,92 @@ func formatNumber(v float64) string { return strconv.FormatFloat(v, 'g', 7, 64) 
 
 // checkPatients warns of patients in two splits: their cases leak.
 func (o *opener) checkPatients() {
-	first := map[string]int{}
-	leaks := map[string][2]int{}
-	for i := range o.d.Cases {
-		c := &o.d.Cases[i]
-		if c.Patient == "" {
+	var first []int // case of each patient
+	leaks := map[int32][2]int{}
+	for i, patient := range o.patientNumbers() {
+		if patient < 0 {
 			continue
 		}
-		k, ok := first[c.Patient]
-		if !ok {
-			first[c.Patient] = i
-		} else if _, known := leaks[c.Patient]; !known && o.d.Cases[k].Split != c.Split {
-			leaks[c.Patient] = [2]int{k, i}
+		if int(patient) == len(first) {
+			first = append(first, i)
+			continue
+		}
+		if k := first[patient]; o.d.Cases[k].Split != o.d.Cases[i].Split {
+			if _, known := leaks[patient]; !known {
+				leaks[patient] = [2]int{k, i}
+			}
 		}
 	}
 	if len(leaks) == 0 {
 		o.suspectPatients(first)
 		return
 	}
-	patient := slices.Sorted(maps.Keys(leaks))[0]
-	a, b := &o.d.Cases[leaks[patient][0]], &o.d.Cases[leaks[patient][1]]
+	one := slices.MinFunc(slices.Collect(maps.Values(leaks)), func(a, b [2]int) int {
+		return strings.Compare(o.d.Cases[a[0]].Patient, o.d.Cases[b[0]].Patient)
+	})
+	a, b := &o.d.Cases[one[0]], &o.d.Cases[one[1]]
 	o.leak("%d patients are in more than one split, for example %q in %q (%s) and %q (%s): results on such splits are too good",
-		len(leaks), patient, a.Split, a.Origin, b.Split, b.Origin)
+		len(leaks), a.Patient, a.Split, a.at, b.Split, b.at)
 	if !o.opt.SharedPatients {
-		at := place{o.path, 0}
-		if k := leaks[patient][1]; k < len(o.places) {
-			at = o.places[k]
-		}
-		o.d.gate.Add(at.file, at.line, "patient", "%d patients are in more than one split, for example %q, in %q already (%s): split by patient, or add patients=shared to the data spec where that is meant",
-			len(leaks), patient, a.Split, a.Origin)
+		o.d.gate.Add(b.at.file, b.at.line, "patient", "%d patients are in more than one split, for example %q, in %q already (%s): split by patient, or add patients=shared to the data spec where that is meant",
+			len(leaks), a.Patient, a.Split, a.at)
 	}
+}
+
+// patientNumbers gives every patient a number, in the order of the cases, -1 where none is
+// named.
+func (o *opener) patientNumbers() []int32 {
+	if o.patients == nil {
+		o.patients = numberPatients(o.d.Cases)
+	}
+	return o.patients
+}
+
+func numberPatients(cases []Case) []int32 {
+	known := map[string]int32{}
+	numbers := make([]int32, len(cases))
+	for i := range cases {
+		name := cases[i].Patient
+		switch number, ok := known[name]; {
+		case name == "":
+			numbers[i] = -1
+		case i > 0 && cases[i-1].Patient == name:
+			numbers[i] = numbers[i-1]
+		case ok:
+			numbers[i] = number
+		default:
+			numbers[i] = int32(len(known))
+			known[name] = numbers[i]
+		}
+	}
+	return numbers
 }
 
 // suspectPatients warns of patients in two splits whose names differ in spelling alone;
 // first has a case of each patient.
-func (o *opener) suspectPatients(first map[string]int) {
-	alike := map[string]string{}
+func (o *opener) suspectPatients(first []int) {
+	alike := make(map[string]int, len(first))
 	n, example := 0, [2]int{}
-	for _, name := range slices.Sorted(maps.Keys(first)) {
-		key := spellingKey(name)
+	for _, i := range first {
+		key := spellingKey(o.d.Cases[i].Patient)
 		other, ok := alike[key]
 		if !ok {
-			alike[key] = name
-		} else if a, b := first[other], first[name]; o.d.Cases[a].Split != o.d.Cases[b].Split {
+			alike[key] = i
+		} else if o.d.Cases[other].Split != o.d.Cases[i].Split {
 			if n++; n == 1 {
-				example = [2]int{a, b}
+				example = [2]int{other, i}
 			}
 		}
 	}
 	if n > 0 {
 		a, b := &o.d.Cases[example[0]], &o.d.Cases[example[1]]
 		o.leak("%d patients may be in two splits under names that differ only in spelling, for example %q in %q (%s) and %q in %q (%s): results on such splits are too good",
-			n, a.Patient, a.Split, a.Origin, b.Patient, b.Split, b.Origin)
+			n, a.Patient, a.Split, a.at, b.Patient, b.Split, b.at)
 	}
 }
 
 func (o *opener) hash() {
-	h := sha256.New()
-	for _, t := range o.tables {
-		fmt.Fprintf(h, "table %s %d\n", filepath.Base(t.Path), len(t.Content))
-		h.Write(t.Content)
-	}
+	h := o.read
 	for _, path := range slices.Sorted(maps.Keys(o.infos)) {
 		name := path
 		if rel, err := filepath.Rel(o.d.Dir, path); err == nil {
@@ -570,42 +617,60 @@ func (o *opener) attribute(text string) (string, error) {
 	return text, nil
 }
 
-// labelSets turns label texts into class indices: values[i][task], "" is unknown.
-func (o *opener) labelSets(tasks []string, values []map[string]string, fixed map[string][]string, column func(task string) string) {
-	for _, task := range tasks {
-		set := sdk.LabelSet{Name: task, Classes: fixed[task]}
+// labelColumn holds the label texts of all cases for one task; "" is unknown.
+type labelColumn struct {
+	task, column string
+	texts        []string
+}
+
+// labelSets turns label texts into class indices. Cases of equal labels share them.
+func (o *opener) labelSets(columns []labelColumn, fixed map[string][]string) {
+	classes := make([]map[string]int, len(columns))
+	for k, column := range columns {
+		set := sdk.LabelSet{Name: column.task, Classes: fixed[column.task]}
 		open := len(set.Classes) == 0
 		for _, given := range o.opt.LabelSets {
-			if given.Name == task || len(o.opt.LabelSets) == 1 && len(tasks) == 1 {
+			if given.Name == column.task || len(o.opt.LabelSets) == 1 && len(columns) == 1 {
 				set, open = given, false
 			}
 		}
 		if open {
 			seen := map[string]bool{}
-			for _, v := range values {
-				if v[task] != "" {
-					seen[v[task]] = true
-				}
+			for _, text := range column.texts {
+				seen[text] = true
 			}
+			delete(seen, "")
 			set.Classes = slices.SortedFunc(maps.Keys(seen), compareClasses)
 		}
-		for i, v := range values {
-			c := &o.d.Cases[i]
-			if c.Labels == nil {
-				c.Labels = map[string]int{}
-			}
-			c.Labels[set.Name] = -1
-			if v[task] == "" {
-				continue
-			}
-			k := slices.Index(set.Classes, v[task])
-			if k < 0 {
-				o.problems.Add(o.places[i].file, o.places[i].line, column(task), "class %q is unknown; there are %s", problem.Clip(v[task], 60), problem.Quote(set.Classes))
-				continue
-			}
-			c.Labels[set.Name] = k
+		classes[k] = map[string]int{"": -1}
+		for index, class := range set.Classes {
+			classes[k][class] = index
 		}
 		o.d.Labels = append(o.d.Labels, set)
+	}
+	shared := map[string]map[string]int{}
+	for i := range o.d.Cases {
+		c := &o.d.Cases[i]
+		key := make([]byte, 0, 16)
+		for k, column := range columns {
+			class, known := classes[k][column.texts[i]]
+			if !known {
+				o.problems.Add(c.at.file, c.at.line, column.column, "class %q is unknown; there are %s", problem.Clip(column.texts[i], 60), problem.Quote(o.d.Labels[k].Classes))
+				class = -1
+			}
+			key = binary.AppendVarint(key, int64(class))
+		}
+		if c.Labels = shared[string(key)]; c.Labels != nil {
+			continue
+		}
+		c.Labels = make(map[string]int, len(columns))
+		for k, column := range columns {
+			c.Labels[o.d.Labels[k].Name] = -1
+			if class, known := classes[k][column.texts[i]]; known {
+				c.Labels[o.d.Labels[k].Name] = class
+			}
+		}
+		shared[string(key)] = c.Labels
 	}
 }
 

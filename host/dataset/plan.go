@@ -63,7 +63,7 @@ func (l *Loader) newPlan(index, repeat int) (*plan, error) {
 			size = known
 		}
 		if size[0] < 1 || size[1] < 1 {
-			return nil, fmt.Errorf("%w: case %q (%s): the size of %s is unknown", ErrData, c.ID, c.Origin, modality)
+			return nil, fmt.Errorf("%w: case %q (%s): the size of %s is unknown", ErrData, c.ID, c.at, modality)
 		}
 		l.planModality(p, modality, size, v.crop, rng)
 	}
@@ -79,7 +79,7 @@ func (l *Loader) newPlan(index, repeat int) (*plan, error) {
 func (p *plan) planAbsent(modalities []string) error {
 	i := slices.IndexFunc(modalities, func(m string) bool { return p.geometry[m] != nil })
 	if i < 0 && len(modalities) > 0 {
-		return fmt.Errorf("%w: case %q (%s) has no %s", ErrData, p.c.ID, p.c.Origin, strings.Join(modalities, " and no "))
+		return fmt.Errorf("%w: case %q (%s) has no %s", ErrData, p.c.ID, p.c.at, strings.Join(modalities, " and no "))
 	}
 	for _, m := range modalities {
 		if p.geometry[m] == nil {

@@ -128,18 +128,24 @@ func nearestOr(name string, known []string) string {
 // addCells puts the reports' cells among the cases' attributes.
 func (o *opener) addCells(key func(*Case) string, rows map[string]int) {
 	t, d := o.opt.Reports, o.d
+	for _, name := range t.Schema.Names() {
+		o.attributes().need(name)
+	}
 	for i := range d.Cases {
 		c := &d.Cases[i]
+		if c.Attributes.table == nil {
+			c.Attributes = o.attributes().newRow()
+		}
 		n, ok := rows[key(c)]
+		if !ok {
+			continue
+		}
 		for k, a := range t.Schema.Attributes {
-			c.Attributes[a.Name] = schema.Cell{Value: -1}
-			if ok {
-				cell := t.Cells[n][k]
-				if cell.Origin == "" {
-					cell.Origin = fmt.Sprintf("%s: report %q", o.opt.ReportsPath, t.IDs[n])
-				}
-				c.Attributes[a.Name] = cell
+			cell := t.Cells[n][k]
+			if cell.Origin == "" {
+				cell.Origin = fmt.Sprintf("%s: report %q", o.opt.ReportsPath, t.IDs[n])
 			}
+			c.Attributes.set(a.Name, cell)
 		}
 	}
 	d.AttributeColumns = append(slices.Clone(d.AttributeColumns), t.Schema.Names()...)

@@ -631,14 +631,14 @@ func TestModesAndFillAreAskedByAttribute(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		kinds.Attributes = append(kinds.Attributes, schema.Attribute{Name: name, Kind: schema.Categorical, Values: []string{"x", "y", "z"}})
 	}
-	if diff := cmp.Diff(map[string]string{"a": "x", "c": "z"}, texts(Modes(kinds, cases))); diff != "" {
+	if diff := cmp.Diff(map[string]string{"a": "x", "c": "z"}, texts(NewAttributes(Modes(kinds, cases)))); diff != "" {
 		t.Error(diff)
 	}
 	if _, err := Mask(cases, 1.1, 1); err == nil {
 		t.Error("a rate above 1 is accepted")
 	}
 	all, err := Mask(cases, 1, 1)
-	if err != nil || all[0].Attributes["a"].State != schema.Unmentioned || cases[0].Attributes["a"].Raw != "x" {
+	if err != nil || all[0].Attributes.Cell("a").State != schema.Unmentioned || cases[0].Attributes.Cell("a").Raw != "x" {
 		t.Errorf("%v, %v, %v", all, cases, err)
 	}
 }

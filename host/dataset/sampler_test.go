@@ -11,7 +11,7 @@ import (
 func TestBalancedSamplerDrawsEveryClassEquallyOften(t *testing.T) {
 	d := manyPictures(t, 12)
 	for i := range d.Cases { // one in six is of the rare class
-		d.Cases[i].Labels["label"] = map[bool]int{true: 1}[i%6 == 0]
+		d.Cases[i].Labels = map[string]int{"label": map[bool]int{true: 1}[i%6 == 0]}
 	}
 	draw := func(epoch int) []*Batch {
 		return batches(t, d, d.Cases, LoaderOptions{Batch: 4, Shuffle: true, Balance: true, Epoch: epoch, Load: LoadOptions{Size: 16, Augment: PictureAugment()}})

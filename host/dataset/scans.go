@@ -84,6 +84,9 @@ func (s *scans) expand(column, modality string) []string {
 // add notes a case's volumes, by column, and reads their headers. A volume of a table wants a
 // window: nothing else says what its values mean.
 func (s *scans) add(at int, r table.Row, paths map[string]string) {
+	if !slices.ContainsFunc(s.columns, func(k scanColumn) bool { return paths[k.column] != "" && ports.Scan(k.modality) }) {
+		return
+	}
 	o := s.o
 	c := scanCase{at: at, row: r, paths: map[string]string{}}
 	for _, k := range s.columns {

@@ -268,7 +268,7 @@ func TestLesionsOfDeepLesionAreClassified(t *testing.T) {
 	for i := range d.Cases {
 		c := &d.Cases[i]
 		v := c.sights[Volume]
-		if !strings.Contains(c.ID, "#") || !c.HasTargets || c.Labels["coarse_lesion_type"] < 0 || c.Attributes["size"].Raw == "" || v.crop == [4]float64{} {
+		if !strings.Contains(c.ID, "#") || !c.HasTargets || c.Labels["coarse_lesion_type"] < 0 || c.Attributes.Cell("size").Raw == "" || v.crop == [4]float64{} {
 			t.Errorf("%s: %+v, %+v", c.ID, c, v)
 		}
 	}

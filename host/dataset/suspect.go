@@ -14,6 +14,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 // Tables can be well formed and yet not say what was meant. What follows looks at the
@@ -36,9 +37,13 @@ const (
 // nearlyAll is the share of cells from which on a rule is taken to hold but for slips.
 const nearlyAll = 0.97
 
-// cellView is one filled cell of a column.
-type cellView struct {
+// cellView is one filled cell of a column: which of its texts, and whose.
+type cellView struct{ text, caseIndex int32 }
+
+// oneText is a text of a column, the number of cells that hold it, and the case of the first.
+type oneText struct {
 	text      string
+	count     int
 	caseIndex int
 }
 
@@ -47,25 +52,38 @@ type column struct {
 	name  string
 	cells []cellView
 	// texts has every text once, in the order of their first cells.
-	texts []cellView
-	count map[string]int
+	texts []oneText
 	// words are the cells that spell out that nothing is known, numbers those that hold one.
 	words, numbers int
 }
 
-func newColumn(name string, cells []cellView) *column {
-	c := &column{name: name, cells: cells, count: map[string]int{}}
-	for _, cell := range cells {
-		if c.count[cell.text]++; c.count[cell.text] == 1 {
-			c.texts = append(c.texts, cell)
+// newColumn has the cells of the cases whose texts are given by number, -1 where a case has
+// none.
+func newColumn(name string, texts []string, cells []cellView) *column {
+	c := &column{name: name, cells: cells}
+	number := make([]int32, len(texts)) // 1 + among c.texts
+	known := map[string]int32{}         // texts may repeat
+	for k := range cells {
+		cell := &cells[k]
+		if number[cell.text] == 0 {
+			text := texts[cell.text]
+			at, ok := known[text]
+			if !ok {
+				at = int32(len(c.texts))
+				known[text] = at
+				c.texts = append(c.texts, oneText{text: text, caseIndex: int(cell.caseIndex)})
+			}
+			number[cell.text] = at + 1
 		}
+		cell.text = number[cell.text] - 1
+		c.texts[cell.text].count++
 	}
 	for _, t := range c.texts {
 		switch {
 		case isNumber(t.text):
-			c.numbers += c.count[t.text]
+			c.numbers += t.count
 		case isMissingWord(t.text):
-			c.words += c.count[t.text]
+			c.words += t.count
 		}
 	}
 	return c
@@ -79,7 +97,7 @@ func (o *opener) suspect() {
 	o.suspectGeometry()
 	for _, set := range o.d.Labels {
 		if len(o.opt.LabelSets) == 0 {
-			c := newColumn(set.Name, o.classCells(set.Name, set.Classes))
+			c := o.classColumn(set)
 			o.suspectMissing(c, "classes of", "classes")
 			o.suspectSpellings("classes", c)
 			o.suspectClasses(c)
@@ -88,7 +106,7 @@ func (o *opener) suspect() {
 	units := o.units()
 	targets := o.targets(units)
 	for _, name := range o.d.AttributeColumns {
-		c := newColumn(name, o.attributeCells(name, units))
+		c := o.attributeColumn(name, units)
 		o.suspectMissing(c, "column", "values")
 		o.suspectNumbers(c)
 		o.suspectCodes(c)
@@ -176,7 +194,7 @@ var (
 func (o *opener) suspectSplits() {
 	counts := o.d.Splits()
 	first := func(split string) string {
-		return o.d.Cases[slices.IndexFunc(o.d.Cases, func(c Case) bool { return c.Split == split })].Origin
+		return o.d.Cases[slices.IndexFunc(o.d.Cases, func(c Case) bool { return c.Split == split })].Origin()
 	}
 	for _, split := range slices.Sorted(maps.Keys(counts)) {
 		meant := nearest.Typo(split, usualSplits)
@@ -195,34 +213,42 @@ func (o *opener) suspectSplits() {
 	}
 }
 
-// attributeCells are the filled cells of a column, in the order of the cases.
-func (o *opener) attributeCells(name string, units []int) []cellView {
-	var cells []cellView
+// attributeColumn has the filled cells of a column, in the order of the cases.
+func (o *opener) attributeColumn(name string, units []int) *column {
+	from := o.attributes().need(name)
+	texts := make([]string, len(from.cells))
+	for k, cell := range from.cells {
+		texts[k] = cell.Raw
+	}
+	cells := make([]cellView, 0, len(units))
 	for _, i := range units {
-		if text := o.d.Cases[i].Attributes[name].Raw; text != "" {
-			cells = append(cells, cellView{text, i})
+		if k := from.code(o.d.Cases[i].Attributes.row); texts[k] != "" {
+			cells = append(cells, cellView{int32(k), int32(i)})
 		}
 	}
-	return cells
+	return newColumn(name, texts, cells)
 }
 
-// classCells are the classes of the cases, or of their boxes, that are known.
-func (o *opener) classCells(set string, classes []string) []cellView {
+// classColumn has the classes of the cases, or of their boxes, that are known.
+func (o *opener) classColumn(set sdk.LabelSet) *column {
 	var cells []cellView
 	for i := range o.d.Cases {
 		c := &o.d.Cases[i]
-		if k, ok := c.Labels[set]; ok && k >= 0 {
-			cells = append(cells, cellView{classes[k], i})
+		if k, ok := c.Labels[set.Name]; ok && k >= 0 {
+			cells = append(cells, cellView{int32(k), int32(i)})
 		}
 		for _, b := range c.Boxes {
-			cells = append(cells, cellView{classes[b.Class], i})
+			cells = append(cells, cellView{int32(b.Class), int32(i)})
 		}
 	}
-	return cells
+	return newColumn(set.Name, set.Classes, cells)
 }
 
-// at is where a cell's case was read.
-func (o *opener) at(c cellView) string { return o.d.Cases[c.caseIndex].Origin }
+// at is where the first cell of a text was read.
+func (o *opener) at(t oneText) place { return o.d.Cases[t.caseIndex].at }
+
+// first is the text of the column's first cell.
+func (c *column) first() oneText { return c.texts[0] }
 
 // counted lists texts with their number of cells, the most frequent first.
 func counted(counts map[string]int) string {
@@ -248,14 +274,14 @@ func isNumber(text string) bool {
 }
 
 // some counts the texts that a rule finds; first is the first of their cells.
-func (c *column) some(find func(text string) bool) (counts map[string]int, first cellView) {
+func (c *column) some(find func(text string) bool) (counts map[string]int, first oneText) {
 	counts = map[string]int{}
 	for _, t := range c.texts {
 		if find(t.text) {
 			if len(counts) == 0 {
 				first = t
 			}
-			counts[t.text] = c.count[t.text]
+			counts[t.text] = t.count
 		}
 	}
 	return counts, first
@@ -312,18 +338,18 @@ func (o *opener) suspectCodes(c *column) {
 	}
 	low, high := math.Inf(1), math.Inf(-1)
 	var found []string
-	code := func(text string) (v float64, is bool) {
-		v, err := strconv.ParseFloat(text, 64)
-		return v, err == nil && slices.Contains(codes, v) && c.count[text] >= 2
-	}
+	often := map[string]bool{}
 	for _, t := range c.texts {
-		if v, is := code(t.text); !is && isNumber(t.text) {
+		v, err := strconv.ParseFloat(t.text, 64)
+		if is := t.count >= 2 && slices.Contains(codes, v); is {
+			often[t.text] = true
+		} else if err == nil {
 			low, high = min(low, v), max(high, v)
 		}
 	}
 	counts, first := c.some(func(text string) bool {
-		v, is := code(text)
-		return is && low < high && (v < 0 && low >= 0 && low-v > (high-low)/2 || v > 3*high && high > 0)
+		v, _ := strconv.ParseFloat(text, 64)
+		return often[text] && low < high && (v < 0 && low >= 0 && low-v > (high-low)/2 || v > 3*high && high > 0)
 	})
 	if len(counts) == 0 {
 		return
@@ -335,10 +361,25 @@ func (o *opener) suspectCodes(c *column) {
 
 // spellingKey is equal for texts that most likely mean the same.
 func spellingKey(text string) string {
+	if plainSpelling(text) {
+		return text
+	}
 	if v, err := strconv.ParseFloat(text, 64); err == nil {
 		return strconv.FormatFloat(v, 'g', -1, 64)
 	}
 	return strings.Join(strings.FieldsFunc(strings.ToLower(norm.NFKC.String(text)), func(r rune) bool { return r == ' ' || r == '_' || r == '-' }), " ")
+}
+
+// plainSpelling reports whether a text is its own spelling key: small letters and digits
+// after a letter.
+func plainSpelling(text string) bool {
+	for i := range len(text) {
+		c := text[i]
+		if letter := c >= 'a' && c <= 'z'; !letter && (i == 0 || !isDigit(c)) {
+			return false
+		}
+	}
+	return text != "" && text != "inf" && text != "infinity" && text != "nan"
 }
 
 // truths are the words of a yes or a no.
@@ -348,17 +389,17 @@ var truths = map[string]string{"yes": "yes", "y": "yes", "true": "yes", "t": "ye
 // the writing of a number or of a yes.
 func (o *opener) suspectSpellings(what string, c *column) {
 	key := spellingKey
-	if whole := !slices.ContainsFunc(c.texts, func(t cellView) bool { return truths[spellingKey(t.text)] == "" }); whole && len(c.texts) > 2 {
+	if whole := !slices.ContainsFunc(c.texts, func(t oneText) bool { return truths[spellingKey(t.text)] == "" }); whole && len(c.texts) > 2 {
 		key = func(text string) string { return truths[spellingKey(text)] }
 	}
 	groups := map[string]map[string]int{}
-	first := map[string]cellView{}
+	first := map[string]oneText{}
 	for _, t := range c.texts {
 		k := key(t.text)
 		if groups[k] == nil {
 			groups[k], first[k] = map[string]int{}, t
 		}
-		groups[k][t.text] = c.count[t.text]
+		groups[k][t.text] = t.count
 	}
 	for _, k := range slices.Sorted(maps.Keys(groups)) {
 		if spellings := groups[k]; len(spellings) > 1 {
@@ -374,7 +415,7 @@ func (o *opener) suspectClasses(c *column) {
 	case len(c.texts) == 1:
 		o.warn("all %d cases with a %s have the class %q: there is nothing to tell apart", n, c.name, problem.Clip(c.texts[0].text, 40))
 	case len(c.texts) == n:
-		o.warn("%s is different in each of its %d cases (first in %s): a name of the case is no class", c.name, n, o.at(c.cells[0]))
+		o.warn("%s is different in each of its %d cases (first in %s): a name of the case is no class", c.name, n, o.at(c.first()))
 	}
 }
 
@@ -384,29 +425,29 @@ func (o *opener) suspectLeak(c *column, targets []target) {
 	if n < fewCells {
 		return
 	}
-	whole := !slices.ContainsFunc(c.texts, func(t cellView) bool {
+	whole := !slices.ContainsFunc(c.texts, func(t oneText) bool {
 		v, err := strconv.Atoi(t.text)
 		return err != nil || v < 1000
 	})
 	named := c.numbers == 0 || whole
 	switch {
 	case len(c.texts) == n && named:
-		o.leak("column %q is different in each of its %d cells (first in %s): a name of the case is no attribute; leave it out with attributes=…", c.name, n, o.at(c.cells[0]))
+		o.leak("column %q is different in each of its %d cells (first in %s): a name of the case is no attribute; leave it out with attributes=…", c.name, n, o.at(c.first()))
 		return
 	case named && o.namesPatients(c):
-		o.leak("column %q names the patient: each of its %d values (first in %s) goes with one patient, and each patient with one of them; leave it out with attributes=…", c.name, len(c.texts), o.at(c.cells[0]))
+		o.leak("column %q names the patient: each of its %d values (first in %s) goes with one patient, and each patient with one of them; leave it out with attributes=…", c.name, len(c.texts), o.at(c.first()))
 		return
 	}
 	for _, t := range targets {
 		if classes := c.tells(t); classes > 1 {
 			o.leak("column %q tells %s: each of its %d values goes with one class, in %d cases (first in %s); is it known before the label is? else leave it out with attributes=…",
-				c.name, t.name, len(c.texts), n, o.at(c.cells[0]))
+				c.name, t.name, len(c.texts), n, o.at(c.first()))
 		} else if right := c.nearlyTells(t); right > 0 {
 			o.leak("column %q nearly tells %s: its values go with one class each in %d of %d cases (first in %s); is it known before the label is? else leave it out with attributes=…",
-				c.name, t.name, right, n, o.at(c.cells[0]))
+				c.name, t.name, right, n, o.at(c.first()))
 		} else if c.separates(t) {
 			o.leak("column %q tells %s: its numbers of one class all lie apart from those of the others, in %d cases (first in %s); is it known before the label is? else leave it out with attributes=…",
-				c.name, t.name, n, o.at(c.cells[0]))
+				c.name, t.name, n, o.at(c.first()))
 		}
 	}
 }
@@ -414,10 +455,11 @@ func (o *opener) suspectLeak(c *column, targets []target) {
 // namesPatients reports whether values and patients, several cases of which there are, go
 // with each other.
 func (o *opener) namesPatients(c *column) bool {
-	value, patient := map[string]string{}, map[string]string{}
+	patients := o.patientNumbers()
+	value, patient := map[int32]int32{}, map[int32]int32{}
 	for _, cell := range c.cells {
-		p := o.d.Cases[cell.caseIndex].Patient
-		if v, ok := value[p]; p == "" || ok && v != cell.text {
+		p := patients[cell.caseIndex]
+		if v, ok := value[p]; p < 0 || ok && v != cell.text {
 			return false
 		}
 		if q, ok := patient[cell.text]; ok && q != p {
@@ -431,20 +473,20 @@ func (o *opener) namesPatients(c *column) bool {
 // tells is the number of classes that a column tells without an error, 0 when a value of it
 // goes with two classes or is too rare to show anything.
 func (c *column) tells(t target) int {
-	class := map[string]int{}
+	class := slices.Repeat([]int{-1}, len(c.texts))
 	told := map[int]bool{}
 	for _, cell := range c.cells {
 		k := t.classOf[cell.caseIndex]
 		if k < 0 {
 			continue
 		}
-		if first, ok := class[cell.text]; ok && first != k {
+		if first := class[cell.text]; first >= 0 && first != k {
 			return 0
 		}
 		class[cell.text], told[k] = k, true
 	}
-	for text := range class {
-		if c.count[text] < fewCellsOfValue {
+	for k, text := range c.texts {
+		if class[k] >= 0 && text.count < fewCellsOfValue {
 			return 0
 		}
 	}
@@ -455,7 +497,7 @@ func (c *column) tells(t target) int {
 // where that is nearly all and no class is; 0 else.
 func (c *column) nearlyTells(t target) (right int) {
 	n := 0
-	byValue, byClass := map[string]map[int]int{}, map[int]int{}
+	byValue, byClass := make([]map[int]int, len(c.texts)), map[int]int{}
 	for _, cell := range c.cells {
 		k := t.classOf[cell.caseIndex]
 		if k < 0 {
@@ -468,6 +510,7 @@ func (c *column) nearlyTells(t target) (right int) {
 		byClass[k]++
 		n++
 	}
+	byValue = slices.DeleteFunc(byValue, func(counts map[int]int) bool { return counts == nil })
 	if n < enoughCells || len(byValue)*fewOfClass > n {
 		return 0
 	}
@@ -482,35 +525,51 @@ func (c *column) nearlyTells(t target) (right int) {
 
 // separates reports whether the numbers of every class lie together.
 func (c *column) separates(t target) bool {
+	class := slices.Repeat([]int{-1}, len(c.texts))
+	byClass := map[int]int{}
+	n := 0
+	for _, cell := range c.cells {
+		k := t.classOf[cell.caseIndex]
+		if k < 0 {
+			continue
+		}
+		if first := class[cell.text]; first >= 0 && first != k {
+			return false
+		}
+		class[cell.text] = k
+		byClass[k]++
+		n++
+	}
+	if n < enoughCells || len(byClass) < 2 || slices.Min(slices.Collect(maps.Values(byClass))) < fewOfClass {
+		return false
+	}
 	type number struct {
 		v     float64
 		class int
 	}
 	var list []number
-	byClass := map[int]int{}
-	for _, cell := range c.cells {
-		if k := t.classOf[cell.caseIndex]; k >= 0 {
-			v, err := strconv.ParseFloat(cell.text, 64)
-			if err != nil {
-				return false
-			}
-			list = append(list, number{v, k})
-			byClass[k]++
+	for k, text := range c.texts {
+		if class[k] < 0 {
+			continue
 		}
-	}
-	if len(list) < enoughCells || len(byClass) < 2 || slices.Min(slices.Collect(maps.Values(byClass))) < fewOfClass {
-		return false
+		v, err := strconv.ParseFloat(text.text, 64)
+		if err != nil {
+			return false
+		}
+		list = append(list, number{v, class[k]})
 	}
 	slices.SortFunc(list, func(a, b number) int { return cmp.Compare(a.v, b.v) })
+	runs := 1
 	for k := 1; k < len(list); k++ {
-		if list[k].class != list[k-1].class {
-			if list[k].v == list[k-1].v {
-				return false
-			}
-			byClass[-1]++ // runs, less one
+		if list[k].class == list[k-1].class {
+			continue
 		}
+		if list[k].v == list[k-1].v {
+			return false
+		}
+		runs++
 	}
-	return byClass[-1] == len(byClass)-2
+	return runs == len(byClass)
 }
 
 // What pixels and slices measure; beyond these limits in mm a unit is likely another one.
@@ -544,10 +603,10 @@ func (o *opener) suspectGeometry() {
 	if odd >= 0 {
 		mm := o.d.Cases[odd].SpacingMM
 		o.warn("%d cases (first in %s) have distances of %s mm between slices, rows and columns, which no scanner makes: are they in mm?",
-			nOdd, o.d.Cases[odd].Origin, strings.Join([]string{formatNumber(mm[0]), formatNumber(mm[1]), formatNumber(mm[2])}, ", "))
+			nOdd, o.d.Cases[odd].at, strings.Join([]string{formatNumber(mm[0]), formatNumber(mm[1]), formatNumber(mm[2])}, ", "))
 	}
 	if thin >= 0 {
-		o.warn("%d of %d boxes are less than a pixel wide or high (first in %s, %s): are they shares of the image's sides?", nThin, boxes, o.d.Cases[thin].ID, o.d.Cases[thin].Origin)
+		o.warn("%d of %d boxes are less than a pixel wide or high (first in %s, %s): are they shares of the image's sides?", nThin, boxes, o.d.Cases[thin].ID, o.d.Cases[thin].at)
 	}
 	if whole*2 > boxes {
 		o.warn("%d of %d boxes are as large as their image: a detector learns no place from them", whole, boxes)

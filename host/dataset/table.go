@@ -1,12 +1,10 @@
 package dataset
 
 import (
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
@@ -72,51 +70,56 @@ func (o *opener) caseTable(s *scans, extra *table.Table) error {
 	}
 	slices.Sort(d.Modalities)
 
-	taskOf := func(column string) string { return strings.TrimPrefix(column, "label.") }
-	columnOf := map[string]string{}
-	var tasks []string
-	for _, column := range labels {
-		tasks = append(tasks, taskOf(column))
-		columnOf[taskOf(column)] = column
+	tasks := make([]labelColumn, len(labels))
+	for k, column := range labels {
+		tasks[k] = labelColumn{task: strings.TrimPrefix(column, "label."), column: column}
 	}
-	byID := map[string]int{}
-	var values []map[string]string
+	ids := t.Column("id")
+	lines := make([]int, len(ids.Texts))
+	d.Cases = make([]Case, 0, len(t.Rows))
+	cells := o.attributeReader(t, attributes)
+	var extraCells *attributeReader
+	if extra != nil {
+		extraCells = o.attributeReader(extra, attributes)
+	}
 	for _, r := range t.Rows {
 		id := t.Get(r, "id")
 		if id == "" {
 			o.problems.Add(t.Path, r.Line, "id", "is empty")
 			continue
 		}
-		if first, twice := byID[id]; twice {
-			o.problems.Add(t.Path, r.Line, "id", "%q stands twice, first in line %d", problem.Clip(id, 60), o.places[first].line)
+		first := &lines[ids.Of[r.Number]]
+		if *first > 0 {
+			o.problems.Add(t.Path, r.Line, "id", "%q stands twice, first in line %d", problem.Clip(id, 60), *first)
 			continue
 		}
-		c := Case{ID: id, Patient: t.Get(r, "patient"), Split: t.Get(r, "split"), Images: map[string]string{},
-			Attributes: make(map[string]schema.Cell, len(d.AttributeColumns)), Strata: map[string]string{}}
+		*first = r.Line
+		c := Case{ID: id, Patient: t.Get(r, "patient"), Split: t.Get(r, "split"), Attributes: o.attributes().newRow()}
 		if lesion := t.Get(r, "lesion"); lesion != "" {
-			c.Strata["lesion"] = lesion
+			c.Strata = map[string]string{"lesion": lesion}
 		}
-		o.readAttributes(t, r, attributes, &c)
+		cells.read(r, c.Attributes)
 		if more, ok := s.rowOf(extra, id); ok {
-			o.readAttributes(extra, more, attributes, &c)
+			extraCells.read(more, c.Attributes)
 		}
-		given := map[string]string{}
-		for _, column := range labels {
+		for k, column := range labels {
 			text := t.Get(r, column)
 			if o.missing(text) {
 				text = ""
 			}
 			if table.NotANumber(text) {
 				o.problems.Add(t.Path, r.Line, column, "%q is no class; leave the cell empty where it is unknown", text)
-				continue
+				text = ""
 			}
-			given[taskOf(column)] = text
+			tasks[k].texts = append(tasks[k].texts, text)
 			c.HasTargets = c.HasTargets || text != ""
 		}
 		i := o.addCase(c, t.Path, r.Line)
-		byID[id] = i
-		values = append(values, given)
-		paths := map[string]string{}
+		var paths map[string]string
+		if len(imageColumns) > 0 {
+			paths = make(map[string]string, len(imageColumns))
+			d.Cases[i].Images = make(map[string]string, len(imageColumns))
+		}
 		for _, column := range imageColumns {
 			name := t.Get(r, column)
 			if name == "" || o.missing(name) {
@@ -141,10 +144,10 @@ func (o *opener) caseTable(s *scans, extra *table.Table) error {
 		s.add(i, r, paths)
 		o.needPicture(i, t.Path, r.Line, imageColumns)
 	}
-	s.strangers(extra, byID)
+	s.strangers(extra, ids)
 	s.show()
 	o.warnOfAbsent()
-	o.labelSets(tasks, values, nil, func(task string) string { return columnOf[task] })
+	o.labelSets(tasks, nil)
 	if len(tasks) == 0 {
 		o.unlabelled()
 	}
@@ -203,18 +206,20 @@ func (s *scans) rowOf(extra *table.Table, id string) (table.Row, bool) {
 }
 
 // strangers refuses rows of attributes that belong to no case.
-func (s *scans) strangers(extra *table.Table, cases map[string]int) {
+func (s *scans) strangers(extra *table.Table, ids *table.Column) {
 	if extra == nil {
 		return
 	}
+	cases := make(map[string]bool, len(ids.Texts))
+	for _, id := range ids.Texts {
+		cases[id] = true
+	}
 	for _, r := range extra.Rows {
-		if id := extra.Get(r, "id"); !has(cases, id) {
+		if id := extra.Get(r, "id"); !cases[id] {
 			s.o.problems.Add(extra.Path, r.Line, "id", "%q is not in %s", problem.Clip(id, 60), filepath.Base(s.t.Path))
 		}
 	}
 }
-
-func has(m map[string]int, key string) bool { _, ok := m[key]; return ok }
 
 // needPicture refuses a case without any of its pictures, whose columns are given.
 func (o *opener) needPicture(caseIndex int, file string, line int, columns []string) {
@@ -245,33 +250,12 @@ func (o *opener) warnOfAbsent() {
 // unlabelled gives cases that come without labels the label sets of a run, unknown.
 func (o *opener) unlabelled() {
 	o.d.Labels = o.opt.LabelSets
-	for i := range o.d.Cases {
-		o.d.Cases[i].Labels = map[string]int{}
-		for _, set := range o.d.Labels {
-			o.d.Cases[i].Labels[set.Name] = -1
-		}
+	unknown := map[string]int{}
+	for _, set := range o.d.Labels {
+		unknown[set.Name] = -1
 	}
-}
-
-// readAttributes checks a row's attribute cells, used or not, and keeps those chosen.
-func (o *opener) readAttributes(t *table.Table, r table.Row, all []string, c *Case) {
-	origin := fmt.Sprintf("%s:%d", t.Path, r.Line) // one text for all cells of the row
-	for _, name := range all {
-		if !t.Has(name) {
-			continue
-		}
-		text, err := o.attribute(t.Get(r, name))
-		if err == nil && name == "age" && text != "" {
-			if _, words := table.Number(text); words == nil {
-				err = checkAge(text)
-			}
-		}
-		if err != nil {
-			o.problems.Add(t.Path, r.Line, name, "%v", err)
-		}
-		if slices.Contains(o.d.AttributeColumns, name) {
-			c.Attributes[name] = schema.Written(text, origin)
-		}
+	for i := range o.d.Cases {
+		o.d.Cases[i].Labels = unknown
 	}
 }
 
@@ -280,9 +264,10 @@ func (o *opener) readAttributes(t *table.Table, r table.Row, all []string, c *Ca
 func (o *opener) warnOfUntrained() {
 	for _, set := range o.d.Labels {
 		trained := map[string]bool{}
-		for _, cell := range o.classCells(set.Name, set.Classes) {
+		c := o.classColumn(set)
+		for _, cell := range c.cells {
 			if o.d.Cases[cell.caseIndex].Split == "train" {
-				trained[cell.text] = true
+				trained[c.texts[cell.text].text] = true
 			}
 		}
 		for _, class := range set.Classes {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
@@ -60,7 +59,7 @@ func openVolumes(o *opener) error {
 	if err != nil {
 		return err
 	}
-	rows, err := o.volumeAttributes(t, frames)
+	attributes, err := o.volumeAttributes(t, frames)
 	if err != nil {
 		return err
 	}
@@ -78,7 +77,7 @@ func openVolumes(o *opener) error {
 	for _, r := range t.Rows {
 		id := t.Get(r, "id")
 		if f := frames[id]; f != nil {
-			o.volumeCases(t, r, f, boxes[id], withBoxes, rows[id])
+			o.volumeCases(t, r, f, boxes[id], withBoxes, attributes[id])
 		}
 	}
 	return nil
@@ -213,7 +212,7 @@ func (o *opener) volumeBoxes(frames map[string]*volumeFrame) (map[string][]box3,
 	if err != nil {
 		o.problems.AddError(path, 0, "", err)
 	}
-	o.tables = append(o.tables, t) // a table without rows: every volume is free of lesions
+	o.hashTable(t) // it may have no rows: every volume is free of lesions
 	if err := t.Need("id", "x1", "y1", "z1", "x2", "y2", "z2"); err != nil {
 		return nil, false, err
 	}
@@ -248,9 +247,11 @@ func (o *opener) volumeBoxes(frames map[string]*volumeFrame) (map[string][]box3,
 }
 
 func (o *opener) volumeBox(t *table.Table, r table.Row, f *volumeFrame) (b box3, err error) {
-	b.strata = map[string]string{}
 	for _, c := range t.Columns {
 		if text := t.Get(r, c); text != "" && !slices.Contains(volumeBoxesReserved, c) {
+			if b.strata == nil {
+				b.strata = map[string]string{}
+			}
 			b.strata[c] = text
 		}
 	}
@@ -302,8 +303,9 @@ func (f *volumeFrame) display(low, top [3]float64, coordinates string) (a, b [3]
 	})
 }
 
-// volumeAttributes reads the attribute columns of volumes.csv and of attributes.csv.
-func (o *opener) volumeAttributes(t *table.Table, frames map[string]*volumeFrame) (map[string]map[string]schema.Cell, error) {
+// volumeAttributes reads the attribute columns of volumes.csv and of attributes.csv, by
+// volume: its slices share them.
+func (o *opener) volumeAttributes(t *table.Table, frames map[string]*volumeFrame) (map[string]Attributes, error) {
 	var all []string
 	for _, c := range t.Columns {
 		label := c == "label" || strings.HasPrefix(c, "label.") // what a classifier is to find
@@ -335,8 +337,9 @@ func (o *opener) volumeAttributes(t *table.Table, frames map[string]*volumeFrame
 	if o.d.AttributeColumns, err = o.chooseAttributes(all, all, nil); err != nil {
 		return nil, err
 	}
-	cells := map[string]map[string]schema.Cell{}
+	attributes := make(map[string]Attributes, len(frames))
 	read := func(t *table.Table) {
+		cells := o.attributeReader(t, all)
 		for _, r := range t.Rows {
 			id := t.Get(r, "id")
 			if frames[id] == nil {
@@ -345,29 +348,21 @@ func (o *opener) volumeAttributes(t *table.Table, frames map[string]*volumeFrame
 				}
 				continue
 			}
-			c := Case{Attributes: cells[id]}
-			if c.Attributes == nil {
-				c.Attributes = map[string]schema.Cell{}
-				cells[id] = c.Attributes
+			if _, known := attributes[id]; !known {
+				attributes[id] = o.attributes().newRow()
 			}
-			var here []string
-			for _, name := range all {
-				if t.Has(name) {
-					here = append(here, name)
-				}
-			}
-			o.readAttributes(t, r, here, &c)
+			cells.read(r, attributes[id])
 		}
 	}
 	read(t)
 	if extra != nil {
 		read(extra)
 	}
-	return cells, nil
+	return attributes, nil
 }
 
 // volumeCases adds a case for every slice of a volume.
-func (o *opener) volumeCases(t *table.Table, r table.Row, f *volumeFrame, boxes []box3, withBoxes bool, cells map[string]schema.Cell) {
+func (o *opener) volumeCases(t *table.Table, r table.Row, f *volumeFrame, boxes []box3, withBoxes bool, attributes Attributes) {
 	id := t.Get(r, "id")
 	s := &stack{nifti: f.path, depth: f.frame.Depth, fileBytes: f.bytes}
 	o.d.stacks[id] = s
@@ -379,10 +374,7 @@ func (o *opener) volumeCases(t *table.Table, r table.Row, f *volumeFrame, boxes 
 	for z := range f.frame.Depth {
 		c := Case{ID: fmt.Sprintf("%s#%d", id, z), Patient: patient, Split: t.Get(r, "split"), Stack: id, KeySlice: z,
 			Images: map[string]string{Volume: f.path}, SpacingMM: f.frame.SpacingMM, Size: [2]int{f.frame.Height, f.frame.Width},
-			WorldRAS: &f.frame.WorldRAS, StoredRAS: &f.header.Affine, Attributes: cells, Strata: map[string]string{}, HasTargets: withBoxes, Sweep: !key[z]}
-		if c.Attributes == nil {
-			c.Attributes = map[string]schema.Cell{}
-		}
+			WorldRAS: &f.frame.WorldRAS, StoredRAS: &f.header.Affine, Attributes: attributes, HasTargets: withBoxes, Sweep: !key[z]}
 		for _, b := range boxes {
 			if float64(z) < b.low[2]-0.5 || float64(z) > b.top[2]+0.5 {
 				continue

@@ -326,7 +326,7 @@ func byTag(a, b *dicom.Element) int { return a.Tag.Compare(b.Tag) }
 func (t *target) voxels(f *Finding) (low, top [3]float64, err error) {
 	p := f.place()
 	if p == nil {
-		return low, top, problem.At(f.Key.Origin, 0, "", "volume %q does not say where it lies in the patient", t.volume)
+		return low, top, problem.At(f.Key.Origin(), 0, "", "volume %q does not say where it lies in the patient", t.volume)
 	}
 	return p.LowVoxel, p.TopVoxel, nil
 }

@@ -269,7 +269,7 @@ func (g *Gathered) describe(c *Case, from *dataset.Case) {
 	}
 	c.Low, c.High = g.viewer.Slices(from, reachOfSlices)
 	for _, a := range g.Document.Attributes {
-		cell := from.Attributes[a.Name]
+		cell := from.Attributes.Cell(a.Name)
 		out := Cell{State: cell.State.String(), Text: cell.Raw, Words: cell.Evidence.Quote}
 		if cell.State != schema.Unmentioned && a.Kind != "" {
 			if cell.Value >= 0 && cell.Value < len(a.Values) && (a.Kind != schema.Numeric || out.Text == "") {

@@ -72,7 +72,7 @@ func knownValues(s *schema.Schema, cases []dataset.Case) [][]int64 {
 	for i := range cases {
 		for _, a := range s.Attributes {
 			v := int64(Missing)
-			if c, ok := cases[i].Attributes[a.Name]; ok && c.Known() {
+			if c := cases[i].Attributes.Cell(a.Name); c.Known() {
 				v = int64(c.Value)
 			}
 			out[i] = append(out[i], v)

@@ -74,7 +74,7 @@ func (s *Session) hiddenAnswers(ctx context.Context, whole, hidden []dataset.Cas
 	var answers []predictions.Answer
 	for i, p := range predicted {
 		for _, r := range p.Reconstructed {
-			if cell := whole[i].Attributes[r.Attribute]; cell.Known() {
+			if cell := whole[i].Attributes.Cell(r.Attribute); cell.Known() {
 				answers = append(answers, predictions.Answer{Probabilities: r.Probabilities, Value: cell.Value})
 			}
 		}

@@ -2,7 +2,6 @@ package workflow
 
 import (
 	"context"
-	"maps"
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
@@ -37,24 +36,19 @@ func (s *Session) counterfactuals(ctx context.Context, cases []dataset.Case, own
 // otherReports are the cases with other attributes: none, those of another patient, or
 // values that contradict their own.
 func otherReports(kind predictions.CounterfactualKind, s *schema.Schema, cases []dataset.Case, seed uint64) []dataset.Case {
-	out := slices.Clone(cases)
 	from := strangers(cases, seed)
-	for i := range out {
-		cells := maps.Clone(cases[i].Attributes)
-		if kind == predictions.Shuffled {
-			cells = maps.Clone(cases[from[i]].Attributes)
+	return dataset.EditCells(cases, func(i int, name string, cell schema.Cell) schema.Cell {
+		k := s.Index(name)
+		switch {
+		case kind == predictions.Shuffled:
+			return cases[from[i]].Attributes.Cell(name)
+		case k >= 0 && kind == predictions.WithoutReport:
+			return schema.Cell{Value: -1}
+		case k >= 0 && kind == predictions.Contradicting:
+			return contradicted(s.Attributes[k], cell)
 		}
-		for _, a := range s.Attributes {
-			switch kind {
-			case predictions.WithoutReport:
-				cells[a.Name] = schema.Cell{Value: -1}
-			case predictions.Contradicting:
-				cells[a.Name] = contradicted(a, cells[a.Name])
-			}
-		}
-		out[i].Attributes = cells
-	}
-	return out
+		return cell
+	})
 }
 
 // strangers gives every case one of another patient, by chance of the seed, each once where

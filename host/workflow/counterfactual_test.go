@@ -16,25 +16,25 @@ func TestOtherReportsSayNothingAnothersOrTheContrary(t *testing.T) {
 	}}
 	var cases []dataset.Case
 	for i, patient := range []string{"p", "p", "q", "r"} {
-		cases = append(cases, dataset.Case{ID: string(rune('a' + i)), Patient: patient, Attributes: map[string]schema.Cell{
-			"mass": {State: schema.Stated, Value: 1}, "size": {State: schema.Stated, Value: 0, Raw: patient}}})
+		cases = append(cases, dataset.Case{ID: string(rune('a' + i)), Patient: patient, Attributes: dataset.NewAttributes(map[string]schema.Cell{
+			"mass": {State: schema.Stated, Value: 1}, "size": {State: schema.Stated, Value: 0, Raw: patient}})})
 	}
 	for _, c := range otherReports(predictions.WithoutReport, s, cases, 1) {
-		if c.Attributes["mass"].State != schema.Unmentioned || c.Attributes["size"].State != schema.Unmentioned {
+		if c.Attributes.Cell("mass").State != schema.Unmentioned || c.Attributes.Cell("size").State != schema.Unmentioned {
 			t.Errorf("without: %v", c.Attributes)
 		}
 	}
 	for i, c := range otherReports(predictions.Shuffled, s, cases, 1) {
-		if c.Attributes["size"].Raw == cases[i].Patient {
+		if c.Attributes.Cell("size").Raw == cases[i].Patient {
 			t.Errorf("case %s keeps its patient's report", c.ID)
 		}
 	}
 	for _, c := range otherReports(predictions.Contradicting, s, cases, 1) {
-		if m, z := c.Attributes["mass"], c.Attributes["size"]; m.State != schema.Negated || m.Value != 0 || z.Value != 2 || z.State != schema.Stated {
+		if m, z := c.Attributes.Cell("mass"), c.Attributes.Cell("size"); m.State != schema.Negated || m.Value != 0 || z.Value != 2 || z.State != schema.Stated {
 			t.Errorf("contradicting: %v", c.Attributes)
 		}
 	}
-	if cases[0].Attributes["mass"].State != schema.Stated {
+	if cases[0].Attributes.Cell("mass").State != schema.Stated {
 		t.Error("the cases themselves were changed")
 	}
 }

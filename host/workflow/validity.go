@@ -155,7 +155,7 @@ func (s *Session) voids(cases []dataset.Case, reported bool) []string {
 // reported tells whether a case has one of a schema's attributes; the schema may be nil.
 func reported(s *schema.Schema, cases []dataset.Case) bool {
 	return s != nil && slices.ContainsFunc(cases, func(c dataset.Case) bool {
-		return slices.ContainsFunc(s.Attributes, func(a schema.Attribute) bool { return c.Attributes[a.Name].State != schema.Unmentioned })
+		return slices.ContainsFunc(s.Attributes, func(a schema.Attribute) bool { return c.Attributes.Mentions(a.Name) })
 	})
 }
 

@@ -98,8 +98,8 @@ func TestFusionThatReadsReportsAndGetsNoneIsRefused(t *testing.T) {
 		t.Errorf("one case has: %q", got)
 	}
 	age := &schema.Schema{Attributes: []schema.Attribute{{Name: "age", Kind: schema.Numeric}}}
-	silent := dataset.Case{ID: "a", Attributes: map[string]schema.Cell{"size": {State: schema.Stated}}}
-	negated := dataset.Case{ID: "b", Attributes: map[string]schema.Cell{"age": {State: schema.Negated}}}
+	silent := dataset.Case{ID: "a", Attributes: dataset.NewAttributes(map[string]schema.Cell{"size": {State: schema.Stated}})}
+	negated := dataset.Case{ID: "b", Attributes: dataset.NewAttributes(map[string]schema.Cell{"age": {State: schema.Negated}})}
 	if reported(age, []dataset.Case{silent}) || !reported(age, []dataset.Case{silent, negated}) || reported(nil, []dataset.Case{negated}) {
 		t.Error("a case is reported when it has one of the schema's attributes")
 	}

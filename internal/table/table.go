@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
@@ -12,7 +13,7 @@ import (
 // maxBytes bounds a table that is read whole, far above any real one.
 const maxBytes = 512 << 20
 
-// Table is a CSV file in memory. Its cells are trimmed.
+// Table is a CSV file in memory. Its cells are trimmed; equal cells of a column are one text.
 type Table struct {
 	Path    string
 	Columns []string
@@ -21,12 +22,50 @@ type Table struct {
 	Content []byte
 
 	index map[string]int
+	cells []Column // parallel to Columns
 }
 
-// Row is one row and the line it begins at.
+// Row is one row: the line it begins at, and its number among the rows that were read.
 type Row struct {
-	Line  int
-	Cells []string
+	Line, Number int
+}
+
+// Column holds every text of a column once, in the order in which they come, and which of
+// them each row has.
+type Column struct {
+	Texts []string
+	Of    []uint32
+
+	*finder // while the table is read
+}
+
+// finder finds a text again.
+type finder struct {
+	known map[string]uint32
+	// recent are 1 + the numbers of texts by their ends: most columns have few.
+	recent [256]uint32
+}
+
+func (c *Column) add(text string) {
+	slot := &c.recent[0]
+	if n := len(text); n > 0 {
+		slot = &c.recent[byte(n)+text[0]+7*text[n-1]]
+	}
+	if *slot == 0 || c.Texts[*slot-1] != text {
+		*slot = c.find(text) + 1
+	}
+	c.Of = append(c.Of, *slot-1)
+}
+
+func (c *Column) find(text string) uint32 {
+	k, ok := c.known[text]
+	if !ok {
+		k = uint32(len(c.Texts))
+		text = strings.Clone(text) // else the whole row would be kept
+		c.known[text] = k
+		c.Texts = append(c.Texts, text)
+	}
+	return k
 }
 
 // Read reads a whole file. Rows that are too short or too long are left out and come
@@ -59,19 +98,28 @@ func ParseWith(path string, data []byte, o Options) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Table{Path: path, Columns: r.Columns, Content: data, index: r.index}
+	t := &Table{Path: path, Columns: r.Columns, Content: data, index: r.index, cells: make([]Column, len(r.Columns))}
+	for k := range t.cells {
+		t.cells[k].finder = &finder{known: map[string]uint32{}}
+	}
 	var problems problem.List
 	for {
 		cells, err := r.Next()
 		switch {
 		case errors.Is(err, io.EOF):
+			for k := range t.cells {
+				t.cells[k].finder = nil
+			}
 			return t, problems.Err()
 		case err != nil && cells == nil:
 			return nil, err
 		case err != nil:
 			problems.AddError(path, r.Line(), "", err)
 		default:
-			t.Rows = append(t.Rows, Row{r.Line(), append([]string(nil), cells...)})
+			t.Rows = append(t.Rows, Row{r.Line(), len(t.Rows)})
+			for k, text := range cells {
+				t.cells[k].add(text)
+			}
 		}
 	}
 }
@@ -88,7 +136,27 @@ func (t *Table) Get(r Row, column string) string {
 	if !ok {
 		return ""
 	}
-	return r.Cells[i]
+	return t.cells[i].text(r)
+}
+
+// Cells returns a row's cells.
+func (t *Table) Cells(r Row) []string {
+	cells := make([]string, len(t.Columns))
+	for k := range cells {
+		cells[k] = t.cells[k].text(r)
+	}
+	return cells
+}
+
+func (c *Column) text(r Row) string { return c.Texts[c.Of[r.Number]] }
+
+// Column returns a column, nil when it is absent.
+func (t *Table) Column(name string) *Column {
+	i, ok := t.index[name]
+	if !ok {
+		return nil
+	}
+	return &t.cells[i]
 }
 
 // Where is the table with some of its rows.

@@ -279,7 +279,7 @@ func TestMasksBecomeBoxes(t *testing.T) {
 		}
 		var rows []string
 		for _, r := range b.Rows {
-			rows = append(rows, strings.Join(r.Cells, " "))
+			rows = append(rows, strings.Join(b.Cells(r), " "))
 		}
 		slices.Sort(rows)
 		return rows

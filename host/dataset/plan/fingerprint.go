@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
-	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
@@ -94,7 +93,7 @@ func measure(ctx context.Context, d *dataset.Dataset, split string, cases []data
 		}
 		f.countClasses(d, c)
 		for _, a := range d.AttributeColumns {
-			if c.Attributes[a].State == schema.Unmentioned {
+			if !c.Attributes.Mentions(a) {
 				f.Missing[a] += 1 / float64(len(cases))
 			}
 		}

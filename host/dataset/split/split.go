@@ -116,7 +116,7 @@ func groupsOf(t *table.Table, o Options) []group {
 	for k, r := range t.Rows {
 		name := t.Get(r, o.By)
 		if name == "" {
-			name = "\x00" + strings.Join(r.Cells, "\x00")
+			name = "\x00" + strings.Join(t.Cells(r), "\x00")
 		}
 		g := byName[name]
 		if g == nil {
@@ -190,8 +190,8 @@ func write(t *table.Table, to string, splits []string) error {
 	}
 	rows := make([][]string, len(t.Rows))
 	for k, r := range t.Rows {
-		rows[k] = slices.Clone(r.Cells)
-		if at == len(r.Cells) {
+		rows[k] = t.Cells(r)
+		if at == len(t.Columns) {
 			rows[k] = append(rows[k], "")
 		}
 		rows[k][at] = splits[k]

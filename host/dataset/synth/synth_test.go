@@ -295,7 +295,7 @@ func TestTableNeedsBoth(t *testing.T) {
 	for _, c := range d.Cases {
 		class := d.Labels[0].Classes[c.Labels["label"]]
 		counts[class]++
-		if g := c.Attributes["growth"].Raw; g != "" {
+		if g := c.Attributes.Cell("growth").Raw; g != "" {
 			stated++
 			if !strings.HasSuffix(class, g) {
 				t.Errorf("%s: growth %q, label %q", c.ID, g, class)

@@ -34,13 +34,13 @@ func ReadGold(path string) (Gold, error) {
 	g := Gold{Findings: t.Columns[1:]}
 	for _, r := range t.Rows {
 		labels := make([]bool, len(g.Findings))
-		for i, v := range r.Cells[1:] {
+		for i, v := range t.Cells(r)[1:] {
 			if v != "0" && v != "1" {
 				return Gold{}, fmt.Errorf("gold labels: %w", problem.At(path, r.Line, g.Findings[i], "is neither 0 nor 1"))
 			}
 			labels[i] = v == "1"
 		}
-		g.IDs = append(g.IDs, r.Cells[0])
+		g.IDs = append(g.IDs, t.Get(r, t.Columns[0]))
 		g.Labels = append(g.Labels, labels)
 	}
 	return g, nil

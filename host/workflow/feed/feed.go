@@ -189,7 +189,7 @@ func (f *Feed) CheckAbsent() error {
 		i := slices.IndexFunc(f.Data.Cases, func(c dataset.Case) bool { return c.Images[modality] == "" })
 		if tokens := ports.TokensOf(modality).Name; i >= 0 && sdk.FindPort(f.Encoder.Opened.Outputs, tokens) == nil {
 			return fmt.Errorf("%w: %s: case %q has no %s, and the encoder %s makes no %s that could be left out; leave such cases out",
-				dataset.ErrData, f.Data.Cases[i].Origin, f.Data.Cases[i].ID, modality, f.Encoder.Plugin, tokens)
+				dataset.ErrData, f.Data.Cases[i].Origin(), f.Data.Cases[i].ID, modality, f.Encoder.Plugin, tokens)
 		}
 	}
 	return nil

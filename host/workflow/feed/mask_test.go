@@ -50,7 +50,7 @@ func spoiled(t *testing.T, rate *float64, sets ...string) map[string]int {
 	}
 	left := map[string]int{}
 	for _, c := range d.Cases {
-		for _, v := range c.Attributes {
+		for _, v := range c.Attributes.All() {
 			if v.State != schema.Unmentioned {
 				left[c.Split]++
 			}

@@ -3,6 +3,7 @@ package feed
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
@@ -26,9 +27,9 @@ type Reports struct {
 	Warnings    []string
 
 	impute  config.Impute
-	stages  *schema.Schema           // StageSchema
-	cells   map[string][]schema.Cell // by case id, [A], as the stages see them
-	vectors map[string][]float32     // by prompt, [E]
+	stages  *schema.Schema                // StageSchema
+	cells   map[string]dataset.Attributes // by case id
+	vectors map[string][]float32          // by prompt, [E]
 }
 
 // SchemaOf builds the attribute schema from the training cases; nil when the data have
@@ -70,7 +71,7 @@ func frequent(s *schema.Schema, training []dataset.Case) *schema.Schema {
 	rows := make([][]schema.Cell, len(training))
 	for i := range training {
 		for _, a := range s.Attributes {
-			rows[i] = append(rows[i], training[i].Attributes[a.Name])
+			rows[i] = append(rows[i], training[i].Attributes.Cell(a.Name))
 		}
 	}
 	return schema.Frequent(s, rows, attributes.DefaultMinShare, attributes.DefaultBins)
@@ -82,7 +83,7 @@ func schemaOfColumns(d *dataset.Dataset, columns []string, training []dataset.Ca
 	for i := range training {
 		row := make([]string, len(columns))
 		for k, name := range columns {
-			row[k] = training[i].Attributes[name].Raw
+			row[k] = training[i].Attributes.Cell(name).Raw
 		}
 		table.Rows = append(table.Rows, row)
 	}
@@ -102,24 +103,14 @@ func schemaOfColumns(d *dataset.Dataset, columns []string, training []dataset.Ca
 // predicted too. The stages see the schema that data.impute makes of s.
 func NewReports(s *schema.Schema, cases []dataset.Case, encoder embed.Encoder, cache embed.Cache, impute config.Impute) (_ *Reports, err error) {
 	r := &Reports{Schema: s, Encoder: encoder, impute: impute, stages: stageSchema(s, impute),
-		cells: map[string][]schema.Cell{}, vectors: map[string][]float32{}}
+		cells: make(map[string]dataset.Attributes, len(cases)), vectors: map[string][]float32{}}
 	if r.StageSchema, err = json.Marshal(r.stages); err != nil {
 		return nil, err
 	}
-	var all []string
 	for i := range cases {
-		c := &cases[i]
-		cells := make([]schema.Cell, len(s.Attributes))
-		for k, a := range s.Attributes {
-			cell, ok := c.Attributes[a.Name]
-			if !ok {
-				cell.Value = -1
-			}
-			cells[k] = cellForStages(r.stages.Attributes[k], impute, cell)
-			all = append(all, schema.Prompt(r.stages.Attributes[k], cells[k]))
-		}
-		r.cells[c.ID] = cells
+		r.cells[cases[i].ID] = cases[i].Attributes
 	}
+	all := r.prompts(cases)
 	values := 0
 	for _, a := range r.stages.Attributes {
 		values = max(values, len(a.Values))
@@ -142,13 +133,43 @@ func NewReports(s *schema.Schema, cases []dataset.Case, encoder embed.Encoder, c
 	return r, nil
 }
 
+// prompts are those of the cases' cells as the stages see them, by case and attribute.
+func (r *Reports) prompts(cases []dataset.Case) []string {
+	type prompt struct {
+		first int
+		text  string
+	}
+	var prompts []prompt
+	for k, a := range r.Schema.Attributes {
+		for _, c := range dataset.CellsOf(cases, a.Name) {
+			prompts = append(prompts, prompt{c.First, schema.Prompt(r.stages.Attributes[k], cellForStages(r.stages.Attributes[k], r.impute, c.Cell))})
+		}
+	}
+	slices.SortStableFunc(prompts, func(a, b prompt) int { return a.first - b.first })
+	all := make([]string, len(prompts))
+	for i, p := range prompts {
+		all[i] = p.text
+	}
+	return all
+}
+
 // Of encodes other cases in the same way.
 func (r *Reports) Of(cases []dataset.Case) (*Reports, error) {
 	return NewReports(r.Schema, cases, r.reusing(), embed.Cache{}, r.impute)
 }
 
 // Cells are a case's attributes as the stages see them, [A].
-func (r *Reports) Cells(id string) []schema.Cell { return r.cells[id] }
+func (r *Reports) Cells(id string) []schema.Cell {
+	own, known := r.cells[id]
+	if !known {
+		return nil
+	}
+	cells := make([]schema.Cell, len(r.Schema.Attributes))
+	for k, a := range r.Schema.Attributes {
+		cells[k] = cellForStages(r.stages.Attributes[k], r.impute, own.Cell(a.Name))
+	}
+	return cells
+}
 
 // reusing is the reports' encoder, asked for prompts alone that it has not embedded
 // yet: a plugin's has been closed by then.
@@ -187,7 +208,7 @@ func (r *Reports) add(inputs map[string]*tensor.Tensor, cases []dataset.Case) {
 	states, values := make([]int8, 0, n*a), make([]int64, 0, n*a)
 	embedding := make([]float32, n*a*e)
 	for i := range cases {
-		for k, cell := range r.cells[cases[i].ID] {
+		for k, cell := range r.Cells(cases[i].ID) {
 			states, values = append(states, int8(cell.State)), append(values, int64(cell.Value))
 			copy(embedding[(i*a+k)*e:], r.vectors[schema.Prompt(r.stages.Attributes[k], cell)])
 		}

@@ -27,12 +27,12 @@ var reportSchema = &schema.Schema{Attributes: []schema.Attribute{
 }}
 
 // written makes cells as a table gives them, of names and texts in turn.
-func written(pairs ...string) map[string]schema.Cell {
+func written(pairs ...string) dataset.Attributes {
 	cells := map[string]schema.Cell{}
 	for i := 0; i < len(pairs); i += 2 {
 		cells[pairs[i]] = schema.Written(pairs[i+1], "data.csv:7")
 	}
-	return cells
+	return dataset.NewAttributes(cells)
 }
 
 func bind(t *testing.T, s *schema.Schema, cases []dataset.Case) {

@@ -213,7 +213,7 @@ func needTargets(d *dataset.Dataset, cases []dataset.Case, why string) error {
 	}
 	for i := range cases {
 		if c := &cases[i]; !c.HasTargets {
-			return fmt.Errorf("%w: %s: split %q has cases without targets, the first is %q: %s", dataset.ErrData, c.Origin, c.Split, c.ID, why)
+			return fmt.Errorf("%w: %s: split %q has cases without targets, the first is %q: %s", dataset.ErrData, c.Origin(), c.Split, c.ID, why)
 		}
 	}
 	return nil

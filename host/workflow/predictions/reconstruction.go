@@ -66,10 +66,10 @@ func Priors(s *schema.Schema, cases []dataset.Case) map[string][]float64 {
 	priors := map[string][]float64{}
 	for _, a := range s.Attributes {
 		shares, n := make([]float64, len(a.Values)), 0.0
-		for i := range cases {
-			if c, ok := cases[i].Attributes[a.Name]; ok && c.Known() && c.Value < len(shares) {
-				shares[c.Value]++
-				n++
+		for _, c := range dataset.CellsOf(cases, a.Name) {
+			if c.Known() && c.Value < len(shares) {
+				shares[c.Value] += float64(c.Count)
+				n += float64(c.Count)
 			}
 		}
 		for k := range shares {
