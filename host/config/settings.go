@@ -75,6 +75,8 @@ type Data struct {
 	Augment           Augment      `setting:"augment" default:"detection" default.classify:"picture" help:"what is varied at random in training: nothing, as published for DeepLesion, the same and any way up (small lesions), as usual for photographs of skin"`
 	Workers           int          `setting:"workers" default:"0" min:"0" max:"1024" help:"background loaders; 0: one less than CPUs, from 1 to 4"`
 	CacheMiB          int          `setting:"cache_mib" default:"1024" min:"0" max:"1048576" help:"memory for decoded images, in MiB"`
+	CacheDir          string       `setting:"cache_dir" default:"" help:"folder in which decoded images are kept from epoch to epoch and run to run, several at once; for slices in PNG and .nii.gz; empty: none"`
+	CacheDirMiB       int          `setting:"cache_dir_mib" default:"32768" min:"1" max:"1073741824" help:"size of cache_dir, in MiB; what no run has used for longest leaves first"`
 	MaxBoxes          int          `setting:"max_boxes" default:"100" min:"0" task:"detect" help:"boxes per image that predictions keep, the best first; 0: all"`
 	Protocol          Protocol     `setting:"protocol" default:"deeplesion" task:"detect" help:"FROC protocol of the validation"`
 	FPPI              []float64    `setting:"fppi" default:"0.5,1,2" above:"0" rising:"true" task:"detect" help:"false positives per image whose sensitivities the validation averages; empty: the protocol's"`

@@ -449,12 +449,18 @@ func BenchmarkLoaderDeepLesion(b *testing.B) {
 	}
 	cases := slices.Repeat(d.Cases, 8)
 	in := &sdk.Intensity{Low: -1024, High: 2050, OutLow: 0, OutHigh: 255}
+	onDisk := NewCache(0)
+	if err := onDisk.OnDisk(b.TempDir(), 1<<30); err != nil {
+		b.Fatal(err)
+	}
 	for _, c := range []struct {
 		name  string
 		load  LoadOptions
 		cache *Cache
 	}{
 		{"7x512x512", LoadOptions{Slices: 7, Size: 512}, nil},
+		{"7x512x512/augmented", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, nil},
+		{"7x512x512/augmented/on_disk", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, onDisk},
 		{"7x512x512/cached", LoadOptions{Slices: 7, Size: 512}, NewCache(1 << 28)},
 		{"7x512x512/augmented/cached", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, NewCache(1 << 28)},
 		{"3x128x128/augmented/cached", LoadOptions{Slices: 3, Size: 128, Augment: DetectionAugment()}, NewCache(1 << 28)},

@@ -62,18 +62,13 @@ func (s *volumes) closeFiles() {
 
 // volumeSlice reads a slice through the cache.
 func (l *Loader) volumeSlice(path string, file *nifti.Slices, n int) (*plane, error) {
-	v, err := l.opt.Cache.get(fmt.Sprintf("slice\x00%s\x00%d", path, n), func() (any, int64, error) {
+	return l.opt.Cache.image(fmt.Sprintf("slice\x00%s\x00%d", path, n), func() (*plane, error) {
 		data, err := file.Read(n)
 		if err != nil {
-			return nil, 0, problem.At(path, 0, "", "%v", err)
+			return nil, problem.At(path, 0, "", "%v", err)
 		}
-		p := &plane{h: file.Height, w: file.Width, hu32: data}
-		return p, p.bytes(), nil
+		return &plane{h: file.Height, w: file.Width, hu32: data}, nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return v.(*plane), nil
 }
 
 type loadedVolume struct {
@@ -103,32 +98,27 @@ func (l *Loader) slice(c *Case, modality string, s *stack, n int) (*plane, error
 		if file := l.volumes.open(s.nifti); file != nil {
 			return l.volumeSlice(s.nifti, file, n)
 		}
-		v, err := l.volumes.get(s.nifti)
-		if err != nil {
-			return nil, err
-		}
-		size := v.Height * v.Width
-		if n < 0 || (n+1)*size > len(v.Data) {
-			return nil, problem.At(s.nifti, 0, "", "slice %d is not in the volume of %d slices", n, v.Depth)
-		}
-		return &plane{h: v.Height, w: v.Width, hu32: v.Data[n*size : (n+1)*size]}, nil
+		return l.opt.Cache.fromDisk(s.nifti, fmt.Sprintf("slice %d", n), func() (*plane, error) {
+			v, err := l.volumes.get(s.nifti)
+			if err != nil {
+				return nil, err
+			}
+			size := v.Height * v.Width
+			if n < 0 || (n+1)*size > len(v.Data) {
+				return nil, problem.At(s.nifti, 0, "", "slice %d is not in the volume of %d slices", n, v.Depth)
+			}
+			return &plane{h: v.Height, w: v.Width, hu32: v.Data[n*size : (n+1)*size]}, nil
+		})
 	}
 	path := c.Images[modality]
 	if s != nil {
 		path = s.files[n]
 	}
 	decode := l.data.pictureDecoder(Volume)
-	v, err := l.opt.Cache.get("slice\x00"+path, func() (any, int64, error) {
-		p, err := decode(path)
-		if err != nil {
-			return nil, 0, err
-		}
-		return p, p.bytes(), nil
-	})
+	p, err := l.opt.Cache.decoded(path, "slice", func() (*plane, error) { return decode(path) })
 	if err != nil {
 		return nil, err
 	}
-	p := v.(*plane)
 	if size := c.sight(modality).size; p.h != size[0] || p.w != size[1] {
 		return nil, problem.At(path, 0, "", "is %d x %d pixels, the key slice %s is %d x %d", p.w, p.h, filepath.Base(c.Images[modality]), size[1], size[0])
 	}
@@ -390,17 +380,11 @@ func (l *Loader) renderPicture(p *plan, modality string, out []float32) error {
 // picture is a case's picture, or the slice that is shown in its place in a window.
 func (l *Loader) picture(c *Case, modality string) (*plane, error) {
 	path := c.Images[modality]
-	v, err := l.opt.Cache.get(fmt.Sprintf("picture\x00%s\x00%d", path, c.sight(modality).key), func() (any, int64, error) {
-		pic, err := l.decodePicture(c, modality)
-		if err != nil {
-			return nil, 0, err
-		}
-		return pic, pic.bytes(), nil
-	})
-	if err != nil {
-		return nil, err
+	decode := func() (*plane, error) { return l.decodePicture(c, modality) }
+	if v := c.sights[modality]; v != nil { // of a slice that is kept itself
+		return l.opt.Cache.image(fmt.Sprintf("picture\x00%s\x00%d", path, v.key), decode)
 	}
-	return v.(*plane), nil
+	return l.opt.Cache.decoded(path, fmt.Sprintf("picture of %d bits", l.data.pictureBits), decode)
 }
 
 func (l *Loader) decodePicture(c *Case, modality string) (*plane, error) {

@@ -15,7 +15,7 @@ func absolutePaths(c *config.Config) (err error) {
 	if c.Data, err = dataset.AbsoluteSpec(c.Data); err != nil {
 		return err
 	}
-	paths := []*string{&c.Init, &c.Reports, &c.Schema}
+	paths := []*string{&c.Init, &c.Reports, &c.Schema, &c.DataSettings.CacheDir}
 	stages := []*config.Stage{&c.Encoder, &c.Fusion, &c.Head}
 	if c.TextEncoder != nil {
 		stages = append(stages, c.TextEncoder)

@@ -79,7 +79,9 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		}
 		s.Warnings = append(s.Warnings, reports.Warnings...)
 	}
-	s.Feed = feed.New(c, o.Data, o.Labels, reports)
+	if s.Feed, err = feed.New(c, o.Data, o.Labels, reports); err != nil {
+		return nil, err
+	}
 	roles := []struct {
 		kind  sdk.Kind
 		stage config.Stage

@@ -73,10 +73,16 @@ func Views(names []string) ([]View, error) {
 	return out, nil
 }
 
-// New makes a feed; reports may be nil.
-func New(c *config.Config, d *dataset.Dataset, labels []sdk.LabelSet, reports *Reports) *Feed {
-	return &Feed{Config: c, Data: d, Labels: labels, Reports: reports,
+// New makes a feed; reports may be nil. It fails where data.cache_dir cannot be written.
+func New(c *config.Config, d *dataset.Dataset, labels []sdk.LabelSet, reports *Reports) (*Feed, error) {
+	f := &Feed{Config: c, Data: d, Labels: labels, Reports: reports,
 		cache: dataset.NewCache(int64(c.DataSettings.CacheMiB) << 20)}
+	if dir := c.DataSettings.CacheDir; dir != "" {
+		if err := f.cache.OnDisk(dir, int64(c.DataSettings.CacheDirMiB)<<20); err != nil {
+			return nil, fmt.Errorf("data.cache_dir: %w", err)
+		}
+	}
+	return f, nil
 }
 
 // Ports are what the host gives the pipeline.

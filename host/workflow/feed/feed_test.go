@@ -23,7 +23,10 @@ func TestMirroredPassTurnsPictures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := New(configuration(t, config.Classify, "data.size=32"), d, nil, nil)
+	f, err := New(configuration(t, config.Classify, "data.size=32", "data.cache_dir="+filepath.Join(dir, "cache")), d, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	port := sdk.Port{Name: d.Modalities[0], DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, Required: true}
 	f.Encoder = &pipeline.Member{Opened: &sdk.OpenResponse{Inputs: []sdk.Port{port}}}
 	pixels := func() ([]float32, []int64) {
