@@ -28,8 +28,7 @@ run is in --out: its config.yaml trains it again, --resume continues what was st
   alignedfusion train --task detect --data deeplesion:DIR --fusion itfusion --out runs/itfusion
   alignedfusion train --config runs/itfusion/config.yaml --seed 2 --out runs/itfusion-2
 
---set takes GROUP.KEY=VALUE. What there is for groups train, data, text and loss: alignedfusion help
-settings [GROUP]; for encoder, fusion and head: alignedfusion plugin info NAME.`,
+For --set: alignedfusion help settings [GROUP], and plugin info NAME for encoder, fusion and head.`,
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "task", Usage: "`TASK`: detect or classify"},
 			&cli.StringFlag{Name: "data", Usage: "`SPEC`: " + trainingSpecs()},
@@ -46,7 +45,8 @@ settings [GROUP]; for encoder, fusion and head: alignedfusion plugin info NAME.`
 			&cli.StringFlag{Name: "init", Usage: "`RUN` whose best weights to start from, where the plugin is the same"},
 			&cli.StringFlag{Name: "plan", Usage: "`FILE` of data plan whose settings to use; flags and --set win"},
 			&cli.StringFlag{Name: "config", Usage: "`FILE`.yaml to start from; flags change it"},
-			&cli.StringFlag{Name: "out", Usage: "`DIR` of the run", Required: true},
+			&cli.StringFlag{Name: "out", Usage: "`DIR` of the run; with --find-lr a .json file", Required: true},
+			&cli.BoolFlag{Name: "find-lr", Usage: "no run: try rising learning rates and suggest one"},
 			&cli.StringFlag{Name: "log", Usage: "for `PROGRAM` tensorboard: event files in the run's folder tensorboard"},
 			&cli.BoolFlag{Name: "resume", Usage: "continue the run in --out from its last checkpoint"},
 			&cli.BoolFlag{Name: "json", Usage: "write the result of the validation to stdout as JSON"},
@@ -123,9 +123,12 @@ func runTrain(c *cli.Context) (err error) {
 		if o.Config, err = request.Config(); err != nil {
 			return err
 		}
+		if c.Bool("find-lr") {
+			return findRate(c, o)
+		}
 		return trainAndReport(c, o)
 	}
-	for _, flag := range []string{"task", "data", "encoder", "fusion", "head", "attributes", "reports", "schema", "epochs", "seed", "fold", "set", "init", "plan", "config", "threads", "device"} {
+	for _, flag := range []string{"task", "data", "encoder", "fusion", "head", "attributes", "reports", "schema", "epochs", "seed", "fold", "set", "init", "plan", "config", "threads", "device", "find-lr"} {
 		if c.IsSet(flag) {
 			return usageError("--resume continues the run as its config.yaml says; --%s cannot be given with it", flag)
 		}

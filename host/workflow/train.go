@@ -54,8 +54,13 @@ func Train(ctx context.Context, o TrainOptions) (_ *runs.Manifest, err error) {
 		if err := t.resume(); err != nil {
 			return nil, err
 		}
-	} else if err := t.prepare(); err != nil {
-		return nil, err
+	} else {
+		if err := runs.CheckNew(t.Dir); err != nil {
+			return nil, err
+		}
+		if err := t.prepare(); err != nil {
+			return nil, err
+		}
 	}
 	defer func() {
 		if t.run != nil {
@@ -114,9 +119,6 @@ type training struct {
 
 // prepare opens the data of a new run.
 func (t *training) prepare() (err error) {
-	if err := runs.CheckNew(t.Dir); err != nil {
-		return err
-	}
 	if err := t.Config.Resolve(); err != nil {
 		return &config.Error{Err: err}
 	}

@@ -76,6 +76,8 @@ type headSettings struct {
 	AnchorSides    []float64 `setting:"anchor_sides" min:"1" help:"sides of square anchors in pixels; empty takes the preset's"`
 	AnchorRatios   []float64 `setting:"anchor_ratios" above:"0" help:"anchor height over width; empty takes 0.5,1,2"`
 	RoIs           int       `setting:"rois" default:"0" min:"0" max:"4096" help:"regions sampled per image for the box loss; 0 takes the preset's"`
+	FocalGamma     float64   `setting:"focal_gamma" default:"0" min:"0" max:"10" help:"of the objectness; 0: cross-entropy over 32 sampled anchors; above: focal loss (Lin et al. 2017, eq. 5) over all, divided by those on lesions"`
+	FocalAlpha     float64   `setting:"focal_alpha" default:"0.25" above:"0" below:"1" help:"with focal_gamma: weight of anchors on lesions, 1 - it that of the rest"`
 	Mask           bool      `setting:"mask" default:"false" help:"train a mask head on pseudo-masks from target.recist"`
 	ScoreThreshold float64   `setting:"score_threshold" default:"0.0005" min:"0" max:"1" help:"boxes below it are not returned"`
 	NMS            float64   `setting:"nms" default:"0.5" min:"0" max:"1" help:"IoU above which the lower of two boxes is dropped"`
@@ -136,12 +138,15 @@ type headConfig struct {
 	nms        float32
 	detections int
 	anchors    boxops.Anchors
+	gamma      float64 // of the objectness' focal loss; 0: cross-entropy over samples
+	alpha      float64
 }
 
 func (set headSettings) config(enc encoderConfig, classes int) (headConfig, error) {
 	c := headConfig{
 		arch: enc.arch, classes: int64(max(classes, 1)), bf16: enc.bf16, legacy: set.Compat == "mmdet1", mask: set.Mask,
 		scoreMin: float32(set.ScoreThreshold), nms: float32(set.NMS), detections: set.Detections,
+		gamma: set.FocalGamma, alpha: set.FocalAlpha,
 	}
 	pick := func(given []float64, into *[]float32) {
 		if len(given) == 0 {

@@ -2,6 +2,7 @@ package a3d
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 
 	"github.com/sugarme/gotch"
@@ -21,6 +22,8 @@ const (
 	rpnPositives   = 0.5
 	rpnBeta        = 1.0 / 9
 	proposalNMS    = 0.7
+	// focalPrior is the objectness that every anchor starts with under the focal loss.
+	focalPrior = 0.01
 )
 
 type rpn struct {
@@ -35,13 +38,17 @@ type rpn struct {
 func newRPN(p *torchstage.Params, c headConfig, device gotch.Device) *rpn {
 	n := int64(c.anchors.PerCell())
 	small := torchstage.Normal(0, 0.01)
+	prior := torchstage.Zeros()
+	if c.gamma > 0 { // else the many backgrounds are all of the first loss (Lin et al. 2017, 3.3)
+		prior = torchstage.Constant(-math.Log((1 - focalPrior) / focalPrior))
+	}
 	return &rpn{
 		config:      c,
 		device:      device,
 		conv:        p.Parameter("rpn_head.rpn_conv.weight", []int64{c.rpn, c.pyramid, 3, 3}, small),
 		convBias:    p.Parameter("rpn_head.rpn_conv.bias", []int64{c.rpn}, torchstage.Zeros()),
 		cls:         p.Parameter("rpn_head.rpn_cls.weight", []int64{n, c.rpn, 1, 1}, small),
-		clsBias:     p.Parameter("rpn_head.rpn_cls.bias", []int64{n}, torchstage.Zeros()),
+		clsBias:     p.Parameter("rpn_head.rpn_cls.bias", []int64{n}, prior),
 		regress:     p.Parameter("rpn_head.rpn_reg.weight", []int64{4 * n, c.rpn, 1, 1}, small),
 		regressBias: p.Parameter("rpn_head.rpn_reg.bias", []int64{4 * n}, torchstage.Zeros()),
 	}
@@ -92,13 +99,17 @@ type anchorSample struct {
 	deltas   []float32
 }
 
-// sample matches the anchors of every image to its lesions and draws from them.
+// sample matches the anchors of every image to its lesions and draws from them; for the
+// focal loss it takes all.
 func (r *rpn) sample(seed uint64, rows, columns int, targets []target) anchorSample {
 	anchors := r.anchors(rows, columns)
 	convention, coder := r.config.convention(), r.config.rpnCoder()
 	inside := convention.Inside(anchors, float32(columns*featureStride), float32(rows*featureStride))
 	matcher := boxops.Matcher{Convention: convention, PositiveIoU: rpnPositiveIoU, NegativeIoU: rpnNegativeIoU, MinimumIoU: rpnMinimumIoU}
 	sampler := boxops.Sampler{Count: rpnSamples, PositiveFraction: rpnPositives}
+	if r.config.gamma > 0 {
+		sampler = boxops.Sampler{Count: math.MaxInt32, PositiveFraction: rpnPositives} // all
+	}
 	var out anchorSample
 	for n, t := range targets {
 		lesions := t.boxes()
@@ -119,24 +130,39 @@ func (r *rpn) sample(seed uint64, rows, columns int, targets []target) anchorSam
 }
 
 // loss adds rpn_cls (binary cross-entropy) and rpn_box (smooth L1), both divided by
-// the number of sampled anchors.
+// the number of sampled anchors; with the focal loss by that of the lesions' anchors.
 func (r *rpn) loss(s *torchstage.Scope, logits, deltas *ts.Tensor, sample anchorSample, out *torchstage.Outputs) {
 	out.Metrics["rpn_positives"] = float64(len(sample.positive))
 	out.Losses["rpn_cls"], out.Losses["rpn_box"] = s.Zeros(r.device), s.Zeros(r.device)
 	if len(sample.index) == 0 {
 		return
 	}
-	share := 1 / float64(len(sample.index))
 	pick := func(x *ts.Tensor, index []int64, shape ...int64) *ts.Tensor {
 		return s.IndexSelect(s.Reshape(x, shape...), 0, s.To(s.FromInt64s(index), r.device))
 	}
-	bce := s.BCEWithLogits(pick(logits, sample.index, -1), s.To(s.FromFloat32s(sample.labels), r.device))
-	out.Losses["rpn_cls"] = s.MulScalar(s.Sum(bce, nil, false), share)
+	share := 1 / float64(len(sample.index))
+	x, labels := pick(logits, sample.index, -1), s.To(s.FromFloat32s(sample.labels), r.device)
+	each := s.BCEWithLogits(x, labels)
+	if r.config.gamma > 0 {
+		share = 1 / float64(max(1, len(sample.positive)))
+		each = focal(s, each, x, labels, r.config.gamma, r.config.alpha)
+	}
+	out.Losses["rpn_cls"] = s.MulScalar(s.Sum(each, nil, false), share)
 	if n := int64(len(sample.positive)); n > 0 {
 		wanted := s.To(s.FromFloat32s(sample.deltas, n, 4), r.device)
 		l1 := s.SmoothL1(pick(deltas, sample.positive, -1, 4), wanted, rpnBeta)
 		out.Losses["rpn_box"] = s.MulScalar(s.Sum(l1, nil, false), share)
 	}
+}
+
+// focal weighs the cross-entropy of logits with labels 0 and 1 by alpha_t·(1-p_t)^gamma (Lin et
+// al. 2017, eq. 5). 1-p_t is the probability of the other label, whose cross-entropy is
+// -log(1-p_t): so nothing cancels, and no logarithm of 0 is taken.
+func focal(s *torchstage.Scope, entropy, logits, labels *ts.Tensor, gamma, alpha float64) *ts.Tensor {
+	other := s.AddScalar(s.MulScalar(labels, -1), 1)
+	factor := s.Exp(s.MulScalar(s.BCEWithLogits(logits, other), -gamma))
+	weights := s.AddScalar(s.MulScalar(labels, 2*alpha-1), 1-alpha)
+	return s.Mul(weights, s.Mul(factor, entropy))
 }
 
 // errDiverged is returned when the network's outputs are no numbers.

@@ -322,6 +322,72 @@ func TestIgnoreRegionsAreNotSampled(t *testing.T) {
 	}
 }
 
+// The objectness' focal loss is Lin et al. 2017, eq. 5, its gradient that of their appendix B:
+// alpha_t·y·(1-p_t)^gamma·(gamma·p_t·log p_t + p_t - 1), y being 1 or -1. Sure answers and wrong
+// ones alike have finite numbers.
+func TestFocalLossIsItsEquation(t *testing.T) {
+	logits := []float32{-100, -5, -0.5, 0, 0.25, 3, 100, -100, -2, 0, 1, 6, 100}
+	labels := []float32{1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0}
+	const gamma, alpha = 2.0, 0.25
+	run(t, func(s *torchstage.Scope, later func(func())) {
+		x := s.Leaf(s.FromFloat32s(logits))
+		y := s.FromFloat32s(labels)
+		var loss, grad []float32
+		s.WithGrad(func() {
+			each := focal(s, s.BCEWithLogits(x, y), x, y, gamma, alpha)
+			loss = s.Float32s(each)
+			sum := s.Sum(each, nil, false)
+			s.Act("backward", func() error {
+				return ts.BackwardWithGradients([]*ts.Tensor{sum}, []*ts.Tensor{s.Full(gotch.CPU, 1)}, false)
+			})
+			grad = s.Float32s(s.Grad(x))
+		})
+		later(func() {
+			for i, v := range logits {
+				sign := 2*float64(labels[i]) - 1
+				p, a := 1/(1+math.Exp(-sign*float64(v))), alpha
+				if sign < 0 {
+					a = 1 - alpha
+				}
+				wrong := 1 / (1 + math.Exp(sign*float64(v)))
+				logP := -math.Log1p(math.Exp(-sign * float64(v)))
+				want, slope := -a*math.Pow(wrong, gamma)*logP, a*sign*math.Pow(wrong, gamma)*(gamma*p*logP-wrong)
+				if !(math.Abs(float64(loss[i])-want) <= 1e-5*(1+want)) || !(math.Abs(float64(grad[i])-slope) <= 1e-5*(1+math.Abs(slope))) {
+					t.Errorf("logit %g, label %g: loss %g, gradient %g, want %g and %g", v, labels[i], loss[i], grad[i], want, slope)
+				}
+			}
+		})
+	})
+}
+
+// With the focal loss every anchor that is not ignored counts, begins with an objectness of
+// one in a hundred, and images with and without lesions train.
+func TestFocalLossTakesAllAnchors(t *testing.T) {
+	in := openInside(t, nil, sdk.Settings{"focal_gamma": "2"})
+	where := boxops.Box{16, 16, 48, 48}
+	sample := in.head.rpn.sample(1, 16, 16, []target{{lesions: []lesion{{box: where}}}})
+	grid := in.head.rpn.anchors(16, 16)
+	inside := 0
+	for _, ok := range (boxops.Convention{}).Inside(grid, 64, 64) {
+		if ok {
+			inside++
+		}
+	}
+	if n := len(sample.index); n <= 200 || n > inside || len(sample.positive) == 0 {
+		t.Errorf("%d anchors (%d on the lesion) of %d inside the image", n, len(sample.positive), inside)
+	}
+	d := openDetector(t, 1, nil, sdk.Settings{"focal_gamma": "2"})
+	volume := noise(2, 1, 1, 3, 64, 64)
+	for _, boxes := range [][]float32{nil, {10, 10, 30, 30}} {
+		n := int64(len(boxes) / 4)
+		losses := d.train(1, volume, map[string]*tensor.Tensor{"target.boxes": tensor.OfFloat32s(boxes, n, 4), "target.image": tensor.OfInt32s(make([]int32, n), n)})
+		// A lesion's anchor gives 0.25·0.99²·log 100, a background's 0.75·0.01²·0.01.
+		if l := losses["rpn_cls"]; math.Abs(l-1.13*float64(n)) > 0.05 || l == 0 || losses["rpn_box"] > 0 != (n > 0) {
+			t.Errorf("%d lesions: losses %v", n, losses)
+		}
+	}
+}
+
 // The gradients that arrive in the backbone through two stages, with its maps cut at
 // the stages' border, are those of the one graph.
 func TestBackboneIsBackpropagatedOnceAndExactly(t *testing.T) {

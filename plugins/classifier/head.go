@@ -25,6 +25,7 @@ type head struct {
 	hidden *transformer.Affine
 	drop   float64
 	smooth float64
+	gamma  float64
 	tasks  []task
 	device gotch.Device
 }
@@ -43,7 +44,10 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &head{device: b.Device, drop: set.Dropout, smooth: set.LabelSmoothing}
+	if set.FocalGamma > 0 && set.LabelSmoothing > 0 {
+		return nil, sdk.RefuseSetting("focal_gamma", "(%g) and label_smoothing (%g) cannot both be given: the focal loss is of one class that is right", set.FocalGamma, set.LabelSmoothing)
+	}
+	h := &head{device: b.Device, drop: set.Dropout, smooth: set.LabelSmoothing, gamma: set.FocalGamma}
 	sizes := map[string]int64{}
 	for _, p := range b.Request.Inputs {
 		if !ports.Joint.Has(p.Name) && !ports.Tokens.Has(p.Name) {
@@ -196,7 +200,11 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 			return out
 		}
 		right, known = right+r, known+k
-		if k > 0 && t.counts(labels) {
+		switch {
+		case k == 0 || !t.counts(labels):
+		case h.gamma > 0:
+			losses = append(losses, t.focal(s, logits, labels, h.gamma, h.device))
+		default:
 			losses = append(losses, s.CrossEntropy(logits, target, t.weights, -1, h.smooth))
 		}
 	}
@@ -210,6 +218,41 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 		out.Losses["classification"] = s.Zeros(h.device) // nothing is known of any case: nothing to learn
 	}
 	return out
+}
+
+// focal is the focal loss of logits [N,K] (Lin et al. 2017, eq. 5, for several classes): the
+// mean of -(1-p)^gamma·log(p), p being the probability of the label, weighted by the class as
+// cross-entropy is, which it equals where gamma is 0. Unknown labels do not count.
+func (t task) focal(s *torchstage.Scope, logits *ts.Tensor, labels []int64, gamma float64, device gotch.Device) *ts.Tensor {
+	classes := int64(len(t.Classes))
+	n := int64(len(labels))
+	own, others := make([]float32, n*classes), make([]float32, n*classes)
+	weights, sum := make([]float32, n), 0.0
+	for i, label := range labels {
+		for c := range classes {
+			if c == label {
+				own[int64(i)*classes+c] = 1
+			} else {
+				others[int64(i)*classes+c] = 1
+			}
+		}
+		if label < 0 {
+			continue
+		}
+		weights[i] = 1
+		if len(t.ClassWeights) > 0 {
+			weights[i] = float32(t.ClassWeights[label])
+		}
+		sum += float64(weights[i])
+	}
+	constant := func(v []float32, shape ...int64) *ts.Tensor { return s.To(s.FromFloat32s(v, shape...), device) }
+	logs := s.LogSoftmax(logits, 1)
+	right := s.Sum(s.Mul(logs, constant(own, n, classes)), []int64{1}, false)
+	// 1-p as the sum of the others' probabilities: it does not cancel where p is nearly 1.
+	wrong := s.Sum(s.Mul(s.Exp(logs), constant(others, n, classes)), []int64{1}, false)
+	const tiny = 1e-12 // log 0 has no gradient
+	factor := s.Exp(s.MulScalar(s.Log(s.AddScalar(wrong, tiny)), gamma))
+	return s.MulScalar(s.Sum(s.Mul(s.Mul(factor, right), constant(weights, n)), nil, false), -1/sum)
 }
 
 // counts reports whether any known label's class has a weight: a weighted mean over

@@ -3,6 +3,7 @@ package classifier_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"math"
 	"path/filepath"
@@ -158,5 +159,64 @@ func TestHeadWithoutKnownLabelsHasALossOfZero(t *testing.T) {
 	in["target.label"] = tensor.OfInt64s([]int64{0, 1, 2, 3, 0}, 5)
 	if _, err := s.TryForward(false, 1, in); err == nil || !strings.Contains(err.Error(), "case 3 is 3, want -1 (unknown) to 2") {
 		t.Errorf("unknown label: error %v", err)
+	}
+}
+
+// The focal loss is Lin et al. 2017, eq. 5, with the class weights as alpha, computed here in
+// float64 from the logits the head gives; its gradients are those of finite differences.
+func TestFocalLossIsItsEquation(t *testing.T) {
+	f := stagetest.Read(t, "testdata/head_linear.safetensors")
+	labels := []int64{0, 1, 2, -1, 1}
+	weights := []float64{1, 4, 0.5}
+	for _, gamma := range []float64{1e-9, 0.5, 2} {
+		req := headRequest(t, f, map[string]string{"focal_gamma": fmt.Sprint(gamma), "label_smoothing": "0", "dropout": "0"})
+		req.Labels[0].ClassWeights = weights
+		s := stagetest.Open(t, classifier.Plugin(), req)
+		load(t, s, f.Group("param."))
+		in := maps.Clone(f.Group("in."))
+		in["target.label"] = tensor.OfInt64s(labels, 5)
+		equation := func(logits []float32) float64 {
+			loss, sum := 0.0, 0.0
+			for i, label := range labels {
+				if label < 0 {
+					continue
+				}
+				total := 0.0
+				for _, x := range logits[3*i : 3*i+3] {
+					total += math.Exp(float64(x))
+				}
+				p := math.Exp(float64(logits[3*i+int(label)])) / total
+				loss -= weights[label] * math.Pow(1-p, gamma) * math.Log(p)
+				sum += weights[label]
+			}
+			return loss / sum
+		}
+		r := s.Train(1, in)
+		want := equation(stagetest.Floats(t, r.Outputs["logits"]))
+		if got := r.Losses["classification"]; math.Abs(got-want) > 1e-6 {
+			t.Errorf("gamma %g: loss %g, want %g", gamma, got, want)
+		}
+		grads := s.Backward(nil, map[string]float64{"classification": 1})
+		for port, grad := range grads {
+			x := stagetest.Floats(t, in[port])
+			moved := func(i int, by float32) float64 {
+				there := maps.Clone(in)
+				values := slices.Clone(x)
+				values[i] += by
+				there[port] = tensor.OfFloat32s(values, in[port].Shape...)
+				return equation(stagetest.Floats(t, s.Eval(there).Outputs["logits"]))
+			}
+			for _, i := range []int{0, len(x) / 2, len(x) - 1} {
+				const h = 1.0 / 64
+				high, low := moved(i, h), moved(i, -h)
+				if got, want := float64(stagetest.Floats(t, grad)[i]), (high-low)/(2*h); math.Abs(got-want) > 1e-4 {
+					t.Errorf("gamma %g: d loss / d %s[%d] = %g, finite differences give %g", gamma, port, i, got, want)
+				}
+			}
+		}
+	}
+	req := headRequest(t, f, map[string]string{"focal_gamma": "2", "label_smoothing": "0.1"})
+	if _, err := stagetest.TryOpen(t, classifier.Plugin(), req); err == nil || !strings.Contains(err.Error(), "label_smoothing (0.1) cannot both be given") {
+		t.Errorf("both: error %v", err)
 	}
 }

@@ -28,6 +28,7 @@ type headSettings struct {
 	Norm           string  `setting:"norm" default:"layer" choices:"layer,batch" help:"of t_cls: layer norm over a case's features, or batch norm per feature, for parts of different scale"`
 	Dropout        float64 `setting:"dropout" default:"0" min:"0" max:"0.99" help:"dropout before the last layer"`
 	LabelSmoothing float64 `setting:"label_smoothing" default:"0" min:"0" max:"0.99" help:"share of the target given to all classes alike"`
+	FocalGamma     float64 `setting:"focal_gamma" default:"0" min:"0" max:"10" help:"focal loss (Lin et al. 2017, eq. 5): what is sure counts (1-p)^gamma; data.class_weights are its alpha; 0: cross-entropy"`
 }
 
 // pixels are what every encoder wants: grey values 0 to 255 as 0 to 1. What else a

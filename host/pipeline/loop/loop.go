@@ -137,7 +137,7 @@ func (l *loop) epoch(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, batches.Close()) }()
 	for !l.ended() {
 		waited := time.Now()
-		group, err := l.next(work, batches)
+		group, err := NextGroup(work, batches, l.Accumulate)
 		if err != nil {
 			return err
 		}
@@ -200,10 +200,10 @@ func (l *loop) endEpoch(ctx context.Context) error {
 	return nil
 }
 
-// next collects the micro-batches of a step; none at the end of the epoch.
-func (l *loop) next(ctx context.Context, batches Batches) ([]pipeline.Batch, error) {
+// NextGroup collects the micro-batches of a step; none at the end of the epoch.
+func NextGroup(ctx context.Context, batches Batches, accumulate int) ([]pipeline.Batch, error) {
 	var group []pipeline.Batch
-	for len(group) < l.Accumulate {
+	for len(group) < accumulate {
 		b, err := batches.Next(ctx)
 		if errors.Is(err, io.EOF) {
 			break
@@ -216,16 +216,23 @@ func (l *loop) next(ctx context.Context, batches Batches) ([]pipeline.Batch, err
 	return group, nil
 }
 
-func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Duration) error {
-	rate := l.LearningRate * l.Schedule.Factor(l.state.Step)
+// StepValues are what the stages take an optimizer step with: the learning rate times the
+// factor of each role, 1 where there is none.
+func StepValues(p *pipeline.Pipeline, rate float64, factors map[sdk.Kind]float64) map[sdk.Kind]map[string]float64 {
 	values := map[sdk.Kind]map[string]float64{}
-	for _, m := range l.Pipeline.Members {
-		factor, ok := l.LearningRateFactor[m.Role]
+	for _, m := range p.Members {
+		factor, ok := factors[m.Role]
 		if !ok {
 			factor = 1
 		}
 		values[m.Role] = map[string]float64{"learning_rate": rate * factor}
 	}
+	return values
+}
+
+func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Duration) error {
+	rate := l.LearningRate * l.Schedule.Factor(l.state.Step)
+	values := StepValues(l.Pipeline, rate, l.LearningRateFactor)
 	started := time.Now()
 	result, err := l.stepper.Step(ctx, l.state.Step, group, values)
 	took := time.Since(started)
