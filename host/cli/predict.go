@@ -37,7 +37,9 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "out", Usage: "`FILE`.csv, .json or .npz", Required: true},
 			&cli.BoolFlag{Name: "mirror", Usage: "predict every image mirrored, too; boxes are fused, probabilities averaged"},
 			&cli.StringFlag{Name: "tta", Usage: "further passes, combined likewise: a `LIST` of mirror, flips (both ways), turns (all eight), scales (0.8, 1.25)"},
-			&cli.StringSliceFlag{Name: "with", Usage: "combine with this other `RUN`: boxes by weighted box fusion, probabilities of classes by their mean; repeatable"},
+			&cli.StringSliceFlag{Name: "with", Usage: "combine with this other `RUN`: boxes as --merge says, probabilities of classes by their mean; repeatable"},
+			&cli.StringFlag{Name: "merge", Usage: "detection: how boxes of passes and runs are combined: wbf (weighted box fusion, the default) or nms (the highest score of those that overlap)"},
+			&cli.IntFlag{Name: "batch", Usage: "compute `N` cases together (default: as data.predict_batch of the run says)"},
 			&cli.StringFlag{Name: "findings", Usage: "detection: merge boxes across the slices of each volume and write them to `FILE`.csv or .json"},
 			&cli.Float64Flag{Name: "findings-iou", Value: 0.4, Usage: "IoU at which boxes of neighbouring slices belong together"},
 			&cli.IntFlag{Name: "findings-gap", Value: 0, Usage: "slices without a box that a finding may bridge"},
@@ -71,8 +73,12 @@ func runPredict(c *cli.Context) error {
 	}
 	o := workflow.PredictOptions{
 		Run: c.String("run"), Reports: c.String("reports"), With: c.StringSlice("with"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
+		Merge: c.String("merge"), Batch: c.Int("batch"),
 		TTA: config.List(c.String("tta")), AllowChanged: c.Bool("allow-changed"), Findings: findings != "", Reconstruction: reconstruction != "", Overlays: c.String("overlays") != "",
 		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
+	}
+	if c.IsSet("batch") && o.Batch < 1 {
+		return usageError("--batch %d, want 1 or more", o.Batch)
 	}
 	if err := checkOverlays(c); err != nil {
 		return err
@@ -150,7 +156,11 @@ func checkOutput(flag, path string, endings []string) error {
 	}
 	if ending := filepath.Ext(path); endings != nil && !slices.Contains(endings, strings.ToLower(ending)) {
 		last := len(endings) - 1
-		return usageError("--%s %s: the ending is %q, want %s or %s", flag, path, ending, strings.Join(endings[:last], ", "), endings[last])
+		want := endings[last]
+		if last > 0 {
+			want = strings.Join(endings[:last], ", ") + " or " + want
+		}
+		return usageError("--%s %s: the ending is %q, want %s", flag, path, ending, want)
 	}
 	if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
 		return usageError("--%s %s: there is no folder %s", flag, path, filepath.Dir(path))

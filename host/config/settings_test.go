@@ -54,7 +54,7 @@ func TestBoundsOfEverySetting(t *testing.T) {
 		"train.gamma": "1e-9 1", "train.min_lr_factor": "0 1", "train.clip_norm": "0", "train.validate_every": "1", "train.patience": "0 3", "train.ema": "0 0.9999", "train.checkpoint_every": "0",
 		"data.train_fraction": "1e-9 1", "data.missing_train": "0 1", "data.missing_validation": "-1 0 1", "data.missing_test": "0 1", "data.missing_seed": "0",
 		"data.size": "0", "data.zoom": "1e-9", "data.crop": "0", "data.positive_crop": "0 1", "data.slices": "0", "data.slice_spacing_mm": "1e-9",
-		"data.workers": "0", "data.cache_mib": "0 1048576", "data.cache_dir_mib": "1 1073741824", "data.max_boxes": "0", "data.fppi": "0.1 1,2", "text.dim": "8 65536", "loss.a": "0 1e6",
+		"data.workers": "0", "data.cache_mib": "0 1048576", "data.cache_dir_mib": "1 1073741824", "data.max_boxes": "0", "data.predict_batch": "0 8", "data.fppi": "0.1 1,2", "text.dim": "8 65536", "loss.a": "0 1e6",
 	}
 	bad := map[string]string{
 		"train.epochs": "0", "train.max_steps": "-1", "train.batch_size": "0", "train.accumulate": "0", "train.lr": "-1e-9 inf nan", "train.encoder_lr_factor": "-1 inf",
@@ -63,7 +63,7 @@ func TestBoundsOfEverySetting(t *testing.T) {
 		"train.gamma": "0 1.1", "train.min_lr_factor": "-0.1 1.1", "train.clip_norm": "-1 inf", "train.validate_every": "0", "train.patience": "-1", "train.ema": "-0.1 1 nan", "train.checkpoint_every": "-1",
 		"data.train_fraction": "0 1.1", "data.missing_train": "-0.1 1.1", "data.missing_validation": "-1.1 1.1 -0.5", "data.missing_test": "-0.1 1.1", "data.missing_seed": "-1",
 		"data.size": "-1 1.5", "data.zoom": "0 inf", "data.crop": "-1", "data.positive_crop": "-0.1 1.1", "data.slices": "-1", "data.slice_spacing_mm": "0 nan",
-		"data.workers": "-1", "data.cache_mib": "-1 1048577", "data.cache_dir_mib": "0 1073741825", "data.max_boxes": "-1", "data.fppi": "0,1 2,1 1,1 inf", "text.dim": "4 7 65537",
+		"data.workers": "-1", "data.cache_mib": "-1 1048577", "data.cache_dir_mib": "0 1073741825", "data.max_boxes": "-1", "data.predict_batch": "-1", "data.fppi": "0,1 2,1 1,1 inf", "text.dim": "4 7 65537",
 		"loss.a": "-1e-9 1000001 nan inf x", "train.optimizer": "adam", "train.schedule": "linear", "train.best_by": "balanced_accuracy",
 		"data.impute": "mean", "data.class_weights": "yes", "data.sampler": "weighted", "data.augment": "all", "data.protocol": "luna",
 	}

@@ -81,6 +81,9 @@ type LoaderOptions struct {
 	Load LoadOptions
 	// Batch is the number of cases per batch; 0 means 1.
 	Batch int
+	// SameSize ends a batch before a case whose network input would have another size: nothing
+	// is padded that would not be alone.
+	SameSize bool
 	// Shuffle puts the cases into an order drawn from Load.Seed and Epoch.
 	Shuffle bool
 	// Balance, with Shuffle, draws as many cases in all, from every class equally often: of

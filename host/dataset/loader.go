@@ -26,8 +26,9 @@ type Loader struct {
 	opt   LoaderOptions
 	order []int
 	// repeat counts, along order, how often the case has come before in this epoch.
-	repeat     []int
-	batches    int
+	repeat []int
+	// bounds are where along order the batches begin, and where the last one ends.
+	bounds     []int
 	modalities []string
 	// spaced are the volumes whose spacing is wanted.
 	spaced []string
@@ -88,7 +89,7 @@ func NewLoader(ctx context.Context, d *Dataset, cases []Case, opt LoaderOptions)
 		defer close(l.ready)
 		defer close(jobs)
 		var before *pendingBatch
-		for b := l.opt.Start; b < l.batches; b++ {
+		for b := l.opt.Start; b < l.Len(); b++ {
 			p := l.newPending(b)
 			select {
 			case l.ready <- p:
@@ -188,10 +189,33 @@ func (l *Loader) resolve() error {
 		l.repeat = append(l.repeat, seen[at])
 		seen[at]++
 	}
-	l.batches = len(l.cases) / o.Batch
-	if len(l.cases)%o.Batch > 0 && !o.DropLast {
-		l.batches++
+	return l.divide()
+}
+
+// divide finds the bounds of the batches.
+func (l *Loader) divide() error {
+	n := len(l.order)
+	if l.opt.DropLast {
+		n -= n % l.opt.Batch
 	}
+	var size []int // of the batch under way
+	for i := range n {
+		var own []int
+		if l.opt.SameSize {
+			one, err := l.newPlan(l.order[i], l.repeat[i])
+			if err != nil {
+				return err
+			}
+			for _, m := range l.modalities {
+				h, w := l.netSize([]*plan{one}, m)
+				own = append(own, h, w)
+			}
+		}
+		if len(l.bounds) == 0 || i-l.bounds[len(l.bounds)-1] == l.opt.Batch || !slices.Equal(own, size) {
+			l.bounds, size = append(l.bounds, i), own
+		}
+	}
+	l.bounds = append(l.bounds, n)
 	return nil
 }
 
@@ -323,7 +347,7 @@ func (l *Loader) resolveShape(port sdk.Port) error {
 }
 
 // Len is the number of batches of the whole epoch.
-func (l *Loader) Len() int { return l.batches }
+func (l *Loader) Len() int { return len(l.bounds) - 1 }
 
 // Next returns the next batch, io.EOF after the last, or the first error in the
 // order of cases (wrapping ErrData where the data are bad). An error ends the loader.
@@ -397,8 +421,7 @@ func (l *Loader) Close() {
 }
 
 func (l *Loader) newPending(index int) *pendingBatch {
-	o := l.opt
-	cases := l.order[index*o.Batch : min((index+1)*o.Batch, len(l.order))]
+	cases := l.order[l.bounds[index]:l.bounds[index+1]]
 	p := &pendingBatch{batch: &Batch{Index: index, Tensors: map[string]*tensor.Tensor{}}, done: make(chan struct{}), errs: make([]error, len(cases))}
 	p.left.Store(int32(len(cases)))
 	return p
@@ -406,7 +429,7 @@ func (l *Loader) newPending(index int) *pendingBatch {
 
 // layOut plans the samples of a batch and allocates its tensors.
 func (l *Loader) layOut(p *pendingBatch) error {
-	first := p.batch.Index * l.opt.Batch
+	first := l.bounds[p.batch.Index]
 	for i := range p.errs {
 		at := l.order[first+i]
 		one, err := l.newPlan(at, l.repeat[first+i])

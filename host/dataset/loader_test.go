@@ -115,6 +115,40 @@ func TestLoaderResumes(t *testing.T) {
 }
 
 // TestLoaderStops: closing early, an ended context, and reading on after the end.
+// A batch of one size ends where the next case has another, and holds what each case alone has;
+// without that, all are padded to the largest.
+func TestBatchesOfOneSizeArePaddedByNothing(t *testing.T) {
+	d := manyPictures(t, 13)
+	var cases []Case // five of 24 columns, four of 25 and four of 26
+	for i := range 3 {
+		for k := i; k < 13; k += 3 {
+			cases = append(cases, d.Cases[k])
+		}
+	}
+	got := batches(t, d, cases, LoaderOptions{Batch: 3, SameSize: true})
+	alone := batches(t, d, cases, LoaderOptions{Batch: 1})
+	at := 0
+	for b, n := range []int{3, 2, 3, 1, 3, 1} {
+		if len(got) != 6 || len(got[b].Cases) != n {
+			t.Fatalf("%d batches, number %d is %+v, want 6 and %d cases", len(got), b, got[b].Cases, n)
+		}
+		var want []byte
+		for k := range n {
+			want = append(want, alone[at+k].Tensors["image.main"].Data...)
+			if got[b].Cases[k].ID != cases[at+k].ID {
+				t.Errorf("batch %d: case %s, want %s", b, got[b].Cases[k].ID, cases[at+k].ID)
+			}
+		}
+		if !bytes.Equal(got[b].Tensors["image.main"].Data, want) {
+			t.Errorf("batch %d is not that of its cases alone", b)
+		}
+		at += n
+	}
+	if one := batches(t, d, cases, LoaderOptions{Batch: 13}); len(one) != 1 || one[0].Tensors["image.main"].Shape[3] != 26 {
+		t.Error("without SameSize pictures of several sizes share a batch")
+	}
+}
+
 func TestLoaderStops(t *testing.T) {
 	d := manyPictures(t, 9)
 	l, err := NewLoader(context.Background(), d, d.Cases, LoaderOptions{})

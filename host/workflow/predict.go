@@ -52,6 +52,10 @@ type PredictOptions struct {
 	// TTA names further passes over every image (feed.Views) that are combined with the one
 	// as it is (predictions.Combine).
 	TTA []string
+	// Merge says how boxes are combined: predictions.MergeFusion (also "") or MergeSuppression.
+	Merge string
+	// Batch is the number of cases that are computed together; 0 means data.predict_batch.
+	Batch int
 	// Counterfactuals predicts every case again without its report, with another's and with
 	// one that contradicts it.
 	Counterfactuals bool
@@ -126,7 +130,7 @@ func Predict(ctx context.Context, o PredictOptions) (*PredictResult, error) {
 			result.Warnings = append(result.Warnings, RunName(run)+": "+w)
 		}
 	}
-	result.Predictions, err = predictions.Combine(result.Config.Task, sources)
+	result.Predictions, err = predictions.Combine(result.Config.Task, o.Merge, sources)
 	return result, err
 }
 
@@ -140,12 +144,20 @@ func (o PredictOptions) check() error {
 	if _, err := feed.Views(o.TTA); err != nil {
 		return usage("--tta: %w", err)
 	}
+	switch {
+	case !slices.Contains([]string{"", predictions.MergeFusion, predictions.MergeSuppression}, o.Merge):
+		return usage("--merge %q: want %s (weighted box fusion) or %s (non-maximum suppression)", o.Merge, predictions.MergeFusion, predictions.MergeSuppression)
+	case o.Merge != "" && len(o.TTA)+len(o.With) == 0:
+		return usage("--merge %s: there is one pass of one run, so nothing is merged; --tta or --with makes more", o.Merge)
+	}
 	r, err := ReadRun(o.Run)
 	if err != nil {
 		return err
 	}
 	task := r.Config.Task
 	switch {
+	case o.Merge != "" && task != config.Detect:
+		return usage("--merge: the run's task is %s, boxes are merged in detection only; probabilities are averaged", task)
 	case o.Findings && task != config.Detect:
 		return usage("--findings: the run's task is %s, findings are merged in detection only", task)
 	case o.Overlays && task != config.Detect:
@@ -186,6 +198,9 @@ func predictRun(ctx context.Context, o PredictOptions, n int) (*PredictResult, e
 	}
 	if o.Threads > 0 {
 		r.Config.Threads = o.Threads
+	}
+	if o.Batch > 0 {
+		r.Config.DataSettings.PredictBatch = o.Batch
 	}
 	checkpoint, warnings, err := runs.Find(o.Run, o.Checkpoint)
 	if err != nil {
@@ -329,7 +344,7 @@ func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkp
 	}
 	started := time.Now()
 	last, all := started, len(views)*len(cases)
-	return s.predictViews(ctx, cases, views, func(done int) error {
+	return s.predictViews(ctx, cases, views, o.Merge, func(done int) error {
 		if time.Since(last) > 10*time.Second {
 			last = time.Now()
 			left := time.Duration(float64(time.Since(started)) / float64(done) * float64(all-done))

@@ -274,9 +274,9 @@ func (s *Session) predictBatch(ctx context.Context, b *dataset.Batch) (_ []predi
 	return s.decoder.Decode(run, b, cells)
 }
 
-// predictViews predicts cases in a pass per view of their images and combines the passes.
-// report is given the number of cases done in all passes.
-func (s *Session) predictViews(ctx context.Context, cases []dataset.Case, views []feed.View, report func(done int) error) ([]predictions.Prediction, error) {
+// predictViews predicts cases in a pass per view of their images and combines the passes,
+// boxes by merge (predictions.Combine). report is given the number of cases done in all passes.
+func (s *Session) predictViews(ctx context.Context, cases []dataset.Case, views []feed.View, merge string, report func(done int) error) ([]predictions.Prediction, error) {
 	defer func() { s.Feed.View = feed.View{} }()
 	var passes [][]predictions.Prediction
 	for k, view := range views {
@@ -290,7 +290,7 @@ func (s *Session) predictViews(ctx context.Context, cases []dataset.Case, views 
 	if len(passes) == 1 {
 		return passes[0], nil
 	}
-	return predictions.Combine(s.Config.Task, passes)
+	return predictions.Combine(s.Config.Task, merge, passes)
 }
 
 // predictBetweenSignals predicts until ctx ends: the batch under way is finished, so that

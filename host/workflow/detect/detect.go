@@ -137,6 +137,25 @@ func Fuse(sources [][]Box, o FuseOptions) ([]Box, error) {
 	return out, nil
 }
 
+// suppressIoU is the overlap above which Suppress drops the lower of two boxes.
+const suppressIoU = 0.5
+
+// Suppress combines the boxes that several sources found in one image by keeping, from the
+// highest score down, those that overlap none kept of their class by more than an IoU of
+// 0.5: non-maximum suppression over all sources together. Boxes and scores stay as they are:
+// what one source alone sees counts as much as what all see. The result is ordered by score.
+func Suppress(sources [][]Box) []Box {
+	all := slices.Concat(sources...)
+	slices.SortFunc(all, box.ByScore)
+	var kept []Box
+	for _, b := range all {
+		if !slices.ContainsFunc(kept, func(k Box) bool { return k.Class == b.Class && box.IoU(k.Box, b.Box) > suppressIoU }) {
+			kept = append(kept, b)
+		}
+	}
+	return kept
+}
+
 // Slice holds the detections of one slice of a volume.
 type Slice struct {
 	// Z is the slice's index in the volume.

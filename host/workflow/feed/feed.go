@@ -3,6 +3,7 @@
 package feed
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -146,9 +147,10 @@ func (f *Feed) loader(ctx context.Context, cases []dataset.Case, train bool, epo
 		}
 		o.Shuffle, o.Targets, o.Balance = true, true, c.Sampler == config.SampleBalanced
 		o.DropLast = len(cases) >= o.Batch
-	} else if f.Config.Task == config.Detect {
-		// One image at a time: what a batch is padded to must not change its boxes.
-		o.Batch = 1
+	} else {
+		o.Batch = cmp.Or(c.PredictBatch, map[bool]int{true: 1, false: o.Batch}[f.Config.Task == config.Detect])
+		// What a batch is padded to must not change an image's boxes.
+		o.SameSize = f.Config.Task == config.Detect
 	}
 	if !train {
 		sure := map[bool]float64{true: 1}

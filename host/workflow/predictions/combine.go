@@ -17,15 +17,21 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
+// Ways of merging the boxes of several sources, of predict --merge.
+const (
+	MergeFusion      = "wbf" // detect.Fuse
+	MergeSuppression = "nms" // detect.Suppress
+)
+
 // Combine combines what several runs of one task, or passes of one run, predict for
-// the same cases: boxes by weighted box fusion, probabilities of classes by their mean.
-// Everything else is taken from the first.
-func Combine(task string, sources [][]Prediction) ([]Prediction, error) {
-	if task == config.Detect {
-		return Fuse(sources, nil)
-	}
+// the same cases: boxes by merge (MergeFusion or MergeSuppression), probabilities of classes
+// by their mean. Everything else is taken from the first.
+func Combine(task, merge string, sources [][]Prediction) ([]Prediction, error) {
 	if err := sameCases(sources); err != nil {
 		return nil, err
+	}
+	if task == config.Detect {
+		return combineBoxes(merge, sources)
 	}
 	out := slices.Clone(sources[0])
 	for i := range out {
@@ -50,13 +56,8 @@ func sameCases(sources [][]Prediction) error {
 	return nil
 }
 
-// Fuse combines the boxes of several runs, or passes, over the same cases by
-// weighted box fusion (detect.Fuse). weights may be nil. Everything but the boxes is
-// taken from the first. The most boxes per image is that of the longest source.
-func Fuse(sources [][]Prediction, weights []float64) ([]Prediction, error) {
-	if err := sameCases(sources); err != nil {
-		return nil, err
-	}
+// combineBoxes keeps as many boxes of an image as the longest source has.
+func combineBoxes(merge string, sources [][]Prediction) ([]Prediction, error) {
 	out := slices.Clone(sources[0])
 	for i := range out {
 		boxes := make([][]detect.Box, len(sources))
@@ -65,11 +66,14 @@ func Fuse(sources [][]Prediction, weights []float64) ([]Prediction, error) {
 			most = max(most, len(p[i].Boxes))
 			boxes[k] = p[i].Boxes
 		}
-		fused, err := detect.Fuse(boxes, detect.FuseOptions{Weights: weights})
-		if err != nil {
-			return nil, &config.Error{Err: err}
+		merged := detect.Suppress(boxes)
+		if merge != MergeSuppression {
+			var err error
+			if merged, err = detect.Fuse(boxes, detect.FuseOptions{}); err != nil {
+				return nil, &config.Error{Err: err}
+			}
 		}
-		out[i].Boxes = fused[:min(most, len(fused))]
+		out[i].Boxes = merged[:min(most, len(merged))]
 	}
 	return out, nil
 }

@@ -16,11 +16,11 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
-func TestFuseFusesCaseByCase(t *testing.T) {
+func TestCombineMergesBoxesCaseByCase(t *testing.T) {
 	a, b := &dataset.Case{ID: "a"}, &dataset.Case{ID: "b"}
 	first := []Prediction{{Case: a, Boxes: []Box{found(0, 0, 10, 10, 0.8, 0)}}, {Case: b}}
 	second := []Prediction{{Case: a, Boxes: []Box{found(2, 0, 12, 10, 0.8, 0)}}, {Case: b, Boxes: []Box{found(1, 1, 5, 5, 0.6, 0)}}}
-	got, err := Fuse([][]Prediction{first, second}, nil)
+	got, err := Combine(config.Detect, MergeFusion, [][]Prediction{first, second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,8 +33,16 @@ func TestFuseFusesCaseByCase(t *testing.T) {
 	if len(first[1].Boxes) != 0 {
 		t.Error("the first source was changed")
 	}
+	if got, err = Combine(config.Detect, MergeSuppression, [][]Prediction{first, second}); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range [][]Box{{found(0, 0, 10, 10, 0.8, 0)}, {found(1, 1, 5, 5, 0.6, 0)}} {
+		if diff := cmp.Diff(want, got[i].Boxes); diff != "" {
+			t.Errorf("nms: %s", diff)
+		}
+	}
 	var configError *config.Error
-	if _, err := Fuse([][]Prediction{first, second[1:]}, nil); !errors.As(err, &configError) {
+	if _, err := Combine(config.Detect, MergeFusion, [][]Prediction{first, second[1:]}); !errors.As(err, &configError) {
 		t.Errorf("sources over other cases: %v", err)
 	}
 }
@@ -43,7 +51,7 @@ func TestCombineAveragesProbabilities(t *testing.T) {
 	a := &dataset.Case{ID: "a"}
 	first := []Prediction{{Case: a, Probabilities: [][]float64{{0.8, 0.2}}}}
 	second := []Prediction{{Case: a, Probabilities: [][]float64{{0.4, 0.6}}}}
-	got, err := Combine(config.Classify, [][]Prediction{first, second})
+	got, err := Combine(config.Classify, "", [][]Prediction{first, second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +62,7 @@ func TestCombineAveragesProbabilities(t *testing.T) {
 		t.Error("the first source was changed")
 	}
 	var configError *config.Error
-	if _, err := Combine(config.Classify, [][]Prediction{first, nil}); !errors.As(err, &configError) {
+	if _, err := Combine(config.Classify, "", [][]Prediction{first, nil}); !errors.As(err, &configError) {
 		t.Errorf("sources over other cases: %v", err)
 	}
 }
