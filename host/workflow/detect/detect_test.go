@@ -59,6 +59,44 @@ func TestFuseWeighsSources(t *testing.T) {
 	}
 }
 
+// What ensemble-boxes 1.0.9 of PyPI (by the authors of weighted box fusion) gives for boxes of
+// three sources with its weighted_boxes_fusion (iou_thr .55) and nms (iou_thr .5); it computes
+// in single precision.
+func TestFuseAndSuppressEqualEnsembleBoxes(t *testing.T) {
+	sources := [][]Box{
+		{found(0.036, 0.056, 0.183, 0.181, 0.411, 0), found(0.3, 0.081, 0.447, 0.283, 0.177, 0), found(0.513, 0.485, 0.689, 0.665, 0.906, 1),
+			found(0.746, 0.119, 0.882, 0.364, 0.346, 0), found(0.085, 0.592, 0.313, 0.887, 0.594, 1), found(0.305, 0.112, 0.423, 0.272, 0.275, 1),
+			found(0.544, 0.342, 0.644, 0.462, 0.191, 1)},
+		{found(0.04, 0.037, 0.211, 0.163, 0.355, 0), found(0.294, 0.098, 0.454, 0.283, 0.535, 0), found(0.494, 0.517, 0.697, 0.678, 0.166, 1),
+			found(0.762, 0.113, 0.894, 0.344, 0.522, 0), found(0.294, 0.101, 0.448, 0.273, 0.721, 1), found(0.248, 0.462, 0.348, 0.582, 0.357, 1)},
+		{found(0.045, 0.057, 0.181, 0.178, 0.243, 0), found(0.282, 0.111, 0.435, 0.29, 0.432, 0), found(0.748, 0.102, 0.915, 0.363, 0.834, 0),
+			found(0.097, 0.594, 0.315, 0.918, 0.228, 1), found(0.299, 0.099, 0.439, 0.294, 0.323, 1), found(0.003, 0.335, 0.103, 0.455, 0.216, 1)},
+	}
+	single := cmpopts.EquateApprox(1e-6, 1e-7)
+	fused, err := Fuse(sources, FuseOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]Box{
+		found(0.751887143, 0.10882961, 0.9018507, 0.357376039, 0.567333341, 0),
+		found(0.297517806, 0.10280364, 0.440583795, 0.277934045, 0.439666659, 1),
+		found(0.290396839, 0.100278847, 0.44574213, 0.285643369, 0.381333321, 0),
+		found(0.510057867, 0.489955246, 0.690238774, 0.667013049, 0.357333342, 1),
+		found(0.0395748243, 0.0495559983, 0.19236967, 0.173944503, 0.336333334, 0),
+		found(0.0883284658, 0.592554748, 0.313554734, 0.895598531, 0.274000009, 1),
+		found(0.248, 0.462, 0.348, 0.582, 0.119, 1),
+		found(0.003, 0.335, 0.103, 0.455, 0.072, 1),
+		found(0.544, 0.342, 0.644, 0.462, 0.0636666667, 1),
+	}, fused, single); diff != "" {
+		t.Errorf("wbf: %s", diff)
+	}
+	if diff := cmp.Diff([]Box{
+		sources[0][2], sources[2][2], sources[1][4], sources[0][4], sources[1][1], sources[0][0], sources[1][5], sources[2][5], sources[0][6],
+	}, Suppress(sources)); diff != "" {
+		t.Errorf("nms: %s", diff)
+	}
+}
+
 func TestFuseOfOneSourceWithoutOverlapsChangesNothing(t *testing.T) {
 	boxes := []Box{found(0, 0, 10, 10, 0.9, 0), found(20, 0, 30, 10, 0.7, 1), found(40, 0, 50, 10, 0.7, 0)}
 	got, err := Fuse([][]Box{boxes}, FuseOptions{})
