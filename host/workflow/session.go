@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
@@ -56,6 +57,9 @@ type Session struct {
 	text    *feed.TextEncoder
 	records []runs.PluginRecord
 }
+
+// noAverages is how SDKs that keep no averaged weights refuse to.
+var noAverages = regexp.MustCompile(`optimizer \w+ has no value "?` + sdk.EMA + `\b`)
 
 // Open starts the plugins, checks that their ports fit together and opens their
 // stages. Close ends everything, also after an error of any other method.
@@ -116,6 +120,9 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		req.Constants = map[string]*tensor.Tensor{"value.embedding": reports.ValueEmbeddings}
 	}
 	if s.Pipeline, err = pipeline.Open(ctx, sources, s.Feed.Ports(o.Train), req); err != nil {
+		if noAverages.MatchString(err.Error()) {
+			err = fmt.Errorf("%w: the plugin's SDK is from before train.ema; build the plugin anew, or train without it", err)
+		}
 		return nil, err
 	}
 	s.Feed.Encoder = s.Pipeline.Member(sdk.KindEncoder)

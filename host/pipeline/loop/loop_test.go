@@ -670,6 +670,19 @@ func TestPlainProgressLinesSayStepLossAndTimeLeft(t *testing.T) {
 	}
 }
 
+// Four losses go onto a line of their own: none is wider than 80 columns.
+func TestPlainProgressReadsAt80Columns(t *testing.T) {
+	var out bytes.Buffer
+	p := NewProgress(&out, 1)
+	p.Start(90000, 0)
+	loss := 1.25
+	p.Step(runs.Record{Step: 12345, Epoch: 12, Loss: &loss, StepSec: 1, Losses: map[string]float64{"rpn_cls": 0.5, "rpn_box": 0.25, "rcnn_cls": 0.25, "rcnn_box": 0.25}})
+	want := []string{"step 12345/90000  epoch 12  loss 1.2500  1.00 s/step  0s left", "  rcnn_box 0.2500, rcnn_cls 0.2500, rpn_box 0.2500, rpn_cls 0.5000", ""}
+	if got := strings.Split(out.String(), "\n"); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // The counter of validations without a better one is part of what a run goes on with.
 func TestPatienceEndsTrainingAndSurvivesResuming(t *testing.T) {
 	values := map[int]float64{1: 0.5, 2: 0.6, 3: 0.6, 4: math.NaN(), 5: 0.9, 6: 0.9}

@@ -101,8 +101,20 @@ func (l *lines) Step(r runs.Record) {
 	}
 	l.last = time.Now()
 	left := time.Duration(float64(time.Since(l.started)) / float64(r.Step-l.done) * float64(l.total-r.Step))
-	fmt.Fprintf(l.w, "step %d/%d  epoch %d  %s  %.2f s/step  %s left\n", r.Step, l.total, r.Epoch, lossText(r), r.StepSec, left.Round(time.Second))
+	head, tail := fmt.Sprintf("step %d/%d  epoch %d  loss %.4f", r.Step, l.total, r.Epoch, *r.Loss), fmt.Sprintf("  %.2f s/step  %s left", r.StepSec, left.Round(time.Second))
+	each := lossText(r)
+	if each != "" && len(head)+len(each)+len(tail)+3 <= columns {
+		fmt.Fprintf(l.w, "%s (%s)%s\n", head, each, tail)
+		return
+	}
+	fmt.Fprintln(l.w, head+tail)
+	if each != "" {
+		fmt.Fprintf(l.w, "  %s\n", each)
+	}
 }
+
+// columns that a line of progress may take, where its losses have names of usual length.
+const columns = 80
 
 func (l *lines) Validation(r runs.Record, v Validation, best bool) {
 	fmt.Fprintln(l.w, validationText(r, v, best))
@@ -112,16 +124,16 @@ func (l *lines) Warn(text string) { fmt.Fprintf(l.w, "warning: %s\n", text) }
 
 func (l *lines) Close() {}
 
+// lossText names each loss; "" where there is one only.
 func lossText(r runs.Record) string {
-	parts := []string{fmt.Sprintf("loss %.4f", *r.Loss)}
-	if len(r.Losses) > 1 {
-		var each []string
-		for _, name := range slices.Sorted(maps.Keys(r.Losses)) {
-			each = append(each, fmt.Sprintf("%s %.4f", name, r.Losses[name]))
-		}
-		parts = append(parts, "("+strings.Join(each, ", ")+")")
+	var each []string
+	for _, name := range slices.Sorted(maps.Keys(r.Losses)) {
+		each = append(each, fmt.Sprintf("%s %.4f", name, r.Losses[name]))
 	}
-	return strings.Join(parts, " ")
+	if len(each) < 2 {
+		return ""
+	}
+	return strings.Join(each, ", ")
 }
 
 func validationText(r runs.Record, v Validation, best bool) string {
