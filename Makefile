@@ -164,6 +164,11 @@ SEED ?= 1
 mutants: ## change N places of each package (PKG, or the watched ones) by SEED and see whether its tests notice
 	@go run ./tools/mutants -n $(N) -seed $(SEED) $(PKG)
 
+.PHONY: peers-reports
+peers-reports: host ## read the same sentences by medspaCy and negspacy too; compare states, with intervals (needs PyPI)
+	@test -x build/peers-reports/bin/python || { python3 -m venv build/peers-reports && build/peers-reports/bin/pip install -q -r tools/peers/reports/requirements.txt; }
+	@build/peers-reports/bin/python tools/peers/reports/compare.py
+
 BENCH ?= .
 .PHONY: bench
 bench: build ## run the benchmarks (BENCH=regexp selects)

@@ -41,6 +41,7 @@ func commands() []*cli.Command {
 		stageCommand(),
 		exportCommand(),
 		weightsCommand(),
+		modelsCommand(),
 		doctorCommand(),
 		versionCommand(),
 		completionCommand(),

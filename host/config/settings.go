@@ -87,6 +87,8 @@ type Data struct {
 type Text struct {
 	// Dim below 8 would give most words the same few places.
 	Dim int `setting:"dim" default:"256" min:"8" max:"65536" help:"width of the built-in hashed n-gram embedding"`
+	// Center is for encoders that put the values of one attribute close together.
+	Center bool `setting:"center" default:"false" help:"take what the values of one attribute share in their embeddings apart from what tells them apart, and give both the same weight"`
 }
 
 // Optimizer is an update rule; the fields with its name in the tag optimizer are its values.
@@ -338,7 +340,7 @@ func (c *Config) idleBeyondGroups() []idle {
 		add(true, "data.missing_validation", "data.validation_split is empty")
 	}
 	if c.Fusion.Plugin == None {
-		for _, key := range []string{"data.impute", "data.missing_train", "data.missing_validation", "data.missing_test", "text.dim"} {
+		for _, key := range []string{"data.impute", "data.missing_train", "data.missing_validation", "data.missing_test", "text.dim", "text.center"} {
 			out = append(out, idle{key, "there is no fusion that reads attributes", true})
 		}
 	}

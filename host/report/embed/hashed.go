@@ -25,6 +25,8 @@ type Encoder struct {
 	ID string
 	// Dim is the width E of an embedding.
 	Dim int
+	// Center asks for Centered embeddings of an attribute's prompts. ID does not say so.
+	Center bool
 	// Encode returns one embedding of Dim numbers per prompt, in order.
 	Encode func(prompts []string) ([][]float32, error)
 }

@@ -261,7 +261,10 @@ func (p *presence) of(tokens []Token, span Span) uint64 {
 }
 
 func (p *presence) word(w string) uint64 {
-	bits := p.exact[w] | p.exact[possessive(w)]
+	bits := p.exact[w]
+	if bare := possessive(w); len(bare) < len(w) {
+		bits |= p.exact[bare]
+	}
 	if len(w) >= 3 {
 		bits |= p.prefixes[w[:3]]
 	}
@@ -317,7 +320,7 @@ func (m *matcher) find(tokens []Token, span Span) []match {
 
 func (m *matcher) candidates(word string) []int {
 	c := m.exact[word]
-	if bare := possessive(word); bare != word && len(m.exact[bare]) > 0 {
+	if bare := possessive(word); len(bare) < len(word) && len(m.exact[bare]) > 0 {
 		c = append(slices.Clone(c), m.exact[bare]...)
 	}
 	if len(word) >= 3 && len(m.prefixes) > 0 {

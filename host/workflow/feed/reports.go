@@ -3,6 +3,7 @@ package feed
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
@@ -29,7 +30,8 @@ type Reports struct {
 	impute  config.Impute
 	stages  *schema.Schema                // StageSchema
 	cells   map[string]dataset.Attributes // by case id
-	vectors map[string][]float32          // by prompt, [E]
+	raw     map[string][]float32          // what Encoder gives, by prompt, [E]
+	vectors map[string][]float32          // the same, centred where Encoder asks for it
 }
 
 // SchemaOf builds the attribute schema from the training cases; nil when the data have
@@ -103,7 +105,7 @@ func schemaOfColumns(d *dataset.Dataset, columns []string, training []dataset.Ca
 // predicted too. The stages see the schema that data.impute makes of s.
 func NewReports(s *schema.Schema, cases []dataset.Case, encoder embed.Encoder, cache embed.Cache, impute config.Impute) (_ *Reports, err error) {
 	r := &Reports{Schema: s, Encoder: encoder, impute: impute, stages: stageSchema(s, impute),
-		cells: make(map[string]dataset.Attributes, len(cases)), vectors: map[string][]float32{}}
+		cells: make(map[string]dataset.Attributes, len(cases)), raw: map[string][]float32{}}
 	if r.StageSchema, err = json.Marshal(r.stages); err != nil {
 		return nil, err
 	}
@@ -121,8 +123,9 @@ func NewReports(s *schema.Schema, cases []dataset.Case, encoder embed.Encoder, c
 		return nil, err
 	}
 	for i, prompt := range all {
-		r.vectors[prompt] = vectors[i]
+		r.raw[prompt] = vectors[i]
 	}
+	r.center(cases)
 	constant := make([]float32, len(s.Attributes)*values*encoder.Dim)
 	for a, attribute := range r.stages.Attributes {
 		for k, prompt := range schema.ValuePrompts(attribute) {
@@ -142,7 +145,7 @@ func (r *Reports) prompts(cases []dataset.Case) []string {
 	var prompts []prompt
 	for k, a := range r.Schema.Attributes {
 		for _, c := range dataset.CellsOf(cases, a.Name) {
-			prompts = append(prompts, prompt{c.First, schema.Prompt(r.stages.Attributes[k], cellForStages(r.stages.Attributes[k], r.impute, c.Cell))})
+			prompts = append(prompts, prompt{c.First, r.prompt(k, c.Cell)})
 		}
 	}
 	slices.SortStableFunc(prompts, func(a, b prompt) int { return a.first - b.first })
@@ -151,6 +154,34 @@ func (r *Reports) prompts(cases []dataset.Case) []string {
 		all[i] = p.text
 	}
 	return all
+}
+
+// prompt is that of a cell of attribute k as the stages see it.
+func (r *Reports) prompt(k int, c schema.Cell) string {
+	return schema.Prompt(r.stages.Attributes[k], cellForStages(r.stages.Attributes[k], r.impute, c))
+}
+
+// center makes vectors of raw: the same, or where the encoder asks for it every attribute's
+// prompts centred by its values.
+func (r *Reports) center(cases []dataset.Case) {
+	r.vectors = r.raw
+	if !r.Encoder.Center {
+		return
+	}
+	r.vectors = maps.Clone(r.raw)
+	for k, a := range r.stages.Attributes {
+		prompts := schema.ValuePrompts(a)
+		values := make([][]float32, len(prompts))
+		for i, p := range prompts {
+			values[i] = r.raw[p]
+		}
+		for _, c := range dataset.CellsOf(cases, r.Schema.Attributes[k].Name) {
+			prompts = append(prompts, r.prompt(k, c.Cell))
+		}
+		for _, p := range prompts {
+			r.vectors[p] = embed.Centered(values, r.raw[p])
+		}
+	}
 }
 
 // Of encodes other cases in the same way.
@@ -178,7 +209,7 @@ func (r *Reports) reusing() embed.Encoder {
 	e.Encode = func(prompts []string) ([][]float32, error) {
 		out := make([][]float32, len(prompts))
 		for i, p := range prompts {
-			if out[i] = r.vectors[p]; out[i] != nil {
+			if out[i] = r.raw[p]; out[i] != nil {
 				continue
 			}
 			v, err := r.Encoder.Encode([]string{p})

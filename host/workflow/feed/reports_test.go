@@ -86,3 +86,36 @@ func TestReportPortsHoldStatesValuesAndEmbeddings(t *testing.T) {
 		}
 	}
 }
+
+func TestCentredReportsEncodeOtherCasesTheSame(t *testing.T) {
+	cases := []dataset.Case{{ID: "a", Attributes: written("itch", "yes", "region", "arm")}}
+	others := []dataset.Case{{ID: "b", Attributes: written("itch", "no", "region", "possibly back")}, {ID: "a", Attributes: written("itch", "yes", "region", "arm")}}
+	bind(t, reportSchema, cases)
+	bind(t, reportSchema, others)
+	e := hashed(t, 64)
+	e.Center = true
+	r, err := NewReports(reportSchema, cases, e, embed.Cache{}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := r.Of(others)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := func(r *Reports, c []dataset.Case) []float32 {
+		inputs := map[string]*tensor.Tensor{}
+		r.add(inputs, c)
+		v, _ := inputs["report.embedding"].Float32s()
+		return v
+	}
+	if diff := cmp.Diff(of(r, cases), of(o, others[1:])); diff != "" {
+		t.Errorf("centred twice: %s", diff)
+	}
+	plain, err := NewReports(reportSchema, cases, hashed(t, 64), embed.Cache{}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cmp.Equal(of(r, cases), of(plain, cases)) {
+		t.Error("text.center changes nothing")
+	}
+}

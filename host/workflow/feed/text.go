@@ -152,6 +152,7 @@ func EmbedReports(ctx context.Context, host *plughost.Host, c *config.Config, s 
 		if err != nil {
 			return nil, nil, err
 		}
+		encoder.Center = c.Text.Center
 		r, err := NewReports(s, cases, encoder, embed.Cache{}, c.DataSettings.Impute)
 		return r, nil, err
 	}
@@ -159,7 +160,9 @@ func EmbedReports(ctx context.Context, host *plughost.Host, c *config.Config, s 
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := NewReports(s, cases, t.encoder(ctx), textCache(), c.DataSettings.Impute)
+	encoder := t.encoder(ctx)
+	encoder.Center = c.Text.Center
+	r, err := NewReports(s, cases, encoder, textCache(), c.DataSettings.Impute)
 	if err != nil {
 		return nil, nil, err
 	}

