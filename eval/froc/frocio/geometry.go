@@ -9,6 +9,9 @@ import (
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 )
 
+// geometryNames are the columns that geometryColumns finds.
+var geometryNames = []string{"spacing_x", "spacing_y", "spacing_z", "slices"}
+
 // geometryColumns finds the columns spacing_x, spacing_y, spacing_z (millimetres per unit of
 // the coordinates) and slices (of the image) of a list of images. The function it returns
 // fills them into an image; an empty cell leaves it as it is. number reads one as the table writes it.
@@ -16,7 +19,7 @@ func geometryColumns(header []string, number func(string) (float64, error)) func
 	at := func(name string) int {
 		return slices.IndexFunc(header, func(h string) bool { return strings.EqualFold(strings.TrimSpace(h), name) })
 	}
-	spacing, depth := [3]int{at("spacing_x"), at("spacing_y"), at("spacing_z")}, at("slices")
+	spacing, depth := [3]int{at(geometryNames[0]), at(geometryNames[1]), at(geometryNames[2])}, at(geometryNames[3])
 	return func(row []string, im *froc.Image) error {
 		for a, c := range spacing {
 			if c < 0 || strings.TrimSpace(row[c]) == "" {

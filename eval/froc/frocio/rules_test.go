@@ -83,6 +83,17 @@ func TestNotesSayWhatWasLeftOut(t *testing.T) {
 	}
 }
 
+func TestColumnsOfTheListOfImagesThatNobodyUsesAreNamed(t *testing.T) {
+	truth, _, err := read(write(t, map[string]string{"images.csv": "image,patient,width,height,spacing_x,slices,sample_weight\na,p,9,9,1,3,2\n",
+		"t.csv": "image,x,y,radius\na,1,1,1\n", "p.csv": "image,x,y,score\n"}), "t.csv", "p.csv", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := truth.Notes[0]; !strings.HasSuffix(got, "images.csv: columns not used: sample_weight") {
+		t.Errorf("notes %q", truth.Notes)
+	}
+}
+
 func TestAnEmptyImageIdIsLeftOutOfALenientList(t *testing.T) {
 	truth, _, err := read(write(t, map[string]string{"images.csv": "image,patient\na,p\n,q\na,p\n", "t.csv": "image,x,y,radius\na,1,1,1\n", "p.csv": "image,x,y,score\n"}),
 		"t.csv", "p.csv", Options{Lenient: true})

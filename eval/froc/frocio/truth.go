@@ -336,6 +336,15 @@ func (t *Truth) readImages(path string) error {
 	if t.wants() && l.split < 0 {
 		return fmt.Errorf("%s:1: no column %q to choose %q by", path, "split", t.options.Split)
 	}
+	var aside []string
+	for _, c := range l.rest {
+		if name := tab.header[c]; c != width && c != height && !slices.Contains(geometryNames, strings.ToLower(strings.TrimSpace(name))) {
+			aside = append(aside, name)
+		}
+	}
+	if len(aside) > 0 {
+		t.note("%s: columns not used: %s", path, clip(strings.Join(aside, ", ")))
+	}
 	splits := map[string]int{}
 	geometry := geometryColumns(tab.header, l.number)
 	heading := t.options.Columns["image"]
