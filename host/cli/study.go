@@ -2,11 +2,14 @@ package cli
 
 import (
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/shard"
 	"github.com/alignedfusion/alignedfusion/host/study"
 )
 
@@ -125,6 +128,9 @@ func studyFlags(task, baseline string) []cli.Flag {
 		&cli.BoolFlag{Name: "dry-run", Usage: "print the cells and what they will cost, and stop"},
 		&cli.BoolFlag{Name: "table", Usage: "make no cell: the table of those that are finished"},
 		shardFlag(),
+		&cli.StringFlag{Name: "submit", Usage: "with --dry-run: print what a cluster takes, a shard per task: `KIND` slurm (an array script) or k8s (an Indexed Job)"},
+		&cli.IntFlag{Name: "tasks", Usage: "shards of --submit, `N` (default: one for each model, 1000 at most)"},
+		&cli.StringFlag{Name: "devices", Usage: "`LIST` of devices, such as cuda:0,cuda:1, that make a model each at a time (default: one, --device)"},
 		&cli.StringFlag{Name: "metric", Usage: "print this `METRIC` (default: balanced_accuracy, mean_sensitivity)"},
 		&cli.IntFlag{Name: "bootstrap", Value: 1000, Usage: "bootstrap replicates and permutations `N`"},
 		&cli.BoolFlag{Name: "json", Usage: "write the table to stdout as JSON"},
@@ -148,6 +154,21 @@ func runStudy(c *cli.Context, task string, grid study.Grid) error {
 		},
 		Grid: grid, Seeds: c.Int("seeds"), Folds: c.String("folds"), Baseline: given[string](c, "baseline"), DefaultBaseline: c.String("baseline"),
 		Replicates: c.Int("bootstrap"), TableOnly: c.Bool("table"),
+	}
+	if o.Devices = config.List(c.String("devices")); len(o.Devices) > 0 {
+		kinds := map[string]bool{}
+		for _, device := range o.Devices {
+			kind, _, _ := strings.Cut(device, ":")
+			if kinds[kind] = true; kind != "cpu" { // the default of a study's identity
+				o.Device = kind
+			}
+		}
+		if c.IsSet("device") || len(kinds) > 1 {
+			return usageError("--devices %s: want devices of one kind, and no --device besides: what differs between kinds must not differ between methods", c.String("devices"))
+		}
+	}
+	if c.IsSet("submit") || c.IsSet("tasks") {
+		return submitStudy(c, o)
 	}
 	if c.Bool("dry-run") {
 		o.DryRun = c.App.Writer
@@ -178,4 +199,42 @@ func runStudy(c *cli.Context, task string, grid study.Grid) error {
 		return writeJSON(c.App.Writer, t)
 	}
 	return t.Write(c.App.Writer, c.String("metric"))
+}
+
+// submitStudy prints what a cluster takes to make a study with a shard in each task.
+func submitStudy(c *cli.Context, o study.MakeOptions) error {
+	s := shard.Submission{Out: c.String("out"), Tasks: c.Int("tasks"), Threads: c.Int("threads"), GPU: strings.HasPrefix(o.Device, "cuda"), Quoted: quoted}
+	switch {
+	case !c.IsSet("submit"):
+		return usageError("--tasks is about --submit, which is not given")
+	case !c.Bool("dry-run"):
+		return usageError("--submit %s needs --dry-run: this program prints, and submits nothing; … --submit slurm --dry-run | sbatch", c.String("submit"))
+	case c.IsSet("shard") || c.Bool("table"):
+		return usageError("--submit goes with neither --shard nor --table: its tasks are the shards")
+	case c.IsSet("tasks") && s.Tasks < 1:
+		return usageError("--tasks %d, want 1 or more", s.Tasks)
+	}
+	models, err := study.Models(o)
+	if err != nil {
+		return err
+	}
+	if s.Tasks == 0 {
+		s.Tasks = min(models, 1000)
+	}
+	if s.Dir, err = os.Getwd(); err != nil {
+		return err
+	}
+	program := "alignedfusion" // a container's
+	if c.String("submit") == "slurm" {
+		if program, err = os.Executable(); err != nil {
+			return err
+		}
+	}
+	s.Command = slices.Concat([]string{program}, commandWords(c), givenArgs(c, "submit", "tasks", "dry-run"))
+	text, err := s.For(c.String("submit"))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprint(c.App.Writer, text)
+	return err
 }

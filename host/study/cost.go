@@ -141,7 +141,7 @@ func (s *Study) probe(ctx context.Context, m Model, c *Cost) (setupSec float64, 
 		c.Basis = "not timed: computed by the host, seconds to a minute each"
 		return 0, nil
 	}
-	cfg, err := s.config(m)
+	cfg, err := s.on(s.Devices[0], m)
 	if err != nil {
 		return 0, err
 	}

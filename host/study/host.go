@@ -31,8 +31,8 @@ type problem struct {
 type hostMethod func(ctx context.Context, s *Study, p *problem) ([][]float64, error)
 
 // hostCell fits and predicts one label set after the other.
-func (s *Study) hostCell(ctx context.Context, c Cell) (*workflow.PredictResult, error) {
-	cfg, err := s.config(c.Model)
+func (s *Study) hostCell(ctx context.Context, c Cell, device string) (*workflow.PredictResult, error) {
+	cfg, err := s.on(device, c.Model)
 	if err != nil {
 		return nil, &config.Error{Err: err}
 	}

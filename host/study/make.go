@@ -35,6 +35,18 @@ type MakeOptions struct {
 	Made func(part *Part, inputs map[string]string) error
 }
 
+// Models opens a study, makes nothing, and returns the number of models that it trains.
+func Models(o MakeOptions) (int, error) {
+	if _, err := o.plan(); err != nil {
+		return 0, err
+	}
+	s, err := Open(o.Options)
+	if err != nil {
+		return 0, err
+	}
+	return len(byModel(s.cells)), nil
+}
+
 // Make runs a study: it says what is still to be done and how long that will take, makes
 // the cells that are not there, and writes the table of all that are, which it returns (nil
 // for a dry run and for a shard).

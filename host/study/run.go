@@ -1,6 +1,7 @@
 package study
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,8 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/alignedfusion/alignedfusion/eval/classify"
 	"github.com/alignedfusion/alignedfusion/eval/froc"
@@ -45,7 +50,10 @@ type Options struct {
 	// Shard makes a part of the models, with all their cells.
 	Shard shard.Spec
 	// Threads and Device as in a configuration.
-	Threads          int
+	Threads int
+	// Devices are those that share the models of this process, each with one at a time; empty:
+	// one after the other on Identity.Device, which then is what all of them are, "cuda".
+	Devices          []string
 	Program, Version string
 	Plugins          plughost.Options
 	Messages         io.Writer
@@ -82,6 +90,10 @@ type Study struct {
 	guesses map[string]map[string][][]int
 	// truths of detection by seeds.
 	truths map[string]*froc.Truth
+	// host lets one cell of the host's methods be made at a time: they share features.
+	host sync.Mutex
+	// make makes a cell on a device; tests have their own.
+	make func(ctx context.Context, c Cell, device string, messages io.Writer) (*CellResult, error)
 }
 
 // CellResult is cell.json: what came of one cell.
@@ -123,6 +135,12 @@ func Open(o Options) (*Study, error) {
 		o.Set = []string{}
 	}
 	s := &Study{Options: o, tokens: feed.NewTokenStore(4 << 30), features: map[[2]string][]float64{}, guesses: map[string]map[string][][]int{}, truths: map[string]*froc.Truth{}}
+	s.make = s.cell
+	if len(s.Devices) == 0 {
+		s.Devices = []string{o.Device}
+	} else if s.Threads == 0 {
+		s.Threads = max(1, runtime.NumCPU()/len(s.Devices))
+	}
 	cells := o.Plan.Cells()
 	if len(cells) == 0 {
 		return nil, &config.Error{Err: errors.New("the study has no cells: give at least one method, rate and seed")}
@@ -210,41 +228,94 @@ func (s *Study) Run(ctx context.Context) error {
 	if err := runs.WriteFile(s.path("study.json"), append(identity, '\n')); err != nil {
 		return err
 	}
-	anew := map[string]bool{} // models that --again has removed
-	for i, c := range s.cells {
-		if s.Again {
-			if err := os.RemoveAll(s.path("cells", c.Name())); err != nil {
+	if s.Again {
+		for _, c := range s.cells {
+			if err := errors.Join(os.RemoveAll(s.path("cells", c.Name())), os.RemoveAll(s.runDir(c.Model))); err != nil {
 				return err
 			}
-			if dir := s.runDir(c.Model); !anew[dir] {
-				anew[dir] = true
-				if err := os.RemoveAll(dir); err != nil {
-					return err
+		}
+	}
+	return s.share(ctx)
+}
+
+// share has every device make the cells of one model after the other. The first error stops
+// all of them at their next step.
+func (s *Study) share(ctx context.Context) error {
+	models := byModel(s.cells)
+	left := make(chan []Cell, len(models))
+	for _, model := range models {
+		left <- model
+	}
+	close(left)
+	messages := &lines{to: s.Messages}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, device := range s.Devices {
+		own := s.Messages // a terminal's progress needs no whole lines
+		if len(s.Devices) > 1 {
+			own = &lines{to: messages, prefix: device + ": "}
+		}
+		group.Go(func() error {
+			for model := range left {
+				for _, c := range model {
+					if err := s.once(ctx, c, device, own); err != nil {
+						return err
+					}
 				}
 			}
-		}
-		done, err := s.result(c)
-		if err != nil {
-			return err
-		}
-		if done != nil {
-			continue
-		}
-		fmt.Fprintf(s.Messages, "study: cell %d of %d: %s\n", i+1, len(s.cells), c.Name())
-		r, err := s.cell(ctx, c)
-		if err != nil {
-			return fmt.Errorf("cell %s: %w", c.Name(), err)
-		}
-		data, err := json.Marshal(r)
-		if err != nil {
-			return err
-		}
-		if err := runs.WriteFile(s.path("cells", c.Name(), "cell.json"), append(data, '\n')); err != nil {
-			return err
-		}
-		fmt.Fprintf(s.Messages, "study: %s: %s\n", c.Name(), summary(r))
+			return nil
+		})
 	}
+	return group.Wait()
+}
+
+// once makes a cell on a device unless it is there.
+func (s *Study) once(ctx context.Context, c Cell, device string, messages io.Writer) error {
+	done, err := s.result(c)
+	if err != nil || done != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	number := slices.IndexFunc(s.cells, func(other Cell) bool { return other.Name() == c.Name() }) + 1
+	fmt.Fprintf(messages, "study: cell %d of %d: %s\n", number, len(s.cells), c.Name())
+	r, err := s.make(ctx, c, device, messages)
+	if err != nil {
+		return fmt.Errorf("cell %s: %w", c.Name(), err)
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := runs.WriteFile(s.path("cells", c.Name(), "cell.json"), append(data, '\n')); err != nil {
+		return err
+	}
+	fmt.Fprintf(messages, "study: %s: %s\n", c.Name(), summary(r))
 	return nil
+}
+
+// lines writes whole lines behind a prefix, for several writers of one.
+type lines struct {
+	sync.Mutex
+	to     io.Writer
+	prefix string
+	rest   []byte
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.Lock()
+	defer l.Unlock()
+	l.rest = append(l.rest, p...)
+	for {
+		line, rest, found := bytes.Cut(l.rest, []byte("\n"))
+		if !found {
+			return len(p), nil
+		}
+		if _, err := fmt.Fprintf(l.to, "%s%s\n", l.prefix, line); err != nil {
+			return 0, err
+		}
+		l.rest = rest
+	}
 }
 
 func summary(r *CellResult) string {
@@ -257,22 +328,22 @@ func summary(r *CellResult) string {
 }
 
 // cell trains the model if need be and predicts.
-func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
+func (s *Study) cell(ctx context.Context, c Cell, device string, messages io.Writer) (*CellResult, error) {
 	r := &CellResult{SchemaVersion: Version, Cell: c.Name(), Method: c.Method.Name, TrainRate: c.Rate, TestRate: c.TestRate,
 		Fraction: c.Fraction, Seed: c.Seed, Split: s.split(c), Metrics: map[string]float64{}}
 	var p *workflow.PredictResult
 	var err error
 	started := time.Now()
 	if c.Method.host != nil {
-		if p, err = s.hostCell(ctx, c); err != nil {
+		s.host.Lock()
+		p, err = s.hostCell(ctx, c, device)
+		s.host.Unlock()
+		if err != nil {
 			return nil, err
 		}
 		r.TrainSec = time.Since(started).Seconds()
 	} else {
-		if err := s.train(ctx, c.Model); err != nil {
+		if err := s.train(ctx, c.Model, device, messages); err != nil {
 			return nil, err
 		}
 		r.Run = filepath.ToSlash(filepath.Join("runs", c.Model.Name()))
@@ -281,7 +352,7 @@ func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
 		}
 		started = time.Now()
 		p, err = workflow.Predict(ctx, workflow.PredictOptions{AllowChanged: true, Run: s.runDir(c.Model), Checkpoint: "best", Split: r.Split, Missing: &c.TestRate,
-			Threads: s.Threads, Device: s.Device, Plugins: s.Plugins, Tokens: s.tokens, Messages: io.Discard})
+			Threads: s.Threads, Device: device, Plugins: s.Plugins, Tokens: s.tokens, Messages: io.Discard})
 		if err != nil {
 			return nil, err
 		}
@@ -300,10 +371,19 @@ func (s *Study) cell(ctx context.Context, c Cell) (*CellResult, error) {
 }
 
 // train makes or continues a model's run.
-func (s *Study) train(ctx context.Context, m Model) error {
+func (s *Study) train(ctx context.Context, m Model, device string, messages io.Writer) error {
 	_, err := workflow.TrainOnce(ctx, workflow.TrainOptions{Dir: s.runDir(m), Program: s.Program, Version: s.Options.Version, Plugins: s.Plugins,
-		Tokens: s.tokens, Messages: s.Messages}, func() (*config.Config, error) { return s.config(m) })
+		Tokens: s.tokens, Messages: messages}, func() (*config.Config, error) { return s.on(device, m) })
 	return err
+}
+
+// on is the configuration of a model's run on a device.
+func (s *Study) on(device string, m Model) (*config.Config, error) {
+	c, err := s.config(m)
+	if err == nil && device != "" {
+		c.Device = device
+	}
+	return c, err
 }
 
 // trainSec is how long a finished run took, from its first record to its last.

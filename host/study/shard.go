@@ -16,26 +16,22 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
 )
 
+// byModel groups cells, those of one model behind each other, by their models.
+func byModel(cells []Cell) (models [][]Cell) {
+	first := 0
+	for i := range cells {
+		if i+1 == len(cells) || cells[i+1].Model.Name() != cells[i].Model.Name() {
+			models, first = append(models, cells[first:i+1]), i+1
+		}
+	}
+	return models
+}
+
 // ofShard keeps the cells of a shard's models: two shards never train one model.
 func ofShard(cells []Cell, s shard.Spec) []Cell {
-	var models []string
-	for _, c := range cells {
-		if name := c.Model.Name(); len(models) == 0 || models[len(models)-1] != name {
-			models = append(models, name)
-		}
-	}
+	models := byModel(cells)
 	first, end := s.Range(len(models))
-	var out []Cell
-	at, last := -1, ""
-	for _, c := range cells {
-		if name := c.Model.Name(); name != last {
-			at, last = at+1, name
-		}
-		if at >= first && at < end {
-			out = append(out, c)
-		}
-	}
-	return out
+	return slices.Concat(models[first:end]...)
 }
 
 // Part is what a shard of a study made: the hashes of its cells' files below the study.
