@@ -127,6 +127,10 @@ test: build ## vet and run all tests, what runs at the same time under the race 
 	go test -vet=off -timeout 20m $$rest || status=1; \
 	exit $$status
 
+.PHONY: test-slurm
+test-slurm: host ## an array of shards on a Slurm of this machine alone (root; Debian's slurm-wlm and munge)
+	@examples/slurm/test.sh bin/alignedfusion
+
 .PHONY: test-libtorch
 test-libtorch: build ## set up, compare and train with the system's libtorch and each of LIBTORCHS (folders)
 	@tools/setup/libtorch-test.sh $(LIBTORCHS)

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,29 @@ func submission() Submission {
 			}
 			return w
 		}}
+}
+
+var update = flag.Bool("update", false, "write the examples anew")
+
+// The examples are what the program prints.
+func TestExamplesAreWhatIsPrinted(t *testing.T) {
+	s := submission()
+	s.Command = []string{"alignedfusion", "study", "missing", "--data=table:skin/data.csv", "--out=studies/skin"}
+	s.Out = "studies/skin"
+	for cluster, path := range map[string]string{"slurm": "../../examples/slurm/study.sh", "k8s": "../../examples/kubernetes/study-job.yaml"} {
+		want, err := s.For(cluster)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if *update {
+			if err := os.WriteFile(path, []byte(want), 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if text, err := os.ReadFile(path); err != nil || string(text) != want {
+			t.Errorf("%s is out of date (%v): go test ./host/shard -update", path, err)
+		}
+	}
 }
 
 // job are the fields of batch/v1 that the manifest uses; what is not among them is refused.
@@ -110,7 +134,7 @@ func TestArrayScriptRequeuesOnItsCodeAlone(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"scontrol": "#!/bin/sh\necho \"$@\" >> requeued\n",
-		"work":     "#!/bin/sh\n[ \"$1 $2\" = \"my word --shard=auto/8\" ] || exit 9\ntrap 'exit 75' TERM\n[ \"$CODE\" != told ] || { kill -TERM $PPID; sleep 5 & wait; }\nexit \"$CODE\"\n",
+		"work":     "#!/bin/sh\n[ \"$1 $2\" = \"my word --shard=auto/8\" ] || exit 9\ntrap 'exit 75' TERM\n[ \"$CODE\" != told ] || { kill -TERM $PPID; sleep 5 > /dev/null 2>&1 & wait; }\nexit \"$CODE\"\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o777); err != nil {
 			t.Fatal(err)

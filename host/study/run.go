@@ -90,7 +90,7 @@ type Study struct {
 	guesses map[string]map[string][][]int
 	// truths of detection by seeds.
 	truths map[string]*froc.Truth
-	// host lets one cell of the host's methods be made at a time: they share features.
+	// host lets the host compute for one cell at a time: features and guesses are shared.
 	host sync.Mutex
 	// make makes a cell on a device; tests have their own.
 	make func(ctx context.Context, c Cell, device string, messages io.Writer) (*CellResult, error)
@@ -364,7 +364,10 @@ func (s *Study) cell(ctx context.Context, c Cell, device string, messages io.Wri
 	if err := s.evaluate(r, p); err != nil {
 		return nil, err
 	}
-	if r.Reconstruction, err = s.reconstruction(ctx, c, p); err != nil {
+	s.host.Lock()
+	r.Reconstruction, err = s.reconstruction(ctx, c, p)
+	s.host.Unlock()
+	if err != nil {
 		return nil, err
 	}
 	return r, predictions.Save(s.path("cells", c.Name()), r.Split, p.Set())
