@@ -50,7 +50,7 @@ SelectTypeParameters=CR_CPU
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 JobRequeue=1
-SchedulerParameters=requeue_delay=1,sched_interval=1
+SchedulerParameters=sched_interval=1
 NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
 PartitionName=all Nodes=$node Default=YES MaxTime=INFINITE State=UP
 END
@@ -58,9 +58,12 @@ slurmctld
 slurmd
 until sinfo -h -o %T | grep -q idle; do sleep 1; done
 
-# wait_for JOB waits until no task of a job is left.
+# wait_for JOB waits until no task of a job is left. Slurm lets a requeued task wait two minutes.
 wait_for() {
-	while squeue -h -j "$1" 2> /dev/null | grep -q .; do sleep 1; done
+	while squeue -h -j "$1" 2> /dev/null | grep -q .; do
+		! squeue -h -j "$1" -o %r | grep -q BeginTime || scontrol update "JobId=$1" StartTime=now
+		sleep 1
+	done
 }
 
 cd "$dir"
