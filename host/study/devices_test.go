@@ -15,16 +15,16 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/config"
 )
 
-// stubStudy has 1,000 cells of 500 models, shared by 8 devices. Making one takes a while, and
-// is noted in DIR/log.
-func stubStudy(t testing.TB, dir string, takes time.Duration) *Study {
+// stubStudy has two cells for each of some models, shared by 8 devices. Making one takes a
+// while, and is noted in DIR/log.
+func stubStudy(t testing.TB, dir string, models int, takes time.Duration) *Study {
 	t.Helper()
 	none, err := ParseMethod("naive-bayes")
 	if err != nil {
 		t.Fatal(err)
 	}
 	plan := Plan{Blocks: []Block{{Points: Points([]Scenario{{"C-Tr+M-Te", 0, -1}}, []float64{0, 0.5}, []float64{1}), Methods: []Method{none}}}}
-	for seed := range 500 {
+	for seed := range models {
 		plan.Seeds = append(plan.Seeds, uint64(seed))
 	}
 	devices := make([]string, 8)
@@ -46,55 +46,59 @@ func stubStudy(t testing.TB, dir string, takes time.Duration) *Study {
 		}
 		time.Sleep(takes)
 		_, err := fmt.Fprintln(log, c.Name())
-		return &CellResult{SchemaVersion: Version, Cell: c.Name(), Split: "val"}, err
+		return stubResult(s, c), errors.Join(err, os.MkdirAll(s.path("cells", c.Name()), 0o777))
 	}
 	return s
+}
+
+func stubResult(s *Study, c Cell) *CellResult {
+	return &CellResult{SchemaVersion: Version, Cell: c.Name(), Split: s.Split}
 }
 
 // killedStudy is set in the process that TestCellsAreMadeOnceThroughKills kills.
 const killedStudy = "ALIGNEDFUSION_TEST_KILLED_STUDY"
 
-// A study of 1,000 cells that 8 devices share is killed again and again: in the end every
+// A study of 300 cells that 8 devices share is killed again and again: in the end every
 // cell is there, none was begun when it was finished, and no kill cost more than the cells
 // under way.
 func TestCellsAreMadeOnceThroughKills(t *testing.T) {
 	if dir := os.Getenv(killedStudy); dir != "" {
-		if err := stubStudy(t, dir, time.Millisecond).Run(t.Context()); err != nil {
+		if err := stubStudy(t, dir, 150, time.Millisecond).Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
 	dir := t.TempDir()
-	kills := 0
-	for ended := false; !ended; {
+	const kills = 3
+	again := func() *exec.Cmd {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestCellsAreMadeOnceThroughKills$")
 		cmd.Env = append(os.Environ(), killedStudy+"="+dir)
-		if kills < 4 {
-			before := count(t, dir)
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			for wait := 0; count(t, dir) < before+150 && wait < 5000; wait++ {
-				time.Sleep(2 * time.Millisecond)
-			}
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-			kills++
-			continue
-		}
-		text, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, text)
-		}
-		ended = true
+		return cmd
 	}
-	s := stubStudy(t, dir, 0)
+	for range kills {
+		before, cmd := count(t, dir), again()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for wait := 0; count(t, dir) < before+50 && wait < 10000; wait++ {
+			time.Sleep(2 * time.Millisecond)
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	if n := count(t, dir); n >= 300 {
+		t.Fatalf("%d cells were made before the last kill: nothing was cut off", n)
+	}
+	if text, err := again().CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	s := stubStudy(t, dir, 150, 0)
 	pending, err := s.Pending()
-	if err != nil || len(s.cells) != 1000 || len(pending) != 0 {
+	if err != nil || len(s.cells) != 300 || len(pending) != 0 {
 		t.Errorf("%d of %d cells are not made, %v", len(pending), len(s.cells), err)
 	}
-	if n := count(t, dir); n < 1000 || n > 1000+8*kills {
-		t.Errorf("%d cells were made for 1000, with %d kills of 8 devices", n, kills)
+	if n := count(t, dir); n < 300 || n > 300+8*kills {
+		t.Errorf("%d cells were made for 300, with %d kills of 8 devices", n, kills)
 	}
 }
 
@@ -116,8 +120,7 @@ func count(t *testing.T, dir string) int {
 
 // Two devices never make cells of one model at once, and the first error ends all.
 func TestAModelIsOnOneDeviceAndTheFirstErrorEndsAll(t *testing.T) {
-	s := stubStudy(t, t.TempDir(), 0)
-	s.cells = s.cells[:40]
+	s := stubStudy(t, t.TempDir(), 20, 0)
 	var mu sync.Mutex
 	busy := map[string]bool{}
 	broken := errors.New("broken")
@@ -135,7 +138,7 @@ func TestAModelIsOnOneDeviceAndTheFirstErrorEndsAll(t *testing.T) {
 		mu.Lock()
 		busy[c.Model.Name()] = false
 		mu.Unlock()
-		return &CellResult{SchemaVersion: Version, Cell: c.Name(), Split: "val"}, nil
+		return stubResult(s, c), os.MkdirAll(s.path("cells", c.Name()), 0o777)
 	}
 	if err := s.Run(t.Context()); !errors.Is(err, broken) {
 		t.Errorf("%v, want the cell's error", err)
@@ -146,7 +149,7 @@ func TestAModelIsOnOneDeviceAndTheFirstErrorEndsAll(t *testing.T) {
 func BenchmarkThousandCells(b *testing.B) {
 	for range b.N {
 		started := time.Now()
-		if err := stubStudy(b, b.TempDir(), 100*time.Millisecond).Run(b.Context()); err != nil {
+		if err := stubStudy(b, b.TempDir(), 500, 100*time.Millisecond).Run(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 		b.ReportMetric(100*(time.Since(started).Seconds()/(1000*0.1/8)-1), "overhead-%")

@@ -150,7 +150,8 @@ func Open(o Options) (*Study, error) {
 		return nil, &config.Error{Err: err}
 	}
 	s.planned, s.cells = s.cells, ofShard(s.cells, o.Shard)
-	for _, c := range s.cells {
+	for _, model := range byModel(s.cells) {
+		c := model[0]
 		if _, err := o.config(c.Model); err != nil {
 			return nil, &config.Error{Err: err}
 		}
