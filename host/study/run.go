@@ -242,10 +242,16 @@ func (s *Study) Run(ctx context.Context) error {
 // share has every device make the cells of one model after the other. The first error stops
 // all of them at their next step.
 func (s *Study) share(ctx context.Context) error {
+	type numbered struct {
+		cells []Cell
+		first int // the first cell's number among all
+	}
 	models := byModel(s.cells)
-	left := make(chan []Cell, len(models))
-	for _, model := range models {
-		left <- model
+	left := make(chan numbered, len(models))
+	first := 1
+	for _, cells := range models {
+		left <- numbered{cells, first}
+		first += len(cells)
 	}
 	close(left)
 	messages := &lines{to: s.Messages}
@@ -257,8 +263,8 @@ func (s *Study) share(ctx context.Context) error {
 		}
 		group.Go(func() error {
 			for model := range left {
-				for _, c := range model {
-					if err := s.once(ctx, c, device, own); err != nil {
+				for i, c := range model.cells {
+					if err := s.once(ctx, c, model.first+i, device, own); err != nil {
 						return err
 					}
 				}
@@ -270,7 +276,7 @@ func (s *Study) share(ctx context.Context) error {
 }
 
 // once makes a cell on a device unless it is there.
-func (s *Study) once(ctx context.Context, c Cell, device string, messages io.Writer) error {
+func (s *Study) once(ctx context.Context, c Cell, number int, device string, messages io.Writer) error {
 	done, err := s.result(c)
 	if err != nil || done != nil {
 		return err
@@ -278,7 +284,6 @@ func (s *Study) once(ctx context.Context, c Cell, device string, messages io.Wri
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	number := slices.IndexFunc(s.cells, func(other Cell) bool { return other.Name() == c.Name() }) + 1
 	fmt.Fprintf(messages, "study: cell %d of %d: %s\n", number, len(s.cells), c.Name())
 	r, err := s.make(ctx, c, device, messages)
 	if err != nil {
