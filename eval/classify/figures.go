@@ -1,6 +1,7 @@
 package classify
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -50,6 +51,15 @@ var figureKinds = []figureKind{
 	{"ece", "expected calibration error, 15 bins", false, false, true, func(r *Result, _ Figure, w weights) float64 { return r.metrics(w).ECE }},
 	{"macro_ap", "mean average precision of the classes", false, false, false, macro(averagePrecision)},
 	{"macro_f1", "mean F1 of the classes", false, false, false, macro(f1)},
+	{"micro_auroc", "area under the ROC curve of all pairs of a case and a class together", false, false, false, func(r *Result, _ Figure, w weights) float64 { area, _ := r.micro(w); return area }},
+	{"micro_ap", "average precision of all pairs of a case and a class together", false, false, false, func(r *Result, _ Figure, w weights) float64 { _, ap := r.micro(w); return ap }},
+	{"mae", "mean distance between the called and the true class, in classes, which are in order", false, false, true, func(r *Result, _ Figure, w weights) float64 {
+		var sum, all float64
+		for i, label := range r.Labels {
+			sum, all = sum+float64(w.of(i)*math.Abs(float64(label-r.Predicted[i]))), all+w.of(i)
+		}
+		return sum / all
+	}},
 	{"brier", "mean squared distance of the probabilities from the truth (Brier 1950; halved for two classes)", false, false, true, brier},
 	{"log_loss", "mean negative logarithm of the true class's probability", false, false, true, logLoss},
 	{"kappa", "agreement beyond chance (Cohen 1960)", false, false, true, func(r *Result, _ Figure, w weights) float64 {
@@ -57,6 +67,9 @@ var figureKinds = []figureKind{
 	}},
 	{"quadratic_kappa", "the same for classes in order, errors weigh by their square (Cohen 1968)", false, false, true, func(r *Result, _ Figure, w weights) float64 {
 		return kappa(r, w, func(i, j int) float64 { return float64((i - j) * (i - j)) })
+	}},
+	{"linear_kappa", "the same, errors weigh by their size", false, false, true, func(r *Result, _ Figure, w weights) float64 {
+		return kappa(r, w, func(i, j int) float64 { return math.Abs(float64(i - j)) })
 	}},
 	{"mcc", "Matthews' correlation (Gorodkin 2004 for several classes)", false, false, true, matthews},
 	{"auroc", "area under the ROC curve", true, false, false, func(r *Result, f Figure, w weights) float64 { return r.auroc(f.Class, w.of) }},
@@ -134,6 +147,11 @@ func ParseFigure(text string, classes []string) (Figure, error) {
 	}
 	f.of = func(r *Result, w weights) float64 { return k.of(r, f, w) }
 	return f, nil
+}
+
+// LessIsBetter reports whether a figure counts errors.
+func (f Figure) LessIsBetter() bool {
+	return slices.Contains([]string{"brier", "log_loss", "ece", "mae"}, f.Name)
 }
 
 // Of computes the figure of a result; NaN where the cases leave it undefined.
@@ -275,6 +293,36 @@ func averagePrecision(r *Result, f Figure, w weights) float64 {
 		}
 	})
 	return sum / tp
+}
+
+// micro are the AUROC and the average precision of all pairs of a case and a class, a pair
+// being positive where the class is the case's.
+func (r *Result) micro(w weights) (auroc, ap float64) {
+	type pair struct{ score, positive, negative float64 }
+	pairs := make([]pair, 0, len(r.Labels)*len(r.Classes))
+	for i, row := range r.Probabilities {
+		for c, p := range row {
+			if c == r.Labels[i] {
+				pairs = append(pairs, pair{p, w.of(i), 0})
+			} else {
+				pairs = append(pairs, pair{p, 0, w.of(i)})
+			}
+		}
+	}
+	slices.SortFunc(pairs, func(a, b pair) int { return cmp.Compare(b.score, a.score) })
+	var tp, fp, above, sum float64
+	for k := 0; k < len(pairs); {
+		score, p, n := pairs[k].score, 0.0, 0.0
+		for ; k < len(pairs) && pairs[k].score == score; k++ {
+			p, n = p+pairs[k].positive, n+pairs[k].negative
+		}
+		above += float64(n * (tp + float64(p/2)))
+		tp, fp = tp+p, fp+n
+		if p > 0 {
+			sum += float64(p * tp / (tp + fp))
+		}
+	}
+	return above / (tp * fp), sum / tp
 }
 
 // descend calls step for each score of a class, from the greatest one on, with the weights of

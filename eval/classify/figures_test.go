@@ -268,3 +268,27 @@ func TestEstimatesAreThoseOfTheBootstrap(t *testing.T) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }
+
+// train.best_by takes the figures of all classes: which of them count errors.
+func TestErrorsAreBetterWhenLess(t *testing.T) {
+	for _, k := range figureKinds {
+		if k.perClass {
+			continue
+		}
+		f, err := ParseFigure(k.name, []string{"a", "b"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := Evaluate([]int{0, 1, 0, 1}, [][]float64{{0.9, 0.1}, {0.1, 0.9}, {0.9, 0.1}, {0.1, 0.9}}, []string{"a", "b"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		worse, err := Evaluate([]int{0, 1, 0, 1}, [][]float64{{0.9, 0.1}, {0.9, 0.1}, {0.9, 0.1}, {0.1, 0.9}}, []string{"a", "b"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if less := f.Of(worse) > f.Of(r); less != f.LessIsBetter() {
+			t.Errorf("%s: right %g, wrong %g, less is better: %v", k.name, f.Of(r), f.Of(worse), f.LessIsBetter())
+		}
+	}
+}

@@ -262,7 +262,7 @@ func TestFilesAreReadStrictly(t *testing.T) {
 		"text: {dim: 4}":                     "text: setting dim: 4 given, want at least 8",
 		"loss: {a: -1}":                      `loss: weight of "a" is "-1"`,
 		"train: {lr: {a: 1}}":                "want a number, text, true or false",
-		"train: {best_by: mean_sensitivity}": "want one of balanced_accuracy, macro_auroc, last",
+		"train: {best_by: mean_sensitivity}": "want one of balanced_accuracy, macro_auroc, accuracy, ",
 		"wiring: {}":                         `unknown field "wiring"`,
 		"groups: {}":                         `unknown field "groups"`,
 		"threads: x":                         "threads",
@@ -339,7 +339,7 @@ func TestSetSaysWhatWasGiven(t *testing.T) {
 }
 
 func TestGroupsHaveTheTasksDefaults(t *testing.T) {
-	for task, want := range map[string]string{Detect: "train 4 mean_sensitivity 2", Classify: "train 32 balanced_accuracy 3"} {
+	for task, want := range map[string]string{Detect: "train 4 mean_sensitivity 2", Classify: "train 32 balanced_accuracy 16"} {
 		g := Groups(task)
 		byName := func(name string) sdk.Setting {
 			return g[0].Settings[slices.IndexFunc(g[0].Settings, func(s sdk.Setting) bool { return s.Name == name })]

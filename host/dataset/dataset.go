@@ -80,6 +80,9 @@ type Options struct {
 	// Schema, unless nil, names the attributes in the place of Attributes: those columns of
 	// it are taken that the data have and the reports have not.
 	Schema *schema.Schema
+	// Question is what the label columns ask; "multilabel": whether a finding is there, in cells
+	// of 0, 1 and, where that is unknown, nothing.
+	Question string
 	// Task decides what image: and slices: become; empty: slices: and nifti: are
 	// volumes (detect), image: is a picture (classify).
 	Task Task

@@ -39,7 +39,8 @@ type opener struct {
 	// marginMM is shown about a region, maskValues are the voxels of a mask that count.
 	marginMM   float64
 	maskValues []float64
-	target     string // spec option target of deeplesion
+	classes    []string // spec option classes, in their order
+	target     string   // spec option target of deeplesion
 	problems   Problems
 	pending    []pendingBox
 	expects    []expectedImage
@@ -158,6 +159,10 @@ func (o *opener) setOptions(query string) error {
 			o.opt.Labels = splitList(value)
 		case "attributes":
 			o.opt.Attributes = splitList(value)
+		case "classes":
+			if o.classes = splitList(value); len(o.classes) < 2 {
+				return fmt.Errorf("classes=%q, want two classes or more in their order, such as classes=low,mid,high", value)
+			}
 		case "view":
 			if o.view = value; !slices.Contains([]string{viewWhole, viewRegion, viewSlices}, value) {
 				return fmt.Errorf("view=%q, want whole, region or slices", value)
@@ -229,7 +234,7 @@ func (o *opener) setOptions(query string) error {
 			}
 			o.spacing = [3]float64(v)
 		default:
-			options := []string{"attributes", "bits", "coordinates", "grey_hu", "labels", "margin_mm", "mask", "missing", "nan", "noisy", "patients", "spacing_mm", "target", "view", "window"}
+			options := []string{"attributes", "bits", "classes", "coordinates", "grey_hu", "labels", "margin_mm", "mask", "missing", "nan", "noisy", "patients", "spacing_mm", "target", "view", "window"}
 			return fmt.Errorf("option %q is unknown%s; there are %s", key, nearest.Meant(key, options), strings.Join(options, ", "))
 		}
 	}
@@ -634,6 +639,12 @@ func (o *opener) labelSets(columns []labelColumn, fixed map[string][]string) {
 				set, open = given, false
 			}
 		}
+		if open && len(o.classes) > 0 && len(columns) == 1 {
+			set.Classes, open = o.classes, false
+		}
+		if open && o.opt.Question == "multilabel" {
+			set.Classes, open = []string{"0", "1"}, false
+		}
 		if open {
 			seen := map[string]bool{}
 			for _, text := range column.texts {
@@ -655,7 +666,12 @@ func (o *opener) labelSets(columns []labelColumn, fixed map[string][]string) {
 		for k, column := range columns {
 			class, known := classes[k][column.texts[i]]
 			if !known {
-				o.problems.Add(c.at.file, c.at.line, column.column, "class %q is unknown; there are %s", problem.Clip(column.texts[i], 60), problem.Quote(o.d.Labels[k].Classes))
+				text := problem.Clip(column.texts[i], 60)
+				wrong := fmt.Sprintf("class %q is unknown; there are %s", text, problem.Quote(o.d.Labels[k].Classes))
+				if o.opt.Question == "multilabel" {
+					wrong = fmt.Sprintf("%q, want 1 (the finding is there), 0 (it is not) or nothing (unknown): head.question=multilabel; for one of several classes leave that setting out", text)
+				}
+				o.problems.Add(c.at.file, c.at.line, column.column, "%s", wrong)
 				class = -1
 			}
 			key = binary.AppendVarint(key, int64(class))

@@ -302,3 +302,35 @@ func TestWhatIsPredictedIsShownAlike(t *testing.T) {
 		}
 	}
 }
+
+// TestFindingsAreThereOrNot: 0, 1 and unknown; another word is refused by row.
+func TestFindingsAreThereOrNot(t *testing.T) {
+	dir := filepath.Dir(tableDir(t))
+	rows := "id,image,label.edema,label.mass\na,a.png,1,0\nb,b.png,,0\n"
+	write(t, filepath.Join(dir, "f.csv"), rows)
+	for _, n := range []string{"a", "b"} {
+		write(t, filepath.Join(dir, n+".png"), greyPNG(t, 8, 8, func(x, y int) uint8 { return uint8(x + y) }))
+	}
+	d := mustOpen(t, "table:"+dir+"/f.csv", Options{Question: "multilabel"})
+	for i, set := range d.Labels { // of mass no case is one, and it is asked all the same
+		if !slices.Equal(set.Classes, []string{"0", "1"}) || d.Cases[1].Labels[set.Name] != []int{-1, 0}[i] {
+			t.Errorf("%v %v", set, d.Cases[1].Labels)
+		}
+	}
+	write(t, filepath.Join(dir, "f.csv"), rows+"c,a.png,2,0\n")
+	_, err := Open("table:"+dir+"/f.csv", Options{Question: "multilabel"})
+	wantMatch(t, "a label of 2", err, `f.csv:4: label.edema: "2", want 1 .the finding is there., 0 .it is not. or nothing`)
+}
+
+// TestClassesKeepTheOrderThatIsGiven: grades in words.
+func TestClassesKeepTheOrderThatIsGiven(t *testing.T) {
+	dir := t.TempDir()
+	writeScan(t, filepath.Join(dir, "one.nii"), "lps")
+	write(t, filepath.Join(dir, "t.csv"), "id,volume,label\na,one.nii,low\nb,one.nii,high\n")
+	d := mustOpen(t, "table:"+dir+"/t.csv?window=soft&classes=low,mid,high", Options{})
+	if got := d.Labels[0].Classes; !slices.Equal(got, []string{"low", "mid", "high"}) || d.Cases[1].Labels["label"] != 2 {
+		t.Errorf("%v", got)
+	}
+	_, err := Open("table:"+dir+"/t.csv?window=soft&classes=low,mid", Options{})
+	wantMatch(t, "a class that is not listed", err, `t.csv:3: label: class "high" is unknown`)
+}

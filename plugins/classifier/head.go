@@ -33,9 +33,9 @@ type head struct {
 // task is one label set.
 type task struct {
 	sdk.LabelSet
-	logits  ports.Port
-	target  ports.Port
-	layer   transformer.Affine
+	logits ports.Port
+	target ports.Port
+	answer
 	weights *ts.Tensor // [classes], nil without class weights
 }
 
@@ -94,9 +94,8 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 			name += "." + l.Name
 		}
 		classes := int64(len(l.Classes))
-		t.layer = transformer.Affine{
-			Weight: p.Parameter(name+".weight", []int64{classes, width}, torchstage.Normal(0, 0.01)),
-			Bias:   p.Parameter(name+".bias", []int64{classes}, torchstage.Zeros()),
+		if t.answer, err = newAnswer(b, set.Question, name, l, width); err != nil {
+			return nil, err
 		}
 		if len(l.ClassWeights) > 0 {
 			if len(l.ClassWeights) != len(l.Classes) {
@@ -180,7 +179,7 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	var losses []*ts.Tensor
 	right, known, labelled := 0, 0, false
 	for _, t := range h.tasks {
-		logits := t.layer.Apply(s, x)
+		logits := t.of(s, x)
 		out.Tensors[t.logits.Name] = logits
 		target := in.Tensors[t.target.Name]
 		if target == nil {

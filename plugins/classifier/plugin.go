@@ -23,6 +23,7 @@ type encoderSettings struct {
 }
 
 type headSettings struct {
+	Question       string  `setting:"question" default:"classes" choices:"classes,multilabel,ordinal" help:"what a label column asks: one of its classes; multilabel: whether a finding (1) is there, one sigmoid per column; ordinal: one of classes in order, by cumulative links"`
 	Kind           string  `setting:"kind" default:"linear" choices:"linear,mlp" help:"linear layer, or a hidden layer with GELU before it"`
 	Hidden         int64   `setting:"hidden" default:"256" min:"1" max:"65536" help:"mlp: size of the hidden layer"`
 	Norm           string  `setting:"norm" default:"layer" choices:"layer,batch" help:"of t_cls: layer norm over a case's features, or batch norm per feature, for parts of different scale"`
@@ -53,7 +54,7 @@ func Manifest() sdk.Manifest {
 			},
 			{
 				Name: "head", Kind: sdk.KindHead, Trainable: true, Tasks: []string{"classify"},
-				Summary: "pooled tokens of every modality and the joint summary, layer norm, linear or MLP classifier",
+				Summary: "pooled tokens of every modality and the joint summary, layer norm, linear or MLP classifier; classes, findings or grades",
 				Inputs: []sdk.Port{
 					ports.Tokens.Declare(ports.Help("visual tokens and report tokens, each with its own size")),
 					ports.Joint.Declare(), ports.TargetLabel.Declare(), ports.TargetLabels.Declare(),

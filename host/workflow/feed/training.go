@@ -28,6 +28,7 @@ type Sources struct {
 // OpenData opens a data set for a configuration's task. An error wraps dataset.ErrData.
 func OpenData(spec string, c *config.Config, labels []sdk.LabelSet, from Sources) (*dataset.Dataset, error) {
 	o := dataset.Options{Task: dataset.Task(c.Task), LabelSets: labels, Attributes: from.Columns, Schema: from.Schema}
+	o.Question = c.Head.Settings["question"]
 	if from.Columns == nil && c.Attributes != nil {
 		o.Attributes = append([]string{}, *c.Attributes...)
 	}

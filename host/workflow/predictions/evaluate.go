@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/classify"
 	"github.com/alignedfusion/alignedfusion/eval/froc"
@@ -127,14 +128,27 @@ func Score(c *config.Config, labels []sdk.LabelSet, cases []dataset.Case, predic
 	if err != nil {
 		return "", 0, nil, err
 	}
-	name = "balanced accuracy"
-	measure := func(m classify.Metrics) float64 { return m.BalancedAccuracy }
-	if c.Train.BestBy == config.MacroAUROC {
-		name = "macro AUROC"
-		measure = func(m classify.Metrics) float64 { return m.MacroAUROC }
+	by := c.Train.BestBy
+	if by == config.Last {
+		by = config.BalancedAccuracy
 	}
+	if name = strings.ReplaceAll(string(by), "_", " "); by == config.MacroAUROC {
+		name = "macro AUROC"
+	}
+	defined := 0
 	for i, r := range results {
-		value += measure(r.Metrics) / float64(len(results))
+		f, err := classify.ParseFigure(string(by), r.Classes)
+		if err != nil {
+			return "", 0, nil, err
+		}
+		v := f.Of(r)
+		metrics[string(by)+taskSuffix(labels, labels[i])] = v
+		if f.LessIsBetter() {
+			v, name = -v, "minus "+strings.TrimPrefix(name, "minus ")
+		}
+		if !math.IsNaN(v) { // a finding that no case has says nothing
+			value, defined = value+v, defined+1
+		}
 		suffix := ""
 		if len(results) > 1 {
 			suffix = "." + labels[i].Name
@@ -144,7 +158,7 @@ func Score(c *config.Config, labels []sdk.LabelSet, cases []dataset.Case, predic
 		metrics["macro_auroc"+suffix] = r.Metrics.MacroAUROC
 		metrics["ece"+suffix] = r.Metrics.ECE
 	}
-	return name, value, finite(metrics), nil
+	return name, value / float64(defined), finite(metrics), nil
 }
 
 // finite drops what is undefined: JSON has no NaN.
