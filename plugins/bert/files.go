@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/plugins/bert/bpe"
+	"github.com/alignedfusion/alignedfusion/plugins/bert/unigram"
 	"github.com/alignedfusion/alignedfusion/plugins/bert/wordpiece"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
@@ -23,8 +24,8 @@ type tokenizer struct {
 	guessed bool
 }
 
-// openTokenizer reads vocab.txt (WordPiece), else tokenizer.json (WordPiece or byte-level
-// BPE).
+// openTokenizer reads vocab.txt (WordPiece), else tokenizer.json (WordPiece, byte-level BPE
+// or Unigram).
 func openTokenizer(dir string, c config) (tokenizer, error) {
 	vocab, err := wordpiece.LoadVocab(filepath.Join(dir, "vocab.txt"))
 	if err == nil {
@@ -71,8 +72,27 @@ func openTokenizer(dir string, c config) (tokenizer, error) {
 			return tokenizer{}, fmt.Errorf("%s: the piece <pad> is missing", path)
 		}
 		return tokenizer{encode: t.Encode, pad: int64(pad), entries: t.Len()}, nil
+	case "Unigram":
+		return openUnigram(path)
 	}
-	return tokenizer{}, fmt.Errorf("%s: the tokenizer is %q, want WordPiece or byte-level BPE", path, file.Model.Type)
+	return tokenizer{}, fmt.Errorf("%s: the tokenizer is %q, want WordPiece, byte-level BPE or Unigram", path, file.Model.Type)
+}
+
+func openUnigram(path string) (tokenizer, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return tokenizer{}, err
+	}
+	t, err := unigram.New(data)
+	if err != nil {
+		return tokenizer{}, fmt.Errorf("%s: %w", path, err)
+	}
+	for _, name := range []string{"<pad>", "[PAD]"} {
+		if pad, ok := t.ID(name); ok {
+			return tokenizer{encode: t.Encode, pad: int64(pad), entries: t.Len()}, nil
+		}
+	}
+	return tokenizer{}, fmt.Errorf("%s: the piece <pad> is missing", path)
 }
 
 func wordPiece(vocab *wordpiece.Vocab, c config) tokenizer {

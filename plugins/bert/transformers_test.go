@@ -117,7 +117,8 @@ func TestWhatTheStageCannotDoIsRefused(t *testing.T) {
 	for _, c := range []struct{ file, content, want string }{
 		{"config.json", strings.Replace(f.Metadata["config"], "{", `{"position_embedding_type": "relative_key",`, 1), "want absolute"},
 		{"config.json", strings.Replace(f.Metadata["config"], `"bert"`, `"deberta-v2"`, 1), `"deberta-v2", want bert`},
-		{"tokenizer.json", `{"model":{"type":"Unigram","vocab":[]}}`, `"Unigram", want WordPiece or byte-level BPE`},
+		{"tokenizer.json", `{"model":{"type":"WordLevel","vocab":{"a":0}}}`, `"WordLevel", want WordPiece, byte-level BPE or Unigram`},
+		{"tokenizer.json", `{"model":{"type":"Unigram","vocab":[]}}`, "no unknown piece"},
 		{"other.txt", "", "neither vocab.txt nor tokenizer.json"},
 	} {
 		dir := folder(t, f, nil)

@@ -119,6 +119,13 @@ func (t *Tokenizer) preTokenizer(raw json.RawMessage) error {
 	return nil
 }
 
+// Around reads of a post_processor what ids stand before and after a text.
+func Around(raw json.RawMessage) (before, after []int32, err error) {
+	var t Tokenizer
+	err = t.postProcessor(raw)
+	return t.before, t.after, err
+}
+
 // postProcessor reads what stands before and after a text: RobertaProcessing, or
 // TemplateProcessing, perhaps in a Sequence.
 func (t *Tokenizer) postProcessor(raw json.RawMessage) error {
