@@ -77,7 +77,7 @@ type Data struct {
 	CacheMiB          int          `setting:"cache_mib" default:"1024" min:"0" max:"1048576" help:"memory for decoded images, in MiB"`
 	CacheDir          string       `setting:"cache_dir" default:"" help:"folder in which decoded images are kept from epoch to epoch and run to run, several at once; for slices in PNG and .nii.gz; empty: none"`
 	CacheDirMiB       int          `setting:"cache_dir_mib" default:"32768" min:"1" max:"1073741824" help:"size of cache_dir, in MiB; what no run has used for longest leaves first"`
-	PredictBatch      int          `setting:"predict_batch" default:"0" min:"0" help:"cases that validation and predict compute together; detect: of one size; 0: 1 (detect) or train.batch_size (classify)"`
+	PredictBatch      int          `setting:"predict_batch" default:"0" min:"0" help:"cases, of one size, that validation and predict compute together; 0: 1 (detect) or train.batch_size (classify)"`
 	MaxBoxes          int          `setting:"max_boxes" default:"100" min:"0" task:"detect" help:"boxes per image that predictions keep, the best first; 0: all"`
 	Protocol          Protocol     `setting:"protocol" default:"deeplesion" task:"detect" help:"FROC protocol of the validation"`
 	FPPI              []float64    `setting:"fppi" default:"0.5,1,2" above:"0" rising:"true" task:"detect" help:"false positives per image whose sensitivities the validation averages; empty: the protocol's"`

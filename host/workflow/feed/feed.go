@@ -149,8 +149,7 @@ func (f *Feed) loader(ctx context.Context, cases []dataset.Case, train bool, epo
 		o.DropLast = len(cases) >= o.Batch
 	} else {
 		o.Batch = cmp.Or(c.PredictBatch, map[bool]int{true: 1, false: o.Batch}[f.Config.Task == config.Detect])
-		// What a batch is padded to must not change an image's boxes.
-		o.SameSize = f.Config.Task == config.Detect
+		o.SameSize = true // what a batch is padded to must not change what is said of an image
 	}
 	if !train {
 		sure := map[bool]float64{true: 1}
