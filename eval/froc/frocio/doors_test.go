@@ -90,6 +90,7 @@ func TestWhatFitsTwoWaysIsRefusedWithTheChoice(t *testing.T) {
 		{truth, "a,10,20,30,40,0.9\n", Options{}, "the first row holds the numbers 10, 20, 30, 40, 0.9"},
 		{truth, "image,x1,y1,x2,y2,p_value\na,0,0,1,1,1\n", Options{}, "--columns score=NAME"},
 		{truth, "image;x1;y1;x2;y2;score\na;0;0;1;1;0,5\n", Options{}, "--decimal-comma"},
+		{truth, "image,x1,y1,x2,y2,score\na,\"1,010\",0,\"1,030\",1,\"0,912\"\n", Options{DecimalComma: true}, `"1,010": a decimal comma or thousands?`},
 		{truth, "image;x1;y1;x2;y2;score\na;0;0;1;1;1.000\n", Options{DecimalComma: true}, "decimal comma was declared"},
 		{truth, "image,x1,y1,x2,y2,score\nA.png,0,0,1,1,1\n", Options{}, `did you mean "a"?`},
 		{truth, "image,x1,y1,x2,y2,score\na,0,0,1,1,1\n", Options{Columns: map[string]string{"x": "nowhere"}}, `names a column "nowhere" that no file has`},

@@ -480,6 +480,9 @@ func (l *layout) number(text string) (float64, error) {
 	} else if strings.Contains(text, ".") {
 		return 0, fmt.Errorf("is %q, but a decimal comma was declared", clip(text))
 	}
+	if before, after, _ := strings.Cut(text, ","); l.points && len(after) == 3 && strings.Trim(before, "+-0 ") != "" {
+		return 0, fmt.Errorf("is %q: a decimal comma or thousands? Write it without the comma, or separate the cells by semicolons", clip(text))
+	}
 	return number(strings.Replace(text, ",", ".", 1))
 }
 

@@ -303,6 +303,11 @@ func (o Options) addAPAtIoU(s *frocio.System, r *froc.Result) error {
 	if len(o.IoUs) == 0 {
 		return nil
 	}
+	p := o.Protocol
+	p.Hit = []froc.Criterion{{Measure: froc.IoU, Threshold: o.IoUs[0]}}
+	if _, err := markReach(s.Name, r.Predictions, p); err != nil {
+		return fmt.Errorf("average precision by IoU (--iou): %w", err)
+	}
 	points, err := froc.AveragePrecisionAtContext(o.Resample.Context, r.Truth, r.Predictions, o.Protocol, o.IoUs)
 	if err != nil {
 		return err

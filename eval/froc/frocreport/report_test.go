@@ -60,6 +60,22 @@ func document(t *testing.T, r *frocreport.Report) map[string]any {
 	return out
 }
 
+func TestAveragePrecisionByIoUOfPointsIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	o := frocreport.Options{Truth: frocio.Source{GroundTruth: filepath.Join(dir, "t.csv")}, Protocol: froc.LUNA16(), IoUs: []float64{0.5},
+		Systems: []frocreport.System{{Name: "points", Path: filepath.Join(dir, "p.csv")}}}
+	for name, text := range map[string]string{"t.csv": "image,x,y,z,radius\na,1,1,1,5\n", "p.csv": "image,x,y,z,score\na,1,1,1,0.9\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := frocreport.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "(--iou): points: no mark can hit anything by the rule iou>=0.5") {
+		t.Errorf("error %v", err)
+	}
+	o.IoUs = nil
+	run(t, o)
+}
+
 func TestOneSystemStandsAtTheTopWithoutName(t *testing.T) {
 	doc := document(t, run(t, options(t, "good")))
 	if doc["mean_sensitivity"] == nil || doc["systems"] != nil || doc["name"] != nil {
