@@ -79,6 +79,8 @@ class Peer:
     def ask(self, text, find):
         """The state of what find(doc) finds in the text, the strongest of several."""
         doc = self.nlp.make_doc(text)
+        if not find(doc):
+            return "unmentioned"
         for pipe in self.before:
             doc = self.nlp.get_pipe(pipe)(doc)
         doc.ents = filter_spans(find(doc))
