@@ -206,6 +206,11 @@ docs-check: host ## fail when the pages of docs/reference that the program write
 	@rm -rf build/reference && bin/alignedfusion reference build/reference
 	@{ diff -ru docs/reference/commands build/reference/commands && for page in settings figures; do diff -u docs/reference/$$page.md build/reference/$$page.md || exit; done; } || \
 		{ echo "run \`make docs\`" >&2; exit 1; }
+	@go run ./tools/results -check
+
+.PHONY: results
+results: ## write the tables of the docs from docs/results/*.json
+	@go run ./tools/results
 
 .PHONY: proto
 proto: build/protoc-gen-go build/protoc-gen-go-grpc ## generate Go code from sdk/proto (needs protoc)

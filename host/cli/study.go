@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -8,9 +9,12 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/alignedfusion/alignedfusion/eval/resample"
 	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/shard"
 	"github.com/alignedfusion/alignedfusion/host/study"
+	"github.com/alignedfusion/alignedfusion/host/workflow"
 )
 
 func studyCommand() *cli.Command {
@@ -84,6 +88,41 @@ probability at the rates of --mask-rates.
 				},
 			},
 			{
+				Name:  "exchange",
+				Usage: "fusions where the report selects what counts in the picture, and where evidence adds up",
+				Description: `Writes synthetic sets (data synth --layout table --context) below --out and compares the fusions on
+each, on tokens of frozen random convolutions: what is learned is the fusion and the head. Lookup: two
+bits of the report say which of four squares is the label. Additive: the majority of squares and bits is.
+
+  alignedfusion study exchange --out studies/exchange --noise-tokens 0,12`,
+				Flags: append([]cli.Flag{
+					&cli.StringFlag{Name: "contexts", Value: "lookup,additive", Usage: "`LIST` of lookup and additive"},
+					&cli.StringFlag{Name: "noise-tokens", Value: "0", Usage: "`LIST` of numbers of squares beside the four that count"},
+					&cli.IntFlag{Name: "cases", Value: 1024, Usage: "`N` cases to train on; a fifth of 4N is predicted"},
+					&cli.StringFlag{Name: "methods", Value: "itfusion-norec,selfattn,sum", Usage: "`LIST`, as of study missing"},
+				}, without(studyFlags(config.Classify, "selfattn"), "data", "split", "folds", "encoder", "head", "attributes", "metric", "only", "again", "dry-run", "shard", "devices", "submit", "tasks")...),
+				Action: studyExchange,
+			},
+			{
+				Name:  "shortcuts",
+				Usage: "what a run's answers owe to the report, and whether they look at the image",
+				Description: `Predicts the split with its own reports, without any, with those of other patients and with
+contradicting ones. A fusion that fires on the report alone says, with another patient's report, what
+is true of that patient.
+
+  alignedfusion study shortcuts --run runs/itfusion --split test`,
+				Flags: append([]cli.Flag{
+					&cli.StringFlag{Name: "run", Usage: "run `DIR`ectory", Required: true},
+					&cli.StringFlag{Name: "data", Usage: "data `SPEC` (default: the run's own data)"},
+					&cli.StringFlag{Name: "split", Usage: "split to predict (default: test on the run's data, else all)"},
+					&cli.StringFlag{Name: "checkpoint", Value: "best", Usage: "best, last or a step number"},
+					&cli.IntFlag{Name: "bootstrap", Value: 1000, Usage: "bootstrap replicates `N`"},
+					&cli.StringFlag{Name: "out", Usage: "write the result to `FILE`.json, too", TakesFile: true},
+					&cli.BoolFlag{Name: "json", Usage: "write the result to stdout as JSON"},
+				}, pluginFlags()...),
+				Action: studyShortcuts,
+			},
+			{
 				Name:  "detection",
 				Usage: "sensitivity over the share of the training patients, by fusion (Table 3)",
 				Description: `The patients of a small share are among those of every larger one.
@@ -137,6 +176,50 @@ func studyFlags(task, baseline string) []cli.Flag {
 	), pluginFlags()...)
 }
 
+// without leaves out the flags of these names.
+func without(flags []cli.Flag, names ...string) []cli.Flag {
+	return slices.DeleteFunc(flags, func(f cli.Flag) bool { return slices.Contains(names, f.Names()[0]) })
+}
+
+func studyShortcuts(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	s, err := workflow.Shortcuts(c.Context, workflow.PredictOptions{Run: c.String("run"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
+		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter}, resample.Options{Replicates: c.Int("bootstrap")})
+	if err != nil {
+		return err
+	}
+	if out := c.String("out"); out != "" {
+		data, err := json.MarshalIndent(s, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := runs.WriteFile(out, append(data, '\n')); err != nil {
+			return err
+		}
+	}
+	if c.Bool("json") {
+		return writeJSON(c.App.Writer, s)
+	}
+	return s.Write(c.App.Writer)
+}
+
+func studyExchange(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	t, err := study.Exchange(c.Context, study.ExchangeOptions{MakeOptions: studyOptions(c, config.Classify, study.Grid{}),
+		Contexts: c.String("contexts"), NoiseTokens: c.String("noise-tokens"), Cases: c.Int("cases")})
+	if err != nil {
+		return goesOn(c, err)
+	}
+	if c.Bool("json") {
+		return writeJSON(c.App.Writer, t)
+	}
+	return t.Write(c.App.Writer)
+}
+
 func runStudy(c *cli.Context, task string, grid study.Grid) error {
 	if err := noArguments(c); err != nil {
 		return err
@@ -144,17 +227,7 @@ func runStudy(c *cli.Context, task string, grid study.Grid) error {
 	if c.String("folds") != "" && c.IsSet("split") {
 		return usageError("--split %s: with --folds each fold is what is predicted; leave one of the two out", c.String("split"))
 	}
-	grid.Methods = c.String("methods")
-	o := study.MakeOptions{
-		Options: study.Options{
-			Dir: c.String("out"), Only: c.StringSlice("only"), Again: c.Bool("again"), Threads: c.Int("threads"),
-			Program: "alignedfusion", Version: Version, Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
-			Identity: study.Identity{Task: task, Data: c.String("data"), Split: c.String("split"), Attributes: listGiven(c, "attributes"),
-				Encoder: c.String("encoder"), Head: c.String("head"), Epochs: c.Int("epochs"), Set: c.StringSlice("set"), Device: c.String("device"), Forests: c.Command.Name == "recovery"},
-		},
-		Grid: grid, Seeds: c.Int("seeds"), Folds: c.String("folds"), Baseline: given[string](c, "baseline"), DefaultBaseline: c.String("baseline"),
-		Replicates: c.Int("bootstrap"), TableOnly: c.Bool("table"),
-	}
+	o := studyOptions(c, task, grid)
 	if o.Devices = config.List(c.String("devices")); len(o.Devices) > 0 {
 		kinds := map[string]bool{}
 		for _, device := range o.Devices {
@@ -169,9 +242,6 @@ func runStudy(c *cli.Context, task string, grid study.Grid) error {
 	}
 	if c.IsSet("submit") || c.IsSet("tasks") {
 		return submitStudy(c, o)
-	}
-	if c.Bool("dry-run") {
-		o.DryRun = c.App.Writer
 	}
 	d, err := divide(c)
 	if err != nil {
@@ -237,4 +307,23 @@ func submitStudy(c *cli.Context, o study.MakeOptions) error {
 	}
 	_, err = fmt.Fprint(c.App.Writer, text)
 	return err
+}
+
+// studyOptions are those of the flags that studies share.
+func studyOptions(c *cli.Context, task string, grid study.Grid) study.MakeOptions {
+	grid.Methods = c.String("methods")
+	o := study.MakeOptions{
+		Options: study.Options{
+			Dir: c.String("out"), Only: c.StringSlice("only"), Again: c.Bool("again"), Threads: c.Int("threads"),
+			Program: "alignedfusion", Version: Version, Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
+			Identity: study.Identity{Task: task, Data: c.String("data"), Split: c.String("split"), Attributes: listGiven(c, "attributes"),
+				Encoder: c.String("encoder"), Head: c.String("head"), Epochs: c.Int("epochs"), Set: c.StringSlice("set"), Device: c.String("device"), Forests: c.Command.Name == "recovery"},
+		},
+		Grid: grid, Seeds: c.Int("seeds"), Folds: c.String("folds"), Baseline: given[string](c, "baseline"), DefaultBaseline: c.String("baseline"),
+		Replicates: c.Int("bootstrap"), TableOnly: c.Bool("table"),
+	}
+	if c.Bool("dry-run") {
+		o.DryRun = c.App.Writer
+	}
+	return o
 }

@@ -94,6 +94,11 @@ func TestWaysAreComparedValueByValue(t *testing.T) {
 	if d := got[0].Difference; d.Low != 0.5 || d.High != 0.5 {
 		t.Errorf("interval %+v of a difference that is the same in both patients", d)
 	}
+	// The second patient's values are found by both: the difference is 0 to .5.
+	a.Values[2].Right, a.Values[3].Right = []string{byMethod, byBayes}, []string{byMethod, byBayes}
+	if d := a.ways(o)[0].Difference; d.Value != 0.25 || d.Low != 0 || d.High != 0.5 {
+		t.Errorf("interval %+v of a difference of .5 in one of two patients", d)
+	}
 }
 
 // Every case of all folds is in the joined result once, and its figures are of all together.

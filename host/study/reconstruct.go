@@ -297,6 +297,7 @@ func (a *AttributeScore) ways(o resample.Options) []Way {
 		}
 		whole := mean()
 		for b := range replicates {
+			clear(weights)
 			o.Draw(b, weights)
 			replicates[b] = mean()
 		}

@@ -18,6 +18,7 @@ func (s *Session) counterfactuals(ctx context.Context, cases []dataset.Case, own
 	}
 	defer func() { s.Feed.Reports = known }()
 	out := predictions.NewCounterfactuals()
+	out.Donors = strangers(cases, s.Config.Seed)
 	for _, kind := range predictions.CounterfactualKinds() {
 		changed := otherReports(kind, s.Schema, cases, s.Config.Seed)
 		var err error

@@ -35,6 +35,9 @@ func contextHeader() []string {
 	return header
 }
 
+// MarksSide is the side of a context's pictures in pixels.
+func (o TableOptions) MarksSide() int { return o.side() * cellPx }
+
 // side is the number of cells in a row of the picture.
 func (o TableOptions) side() int {
 	return int(math.Ceil(math.Sqrt(float64(marks + o.NoiseTokens))))

@@ -539,6 +539,9 @@ func setDefault(v *int, value int) {
 	}
 }
 
+// TrainShare of the patients are in the training split.
+const TrainShare = 0.7
+
 // splitPatients deals patients into train, val and test, 70 : 10 : 20, each with at
 // least one.
 func splitPatients(n int, seed uint64) []string {

@@ -42,6 +42,10 @@ type Counterfactuals struct {
 	SchemaVersion int `json:"schema_version"`
 	// Cases by id and kind.
 	Cases map[string]map[CounterfactualKind]Counterfactual `json:"cases"`
+	// Answers are the predictions by kind, in the order of the cases, and Donors the place of
+	// the case whose report each has when shuffled; files do not hold them.
+	Answers map[CounterfactualKind][]Prediction `json:"-"`
+	Donors  []int                               `json:"-"`
 }
 
 // Counterfactual is one case's answer.
@@ -56,11 +60,13 @@ type Counterfactual struct {
 
 // NewCounterfactuals are none yet.
 func NewCounterfactuals() *Counterfactuals {
-	return &Counterfactuals{SchemaVersion: OutputVersion, Cases: map[string]map[CounterfactualKind]Counterfactual{}}
+	return &Counterfactuals{SchemaVersion: OutputVersion, Cases: map[string]map[CounterfactualKind]Counterfactual{},
+		Answers: map[CounterfactualKind][]Prediction{}}
 }
 
 // Add puts the predictions with other reports beside the cases' own, which are in the same order.
 func (c *Counterfactuals) Add(kind CounterfactualKind, own, other []Prediction) {
+	c.Answers[kind] = other
 	for i, p := range own {
 		answer := Counterfactual{Probabilities: other[i].Probabilities}
 		for _, b := range p.Boxes {

@@ -1,0 +1,284 @@
+// Command results writes the tables of the docs from what studies left, so that no figure of
+// them is typed by hand.
+//
+//	go run ./tools/results          write them
+//	go run ./tools/results -check   fail where a page differs
+//
+// A page has, on lines of their own,
+//
+//	<!-- results: skin-folds.json grid accuracy balanced_accuracy -->
+//	<!-- end of results -->
+//
+// and what stands between is made of docs/results/skin-folds.json: {"command": …, "table": the
+// table.json of a study, or its exchange.json}.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/alignedfusion/alignedfusion/host/study"
+)
+
+func main() {
+	check := flag.Bool("check", false, "change nothing; fail where a page is not what its results say")
+	flag.Parse()
+	if err := run("docs", *check); err != nil {
+		fmt.Fprintln(os.Stderr, "results:", err)
+		os.Exit(1)
+	}
+}
+
+// run goes through every page below root.
+func run(root string, check bool) error {
+	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || filepath.Ext(path) != ".md" {
+			return err
+		}
+		page, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		made, err := write(string(page), func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(root, "results", name)) })
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		switch {
+		case made == string(page):
+			return nil
+		case check:
+			return fmt.Errorf("%s differs from its results; run `make results`", path)
+		}
+		return os.WriteFile(path, []byte(made), 0o644)
+	})
+}
+
+const begin, end, closing = "<!-- results: ", "<!-- end of results -->", " -->"
+
+// write fills in the blocks of a page; read returns a file of docs/results.
+func write(page string, read func(name string) ([]byte, error)) (string, error) {
+	var out strings.Builder
+	inside := false
+	for line := range strings.Lines(page) {
+		text := strings.TrimSuffix(line, "\n")
+		switch {
+		case text == end:
+			if !inside {
+				return "", fmt.Errorf("%q without a beginning", end)
+			}
+			inside = false
+		case inside:
+			continue
+		case strings.HasPrefix(text, begin) && strings.HasSuffix(text, closing):
+			fields := strings.Fields(text[len(begin) : len(text)-len(closing)])
+			if len(fields) < 2 {
+				return "", fmt.Errorf("%q: want a file and what to make of it: %s", text, strings.Join(kinds(), ", "))
+			}
+			block, err := made(fields[0], fields[1], fields[2:], read)
+			if err != nil {
+				return "", fmt.Errorf("%s: %w", text, err)
+			}
+			out.WriteString(line + block)
+			inside = true
+			continue
+		}
+		out.WriteString(line)
+	}
+	if inside {
+		return "", fmt.Errorf("a block of results has no %q", end)
+	}
+	return out.String(), nil
+}
+
+// result is a file of docs/results.
+type result struct {
+	// Command made Table, on the data that Data names.
+	Command string          `json:"command"`
+	Data    string          `json:"data"`
+	Table   json.RawMessage `json:"table"`
+}
+
+// made is the text of one block.
+func made(name, kind string, arguments []string, read func(name string) ([]byte, error)) (string, error) {
+	data, err := read(name)
+	if err != nil {
+		return "", err
+	}
+	var r result
+	if err := json.Unmarshal(data, &r); err != nil {
+		return "", err
+	}
+	if r.Command == "" {
+		return "", fmt.Errorf("no command: a result says what made it")
+	}
+	write, ok := writers[kind]
+	if !ok {
+		return "", fmt.Errorf("%q is none of %s", kind, strings.Join(kinds(), ", "))
+	}
+	return write(r, arguments)
+}
+
+func kinds() []string {
+	var names []string
+	for name := range writers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// writers are what can be made of a result, by name.
+var writers = map[string]func(result, []string) (string, error){
+	// command is the command that made it.
+	"command": func(r result, _ []string) (string, error) {
+		return "\n    " + strings.ReplaceAll(r.Command, "\n", "\n    ") + "\n\n", nil
+	},
+	// text is what the study prints.
+	"text": func(r result, _ []string) (string, error) {
+		var b bytes.Buffer
+		t, err := decode[study.Table](r)
+		if err == nil {
+			err = t.Write(&b, "")
+		}
+		return "```\n" + b.String() + "```\n", err
+	},
+	"grid":     grid,
+	"recovery": recovery,
+	"exchange": exchange,
+}
+
+func decode[T any](r result) (*T, error) {
+	var t T
+	err := json.Unmarshal(r.Table, &t)
+	return &t, err
+}
+
+// short is a figure as the tables of the docs have it: .712.
+func short(v study.Number) string {
+	return strings.Replace(fmt.Sprintf("%.3f", float64(v)), "0.", ".", 1)
+}
+
+func signed(b study.Bounded) string {
+	sign := "+"
+	if b.Value < 0 {
+		sign, b.Value = "−", -b.Value
+	}
+	bound := func(v study.Number) string { return strings.Replace(short(v), "-", "−", 1) }
+	return fmt.Sprintf("%s%s [%s, %s]", sign, short(b.Value), bound(b.Low), bound(b.High))
+}
+
+// rows joins cells to a table in Markdown.
+func rows(table [][]string) string {
+	var b strings.Builder
+	for i, row := range table {
+		b.WriteString("| " + strings.Join(row, " | ") + " |\n")
+		if i == 0 {
+			b.WriteString(strings.Repeat("|---", len(row)) + "|\n")
+		}
+	}
+	return b.String()
+}
+
+// grid has a row per method and a column per missing rate: the metrics that are named, and the
+// difference from the baseline where it was tested.
+func grid(r result, metrics []string) (string, error) {
+	t, err := decode[study.Table](r)
+	if err != nil {
+		return "", err
+	}
+	head := []string{""}
+	var methods []string
+	for _, row := range t.Rows {
+		if column := fmt.Sprintf("%g %%", 100*row.Rate); !slices.Contains(head, column) {
+			head = append(head, column)
+		}
+		if !slices.Contains(methods, row.Method) {
+			methods = append(methods, row.Method)
+		}
+	}
+	table := [][]string{head}
+	for _, m := range methods {
+		line := []string{"`" + m + "`"}
+		for _, row := range t.Rows {
+			if row.Method != m {
+				continue
+			}
+			var figures []string
+			for _, metric := range metrics {
+				f, ok := row.Figures[metric]
+				if !ok {
+					return "", fmt.Errorf("method %s has no %s", m, metric)
+				}
+				figures = append(figures, short(f.Mean))
+			}
+			text := strings.Join(figures, " / ")
+			if row.Test != nil && slices.Contains(metrics, t.Metric) {
+				text += " (" + signed(study.Bounded{Value: row.Test.Difference, Low: row.Test.Low, High: row.Test.High}) + ")"
+			}
+			line = append(line, text)
+		}
+		table = append(table, line)
+	}
+	return rows(table), nil
+}
+
+// recovery has a row per attribute of the methods that are named, or of all.
+func recovery(r result, methods []string) (string, error) {
+	t, err := decode[study.Table](r)
+	if err != nil {
+		return "", err
+	}
+	table := [][]string{{"", "values", "method", "ECE"}}
+	for _, one := range t.Reconstruction {
+		if len(methods) > 0 && !slices.Contains(methods, one.Method) {
+			continue
+		}
+		if len(table) == 1 {
+			for _, way := range one.Ways {
+				table[0] = append(table[0], way.Name+" (method minus it)")
+			}
+		}
+		name := one.Attribute
+		if name == "" {
+			name = fmt.Sprintf("**all, `%s` at %g %%**", one.Method, 100*one.Rate)
+		}
+		line := []string{name, fmt.Sprint(one.Values), short(one.Accuracy), short(one.ECE)}
+		for _, way := range one.Ways {
+			line = append(line, fmt.Sprintf("%s (%s)", short(way.Accuracy), signed(way.Difference)))
+		}
+		table = append(table, line)
+	}
+	return rows(table), nil
+}
+
+// exchange has a row per fusion and a column per set.
+func exchange(r result, _ []string) (string, error) {
+	t, err := decode[study.ExchangeTable](r)
+	if err != nil {
+		return "", err
+	}
+	table := [][]string{{""}}
+	for _, d := range t.Dials {
+		table[0] = append(table[0], fmt.Sprintf("%s, %d noise tokens", d.Context, d.NoiseTokens))
+	}
+	for i, first := range t.Dials[0].Table.Rows {
+		line := []string{"`" + first.Method + "`"}
+		for _, d := range t.Dials {
+			row := d.Table.Rows[i]
+			text := short(row.Figures[d.Table.Metric].Mean)
+			if row.Test != nil {
+				text += " (" + signed(study.Bounded{Value: row.Test.Difference, Low: row.Test.Low, High: row.Test.High}) + ")"
+			}
+			line = append(line, text)
+		}
+		table = append(table, line)
+	}
+	return rows(table), nil
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+const folds = `{"command": "alignedfusion study missing --out s", "table": {"metric": "balanced_accuracy", "rows": [
+	{"rate": 0, "method": "none", "figures": {"accuracy": {"mean": 0.6}, "balanced_accuracy": {"mean": 0.5}}},
+	{"rate": 0, "method": "itfusion", "figures": {"accuracy": {"mean": 0.7}, "balanced_accuracy": {"mean": 0.65}},
+	 "test": {"difference": 0.15, "low": -0.012, "high": 0.2}}],
+	"reconstruction": [{"method": "itfusion", "rate": 0.5, "attribute": "", "values": 40, "accuracy": 0.6, "ece": 0.02,
+	 "ways": [{"name": "mode", "accuracy": 0.55, "method_minus": {"value": 0.05, "low": 0.01, "high": 0.09}}]}]}}`
+
+func reader(name string) ([]byte, error) {
+	if name != "folds.json" {
+		return nil, errors.New("no such file")
+	}
+	return []byte(folds), nil
+}
+
+func TestBlocksAreMadeFromResults(t *testing.T) {
+	page := "# Title\n\n<!-- results: folds.json grid accuracy balanced_accuracy -->\nold\n<!-- end of results -->\n\n" +
+		"<!-- results: folds.json recovery -->\n<!-- end of results -->\nend\n"
+	want := "# Title\n\n<!-- results: folds.json grid accuracy balanced_accuracy -->\n" +
+		"|  | 0 % |\n|---|---|\n| `none` | .600 / .500 |\n| `itfusion` | .700 / .650 (+.150 [−.012, .200]) |\n<!-- end of results -->\n\n" +
+		"<!-- results: folds.json recovery -->\n| | values | method | ECE | mode (method minus it) |\n|---|---|---|---|---|\n" +
+		"| **all, `itfusion` at 50 %** | 40 | .600 | .020 | .550 (+.050 [.010, .090]) |\n<!-- end of results -->\nend\n"
+	want = strings.Replace(want, "| | values", "|  | values", 1)
+	got, err := write(page, reader)
+	if err != nil || got != want {
+		t.Fatalf("%v\n%s\nwant\n%s", err, got, want)
+	}
+	if again, err := write(got, reader); err != nil || again != got {
+		t.Errorf("a second time: %v\n%s", err, again)
+	}
+}
+
+func TestWhatCannotBeMadeIsSaid(t *testing.T) {
+	for page, want := range map[string]string{
+		"<!-- results: folds.json -->\n":                                     "want a file and what to make of it",
+		"<!-- results: folds.json pie -->\n<!-- end of results -->\n":        `"pie" is none of command`,
+		"<!-- results: other.json text -->\n<!-- end of results -->\n":       "no such file",
+		"<!-- results: folds.json text -->\n":                                "has no",
+		"<!-- end of results -->\n":                                          "without a beginning",
+		"<!-- results: folds.json grid macro -->\n<!-- end of results -->\n": "method none has no macro",
+	} {
+		if _, err := write(page, reader); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", page, err, want)
+		}
+	}
+}
+
+func TestPagesAreWhatTheirResultsSay(t *testing.T) {
+	if err := run("../../docs", true); err != nil {
+		t.Error(err)
+	}
+}
