@@ -350,7 +350,7 @@ func showPackage(c *cli.Context, p *plughost.Package) {
 	fmt.Fprintf(c.App.ErrWriter, "%s %s for %s: %s; license %s; runs %s; %d files\n", p.Name, p.Version, p.Platform,
 		strings.Join(p.Kinds, ", "), shown(p.License), strings.Join(p.Command, " "), len(p.Files))
 	if p.Libtorch != "" {
-		fmt.Fprintf(c.App.ErrWriter, "  made for libtorch %s\n", p.Libtorch)
+		fmt.Fprintf(c.App.ErrWriter, "  made for libtorch %s, runs with %s\n", p.Libtorch, p.LibtorchRange)
 	}
 }
 

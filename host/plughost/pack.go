@@ -45,10 +45,12 @@ type Package struct {
 	Protocol []int    `json:"protocol"`
 	Command  []string `json:"command"`
 	Runtime  string   `json:"runtime,omitempty"`
-	// Libtorch is the version that the libtch.so in it was made for.
-	Libtorch  string `json:"libtorch,omitempty"`
-	License   string `json:"license,omitempty"`
-	ModelCard string `json:"model_card,omitempty"`
+	// Libtorch is the version that the libtch.so in it was made for, LibtorchRange what it
+	// runs with: versions that differ in the second place have other symbols.
+	Libtorch      string `json:"libtorch,omitempty"`
+	LibtorchRange string `json:"libtorch_range,omitempty"`
+	License       string `json:"license,omitempty"`
+	ModelCard     string `json:"model_card,omitempty"`
 	// Files are all files of the plugin but packageFile.
 	Files map[string]PackedFile `json:"files"`
 }
@@ -82,6 +84,7 @@ func Pack(ctx context.Context, path, dir string) (file, sum string, _ *Package, 
 	if p.Libtorch, err = takeLibraries(found, layout, folder); err != nil {
 		return fail(err)
 	}
+	p.LibtorchRange = series(p.Libtorch)
 	names := append([]string{LayoutFile}, layout.Files...)
 	for _, name := range names {
 		packed, err := packedFile(filepath.Join(folder, name))
@@ -218,7 +221,7 @@ func openPackage(r io.Reader) (*Package, *tar.Reader, func(), error) {
 	if err := decoder.Decode(&p); err != nil {
 		return fail(fmt.Errorf("%s: %w", packageFile, err))
 	}
-	for _, text := range append([]string{p.Version, p.Platform, p.License, p.ModelCard, p.Runtime, p.Libtorch}, append(p.Command, p.Kinds...)...) {
+	for _, text := range append([]string{p.Version, p.Platform, p.License, p.ModelCard, p.Runtime, p.Libtorch, p.LibtorchRange}, append(p.Command, p.Kinds...)...) {
 		if printable(text) != text {
 			return fail(fmt.Errorf("%s has characters that are not for showing: %q", packageFile, text))
 		}
@@ -306,20 +309,24 @@ func (p *Package) agrees(l *Layout) error {
 }
 
 // fitsLibtorch refuses a package for another libtorch than this machine's libtch.so was made
-// for, where there is one: versions that differ in the second place have other symbols.
+// for, where there is one.
 func (p *Package) fitsLibtorch() error {
 	for _, dir := range hostLibraries() {
-		if here := shimVersion(filepath.Join(dir, shimLibrary)); here != "" && p.Libtorch != "" && minor(here) != minor(p.Libtorch) {
-			return fmt.Errorf("it was made for libtorch %s, this machine has %s (%s): get the package for that one, or build the plugin here", p.Libtorch, here, dir)
+		if here := shimVersion(filepath.Join(dir, shimLibrary)); here != "" && p.LibtorchRange != "" && series(here) != p.LibtorchRange {
+			return fmt.Errorf("it runs with libtorch %s (made for %s), this machine has %s (%s): get the package for that one, or build the plugin here",
+				p.LibtorchRange, p.Libtorch, here, dir)
 		}
 	}
 	return nil
 }
 
-// minor is the first two places of a version.
-func minor(version string) string {
+// series are the versions with the first two places of one: 1.13.* of 1.13.0; "" of "".
+func series(version string) string {
+	if version == "" {
+		return ""
+	}
 	parts := strings.SplitN(version, ".", 3)
-	return strings.Join(parts[:min(2, len(parts))], ".")
+	return strings.Join(parts[:min(2, len(parts))], ".") + ".*"
 }
 
 func unpackFile(from io.Reader, to string, executable bool, sum string) error {

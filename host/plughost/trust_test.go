@@ -566,6 +566,28 @@ func TestPackagesThatLieAreRefused(t *testing.T) {
 	}
 }
 
+// A package says which libtorch it runs with; a machine that has another series refuses it.
+func TestAPackageForAnotherLibtorchIsRefused(t *testing.T) {
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lib := filepath.Join(filepath.Dir(program), "lib")
+	if err := os.Mkdir(lib, 0o755); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(lib) })
+	if err := os.WriteFile(filepath.Join(lib, "libtch.json"), []byte(`{"libtorch": {"version": "2.6.0+cpu"}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for made, fits := range map[string]bool{"2.6.0": true, "2.6.1+cu124": true, "1.13.0": false, "2.60.0": false, "": true} {
+		err := (&Package{Libtorch: made, LibtorchRange: series(made)}).fitsLibtorch()
+		if (err == nil) != fits || err != nil && !strings.Contains(err.Error(), "runs with libtorch "+series(made)+" (made for "+made+"), this machine has 2.6.0+cpu") {
+			t.Errorf("made for %q: %v, fits: %v", made, err, fits)
+		}
+	}
+}
+
 func TestAProjectsLockFileHoldsPluginsFast(t *testing.T) {
 	isolate(t)
 	install(t, "linear", "")

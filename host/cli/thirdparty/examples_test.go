@@ -85,6 +85,41 @@ func TestGoExampleBuildsOutsideTheCheckout(t *testing.T) {
 	if out, err := exec.Command("alignedfusion", "plugin", "validate", "--quiet", filepath.Join(dir, "bin", "go-head")).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
+	trainsElsewhere(t, dir, checkout)
+}
+
+// trainsElsewhere packs the plugin that was built in a folder, and installs and trains it as
+// docs/how-to/publish-a-plugin.md says on another machine: a home, and a PATH on which there
+// is this program alone. Where the kernel lets it, the folders that it was built in and with
+// are empty there.
+func trainsElsewhere(t *testing.T, built, checkout string) {
+	plugins, err := ourPlugins()
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine := t.TempDir()
+	shell(t, machine, machine, `
+alignedfusion data synth --layout table --out data --patients 30 --size 32
+alignedfusion plugin pack `+filepath.Join(built, "bin", "go-head")+`
+mkdir bin bin/plugins lib empty
+cp "$(command -v alignedfusion)" bin/
+cp `+plugins+`/alignedfusion-plugin-classifier bin/plugins/
+cp `+checkout+`/build/lib/libtch.* lib/
+`)
+	commands := `set -e
+export HOME=` + machine + `/home PATH=` + machine + `/bin
+alignedfusion plugin install go-head-*.afp
+alignedfusion train --task classify --data table:data/data.csv --encoder classifier --head go-head --epochs 1 --set data.size=32 --out run
+`
+	away := "mount --bind empty " + built + "; mount --bind empty " + checkout + "; exec /bin/sh -c \"$1\""
+	train := exec.Command("unshare", "--map-root-user", "--mount", "sh", "-e", "-c", away, "sh", commands)
+	if exec.Command("unshare", "--map-root-user", "--mount", "true").Run() != nil {
+		train = exec.Command("/bin/sh", "-c", commands)
+	}
+	train.Dir, train.Env = machine, []string{"PATH=" + os.Getenv("PATH"), "OMP_WAIT_POLICY=passive"}
+	if out, err := train.CombinedOutput(); err != nil || !strings.Contains(string(out), "made for libtorch") {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 // A plugin in Python under a debugger serves hosts it was not started by.
