@@ -86,7 +86,7 @@ func KnownPorts(declared, opened []Port) []Port {
 	for _, o := range opened {
 		if d := FindPort(declared, o.Name); d != nil {
 			o.DType, o.Required, o.Differentiable = d.DType, d.Required, d.Differentiable
-			o.Resident, o.OnRequest, o.SizeMultiple = d.Resident, d.OnRequest, max(o.SizeMultiple, d.SizeMultiple)
+			o.Resident, o.OnRequest, o.LowerIsBetter, o.SizeMultiple = d.Resident, d.OnRequest, d.LowerIsBetter, max(o.SizeMultiple, d.SizeMultiple)
 			if o.Intensity == nil {
 				o.Intensity = d.Intensity
 			}

@@ -72,7 +72,7 @@ func unknownSetting(name string, declared []Setting) error {
 
 func (d Setting) check(value string) error {
 	if len(d.Choices) > 0 {
-		if !slices.Contains(d.Choices, value) {
+		if !slices.ContainsFunc(d.Choices, func(choice string) bool { return FindPort([]Port{{Name: choice}}, value) != nil }) {
 			return fmt.Errorf("%q given, want one of %s", value, strings.Join(d.Choices, ", "))
 		}
 		return nil

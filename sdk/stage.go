@@ -47,7 +47,9 @@ type Port struct {
 	SizeMultiple int64
 	// OnRequest outputs are computed only when Forward asks for them.
 	OnRequest bool
-	Help      string
+	// LowerIsBetter is said of a metric (metric.*).
+	LowerIsBetter bool
+	Help          string
 }
 
 // Setting is one `--set stage.name=value` a stage understands.
@@ -56,6 +58,7 @@ type Setting struct {
 	// Type is int, float, bool, string, path, ints or floats (comma-separated).
 	Type    string
 	Default string
+	// Choices of a string; one that ends in ".*" is any name that begins so.
 	Choices []string
 	// Min and Max are the least and the greatest value of a number; Above and Below
 	// bound it without being allowed themselves.

@@ -138,7 +138,10 @@ func writeComparison(c *cli.Context, found *workflow.Comparison, allPairs bool) 
 		own := d.Report.Warnings
 		d.Report.Warnings = append(slices.Clone(own), found.Warnings...)
 		if c.Bool("json") {
-			return frocio.WriteJSON(c.App.Writer, &d.Report)
+			return frocio.WriteJSON(c.App.Writer, struct {
+				*frocio.Report
+				Figures []workflow.FigureRow `json:"figures,omitempty"`
+			}{&d.Report, found.Own})
 		}
 		for _, note := range d.Report.Notes {
 			fmt.Fprintf(c.App.ErrWriter, "note: %s\n", note)
@@ -153,8 +156,11 @@ func writeComparison(c *cli.Context, found *workflow.Comparison, allPairs bool) 
 			return err
 		}
 	}
-	for _, one := range found.Classification {
+	for i, one := range found.Classification {
 		one.Warnings = found.Warnings
+		if c.Bool("json") && i == 0 {
+			one.Figures = append(one.Figures, found.Own...)
+		}
 		write := writeClassifierTable
 		if c.Bool("json") {
 			write = func(w io.Writer, one *workflow.Classification) error { return writeJSON(w, one) }
@@ -172,6 +178,12 @@ func writeComparison(c *cli.Context, found *workflow.Comparison, allPairs bool) 
 		}
 	}
 	if !c.Bool("json") {
+		if len(found.Own) > 0 {
+			fmt.Fprintln(c.App.Writer, "metrics of the heads' own: means over the cases")
+			if err := writeFigures(c.App.Writer, found.Own); err != nil {
+				return err
+			}
+		}
 		for _, w := range found.Warnings {
 			fmt.Fprintf(c.App.Writer, "warning: %s\n", w)
 		}

@@ -46,6 +46,7 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "overlays", Usage: "detection: draw slices with reference and predicted boxes, worst first, as PNG into this new or empty `DIR`", TakesFile: true},
 			&cli.IntFlag{Name: "overlays-max", Value: 100, Usage: "draw `N` slices at most"},
 			&cli.Float64Flag{Name: "overlays-score", Usage: "draw boxes that score `S` or more (default: those of the operating point nearest to 1 false positive an image; the 5 best of an image without targets)"},
+			&cli.StringFlag{Name: "outputs", Usage: "write the maps that stages draw over the pictures (their outputs visual.*), a file of arrays per case, into this new or empty `DIR`", TakesFile: true},
 			&cli.StringFlag{Name: "reconstruction", Usage: "write the probabilities of what reports do not mention, and how frequent each value is in training, to `FILE`.json or .csv"},
 			&cli.StringFlag{Name: "reports", Usage: "`FILE` of the cases' reports, as for train (default: the run's own on its own data)"},
 			&cli.Float64Flag{Name: "missing", Usage: "take this `SHARE` of the attribute values away first (default: as the run's data.missing_* say)"},
@@ -74,13 +75,13 @@ func runPredict(c *cli.Context) error {
 	o := workflow.PredictOptions{
 		Run: c.String("run"), Reports: c.String("reports"), With: c.StringSlice("with"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
 		Merge: c.String("merge"), Batch: c.Int("batch"),
-		TTA: config.List(c.String("tta")), AllowChanged: c.Bool("allow-changed"), Findings: findings != "", Reconstruction: reconstruction != "", Overlays: c.String("overlays") != "",
+		TTA: config.List(c.String("tta")), AllowChanged: c.Bool("allow-changed"), Findings: findings != "", Reconstruction: reconstruction != "", Overlays: c.String("overlays") != "", Outputs: c.String("outputs") != "",
 		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
 	}
 	if c.IsSet("batch") && o.Batch < 1 {
 		return usageError("--batch %d, want 1 or more", o.Batch)
 	}
-	if err := checkOverlays(c); err != nil {
+	if err := errors.Join(checkOverlays(c), checkFolder("outputs", c.String("outputs"))); err != nil {
 		return err
 	}
 	if c.Bool("mirror") {
@@ -93,6 +94,9 @@ func runPredict(c *cli.Context) error {
 	d, err := divide(c)
 	if err != nil {
 		return err
+	}
+	if o.Outputs && (!d.Whole() || d.merged != nil) {
+		return usageError("--outputs: shards keep no maps; predict without shards for them")
 	}
 	if o.Shard = d.Spec; d.merged != nil {
 		parts, err := made[workflow.Part](d.merged)
@@ -126,6 +130,13 @@ func runPredict(c *cli.Context) error {
 			return err
 		}
 		fmt.Fprintln(c.App.ErrWriter, result.Calibration)
+	}
+	if dir := c.String("outputs"); dir != "" {
+		n, err := predictions.WriteVisuals(dir, result.Predictions)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(c.App.ErrWriter, "maps of %d cases: %s\n", n, dir)
 	}
 	if o.Overlays {
 		if err := drawOverlays(c, result); err != nil {
@@ -183,13 +194,22 @@ func checkOverlays(c *cli.Context) error {
 	if n := c.Int("overlays-max"); n < 1 {
 		return usageError("--overlays-max %d, want 1 or more", n)
 	}
+	return checkFolder("overlays", dir)
+}
+
+// checkFolder refuses a folder that files are to be written into and that holds some, which
+// would be taken for these; "" is none.
+func checkFolder(flag, dir string) error {
+	if dir == "" {
+		return nil
+	}
 	switch entries, err := os.ReadDir(dir); {
 	case errors.Is(err, fs.ErrNotExist):
-		return checkOutput("overlays", dir, nil)
+		return checkOutput(flag, dir, nil)
 	case err != nil:
-		return usageError("--overlays: %w", err)
+		return usageError("--%s: %w", flag, err)
 	case len(entries) > 0:
-		return usageError("--overlays %s: the folder is not empty, it holds %s; name a new one", dir, entries[0].Name())
+		return usageError("--%s %s: the folder is not empty, it holds %s; name a new one", flag, dir, entries[0].Name())
 	}
 	return nil
 }

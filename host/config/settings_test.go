@@ -339,7 +339,7 @@ func TestSetSaysWhatWasGiven(t *testing.T) {
 }
 
 func TestGroupsHaveTheTasksDefaults(t *testing.T) {
-	for task, want := range map[string]string{Detect: "train 4 mean_sensitivity 2", Classify: "train 32 balanced_accuracy 16"} {
+	for task, want := range map[string]string{Detect: "train 4 mean_sensitivity 3", Classify: "train 32 balanced_accuracy 17"} {
 		g := Groups(task)
 		byName := func(name string) sdk.Setting {
 			return g[0].Settings[slices.IndexFunc(g[0].Settings, func(s sdk.Setting) bool { return s.Name == name })]

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // Options of Gather.
@@ -48,6 +50,8 @@ type Gathered struct {
 	runs  []*workflow.RunFiles // parallel to Document.Systems; nil for files
 	data  *dataset.Dataset
 	split string
+	// drawn are the maps that stages drew over the pictures, by case and what they are called.
+	drawn map[int]map[string]predictions.Map
 }
 
 // Gather reads everything the page shows but the pixels. Data that cannot be opened are a
@@ -309,6 +313,9 @@ func (g *Gathered) addAnswers(system int, path string) error {
 			index[c.ID] = i
 		}
 	}
+	if err := g.addMaps(system, filepath.Join(dir, predictions.VisualsDir), index); err != nil {
+		return fault.Wrap(fault.Data, err)
+	}
 	file := filepath.Join(dir, predictions.ReconstructionFile)
 	switch recovered, _, err := predictions.ReadReconstructions(file); {
 	case err == nil:
@@ -341,6 +348,37 @@ func (g *Gathered) addAnswers(system int, path string) error {
 		}
 	}
 	g.Document.Systems[system].Counterfactual = all
+	return nil
+}
+
+// addMaps shows the maps that a run's stages drew as further pictures of the cases, whose
+// places are in index.
+func (g *Gathered) addMaps(system int, dir string, index map[string]int) error {
+	visuals, err := predictions.ReadVisuals(dir)
+	if err != nil || len(visuals) == 0 {
+		return err
+	}
+	if g.drawn == nil {
+		g.drawn = map[int]map[string]predictions.Map{}
+		g.Document.Notes = append(g.Document.Notes, "maps drawn over a picture go from the case's least value (clear) to its greatest (yellow)")
+	}
+	for id, drawn := range visuals {
+		i, known := index[id]
+		if !known || len(g.Document.Cases[i].Modalities) == 0 {
+			continue
+		}
+		if g.drawn[i] == nil {
+			g.drawn[i] = map[string]predictions.Map{}
+		}
+		for _, name := range slices.Sorted(maps.Keys(drawn)) {
+			short, _ := ports.Visuals.Member(name)
+			if len(g.Document.Systems) > 1 {
+				short += " of " + strings.ReplaceAll(g.Document.Systems[system].Name, "/", "_")
+			}
+			g.drawn[i][short] = drawn[name]
+			g.Document.Cases[i].Modalities = append(g.Document.Cases[i].Modalities, short)
+		}
+	}
 	return nil
 }
 

@@ -88,7 +88,7 @@ func Overlays(ctx context.Context, r *workflow.PredictResult, o OverlayOptions) 
 	digits, nth := len(strconv.Itoa(len(order))), 0
 	err = inOrder(ctx, order, v.draw, func(i int, data []byte) (bool, error) {
 		nth++
-		name := fmt.Sprintf("%0*d-%s.png", digits, nth, fileName(strings.TrimSuffix(r.Cases[i].ID, ".png")))
+		name := fmt.Sprintf("%0*d-%s.png", digits, nth, predictions.FileName(strings.TrimSuffix(r.Cases[i].ID, ".png")))
 		return true, fault.Wrap(fault.Resource, atomicfile.WritePrivateBytes(filepath.Join(o.Dir, name), data))
 	})
 	return fmt.Sprintf("%d of %d images drawn, worst first, with %s", len(order), len(r.Cases), v.rule), err
@@ -231,20 +231,6 @@ func (v *overlays) unjudged(r *workflow.PredictResult, o OverlayOptions) error {
 // brief is a score with three digits.
 func brief(v float64) string { return strconv.FormatFloat(v, 'g', 3, 64) }
 
-// fileName is an id as a part of a file's name on every system.
-func fileName(id string) string {
-	name := strings.Map(func(r rune) rune {
-		if r < ' ' || strings.ContainsRune(`/\:*?"<>| `, r) {
-			return '_'
-		}
-		return r
-	}, id)
-	if len(name) > 120 {
-		return dataset.Pseudonym(id)
-	}
-	return name
-}
-
 // The shortest side of an overlay, smaller pictures being enlarged, and the height of a line
 // of text, in pixels.
 const (
@@ -301,7 +287,7 @@ func (v *overlays) annotate(i int, c canvas, scale float64) {
 }
 
 // windowed is a picture in the window of soft tissue, or in its colours.
-func windowed(p *dataset.Picture) image.Image {
+func windowed(p *dataset.Picture) *image.RGBA {
 	out := image.NewRGBA(image.Rect(0, 0, p.Width, p.Height))
 	for i := range p.Width * p.Height {
 		px := out.Pix[4*i : 4*i+4]

@@ -134,10 +134,10 @@ func TestThePageDrawsBoxesAsOverlaysDo(t *testing.T) {
 }
 
 func TestNamesOfFilesSuitEverySystem(t *testing.T) {
-	if got := fileName("a/b:c d\n1"); got != "a_b_c_d_1" {
+	if got := predictions.FileName("a/b:c d\n1"); got != "a_b_c_d_1" {
 		t.Errorf("%q", got)
 	}
-	if got := fileName(strings.Repeat("x", 200)); len(got) > 20 {
+	if got := predictions.FileName(strings.Repeat("x", 200)); len(got) > 20 {
 		t.Errorf("%q", got)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 )
 
 // levels maps Hounsfield units to 8 bits so that each window has many levels: 3 HU a level
@@ -176,6 +177,14 @@ const softLow, softWidth = -160, 400
 // picture is in colours or in Hounsfield units: grey values without units fill the window of
 // soft tissue, which the page opens with.
 func (g *Gathered) picture(w wanted) (*dataset.Picture, error) {
+	if m, drawn := g.drawn[w.at][w.modality]; drawn {
+		w.modality = g.Document.Cases[w.at].Modalities[0]
+		under, err := g.picture(w)
+		if err != nil {
+			return nil, err
+		}
+		return drawnOver(under, m), nil
+	}
 	p, err := g.viewer.Picture(g.shown[w.at], w.modality, w.offset)
 	if err != nil || p.Grey == nil {
 		return p, err
@@ -185,6 +194,27 @@ func (g *Gathered) picture(w wanted) (*dataset.Picture, error) {
 		p.HU[i] = softLow + softWidth*float32(v)/255
 	}
 	return p, nil
+}
+
+// drawnOver is a picture with a map over it, cell by cell: clear where the map is least, red
+// in between, yellow where it is greatest.
+func drawnOver(p *dataset.Picture, m predictions.Map) *dataset.Picture {
+	plain := windowed(p)
+	out := &dataset.Picture{Height: p.Height, Width: p.Width, RGB: make([]uint8, 3*p.Height*p.Width)}
+	low, high := slices.Min(m.Values), slices.Max(m.Values)
+	for i := range p.Height * p.Width {
+		row := int((float64(i/p.Width) + 0.5 - m.Y1) / (m.Y2 - m.Y1) * float64(m.H))
+		column := int((float64(i%p.Width) + 0.5 - m.X1) / (m.X2 - m.X1) * float64(m.W))
+		heat := float32(0)
+		if row >= 0 && row < m.H && column >= 0 && column < m.W && high > low {
+			heat = (m.Values[row*m.W+column] - low) / (high - low)
+		}
+		for c, colour := range [3]float32{255, 255 * heat, 0} {
+			cover := 0.6 * heat
+			out.RGB[3*i+c] = uint8(float32(plain.Pix[4*i+c])*(1-cover) + colour*cover)
+		}
+	}
+	return out
 }
 
 // sampledTiles are enough to foresee how large all will be.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -113,6 +114,17 @@ func (p *Pipeline) Cost() Cost {
 		c = c.Add(m.Cost())
 	}
 	return c
+}
+
+// Visuals are the maps over the picture that stages draw on request, by name.
+func (p *Pipeline) Visuals() []string {
+	names := map[string]bool{}
+	for _, m := range p.Members {
+		for _, port := range onRequest(m.Opened.Outputs, ports.Visuals) {
+			names[port.Name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 // LossNames are the losses the stages declare.
@@ -284,6 +296,39 @@ func (p *Pipeline) forward(ctx context.Context, o ForwardOptions, inputs map[str
 		r.Notes = append(r.Notes, resp.Notes...)
 	}
 	return r, nil
+}
+
+// OwnMetrics asks the head for its own metrics of the cases of a run in EVAL mode, [N] each
+// by the port's name. It is told the targets for it, which it was not for the run; nothing
+// else that it answers is looked at. It is nil where the head has none.
+func (p *Pipeline) OwnMetrics(ctx context.Context, r *Run, o ForwardOptions, targets map[string]*tensor.Tensor) (map[string]*tensor.Tensor, error) {
+	m := p.Member(sdk.KindHead)
+	if m == nil || len(m.Metrics()) == 0 {
+		return nil, nil
+	}
+	req := &sdk.ForwardRequest{Context: r.context, Seed: Seed(o.Seed, string(m.Role)), Inputs: map[string]*tensor.Tensor{},
+		NeedsGrad: map[string]bool{}, Wanted: map[string]bool{}, NewOutput: newOutput}
+	for _, given := range []map[string]*tensor.Tensor{r.Outputs, targets} {
+		for name, t := range given {
+			if port := sdk.FindPort(m.Opened.Inputs, name); port != nil && !port.Resident {
+				req.Inputs[name] = t
+			}
+		}
+	}
+	for _, port := range m.Metrics() {
+		req.Wanted[port.Name] = true
+	}
+	resp, err := m.Instance.Forward(ctx, req)
+	if err != nil {
+		return nil, m.fail("forward", err)
+	}
+	out := map[string]*tensor.Tensor{}
+	for name := range req.Wanted {
+		if out[name] = resp.Outputs[name]; out[name] == nil {
+			return nil, m.WrongOutput("%q was asked for and is not among the answers", name)
+		}
+	}
+	return out, nil
 }
 
 // blank puts in the place of tensors copies that are zero for the absent cases.

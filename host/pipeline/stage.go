@@ -10,6 +10,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -131,6 +132,19 @@ func (m *Member) Makes() []sdk.Port {
 		_, family := sdk.Family(p.Name)
 		return family || p.Resident || p.OnRequest
 	})
+}
+
+// Metrics are the stage's own metrics of each case.
+func (m *Member) Metrics() []sdk.Port { return onRequest(m.Opened.Outputs, ports.Metrics) }
+
+// onRequest are the members of a family that can be asked for.
+func onRequest(outputs []sdk.Port, of ports.Port) (out []sdk.Port) {
+	for _, p := range outputs {
+		if _, family := sdk.Family(p.Name); !family && of.Has(p.Name) && p.OnRequest {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // givenBy reports whether inputs hold all that the stage would make. What would stay

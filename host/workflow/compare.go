@@ -103,6 +103,8 @@ type Comparison struct {
 	Split          string
 	Detection      *Detection
 	Classification []*Classification
+	// Own are the heads' own metrics, of those systems that have some.
+	Own []FigureRow
 	// Warnings say what makes figures better than they should be, or the comparison void.
 	Warnings []string
 }
@@ -159,7 +161,38 @@ func Compare(ctx context.Context, o CompareOptions) (_ *Comparison, err error) {
 	} else {
 		out.Detection, err = compareDetectors(ctx, o, first)
 	}
+	if err == nil && first != nil {
+		out.Own, err = compareOwn(o)
+	}
 	return out, err
+}
+
+// compareOwn compares the heads' own metrics.
+func compareOwn(o CompareOptions) ([]FigureRow, error) {
+	var names []string
+	var metrics []map[string]map[string]float64
+	patientOf := map[string]string{}
+	for _, s := range o.Systems {
+		if !s.isRun() {
+			continue
+		}
+		own, err := predictions.ReadMetrics(filepath.Join(s.dir(o.Split), predictions.MetricsFile))
+		if err != nil {
+			return nil, bad(err)
+		}
+		names, metrics = append(names, s.Name), append(metrics, own)
+		if len(own) == 0 {
+			continue
+		}
+		images, err := table.Read(filepath.Join(s.dir(o.Split), predictions.ImagesFile))
+		if err != nil {
+			return nil, bad(err)
+		}
+		for _, r := range images.Rows {
+			patientOf[images.Get(r, "image")] = images.Get(r, "patient")
+		}
+	}
+	return ownFigures(names, metrics, patientOf, o.Resample)
 }
 
 // readSystems reads the runs among the systems; the others stay nil.

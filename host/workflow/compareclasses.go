@@ -221,6 +221,9 @@ func newClassification(named []classify.Named, patients []string, o resample.Opt
 // there is nothing to find.
 func Evaluate(r *PredictResult) (_ *Comparison, err error) {
 	out := &Comparison{Split: r.Split, Warnings: r.Warnings}
+	if out.Own, err = ownOf(r); err != nil {
+		return nil, err
+	}
 	if r.Config.Task == config.Detect {
 		p, err := predictions.Protocol(r.Config)
 		if err != nil {
@@ -263,4 +266,19 @@ func Evaluate(r *PredictResult) (_ *Comparison, err error) {
 		out.Classification = append(out.Classification, one)
 	}
 	return out, nil
+}
+
+// ownOf are the figures of the head's own metrics in what a run predicted.
+func ownOf(r *PredictResult) ([]FigureRow, error) {
+	own, patientOf := map[string]map[string]float64{}, map[string]string{}
+	for i, p := range r.Predictions {
+		patientOf[r.Cases[i].ID] = r.Cases[i].Patient
+		for name, v := range p.Own {
+			if own[name] == nil {
+				own[name] = map[string]float64{}
+			}
+			own[name][r.Cases[i].ID] = v
+		}
+	}
+	return ownFigures([]string{RunName(r.Run)}, []map[string]map[string]float64{own}, patientOf, resample.Options{})
 }

@@ -3,7 +3,9 @@ package workflow
 import (
 	"bytes"
 	"encoding/csv"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -73,7 +75,7 @@ func (s System) pool() error {
 		return err
 	}
 	runOf := map[string]string{}
-	for _, name := range []string{predictions.ImagesFile, predictions.TruthFile, predictions.File} {
+	for _, name := range []string{predictions.ImagesFile, predictions.TruthFile, predictions.File, predictions.MetricsFile} {
 		var header []string
 		var rows [][]string
 		for _, run := range s.runs() {
@@ -82,6 +84,9 @@ func (s System) pool() error {
 				return err
 			}
 			data, err := os.ReadFile(path)
+			if name == predictions.MetricsFile && errors.Is(err, fs.ErrNotExist) {
+				return nil // the heads of some folds have no metrics of their own
+			}
 			if err != nil {
 				return fmt.Errorf("%w: %w", runs.ErrDamaged, err)
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -49,6 +50,8 @@ type PredictOptions struct {
 	// Findings and Reconstruction say what will be asked of the result: a run that cannot
 	// give it is refused before anything is computed. So is Overlays.
 	Findings, Reconstruction, Overlays bool
+	// Outputs asks the stages for the maps that they draw over the pictures.
+	Outputs bool
 	// TTA names further passes over every image (feed.Views) that are combined with the one
 	// as it is (predictions.Combine).
 	TTA []string
@@ -241,6 +244,11 @@ func (r *PredictResult) predict(ctx context.Context, files *RunFiles, checkpoint
 			s.Abandon()
 		}
 	}()
+	if o.Outputs {
+		if s.visuals = s.Pipeline.Visuals(); len(s.visuals) == 0 {
+			return usage("--outputs: no stage of %s draws maps (outputs visual.*, on request)", o.Run)
+		}
+	}
 	s.decoder.Priors = files.Priors
 	if files.Calibration.Helps() {
 		s.decoder.Temperature = files.Calibration.Temperature
@@ -285,6 +293,14 @@ func (r *PredictResult) keep() error {
 	dir := predictions.Dir(r.Run, r.Split)
 	if slices.ContainsFunc(r.Predictions, func(p predictions.Prediction) bool { return len(p.Reconstructed) > 0 }) {
 		if err := predictions.WriteReconstructions(filepath.Join(dir, predictions.ReconstructionFile), r.Calibration, r.Predictions); err != nil {
+			return err
+		}
+	}
+	if visuals := filepath.Join(dir, predictions.VisualsDir); len(r.Predictions) > 0 && r.Predictions[0].Maps != nil {
+		if err := os.RemoveAll(visuals); err != nil {
+			return err
+		}
+		if _, err := predictions.WriteVisuals(visuals, r.Predictions); err != nil {
 			return err
 		}
 	}
@@ -333,7 +349,7 @@ func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkp
 	if err := loop.Restore(ctx, s.Pipeline, checkpoint, true); err != nil {
 		return nil, err
 	}
-	if s.Tokens != nil { // else every case is encoded once, in passing
+	if s.Tokens != nil && len(s.visuals) == 0 { // else every case is encoded once, in passing
 		if err := s.cacheTokens(ctx, cases); err != nil {
 			return nil, err
 		}

@@ -4,15 +4,19 @@
 package workflow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
@@ -50,6 +54,9 @@ type Session struct {
 
 	// Feed loads cases for the pipeline.
 	Feed *feed.Feed
+
+	// visuals are the maps over the pictures that predictions are to have, by name.
+	visuals []string
 
 	host    *plughost.Host
 	decoder predictions.Decoder
@@ -126,8 +133,10 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		return nil, err
 	}
 	s.Feed.Encoder = s.Pipeline.Member(sdk.KindEncoder)
+	head := s.Pipeline.Member(sdk.KindHead)
+	s.Feed.Targets = head != nil && len(head.Metrics()) > 0
 	s.decoder = predictions.Decoder{Task: c.Task, Labels: o.Labels, MaxBoxes: c.DataSettings.MaxBoxes,
-		Head: s.Pipeline.Member(sdk.KindHead), Fusion: s.Pipeline.Member(sdk.KindFusion), Schema: o.Schema}
+		Head: head, Fusion: s.Pipeline.Member(sdk.KindFusion), Schema: o.Schema}
 	for i, m := range s.Pipeline.Members {
 		manifest := plugins[i].Manifest()
 		s.records = append(s.records, runs.PluginRecord{
@@ -200,6 +209,29 @@ func (s *Session) sameText(m *runs.Manifest) error {
 	return nil
 }
 
+// checkBestBy refuses a train.best_by that is a metric of the head's own and not one of this
+// head's.
+func (s *Session) checkBestBy() error {
+	wanted := string(s.Config.Train.BestBy)
+	if !ports.Metrics.Has(wanted) {
+		return nil
+	}
+	head := s.Pipeline.Member(sdk.KindHead)
+	var names []string
+	for _, port := range head.Metrics() {
+		if names = append(names, port.Name); port.Name == wanted {
+			return nil
+		}
+	}
+	return fmt.Errorf("train.best_by: %q given, and the head %s has %s of its own", wanted, head.Plugin, cmp.Or(strings.Join(names, ", "), "no metrics"))
+}
+
+// lowerIsBetter says so of a metric of the head's own.
+func (s *Session) lowerIsBetter(metric string) bool {
+	port := sdk.FindPort(s.Pipeline.Member(sdk.KindHead).Metrics(), metric)
+	return port != nil && port.LowerIsBetter
+}
+
 // Close closes the stages and ends the plugins.
 func (s *Session) Close() error { return errors.Join(s.Pipeline.Close(), s.host.Close()) }
 
@@ -269,7 +301,22 @@ func (s *Session) Predict(ctx context.Context, cases []dataset.Case, report func
 
 func (s *Session) predictBatch(ctx context.Context, b *dataset.Batch) (_ []predictions.Prediction, err error) {
 	in := s.Feed.Inputs(b)
-	run, err := s.Pipeline.Forward(ctx, pipeline.ForwardOptions{Seed: pipeline.Seed(s.Config.Seed, "predict"), Absent: in.Absent}, in.Inputs)
+	targets := map[string]*tensor.Tensor{}
+	maps.DeleteFunc(in.Inputs, func(name string, t *tensor.Tensor) bool {
+		if ports.Target(name) {
+			targets[name] = t
+		}
+		return ports.Target(name)
+	})
+	o := pipeline.ForwardOptions{Seed: pipeline.Seed(s.Config.Seed, "predict"), Absent: in.Absent, Wanted: map[string]bool{}}
+	drawn := s.visuals
+	if s.Feed.View != (feed.View{}) { // the maps are of the pictures as they are
+		drawn = nil
+	}
+	for _, name := range drawn {
+		o.Wanted[name] = true
+	}
+	run, err := s.Pipeline.Forward(ctx, o, in.Inputs)
 	if err != nil {
 		return nil, err
 	}
@@ -278,7 +325,18 @@ func (s *Session) predictBatch(ctx context.Context, b *dataset.Batch) (_ []predi
 	if s.Feed.Reports != nil {
 		cells = s.Feed.Reports.Cells
 	}
-	return s.decoder.Decode(run, b, cells)
+	out, err := s.decoder.Decode(run, b, cells)
+	if err == nil {
+		err = fault.Wrap(fault.Plugin, predictions.Visuals(run, drawn, b, out))
+	}
+	if err != nil || len(targets) == 0 {
+		return out, err
+	}
+	own, err := s.Pipeline.OwnMetrics(ctx, run, o, targets)
+	if err != nil {
+		return nil, err
+	}
+	return out, s.decoder.Metrics(own, out)
 }
 
 // predictViews predicts cases in a pass per view of their images and combines the passes,

@@ -243,6 +243,9 @@ func (t *training) trainOpened(ctx context.Context, s *Session) (*runs.Manifest,
 func (t *training) loopOptions(ctx context.Context, s *Session) (loop.Options, error) {
 	c := t.Config
 	weights, err := c.LossWeights(s.Pipeline.LossNames())
+	if err == nil {
+		err = s.checkBestBy()
+	}
 	if err != nil {
 		return loop.Options{}, &config.Error{Err: err}
 	}
@@ -460,7 +463,7 @@ func (t *training) validate(ctx context.Context, s *Session) (loop.Validation, e
 		}
 		warnings = slices.Concat(warnings, seen)
 	}
-	return loop.Validation{Metric: name, Value: value, Metrics: metrics, Latest: t.Config.Train.BestBy == config.Last, Keep: func() error {
+	return loop.Validation{Metric: name, Value: value, Metrics: metrics, LowerIsBetter: s.lowerIsBetter(name), Latest: t.Config.Train.BestBy == config.Last, Keep: func() error {
 		return predictions.Save(t.Dir, t.Config.DataSettings.ValidationSplit,
 			predictions.Set{Task: t.Config.Task, Labels: s.Labels, Predictions: predicted, Warnings: warnings})
 	}}, nil

@@ -258,11 +258,16 @@ func declaredOutputs(ctx context.Context, s *subject) {
 			continue
 		}
 		// The client checks names, dtypes and shapes.
-		resp := c.run(ctx, 1, train, s.inputs, nil)
+		resp := get(c.Forward(ctx, &sdk.ForwardRequest{Context: 1, Train: train, Seed: s.options.Seed, Inputs: s.inputs, Wanted: s.onRequest()}))
+		for name := range s.onRequest() {
+			if resp.Outputs[name] == nil {
+				fail("an output that was asked for", "no %q", name)
+			}
+		}
 		for _, name := range slices.Sorted(maps.Keys(resp.Outputs)) {
 			values, err := resp.Outputs[name].Float32s()
-			if err != nil {
-				continue // not floating point
+			if err != nil || ports.Metrics.Has(name) {
+				continue // not floating point; NaN where a case has no metric
 			}
 			for i, v := range values {
 				if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
@@ -276,6 +281,17 @@ func declaredOutputs(ctx context.Context, s *subject) {
 			}
 		}
 	}
+}
+
+// onRequest are the outputs that the stage computes when it is asked for them.
+func (s *subject) onRequest() map[string]bool {
+	out := map[string]bool{}
+	for _, p := range s.manifest.Outputs {
+		if _, family := sdk.Family(p.Name); p.OnRequest && !p.Resident && !family {
+			out[p.Name] = true
+		}
+	}
+	return out
 }
 
 func deterministic(ctx context.Context, s *subject) {

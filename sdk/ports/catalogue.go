@@ -90,6 +90,14 @@ var (
 		Help: "per label set; with several"})
 )
 
+// What a stage gives the host beside its answer, when it is asked for.
+var (
+	Metrics = add(Port{Name: "metric.*", DType: tensor.FP32, Shape: dims("N"), Makers: byHead, Readers: byHost, OnRequest: true,
+		Help: "a metric of the head's own of each case, NaN where it has none; the targets are given where it is asked for"})
+	Visuals = add(Port{Name: "visual.*", DType: tensor.FP32, Shape: dims("N rows columns"), Makers: inPipeline, Readers: byHost, OnRequest: true,
+		Help: "a map over the picture (attention, saliency) of any size, stretched over it; the greater, the brighter"})
+)
+
 // What a text encoder, which runs before the pipeline, reads and gives.
 var (
 	Text = add(Port{Name: "text", DType: tensor.Bytes, Shape: dims("N"), Makers: byHost, Readers: byText, Required: true,

@@ -118,14 +118,14 @@ func python() string {
 	for _, p := range All() {
 		fmt.Fprintf(&b, "%s = %q\n", constant(p.Name), p.Name)
 	}
-	b.WriteString("\n# Name: (dtype, shape, takes part in backward, what it holds).\nPORTS = {\n")
+	b.WriteString("\n# Name: (dtype, shape, takes part in backward, is computed on request, what it holds).\nPORTS = {\n")
 	for _, p := range All() {
 		var shape []string
 		for _, d := range p.Shape {
 			shape = append(shape, strconv.Quote(d))
 		}
-		differentiable := map[bool]string{true: "True", false: "False"}[p.Differentiable]
-		fmt.Fprintf(&b, "    %s: (%q, [%s], %s,\n        %q),\n", constant(p.Name), p.DType, strings.Join(shape, ", "), differentiable, p.Help)
+		word := map[bool]string{true: "True", false: "False"}
+		fmt.Fprintf(&b, "    %s: (%q, [%s], %s, %s,\n        %q),\n", constant(p.Name), p.DType, strings.Join(shape, ", "), word[p.Differentiable], word[p.OnRequest], p.Help)
 	}
 	b.WriteString("}\n")
 	return b.String()

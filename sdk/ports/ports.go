@@ -30,6 +30,8 @@ type Port struct {
 	Makers, Readers []sdk.Kind
 	// Required ports are always given where their task, data and mode call for them.
 	Required bool
+	// OnRequest outputs are computed only when a Forward asks for them.
+	OnRequest bool
 	// Task is detect or classify; empty: either.
 	Task string
 	Help string
@@ -57,6 +59,9 @@ func Required(p *sdk.Port) { p.Required = true }
 // Differentiable lets a port that the catalogue does not say it of take part in Backward.
 func Differentiable(p *sdk.Port) { p.Differentiable = true }
 
+// LowerIsBetter says so of a metric.
+func LowerIsBetter(p *sdk.Port) { p.LowerIsBetter = true }
+
 // Shape gives sizes that are known, or other names for those that are not.
 func Shape(shape ...string) Option { return func(p *sdk.Port) { p.Shape = shape } }
 
@@ -71,7 +76,7 @@ func SizeMultiple(n int64) Option { return func(p *sdk.Port) { p.SizeMultiple = 
 
 // Declare is the port as a stage's manifest, a host's offer or an opened stage states it.
 func (p Port) Declare(options ...Option) sdk.Port {
-	out := sdk.Port{Name: p.Name, DType: p.DType, Shape: slices.Clone(p.Shape), Differentiable: p.Differentiable, Help: p.Help}
+	out := sdk.Port{Name: p.Name, DType: p.DType, Shape: slices.Clone(p.Shape), Differentiable: p.Differentiable, OnRequest: p.OnRequest, Help: p.Help}
 	for _, o := range options {
 		o(&out)
 	}
@@ -286,6 +291,9 @@ func checkPort(s sdk.StageManifest, side string, p sdk.Port, ends []sdk.Port) er
 	}
 	if given := describe(p.DType, p.Shape); !agrees(*known, p) {
 		return wrong("is "+given, describe(known.DType, known.Shape))
+	}
+	if known.OnRequest && !p.OnRequest {
+		return wrong("is always returned", "an output on request")
 	}
 	if kinds := map[string][]sdk.Kind{"input": known.Readers, "output": known.Makers}[side]; !slices.Contains(kinds, s.Kind) {
 		return wrong("of a stage of kind "+string(s.Kind), "kind "+join(kinds, " or "))

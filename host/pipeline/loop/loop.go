@@ -34,12 +34,14 @@ type Source interface {
 	BatchesPerEpoch() int
 }
 
-// Validation is what a validation found. Metric decides which checkpoint is best;
-// greater is better. NaN means that it could not be computed.
+// Validation is what a validation found. Metric decides which checkpoint is best: that of
+// the greatest value, or the smallest. NaN means that it could not be computed.
 type Validation struct {
 	Metric  string
 	Value   float64
 	Metrics map[string]float64
+	// LowerIsBetter says so of Value.
+	LowerIsBetter bool
 	// Latest makes this validation the best one, whatever number its value is.
 	Latest bool
 	// Keep is called when the validation is the best so far; it may be nil.
@@ -279,7 +281,8 @@ func (l *loop) validate(ctx context.Context) error {
 		return err
 	}
 	record := runs.Record{Kind: "validation", Step: l.state.Step, Epoch: epoch, Metrics: v.Metrics, StepSec: time.Since(started).Seconds()}
-	better := !math.IsNaN(v.Value) && (v.Latest || l.state.Best.Step == 0 || v.Value > l.state.Best.Value)
+	best := l.state.Best
+	better := !math.IsNaN(v.Value) && (v.Latest || best.Step == 0 || v.Value != best.Value && (v.Value < best.Value) == v.LowerIsBetter)
 	l.state.Stale++
 	if better {
 		l.state.Stale = 0

@@ -32,6 +32,8 @@ type Feed struct {
 	Encoder *pipeline.Member
 	// View is how the pictures are turned and scaled.
 	View View
+	// Targets loads the targets of cases to be predicted, too, where all of them have some.
+	Targets bool
 
 	cache  *dataset.Cache
 	tokens *tokenCache
@@ -152,6 +154,7 @@ func (f *Feed) loader(ctx context.Context, cases []dataset.Case, train bool, epo
 		o.SameSize = true // what a batch is padded to must not change what is said of an image
 	}
 	if !train {
+		o.Targets = f.Targets && f.View == View{} && !slices.ContainsFunc(cases, func(c dataset.Case) bool { return !c.HasTargets })
 		sure := map[bool]float64{true: 1}
 		o.Load.Augment = dataset.AugmentOptions{FlipX: sure[f.View.FlipX], FlipY: sure[f.View.FlipY], Transpose: sure[f.View.Transpose]}
 	}

@@ -42,7 +42,7 @@ func Combine(task, merge string, sources [][]Prediction) ([]Prediction, error) {
 				floats.AddScaled(mean[k], 1/float64(len(sources)), p[i].Probabilities[k])
 			}
 		}
-		out[i].Probabilities = mean
+		out[i].Probabilities, out[i].Own = mean, nil // no head has said this
 	}
 	return out, nil
 }
@@ -56,7 +56,8 @@ func sameCases(sources [][]Prediction) error {
 	return nil
 }
 
-// combineBoxes keeps as many boxes of an image as the longest source has.
+// combineBoxes keeps as many boxes of an image as the longest source has. The head's own
+// metrics are of no combination.
 func combineBoxes(merge string, sources [][]Prediction) ([]Prediction, error) {
 	out := slices.Clone(sources[0])
 	for i := range out {
@@ -73,7 +74,7 @@ func combineBoxes(merge string, sources [][]Prediction) ([]Prediction, error) {
 				return nil, &config.Error{Err: err}
 			}
 		}
-		out[i].Boxes = merged[:min(most, len(merged))]
+		out[i].Boxes, out[i].Own = merged[:min(most, len(merged))], nil
 	}
 	return out, nil
 }
@@ -143,7 +144,7 @@ func WriteFindings(path string, findings []VolumeFinding) error {
 				rows[len(rows)-1] = append(rows[len(rows)-1], f.Place.cells()...)
 			}
 		}
-		data, err = table(rows)
+		data, err = asCSV(rows)
 	case ".json":
 		if findings == nil {
 			findings = []VolumeFinding{}

@@ -29,28 +29,33 @@ type Prediction struct {
 	// Probabilities of a classifier, per label set.
 	Probabilities [][]float64
 	Reconstructed []Reconstructed
+	// Own are the head's own metrics of the case, by the port's name; none where it has none.
+	Own map[string]float64
+	// Maps over the picture that were asked for, by the port's name.
+	Maps map[string]Map
 }
 
 // Case is a prediction without its case, as JSON holds it exactly.
 type Case struct {
-	ID            string          `json:"id"`
-	Boxes         []Box           `json:"boxes,omitempty"`
-	Probabilities [][]float64     `json:"probabilities,omitempty"`
-	Reconstructed []Reconstructed `json:"reconstructed,omitempty"`
+	ID            string             `json:"id"`
+	Boxes         []Box              `json:"boxes,omitempty"`
+	Probabilities [][]float64        `json:"probabilities,omitempty"`
+	Reconstructed []Reconstructed    `json:"reconstructed,omitempty"`
+	Own           map[string]float64 `json:"own,omitempty"`
 }
 
 // Bare are predictions without their cases.
 func Bare(all []Prediction) []Case {
 	out := make([]Case, len(all))
 	for i, p := range all {
-		out[i] = Case{p.Case.ID, p.Boxes, p.Probabilities, p.Reconstructed}
+		out[i] = Case{p.Case.ID, p.Boxes, p.Probabilities, p.Reconstructed, p.Own}
 	}
 	return out
 }
 
 // Of is the prediction for its case.
 func (c Case) Of(of *dataset.Case) Prediction {
-	return Prediction{of, c.Boxes, c.Probabilities, c.Reconstructed}
+	return Prediction{Case: of, Boxes: c.Boxes, Probabilities: c.Probabilities, Reconstructed: c.Reconstructed, Own: c.Own}
 }
 
 // Decoder reads predictions from what the stages of a pipeline answer.

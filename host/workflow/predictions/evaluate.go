@@ -11,6 +11,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // Protocol is the FROC protocol that a configuration validates with.
@@ -94,6 +95,20 @@ func EvaluateClasses(cases []dataset.Case, predictions []Prediction, sets []sdk.
 
 // Score is the number that decides which checkpoint is best, with all that was measured.
 func Score(c *config.Config, labels []sdk.LabelSet, cases []dataset.Case, predictions []Prediction) (name string, value float64, metrics map[string]float64, err error) {
+	if name, value, metrics, err = score(c, labels, cases, predictions); err != nil {
+		return "", 0, nil, err
+	}
+	for _, own := range OwnNames(predictions) {
+		metrics[own] = OwnMean(predictions, own)
+	}
+	if own := string(c.Train.BestBy); ports.Metrics.Has(own) {
+		name, value = own, OwnMean(predictions, own)
+	}
+	return name, value, finite(metrics), nil
+}
+
+// score is Score without the head's own metrics.
+func score(c *config.Config, labels []sdk.LabelSet, cases []dataset.Case, predictions []Prediction) (name string, value float64, metrics map[string]float64, err error) {
 	metrics = map[string]float64{}
 	if c.Task == config.Detect {
 		p, err := Protocol(c)
@@ -122,14 +137,14 @@ func Score(c *config.Config, labels []sdk.LabelSet, cases []dataset.Case, predic
 			}
 			metrics["mean_sensitivity_of_classes"] = froc.MacroMean(classes).MeanSensitivity
 		}
-		return name, r.MeanSensitivity, finite(metrics), nil
+		return name, r.MeanSensitivity, metrics, nil
 	}
 	results, err := EvaluateClasses(cases, predictions, labels)
 	if err != nil {
 		return "", 0, nil, err
 	}
 	by := c.Train.BestBy
-	if by == config.Last {
+	if by == config.Last || ports.Metrics.Has(string(by)) {
 		by = config.BalancedAccuracy
 	}
 	if name = strings.ReplaceAll(string(by), "_", " "); by == config.MacroAUROC {
@@ -158,7 +173,7 @@ func Score(c *config.Config, labels []sdk.LabelSet, cases []dataset.Case, predic
 		metrics["macro_auroc"+suffix] = r.Metrics.MacroAUROC
 		metrics["ece"+suffix] = r.Metrics.ECE
 	}
-	return name, value / float64(defined), finite(metrics), nil
+	return name, value / float64(defined), metrics, nil
 }
 
 // finite drops what is undefined: JSON has no NaN.

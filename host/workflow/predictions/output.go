@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/npz"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/internal/stat"
@@ -73,7 +74,7 @@ func Write(path string, set Set) error {
 	return runs.WriteFile(path, data)
 }
 
-func table(rows [][]string) ([]byte, error) {
+func asCSV(rows [][]string) ([]byte, error) {
 	var b bytes.Buffer
 	w := csv.NewWriter(&b)
 	err := w.WriteAll(rows)
@@ -100,7 +101,7 @@ func predictionsCSV(task string, labels []sdk.LabelSet, predictions []Prediction
 				}
 			}
 		}
-		return table(rows)
+		return asCSV(rows)
 	}
 	header := []string{"id"}
 	for _, set := range labels {
@@ -121,7 +122,7 @@ func predictionsCSV(task string, labels []sdk.LabelSet, predictions []Prediction
 		}
 		rows = append(rows, row)
 	}
-	return table(rows)
+	return asCSV(rows)
 }
 
 // ofVolumes reports whether slices of volumes were predicted that say where they lie.
@@ -248,13 +249,16 @@ func Save(run, split string, set Set) error {
 	}
 	truth, images := truthRows(set.Task, set.Labels, set.Predictions)
 	for name, rows := range map[string][][]string{TruthFile: truth, ImagesFile: images} {
-		data, err := table(rows)
+		data, err := asCSV(rows)
 		if err != nil {
 			return err
 		}
 		if err := runs.WriteFile(filepath.Join(dir, name), data); err != nil {
 			return err
 		}
+	}
+	if err := writeMetrics(filepath.Join(dir, MetricsFile), set.Predictions); err != nil {
+		return err
 	}
 	if ofVolumes(set.Predictions) {
 		if err := saveVolumes(dir, set); err != nil {
@@ -346,6 +350,20 @@ func truthRows(task string, labels []sdk.LabelSet, predictions []Prediction) (tr
 }
 
 func number64(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
+
+// FileName is an id as a part of a file's name on every system.
+func FileName(id string) string {
+	name := strings.Map(func(r rune) rune {
+		if r < ' ' || strings.ContainsRune(`/\:*?"<>| `, r) {
+			return '_'
+		}
+		return r
+	}, id)
+	if len(name) > 120 {
+		return dataset.Pseudonym(id)
+	}
+	return name
+}
 
 // Splits lists the splits whose predictions a run keeps.
 func Splits(run string) []string {

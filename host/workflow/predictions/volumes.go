@@ -94,7 +94,7 @@ func saveVolumes(dir string, set Set) error {
 		}
 	}
 	for name, rows := range map[string][][]string{TruthFile: truth, ImagesFile: images, File: found} {
-		data, err := table(rows)
+		data, err := asCSV(rows)
 		if err == nil {
 			err = runs.WriteFile(filepath.Join(dir, name), data)
 		}

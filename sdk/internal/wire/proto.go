@@ -114,7 +114,7 @@ func PortsToProto(ports []sdk.Port) []*stagev1.Port {
 		q := &stagev1.Port{
 			Name: p.Name, Dtype: string(p.DType), Shape: p.Shape,
 			Required: p.Required, Differentiable: p.Differentiable, Resident: p.Resident,
-			SizeMultiple: p.SizeMultiple, OnRequest: p.OnRequest, Help: p.Help,
+			SizeMultiple: p.SizeMultiple, OnRequest: p.OnRequest, LowerIsBetter: p.LowerIsBetter, Help: p.Help,
 		}
 		if i := p.Intensity; i != nil {
 			q.Intensity = &stagev1.Intensity{Low: i.Low, High: i.High, OutLow: i.OutLow, OutHigh: i.OutHigh, Mean: i.Mean, Std: i.Std}
@@ -131,7 +131,7 @@ func PortsFromProto(ports []*stagev1.Port) []sdk.Port {
 		q := sdk.Port{
 			Name: p.GetName(), DType: tensor.DType(p.GetDtype()), Shape: p.GetShape(),
 			Required: p.GetRequired(), Differentiable: p.GetDifferentiable(), Resident: p.GetResident(),
-			SizeMultiple: p.GetSizeMultiple(), OnRequest: p.GetOnRequest(), Help: p.GetHelp(),
+			SizeMultiple: p.GetSizeMultiple(), OnRequest: p.GetOnRequest(), LowerIsBetter: p.GetLowerIsBetter(), Help: p.GetHelp(),
 		}
 		if i := p.GetIntensity(); i != nil {
 			q.Intensity = &sdk.Intensity{Low: i.GetLow(), High: i.GetHigh(), OutLow: i.GetOutLow(), OutHigh: i.GetOutHigh(), Mean: i.GetMean(), Std: i.GetStd()}

@@ -96,6 +96,13 @@ func (e *encoder) forward(ctx context.Context, c *call) error {
 		if err := c.out(tokenName(name), tokens, c.Inputs[name].Shape[0], int64(grid[0]*grid[1]), int64(width)); err != nil {
 			return err
 		}
+		if visual := ports.Visuals.Of("contrast").Name; c.Wanted[visual] {
+			drawn := make([]float32, len(features)/Features)
+			for k := range drawn {
+				drawn[k] = float32(features[k*Features+1] - features[k*Features+2])
+			}
+			c.answer.Outputs[visual] = tensor.OfFloat32s(drawn, c.Inputs[name].Shape[0], int64(grid[0]), int64(grid[1]))
+		}
 		e.grids.mu.Lock()
 		if len(e.grids.byID) > 64 {
 			clear(e.grids.byID)
@@ -282,7 +289,7 @@ func (h *classifier) forward(_ context.Context, c *call) error {
 		scores = append(scores, term{c.linear(joint, c.param("joint"), h.width), same})
 	}
 	logits := c.sum(n*h.classes, scores...)
-	if err := c.out(ports.Logits.Name, logits, int64(n), int64(h.classes)); err != nil || !c.Train {
+	if err := c.out(ports.Logits.Name, logits, int64(n), int64(h.classes)); err != nil {
 		return err
 	}
 	labels := slices.Repeat([]int64{-1}, n)
@@ -292,6 +299,18 @@ func (h *classifier) forward(_ context.Context, c *call) error {
 			return err
 		}
 		labels = given
+	}
+	if metric := ports.Metrics.Of("surprise").Name; c.Wanted[metric] {
+		surprise := make([]float32, n)
+		for i, k := range labels {
+			if surprise[i] = float32(math.NaN()); k >= 0 {
+				surprise[i] = float32(-math.Log(stat.Softmax(logits.v[i*h.classes : (i+1)*h.classes])[k]))
+			}
+		}
+		c.answer.Outputs[metric] = tensor.OfFloat32s(surprise)
+	}
+	if !c.Train {
+		return nil
 	}
 	right := 0.0
 	for i, k := range labels {

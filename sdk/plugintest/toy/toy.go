@@ -54,7 +54,7 @@ func Manifest() sdk.Manifest {
 						ports.Intensity(sdk.Intensity{Low: -1024, High: 2050, OutLow: 0, OutHigh: 1})),
 					ports.Images.Declare(ports.SizeMultiple(16), ports.Intensity(sdk.Intensity{Low: 0, High: 255, OutLow: 0, OutHigh: 1})),
 				},
-				Outputs:  []sdk.Port{tokens, gridPort},
+				Outputs:  []sdk.Port{tokens, gridPort, ports.Visuals.Of("contrast").Declare()},
 				Settings: sdk.SettingsOf(encoderSettings{}),
 			},
 			{
@@ -73,7 +73,7 @@ func Manifest() sdk.Manifest {
 			{
 				Name: "classifier", Kind: sdk.KindHead, Summary: "softmax regression", Trainable: true, Tasks: []string{"classify"},
 				Inputs:  []sdk.Port{tokens, ports.Joint.Declare(ports.Shape("N", "C")), ports.TargetLabel.Declare()},
-				Outputs: []sdk.Port{ports.Logits.Declare(ports.Required)},
+				Outputs: []sdk.Port{ports.Logits.Declare(ports.Required), ports.Metrics.Of("surprise").Declare(ports.LowerIsBetter, ports.Help("-log of the true class's probability"))},
 				Losses:  []string{"classification"}, Metrics: []string{"accuracy"},
 			},
 		},

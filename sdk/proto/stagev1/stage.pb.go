@@ -400,7 +400,9 @@ type Port struct {
 	SizeMultiple int64  `protobuf:"varint,8,opt,name=size_multiple,json=sizeMultiple,proto3" json:"size_multiple,omitempty"`
 	Help         string `protobuf:"bytes,9,opt,name=help,proto3" json:"help,omitempty"`
 	// An output that is computed only when Forward asks for it.
-	OnRequest     bool `protobuf:"varint,10,opt,name=on_request,json=onRequest,proto3" json:"on_request,omitempty"`
+	OnRequest bool `protobuf:"varint,10,opt,name=on_request,json=onRequest,proto3" json:"on_request,omitempty"`
+	// Of a metric (metric.*): the smaller, the better.
+	LowerIsBetter bool `protobuf:"varint,11,opt,name=lower_is_better,json=lowerIsBetter,proto3" json:"lower_is_better,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -501,6 +503,13 @@ func (x *Port) GetHelp() string {
 func (x *Port) GetOnRequest() bool {
 	if x != nil {
 		return x.OnRequest
+	}
+	return false
+}
+
+func (x *Port) GetLowerIsBetter() bool {
+	if x != nil {
+		return x.LowerIsBetter
 	}
 	return false
 }
@@ -2834,7 +2843,7 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\aout_low\x18\x03 \x01(\x01R\x06outLow\x12\x19\n" +
 	"\bout_high\x18\x04 \x01(\x01R\aoutHigh\x12\x12\n" +
 	"\x04mean\x18\x05 \x03(\x01R\x04mean\x12\x10\n" +
-	"\x03std\x18\x06 \x03(\x01R\x03std\"\xbf\x02\n" +
+	"\x03std\x18\x06 \x03(\x01R\x03std\"\xe7\x02\n" +
 	"\x04Port\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05dtype\x18\x02 \x01(\tR\x05dtype\x12\x14\n" +
@@ -2847,7 +2856,8 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x04help\x18\t \x01(\tR\x04help\x12\x1d\n" +
 	"\n" +
 	"on_request\x18\n" +
-	" \x01(\bR\tonRequest\"\x99\x02\n" +
+	" \x01(\bR\tonRequest\x12&\n" +
+	"\x0flower_is_better\x18\v \x01(\bR\rlowerIsBetter\"\x99\x02\n" +
 	"\aSetting\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x18\n" +

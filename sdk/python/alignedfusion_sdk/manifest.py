@@ -36,6 +36,7 @@ class Port:
     on_request: bool = False
     size_multiple: int = 0
     intensity: Optional[Intensity] = None
+    lower_is_better: bool = False  # of a metric (metric.*)
 
     @classmethod
     def named(cls, name: str, **more: Any) -> "Port":
@@ -48,8 +49,8 @@ class Port:
         if entry is None:
             near = difflib.get_close_matches(name, PORTS, 1)
             raise ValueError("no port %r in the catalogue%s" % (name, "; did you mean %r?" % near[0] if near else ""))
-        dtype, shape, differentiable, text = entry
-        fields = {"dtype": dtype, "shape": list(shape), "differentiable": differentiable, "help": text}
+        dtype, shape, differentiable, on_request, text = entry
+        fields = {"dtype": dtype, "shape": list(shape), "differentiable": differentiable, "on_request": on_request, "help": text}
         return cls(name, **{**fields, **more})
 
     def family(self) -> Optional[str]:
@@ -79,7 +80,7 @@ class Setting:
         """The typed value; StageError when it does not fit."""
         def fail(wanted):
             raise StageError("InvalidArgument", "setting %s: %r given, want %s" % (self.name, text, wanted), setting=self.name)
-        if self.choices and text not in self.choices:
+        if self.choices and not any(text == c or c.endswith(".*") and text.startswith(c[:-1]) and text != c[:-1] for c in self.choices):
             fail("one of " + ", ".join(self.choices))
 
         def number(kind, part, wanted):

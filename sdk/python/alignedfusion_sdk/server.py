@@ -435,7 +435,8 @@ def _cost(start):
 
 def _port(p):
     out = protocol.Port(name=p.name, dtype=p.dtype, shape=[str(d) for d in p.shape], required=p.required,
-                        differentiable=p.differentiable, help=p.help, on_request=p.on_request, size_multiple=p.size_multiple)
+                        differentiable=p.differentiable, help=p.help, on_request=p.on_request, size_multiple=p.size_multiple,
+                        lower_is_better=p.lower_is_better)
     if p.intensity is not None:
         out.intensity.CopyFrom(protocol.message("Intensity")(**dataclasses.asdict(p.intensity)))
     return out
