@@ -66,7 +66,7 @@ func newReconstructor(b *torchstage.Build, frame *fusion.Frame, set method) (*re
 		}
 		r.targets = append(r.targets, rows)
 	}
-	r.values = b.S.Keep(b.S.To(b.S.FromTensor(values), b.Device))
+	r.values = b.Constant("value.embedding")
 	r.padding = b.S.Keep(frame.Upload(b.S, padding, a, k))
 	return r, b.S.Err()
 }

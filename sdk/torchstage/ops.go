@@ -56,6 +56,61 @@ func (s *Scope) MulScalar(x *ts.Tensor, v float64) *ts.Tensor {
 	return s.scalar("mul", v, func(c *ts.Scalar) (*ts.Tensor, error) { return x.MulScalar(c, false) })
 }
 
+// Neg is -x.
+func (s *Scope) Neg(x *ts.Tensor) *ts.Tensor { return s.MulScalar(x, -1) }
+
+// Maximum is the larger of x and y, broadcast.
+func (s *Scope) Maximum(x, y *ts.Tensor) *ts.Tensor {
+	return s.Do("maximum", func() (*ts.Tensor, error) { return x.Maximum(y, false) })
+}
+
+// Minimum is the smaller of x and y, broadcast.
+func (s *Scope) Minimum(x, y *ts.Tensor) *ts.Tensor { return s.Neg(s.Maximum(s.Neg(x), s.Neg(y))) }
+
+// Abs is |x|; its gradient at 0 is 0.
+func (s *Scope) Abs(x *ts.Tensor) *ts.Tensor { return s.Maximum(x, s.Neg(x)) }
+
+// Sqrt is the square root; NaN below 0.
+func (s *Scope) Sqrt(x *ts.Tensor) *ts.Tensor {
+	return s.Do("sqrt", func() (*ts.Tensor, error) { return x.Sqrt(false) })
+}
+
+// Pow is x to the power of v. Of x <= 0 only whole and half powers have a gradient, and of
+// x < 0 only whole ones a value.
+func (s *Scope) Pow(x *ts.Tensor, v float64) *ts.Tensor {
+	whole, rest := math.Modf(math.Abs(v))
+	var out *ts.Tensor
+	times := func(y *ts.Tensor) {
+		if out == nil {
+			out = y
+		} else {
+			out = s.Mul(out, y)
+		}
+	}
+	switch {
+	case rest == 0.5:
+		times(s.Sqrt(x))
+	case rest != 0 || whole > 1<<30:
+		return s.Exp(s.MulScalar(s.Log(x), v))
+	}
+	for square, n := x, int(whole); n > 0; n >>= 1 {
+		if n&1 == 1 {
+			times(square)
+		}
+		if n > 1 {
+			square = s.Mul(square, square)
+		}
+	}
+	ones := s.AddScalar(s.MulScalar(x, 0), 1)
+	switch {
+	case out == nil:
+		return ones
+	case v < 0:
+		return s.Div(ones, out)
+	}
+	return s.MulScalar(out, 1) // never x itself
+}
+
 // MatMul is torch.matmul.
 func (s *Scope) MatMul(x, y *ts.Tensor) *ts.Tensor {
 	return s.Do("matmul", func() (*ts.Tensor, error) { return x.Matmul(y, false) })

@@ -50,6 +50,16 @@ type Build struct {
 	Losses []string
 }
 
+// Constant is one of the request's constants on the stage's device, which stays until the
+// stage is closed or it is freed; nil where the request has none of that name.
+func (b *Build) Constant(name string) *ts.Tensor {
+	t := b.Request.Constants[name]
+	if t == nil {
+		return nil
+	}
+	return b.S.Keep(b.S.To(b.S.FromTensor(t), b.Device))
+}
+
 // Inputs of one Forward.
 type Inputs struct {
 	Train bool

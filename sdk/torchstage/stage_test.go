@@ -563,6 +563,59 @@ func TestStridedPointwiseConvolutionOfThreeChannelsTrains(t *testing.T) {
 	}
 }
 
+// Values and gradients are those of the functions, where they have some.
+func TestElementaryFunctionsAndTheirGradients(t *testing.T) {
+	x, other := []float32{-2, -0.5, 0.5, 3}, []float32{1, 1, 1, 1}
+	type row struct {
+		compute      func(s *Scope, x, y *ts.Tensor) *ts.Tensor
+		value, slope func(x float64) float64
+	}
+	step := func(yes bool) float64 { return map[bool]float64{true: 1}[yes] }
+	rows := map[string]row{
+		"sub":     {(*Scope).Sub2, func(x float64) float64 { return x - 1 }, func(float64) float64 { return 1 }},
+		"maximum": {(*Scope).Maximum, func(x float64) float64 { return max(x, 1) }, func(x float64) float64 { return step(x > 1) }},
+		"minimum": {(*Scope).Minimum, func(x float64) float64 { return min(x, 1) }, func(x float64) float64 { return step(x < 1) }},
+		"abs": {func(s *Scope, x, _ *ts.Tensor) *ts.Tensor { return s.Abs(x) }, math.Abs,
+			func(x float64) float64 { return math.Copysign(1, x) }},
+		"sqrt": {func(s *Scope, x, _ *ts.Tensor) *ts.Tensor { return s.Sqrt(x) }, math.Sqrt,
+			func(x float64) float64 { return 0.5 / math.Sqrt(x) }},
+	}
+	for _, v := range []float64{0, 1, 2, 5, -1, -2, 0.5, 1.5, -0.5, 0.3, 2.2} {
+		rows[fmt.Sprintf("pow %g", v)] = row{func(s *Scope, x, _ *ts.Tensor) *ts.Tensor { return s.Pow(x, v) },
+			func(x float64) float64 { return math.Pow(x, v) }, func(x float64) float64 { return v * math.Pow(x, v-1) }}
+	}
+	for name, r := range rows {
+		err := OnThread(func() error {
+			restore, err := gradMode(true)
+			if err != nil {
+				return err
+			}
+			defer restore()
+			s := newScope()
+			defer s.end()
+			in := s.Leaf(s.FromFloat32s(x, 4))
+			out := r.compute(s, in, s.FromFloat32s(other, 4))
+			values := s.Float32s(out)
+			s.Backprop(s.Sum(out, nil, false))
+			slopes := s.Float32s(s.Grad(in))
+			if s.err != nil {
+				return s.err
+			}
+			for i, at := range x {
+				for what, pair := range map[string][2]float64{"value": {float64(values[i]), r.value(float64(at))}, "gradient": {float64(slopes[i]), r.slope(float64(at))}} {
+					if got, want := pair[0], pair[1]; math.IsNaN(got) != math.IsNaN(want) || math.Abs(got-want) > 1e-5*(1+math.Abs(want)) {
+						t.Errorf("%s at %g: %s %g, want %g", name, at, what, got, want)
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func residentBytes(t *testing.T) int64 {
 	t.Helper()
 	text, err := os.ReadFile("/proc/self/statm")
