@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/npz"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/plughost/validate"
@@ -71,7 +72,8 @@ func pluginCommand() *cli.Command {
 			},
 			{
 				Name: "pack", Usage: "write a plugin into one file, NAME-VERSION-" + strings.ReplaceAll(plughost.System, "/", "_") + plughost.PackageEnding, ArgsUsage: "NAME|PATH",
-				Flags: []cli.Flag{&cli.StringFlag{Name: "out", Value: ".", Usage: "folder `DIR`"}}, Action: pluginPack,
+				Flags: []cli.Flag{&cli.StringFlag{Name: "out", Value: ".", Usage: "folder `DIR`"},
+					&cli.StringFlag{Name: "wheelhouse", Usage: "take along the wheels in `DIR` that the plugin's requirements name, as pip download fetched them", TakesFile: true}}, Action: pluginPack,
 			},
 			{
 				Name: "lock", Usage: "write " + plughost.LockFile + " here: the SHA-256 of the plugins this project runs, and no others of their names", ArgsUsage: "NAME…",
@@ -349,6 +351,9 @@ func pluginInstall(c *cli.Context) error {
 func showPackage(c *cli.Context, p *plughost.Package) {
 	fmt.Fprintf(c.App.ErrWriter, "%s %s for %s: %s; license %s; runs %s; %d files\n", p.Name, p.Version, p.Platform,
 		strings.Join(p.Kinds, ", "), shown(p.License), strings.Join(p.Command, " "), len(p.Files))
+	if len(p.Requirements) > 0 {
+		fmt.Fprintf(c.App.ErrWriter, "  needs for Python: %s\n", strings.Join(p.Requirements, ", "))
+	}
 	if p.Libtorch != "" {
 		fmt.Fprintf(c.App.ErrWriter, "  made for libtorch %s, runs with %s\n", p.Libtorch, p.LibtorchRange)
 	}
@@ -359,8 +364,8 @@ func pluginPack(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	file, sum, p, err := plughost.Pack(c.Context, path, c.String("out"))
-	if errors.Is(err, plughost.ErrNotFound) {
+	file, sum, p, err := plughost.Pack(c.Context, path, c.String("out"), c.String("wheelhouse"))
+	if errors.Is(err, plughost.ErrNotFound) || fault.Of(err) == fault.Usage {
 		return usageError("%w", err)
 	}
 	if err != nil {

@@ -41,6 +41,9 @@ type Layout struct {
 	Files     []string `yaml:"files"`
 	License   string   `yaml:"license"`
 	ModelCard string   `yaml:"model_card"`
+	// Requirements is the one of Files that names the Python packages it needs besides those
+	// of the SDK, each with its version.
+	Requirements string `yaml:"requirements,omitempty"`
 }
 
 // Found is a plugin on disk.

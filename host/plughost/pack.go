@@ -49,8 +49,10 @@ type Package struct {
 	// runs with: versions that differ in the second place have other symbols.
 	Libtorch      string `json:"libtorch,omitempty"`
 	LibtorchRange string `json:"libtorch_range,omitempty"`
-	License       string `json:"license,omitempty"`
-	ModelCard     string `json:"model_card,omitempty"`
+	// Requirements are the Python packages that it needs, name==version.
+	Requirements []string `json:"requirements,omitempty"`
+	License      string   `json:"license,omitempty"`
+	ModelCard    string   `json:"model_card,omitempty"`
 	// Files are all files of the plugin but packageFile.
 	Files map[string]PackedFile `json:"files"`
 }
@@ -63,8 +65,9 @@ type PackedFile struct {
 
 // Pack writes the plugin at path (a program, or a folder with a LayoutFile) into a package
 // in dir, and returns the package's file and its SHA-256. The plugin is run with
-// --describe. A program that needs libtch.so takes along the one it has here.
-func Pack(ctx context.Context, path, dir string) (file, sum string, _ *Package, err error) {
+// --describe. A program that needs libtch.so takes along the one it has here, one in Python
+// the wheels of its requirements that lie in the folder wheelhouse, unless that is "".
+func Pack(ctx context.Context, path, dir, wheelhouse string) (file, sum string, _ *Package, err error) {
 	fail := func(err error) (string, string, *Package, error) { return "", "", nil, err }
 	found, err := Find(path, nil)
 	if err != nil {
@@ -81,10 +84,26 @@ func Pack(ctx context.Context, path, dir string) (file, sum string, _ *Package, 
 	}
 	p := &Package{SchemaVersion: 1, Name: layout.Name, Version: layout.Version, Platform: System, Kinds: layout.Kinds, Protocol: layout.Protocol,
 		Command: layout.Command, Runtime: manifest.Runtime, License: layout.License, ModelCard: layout.ModelCard, Files: map[string]PackedFile{}}
+	layout.Files = slices.DeleteFunc(layout.Files, inFolder(packageDir)) // made where it is installed
+	if wheelhouse != "" {
+		if err := layout.takeWheels(wheelhouse, folder); err != nil {
+			return fail(err)
+		}
+	}
 	if p.Libtorch, err = takeLibraries(found, layout, folder); err != nil {
 		return fail(err)
 	}
 	p.LibtorchRange = series(p.Libtorch)
+	if p.Requirements, err = layout.requirements(folder); err != nil {
+		return fail(err)
+	}
+	text, err := yaml.Marshal(layout)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(folder, LayoutFile), text, 0o644)
+	}
+	if err != nil {
+		return fail(err)
+	}
 	names := append([]string{LayoutFile}, layout.Files...)
 	for _, name := range names {
 		packed, err := packedFile(filepath.Join(folder, name))
@@ -143,11 +162,7 @@ func takeLibraries(f *Found, layout *Layout, folder string) (libtorch string, er
 			}
 			layout.Files = append(layout.Files, to)
 		}
-		text, err := yaml.Marshal(layout)
-		if err != nil {
-			return "", err
-		}
-		return shimVersion(filepath.Join(dir, shimLibrary)), os.WriteFile(filepath.Join(folder, LayoutFile), text, 0o644)
+		return shimVersion(filepath.Join(dir, shimLibrary)), nil
 	}
 	return "", fmt.Errorf("%s needs %s, which is nowhere here", f.Path, shimLibrary)
 }
@@ -221,7 +236,7 @@ func openPackage(r io.Reader) (*Package, *tar.Reader, func(), error) {
 	if err := decoder.Decode(&p); err != nil {
 		return fail(fmt.Errorf("%s: %w", packageFile, err))
 	}
-	for _, text := range append([]string{p.Version, p.Platform, p.License, p.ModelCard, p.Runtime, p.Libtorch, p.LibtorchRange}, append(p.Command, p.Kinds...)...) {
+	for _, text := range append([]string{p.Version, p.Platform, p.License, p.ModelCard, p.Runtime, p.Libtorch, p.LibtorchRange}, slices.Concat(p.Command, p.Kinds, p.Requirements)...) {
 		if printable(text) != text {
 			return fail(fmt.Errorf("%s has characters that are not for showing: %q", packageFile, text))
 		}
@@ -289,7 +304,11 @@ func unpack(path, folder string) (*Package, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if err := errors.Join(p.agrees(layout), p.fitsLibtorch()); err != nil {
+	needs, err := layout.requirements(folder)
+	if err == nil && !slices.Equal(needs, p.Requirements) {
+		err = fmt.Errorf("%s says requirements %q, %s in it %q: get the package from who made it", packageFile, p.Requirements, layout.Requirements, needs)
+	}
+	if err := errors.Join(err, p.agrees(layout), p.fitsLibtorch()); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrUnsafe, path, err)
 	}
 	return p, nil

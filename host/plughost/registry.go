@@ -291,6 +291,11 @@ func stage(ctx context.Context, f *Found, to string) (*Layout, sdk.Manifest, err
 	if err != nil {
 		return nil, m, err
 	}
+	packages, err := f.installWheels(ctx, to)
+	if err != nil {
+		return nil, m, fmt.Errorf("plugin %s: %w", f.Name, err)
+	}
+	f = f.with(packages)
 	copied := *f
 	copied.Path, copied.origin = to, f.Command[0]
 	if f.Layout == nil {

@@ -3,6 +3,8 @@
 package plughost
 
 import (
+	"archive/zip"
+	"bytes"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
@@ -12,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -467,14 +470,14 @@ func TestWhatPluginsSayMovesNoTerminal(t *testing.T) {
 
 func TestAPackageIsInstalledAsItWasPacked(t *testing.T) {
 	isolate(t)
-	file, sum, p, err := Pack(t.Context(), filepath.Join(testBinaries, "linear"), t.TempDir())
+	file, sum, p, err := Pack(t.Context(), filepath.Join(testBinaries, "linear"), t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want := "linear-1.0.0-" + strings.ReplaceAll(System, "/", "_") + ".afp"; filepath.Base(file) != want || len(p.Files) != 2 {
 		t.Errorf("packed as %s of %v, want %s", file, p.Files, want)
 	}
-	if _, again, _, err := Pack(t.Context(), filepath.Join(testBinaries, "linear"), t.TempDir()); err != nil || again != sum {
+	if _, again, _, err := Pack(t.Context(), filepath.Join(testBinaries, "linear"), t.TempDir(), ""); err != nil || again != sum {
 		t.Errorf("packed twice: %s and %s, %v", sum, again, err)
 	}
 	told := ""
@@ -584,6 +587,60 @@ func TestAPackageForAnotherLibtorchIsRefused(t *testing.T) {
 		err := (&Package{Libtorch: made, LibtorchRange: series(made)}).fitsLibtorch()
 		if (err == nil) != fits || err != nil && !strings.Contains(err.Error(), "runs with libtorch "+series(made)+" (made for "+made+"), this machine has 2.6.0+cpu") {
 			t.Errorf("made for %q: %v, fits: %v", made, err, fits)
+		}
+	}
+}
+
+// A plugin in Python takes the wheels of its requirements along; where it is installed, what
+// is in them lies among its own files, hashed.
+func TestAPackageBringsItsPythonPackages(t *testing.T) {
+	isolate(t)
+	python := "/usr/bin/python3"
+	if exec.Command(python, "-m", "pip", "--version").Run() != nil {
+		t.Skip("no pip for Python")
+	}
+	var wheel bytes.Buffer
+	z := zip.NewWriter(&wheel)
+	for _, f := range [][2]string{{"tiny/__init__.py", "name = 'linear'\n"}, {"tiny-1.5.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.5\n"},
+		{"tiny-1.5.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"},
+		{"tiny-1.5.dist-info/RECORD", "tiny/__init__.py,,\ntiny-1.5.dist-info/METADATA,,\ntiny-1.5.dist-info/WHEEL,,\ntiny-1.5.dist-info/RECORD,,\n"}} {
+		w, err := z.Create(f[0])
+		if err == nil {
+			_, err = w.Write([]byte(f[1]))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	house := writeFolder(t, map[string]string{"tiny-1.5-py3-none-any.whl": wheel.String()})
+	describe, err := exec.Command(filepath.Join(testBinaries, "linear"), "--describe").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := "import os, sys\nsys.path.insert(0, 'packages')\ntry:\n    import tiny\nexcept ImportError:\n    if os.path.exists('wheels'): raise\nprint(open('manifest.json').read())\n"
+	project := func(requirement string) string {
+		return writeFolder(t, map[string]string{LayoutFile: "name: linear\nversion: \"1.0.0\"\nkinds: [head]\ncommand: [" + python + ", p.py]\nfiles: [p.py, manifest.json, needs.txt]\nrequirements: needs.txt\n",
+			"p.py": script, "manifest.json": string(describe), "needs.txt": "# of the test\n" + requirement + "\n"})
+	}
+	for requirement, want := range map[string]string{"tiny>=1": `needs.txt:2: "tiny>=1", want one version`, "tiny==2.0": "has no wheel of tiny==2.0"} {
+		if _, _, _, err := Pack(t.Context(), project(requirement), t.TempDir(), house); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", requirement, err, want)
+		}
+	}
+	file, sum, p, err := Pack(t.Context(), project("Tiny==1.5"), t.TempDir(), house)
+	if err != nil || !slices.Equal(p.Requirements, []string{"tiny==1.5"}) {
+		t.Fatal(p, err)
+	}
+	f, record, err := InstallPackage(t.Context(), file, sum, InstallOptions{}, func(*Package) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"wheels/tiny-1.5-py3-none-any.whl", "packages/tiny/__init__.py"} {
+		if record.Files[name] == "" || !slices.Contains(f.Files, filepath.Join(f.Path, name)) {
+			t.Errorf("%s is not among the plugin's files: %v", name, record.Files)
 		}
 	}
 }

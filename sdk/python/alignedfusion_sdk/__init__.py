@@ -33,6 +33,11 @@ from typing import Sequence, Type
 
 __version__ = "0.2.0"
 
+# What the plugin's package brought for it (`plugin pack --wheelhouse`) comes before the machine's.
+_packages = _os.path.join(_os.path.dirname(_os.path.dirname(_os.path.abspath(__file__))), "packages")
+if _os.path.isdir(_packages):
+    _sys.path.insert(1, _packages)
+
 _COOKIE = ("ALIGNEDFUSION_PLUGIN", "stage-protocol")
 
 
