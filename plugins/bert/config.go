@@ -211,7 +211,7 @@ func rename(name string) string {
 			"attention.q_lin.", "attention.self.query.", "attention.k_lin.", "attention.self.key.", "attention.v_lin.", "attention.self.value.",
 			"attention.out_lin.", "attention.output.dense.", "ffn.lin1.", "intermediate.dense.", "ffn.lin2.", "output.dense.").Replace(m[2])
 	}
-	for _, head := range []string{"pooler.", "cls.", "cls_projection_head.", "classifier.", "pre_classifier.", "qa_outputs.", "vocab_", "lm_head.", "visual.", "text.proj.", "logit_scale", "logit_bias"} {
+	for _, head := range []string{"pooler.", "cls.", "cls_projection_head.", "classifier.", "pre_classifier.", "qa_outputs.", "vocab_", "lm_head.", "visual", "text.proj.", "logit_scale", "logit_bias"} {
 		if strings.HasPrefix(name, head) {
 			return ""
 		}

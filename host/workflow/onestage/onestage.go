@@ -18,6 +18,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/gradcheck"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/sample"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -201,7 +202,7 @@ func (s *Stage) Forward(ctx context.Context) (*sdk.ForwardResponse, pipeline.Cos
 // metric.NAME.
 func Arrays(resp *sdk.ForwardResponse) map[string]*tensor.Tensor {
 	arrays := maps.Clone(resp.Outputs)
-	for prefix, values := range map[string]map[string]float64{"loss.": resp.Losses, "metric.": resp.Metrics} {
+	for prefix, values := range map[string]map[string]float64{"loss.": resp.Losses, ports.Metrics.Of("").Name: resp.Metrics} {
 		for name, v := range values {
 			arrays[prefix+name] = &tensor.Tensor{DType: tensor.FP64, Shape: []int64{}, Data: tensor.OfFloat64s([]float64{v}).Data}
 		}
