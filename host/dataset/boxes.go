@@ -33,6 +33,9 @@ func openBoxes(o *opener) error {
 	if err != nil {
 		return err
 	}
+	if err := o.ownSplits(images); err != nil {
+		return err
+	}
 	byImage, err := o.boxImages(images, filepath.Join(o.path, "images"))
 	if err != nil {
 		return err
@@ -60,6 +63,9 @@ func openBoxes(o *opener) error {
 func (o *opener) oneBoxesTable() error {
 	t, err := o.table(o.path)
 	if err != nil {
+		return err
+	}
+	if err := o.ownSplits(t); err != nil {
 		return err
 	}
 	o.d.Dir = filepath.Dir(o.path)
@@ -222,7 +228,7 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 			continue
 		}
 		c := &o.d.Cases[i]
-		if split := t.Get(r, "split"); split != "" && split != c.Split {
+		if split := t.Get(r, "split"); split != "" && split != c.Split && !o.ownSplit {
 			o.problems.Add(t.Path, r.Line, "split", "%q, but the image's split is %q", split, c.Split)
 			continue
 		}

@@ -83,6 +83,9 @@ func (o *opener) deepLesionCases(t *table.Table) error {
 			o.problems.AddError(t.Path, r.Line, "", err)
 			continue
 		}
+		if extra.splits != nil {
+			l.Split = extra.splits[l.File]
+		}
 		listed[l.File] = true
 		if l.Noisy && (o.opt.Noisy == NoisyDrop || o.opt.Noisy == NoisyDropTest && l.Split == "test") {
 			continue
@@ -151,14 +154,28 @@ func (o *opener) attributeTable() (*attributeColumns, error) {
 	if err := t.Need("File_name"); err != nil {
 		return nil, err
 	}
-	columns := slices.DeleteFunc(slices.Clone(t.Columns), func(c string) bool { return c == "File_name" || strings.HasSuffix(c, ".evidence") })
-	return &attributeColumns{path, t, columns}, nil
+	out := &attributeColumns{path: path, table: t}
+	if o.split != "" {
+		if err := o.ownSplits(t); err != nil {
+			return nil, err
+		}
+		out.splits = make(map[string]string, len(t.Rows))
+		for _, r := range t.Rows {
+			out.splits[t.Get(r, "File_name")] = t.Get(r, "split")
+		}
+	}
+	out.columns = slices.DeleteFunc(slices.Clone(t.Columns), func(c string) bool {
+		return c == "File_name" || c == "split" && o.ownSplit || strings.HasSuffix(c, ".evidence")
+	})
+	return out, nil
 }
 
 type attributeColumns struct {
 	path    string
 	table   *table.Table
 	columns []string
+	// splits of images take the place of the published ones; nil: those hold.
+	splits map[string]string
 }
 
 // joinAttributes adds the report's columns to the cases of their images; listed are

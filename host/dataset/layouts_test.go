@@ -517,3 +517,30 @@ func TestALayoutIsNamedInNoOtherFileThanTheTable(t *testing.T) {
 		t.Errorf("files that name a layout (-want +got):\n%s", diff)
 	}
 }
+
+func TestSplitsMayStandInAnotherColumn(t *testing.T) {
+	dir := deepLesionDir(t)
+	write(t, filepath.Join(dir, "attributes.csv"), "File_name,mine,density\n000001_01_01_005.png,val,hypo\n000002_01_01_005.png,train,hyper\n")
+	published := mustOpen(t, "deeplesion:"+dir, Options{})
+	own := mustOpen(t, "deeplesion:"+dir+"?split=mine", Options{})
+	for i := range own.Cases {
+		want := map[string]string{"000001_01_01_005.png": "val", "000002_01_01_005.png": "train"}[own.Cases[i].ID]
+		if got := own.Cases[i].Split; got != want {
+			t.Errorf("%s is in %q, want %q", own.Cases[i].ID, got, want)
+		}
+	}
+	if slices.Contains(own.AttributeColumns, "mine") || !slices.Contains(published.AttributeColumns, "mine") {
+		t.Errorf("attributes %q, and %q without the option", own.AttributeColumns, published.AttributeColumns)
+	}
+	path := filepath.Join(dir, "t.csv")
+	write(t, path, "id,split,fold,sex\n1,train,fold0,f\n2,test,fold1,m\n")
+	d := mustOpen(t, "table:"+path+"?split=fold", Options{})
+	if got := fmt.Sprint(d.Cases[0].Split, d.Cases[1].Split, d.AttributeColumns); got != "fold0fold1[sex]" {
+		t.Error(got)
+	}
+	for spec, want := range map[string]string{"table:" + path + "?split=folds": `did you mean "fold"?`, "slices:" + filepath.Join(dir, "Images_png/000001_01_01") + "?split=fold": "no effect"} {
+		if _, err := Open(spec, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", spec, err, want)
+		}
+	}
+}

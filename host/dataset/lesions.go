@@ -36,6 +36,9 @@ func (o *opener) classifyLesions(t *table.Table, extra *attributeColumns) error 
 			o.problems.AddError(t.Path, r.Line, "", err)
 			continue
 		}
+		if extra.splits != nil {
+			l.Split = extra.splits[l.File]
+		}
 		if l.Noisy && (o.opt.Noisy == NoisyDrop || o.opt.Noisy == NoisyDropTest && l.Split == "test") {
 			continue
 		}

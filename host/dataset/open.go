@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -41,10 +42,14 @@ type opener struct {
 	maskValues []float64
 	classes    []string // spec option classes, in their order
 	target     string   // spec option target of deeplesion
-	problems   Problems
-	pending    []pendingBox
-	expects    []expectedImage
-	infos      map[string]imageInfo
+	// split is the column of the spec option split, "" once its table is read; ownSplit says
+	// that it was given.
+	split    string
+	ownSplit bool
+	problems Problems
+	pending  []pendingBox
+	expects  []expectedImage
+	infos    map[string]imageInfo
 	// read is the hash of the tables read so far.
 	read hash.Hash
 	// cells are the attributes of the cases.
@@ -111,7 +116,24 @@ func Open(spec string, opt Options) (*Dataset, error) {
 	if err := layout.open(o); err != nil {
 		return nil, err
 	}
+	if o.split != "" {
+		return nil, fmt.Errorf("%w: data spec %q: option split=%s has no effect: %s has no table of splits beside its own", ErrData, spec, o.split, layout)
+	}
 	return o.finish()
+}
+
+// ownSplits takes the column of the spec option split, where it is given, for that of the
+// splits.
+func (o *opener) ownSplits(t *table.Table) error {
+	if o.split == "" {
+		return nil
+	}
+	if err := t.Need(o.split); err != nil {
+		return err
+	}
+	t.Rename(o.split, "split")
+	o.split, o.ownSplit = "", true
+	return nil
 }
 
 // readingGCPercent is how much garbage may come to what is in use while tables are read, in
@@ -185,6 +207,10 @@ func (o *opener) setOptions(query string) error {
 			if o.target = value; value != lesionType {
 				return fmt.Errorf("target=%q, want %s", value, lesionType)
 			}
+		case "split":
+			if o.split = value; value == "" {
+				return errors.New("split is empty, want the column that has the splits")
+			}
 		case "noisy":
 			o.opt.Noisy = NoisyRule(value)
 			if value == "drop-test" {
@@ -234,7 +260,7 @@ func (o *opener) setOptions(query string) error {
 			}
 			o.spacing = [3]float64(v)
 		default:
-			options := []string{"attributes", "bits", "classes", "coordinates", "grey_hu", "labels", "margin_mm", "mask", "missing", "nan", "noisy", "patients", "spacing_mm", "target", "view", "window"}
+			options := []string{"attributes", "bits", "classes", "coordinates", "grey_hu", "labels", "margin_mm", "mask", "missing", "nan", "noisy", "patients", "spacing_mm", "split", "target", "view", "window"}
 			return fmt.Errorf("option %q is unknown%s; there are %s", key, nearest.Meant(key, options), strings.Join(options, ", "))
 		}
 	}

@@ -33,6 +33,9 @@ func (o *opener) caseTable(s *scans, extra *table.Table) error {
 	if err := t.Need("id"); err != nil {
 		return err
 	}
+	if err := o.ownSplits(t); err != nil {
+		return err
+	}
 	s.frames, d.windows = map[string]*volumeFrame{}, map[string][]window{}
 	modalityOf, imageColumns, labelColumns, attributes := o.caseColumns(t)
 	tokens := map[string]string{}

@@ -51,6 +51,9 @@ func openVolumes(o *opener) error {
 	if err := t.Need("id", "path"); err != nil {
 		return err
 	}
+	if err := o.ownSplits(t); err != nil {
+		return err
+	}
 	frames, err := o.volumeFrames(t)
 	if err != nil {
 		return err

@@ -159,6 +159,22 @@ func (t *Table) Column(name string) *Column {
 	return &t.cells[i]
 }
 
+// Rename gives a column that is there another name; a column that has it leaves the table.
+func (t *Table) Rename(from, to string) {
+	columns, cells := t.Columns, t.cells
+	t.Columns, t.cells, t.index = nil, nil, map[string]int{}
+	for k, name := range columns {
+		if name == to && from != to {
+			continue
+		}
+		if name == from {
+			name = to
+		}
+		t.index[name] = len(t.Columns)
+		t.Columns, t.cells = append(t.Columns, name), append(t.cells, cells[k])
+	}
+}
+
 // Where is the table with some of its rows.
 func (t *Table) Where(keep func(Row) bool) *Table {
 	some := *t
