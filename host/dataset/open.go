@@ -138,7 +138,7 @@ func (o *opener) ownSplits(t *table.Table) error {
 
 // readingGCPercent is how much garbage may come to what is in use while tables are read, in
 // per cent.
-const readingGCPercent = 30
+const readingGCPercent = 15
 
 func newOpener(spec string, opt Options) (*opener, Layout, error) {
 	layout, path, options, err := layoutOf(spec)
@@ -347,20 +347,27 @@ func (o *opener) readHeaders() error {
 		info imageInfo
 		err  error
 	}
-	results := make([]result, len(o.expects))
+	results := make([]result, 0, len(o.expects))
+	number := make(map[string]int, len(o.expects)) // cases may share an image
+	for _, e := range o.expects {
+		if _, known := number[e.path]; !known {
+			number[e.path] = len(results)
+			results = append(results, result{})
+		}
+	}
 	var g errgroup.Group
 	g.SetLimit(2 * runtime.GOMAXPROCS(0))
-	for i := range o.expects {
+	for path, i := range number {
 		g.Go(func() error {
-			results[i].info, results[i].err = readImageInfo(o.expects[i].path)
+			results[i].info, results[i].err = readImageInfo(path)
 			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	for i, e := range o.expects {
-		info, err := results[i].info, results[i].err
+	for _, e := range o.expects {
+		info, err := results[number[e.path]].info, results[number[e.path]].err
 		if err != nil {
 			if known, ok := err.(Problems); ok && e.place.line > 0 {
 				o.problems.Add(e.place.file, e.place.line, e.column, "image %s: %s%s", filepath.ToSlash(e.path), known[0].Message, o.beside(e.path))
