@@ -57,7 +57,7 @@ func mentioning(t *testing.T, word string) (files []string) {
 	const root = "../.."
 	for _, room := range []string{"cmd", "eval", "examples", "host", "internal", "plugins", "sdk"} {
 		err := filepath.WalkDir(filepath.Join(root, room), func(path string, d os.DirEntry, err error) error {
-			if err == nil && d.IsDir() && d.Name() == "testdata" {
+			if err == nil && d.IsDir() && (d.Name() == "testdata" || d.Name() == "tests") { // Go's and Python's
 				return filepath.SkipDir
 			}
 			source := slices.Contains([]string{".go", ".py", ".tmpl", ".proto"}, filepath.Ext(path))
