@@ -155,21 +155,17 @@ func waitForStep(t *testing.T, run string, step int) {
 	t.Fatalf("%s did not reach step %d", run, step)
 }
 
-// pluginsAlive counts the processes that run a binary of the toy plugins' folder for
-// the given host (their lifeline's other end).
-func pluginsAlive(t *testing.T) int {
+// pluginsAlive counts the processes that run what a host has copied into its private folder:
+// its plugins, whose folder bears the host's number.
+func pluginsAlive(t *testing.T, host int) (n int) {
 	t.Helper()
-	dir, err := toyPlugins()
-	if err != nil {
-		t.Fatal(err)
-	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
 	for _, e := range entries {
-		if exe, err := os.Readlink(filepath.Join("/proc", e.Name(), "exe")); err == nil && filepath.Dir(exe) == dir {
+		exe, err := os.Readlink(filepath.Join("/proc", e.Name(), "exe"))
+		if err == nil && strings.Contains(exe, fmt.Sprintf("/af-%d-", host)) {
 			n++
 		}
 	}
@@ -187,17 +183,20 @@ func TestKilledTrainingResumesToTheSameWeights(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitForStep(t, filepath.Join(dir, "cut"), 10)
+	if pluginsAlive(t, cmd.Process.Pid) == 0 {
+		t.Error("no plugins seen while the training runs")
+	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
 	for range 150 {
-		if pluginsAlive(t) == 0 {
+		if pluginsAlive(t, cmd.Process.Pid) == 0 {
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	if n := pluginsAlive(t); n > 0 {
+	if n := pluginsAlive(t, cmd.Process.Pid); n > 0 {
 		t.Errorf("%d plugins outlived their host by 3 s", n)
 	}
 	c, _, err := runs.Latest(filepath.Join(dir, "cut"))

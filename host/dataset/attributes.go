@@ -45,10 +45,7 @@ func (a Attributes) Mentions(name string) bool {
 // All yields the attributes and their cells.
 func (a Attributes) All() iter.Seq2[string, schema.Cell] {
 	return func(yield func(string, schema.Cell) bool) {
-		if a.table == nil {
-			return
-		}
-		for _, c := range a.table.columns {
+		for _, c := range a.columns() {
 			if !yield(c.name, c.cells[c.code(a.row)]) {
 				return
 			}
@@ -59,6 +56,13 @@ func (a Attributes) All() iter.Seq2[string, schema.Cell] {
 // Equal reports whether two cases have the same cells of the same attributes.
 func (a Attributes) Equal(b Attributes) bool {
 	return maps.Equal(maps.Collect(a.All()), maps.Collect(b.All()))
+}
+
+func (a Attributes) columns() []*cellColumn {
+	if a.table == nil {
+		return nil
+	}
+	return a.table.columns
 }
 
 func (a Attributes) column(name string) *cellColumn {
@@ -74,15 +78,28 @@ func (a Attributes) set(name string, cell schema.Cell) {
 }
 
 // EditCells returns copies of the cases whose every cell is what change makes of it; i counts
-// the cases.
+// the cases. Where the cells were read is kept.
 func EditCells(cases []Case, change func(i int, name string, cell schema.Cell) schema.Cell) []Case {
 	out := slices.Clone(cases)
 	t := newCellTable(nil)
+	sources := map[*cellSource]*cellSource{}
 	for i := range out {
-		edited := t.newRow()
-		for name, cell := range cases[i].Attributes.All() {
-			t.need(name)
-			edited.set(name, change(i, name, cell))
+		old, edited := cases[i].Attributes, t.newRow()
+		for _, c := range old.columns() {
+			to, cell := t.need(c.name), change(i, c.name, c.cells[c.code(old.row)])
+			if c.from != nil && sources[c.from] == nil {
+				sources[c.from] = &cellSource{file: c.from.file}
+			}
+			from := sources[c.from]
+			if to.from == nil {
+				to.from = from
+			}
+			if from != nil && to.from == from {
+				from.put(edited.row, c.from.line(old.row))
+			} else {
+				cell.Origin = c.origin(old.row)
+			}
+			to.put(edited.row, to.add(cell))
 		}
 		out[i].Attributes = edited
 	}
@@ -226,16 +243,24 @@ func (s *cellSource) put(row, line int) {
 	s.lines[row] = int32(line)
 }
 
+// line is that of a row, 0 where it is not known.
+func (s *cellSource) line(row int) int {
+	if row < len(s.lines) {
+		return int(s.lines[row])
+	}
+	return 0
+}
+
 // origin is where a cell was read, file:line.
 func (c *cellColumn) origin(row int) string {
-	switch cell := c.cells[c.code(row)]; {
-	case cell.Origin != "" || c.from == nil:
+	cell := c.cells[c.code(row)]
+	if cell.Origin != "" || c.from == nil {
 		return cell.Origin
-	case row < len(c.from.lines) && c.from.lines[row] > 0:
-		return fmt.Sprintf("%s:%d", c.from.file, c.from.lines[row])
-	default:
-		return c.from.file
 	}
+	if line := c.from.line(row); line > 0 {
+		return fmt.Sprintf("%s:%d", c.from.file, line)
+	}
+	return c.from.file
 }
 
 // attributeReader reads attribute cells from the rows of a table. It looks at every
