@@ -3,6 +3,8 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -187,10 +189,15 @@ func pluginInfo(c *cli.Context) error {
 		}
 	}
 	fmt.Fprintln(w)
-	for path, sum := range hashes {
-		fmt.Fprintf(w, "%s  %s\n", sum, path)
-	}
+	writeHashes(w, hashes)
 	return nil
+}
+
+// writeHashes lists the SHA-256 of files by their names.
+func writeHashes(w io.Writer, hashes map[string]string) {
+	for _, name := range slices.Sorted(maps.Keys(hashes)) {
+		fmt.Fprintf(w, "%s  %s\n", hashes[name], name)
+	}
 }
 
 func traits(p sdk.Port) string {
@@ -334,9 +341,7 @@ func pluginInstall(c *cli.Context) error {
 		return pluginError(err)
 	}
 	fmt.Fprintf(c.App.Writer, "%s %s installed in %s\n", f.Name, record.Version, f.Path)
-	for name, sum := range record.Files {
-		fmt.Fprintf(c.App.Writer, "%s  %s\n", sum, name)
-	}
+	writeHashes(c.App.Writer, record.Files)
 	onPath := false
 	for _, dir := range plughost.SearchPath(nil) {
 		onPath = onPath || dir == filepath.Dir(f.Path)
