@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
@@ -128,7 +129,7 @@ func DeepLesion(ctx context.Context, out string, opt DeepLesionOptions) (*Summar
 		opt.Missing = 0.3
 	}
 	if opt.Patients < 3 || opt.Patients > 99999 || opt.KeySlices < 1 || opt.KeySlices > 99 || opt.Size < 96 || opt.Size > 512 || opt.Missing > 1 {
-		return nil, fmt.Errorf("synthetic DeepLesion: %d patients, %d key slices each, size %d, missing %g: want 3 to 99999, 1 to 99, 96 to 512, at most 1",
+		return nil, fault.Errorf(fault.Usage, "synthetic DeepLesion: %d patients, %d key slices each, size %d, missing %g: want 3 to 99999, 1 to 99, 96 to 512, at most 1",
 			opt.Patients, opt.KeySlices, opt.Size, opt.Missing)
 	}
 	splits := splitPatients(opt.Patients, opt.Seed)

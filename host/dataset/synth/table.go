@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 )
 
@@ -50,15 +51,15 @@ func Table(ctx context.Context, out string, opt TableOptions) (*Summary, error) 
 		opt.Missing = 0.3
 	}
 	if opt.Patients < 3 || opt.Patients > 99999 || opt.Size < 32 || opt.Size > 512 || opt.Missing > 1 {
-		return nil, fmt.Errorf("synthetic table: %d patients, size %d, missing %g: want 3 to 99999, 32 to 512, at most 1", opt.Patients, opt.Size, opt.Missing)
+		return nil, fault.Errorf(fault.Usage, "synthetic table: %d patients, size %d, missing %g: want 3 to 99999, 32 to 512, at most 1", opt.Patients, opt.Size, opt.Missing)
 	}
 	switch opt.Context {
 	case "", Lookup, Additive:
 	default:
-		return nil, fmt.Errorf("synthetic table: context %q, want %s or %s", opt.Context, Lookup, Additive)
+		return nil, fault.Errorf(fault.Usage, "synthetic table: context %q, want %s or %s", opt.Context, Lookup, Additive)
 	}
 	if most := 1020; opt.NoiseTokens < 0 || opt.NoiseTokens > most || opt.NoiseTokens > 0 && opt.Context == "" {
-		return nil, fmt.Errorf("synthetic table: %d noise tokens, want 0 to %d, and only with a context", opt.NoiseTokens, most)
+		return nil, fault.Errorf(fault.Usage, "synthetic table: %d noise tokens, want 0 to %d, and only with a context", opt.NoiseTokens, most)
 	}
 	splits := splitPatients(opt.Patients, opt.Seed)
 	summary := &Summary{Patients: opt.Patients, Cases: map[string]int{}, Files: opt.Patients}
