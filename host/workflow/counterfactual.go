@@ -20,7 +20,7 @@ func (s *Session) counterfactuals(ctx context.Context, cases []dataset.Case, own
 	out := predictions.NewCounterfactuals()
 	out.Donors = strangers(cases, s.Config.Seed)
 	for _, kind := range predictions.CounterfactualKinds() {
-		changed := otherReports(kind, s.Schema, cases, s.Config.Seed)
+		changed := otherReports(kind, s.Schema, cases, out.Donors)
 		var err error
 		if s.Feed.Reports, err = known.Of(changed); err != nil {
 			return nil, err
@@ -34,10 +34,9 @@ func (s *Session) counterfactuals(ctx context.Context, cases []dataset.Case, own
 	return out, nil
 }
 
-// otherReports are the cases with other attributes: none, those of another patient, or
-// values that contradict their own.
-func otherReports(kind predictions.CounterfactualKind, s *schema.Schema, cases []dataset.Case, seed uint64) []dataset.Case {
-	from := strangers(cases, seed)
+// otherReports are the cases with other attributes: none, those of another patient (from, by
+// case), or values that contradict their own.
+func otherReports(kind predictions.CounterfactualKind, s *schema.Schema, cases []dataset.Case, from []int) []dataset.Case {
 	return dataset.EditCells(cases, func(i int, name string, cell schema.Cell) schema.Cell {
 		k := s.Index(name)
 		switch {

@@ -19,17 +19,18 @@ func TestOtherReportsSayNothingAnothersOrTheContrary(t *testing.T) {
 		cases = append(cases, dataset.Case{ID: string(rune('a' + i)), Patient: patient, Attributes: dataset.NewAttributes(map[string]schema.Cell{
 			"mass": {State: schema.Stated, Value: 1}, "size": {State: schema.Stated, Value: 0, Raw: patient}})})
 	}
-	for _, c := range otherReports(predictions.WithoutReport, s, cases, 1) {
+	donors := strangers(cases, 1)
+	for _, c := range otherReports(predictions.WithoutReport, s, cases, donors) {
 		if c.Attributes.Cell("mass").State != schema.Unmentioned || c.Attributes.Cell("size").State != schema.Unmentioned {
 			t.Errorf("without: %v", c.Attributes)
 		}
 	}
-	for i, c := range otherReports(predictions.Shuffled, s, cases, 1) {
+	for i, c := range otherReports(predictions.Shuffled, s, cases, donors) {
 		if c.Attributes.Cell("size").Raw == cases[i].Patient {
 			t.Errorf("case %s keeps its patient's report", c.ID)
 		}
 	}
-	for _, c := range otherReports(predictions.Contradicting, s, cases, 1) {
+	for _, c := range otherReports(predictions.Contradicting, s, cases, donors) {
 		if m, z := c.Attributes.Cell("mass"), c.Attributes.Cell("size"); m.State != schema.Negated || m.Value != 0 || z.Value != 2 || z.State != schema.Stated {
 			t.Errorf("contradicting: %v", c.Attributes)
 		}
