@@ -96,7 +96,7 @@ func Visuals(run *pipeline.Run, names []string, b *dataset.Batch, out []Predicti
 // where it was given nothing.
 func pictureSize(run *pipeline.Run) []int64 {
 	for _, name := range slices.Sorted(maps.Keys(run.Outputs)) {
-		if t := run.Outputs[name]; (name == ports.Volume.Name || ports.Volumes.Has(name) || ports.Images.Has(name)) && len(t.Shape) > 2 {
+		if t := run.Outputs[name]; ports.Pixels(name) && len(t.Shape) > 2 {
 			return t.Shape[len(t.Shape)-2:]
 		}
 	}
@@ -185,7 +185,7 @@ func ReadMetrics(path string) (map[string]map[string]float64, error) {
 	return out, nil
 }
 
-// caseIDs names, in a file of maps, the case that they are of.
+// caseID is the array that names, in a file of maps, the case that they are of.
 const caseID = "id"
 
 // WriteVisuals writes the maps of each case into a file NAME.npz of its own below dir, NAME
