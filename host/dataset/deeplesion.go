@@ -3,6 +3,7 @@ package dataset
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"path/filepath"
 	"regexp"
@@ -77,17 +78,9 @@ func (o *opener) deepLesionCases(t *table.Table) error {
 	diameters := map[string]float64{}
 	lines := map[string][]int{}
 	listed := map[string]bool{}
-	for _, r := range t.Rows {
-		l, err := parseLesion(t, r)
-		if err != nil {
-			o.problems.AddError(t.Path, r.Line, "", err)
-			continue
-		}
-		if extra.splits != nil {
-			l.Split = extra.splits[l.File]
-		}
+	for r, l := range o.lesions(t, extra) {
 		listed[l.File] = true
-		if l.Noisy && (o.opt.Noisy == NoisyDrop || o.opt.Noisy == NoisyDropTest && l.Split == "test") {
+		if o.tooNoisy(l) {
 			continue
 		}
 		i, known := byFile[l.File]
@@ -118,10 +111,7 @@ func (o *opener) deepLesionCases(t *table.Table) error {
 		}
 		// Age and gender are checked whether they are used or not.
 		for _, name := range slices.Sorted(maps.Keys(values)) {
-			text, err := o.attribute(values[name])
-			if err == nil && name == "age" && text != "" {
-				err = checkAge(text)
-			}
+			text, err := o.lesionAttribute(name, values[name])
 			if err != nil {
 				o.problems.Add(t.Path, r.Line, map[string]string{"age": "Patient_age", "gender": "Patient_gender"}[name], "%v", err)
 			} else if slices.Contains(d.AttributeColumns, name) {
@@ -131,6 +121,40 @@ func (o *opener) deepLesionCases(t *table.Table) error {
 	}
 	o.joinAttributes(extra, byFile, listed)
 	return nil
+}
+
+// lesions yields the rows of DL_info.csv that can be read, in the split that holds for them;
+// the others are problems.
+func (o *opener) lesions(t *table.Table, extra *attributeColumns) iter.Seq2[table.Row, *lesion] {
+	return func(yield func(table.Row, *lesion) bool) {
+		for _, r := range t.Rows {
+			l, err := parseLesion(t, r)
+			if err != nil {
+				o.problems.AddError(t.Path, r.Line, "", err)
+				continue
+			}
+			if extra.splits != nil {
+				l.Split = extra.splits[l.File]
+			}
+			if !yield(r, l) {
+				return
+			}
+		}
+	}
+}
+
+// tooNoisy reports whether a lesion is left out because its annotation is known to be noisy.
+func (o *opener) tooNoisy(l *lesion) bool {
+	return l.Noisy && (o.opt.Noisy == NoisyDrop || o.opt.Noisy == NoisyDropTest && l.Split == "test")
+}
+
+// lesionAttribute reads what DL_info.csv says of a patient or lesion; ages are numbers there.
+func (o *opener) lesionAttribute(name, text string) (string, error) {
+	text, err := o.attribute(text)
+	if err == nil && name == "age" && text != "" {
+		err = checkAge(text)
+	}
+	return text, err
 }
 
 func checkAge(text string) error {

@@ -30,16 +30,8 @@ func (o *opener) classifyLesions(t *table.Table, extra *attributeColumns) error 
 	types := labelColumn{task: lesionType, column: "Coarse_lesion_type"}
 	unknown := map[string]int{}
 	counted := map[string]int{}
-	for _, r := range t.Rows {
-		l, err := parseLesion(t, r)
-		if err != nil {
-			o.problems.AddError(t.Path, r.Line, "", err)
-			continue
-		}
-		if extra.splits != nil {
-			l.Split = extra.splits[l.File]
-		}
-		if l.Noisy && (o.opt.Noisy == NoisyDrop || o.opt.Noisy == NoisyDropTest && l.Split == "test") {
+	for r, l := range o.lesions(t, extra) {
+		if o.tooNoisy(l) {
 			continue
 		}
 		if l.Type == "" {
@@ -60,10 +52,7 @@ func (o *opener) classifyLesions(t *table.Table, extra *attributeColumns) error 
 		}
 		maps.Copy(given, cells[l.File])
 		for _, name := range d.AttributeColumns {
-			text, err := o.attribute(given[name])
-			if err == nil && name == "age" && text != "" {
-				err = checkAge(text)
-			}
+			text, err := o.lesionAttribute(name, given[name])
 			if err != nil {
 				o.problems.Add(t.Path, r.Line, name, "%v", err)
 			}
