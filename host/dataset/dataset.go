@@ -161,6 +161,15 @@ type Case struct {
 	greyHU [2]float64
 }
 
+// PatientOf is whose a case is where cases of a patient stay together: the patient's, or, where
+// no patient is known, its own.
+func PatientOf(patient, id string) string {
+	if patient == "" {
+		return "\x00" + id
+	}
+	return patient
+}
+
 // Origin is where the case was read, file:line.
 func (c *Case) Origin() string { return c.at.String() }
 

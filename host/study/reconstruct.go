@@ -113,10 +113,8 @@ func (s *Study) reconstruction(ctx context.Context, c Cell, p *workflow.PredictR
 			if !ok || h.truth[i][a] < 0 || len(r.Probabilities) != h.sizes[a] {
 				continue
 			}
-			value := RecoveredValue{Patient: prediction.Case.Patient, Right: []string{}}
-			if value.Patient == "" { // the same case of every seed is one patient
-				value.Patient = "\x00" + prediction.Case.ID
-			}
+			// The same case of every seed is one patient.
+			value := RecoveredValue{Patient: dataset.PatientOf(prediction.Case.Patient, prediction.Case.ID), Right: []string{}}
 			want, got := int(h.truth[i][a]), greatest(r.Probabilities)
 			if got == want {
 				value.Right = append(value.Right, byMethod)

@@ -20,6 +20,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
 	"github.com/alignedfusion/alignedfusion/eval/resample"
 	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
@@ -297,11 +298,9 @@ func (s *Study) pool(results []*CellResult, task int, o resample.Options) (*pool
 	}
 	for _, r := range results {
 		c := r.Classified[task]
-		p.labels, p.probabilities, p.patients = append(p.labels, c.Labels...), append(p.probabilities, c.Probabilities...), append(p.patients, c.Patients...)
-		for i, patient := range c.Patients {
-			if patient == "" { // the same case of every seed is one patient
-				p.patients[len(p.patients)-len(c.Patients)+i] = "\x00" + c.IDs[i]
-			}
+		p.labels, p.probabilities = append(p.labels, c.Labels...), append(p.probabilities, c.Probabilities...)
+		for i, patient := range c.Patients { // the same case of every seed is one patient
+			p.patients = append(p.patients, dataset.PatientOf(patient, c.IDs[i]))
 		}
 	}
 	var err error

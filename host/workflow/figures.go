@@ -1,7 +1,6 @@
 package workflow
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -9,6 +8,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/eval/classify"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
 	"github.com/alignedfusion/alignedfusion/eval/resample"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
 )
 
 // FigureRow is a figure of one system that was asked for by name.
@@ -136,7 +136,7 @@ func meansOf(patientOf map[string]string, values map[string]float64) means {
 	type total struct{ sum, count float64 }
 	patients := map[string]*total{}
 	for _, id := range slices.Sorted(maps.Keys(values)) {
-		name := cmp.Or(patientOf[id], "\x00"+id)
+		name := dataset.PatientOf(patientOf[id], id)
 		if patients[name] == nil {
 			patients[name] = &total{}
 		}

@@ -49,12 +49,7 @@ func validatedOn(c *config.Data, split string) bool {
 // patients of a small share are among those of every larger one. A case without a
 // patient is its own.
 func fraction(cases []dataset.Case, share float64, seed uint64) []dataset.Case {
-	patient := func(c *dataset.Case) string {
-		if c.Patient == "" {
-			return "\x00" + c.ID
-		}
-		return c.Patient
-	}
+	patient := func(c *dataset.Case) string { return dataset.PatientOf(c.Patient, c.ID) }
 	rank := map[string]float64{}
 	for i := range cases {
 		p := patient(&cases[i])

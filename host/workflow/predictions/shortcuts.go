@@ -127,7 +127,7 @@ func (a *audit) metric(cases []dataset.Case, p []Prediction) (float64, []float64
 	var patients []string
 	for i := range cases {
 		if label, ok := a.label(cases, i); ok {
-			truth, probabilities, patients = append(truth, label), append(probabilities, p[i].Probabilities[0]), append(patients, patientOf(&cases[i]))
+			truth, probabilities, patients = append(truth, label), append(probabilities, p[i].Probabilities[0]), append(patients, dataset.PatientOf(cases[i].Patient, cases[i].ID))
 		}
 	}
 	r, err := classify.Evaluate(truth, probabilities, a.labels[0].Classes)
@@ -141,13 +141,6 @@ func (a *audit) metric(cases []dataset.Case, p []Prediction) (float64, []float64
 func (a *audit) label(cases []dataset.Case, i int) (int, bool) {
 	label, ok := cases[i].Labels[a.labels[0].Name]
 	return label, ok && label >= 0
-}
-
-func patientOf(c *dataset.Case) string {
-	if c.Patient == "" {
-		return "\x00" + c.ID
-	}
-	return c.Patient
 }
 
 // moved is the share of the own answers that are not there with other reports.
@@ -252,7 +245,7 @@ func (a *audit) followed(other *Counterfactuals) (Followed, error) {
 		if !ok || !known || mine == theirs {
 			continue
 		}
-		name := patientOf(&a.cases[i])
+		name := dataset.PatientOf(a.cases[i].Patient, a.cases[i].ID)
 		if _, ok := place[name]; !ok {
 			place[name] = len(place)
 		}
