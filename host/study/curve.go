@@ -10,6 +10,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/eval/resample"
 	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // rise is by how much the probability of the truth must grow, when attributes are taken
@@ -76,7 +77,7 @@ func (p *pooled) truth() truth {
 	}
 	for i, label := range p.labels {
 		t.sure = append(t.sure, p.probabilities[i][label])
-		t.right = append(t.right, greatest(p.probabilities[i]) == label)
+		t.right = append(t.right, stat.ArgMax(p.probabilities[i]) == label)
 	}
 	return t
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/eval/resample"
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // forestData are the rows of testdata/forest.py, made of splitmix64.
@@ -30,7 +31,7 @@ func forestData() (x [][]float64, y []int) {
 		if row[9] == 1 {
 			one = 0.4
 		}
-		label := greatest([]float64{row[0] + 0.5*row[8], 2*row[1]*row[2] + one, 0.3 + 0.6*row[3]})
+		label := stat.ArgMax([]float64{row[0] + 0.5*row[8], 2*row[1]*row[2] + one, 0.3 + 0.6*row[3]})
 		if noise := uniform(); noise < 0.15 {
 			label = int(noise * 20)
 		}
@@ -51,7 +52,7 @@ func TestForestIsAsGoodAsScikitLearns(t *testing.T) {
 		for i, row := range x[600:] {
 			p := f.Predict(row)
 			sum += p[0] + p[1] + p[2]
-			if greatest(p) == y[600+i] {
+			if stat.ArgMax(p) == y[600+i] {
 				right++
 			}
 		}

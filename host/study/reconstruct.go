@@ -14,6 +14,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // AttributeScore is how often an attribute that was taken away is recovered.
@@ -115,7 +116,7 @@ func (s *Study) reconstruction(ctx context.Context, c Cell, p *workflow.PredictR
 			}
 			// The same case of every seed is one patient.
 			value := RecoveredValue{Patient: dataset.PatientOf(prediction.Case.Patient, prediction.Case.ID), Right: []string{}}
-			want, got := int(h.truth[i][a]), greatest(r.Probabilities)
+			want, got := int(h.truth[i][a]), stat.ArgMax(r.Probabilities)
 			if got == want {
 				value.Right = append(value.Right, byMethod)
 			}
@@ -159,17 +160,20 @@ func (s *Study) guess(ctx context.Context, c Cell, h *hidden) (map[string][][]in
 	if err != nil {
 		return nil, err
 	}
-	all := map[string][][]int{byMode: make([][]int, len(h.cases)), byBayes: make([][]int, len(h.cases))}
-	for i := range h.cases {
-		for a, size := range h.sizes {
-			counts := make([]float64, size)
-			for _, row := range h.train {
-				if row[a] >= 0 {
-					counts[row[a]]++
-				}
+	modes := make([]int, len(h.sizes))
+	for a, size := range h.sizes {
+		counts := make([]float64, size)
+		for _, row := range h.train {
+			if row[a] >= 0 {
+				counts[row[a]]++
 			}
-			all[byMode][i] = append(all[byMode][i], greatest(counts))
-			all[byBayes][i] = append(all[byBayes][i], greatest(bayes[i][a]))
+		}
+		modes[a] = stat.ArgMax(counts)
+	}
+	all := map[string][][]int{byMode: slices.Repeat([][]int{modes}, len(h.cases)), byBayes: make([][]int, len(h.cases))}
+	for i := range h.cases {
+		for a := range h.sizes {
+			all[byBayes][i] = append(all[byBayes][i], stat.ArgMax(bayes[i][a]))
 		}
 	}
 	if s.Forests {
@@ -229,7 +233,7 @@ func (h *hidden) forests(trainImage, testImage [][]float64) ([][]int, error) {
 			tests = append(tests, h.without(row, a, func(string) bool { return false }))
 		}
 		for i, row := range beside(OneHot(tests, h.sizes, false), testImage) {
-			out[i] = append(out[i], greatest(forest.Predict(row)))
+			out[i] = append(out[i], stat.ArgMax(forest.Predict(row)))
 		}
 	}
 	return out, nil
@@ -257,49 +261,26 @@ func beside(rows, images [][]float64) [][]float64 {
 // ways compares the method with every reference that guessed all values.
 func (a *AttributeScore) ways(o resample.Options) []Way {
 	var out []Way
-	place := map[string]int{}
-	patients := make([]int, len(a.Values))
+	patients := make([]string, len(a.Values))
 	for i, v := range a.Values {
-		if _, ok := place[v.Patient]; !ok {
-			place[v.Patient] = len(place)
-		}
-		patients[i] = place[v.Patient]
+		patients[i] = v.Patient
 	}
 	for _, way := range ways {
-		right, ever := make([]float64, len(place)), 0.0
-		counts := make([]float64, len(place))
+		above, ever := make([]float64, len(a.Values)), 0.0
 		for i, v := range a.Values {
-			counts[patients[i]]++
 			if slices.Contains(v.Right, byMethod) {
-				right[patients[i]]++
+				above[i]++
 			}
 			if slices.Contains(v.Right, way) {
-				right[patients[i]]--
+				above[i]--
 				ever++
 			}
 		}
 		if ever == 0 {
 			continue
 		}
-		weights := make([]int32, len(place))
-		for i := range weights {
-			weights[i] = 1
-		}
-		replicates := make([]float64, o.Replicates)
-		mean := func() float64 {
-			var sum, n float64
-			for i, w := range weights {
-				sum, n = sum+float64(w)*right[i], n+float64(w)*counts[i]
-			}
-			return sum / n
-		}
-		whole := mean()
-		for b := range replicates {
-			clear(weights)
-			o.Draw(b, weights)
-			replicates[b] = mean()
-		}
-		out = append(out, Way{way, Number(ever / float64(len(a.Values))), bounded(o, whole, replicates)})
+		m := resample.NewMeans(patients, above)
+		out = append(out, Way{way, Number(ever / float64(len(a.Values))), bounded(o, m.Mean(), m.Replicates(o))})
 	}
 	return out
 }
@@ -360,14 +341,4 @@ func originals(all, some []dataset.Case) []dataset.Case {
 		out[i] = *byID[some[i].ID]
 	}
 	return out
-}
-
-func greatest(v []float64) int {
-	best := 0
-	for i := range v {
-		if v[i] > v[best] {
-			best = i
-		}
-	}
-	return best
 }

@@ -109,7 +109,7 @@ func ownFigures(names []string, metrics []map[string]map[string]float64, patient
 				continue
 			}
 			mean := meansOf(patientOf, values)
-			row := FigureRow{Figure: figure, System: names[s], Metric: mean.interval(o)}
+			row := FigureRow{Figure: figure, System: names[s], Metric: meanMetric(mean, o)}
 			if first := metrics[0][figure]; s > 0 && first != nil {
 				differences := map[string]float64{}
 				for id, v := range values {
@@ -118,8 +118,8 @@ func ownFigures(names []string, metrics []map[string]map[string]float64, patient
 					}
 				}
 				d := meansOf(patientOf, differences)
-				m := d.interval(o)
-				row.Difference, row.P = &m, frocio.Number(resample.BootstrapP(d.replicates(o)))
+				m := meanMetric(d, o)
+				row.Difference, row.P = &m, frocio.Number(resample.BootstrapP(d.Replicates(o)))
 			}
 			rows = append(rows, row)
 		}
@@ -127,54 +127,20 @@ func ownFigures(names []string, metrics []map[string]map[string]float64, patient
 	return rows, nil
 }
 
-// means are the sum and the number of the values of each patient.
-type means struct{ sum, count []float64 }
-
-// meansOf collects values, by case, in the order of the patients' names; a case without a
-// patient is its own.
-func meansOf(patientOf map[string]string, values map[string]float64) means {
-	type total struct{ sum, count float64 }
-	patients := map[string]*total{}
-	for _, id := range slices.Sorted(maps.Keys(values)) {
-		name := dataset.PatientOf(patientOf[id], id)
-		if patients[name] == nil {
-			patients[name] = &total{}
-		}
-		patients[name].sum += values[id]
-		patients[name].count++
+// meansOf are values, by case, resampled by patient, in the order of the patients' names; a
+// case without a patient is its own.
+func meansOf(patientOf map[string]string, values map[string]float64) resample.Means {
+	patient := func(id string) string { return dataset.PatientOf(patientOf[id], id) }
+	ids := slices.Sorted(maps.Keys(values))
+	slices.SortStableFunc(ids, func(a, b string) int { return strings.Compare(patient(a), patient(b)) })
+	patients, ordered := make([]string, len(ids)), make([]float64, len(ids))
+	for i, id := range ids {
+		patients[i], ordered[i] = patient(id), values[id]
 	}
-	var out means
-	for _, name := range slices.Sorted(maps.Keys(patients)) {
-		out.sum, out.count = append(out.sum, patients[name].sum), append(out.count, patients[name].count)
-	}
-	return out
+	return resample.NewMeans(patients, ordered)
 }
 
-// mean is that of all values, each patient counting as often as its weight says.
-func (m means) mean(weights []int32) float64 {
-	var sum, count float64
-	for i, w := range weights {
-		sum, count = sum+float64(w)*m.sum[i], count+float64(w)*m.count[i]
-	}
-	return sum / count
-}
-
-func (m means) replicates(o resample.Options) []float64 {
-	return m.weighted(o.Replicates, o.Draw)
-}
-
-func (m means) weighted(n int, weigh func(k int, weights []int32)) []float64 {
-	out := make([]float64, n)
-	for k := range out {
-		weights := make([]int32, len(m.sum))
-		weigh(k, weights)
-		out[k] = m.mean(weights)
-	}
-	return out
-}
-
-func (m means) interval(o resample.Options) Metric {
-	ones := slices.Repeat([]int32{1}, len(m.sum))
-	estimate := m.mean(ones)
-	return newMetric(estimate, o.Interval(m.replicates(o), estimate, m.weighted(resample.JackknifeGroups(len(m.sum)), resample.LeaveOut)))
+func meanMetric(m resample.Means, o resample.Options) Metric {
+	estimate := m.Mean()
+	return newMetric(estimate, o.Interval(m.Replicates(o), estimate, m.Jackknife()))
 }

@@ -235,9 +235,8 @@ func (a *audit) followed(other *Counterfactuals) (Followed, error) {
 		report, reportReplicates, err := a.metric(given, answers)
 		return Followed{frocio.Number(image), frocio.Number(report), len(a.cases), a.estimate(report-image, resample.Minus(reportReplicates, imageReplicates))}, err
 	}
-	place := map[string]int{}
-	var patients []int
-	var right [][2]float64 // image's, report's
+	var patients []string
+	var differences []float64 // right by the report minus right by the image
 	sums := [2]float64{}
 	for i, j := range other.Donors {
 		mine, ok := a.label(a.cases, i)
@@ -245,33 +244,19 @@ func (a *audit) followed(other *Counterfactuals) (Followed, error) {
 		if !ok || !known || mine == theirs {
 			continue
 		}
-		name := dataset.PatientOf(a.cases[i].Patient, a.cases[i].ID)
-		if _, ok := place[name]; !ok {
-			place[name] = len(place)
-		}
-		var r [2]float64
+		var r [2]float64 // by the image's truth, by the report's
 		switch stat.ArgMax(answers[i].Probabilities[0]) {
 		case mine:
 			r[0] = 1
 		case theirs:
 			r[1] = 1
 		}
-		patients, right = append(patients, place[name]), append(right, r)
+		patients, differences = append(patients, dataset.PatientOf(a.cases[i].Patient, a.cases[i].ID)), append(differences, r[1]-r[0])
 		sums[0], sums[1] = sums[0]+r[0], sums[1]+r[1]
 	}
-	n := float64(len(right))
-	replicates := make([]float64, a.o.Replicates)
-	for b := range replicates {
-		weights := make([]int32, len(place))
-		a.o.Draw(b, weights)
-		sum, count := 0.0, 0.0
-		for i, r := range right {
-			w := float64(weights[patients[i]])
-			sum, count = sum+float64(w*(r[1]-r[0])), count+w
-		}
-		replicates[b] = sum / count
-	}
-	return Followed{frocio.Number(sums[0] / n), frocio.Number(sums[1] / n), len(right), a.estimate((sums[1]-sums[0])/n, replicates)}, nil
+	n := float64(len(differences))
+	replicates := resample.NewMeans(patients, differences).Replicates(a.o)
+	return Followed{frocio.Number(sums[0] / n), frocio.Number(sums[1] / n), len(differences), a.estimate((sums[1]-sums[0])/n, replicates)}, nil
 }
 
 // Write prints the audit.
