@@ -148,6 +148,9 @@ func AbsoluteSpec(spec string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path, err = filepath.Abs(path)
+	if path, err = filepath.Abs(path); err != nil {
+		return "", err
+	}
+	options, err = absoluteExclude(options)
 	return layout.Name + ":" + path + options, err
 }

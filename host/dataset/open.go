@@ -46,6 +46,10 @@ type opener struct {
 	// that it was given.
 	split    string
 	ownSplit bool
+	// exclude is the table of cases to leave out (spec option exclude), called are the cases by
+	// their names in it.
+	exclude  string
+	called   map[string][]int
 	problems Problems
 	pending  []pendingBox
 	expects  []expectedImage
@@ -118,6 +122,9 @@ func Open(spec string, opt Options) (*Dataset, error) {
 	}
 	if o.split != "" {
 		return nil, fmt.Errorf("%w: data spec %q: option split=%s has no effect: %s has no table of splits beside its own", ErrData, spec, o.split, layout)
+	}
+	if err := o.leaveOut(); err != nil {
+		return nil, err
 	}
 	return o.finish()
 }
@@ -211,6 +218,10 @@ func (o *opener) setOptions(query string) error {
 			if o.split = value; value == "" {
 				return errors.New("split is empty, want the column that has the splits")
 			}
+		case "exclude":
+			if o.exclude = value; value == "" {
+				return errors.New("exclude is empty, want a table of the cases to leave out: id[,flag]")
+			}
 		case "noisy":
 			o.opt.Noisy = NoisyRule(value)
 			if value == "drop-test" {
@@ -260,7 +271,7 @@ func (o *opener) setOptions(query string) error {
 			}
 			o.spacing = [3]float64(v)
 		default:
-			options := []string{"attributes", "bits", "classes", "coordinates", "grey_hu", "labels", "margin_mm", "mask", "missing", "nan", "noisy", "patients", "spacing_mm", "split", "target", "view", "window"}
+			options := []string{"attributes", "bits", "classes", "coordinates", "exclude", "grey_hu", "labels", "margin_mm", "mask", "missing", "nan", "noisy", "patients", "spacing_mm", "split", "target", "view", "window"}
 			return fmt.Errorf("option %q is unknown%s; there are %s", key, nearest.Meant(key, options), strings.Join(options, ", "))
 		}
 	}

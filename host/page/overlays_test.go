@@ -1,6 +1,7 @@
 package page
 
 import (
+	"encoding/json"
 	"fmt"
 	"image/color"
 	"image/png"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
+	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/internal/box"
@@ -139,5 +141,16 @@ func TestNamesOfFilesSuitEverySystem(t *testing.T) {
 	}
 	if got := predictions.FileName(strings.Repeat("x", 200)); len(got) > 20 {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestTheDataReadThePagesFlags: what people can choose on the page is what data sets know.
+func TestTheDataReadThePagesFlags(t *testing.T) {
+	want, err := json.Marshal(append([]string{""}, dataset.Flags...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(script, "const flags = "+strings.ReplaceAll(string(want), ",", ", ")+";") {
+		t.Errorf("page.js has other flags than %s", want)
 	}
 }
