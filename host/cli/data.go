@@ -38,13 +38,15 @@ func dataCommand() *cli.Command {
 				Name:  "synth",
 				Usage: "write a synthetic data set in a real layout, patient-wise splits",
 				Description: `deeplesion: CT-like 16-bit slices with lesions and look-alikes; the report carries part of the truth.
-table: pictures with attributes; the label depends on both. README.txt in the folder says exactly how.`,
+table: pictures with attributes; the label depends on both.
+kidney: CT volumes with a lesion each and reports in words; the label depends on both.
+README.txt in the folder says exactly how.`,
 				Flags: []cli.Flag{
-					&cli.StringFlag{Name: "layout", Usage: "deeplesion or table", Required: true},
+					&cli.StringFlag{Name: "layout", Usage: "deeplesion, table or kidney", Required: true},
 					&cli.StringFlag{Name: "out", Usage: "the new folder", Required: true, TakesFile: true},
-					&cli.IntFlag{Name: "patients", Usage: "number of patients (default: 240 deeplesion, 600 table)"},
+					&cli.IntFlag{Name: "patients", Usage: "number of patients (default: 240 deeplesion and kidney, 600 table)"},
 					&cli.IntFlag{Name: "key-slices", Usage: "key slices per patient (deeplesion)", Value: 2},
-					&cli.IntFlag{Name: "size", Usage: "side of the images in pixels (default: 128 deeplesion, 64 table)"},
+					&cli.IntFlag{Name: "size", Usage: "side of the images in pixels (default: 128 deeplesion, 64 table, 48 kidney)"},
 					&cli.Float64Flag{Name: "missing", Usage: "probability that an attribute is missing, at random (0 with --context)", Value: 0.3},
 					&cli.StringFlag{Name: "context", Usage: "squares and bits (table): lookup, two bits say which of four squares counts; additive, evidence adds up"},
 					&cli.IntFlag{Name: "noise-tokens", Usage: "squares beside the four that count (--context)"},
@@ -115,8 +117,11 @@ func dataSynth(c *cli.Context) error {
 		spec = "table:" + strings.TrimSuffix(out, "/") + "/data.csv"
 		summary, err = synth.Table(c.Context, out, synth.TableOptions{Patients: c.Int("patients"), Size: c.Int("size"), Missing: missing,
 			Context: context, NoiseTokens: c.Int("noise-tokens"), Seed: c.Uint64("seed")})
+	case "kidney":
+		spec = "volumes:" + out
+		summary, err = synth.Kidney(c.Context, out, synth.KidneyOptions{Patients: c.Int("patients"), Size: c.Int("size"), Missing: missing, Seed: c.Uint64("seed")})
 	default:
-		return usageError("--layout %q is unknown, want deeplesion or table", layout)
+		return usageError("--layout %q is unknown, want deeplesion, table or kidney", layout)
 	}
 	if err != nil {
 		return err

@@ -136,16 +136,10 @@ func DeepLesion(ctx context.Context, out string, opt DeepLesionOptions) (*Summar
 	summary := &Summary{Patients: opt.Patients, Cases: map[string]int{}, Lesions: map[string]int{}}
 	err := atomicfile.Folder(out, func(dir string) error {
 		made := make([][]*keySlice, opt.Patients)
-		group, ctx := errgroup.WithContext(ctx)
-		group.SetLimit(runtime.GOMAXPROCS(0))
-		for i := range made {
-			group.Go(func() error {
-				var err error
-				made[i], err = writePatient(ctx, dir, i, splits[i], opt)
-				return err
-			})
-		}
-		if err := group.Wait(); err != nil {
+		if err := each(ctx, opt.Patients, func(i int) (err error) {
+			made[i], err = writePatient(ctx, dir, i, splits[i], opt)
+			return err
+		}); err != nil {
 			return err
 		}
 		if err := writeDeepLesionTables(dir, made, summary); err != nil {
@@ -538,6 +532,21 @@ func setDefault(v *int, value int) {
 	if *v == 0 {
 		*v = value
 	}
+}
+
+// each does something n times, in parallel; the first error, or the end of ctx, ends it.
+func each(ctx context.Context, n int, do func(i int) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range n {
+		group.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return do(i)
+		})
+	}
+	return group.Wait()
 }
 
 // TrainShare of the patients are in the training split.

@@ -11,10 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
@@ -72,20 +69,13 @@ func Table(ctx context.Context, out string, opt TableOptions) (*Summary, error) 
 		if opt.Context != "" {
 			rows[0] = contextHeader()
 		}
-		group, ctx := errgroup.WithContext(ctx)
-		group.SetLimit(runtime.GOMAXPROCS(0))
-		for i, split := range splits {
+		for _, split := range splits {
 			summary.Cases[split]++
-			group.Go(func() error {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				var err error
-				rows[i+1], err = writePicture(dir, i, split, opt)
-				return err
-			})
 		}
-		if err := group.Wait(); err != nil {
+		if err := each(ctx, opt.Patients, func(i int) (err error) {
+			rows[i+1], err = writePicture(dir, i, splits[i], opt)
+			return err
+		}); err != nil {
 			return err
 		}
 		if err := writeCSV(filepath.Join(dir, "data.csv"), rows); err != nil {
