@@ -1,8 +1,10 @@
 package classifier
 
 import (
-	"sort"
+	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/sugarme/gotch/ts"
 
@@ -11,28 +13,31 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
-// backbone is a network that turns pictures into tokens.
+// backbone is a network that turns pictures or volumes into tokens.
 type backbone interface {
-	// forward maps [N,3,H,W] in [0,1] to a map [N,C,h,w], or to tokens [N,T,C] that
-	// have no place in a map.
+	// forward maps [N,3,H,W] or [N,1,D,H,W] in [0,1] to a map [N,C,h,w] or [N,C,d,h,w], or to
+	// tokens [N,T,C] that have no place in a map.
 	forward(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor
-	// tokens returns T and C for a square picture, with means over pool x pool cells of
-	// the map.
+	// tokens returns T (0: not known) and C for a square picture, with means over pool x pool
+	// cells of the map.
 	tokens(size, pool int64) (t, c int64)
 	// load names the file's tensors.
 	load() torchstage.LoadOptions
 }
 
-// encoder applies one backbone to every image of a case.
+// encoder applies one backbone to every picture, or every volume, of a case.
 type encoder struct {
 	net    backbone
 	size   int64 // side in pixels, 0 as given
 	pool   int64 // a token is the mean over pool x pool cells of the map
 	frozen bool
-	// modality tells several images of a case apart: [C] each, added to the tokens.
+	// modality tells several pictures of a case apart: [C] each, by port, added to the tokens.
 	modality map[string]*ts.Tensor
-	names    []string
+	pixels   []string // the ports of the pictures or volumes
 }
+
+// deepKinds are the kinds of networks for volumes; the others are for pictures.
+var deepKinds = []string{"conv3d", "r3d_18"}
 
 func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	set, err := sdk.DecodeSettings[encoderSettings](b.Request.Settings)
@@ -40,27 +45,24 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 		return nil, err
 	}
 	e := &encoder{size: set.ImageSize, pool: set.Pool, frozen: set.Frozen, modality: map[string]*ts.Tensor{}}
-	for _, p := range b.Request.Inputs {
-		if name, ok := ports.Images.Member(p.Name); ok {
-			e.names = append(e.names, name)
-		}
-	}
-	sort.Strings(e.names)
-	if len(e.names) == 0 {
-		return nil, sdk.Errorf(sdk.InvalidArgument, "the data have no image.<modality> for the encoder; volumes are encoded by the plugin a3d (--encoder a3d)")
+	deep := slices.Contains(deepKinds, set.Kind)
+	if err := e.choosePixels(b, set, deep); err != nil {
+		return nil, err
 	}
 	if e.size == 0 && (set.Kind == "darknet" || set.Kind == "vit") {
 		e.size = 224
 	}
 	switch set.Kind {
-	case "conv":
-		e.net, err = newConv(b.Params, set.Width, set.Layers)
+	case "conv", "conv3d":
+		e.net, err = newConv(b.Params, set.Width, set.Layers, deep)
 	case "darknet":
 		e.net = newDarknet(b.Params)
 	case "vit":
 		e.net, err = newViT(b.Params, set, e.size)
 	case "swin_t":
 		e.net, err = newSwin(b, set.Dropout)
+	case "r3d_18":
+		e.net = newR3D(b)
 	}
 	if err != nil {
 		return nil, err
@@ -78,30 +80,64 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 		b.Params.Freeze("")
 		// The host reads this note: it may keep the tokens instead of asking again.
 		b.Notes = append(b.Notes, "frozen: tokens depend on the image alone")
-	} else if len(e.names) > 1 {
-		for _, name := range e.names {
-			e.modality[name] = b.Params.Parameter("modality."+name, []int64{c}, torchstage.Zeros())
+	} else if len(e.pixels) > 1 {
+		for _, port := range e.pixels {
+			name, _ := ports.Tokens.Member(ports.TokensOf(port).Name)
+			e.modality[port] = b.Params.Parameter("modality."+name, []int64{c}, torchstage.Zeros())
 		}
 	}
 	count := "T"
-	if t > 0 {
+	if t > 0 && !deep {
 		count = strconv.FormatInt(t, 10)
 	}
-	for _, name := range e.names {
-		b.Inputs = append(b.Inputs, ports.Images.Of(name).Declare(ports.Required, ports.Intensity(pixels)))
-		b.Outputs = append(b.Outputs, ports.Tokens.Of(name).Declare(ports.Required, ports.Shape("N", count, strconv.FormatInt(c, 10))))
+	for _, port := range e.pixels {
+		in := ports.Named(port, ports.Required, ports.Intensity(pixels))
+		if deep {
+			in = ports.Named(port, ports.Required, ports.Intensity(hounsfield), ports.Shape("N", "1", strconv.FormatInt(set.Slices, 10), "H", "W"))
+		}
+		b.Inputs = append(b.Inputs, in)
+		b.Outputs = append(b.Outputs, ports.TokensOf(port).Declare(ports.Required, ports.Shape("N", count, strconv.FormatInt(c, 10))))
 	}
 	return e, nil
 }
 
-// Forward encodes every image of the batch.
+// choosePixels takes the pictures, or for deep the volumes, among the ports that are given.
+func (e *encoder) choosePixels(b *torchstage.Build, set encoderSettings, deep bool) error {
+	var others []string
+	for _, p := range b.Request.Inputs {
+		switch {
+		case ports.Pixels(p.Name) && ports.Scan(p.Name) == deep:
+			e.pixels = append(e.pixels, p.Name)
+		case ports.Pixels(p.Name):
+			others = append(others, p.Name)
+		}
+	}
+	slices.Sort(e.pixels)
+	wanted, mend := "picture", "encoder.kind=conv3d, encoder.kind=r3d_18 or --encoder a3d"
+	if deep {
+		wanted, mend = "volume", "another encoder.kind, such as conv"
+	}
+	switch {
+	case len(e.pixels) == 0 && len(others) > 0:
+		return sdk.Errorf(sdk.InvalidArgument, "the data have no %s for an encoder of kind=%s; %s takes %s", wanted, set.Kind, mend, strings.Join(others, ", "))
+	case len(e.pixels) == 0:
+		return sdk.Errorf(sdk.InvalidArgument, "the data have no %s for an encoder of kind=%s", wanted, set.Kind)
+	case deep && set.ImageSize > 0:
+		return sdk.RefuseSetting("image_size", "%d given, want 0 with kind=%s: data.size is the side of volumes", set.ImageSize, set.Kind)
+	}
+	for _, name := range others {
+		b.Notes = append(b.Notes, fmt.Sprintf("%s is not looked at: an encoder of kind=%s takes %s", name, set.Kind, wanted))
+	}
+	return nil
+}
+
+// Forward encodes every picture or volume of the batch.
 func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
 	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}}
-	for _, name := range e.names {
-		image := ports.Images.Of(name).Name
-		x := in.Tensors[image]
+	for _, port := range e.pixels {
+		x := in.Tensors[port]
 		if x == nil {
-			s.Failf(sdk.InvalidArgument, "input %q is missing; a case without this image cannot be encoded", image)
+			s.Failf(sdk.InvalidArgument, "input %q is missing; a case without this image cannot be encoded", port)
 			return out
 		}
 		var y *ts.Tensor
@@ -110,26 +146,31 @@ func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstag
 		} else {
 			y = e.encode(s, x, in.Train)
 		}
-		if m := e.modality[name]; m != nil {
+		if m := e.modality[port]; m != nil {
 			y = s.Add(y, m)
 		}
-		out.Tensors[ports.Tokens.Of(name).Name] = y
+		out.Tensors[ports.TokensOf(port).Name] = y
 	}
 	return out
 }
 
-// encode makes tokens [N,T,C] of pictures.
+// encode makes tokens [N,T,C] of pictures or volumes.
 func (e *encoder) encode(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor {
 	y := e.net.forward(s, e.resize(s, x), train)
-	if shape := s.Shape(y); len(shape) != 4 {
+	shape := s.Shape(y)
+	if len(shape) < 4 {
 		return y
 	}
 	if e.pool > 1 {
-		if h, w := s.Dim(y, 2), s.Dim(y, 3); h < e.pool || w < e.pool {
+		n, c, h, w := shape[0], shape[1], shape[len(shape)-2], shape[len(shape)-1]
+		if h < e.pool || w < e.pool {
 			s.Failf(sdk.InvalidArgument, "setting pool=%d: the map is %d x %d for this picture, want at least pool x pool", e.pool, h, w)
 			return y
 		}
-		y = s.AvgPool2d(y, e.pool, e.pool)
+		if len(shape) == 5 { // slice by slice
+			y = s.Reshape(y, n, c*shape[2], h, w)
+		}
+		y = s.Reshape(s.AvgPool2d(y, e.pool, e.pool), n, c, -1)
 	}
 	return rows(s, y)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/plugins/classifier"
 	"github.com/alignedfusion/alignedfusion/plugins/internal/stagetest"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -23,7 +24,11 @@ func encoder(t testing.TB, settings map[string]string, modalities ...string) *st
 func request(settings map[string]string, modalities ...string) sdk.OpenRequest {
 	req := sdk.OpenRequest{Stage: "encoder", Settings: settings, Train: true, Seed: 3}
 	for _, m := range modalities {
-		req.Inputs = append(req.Inputs, sdk.Port{Name: "image." + m, DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}})
+		port := sdk.Port{Name: "image." + m, DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}}
+		if ports.Scan(m) {
+			port.Name, port.Shape = m, []string{"N", "1", "D", "H", "W"}
+		}
+		req.Inputs = append(req.Inputs, port)
 	}
 	return req
 }
@@ -32,15 +37,20 @@ func image(x *tensor.Tensor) map[string]*tensor.Tensor {
 	return map[string]*tensor.Tensor{"image.photo": x}
 }
 
-func TestConvAgreesWithPyTorch(t *testing.T) {
-	f := stagetest.Read(t, "testdata/conv.safetensors")
+func TestConvAgreesWithPyTorch(t *testing.T) { convAgrees(t, "conv", "photo") }
+
+func TestConv3DAgreesWithPyTorch(t *testing.T) { convAgrees(t, "conv3d", "volume") }
+
+func convAgrees(t *testing.T, name, modality string) {
+	t.Helper()
+	f := stagetest.Read(t, "testdata/"+name+".safetensors")
 	set := f.Settings()
 	set["weights"] = stagetest.WriteWeights(t, f.Group("param."))
-	s := encoder(t, set, "photo")
-	in := f.Group("in.")
-	stagetest.Near(t, "eval", s.Eval(in).Outputs["tokens.photo"], f.Tensors["eval.tokens"], 1e-5)
-	stagetest.Near(t, "train", s.Train(1, in).Outputs["tokens.photo"], f.Tensors["train.tokens"], 1e-5)
-	s.Backward(map[string]*tensor.Tensor{"tokens.photo": f.Tensors["train.grad"]}, nil)
+	s := encoder(t, set, modality)
+	in, tokens := f.Group("in."), "tokens."+modality
+	stagetest.Near(t, "eval", s.Eval(in).Outputs[tokens], f.Tensors["eval.tokens"], 1e-5)
+	stagetest.Near(t, "train", s.Train(1, in).Outputs[tokens], f.Tensors["train.tokens"], 1e-5)
+	s.Backward(map[string]*tensor.Tensor{tokens: f.Tensors["train.grad"]}, nil)
 	after := s.StepsByGradients(f.Group("param."), f.Group("grad.param."), 1e-4)
 	for name, want := range f.Group("after.") {
 		stagetest.Near(t, name, after[name], want, 1e-5)
@@ -57,8 +67,12 @@ func agree(t *testing.T, name string, rename func(string) string) {
 	if err := json.Unmarshal([]byte(f.Metadata["input"]), &shape); err != nil {
 		t.Fatal(err)
 	}
-	s := encoder(t, set, "photo")
-	y := s.Eval(image(stagetest.Formula("in.image", shape))).Outputs["tokens.photo"]
+	modality, port := "photo", "image.photo"
+	if len(shape) == 5 {
+		modality, port = "volume", "volume"
+	}
+	s := encoder(t, set, modality)
+	y := s.Eval(map[string]*tensor.Tensor{port: stagetest.Formula("in.image", shape)}).Outputs["tokens."+modality]
 	v := stagetest.Floats(t, y)
 	n, tokens, c := int(y.Shape[0]), int(y.Shape[1]), int(y.Shape[2])
 	var some []float32
@@ -86,6 +100,47 @@ func TestViTB16AgreesWithTorchvision(t *testing.T) {
 		t.Skip("86 million weights")
 	}
 	agree(t, "vit_b_16", nil)
+}
+
+func TestR3D18AgreesWithTorchvision(t *testing.T) {
+	if testing.Short() {
+		t.Skip("33 million weights")
+	}
+	agree(t, "r3d_18", nil)
+}
+
+// A network takes pictures or volumes; whoever has the other kind is told which network does.
+func TestPicturesAndVolumesHaveEncodersOfTheirOwn(t *testing.T) {
+	for _, c := range []struct {
+		settings map[string]string
+		modality string
+		want     string
+	}{
+		{map[string]string{"kind": "conv"}, "volume", "no picture for an encoder of kind=conv; encoder.kind=conv3d, encoder.kind=r3d_18 or --encoder a3d takes volume"},
+		{map[string]string{"kind": "conv3d"}, "photo", "no volume for an encoder of kind=conv3d; another encoder.kind, such as conv takes image.photo"},
+		{map[string]string{"kind": "conv3d", "image_size": "32"}, "volume", "data.size is the side of volumes"},
+	} {
+		if _, err := stagetest.TryOpen(t, classifier.Plugin(), request(c.settings, c.modality)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v of %s: %v, want %q", c.settings, c.modality, err, c.want)
+		}
+	}
+}
+
+// Several phases have tokens of their own; pool takes means within a slice of the map.
+func TestVolumesArePooledSliceBySlice(t *testing.T) {
+	volume := stagetest.Formula("in.volume", []int64{2, 1, 8, 16, 16})
+	set := map[string]string{"kind": "conv3d", "width": "4", "layers": "2"}
+	all := stagetest.Floats(t, encoder(t, set, "volume").Eval(map[string]*tensor.Tensor{"volume": volume}).Outputs["tokens.volume"])
+	set["pool"] = "4"
+	got := encoder(t, set, "volume").Eval(map[string]*tensor.Tensor{"volume": volume}).Outputs["tokens.volume"]
+	want := make([]float32, 2*2*8) // [2,2,4,4] places of 8 channels
+	for i, v := range all {
+		want[i/(16*8)*8+i%8] += v / 16
+	}
+	stagetest.Near(t, "tokens", got, tensor.OfFloat32s(want, 2, 2, 8), 1e-5)
+	phases := encoder(t, map[string]string{"kind": "conv3d", "width": "4", "layers": "2"}, "volume.art", "volume.ven")
+	out := phases.Eval(map[string]*tensor.Tensor{"volume.art": volume, "volume.ven": volume}).Outputs
+	stagetest.Near(t, "phases", out["tokens.art"], out["tokens.ven"], 0)
 }
 
 func TestSwinTAgreesWithTorchvision(t *testing.T) { agree(t, "swin_t", nil) }

@@ -1,5 +1,6 @@
-// Package classifier serves image encoders (a small convolutional network,
-// Darknet-tiny, ViT, Swin-T) and a classification head (Eq. 11).
+// Package classifier serves encoders of pictures (a small convolutional network,
+// Darknet-tiny, ViT, Swin-T) and of volumes (the small network in three dimensions, R3D-18),
+// and a classification head (Eq. 11).
 package classifier
 
 import (
@@ -10,15 +11,16 @@ import (
 )
 
 type encoderSettings struct {
-	Kind      string   `setting:"kind" default:"conv" choices:"conv,darknet,vit,swin_t" help:"network"`
-	Weights   sdk.Path `setting:"weights" help:"safetensors file: torchvision's or timm's names for vit, torchvision's for swin_t"`
+	Kind      string   `setting:"kind" default:"conv" choices:"conv,darknet,vit,swin_t,conv3d,r3d_18" help:"network; conv3d and r3d_18 are for volumes"`
+	Weights   sdk.Path `setting:"weights" help:"safetensors file: torchvision's or timm's names for vit, torchvision's for swin_t and r3d_18"`
 	Frozen    bool     `setting:"frozen" default:"false" help:"true: the network is not trained and its batch norms keep their statistics, so that tokens depend on the image alone"`
 	ImageSize int64    `setting:"image_size" default:"0" min:"0" max:"4096" help:"side in pixels that images are resized to; 0: 224 for darknet and vit, as given for conv and swin_t"`
-	Pool      int64    `setting:"pool" default:"1" min:"1" max:"64" help:"conv, darknet, swin_t: a token is the mean over pool x pool cells of the map"`
-	Width     int64    `setting:"width" default:"0" min:"0" max:"8192" help:"conv: channels of the first block (0: 32); vit: token size (0: 768)"`
-	Layers    int64    `setting:"layers" default:"0" min:"0" max:"64" help:"conv: blocks, each halving the map (0: 4); vit: layers (0: 12)"`
+	Pool      int64    `setting:"pool" default:"1" min:"1" max:"64" help:"a token is the mean over pool x pool cells of the map, of volumes slice by slice; not with vit"`
+	Width     int64    `setting:"width" default:"0" min:"0" max:"8192" help:"conv, conv3d: channels of the first block (0: 32); vit: token size (0: 768)"`
+	Layers    int64    `setting:"layers" default:"0" min:"0" max:"64" help:"conv, conv3d: blocks, each halving the map (0: 4); vit: layers (0: 12)"`
 	Heads     int64    `setting:"heads" default:"0" min:"0" max:"256" help:"vit: attention heads (0: width/64)"`
 	Patch     int64    `setting:"patch" default:"16" min:"1" max:"256" help:"vit: side of a patch in pixels"`
+	Slices    int64    `setting:"slices" default:"16" min:"1" max:"1024" help:"conv3d, r3d_18: slices of the volume that is shown"`
 	Dropout   float64  `setting:"dropout" default:"0" min:"0" max:"0.99" help:"vit and swin_t: dropout on the branches"`
 }
 
@@ -36,18 +38,22 @@ type headSettings struct {
 // network was trained with (mean, standard deviation) is done inside.
 var pixels = sdk.Intensity{Low: 0, High: 255, OutLow: 0, OutHigh: 1}
 
+// hounsfield are soft tissues, from fat to bone; the window of a data spec takes its place.
+var hounsfield = sdk.Intensity{Low: -160, High: 240, OutLow: 0, OutHigh: 1}
+
 // Manifest describes the plugin.
 func Manifest() sdk.Manifest {
 	return sdk.Manifest{
 		Name: "classifier", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch",
-		ModelCard: "Image encoders for photographs and slices in RGB, and a classification head. Weights of torchvision's and timm's ViT-B/16, " +
-			"torchvision's Swin-T and Darknet-tiny can be loaded; none are shipped.",
+		ModelCard: "Encoders for photographs and slices in RGB and for volumes, and a classification head. Weights of torchvision's and timm's ViT-B/16, " +
+			"torchvision's Swin-T and R3D-18 and Darknet-tiny can be loaded; none are shipped.",
 		Stages: []sdk.StageManifest{
 			{
 				Name: "encoder", Kind: sdk.KindEncoder, Trainable: true,
-				Summary: "image encoders conv, darknet, vit, swin_t: tokens of every image of a case",
+				Summary: "encoders of pictures (conv, darknet, vit, swin_t) and volumes (conv3d, r3d_18): tokens of each of a case",
 				Inputs: []sdk.Port{ports.Images.Declare(ports.Intensity(pixels),
-					ports.Help("RGB in [0,1]; resized to image_size where that is not 0"))},
+					ports.Help("RGB in [0,1]; resized to image_size where that is not 0")),
+					ports.Volume.Declare(ports.Intensity(hounsfield), ports.Help("kind=conv3d and r3d_18, in [0,1]")), ports.Volumes.Declare(ports.Intensity(hounsfield))},
 				Outputs: []sdk.Port{ports.Tokens.Declare(ports.Required,
 					ports.Help("tokens of each image, row by row; ViT's class token comes first"))},
 				Settings: sdk.SettingsOf(encoderSettings{}),

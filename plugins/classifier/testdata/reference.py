@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import swin_t, vision_transformer
+from torchvision.models.video import r3d_18
 
 here = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(here, "..", "..", "internal", "fixture"))
@@ -36,17 +37,25 @@ def store(name, model, tokens, shape, settings, skip):
                   {"settings": json.dumps(settings), "shapes": json.dumps(shapes), "input": json.dumps(shape)})
 
 
-def conv(width, layers):
-    """A residual network with the plugin's names."""
+def r3d_tokens(model, volume):
+    x = volume.repeat(1, 3, 1, 1, 1)
+    mean, std = torch.tensor([0.43216, 0.394666, 0.37645]), torch.tensor([0.22803, 0.22145, 0.216989])
+    x = model.stem((x - mean.view(1, 3, 1, 1, 1)) / std.view(1, 3, 1, 1, 1))
+    return model.layer4(model.layer3(model.layer2(model.layer1(x)))).flatten(2).transpose(1, 2)
+
+
+def conv(width, layers, deep):
+    """A residual network with the plugin's names, for pictures or, deep, for volumes."""
+    convolution, norm, first = (nn.Conv3d, nn.BatchNorm3d, 1) if deep else (nn.Conv2d, nn.BatchNorm2d, 3)
 
     class Block(nn.Module):
         def __init__(self, i, o):
             super().__init__()
-            self.conv1 = nn.Conv2d(i, o, 3, 2, 1, bias=False)
-            self.norm1 = nn.BatchNorm2d(o)
-            self.conv2 = nn.Conv2d(o, o, 3, 1, 1, bias=False)
-            self.norm2 = nn.BatchNorm2d(o)
-            self.short = nn.Conv2d(i, o, 1, 2, bias=False)
+            self.conv1 = convolution(i, o, 3, 2, 1, bias=False)
+            self.norm1 = norm(o)
+            self.conv2 = convolution(o, o, 3, 1, 1, bias=False)
+            self.norm2 = norm(o)
+            self.short = convolution(i, o, 1, 2, bias=False)
 
         def forward(self, x):
             return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))) + self.short(x))
@@ -54,7 +63,7 @@ def conv(width, layers):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            c = [3] + [width << i for i in range(layers)]
+            c = [first] + [width << i for i in range(layers)]
             self.blocks = nn.ModuleList([Block(c[i], c[i + 1]) for i in range(layers)])
 
         def forward(self, x):
@@ -66,17 +75,17 @@ def conv(width, layers):
     return Net()
 
 
-def conv_case():
+def conv_case(kind, layers, port, shape):
     torch.manual_seed(1)
-    net = conv(4, 3)
+    net = conv(4, layers, kind == "conv3d")
     with torch.no_grad():
         for n, p in net.state_dict().items():
             if p.is_floating_point():
                 p.add_(0.3 * torch.rand_like(p))
     params = {"param." + n: p.clone() for n, p in net.state_dict().items() if p.is_floating_point()}
-    image = torch.rand(3, 3, 20, 24)
+    image = torch.rand(shape)
     net.eval()
-    out = {"in.image.photo": image, "eval.tokens": net(image)}
+    out = {"in." + port: image, "eval.tokens": net(image)}
     net.train()
     y = net(image)
     g = torch.randn_like(y)
@@ -84,8 +93,8 @@ def conv_case():
     out |= params | {"train.tokens": y, "train.grad": g}
     out |= {"grad.param." + n: p.grad for n, p in net.named_parameters()}
     out |= {"after." + n: b for n, b in net.named_buffers() if b.is_floating_point()}
-    fixture.write(os.path.join(here, "conv.safetensors"), out,
-                  {"settings": json.dumps({"kind": "conv", "width": "4", "layers": "3"})})
+    fixture.write(os.path.join(here, kind + ".safetensors"), out,
+                  {"settings": json.dumps({"kind": kind, "width": "4", "layers": str(layers)})})
 
 
 def head_case(name, kind, labels, with_report):
@@ -136,7 +145,8 @@ def head_case(name, kind, labels, with_report):
 
 
 if __name__ == "__main__":
-    conv_case()
+    conv_case("conv", 3, "image.photo", (3, 3, 20, 24))
+    conv_case("conv3d", 2, "volume", (2, 1, 6, 9, 10))
     diag = {"name": "diag", "classes": ["a", "b", "c"], "weights": [1.0, 2.0, 0.5], "target": [0, 2, -1, 1, 1]}
     crit = {"name": "crit", "classes": ["x", "y"], "weights": [], "target": [1, 0, 0, -1, 1]}
     head_case("head_linear", "linear", [diag], "report and photo")
@@ -146,6 +156,7 @@ if __name__ == "__main__":
     store("vit_small", small, vit_tokens, [2, 3, 32, 32],
           {"kind": "vit", "image_size": "32", "patch": "8", "width": "16", "layers": "2", "heads": "2"}, ("heads.",))
     store("vit_b_16", vision_transformer.vit_b_16(), vit_tokens, [1, 3, 224, 224], {"kind": "vit"}, ("heads.",))
+    store("r3d_18", r3d_18(), r3d_tokens, [1, 1, 8, 40, 48], {"kind": "r3d_18"}, ("fc.",))
     swin = swin_t()
     store("swin_t", swin, lambda m, x: m.norm(m.features((x - MEAN) / STD)).flatten(1, 2), [1, 3, 224, 224],
           {"kind": "swin_t"}, ("head.",))

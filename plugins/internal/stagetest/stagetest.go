@@ -331,6 +331,8 @@ func Formula(name string, shape []int64) *tensor.Tensor {
 			values[i] = float32(u)
 		case len(shape) > 1:
 			values[i] = float32((2*u - 1) * scale)
+		case strings.HasSuffix(name, "running_var"):
+			values[i] = float32(1 + u)
 		case norm:
 			values[i] = float32(1 + 0.1*(2*u-1))
 		default:
