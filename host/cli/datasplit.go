@@ -20,11 +20,12 @@ func dataSplitCommand() *cli.Command {
 		ArgsUsage: "SPEC",
 		Description: `Writes the column split into the table of a table:, boxes: or volumes: data set, or a copy of the table with --out.
 The same seed and rows give the same split. With --folds K the splits are fold0 to foldK-1; train --fold k then leaves
-fold k out of training and validates on it.`,
+fold k out of training and validates on it; --of train+val leaves a test split out of the folds.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "by", Usage: "the column whose values stay together", Value: "patient"},
 			&cli.StringFlag{Name: "ratio", Usage: "shares of train, val and test", Value: "70,15,15"},
 			&cli.IntFlag{Name: "folds", Usage: "folds instead of train, val and test"},
+			&cli.StringFlag{Name: "of", Usage: "divide the rows of these splits alone, joined by +: the others keep theirs"},
 			&cli.StringFlag{Name: "stratify", Usage: "a column whose values every split gets its share of, for example label"},
 			&cli.Uint64Flag{Name: "seed", Usage: "seed"},
 			&cli.StringFlag{Name: "out", Usage: "write a copy of the table here", TakesFile: true},
@@ -47,6 +48,9 @@ func dataSplit(c *cli.Context) error {
 		return usageError("--folds and --ratio exclude each other")
 	}
 	o := split.Options{By: c.String("by"), Folds: c.Int("folds"), Stratify: c.String("stratify"), Seed: c.Uint64("seed"), Replace: c.Bool("replace")}
+	if of := c.String("of"); of != "" {
+		o.Of = strings.Split(of, "+")
+	}
 	if c.IsSet("folds") && o.Folds < 2 {
 		return usageError("--folds %d, want at least 2", o.Folds)
 	}
@@ -60,6 +64,9 @@ func dataSplit(c *cli.Context) error {
 		to = from
 	}
 	s, err := split.Write(from, to, o)
+	if err == nil && to == from {
+		err = split.Repeat(to)
+	}
 	if err != nil {
 		return err
 	}

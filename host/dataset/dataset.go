@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report"
@@ -218,13 +219,20 @@ func (d *Dataset) Splits() map[string]int {
 }
 
 // InSplit reports whether a case of split belongs to what name names: the split, one of
-// several joined by "+" as in "train+val", every split but one as in "!fold0", or, for ""
-// and "all", any.
+// several joined by "+" as in "train+val", every split but one as in "!train", or, for ""
+// and "all", any. All but a fold is the other folds: a test split beside them is withheld.
 func InSplit(split, name string) bool {
 	if but, ok := strings.CutPrefix(name, "!"); ok {
-		return split != but && split != ""
+		return split != but && split != "" && (!isFold(but) || isFold(split))
 	}
 	return name == "" || name == "all" || split == name || slices.Contains(strings.Split(name, "+"), split)
+}
+
+// isFold reports whether a split is one of data split --folds.
+func isFold(split string) bool {
+	number, ok := strings.CutPrefix(split, "fold")
+	_, err := strconv.ParseUint(number, 10, 32)
+	return ok && err == nil
 }
 
 // Split returns the cases that InSplit finds in name, in the order of the table (Open

@@ -159,6 +159,11 @@ func TestOrdersOfNamesAndClasses(t *testing.T) {
 			t.Errorf("train is in %q: %v", name, got)
 		}
 	}
+	for split, want := range map[string]bool{"fold1": true, "fold10": true, "fold0": false, "test": false, "folder": false, "": false} {
+		if got := InSplit(split, "!fold0"); got != want {
+			t.Errorf("%q is in all folds but fold0: %v", split, got)
+		}
+	}
 	d := &Dataset{Spec: "s", Cases: []Case{{ID: "1", Split: "train"}, {ID: "2", Split: "val"}, {ID: "3", Split: "train"}, {ID: "4", Split: "a+b"}}}
 	for name, want := range map[string]int{"": 4, "all": 4, "train": 2, "train+val": 3, "a+b": 1} {
 		if got, err := d.Split(name); err != nil || len(got) != want {

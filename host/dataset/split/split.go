@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,6 +27,8 @@ type Options struct {
 	// Stratify is a column whose values every split gets its share of; "" none.
 	Stratify string
 	Seed     uint64
+	// Of are the splits whose rows are divided; all others keep theirs. Empty: every row.
+	Of []string
 	// Replace lets rows that have a split get a new one.
 	Replace bool
 }
@@ -62,7 +65,12 @@ func Write(from, to string, o Options) (*Summary, error) {
 			return nil, err
 		}
 	}
-	if t.Has("split") && !o.Replace {
+	for _, name := range o.Of {
+		if !slices.ContainsFunc(t.Rows, func(r table.Row) bool { return t.Get(r, "split") == name }) {
+			return nil, problem.At(from, 0, "split", "has no row of %q, which is to be divided", name)
+		}
+	}
+	if t.Has("split") && !o.Replace && len(o.Of) == 0 {
 		for _, r := range t.Rows {
 			if text := t.Get(r, "split"); text != "" {
 				return nil, problem.At(from, r.Line, "split", "is %q already: a new split may show in training what was tested on; add --replace where that is meant", problem.Clip(text, 40))
@@ -77,6 +85,9 @@ func Write(from, to string, o Options) (*Summary, error) {
 	chosen := assign(groups, shares, o.Seed)
 	s := &Summary{SchemaVersion: 1, File: filepath.ToSlash(to), Groups: map[string]int{}, Rows: map[string]int{}, Strata: map[string]map[string]int{}}
 	splits := make([]string, len(t.Rows))
+	for k, r := range t.Rows {
+		splits[k] = t.Get(r, "split")
+	}
 	for k, g := range groups {
 		name := names[chosen[k]]
 		s.Groups[name]++
@@ -109,11 +120,14 @@ func (o Options) names() (names []string, shares []float64) {
 	return names, shares
 }
 
-// groupsOf collects the rows of each group; its stratum is the most frequent value.
+// groupsOf collects the rows of each group that is divided; its stratum is the most frequent value.
 func groupsOf(t *table.Table, o Options) []group {
 	byName := map[string]*group{}
 	values := map[string]map[string]int{}
 	for k, r := range t.Rows {
+		if len(o.Of) > 0 && !slices.Contains(o.Of, t.Get(r, "split")) {
+			continue
+		}
 		name := t.Get(r, o.By)
 		if name == "" {
 			name = "\x00" + strings.Join(t.Cells(r), "\x00")
@@ -197,4 +211,30 @@ func write(t *table.Table, to string, splits []string) error {
 		rows[k][at] = splits[k]
 	}
 	return table.Write(to, columns, rows)
+}
+
+// Repeat writes the splits of the images of images.csv into the boxes.csv beside it, where
+// that has a column split, too. An error wraps problem.ErrData.
+func Repeat(images string) error {
+	beside := filepath.Join(filepath.Dir(images), "boxes.csv")
+	if _, err := os.Stat(beside); filepath.Base(images) != "images.csv" || err != nil {
+		return nil
+	}
+	t, err := table.Read(images)
+	if err != nil {
+		return err
+	}
+	boxes, err := table.Read(beside)
+	if err != nil || !boxes.Has("split") {
+		return err
+	}
+	of := map[string]string{}
+	for _, r := range t.Rows {
+		of[t.Get(r, "image")] = t.Get(r, "split")
+	}
+	splits := make([]string, len(boxes.Rows))
+	for k, r := range boxes.Rows {
+		splits[k] = of[boxes.Get(r, "image")]
+	}
+	return write(boxes, beside, splits)
 }

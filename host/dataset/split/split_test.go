@@ -99,3 +99,46 @@ func TestFolds(t *testing.T) {
 		t.Error("an absent column is accepted")
 	}
 }
+
+// TestOtherSplitsKeepTheirs: a test split is no part of the folds of the rest.
+func TestOtherSplitsKeepTheirs(t *testing.T) {
+	path := rows(t, 20, false)
+	if _, err := Write(path, path, Options{By: "patient", Ratio: [3]float64{60, 20, 20}}); err != nil {
+		t.Fatal(err)
+	}
+	before := splitsOf(t, path)
+	s, err := Write(path, path, Options{By: "patient", Folds: 4, Of: []string{"train", "val"}})
+	if err != nil || fmt.Sprint(s.Rows) != "map[fold0:8 fold1:8 fold2:8 fold3:8]" {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	for id, split := range splitsOf(t, path) {
+		if (before[id] == "test") != (split == "test") {
+			t.Errorf("%s: %q became %q", id, before[id], split)
+		}
+	}
+	if _, err := Write(path, path, Options{By: "patient", Folds: 4, Of: []string{"train"}}); err == nil || !strings.Contains(err.Error(), `has no row of "train"`) {
+		t.Error(err)
+	}
+}
+
+// TestBoxesFollowTheirImages: boxes.csv may repeat the split of images.csv.
+func TestBoxesFollowTheirImages(t *testing.T) {
+	dir := t.TempDir()
+	images, boxes := filepath.Join(dir, "images.csv"), filepath.Join(dir, "boxes.csv")
+	for path, text := range map[string]string{images: "image,patient,split\na.png,1,fold1\nb.png,2,fold0\n",
+		boxes: "image,split,x1,y1,x2,y2\nb.png,train,1,1,2,2\na.png,train,1,1,2,2\nb.png,train,3,3,4,4\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Repeat(images); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(boxes)
+	if want := "image,split,x1,y1,x2,y2\nb.png,fold0,1,1,2,2\na.png,fold1,1,1,2,2\nb.png,fold0,3,3,4,4\n"; err != nil || string(got) != want {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := Repeat(rows(t, 4, false)); err != nil {
+		t.Error(err)
+	}
+}
