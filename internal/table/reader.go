@@ -55,6 +55,11 @@ type Reader struct {
 	text    bool
 	index   map[string]int
 	pending []string // a first row that is data
+
+	in      *bufio.Reader // what csv reads
+	width   int           // of the header
+	ahead   int           // the line that the next block begins at; 0: none was read
+	skipped int           // lines before those of csv
 }
 
 // NewReader reads the header; path is for messages.
@@ -63,7 +68,7 @@ func NewReader(path string, in io.Reader, o Options) (*Reader, error) {
 	if start, err := b.Peek(2); err == nil && (bytes.Equal(start, []byte{0xff, 0xfe}) || bytes.Equal(start, []byte{0xfe, 0xff})) {
 		return nil, problem.At(path, 1, "", "the text is UTF-16; save it as UTF-8")
 	}
-	r := &Reader{path: path, csv: csv.NewReader(b), text: o.Text, foreign: o.Foreign, index: map[string]int{}, Separator: ','}
+	r := &Reader{path: path, in: b, csv: csv.NewReader(b), text: o.Text, foreign: o.Foreign, index: map[string]int{}, Separator: ','}
 	if o.Foreign || o.AnySeparator {
 		r.Separator = separator(b, o.Foreign)
 	}
@@ -77,7 +82,7 @@ func NewReader(path string, in io.Reader, o Options) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	first = slices.Clone(first)
+	first, r.width = slices.Clone(first), len(first)
 	if o.Headerless != nil {
 		if names := o.Headerless(first); names != nil {
 			r.pending, first = first, names
@@ -188,7 +193,7 @@ func trimEmpty(cells []string, n int) []string {
 // Line is where the last row begins, counted from 1.
 func (r *Reader) Line() int {
 	line, _ := r.csv.FieldPos(0)
-	return line
+	return r.skipped + line
 }
 
 // Offset is how many bytes have been read.
@@ -220,9 +225,9 @@ func (r *Reader) readError(err error) error {
 	case !errors.As(err, &parse):
 		return problem.File(r.path, err)
 	case errors.Is(parse.Err, csv.ErrQuote) && parse.Line > parse.StartLine:
-		return problem.At(r.path, parse.StartLine, "", "a quote opened here is not closed properly (up to line %d)", parse.Line)
+		return problem.At(r.path, r.skipped+parse.StartLine, "", "a quote opened here is not closed properly (up to line %d)", r.skipped+parse.Line)
 	}
-	return problem.At(r.path, parse.StartLine, "", "%v", parse.Err)
+	return problem.At(r.path, r.skipped+parse.StartLine, "", "%v", parse.Err)
 }
 
 func (r *Reader) clean(cells []string, i int) error {

@@ -3,8 +3,11 @@ package table
 import (
 	"errors"
 	"io"
+	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -209,4 +212,39 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestDecimalsAreThoseOfTheStandardLibrary(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	const digits = "0123456789"
+	for range 200_000 {
+		var text []byte
+		if rng.IntN(3) == 0 {
+			text = append(text, "+-"[rng.IntN(2)])
+		}
+		for range rng.IntN(17) {
+			text = append(text, digits[rng.IntN(10)])
+		}
+		if rng.IntN(4) > 0 {
+			text = append(text, '.')
+		}
+		for range rng.IntN(17) {
+			text = append(text, digits[rng.IntN(10)])
+		}
+		got, ok := Decimal(string(text))
+		want, err := strconv.ParseFloat(string(text), 64)
+		if ok && (err != nil || math.Float64bits(got) != math.Float64bits(want)) {
+			t.Fatalf("%q is %v, want %v (%v)", text, got, want, err)
+		}
+	}
+	for _, text := range []string{"", ".", "-", "1e3", "1_0", "0x1", "1.2.3", "1234567890123456", "nan", " 1", "1,5"} {
+		if v, ok := Decimal(text); ok {
+			t.Errorf("%q is read as %v", text, v)
+		}
+	}
+	for _, text := range []string{"0", "-0", "1.", ".5", "+.25", "123456789012345", "0.00000000000001"} {
+		if _, ok := Decimal(text); !ok {
+			t.Errorf("%q is not read", text)
+		}
+	}
 }

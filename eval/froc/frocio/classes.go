@@ -51,13 +51,22 @@ func (t *Truth) classID(id string) int32 {
 // markClass is class for a mark, which may call a class by its number where the ground truth
 // has numbers besides names.
 func (t *Truth) markClass(name string) int32 {
-	name = strings.TrimSpace(name)
-	if _, known := t.classes.byName[name]; !known {
-		if k, numbered := t.classes.byID[name]; numbered && k != twoClasses {
-			return k
-		}
+	if k, known := t.knownClass(name); known {
+		return k
 	}
 	return t.class(name)
+}
+
+// knownClass is markClass of a class that was seen before.
+func (t *Truth) knownClass(name string) (k int32, known bool) {
+	if name = strings.TrimSpace(name); name == "" {
+		return froc.AnyClass, true
+	}
+	if k, known = t.classes.byName[name]; !known {
+		k, known = t.classes.byID[name]
+		known = known && k != twoClasses
+	}
+	return k, known
 }
 
 // twoClasses is what classes.byID has for a number that several classes share.

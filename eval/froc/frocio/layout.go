@@ -11,6 +11,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
 // roleNames are the names that a column goes by, the most telling first, in small letters
@@ -488,6 +489,9 @@ func (l *layout) number(text string) (float64, error) {
 
 // number reads a finite number.
 func number(text string) (float64, error) {
+	if v, ok := table.Decimal(text); ok {
+		return v, nil
+	}
 	v, err := strconv.ParseFloat(text, 64)
 	if err != nil {
 		// Excel pads and people leave blanks: only then is a second try worth its time

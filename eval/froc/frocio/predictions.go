@@ -279,7 +279,7 @@ func (t *Truth) readPredictionTable(in *input, p *Predictions, problems *problem
 		return fmt.Errorf("%s:1: no column reader; the header is %q", path, header(tab))
 	}
 	var first *ReadingKey
-	return rows(tab, problems, func(row []string) error {
+	one := func(row []string) error {
 		key := columns.key(row)
 		if first == nil {
 			first = &key
@@ -333,7 +333,12 @@ func (t *Truth) readPredictionTable(in *input, p *Predictions, problems *problem
 			p.Marks, p.Rows = slices.Grow(p.Marks, more), slices.Grow(p.Rows, more)
 		}
 		return nil
-	})
+	}
+	rest := func() error { return rows(tab, problems, one) }
+	if tab.csv == nil || blockBytes == 0 || columns.reader >= 0 || l.geometry == maskFile || l.geometry == listOfMarks {
+		return rest()
+	}
+	return t.readBlocks(tab, &l, p, rest)
 }
 
 // readings are the columns that name who marked, and with what; -1 where there is none.

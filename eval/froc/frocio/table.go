@@ -26,8 +26,9 @@ type rowFile struct {
 	close  func()
 	ctx    context.Context
 
-	separator rune // between the cells of a CSV file
-	bare      bool // the first row is data: there is no header
+	csv       *table.Reader // nil: JSON Lines
+	separator rune          // between the cells of a CSV file
+	bare      bool          // the first row is data: there is no header
 }
 
 // where names the last row.
@@ -89,7 +90,7 @@ func csvTable(name string, r io.Reader, headerless bool) (*rowFile, error) {
 		return nil, err
 	}
 	return &rowFile{file: name, header: reader.Columns, next: reader.Next, line: reader.Line, read: reader.Offset,
-		separator: reader.Separator, bare: bare}, nil
+		csv: reader, separator: reader.Separator, bare: bare}, nil
 }
 
 // jsonTable reads one JSON object per line. The first object sets the columns;
