@@ -13,6 +13,7 @@ import (
 // board writes TensorBoard's event files while a run trains. What cannot be written is said
 // once and ends the files, not the training: metrics.jsonl holds all numbers.
 type board struct {
+	run  string
 	w    *events.Writer
 	warn func(text string)
 	// pictures of the validation under way, by name.
@@ -24,7 +25,7 @@ func newBoard(run string, step int, warn func(text string)) (*board, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &board{w: w, warn: warn}, nil
+	return &board{run: run, w: w, warn: warn}, nil
 }
 
 func (b *board) failed(err error) {
@@ -53,6 +54,19 @@ func (b *board) Validation(r runs.Record, _ loop.Validation, _ bool) {
 		}
 	}
 	b.pictures = nil
+	if b.w != nil {
+		b.failed(b.weights(r.Step))
+	}
+}
+
+// weights writes how the weights are distributed that a validation is of: its checkpoint is
+// saved before.
+func (b *board) weights(step int) error {
+	c, _, err := runs.Latest(b.run)
+	if err != nil || c.State.Step != step {
+		return err
+	}
+	return b.w.Weights(c)
 }
 
 // Warn implements loop.Progress.

@@ -123,7 +123,7 @@ func (w *Writer) Close() error { return fault.Wrap(fault.Resource, w.f.Close()) 
 // event writes an Event with one field of bytes besides time and step.
 func (w *Writer) event(step int, field protowire.Number, content []byte) error {
 	now := float64(time.Now().UnixMicro()) / 1e6
-	message := protowire.AppendFixed64(protowire.AppendTag(nil, 1, protowire.Fixed64Type), math.Float64bits(now))
+	message := appendDouble(protowire.AppendTag(nil, 1, protowire.Fixed64Type), now)
 	message = protowire.AppendVarint(protowire.AppendTag(message, 2, protowire.VarintType), uint64(step))
 	_, err := w.f.Write(record(appendBytes(message, field, content)))
 	return fault.Wrap(fault.Resource, err)

@@ -7,12 +7,15 @@ import (
 	"hash/crc32"
 	"image"
 	"image/png"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
 // The CRC-32C of "123456789" is 0xe3069283; TFRecord's mask turns it by 15 bits and adds
@@ -35,11 +38,13 @@ func TestARecordHasLengthAndMaskedSums(t *testing.T) {
 const readBack = `
 import sys, json
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-a = EventAccumulator(sys.argv[1], size_guidance={'scalars': 0, 'images': 0})
+a = EventAccumulator(sys.argv[1], size_guidance={'scalars': 0, 'images': 0, 'histograms': 0})
 a.Reload()
 print(json.dumps({'loss': [[e.step, round(e.value, 4)] for e in a.Scalars('train/loss')],
   'metric': [[e.step, round(e.value, 4)] for e in a.Scalars('validation/mean_sensitivity')],
-  'images': [[e.step, e.width, e.height] for e in a.Images('validation/a.png')]}))
+  'images': [[e.step, e.width, e.height] for e in a.Images('validation/a.png')],
+  'weights': [[e.step, h.min, h.max, h.num, h.sum, h.sum_squares, len(h.bucket), h.bucket[0], h.bucket[-1], sum(h.bucket), h.bucket_limit[-1]]
+    for e in a.Histograms('weights/head/layer.weight') for h in [e.histogram_value]]}))
 `
 
 // TensorBoard's own reader sees what was written; a run that goes on after step 1 forgets
@@ -52,6 +57,17 @@ func TestTensorBoardReadsItBack(t *testing.T) {
 	run := t.TempDir()
 	var picture bytes.Buffer
 	if err := png.Encode(&picture, image.NewRGBA(image.Rect(0, 0, 7, 5))); err != nil {
+		t.Fatal(err)
+	}
+	saved := t.TempDir()
+	if err := os.Mkdir(filepath.Join(saved, "head"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	err := safetensors.Write(filepath.Join(saved, "head", weightsFile), map[string]*tensor.Tensor{
+		"layer.weight": tensor.OfFloat32s([]float32{-1, 0, 0.5, 1, 2, float32(math.NaN())}, 2, 3),
+		"layer.calls":  tensor.OfInt64s([]int64{7}, 1),
+	}, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
 	write := func(after int, losses ...float64) {
@@ -71,6 +87,10 @@ func TestTensorBoardReadsItBack(t *testing.T) {
 		if err := w.Image("validation/a.png", last, picture.Bytes()); err != nil {
 			t.Fatal(err)
 		}
+		c := &runs.Checkpoint{Dir: saved, State: runs.State{Step: last}}
+		if err := w.Weights(c); err != nil {
+			t.Fatal(err)
+		}
 		if err := w.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +106,7 @@ func TestTensorBoardReadsItBack(t *testing.T) {
 		t.Fatal(err, string(out))
 	}
 	text, _ := json.Marshal(got)
-	if want := `{"images":[[3,7,5]],"loss":[[1,4],[2,2.5],[3,1.5]],"metric":[[3,0.25]]}`; string(text) != want {
+	if want := `{"images":[[3,7,5]],"loss":[[1,4],[2,2.5],[3,1.5]],"metric":[[3,0.25]],"weights":[[3,-1,2,5,2.5,6.25,30,1,1,5,2]]}`; string(text) != want {
 		t.Errorf("%s, want %s", text, want)
 	}
 }
