@@ -75,7 +75,7 @@ pred_labels; froc reads the folder.`, nil, plain(export.WriteNNDetection)},
 }
 
 func exportCommand() *cli.Command {
-	cmd := &cli.Command{Name: "export", Usage: "write findings for other programs: DICOM, NIfTI, 3D Slicer, COCO, nnDetection"}
+	cmd := &cli.Command{Name: "export", Usage: "write for other programs: findings as DICOM, NIfTI, 3D Slicer, COCO, nnDetection; a run's model card", Subcommands: cardCommands()}
 	for _, e := range exporters {
 		cmd.Subcommands = append(cmd.Subcommands, &cli.Command{
 			Name: e.name, Usage: e.usage, Description: e.description,

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +11,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -22,6 +22,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
+	"github.com/alignedfusion/alignedfusion/internal/redact"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
@@ -482,29 +483,19 @@ func (n names) of(id string) string {
 	return n.known[id]
 }
 
-var (
-	quoted  = regexp.MustCompile(`"[^"\n]+"`)
-	folders = regexp.MustCompile(`(^|[\s:=("'])(?:[A-Za-z]:)?(?:\.{0,2}[/\\][^\s/\\,;"'()?]+)+[/\\]`)
-)
-
 // within hides the ids in a text that stand in quotes, and the folders of paths.
 func (n names) within(text string) string {
 	if n.plain {
 		return text
 	}
-	text = quoted.ReplaceAllStringFunc(text, func(q string) string {
-		if name := n.known[q[1:len(q)-1]]; name != "" {
-			return `"` + name + `"`
-		}
-		return q
-	})
+	text = redact.Quoted(text, func(q string) string { return cmp.Or(n.known[q], q) })
 	for _, path := range n.paths {
 		if filepath.Base(path) == path {
 			continue
 		}
 		text = strings.ReplaceAll(text, path, "…/"+filepath.Base(path))
 	}
-	return folders.ReplaceAllString(text, "$1…/")
+	return redact.Folders(text)
 }
 
 // number keeps JSON from what it cannot hold.
