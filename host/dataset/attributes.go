@@ -83,10 +83,13 @@ func EditCells(cases []Case, change func(i int, name string, cell schema.Cell) s
 	out := slices.Clone(cases)
 	t := newCellTable(nil)
 	sources := map[*cellSource]*cellSource{}
+	kept := map[*cellColumn][]uint32{} // 1 + the number of a cell that stays as it is
 	for i := range out {
 		old, edited := cases[i].Attributes, t.newRow()
 		for _, c := range old.columns() {
-			to, cell := t.need(c.name), change(i, c.name, c.cells[c.code(old.row)])
+			code := c.code(old.row)
+			to, cell := t.need(c.name), change(i, c.name, c.cells[code])
+			same := cell == c.cells[code]
 			if c.from != nil && sources[c.from] == nil {
 				sources[c.from] = &cellSource{file: c.from.file}
 			}
@@ -98,8 +101,19 @@ func EditCells(cases []Case, change func(i int, name string, cell schema.Cell) s
 				from.put(edited.row, c.from.line(old.row))
 			} else {
 				cell.Origin = c.origin(old.row)
+				same = false
 			}
-			to.put(edited.row, to.add(cell))
+			if kept[c] == nil {
+				kept[c] = make([]uint32, len(c.cells))
+			}
+			switch {
+			case !same:
+				to.put(edited.row, to.add(cell))
+				continue
+			case kept[c][code] == 0:
+				kept[c][code] = 1 + to.add(cell)
+			}
+			to.put(edited.row, kept[c][code]-1)
 		}
 		out[i].Attributes = edited
 	}
@@ -115,20 +129,22 @@ type CellCount struct {
 // CellsOf returns every different cell that the cases have of an attribute, in the order of
 // the cases.
 func CellsOf(cases []Case, name string) []CellCount {
-	type key struct {
-		column *cellColumn
-		code   uint32
-	}
 	var out []CellCount
-	at := map[key]int{}
+	var last *cellColumn
+	var at []int // 1 + the place in out of each of last's cells
+	all := map[*cellColumn][]int{}
 	eachCell(cases, name, func(i int, column *cellColumn, code uint32) {
-		n, known := at[key{column, code}]
-		if !known {
-			n = len(out)
-			at[key{column, code}] = n
-			out = append(out, CellCount{Cell: column.cells[code], First: i})
+		if column != last {
+			if last, at = column, all[column]; at == nil {
+				at = make([]int, len(column.cells))
+				all[column] = at
+			}
 		}
-		out[n].Count++
+		if at[code] == 0 {
+			out = append(out, CellCount{Cell: column.cells[code], First: i})
+			at[code] = len(out)
+		}
+		out[at[code]-1].Count++
 	})
 	return out
 }
@@ -294,7 +310,6 @@ func (o *opener) attributeReader(t *table.Table, names []string) *attributeReade
 		if slices.Contains(o.d.AttributeColumns, name) {
 			c.to = o.attributes().need(name)
 			c.to.from = a.from
-			c.to.of = slices.Grow(c.to.of, len(t.Rows))
 		}
 		a.columns = append(a.columns, c)
 	}
@@ -315,20 +330,57 @@ func (a *attributeReader) read(r table.Row, into Attributes) {
 	for k := range a.columns {
 		c := &a.columns[k]
 		text := c.texts.Of[r.Number]
-		if c.code[text] == 0 {
-			cell, err := a.o.attributeCell(c.name, c.texts.Texts[text])
-			c.code[text] = 1
-			if err != nil {
-				c.bad[text] = err
-			} else if c.to != nil {
-				c.code[text] += c.to.add(cell)
-			}
-		}
+		c.look(a.o, text)
 		if err := c.bad[text]; err != nil {
 			a.o.problems.Add(a.t.Path, r.Line, c.name, "%v", err)
 		} else if c.to != nil {
 			c.to.put(into.row, c.code[text]-1)
 		}
+	}
+}
+
+// look finds out what a text of the column says.
+func (c *readColumn) look(o *opener, text uint32) {
+	if c.code[text] > 0 {
+		return
+	}
+	cell, err := o.attributeCell(c.name, c.texts.Texts[text])
+	c.code[text] = 1
+	if err != nil {
+		c.bad[text] = err
+	} else if c.to != nil {
+		c.code[text] += c.to.add(cell)
+	}
+}
+
+// lookAtAll looks at every text of the columns, and reports whether none of them is wrong.
+func (a *attributeReader) lookAtAll() bool {
+	for k := range a.columns {
+		c := &a.columns[k]
+		for text := range c.texts.Texts {
+			if c.look(a.o, uint32(text)); c.bad[uint32(text)] != nil {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// takeAll is read of every row of the table for the case of the same number, in the place of
+// the table's own columns, which are used up: of a large table there is no second copy.
+func (a *attributeReader) takeAll() {
+	for _, r := range a.t.Rows {
+		a.from.put(r.Number, r.Line)
+	}
+	for k := range a.columns {
+		c := &a.columns[k]
+		if c.to == nil {
+			continue
+		}
+		for row, text := range c.texts.Of {
+			c.texts.Of[row] = c.code[text] - 1
+		}
+		c.to.of, c.texts.Of = c.texts.Of, nil
 	}
 }
 

@@ -132,9 +132,9 @@ func (o *opener) boxImages(t *table.Table, folder string) (map[string]int, error
 		}
 		c := Case{ID: name, Patient: t.Get(r, "patient"), Split: t.Get(r, splitColumn), Stack: name,
 			Images: map[string]string{Volume: imagePath(folder, name)}, Attributes: o.attributes().newRow()}
-		e := expectedImage{path: c.Images[Volume], place: place{t.Path, r.Line}, column: "image"}
+		e := expectedImage{path: c.Images[Volume], column: "image"}
 		bad := len(o.problems)
-		e.width, e.height = o.wholeNumber(t, r, "width"), o.wholeNumber(t, r, "height")
+		e.width, e.height = int32(o.wholeNumber(t, r, "width")), int32(o.wholeNumber(t, r, "height"))
 		if mm := o.optionalNumber(t, r, "spacing_mm", 0); mm > 0 {
 			c.SpacingMM = [3]float64{0, mm, mm}
 		} else if t.Get(r, "spacing_mm") != "" && len(o.problems) == bad {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
@@ -80,10 +81,14 @@ func (r *Report) count(d *Dataset) {
 	r.Task, r.Hash, r.Modalities, r.AttributeColumns, r.Warnings = d.Task, d.Hash, d.Modalities, d.AttributeColumns, d.Warnings
 	r.Cases = len(d.Cases)
 	r.Splits = map[string]*SplitCounts{}
-	patients := numberPatients(d.Cases)
+	patients := d.patientNumbers()
 	seen := map[string][]bool{} // patients, by split
+	var splits table.Index
+	splitOf := make([]int32, len(d.Cases))
 	for i := range d.Cases {
 		c := &d.Cases[i]
+		number, _ := splits.Add(c.Split)
+		splitOf[i] = int32(number)
 		s := r.Splits[c.Split]
 		if s == nil {
 			s = &SplitCounts{Labels: map[string]map[string]int{}, Missing: map[string]float64{}}
@@ -116,14 +121,15 @@ func (r *Report) count(d *Dataset) {
 		}
 	}
 	for _, a := range d.AttributeColumns {
+		missing := make([]int, len(splits.Texts))
 		eachCell(d.Cases, a, func(i int, column *cellColumn, code uint32) {
 			if column.cells[code].State == schema.Unmentioned {
-				r.Splits[d.Cases[i].Split].Missing[a]++
+				missing[splitOf[i]]++
 			}
 		})
-		for _, s := range r.Splits {
-			if s.Missing[a] > 0 {
-				s.Missing[a] /= float64(s.Cases)
+		for k, split := range splits.Texts {
+			if s := r.Splits[split]; missing[k] > 0 {
+				s.Missing[a] = float64(missing[k]) / float64(s.Cases)
 			}
 		}
 	}

@@ -205,6 +205,8 @@ type Dataset struct {
 	huOnly bool
 	// gate holds what a check refuses although one can train on it.
 	gate Problems
+	// patients are the numbers of the cases' patients as they were read (patientNumbers).
+	patients []int32
 	// pictureBits are the bits in use of 16-bit pictures.
 	pictureBits int
 }
@@ -242,7 +244,12 @@ func (d *Dataset) Split(name string) ([]Case, error) {
 	if name == "" || name == "all" {
 		return d.Cases, nil
 	}
-	counts := d.Splits()
+	counts, n := d.Splits(), 0
+	for split, its := range counts {
+		if InSplit(split, name) {
+			n += its
+		}
+	}
 	if counts[name] == 0 {
 		for _, part := range strings.Split(name, "+") {
 			if part = strings.TrimPrefix(part, "!"); counts[part] == 0 {
@@ -250,7 +257,7 @@ func (d *Dataset) Split(name string) ([]Case, error) {
 			}
 		}
 	}
-	var cases []Case
+	cases := make([]Case, 0, n)
 	for i := range d.Cases {
 		if InSplit(d.Cases[i].Split, name) {
 			cases = append(cases, d.Cases[i])

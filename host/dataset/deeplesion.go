@@ -308,8 +308,8 @@ func (o *opener) deepLesionImages() error {
 	unknownSpacing := 0
 	for i := range o.d.Cases {
 		c := &o.d.Cases[i]
-		o.expect(expectedImage{caseIndex: i, path: c.Images[Volume], place: c.at, column: "File_name",
-			width: c.Size[1], height: c.Size[0], hu: true})
+		o.expect(expectedImage{caseIndex: i, path: c.Images[Volume], column: "File_name",
+			width: int32(c.Size[1]), height: int32(c.Size[0]), hu: true})
 		if c.SpacingMM[0] == 0 {
 			unknownSpacing++
 		}

@@ -157,7 +157,7 @@ func openDerm7pt(o *opener) error {
 			}
 			path := filepath.Join(images, filepath.FromSlash(name))
 			d.Cases[i].Images[ports.Images.Of(column).Name] = path
-			o.expect(expectedImage{caseIndex: i, path: path, place: place{t.Path, r.Line}, column: column})
+			o.expect(expectedImage{caseIndex: i, path: path, column: column})
 		}
 		if withImages && t.Get(r, "clinic")+t.Get(r, "derm") == "" {
 			o.needPicture(i, t.Path, r.Line, []string{"clinic", "derm"})

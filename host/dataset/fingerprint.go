@@ -7,14 +7,68 @@ import (
 	"io"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/alignedfusion/alignedfusion/internal/table"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // fingerprintBytes are read from the start and from the end of an image file: enough to
 // tell images apart, and little beside reading volumes whole.
 const fingerprintBytes = 1 << 18
+
+// Fingerprints are those of cases (Fingerprint); what several of them show is read once.
+func (d *Dataset) Fingerprints(cases []Case) ([]string, error) {
+	sums := make([]string, len(cases))
+	same := make([]int, len(cases)) // the first case that shows the same
+	var shown table.Index
+	var first []int
+	for i := range cases {
+		number, isNew := shown.Add(d.shown(&cases[i]))
+		if isNew {
+			first = append(first, i)
+		}
+		same[i] = first[number]
+	}
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for _, i := range first {
+		group.Go(func() (err error) {
+			sums[i], err = d.Fingerprint(&cases[i])
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	for i, k := range same {
+		sums[i] = sums[k]
+	}
+	return sums, nil
+}
+
+// shown is equal for cases of equal fingerprints, as far as one knows without reading files.
+func (d *Dataset) shown(c *Case) string {
+	if len(c.Images) == 0 {
+		return "\x00" + c.ID
+	}
+	var text []byte
+	for _, modality := range d.Modalities {
+		if path := c.Images[modality]; path != "" {
+			v := c.sight(modality)
+			text = append(append(append(append(text, modality...), 0), path...), 0)
+			text = strconv.AppendInt(text, int64(v.key), 10)
+			if v.crop != ([4]float64{}) {
+				text = fmt.Append(text, v.crop)
+			}
+		}
+	}
+	return string(text)
+}
 
 // Fingerprint identifies what a case shows by the content of its image files, whatever
 // they, the case or its data set are called. A case without images is identified by its

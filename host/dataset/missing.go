@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 )
@@ -29,11 +30,30 @@ func Rank(seed uint64, caseID, attribute string) float64 {
 // higher one. Values that are missing already stay so and do not count: rate speaks
 // of the values there are. It fails for a rate outside [0, 1].
 func Mask(cases []Case, rate float64, seed uint64) ([]Case, error) {
-	if !(rate >= 0 && rate <= 1) {
-		return nil, fmt.Errorf("missing rate is %v, want 0 to 1", rate)
+	masked, err := MaskSplits(cases, func(string) float64 { return rate }, seed)
+	return slices.Clone(masked), err
+}
+
+// MaskSplits is Mask at a rate for each split; where all rates are 0 it returns the cases
+// themselves.
+func MaskSplits(cases []Case, rateOf func(split string) float64, seed uint64) ([]Case, error) {
+	rates, some := map[string]float64{}, false
+	for i := range cases {
+		split := cases[i].Split
+		if _, known := rates[split]; known {
+			continue
+		}
+		rate := rateOf(split)
+		if !(rate >= 0 && rate <= 1) {
+			return nil, fmt.Errorf("missing rate is %v, want 0 to 1", rate)
+		}
+		rates[split], some = rate, some || rate > 0
+	}
+	if !some {
+		return cases, nil
 	}
 	return EditCells(cases, func(i int, name string, cell schema.Cell) schema.Cell {
-		if Rank(seed, cases[i].ID, name) < rate {
+		if rate := rates[cases[i].Split]; rate > 0 && Rank(seed, cases[i].ID, name) < rate {
 			return unmentioned
 		}
 		return cell
@@ -76,6 +96,9 @@ func Modes(s *schema.Schema, cases []Case) map[string]schema.Cell {
 // Fill returns copies of the cases in which an unmentioned attribute has the cell that
 // modes has for it.
 func Fill(cases []Case, modes map[string]schema.Cell) []Case {
+	if len(modes) == 0 {
+		return slices.Clone(cases)
+	}
 	return EditCells(cases, func(_ int, name string, cell schema.Cell) schema.Cell {
 		if mode, ok := modes[name]; ok && cell.State == schema.Unmentioned {
 			return mode

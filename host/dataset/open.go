@@ -58,8 +58,6 @@ type opener struct {
 	read hash.Hash
 	// cells are the attributes of the cases.
 	cells *cellTable
-	// patients are the numbers of the cases' patients (patientNumbers).
-	patients []int32
 	// listed are the names in a folder by their stems.
 	listed map[string]map[string]string
 }
@@ -94,14 +92,14 @@ type pendingBox struct {
 	ignore bool
 }
 
-// expectedImage is an image file whose header Open checks.
+// expectedImage is an image file whose header Open checks. Of a large table there are many.
 type expectedImage struct {
 	caseIndex int
 	path      string
-	place     place
-	column    string
+	// column of the table that the case is from.
+	column string
 	// width and height that a table declares, 0 where it does not.
-	width, height int
+	width, height int32
 	// hu demands a 16-bit grey PNG.
 	hu bool
 }
@@ -358,8 +356,8 @@ func (o *opener) readHeaders() error {
 		info imageInfo
 		err  error
 	}
-	results := make([]result, 0, len(o.expects))
-	number := make(map[string]int, len(o.expects)) // cases may share an image
+	var results []result
+	number := map[string]int{} // cases may share an image
 	for _, e := range o.expects {
 		if _, known := number[e.path]; !known {
 			number[e.path] = len(results)
@@ -379,26 +377,26 @@ func (o *opener) readHeaders() error {
 	}
 	for _, e := range o.expects {
 		info, err := results[number[e.path]].info, results[number[e.path]].err
+		c := &o.d.Cases[e.caseIndex]
 		if err != nil {
-			if known, ok := err.(Problems); ok && e.place.line > 0 {
-				o.problems.Add(e.place.file, e.place.line, e.column, "image %s: %s%s", filepath.ToSlash(e.path), known[0].Message, o.beside(e.path))
+			if known, ok := err.(Problems); ok && c.at.line > 0 {
+				o.problems.Add(c.at.file, c.at.line, e.column, "image %s: %s%s", filepath.ToSlash(e.path), known[0].Message, o.beside(e.path))
 			} else {
 				o.problems.AddError(e.path, 0, "", err)
 			}
 			continue
 		}
 		if e.hu && (info.format != "png" || info.bits != 16 || info.channels != 1) {
-			o.problems.Add(e.place.file, e.place.line, e.column, "image %s: %s", filepath.ToSlash(e.path), wantHU(info))
+			o.problems.Add(c.at.file, c.at.line, e.column, "image %s: %s", filepath.ToSlash(e.path), wantHU(info))
 			continue
 		}
-		if (e.width > 0 && e.width != info.width) || (e.height > 0 && e.height != info.height) {
-			o.problems.Add(e.place.file, e.place.line, e.column, "image %s is %d x %d pixels, the table says %d x %d",
+		if (e.width > 0 && int(e.width) != info.width) || (e.height > 0 && int(e.height) != info.height) {
+			o.problems.Add(c.at.file, c.at.line, e.column, "image %s is %d x %d pixels, the table says %d x %d",
 				filepath.ToSlash(e.path), info.width, info.height, e.width, e.height)
 			continue
 		}
 		o.infos[e.path] = info
 		o.d.sizes[e.path] = [2]int{info.height, info.width}
-		c := &o.d.Cases[e.caseIndex]
 		if c.Size == [2]int{} {
 			c.Size = [2]int{info.height, info.width}
 		}
@@ -509,7 +507,7 @@ func formatNumber(v float64) string { return strconv.FormatFloat(v, 'g', 7, 64) 
 func (o *opener) checkPatients() {
 	var first []int // case of each patient
 	leaks := map[int32][2]int{}
-	for i, patient := range o.patientNumbers() {
+	for i, patient := range o.d.patientNumbers() {
 		if patient < 0 {
 			continue
 		}
@@ -541,44 +539,41 @@ func (o *opener) checkPatients() {
 
 // patientNumbers gives every patient a number, in the order of the cases, -1 where none is
 // named.
-func (o *opener) patientNumbers() []int32 {
-	if o.patients == nil {
-		o.patients = numberPatients(o.d.Cases)
+func (d *Dataset) patientNumbers() []int32 {
+	if d.patients != nil {
+		return d.patients
 	}
-	return o.patients
-}
-
-func numberPatients(cases []Case) []int32 {
-	known := map[string]int32{}
-	numbers := make([]int32, len(cases))
-	for i := range cases {
-		name := cases[i].Patient
-		switch number, ok := known[name]; {
+	var known table.Index
+	d.patients = make([]int32, len(d.Cases))
+	for i := range d.Cases {
+		switch name := d.Cases[i].Patient; {
 		case name == "":
-			numbers[i] = -1
-		case i > 0 && cases[i-1].Patient == name:
-			numbers[i] = numbers[i-1]
-		case ok:
-			numbers[i] = number
+			d.patients[i] = -1
+		case i > 0 && d.Cases[i-1].Patient == name:
+			d.patients[i] = d.patients[i-1]
 		default:
-			numbers[i] = int32(len(known))
-			known[name] = numbers[i]
+			number, _ := known.Add(name)
+			d.patients[i] = int32(number)
 		}
 	}
-	return numbers
+	return d.patients
 }
 
 // suspectPatients warns of patients in two splits whose names differ in spelling alone;
 // first has a case of each patient.
 func (o *opener) suspectPatients(first []int) {
-	alike := make(map[string]int, len(first))
+	plain := func(i int) bool { return plainSpelling(o.d.Cases[i].Patient) }
+	if !slices.ContainsFunc(first, func(i int) bool { return !plain(i) }) {
+		return
+	}
+	var spellings table.Index
+	var alike []int // the first case of each spelling
 	n, example := 0, [2]int{}
 	for _, i := range first {
-		key := spellingKey(o.d.Cases[i].Patient)
-		other, ok := alike[key]
-		if !ok {
-			alike[key] = i
-		} else if o.d.Cases[other].Split != o.d.Cases[i].Split {
+		k, isNew := spellings.Add(spellingKey(o.d.Cases[i].Patient))
+		if isNew {
+			alike = append(alike, i)
+		} else if other := alike[k]; o.d.Cases[other].Split != o.d.Cases[i].Split {
 			if n++; n == 1 {
 				example = [2]int{other, i}
 			}
@@ -669,6 +664,7 @@ func (o *opener) attribute(text string) (string, error) {
 // labelColumn holds the label texts of all cases for one task; "" is unknown.
 type labelColumn struct {
 	task, column string
+	cells        *table.Column
 	texts        []string
 }
 

@@ -355,7 +355,7 @@ func (o *opener) relative(path string) string {
 
 // isScan reports whether a file that stands in the place of a picture is a scan.
 func isScan(path string) bool {
-	return nifti.IsVolume(path) || !isPicture(path) && importer.IsDICOM(path)
+	return !isPicture(path) && (nifti.IsVolume(path) || importer.IsDICOM(path))
 }
 
 // addSlice takes a slice, DICOM or one of a NIfTI volume, in the place of a picture.

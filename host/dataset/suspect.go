@@ -34,6 +34,9 @@ const (
 	enoughCells     = 30
 )
 
+// mostCounts bounds the pairs of values and classes that are counted.
+const mostCounts = 1 << 22
+
 // nearlyAll is the share of cells from which on a rule is taken to hold but for slips.
 const nearlyAll = 0.97
 
@@ -122,7 +125,7 @@ func (o *opener) suspect() {
 
 // units are the cases that have attributes of their own: of the slices of a volume, the first.
 func (o *opener) units() []int {
-	var units []int
+	units := make([]int, 0, len(o.d.Cases))
 	seen := map[string]bool{}
 	for i := range o.d.Cases {
 		stack := o.d.Cases[i].Stack
@@ -231,7 +234,7 @@ func (o *opener) attributeColumn(name string, units []int) *column {
 
 // classColumn has the classes of the cases, or of their boxes, that are known.
 func (o *opener) classColumn(set sdk.LabelSet) *column {
-	var cells []cellView
+	cells := make([]cellView, 0, len(o.d.Cases))
 	for i := range o.d.Cases {
 		c := &o.d.Cases[i]
 		if k, ok := c.Labels[set.Name]; ok && k >= 0 {
@@ -455,7 +458,7 @@ func (o *opener) suspectLeak(c *column, targets []target) {
 // namesPatients reports whether values and patients, several cases of which there are, go
 // with each other.
 func (o *opener) namesPatients(c *column) bool {
-	patients := o.patientNumbers()
+	patients := o.d.patientNumbers()
 	value, patient := map[int32]int32{}, map[int32]int32{}
 	for _, cell := range c.cells {
 		p := patients[cell.caseIndex]
@@ -496,28 +499,32 @@ func (c *column) tells(t target) int {
 // nearlyTells is the number of cases whose class is the most frequent one of their value,
 // where that is nearly all and no class is; 0 else.
 func (c *column) nearlyTells(t target) (right int) {
-	n := 0
-	byValue, byClass := make([]map[int]int, len(c.texts)), map[int]int{}
+	values, n := make([]bool, len(c.texts)), 0
+	byClass := make([]int, 1+slices.Max(t.classOf))
 	for _, cell := range c.cells {
-		k := t.classOf[cell.caseIndex]
-		if k < 0 {
-			continue
+		if k := t.classOf[cell.caseIndex]; k >= 0 {
+			values[cell.text] = true
+			byClass[k]++
+			n++
 		}
-		if byValue[cell.text] == nil {
-			byValue[cell.text] = map[int]int{}
-		}
-		byValue[cell.text][k]++
-		byClass[k]++
-		n++
 	}
-	byValue = slices.DeleteFunc(byValue, func(counts map[int]int) bool { return counts == nil })
-	if n < enoughCells || len(byValue)*fewOfClass > n {
+	values = slices.DeleteFunc(values, func(has bool) bool { return !has })
+	if n < enoughCells || len(values)*fewOfClass > n || slices.Max(byClass) > n-fewCells {
 		return 0
 	}
-	for _, counts := range byValue {
-		right += slices.Max(slices.Collect(maps.Values(counts)))
+	if len(c.texts)*len(byClass) > mostCounts {
+		return 0
 	}
-	if float64(right) < nearlyAll*float64(n) || slices.Max(slices.Collect(maps.Values(byClass))) > n-fewCells {
+	counts := make([]int32, len(c.texts)*len(byClass)) // [values, classes]
+	for _, cell := range c.cells {
+		if k := t.classOf[cell.caseIndex]; k >= 0 {
+			counts[int(cell.text)*len(byClass)+k]++
+		}
+	}
+	for ofValue := range slices.Chunk(counts, len(byClass)) {
+		right += int(slices.Max(ofValue))
+	}
+	if float64(right) < nearlyAll*float64(n) {
 		return 0
 	}
 	return right

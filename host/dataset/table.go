@@ -75,18 +75,20 @@ func (o *opener) caseTable(s *scans, extra *table.Table) error {
 
 	tasks := make([]labelColumn, len(labels))
 	for k, column := range labels {
-		tasks[k] = labelColumn{task: strings.TrimPrefix(column, "label."), column: column}
+		tasks[k] = labelColumn{task: strings.TrimPrefix(column, "label."), column: column, cells: t.Column(column), texts: make([]string, 0, len(t.Rows))}
 	}
-	ids := t.Column("id")
+	ids, patients, splits, lesions := t.Column("id"), t.Column("patient"), t.Column("split"), t.Column("lesion")
 	lines := make([]int, len(ids.Texts))
 	d.Cases = make([]Case, 0, len(t.Rows))
+	pictures := o.newPictureReader(s, imageColumns)
 	cells := o.attributeReader(t, attributes)
+	whole := extra == nil && cells.lookAtAll()
 	var extraCells *attributeReader
 	if extra != nil {
 		extraCells = o.attributeReader(extra, attributes)
 	}
 	for _, r := range t.Rows {
-		id := t.Get(r, "id")
+		id := ids.Text(r)
 		if id == "" {
 			o.problems.Add(t.Path, r.Line, "id", "is empty")
 			continue
@@ -97,16 +99,18 @@ func (o *opener) caseTable(s *scans, extra *table.Table) error {
 			continue
 		}
 		*first = r.Line
-		c := Case{ID: id, Patient: t.Get(r, "patient"), Split: t.Get(r, "split"), Attributes: o.attributes().newRow()}
-		if lesion := t.Get(r, "lesion"); lesion != "" {
+		c := Case{ID: id, Patient: patients.Text(r), Split: splits.Text(r), Attributes: o.attributes().newRow()}
+		if lesion := lesions.Text(r); lesion != "" {
 			c.Strata = map[string]string{"lesion": lesion}
 		}
-		cells.read(r, c.Attributes)
+		if !whole {
+			cells.read(r, c.Attributes)
+		}
 		if more, ok := s.rowOf(extra, id); ok {
 			extraCells.read(more, c.Attributes)
 		}
 		for k, column := range labels {
-			text := t.Get(r, column)
+			text := tasks[k].cells.Text(r)
 			if o.missing(text) {
 				text = ""
 			}
@@ -117,44 +121,106 @@ func (o *opener) caseTable(s *scans, extra *table.Table) error {
 			tasks[k].texts = append(tasks[k].texts, text)
 			c.HasTargets = c.HasTargets || text != ""
 		}
-		i := o.addCase(c, t.Path, r.Line)
-		var paths map[string]string
-		if len(imageColumns) > 0 {
-			paths = make(map[string]string, len(imageColumns))
-			d.Cases[i].Images = make(map[string]string, len(imageColumns))
-		}
-		for _, column := range imageColumns {
-			name := t.Get(r, column)
-			if name == "" || o.missing(name) {
-				continue // a missing modality, unless all are
-			}
-			paths[column] = imagePath(d.Dir, name)
-		}
-		for _, k := range s.columns {
-			path := paths[k.column]
-			if path == "" {
-				continue
-			}
-			o.d.Cases[i].Images[k.modality] = path
-			switch {
-			case ports.Scan(k.modality):
-			case isScan(path):
-				s.addSlice(i, r, k.column, k.modality, path)
-			default:
-				o.expect(expectedImage{caseIndex: i, path: path, place: place{t.Path, r.Line}, column: k.column})
-			}
-		}
-		s.add(i, r, paths)
-		o.needPicture(i, t.Path, r.Line, imageColumns)
+		pictures.read(o.addCase(c, t.Path, r.Line), r)
 	}
 	s.strangers(extra, ids)
 	s.show()
+	if whole {
+		cells.takeAll()
+	}
 	o.warnOfAbsent()
 	o.labelSets(tasks, nil)
 	if len(tasks) == 0 {
 		o.unlabelled()
 	}
 	return nil
+}
+
+// pictureReader reads what the rows of a table of cases show. It looks at every path once.
+type pictureReader struct {
+	o     *opener
+	s     *scans
+	names []string
+	cells []*table.Column
+	// paths are those of the texts of each column, "" where one names none.
+	paths [][]string
+	// images are those of the first case with a text of the first column; the next ones share
+	// them where they have the same.
+	images []map[string]string
+	// row are the paths of the row that is read, by column.
+	row map[string]string
+}
+
+func (o *opener) newPictureReader(s *scans, columns []string) *pictureReader {
+	p := &pictureReader{o: o, s: s, names: columns, row: map[string]string{}}
+	for _, name := range columns {
+		cells := s.t.Column(name)
+		paths := make([]string, len(cells.Texts))
+		for k, text := range cells.Texts {
+			if text != "" && !o.missing(text) {
+				paths[k] = imagePath(o.d.Dir, text)
+			}
+		}
+		p.cells, p.paths = append(p.cells, cells), append(p.paths, paths)
+	}
+	if len(columns) > 0 {
+		p.images = make([]map[string]string, len(p.paths[0]))
+		o.expects = slices.Grow(o.expects, len(columns)*len(s.t.Rows))
+	}
+	return p
+}
+
+// read gives a case what its row shows.
+func (p *pictureReader) read(at int, r table.Row) {
+	if len(p.names) == 0 {
+		return
+	}
+	clear(p.row)
+	for k, name := range p.names {
+		if path := p.paths[k][p.cells[k].Of[r.Number]]; path != "" {
+			p.row[name] = path // else a missing modality, unless all are
+		}
+	}
+	c := &p.o.d.Cases[at]
+	c.Images = p.shared(r)
+	for _, k := range p.s.columns {
+		path := p.row[k.column]
+		switch {
+		case path == "" || ports.Scan(k.modality):
+		case isScan(path):
+			p.s.addSlice(at, r, k.column, k.modality, path)
+		default:
+			p.o.expect(expectedImage{caseIndex: at, path: path, column: k.column})
+		}
+	}
+	p.s.add(at, r, p.row)
+	p.o.needPicture(at, p.s.t.Path, r.Line, p.names)
+}
+
+// shared are the paths of the row that is read, by modality.
+func (p *pictureReader) shared(r table.Row) map[string]string {
+	known := &p.images[p.cells[0].Of[r.Number]]
+	same, n := *known != nil, 0
+	for _, k := range p.s.columns {
+		path := p.row[k.column]
+		same = same && (*known)[k.modality] == path
+		if path != "" {
+			n++
+		}
+	}
+	if same && n == len(*known) {
+		return *known
+	}
+	images := make(map[string]string, n)
+	for _, k := range p.s.columns {
+		if path := p.row[k.column]; path != "" {
+			images[k.modality] = path
+		}
+	}
+	if *known == nil {
+		*known = images
+	}
+	return images
 }
 
 // caseColumns sorts a table's columns: which show something, as which modality, which are

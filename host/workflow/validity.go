@@ -49,14 +49,11 @@ func readTrained(run string) (trained, error) {
 }
 
 func (t trained) add(d *dataset.Dataset, cases []dataset.Case) error {
-	for i := range cases {
-		sum, err := d.Fingerprint(&cases[i])
-		if err != nil {
-			return err
-		}
+	sums, err := d.Fingerprints(cases)
+	for i, sum := range sums {
 		t[sum] = cases[i].ID
 	}
-	return nil
+	return err
 }
 
 // write puts training.csv into a run, ordered by id.
@@ -77,11 +74,8 @@ func (t trained) write(run *runs.Run) error {
 // data set are called now.
 func (t trained) seen(d *dataset.Dataset, cases []dataset.Case) ([]string, error) {
 	n, first := 0, ""
-	for i := range cases {
-		sum, err := d.Fingerprint(&cases[i])
-		if err != nil {
-			return nil, err
-		}
+	sums, err := d.Fingerprints(cases)
+	for i, sum := range sums {
 		id, ok := t[sum]
 		if !ok {
 			continue
@@ -93,7 +87,7 @@ func (t trained) seen(d *dataset.Dataset, cases []dataset.Case) ([]string, error
 			}
 		}
 	}
-	return seenText(n, len(cases), first), nil
+	return seenText(n, len(cases), first), err
 }
 
 func seenText(n, of int, first string) []string {

@@ -21,8 +21,7 @@ type Block struct {
 // at the end. Rows come from Next only after Return; the first row must be the header.
 func (r *Reader) NextBlock(size int) (Block, error) {
 	if r.ahead == 0 {
-		line, _ := r.csv.FieldPos(r.width - 1)
-		r.ahead = line + 1 // the header ends there
+		r.ahead = r.headerEnd + 1
 	}
 	var text strings.Builder
 	text.Grow(size + size/16)

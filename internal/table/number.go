@@ -78,6 +78,9 @@ func Numbers(text string, n int) ([]float64, error) {
 
 // NotANumber reports whether a cell spells NaN or an infinity.
 func NotANumber(text string) bool {
+	if text == "" || !strings.ContainsRune("+-iInN", rune(text[0])) {
+		return false
+	}
 	v, err := strconv.ParseFloat(text, 64)
 	return err == nil && (math.IsNaN(v) || math.IsInf(v, 0))
 }

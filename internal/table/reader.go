@@ -56,10 +56,10 @@ type Reader struct {
 	index   map[string]int
 	pending []string // a first row that is data
 
-	in      *bufio.Reader // what csv reads
-	width   int           // of the header
-	ahead   int           // the line that the next block begins at; 0: none was read
-	skipped int           // lines before those of csv
+	in        *bufio.Reader // what csv reads
+	headerEnd int           // the last line of the header
+	ahead     int           // the line that the next block begins at; 0: none was read
+	skipped   int           // lines before those of csv
 }
 
 // NewReader reads the header; path is for messages.
@@ -82,7 +82,7 @@ func NewReader(path string, in io.Reader, o Options) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	first, r.width = slices.Clone(first), len(first)
+	first = slices.Clone(first)
 	if o.Headerless != nil {
 		if names := o.Headerless(first); names != nil {
 			r.pending, first = first, names
@@ -205,6 +205,12 @@ func (r *Reader) read() ([]string, error) {
 		cells, err := r.csv.Read()
 		if err != nil {
 			return nil, r.readError(err)
+		}
+		if r.Columns == nil {
+			r.headerEnd, _ = r.csv.FieldPos(0)
+			for _, name := range cells {
+				r.headerEnd += strings.Count(name, "\n")
+			}
 		}
 		for i := range cells {
 			if err := r.clean(cells, i); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/internal/problem"
@@ -35,37 +36,42 @@ type Row struct {
 type Column struct {
 	Texts []string
 	Of    []uint32
-
-	*finder // while the table is read
 }
 
-// finder finds a text again.
-type finder struct {
-	known map[string]uint32
+// columnReader reads the cells of a column.
+type columnReader struct {
+	texts Index
+	of    []uint32
 	// recent are 1 + the numbers of texts by their ends: most columns have few.
 	recent [256]uint32
 }
 
-func (c *Column) add(text string) {
+func (c *columnReader) add(text string) {
 	slot := &c.recent[0]
 	if n := len(text); n > 0 {
 		slot = &c.recent[byte(n)+text[0]+7*text[n-1]]
 	}
-	if *slot == 0 || c.Texts[*slot-1] != text {
-		*slot = c.find(text) + 1
+	if *slot == 0 || c.texts.Texts[*slot-1] != text {
+		number, isNew := c.texts.Add(text)
+		if isNew {
+			c.texts.Texts[number] = strings.Clone(text) // else the whole row would be kept
+		}
+		*slot = uint32(number) + 1
 	}
-	c.Of = append(c.Of, *slot-1)
+	c.of = append(c.of, *slot-1)
 }
 
-func (c *Column) find(text string) uint32 {
-	k, ok := c.known[text]
-	if !ok {
-		k = uint32(len(c.Texts))
-		text = strings.Clone(text) // else the whole row would be kept
-		c.known[text] = k
-		c.Texts = append(c.Texts, text)
+// addAll adds column k of a batch of rows, which have so many columns.
+func (c *columnReader) addAll(b rowBatch, k, columns int) {
+	for ; k < len(b.cells); k += columns {
+		c.add(b.cells[k])
 	}
-	return k
+	if b.more > 0 {
+		c.of = slices.Grow(c.of, b.more)
+		if len(c.texts.Texts) == len(c.of) { // names
+			c.texts.Texts = slices.Grow(c.texts.Texts, b.more)
+		}
+	}
 }
 
 // Read reads a whole file. Rows that are too short or too long are left out and come
@@ -98,28 +104,96 @@ func ParseWith(path string, data []byte, o Options) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Table{Path: path, Columns: r.Columns, Content: data, index: r.index, cells: make([]Column, len(r.Columns))}
-	for k := range t.cells {
-		t.cells[k].finder = &finder{known: map[string]uint32{}}
+	p := &parser{r: r, bytes: len(data), columns: make([]columnReader, len(r.Columns)), batches: make(chan rowBatch, 2)}
+	sorted := make(chan struct{})
+	go func() { // while the next rows are read
+		defer close(sorted)
+		for b := range p.batches {
+			for k := range p.columns {
+				p.columns[k].addAll(b, k, len(p.columns))
+			}
+		}
+	}()
+	err = p.read()
+	close(p.batches)
+	<-sorted
+	if err != nil {
+		return nil, err
 	}
-	var problems problem.List
+	t := &Table{Path: path, Columns: r.Columns, Rows: p.rows, Content: data, index: r.index}
+	for k := range p.columns {
+		t.cells = append(t.cells, Column{p.columns[k].texts.Texts, p.columns[k].of})
+	}
+	return t, p.problems.Err()
+}
+
+// parser reads the rows of a table and has them sorted into columns.
+type parser struct {
+	r        *Reader
+	bytes    int
+	rows     []Row
+	columns  []columnReader
+	batches  chan rowBatch
+	problems problem.List
+}
+
+// rowBatch are the cells of rows that were read, row by row.
+type rowBatch struct {
+	cells []string
+	// more is how many rows are guessed to follow the first ones.
+	more int
+}
+
+// blockBytes are read at once.
+const blockBytes = 1 << 18
+
+// read reads the rows in blocks, most of which are plain; the reader takes the others.
+func (p *parser) read() error {
+	if p.r.pending != nil { // the first row is data
+		return p.slowly()
+	}
 	for {
-		cells, err := r.Next()
+		b, err := p.r.NextBlock(blockBytes)
+		if err != nil || b.Text == "" {
+			return err
+		}
+		before := len(p.rows)
+		var batch rowBatch
+		plain := p.r.Rows(b, func(cells []string, line int) bool {
+			p.rows = append(p.rows, Row{line, len(p.rows)})
+			batch.cells = append(batch.cells, cells...)
+			return true
+		})
+		if !plain {
+			p.rows = p.rows[:before]
+			rest := p.r.Return(b, nil)
+			if err := p.slowly(); err != nil || rest {
+				return err
+			}
+			continue
+		}
+		if before == 0 { // as many more, and a few, as these are of the file
+			batch.more = int(1.02 * float64(len(p.rows)) * (float64(p.bytes)/float64(len(b.Text)) - 1))
+			p.rows = slices.Grow(p.rows, max(0, batch.more))
+		}
+		p.batches <- batch
+	}
+}
+
+// slowly reads the rows that the reader has.
+func (p *parser) slowly() error {
+	for {
+		cells, err := p.r.Next()
 		switch {
 		case errors.Is(err, io.EOF):
-			for k := range t.cells {
-				t.cells[k].finder = nil
-			}
-			return t, problems.Err()
+			return nil
 		case err != nil && cells == nil:
-			return nil, err
+			return err
 		case err != nil:
-			problems.AddError(path, r.Line(), "", err)
+			p.problems.AddError(p.r.path, p.r.Line(), "", err)
 		default:
-			t.Rows = append(t.Rows, Row{r.Line(), len(t.Rows)})
-			for k, text := range cells {
-				t.cells[k].add(text)
-			}
+			p.rows = append(p.rows, Row{p.r.Line(), len(p.rows)})
+			p.batches <- rowBatch{cells: slices.Clone(cells)}
 		}
 	}
 }
@@ -136,19 +210,25 @@ func (t *Table) Get(r Row, column string) string {
 	if !ok {
 		return ""
 	}
-	return t.cells[i].text(r)
+	return t.cells[i].Text(r)
 }
 
 // Cells returns a row's cells.
 func (t *Table) Cells(r Row) []string {
 	cells := make([]string, len(t.Columns))
 	for k := range cells {
-		cells[k] = t.cells[k].text(r)
+		cells[k] = t.cells[k].Text(r)
 	}
 	return cells
 }
 
-func (c *Column) text(r Row) string { return c.Texts[c.Of[r.Number]] }
+// Text is the column's cell in a row, "" of an absent column (nil).
+func (c *Column) Text(r Row) string {
+	if c == nil {
+		return ""
+	}
+	return c.Texts[c.Of[r.Number]]
+}
 
 // Column returns a column, nil when it is absent.
 func (t *Table) Column(name string) *Column {

@@ -2,6 +2,7 @@ package table
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
@@ -245,6 +246,56 @@ func TestDecimalsAreThoseOfTheStandardLibrary(t *testing.T) {
 	for _, text := range []string{"0", "-0", "1.", ".5", "+.25", "123456789012345", "0.00000000000001"} {
 		if _, ok := Decimal(text); !ok {
 			t.Errorf("%q is not read", text)
+		}
+	}
+}
+
+func FuzzTablesHoldWhatTheReaderReads(f *testing.F) {
+	for _, text := range []string{
+		"id,a\n1,2\n\n 3 ,\t4\r\n,\n , \n5\n6,7,8\n9,\"x\ny\"\n10,11", "id\n1\n \n\n2", "a,b\n1,2\n\"3\n4\",5\n6,\"7\n",
+		"a,b\n1,\xff\n2,3\n", "a,b\n1,\x00\n", "a,b\n\u00a01\u00a0,\u20282\n\r\n3\r,4\n",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		r, err := NewReader("t.csv", strings.NewReader(text), Options{})
+		if err != nil {
+			return
+		}
+		var want, got []string
+		for {
+			cells, err := r.Next()
+			if cells == nil && !errors.Is(err, io.EOF) {
+				want = []string{err.Error()}
+			}
+			if cells == nil {
+				break
+			}
+			if err == nil {
+				want = append(want, fmt.Sprintf("%d %q", r.Line(), cells))
+			}
+		}
+		table, err := Parse("t.csv", []byte(text))
+		if table == nil {
+			got = []string{err.Error()}
+		} else {
+			for _, r := range table.Rows {
+				got = append(got, fmt.Sprintf("%d %q", r.Line, table.Cells(r)))
+			}
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%q (-reader +table):\n%s", text, d)
+		}
+	})
+}
+
+func TestEveryTextHasOneNumber(t *testing.T) {
+	var x Index
+	for round, isNew := range []bool{true, false} {
+		for k := range 5000 {
+			if number, first := x.Add(strconv.Itoa(k * k)); number != k || first != isNew {
+				t.Fatalf("round %d: text %d has number %d, new %v", round, k, number, first)
+			}
 		}
 	}
 }

@@ -2,7 +2,9 @@ package schema
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -12,28 +14,21 @@ import (
 // column before the suffix were read.
 const EvidenceSuffix = ".evidence"
 
-// Table is rows of text under column names. Every row has len(Columns) cells;
-// an empty cell is missing.
-type Table struct {
-	Columns []string
-	Rows    [][]string
+// Column is what rows have in a column: every different text and the number of rows with it;
+// the empty text is missing.
+type Column struct {
+	Name  string
+	Cells []TextCount
 }
 
-// column returns the position of a column, or an error that lists what is there.
-func (t Table) column(name string) (int, error) {
-	for i, c := range t.Columns {
-		if c == name {
-			return i, nil
-		}
-	}
-	return -1, fmt.Errorf("column %q is not in the table; it has %q", name, t.Columns)
+// TextCount is a text and how often it comes.
+type TextCount struct {
+	Text string
+	N    int
 }
 
-// Options steer FromColumns. The zero value takes every column, guesses kinds
-// and makes at most 5 bins.
+// Options steer FromColumns. The zero value guesses kinds and makes at most 5 bins.
 type Options struct {
-	// Columns to take, in this order; nil takes all.
-	Columns []string
 	// Kinds overrides the guessed kind of single columns.
 	Kinds map[string]Kind
 	// Bins is the number of quantile bins of numeric columns; 0 means 5.
@@ -48,12 +43,12 @@ type Skipped struct {
 	Column, Reason string
 }
 
-// FromColumns builds a schema from training rows and nothing else, so that no
-// test value shapes it. Categorical values are ordered by falling frequency
+// FromColumns builds a schema from what so many training rows hold and nothing else, so that
+// no test value shapes it. Categorical values are ordered by falling frequency
 // (ties by name), columns of yes/no words become binary, numeric columns are
 // binned at training quantiles. Columns with fewer than two distinct values are
 // skipped and returned with the reason.
-func FromColumns(training Table, o Options) (*Schema, []Skipped, error) {
+func FromColumns(columns []Column, rows int, o Options) (*Schema, []Skipped, error) {
 	if o.Bins == 0 {
 		o.Bins = 5
 	}
@@ -63,45 +58,29 @@ func FromColumns(training Table, o Options) (*Schema, []Skipped, error) {
 	if o.Bins < 2 || o.MaxValues < 2 {
 		return nil, nil, fmt.Errorf("schema from columns: %d bins, %d values at most; want at least 2 of each", o.Bins, o.MaxValues)
 	}
-	columns := o.Columns
-	if columns == nil {
-		columns = training.Columns
-	}
 	for name := range o.Kinds {
-		if _, err := training.column(name); err != nil {
-			return nil, nil, fmt.Errorf("schema from columns: kinds: %w", err)
+		if !slices.ContainsFunc(columns, func(c Column) bool { return c.Name == name }) {
+			return nil, nil, fmt.Errorf("schema from columns: kinds: there is no column %q", name)
 		}
 	}
 	s := &Schema{}
 	var skipped []Skipped
-	for _, name := range columns {
-		if strings.HasSuffix(name, EvidenceSuffix) && o.Columns == nil {
-			skipped = append(skipped, Skipped{name, "evidence of another column"})
+	for _, column := range columns {
+		if strings.HasSuffix(column.Name, EvidenceSuffix) {
+			skipped = append(skipped, Skipped{column.Name, "evidence of another column"})
 			continue
 		}
-		j, err := training.column(name)
-		if err != nil {
-			return nil, nil, fmt.Errorf("schema from columns: %w", err)
-		}
-		var cells []string
-		for i, row := range training.Rows {
-			if j >= len(row) {
-				return nil, nil, fmt.Errorf("schema from columns: row %d has %d cells, want %d", i, len(row), len(training.Columns))
-			}
-			if c := strings.Join(strings.Fields(row[j]), " "); c != "" {
-				cells = append(cells, c)
-			}
-		}
-		kind, given := o.Kinds[name]
+		cells := filled(column.Cells)
+		kind, given := o.Kinds[column.Name]
 		if !given {
 			kind = guessKind(cells)
 		}
-		a, reason, err := columnAttribute(name, kind, cells, len(training.Rows), o)
+		a, reason, err := columnAttribute(column.Name, kind, cells, rows, o)
 		if err != nil {
 			return nil, nil, fmt.Errorf("schema from columns: %w", err)
 		}
 		if reason != "" {
-			skipped = append(skipped, Skipped{name, reason})
+			skipped = append(skipped, Skipped{column.Name, reason})
 			continue
 		}
 		s.Attributes = append(s.Attributes, a)
@@ -112,10 +91,21 @@ func FromColumns(training Table, o Options) (*Schema, []Skipped, error) {
 	return s, skipped, nil
 }
 
-func guessKind(cells []string) Kind {
+// filled are the cells that hold a text, with single blanks between its words.
+func filled(cells []TextCount) []TextCount {
+	var out []TextCount
+	for _, c := range cells {
+		if text := strings.Join(strings.Fields(c.Text), " "); text != "" {
+			out = append(out, TextCount{text, c.N})
+		}
+	}
+	return out
+}
+
+func guessKind(cells []TextCount) Kind {
 	binary, numeric := true, true
 	for _, c := range cells {
-		key := fold(c)
+		key := fold(c.Text)
 		if _, ok := boolWords[key]; !ok && key != "-1" && key != "uncertain" && !strings.HasPrefix(key, possibly) {
 			binary = false
 		}
@@ -136,7 +126,7 @@ func guessKind(cells []string) Kind {
 
 // columnAttribute makes one attribute of a column's non-empty training cells, of so many
 // rows. A reason says why there can be none.
-func columnAttribute(name string, kind Kind, cells []string, rows int, o Options) (Attribute, string, error) {
+func columnAttribute(name string, kind Kind, cells []TextCount, rows int, o Options) (Attribute, string, error) {
 	if len(cells) == 0 {
 		return Attribute{}, "no value in the training rows", nil
 	}
@@ -146,21 +136,23 @@ func columnAttribute(name string, kind Kind, cells []string, rows int, o Options
 		a.Values = []string{"no", "yes"}
 		var seen [2]bool
 		words := true // absent/present keep their words
+		n := 0
 		for _, c := range cells {
-			cell, err := ParseCell(a, c)
+			cell, err := ParseCell(a, c.Text)
 			if err != nil {
 				return a, "", err
 			}
 			if cell.Value < 0 {
-				return a, "", fmt.Errorf("column %q is declared binary but has the value %q", name, c)
+				return a, "", fmt.Errorf("column %q is declared binary but has the value %q", name, c.Text)
 			}
+			n += c.N
 			seen[cell.Value] = true
-			if k := fold(c); k != "absent" && k != "present" {
+			if k := fold(c.Text); k != "absent" && k != "present" {
 				words = false
 			}
 		}
 		// What some reports state, or deny, and others leave out still tells them apart.
-		if (!seen[0] || !seen[1]) && len(cells) == rows {
+		if (!seen[0] || !seen[1]) && n == rows {
 			return a, "the same value in every training row", nil
 		}
 		if words {
@@ -169,15 +161,15 @@ func columnAttribute(name string, kind Kind, cells []string, rows int, o Options
 		return a, "", nil
 	case Numeric:
 		a.Ordinal = true
-		values := make([]float64, len(cells))
-		for i, c := range cells {
-			v, err := strconv.ParseFloat(c, 64)
+		count := map[float64]int{}
+		for _, c := range cells {
+			v, err := strconv.ParseFloat(c.Text, 64)
 			if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
-				return a, "", fmt.Errorf("column %q: value %q: want a finite number", name, c)
+				return a, "", fmt.Errorf("column %q: value %q: want a finite number", name, c.Text)
 			}
-			values[i] = v
+			count[v] += c.N
 		}
-		a.Edges = QuantileEdges(values, o.Bins)
+		a.Edges = quantileEdges(count, o.Bins)
 		if len(a.Edges) == 0 {
 			return a, "one distinct value in the training rows", nil
 		}
@@ -187,15 +179,15 @@ func columnAttribute(name string, kind Kind, cells []string, rows int, o Options
 		count := map[string]int{}
 		spelling := map[string]string{}
 		for _, c := range cells {
-			t := c
-			if k := fold(c); strings.HasPrefix(k, possibly) {
-				t = strings.TrimSpace(c[len(possibly):])
+			t := c.Text
+			if k := fold(t); strings.HasPrefix(k, possibly) {
+				t = strings.TrimSpace(t[len(possibly):])
 			}
 			k := fold(t)
 			if k == "" {
 				continue
 			}
-			count[k]++
+			count[k] += c.N
 			if s, ok := spelling[k]; !ok || t < s {
 				spelling[k] = t
 			}
@@ -230,14 +222,16 @@ func columnAttribute(name string, kind Kind, cells []string, rows int, o Options
 // lie half-way between neighbours, one bin per value. Every bin holds at least
 // one of values; there are no edges when all are equal.
 func QuantileEdges(values []float64, bins int) []float64 {
-	sorted := append([]float64(nil), values...)
-	sort.Float64s(sorted)
-	var distinct []float64
-	for i, v := range sorted {
-		if i == 0 || v != sorted[i-1] {
-			distinct = append(distinct, v)
-		}
+	count := map[float64]int{}
+	for _, v := range values {
+		count[v]++
 	}
+	return quantileEdges(count, bins)
+}
+
+// quantileEdges is QuantileEdges of values that come so often.
+func quantileEdges(count map[float64]int, bins int) []float64 {
+	distinct := slices.Sorted(maps.Keys(count))
 	var edges []float64
 	if len(distinct) <= bins {
 		for i := 1; i < len(distinct); i++ {
@@ -249,17 +243,23 @@ func QuantileEdges(values []float64, bins int) []float64 {
 		}
 		return edges
 	}
-	n := len(sorted)
-	last := sorted[0]
+	n := 0
+	upTo := make([]int, len(distinct)) // values up to each
+	for i, v := range distinct {
+		n += count[v]
+		upTo[i] = n
+	}
+	sorted := func(k int) float64 { return distinct[sort.SearchInts(upTo, k+1)] }
+	last := distinct[0]
 	for j := 1; j < bins; j++ {
 		h := float64(j) / float64(bins) * float64(n-1)
 		lo := int(math.Floor(h))
 		hi := min(lo+1, n-1)
 		f := h - float64(lo)
-		e := sorted[lo]*(1-f) + sorted[hi]*f
+		e := sorted(lo)*(1-f) + sorted(hi)*f
 		// Raise the edge to the next value present: the bins stay the same and
 		// their range reads in the column's own numbers.
-		e = sorted[min(sort.SearchFloat64s(sorted, e), n-1)]
+		e = distinct[min(sort.SearchFloat64s(distinct, e), len(distinct)-1)]
 		if e > last {
 			edges = append(edges, e)
 			last = e

@@ -27,16 +27,11 @@ func MaskAttributes(d *dataset.Dataset, c *config.Config, rate *float64) error {
 		}
 		return s.MissingValidation
 	}
-	cases := make([]dataset.Case, 0, len(d.Cases))
-	for i := range d.Cases {
-		one, err := dataset.Mask(d.Cases[i:i+1], rateOf(d.Cases[i].Split), uint64(s.MissingSeed))
-		if err != nil {
-			return err
-		}
-		cases = append(cases, one...)
+	cases, err := dataset.MaskSplits(d.Cases, rateOf, uint64(s.MissingSeed))
+	if err == nil {
+		d.Cases = cases
 	}
-	d.Cases = cases
-	return nil
+	return err
 }
 
 // validatedOn reports whether a split is one that the best checkpoint is chosen on; an
@@ -49,6 +44,9 @@ func validatedOn(c *config.Data, split string) bool {
 // patients of a small share are among those of every larger one. A case without a
 // patient is its own.
 func fraction(cases []dataset.Case, share float64, seed uint64) []dataset.Case {
+	if share >= 1 {
+		return cases
+	}
 	patient := func(c *dataset.Case) string { return dataset.PatientOf(c.Patient, c.ID) }
 	rank := map[string]float64{}
 	for i := range cases {

@@ -81,15 +81,14 @@ func frequent(s *schema.Schema, training []dataset.Case) *schema.Schema {
 
 // schemaOfColumns learns the schema of columns of text.
 func schemaOfColumns(d *dataset.Dataset, columns []string, training []dataset.Case) (*schema.Schema, []string, error) {
-	table := schema.Table{Columns: columns}
-	for i := range training {
-		row := make([]string, len(columns))
-		for k, name := range columns {
-			row[k] = training[i].Attributes.Cell(name).Raw
+	texts := make([]schema.Column, len(columns))
+	for k, name := range columns {
+		texts[k].Name = name
+		for _, c := range dataset.CellsOf(training, name) {
+			texts[k].Cells = append(texts[k].Cells, schema.TextCount{Text: c.Raw, N: c.Count})
 		}
-		table.Rows = append(table.Rows, row)
 	}
-	s, skipped, err := schema.FromColumns(table, schema.Options{})
+	s, skipped, err := schema.FromColumns(texts, len(training), schema.Options{})
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %s: attributes: %w; choose columns with --attributes, or none with --attributes=", dataset.ErrData, d.Spec, err)
 	}
