@@ -75,10 +75,15 @@ type headSettings struct {
 	Compat         string    `setting:"compat" default:"none" choices:"none,mmdet1" help:"mmdet1: inclusive corners, rounded anchors and RoIAlign of the reference implementation"`
 	AnchorSides    []float64 `setting:"anchor_sides" min:"1" help:"sides of square anchors in pixels; empty takes the preset's"`
 	AnchorRatios   []float64 `setting:"anchor_ratios" above:"0" help:"anchor height over width; empty takes 0.5,1,2"`
+	RPNIoU         float64   `setting:"rpn_iou" default:"0.7" min:"0.3" max:"1" help:"anchors that overlap a lesion by this IoU learn it; 0.5 gives lesions of a few pixels more of them"`
+	RoIIoU         float64   `setting:"roi_iou" default:"0.5" above:"0" max:"1" help:"regions that overlap a lesion by this IoU are that lesion to the box head"`
+	BackgroundIoU  float64   `setting:"background_iou" default:"1" min:"0" max:"1" help:"regions below this IoU and below roi_iou with every lesion are background to the box head; what lies between the two is neither"`
 	RoIs           int       `setting:"rois" default:"0" min:"0" max:"4096" help:"regions sampled per image for the box loss; 0 takes the preset's"`
+	HardBackground float64   `setting:"hard_background" default:"0" min:"0" max:"1" help:"share of the sampled background regions that are not drawn but those the box head takes for lesions most (Shrivastava et al. 2016)"`
 	FocalGamma     float64   `setting:"focal_gamma" default:"0" min:"0" max:"10" help:"of the objectness; 0: cross-entropy over 32 sampled anchors; above: focal loss (Lin et al. 2017, eq. 5) over all, divided by those on lesions"`
 	FocalAlpha     float64   `setting:"focal_alpha" default:"0.25" above:"0" below:"1" help:"with focal_gamma: weight of anchors on lesions, 1 - it that of the rest"`
 	Mask           bool      `setting:"mask" default:"false" help:"train a mask head on pseudo-masks from target.recist"`
+	Score          string    `setting:"score" default:"class" choices:"class,mean" help:"a box's score: the box head's probability, or the geometric mean of it and the region's objectness"`
 	ScoreThreshold float64   `setting:"score_threshold" default:"0.0005" min:"0" max:"1" help:"boxes below it are not returned"`
 	NMS            float64   `setting:"nms" default:"0.5" min:"0" max:"1" help:"IoU above which the lower of two boxes is dropped"`
 	Detections     int       `setting:"detections" default:"50" min:"1" max:"10000" help:"most boxes per image"`
@@ -140,13 +145,19 @@ type headConfig struct {
 	anchors    boxops.Anchors
 	gamma      float64 // of the objectness' focal loss; 0: cross-entropy over samples
 	alpha      float64
+	rpnIoU     float32 // from which an anchor learns a lesion
+	roiIoU     float32 // from which a region is a lesion
+	background float32 // below which a region is background, at most roiIoU
+	hard       float64 // share of background regions that are the worst mistakes
+	meanScore  bool    // scores are geometric means with the objectness
 }
 
 func (set headSettings) config(enc encoderConfig, classes int) (headConfig, error) {
 	c := headConfig{
 		arch: enc.arch, classes: int64(max(classes, 1)), bf16: enc.bf16, legacy: set.Compat == "mmdet1", mask: set.Mask,
 		scoreMin: float32(set.ScoreThreshold), nms: float32(set.NMS), detections: set.Detections,
-		gamma: set.FocalGamma, alpha: set.FocalAlpha,
+		gamma: set.FocalGamma, alpha: set.FocalAlpha, rpnIoU: float32(set.RPNIoU), roiIoU: float32(set.RoIIoU), background: float32(min(set.RoIIoU, set.BackgroundIoU)),
+		hard: set.HardBackground, meanScore: set.Score == "mean",
 	}
 	pick := func(given []float64, into *[]float32) {
 		if len(given) == 0 {

@@ -171,7 +171,11 @@ func (h *head) losses(s *torchstage.Scope, in *torchstage.Inputs, features, logi
 	if s.Fail(err); s.Err() != nil {
 		return nil
 	}
-	picked := h.config.sampleRoIs(in.Seed, proposals, targets)
+	var suspicion []float32
+	if all := regions(proposals); h.config.hard > 0 && len(all) > 0 {
+		suspicion = h.boxHead.suspicion(s, features, all)
+	}
+	picked := h.config.sampleRoIs(in.Seed, proposals, targets, suspicion)
 	h.boxHead.loss(s, features, picked, out)
 	if h.mask != nil {
 		h.mask.loss(s, features, picked, out)

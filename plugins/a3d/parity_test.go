@@ -263,9 +263,9 @@ func TestHeadAgreesWithPyTorch(t *testing.T) {
 					near(t, after, "RPN deltas", sampled(s.Float32s(deltas), 2048), f.Tensors["deltas"], 1e-4)
 					proposals, err := h.rpn.proposals(s, logits, deltas, rows, columns, 400, 60)
 					s.Fail(err)
-					for n, boxes := range proposals {
+					for n, p := range proposals {
 						var got []float32
-						for _, b := range boxes {
+						for _, b := range p.boxes {
 							got = append(got, b[:]...)
 						}
 						near(t, after, "proposals", got, f.Tensors[fmt.Sprintf("proposals.%d", n)], 1e-4)

@@ -1,6 +1,9 @@
 package a3d
 
 import (
+	"math"
+	"slices"
+
 	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
@@ -12,7 +15,6 @@ import (
 
 // Box head: matching, sampling and loss as published.
 const (
-	roiIoU       = 0.5
 	roiPositives = 0.25
 	roiSize      = 7
 	roiBeta      = 1.0
@@ -20,36 +22,71 @@ const (
 
 // roi is a region of an image; match is its lesion, nil for background.
 type roi struct {
-	box   boxops.Box
-	image int32
-	match *lesion
+	box        boxops.Box
+	image      int32
+	match      *lesion
+	objectness float32 // of a proposal
+}
+
+// regions are the proposals of all images, one after the other.
+func regions(proposals []proposed) []roi {
+	var out []roi
+	for n, p := range proposals {
+		for i, b := range p.boxes {
+			out = append(out, roi{box: b, image: int32(n), objectness: p.objectness[i]})
+		}
+	}
+	return out
 }
 
 // sampleRoIs draws the regions the box head learns from. The lesions themselves are
-// among the candidates.
-func (c headConfig) sampleRoIs(seed uint64, proposals [][]boxops.Box, targets []target) []roi {
-	matcher := boxops.Matcher{Convention: c.convention(), PositiveIoU: roiIoU, NegativeIoU: roiIoU, MinimumIoU: roiIoU}
+// among the candidates. suspicion has a number for every proposal of regions, by which hard
+// backgrounds are taken; nil where all are drawn.
+func (c headConfig) sampleRoIs(seed uint64, proposals []proposed, targets []target, suspicion []float32) []roi {
+	matcher := boxops.Matcher{Convention: c.convention(), PositiveIoU: c.roiIoU, NegativeIoU: c.background, MinimumIoU: c.roiIoU}
 	sampler := boxops.Sampler{Count: c.rois, PositiveFraction: roiPositives}
 	var out []roi
 	for n := range targets {
 		t := &targets[n]
 		lesions := t.boxes()
-		assigned := matcher.Assign(proposals[n], lesions, t.ignore, nil)
-		candidates := append(append([]boxops.Box{}, lesions...), proposals[n]...)
+		boxes := proposals[n].boxes
+		assigned := matcher.Assign(boxes, lesions, t.ignore, nil)
+		candidates := append(append([]boxops.Box{}, lesions...), boxes...)
 		own := make([]int32, len(lesions), len(candidates))
 		for i := range own {
 			own[i] = int32(i)
 		}
 		assigned = append(own, assigned...)
 		positives, backgrounds := sampler.Sample(assigned, random(seed, "rcnn", n))
+		if suspicion != nil {
+			backgrounds = c.harden(backgrounds, assigned, append(make([]float32, len(lesions)), suspicion[:len(boxes)]...))
+			suspicion = suspicion[len(boxes):]
+		}
 		for _, i := range positives {
-			out = append(out, roi{candidates[i], int32(n), &t.lesions[assigned[i]]})
+			out = append(out, roi{box: candidates[i], image: int32(n), match: &t.lesions[assigned[i]]})
 		}
 		for _, i := range backgrounds {
-			out = append(out, roi{candidates[i], int32(n), nil})
+			out = append(out, roi{box: candidates[i], image: int32(n)})
 		}
 	}
 	return out
+}
+
+// harden puts the backgrounds of the greatest suspicion in the place of a share of those drawn
+// (online hard example mining, Shrivastava, Gupta and Girshick 2016).
+func (c headConfig) harden(drawn []int, assigned []int32, suspicion []float32) []int {
+	var hard []int
+	for _, i := range boxops.Order(suspicion) {
+		if assigned[i] == boxops.Background && len(hard) < int(math.Round(c.hard*float64(len(drawn)))) {
+			hard = append(hard, i)
+		}
+	}
+	for _, i := range drawn {
+		if len(hard) < len(drawn) && !slices.Contains(hard, i) {
+			hard = append(hard, i)
+		}
+	}
+	return hard
 }
 
 // pool is RoIAlign: it returns [K, size·size, C] for K regions of features
@@ -117,6 +154,18 @@ func (h *boxHead) forward(s *torchstage.Scope, features *ts.Tensor, rois []roi) 
 	return out[0], out[1]
 }
 
+// suspicion is the probability of a lesion in each region.
+func (h *boxHead) suspicion(s *torchstage.Scope, features *ts.Tensor, rois []roi) []float32 {
+	out := make([]float32, len(rois))
+	s.NoGrad(func() {
+		logits, _ := h.forward(s, features, rois)
+		for i, p := range s.Float32s(s.Select(s.Softmax(logits, 1), 1, 0)) {
+			out[i] = 1 - p
+		}
+	})
+	return out
+}
+
 // loss adds rcnn_cls (cross-entropy over the sampled regions) and rcnn_box (smooth L1
 // over the positives, divided by the number of sampled regions).
 func (h *boxHead) loss(s *torchstage.Scope, features *ts.Tensor, rois []roi, out *torchstage.Outputs) {
@@ -178,12 +227,7 @@ func (h *head) detect(s *torchstage.Scope, features, logits, deltas *ts.Tensor) 
 	if s.Fail(err); s.Err() != nil {
 		return nil
 	}
-	var rois []roi
-	for n, boxes := range proposals {
-		for _, b := range boxes {
-			rois = append(rois, roi{box: b, image: int32(n)})
-		}
-	}
+	rois := regions(proposals)
 	found := make([][]detection, len(proposals))
 	if len(rois) > 0 {
 		cls, refine := h.boxHead.forward(s, features, rois)
@@ -209,6 +253,9 @@ func (c headConfig) results(rois []roi, scores, deltas []float32, images int, wi
 			var own []float32
 			for i, r := range rois {
 				score := scores[i*n+class]
+				if c.meanScore {
+					score = float32(math.Sqrt(float64(score) * float64(r.objectness)))
+				}
 				if int(r.image) != image || !(score > c.scoreMin) {
 					continue
 				}

@@ -15,7 +15,6 @@ import (
 
 // Region proposal network: matching, sampling and loss as published.
 const (
-	rpnPositiveIoU = 0.7
 	rpnNegativeIoU = 0.3
 	rpnMinimumIoU  = 0.3
 	rpnSamples     = 32
@@ -105,7 +104,7 @@ func (r *rpn) sample(seed uint64, rows, columns int, targets []target) anchorSam
 	anchors := r.anchors(rows, columns)
 	convention, coder := r.config.convention(), r.config.rpnCoder()
 	inside := convention.Inside(anchors, float32(columns*featureStride), float32(rows*featureStride))
-	matcher := boxops.Matcher{Convention: convention, PositiveIoU: rpnPositiveIoU, NegativeIoU: rpnNegativeIoU, MinimumIoU: rpnMinimumIoU}
+	matcher := boxops.Matcher{Convention: convention, PositiveIoU: r.config.rpnIoU, NegativeIoU: rpnNegativeIoU, MinimumIoU: rpnMinimumIoU}
 	sampler := boxops.Sampler{Count: rpnSamples, PositiveFraction: rpnPositives}
 	if r.config.gamma > 0 {
 		sampler = boxops.Sampler{Count: math.MaxInt32, PositiveFraction: rpnPositives} // all
@@ -168,22 +167,28 @@ func focal(s *torchstage.Scope, entropy, logits, labels *ts.Tensor, gamma, alpha
 // errDiverged is returned when the network's outputs are no numbers.
 var errDiverged = sdk.Errorf(sdk.Internal, "region proposals are not finite: the network has diverged; lower the learning rate or the clipping norm")
 
+// proposed are the regions of an image that may hold a lesion, with their objectness.
+type proposed struct {
+	boxes      []boxops.Box
+	objectness []float32
+}
+
 // proposals returns the best boxes of every image, highest score first: pre by score,
 // decoded, clipped to the image, then at most post after NMS. It returns errDiverged
 // when a box is not finite.
-func (r *rpn) proposals(s *torchstage.Scope, logits, deltas *ts.Tensor, rows, columns, pre, post int) ([][]boxops.Box, error) {
+func (r *rpn) proposals(s *torchstage.Scope, logits, deltas *ts.Tensor, rows, columns, pre, post int) ([]proposed, error) {
 	anchors := r.anchors(rows, columns)
 	convention, coder := r.config.convention(), r.config.rpnCoder()
 	width, height := float32(columns*featureStride), float32(rows*featureStride)
 	images := int(s.Dim(logits, 0))
-	out := make([][]boxops.Box, images)
+	out := make([]proposed, images)
 	var diverged error
 	s.NoGrad(func() {
 		for n := range images {
 			s.Sub(func(s *torchstage.Scope) *ts.Tensor {
-				_, index := topk(s, s.Select(logits, 0, int64(n)), int64(min(pre, len(anchors))))
+				best, index := topk(s, s.Select(logits, 0, int64(n)), int64(min(pre, len(anchors))))
 				picked := s.IndexSelect(s.Select(deltas, 0, int64(n)), 0, index)
-				which, values := s.Int64s(index), s.Float32s(picked)
+				which, values, objectness := s.Int64s(index), s.Float32s(picked), s.Float32s(s.Sigmoid(best))
 				if s.Err() != nil {
 					return nil
 				}
@@ -197,9 +202,8 @@ func (r *rpn) proposals(s *torchstage.Scope, logits, deltas *ts.Tensor, rows, co
 					}
 				}
 				keep := convention.NMS(boxes, proposalNMS, post)
-				out[n] = make([]boxops.Box, len(keep))
-				for i, k := range keep {
-					out[n][i] = boxes[k]
+				for _, k := range keep {
+					out[n].boxes, out[n].objectness = append(out[n].boxes, boxes[k]), append(out[n].objectness, objectness[k])
 				}
 				return nil
 			})

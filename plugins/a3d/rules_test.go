@@ -376,7 +376,7 @@ func TestFocalLossTakesAllAnchors(t *testing.T) {
 	if n := len(sample.index); n <= 200 || n > inside || len(sample.positive) == 0 {
 		t.Errorf("%d anchors (%d on the lesion) of %d inside the image", n, len(sample.positive), inside)
 	}
-	d := openDetector(t, 1, nil, sdk.Settings{"focal_gamma": "2"})
+	d := openDetector(t, 1, nil, sdk.Settings{"focal_gamma": "2", "hard_background": "1", "score": "mean"})
 	volume := noise(2, 1, 1, 3, 64, 64)
 	for _, boxes := range [][]float32{nil, {10, 10, 30, 30}} {
 		n := int64(len(boxes) / 4)
@@ -384,6 +384,86 @@ func TestFocalLossTakesAllAnchors(t *testing.T) {
 		// A lesion's anchor gives 0.25·0.99²·log 100, a background's 0.75·0.01²·0.01.
 		if l := losses["rpn_cls"]; math.Abs(l-1.13*float64(n)) > 0.05 || l == 0 || losses["rpn_box"] > 0 != (n > 0) {
 			t.Errorf("%d lesions: losses %v", n, losses)
+		}
+	}
+}
+
+// headOf is the configuration of tiny's head with settings.
+func headOf(t *testing.T, settings sdk.Settings) headConfig {
+	t.Helper()
+	set, err := sdk.DecodeSettings[headSettings](settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := set.config(encoderConfig{arch: presets["tiny"]}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Regions about a lesion of 8 pixels, moved: what is a lesion to the box head is set, and the
+// backgrounds are drawn or are those of the greatest suspicion.
+func TestRegionsOfTheBoxHead(t *testing.T) {
+	found := lesion{box: boxops.Box{20, 20, 28, 28}}
+	p := proposed{boxes: []boxops.Box{{22, 22, 30, 30}}, objectness: []float32{.5}} // IoU .39
+	suspicion := []float32{.9}
+	for i := range 200 {
+		x := float32(40 + i%20*12)
+		p.boxes = append(p.boxes, boxops.Box{x, float32(i), x + 8, float32(i) + 8})
+		p.objectness, suspicion = append(p.objectness, .1), append(suspicion, float32(i)/200)
+	}
+	for _, c := range []struct {
+		set       sdk.Settings
+		positives int
+		hardest   int  // of the backgrounds, how many of the 30 of greatest suspicion at least
+		neither   bool // the moved box is left out
+	}{
+		{nil, 1, 0, false}, {sdk.Settings{"roi_iou": "0.35"}, 2, 0, false},
+		{sdk.Settings{"hard_background": "0.5"}, 1, 30, false}, {sdk.Settings{"hard_background": "1", "background_iou": "0.2"}, 1, 30, true},
+	} {
+		config := headOf(t, c.set)
+		given := suspicion
+		if config.hard == 0 {
+			given = nil
+		}
+		seen := map[boxops.Box]bool{}
+		var positives, hardest int
+		for _, r := range config.sampleRoIs(1, []proposed{p}, []target{{lesions: []lesion{found}}}, given) {
+			if seen[r.box] {
+				t.Errorf("%v: %v is taken twice", c.set, r.box)
+			}
+			seen[r.box] = true
+			if r.match != nil {
+				positives++
+			} else if r.box[1] >= 170 {
+				hardest++
+			}
+		}
+		if given != nil && seen[p.boxes[0]] == c.neither {
+			t.Errorf("%v: the moved box is background: %v", c.set, !c.neither)
+		}
+		if len(seen) != config.rois || positives != c.positives || hardest < c.hardest || c.hardest == 0 && hardest == 30 {
+			t.Errorf("%v: %d regions, %d of the lesion, %d of the 30 most suspicious", c.set, len(seen), positives, hardest)
+		}
+	}
+}
+
+// More anchors learn a lesion when less overlap is asked for, and a score may be the
+// geometric mean with the objectness.
+func TestOverlapOfAnchorsAndMeanScore(t *testing.T) {
+	counts := map[string]int{}
+	for _, iou := range []string{"0.7", "0.5"} {
+		r := &rpn{config: headOf(t, sdk.Settings{"rpn_iou": iou})}
+		counts[iou] = len(r.sample(1, 16, 16, []target{{lesions: []lesion{{box: boxops.Box{16, 16, 29, 29}}}}}).positive)
+	}
+	if counts["0.5"] <= counts["0.7"] || counts["0.7"] == 0 {
+		t.Errorf("anchors on the lesion by IoU: %v", counts)
+	}
+	rois := []roi{{box: boxops.Box{8, 8, 20, 20}, objectness: .25}}
+	for score, want := range map[string]float32{"class": .81, "mean": .45} {
+		if got := headOf(t, sdk.Settings{"score": score}).results(rois, []float32{.19, .81}, make([]float32, 8), 1, 64, 64)[0][0].score; math.Abs(float64(got-want)) > 1e-6 {
+			t.Errorf("%s: %g, want %g", score, got, want)
 		}
 	}
 }

@@ -10,7 +10,7 @@
 //	<!-- end of results -->
 //
 // and what stands between is made of docs/results/skin-folds.json: {"command": …, "table": the
-// table.json of a study, or its exchange.json}.
+// table.json of a study, its exchange.json, or what froc or compare --json writes}.
 package main
 
 import (
@@ -152,6 +152,7 @@ var writers = map[string]func(result, []string) (string, error){
 	"grid":     grid,
 	"recovery": recovery,
 	"exchange": exchange,
+	"froc":     sensitivities,
 }
 
 func decode[T any](r result) (*T, error) {
@@ -279,6 +280,72 @@ func exchange(r result, _ []string) (string, error) {
 			line = append(line, text)
 		}
 		table = append(table, line)
+	}
+	return rows(table), nil
+}
+
+// detectors is what froc and compare write with --json: of one system at the top level.
+type detectors struct {
+	detector
+	Systems    []detector `json:"systems"`
+	Comparison []struct {
+		B    string     `json:"b"`
+		Mean difference `json:"mean_sensitivity"`
+	} `json:"comparison"`
+}
+
+type detector struct {
+	Name   string `json:"name"`
+	Counts struct {
+		Lesions int `json:"lesions"`
+	} `json:"counts"`
+	Points []struct {
+		FPPI        float64         `json:"fppi"`
+		Sensitivity study.Number    `json:"sensitivity"`
+		CI          [2]study.Number `json:"ci"`
+	} `json:"operating_points"`
+	Mean study.Number    `json:"mean_sensitivity"`
+	CI   [2]study.Number `json:"mean_sensitivity_ci"`
+}
+
+type difference struct {
+	Value study.Number    `json:"difference"`
+	CI    [2]study.Number `json:"ci"`
+}
+
+// sensitivities has a row per detector and a column per number of false positives, and what
+// it is above the first detector on average.
+func sensitivities(r result, _ []string) (string, error) {
+	t, err := decode[detectors](r)
+	if err != nil {
+		return "", err
+	}
+	if t.Systems == nil {
+		t.Systems = []detector{t.detector}
+	}
+	within := func(v study.Number, ci [2]study.Number) string {
+		return fmt.Sprintf("%s [%s, %s]", short(v), short(ci[0]), short(ci[1]))
+	}
+	table := [][]string{{"", "lesions"}}
+	for _, p := range t.Systems[0].Points {
+		table[0] = append(table[0], fmt.Sprintf("%g FP", p.FPPI))
+	}
+	table[0] = append(table[0], "mean")
+	for _, s := range t.Systems {
+		line := []string{"", fmt.Sprint(s.Counts.Lesions)}
+		if s.Name != "" {
+			line[0] = "`" + s.Name + "`"
+		}
+		for _, p := range s.Points {
+			line = append(line, within(p.Sensitivity, p.CI))
+		}
+		mean := within(s.Mean, s.CI)
+		for _, c := range t.Comparison {
+			if c.B == s.Name {
+				mean += " (" + signed(study.Bounded{Value: c.Mean.Value, Low: c.Mean.CI[0], High: c.Mean.CI[1]}) + ")"
+			}
+		}
+		table = append(table, append(line, mean))
 	}
 	return rows(table), nil
 }

@@ -37,6 +37,20 @@ func TestBlocksAreMadeFromResults(t *testing.T) {
 	}
 }
 
+func TestSensitivitiesOfDetectors(t *testing.T) {
+	one := `{"name": "a", "counts": {"lesions": 9}, "operating_points": [{"fppi": 0.5, "sensitivity": 0.7, "ci": [0.6, 0.8]}],
+		"mean_sensitivity": 0.7, "mean_sensitivity_ci": [0.61, 0.79]}`
+	a, b := "| `a` | 9 | .700 [.600, .800] | .700 [.610, .790] |\n", "| `b` | 9 | .700 [.600, .800] | .700 [.610, .790] (+.010 [−.010, .030]) |\n"
+	two := `{"systems": [` + one + "," + strings.Replace(one, `"a"`, `"b"`, 1) +
+		`], "comparison": [{"a": "a", "b": "b", "mean_sensitivity": {"difference": 0.01, "ci": [-0.01, 0.03]}}]}`
+	for table, want := range map[string]string{one: a, two: a + b} {
+		got, err := sensitivities(result{Table: []byte(table)}, nil)
+		if want = "|  | lesions | 0.5 FP | mean |\n|---|---|---|---|\n" + want; err != nil || got != want {
+			t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+		}
+	}
+}
+
 func TestWhatCannotBeMadeIsSaid(t *testing.T) {
 	for page, want := range map[string]string{
 		"<!-- results: folds.json -->\n":                                     "want a file and what to make of it",
