@@ -17,6 +17,7 @@ import (
 var pages = []struct {
 	path          string
 	torch, python bool
+	plugins       []string                 // installed besides a3d, itfusion and sum
 	files         func(*testing.T, string) // what the page says that its reader has
 	small         map[string]string
 	then          []string // pages that go on in the folder that this one leaves
@@ -28,6 +29,8 @@ var pages = []struct {
 		small: map[string]string{"train": "--epochs 1 --set data.size=64 --threads 1"}},
 	{path: "docs/tutorials/my-own-fusion.md", torch: true, python: true,
 		small: map[string]string{"train": "--epochs 1 --set data.size=96 --threads 1", "data synth": "--patients 8"}},
+	{path: "docs/tutorials/classify.md", torch: true, plugins: []string{"classifier"},
+		small: map[string]string{"data synth": "--patients 20", "study missing": "--methods itfusion --rates 0 --epochs 1 --seeds 1 --set data.size=16 --threads 1 --bootstrap 50"}},
 	{path: "docs/how-to/resume.md", torch: true, small: map[string]string{"train": "--set data.size=96 --threads 1"}},
 	{path: "docs/how-to/isolate.md", torch: true, small: map[string]string{"train": "--set data.size=96 --threads 1"}},
 	{path: "docs/how-to/report-a-froc.md", files: predictionsOfOthers},
@@ -61,7 +64,7 @@ func TestPagesWordForWord(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				for _, name := range []string{"a3d", "itfusion", "sum"} {
+				for _, name := range append([]string{"a3d", "itfusion", "sum"}, page.plugins...) {
 					shell(t, dir, home, "alignedfusion plugin install "+plugins+"/alignedfusion-plugin-"+name)
 				}
 			}
