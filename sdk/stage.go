@@ -1,6 +1,7 @@
 package sdk
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -124,7 +125,27 @@ type LabelSet struct {
 	Classes []string
 	// ClassWeights is empty or has one weight per class.
 	ClassWeights []float64
+
+	// What follows is the host's own: it stays in the run, stages are not told.
+
+	// Question is what is asked, "" where it is AsksClasses.
+	Question string `json:",omitempty"`
+	// Unit of a number or a time; "" unknown.
+	Unit string `json:",omitempty"`
+	// Mean and SD of a number in training; target.value is (value-Mean)/SD.
+	Mean float64 `json:",omitempty"`
+	SD   float64 `json:",omitempty"`
+	// Threshold is the probability from which on the second of two classes is called; 0: the
+	// likelier one is. ThresholdBy says how it was chosen.
+	Threshold   float64 `json:",omitempty"`
+	ThresholdBy string  `json:",omitempty"`
 }
+
+// Asks is what the label set asks, one of Questions.
+func (l LabelSet) Asks() string { return cmp.Or(l.Question, AsksClasses) }
+
+// Classed reports whether one of classes is asked, and not a number or a time.
+func (l LabelSet) Classed() bool { return l.Question != AsksNumber && l.Question != AsksTime }
 
 // OpenRequest asks for an instance of a stage.
 type OpenRequest struct {

@@ -48,6 +48,14 @@ var (
 		Help: "class index, -1 unknown; with one label set"})
 	TargetLabels = add(Port{Name: "target.label.*", DType: tensor.Int64, Shape: dims("N"), Makers: byHost, Readers: afterward, Task: classify,
 		Help: "class index per label set, -1 unknown; with several"})
+	TargetValue = add(Port{Name: "target.value", DType: tensor.FP32, Shape: dims("N"), Makers: byHost, Readers: afterward, Task: classify,
+		Help: "in the place of target.label where a number is asked: in standard deviations from the mean of training, NaN unknown"})
+	TargetValues = add(Port{Name: "target.value.*", DType: tensor.FP32, Shape: dims("N"), Makers: byHost, Readers: afterward, Task: classify,
+		Help: "the same per label set; with several"})
+	TargetCensored = add(Port{Name: "target.censored", DType: tensor.Int8, Shape: dims("N"), Makers: byHost, Readers: afterward, Task: classify,
+		Help: "where the time to an event is asked: 1 if the event lies in the interval target.label or in a later one, 0 if in that one"})
+	TargetsCensored = add(Port{Name: "target.censored.*", DType: tensor.Int8, Shape: dims("N"), Makers: byHost, Readers: afterward, Task: classify,
+		Help: "the same per label set; with several"})
 	TargetBoxes = add(Port{Name: "target.boxes", DType: tensor.FP32, Shape: dims("M 4"), Makers: byHost, Readers: afterward, Required: true, Task: detect,
 		Help: "lesions of all images, x1 y1 x2 y2 in input pixels; M may be 0"})
 	TargetImage = add(Port{Name: "target.image", DType: tensor.Int32, Shape: dims("M"), Makers: byHost, Readers: afterward, Required: true, Task: detect,
@@ -85,7 +93,7 @@ var (
 	BoxImage = add(Port{Name: "image", DType: tensor.Int32, Shape: dims("K"), Makers: byHead, Readers: byHost, Required: true, Task: detect,
 		Help: "image of each box"})
 	Logits = add(Port{Name: "logits", DType: tensor.FP32, Shape: dims("N classes"), Makers: byHead, Readers: byHost, Required: true, Task: classify,
-		Help: "with one label set"})
+		Help: "with one label set; where a number is asked [N 1], as target.value"})
 	LogitsOf = add(Port{Name: "logits.*", DType: tensor.FP32, Shape: dims("N classes"), Makers: byHead, Readers: byHost, Task: classify,
 		Help: "per label set; with several"})
 )

@@ -136,6 +136,18 @@ func LabelTarget(sets []sdk.LabelSet, set string) Port {
 	return ofSet(TargetLabel, TargetLabels, sets, set)
 }
 
+// NumberTarget is the target of a label set that asks for a number, and CensoredTarget says,
+// beside LabelTarget, which times of one that asks for the time to an event are censored. Both
+// are as LabelTarget.
+func NumberTarget(sets []sdk.LabelSet, set string) Port {
+	return ofSet(TargetValue, TargetValues, sets, set)
+}
+
+// CensoredTarget: see NumberTarget.
+func CensoredTarget(sets []sdk.LabelSet, set string) Port {
+	return ofSet(TargetCensored, TargetsCensored, sets, set)
+}
+
 // LabelLogits is logits or logits.<set>, as LabelTarget.
 func LabelLogits(sets []sdk.LabelSet, set string) Port { return ofSet(Logits, LogitsOf, sets, set) }
 

@@ -27,6 +27,10 @@ REPORT_STATE = "report.state"
 REPORT_VALUE = "report.value"
 TARGET_LABEL = "target.label"
 TARGET_LABEL_ANY = "target.label.*"
+TARGET_VALUE = "target.value"
+TARGET_VALUE_ANY = "target.value.*"
+TARGET_CENSORED = "target.censored"
+TARGET_CENSORED_ANY = "target.censored.*"
 TARGET_BOXES = "target.boxes"
 TARGET_IMAGE = "target.image"
 TARGET_CLASS = "target.class"
@@ -70,6 +74,14 @@ PORTS = {
         "class index, -1 unknown; with one label set"),
     TARGET_LABEL_ANY: ("INT64", ["N"], False, False,
         "class index per label set, -1 unknown; with several"),
+    TARGET_VALUE: ("FP32", ["N"], False, False,
+        "in the place of target.label where a number is asked: in standard deviations from the mean of training, NaN unknown"),
+    TARGET_VALUE_ANY: ("FP32", ["N"], False, False,
+        "the same per label set; with several"),
+    TARGET_CENSORED: ("INT8", ["N"], False, False,
+        "where the time to an event is asked: 1 if the event lies in the interval target.label or in a later one, 0 if in that one"),
+    TARGET_CENSORED_ANY: ("INT8", ["N"], False, False,
+        "the same per label set; with several"),
     TARGET_BOXES: ("FP32", ["M", "4"], False, False,
         "lesions of all images, x1 y1 x2 y2 in input pixels; M may be 0"),
     TARGET_IMAGE: ("INT32", ["M"], False, False,
@@ -99,7 +111,7 @@ PORTS = {
     IMAGE: ("INT32", ["K"], False, False,
         "image of each box"),
     LOGITS: ("FP32", ["N", "classes"], False, False,
-        "with one label set"),
+        "with one label set; where a number is asked [N 1], as target.value"),
     LOGITS_ANY: ("FP32", ["N", "classes"], False, False,
         "per label set; with several"),
     METRIC_ANY: ("FP32", ["N"], False, True,
