@@ -48,7 +48,7 @@ type Train struct {
 	Gamma           float64   `setting:"gamma" default:"0.1" above:"0" max:"1" when:"schedule=step" help:"of schedule step"`
 	MinLRFactor     float64   `setting:"min_lr_factor" default:"0.01" min:"0" max:"1" when:"schedule=cosine" help:"where schedule cosine ends, in units of lr"`
 	ClipNorm        float64   `setting:"clip_norm" default:"35" min:"0" help:"bound of the global gradient norm; 0: none"`
-	BestBy          BestBy    `setting:"best_by" default:"mean_sensitivity" choices:"mean_sensitivity,metric.*,last" default.classify:"balanced_accuracy" choices.classify:"balanced_accuracy,macro_auroc,accuracy,macro_ap,macro_f1,micro_auroc,micro_ap,kappa,linear_kappa,quadratic_kappa,mcc,mae,brier,log_loss,ece,metric.*,last" help:"which checkpoint is the best one: that of the greatest mean_sensitivity (detect) or of the best figure (classify; macro_auroc is steadier where the split is small, quadratic_kappa suits classes in order) on the validation split, of a metric of the head's own (metric.NAME), or the last"`
+	BestBy          BestBy    `setting:"best_by" default:"mean_sensitivity" choices:"mean_sensitivity,metric.*,last" default.classify:"balanced_accuracy" choices.classify:"balanced_accuracy,macro_auroc,accuracy,macro_ap,macro_f1,micro_auroc,micro_ap,kappa,linear_kappa,quadratic_kappa,mcc,mae,brier,log_loss,ece,rmse,r2,pearson,spearman,concordance,integrated_brier,metric.*,last" help:"which checkpoint is the best one: that of the greatest mean_sensitivity (detect) or of the best figure (classify; macro_auroc is steadier where the split is small, quadratic_kappa suits classes in order; of numbers mae unless another is given, of times to an event concordance) on the validation split, of a metric of the head's own (metric.NAME), or the last"`
 	ValidateEvery   int       `setting:"validate_every" default:"1" min:"1" help:"epochs between validations; the last epoch is always validated"`
 	Patience        int       `setting:"patience" default:"0" min:"0" unless:"best_by=last" help:"training ends after that many validations in a row without a better one (early stopping); 0: after all epochs"`
 	CheckpointEvery int       `setting:"checkpoint_every" default:"0" min:"0" help:"optimizer steps between checkpoints besides those at the ends of epochs; 0: none"`
@@ -65,6 +65,7 @@ type Data struct {
 	MissingSeed       int          `setting:"missing_seed" default:"0" min:"0" help:"which values are taken away, and which patients stay; what is missing at a low rate is missing at every higher one"`
 	Impute            Impute       `setting:"impute" default:"none" help:"what stands for a missing attribute: none (unmentioned), mode (the training split's most frequent value), category (one more value), pattern (every attribute is reduced to present or missing)"`
 	ClassWeights      ClassWeights `setting:"class_weights" default:"none" task:"classify" help:"weights of the classes in the loss: none, or balanced (inverse to their frequency in the training split)"`
+	Intervals         int          `setting:"intervals" default:"10" min:"2" max:"1000" help:"head.question=survival: intervals of time that are told apart, with as many events of the training split in each"`
 	Sampler           Sampler      `setting:"sampler" default:"shuffle" help:"how an epoch draws its cases: shuffle (each once), or balanced (as many in all; every class equally often, of images with boxes their rarest class, images without one being a class of their own)"`
 	Size              int          `setting:"size" default:"0" default.classify:"128" min:"0" max:"16384" help:"longer side in network pixels, ratio kept; 0: original size times zoom"`
 	Zoom              float64      `setting:"zoom" default:"1" above:"0" max:"64" when:"size=0" help:"network pixels per original pixel where size is 0"`
@@ -332,6 +333,7 @@ func (c *Config) idleBeyondGroups() []idle {
 		add(beyond >= 0, "train.milestones", "training ends after epoch %d", t.Epochs)
 		add(beyond == 0 || len(t.Milestones) == 0, "train.schedule", "no milestone lies within the %d epochs", t.Epochs)
 	}
+	add(!strings.Contains(c.Head.Settings["question"], sdk.AsksTime), "data.intervals", "no time to an event is asked (head.question=%s)", sdk.AsksTime)
 	add(d.Size > 0 && d.Crop > d.Size, "data.crop", "images have %d pixels on their longer side (data.size)", d.Size)
 	if d.ValidationSplit == "" {
 		add(t.BestBy != Last, "train.best_by", "data.validation_split is empty, and without validation the last checkpoint is the best")

@@ -121,7 +121,10 @@ type LoaderOptions struct {
 //	target.recist       FP32 [M,8]        NaN where the layout has no diameters
 //	target.ignore       FP32 [I,4]        boxes around regions to ignore
 //	target.ignore.image INT32 [I]
-//	target.label        INT64 [N]         or one target.label.<task> per label set
+//	target.label        INT64 [N]         or one target.label.<task> per label set; where a time
+//	                                      is asked the interval
+//	target.value        FP32 [N]          in its place where a number is asked, likewise
+//	target.censored     INT8 [N]          beside it where a time is asked, likewise
 //
 // Spacing that the data do not give is delivered as 1 mm in the plane and the
 // loader's slice distance in z.

@@ -81,9 +81,9 @@ type Options struct {
 	// Schema, unless nil, names the attributes in the place of Attributes: those columns of
 	// it are taken that the data have and the reports have not.
 	Schema *schema.Schema
-	// Question is what the label columns ask; "multilabel": whether a finding is there, in cells
-	// of 0, 1 and, where that is unknown, nothing.
-	Question string
+	// Asked is what the label columns ask, as sdk.ParseQuestions takes it. The label columns
+	// that it names are the default of Labels.
+	Asked string
 	// Task decides what image: and slices: become; empty: slices: and nifti: are
 	// volumes (detect), image: is a picture (classify).
 	Task Task
@@ -130,6 +130,9 @@ type Case struct {
 	Ignore []IgnoreRegion
 	// Labels holds a class index per label set, -1 where unknown or withheld.
 	Labels map[string]int
+	// Measured holds a number or a time per label set that asks for one, none where it is
+	// unknown.
+	Measured map[string]Measured
 	// HasTargets is false where boxes or labels are withheld.
 	HasTargets bool
 	// Attributes has a cell for every attribute column. Until the data set is bound to a

@@ -185,7 +185,7 @@ func TestTableColumns(t *testing.T) {
 	}
 	// An attribute may be the label; then it is no attribute.
 	d = mustOpen(t, "table:"+path+"?labels=sex", Options{})
-	if fmt.Sprint(d.AttributeColumns, d.Labels[0]) != "[age] {sex [f m] []}" {
+	if fmt.Sprint(d.AttributeColumns, d.Labels[0].Classes) != "[age] [f m]" || d.Labels[0].Name != "sex" {
 		t.Errorf("%v %v", d.AttributeColumns, d.Labels)
 	}
 	// A run's classes keep their order, and unknown ones are refused.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/alignedfusion/alignedfusion/internal/interval"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
@@ -504,16 +506,45 @@ func (l *Loader) spacings(plans []*plan, modality string) *tensor.Tensor {
 	return tensor.OfFloat32s(values, int64(len(plans)), 3)
 }
 
+// labelTargets adds the targets of a label set, as what it asks wants them.
+func (l *Loader) labelTargets(p *pendingBatch, set sdk.LabelSet) {
+	out, sets, n := p.batch.Tensors, l.data.Labels, len(p.plans)
+	if set.Question == sdk.AsksNumber {
+		values := make([]float32, n)
+		for i, one := range p.plans {
+			values[i] = float32(math.NaN())
+			if m, ok := one.c.Measured[set.Name]; ok {
+				values[i] = float32((m.Value - set.Mean) / set.SD)
+			}
+		}
+		out[ports.NumberTarget(sets, set.Name).Name] = tensor.OfFloat32s(values, int64(n))
+		return
+	}
+	labels, censored := make([]int64, n), make([]int8, n)
+	for i, one := range p.plans {
+		m, measured := one.c.Measured[set.Name]
+		switch {
+		case set.Classed():
+			labels[i] = int64(one.c.Labels[set.Name])
+		case measured:
+			bounds, _ := interval.Bounds(set.Classes) // Scale made them, or the run
+			labels[i], censored[i] = timeTarget(bounds, m)
+		default:
+			labels[i] = -1
+		}
+	}
+	out[ports.LabelTarget(sets, set.Name).Name] = tensor.OfInt64s(labels)
+	if set.Question == sdk.AsksTime {
+		out[ports.CensoredTarget(sets, set.Name).Name] = tensor.OfInt8s(censored, int64(n))
+	}
+}
+
 // targets adds the target.* tensors.
 func (l *Loader) targets(p *pendingBatch) {
 	out := p.batch.Tensors
 	if l.data.Task == Classify {
 		for _, set := range l.data.Labels {
-			values := make([]int64, len(p.plans))
-			for i, one := range p.plans {
-				values[i] = int64(one.c.Labels[set.Name])
-			}
-			out[ports.LabelTarget(l.data.Labels, set.Name).Name] = tensor.OfInt64s(values)
+			l.labelTargets(p, set)
 		}
 		return
 	}

@@ -2,7 +2,6 @@ package dataset
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -41,7 +40,8 @@ type opener struct {
 	marginMM   float64
 	maskValues []float64
 	classes    []string // spec option classes, in their order
-	target     string   // spec option target of deeplesion
+	asked      sdk.Asked
+	target     string // spec option target of deeplesion
 	// split is the column of the spec option split, "" once its table is read; ownSplit says
 	// that it was given.
 	split    string
@@ -155,6 +155,9 @@ func newOpener(spec string, opt Options) (*opener, Layout, error) {
 		if err := o.setOptions(options[1:]); err != nil {
 			return nil, layout, fmt.Errorf("%w: data spec %q: %w", ErrData, spec, err)
 		}
+	}
+	if o.asked, err = sdk.ParseQuestions(opt.Asked); err != nil {
+		return nil, layout, fmt.Errorf("head.question: %w", err)
 	}
 	o.path = filepath.Clean(path)
 	o.d = &Dataset{Spec: spec, Dir: o.path, Task: Detect, stacks: map[string]*stack{}, sizes: map[string][2]int{}}
@@ -659,75 +662,6 @@ func (o *opener) attribute(text string) (string, error) {
 		return "", fmt.Errorf("%q is no value; leave the cell empty where it is missing, or add missing=%s to the data spec", text, text)
 	}
 	return text, nil
-}
-
-// labelColumn holds the label texts of all cases for one task; "" is unknown.
-type labelColumn struct {
-	task, column string
-	cells        *table.Column
-	texts        []string
-}
-
-// labelSets turns label texts into class indices. Cases of equal labels share them.
-func (o *opener) labelSets(columns []labelColumn, fixed map[string][]string) {
-	classes := make([]map[string]int, len(columns))
-	for k, column := range columns {
-		set := sdk.LabelSet{Name: column.task, Classes: fixed[column.task]}
-		open := len(set.Classes) == 0
-		for _, given := range o.opt.LabelSets {
-			if given.Name == column.task || len(o.opt.LabelSets) == 1 && len(columns) == 1 {
-				set, open = given, false
-			}
-		}
-		if open && len(o.classes) > 0 && len(columns) == 1 {
-			set.Classes, open = o.classes, false
-		}
-		if open && o.opt.Question == "multilabel" {
-			set.Classes, open = []string{"0", "1"}, false
-		}
-		if open {
-			seen := map[string]bool{}
-			for _, text := range column.texts {
-				seen[text] = true
-			}
-			delete(seen, "")
-			set.Classes = slices.SortedFunc(maps.Keys(seen), compareClasses)
-		}
-		classes[k] = map[string]int{"": -1}
-		for index, class := range set.Classes {
-			classes[k][class] = index
-		}
-		o.d.Labels = append(o.d.Labels, set)
-	}
-	shared := map[string]map[string]int{}
-	for i := range o.d.Cases {
-		c := &o.d.Cases[i]
-		key := make([]byte, 0, 16)
-		for k, column := range columns {
-			class, known := classes[k][column.texts[i]]
-			if !known {
-				text := problem.Clip(column.texts[i], 60)
-				wrong := fmt.Sprintf("class %q is unknown; there are %s", text, problem.Quote(o.d.Labels[k].Classes))
-				if o.opt.Question == "multilabel" {
-					wrong = fmt.Sprintf("%q, want 1 (the finding is there), 0 (it is not) or nothing (unknown): head.question=multilabel; for one of several classes leave that setting out", text)
-				}
-				o.problems.Add(c.at.file, c.at.line, column.column, "%s", wrong)
-				class = -1
-			}
-			key = binary.AppendVarint(key, int64(class))
-		}
-		if c.Labels = shared[string(key)]; c.Labels != nil {
-			continue
-		}
-		c.Labels = make(map[string]int, len(columns))
-		for k, column := range columns {
-			c.Labels[o.d.Labels[k].Name] = -1
-			if class, known := classes[k][column.texts[i]]; known {
-				c.Labels[o.d.Labels[k].Name] = class
-			}
-		}
-		shared[string(key)] = c.Labels
-	}
 }
 
 // compareClasses orders numbers by value and everything else by text.

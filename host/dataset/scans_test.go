@@ -311,14 +311,14 @@ func TestFindingsAreThereOrNot(t *testing.T) {
 	for _, n := range []string{"a", "b"} {
 		write(t, filepath.Join(dir, n+".png"), greyPNG(t, 8, 8, func(x, y int) uint8 { return uint8(x + y) }))
 	}
-	d := mustOpen(t, "table:"+dir+"/f.csv", Options{Question: "multilabel"})
+	d := mustOpen(t, "table:"+dir+"/f.csv", Options{Asked: "multilabel"})
 	for i, set := range d.Labels { // of mass no case is one, and it is asked all the same
 		if !slices.Equal(set.Classes, []string{"0", "1"}) || d.Cases[1].Labels[set.Name] != []int{-1, 0}[i] {
 			t.Errorf("%v %v", set, d.Cases[1].Labels)
 		}
 	}
 	write(t, filepath.Join(dir, "f.csv"), rows+"c,a.png,2,0\n")
-	_, err := Open("table:"+dir+"/f.csv", Options{Question: "multilabel"})
+	_, err := Open("table:"+dir+"/f.csv", Options{Asked: "multilabel"})
 	wantMatch(t, "a label of 2", err, `f.csv:4: label.edema: "2", want 1 .the finding is there., 0 .it is not. or nothing`)
 }
 

@@ -55,16 +55,13 @@ func (o *opener) caseTable(s *scans, extra *table.Table) error {
 			}
 		}
 	}
-	byDefault := labelColumns
-	if slices.Contains(labelColumns, "label") {
-		byDefault = []string{"label"}
-	}
-	selectable := append(slices.Clone(labelColumns), attributes...)
-	labels, err := chooseColumns("label", o.opt.Labels, selectable, byDefault, nil)
+	tasks, err := o.chooseLabels(t, labelColumns, attributes)
 	if err != nil {
 		return err
 	}
-	attributes = slices.DeleteFunc(attributes, func(c string) bool { return slices.Contains(labels, c) })
+	attributes = slices.DeleteFunc(attributes, func(c string) bool {
+		return slices.ContainsFunc(tasks, func(l labelColumn) bool { return l.column == c })
+	})
 	if d.AttributeColumns, err = o.chooseAttributes(attributes, attributes, nil); err != nil {
 		return err
 	}
@@ -73,10 +70,6 @@ func (o *opener) caseTable(s *scans, extra *table.Table) error {
 	}
 	slices.Sort(d.Modalities)
 
-	tasks := make([]labelColumn, len(labels))
-	for k, column := range labels {
-		tasks[k] = labelColumn{task: strings.TrimPrefix(column, "label."), column: column, cells: t.Column(column), texts: make([]string, 0, len(t.Rows))}
-	}
 	ids, patients, splits, lesions := t.Column("id"), t.Column("patient"), t.Column("split"), t.Column("lesion")
 	lines := make([]int, len(ids.Texts))
 	d.Cases = make([]Case, 0, len(t.Rows))
@@ -109,16 +102,13 @@ func (o *opener) caseTable(s *scans, extra *table.Table) error {
 		if more, ok := s.rowOf(extra, id); ok {
 			extraCells.read(more, c.Attributes)
 		}
-		for k, column := range labels {
-			text := tasks[k].cells.Text(r)
-			if o.missing(text) {
-				text = ""
+		for k := range tasks {
+			task := &tasks[k]
+			text := o.labelText(t, r, task.column, task.cells)
+			task.texts = append(task.texts, text)
+			if task.event != "" {
+				task.events = append(task.events, o.labelText(t, r, task.event, task.eventCells))
 			}
-			if table.NotANumber(text) {
-				o.problems.Add(t.Path, r.Line, column, "%q is no class; leave the cell empty where it is unknown", text)
-				text = ""
-			}
-			tasks[k].texts = append(tasks[k].texts, text)
 			c.HasTargets = c.HasTargets || text != ""
 		}
 		pictures.read(o.addCase(c, t.Path, r.Line), r)
@@ -223,6 +213,19 @@ func (p *pictureReader) shared(r table.Row) map[string]string {
 	return images
 }
 
+// labelText is a label's cell, "" where it is unknown.
+func (o *opener) labelText(t *table.Table, r table.Row, column string, cells *table.Column) string {
+	text := cells.Text(r)
+	if o.missing(text) {
+		return ""
+	}
+	if table.NotANumber(text) {
+		o.problems.Add(t.Path, r.Line, column, "%q is no class; leave the cell empty where it is unknown", text)
+		return ""
+	}
+	return text
+}
+
 // caseColumns sorts a table's columns: which show something, as which modality, which are
 // labels, and which attributes.
 func (o *opener) caseColumns(t *table.Table) (modalityOf map[string]string, images, labels, attributes []string) {
@@ -247,6 +250,7 @@ func (o *opener) caseColumns(t *table.Table) (modalityOf map[string]string, imag
 			modalityOf[c] = Volume
 		case ports.Pixels(c):
 			modalityOf[c] = c
+		case o.ofTime(c):
 		case c == "label" || strings.HasPrefix(c, "label."):
 			labels = append(labels, c)
 		default:

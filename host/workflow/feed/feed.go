@@ -108,6 +108,13 @@ func (f *Feed) Ports(train bool) []sdk.Port {
 		targets = ports.BoxTargets()
 	} else {
 		for _, set := range f.Labels {
+			switch set.Asks() {
+			case sdk.AsksNumber:
+				targets = append(targets, ports.NumberTarget(f.Labels, set.Name))
+				continue
+			case sdk.AsksTime:
+				targets = append(targets, ports.CensoredTarget(f.Labels, set.Name))
+			}
 			targets = append(targets, ports.LabelTarget(f.Labels, set.Name))
 		}
 	}

@@ -69,6 +69,9 @@ func fraction(cases []dataset.Case, share float64, seed uint64) []dataset.Case {
 // alike in the loss; a class without training cases weighs nothing.
 func balance(sets []sdk.LabelSet, training []dataset.Case) {
 	for k := range sets {
+		if !sets[k].Classed() {
+			continue
+		}
 		counts := make([]float64, len(sets[k].Classes))
 		known, present := 0.0, 0.0
 		for i := range training {

@@ -28,7 +28,10 @@ type Sources struct {
 // OpenData opens a data set for a configuration's task. An error wraps dataset.ErrData.
 func OpenData(spec string, c *config.Config, labels []sdk.LabelSet, from Sources) (*dataset.Dataset, error) {
 	o := dataset.Options{Task: dataset.Task(c.Task), LabelSets: labels, Attributes: from.Columns, Schema: from.Schema}
-	o.Question = c.Head.Settings["question"]
+	o.Asked = c.Head.Settings["question"]
+	if _, err := sdk.ParseQuestions(o.Asked); err != nil {
+		return nil, &config.Error{Err: fmt.Errorf("head.question: %w", err)}
+	}
 	if from.Columns == nil && c.Attributes != nil {
 		o.Attributes = append([]string{}, *c.Attributes...)
 	}
@@ -74,6 +77,9 @@ type TrainingData struct {
 func PrepareTraining(c *config.Config) (*TrainingData, error) {
 	t := &TrainingData{config: c}
 	if err := t.open(nil); err != nil {
+		return nil, err
+	}
+	if err := t.Data.Scale(t.Training, c.DataSettings.Intervals); err != nil {
 		return nil, err
 	}
 	t.Labels = slices.Clone(t.Data.Labels)
