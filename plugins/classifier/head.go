@@ -1,6 +1,7 @@
 package classifier
 
 import (
+	"slices"
 	"sort"
 	"strconv"
 
@@ -36,6 +37,10 @@ type task struct {
 	logits ports.Port
 	target ports.Port
 	answer
+	// censored is the port beside target where a time is asked.
+	censored ports.Port
+	// weight is that of the question in the loss.
+	weight  float64
 	weights *ts.Tensor // [classes], nil without class weights
 }
 
@@ -43,6 +48,10 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	set, err := sdk.DecodeSettings[headSettings](b.Request.Settings)
 	if err != nil {
 		return nil, err
+	}
+	asked, err := sdk.ParseQuestions(set.Question)
+	if err != nil {
+		return nil, sdk.Errorf(sdk.InvalidArgument, "setting %w", err)
 	}
 	if set.FocalGamma > 0 && set.LabelSmoothing > 0 {
 		return nil, sdk.RefuseSetting("focal_gamma", "(%g) and label_smoothing (%g) cannot both be given: the focal loss is of one class that is right", set.FocalGamma, set.LabelSmoothing)
@@ -84,17 +93,33 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	}
 	b.Inputs = b.Request.Inputs
 	labels := b.Request.Labels
-	for _, l := range labels {
-		if len(l.Classes) < 2 {
-			return nil, sdk.Errorf(sdk.InvalidArgument, "label set %q has %d classes, want at least 2", l.Name, len(l.Classes))
+	weights, err := questionWeights(set.Weights, labels)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range asked.Names {
+		if !slices.ContainsFunc(labels, func(l sdk.LabelSet) bool { return l.Name == name }) {
+			return nil, sdk.RefuseSetting("question", "(%s) names %q, which is no label set of the data", set.Question, name)
 		}
-		t := task{LabelSet: l, logits: ports.LabelLogits(labels, l.Name), target: ports.LabelTarget(labels, l.Name)}
+	}
+	for _, l := range labels {
+		t := task{LabelSet: l, logits: ports.LabelLogits(labels, l.Name), target: ports.LabelTarget(labels, l.Name), weight: weights[l.Name]}
+		t.Question = asked.Of(l.Name)
+		switch t.Question {
+		case sdk.AsksNumber:
+			t.target = ports.NumberTarget(labels, l.Name)
+		case sdk.AsksTime:
+			t.censored = ports.CensoredTarget(labels, l.Name)
+		}
+		if !t.Classed() && len(labels) == 1 && (set.FocalGamma > 0 || set.LabelSmoothing > 0) {
+			return nil, sdk.RefuseSetting("question", "(%s) has no classes that label_smoothing and focal_gamma could weigh; leave them out", t.Question)
+		}
 		name := "classifier"
 		if len(labels) > 1 {
 			name += "." + l.Name
 		}
-		classes := int64(len(l.Classes))
-		if t.answer, err = newAnswer(b, set.Question, name, l, width); err != nil {
+		var rows int64
+		if t.answer, rows, err = newAnswer(b, t.Question, name, l, width); err != nil {
 			return nil, err
 		}
 		if len(l.ClassWeights) > 0 {
@@ -105,12 +130,30 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 			for i, v := range l.ClassWeights {
 				w[i] = float32(v)
 			}
-			t.weights = b.S.Keep(b.S.To(b.S.FromFloat32s(w, classes), b.Device))
+			t.weights = b.S.Keep(b.S.To(b.S.FromFloat32s(w, rows), b.Device))
 		}
 		h.tasks = append(h.tasks, t)
-		b.Outputs = append(b.Outputs, t.logits.Declare(ports.Required, ports.Shape("N", strconv.FormatInt(classes, 10))))
+		b.Outputs = append(b.Outputs, t.logits.Declare(ports.Required, ports.Shape("N", strconv.FormatInt(rows, 10))))
 	}
 	return h, nil
+}
+
+// questionWeights are those of the label sets in the loss.
+func questionWeights(setting string, labels []sdk.LabelSet) (map[string]float64, error) {
+	names := make([]string, len(labels))
+	for i, l := range labels {
+		names[i] = l.Name
+	}
+	weights, err := sdk.ParseWeights(setting, names)
+	if err != nil {
+		return nil, sdk.RefuseSetting("question_weights", "%v", err)
+	}
+	for _, w := range weights {
+		if w > 0 {
+			return weights, nil
+		}
+	}
+	return nil, sdk.RefuseSetting("question_weights", "(%s) leaves no question that weighs more than 0", setting)
 }
 
 // summaryNorm brings the parts of t_cls [N,width] to one scale. A layer norm takes a
@@ -155,8 +198,8 @@ func (h *head) Close() {
 	}
 }
 
-// Forward classifies a batch; the loss is the mean over the label sets that have
-// a known label in it, and 0 when none has.
+// Forward answers for a batch; the loss is the weighted mean over the label sets of which
+// something is known in it, and 0 when of none.
 func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.Outputs {
 	out := &torchstage.Outputs{Tensors: map[string]*ts.Tensor{}, Losses: map[string]*ts.Tensor{}, Metrics: map[string]float64{}}
 	var parts []*ts.Tensor
@@ -177,7 +220,7 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	}
 	x = s.Dropout(x, h.drop, in.Train)
 	var losses []*ts.Tensor
-	right, known, labelled := 0, 0, false
+	right, known, labelled, weight := 0, 0, false, 0.0
 	for _, t := range h.tasks {
 		logits := t.of(s, x)
 		out.Tensors[t.logits.Name] = logits
@@ -186,25 +229,16 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 			continue
 		}
 		labelled = true
-		labels := s.Int64s(target)
-		if n := s.Dim(logits, 0); s.Err() == nil && int64(len(labels)) != n {
-			s.Failf(sdk.InvalidArgument, "%s has %d labels for %d cases", t.target.Name, len(labels), n)
+		loss, r, k, err := h.loss(s, t, logits, target, in.Tensors[t.censored.Name])
+		if err != nil {
+			s.Fail(err)
 		}
 		if s.Err() != nil {
 			return out
 		}
-		r, k, err := t.count(labels, s.Float32s(logits))
-		if err != nil {
-			s.Fail(err)
-			return out
-		}
 		right, known = right+r, known+k
-		switch {
-		case k == 0 || !t.counts(labels):
-		case h.gamma > 0:
-			losses = append(losses, t.focal(s, logits, labels, h.gamma, h.device))
-		default:
-			losses = append(losses, s.CrossEntropy(logits, target, t.weights, -1, h.smooth))
+		if loss != nil && t.weight > 0 {
+			losses, weight = append(losses, s.MulScalar(loss, t.weight)), weight+t.weight
 		}
 	}
 	if known > 0 {
@@ -212,11 +246,45 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	}
 	switch {
 	case len(losses) > 0:
-		out.Losses["classification"] = s.Mean(s.Stack(losses, 0), []int64{0}, false)
+		out.Losses["classification"] = s.MulScalar(s.Sum(s.Stack(losses, 0), []int64{0}, false), 1/weight)
 	case labelled:
 		out.Losses["classification"] = s.Zeros(h.device) // nothing is known of any case: nothing to learn
 	}
 	return out
+}
+
+// loss of one question, nil where nothing is known, and, of classes, how many of the known
+// cases are right.
+func (h *head) loss(s *torchstage.Scope, t task, logits, target, censored *ts.Tensor) (loss *ts.Tensor, right, known int, err error) {
+	if n := s.Dim(logits, 0); s.Err() == nil && s.Dim(target, 0) != n {
+		return nil, 0, 0, sdk.Errorf(sdk.InvalidArgument, "%s has %d labels for %d cases", t.target.Name, s.Dim(target, 0), n)
+	}
+	if t.Question == sdk.AsksNumber {
+		return numberLoss(s, logits, target, h.device), 0, 0, nil
+	}
+	labels := s.Int64s(target)
+	if s.Err() != nil {
+		return nil, 0, 0, nil
+	}
+	if right, known, err = t.count(labels, s.Float32s(logits)); err != nil {
+		return nil, 0, 0, err
+	}
+	switch {
+	case t.Question == sdk.AsksTime:
+		if censored == nil || s.Dim(censored, 0) != int64(len(labels)) {
+			return nil, 0, 0, sdk.Errorf(sdk.InvalidArgument, "input %s: want one for each of %s's %d cases", t.censored.Name, t.target.Name, len(labels))
+		}
+		whether := make([]int8, len(labels))
+		for i, v := range s.Int64s(s.Cast(censored, gotch.Int64)) {
+			whether[i] = int8(v)
+		}
+		return timeLoss(s, logits, labels, whether, h.device), 0, 0, nil
+	case known == 0 || !t.counts(labels):
+		return nil, right, known, nil
+	case h.gamma > 0:
+		return t.focal(s, logits, labels, h.gamma, h.device), right, known, nil
+	}
+	return s.CrossEntropy(logits, target, t.weights, -1, h.smooth), right, known, nil
 }
 
 // focal is the focal loss of logits [N,K] (Lin et al. 2017, eq. 5, for several classes): the

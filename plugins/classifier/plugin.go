@@ -25,7 +25,8 @@ type encoderSettings struct {
 }
 
 type headSettings struct {
-	Question       string  `setting:"question" default:"classes" choices:"classes,multilabel,ordinal" help:"what a label column asks: one of its classes; multilabel: whether a finding (1) is there, one sigmoid per column; ordinal: one of classes in order, by cumulative links"`
+	Question       string  `setting:"question" default:"classes" help:"what the label columns ask: one of several classes; multilabel: whether a finding (1) is there, one sigmoid per column; ordinal: one of classes in order, by cumulative links; regression: a number; survival: the time to an event, by hazards of intervals (Gensheimer and Narasimhan 2019); or one for each column: grade:ordinal,size_mm:regression"`
+	Weights        string  `setting:"question_weights" default:"" help:"weights of several questions in the loss, as in grade:1,size_mm:0.5; those not named weigh 1"`
 	Kind           string  `setting:"kind" default:"linear" choices:"linear,mlp" help:"linear layer, or a hidden layer with GELU before it"`
 	Hidden         int64   `setting:"hidden" default:"256" min:"1" max:"65536" help:"mlp: size of the hidden layer"`
 	Norm           string  `setting:"norm" default:"layer" choices:"layer,batch" help:"of t_cls: layer norm over a case's features, or batch norm per feature, for parts of different scale"`
@@ -60,10 +61,11 @@ func Manifest() sdk.Manifest {
 			},
 			{
 				Name: "head", Kind: sdk.KindHead, Trainable: true, Tasks: []string{"classify"},
-				Summary: "pooled tokens of every modality and the joint summary, layer norm, linear or MLP classifier; classes, findings or grades",
+				Summary: "pooled tokens of every modality and the joint summary, layer norm, linear or MLP classifier; classes, findings, grades, numbers or times to an event",
 				Inputs: []sdk.Port{
 					ports.Tokens.Declare(ports.Help("visual tokens and report tokens, each with its own size")),
 					ports.Joint.Declare(), ports.TargetLabel.Declare(), ports.TargetLabels.Declare(),
+					ports.TargetValue.Declare(), ports.TargetValues.Declare(), ports.TargetCensored.Declare(), ports.TargetsCensored.Declare(),
 				},
 				Outputs:  []sdk.Port{ports.Logits.Declare(), ports.LogitsOf.Declare()},
 				Settings: sdk.SettingsOf(headSettings{}),
