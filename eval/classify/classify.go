@@ -18,7 +18,7 @@ type Result struct {
 	Metrics       Metrics
 	Confusion     [][]int // [true class][predicted class]
 	Labels        []int
-	Predicted     []int       // class of the greatest probability; the first of equals
+	Predicted     []int       // class that is called: of the greatest probability, the first of equals, or by a threshold
 	Probabilities [][]float64 // as given
 	order         [][]int32   // per class: cases by descending probability of the class
 }
@@ -46,8 +46,17 @@ var ErrNoCases = errors.New("no cases: accuracy is undefined")
 // which are indices into classes. Each row of probs must be finite, in 0 to 1,
 // and sum to 1 within 1e-3. The slices are kept and must not change.
 func Evaluate(labels []int, probs [][]float64, classes []string) (*Result, error) {
+	return EvaluateCalled(labels, nil, probs, classes)
+}
+
+// EvaluateCalled is Evaluate of cases that are called as called [N] says, by a threshold of the
+// caller's; nil: each as its greatest probability says.
+func EvaluateCalled(labels, called []int, probs [][]float64, classes []string) (*Result, error) {
 	if len(labels) != len(probs) {
 		return nil, fmt.Errorf("%d labels for %d rows of probabilities", len(labels), len(probs))
+	}
+	if called != nil && len(called) != len(labels) {
+		return nil, fmt.Errorf("%d classes are called for %d labels", len(called), len(labels))
 	}
 	if len(labels) == 0 {
 		return nil, ErrNoCases
@@ -59,11 +68,14 @@ func Evaluate(labels []int, probs [][]float64, classes []string) (*Result, error
 		if labels[i] < 0 || labels[i] >= len(classes) {
 			return nil, fmt.Errorf("case %d: label %d, want 0 to %d", i, labels[i], len(classes)-1)
 		}
+		if called != nil && (called[i] < 0 || called[i] >= len(classes)) {
+			return nil, fmt.Errorf("case %d is called %d, want 0 to %d", i, called[i], len(classes)-1)
+		}
 		if err := checkRow(row, classes); err != nil {
 			return nil, fmt.Errorf("case %d%w", i, err)
 		}
 	}
-	return evaluate(labels, probs, classes), nil
+	return evaluate(labels, called, probs, classes), nil
 }
 
 func checkRow(row []float64, classes []string) error {
@@ -84,7 +96,7 @@ func checkRow(row []float64, classes []string) error {
 }
 
 // evaluate is Evaluate of input that has been checked.
-func evaluate(labels []int, probs [][]float64, classes []string) *Result {
+func evaluate(labels, called []int, probs [][]float64, classes []string) *Result {
 	r := &Result{Classes: classes, Cases: len(labels), Labels: labels, Probabilities: probs, Predicted: make([]int, len(labels))}
 	r.Confusion = make([][]int, len(classes))
 	r.order = make([][]int32, len(classes))
@@ -101,6 +113,9 @@ func evaluate(labels []int, probs [][]float64, classes []string) *Result {
 			if v > row[r.Predicted[i]] {
 				r.Predicted[i] = c
 			}
+		}
+		if called != nil {
+			r.Predicted[i] = called[i]
 		}
 		r.Confusion[labels[i]][r.Predicted[i]]++
 	}

@@ -287,17 +287,18 @@ func permute(a, b *Result, clusters []int32, n int, o resample.Options) [4]int {
 	resample.Parallel(o.Permutations, func(next func() (int, bool)) {
 		exchanged := make([]bool, n)
 		pa, pb := make([][]float64, a.Cases), make([][]float64, a.Cases)
+		ca, cb := make([]int, a.Cases), make([]int, a.Cases)
 		for k, ok := next(); ok; k, ok = next() {
 			o.Exchange(k, exchanged)
 			for i, c := range clusters {
-				pa[i], pb[i] = a.Probabilities[i], b.Probabilities[i]
+				pa[i], pb[i], ca[i], cb[i] = a.Probabilities[i], b.Probabilities[i], a.Predicted[i], b.Predicted[i]
 				if exchanged[c] {
-					pa[i], pb[i] = pb[i], pa[i]
+					pa[i], pb[i], ca[i], cb[i] = pb[i], pa[i], cb[i], ca[i]
 				}
 			}
 			// both inputs were accepted row by row before, so mixtures of their rows are
-			da := evaluate(a.Labels, pa, a.Classes).Metrics.vector()
-			db := evaluate(a.Labels, pb, a.Classes).Metrics.vector()
+			da := evaluate(a.Labels, ca, pa, a.Classes).Metrics.vector()
+			db := evaluate(a.Labels, cb, pb, a.Classes).Metrics.vector()
 			for i := range counts {
 				if d := db[i] - da[i]; math.IsNaN(d) || resample.AsExtreme(d, vb[i]-va[i]) {
 					counts[i].Add(1)

@@ -104,6 +104,13 @@ func FigureNames() []string {
 	return out
 }
 
+// IsFigure reports whether a name, of whatever class, is that of a figure of classes.
+func IsFigure(text string) bool {
+	name, _, _ := strings.Cut(text, ":")
+	name, _, hasAt := strings.Cut(name, "@")
+	return slices.ContainsFunc(figureKinds, func(k figureKind) bool { return k.name == name && k.at == hasAt })
+}
+
 // ParseFigure reads NAME, NAME:CLASS, or NAME@X:CLASS for the figures at a threshold. Without
 // a class, a figure of classes is that of the last of two classes.
 func ParseFigure(text string, classes []string) (Figure, error) {
@@ -166,63 +173,62 @@ type Estimate struct {
 // Estimates are figures of systems on the same cases: [system][figure]; and, for every further
 // system, its difference to the first: [system-1][figure].
 func Estimates(systems []*Result, figures []Figure, patients []string, options resample.Options) (each [][]Estimate, differences [][]Difference, err error) {
-	o, err := options.Resolved()
-	if err != nil {
-		return nil, nil, err
-	}
 	for _, r := range systems {
 		if !r.made() {
 			return nil, nil, errNoResult
 		}
 	}
-	clusters, n, err := clusterOf(patients, systems[0].Cases)
+	e := estimator{systems: len(systems), figures: len(figures), cases: systems[0].Cases,
+		of: func(s, k int, w weights) float64 { return figures[k].of(systems[s], w) },
+		bound: func(s, k int, clusters []int32, n int) int {
+			if !figures[k].bounded {
+				return 0
+			}
+			return systems[s].patientsOf(figures[k], clusters, n)
+		}}
+	return e.estimates(patients, options)
+}
+
+// estimator resamples figures of systems on the same cases.
+type estimator struct {
+	systems, figures, cases int
+	// of is a figure of a system.
+	of func(system, figure int, w weights) float64
+	// bound is the number of patients that a figure between 0 and 1 is known of; 0: it does not
+	// lie there.
+	bound func(system, figure int, clusters []int32, n int) int
+}
+
+func (e *estimator) estimates(patients []string, options resample.Options) (each [][]Estimate, differences [][]Difference, err error) {
+	o, err := options.Resolved()
 	if err != nil {
 		return nil, nil, err
 	}
-	values := func(count int, draw func(int, []int32)) [][][]float64 {
-		out := make([][][]float64, len(systems))
-		for s := range out {
-			out[s] = make([][]float64, len(figures))
-			for k := range figures {
-				out[s][k] = make([]float64, count)
-			}
-		}
-		resample.Parallel(count, func(next func() (int, bool)) {
-			drawn, cases := make([]int32, n), make(weights, len(clusters))
-			for b, ok := next(); ok; b, ok = next() {
-				clear(drawn)
-				draw(b, drawn)
-				for i, c := range clusters {
-					cases[i] = drawn[c]
-				}
-				for s, r := range systems {
-					for k, f := range figures {
-						out[s][k][b] = f.of(r, cases)
-					}
-				}
-			}
-		})
-		return out
+	clusters, n, err := clusterOf(patients, e.cases)
+	if err != nil {
+		return nil, nil, err
 	}
-	replicates := values(o.Replicates, o.Draw)
-	jack := values(0, nil)
+	replicates := e.values(clusters, n, o.Replicates, o.Draw)
+	jack := e.values(clusters, n, 0, nil)
 	if o.Method == resample.BCa {
-		jack = values(resample.JackknifeGroups(n), resample.LeaveOut)
+		jack = e.values(clusters, n, resample.JackknifeGroups(n), resample.LeaveOut)
 	}
-	for s, r := range systems {
+	var first []float64
+	for s := range e.systems {
 		var row []Estimate
 		var against []Difference
-		for k, f := range figures {
-			v := f.Of(r)
-			e := Estimate{v, o.Interval(replicates[s][k], v, jack[s][k])}
-			if f.bounded {
-				e.CI = o.Bounded(replicates[s][k], v, jack[s][k], r.patientsOf(f, clusters, n))
+		for k := range e.figures {
+			v := e.of(s, k, nil)
+			one := Estimate{v, o.Interval(replicates[s][k], v, jack[s][k])}
+			if patients := e.bound(s, k, clusters, n); patients > 0 {
+				one.CI = o.Bounded(replicates[s][k], v, jack[s][k], patients)
 			}
-			row = append(row, e)
+			row = append(row, one)
 			if s == 0 {
+				first = append(first, v)
 				continue
 			}
-			d := Difference{Value: v - f.Of(systems[0]), BootstrapP: math.NaN(), PermutationP: math.NaN()}
+			d := Difference{Value: v - first[k], BootstrapP: math.NaN(), PermutationP: math.NaN()}
 			apart := resample.Minus(replicates[s][k], replicates[0][k])
 			d.CI, d.Resolvable = o.Difference(apart, d.Value, resample.Minus(jack[s][k], jack[0][k]), n)
 			if !math.IsNaN(d.Value) {
@@ -236,6 +242,33 @@ func Estimates(systems []*Result, figures []Figure, patients []string, options r
 		}
 	}
 	return each, differences, nil
+}
+
+// values are [system][figure][replicate].
+func (e *estimator) values(clusters []int32, n, count int, draw func(int, []int32)) [][][]float64 {
+	out := make([][][]float64, e.systems)
+	for s := range out {
+		out[s] = make([][]float64, e.figures)
+		for k := range out[s] {
+			out[s][k] = make([]float64, count)
+		}
+	}
+	resample.Parallel(count, func(next func() (int, bool)) {
+		drawn, cases := make([]int32, n), make(weights, len(clusters))
+		for b, ok := next(); ok; b, ok = next() {
+			clear(drawn)
+			draw(b, drawn)
+			for i, c := range clusters {
+				cases[i] = drawn[c]
+			}
+			for s := range out {
+				for k := range out[s] {
+					out[s][k][b] = e.of(s, k, cases)
+				}
+			}
+		}
+	})
+	return out
 }
 
 // patientsOf is the number of patients that bound what is known of a figure: those of its
