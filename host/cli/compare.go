@@ -177,6 +177,22 @@ func writeComparison(c *cli.Context, found *workflow.Comparison, allPairs bool) 
 			fmt.Fprintf(c.App.ErrWriter, "note: %s\n", note)
 		}
 	}
+	for i, one := range found.Measured {
+		one.Warnings = found.Warnings
+		if c.Bool("json") {
+			if i == 0 && len(found.Classification) == 0 {
+				one.Figures = append(one.Figures, found.Own...)
+			}
+			if err := writeJSON(c.App.Writer, one); err != nil {
+				return err
+			}
+		} else if err := writeMeasured(c.App.Writer, one); err != nil {
+			return err
+		}
+		for _, note := range one.Notes {
+			fmt.Fprintf(c.App.ErrWriter, "note: %s\n", note)
+		}
+	}
 	if !c.Bool("json") {
 		if len(found.Own) > 0 {
 			fmt.Fprintln(c.App.Writer, "metrics of the heads' own: means over the cases")
@@ -269,15 +285,40 @@ func writeClassifierTable(out io.Writer, report *workflow.Classification) error 
 	return w.Flush()
 }
 
+// writeMeasured prints the figures of answers that are numbers or times.
+func writeMeasured(out io.Writer, one *workflow.Measured) error {
+	title := fmt.Sprintf("split %s: %d cases, %s", one.Split, one.Cases, one.Question)
+	if one.Events > 0 {
+		title += fmt.Sprintf(", %d events", one.Events)
+	}
+	if one.Unit != "" {
+		title += " in " + one.Unit
+	}
+	if one.Task != "" {
+		title = one.Task + ": " + title
+	}
+	fmt.Fprintln(out, title)
+	return writeFigures(out, one.Figures)
+}
+
 // writeFigures prints the figures that --metric asked for.
 func writeFigures(out io.Writer, rows []workflow.FigureRow) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "figure\tsystem\tvalue\t95% CI\tdifference\t95% CI\tp\tDeLong CI\tDeLong p")
+	differs := slices.ContainsFunc(rows, func(r workflow.FigureRow) bool { return r.Difference != nil })
+	areas := slices.ContainsFunc(rows, func(r workflow.FigureRow) bool { return r.DeLong != nil })
+	fmt.Fprint(w, "figure\tsystem\tvalue\t95% CI")
+	if differs {
+		fmt.Fprint(w, "\tdifference\t95% CI\tp")
+	}
+	if areas {
+		fmt.Fprint(w, "\tDeLong CI\tDeLong p")
+	}
+	fmt.Fprintln(w)
 	for _, r := range rows {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s", r.Figure, r.System, three(r.Value), interval(r.Metric))
 		if d := r.Difference; d != nil {
 			fmt.Fprintf(w, "\t%s\t%s\t%s", three(d.Value), interval(*d), three(r.P))
-		} else {
+		} else if differs {
 			fmt.Fprint(w, "\t\t\t")
 		}
 		if d := r.DeLong; d != nil {

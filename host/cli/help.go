@@ -306,13 +306,19 @@ func widthOf(w io.Writer) int {
 	return min(max(width, 60), 200)
 }
 
-// figureLines are the figures of classifiers as rows.
+// figureLines are the figures of classifiers as rows, and what figures of numbers and of times
+// to an event there are.
 func figureLines() []row {
 	var rows []row
-	for _, text := range classify.FigureNames() {
-		name, about, _ := strings.Cut(text, "\t")
-		rows = append(rows, row{name, about})
+	add := func(of string, names []string) {
+		for _, text := range names {
+			name, about, _ := strings.Cut(text, "\t")
+			rows = append(rows, row{name, of + about})
+		}
 	}
+	add("", classify.FigureNames())
+	add("of numbers: ", classify.MeasureNames(classify.Regression))
+	add("of times to an event: ", classify.MeasureNames(classify.Survival))
 	return rows
 }
 

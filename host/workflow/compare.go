@@ -20,6 +20,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/internal/table"
+	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 // System is a run directory, or a file of a detector's predictions.
@@ -98,11 +99,12 @@ type CompareOptions struct {
 	AllowChanged bool
 }
 
-// Comparison is what Compare found: Detection, or Classification per label set.
+// Comparison is what Compare found: Detection, or Classification or Measured per label set.
 type Comparison struct {
 	Split          string
 	Detection      *Detection
 	Classification []*Classification
+	Measured       []*Measured
 	// Own are the heads' own metrics, of those systems that have some.
 	Own []FigureRow
 	// Warnings say what makes figures better than they should be, or the comparison void.
@@ -148,16 +150,17 @@ func Compare(ctx context.Context, o CompareOptions) (_ *Comparison, err error) {
 		return nil, fault.Errorf(fault.Plugin, "%s; --allow-changed compares it all the same, and says so", out.Warnings[i])
 	}
 	var first *config.Config
+	var labels []sdk.LabelSet
 	for _, r := range given {
 		if r != nil && first == nil {
-			first = r.Config
+			first, labels = r.Config, r.Labels
 		}
 	}
 	if first != nil && first.Task == config.Classify {
 		if len(o.DetectorFlags) > 0 {
 			return nil, usage("%s: of detectors, but %s is a classifier", strings.Join(o.DetectorFlags, ", "), o.Systems[0].Name)
 		}
-		out.Classification, err = compareClassifiers(o)
+		out.Classification, out.Measured, err = compareClassifiers(o, labels)
 	} else {
 		out.Detection, err = compareDetectors(ctx, o, first)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
+	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 // Classification is a comparison of classifiers on one label set, as `compare --json`
@@ -71,70 +72,132 @@ func newMetric(v float64, ci resample.Interval) Metric {
 	return Metric{frocio.Number(v), [2]frocio.Number{frocio.Number(ci.Low), frocio.Number(ci.High)}}
 }
 
-func compareClassifiers(o CompareOptions) ([]*Classification, error) {
+func compareClassifiers(o CompareOptions, labels []sdk.LabelSet) (out []*Classification, measured []*Measured, err error) {
 	dir, err := truthDir(o.Systems, o.Split)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	truth, err := table.Read(filepath.Join(dir, predictions.TruthFile))
 	if err != nil {
-		return nil, bad(err)
+		return nil, nil, bad(err)
 	}
 	images, err := table.Read(filepath.Join(dir, predictions.ImagesFile))
 	if err != nil {
-		return nil, bad(err)
+		return nil, nil, bad(err)
 	}
 	patientOf := map[string]string{}
 	for _, r := range images.Rows {
 		patientOf[images.Get(r, "image")] = images.Get(r, "patient")
 	}
-	var out []*Classification
+	figures, err := shareFigures(o.Figures, truth.Columns[1:])
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, column := range truth.Columns[1:] {
-		var named []classify.Named
-		var ids, patients []string
-		for _, s := range o.Systems {
-			var result *classify.Result
-			if result, ids, err = readClassified(s.predictions(o.Split), truth, column); err != nil {
-				return nil, bad(err)
+		kind, _ := truthKind(column)
+		o.Figures = figures[kind]
+		switch kind {
+		case predictions.EventColumn:
+			continue
+		case predictions.ValueColumn, predictions.TimeColumn:
+			one, err := compareMeasured(o, truth, column, patientOf)
+			if err != nil {
+				return nil, nil, err
 			}
-			named, patients = append(named, classify.Named{Name: s.Name, Result: result}), nil
-			for _, id := range ids {
-				patients = append(patients, patientOf[id])
+			for _, set := range labels {
+				if len(labels) == 1 || set.Name == one.Task {
+					one.Unit = set.Unit
+				}
 			}
+			measured = append(measured, one)
+			continue
 		}
-		one, err := newClassification(named, patients, o.Resample)
+		one, err := compareLabels(o, truth, column, patientOf)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		one.IDs, one.Patients, one.Results = ids, patients, named
-		if one.Figures, err = figuresOf(o, named, patients); err != nil {
-			return nil, err
-		}
-		one.Task, one.Split = strings.TrimPrefix(strings.TrimPrefix(column, "label"), "."), o.Split
 		out = append(out, one)
 	}
+	return out, measured, nil
+}
+
+// shareFigures gives each kind of question, by its column of the truth, those of the figures
+// that are its own. Where there is one kind alone it is given all, so that it says what is none.
+func shareFigures(figures, columns []string) (map[string][]string, error) {
+	asked := map[string]string{} // by column
+	for _, column := range columns {
+		kind, _ := truthKind(column)
+		switch kind {
+		case predictions.ValueColumn:
+			asked[kind] = classify.Regression
+		case predictions.TimeColumn:
+			asked[kind] = classify.Survival
+		case predictions.LabelColumn:
+			asked[kind] = ""
+		}
+	}
+	out := map[string][]string{}
+	for _, name := range figures {
+		taken := false
+		for kind, question := range asked {
+			is := classify.IsFigure(name)
+			if question != "" {
+				_, err := classify.ParseMeasure(name, question)
+				is = err == nil
+			}
+			if is || len(asked) == 1 {
+				out[kind], taken = append(out[kind], name), true
+			}
+		}
+		if !taken {
+			return nil, usage("--metric: figure %q is of none of the runs' questions; alignedfusion help figures lists them", name)
+		}
+	}
 	return out, nil
+}
+
+// compareLabels compares the systems on the label set of a column of the truth.
+func compareLabels(o CompareOptions, truth *table.Table, column string, patientOf map[string]string) (*Classification, error) {
+	var named []classify.Named
+	var ids, patients []string
+	for _, s := range o.Systems {
+		result, found, err := readClassified(s.predictions(o.Split), truth, column)
+		if err != nil {
+			return nil, bad(err)
+		}
+		named, ids = append(named, classify.Named{Name: s.Name, Result: result}), found
+	}
+	for _, id := range ids {
+		patients = append(patients, patientOf[id])
+	}
+	one, err := newClassification(named, patients, o.Resample)
+	if err != nil {
+		return nil, err
+	}
+	one.IDs, one.Patients, one.Results = ids, patients, named
+	if one.Figures, err = figuresOf(o, named, patients); err != nil {
+		return nil, err
+	}
+	one.Task, one.Split = strings.TrimPrefix(strings.TrimPrefix(column, predictions.LabelColumn), "."), o.Split
+	return one, nil
 }
 
 // readClassified reads predictions against a label column of the truth, with the ids of
 // the cases. Cases without a label are left out.
 func readClassified(path string, truth *table.Table, column string) (*classify.Result, []string, error) {
-	given, err := table.Read(path)
+	read, err := readAnswers(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	rowOf := map[string]table.Row{}
-	for _, r := range given.Rows {
-		rowOf[given.Get(r, "id")] = r
-	}
-	prefix := "p" + strings.TrimPrefix(column, "label") + "_"
+	given, rowOf, suffix := read.given, read.rowOf, strings.TrimPrefix(column, predictions.LabelColumn)
+	prefix := "p" + suffix + "_"
 	var classes, ids []string
 	for _, name := range given.Columns {
 		if class, ok := strings.CutPrefix(name, prefix); ok {
 			classes = append(classes, class)
 		}
 	}
-	var labels []int
+	var labels, called []int
 	var probabilities [][]float64
 	for _, r := range truth.Rows {
 		id, label := truth.Get(r, "id"), truth.Get(r, column)
@@ -150,9 +213,13 @@ func readClassified(path string, truth *table.Table, column string) (*classify.R
 		if err != nil {
 			return nil, nil, err
 		}
-		labels, probabilities, ids = append(labels, k), append(probabilities, p), append(ids, id)
+		says := slices.Index(classes, given.Get(at, "predicted"+suffix))
+		if says < 0 {
+			return nil, nil, problem.At(path, at.Line, "predicted"+suffix, "%q, want one of the classes %s", given.Get(at, "predicted"+suffix), strings.Join(classes, ", "))
+		}
+		labels, called, probabilities, ids = append(labels, k), append(called, says), append(probabilities, p), append(ids, id)
 	}
-	result, err := classify.Evaluate(labels, probabilities, classes)
+	result, err := classify.EvaluateCalled(labels, called, probabilities, classes)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -249,20 +316,30 @@ func Evaluate(r *PredictResult) (_ *Comparison, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for i, result := range results {
+	for _, e := range results {
 		var patients []string
-		for k := range r.Cases {
-			if l, ok := r.Cases[k].Labels[r.Labels[i].Name]; ok && l >= 0 {
-				patients = append(patients, r.Cases[k].Patient)
-			}
+		for _, i := range e.Cases {
+			patients = append(patients, r.Cases[i].Patient)
 		}
-		one, err := newClassification([]classify.Named{{Name: RunName(r.Run), Result: result}}, patients, resample.Options{})
+		task := ""
+		if len(r.Labels) > 1 {
+			task = e.Set.Name
+		}
+		name := RunName(r.Run)
+		if e.Answers != nil {
+			one, err := newMeasured([]string{name}, []classify.Answers{e.Answers}, patients, nil, resample.Options{})
+			if err != nil {
+				return nil, err
+			}
+			one.Split, one.Task, one.Unit = r.Split, task, e.Set.Unit
+			out.Measured = append(out.Measured, one)
+			continue
+		}
+		one, err := newClassification([]classify.Named{{Name: name, Result: e.Result}}, patients, resample.Options{})
 		if err != nil {
 			return nil, err
 		}
-		if one.Split = r.Split; len(r.Labels) > 1 {
-			one.Task = r.Labels[i].Name
-		}
+		one.Split, one.Task = r.Split, task
 		out.Classification = append(out.Classification, one)
 	}
 	return out, nil

@@ -125,7 +125,7 @@ func Predict(ctx context.Context, o PredictOptions) (*PredictResult, error) {
 		}
 		result.Part.Runs = append(result.Part.Runs, other.Part.Runs...)
 		maps.Copy(result.Inputs, other.Inputs)
-		if !slices.EqualFunc(other.Labels, result.Labels, func(a, b sdk.LabelSet) bool { return slices.Equal(a.Classes, b.Classes) }) {
+		if !slices.EqualFunc(other.Labels, result.Labels, func(a, b sdk.LabelSet) bool { return slices.Equal(a.Classes, b.Classes) && a.Asks() == b.Asks() }) {
 			return nil, usage("--with %s: that run knows other classes", run)
 		}
 		sources = append(sources, other.Predictions)

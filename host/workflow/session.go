@@ -210,10 +210,22 @@ func (s *Session) sameText(m *runs.Manifest) error {
 }
 
 // checkBestBy refuses a train.best_by that is a metric of the head's own and not one of this
-// head's.
+// head's, or that no label set takes. The default becomes the first label set's where none takes
+// it.
 func (s *Session) checkBestBy() error {
-	wanted := string(s.Config.Train.BestBy)
+	c := s.Config
+	wanted := string(c.Train.BestBy)
 	if !ports.Metrics.Has(wanted) {
+		several := len(s.Labels) > 1
+		fits := func(set sdk.LabelSet) bool { return predictions.BestBy(c.Train.BestBy, set, several) == wanted }
+		if c.Task != config.Classify || c.Train.BestBy == config.Last || slices.ContainsFunc(s.Labels, fits) {
+			return nil
+		}
+		first := s.Labels[0]
+		if c.Given("train.best_by") {
+			return fmt.Errorf("train.best_by=%s is no figure of the question %s, which %s asks; its own are %s, or last", wanted, first.Asks(), first.Name, strings.Join(predictions.BestBys(first), ", "))
+		}
+		c.Train.BestBy = config.BestBy(predictions.BestBy(c.Train.BestBy, first, several))
 		return nil
 	}
 	head := s.Pipeline.Member(sdk.KindHead)

@@ -26,7 +26,7 @@ type Prediction struct {
 	Case *dataset.Case
 	// Boxes of a detector, best first.
 	Boxes []Box
-	// Probabilities of a classifier, per label set.
+	// Probabilities of a classifier, per label set; of a set that asks for a number, that.
 	Probabilities [][]float64
 	Reconstructed []Reconstructed
 	// Own are the head's own metrics of the case, by the port's name; none where it has none.
@@ -139,16 +139,23 @@ func (d *Decoder) boxes(run *pipeline.Run, b *dataset.Batch, out []Prediction) e
 	return nil
 }
 
-// probabilities are the softmax of the logits.
+// probabilities are the softmax of the logits, or numbers in the unit of their column.
 func (d *Decoder) probabilities(run *pipeline.Run, out []Prediction) error {
 	for _, set := range d.Labels {
-		name := ports.LabelLogits(d.Labels, set.Name).Name
-		logits, err := rows(run.Outputs[name], len(out), len(set.Classes))
+		name, width := ports.LabelLogits(d.Labels, set.Name).Name, len(set.Classes)
+		if set.Asks() == sdk.AsksNumber {
+			width = 1
+		}
+		logits, err := rows(run.Outputs[name], len(out), width)
 		if err != nil {
 			return d.Head.WrongOutput("output %q: %w", name, err)
 		}
 		for i, z := range logits {
-			out[i].Probabilities = append(out[i].Probabilities, stat.Softmax(z))
+			answer := stat.Softmax(z)
+			if set.Asks() == sdk.AsksNumber {
+				answer = []float64{float64(z[0]*set.SD) + set.Mean}
+			}
+			out[i].Probabilities = append(out[i].Probabilities, answer)
 		}
 	}
 	return nil

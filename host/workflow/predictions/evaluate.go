@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/classify"
@@ -71,26 +72,59 @@ func EvaluateBoxes(cases []dataset.Case, predictions []Prediction, labels []sdk.
 	return froc.Evaluate(Truth(cases, labels), marks, p)
 }
 
-// EvaluateClasses are the metrics of predictions, per label set. Cases whose label in
-// the set is unknown are left out.
-func EvaluateClasses(cases []dataset.Case, predictions []Prediction, sets []sdk.LabelSet) ([]*classify.Result, error) {
-	var out []*classify.Result
+// Evaluated are a classifier's answers to one label set: Result where classes are asked,
+// Answers where a number or a time is. Cases of which nothing is known are left out.
+type Evaluated struct {
+	Set     sdk.LabelSet
+	Result  *classify.Result
+	Answers classify.Answers
+	// Cases are the indices of the cases that are evaluated.
+	Cases []int
+}
+
+// EvaluateClasses evaluates predictions, per label set.
+func EvaluateClasses(cases []dataset.Case, predictions []Prediction, sets []sdk.LabelSet) ([]Evaluated, error) {
+	var out []Evaluated
 	for k, set := range sets {
-		var labels []int
+		e := Evaluated{Set: set}
+		var labels, called []int
+		var values, predicted []float64
+		var events []bool
 		var probabilities [][]float64
 		for i := range cases {
-			if l, ok := cases[i].Labels[set.Name]; ok && l >= 0 {
-				labels = append(labels, l)
-				probabilities = append(probabilities, predictions[i].Probabilities[k])
+			answer := predictions[i].Probabilities[k]
+			if l, ok := cases[i].Labels[set.Name]; ok && l >= 0 && set.Classed() {
+				labels, called = append(labels, l), append(called, Called(set, answer))
+			} else if m, ok := cases[i].Measured[set.Name]; ok {
+				values, events, predicted = append(values, m.Value), append(events, m.Event), append(predicted, answer[0])
+			} else {
+				continue
 			}
+			e.Cases, probabilities = append(e.Cases, i), append(probabilities, answer)
 		}
-		r, err := classify.Evaluate(labels, probabilities, set.Classes)
+		var err error
+		switch set.Asks() {
+		case sdk.AsksNumber:
+			e.Answers, err = answersOf(classify.NewNumbers(values, predicted))
+		case sdk.AsksTime:
+			e.Answers, err = answersOf(classify.NewTimes(values, events, set.Classes, probabilities))
+		default:
+			e.Result, err = classify.EvaluateCalled(labels, called, probabilities, set.Classes)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("evaluate %s: %w", set.Name, err)
 		}
-		out = append(out, r)
+		out = append(out, e)
 	}
 	return out, nil
+}
+
+// answersOf makes no interface of a nil pointer.
+func answersOf[T classify.Answers](a T, err error) (classify.Answers, error) {
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
 // Score is the number that decides which checkpoint is best, with all that was measured.
@@ -143,37 +177,86 @@ func score(c *config.Config, labels []sdk.LabelSet, cases []dataset.Case, predic
 	if err != nil {
 		return "", 0, nil, err
 	}
-	by := c.Train.BestBy
-	if by == config.Last || ports.Metrics.Has(string(by)) {
-		by = config.BalancedAccuracy
-	}
-	if name = strings.ReplaceAll(string(by), "_", " "); by == config.MacroAUROC {
-		name = "macro AUROC"
-	}
 	defined := 0
-	for i, r := range results {
-		f, err := classify.ParseFigure(string(by), r.Classes)
+	for _, e := range results {
+		by, v, less, err := e.decides(c, len(labels) > 1)
 		if err != nil {
 			return "", 0, nil, err
 		}
-		v := f.Of(r)
-		metrics[string(by)+taskSuffix(labels, labels[i])] = v
-		if f.LessIsBetter() {
-			v, name = -v, "minus "+strings.TrimPrefix(name, "minus ")
+		e.describe(metrics, taskSuffix(labels, e.Set))
+		metrics[by+taskSuffix(labels, e.Set)] = v
+		said := strings.ReplaceAll(by, "_", " ")
+		if by == string(config.MacroAUROC) {
+			said = "macro AUROC"
+		}
+		if less {
+			v, said = -v, "minus "+said
+		}
+		if !strings.Contains(name, said) {
+			name = strings.TrimPrefix(name+", "+said, ", ")
 		}
 		if !math.IsNaN(v) { // a finding that no case has says nothing
 			value, defined = value+v, defined+1
 		}
-		suffix := ""
-		if len(results) > 1 {
-			suffix = "." + labels[i].Name
-		}
-		metrics["accuracy"+suffix] = r.Metrics.Accuracy
-		metrics["balanced_accuracy"+suffix] = r.Metrics.BalancedAccuracy
-		metrics["macro_auroc"+suffix] = r.Metrics.MacroAUROC
-		metrics["ece"+suffix] = r.Metrics.ECE
 	}
 	return name, value / float64(defined), metrics, nil
+}
+
+// decides is the figure by which the best checkpoint is chosen.
+func (e Evaluated) decides(c *config.Config, several bool) (name string, value float64, less bool, err error) {
+	name = BestBy(c.Train.BestBy, e.Set, several)
+	if e.Result != nil {
+		f, err := classify.ParseFigure(name, e.Set.Classes)
+		if err != nil {
+			return "", 0, false, err
+		}
+		return name, f.Of(e.Result), f.LessIsBetter(), nil
+	}
+	m, err := classify.ParseMeasure(name, e.Answers.Question())
+	if err != nil {
+		return "", 0, false, err
+	}
+	return name, m.Of(e.Answers), m.LessIsBetter, nil
+}
+
+// BestBy is the figure of a label set that train.best_by chooses the best checkpoint by: that
+// which is given or, where that is of another question or of the head's own, the usual one of
+// the set's question; of one of several sets one that has no unit, since their mean decides.
+func BestBy(given config.BestBy, set sdk.LabelSet, several bool) string {
+	if set.Classed() {
+		if _, err := classify.ParseFigure(string(given), []string{"0", "1", "2"}); err != nil {
+			return string(config.BalancedAccuracy)
+		}
+		return string(given)
+	}
+	measures := classify.BestMeasures(set.Question)
+	switch {
+	case slices.Contains(measures, string(given)) && !(several && given == "mae"): // mae is of grades, too
+		return string(given)
+	case several && set.Asks() == sdk.AsksNumber:
+		return "r2"
+	}
+	return measures[0]
+}
+
+// BestBys are the figures of a label set that asks for a number or a time which train.best_by
+// takes.
+func BestBys(set sdk.LabelSet) []string { return classify.BestMeasures(set.Question) }
+
+// describe adds the figures that are kept of every validation.
+func (e Evaluated) describe(metrics map[string]float64, suffix string) {
+	if e.Result != nil {
+		m := e.Result.Metrics
+		for name, v := range map[string]float64{"accuracy": m.Accuracy, "balanced_accuracy": m.BalancedAccuracy, "macro_auroc": m.MacroAUROC, "ece": m.ECE} {
+			metrics[name+suffix] = v
+		}
+		return
+	}
+	for _, name := range classify.PlainMeasures(e.Set.Question) {
+		if m, err := classify.ParseMeasure(name, e.Set.Question); err == nil {
+			metrics[name+suffix] = m.Of(e.Answers)
+		}
+	}
 }
 
 // finite drops what is undefined: JSON has no NaN.

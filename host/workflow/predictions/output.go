@@ -7,16 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/eval/classify"
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/npz"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/internal/interval"
 	"github.com/alignedfusion/alignedfusion/internal/stat"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
@@ -83,7 +86,8 @@ func asCSV(rows [][]string) ([]byte, error) {
 
 // predictionsCSV: image,x1,y1,x2,y2,score,label,patient in original pixels, for volumes
 // with the place in the patient (placeColumns), or
-// id,predicted,p_<class>… (with several tasks predicted.<task>, p.<task>_<class>).
+// id,predicted,p_<class>… (with several tasks predicted.<task>, p.<task>_<class>); where a number
+// is asked value, where a time expected,p_<interval>….
 func predictionsCSV(task string, labels []sdk.LabelSet, predictions []Prediction) ([]byte, error) {
 	if task == config.Detect {
 		rows := [][]string{{"image", "x1", "y1", "x2", "y2", "score", "label", "patient"}}
@@ -106,7 +110,7 @@ func predictionsCSV(task string, labels []sdk.LabelSet, predictions []Prediction
 	header := []string{"id"}
 	for _, set := range labels {
 		suffix := taskSuffix(labels, set)
-		header = append(header, "predicted"+suffix)
+		header = append(header, answerColumns[set.Asks()]+suffix)
 		for _, class := range set.Classes {
 			header = append(header, "p"+suffix+"_"+class)
 		}
@@ -115,14 +119,54 @@ func predictionsCSV(task string, labels []sdk.LabelSet, predictions []Prediction
 	for _, p := range predictions {
 		row := []string{p.Case.ID}
 		for k, set := range labels {
-			row = append(row, set.Classes[stat.ArgMax(p.Probabilities[k])])
-			for _, v := range p.Probabilities[k] {
+			one := p.Probabilities[k]
+			if set.Classed() {
+				row = append(row, set.Classes[Called(set, one)])
+			} else {
+				row = append(row, number32(Number(set, one)))
+			}
+			if set.Asks() == sdk.AsksNumber {
+				continue
+			}
+			for _, v := range one {
 				row = append(row, number32(v))
 			}
 		}
 		rows = append(rows, row)
 	}
 	return asCSV(rows)
+}
+
+// answerColumns are the columns with the answer itself, by question: the class that is called,
+// the number, the expected time to the event.
+var answerColumns = map[string]string{
+	sdk.AsksClasses: "predicted", sdk.AsksFinding: "predicted", sdk.AsksGrade: "predicted",
+	sdk.AsksNumber: "value", sdk.AsksTime: "expected",
+}
+
+// Called is the class that a case is said to be of: the likeliest, or the second of two where
+// its probability reaches the label set's threshold.
+func Called(set sdk.LabelSet, probabilities []float64) int {
+	if set.Threshold > 0 {
+		if probabilities[1] >= set.Threshold {
+			return 1
+		}
+		return 0
+	}
+	return stat.ArgMax(probabilities)
+}
+
+// Number is the answer to a question for a number, or the expected time to an event
+// (classify.ExpectedTime).
+func Number(set sdk.LabelSet, answer []float64) float64 {
+	if set.Asks() == sdk.AsksNumber {
+		return answer[0]
+	}
+	bounds, err := interval.Bounds(set.Classes)
+	if err != nil {
+		return math.NaN()
+	}
+	return classify.ExpectedTime(bounds, answer)
 }
 
 // ofVolumes reports whether slices of volumes were predicted that say where they lie.
@@ -154,6 +198,7 @@ type caseJSON struct {
 	Boxes         *[]boxJSON                    `json:"boxes,omitempty"`
 	Predicted     map[string]string             `json:"predicted,omitempty"`
 	Probabilities map[string]map[string]float64 `json:"probabilities,omitempty"`
+	Values        map[string]float64            `json:"values,omitempty"`
 	Reconstructed []Reconstructed               `json:"reconstructed,omitempty"`
 }
 
@@ -185,7 +230,17 @@ func predictionsJSON(set Set) ([]byte, error) {
 		} else {
 			c.Predicted, c.Probabilities = map[string]string{}, map[string]map[string]float64{}
 			for k, set := range labels {
-				c.Predicted[set.Name] = set.Classes[stat.ArgMax(p.Probabilities[k])]
+				if !set.Classed() {
+					if c.Values == nil {
+						c.Values = map[string]float64{}
+					}
+					c.Values[set.Name] = Number(set, p.Probabilities[k])
+				} else {
+					c.Predicted[set.Name] = set.Classes[Called(set, p.Probabilities[k])]
+				}
+				if len(set.Classes) == 0 {
+					continue
+				}
 				each := map[string]float64{}
 				for i, class := range set.Classes {
 					each[class] = p.Probabilities[k][i]
@@ -231,6 +286,10 @@ func predictionsNPZ(task string, labels []sdk.LabelSet, predictions []Prediction
 			}
 		}
 		suffix := taskSuffix(labels, set)
+		if set.Asks() == sdk.AsksNumber {
+			out["value"+suffix] = tensor.OfFloat32s(p, n)
+			continue
+		}
 		out["probabilities"+suffix] = tensor.OfFloat32s(p, n, int64(len(set.Classes)))
 		out["classes"+suffix] = tensor.OfStrings(set.Classes...)
 	}
@@ -332,21 +391,43 @@ func truthRows(task string, labels []sdk.LabelSet, predictions []Prediction) (tr
 	}
 	header := []string{"id"}
 	for _, set := range labels {
-		header = append(header, "label"+taskSuffix(labels, set))
+		for _, column := range truthColumns[set.Asks()] {
+			header = append(header, column+taskSuffix(labels, set))
+		}
 	}
 	truth = [][]string{header}
 	for _, p := range predictions {
 		row := []string{p.Case.ID}
 		for _, set := range labels {
-			text := ""
+			cells := make([]string, len(truthColumns[set.Asks()]))
 			if l, ok := p.Case.Labels[set.Name]; ok && l >= 0 {
-				text = set.Classes[l]
+				cells[0] = set.Classes[l]
 			}
-			row = append(row, text)
+			if m, ok := p.Case.Measured[set.Name]; ok {
+				cells[0] = number64(m.Value)
+				if set.Asks() == sdk.AsksTime {
+					cells[1] = map[bool]string{true: "1", false: "0"}[m.Event]
+				}
+			}
+			row = append(row, cells...)
 		}
 		truth = append(truth, row)
 	}
 	return truth, images
+}
+
+// Columns of what is true of a classifier's cases, by question. Where there are several the
+// label set's name stands behind them with a full stop.
+const (
+	LabelColumn = "label"
+	ValueColumn = "value"
+	TimeColumn  = "time"
+	EventColumn = "event"
+)
+
+var truthColumns = map[string][]string{
+	sdk.AsksClasses: {LabelColumn}, sdk.AsksFinding: {LabelColumn}, sdk.AsksGrade: {LabelColumn},
+	sdk.AsksNumber: {ValueColumn}, sdk.AsksTime: {TimeColumn, EventColumn},
 }
 
 func number64(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
