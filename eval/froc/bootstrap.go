@@ -174,6 +174,15 @@ func jackknife(o BootstrapOptions, systems []*Result) ([]table, error) {
 	return reweigh(o, resample.JackknifeGroups(len(systems[0].clusters.names)), systems, resample.LeaveOut)
 }
 
+// weighting sums up what is drawn with the given weight per cluster.
+func (c *clusters) weighting(drawn []int32) (w weighting) {
+	for k, n := range drawn {
+		w.units += int(n * c.units[k])
+		w.lesions += int(n * c.lesions[k])
+	}
+	return w
+}
+
 // reweigh computes the statistics of systems that share their clusters under n
 // weightings, or those of them that are this process's (o.Division). draw gets zeroed weights.
 func reweigh(o BootstrapOptions, n int, systems []*Result, draw func(i int, weights []int32)) ([]table, error) {
@@ -184,26 +193,40 @@ func reweigh(o BootstrapOptions, n int, systems []*Result, draw func(i int, weig
 	}
 	// The place of a weighting that another process computes; that it has lesions is known here.
 	elsewhere := make([]float64, len(systems[0].estimate()))
-	err := resample.ParallelContext(o.Context, n, func(next func() (int, bool)) {
-		weights := make([]int32, len(c.names))
-		walkers := make([]*walker, len(systems))
+	err := resample.ParallelContext(o.Context, (n+abreast-1)/abreast, func(next func() (int, bool)) {
+		drawn, words := make([]int32, len(c.names)), make([]weightWords, len(c.names))
+		walkers := make([]*walkerSet, len(systems))
 		for s, r := range systems {
-			walkers[s] = newWalker(&r.Protocol)
+			walkers[s] = newWalkers(&r.Protocol)
 		}
-		for i, ok := next(); ok; i, ok = next() {
-			clear(weights)
-			draw(i, weights)
-			units, lesions := 0, 0
-			for k, w := range weights {
-				units += int(w * c.units[k])
-				lesions += int(w * c.lesions[k])
-			}
-			if lesions == 0 || units == 0 {
-				continue
+		for block, ok := next(); ok; block, ok = next() {
+			var made []int // the weightings that are computed here
+			var lanes []weighting
+			heaviest := int32(0)
+			clear(words)
+			for i := block * abreast; i < min((block+1)*abreast, n); i++ {
+				clear(drawn)
+				draw(i, drawn)
+				w := c.weighting(drawn)
+				if w.lesions == 0 || w.units == 0 {
+					continue
+				}
+				if !o.Division.Mine(i) {
+					for s := range systems {
+						out[s][i] = elsewhere
+					}
+					continue
+				}
+				for k, n := range drawn {
+					words[k].set(len(made), n)
+					heaviest = max(heaviest, n)
+				}
+				made, lanes = append(made, i), append(lanes, w)
 			}
 			for s, r := range systems {
-				if out[s][i] = elsewhere; o.Division.Mine(i) {
-					out[s][i] = r.statistics(walkers[s], weights, units, lesions)
+				rows := r.statistics(walkers[s], words, int(heaviest), lanes)
+				for lane, i := range made {
+					out[s][i] = rows[lane]
 				}
 			}
 		}

@@ -42,6 +42,20 @@ func uneven() (*Truth, []Prediction) {
 	return truth, predictions
 }
 
+// meritUnder sums the ratings up with the given weight per cluster.
+func meritUnder(r *Result, weights []int32) FiguresOfMerit {
+	sum := func(ratings []rating) *meritSum {
+		var m meritSum
+		for i := range ratings {
+			if m.add(&ratings[i], float64(weights[ratings[i].cluster])); ratings[i].last {
+				m.step()
+			}
+		}
+		return &m
+	}
+	return figures(sum(r.ratings), sum(r.cases))
+}
+
 func TestEveryIntervalIsOfItsOwnFigure(t *testing.T) {
 	truth, predictions := uneven()
 	p := StrictProtocol()
@@ -64,7 +78,7 @@ func TestEveryIntervalIsOfItsOwnFigure(t *testing.T) {
 	for k := range o.Replicates {
 		weights := make([]int32, r.Clusters())
 		o.Draw(k, weights)
-		f := r.merit(weights)
+		f := meritUnder(r, weights)
 		for i, v := range f.vector()[:4] {
 			replicated[i] = append(replicated[i], v)
 		}

@@ -265,23 +265,3 @@ func rest(part, whole float64) float64 {
 	}
 	return max(0, 1-part/whole)
 }
-
-// merit sums the ratings up with the given weight per cluster (nil: 1 each).
-func (r *Result) merit(weights []int32) FiguresOfMerit {
-	sum := func(ratings []rating) *meritSum {
-		var m meritSum
-		for i := range ratings {
-			e := &ratings[i]
-			n := 1.0
-			if weights != nil {
-				n = float64(weights[e.cluster])
-			}
-			m.add(e, n)
-			if e.last {
-				m.step()
-			}
-		}
-		return &m
-	}
-	return figures(sum(r.ratings), sum(r.cases))
-}

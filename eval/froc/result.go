@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // CurvePoint is the curve at one threshold: what is left when the predictions
@@ -68,9 +70,11 @@ type Result struct {
 	matching *matching
 	clusters clusters
 	events   []event  // descending score
-	packed   []packed // the same steps for replicates
 	ratings  []rating // descending score
 	cases    []rating // the same of images by their highest mark
+
+	stretches []stretch // of the curve, for sums over it
+	steps     []uint32  // the clusters of its steps, see makeStretches
 }
 
 // event is a step of the curve: a lesion found or a false positive.
@@ -136,7 +140,7 @@ func EvaluateContext(ctx context.Context, t *Truth, predictions []Prediction, p 
 	}
 	r.countFates()
 	r.makeEvents()
-	r.pack()
+	r.makeStretches()
 	r.makeRatings()
 	r.makeCurve()
 	for _, x := range p.FPPI {
@@ -144,8 +148,8 @@ func EvaluateContext(ctx context.Context, t *Truth, predictions []Prediction, p 
 	}
 	estimate := r.estimate()
 	r.MeanSensitivity, r.AP = estimate[len(p.FPPI)], estimate[len(p.FPPI)+1]
-	r.Merit = r.merit(nil)
-	r.Merit.rank(r.AP)
+	m := estimate[len(p.FPPI)+2:] // in the order of FiguresOfMerit.vector
+	r.Merit = FiguresOfMerit{m[0], m[1], m[2], m[3], m[4], m[5], m[6]}
 	if r.Counts.Lesions == 0 {
 		return r, ErrNoLesions
 	}
@@ -323,13 +327,13 @@ func (r *Result) countFates() {
 
 // makeEvents lists the steps of the curve by descending score.
 func (r *Result) makeEvents() {
-	r.events = make([]event, 0, r.Counts.Found+r.Counts.FalsePositives)
-	var marks []int32 // of each event, where the order of input decides
+	n := r.Counts.Found + r.Counts.FalsePositives
+	keys, beside := make([]uint64, 0, n), make([]uint32, 0, n) // cluster<<1 | found
+	var marks []int32                                          // of each event, where the order of input decides
 	inOrder := r.Protocol.Ties == InputOrder
 	add := func(prediction int, image int, found bool) {
-		r.events = append(r.events, event{
-			score: r.Predictions[prediction].Score, cluster: r.clusters.ofImage[image], found: found,
-		})
+		keys = append(keys, ^stat.Key(r.Predictions[prediction].Score))
+		beside = append(beside, uint32(r.clusters.ofImage[image])<<1|bit(found))
 		if inOrder {
 			marks = append(marks, int32(prediction))
 		}
@@ -344,13 +348,15 @@ func (r *Result) makeEvents() {
 			add(i, r.Predictions[i].Image, false)
 		}
 	}
+	if !inOrder {
+		stat.SortKeys(keys, beside)
+	}
+	r.events = make([]event, n)
+	for i, code := range beside {
+		r.events[i] = event{score: stat.FromKey(^keys[i]), cluster: int32(code >> 1), found: code&1 == 1, last: i+1 == n || keys[i+1] != keys[i]}
+	}
 	if inOrder {
 		r.sortByInput(marks)
-		return
-	}
-	slices.SortFunc(r.events, func(a, b event) int { return cmp.Compare(b.score, a.score) })
-	for i := range r.events {
-		r.events[i].last = i+1 == len(r.events) || r.events[i+1].score != r.events[i].score
 	}
 }
 
@@ -377,7 +383,13 @@ func (r *Result) sortByInput(marks []int32) {
 // makeCurve sums the events up. Scores at which nothing steps (duplicates,
 // ignored marks) leave no point, because the curve does not move there.
 func (r *Result) makeCurve() {
-	var found, fp int
+	var found, fp, points int
+	for i := range r.events {
+		if r.events[i].last {
+			points++
+		}
+	}
+	r.Curve = slices.Grow(r.Curve, points)
 	for i := range r.events {
 		if r.events[i].found {
 			found++
@@ -393,14 +405,25 @@ func (r *Result) makeCurve() {
 			Sensitivity: float64(found) / float64(r.Counts.Lesions),
 		})
 	}
-	scores := make([]float64, 0, len(r.Predictions))
-	for i := range r.Predictions {
-		if r.matching.fate[i] != OverCap {
-			scores = append(scores, r.Predictions[i].Score)
+	keys := r.rankedKeys()
+	for i := 1; i < len(keys); i++ {
+		if keys[i] == keys[i-1] {
+			r.Counts.TiedScores++
 		}
 	}
-	slices.Sort(scores)
-	r.Counts.TiedScores = len(scores) - len(slices.Compact(scores))
+}
+
+// rankedKeys are the keys (see [stat.Key]) of the scores of all predictions that are not over
+// the cap, descending: those of ^score ascend.
+func (r *Result) rankedKeys() []uint64 {
+	keys := make([]uint64, 0, len(r.Predictions))
+	for i := range r.Predictions {
+		if r.matching.fate[i] != OverCap {
+			keys = append(keys, ^stat.Key(r.Predictions[i].Score))
+		}
+	}
+	stat.SortKeys(keys, nil)
+	return keys
 }
 
 // AllMarks returns the precision and the sensitivity of all marks together, whatever their
@@ -506,15 +529,9 @@ func (r *Result) PredictionOutcomes() []PredictionOutcome {
 }
 
 func (r *Result) ranker() func(score float64) int {
-	scores := make([]float64, 0, len(r.Predictions))
-	for i := range r.Predictions {
-		if r.matching.fate[i] != OverCap {
-			scores = append(scores, -r.Predictions[i].Score)
-		}
-	}
-	slices.Sort(scores)
+	keys := r.rankedKeys()
 	return func(score float64) int {
-		n, _ := slices.BinarySearch(scores, -score)
+		n, _ := slices.BinarySearch(keys, ^stat.Key(score))
 		return n + 1
 	}
 }

@@ -13,8 +13,8 @@ type walker struct {
 
 	out       []float64 // sensitivity at each of fppi, their mean, AP
 	found, fp int       // after the last step
-	apFound   []int     // points at which more lesions were found
-	apFP      []int
+	apFound   []int32   // points at which more lesions were found
+	apFP      []int32
 }
 
 func newWalker(p *Protocol) *walker {
@@ -58,8 +58,8 @@ func (w *walker) read(found, fp, nextFound, nextFP int) {
 // rise notes a point for average precision. Of points with equal recall the
 // first is the most precise.
 func (w *walker) rise(found, fp int) {
-	if n := len(w.apFound); n == 0 && found > 0 || n > 0 && found > w.apFound[n-1] {
-		w.apFound, w.apFP = append(w.apFound, found), append(w.apFP, fp)
+	if n := len(w.apFound); n == 0 && found > 0 || n > 0 && found > int(w.apFound[n-1]) {
+		w.apFound, w.apFP = append(w.apFound, int32(found)), append(w.apFP, int32(fp))
 	}
 }
 
@@ -98,7 +98,7 @@ func (w *walker) averagePrecision() float64 {
 		return area
 	}
 	if w.ap == StepPrecision {
-		before := 0
+		before := int32(0)
 		for at = 0; at < len(w.apFound); at++ {
 			area += float64(float64(w.apFound[at]-before) / float64(w.lesions) * precision())
 			before = w.apFound[at]
@@ -107,67 +107,13 @@ func (w *walker) averagePrecision() float64 {
 	}
 	for ; at >= 0; at-- {
 		envelope = max(envelope, precision())
-		before := 0
+		before := int32(0)
 		if at > 0 {
 			before = w.apFound[at-1]
 		}
 		area += float64(float64(w.apFound[at]-before) / float64(w.lesions) * envelope)
 	}
 	return area
-}
-
-// packed is a step of the curve in one word, so that a replicate reads as little
-// memory as possible: cluster<<2 | found<<1 | stop, where stop marks the last
-// step of a score at which a lesion was found.
-type packed uint32
-
-func (r *Result) pack() {
-	r.packed = make([]packed, len(r.events))
-	found := false
-	for i, e := range r.events {
-		code := packed(e.cluster) << 2
-		if e.found {
-			code |= 2
-			found = true
-		}
-		if e.last {
-			if found {
-				code |= 1
-			}
-			found = false
-		}
-		r.packed[i] = code
-	}
-}
-
-// statistics walks the steps with the given weight per cluster and returns the
-// sensitivity at each of Protocol.FPPI, their mean, AP, and the figures of merit.
-//
-// The walk adds weights up and stops for two things alone: a score at which a
-// lesion was found, for AP, and the score at which the false positives pass the
-// next operating point.
-func (r *Result) statistics(w *walker, weights []int32, units, lesions int) []float64 {
-	w.start(units, lesions)
-	found, fp := 0, 0
-	limit := w.limit()
-	for i, code := range r.packed {
-		n := int(weights[code>>2])
-		isFound := -int(code >> 1 & 1) // 0 or all ones
-		found += n & isFound
-		fp += n &^ isFound
-		if code&1 != 0 {
-			w.rise(found, fp)
-		}
-		if fp > limit {
-			w.pass(r, weights, i, found, fp)
-			limit = w.limit()
-		}
-	}
-	w.found = found
-	figures := r.merit(weights)
-	out := w.finish()
-	figures.rank(out[len(out)-1])
-	return append(out, figures.vector()...)
 }
 
 // limit returns the most false positives that stay within the next operating point.
@@ -188,35 +134,4 @@ func (w *walker) limit() int {
 		n--
 	}
 	return n
-}
-
-// pass reads the operating points that lie before the score of step i, given the
-// sums up to and with step i.
-func (w *walker) pass(r *Result, weights []int32, i, found, fp int) {
-	count := func(e *event, sign int) {
-		n := sign * int(weights[e.cluster])
-		if e.found {
-			found += n
-		} else {
-			fp += n
-		}
-	}
-	end := i
-	for ; !r.events[end].last; end++ {
-		count(&r.events[end+1], 1)
-	}
-	afterFound, afterFP := found, fp
-	for k := end; k >= 0 && (k == end || !r.events[k].last); k-- {
-		count(&r.events[k], -1)
-	}
-	w.read(found, fp, afterFound, afterFP)
-}
-
-// estimate returns the statistics of the result itself.
-func (r *Result) estimate() []float64 {
-	weights := make([]int32, len(r.clusters.names))
-	for i := range weights {
-		weights[i] = 1
-	}
-	return r.statistics(newWalker(&r.Protocol), weights, r.Counts.Units, r.Counts.Lesions)
 }

@@ -126,6 +126,17 @@ func ParallelContext(ctx context.Context, n int, work func(next func() (int, boo
 	return ctx.Err()
 }
 
+// Ranges runs work on all processors for every stretch of the numbers 0 to n-1, until ctx is
+// done, whose error it then returns.
+func Ranges(ctx context.Context, n int, work func(from, to int)) error {
+	const size = 1 << 14
+	return ParallelContext(ctx, (n+size-1)/size, func(next func() (int, bool)) {
+		for k, ok := next(); ok; k, ok = next() {
+			work(k*size, min((k+1)*size, n))
+		}
+	})
+}
+
 // Interval turns replicates into a confidence interval around the estimate;
 // jackknife is used by BCa alone. NaN replicates are left out. The interval is
 // NaN when the estimate is or fewer than two replicates remain.

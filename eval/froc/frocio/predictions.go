@@ -11,9 +11,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/eval/resample"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // Predictions are the marks of one system that were read.
@@ -521,26 +524,30 @@ func (p *Predictions) warnMarks(path string, t *Truth) {
 	if len(p.Marks) < 2 {
 		return
 	}
-	equal := true
 	hashes := make([]uint64, len(p.Marks))
 	seed := maphash.MakeSeed()
-	for i := range p.Marks {
-		m := &p.Marks[i]
-		equal = equal && m.Score == p.Marks[0].Score
-		low, high := m.Region.Bounds()
-		hashes[i] = maphash.Comparable(seed, struct {
-			low, high [3]float64
-			score     float64
-			image     int
-			class     int32
-			mask      *froc.Mask
-		}{low, high, m.Score, m.Image, m.Class, m.Region.Mask()})
-	}
-	if equal {
+	var differ atomic.Bool
+	_ = resample.Ranges(t.ctx, len(p.Marks), func(from, to int) { // a context that ends is noticed later
+		for i := from; i < to; i++ {
+			m := &p.Marks[i]
+			if m.Score != p.Marks[0].Score && !differ.Load() {
+				differ.Store(true)
+			}
+			low, high := m.Region.Bounds()
+			hashes[i] = maphash.Comparable(seed, struct {
+				low, high [3]float64
+				score     float64
+				image     int
+				class     int32
+				mask      *froc.Mask
+			}{low, high, m.Score, m.Image, m.Class, m.Region.Mask()})
+		}
+	})
+	if !differ.Load() {
 		p.warn("%s: all %d marks have the score %v: the curve has a single step", path, len(p.Marks), p.Marks[0].Score)
 	}
 	sorted := slices.Clone(hashes)
-	slices.Sort(sorted)
+	stat.SortKeys(sorted, nil)
 	twice := map[uint64]bool{}
 	repeated := 0
 	for i := 1; i < len(sorted); i++ {

@@ -1,13 +1,16 @@
 package frocreport
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
+	"github.com/alignedfusion/alignedfusion/eval/resample"
 )
 
 // reach refuses what the hit rule can never count: lesions that not even a mark of their own
@@ -41,7 +44,7 @@ func reach(path string, truth *frocio.Truth, protocol froc.Protocol, lenient boo
 
 // markReach is reach for marks.
 func markReach(path string, marks []froc.Prediction, protocol froc.Protocol) (warning string, err error) {
-	able := func(m froc.Prediction) bool {
+	able := func(m *froc.Prediction) bool {
 		c, like := m.Region.Centre(), m.Region
 		switch m.Region.Kind() {
 		case froc.KindMask:
@@ -53,12 +56,15 @@ func markReach(path string, marks []froc.Prediction, protocol froc.Protocol) (wa
 		}
 		return protocol.Hits(m.Region, like)
 	}
-	unable := 0
-	for _, m := range marks {
-		if !able(m) {
-			unable++
+	var count atomic.Int64
+	_ = resample.Ranges(context.Background(), len(marks), func(from, to int) { // which never ends early
+		for i := from; i < to; i++ {
+			if !able(&marks[i]) {
+				count.Add(1)
+			}
 		}
-	}
+	})
+	unable := int(count.Load())
 	rule := froc.FormatHit(protocol.Hit)
 	switch {
 	case unable == 0:

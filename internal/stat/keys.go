@@ -1,0 +1,66 @@
+package stat
+
+import "math"
+
+// Key is a number whose order is that of v; equal values, -0 and 0 too, have one key. v must
+// not be NaN.
+func Key(v float64) uint64 {
+	if v == 0 {
+		v = 0 // not -0
+	}
+	bits := math.Float64bits(v)
+	if bits>>63 == 1 {
+		return ^bits
+	}
+	return bits | 1<<63
+}
+
+// FromKey is the value of a key.
+func FromKey(key uint64) float64 {
+	if key>>63 == 1 {
+		return math.Float64frombits(key &^ (1 << 63))
+	}
+	return math.Float64frombits(^key)
+}
+
+// digitBits is the width of the digits that SortKeys sorts by.
+const digitBits, digits = 11, 6
+
+// SortKeys sorts keys in ascending order, and with each what stands beside it, unless that is
+// nil. It sorts by digits, the last first: the time is that of six readings and writings.
+func SortKeys(keys []uint64, beside []uint32) {
+	var counts [digits][1 << digitBits]uint32
+	for _, k := range keys {
+		for d := range counts {
+			counts[d][k>>(d*digitBits)&(1<<digitBits-1)]++
+		}
+	}
+	from, to := keys, []uint64(nil)
+	besideFrom, besideTo := beside, []uint32(nil)
+	for d := range counts {
+		count, shift := &counts[d], d*digitBits
+		if len(keys) == 0 || int(count[keys[0]>>shift&(1<<digitBits-1)]) == len(keys) {
+			continue // all have one digit
+		}
+		if to == nil {
+			to, besideTo = make([]uint64, len(keys)), make([]uint32, len(beside))
+		}
+		place := uint32(0)
+		for i, n := range count {
+			count[i], place = place, place+n
+		}
+		for i, k := range from {
+			at := &count[k>>shift&(1<<digitBits-1)]
+			to[*at] = k
+			if beside != nil {
+				besideTo[*at] = besideFrom[i]
+			}
+			*at++
+		}
+		from, to, besideFrom, besideTo = to, from, besideTo, besideFrom
+	}
+	if len(keys) > 0 && &from[0] != &keys[0] {
+		copy(keys, from)
+		copy(beside, besideFrom)
+	}
+}
