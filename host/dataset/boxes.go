@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io/fs"
 	"path/filepath"
@@ -219,6 +220,7 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 	o.setClasses(classes)
 
 	origin := map[int][]int{}
+	strata := strataOf(t, slices.DeleteFunc(all, func(column string) bool { return column == classColumn }))
 	meant := meantImage(byImage)
 	for _, r := range t.Rows {
 		name := t.Get(r, "image")
@@ -254,14 +256,7 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 			o.problems.Add(t.Path, r.Line, classColumn, "class %q is unknown; there are %s", problem.Clip(classOf(r), 60), problem.Quote(classes))
 			continue
 		}
-		for _, column := range all {
-			if text := t.Get(r, column); text != "" && column != classColumn {
-				if b.Strata == nil {
-					b.Strata = map[string]string{}
-				}
-				b.Strata[column] = text
-			}
-		}
+		b.Strata = strata(r)
 		if twin := slices.IndexFunc(c.Boxes, func(q Box) bool { return q.Box == b.Box }); twin >= 0 {
 			o.problems.Add(t.Path, r.Line, "", "the same box as in line %d", origin[i][twin])
 			continue
@@ -271,6 +266,32 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 		origin[i] = append(origin[i], r.Line)
 	}
 	return nil
+}
+
+// strataOf returns what rows say in some columns; rows that say the same share it.
+func strataOf(t *table.Table, columns []string) func(table.Row) map[string]string {
+	known := map[string]map[string]string{}
+	var key []byte
+	return func(r table.Row) map[string]string {
+		key = key[:0]
+		for _, name := range columns {
+			key = binary.AppendUvarint(key, uint64(t.Column(name).Of[r.Number]))
+		}
+		strata, ok := known[string(key)]
+		if ok {
+			return strata
+		}
+		for _, name := range columns {
+			if text := t.Get(r, name); text != "" {
+				if strata == nil {
+					strata = map[string]string{}
+				}
+				strata[name] = text
+			}
+		}
+		known[string(key)] = strata
+		return strata
+	}
 }
 
 // meantImage offers an image whose name differs from the one given in case or ending.

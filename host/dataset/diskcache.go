@@ -267,8 +267,13 @@ func parsePlane(data []byte) *plane {
 	switch head[0] {
 	case kindHU16:
 		p.hu16 = make([]int16, p.h*p.w)
-		for i := range p.hu16 {
-			p.hu16[i] = int16(binary.LittleEndian.Uint16(pixels[2*i:]))
+		rest := p.hu16
+		for ; len(rest) >= 4; rest, pixels = rest[4:], pixels[8:] {
+			v := binary.LittleEndian.Uint64(pixels)
+			rest[0], rest[1], rest[2], rest[3] = int16(v), int16(v>>16), int16(v>>32), int16(v>>48)
+		}
+		for i := range rest {
+			rest[i] = int16(binary.LittleEndian.Uint16(pixels[2*i:]))
 		}
 	case kindHU32:
 		p.hu32 = make([]float32, p.h*p.w)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -454,21 +455,23 @@ func BenchmarkLoaderDeepLesion(b *testing.B) {
 		b.Fatal(err)
 	}
 	for _, c := range []struct {
-		name  string
-		load  LoadOptions
-		cache *Cache
+		name    string
+		load    LoadOptions
+		cache   *Cache
+		workers int // 0: one core is left to whoever computes
 	}{
-		{"7x512x512", LoadOptions{Slices: 7, Size: 512}, nil},
-		{"7x512x512/augmented", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, nil},
-		{"7x512x512/augmented/on_disk", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, onDisk},
-		{"7x512x512/cached", LoadOptions{Slices: 7, Size: 512}, NewCache(1 << 28)},
-		{"7x512x512/augmented/cached", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, NewCache(1 << 28)},
-		{"3x128x128/augmented/cached", LoadOptions{Slices: 3, Size: 128, Augment: DetectionAugment()}, NewCache(1 << 28)},
+		{"7x512x512", LoadOptions{Slices: 7, Size: 512}, nil, 0},
+		{"7x512x512/augmented", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, nil, 0},
+		{"7x512x512/augmented/on_disk", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, onDisk, 0},
+		{"7x512x512/augmented/on_disk/all_cores", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, onDisk, runtime.GOMAXPROCS(0)},
+		{"7x512x512/cached", LoadOptions{Slices: 7, Size: 512}, NewCache(1 << 28), 0},
+		{"7x512x512/augmented/cached", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, NewCache(1 << 28), 0},
+		{"3x128x128/augmented/cached", LoadOptions{Slices: 3, Size: 128, Augment: DetectionAugment()}, NewCache(1 << 28), 0},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			c.load.Intensity = in
 			for range b.N {
-				batches(b, d, cases, LoaderOptions{Load: c.load, Cache: c.cache})
+				batches(b, d, cases, LoaderOptions{Load: c.load, Cache: c.cache, Workers: c.workers})
 			}
 			b.ReportMetric(float64(b.N*len(cases))/b.Elapsed().Seconds(), "samples/s")
 		})

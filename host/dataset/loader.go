@@ -40,6 +40,8 @@ type Loader struct {
 	multiple            int
 	intensity           map[string]*sdk.Intensity
 	volumes             volumes
+	// pool holds *[]float32, memory for slices.
+	pool sync.Pool
 
 	ctx    context.Context
 	cancel context.CancelFunc

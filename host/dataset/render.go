@@ -170,15 +170,18 @@ func (l *Loader) renderVolume(p *plan, modality string, out []float32) error {
 		return err
 	}
 	s := l.data.stacks[v.stack]
-	var scratch, part []float32
+	var part []float32
+	var layers []layer[float32]
+	var h, w int
+	var m Geometry
 	size := g.NetHeight * g.NetWidth
 	taps := v.taps(s, l.depth, l.opt.Load.SliceSpacingMM)
 	for i, of := range taps {
-		to := out[i*size : (i+1)*size]
 		if i > 0 && slices.Equal(of, taps[i-1]) {
-			copy(to, out[(i-1)*size:i*size])
-			continue
+			continue // copied below
 		}
+		scratch := l.scratch(v.size[0] * v.size[1])
+		defer l.pool.Put(&scratch)
 		for k, t := range of {
 			low, err := l.slice(c, modality, s, t.low)
 			if err != nil {
@@ -193,12 +196,15 @@ func (l *Loader) renderVolume(p *plan, modality string, out []float32) error {
 					return problem.At(s.files[t.high], 0, "", "is of another depth (bits per pixel) than the slice %s", filepath.ToSlash(s.files[t.low]))
 				}
 			}
-			if scratch == nil {
-				scratch, part = make([]float32, low.h*low.w), make([]float32, low.h*low.w)
+			if low.h*low.w != len(scratch) {
+				return problem.At(c.Images[modality], 0, "", "the file changed: its slices are %d x %d pixels, %d x %d when the data set was opened", low.w, low.h, v.size[1], v.size[0])
 			}
 			if k == 0 {
 				blend(scratch, low, high, t.weight, c, window)
 				continue
+			}
+			if part == nil {
+				part = make([]float32, len(scratch))
 			}
 			blend(part, low, high, t.weight, c, window)
 			for at, x := range part {
@@ -210,11 +216,26 @@ func (l *Loader) renderVolume(p *plan, modality string, out []float32) error {
 				scratch[at] /= float32(len(of))
 			}
 		}
-		source, h, w, m := shrink(scratch, v.size[0], v.size[1], 1, *g)
-		warp(source, h, w, 1, 0, m, to, g.NetHeight, g.NetWidth, p.contentHeight[modality], p.contentWidth[modality], float32(window.fill))
+		one := layer[float32]{dst: out[i*size : (i+1)*size], fill: float32(window.fill)}
+		one.src, h, w, m = shrink(scratch, v.size[0], v.size[1], 1, *g)
+		layers = append(layers, one)
+	}
+	warp(layers, h, w, 1, m, g.NetHeight, g.NetWidth, p.contentHeight[modality], p.contentWidth[modality])
+	for i := 1; i < len(taps); i++ {
+		if slices.Equal(taps[i], taps[i-1]) {
+			copy(out[i*size:(i+1)*size], out[(i-1)*size:i*size])
+		}
 	}
 	l.finishVolume(p, window, out)
 	return nil
+}
+
+// scratch is memory for the pixels of a slice; whoever is done with it puts it into the pool.
+func (l *Loader) scratch(pixels int) []float32 {
+	if old, ok := l.pool.Get().(*[]float32); ok && cap(*old) >= pixels {
+		return (*old)[:pixels]
+	}
+	return make([]float32, pixels)
 }
 
 // windowing is an intensity range prepared for use; it maps v to v*gain+offset
@@ -257,7 +278,8 @@ func (w windowing) apply(out []float32) {
 func blend(out []float32, low, high *plane, weight float64, c *Case, window windowing) {
 	switch {
 	case low.hu16 != nil:
-		mix(out, low.hu16, high.hu16, float32(weight))
+		window.blend16(out, low.hu16, high.hu16, float32(weight))
+		return
 	case low.hu32 != nil:
 		mix(out, low.hu32, high.hu32, float32(weight))
 	default:
@@ -275,6 +297,23 @@ func blend(out []float32, low, high *plane, weight float64, c *Case, window wind
 		}
 	}
 	window.apply(out)
+}
+
+// blend16 is mix and apply in one pass over whole numbers, none of which is NaN.
+func (w windowing) blend16(out []float32, low, high []int16, weight float32) {
+	gain, offset, lowest, highest := float32(w.gain), float32(w.offset), float32(w.outLow), float32(w.outHigh)
+	out, high = out[:len(low)], high[:len(low)]
+	if weight == 0 {
+		for i, v := range low {
+			out[i] = max(lowest, min(float32(v)*gain+offset, highest))
+		}
+		return
+	}
+	for i, v := range low {
+		x := float32(v)
+		x += weight * (float32(high[i]) - x)
+		out[i] = max(lowest, min(x*gain+offset, highest))
+	}
 }
 
 func mix[T uint8 | int16 | float32](out []float32, low, high []T, weight float32) {
@@ -360,14 +399,15 @@ func (l *Loader) renderPicture(p *plan, modality string, out []float32) error {
 	size := g.NetHeight * g.NetWidth
 	ch, cw := p.contentHeight[modality], p.contentWidth[modality]
 	gain, offset := float32(window.gain), float32(window.offset)
-	for channel := range 3 {
+	layers := make([]layer[uint8], 3)
+	for channel := range layers {
 		// What is outside the picture becomes the mean, which normalises to 0.
 		fill := float32((channelOf(in.Mean, channel, in.OutLow) - window.offset) / window.gain)
-		plane := out[channel*size : (channel+1)*size]
-		warp(source, h, w, 3, channel, m, plane, g.NetHeight, g.NetWidth, ch, cw, fill)
-		for i, v := range plane {
-			plane[i] = v*gain + offset
-		}
+		layers[channel] = layer[uint8]{source, channel, out[channel*size : (channel+1)*size], fill}
+	}
+	warp(layers, h, w, 3, m, g.NetHeight, g.NetWidth, ch, cw)
+	for i, v := range out[:3*size] {
+		out[i] = v*gain + offset
 	}
 	p.changeColors(out, size, window)
 	p.addNoise(out, l.opt.Load.Augment.NoiseStd*(window.outHigh-window.outLow))
@@ -465,63 +505,91 @@ func shrink[T sample](src []T, h, w, channels int, g Geometry) ([]T, int, int, G
 	return out, sh, sw, moved
 }
 
-// warp samples one channel of src [h, w, channels] bilinearly into dst [netH, netW]
-// through the geometry; beyond the image and beyond the content stands fill.
-func warp[T sample](src []T, h, w, channels, channel int, g Geometry, dst []float32, netH, netW, contentH, contentW int, fill float32) {
+// layer is a channel of pixels [h, w, channels] on its way to [netH, netW].
+type layer[T sample] struct {
+	src     []T
+	channel int
+	dst     []float32
+	// fill stands beyond the image and beyond the content.
+	fill float32
+}
+
+// warp samples layers of one size bilinearly through the geometry. Where they are looked up is
+// computed once for all of them.
+func warp[T sample](layers []layer[T], h, w, channels int, g Geometry, netH, netW, contentH, contentW int) {
 	inv := g.inverse().A
 	maxX, maxY := float64(w)-0.5, float64(h)-0.5
 	whole := func(v float64) bool { return v == math.Trunc(v) }
 	copying := channels == 1 && inv[0] == 1 && inv[4] == 1 && inv[1] == 0 && inv[3] == 0 && whole(inv[2]) && whole(inv[5])
+	at := make([]neighbours, contentW)
 	for y := range netH {
-		row := dst[y*netW : (y+1)*netW]
 		if y >= contentH {
-			fillRow(row, fill)
+			for _, l := range layers {
+				fillRow(l.dst[y*netW:(y+1)*netW], l.fill)
+			}
 			continue
 		}
-		fillRow(row[contentW:], fill)
-		row = row[:contentW]
 		x0, y0 := inv[1]*float64(y)+inv[2], inv[4]*float64(y)+inv[5]
-		if copying {
-			copyRow(row, src, h, w, int(inv[2]), int(y0), fill)
-			continue
-		}
-		x1, x2 := inside(inv[0], x0, float64(w-1), len(row))
-		y1, y2 := inside(inv[3], y0, float64(h-1), len(row))
+		x1, x2 := inside(inv[0], x0, float64(w-1), contentW)
+		y1, y2 := inside(inv[3], y0, float64(h-1), contentW)
 		x1, x2 = max(x1, y1), min(x2, y2)
 		if x1 >= x2 {
-			x1, x2 = len(row), len(row)
+			x1, x2 = contentW, contentW
 		}
 		// Away from the image's border all four neighbours exist.
-		down := w * channels
-		for x := x1; x < x2; x++ {
+		for x := x1; x < x2 && !copying; x++ {
 			sx, sy := inv[0]*float64(x)+x0, inv[3]*float64(x)+y0
 			ix, iy := int(sx), int(sy)
-			fx, fy := float32(sx-float64(ix)), float32(sy-float64(iy))
-			at := (iy*w+ix)*channels + channel
-			a, b := float32(src[at]), float32(src[at+channels])
-			c, d := float32(src[at+down]), float32(src[at+down+channels])
-			top, bottom := a+fx*(b-a), c+fx*(d-c)
-			row[x] = top + fy*(bottom-top)
+			at[x] = neighbours{(iy*w + ix) * channels, float32(sx - float64(ix)), float32(sy - float64(iy))}
 		}
-		border := func(from, to int) {
-			for x := from; x < to; x++ {
-				sx, sy := inv[0]*float64(x)+x0, inv[3]*float64(x)+y0
-				if sx < -0.5 || sy < -0.5 || sx > maxX || sy > maxY {
-					row[x] = fill
-					continue
-				}
-				sx, sy = clamp(sx, 0, float64(w-1)), clamp(sy, 0, float64(h-1))
-				ix, iy := int(sx), int(sy)
-				fx, fy := float32(sx-float64(ix)), float32(sy-float64(iy))
-				jx, jy := min(ix+1, w-1), min(iy+1, h-1)
-				a, b := float32(src[(iy*w+ix)*channels+channel]), float32(src[(iy*w+jx)*channels+channel])
-				c, d := float32(src[(jy*w+ix)*channels+channel]), float32(src[(jy*w+jx)*channels+channel])
-				top, bottom := a+fx*(b-a), c+fx*(d-c)
-				row[x] = top + fy*(bottom-top)
+		for _, l := range layers {
+			row := l.dst[y*netW : (y+1)*netW]
+			fillRow(row[contentW:], l.fill)
+			row = row[:contentW]
+			if copying {
+				copyRow(row, l.src, h, w, int(inv[2]), int(y0), l.fill)
+				continue
 			}
+			interpolate(row[x1:x2], at[x1:x2], l.src[l.channel:], channels, w*channels)
+			border := func(from, to int) {
+				for x := from; x < to; x++ {
+					sx, sy := inv[0]*float64(x)+x0, inv[3]*float64(x)+y0
+					if sx < -0.5 || sy < -0.5 || sx > maxX || sy > maxY {
+						row[x] = l.fill
+						continue
+					}
+					sx, sy = clamp(sx, 0, float64(w-1)), clamp(sy, 0, float64(h-1))
+					ix, iy := int(sx), int(sy)
+					fx, fy := float32(sx-float64(ix)), float32(sy-float64(iy))
+					jx, jy := min(ix+1, w-1), min(iy+1, h-1)
+					a, b := float32(l.src[(iy*w+ix)*channels+l.channel]), float32(l.src[(iy*w+jx)*channels+l.channel])
+					c, d := float32(l.src[(jy*w+ix)*channels+l.channel]), float32(l.src[(jy*w+jx)*channels+l.channel])
+					top, bottom := a+fx*(b-a), c+fx*(d-c)
+					row[x] = top + fy*(bottom-top)
+				}
+			}
+			border(0, x1)
+			border(x2, len(row))
 		}
-		border(0, x1)
-		border(x2, len(row))
+	}
+}
+
+// neighbours are the four pixels about a point: where the upper left one lies, and how far
+// right of and below it the point is.
+type neighbours struct {
+	at     int
+	fx, fy float32
+}
+
+// interpolate samples pixels that lie right and down apart.
+func interpolate[T sample](row []float32, at []neighbours, src []T, right, down int) {
+	at = at[:len(row)]
+	for x, p := range at {
+		upper, lower := src[p.at:p.at+right+1], src[p.at+down:p.at+down+right+1]
+		a, b := float32(upper[0]), float32(upper[right])
+		c, d := float32(lower[0]), float32(lower[right])
+		top, bottom := a+p.fx*(b-a), c+p.fx*(d-c)
+		row[x] = top + p.fy*(bottom-top)
 	}
 }
 

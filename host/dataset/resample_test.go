@@ -67,7 +67,7 @@ func TestResizeAgainstPyTorch(t *testing.T) {
 			t.Fatalf("content is %d x %d, want %d x %d", p.contentHeight[Volume], p.contentWidth[Volume], c.OutHeight, c.OutWidth)
 		}
 		got := make([]float32, c.OutHeight*c.OutWidth)
-		warp(c.Source, c.Height, c.Width, 1, 0, *g, got, c.OutHeight, c.OutWidth, c.OutHeight, c.OutWidth, 0)
+		warp([]layer[float32]{{c.Source, 0, got, 0}}, c.Height, c.Width, 1, *g, c.OutHeight, c.OutWidth, c.OutHeight, c.OutWidth)
 		wantClose(t, fmt.Sprintf("%d x %d to %d", c.Height, c.Width, c.Size), got, c.Out, 1e-3)
 	}
 }
@@ -76,7 +76,7 @@ func TestResizeAgainstPyTorch(t *testing.T) {
 func TestRotationAgainstPyTorch(t *testing.T) {
 	c := loadFixtures(t).Affine
 	got := make([]float32, len(c.Out))
-	warp(c.Source, c.Height, c.Width, 1, 0, Geometry{A: c.Forward}, got, c.Height, c.Width, c.Height, c.Width, c.Fill)
+	warp([]layer[float32]{{c.Source, 0, got, c.Fill}}, c.Height, c.Width, 1, Geometry{A: c.Forward}, c.Height, c.Width, c.Height, c.Width)
 	wantClose(t, "rotation", got, c.Out, 1e-4)
 }
 
@@ -100,7 +100,8 @@ func TestWarpEqualsItsDefinition(t *testing.T) {
 		const side = 12
 		got := make([]float32, side*side)
 		channel := channels - 1
-		warp(src, h, w, channels, channel, g, got, side, side, side-1, side-2, -1)
+		other := layer[uint8]{src, 0, make([]float32, side*side), 7}
+		warp([]layer[uint8]{other, {src, channel, got, -1}}, h, w, channels, g, side, side, side-1, side-2)
 		pixel := func(x, y int) float64 {
 			return float64(src[(min(max(y, 0), h-1)*w+min(max(x, 0), w-1))*channels+channel])
 		}

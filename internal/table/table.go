@@ -104,13 +104,17 @@ func ParseWith(path string, data []byte, o Options) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &parser{r: r, bytes: len(data), columns: make([]columnReader, len(r.Columns)), batches: make(chan rowBatch, 2)}
+	p := &parser{r: r, bytes: len(data), columns: make([]columnReader, len(r.Columns)), batches: make(chan rowBatch, 2), used: make(chan []string, 4)}
 	sorted := make(chan struct{})
 	go func() { // while the next rows are read
 		defer close(sorted)
 		for b := range p.batches {
 			for k := range p.columns {
 				p.columns[k].addAll(b, k, len(p.columns))
+			}
+			select {
+			case p.used <- b.cells[:0]:
+			default:
 			}
 		}
 	}()
@@ -134,6 +138,7 @@ type parser struct {
 	rows     []Row
 	columns  []columnReader
 	batches  chan rowBatch
+	used     chan []string // cells of batches whose memory may be used again
 	problems problem.List
 }
 
@@ -159,6 +164,10 @@ func (p *parser) read() error {
 		}
 		before := len(p.rows)
 		var batch rowBatch
+		select {
+		case batch.cells = <-p.used:
+		default:
+		}
 		plain := p.r.Rows(b, func(cells []string, line int) bool {
 			p.rows = append(p.rows, Row{line, len(p.rows)})
 			batch.cells = append(batch.cells, cells...)
