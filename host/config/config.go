@@ -14,6 +14,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/alignedfusion/alignedfusion/eval/classify"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -375,6 +376,11 @@ func (c *Config) Resolve() error {
 	}
 	if v := c.DataSettings.MissingValidation; v < 0 && v != -1 {
 		return fmt.Errorf("data: missing_validation is %g, want 0 to 1, or -1 for what the training split has", v)
+	}
+	if by := c.Train.ThresholdBy; by != NoThreshold {
+		if _, err := classify.ParseThresholdRule(by); err != nil {
+			return fmt.Errorf("train.threshold_by: %w, or %s", err, NoThreshold)
+		}
 	}
 	return c.refuseIdle()
 }

@@ -49,6 +49,7 @@ type Train struct {
 	MinLRFactor     float64   `setting:"min_lr_factor" default:"0.01" min:"0" max:"1" when:"schedule=cosine" help:"where schedule cosine ends, in units of lr"`
 	ClipNorm        float64   `setting:"clip_norm" default:"35" min:"0" help:"bound of the global gradient norm; 0: none"`
 	BestBy          BestBy    `setting:"best_by" default:"mean_sensitivity" choices:"mean_sensitivity,metric.*,last" default.classify:"balanced_accuracy" choices.classify:"balanced_accuracy,macro_auroc,accuracy,macro_ap,macro_f1,micro_auroc,micro_ap,kappa,linear_kappa,quadratic_kappa,mcc,mae,brier,log_loss,ece,rmse,r2,pearson,spearman,concordance,integrated_brier,metric.*,last" help:"which checkpoint is the best one: that of the greatest mean_sensitivity (detect) or of the best figure (classify; macro_auroc is steadier where the split is small, quadratic_kappa suits classes in order; of numbers mae unless another is given, of times to an event concordance) on the validation split, of a metric of the head's own (metric.NAME), or the last"`
+	ThresholdBy     string    `setting:"threshold_by" default:"none" task:"classify" help:"how the threshold of a question of two classes is chosen on the validation split, after training: youden, sensitivity@X or specificity@X; none: the likelier class is called"`
 	ValidateEvery   int       `setting:"validate_every" default:"1" min:"1" help:"epochs between validations; the last epoch is always validated"`
 	Patience        int       `setting:"patience" default:"0" min:"0" unless:"best_by=last" help:"training ends after that many validations in a row without a better one (early stopping); 0: after all epochs"`
 	CheckpointEvery int       `setting:"checkpoint_every" default:"0" min:"0" help:"optimizer steps between checkpoints besides those at the ends of epochs; 0: none"`
@@ -127,6 +128,9 @@ const (
 	MacroAUROC       BestBy = "macro_auroc"
 	Last             BestBy = "last"
 )
+
+// NoThreshold is the train.threshold_by of runs that call the likeliest class.
+const NoThreshold = "none"
 
 // Impute is what stands for a missing attribute.
 type Impute string
@@ -339,6 +343,7 @@ func (c *Config) idleBeyondGroups() []idle {
 		add(t.BestBy != Last, "train.best_by", "data.validation_split is empty, and without validation the last checkpoint is the best")
 		add(true, "train.validate_every", "data.validation_split is empty")
 		add(true, "train.patience", "data.validation_split is empty")
+		add(t.ThresholdBy != NoThreshold, "train.threshold_by", "data.validation_split is empty")
 		add(true, "data.missing_validation", "data.validation_split is empty")
 	}
 	if c.Fusion.Plugin == None {

@@ -20,7 +20,7 @@ func parsed(task, line string) (*Config, error) {
 func TestDefaultsOfEveryTask(t *testing.T) {
 	train := Train{Epochs: 20, BatchSize: 4, Accumulate: 1, Optimizer: AdamW, LearningRate: 0.001, EncoderFactor: 1, FusionFactor: 1, HeadFactor: 1,
 		WeightDecay: 0.0001, Momentum: 0.9, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Schedule: Cosine, WarmupSteps: 50, WarmupFactor: 0.01,
-		Milestones: []float64{9, 16}, Gamma: 0.1, MinLRFactor: 0.01, ClipNorm: 35, BestBy: MeanSensitivity, ValidateEvery: 1}
+		Milestones: []float64{9, 16}, Gamma: 0.1, MinLRFactor: 0.01, ClipNorm: 35, BestBy: MeanSensitivity, ThresholdBy: NoThreshold, ValidateEvery: 1}
 	data := Data{TrainSplit: "train", ValidationSplit: "val", TrainFraction: 1, MissingValidation: -1, Impute: ImputeNone, ClassWeights: Unweighted, Intervals: 10, Sampler: SampleShuffled,
 		Zoom: 1, PositiveCrop: 0.7, SliceSpacingMM: 2, Augment: AugmentDetection, CacheMiB: 1024, CacheDirMiB: 32768, MaxBoxes: 100, Protocol: "deeplesion", FPPI: []float64{0.5, 1, 2}}
 	for _, task := range []string{Detect, Classify} {
@@ -143,6 +143,9 @@ func TestSettingsWithoutEffectAreRefusedWhenGiven(t *testing.T) {
 		{Detect, "train.schedule=step train.milestones=5,19 train.gamma=0.5", ""},
 		{Detect, "data.size=64 data.crop=64 data.positive_crop=0.5", ""},
 		{Classify, "data.validation_split= train.best_by=last", ""},
+		{Classify, "data.validation_split= train.best_by=last train.threshold_by=youden", "train.threshold_by has no effect"},
+		{Detect, "train.threshold_by=youden", "train.threshold_by has no effect"},
+		{Classify, "train.threshold_by=sensitivity@0.9", ""},
 		{Classify, "data.intervals=5", "data.intervals has no effect"},
 		{Classify, "data.intervals=5 head.question=os:survival", ""},
 		{Classify, "data.size=0 data.zoom=2 data.class_weights=balanced train.best_by=macro_auroc", ""},

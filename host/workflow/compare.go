@@ -20,7 +20,6 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/internal/table"
-	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 // System is a run directory, or a file of a detector's predictions.
@@ -150,17 +149,16 @@ func Compare(ctx context.Context, o CompareOptions) (_ *Comparison, err error) {
 		return nil, fault.Errorf(fault.Plugin, "%s; --allow-changed compares it all the same, and says so", out.Warnings[i])
 	}
 	var first *config.Config
-	var labels []sdk.LabelSet
 	for _, r := range given {
 		if r != nil && first == nil {
-			first, labels = r.Config, r.Labels
+			first = r.Config
 		}
 	}
 	if first != nil && first.Task == config.Classify {
 		if len(o.DetectorFlags) > 0 {
 			return nil, usage("%s: of detectors, but %s is a classifier", strings.Join(o.DetectorFlags, ", "), o.Systems[0].Name)
 		}
-		out.Classification, out.Measured, err = compareClassifiers(o, labels)
+		out.Classification, out.Measured, err = compareClassifiers(o, given)
 	} else {
 		out.Detection, err = compareDetectors(ctx, o, first)
 	}

@@ -72,7 +72,7 @@ func newMetric(v float64, ci resample.Interval) Metric {
 	return Metric{frocio.Number(v), [2]frocio.Number{frocio.Number(ci.Low), frocio.Number(ci.High)}}
 }
 
-func compareClassifiers(o CompareOptions, labels []sdk.LabelSet) (out []*Classification, measured []*Measured, err error) {
+func compareClassifiers(o CompareOptions, given []*RunFiles) (out []*Classification, measured []*Measured, err error) {
 	dir, err := truthDir(o.Systems, o.Split)
 	if err != nil {
 		return nil, nil, err
@@ -104,10 +104,8 @@ func compareClassifiers(o CompareOptions, labels []sdk.LabelSet) (out []*Classif
 			if err != nil {
 				return nil, nil, err
 			}
-			for _, set := range labels {
-				if len(labels) == 1 || set.Name == one.Task {
-					one.Unit = set.Unit
-				}
+			if set := given[0].labelSet(one.Task); set != nil {
+				one.Unit = set.Unit
 			}
 			measured = append(measured, one)
 			continue
@@ -116,9 +114,34 @@ func compareClassifiers(o CompareOptions, labels []sdk.LabelSet) (out []*Classif
 		if err != nil {
 			return nil, nil, err
 		}
+		one.Notes = append(one.Notes, thresholdNotes(given, o.Systems, one.Task)...)
 		out = append(out, one)
 	}
 	return out, measured, nil
+}
+
+// labelSet is a run's label set of a task, "" where there is one alone; nil: none.
+func (r *RunFiles) labelSet(task string) *sdk.LabelSet {
+	if r == nil {
+		return nil
+	}
+	for k := range r.Labels {
+		if len(r.Labels) == 1 || r.Labels[k].Name == task {
+			return &r.Labels[k]
+		}
+	}
+	return nil
+}
+
+// thresholdNotes say by which thresholds the systems' classes were called.
+func thresholdNotes(given []*RunFiles, systems []System, task string) []string {
+	var out []string
+	for i, r := range given {
+		if set := r.labelSet(task); set != nil && set.Threshold > 0 {
+			out = append(out, systems[i].Name+": "+thresholdNote(*set))
+		}
+	}
+	return out
 }
 
 // shareFigures gives each kind of question, by its column of the truth, those of the figures
@@ -340,6 +363,9 @@ func Evaluate(r *PredictResult) (_ *Comparison, err error) {
 			return nil, err
 		}
 		one.Split, one.Task = r.Split, task
+		if note := thresholdNote(e.Set); note != "" {
+			one.Notes = append(one.Notes, note)
+		}
 		out.Classification = append(out.Classification, one)
 	}
 	return out, nil

@@ -133,6 +133,10 @@ func Predict(ctx context.Context, o PredictOptions) (*PredictResult, error) {
 			result.Warnings = append(result.Warnings, RunName(run)+": "+w)
 		}
 	}
+	result.Labels = slices.Clone(result.Labels)
+	for k := range result.Labels { // that of one run alone
+		result.Labels[k].Threshold = 0
+	}
 	result.Predictions, err = predictions.Combine(result.Config.Task, o.Merge, sources)
 	return result, err
 }

@@ -230,6 +230,9 @@ func (t *training) trainOpened(ctx context.Context, s *Session) (*runs.Manifest,
 	}
 	_, err = loop.Loop(ctx, o, state)
 	if err == nil {
+		err = t.threshold(ctx, s)
+	}
+	if err == nil {
 		err = t.calibrate(ctx, s)
 	}
 	status := map[bool]string{true: "stopped", false: "failed"}[errors.Is(err, loop.ErrStopped)]
@@ -244,7 +247,7 @@ func (t *training) loopOptions(ctx context.Context, s *Session) (loop.Options, e
 	c := t.Config
 	weights, err := c.LossWeights(s.Pipeline.LossNames())
 	if err == nil {
-		err = s.checkBestBy()
+		err = errors.Join(s.checkBestBy(), s.checkThreshold())
 	}
 	if err != nil {
 		return loop.Options{}, &config.Error{Err: err}
@@ -455,16 +458,20 @@ func (t *training) validate(ctx context.Context, s *Session) (loop.Validation, e
 			return loop.Validation{}, err
 		}
 	}
+	return loop.Validation{Metric: name, Value: value, Metrics: metrics, LowerIsBetter: s.lowerIsBetter(name), Latest: t.Config.Train.BestBy == config.Last,
+		Keep: func() error { return t.keepValidation(s, predicted) }}, nil
+}
+
+// keepValidation writes what is predicted for the validation split into the run.
+func (t *training) keepValidation(s *Session, predicted []predictions.Prediction) error {
 	warnings := t.manifest.Warnings
 	if t.trained != nil {
 		seen, err := t.trained.seen(t.data.Data, t.data.Validation)
 		if err != nil {
-			return loop.Validation{}, err
+			return err
 		}
 		warnings = slices.Concat(warnings, seen)
 	}
-	return loop.Validation{Metric: name, Value: value, Metrics: metrics, LowerIsBetter: s.lowerIsBetter(name), Latest: t.Config.Train.BestBy == config.Last, Keep: func() error {
-		return predictions.Save(t.Dir, t.Config.DataSettings.ValidationSplit,
-			predictions.Set{Task: t.Config.Task, Labels: s.Labels, Predictions: predicted, Warnings: warnings})
-	}}, nil
+	return predictions.Save(t.Dir, t.Config.DataSettings.ValidationSplit,
+		predictions.Set{Task: t.Config.Task, Labels: s.Labels, Predictions: predicted, Warnings: warnings})
 }
