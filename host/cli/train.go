@@ -15,6 +15,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/host/runs/telemetry"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 )
 
@@ -47,7 +48,7 @@ For --set: alignedfusion help settings [GROUP], and plugin info NAME for encoder
 			&cli.StringFlag{Name: "config", Usage: "`FILE`.yaml to start from; flags change it"},
 			&cli.StringFlag{Name: "out", Usage: "`DIR` of the run; with --find-lr a .json file", Required: true},
 			&cli.BoolFlag{Name: "find-lr", Usage: "no run: try rising learning rates and suggest one"},
-			&cli.StringFlag{Name: "log", Usage: "for `PROGRAM` tensorboard: event files in the run's folder tensorboard"},
+			&cli.StringFlag{Name: "log", Usage: "for `PROGRAM`: tensorboard (event files), otlp (OpenTelemetry), or both: a,b"},
 			&cli.BoolFlag{Name: "resume", Usage: "continue the run in --out from its last checkpoint"},
 			&cli.BoolFlag{Name: "json", Usage: "write the result of the validation to stdout as JSON"},
 		}, pluginFlags()...),
@@ -106,10 +107,10 @@ func runTrain(c *cli.Context) (err error) {
 	o := workflow.TrainOptions{
 		Dir: c.String("out"), Resume: c.Bool("resume"), Program: "alignedfusion", Version: Version,
 		Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
-		TensorBoard: c.IsSet("log"), Draw: page.FirstImages,
+		Draw: page.FirstImages,
 	}
-	if log := c.String("log"); c.IsSet("log") && log != "tensorboard" {
-		return usageError("--log %s: want tensorboard; metrics.jsonl in the run has the same numbers for other programs", log)
+	if err := openLogs(c, &o); err != nil {
+		return err
 	}
 	if !o.Resume {
 		request := trainRequest(c)
@@ -134,6 +135,27 @@ func runTrain(c *cli.Context) (err error) {
 		}
 	}
 	return trainAndReport(c, o)
+}
+
+// openLogs makes ready what --log names.
+func openLogs(c *cli.Context, o *workflow.TrainOptions) (err error) {
+	if !c.IsSet("log") {
+		return nil
+	}
+	for _, name := range strings.Split(c.String("log"), ",") {
+		switch name {
+		case "tensorboard":
+			o.TensorBoard = true
+		case "otlp":
+			failed := func(err error) { fmt.Fprintf(c.App.ErrWriter, "warning: OpenTelemetry: %v\n", err) }
+			if o.Telemetry, err = telemetry.Open(workflow.RunName(o.Dir), Version, failed); err != nil {
+				return fmt.Errorf("--log otlp: %w", err)
+			}
+		default:
+			return usageError("--log %s: want tensorboard, otlp, or both with a comma; metrics.jsonl in the run has the same numbers for other programs", name)
+		}
+	}
+	return nil
 }
 
 // trainAndReport trains and prints the validation of the best checkpoint.

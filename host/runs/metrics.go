@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 )
 
 // Record is one line of metrics.jsonl.
@@ -33,6 +35,41 @@ type Record struct {
 	DataSec    float64 `json:"data_sec,omitempty"`
 	// PeakRSSBytes of the host and of each plugin, by name.
 	PeakRSSBytes map[string]int64 `json:"peak_rss_bytes,omitempty"`
+}
+
+// Group is what the record's numbers are of: train or validation.
+func (r Record) Group() string {
+	if r.Kind == "validation" {
+		return r.Kind
+	}
+	return "train"
+}
+
+// Scalars calls add with every number of the record under a name for programs that draw
+// curves, GROUP/NAME: train/loss, validation/accuracy, train/memory_mib/host.
+func (r Record) Scalars(add func(name string, v float64)) {
+	group := r.Group() + "/"
+	each := func(tag string, values map[string]float64) {
+		for _, name := range slices.Sorted(maps.Keys(values)) {
+			add(group+tag+name, values[name])
+		}
+	}
+	each("", r.Metrics)
+	if r.Kind == "step" {
+		if r.Loss != nil {
+			add(group+"loss", *r.Loss)
+			add(group+"grad_norm", r.GradNorm)
+		}
+		each("loss/", r.Losses)
+		each("grad_norm/", r.GradNorms)
+		add(group+"learning_rate", r.LearningRate)
+		add(group+"seconds/compute", r.ComputeSec)
+		add(group+"seconds/waiting_for_data", r.DataSec)
+	}
+	add(group+"seconds/whole", r.StepSec)
+	for _, name := range slices.Sorted(maps.Keys(r.PeakRSSBytes)) {
+		add(group+"memory_mib/"+name, float64(r.PeakRSSBytes[name])/(1<<20))
+	}
 }
 
 // Append adds a line to metrics.jsonl.

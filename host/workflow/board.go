@@ -8,6 +8,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/runs/events"
+	"github.com/alignedfusion/alignedfusion/host/runs/telemetry"
 )
 
 // board writes TensorBoard's event files while a run trains. What cannot be written is said
@@ -81,5 +82,34 @@ func (b *board) Close() {
 	b.w = nil
 	if err := w.Close(); err != nil {
 		b.warn(err.Error())
+	}
+}
+
+// sent gives what a run measures to a collector of OpenTelemetry.
+type sent struct {
+	*telemetry.Sender
+	warn func(text string)
+}
+
+// Start implements loop.Progress.
+func (s *sent) Start(int, int) {}
+
+// Step implements loop.Progress.
+func (s *sent) Step(r runs.Record) {
+	if err := s.Record(r); err != nil {
+		s.warn(err.Error())
+	}
+}
+
+// Validation implements loop.Progress.
+func (s *sent) Validation(r runs.Record, _ loop.Validation, _ bool) { s.Step(r) }
+
+// Warn implements loop.Progress.
+func (s *sent) Warn(string) {}
+
+// Close implements loop.Progress.
+func (s *sent) Close() {
+	if err := s.Sender.Close(); err != nil {
+		s.warn(fmt.Sprintf("OpenTelemetry: the last numbers were not taken: %v", err))
 	}
 }

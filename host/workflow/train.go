@@ -15,6 +15,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/runs/events"
+	"github.com/alignedfusion/alignedfusion/host/runs/telemetry"
 	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -39,6 +40,8 @@ type TrainOptions struct {
 	Tokens *feed.TokenStore
 	// TensorBoard writes event files into the run. A run that has some goes on with them.
 	TensorBoard bool
+	// Telemetry is sent every record, and closed; nil sends nothing.
+	Telemetry *telemetry.Sender
 	// Draw makes pictures of what was predicted for the event files, by name, PNG; may be nil.
 	Draw func(context.Context, *PredictResult) (map[string][]byte, error)
 }
@@ -214,13 +217,17 @@ func (t *training) trainOpened(ctx context.Context, s *Session) (*runs.Manifest,
 		return nil, err
 	}
 	shown := loop.NewProgress(t.Messages, 0)
-	o.Progress = shown
+	all := loop.All{shown}
+	if t.Telemetry != nil {
+		all = append(all, &sent{Sender: t.Telemetry, warn: shown.Warn})
+	}
 	if t.TensorBoard || events.There(t.Dir) {
 		if t.board, err = newBoard(t.Dir, state.Step, shown.Warn); err != nil {
 			return nil, err
 		}
-		o.Progress = loop.All{shown, t.board}
+		all = append(all, t.board)
 	}
+	o.Progress = all
 	defer o.Progress.Close()
 	for _, w := range t.allWarnings(s) {
 		fmt.Fprintf(t.Messages, "warning: %s\n", w)

@@ -9,11 +9,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"image/png"
-	"maps"
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -73,33 +71,8 @@ func Open(run string, step int) (*Writer, error) {
 
 // Record writes the numbers of a line of metrics.jsonl.
 func (w *Writer) Record(r runs.Record) error {
-	group := "train/"
-	if r.Kind == "validation" {
-		group = "validation/"
-	}
 	var summary []byte
-	add := func(tag string, v float64) { summary = appendValue(summary, group+tag, v) }
-	each := func(tag string, values map[string]float64) {
-		for _, name := range slices.Sorted(maps.Keys(values)) {
-			add(tag+name, values[name])
-		}
-	}
-	each("", r.Metrics)
-	if r.Kind == "step" {
-		if r.Loss != nil {
-			add("loss", *r.Loss)
-			add("grad_norm", r.GradNorm)
-		}
-		each("loss/", r.Losses)
-		each("grad_norm/", r.GradNorms)
-		add("learning_rate", r.LearningRate)
-		add("seconds/compute", r.ComputeSec)
-		add("seconds/waiting_for_data", r.DataSec)
-	}
-	add("seconds/whole", r.StepSec)
-	for _, name := range slices.Sorted(maps.Keys(r.PeakRSSBytes)) {
-		add("memory_mib/"+name, float64(r.PeakRSSBytes[name])/(1<<20))
-	}
+	r.Scalars(func(name string, v float64) { summary = appendValue(summary, name, v) })
 	return w.event(r.Step, 5, summary)
 }
 
