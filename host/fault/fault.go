@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
@@ -187,8 +188,11 @@ func walk(err error, visit func(Kind) bool) bool {
 
 // own is the kind of one error without those it wraps.
 func own(err error) Kind {
-	if err == problem.ErrData {
+	switch err {
+	case problem.ErrData:
 		return Data
+	case atomicfile.ErrNotEmpty:
+		return Usage
 	}
 	switch x := err.(type) {
 	case interface{ Fault() Kind }:

@@ -106,7 +106,7 @@ func SyncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// ErrNotEmpty is wrapped when Folder meets a folder with something in it.
+// ErrNotEmpty is wrapped when Folder meets a folder with something in it, or a file.
 var ErrNotEmpty = errors.New("exists and is not empty")
 
 // Folder makes a folder whole or not at all: fill writes into a temporary one
@@ -115,6 +115,9 @@ var ErrNotEmpty = errors.New("exists and is not empty")
 func Folder(path string, fill func(dir string) error) error {
 	path = filepath.Clean(path)
 	entries, err := os.ReadDir(path)
+	if info, failed := os.Stat(path); failed == nil && !info.IsDir() {
+		return fmt.Errorf("%s %w: it is a file; choose a new folder", path, ErrNotEmpty)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -190,6 +190,15 @@ func TestMisreadFilesAreSaidEvenWhereMarksTouchLesions(t *testing.T) {
 	}
 }
 
+func TestABadDetectorOfFewLesionsIsNotCalledMisread(t *testing.T) {
+	truth := "image,x1,y1,x2,y2\n0,10,12,20,22\n1,60,60,80,90\n2,30,80,50,95\n3,70,20,90,40\n4,15,70,30,90\n"
+	// Read as x, y, width and height, the first two lesions become as large as these marks.
+	marks := "image,x1,y1,x2,y2,score\n0,8,8,34,38,0.9\n1,50,55,140,150,0.8\n2,0,0,20,20,0.7\n3,0,80,30,99,0.6\n4,60,0,90,30,0.5\n"
+	if got := warningsOf(t, truth, marks); strings.Contains(got, "seem to be") {
+		t.Errorf("warnings %q", got)
+	}
+}
+
 func TestClassesThatAreNumberedOtherwiseAreSaid(t *testing.T) {
 	truth, marks := "image,class,x1,y1,x2,y2\n", "image,class,x1,y1,x2,y2,score\n"
 	for i := range 4 {

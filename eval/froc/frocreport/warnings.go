@@ -138,6 +138,9 @@ var misreadings = []misreading{
 	{text: "marks of another class do lie on the lesions: are the numbers of classes the same in both files (from 0 or from 1)? --classes any takes all as one", classes: true},
 }
 
+// fewest are the lesions that another reading must find, of fewer all.
+const fewest = 3
+
 // mostPairs bounds the search for a cause.
 const mostPairs = 5_000_000
 
@@ -272,10 +275,9 @@ func noOverlap(path string, truth *frocio.Truth, r *froc.Result) string {
 			marks: func(b box) box { return box{b[0] * f, b[1] * f, b[2], b[3] * f, b[4] * f, b[5]} },
 		})
 	}
-	best, guess := as+max(as/2, 1), "" // chance alone hardly finds half as many again
-	if !touching {
-		best = 0
-	}
+	// Chance alone hardly finds half as many again, nor half of all lesions: a detector that is
+	// only bad, of few lesions above all, is not called misread.
+	best, guess := max(as+max(as/2, 1), (r.Counts.Lesions-1)/2, min(r.Counts.Lesions, fewest)-1), ""
 	for _, m := range readings {
 		if n, _ := p.reached(m); n > best {
 			best, guess = n, fmt.Sprintf("%s: %d lesions would have one", m.text, n)
