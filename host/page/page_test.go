@@ -346,16 +346,19 @@ func TestThePageMayAskForNothing(t *testing.T) {
 	}
 }
 
-// BenchmarkPage opens the page in the file that ALIGNEDFUSION_PAGE names, and moves its slider
-// from end to end.
+// BenchmarkPage opens the page in the file, or under the address of `view`, that
+// ALIGNEDFUSION_PAGE names, and moves its slider from end to end.
 func BenchmarkPage(b *testing.B) {
 	path := os.Getenv("ALIGNEDFUSION_PAGE")
 	if path == "" {
 		b.Skip("ALIGNEDFUSION_PAGE names no page to open")
 	}
+	if !strings.HasPrefix(path, "http") {
+		path = "file://" + path
+	}
 	for b.Loop() {
 		var opened, slider, worst float64
-		browser(b, "file://"+path,
+		browser(b, path,
 			evaluate(`performance.getEntriesByType("navigation")[0].loadEventEnd`, &opened),
 			evaluate(`{const s = document.getElementById("slider"), n = Number(s.max); let sum = 0; window.worst = 0;
 				for (let k = 0; k < 50; k++) { const t = performance.now(); s.value = Math.round(n * k / 49); s.dispatchEvent(new Event("input")); document.body.offsetHeight;
