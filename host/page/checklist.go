@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/eval/classify"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/runs"
@@ -276,6 +277,9 @@ func (f *facts) metrics() (string, string) {
 		return fmt.Sprintf("protocol %s: hit %s; further marks on a found lesion: %s; one mark finds: %s; false positives per %s (%d of them), ties: %s, interpolation: %s",
 			p.Name, p.Hit, p.Duplicates, p.Multiple, p.Unit, f.g.Document.Detection.Units, p.Ties, p.Interpolation), "protocol"
 	}
+	if measured := f.g.Document.Measured; len(measured) > 0 && len(f.g.Document.Classified) == 0 {
+		return strings.Join(classify.PlainMeasures(measured[0].Question), ", "), "eval/classify"
+	}
 	return "accuracy, balanced accuracy, macro AUROC (one against the rest, ties count half), expected calibration error in 15 bins", "eval/classify"
 }
 
@@ -338,6 +342,9 @@ func (f *facts) performance() (string, string) {
 
 func (f *facts) crossTable() (string, string) {
 	if f.g.Document.Task == config.Classify {
+		if len(f.g.Document.Classified) == 0 {
+			return "answers against the truth: page Performance", "evaluation"
+		}
 		return "confusion matrix, AUROC by class and calibration: page Performance", "evaluation"
 	}
 	return "operating points and the counts at each threshold: page Performance", "evaluation"

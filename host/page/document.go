@@ -30,6 +30,7 @@ type Document struct {
 	Lesions    []Lesion        `json:"lesions,omitempty"`
 	Detection  *Detection      `json:"detection,omitempty"`
 	Classified []Classified    `json:"classified,omitempty"`
+	Measured   []Measured      `json:"measured,omitempty"`
 	Study      any             `json:"study,omitempty"` // table.json of a study
 	Warnings   []string        `json:"warnings,omitempty"`
 	Notes      []string        `json:"notes,omitempty"`
@@ -134,6 +135,19 @@ type Classified struct {
 	Label []int `json:"label"`
 	// Probability is [system][case][class].
 	Probability [][][]float64 `json:"probability"`
+	// Set is its place among all label sets.
+	Set int `json:"set"`
+}
+
+// Measured is the evaluation of answers to a question for a number or a time.
+type Measured struct {
+	*workflow.Measured
+	Case []int `json:"case"`
+	// Truth are the numbers or times, Event whether the event happened then.
+	Truth []float64 `json:"truth"`
+	Event []bool    `json:"event,omitempty"`
+	// Answer is [system][case], of a time the expected one.
+	Answer [][]float64 `json:"answer"`
 }
 
 // Pictures says how pixels are kept.

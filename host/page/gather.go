@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/eval/classify"
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
@@ -95,7 +96,7 @@ func Gather(ctx context.Context, o Options) (*Gathered, error) {
 		err = g.addDetection(found.Detection, by)
 	} else {
 		d.Task = config.Classify
-		g.addClassification(found.Classification)
+		g.addClassification(found.Classification, found.Measured)
 	}
 	if err != nil {
 		return nil, err
@@ -408,30 +409,44 @@ func (g *Gathered) addOtherScores(d *Detector, other *predictions.Counterfactual
 	return nil
 }
 
-// addClassification adds labels and probabilities.
-func (g *Gathered) addClassification(sets []*workflow.Classification) {
+// addClassification adds labels and probabilities, numbers and times with their answers.
+func (g *Gathered) addClassification(sets []*workflow.Classification, measured []*workflow.Measured) {
 	index := map[string]int{}
 	var ids, patients []string
-	for _, set := range sets {
-		for k, id := range set.IDs {
+	placesOf := func(of, whose []string) []int {
+		places := make([]int, len(of))
+		for k, id := range of {
 			if _, known := index[id]; !known {
 				index[id] = len(ids)
-				ids, patients = append(ids, id), append(patients, set.Patients[k])
+				ids, patients = append(ids, id), append(patients, whose[k])
 			}
+			places[k] = index[id]
 		}
+		return places
 	}
-	g.addCases(ids, func(i int) string { return patients[i] })
+	d := &g.Document
 	for _, set := range sets {
-		out := Classified{Classification: set, Label: set.Results[0].Result.Labels}
-		for _, id := range set.IDs {
-			out.Case = append(out.Case, index[id])
-		}
+		out := Classified{Classification: set, Label: set.Results[0].Result.Labels, Case: placesOf(set.IDs, set.Patients), Set: set.Set}
 		for _, r := range set.Results {
 			out.Probability = append(out.Probability, r.Result.Probabilities)
 		}
-		g.Document.Classified = append(g.Document.Classified, out)
-		g.Document.Notes = append(g.Document.Notes, set.Notes...)
+		d.Classified, d.Notes = append(d.Classified, out), append(d.Notes, set.Notes...)
 	}
+	for _, set := range measured {
+		out := Measured{Measured: set, Case: placesOf(set.IDs, set.Patients)}
+		for _, a := range set.Answers {
+			switch a := a.(type) {
+			case *classify.Numbers:
+				truth, answer := a.Pairs()
+				out.Truth, out.Answer = truth, append(out.Answer, answer)
+			case *classify.Times:
+				out.Truth, out.Event = a.Truth()
+				out.Answer = append(out.Answer, a.Expected())
+			}
+		}
+		d.Measured, d.Notes = append(d.Measured, out), append(d.Notes, set.Notes...)
+	}
+	g.addCases(ids, func(i int) string { return patients[i] })
 }
 
 // hide puts pseudonyms in the place of ids, and the last name in that of paths, in texts.

@@ -107,6 +107,7 @@ type curveKey struct {
 // curves makes a curve of every method that is predicted at two rates or more by the same
 // models, in the order of the points.
 func curves(points []*pooled, o resample.Options) ([]Curve, error) {
+	points = slices.DeleteFunc(slices.Clone(points), func(p *pooled) bool { return p.answers != nil }) // they are of classes
 	groups := map[curveKey][]*pooled{}
 	var order []curveKey
 	for _, p := range points {

@@ -46,6 +46,9 @@ func (s *Study) hostCell(ctx context.Context, c Cell, device string) (*workflow.
 		out.Predictions[i].Case = &t.Cases[i]
 	}
 	for _, set := range t.Labels {
+		if !set.Classed() {
+			return nil, &config.Error{Err: fmt.Errorf("method %s classifies, and %s asks %s; leave it out with --methods", c.Method.Name, set.Name, set.Asks())}
+		}
 		p := &problem{config: cfg, fold: c.Fold, set: set, train: labelled(set, t.Training), validation: labelled(set, t.Validation), test: t.Cases, schema: t.Schema}
 		for _, a := range t.Schema.Attributes {
 			p.sizes = append(p.sizes, len(a.Values))

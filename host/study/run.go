@@ -126,6 +126,37 @@ type Classified struct {
 	Patients      []string    `json:"patients"`
 	Labels        []int       `json:"labels"`
 	Probabilities [][]float64 `json:"probabilities"`
+	// Called are the classes that are called by the run's threshold; none where it has none.
+	Called []int `json:"called,omitempty"`
+	// Question is what is asked where it is a number or a time: Values are true then, Events
+	// whether the event happened, and Probabilities those of intervals or one number each.
+	Question string    `json:"question,omitempty"`
+	Values   []float64 `json:"values,omitempty"`
+	Events   []bool    `json:"events,omitempty"`
+}
+
+// evaluate gives a result of classes, or answers that are numbers or times.
+func (c Classified) evaluate() (*classify.Result, classify.Answers, error) {
+	switch c.Question {
+	case classify.Survival:
+		t, err := classify.NewTimes(c.Values, c.Events, c.Classes, c.Probabilities)
+		if err != nil {
+			return nil, nil, err
+		}
+		return nil, t, nil
+	case classify.Regression:
+		predicted := make([]float64, len(c.Probabilities))
+		for i, p := range c.Probabilities {
+			predicted[i] = p[0]
+		}
+		n, err := classify.NewNumbers(c.Values, predicted)
+		if err != nil {
+			return nil, nil, err
+		}
+		return nil, n, nil
+	}
+	r, err := classify.EvaluateCalled(c.Labels, c.Called, c.Probabilities, c.Classes)
+	return r, nil, err
 }
 
 // Open checks the plan and compares the folder with it. Nothing is written yet.
@@ -325,7 +356,7 @@ func (l *lines) Write(p []byte) (int, error) {
 }
 
 func summary(r *CellResult) string {
-	for _, name := range []string{"balanced_accuracy", "mean_sensitivity"} {
+	for _, name := range []string{"balanced_accuracy", "mean_sensitivity", "mae", "concordance"} {
 		if v, ok := r.Metrics[name]; ok {
 			return fmt.Sprintf("%s %.3f (training %.0f s, prediction %.0f s)", name, v, r.TrainSec, r.PredictSec)
 		}
@@ -430,11 +461,22 @@ func (s *Study) evaluate(r *CellResult, p *workflow.PredictResult) error {
 	}
 	for k, set := range p.Labels {
 		one := Classified{Task: set.Name, Classes: set.Classes}
+		if !set.Classed() {
+			one.Question = set.Question
+		}
 		for i := range p.Cases {
+			answer := p.Predictions[i].Probabilities[k]
 			if label, ok := p.Cases[i].Labels[set.Name]; ok && label >= 0 {
-				one.IDs, one.Patients = append(one.IDs, p.Cases[i].ID), append(one.Patients, p.Cases[i].Patient)
-				one.Labels, one.Probabilities = append(one.Labels, label), append(one.Probabilities, p.Predictions[i].Probabilities[k])
+				if one.Labels = append(one.Labels, label); set.Threshold > 0 {
+					one.Called = append(one.Called, predictions.Called(set, answer))
+				}
+			} else if m, ok := p.Cases[i].Measured[set.Name]; ok {
+				one.Values, one.Events = append(one.Values, m.Value), append(one.Events, m.Event)
+			} else {
+				continue
 			}
+			one.IDs, one.Patients = append(one.IDs, p.Cases[i].ID), append(one.Patients, p.Cases[i].Patient)
+			one.Probabilities = append(one.Probabilities, answer)
 		}
 		r.Classified = append(r.Classified, one)
 	}
@@ -444,7 +486,7 @@ func (s *Study) evaluate(r *CellResult, p *workflow.PredictResult) error {
 // measure fills in the metrics of classified cases.
 func (r *CellResult) measure() error {
 	for _, c := range r.Classified {
-		result, err := classify.Evaluate(c.Labels, c.Probabilities, c.Classes)
+		result, answers, err := c.evaluate()
 		if err != nil {
 			return err
 		}
@@ -452,8 +494,20 @@ func (r *CellResult) measure() error {
 		if len(r.Classified) > 1 {
 			suffix = "." + c.Task
 		}
-		for name, v := range map[string]float64{"accuracy": result.Metrics.Accuracy, "balanced_accuracy": result.Metrics.BalancedAccuracy,
-			"macro_auroc": result.Metrics.MacroAUROC, "ece": result.Metrics.ECE} {
+		metrics := map[string]float64{}
+		if answers != nil {
+			for _, name := range classify.PlainMeasures(c.Question) {
+				m, err := classify.ParseMeasure(name, c.Question)
+				if err != nil {
+					return err
+				}
+				metrics[name] = m.Of(answers)
+			}
+		} else {
+			metrics = map[string]float64{"accuracy": result.Metrics.Accuracy, "balanced_accuracy": result.Metrics.BalancedAccuracy,
+				"macro_auroc": result.Metrics.MacroAUROC, "ece": result.Metrics.ECE}
+		}
+		for name, v := range metrics {
 			if v == v { // JSON has no NaN
 				r.Metrics[name+suffix] = v
 			}
@@ -477,6 +531,7 @@ func joined(folds []*CellResult) (*CellResult, error) {
 			a, b := &all.Classified[k], r.Classified[k]
 			a.IDs, a.Patients = slices.Concat(a.IDs, b.IDs), slices.Concat(a.Patients, b.Patients)
 			a.Labels, a.Probabilities = slices.Concat(a.Labels, b.Labels), slices.Concat(a.Probabilities, b.Probabilities)
+			a.Called, a.Values, a.Events = slices.Concat(a.Called, b.Called), slices.Concat(a.Values, b.Values), slices.Concat(a.Events, b.Events)
 		}
 		all.Reconstruction = append(all.Reconstruction, r.Reconstruction...)
 	}

@@ -54,7 +54,8 @@ type Test struct {
 	Difference Number `json:"difference"`
 	Low        Number `json:"low"`
 	High       Number `json:"high"`
-	// P is two-sided: the two methods' answers are exchanged within patients. Holm is
+	// P is two-sided: the two methods' answers are exchanged within patients; of numbers and
+	// times to an event it is the bootstrap's. Holm is
 	// corrected for all tests of the table.
 	P    Number `json:"p"`
 	Holm Number `json:"p_holm"`
@@ -83,9 +84,11 @@ type Table struct {
 	SchemaVersion int `json:"schema_version"`
 	Identity      `json:"study"`
 	// Metric is the primary one, which is tested.
-	Metric     string `json:"metric"`
-	Replicates int    `json:"bootstrap_replicates"`
-	Rows       []Row  `json:"rows"`
+	Metric string `json:"metric"`
+	// Primary are the primary ones of several label sets of different questions.
+	Primary    map[string]string `json:"primary,omitempty"`
+	Replicates int               `json:"bootstrap_replicates"`
+	Rows       []Row             `json:"rows"`
 	// Curves are over the rates at which the same models were predicted.
 	Curves         []Curve          `json:"curves,omitempty"`
 	Reconstruction []Reconstruction `json:"reconstruction,omitempty"`
@@ -128,6 +131,7 @@ type pooled struct {
 	row        Row
 	classified *classify.Result
 	detected   *froc.Result
+	answers    classify.Answers // where a number or a time is asked
 	patients   []string
 	// labels and probabilities of classified.
 	labels        []int
@@ -162,6 +166,7 @@ func (s *Study) Table(o TableOptions) (*Table, error) {
 				if len(results) == 0 {
 					continue
 				}
+				t.choosePrimary(results[0].Classified)
 				for task := range max(1, len(results[0].Classified)) {
 					key := fmt.Sprint(task, names)
 					p := kept[key]
@@ -211,6 +216,23 @@ func (s *Study) Table(o TableOptions) (*Table, error) {
 	slices.Sort(t.Missing)
 	t.Warnings, err = s.warnings()
 	return t, err
+}
+
+// choosePrimary sets the primary metrics of questions for numbers and times.
+func (t *Table) choosePrimary(sets []Classified) {
+	if !slices.ContainsFunc(sets, func(c Classified) bool { return c.Question != "" }) {
+		return
+	}
+	t.Primary = map[string]string{}
+	for k, c := range sets {
+		primary := "balanced_accuracy"
+		if c.Question != "" {
+			primary = classify.PlainMeasures(c.Question)[0]
+		}
+		if t.Primary[c.Task] = primary; k == 0 {
+			t.Metric = primary
+		}
+	}
 }
 
 // warnings are those of the finished cells, each once with the cells it is about.
@@ -296,16 +318,25 @@ func (s *Study) pool(results []*CellResult, task int, o resample.Options) (*pool
 	if s.Task == config.Detect {
 		return p, s.poolDetections(p, results, o)
 	}
+	all := Classified{Classes: results[0].Classified[task].Classes, Question: results[0].Classified[task].Question}
 	for _, r := range results {
 		c := r.Classified[task]
-		p.labels, p.probabilities = append(p.labels, c.Labels...), append(p.probabilities, c.Probabilities...)
+		if !slices.Equal(c.Classes, all.Classes) {
+			return nil, fmt.Errorf("the seeds know other classes: %s and %s", strings.Join(all.Classes, ", "), strings.Join(c.Classes, ", "))
+		}
+		all.Labels, all.Called, all.Probabilities = append(all.Labels, c.Labels...), append(all.Called, c.Called...), append(all.Probabilities, c.Probabilities...)
+		all.Values, all.Events = append(all.Values, c.Values...), append(all.Events, c.Events...)
 		for i, patient := range c.Patients { // the same case of every seed is one patient
 			p.patients = append(p.patients, dataset.PatientOf(patient, c.IDs[i]))
 		}
 	}
+	p.labels, p.probabilities = all.Labels, all.Probabilities
 	var err error
-	if p.classified, err = classify.Evaluate(p.labels, p.probabilities, results[0].Classified[task].Classes); err != nil {
+	if p.classified, p.answers, err = all.evaluate(); err != nil {
 		return nil, err
+	}
+	if p.answers != nil {
+		return p, p.boundMeasures(o)
 	}
 	ci, err := p.classified.Bootstrap(p.patients, o)
 	if err != nil {
@@ -314,6 +345,26 @@ func (s *Study) pool(results []*CellResult, task int, o resample.Options) (*pool
 	p.bound("accuracy", ci.Accuracy)
 	p.bound("balanced_accuracy", ci.BalancedAccuracy)
 	return p, nil
+}
+
+// boundMeasures adds the intervals of numbers and times.
+func (p *pooled) boundMeasures(o resample.Options) error {
+	names := classify.PlainMeasures(p.answers.Question())
+	measures := make([]classify.Measure, len(names))
+	for k, name := range names {
+		var err error
+		if measures[k], err = classify.ParseMeasure(name, p.answers.Question()); err != nil {
+			return err
+		}
+	}
+	each, _, err := classify.MeasureEstimates([]classify.Answers{p.answers}, measures, p.patients, o)
+	if err != nil {
+		return err
+	}
+	for k, name := range names {
+		p.bound(name, each[0][k].CI)
+	}
+	return nil
 }
 
 func (p *pooled) bound(metric string, ci resample.Interval) {
@@ -434,6 +485,19 @@ func compare(a, b *pooled, o resample.Options) (*Test, error) {
 	}
 	if !slices.Equal(a.patients, b.patients) {
 		return nil, errors.New("the cells are of different cases")
+	}
+	if a.answers != nil {
+		m, err := classify.ParseMeasure(classify.PlainMeasures(a.answers.Question())[0], a.answers.Question())
+		if err != nil {
+			return nil, err
+		}
+		_, apart, err := classify.MeasureEstimates([]classify.Answers{a.answers, b.answers}, []classify.Measure{m}, a.patients, o)
+		if err != nil {
+			return nil, err
+		}
+		d := apart[0][0]
+		t.Difference, t.Low, t.High, t.P = Number(d.Value), Number(d.CI.Low), Number(d.CI.High), Number(d.BootstrapP)
+		return t, nil
 	}
 	pairs, err := classify.Compare([]classify.Named{{Name: "a", Result: a.classified}, {Name: "b", Result: b.classified}}, a.patients, o)
 	if err != nil {
@@ -584,12 +648,16 @@ func (t *Table) Write(w io.Writer, metric string) error {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
+		shown := metric
+		if own := t.Primary[g.task]; own != "" && metric == t.Metric {
+			shown = own
+		}
 		var columns, methods []string
 		cells := map[[2]string]string{}
 		starred := false
 		for k := range t.Rows {
 			r := &t.Rows[k]
-			f, ok := r.Figures[metric]
+			f, ok := r.Figures[shown]
 			if (grid{r.Scenario, r.Task}) != g || !ok {
 				continue
 			}
@@ -614,7 +682,7 @@ func (t *Table) Write(w io.Writer, metric string) error {
 		if g.task != "" {
 			title = g.task + ": " + title
 		}
-		fmt.Fprintf(w, "%s, %s on split %s: mean over seeds [95 %% CI, patients resampled]\n", title, strings.ReplaceAll(metric, "_", " "), t.Split)
+		fmt.Fprintf(w, "%s, %s on split %s: mean over seeds [95 %% CI, patients resampled]\n", title, strings.ReplaceAll(shown, "_", " "), t.Split)
 		tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		fmt.Fprintf(tab, "%s\t%s\n", map[bool]string{false: "missing", true: "training patients"}[t.byFraction()], strings.Join(columns, "\t"))
 		for _, m := range methods {

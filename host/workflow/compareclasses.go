@@ -34,6 +34,8 @@ type Classification struct {
 	// IDs and Patients are those of the cases with a label; Results are parallel to Systems.
 	IDs, Patients []string         `json:"-"`
 	Results       []classify.Named `json:"-"`
+	// Set is its place among all label sets.
+	Set int `json:"-"`
 }
 
 // Metric is a figure with its 95 % interval.
@@ -114,6 +116,7 @@ func compareClassifiers(o CompareOptions, given []*RunFiles) (out []*Classificat
 		if err != nil {
 			return nil, nil, err
 		}
+		one.Set = len(out) + len(measured)
 		one.Notes = append(one.Notes, thresholdNotes(given, o.Systems, one.Task)...)
 		out = append(out, one)
 	}

@@ -171,6 +171,8 @@ func (o PredictOptions) check() error {
 		return usage("--overlays: the run's task is %s, boxes are drawn in detection only; `alignedfusion report` shows its cases", task)
 	case len(o.TTA) > 0 && r.Config.Encoder.Plugin == config.None:
 		return usage("--tta %s: the run has no encoder, so there are no images to turn or mirror", strings.Join(o.TTA, ","))
+	case o.Counterfactuals && !r.Labels[0].Classed():
+		return usage("--counterfactuals: %s answers %s (%s), and what an answer owes to the report is measured of classes", o.Run, r.Labels[0].Name, r.Labels[0].Asks())
 	case o.Counterfactuals && r.Schema == nil:
 		return usage("--counterfactuals: %s reads no attributes, so nothing would change", o.Run)
 	case o.Reconstruction && r.Config.Fusion.Plugin == config.None:

@@ -2,7 +2,7 @@
 (() => {
 const byId = id => document.getElementById(id);
 const doc = JSON.parse(byId("document").textContent);
-const detection = doc.detection, classified = doc.classified || [], lesions = doc.lesions || [], attributes = doc.attributes || [];
+const detection = doc.detection, classified = doc.classified || [], measured = doc.measured || [], lesions = doc.lesions || [], attributes = doc.attributes || [];
 
 // element makes an element; attributes that it has as properties are set as such.
 function element(tag, given, ...children) {
@@ -90,7 +90,8 @@ function reading() {
 
 const kinds = detection && systems.length ? [["all", "what is worst"], ["missed", "missed lesions"], ["near", "near misses"], ["fp", "confident false positives"], ["free", "lesion-free images with marks"],
   ...(systems.length > 1 ? [["won", "lesions won against " + doc.systems[0].name], ["lost", "lesions lost against " + doc.systems[0].name]] : []), ["cases", "all images"], ["flagged", "flagged cases"]]
-  : classified.length ? [["all", "what is worst"], ["wrong", "wrong answers"], ["cases", "all cases"], ["flagged", "flagged cases"]] : [["cases", "all images"], ["flagged", "flagged cases"]];
+  : classified.length ? [["all", "what is worst"], ["wrong", "wrong answers"], ["cases", "all cases"], ["flagged", "flagged cases"]]
+  : measured.length ? [["all", "what is worst"], ["cases", "all cases"], ["flagged", "flagged cases"]] : [["cases", "all images"], ["flagged", "flagged cases"]];
 
 const rankOf = systems.map((s, i) => { const marks = sortedOf[i].marks; return v => 1 - above(marks, v + 1e-12) / Math.max(1, marks.length); });
 const sizeOf = b => Math.max(b[2] - b[0], b[3] - b[1]);
@@ -107,6 +108,7 @@ function makeItems() {
     detectionItems(out, kind);
   } else {
     classifiedItems(out);
+    if (kind === "all" && !state.confusion) measuredItems(out);
   }
   const words = byId("find").value.trim().toLowerCase();
   items = words ? out.filter(m => (doc.cases[m.case].id + " " + (doc.cases[m.case].patient || "") + " " + m.text + " " + ((remarks.get(m.case) || {}).flag || "")).toLowerCase().includes(words)) : out;
@@ -155,6 +157,19 @@ function classifiedItems(out) {
       if (state.confusion && (state.confusion.set !== set || state.confusion.truth !== truth || state.confusion.best !== best)) return;
       if (best === truth && !state.confusion) return;
       out.push({kind: best === truth ? "case" : "wrong", case: i, worth: p[best] - p[truth], size: 0, text: (set.task ? set.task + ": " : "") + set.classes[truth] + " taken for " + set.classes[best] + ", " + percent(p[best])});
+    });
+  }
+}
+const unitOf = set => set.unit ? " " + set.unit : "";
+// truthOf is what is known of the n-th case of a question for a number or a time.
+const truthOf = (set, n) => brief(set.truth[n]) + unitOf(set) + (set.event && !set.event[n] ? " without the event" : "");
+// measuredItems are the answers, those furthest from the truth first; a case that was not followed to the answer is not wrong.
+function measuredItems(out) {
+  for (const set of measured) {
+    const top = Math.max(...set.truth.map(Math.abs), 1e-9);
+    set.case.forEach((i, n) => {
+      const answer = set.answer[state.system][n], off = answer - set.truth[n];
+      out.push({kind: "case", case: i, worth: set.event && !set.event[n] && off > 0 ? 0 : Math.abs(off) / top, size: 0, text: (set.task ? set.task + ": " : "") + truthOf(set, n) + ", answer " + brief(answer)});
     });
   }
 }
@@ -378,9 +393,13 @@ function answersOf(i) {
   for (const set of classified) {
     const n = set.case.indexOf(i);
     if (n < 0) continue;
-    const system = doc.systems[state.system], kinds = otherKinds.filter(([k]) => system.counterfactual && system.counterfactual[k] && system.counterfactual[k][i]), at = classified.indexOf(set);
+    const system = doc.systems[state.system], kinds = otherKinds.filter(([k]) => system.counterfactual && system.counterfactual[k] && system.counterfactual[k][i]), at = set.set;
     out.push(table((set.task || "Class") + ": true is " + set.classes[set.label[n]], ["class", ...doc.systems.map(s => s.name), ...kinds.map(k => k[1])],
       set.classes.map((name, k) => [name + (k === set.label[n] ? " ✓" : ""), ...set.probability.map(p => percent(p[n][k])), ...kinds.map(([o]) => percent(system.counterfactual[o][i][at][k]))])));
+  }
+  for (const set of measured) {
+    const n = set.case.indexOf(i);
+    if (n >= 0) out.push(table((set.task || set.question) + ": true is " + truthOf(set, n), doc.systems.map(s => s.name), [set.answer.map(a => brief(a[n]) + unitOf(set))]));
   }
   return out;
 }
@@ -491,6 +510,7 @@ function makePerformance() {
     if (!detection.consistent) page.append(element("p", {className: "warning"}, "This protocol gives marks to lesions by overlap, whatever the scores: what the slider counts is its assignment of all marks, cut at the threshold."));
   }
   for (const set of classified) page.append(...classPage(set));
+  for (const set of measured) page.append(...measuredPage(set));
   if (!page.children.length) page.append(element("p", {}, "There are no predictions here, only data."));
 }
 const figureCell = (v, ci, note) => element("td", {className: "n"}, fixed(v), ci ? element("div", {className: "small muted"}, range(ci)) : null, note ? element("div", {className: "small"}, note) : null);
@@ -538,6 +558,27 @@ function classPage(set) {
     out.push(element("div", {className: "plots"},
       plot("Reliability", {x: unitAxis("greatest probability"), y: unitAxis("share that is right")}, [{points: [[0, 0], [1, 1]], className: "s6", dash: "4 4"}, {name: filled.length + " of 15 bins with cases", points: filled.map(b => [b[1] / b[0], b[2] / b[0]]), dots: true, className: "s0"}]),
       plot("ROC of each class against the rest", {x: unitAxis("false positive rate"), y: unitAxis("sensitivity")}, [...classes.map((name, c) => roc(set, probability, c)).filter(l => l), {points: [[0, 0], [1, 1]], className: "s6", dash: "4 4"}])));
+  });
+  return out;
+}
+// measuredPage shows answers that are numbers or times.
+function measuredPage(set) {
+  const names = [...new Set(set.figures.map(f => f.figure))], out = [element("h2", {}, (set.task ? set.task + ": " : "") + set.question + (set.unit ? " in " + set.unit : ""))];
+  out.push(table("Figures of " + set.cases + " cases with intervals" + (set.events ? ", " + set.events + " events" : ""), ["figure", ...doc.systems.map(s => s.name)], names.map(name => [name, ...doc.systems.map(s => {
+    const f = set.figures.find(f => f.figure === name && f.system === s.name), d = f && f.difference;
+    return f ? figureCell(f.value, f.ci, d ? "difference " + fixed(d.value) + " (" + range(d.ci) + "), p " + fixed(f.p_bootstrap) : "") : "";
+  })])));
+  const low = Math.min(0, ...set.truth), high = Math.max(...set.truth), axis = label => ({label: label + (set.unit ? ", " + set.unit : ""), min: low, max: high > low ? high : low + 1});
+  set.answer.forEach((answer, n) => {
+    const pairs = answer.map((a, k) => [set.truth[k], a]), plots = [], line = {points: [[low, low], [high, high]], className: "s6", dash: "4 4"};
+    if (set.event) {
+      plots.push(plot("Expected time against the time that was followed", {x: axis("time"), y: axis("expected")}, [line, {name: "event", points: pairs.filter((_, k) => set.event[k]), dots: true, className: "s0"}, {name: "without it", points: pairs.filter((_, k) => !set.event[k]), dots: true, className: "s1"}]));
+    } else {
+      const apart = pairs.map(([t, a]) => [(t + a) / 2, a - t]), of = name => { const f = set.figures.find(f => f.figure === name && f.system === doc.systems[n].name); return f ? f.value : null; };
+      const most = Math.max(1e-9, ...apart.map(p => Math.abs(p[1]))), lines = ["bias", "loa_low", "loa_high"].filter(name => of(name) !== null).map((name, k) => ({name, points: [[low, of(name)], [high, of(name)]], className: "s" + (k ? 6 : 1), dash: k ? "4 4" : ""}));
+      plots.push(plot("Answer against truth", {x: axis("truth"), y: axis("answer")}, [line, {points: pairs, dots: true, className: "s0"}]), plot("Difference against mean (Bland and Altman)", {x: axis("mean of both"), y: {label: "answer - truth", min: -1.2 * most, max: 1.2 * most}}, [...lines, {points: apart, dots: true, className: "s0"}]));
+    }
+    out.push(element("h3", {}, doc.systems[n].name), element("div", {className: "plots"}, ...plots));
   });
   return out;
 }
