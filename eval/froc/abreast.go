@@ -152,7 +152,7 @@ func (r *Result) estimate() []float64 {
 	for i := range of {
 		of[i].set(0, 1)
 	}
-	out := r.statistics(newWalkers(&r.Protocol), of, 1, []weighting{{r.Counts.Units, r.Counts.Lesions}})
+	out := r.statistics(newWalkers(&r.Protocol), of, 1, []weighting{{r.Counts.Units, r.clusters.counted}})
 	return out[0]
 }
 

@@ -177,8 +177,8 @@ func jackknife(o BootstrapOptions, systems []*Result) ([]table, error) {
 // weighting sums up what is drawn with the given weight per cluster.
 func (c *clusters) weighting(drawn []int32) (w weighting) {
 	for k, n := range drawn {
-		w.units += int(n * c.units[k])
-		w.lesions += int(n * c.lesions[k])
+		w.units += int(n) * int(c.units[k])
+		w.lesions += int(n) * int(c.lesions[k])
 	}
 	return w
 }

@@ -3,6 +3,7 @@ package froc
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/eval/resample"
@@ -52,6 +53,9 @@ func COCOevalContext(ctx context.Context, t *Truth, predictions []Prediction, ti
 	}
 	if err := t.Check(); err != nil {
 		return nil, err
+	}
+	if i := slices.IndexFunc(t.Images, func(im Image) bool { return im.weight() != 1 }); i >= 0 {
+		return nil, fmt.Errorf("COCO's figures have no weights of images, and image %q weighs %d: leave the weights out", t.Images[i].ID, t.Images[i].Weight)
 	}
 	if err := checkPredictions(t, predictions); err != nil {
 		return nil, err

@@ -140,7 +140,7 @@ const comparedBesides = 4
 func (x *exchanger) statistics(walkers *[lanes][2]*walker, exchanged []uint64) (all [lanes][2][]float64) {
 	for lane := range walkers {
 		for _, w := range walkers[lane] {
-			w.start(x.a.Counts.Units, x.a.Counts.Lesions)
+			w.start(x.a.Counts.Units, x.a.clusters.counted)
 		}
 	}
 	var steps tally // bit 1: lesions found, else false positives

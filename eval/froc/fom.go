@@ -100,13 +100,15 @@ func (r *Result) makeCases(lesions []int) {
 			}
 		}
 	}
-	r.cases = make([]rating, len(tops))
+	r.cases = make([]rating, 0, len(tops))
 	for i, t := range tops {
 		c := rating{score: t.score, cluster: r.clusters.ofImage[i], lesion: lesions[i] > 0, normal: lesions[i] == 0}
 		if c.lesion && t.marks > 0 {
 			c.weight = float64(t.inside) / float64(t.marks)
 		}
-		r.cases[i] = c
+		for range r.Truth.Images[i].weight() {
+			r.cases = append(r.cases, c)
+		}
 	}
 	sortRatings(r.cases)
 }
@@ -140,7 +142,9 @@ func (r *Result) makeRatings() {
 	}
 	r.ratings = make([]rating, 0, len(highest)+r.Counts.Lesions)
 	for i, score := range highest {
-		r.ratings = append(r.ratings, rating{score: score, cluster: r.clusters.ofImage[i], normal: lesions[i] == 0})
+		for range r.Truth.Images[i].weight() {
+			r.ratings = append(r.ratings, rating{score: score, cluster: r.clusters.ofImage[i], normal: lesions[i] == 0})
+		}
 	}
 	for j, i := range r.matching.found {
 		l := &r.Truth.Lesions[j]
@@ -151,9 +155,10 @@ func (r *Result) makeRatings() {
 		if i >= 0 {
 			score = r.Predictions[i].Score
 		}
-		r.ratings = append(r.ratings, rating{
-			score: score, cluster: r.clusters.ofImage[l.Image], lesion: true, weight: share(l),
-		})
+		one := rating{score: score, cluster: r.clusters.ofImage[l.Image], lesion: true, weight: share(l)}
+		for range r.Truth.Images[l.Image].weight() {
+			r.ratings = append(r.ratings, one)
+		}
 	}
 	sortRatings(r.ratings)
 	r.makeCases(lesions)

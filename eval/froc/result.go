@@ -15,8 +15,8 @@ import (
 // with score >= Threshold are kept.
 type CurvePoint struct {
 	Threshold      float64
-	Found          int // lesions found
-	FalsePositives int
+	Found          int     // lesions found, as often as their images weigh
+	FalsePositives int     // likewise
 	FPPI           float64 // false positives per unit (image, volume or patient)
 	Sensitivity    float64 // Found / lesions
 }
@@ -38,7 +38,7 @@ type Counts struct {
 	Images            int `json:"images"`
 	LesionFreeImages  int `json:"images_without_lesions"`
 	Patients          int `json:"patients"`
-	Units             int `json:"units"` // divisor of FPPI
+	Units             int `json:"units"` // divisor of FPPI; with weights of images their sum
 	Lesions           int `json:"lesions"`
 	IgnoredLesions    int `json:"ignored_lesions"`
 	Predictions       int `json:"predictions"`
@@ -90,8 +90,9 @@ type event struct {
 type clusters struct {
 	names   []string
 	ofImage []int32
-	lesions []int32 // counted lesions per cluster
+	lesions []int32 // counted lesions per cluster, as often as their images weigh
 	units   []int32 // units per cluster
+	counted int     // lesions of all clusters
 }
 
 // withLesion returns the number of clusters with a counted lesion: those that sensitivity
@@ -130,16 +131,20 @@ func EvaluateContext(ctx context.Context, t *Truth, predictions []Prediction, p 
 	if err := checkKinds(t, predictions, &p); err != nil {
 		return nil, err
 	}
+	var err error
 	r := &Result{Protocol: p, Truth: t, Predictions: predictions, replicated: &replicated{}}
 	r.Protocol.FPPI = slices.Clone(p.FPPI)
-	r.clusters = makeClusters(t, &p)
+	if r.clusters, err = makeClusters(t, &p); err != nil {
+		return nil, err
+	}
 	r.countInput()
-	var err error
 	if r.matching, err = match(ctx, t, predictions, &p); err != nil {
 		return nil, err
 	}
 	r.countFates()
-	r.makeEvents()
+	if err := r.makeEvents(); err != nil {
+		return nil, err
+	}
 	r.makeStretches()
 	r.makeRatings()
 	r.makeCurve()
@@ -227,7 +232,8 @@ func checkDepth(t *Truth, p *Protocol) error {
 	return nil
 }
 
-func makeClusters(t *Truth, p *Protocol) clusters {
+// makeClusters groups the images. The images of a unit must weigh the same.
+func makeClusters(t *Truth, p *Protocol) (clusters, error) {
 	key := func(im *Image, by Group) string {
 		switch by {
 		case PerPatient:
@@ -251,25 +257,35 @@ func makeClusters(t *Truth, p *Protocol) clusters {
 		index[name] = int32(i)
 	}
 	c.lesions, c.units = make([]int32, len(c.names)), make([]int32, len(c.names))
-	seen := map[string]bool{}
+	seen := map[string]int{} // the first image of a unit
+	total := 0
 	for i := range t.Images {
 		im := &t.Images[i]
+		if total += im.weight(); total > max(len(t.Images), mostSteps) {
+			return c, fmt.Errorf("images weigh more than %d together: divide the weights by a number", mostSteps)
+		}
 		c.ofImage[i] = index[key(im, p.Cluster)]
 		if p.Unit != PerImage {
-			if unit := key(im, p.Unit); seen[unit] {
-				continue
+			unit := key(im, p.Unit)
+			first, known := seen[unit]
+			if !known {
+				seen[unit] = i
+			} else if other := &t.Images[first]; other.weight() != im.weight() {
+				return c, fmt.Errorf("images %q and %q of one %s weigh %d and %d: false positives are counted per %s, whose images must weigh the same",
+					other.ID, im.ID, p.Unit, other.weight(), im.weight(), p.Unit)
 			} else {
-				seen[unit] = true
+				continue
 			}
 		}
-		c.units[c.ofImage[i]]++
+		c.units[c.ofImage[i]] += int32(im.weight())
 	}
 	for i := range t.Lesions {
-		if !t.Lesions[i].Ignore {
-			c.lesions[c.ofImage[t.Lesions[i].Image]]++
+		if l := &t.Lesions[i]; !l.Ignore {
+			c.lesions[c.ofImage[l.Image]] += int32(t.Images[l.Image].weight())
+			c.counted += t.Images[l.Image].weight()
 		}
 	}
-	return c
+	return c, nil
 }
 
 func (r *Result) countInput() {
@@ -325,17 +341,25 @@ func (r *Result) countFates() {
 	}
 }
 
-// makeEvents lists the steps of the curve by descending score.
-func (r *Result) makeEvents() {
+// makeEvents lists the steps of the curve by descending score, each as often as its image
+// weighs. Too many are an error.
+func (r *Result) makeEvents() error {
 	n := r.Counts.Found + r.Counts.FalsePositives
+	if found, _, fp := r.weighed(); found+fp > max(n, mostSteps) {
+		return fmt.Errorf("with their weights images make %d steps of the curve, at most %d are counted: divide the weights by a number", found+fp, mostSteps)
+	} else {
+		n = found + fp
+	}
 	keys, beside := make([]uint64, 0, n), make([]uint32, 0, n) // cluster<<1 | found
 	var marks []int32                                          // of each event, where the order of input decides
 	inOrder := r.Protocol.Ties == InputOrder
 	add := func(prediction int, image int, found bool) {
-		keys = append(keys, ^stat.Key(r.Predictions[prediction].Score))
-		beside = append(beside, uint32(r.clusters.ofImage[image])<<1|bit(found))
-		if inOrder {
-			marks = append(marks, int32(prediction))
+		for range r.Truth.Images[image].weight() {
+			keys = append(keys, ^stat.Key(r.Predictions[prediction].Score))
+			beside = append(beside, uint32(r.clusters.ofImage[image])<<1|bit(found))
+			if inOrder {
+				marks = append(marks, int32(prediction))
+			}
 		}
 	}
 	for j, i := range r.matching.found {
@@ -358,6 +382,35 @@ func (r *Result) makeEvents() {
 	if inOrder {
 		r.sortByInput(marks)
 	}
+	return nil
+}
+
+// weighed counts the lesions found, the marks that found them and the false positives, each
+// as often as its image weighs.
+func (r *Result) weighed() (found, hits, fp int) {
+	if !r.made() {
+		return 0, 0, 0
+	}
+	for j, i := range r.matching.found {
+		if i >= 0 {
+			found += r.Truth.Images[r.Truth.Lesions[j].Image].weight()
+		}
+	}
+	for i, f := range r.matching.fate {
+		switch f {
+		case TruePositive:
+			hits += r.Truth.Images[r.Predictions[i].Image].weight()
+		case FalseAlarm:
+			fp += r.Truth.Images[r.Predictions[i].Image].weight()
+		}
+	}
+	return found, hits, fp
+}
+
+// FPPerUnit is the number of false positives of all marks per unit, weighted.
+func (r *Result) FPPerUnit() float64 {
+	_, _, fp := r.weighed()
+	return float64(fp) / float64(r.Counts.Units)
 }
 
 // sortByInput orders the events by score, then by the ids of images (as numbers, where all
@@ -402,7 +455,7 @@ func (r *Result) makeCurve() {
 		r.Curve = append(r.Curve, CurvePoint{
 			Threshold: r.events[i].score, Found: found, FalsePositives: fp,
 			FPPI:        float64(fp) / float64(r.Counts.Units),
-			Sensitivity: float64(found) / float64(r.Counts.Lesions),
+			Sensitivity: float64(found) / float64(r.clusters.counted),
 		})
 	}
 	keys := r.rankedKeys()
@@ -429,16 +482,30 @@ func (r *Result) rankedKeys() []uint64 {
 // AllMarks returns the precision and the sensitivity of all marks together, whatever their
 // scores; precision is NaN without true and false positives.
 func (r *Result) AllMarks() (precision, sensitivity float64) {
-	n := &r.Counts
-	return float64(n.TruePositives) / float64(n.TruePositives+n.FalsePositives), float64(n.Found) / float64(n.Lesions)
+	found, hits, fp := r.weighed()
+	return float64(hits) / float64(hits+fp), float64(found) / float64(r.clusters.counted)
 }
 
 // Silent returns the number of images without a counted lesion on which there is no false
 // positive.
 func (r *Result) Silent() int {
+	if !r.made() {
+		return 0
+	}
+	loud := make([]bool, len(r.Truth.Images)) // or with lesions
+	for i := range r.Truth.Lesions {
+		if l := &r.Truth.Lesions[i]; !l.Ignore {
+			loud[l.Image] = true
+		}
+	}
+	for i, f := range r.matching.fate {
+		if f == FalseAlarm {
+			loud[r.Predictions[i].Image] = true
+		}
+	}
 	silent := 0
-	for _, c := range r.ratings {
-		if c.normal && math.IsInf(c.score, -1) {
+	for _, heard := range loud {
+		if !heard {
 			silent++
 		}
 	}

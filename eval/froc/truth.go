@@ -18,7 +18,14 @@ type Image struct {
 	// 0: 1, coordinates are as they are. The radius of a point is in millimetres then.
 	SpacingMM [3]float64
 	Slices    int // the image's depth, for rules of a share of it; 0: unknown
+	// Weight says how many images this one stands for where the sample is weighted: its
+	// lesions, its marks and itself count so many times everywhere, as if it were there as
+	// often. 0: once.
+	Weight int
 }
+
+// weight is how often an image counts.
+func (im *Image) weight() int { return max(im.Weight, 1) }
 
 // patient returns the patient's key; images without one stand for themselves.
 func (im *Image) patient() string {
@@ -75,6 +82,10 @@ type Prediction struct {
 	Class  int32   // index into Truth.Classes, or AnyClass; without Truth.Classes it means nothing
 }
 
+// MaxWeight is the greatest weight of an image, and mostSteps what the steps of a curve may be
+// with weights: those of an image are there as often as it weighs.
+const MaxWeight, mostSteps = 10_000, 1 << 27
+
 // ErrNoLesions is returned when no lesion counts, so that sensitivity is undefined.
 var ErrNoLesions = errors.New("no lesion counts: sensitivity is undefined")
 
@@ -101,6 +112,9 @@ func (t *Truth) Check() error {
 			if !(v >= 0) || math.IsInf(v, 0) {
 				return fmt.Errorf("image %q: spacing %v, want millimetres above 0", im.ID, im.SpacingMM)
 			}
+		}
+		if im.Weight < 0 || im.Weight > MaxWeight {
+			return fmt.Errorf("image %q: weight %d, want 0 to %d", im.ID, im.Weight, MaxWeight)
 		}
 		if im.Volume == "" {
 			continue

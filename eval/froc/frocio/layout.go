@@ -49,6 +49,8 @@ var roleNames = map[string][]string{
 	"voxel": {"labelid", "labelvalue", "maskvalue", "maskid", "voxellabel", "componentid"},
 	// weight is that of a lesion among those of its image, of JAFROC's sheets
 	"weight": {"lesionweight", "weight"},
+	// image-weight is how many images one stands for. A bare weight may be a patient's.
+	"image-weight": {"imageweight", "caseweight"},
 	// lesion names a lesion within its image instead of a place: JAFROC's
 	"lesion": {"lesionid"},
 	// lists hold a whole box in one cell; box is one whose order the name does not say
@@ -130,7 +132,7 @@ const (
 
 // layout says which column of a table means what; -1: there is no such column.
 type layout struct {
-	image, score, patient, volume, split, ignore, class, reader, voxel, width, height, weight int
+	image, score, patient, volume, split, ignore, class, reader, voxel, width, height, weight, imageWeight int
 
 	geometry geometry
 	order    order
@@ -214,7 +216,7 @@ func (o Options) newLayout(t *rowFile) (layout, error) {
 	}
 	l.score, l.patient, l.volume, l.split, l.ignore = c.take("score"), c.take("patient"), c.take("volume"), c.take("split"), c.take("ignore")
 	l.reader, l.class = c.find("reader"), c.find("class")
-	l.width, l.height = c.find("width-of-the-image"), c.find("height-of-the-image")
+	l.width, l.height, l.imageWeight = c.find("width-of-the-image"), c.find("height-of-the-image"), c.find("image-weight")
 	l.chooseGeometry(c)
 	if l.geometry == point2D || l.geometry == point3D {
 		if l.radius = c.take("radius"); l.radius < 0 {

@@ -206,7 +206,7 @@ func NewProtocol(p froc.Protocol) Protocol {
 func NewSystem(name string, r *froc.Result, b *froc.Bootstrap) System {
 	s := System{
 		Name: name, Counts: r.Counts, MeanSensitivity: Number(r.MeanSensitivity), AP: Number(r.AP),
-		FPPerUnit: Number(float64(r.Counts.FalsePositives) / float64(r.Counts.Units)),
+		FPPerUnit: Number(r.FPPerUnit()),
 		Merit:     map[string]Merit{}, SilentImages: r.Silent(),
 	}
 	precision, recall := r.AllMarks()

@@ -89,7 +89,7 @@ func TestColumnsOfTheListOfImagesThatNobodyUsesAreNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := truth.Notes[0]; !strings.HasSuffix(got, "images.csv: columns not used: sample_weight") {
+	if got := truth.Notes[0]; !strings.HasSuffix(got, "images.csv: columns not used: sample_weight; --columns image-weight=sample_weight makes each image count so many times") {
 		t.Errorf("notes %q", truth.Notes)
 	}
 }
@@ -121,6 +121,41 @@ func TestPairsNameEveryOperatingPoint(t *testing.T) {
 	for i, fppi := range []float64{0.5, 1, 4} {
 		if p := got[0].Points[i]; p.FPPI != fppi || p.Value != Number(i+1) {
 			t.Errorf("point %d: %+v", i, p)
+		}
+	}
+}
+
+func TestImagesHaveWeights(t *testing.T) {
+	dir := write(t, map[string]string{
+		"truth.csv":    "image,x1,y1,x2,y2\na,0,0,9,9\nb,0,0,9,9\n",
+		"weighed.csv":  "image,x1,y1,x2,y2,image_weight\na,0,0,9,9,3\n",
+		"images.csv":   "image,Image Weight\na,3\nb,1\nc,10.0\n",
+		"named.csv":    "image,stands for\na,3\nb,1\nc,10\n",
+		"fraction.csv": "image,case_weight\na,2.5\nb,1\n",
+		"zero.csv":     "image,case_weight\na,0\nb,\n",
+	})
+	read := func(truth, images string, o Options) (*Truth, error) {
+		return ReadTruth(Source{GroundTruth: filepath.Join(dir, truth), Images: filepath.Join(dir, images)}, o)
+	}
+	for images, columns := range map[string]map[string]string{"images.csv": nil, "named.csv": {"image-weight": "stands for"}} {
+		truth, err := read("truth.csv", images, Options{Columns: columns})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, b, c := truth.Images[0].Weight, truth.Images[1].Weight, truth.Images[2].Weight; a != 3 || b != 1 || c != 10 {
+			t.Errorf("%s: weights %d, %d, %d, want 3, 1, 10", images, a, b, c)
+		}
+		if !strings.Contains(strings.Join(truth.Notes, "\n"), "3 images stand for 14") {
+			t.Errorf("%s: notes %q", images, truth.Notes)
+		}
+	}
+	for want, files := range map[string][2]string{
+		`fraction.csv:2: case_weight is "2.5", want the whole number`:        {"truth.csv", "fraction.csv"},
+		`zero.csv:3: case_weight is "", want`:                                {"truth.csv", "zero.csv"},
+		`weighed.csv:1: column "image_weight" weighs images; give it in the`: {"weighed.csv", "images.csv"},
+	} {
+		if _, err := read(files[0], files[1], Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -333,17 +334,22 @@ func (t *Truth) readImages(path string) error {
 	}
 	t.uses.split = t.uses.split || l.split >= 0
 	width, height := l.imageSize(tab)
+	weight := l.imageWeight
 	if t.wants() && l.split < 0 {
 		return fmt.Errorf("%s:1: no column %q to choose %q by", path, "split", t.options.Split)
 	}
 	var aside []string
 	for _, c := range l.rest {
-		if name := tab.header[c]; c != width && c != height && !slices.Contains(geometryNames, strings.ToLower(strings.TrimSpace(name))) {
+		if name := tab.header[c]; c != width && c != height && c != weight && !slices.Contains(geometryNames, strings.ToLower(strings.TrimSpace(name))) {
 			aside = append(aside, name)
 		}
 	}
 	if len(aside) > 0 {
-		t.note("%s: columns not used: %s", path, clip(strings.Join(aside, ", ")))
+		hint := ""
+		if k := slices.IndexFunc(aside, func(name string) bool { return strings.Contains(plain(name), "weight") }); k >= 0 {
+			hint = fmt.Sprintf("; --columns image-weight=%s makes each image count so many times", clip(aside[k]))
+		}
+		t.note("%s: columns not used: %s%s", path, clip(strings.Join(aside, ", ")), hint)
 	}
 	splits := map[string]int{}
 	geometry := geometryColumns(tab.header, l.number)
@@ -371,6 +377,13 @@ func (t *Truth) readImages(path string) error {
 			t.problems.row(tab.where(), "empty image id", "image is empty")
 			return nil
 		}
+		if weight >= 0 {
+			w, err := l.number(row[weight])
+			if im.Weight = int(w); err != nil || w != math.Trunc(w) || w < 1 || w > froc.MaxWeight {
+				t.problems.row(tab.where(), "bad weight", "%s is %q, want the whole number of images that this one stands for, 1 to %d", tab.header[weight], clip(row[weight]), froc.MaxWeight)
+				return nil
+			}
+		}
 		_, twice := t.index[im.ID]
 		if twice || t.left[im.ID] {
 			t.problems.row(tab.where(), "image id twice", "image id %q stands twice", clip(im.ID))
@@ -395,6 +408,13 @@ func (t *Truth) readImages(path string) error {
 	})
 	if err == nil && len(t.Images) == 0 && len(splits) > 0 && t.problems.total == 0 {
 		return fmt.Errorf("%s: no image of split %q; there are %v", path, t.options.Split, slices.Sorted(maps.Keys(splits)))
+	}
+	if weight >= 0 {
+		stand := 0 // for so many
+		for i := range t.Images {
+			stand += t.Images[i].Weight
+		}
+		t.note("%s: %d images stand for %d by the column %s: lesions, marks and images count as often as it says", path, len(t.Images), stand, tab.header[weight])
 	}
 	return err
 }
@@ -431,6 +451,9 @@ func (t *Truth) readTable(in *input, excluded bool) error {
 	l, err := t.layout(tab)
 	if err != nil {
 		return err
+	}
+	if l.imageWeight >= 0 {
+		return fmt.Errorf("%s:1: column %q weighs images; give it in the list of images (--images), a weight of lesions as lesion_weight", path, clip(tab.header[l.imageWeight]))
 	}
 	beside := l.geometry == noGeometry && l.score < 0 && slices.ContainsFunc(tab.header, func(name string) bool { return slices.Contains(roleNames["voxel"], plain(name)) })
 	if beside {

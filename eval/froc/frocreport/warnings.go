@@ -297,7 +297,7 @@ func noOverlap(path string, truth *frocio.Truth, r *froc.Result) string {
 	}
 	// Chance alone hardly finds half as many again, nor half of all lesions: a detector that is
 	// only bad, of few lesions above all, is not called misread.
-	best, guess := max(as+max(as/2, 1), (r.Counts.Lesions-1)/2, min(r.Counts.Lesions, fewest)-1), ""
+	best, guess := max(as+max(as/2, 1), (len(p.lesions)-1)/2, min(len(p.lesions), fewest)-1), ""
 	for _, m := range readings {
 		if n, _ := p.reached(m); n > best {
 			best, guess = n, fmt.Sprintf("%s: %d lesions would have one", m.text, n)
