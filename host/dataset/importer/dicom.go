@@ -52,6 +52,7 @@ type instance struct {
 	localizer                 bool
 	rows, columns, samples    int
 	bitsAllocated, bitsStored int
+	highBit                   int
 	signed, inverted          bool
 	planes                    []plane
 }
@@ -90,10 +91,13 @@ func readInstance(path string, pixels bool) (in *instance, frames [][]int32, err
 		patient: d.text(tag.PatientID), modality: d.text(tag.Modality), description: d.text(tag.SeriesDescription), syntax: d.text(tag.TransferSyntaxUID),
 		localizer: strings.Contains(strings.ToUpper(d.text(tag.ImageType)), "LOCALIZER"),
 		rows:      d.whole(tag.Rows), columns: d.whole(tag.Columns), samples: max(1, d.whole(tag.SamplesPerPixel)),
-		bitsAllocated: d.whole(tag.BitsAllocated), bitsStored: d.whole(tag.BitsStored),
+		bitsAllocated: d.whole(tag.BitsAllocated), bitsStored: d.whole(tag.BitsStored), highBit: d.whole(tag.HighBit),
 		signed: d.whole(tag.PixelRepresentation) == 1, inverted: d.text(tag.PhotometricInterpretation) == "MONOCHROME1"}
 	if in.rows == 0 || in.columns == 0 {
 		return nil, nil, errNoImage
+	}
+	if d.text(tag.HighBit) == "" {
+		in.highBit = in.bitsStored - 1
 	}
 	if err := in.check(); err != nil {
 		return nil, nil, err
@@ -125,6 +129,8 @@ func (in *instance) check() error {
 		return wrong("has BitsAllocated %d, want 8, 16 or 32", in.bitsAllocated)
 	case in.bitsStored < 1 || in.bitsStored > in.bitsAllocated:
 		return wrong("has BitsStored %d of %d allocated", in.bitsStored, in.bitsAllocated)
+	case in.highBit < in.bitsStored-1 || in.highBit >= in.bitsAllocated:
+		return wrong("has HighBit %d, with %d bits stored of %d allocated", in.highBit, in.bitsStored, in.bitsAllocated)
 	case in.rows > 1<<14 || in.columns > 1<<14:
 		return wrong("claims %d x %d pixels, sides of at most 16384 are read", in.columns, in.rows)
 	}
@@ -216,6 +222,7 @@ func (in *instance) unpack(raw []byte, order binary.ByteOrder) []int32 {
 
 // value takes the bits stored, their sign, and the inversion of MONOCHROME1.
 func (in *instance) value(bits uint32) int32 {
+	bits >>= in.highBit + 1 - in.bitsStored
 	shift := 32 - in.bitsStored
 	if in.signed {
 		v := int32(bits<<shift) >> shift

@@ -89,18 +89,21 @@ func volumePath(id string) string { return "volumes/" + id + ".nii" }
 // problem.List, before anything is written.
 func Import(ctx context.Context, o Options) (*Summary, error) {
 	var before []string
+	var unread error // pictures, where there are no scans
 	if images := filepath.Join(o.Source, "imagesTr"); isFolder(images) {
 		before = append(before, filepath.ToSlash(images)+" holds the scans (nnU-Net, nnDetection); what lies beside it is not imported")
 		o.Source = images
 	}
 	if o.Boxes == "" && o.Masks == "" && len(before) == 0 {
-		if s, err := importPictures(ctx, o); s != nil || err != nil {
+		s, err := importPictures(ctx, o)
+		if s != nil || err != nil && !errors.Is(err, errNoAnnotations) {
 			return s, err
 		}
+		unread = err
 	}
 	scans, notes, err := find(ctx, o.Source)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, unread)
 	}
 	notes = append(before, notes...)
 	boxes, more, err := o.boxes(scans)
@@ -124,7 +127,9 @@ func Import(ctx context.Context, o Options) (*Summary, error) {
 			return nil, err
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(o.Out, "volumes"), 0o777); err != nil {
+	folders := []string{filepath.Join(o.Out, "volumes"), o.Out}
+	made := slices.DeleteFunc(slices.Clone(folders), isFolder)
+	if err := os.MkdirAll(folders[0], 0o777); err != nil {
 		return nil, err
 	}
 	if o.Part != nil {
@@ -135,6 +140,9 @@ func Import(ctx context.Context, o Options) (*Summary, error) {
 		}
 	}
 	if s.Written, err = writeVolumes(ctx, o, scans); err != nil || o.Part != nil {
+		for _, folder := range made {
+			_ = os.Remove(folder) // where it is empty
+		}
 		return s, err
 	}
 	if err := writeTables(o.Out, scans, boxes, o.Boxes != "" || o.Masks != ""); err != nil {

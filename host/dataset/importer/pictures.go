@@ -57,7 +57,7 @@ type tree struct {
 var pictureEndings = []string{".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 
 // importPictures makes the layout boxes of a folder with COCO's JSON, Pascal VOC's XML or YOLO's
-// texts. It returns nil for a folder that has none of them.
+// texts. It returns nil for a folder without pictures, and errNoAnnotations where they have none.
 func importPictures(ctx context.Context, o Options) (*Summary, error) {
 	t, err := newTree(o.Source)
 	if err != nil || len(t.pictures) == 0 {
@@ -73,8 +73,11 @@ func importPictures(ctx context.Context, o Options) (*Summary, error) {
 			break
 		}
 	}
-	if err := t.problems.Err(); err != nil || kind == "" {
+	if err := t.problems.Err(); err != nil {
 		return nil, err
+	}
+	if kind == "" {
+		return nil, t.unread()
 	}
 	if o.Part != nil {
 		return nil, ErrPart
@@ -97,6 +100,27 @@ func importPictures(ctx context.Context, o Options) (*Summary, error) {
 	}
 	s.Patients = len(patients)
 	return s, t.write(ctx, o, s)
+}
+
+// errNoAnnotations is the answer to pictures that come without boxes.
+var errNoAnnotations = errors.New("no annotations of COCO (.json), Pascal VOC (.xml) or YOLO (.txt beside the pictures or in labels/) were found")
+
+// unread says that there are no annotations, and names files that may be meant for some.
+func (t *tree) unread() error {
+	for _, rel := range t.files {
+		if !strings.EqualFold(filepath.Ext(rel), ".json") {
+			continue
+		}
+		raw, err := os.ReadFile(t.at(rel))
+		var doc any
+		if err == nil {
+			err = json.Unmarshal(raw, &doc)
+		}
+		if err != nil {
+			return fmt.Errorf("%w; %s is no JSON: %w", errNoAnnotations, filepath.ToSlash(t.at(rel)), err)
+		}
+	}
+	return fmt.Errorf("%d names of pictures: %w", len(t.pictures), errNoAnnotations)
 }
 
 func newTree(root string) (*tree, error) {
@@ -209,12 +233,24 @@ func (t *tree) add(p *picture, from string, line int, b pictureBox) {
 	}
 }
 
+// declared refuses a picture of another size than its annotations are for; 0: they do not say.
+// A photograph may have been turned upright for them.
+func (t *tree) declared(p *picture, from string, width, height float64) {
+	w, h := float64(p.width), float64(p.height)
+	upright := width == h && height == w && !strings.EqualFold(filepath.Ext(p.path), ".png")
+	if width > 0 && height > 0 && (width != w || height != h) && !upright {
+		t.problems.Add(t.at(from), 0, "", "%s is %d x %d pixels, its annotations are for %g x %g: was it resized or turned?", p.name, p.width, p.height, width, height)
+	}
+}
+
 // cocoFile is what is used of COCO's JSON (https://cocodataset.org/#format-data).
 type cocoFile struct {
 	Images []struct {
 		ID       json.RawMessage `json:"id"`
 		FileName string          `json:"file_name"`
 		Split    string          `json:"split"`
+		Width    float64         `json:"width"`
+		Height   float64         `json:"height"`
 		Patient  any             `json:"patient_id"`
 	} `json:"images"`
 	Annotations []struct {
@@ -266,7 +302,11 @@ func (t *tree) coco(rel string, doc *cocoFile) {
 			continue
 		}
 		p := t.picture(rel, image.FileName, cmp.Or(image.Split, splitOf(rel)))
-		if pictures[string(image.ID)] = p; p != nil && image.Patient != nil {
+		if pictures[string(image.ID)] = p; p == nil {
+			continue
+		}
+		t.declared(p, rel, image.Width, image.Height)
+		if image.Patient != nil {
 			p.patient = pseudonym(fmt.Sprint(image.Patient))
 		}
 	}
@@ -293,7 +333,11 @@ func (t *tree) coco(rel string, doc *cocoFile) {
 type vocFile struct {
 	XMLName  xml.Name `xml:"annotation"`
 	FileName string   `xml:"filename"`
-	Objects  []struct {
+	Size     struct {
+		Width  float64 `xml:"width"`
+		Height float64 `xml:"height"`
+	} `xml:"size"`
+	Objects []struct {
 		Name      string `xml:"name"`
 		Difficult int    `xml:"difficult"`
 		Box       struct {
@@ -330,7 +374,11 @@ func (t *tree) readVOC() bool {
 		if p == nil {
 			continue
 		}
+		t.declared(p, rel, doc.Size.Width, doc.Size.Height)
 		for _, o := range doc.Objects {
+			if strings.TrimSpace(o.Name) == "" {
+				t.problems.Add(t.at(rel), 0, "object", "an object of %s has no name: of which class is it?", p.name)
+			}
 			t.add(p, rel, 0, pictureBox{o.Box.XMin - 1, o.Box.YMin - 1, o.Box.XMax - 1, o.Box.YMax - 1, o.Name, o.Difficult != 0})
 		}
 	}
@@ -410,7 +458,12 @@ func (t *tree) yolo(p *picture, rel string, names map[int]string) {
 		}
 		v := make([]float64, len(cells))
 		for i, cell := range cells {
-			if v[i], err = table.Number(cell); err != nil || i > 0 && (v[i] < -0.01 || v[i] > 1.01) {
+			v[i], err = table.Number(cell)
+			if i == 0 && (err != nil || v[0] < 0 || v[0] != float64(int(v[0])) || len(names) > 0 && names[int(v[0])] == "") {
+				t.problems.Add(t.at(rel), k+1, "", "the class %q is none of %d, want its number, from 0 (names in data.yaml or classes.txt)", problem.Clip(cell, 40), len(names))
+				return
+			}
+			if err != nil || i > 0 && (v[i] < -0.01 || v[i] > 1.01) {
 				t.problems.Add(t.at(rel), k+1, "", "%q is no share of a side from 0 to 1: want class, centre and size, all of them shares", problem.Clip(cell, 40))
 				return
 			}

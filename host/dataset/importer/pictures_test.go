@@ -7,6 +7,7 @@ import (
 	"image/png"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -131,6 +132,14 @@ func TestPicturesThatAreRefused(t *testing.T) {
 		"a.xml: is no XML of Pascal VOC":           {"a.xml": voc[:100], "a.png": ""},
 		`a.txt:2: "30" is no share of a side`:      {"a.png": "", "a.txt": "0 .5 .5 .1 .1\n0 30 .5 .1 .1\n"},
 		"a.txt:1: 4 numbers, want 5":               {"a.png": "", "a.txt": "0 .5 .5 .1\n"},
+		`a.txt:1: the class "2" is none of 2`:      {"a.png": "", "a.txt": "2 .5 .5 .1 .1\n", "classes.txt": "cyst\nmass\n"},
+		`a.txt:1: the class "-1" is none of 0`:     {"a.png": "", "a.txt": "-1 .5 .5 .1 .1\n"},
+		`a.txt:1: the class "mass" is none of 0`:   {"a.png": "", "a.txt": "mass .5 .5 .1 .1\n"},
+		"its annotations are for 128 x 96":         {"c.json": change(`"file_name"`, `"width": 128, "height": 96, "file_name"`), "a.png": "", "b.png": ""},
+		"its annotations are for 48 x 64":          {"a.xml": strings.Replace(voc, "<object>", "<size><width>48</width><height>64</height></size><object>", 1), "a.png": ""},
+		"an object of a.png has no name":           {"a.xml": regexp.MustCompile(`<name>[^<]*`).ReplaceAllString(voc, "<name>"), "a.png": ""},
+		"c.json is no JSON: unexpected end":        {"c.json": `{"images": [{`, "a.png": ""},
+		"1 names of pictures: no annotations":      {"a.png": ""},
 		"is no picture, or damaged":                {"a.jpg": "x", "a.txt": "0 .5 .5 .1 .1\n"},
 	} {
 		out := filepath.Join(t.TempDir(), "out")
