@@ -18,11 +18,13 @@ const (
 	CapabilityStepZeroGrad = "step-zero-grad"
 	// CapabilityStepAll: it understands StepAll.
 	CapabilityStepAll = "step-all"
+	// CapabilityDataParallel: it understands Join and Average.
+	CapabilityDataParallel = "data-parallel"
 )
 
 // Capabilities are those of every plugin that is served by this SDK.
 func Capabilities() []string {
-	return []string{CapabilitySharedMemory, CapabilityForwardBackward, CapabilityBackwardNorm, CapabilityStepZeroGrad, CapabilityStepAll}
+	return []string{CapabilitySharedMemory, CapabilityForwardBackward, CapabilityBackwardNorm, CapabilityStepZeroGrad, CapabilityStepAll, CapabilityDataParallel}
 }
 
 // OpenContexts returns the bound on open TRAIN contexts per instance.

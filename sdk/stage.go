@@ -3,6 +3,7 @@ package sdk
 import (
 	"cmp"
 	"context"
+	"time"
 
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -271,6 +272,31 @@ type Trainer interface {
 	GradNorm(ctx context.Context) (float64, error)
 	// Step updates the parameters.
 	Step(ctx context.Context, req *StepRequest) error
+}
+
+// JoinRequest makes a stage one of a group of processes that train it together.
+type JoinRequest struct {
+	// Rank counts the members from 0, Size is their number.
+	Rank, Size int
+	// Store is HOST:PORT where they find each other; rank 0 serves it.
+	Store string
+	// Address is where the others reach this member; "" means on this machine.
+	Address string
+	// Timeout bounds the wait for the others, in Join and in every average; 0 is up to the
+	// stage.
+	Timeout time.Duration
+}
+
+// Parallel is a Trainer whose gradients several processes can share.
+type Parallel interface {
+	// Join returns when all members have joined. Parameters and running statistics are then
+	// those of rank 0.
+	Join(ctx context.Context, req *JoinRequest) error
+	// Average begins to replace the gradients by their mean over the group and returns; a
+	// parameter that some member has no gradient of counts as zero there, one that none has
+	// keeps none. Running statistics become their mean. The next call that needs any of them
+	// waits.
+	Average(ctx context.Context) error
 }
 
 // Saver is a stage with state: weights, optimizer.

@@ -116,6 +116,16 @@ func (p *Plugin) StepAll(ctx context.Context, instances []*Instance, requests []
 	return p.call(ctx, "", "step", func(ctx context.Context) error { return client.StepAll(ctx, all, requests) })
 }
 
+// Join makes the instance one of a group of processes.
+func (i *Instance) Join(ctx context.Context, req *sdk.JoinRequest) error {
+	return i.call(ctx, "join", func(ctx context.Context) error { return i.instance.Join(ctx, req) })
+}
+
+// Average begins to average the gradients over the group.
+func (i *Instance) Average(ctx context.Context) error {
+	return i.call(ctx, "average", i.instance.Average)
+}
+
 // Save writes weights and optimizer state into the existing folder dir and returns the
 // names of the files.
 func (i *Instance) Save(ctx context.Context, dir string) (files []string, err error) {

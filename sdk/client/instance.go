@@ -418,6 +418,27 @@ func StepAll(ctx context.Context, instances []*Instance, requests []*sdk.StepReq
 	return nil
 }
 
+// Join makes the instance one of a group of processes; the plugin must be able to.
+func (i *Instance) Join(ctx context.Context, req *sdk.JoinRequest) error {
+	if !i.client.can(sdk.CapabilityDataParallel) {
+		return &sdk.Error{Code: sdk.Unimplemented, Plugin: i.client.options.Plugin, Stage: i.label, Call: "join",
+			Err: fmt.Errorf("the plugin lacks the ability %q", sdk.CapabilityDataParallel), Advice: "build it with a newer SDK, or train in one process"}
+	}
+	start := time.Now()
+	r, err := i.client.stub.Join(ctx, &stagev1.JoinRequest{Instance: i.id, Rank: int32(req.Rank), Size: int32(req.Size),
+		Store: req.Store, Address: req.Address, TimeoutMs: req.Timeout.Milliseconds()})
+	i.spend(start, r.GetCost())
+	return i.client.err(err)
+}
+
+// Average begins to average the gradients over the group.
+func (i *Instance) Average(ctx context.Context) error {
+	start := time.Now()
+	r, err := i.client.stub.Average(ctx, &stagev1.AverageRequest{Instance: i.id})
+	i.spend(start, r.GetCost())
+	return i.client.err(err)
+}
+
 // Save writes weights and optimizer state into the existing folder dir and returns the
 // names of the files.
 func (i *Instance) Save(ctx context.Context, dir string) ([]string, error) {

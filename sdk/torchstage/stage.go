@@ -181,7 +181,7 @@ func (o *opened) end() {
 	o.scope.end()
 }
 
-// stage is an sdk.Stage, Trainer and Saver around a Module.
+// stage is an sdk.Stage, Trainer, Parallel and Saver around a Module.
 type stage struct {
 	module      Module
 	params      *Params
@@ -189,6 +189,7 @@ type stage struct {
 	optimizer   sdk.Optimizer
 	device      gotch.Device
 	frozen      bool
+	peers       *peers // nil: trained in this process alone
 	residentIn  []string
 	residentOut map[string]bool
 	open        map[uint64]*opened
@@ -196,7 +197,7 @@ type stage struct {
 
 // Forward implements sdk.Stage.
 func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.ForwardResponse, err error) {
-	err = OnThread(func() error {
+	err = st.onThread(func() error {
 		if st.open[req.Context] != nil {
 			return sdk.Errorf(sdk.FailedPrecondition, "context %d is open already", req.Context)
 		}
@@ -359,7 +360,7 @@ func (st *stage) collect(s *Scope, req *sdk.ForwardRequest, out *Outputs) *sdk.F
 // Backward implements sdk.Trainer: one vector-Jacobian product through the graph,
 // with the gradients that consumers left for resident outputs.
 func (st *stage) Backward(_ context.Context, req *sdk.BackwardRequest) (resp *sdk.BackwardResponse, err error) {
-	err = OnThread(func() error {
+	err = st.onThread(func() error {
 		o := st.open[req.Context]
 		if o == nil {
 			return sdk.Errorf(sdk.NotFound, "context %d is not open", req.Context)
@@ -486,12 +487,12 @@ func (st *stage) Release(_ context.Context, id uint64) error {
 
 // ZeroGrad implements sdk.Trainer.
 func (st *stage) ZeroGrad(context.Context) error {
-	return Run(func(s *Scope) error { st.params.zeroGrad(s); return nil })
+	return st.run(func(s *Scope) error { st.params.zeroGrad(s); return nil })
 }
 
 // GradNorm implements sdk.Trainer.
 func (st *stage) GradNorm(context.Context) (norm float64, err error) {
-	err = Run(func(s *Scope) error { norm = st.params.gradNorm(s); return nil })
+	err = st.run(func(s *Scope) error { norm = st.params.gradNorm(s); return nil })
 	return norm, err
 }
 
@@ -504,18 +505,18 @@ func (st *stage) Step(_ context.Context, req *sdk.StepRequest) error {
 	if math.IsNaN(req.GradientScale) || math.IsInf(req.GradientScale, 0) {
 		return sdk.Errorf(sdk.InvalidArgument, "gradient scale is %v, want a finite number", req.GradientScale)
 	}
-	return Run(func(s *Scope) error { st.params.step(s, st.optimizer, lr, req.GradientScale); return nil })
+	return st.run(func(s *Scope) error { st.params.step(s, st.optimizer, lr, req.GradientScale); return nil })
 }
 
 // Save implements sdk.Saver.
 func (st *stage) Save(_ context.Context, dir string) (files []string, err error) {
-	err = Run(func(s *Scope) (err error) { files, err = st.params.save(s, dir, st.optimizer); return err })
+	err = st.run(func(s *Scope) (err error) { files, err = st.params.save(s, dir, st.optimizer); return err })
 	return files, err
 }
 
 // Load implements sdk.Saver.
 func (st *stage) Load(_ context.Context, dir string, weightsOnly bool) error {
-	return Run(func(s *Scope) error { return st.params.load(s, dir, st.optimizer, weightsOnly) })
+	return st.run(func(s *Scope) error { return st.params.load(s, dir, st.optimizer, weightsOnly) })
 }
 
 // Close implements sdk.Stage.
@@ -528,9 +529,30 @@ func (st *stage) Close() error {
 		if c, ok := st.module.(Closer); ok {
 			c.Close()
 		}
+		st.leave()
 		st.params.free()
 		st.group.leave()
 		return nil
+	})
+}
+
+// onThread is OnThread once an average that was begun has ended.
+func (st *stage) onThread(f func() error) error {
+	return OnThread(func() error {
+		if err := st.settle(); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+// run is Run once an average that was begun has ended.
+func (st *stage) run(f func(s *Scope) error) error {
+	return Run(func(s *Scope) error {
+		if err := st.settle(); err != nil {
+			return err
+		}
+		return f(s)
 	})
 }
 

@@ -105,17 +105,26 @@ func fit(ctx context.Context, o options, log io.Writer) error {
 		return err
 	}
 	libraries := []library{shim}
-	for _, dir := range o.kernels {
+	for i, dir := range slices.Concat(o.kernels, o.optional) {
 		kernels, err := readKernels(dir)
 		if err != nil {
 			return err
 		}
+		kernels.optional = i >= len(o.kernels)
 		libraries = append(libraries, kernels)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, l := range libraries {
 		own := *b // each finds the standard of its headers
-		group.Go(func() error { return own.build(ctx, l, o.force) })
+		group.Go(func() error {
+			err := own.build(ctx, l, o.force)
+			if err == nil || !l.optional || ctx.Err() != nil {
+				return err
+			}
+			reason := strings.SplitN(strings.TrimSpace(err.Error()), "\n", 3)
+			fmt.Fprintf(log, "%s.so is left out, this libtorch cannot serve it: %s\n", l.name, strings.Join(reason[:min(2, len(reason))], " "))
+			return errors.Join(remove(filepath.Join(out, l.name+".so")), remove(filepath.Join(out, l.name+".json")))
+		})
 	}
 	return group.Wait()
 }
@@ -125,6 +134,8 @@ type library struct {
 	name  string // without its ending
 	files map[string][]byte
 	flags []string
+	// optional: the project does without where it cannot be built.
+	optional bool
 	// needs are the shim's functions with the places of the project that call them.
 	needs map[string]string
 }
@@ -266,6 +277,14 @@ func (b *builder) base() (string, error) {
 		"compiler": []byte(b.compiler + "\n" + b.version),
 		"flags":    []byte(strings.Join(slices.Concat(b.compileFlags(), b.linkFlags("x.so", nil), b.portableLinkFlags("x.so", nil)), "\n")),
 	}), nil
+}
+
+// remove deletes a file that may be missing.
+func remove(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func readJSON[T any](path string) (*T, error) {

@@ -46,6 +46,7 @@ type options struct {
 	base     string   // build folder of a project whose fit serves where it suffices
 	out      string   // folder that gets libtch.so
 	kernels  []string // folders of plugins' own C++ sources
+	optional []string // folders of C++ sources that this libtorch may not be able to serve
 	prebuilt string   // folder of portable libraries to take instead of compiling
 	portable bool     // build portable libraries, out/SERIES
 	shimOnly bool
@@ -66,6 +67,10 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	flags.BoolVar(&o.shimOnly, "shim-only", false, "build libraries only; needs no Go on the machine")
 	flags.Func("kernels", "folder plugins/NAME/native to build into libalignedfusion_NAME.so beside libtch.so (may be given again)", func(dir string) error {
 		o.kernels = append(o.kernels, dir)
+		return nil
+	})
+	flags.Func("optional", "as -kernels; what cannot be built is said and left out (may be given again)", func(dir string) error {
+		o.optional = append(o.optional, dir)
 		return nil
 	})
 	flags.StringVar(&o.prebuilt, "prebuilt", "", "with -shim-only: folder of portable libraries; one for this libtorch's release is taken instead of compiling")

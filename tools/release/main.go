@@ -87,7 +87,7 @@ func (r *tree) fill(torches []string) error {
 		return err
 	}
 	for source, target := range map[string]string{
-		"build/shim/src": "build/shim/src", "plugins/a3d/native": "plugins/a3d/native", "tools/release/setup.sh": "setup",
+		"build/shim/src": "build/shim/src", "plugins/a3d/native": "plugins/a3d/native", "sdk/torchstage/native": "sdk/torchstage/native", "tools/release/setup.sh": "setup",
 		"LICENSE": "LICENSE", "CHANGELOG.md": "CHANGELOG.md", "docs/how-to/install.md": "docs/how-to/install.md", "docs/how-to/cluster.md": "docs/how-to/cluster.md",
 		"tools/release/Dockerfile": "Dockerfile", "tools/release/apptainer.def": "apptainer.def",
 	} {
@@ -102,7 +102,7 @@ func (r *tree) fill(torches []string) error {
 		}
 		for _, torch := range torches {
 			if err := run(nil, filepath.Join(r.dir, "build/fitgotch"), "-shim-only", "-portable", "-kernels", "plugins/a3d/native",
-				"-libtorch", torch, "-out", filepath.Join(r.dir, "build/prebuilt")); err != nil {
+				"-optional", "sdk/torchstage/native", "-libtorch", torch, "-out", filepath.Join(r.dir, "build/prebuilt")); err != nil {
 				return err
 			}
 		}

@@ -43,6 +43,8 @@ if [ -z "$libtorch" ]; then
 		echo "libtorch: taking python3's, $libtorch" >&2
 		wanted=$before
 	elif [ -z "$libtorch" ]; then
+		# Training in several processes needs it; the rest does without.
+		! root || need libgloo-dev ls /usr/include/gloo/config.h
 		need libopenblas0-pthread sh -c 'ls /usr/lib/*-linux-gnu/openblas-pthread/libblas.so.3'
 	fi
 fi

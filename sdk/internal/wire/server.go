@@ -641,6 +641,43 @@ func (s *Server) step(ctx context.Context, r *stagev1.StepRequest) error {
 	})
 }
 
+// parallel is run for the calls of a Parallel.
+func (s *Server) parallel(id uint64, call string, f func(sdk.Parallel) error) error {
+	return s.run(id, call, func(i *instance) error {
+		p, ok := i.stage.(sdk.Parallel)
+		if !ok {
+			return sdk.Errorf(sdk.Unimplemented, "the stage cannot share its gradients with other processes")
+		}
+		return f(p)
+	})
+}
+
+// Join makes an instance one of a group of processes.
+func (s *Server) Join(ctx context.Context, r *stagev1.JoinRequest) (*stagev1.JoinResponse, error) {
+	start := time.Now()
+	err := s.parallel(r.GetInstance(), "join", func(p sdk.Parallel) error {
+		if size, rank := r.GetSize(), r.GetRank(); rank < 0 || rank >= size {
+			return sdk.Errorf(sdk.InvalidArgument, "rank %d of %d, want 0 to %d", rank, size, size-1)
+		}
+		return p.Join(ctx, &sdk.JoinRequest{Rank: int(r.GetRank()), Size: int(r.GetSize()), Store: r.GetStore(), Address: r.GetAddress(),
+			Timeout: time.Duration(r.GetTimeoutMs()) * time.Millisecond})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &stagev1.JoinResponse{Cost: cost(start)}, nil
+}
+
+// Average begins to average the gradients of an instance over its group.
+func (s *Server) Average(ctx context.Context, r *stagev1.AverageRequest) (*stagev1.AverageResponse, error) {
+	start := time.Now()
+	err := s.parallel(r.GetInstance(), "average", func(p sdk.Parallel) error { return p.Average(ctx) })
+	if err != nil {
+		return nil, err
+	}
+	return &stagev1.AverageResponse{Cost: cost(start)}, nil
+}
+
 func (s *Server) saver(id uint64, call, dir string, f func(sdk.Saver) error) error {
 	return s.run(id, call, func(i *instance) error {
 		saver, ok := i.stage.(sdk.Saver)

@@ -2343,6 +2343,226 @@ func (x *StepAllResponse) GetCost() *Cost {
 	return nil
 }
 
+type JoinRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Instance uint64                 `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	// The instance's number in the group, from 0, and how many there are.
+	Rank int32 `protobuf:"varint,2,opt,name=rank,proto3" json:"rank,omitempty"`
+	Size int32 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// HOST:PORT of the store where the members find each other; rank 0 serves it.
+	Store string `protobuf:"bytes,4,opt,name=store,proto3" json:"store,omitempty"`
+	// How long to wait for the others, there and in every average; 0 is up to the plugin.
+	TimeoutMs int64 `protobuf:"varint,5,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// Where the other members reach this one; empty: on this machine.
+	Address       string `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinRequest) Reset() {
+	*x = JoinRequest{}
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinRequest) ProtoMessage() {}
+
+func (x *JoinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
+func (*JoinRequest) Descriptor() ([]byte, []int) {
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *JoinRequest) GetInstance() uint64 {
+	if x != nil {
+		return x.Instance
+	}
+	return 0
+}
+
+func (x *JoinRequest) GetRank() int32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *JoinRequest) GetSize() int32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *JoinRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *JoinRequest) GetTimeoutMs() int64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *JoinRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type JoinResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cost          *Cost                  `protobuf:"bytes,1,opt,name=cost,proto3" json:"cost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinResponse) Reset() {
+	*x = JoinResponse{}
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinResponse) ProtoMessage() {}
+
+func (x *JoinResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
+func (*JoinResponse) Descriptor() ([]byte, []int) {
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *JoinResponse) GetCost() *Cost {
+	if x != nil {
+		return x.Cost
+	}
+	return nil
+}
+
+type AverageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Instance      uint64                 `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AverageRequest) Reset() {
+	*x = AverageRequest{}
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AverageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AverageRequest) ProtoMessage() {}
+
+func (x *AverageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AverageRequest.ProtoReflect.Descriptor instead.
+func (*AverageRequest) Descriptor() ([]byte, []int) {
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *AverageRequest) GetInstance() uint64 {
+	if x != nil {
+		return x.Instance
+	}
+	return 0
+}
+
+type AverageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cost          *Cost                  `protobuf:"bytes,1,opt,name=cost,proto3" json:"cost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AverageResponse) Reset() {
+	*x = AverageResponse{}
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AverageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AverageResponse) ProtoMessage() {}
+
+func (x *AverageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AverageResponse.ProtoReflect.Descriptor instead.
+func (*AverageResponse) Descriptor() ([]byte, []int) {
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *AverageResponse) GetCost() *Cost {
+	if x != nil {
+		return x.Cost
+	}
+	return nil
+}
+
 type SaveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Instance      uint64                 `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"`
@@ -2353,7 +2573,7 @@ type SaveRequest struct {
 
 func (x *SaveRequest) Reset() {
 	*x = SaveRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2365,7 +2585,7 @@ func (x *SaveRequest) String() string {
 func (*SaveRequest) ProtoMessage() {}
 
 func (x *SaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2598,7 @@ func (x *SaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveRequest.ProtoReflect.Descriptor instead.
 func (*SaveRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{32}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SaveRequest) GetInstance() uint64 {
@@ -2406,7 +2626,7 @@ type SaveResponse struct {
 
 func (x *SaveResponse) Reset() {
 	*x = SaveResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2418,7 +2638,7 @@ func (x *SaveResponse) String() string {
 func (*SaveResponse) ProtoMessage() {}
 
 func (x *SaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2431,7 +2651,7 @@ func (x *SaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveResponse.ProtoReflect.Descriptor instead.
 func (*SaveResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{33}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SaveResponse) GetFiles() []string {
@@ -2460,7 +2680,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2472,7 +2692,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2485,7 +2705,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{34}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LoadRequest) GetInstance() uint64 {
@@ -2518,7 +2738,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +2750,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +2763,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{35}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LoadResponse) GetCost() *Cost {
@@ -2562,7 +2782,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2574,7 +2794,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2587,7 +2807,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{36}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CloseRequest) GetInstance() uint64 {
@@ -2605,7 +2825,7 @@ type CloseResponse struct {
 
 func (x *CloseResponse) Reset() {
 	*x = CloseResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2617,7 +2837,7 @@ func (x *CloseResponse) String() string {
 func (*CloseResponse) ProtoMessage() {}
 
 func (x *CloseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2630,7 +2850,7 @@ func (x *CloseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseResponse.ProtoReflect.Descriptor instead.
 func (*CloseResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{37}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{41}
 }
 
 type ShutdownRequest struct {
@@ -2642,7 +2862,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2654,7 +2874,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2667,7 +2887,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{38}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ShutdownRequest) GetDeadlineMs() int64 {
@@ -2685,7 +2905,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2697,7 +2917,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2710,7 +2930,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{39}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{43}
 }
 
 // Diagnostic travels in the details of an error status.
@@ -2732,7 +2952,7 @@ type Diagnostic struct {
 
 func (x *Diagnostic) Reset() {
 	*x = Diagnostic{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +2964,7 @@ func (x *Diagnostic) String() string {
 func (*Diagnostic) ProtoMessage() {}
 
 func (x *Diagnostic) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +2977,7 @@ func (x *Diagnostic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Diagnostic.ProtoReflect.Descriptor instead.
 func (*Diagnostic) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{40}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Diagnostic) GetStage() string {
@@ -3011,6 +3231,20 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x0eStepAllRequest\x129\n" +
 	"\x05steps\x18\x01 \x03(\v2#.alignedfusion.stage.v1.StepRequestR\x05steps\"C\n" +
 	"\x0fStepAllResponse\x120\n" +
+	"\x04cost\x18\x01 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\"\xa0\x01\n" +
+	"\vJoinRequest\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\x04R\binstance\x12\x12\n" +
+	"\x04rank\x18\x02 \x01(\x05R\x04rank\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x05R\x04size\x12\x14\n" +
+	"\x05store\x18\x04 \x01(\tR\x05store\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x05 \x01(\x03R\ttimeoutMs\x12\x18\n" +
+	"\aaddress\x18\x06 \x01(\tR\aaddress\"@\n" +
+	"\fJoinResponse\x120\n" +
+	"\x04cost\x18\x01 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\",\n" +
+	"\x0eAverageRequest\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\x04R\binstance\"C\n" +
+	"\x0fAverageResponse\x120\n" +
 	"\x04cost\x18\x01 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\";\n" +
 	"\vSaveRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12\x10\n" +
@@ -3045,8 +3279,7 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_EVAL\x10\x01\x12\x0e\n" +
 	"\n" +
-	"MODE_TRAIN\x10\x022\xec\n" +
-	"\n" +
+	"MODE_TRAIN\x10\x022\x9b\f\n" +
 	"\fStageService\x12]\n" +
 	"\bDescribe\x12'.alignedfusion.stage.v1.DescribeRequest\x1a(.alignedfusion.stage.v1.DescribeResponse\x12W\n" +
 	"\x06Attach\x12%.alignedfusion.stage.v1.AttachRequest\x1a&.alignedfusion.stage.v1.AttachResponse\x12Q\n" +
@@ -3059,6 +3292,8 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\bGradNorm\x12'.alignedfusion.stage.v1.GradNormRequest\x1a(.alignedfusion.stage.v1.GradNormResponse\x12Q\n" +
 	"\x04Step\x12#.alignedfusion.stage.v1.StepRequest\x1a$.alignedfusion.stage.v1.StepResponse\x12Z\n" +
 	"\aStepAll\x12&.alignedfusion.stage.v1.StepAllRequest\x1a'.alignedfusion.stage.v1.StepAllResponse\x12Q\n" +
+	"\x04Join\x12#.alignedfusion.stage.v1.JoinRequest\x1a$.alignedfusion.stage.v1.JoinResponse\x12Z\n" +
+	"\aAverage\x12&.alignedfusion.stage.v1.AverageRequest\x1a'.alignedfusion.stage.v1.AverageResponse\x12Q\n" +
 	"\x04Save\x12#.alignedfusion.stage.v1.SaveRequest\x1a$.alignedfusion.stage.v1.SaveResponse\x12Q\n" +
 	"\x04Load\x12#.alignedfusion.stage.v1.LoadRequest\x1a$.alignedfusion.stage.v1.LoadResponse\x12T\n" +
 	"\x05Close\x12$.alignedfusion.stage.v1.CloseRequest\x1a%.alignedfusion.stage.v1.CloseResponse\x12]\n" +
@@ -3077,7 +3312,7 @@ func file_alignedfusion_stage_v1_stage_proto_rawDescGZIP() []byte {
 }
 
 var file_alignedfusion_stage_v1_stage_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_alignedfusion_stage_v1_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_alignedfusion_stage_v1_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_alignedfusion_stage_v1_stage_proto_goTypes = []any{
 	(Mode)(0),                       // 0: alignedfusion.stage.v1.Mode
 	(*Tensor)(nil),                  // 1: alignedfusion.stage.v1.Tensor
@@ -3112,21 +3347,25 @@ var file_alignedfusion_stage_v1_stage_proto_goTypes = []any{
 	(*StepResponse)(nil),            // 30: alignedfusion.stage.v1.StepResponse
 	(*StepAllRequest)(nil),          // 31: alignedfusion.stage.v1.StepAllRequest
 	(*StepAllResponse)(nil),         // 32: alignedfusion.stage.v1.StepAllResponse
-	(*SaveRequest)(nil),             // 33: alignedfusion.stage.v1.SaveRequest
-	(*SaveResponse)(nil),            // 34: alignedfusion.stage.v1.SaveResponse
-	(*LoadRequest)(nil),             // 35: alignedfusion.stage.v1.LoadRequest
-	(*LoadResponse)(nil),            // 36: alignedfusion.stage.v1.LoadResponse
-	(*CloseRequest)(nil),            // 37: alignedfusion.stage.v1.CloseRequest
-	(*CloseResponse)(nil),           // 38: alignedfusion.stage.v1.CloseResponse
-	(*ShutdownRequest)(nil),         // 39: alignedfusion.stage.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),        // 40: alignedfusion.stage.v1.ShutdownResponse
-	(*Diagnostic)(nil),              // 41: alignedfusion.stage.v1.Diagnostic
-	nil,                             // 42: alignedfusion.stage.v1.Optimizer.ValuesEntry
-	nil,                             // 43: alignedfusion.stage.v1.OpenRequest.SettingsEntry
-	nil,                             // 44: alignedfusion.stage.v1.ForwardResponse.LossesEntry
-	nil,                             // 45: alignedfusion.stage.v1.ForwardResponse.MetricsEntry
-	nil,                             // 46: alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
-	nil,                             // 47: alignedfusion.stage.v1.StepRequest.ValuesEntry
+	(*JoinRequest)(nil),             // 33: alignedfusion.stage.v1.JoinRequest
+	(*JoinResponse)(nil),            // 34: alignedfusion.stage.v1.JoinResponse
+	(*AverageRequest)(nil),          // 35: alignedfusion.stage.v1.AverageRequest
+	(*AverageResponse)(nil),         // 36: alignedfusion.stage.v1.AverageResponse
+	(*SaveRequest)(nil),             // 37: alignedfusion.stage.v1.SaveRequest
+	(*SaveResponse)(nil),            // 38: alignedfusion.stage.v1.SaveResponse
+	(*LoadRequest)(nil),             // 39: alignedfusion.stage.v1.LoadRequest
+	(*LoadResponse)(nil),            // 40: alignedfusion.stage.v1.LoadResponse
+	(*CloseRequest)(nil),            // 41: alignedfusion.stage.v1.CloseRequest
+	(*CloseResponse)(nil),           // 42: alignedfusion.stage.v1.CloseResponse
+	(*ShutdownRequest)(nil),         // 43: alignedfusion.stage.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),        // 44: alignedfusion.stage.v1.ShutdownResponse
+	(*Diagnostic)(nil),              // 45: alignedfusion.stage.v1.Diagnostic
+	nil,                             // 46: alignedfusion.stage.v1.Optimizer.ValuesEntry
+	nil,                             // 47: alignedfusion.stage.v1.OpenRequest.SettingsEntry
+	nil,                             // 48: alignedfusion.stage.v1.ForwardResponse.LossesEntry
+	nil,                             // 49: alignedfusion.stage.v1.ForwardResponse.MetricsEntry
+	nil,                             // 50: alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
+	nil,                             // 51: alignedfusion.stage.v1.StepRequest.ValuesEntry
 }
 var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	2,  // 0: alignedfusion.stage.v1.Tensor.shared:type_name -> alignedfusion.stage.v1.SharedRef
@@ -3136,8 +3375,8 @@ var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	6,  // 4: alignedfusion.stage.v1.StageManifest.settings:type_name -> alignedfusion.stage.v1.Setting
 	7,  // 5: alignedfusion.stage.v1.PluginManifest.stages:type_name -> alignedfusion.stage.v1.StageManifest
 	8,  // 6: alignedfusion.stage.v1.DescribeResponse.manifest:type_name -> alignedfusion.stage.v1.PluginManifest
-	42, // 7: alignedfusion.stage.v1.Optimizer.values:type_name -> alignedfusion.stage.v1.Optimizer.ValuesEntry
-	43, // 8: alignedfusion.stage.v1.OpenRequest.settings:type_name -> alignedfusion.stage.v1.OpenRequest.SettingsEntry
+	46, // 7: alignedfusion.stage.v1.Optimizer.values:type_name -> alignedfusion.stage.v1.Optimizer.ValuesEntry
+	47, // 8: alignedfusion.stage.v1.OpenRequest.settings:type_name -> alignedfusion.stage.v1.OpenRequest.SettingsEntry
 	5,  // 9: alignedfusion.stage.v1.OpenRequest.inputs:type_name -> alignedfusion.stage.v1.Port
 	1,  // 10: alignedfusion.stage.v1.OpenRequest.constants:type_name -> alignedfusion.stage.v1.Tensor
 	14, // 11: alignedfusion.stage.v1.OpenRequest.labels:type_name -> alignedfusion.stage.v1.LabelSet
@@ -3149,11 +3388,11 @@ var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	1,  // 17: alignedfusion.stage.v1.ForwardRequest.inputs:type_name -> alignedfusion.stage.v1.Tensor
 	2,  // 18: alignedfusion.stage.v1.ForwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
 	1,  // 19: alignedfusion.stage.v1.ForwardResponse.outputs:type_name -> alignedfusion.stage.v1.Tensor
-	44, // 20: alignedfusion.stage.v1.ForwardResponse.losses:type_name -> alignedfusion.stage.v1.ForwardResponse.LossesEntry
-	45, // 21: alignedfusion.stage.v1.ForwardResponse.metrics:type_name -> alignedfusion.stage.v1.ForwardResponse.MetricsEntry
+	48, // 20: alignedfusion.stage.v1.ForwardResponse.losses:type_name -> alignedfusion.stage.v1.ForwardResponse.LossesEntry
+	49, // 21: alignedfusion.stage.v1.ForwardResponse.metrics:type_name -> alignedfusion.stage.v1.ForwardResponse.MetricsEntry
 	3,  // 22: alignedfusion.stage.v1.ForwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
 	1,  // 23: alignedfusion.stage.v1.BackwardRequest.output_grads:type_name -> alignedfusion.stage.v1.Tensor
-	46, // 24: alignedfusion.stage.v1.BackwardRequest.loss_weights:type_name -> alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
+	50, // 24: alignedfusion.stage.v1.BackwardRequest.loss_weights:type_name -> alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
 	2,  // 25: alignedfusion.stage.v1.BackwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
 	1,  // 26: alignedfusion.stage.v1.BackwardResponse.input_grads:type_name -> alignedfusion.stage.v1.Tensor
 	3,  // 27: alignedfusion.stage.v1.BackwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
@@ -3163,47 +3402,53 @@ var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	20, // 31: alignedfusion.stage.v1.ForwardBackwardResponse.backward:type_name -> alignedfusion.stage.v1.BackwardResponse
 	3,  // 32: alignedfusion.stage.v1.ZeroGradResponse.cost:type_name -> alignedfusion.stage.v1.Cost
 	3,  // 33: alignedfusion.stage.v1.GradNormResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	47, // 34: alignedfusion.stage.v1.StepRequest.values:type_name -> alignedfusion.stage.v1.StepRequest.ValuesEntry
+	51, // 34: alignedfusion.stage.v1.StepRequest.values:type_name -> alignedfusion.stage.v1.StepRequest.ValuesEntry
 	3,  // 35: alignedfusion.stage.v1.StepResponse.cost:type_name -> alignedfusion.stage.v1.Cost
 	29, // 36: alignedfusion.stage.v1.StepAllRequest.steps:type_name -> alignedfusion.stage.v1.StepRequest
 	3,  // 37: alignedfusion.stage.v1.StepAllResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 38: alignedfusion.stage.v1.SaveResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 39: alignedfusion.stage.v1.LoadResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	9,  // 40: alignedfusion.stage.v1.StageService.Describe:input_type -> alignedfusion.stage.v1.DescribeRequest
-	11, // 41: alignedfusion.stage.v1.StageService.Attach:input_type -> alignedfusion.stage.v1.AttachRequest
-	15, // 42: alignedfusion.stage.v1.StageService.Open:input_type -> alignedfusion.stage.v1.OpenRequest
-	17, // 43: alignedfusion.stage.v1.StageService.Forward:input_type -> alignedfusion.stage.v1.ForwardRequest
-	19, // 44: alignedfusion.stage.v1.StageService.Backward:input_type -> alignedfusion.stage.v1.BackwardRequest
-	21, // 45: alignedfusion.stage.v1.StageService.ForwardBackward:input_type -> alignedfusion.stage.v1.ForwardBackwardRequest
-	23, // 46: alignedfusion.stage.v1.StageService.Release:input_type -> alignedfusion.stage.v1.ReleaseRequest
-	25, // 47: alignedfusion.stage.v1.StageService.ZeroGrad:input_type -> alignedfusion.stage.v1.ZeroGradRequest
-	27, // 48: alignedfusion.stage.v1.StageService.GradNorm:input_type -> alignedfusion.stage.v1.GradNormRequest
-	29, // 49: alignedfusion.stage.v1.StageService.Step:input_type -> alignedfusion.stage.v1.StepRequest
-	31, // 50: alignedfusion.stage.v1.StageService.StepAll:input_type -> alignedfusion.stage.v1.StepAllRequest
-	33, // 51: alignedfusion.stage.v1.StageService.Save:input_type -> alignedfusion.stage.v1.SaveRequest
-	35, // 52: alignedfusion.stage.v1.StageService.Load:input_type -> alignedfusion.stage.v1.LoadRequest
-	37, // 53: alignedfusion.stage.v1.StageService.Close:input_type -> alignedfusion.stage.v1.CloseRequest
-	39, // 54: alignedfusion.stage.v1.StageService.Shutdown:input_type -> alignedfusion.stage.v1.ShutdownRequest
-	10, // 55: alignedfusion.stage.v1.StageService.Describe:output_type -> alignedfusion.stage.v1.DescribeResponse
-	12, // 56: alignedfusion.stage.v1.StageService.Attach:output_type -> alignedfusion.stage.v1.AttachResponse
-	16, // 57: alignedfusion.stage.v1.StageService.Open:output_type -> alignedfusion.stage.v1.OpenResponse
-	18, // 58: alignedfusion.stage.v1.StageService.Forward:output_type -> alignedfusion.stage.v1.ForwardResponse
-	20, // 59: alignedfusion.stage.v1.StageService.Backward:output_type -> alignedfusion.stage.v1.BackwardResponse
-	22, // 60: alignedfusion.stage.v1.StageService.ForwardBackward:output_type -> alignedfusion.stage.v1.ForwardBackwardResponse
-	24, // 61: alignedfusion.stage.v1.StageService.Release:output_type -> alignedfusion.stage.v1.ReleaseResponse
-	26, // 62: alignedfusion.stage.v1.StageService.ZeroGrad:output_type -> alignedfusion.stage.v1.ZeroGradResponse
-	28, // 63: alignedfusion.stage.v1.StageService.GradNorm:output_type -> alignedfusion.stage.v1.GradNormResponse
-	30, // 64: alignedfusion.stage.v1.StageService.Step:output_type -> alignedfusion.stage.v1.StepResponse
-	32, // 65: alignedfusion.stage.v1.StageService.StepAll:output_type -> alignedfusion.stage.v1.StepAllResponse
-	34, // 66: alignedfusion.stage.v1.StageService.Save:output_type -> alignedfusion.stage.v1.SaveResponse
-	36, // 67: alignedfusion.stage.v1.StageService.Load:output_type -> alignedfusion.stage.v1.LoadResponse
-	38, // 68: alignedfusion.stage.v1.StageService.Close:output_type -> alignedfusion.stage.v1.CloseResponse
-	40, // 69: alignedfusion.stage.v1.StageService.Shutdown:output_type -> alignedfusion.stage.v1.ShutdownResponse
-	55, // [55:70] is the sub-list for method output_type
-	40, // [40:55] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	3,  // 38: alignedfusion.stage.v1.JoinResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 39: alignedfusion.stage.v1.AverageResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 40: alignedfusion.stage.v1.SaveResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 41: alignedfusion.stage.v1.LoadResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	9,  // 42: alignedfusion.stage.v1.StageService.Describe:input_type -> alignedfusion.stage.v1.DescribeRequest
+	11, // 43: alignedfusion.stage.v1.StageService.Attach:input_type -> alignedfusion.stage.v1.AttachRequest
+	15, // 44: alignedfusion.stage.v1.StageService.Open:input_type -> alignedfusion.stage.v1.OpenRequest
+	17, // 45: alignedfusion.stage.v1.StageService.Forward:input_type -> alignedfusion.stage.v1.ForwardRequest
+	19, // 46: alignedfusion.stage.v1.StageService.Backward:input_type -> alignedfusion.stage.v1.BackwardRequest
+	21, // 47: alignedfusion.stage.v1.StageService.ForwardBackward:input_type -> alignedfusion.stage.v1.ForwardBackwardRequest
+	23, // 48: alignedfusion.stage.v1.StageService.Release:input_type -> alignedfusion.stage.v1.ReleaseRequest
+	25, // 49: alignedfusion.stage.v1.StageService.ZeroGrad:input_type -> alignedfusion.stage.v1.ZeroGradRequest
+	27, // 50: alignedfusion.stage.v1.StageService.GradNorm:input_type -> alignedfusion.stage.v1.GradNormRequest
+	29, // 51: alignedfusion.stage.v1.StageService.Step:input_type -> alignedfusion.stage.v1.StepRequest
+	31, // 52: alignedfusion.stage.v1.StageService.StepAll:input_type -> alignedfusion.stage.v1.StepAllRequest
+	33, // 53: alignedfusion.stage.v1.StageService.Join:input_type -> alignedfusion.stage.v1.JoinRequest
+	35, // 54: alignedfusion.stage.v1.StageService.Average:input_type -> alignedfusion.stage.v1.AverageRequest
+	37, // 55: alignedfusion.stage.v1.StageService.Save:input_type -> alignedfusion.stage.v1.SaveRequest
+	39, // 56: alignedfusion.stage.v1.StageService.Load:input_type -> alignedfusion.stage.v1.LoadRequest
+	41, // 57: alignedfusion.stage.v1.StageService.Close:input_type -> alignedfusion.stage.v1.CloseRequest
+	43, // 58: alignedfusion.stage.v1.StageService.Shutdown:input_type -> alignedfusion.stage.v1.ShutdownRequest
+	10, // 59: alignedfusion.stage.v1.StageService.Describe:output_type -> alignedfusion.stage.v1.DescribeResponse
+	12, // 60: alignedfusion.stage.v1.StageService.Attach:output_type -> alignedfusion.stage.v1.AttachResponse
+	16, // 61: alignedfusion.stage.v1.StageService.Open:output_type -> alignedfusion.stage.v1.OpenResponse
+	18, // 62: alignedfusion.stage.v1.StageService.Forward:output_type -> alignedfusion.stage.v1.ForwardResponse
+	20, // 63: alignedfusion.stage.v1.StageService.Backward:output_type -> alignedfusion.stage.v1.BackwardResponse
+	22, // 64: alignedfusion.stage.v1.StageService.ForwardBackward:output_type -> alignedfusion.stage.v1.ForwardBackwardResponse
+	24, // 65: alignedfusion.stage.v1.StageService.Release:output_type -> alignedfusion.stage.v1.ReleaseResponse
+	26, // 66: alignedfusion.stage.v1.StageService.ZeroGrad:output_type -> alignedfusion.stage.v1.ZeroGradResponse
+	28, // 67: alignedfusion.stage.v1.StageService.GradNorm:output_type -> alignedfusion.stage.v1.GradNormResponse
+	30, // 68: alignedfusion.stage.v1.StageService.Step:output_type -> alignedfusion.stage.v1.StepResponse
+	32, // 69: alignedfusion.stage.v1.StageService.StepAll:output_type -> alignedfusion.stage.v1.StepAllResponse
+	34, // 70: alignedfusion.stage.v1.StageService.Join:output_type -> alignedfusion.stage.v1.JoinResponse
+	36, // 71: alignedfusion.stage.v1.StageService.Average:output_type -> alignedfusion.stage.v1.AverageResponse
+	38, // 72: alignedfusion.stage.v1.StageService.Save:output_type -> alignedfusion.stage.v1.SaveResponse
+	40, // 73: alignedfusion.stage.v1.StageService.Load:output_type -> alignedfusion.stage.v1.LoadResponse
+	42, // 74: alignedfusion.stage.v1.StageService.Close:output_type -> alignedfusion.stage.v1.CloseResponse
+	44, // 75: alignedfusion.stage.v1.StageService.Shutdown:output_type -> alignedfusion.stage.v1.ShutdownResponse
+	59, // [59:76] is the sub-list for method output_type
+	42, // [42:59] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_alignedfusion_stage_v1_stage_proto_init() }
@@ -3226,7 +3471,7 @@ func file_alignedfusion_stage_v1_stage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_alignedfusion_stage_v1_stage_proto_rawDesc), len(file_alignedfusion_stage_v1_stage_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   47,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,8 @@ const (
 	StageService_GradNorm_FullMethodName        = "/alignedfusion.stage.v1.StageService/GradNorm"
 	StageService_Step_FullMethodName            = "/alignedfusion.stage.v1.StageService/Step"
 	StageService_StepAll_FullMethodName         = "/alignedfusion.stage.v1.StageService/StepAll"
+	StageService_Join_FullMethodName            = "/alignedfusion.stage.v1.StageService/Join"
+	StageService_Average_FullMethodName         = "/alignedfusion.stage.v1.StageService/Average"
 	StageService_Save_FullMethodName            = "/alignedfusion.stage.v1.StageService/Save"
 	StageService_Load_FullMethodName            = "/alignedfusion.stage.v1.StageService/Load"
 	StageService_Close_FullMethodName           = "/alignedfusion.stage.v1.StageService/Close"
@@ -68,6 +70,12 @@ type StageServiceClient interface {
 	Step(ctx context.Context, in *StepRequest, opts ...grpc.CallOption) (*StepResponse, error)
 	// StepAll is Step of several instances, in the order given (capability "step-all").
 	StepAll(ctx context.Context, in *StepAllRequest, opts ...grpc.CallOption) (*StepAllResponse, error)
+	// Join makes an instance one of a group of processes that train the same stage
+	// (capability "data-parallel"); it returns when all of them have joined.
+	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
+	// Average begins to replace the gradients by their mean over the group, and running
+	// statistics by theirs. What needs them next waits for it.
+	Average(ctx context.Context, in *AverageRequest, opts ...grpc.CallOption) (*AverageResponse, error)
 	// Save writes weights and optimizer state into an existing folder.
 	Save(ctx context.Context, in *SaveRequest, opts ...grpc.CallOption) (*SaveResponse, error)
 	// Load reads what Save wrote.
@@ -196,6 +204,26 @@ func (c *stageServiceClient) StepAll(ctx context.Context, in *StepAllRequest, op
 	return out, nil
 }
 
+func (c *stageServiceClient) Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(JoinResponse)
+	err := c.cc.Invoke(ctx, StageService_Join_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *stageServiceClient) Average(ctx context.Context, in *AverageRequest, opts ...grpc.CallOption) (*AverageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AverageResponse)
+	err := c.cc.Invoke(ctx, StageService_Average_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *stageServiceClient) Save(ctx context.Context, in *SaveRequest, opts ...grpc.CallOption) (*SaveResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SaveResponse)
@@ -265,6 +293,12 @@ type StageServiceServer interface {
 	Step(context.Context, *StepRequest) (*StepResponse, error)
 	// StepAll is Step of several instances, in the order given (capability "step-all").
 	StepAll(context.Context, *StepAllRequest) (*StepAllResponse, error)
+	// Join makes an instance one of a group of processes that train the same stage
+	// (capability "data-parallel"); it returns when all of them have joined.
+	Join(context.Context, *JoinRequest) (*JoinResponse, error)
+	// Average begins to replace the gradients by their mean over the group, and running
+	// statistics by theirs. What needs them next waits for it.
+	Average(context.Context, *AverageRequest) (*AverageResponse, error)
 	// Save writes weights and optimizer state into an existing folder.
 	Save(context.Context, *SaveRequest) (*SaveResponse, error)
 	// Load reads what Save wrote.
@@ -315,6 +349,12 @@ func (UnimplementedStageServiceServer) Step(context.Context, *StepRequest) (*Ste
 }
 func (UnimplementedStageServiceServer) StepAll(context.Context, *StepAllRequest) (*StepAllResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StepAll not implemented")
+}
+func (UnimplementedStageServiceServer) Join(context.Context, *JoinRequest) (*JoinResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Join not implemented")
+}
+func (UnimplementedStageServiceServer) Average(context.Context, *AverageRequest) (*AverageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Average not implemented")
 }
 func (UnimplementedStageServiceServer) Save(context.Context, *SaveRequest) (*SaveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Save not implemented")
@@ -547,6 +587,42 @@ func _StageService_StepAll_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StageService_Join_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(JoinRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StageServiceServer).Join(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StageService_Join_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StageServiceServer).Join(ctx, req.(*JoinRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StageService_Average_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AverageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StageServiceServer).Average(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StageService_Average_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StageServiceServer).Average(ctx, req.(*AverageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _StageService_Save_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SaveRequest)
 	if err := dec(in); err != nil {
@@ -669,6 +745,14 @@ var StageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StepAll",
 			Handler:    _StageService_StepAll_Handler,
+		},
+		{
+			MethodName: "Join",
+			Handler:    _StageService_Join_Handler,
+		},
+		{
+			MethodName: "Average",
+			Handler:    _StageService_Average_Handler,
 		},
 		{
 			MethodName: "Save",

@@ -1,5 +1,6 @@
 """The class a plugin author derives from, and the training machinery around it."""
 import dataclasses
+import datetime
 import json
 import os
 from typing import Any, Dict, FrozenSet, List, Optional, Tuple
@@ -83,6 +84,8 @@ class Instance:
         # The moving average of the weights, by name, and the number of updates.
         self.ema, self.average, self.steps = v["ema"], {}, 0
         self.named = [(n, p) for n, p in stage.named_parameters() if p.requires_grad]
+        # The processes that train the same stage, and the averages that have begun.
+        self.peers, self.pending = None, []
         self.optimizer_name, self.optimizer = name, None
         if self.named:
             parameters = [p for _, p in self.named]
@@ -93,8 +96,71 @@ class Instance:
                 self.optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(v["beta1"], v["beta2"]),
                                                    eps=v["eps"], weight_decay=v["weight_decay"])
 
+    def join(self, rank, size, store, address, timeout_s):
+        """Becomes one of size processes, whose parameters and statistics become rank 0's."""
+        if self.peers is not None:
+            raise StageError("FailedPrecondition", "the stage is in a group already")
+        if not (torch.distributed.is_available() and hasattr(torch.distributed, "ProcessGroupGloo")):
+            raise StageError("Unimplemented", "no training in several processes: this torch has no Gloo")
+        host, _, port = store.rpartition(":")
+        if not host or not port.isdecimal():
+            raise StageError("InvalidArgument", "store %r, want HOST:PORT" % store)
+        timeout = datetime.timedelta(seconds=timeout_s or 1800)
+        gloo = torch.distributed.ProcessGroupGloo
+        options = gloo._Options()
+        options._timeout = timeout
+        options._devices = [gloo.create_device(hostname=address or "127.0.0.1")]
+        try:
+            self.peers = gloo(torch.distributed.TCPStore(host, int(port), size, rank == 0, timeout), rank, size, options)
+            with torch.no_grad():
+                for t in self.stage.state_dict().values():
+                    own = t.detach().cpu().contiguous().clone()
+                    self.peers.broadcast(own, 0).wait()
+                    t.copy_(own)
+        except RuntimeError as e:
+            raise StageError("Internal", "join the other processes: %s" % str(e).partition("\n")[0])
+        self.size = size
+
+    def share_gradients(self):
+        """Begins to average gradients and running statistics; see settle."""
+        if self.peers is None:
+            raise StageError("FailedPrecondition", "the stage is in no group")
+        self.settle()
+        statistics = [] if self.frozen else [b for n, b in self.stage.named_buffers() if "running_" in n and b.is_floating_point()]
+        parameters = [p for _, p in self.named]
+        there = torch.tensor([float(p.grad is not None) for p in parameters])
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        for pieces, into in ((gradients, parameters), ([there] + statistics, statistics)):
+            if pieces:
+                flat = torch.cat([t.detach().reshape(-1).float().cpu() for t in pieces])
+                self.pending.append((flat, into, self.peers.allreduce([flat])))
+
+    def settle(self):
+        """Puts averages that have begun in place. One member's missing gradient counts as zero."""
+        pending, self.pending = self.pending, []
+        if not pending:
+            return
+        try:
+            for _, _, work in pending:
+                work.wait()
+        except RuntimeError as e:
+            raise StageError("Internal", "average the gradients: %s" % str(e).partition("\n")[0])
+        there = pending[-1][0][:len(self.named)]
+        with torch.no_grad():
+            for flat, into, work in pending:
+                statistics = work is pending[-1][2]
+                at = len(there) if statistics else 0
+                for i, t in enumerate(into):
+                    mean = (flat[at:at + t.numel()] / self.size).view_as(t).to(t.device)
+                    at += t.numel()
+                    if statistics:
+                        t.copy_(mean)
+                    elif there[i] > 0:
+                        t.grad = mean
+
     def forward(self, tensors, needs_grad, call):
         """tensors: name -> torch tensor. Returns outputs and losses."""
+        self.settle()
         if call.train:
             if not self.train:
                 raise StageError("FailedPrecondition", "TRAIN mode on an instance opened for inference")
@@ -128,6 +194,7 @@ class Instance:
 
     def backward(self, context, grads, weights):
         """Vector-Jacobian products; ends the context. Returns name -> gradient."""
+        self.settle()
         if context not in self.open:
             if context in self.ended:
                 raise StageError("FailedPrecondition", "context %d has ended" % context, advice="a context has one Backward")
@@ -168,17 +235,20 @@ class Instance:
 
     def zero_grad(self):
         """Clears accumulated gradients."""
+        self.settle()
         for _, p in self.named:
             if p.grad is not None:
                 p.grad.zero_()
 
     def grad_norm(self):
         """L2 norm over all gradients."""
+        self.settle()
         norms = [p.grad.norm() for _, p in self.named if p.grad is not None]
         return float(torch.stack(norms).double().norm()) if norms else 0.0
 
     def step(self, values, scale):
         """One optimizer step with every gradient multiplied by scale first."""
+        self.settle()
         lr = values.get("learning_rate")
         if lr is None or not (0 <= lr < float("inf")):
             raise StageError("InvalidArgument", "step needs a finite learning_rate of at least 0, given %s" % dict(values))
@@ -207,6 +277,7 @@ class Instance:
 
         Where averages are kept they are the weights, and each parameter's own value is a state.
         """
+        self.settle()
         weights = dict(self.stage.state_dict(), **self.average)
         about = {"ema": repr(self.ema)} if self.ema else {}
         safetensors.write(os.path.join(directory, "weights.safetensors"), weights, about)
@@ -224,6 +295,7 @@ class Instance:
 
     def load(self, directory, weights_only):
         """Reads what save wrote. Names that do not fit are listed; nothing changes then."""
+        self.settle()
         weights, _ = safetensors.read(os.path.join(directory, "weights.safetensors"))
         own = self.stage.state_dict()
         missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))

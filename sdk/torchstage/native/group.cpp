@@ -1,0 +1,166 @@
+// Gradients averaged over processes by c10d's Gloo backend: what sdk/torchstage/parallel.go
+// calls. All of it runs on libtorch's CPU memory; gradients of other devices are copied.
+//
+// Every function returns null, or what went wrong in memory that the caller frees.
+#ifndef USE_C10D_GLOO
+#define USE_C10D_GLOO
+#endif
+#include <gloo/config.h> // first: where it is missing, nothing else is compiled in vain
+
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include <chrono>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace {
+
+// Bytes of one all-reduce: large enough for the network, small enough that copying the next
+// ones together runs beside it.
+constexpr int64_t kBucketBytes = 25 << 20;
+
+struct Bucket {
+  at::Tensor flat;
+  std::vector<at::Tensor> into; // parameters whose gradients lie in flat, or statistics
+  c10::intrusive_ptr<c10d::Work> work;
+};
+
+struct Group {
+  int size;
+  c10::intrusive_ptr<c10d::TCPStore> store;
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
+  // What af_group_begin has begun: buckets of gradients, then one of the statistics with
+  // the number of members that have each gradient in front.
+  std::vector<Bucket> pending;
+  size_t parameters = 0;
+
+  void reduce(std::vector<at::Tensor> pieces, std::vector<at::Tensor> into) {
+    at::NoGradGuard guard;
+    for (auto &t : pieces) t = t.detach().reshape({-1}).to(at::kCPU, at::kFloat);
+    pending.push_back({at::cat(pieces), std::move(into), {}});
+    std::vector<at::Tensor> one{pending.back().flat};
+    pending.back().work = gloo->allreduce(one);
+  }
+};
+
+template <typename F> char *guarded(F f) {
+  try {
+    f();
+    return nullptr;
+  } catch (const c10::Error &e) {
+    return strdup(e.what_without_backtrace());
+  } catch (const std::exception &e) {
+    return strdup(e.what());
+  } catch (...) {
+    return strdup("unknown exception");
+  }
+}
+
+at::Tensor &tensor(void *t) { return *static_cast<at::Tensor *>(t); }
+
+} // namespace
+
+extern "C" {
+
+// af_group_join waits until size processes have met at the store, which rank 0 serves.
+// address is where the others reach this one.
+char *af_group_join(const char *host, int port, const char *address, int rank, int size, double seconds, void **group) {
+  return guarded([&] {
+    auto timeout = std::chrono::milliseconds(int64_t(seconds * 1000));
+    c10d::TCPStoreOptions where;
+    where.port = uint16_t(port);
+    where.isServer = rank == 0;
+    where.numWorkers = size;
+    where.timeout = timeout;
+    auto made = std::make_unique<Group>();
+    made->size = size;
+    made->store = c10::make_intrusive<c10d::TCPStore>(host, where);
+    auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
+    made->gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(made->store, rank, size, options);
+    *group = made.release();
+  });
+}
+
+// af_group_share gives tensors the values of rank 0.
+char *af_group_share(void *group, void *const *tensors, size_t n) {
+  return guarded([&] {
+    at::NoGradGuard guard;
+    for (size_t i = 0; i < n; i++) {
+      std::vector<at::Tensor> one{tensor(tensors[i]).detach().to(at::kCPU).contiguous().clone()};
+      static_cast<Group *>(group)->gloo->broadcast(one)->wait();
+      tensor(tensors[i]).detach().copy_(one[0]);
+    }
+  });
+}
+
+// af_group_begin begins to average the gradients of parameters, and statistics themselves.
+char *af_group_begin(void *group, void *const *parameters, size_t n, void *const *statistics, size_t m) {
+  auto g = static_cast<Group *>(group);
+  return guarded([&] {
+    at::NoGradGuard guard;
+    std::vector<at::Tensor> pieces, into;
+    int64_t bytes = 0;
+    auto there = at::zeros({int64_t(n)}, at::kFloat);
+    for (size_t i = n; i-- > 0;) { // the last ones have their gradients first
+      auto &p = tensor(parameters[i]);
+      bool has = p.grad().defined();
+      pieces.push_back(has ? p.grad() : at::zeros_like(p));
+      into.push_back(p);
+      if (has) there[int64_t(n - 1 - i)] = 1;
+      bytes += p.numel() * int64_t(sizeof(float));
+      if (bytes >= kBucketBytes || i == 0) {
+        g->reduce(std::move(pieces), std::move(into));
+        pieces.clear(), into.clear(), bytes = 0;
+      }
+    }
+    pieces.push_back(there);
+    for (size_t i = 0; i < m; i++) {
+      pieces.push_back(tensor(statistics[i]));
+      into.push_back(tensor(statistics[i]));
+    }
+    g->parameters = n;
+    g->reduce(std::move(pieces), std::move(into));
+  });
+}
+
+// af_group_finish waits for what was begun and puts it in place.
+char *af_group_finish(void *group) {
+  auto g = static_cast<Group *>(group);
+  auto pending = std::move(g->pending);
+  g->pending.clear();
+  return guarded([&] {
+    at::NoGradGuard guard;
+    if (pending.empty()) return;
+    for (auto &b : pending) b.work->wait();
+    auto &last = pending.back();
+    auto there = last.flat.narrow(0, 0, int64_t(g->parameters));
+    size_t i = 0;
+    for (auto &b : pending) {
+      bool gradients = &b != &last;
+      int64_t at = gradients ? 0 : int64_t(g->parameters);
+      b.flat.narrow(0, at, b.flat.numel() - at).div_(g->size);
+      for (auto &t : b.into) {
+        auto mean = b.flat.narrow(0, at, t.numel()).view(t.sizes());
+        at += t.numel();
+        if (!gradients) {
+          t.detach().copy_(mean);
+        } else if (there[int64_t(i++)].item<float>() > 0) {
+          if (t.grad().defined()) {
+            t.grad().detach().copy_(mean);
+          } else {
+            t.mutable_grad() = mean.to(t.device(), /*non_blocking=*/false, /*copy=*/true);
+          }
+        }
+      }
+    }
+  });
+}
+
+void af_group_leave(void *group) { delete static_cast<Group *>(group); }
+
+}

@@ -1,0 +1,187 @@
+package torchstage
+
+// #cgo LDFLAGS: -ldl
+// #include <dlfcn.h>
+// #include <stdlib.h>
+//
+// typedef char *(*af_join)(const char *, int, const char *, int, int, double, void **);
+// typedef char *(*af_share)(void *, void *const *, size_t);
+// typedef char *(*af_begin)(void *, void *const *, size_t, void *const *, size_t);
+// typedef char *(*af_finish)(void *);
+// typedef void (*af_leave)(void *);
+//
+// static char *af_call_join(void *f, const char *host, int port, const char *address, int rank, int size, double seconds, void **group) {
+//   return ((af_join)f)(host, port, address, rank, size, seconds, group);
+// }
+// static char *af_call_share(void *f, void *group, void *const *t, size_t n) { return ((af_share)f)(group, t, n); }
+// static char *af_call_begin(void *f, void *group, void *const *p, size_t n, void *const *s, size_t m) {
+//   return ((af_begin)f)(group, p, n, s, m);
+// }
+// static char *af_call_finish(void *f, void *group) { return ((af_finish)f)(group); }
+// static void af_call_leave(void *f, void *group) { ((af_leave)f)(group); }
+import "C"
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+)
+
+// groupLibrary is built from native/ for the libtorch of this machine where that has Gloo,
+// and lies beside libtch.so.
+const groupLibrary = "libalignedfusion_torchstage.so"
+
+// joinTimeout is how long members wait for each other when nobody says.
+const joinTimeout = 30 * time.Minute
+
+// peers is a stage's place in a group of processes.
+type peers struct {
+	group   unsafe.Pointer
+	pending bool // an average has begun
+}
+
+// groupFunctions are those of native/group.cpp by name.
+var groupFunctions = sync.OnceValues(func() (map[string]unsafe.Pointer, error) {
+	library := C.CString(groupLibrary)
+	defer C.free(unsafe.Pointer(library))
+	handle := C.dlopen(library, C.RTLD_NOW)
+	if handle == nil {
+		return nil, &sdk.Error{Code: sdk.Unimplemented, Err: errors.New("no training in several processes: " + C.GoString(C.dlerror())),
+			Advice: "the library is built by `make setup` where libtorch comes with Gloo and its headers (Debian: libgloo-dev)"}
+	}
+	functions := map[string]unsafe.Pointer{}
+	for _, name := range []string{"join", "share", "begin", "finish", "leave"} {
+		symbol := C.CString("af_group_" + name)
+		functions[name] = C.dlsym(handle, symbol)
+		C.free(unsafe.Pointer(symbol))
+		if functions[name] == nil {
+			return nil, errors.New(C.GoString(C.dlerror()))
+		}
+	}
+	return functions, nil
+})
+
+// groupFailure takes over what a function of native/group.cpp answered.
+func groupFailure(what string, failure *C.char) error {
+	if failure == nil {
+		return nil
+	}
+	defer C.free(unsafe.Pointer(failure))
+	return torchError(what, errors.New(C.GoString(failure)))
+}
+
+// Join implements sdk.Parallel. It waits for others, so it leaves the torch thread to the
+// process's other stages.
+func (st *stage) Join(_ context.Context, req *sdk.JoinRequest) error {
+	if st.peers != nil {
+		return sdk.Errorf(sdk.FailedPrecondition, "the stage is in a group already")
+	}
+	functions, err := groupFunctions()
+	if err != nil {
+		return err
+	}
+	name, service, err := net.SplitHostPort(req.Store)
+	if err != nil {
+		return sdk.Errorf(sdk.InvalidArgument, "store %q, want HOST:PORT: %w", req.Store, err)
+	}
+	port, err := strconv.ParseUint(service, 10, 16)
+	if err != nil {
+		return sdk.Errorf(sdk.InvalidArgument, "port of the store %q: %w", req.Store, err)
+	}
+	host, address := C.CString(name), C.CString(cmp.Or(req.Address, "127.0.0.1"))
+	defer C.free(unsafe.Pointer(host))
+	defer C.free(unsafe.Pointer(address))
+	p := &peers{}
+	failure := C.af_call_join(functions["join"], host, C.int(port), address, C.int(req.Rank), C.int(req.Size),
+		C.double(cmp.Or(req.Timeout, joinTimeout).Seconds()), &p.group)
+	if err := groupFailure("join the other processes", failure); err != nil {
+		return err
+	}
+	var all []*ts.Tensor
+	for _, e := range st.params.list {
+		all = append(all, e.value)
+	}
+	pointers := pointersOf(all)
+	failure = C.af_call_share(functions["share"], p.group, unsafe.SliceData(pointers), C.size_t(len(pointers)))
+	runtime.KeepAlive(all)
+	if err := groupFailure("share the weights", failure); err != nil {
+		C.af_call_leave(functions["leave"], p.group)
+		return err
+	}
+	return OnThread(func() error { st.peers = p; return nil })
+}
+
+// pointersOf are the C++ tensors behind some, which must be kept alive for the call.
+func pointersOf(tensors []*ts.Tensor) []unsafe.Pointer {
+	out := make([]unsafe.Pointer, len(tensors))
+	for i, t := range tensors {
+		out[i] = t.Ctensor()
+	}
+	return out
+}
+
+// Average implements sdk.Parallel. Statistics are the buffers named running_….
+func (st *stage) Average(context.Context) error {
+	return OnThread(func() error {
+		if st.peers == nil {
+			return sdk.Errorf(sdk.FailedPrecondition, "the stage is in no group")
+		}
+		if err := st.settle(); err != nil {
+			return err
+		}
+		functions, err := groupFunctions()
+		if err != nil {
+			return err
+		}
+		var parameters, statistics []*ts.Tensor
+		for _, e := range st.params.trained() {
+			parameters = append(parameters, e.value)
+		}
+		for _, e := range st.params.list {
+			if e.buffer && strings.Contains(e.name, "running_") && !st.frozen {
+				statistics = append(statistics, e.value)
+			}
+		}
+		p, s := pointersOf(parameters), pointersOf(statistics)
+		st.peers.pending = true
+		failure := C.af_call_begin(functions["begin"], st.peers.group, unsafe.SliceData(p), C.size_t(len(p)), unsafe.SliceData(s), C.size_t(len(s)))
+		runtime.KeepAlive(parameters)
+		runtime.KeepAlive(statistics)
+		return groupFailure("average the gradients", failure)
+	})
+}
+
+// settle waits for an average that has begun.
+func (st *stage) settle() error {
+	if st.peers == nil || !st.peers.pending {
+		return nil
+	}
+	st.peers.pending = false
+	functions, err := groupFunctions()
+	if err != nil {
+		return err
+	}
+	return groupFailure("average the gradients", C.af_call_finish(functions["finish"], st.peers.group))
+}
+
+// leave ends the stage's part in its group.
+func (st *stage) leave() {
+	if st.peers == nil {
+		return
+	}
+	if functions, err := groupFunctions(); err == nil {
+		C.af_call_leave(functions["leave"], st.peers.group)
+	}
+	st.peers = nil
+}

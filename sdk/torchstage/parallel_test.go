@@ -1,0 +1,178 @@
+package torchstage
+
+import (
+	"context"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sugarme/gotch/ts"
+
+	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+)
+
+// branches is y = w x, with a bias that only some calls use, one that none does, and a
+// running statistic of its inputs.
+type branches struct{ w, some, none, running *ts.Tensor }
+
+func buildBranches(b *Build) (Module, error) {
+	draw := Normal(0, 1) // by the seed: members begin with different weights
+	return &branches{b.Params.Parameter("w", []int64{1, 3}, draw), b.Params.Parameter("some", []int64{1}, draw),
+		b.Params.Parameter("none", []int64{1}, draw), b.Params.Buffer("running_sum", []int64{1}, Zeros())}, nil
+}
+
+func (m *branches) Forward(s *Scope, in *Inputs) *Outputs {
+	x := in.Tensors["x"]
+	y := s.Linear(x, m.w, nil)
+	if in.Wanted["some"] {
+		y = s.Add(y, m.some)
+	}
+	d := s.Sub2(y, in.Tensors["target"])
+	sum := s.Detach(s.Reshape(s.Sum(x, nil, false), 1))
+	s.NoGrad(func() { s.Act("add_", func() error { return m.running.Add_(sum) }) })
+	return &Outputs{Losses: map[string]*ts.Tensor{"mse": s.Mean(s.Mul(d, d), []int64{0, 1}, false)}}
+}
+
+// members opens stages that are a group, as processes would.
+func members(t *testing.T, n int) []*stage {
+	t.Helper()
+	if _, err := groupFunctions(); err != nil {
+		t.Skip(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := l.Addr().String()
+	l.Close()
+	var group sync.WaitGroup
+	out := make([]*stage, n)
+	for i := range out {
+		st, _, err := Open(map[string]Builder{"b": buildBranches})(context.Background(), &sdk.OpenRequest{Stage: "b", Threads: 1, Seed: uint64(i),
+			Optimizer: sdk.Optimizer{Name: "sgd", Values: map[string]float64{"momentum": 0, "weight_decay": 0.1}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[i] = st.(*stage)
+		group.Go(func() {
+			if err := out[i].Join(context.Background(), &sdk.JoinRequest{Rank: i, Size: n, Store: store, Timeout: 20 * time.Second}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	t.Cleanup(func() {
+		for _, st := range out {
+			if err := st.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	return out
+}
+
+// Two members with a batch each take the step that one takes with both: gradients are
+// averaged, one that a member lacks counts as zero, a parameter that nobody uses stays.
+func TestMembersStepAsOneStageWithAllCases(t *testing.T) {
+	all := members(t, 2)
+	for name, values := range params(t, all[0]) {
+		if !slices.Equal(values, params(t, all[1])[name]) {
+			t.Fatalf("%s is %v, the other's %v: joining gives all members the weights of rank 0", name, values, params(t, all[1])[name])
+		}
+	}
+	alone := openStage(t, all[0].optimizer, map[string]Builder{"b": buildBranches}, "b")
+	for step := range 3 {
+		learn := func(st *stage, first, end int64, some bool) {
+			t.Helper()
+			rows := func(x *tensor.Tensor, width int64) *tensor.Tensor {
+				return tensor.OfFloat32s(floats(t, x)[first*width:end*width], end-first, width)
+			}
+			_, err := st.Forward(context.Background(), &sdk.ForwardRequest{Context: 1, Train: true, NewOutput: newOutput, Wanted: map[string]bool{"some": some},
+				Inputs: map[string]*tensor.Tensor{"x": rows(inputX, 3), "target": rows(inputY, 1)}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			backward(t, st, 1, nil, map[string]float64{"mse": 1})
+		}
+		learn(all[0], 0, 2, step > 0)
+		learn(all[1], 2, 4, step > 0)
+		learn(alone, 0, 4, step > 0)
+		for _, st := range all {
+			if err := st.Average(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var norms []float64
+		for _, st := range append(all, alone) {
+			norm, err := st.GradNorm(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			norms = append(norms, norm)
+			if err := st.Step(context.Background(), &sdk.StepRequest{GradientScale: 1, Values: map[string]float64{"learning_rate": 0.1}}); err != nil {
+				t.Fatal(err)
+			}
+			if err := st.ZeroGrad(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		near(t, "norms", []float32{float32(norms[0]), float32(norms[1])}, []float64{norms[2], norms[2]}, 1e-6)
+	}
+	a, b, one := params(t, all[0]), params(t, all[1]), params(t, alone)
+	for name := range one {
+		if !slices.Equal(a[name], b[name]) {
+			t.Errorf("%s differs between the members: %v and %v", name, a[name], b[name])
+		}
+		want := make([]float64, len(one[name]))
+		for i, v := range one[name] {
+			want[i] = float64(v)
+		}
+		if name == "running_sum" { // of half the cases each: their mean
+			want[0] /= 2
+		}
+		near(t, name, a[name], want, 1e-6)
+	}
+}
+
+func TestAGradientThatOneMemberLacksCountsAsZero(t *testing.T) {
+	all := members(t, 2)
+	before := params(t, all[0])["some"][0]
+	for i, st := range all {
+		_, err := st.Forward(context.Background(), &sdk.ForwardRequest{Context: 1, Train: true, NewOutput: newOutput, Wanted: map[string]bool{"some": i == 0},
+			Inputs: map[string]*tensor.Tensor{"x": inputX, "target": inputY}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		backward(t, st, 1, nil, map[string]float64{"mse": 1})
+		if err := st.Average(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, st := range all {
+		if err := st.Step(context.Background(), &sdk.StepRequest{GradientScale: 1, Values: map[string]float64{"learning_rate": 0.1}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, b := params(t, all[0])["some"][0], params(t, all[1])["some"][0]
+	if a != b || a == before {
+		t.Errorf("the bias went from %g to %g and %g, want both the same and moved", before, a, b)
+	}
+}
+
+func TestAnAverageNeedsAGroup(t *testing.T) {
+	st := open(t, sdk.Optimizer{})
+	if err := st.Average(context.Background()); sdk.CodeOf(err) != sdk.FailedPrecondition {
+		t.Errorf("%v, want FailedPrecondition", err)
+	}
+	for _, store := range []string{"", "nowhere", "here:port"} {
+		if err := st.Join(context.Background(), &sdk.JoinRequest{Size: 1, Store: store}); sdk.CodeOf(err) != sdk.InvalidArgument && sdk.CodeOf(err) != sdk.Unimplemented {
+			t.Errorf("store %q: %v, want InvalidArgument", store, err)
+		}
+	}
+}
