@@ -174,5 +174,8 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintf(stderr, "alignedfusion: %v%s\n", err, fileMeant(err))
 	}
+	if errors.Is(err, loop.ErrStopped) { // the signal came to another process of the training
+		return fault.Requeue
+	}
 	return codeOf(err)
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -23,8 +24,7 @@ func trainCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "train",
 		Usage: "train a pipeline of encoder, fusion and head",
-		Description: `Trains encoder -> fusion -> head, validates after every epoch, keeps the best checkpoint. All of a
-run is in --out: its config.yaml trains it again, --resume continues what was stopped or killed.
+		Description: `Trains encoder -> fusion -> head and keeps the checkpoint that validates best. All is in --out.
 
   alignedfusion train --task detect --data deeplesion:DIR --fusion itfusion --out runs/itfusion
   alignedfusion train --config runs/itfusion/config.yaml --seed 2 --out runs/itfusion-2
@@ -47,6 +47,7 @@ For --set: alignedfusion help settings [GROUP], and plugin info NAME for encoder
 			&cli.StringFlag{Name: "plan", Usage: "`FILE` of data plan whose settings to use; flags and --set win"},
 			&cli.StringFlag{Name: "config", Usage: "`FILE`.yaml to start from; flags change it"},
 			&cli.StringFlag{Name: "out", Usage: "`DIR` of the run; with --find-lr a .json file", Required: true},
+			&cli.IntFlag{Name: "nproc", Usage: "train in `N` processes of this machine; torchrun and srun start theirs"},
 			&cli.BoolFlag{Name: "find-lr", Usage: "no run: try rising learning rates and suggest one"},
 			&cli.StringFlag{Name: "log", Usage: "for `PROGRAM`: tensorboard (event files), otlp (OpenTelemetry), or both: a,b"},
 			&cli.BoolFlag{Name: "resume", Usage: "continue the run in --out from its last checkpoint"},
@@ -125,6 +126,9 @@ func runTrain(c *cli.Context) (err error) {
 			return err
 		}
 		if c.Bool("find-lr") {
+			if c.Int("nproc") > 1 {
+				return usageError("--find-lr tries rates in one process; leave out --nproc")
+			}
 			return findRate(c, o)
 		}
 		return trainAndReport(c, o)
@@ -159,13 +163,21 @@ func openLogs(c *cli.Context, o *workflow.TrainOptions) (err error) {
 }
 
 // trainAndReport trains and prints the validation of the best checkpoint.
-func trainAndReport(c *cli.Context, o workflow.TrainOptions) error {
+func trainAndReport(c *cli.Context, o workflow.TrainOptions) (err error) {
 	started := time.Now()
-	_, err := workflow.Train(c.Context, o)
+	var done func()
+	if o.Group, done, err = joinGroup(c); err != nil {
+		return err
+	}
+	defer done()
+	if o.Group.Number() > 0 { // rank 0 says and writes what there is
+		o.Messages, o.TensorBoard, o.Telemetry = io.Discard, false, nil
+	}
+	_, err = workflow.Train(c.Context, o)
 	if errors.Is(err, loop.ErrStopped) { // else there is nothing to continue
 		return stopped(c, err, resumeCommand(c))
 	}
-	if err != nil {
+	if err != nil || o.Group.Number() > 0 {
 		return err
 	}
 	r, err := workflow.ReadRun(o.Dir)
@@ -196,6 +208,9 @@ func trainAndReport(c *cli.Context, o workflow.TrainOptions) error {
 // resumeCommand continues the run that this command trains, with the same plugins.
 func resumeCommand(c *cli.Context) string {
 	words := []string{c.App.Name, "train", "--resume", "--out", quoted(c.String("out"))}
+	if c.IsSet("nproc") {
+		words = append(words, "--nproc", fmt.Sprint(c.Int("nproc")))
+	}
 	for _, flag := range pluginFlags() {
 		name := flag.Names()[0]
 		switch value := c.Value(name).(type) {

@@ -95,6 +95,9 @@ type LoaderOptions struct {
 	Start int
 	// DropLast leaves out a last batch that is not full.
 	DropLast bool
+	// Rank and Ranks give this process its part of every batch, which then has Ranks times
+	// Batch cases in all. Ranks of 0 is 1.
+	Rank, Ranks int
 	// Workers decode in parallel; 0 means one less than there are CPUs, from 1 to 4. The
 	// batches do not depend on it.
 	Workers int
@@ -130,8 +133,11 @@ type LoaderOptions struct {
 // loader's slice distance in z.
 type Batch struct {
 	// Index is the number of the batch in its epoch, from 0.
-	Index    int
-	Cases    []Case
+	Index int
+	Cases []Case
+	// Weight makes a mean over these cases this process's part of the mean over the whole
+	// batch: 1 unless processes share it unevenly.
+	Weight   float64
 	Tensors  map[string]*tensor.Tensor
 	Geometry []Geometry
 	// Absent says, by modality, which cases lack its picture; modalities that no case lacks

@@ -133,6 +133,7 @@ func (l *Loader) resolve() error {
 		}
 	}
 	defaultTo(&o.Batch, 1)
+	defaultTo(&o.Ranks, 1)
 	defaultTo(&o.Prefetch, 2)
 	// One core stays free for whoever computes with the batches.
 	defaultTo(&o.Workers, max(1, min(4, runtime.GOMAXPROCS(0)-1)))
@@ -198,9 +199,12 @@ func (l *Loader) resolve() error {
 
 // divide finds the bounds of the batches.
 func (l *Loader) divide() error {
-	n := len(l.order)
+	n, whole := len(l.order), l.opt.Batch*l.opt.Ranks
+	if n < l.opt.Ranks {
+		return fmt.Errorf("%w: %d cases cannot be shared by %d processes", ErrData, n, l.opt.Ranks)
+	}
 	if l.opt.DropLast {
-		n -= n % l.opt.Batch
+		n -= n % whole
 	}
 	var size []int // of the batch under way
 	for i := range n {
@@ -215,7 +219,7 @@ func (l *Loader) divide() error {
 				own = append(own, h, w)
 			}
 		}
-		if len(l.bounds) == 0 || i-l.bounds[len(l.bounds)-1] == l.opt.Batch || !slices.Equal(own, size) {
+		if len(l.bounds) == 0 || i-l.bounds[len(l.bounds)-1] == whole || !slices.Equal(own, size) {
 			l.bounds, size = append(l.bounds, i), own
 		}
 	}
@@ -425,15 +429,25 @@ func (l *Loader) Close() {
 }
 
 func (l *Loader) newPending(index int) *pendingBatch {
-	cases := l.order[l.bounds[index]:l.bounds[index+1]]
-	p := &pendingBatch{batch: &Batch{Index: index, Tensors: map[string]*tensor.Tensor{}}, done: make(chan struct{}), errs: make([]error, len(cases))}
+	first, end := l.part(index)
+	cases := l.order[first:end]
+	// Losses are means over a batch: of one that the processes share unevenly, each counts
+	// by its cases.
+	weight := float64(len(cases)*l.opt.Ranks) / float64(l.bounds[index+1]-l.bounds[index])
+	p := &pendingBatch{batch: &Batch{Index: index, Weight: weight, Tensors: map[string]*tensor.Tensor{}}, done: make(chan struct{}), errs: make([]error, len(cases))}
 	p.left.Store(int32(len(cases)))
 	return p
 }
 
+// part are the places along order of this process's cases of a batch.
+func (l *Loader) part(batch int) (first, end int) {
+	first, n := l.bounds[batch], l.bounds[batch+1]-l.bounds[batch]
+	return first + n*l.opt.Rank/l.opt.Ranks, first + n*(l.opt.Rank+1)/l.opt.Ranks
+}
+
 // layOut plans the samples of a batch and allocates its tensors.
 func (l *Loader) layOut(p *pendingBatch) error {
-	first := l.bounds[p.batch.Index]
+	first, _ := l.part(p.batch.Index)
 	for i := range p.errs {
 		at := l.order[first+i]
 		one, err := l.newPlan(at, l.repeat[first+i])

@@ -27,6 +27,8 @@ const (
 	// joinTimeout is how long processes wait for each other at the start: nodes of a cluster
 	// fetch images.
 	joinTimeout = 10 * time.Minute
+	// localJoinTimeout is the same where one process starts the others.
+	localJoinTimeout = time.Minute
 	// farewell is how long a process that ends waits for the others to have read why.
 	farewell = 2 * time.Second
 )
@@ -56,6 +58,7 @@ type Group struct {
 // peer is the process at the other end of a connection.
 type peer struct {
 	rank  int
+	who   string
 	conn  net.Conn
 	mu    sync.Mutex
 	out   *gob.Encoder
@@ -110,8 +113,8 @@ func (f *Failure) Fault() fault.Kind {
 
 // Join meets the other processes of a world; nil gives the nil Group. ctx ends when this
 // process is asked to stop: the others then learn of it (Stopping). wait is told now and then
-// who is still missing.
-func Join(ctx context.Context, w *World, wait func(text string)) (*Group, error) {
+// who is still missing; lost, which may be nil, gives why somebody will not come.
+func Join(ctx context.Context, w *World, wait func(text string), lost <-chan error) (*Group, error) {
 	if w == nil {
 		return nil, nil
 	}
@@ -122,11 +125,15 @@ func Join(ctx context.Context, w *World, wait func(text string)) (*Group, error)
 			return nil, fault.Errorf(fault.Usage, "$%s is %q, want a duration such as 45s", EnvSilence, text)
 		}
 	}
-	joining, cancel := context.WithTimeout(ctx, joinTimeout)
+	patience := joinTimeout
+	if g.Token != "" {
+		patience = localJoinTimeout
+	}
+	joining, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var err error
 	if w.Rank == 0 {
-		err = g.gatherPeers(joining, wait)
+		err = g.gatherPeers(joining, wait, lost)
 	} else {
 		err = g.findHub(joining)
 	}
@@ -153,7 +160,7 @@ func (p *peer) send(m message) error {
 }
 
 // gatherPeers waits, as rank 0, until everybody is there.
-func (g *Group) gatherPeers(ctx context.Context, wait func(string)) error {
+func (g *Group) gatherPeers(ctx context.Context, wait func(string), lost <-chan error) error {
 	where := net.JoinHostPort("", strconv.Itoa(g.Port))
 	if g.Address == "127.0.0.1" {
 		where = net.JoinHostPort(g.Address, strconv.Itoa(g.Port))
@@ -189,9 +196,11 @@ func (g *Group) gatherPeers(ctx context.Context, wait func(string)) error {
 			if g.peers[p.rank] != nil {
 				return fault.Errorf(fault.Usage, "two processes say they are rank %d: %s and another", p.rank, g.names[p.rank])
 			}
-			g.peers[p.rank] = p
+			g.peers[p.rank], g.names[p.rank] = p, p.who
 		case <-remind.C:
 			wait(g.missing())
+		case err := <-lost:
+			return err
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w", g.missing(), context.Cause(ctx))
 		}
@@ -230,10 +239,7 @@ func (g *Group) greet(ctx context.Context, conn net.Conn, arrived chan<- *peer) 
 		_ = conn.Close()
 		return
 	}
-	p.rank = m.Rank
-	g.mu.Lock()
-	g.names[m.Rank] = m.Text
-	g.mu.Unlock()
+	p.rank, p.who = m.Rank, m.Text
 	select {
 	case arrived <- p:
 	case <-ctx.Done():
@@ -358,9 +364,9 @@ func (g *Group) fail(rank int, text string, kind fault.Kind) {
 	}
 }
 
-// Fail ends the group for a reason of this process's.
+// Fail ends the group for a reason of this process's; nil is none.
 func (g *Group) Fail(err error) {
-	if g != nil {
+	if g != nil && err != nil {
 		g.fail(g.World.Rank, err.Error(), fault.Of(err))
 	}
 }

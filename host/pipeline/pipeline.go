@@ -205,6 +205,9 @@ type BackwardOptions struct {
 	Scale       float64
 	// GradNorms asks for the gradient norm of every stage that is updated.
 	GradNorms bool
+	// Average has each of them begin to average its gradients over the group (Join) while
+	// those before it still compute theirs.
+	Average bool
 }
 
 func (o *BackwardOptions) weight(loss string) float64 { return weightOf(o.LossWeights, loss) * o.Scale }
@@ -416,6 +419,11 @@ func (r *Run) Backward(ctx context.Context, o BackwardOptions) error {
 		}
 		if o.GradNorms && m.Updates() {
 			r.GradNorms[m.Role] = resp.GradNorm
+		}
+		if o.Average {
+			if err := m.average(ctx); err != nil {
+				return errors.Join(err, r.Release(context.WithoutCancel(ctx)))
+			}
 		}
 		for name, g := range resp.InputGrads {
 			from, ok := v.producers[name]

@@ -86,8 +86,9 @@ type Member struct {
 	// Opened holds parameter counts, notes, and the ports with the sizes now known.
 	Opened   *sdk.OpenResponse
 	Resolved sdk.Settings
-	// zeroed says that the accumulated gradients are known to be zero.
-	zeroed bool
+	// zeroed says that the accumulated gradients are known to be zero, averaged that those of
+	// this step are averaged over the group, or about to be.
+	zeroed, averaged bool
 }
 
 // learns reports whether there is anything in the stage that training could change.

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/host/group"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
@@ -19,6 +21,9 @@ type Batch struct {
 	Inputs map[string]*tensor.Tensor
 	// Absent is ForwardOptions.Absent.
 	Absent map[string][]bool
+	// Weight of the losses, which are means over the cases, where processes share a batch
+	// unevenly; 0 is 1.
+	Weight float64
 }
 
 // Stepper is the training step as a machine without I/O: zero the gradients, run k
@@ -32,6 +37,9 @@ type Stepper struct {
 	LossWeights map[string]float64
 	// ClipNorm bounds the L2 norm over the gradients of all stages; 0 means no bound.
 	ClipNorm float64
+	// Group are the processes that take the step together, each with batches of its own; nil
+	// for one alone. Losses, metrics and gradients are their means.
+	Group *group.Group
 	// SkippedLast says that the step before had no finite loss or gradient and was
 	// skipped; part of what a checkpoint must hold.
 	SkippedLast bool
@@ -74,12 +82,18 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 	if err := s.zeroGrad(ctx); err != nil {
 		return result, err
 	}
-	share := 1 / float64(len(batches))
+	alone := s.Group == nil
 	var norms map[sdk.Kind]float64
+	var bad, ids []string
+	for _, batch := range batches {
+		ids = append(ids, batch.IDs...)
+	}
 	for i, batch := range batches {
 		last := i == len(batches)-1
-		run, err := s.Pipeline.Learn(ctx, ForwardOptions{Seed: Seed(s.Seed, "step", step, i), Absent: batch.Absent}, batch.Inputs,
-			BackwardOptions{LossWeights: s.LossWeights, Scale: share, GradNorms: last})
+		share := cmp.Or(batch.Weight, 1) / float64(len(batches))
+		seed := Seed(s.Seed, "step", step, i*s.Group.Count()+s.Group.Number())
+		run, err := s.Pipeline.Learn(ctx, ForwardOptions{Seed: seed, Absent: batch.Absent}, batch.Inputs,
+			BackwardOptions{LossWeights: s.LossWeights, Scale: share, GradNorms: last && alone, Average: last && !alone})
 		if err != nil {
 			return result, refusal(step, batch, err)
 		}
@@ -92,12 +106,21 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 		}
 		result.Notes = append(result.Notes, run.Notes...)
 		if !run.Finite() {
-			return s.skip(step, batches, before, result, s.badLosses(run.Losses))
+			bad = s.badLosses(run.Losses)
+			break
 		}
 		norms = run.GradNorms
 	}
+	if !alone {
+		var err error
+		if bad, ids, err = s.share(ctx, &result, bad, ids); err != nil {
+			return result, err
+		}
+	}
+	if len(bad) > 0 {
+		return s.skip(step, before, result, bad, ids)
+	}
 	var squares float64
-	var bad []string
 	for _, m := range s.Pipeline.Members {
 		if !m.Updates() {
 			continue
@@ -105,7 +128,10 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 		norm, known := norms[m.Role]
 		if !known { // the last batch passed the stage over
 			var err error
-			if norm, err = m.Instance.GradNorm(ctx); err != nil {
+			if norm, err = m.Instance.GradNorm(ctx); err != nil && !alone {
+				err = fmt.Errorf("%w: %w", ErrAveraging, err)
+			}
+			if err != nil {
 				return result, m.fail("gradient norm", err)
 			}
 		}
@@ -120,7 +146,7 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 		if len(bad) == 0 { // each stage's norm is finite, the sum of their squares overflows
 			bad = []string{"global gradient norm"}
 		}
-		return s.skip(step, batches, before, result, bad)
+		return s.skip(step, before, result, bad, ids)
 	}
 	if err := s.learning.check(s.Pipeline.Members, result); err != nil {
 		return result, err
@@ -211,14 +237,11 @@ func (s *Stepper) badLosses(losses map[string]float64) []string {
 	return bad
 }
 
-func (s *Stepper) skip(step int, batches []Batch, before Cost, result StepResult, bad []string) (StepResult, error) {
+// skip ends a step in which something, bad, is no finite number, of the cases ids.
+func (s *Stepper) skip(step int, before Cost, result StepResult, bad, ids []string) (StepResult, error) {
 	result.Skipped = true
 	result.Cost = s.Pipeline.Cost().Sub(before)
 	if s.SkippedLast {
-		var ids []string
-		for _, b := range batches {
-			ids = append(ids, b.IDs...)
-		}
 		return result, fmt.Errorf("step %d: %w: %s; the batch with cases %s; lower the learning rate (train.lr) or look at these cases",
 			step+1, ErrNotFinite, strings.Join(bad, ", "), strings.Join(ids, ", "))
 	}

@@ -178,6 +178,30 @@ func (h *Host) Plugins() []*Plugin {
 	return append([]*Plugin(nil), h.order...)
 }
 
+// Watch returns with an error when a plugin gives no sign of life for limit, and with nil
+// when ctx ends. A plugin that computes answers all the same.
+func (h *Host) Watch(ctx context.Context, limit time.Duration) error {
+	since := map[*Plugin]time.Time{}
+	clock := time.NewTicker(limit / 6)
+	defer clock.Stop()
+	for {
+		for _, p := range h.Plugins() {
+			if since[p].IsZero() || !p.alive() || p.healthy() {
+				since[p] = time.Now()
+			}
+			if silent := time.Since(since[p]); silent > limit {
+				reason := fmt.Sprintf("no sign of life for %v: the process hangs", silent.Round(time.Second))
+				return &Failure{Plugin: p.found.Name, Call: "health", Reason: reason, Stderr: p.log.tail(failureLines)}
+			}
+		}
+		select {
+		case <-clock.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
 // Close ends all plugins in order, killing the ones that do not, and removes what the
 // host has made. Nothing of a plugin is left running.
 func (h *Host) Close() error {

@@ -29,6 +29,8 @@ type Isolation struct {
 	NoNetwork bool
 	// ReadOnly insists: a kernel that cannot keep plugins from changing files is an error.
 	ReadOnly bool
+	// Network opens the network to plugins whose group of processes needs it.
+	Network bool
 	// Trusted leaves network, files and processes open.
 	Trusted bool
 }

@@ -97,13 +97,19 @@ func (i Isolation) start(cmd *exec.Cmd, writable []string, lifeline int) (*insid
 			l.Leads = true
 			cmd.SysProcAttr.Cloneflags, cmd.SysProcAttr.AmbientCaps = attr.Cloneflags, attr.AmbientCaps
 			cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = attr.UidMappings, attr.GidMappings
+			if i.Network {
+				cmd.SysProcAttr.Cloneflags &^= unix.CLONE_NEWNET
+			}
 		case auditArchitectures[runtime.GOARCH] != 0:
-			l.NoInternet = true
+			l.NoInternet = !i.Network
 			out.missing = append(out.missing, "processes of its own ("+err.Error()+")")
 		case i.NoNetwork:
 			return nil, fmt.Errorf("%w: no network: %w", ErrIsolation, err)
 		default:
 			out.missing = append(out.missing, "no network, processes of its own ("+err.Error()+")")
+		}
+		if i.Network {
+			out.missing = append(out.missing, "no network (processes that train together need it)")
 		}
 		_, err = landlockABI()
 		if l.ReadOnly = err == nil; !l.ReadOnly {

@@ -39,9 +39,10 @@ type Best struct {
 type State struct {
 	// Step is the number of optimizer steps done.
 	Step int `json:"step"`
-	// Epoch (from 0) and Batch say which batch comes next.
+	// Epoch (from 0) and Batch say which batch comes next, of each of Ranks processes (0: one).
 	Epoch int `json:"epoch"`
 	Batch int `json:"batch"`
+	Ranks int `json:"ranks,omitempty"`
 	// SkippedLast says that the last step had no finite loss.
 	SkippedLast bool `json:"skipped_last,omitempty"`
 	// Unvalidated says that the validation at this step is still to be done.
@@ -121,6 +122,9 @@ func checkpointPath(run string, step int) string {
 // step-N. On any error the temporary folder is removed and what was there before is
 // untouched. Afterwards the last two checkpoints and the best one are kept.
 func (r *Run) Save(state State, roles []string, save func(role, dir string) error) (err error) {
+	if r.follows {
+		return nil
+	}
 	final := checkpointPath(r.Dir, state.Step)
 	temp := final + ".tmp"
 	defer func() {
@@ -192,6 +196,9 @@ func (r *Run) Save(state State, roles []string, save func(role, dir string) erro
 // Amend replaces the state of the checkpoint of state.Step, whose files stay as they are,
 // and keeps the checkpoints that Save would keep.
 func (r *Run) Amend(state State) error {
+	if r.follows {
+		return nil
+	}
 	dir := checkpointPath(r.Dir, state.Step)
 	m, err := readCheckpoint(dir)
 	if err != nil {

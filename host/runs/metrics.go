@@ -74,6 +74,9 @@ func (r Record) Scalars(add func(name string, v float64)) {
 
 // Append adds a line to metrics.jsonl.
 func (r *Run) Append(rec Record) error {
+	if r.follows {
+		return nil
+	}
 	if r.metrics == nil {
 		f, err := os.OpenFile(r.Path(MetricsFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 		if err != nil {
@@ -94,6 +97,9 @@ func (r *Run) Append(rec Record) error {
 // RewindMetrics drops the lines of steps after the state's, that of a validation which is
 // still to be done, and a half-written last line: a resumed run writes them again.
 func (r *Run) RewindMetrics(state State) error {
+	if r.follows {
+		return nil
+	}
 	records, err := ReadMetrics(r.Dir)
 	if err != nil {
 		return err

@@ -69,7 +69,13 @@ type Run struct {
 	Dir     string
 	lock    *flock.Flock
 	metrics *os.File
+	// follows: another process writes.
+	follows bool
 }
+
+// Follow is a run directory that another process writes to: what is written to it is thrown
+// away.
+func Follow(dir string) *Run { return &Run{Dir: dir, follows: true} }
 
 // CheckNew fails with ErrExists when a folder holds a run, and with ErrNotEmpty when it
 // holds anything else but a run whose creation was interrupted.
@@ -178,6 +184,9 @@ func (r *Run) removeLeftovers() error {
 
 // Close gives the lock back.
 func (r *Run) Close() error {
+	if r.follows {
+		return nil
+	}
 	var err error
 	if r.metrics != nil {
 		err = r.metrics.Close()
@@ -192,7 +201,12 @@ func (r *Run) Path(parts ...string) string {
 }
 
 // Write writes a file of the run directory whole or not at all.
-func (r *Run) Write(name string, data []byte) error { return WriteFile(r.Path(name), data) }
+func (r *Run) Write(name string, data []byte) error {
+	if r.follows {
+		return nil
+	}
+	return WriteFile(r.Path(name), data)
+}
 
 // WriteJSON writes v indented.
 func (r *Run) WriteJSON(name string, v any) error {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/fault"
+	"github.com/alignedfusion/alignedfusion/host/group"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
@@ -43,6 +45,8 @@ type Options struct {
 	Plugins plughost.Options
 	// Tokens keeps the tokens of frozen encoders; nil keeps none.
 	Tokens *feed.TokenStore
+	// Group are the processes that train together; nil: this one alone.
+	Group *group.Group
 }
 
 // Session is an opened pipeline with its data.
@@ -74,6 +78,7 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	c := o.Config
 	s := &Session{Options: o, Warnings: slices.Clone(o.Data.Warnings)}
 	o.Plugins.Threads = c.Threads
+	o.Plugins.Isolation.Network = o.Group != nil
 	if s.host, err = plughost.New(o.Plugins); err != nil {
 		return nil, err
 	}
@@ -93,6 +98,7 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	if s.Feed, err = feed.New(c, o.Data, o.Labels, reports); err != nil {
 		return nil, err
 	}
+	s.Feed.Group = o.Group
 	roles := []struct {
 		kind  sdk.Kind
 		stage config.Stage
@@ -118,8 +124,12 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 			}
 		}
 	}
+	device := c.Device
+	if o.Group != nil {
+		device = o.Group.Device(device, os.Getenv)
+	}
 	req := sdk.OpenRequest{
-		Seed: c.Seed, Device: c.Device, Threads: c.Threads, Train: o.Train, Group: "pipeline",
+		Seed: c.Seed, Device: device, Threads: c.Threads, Train: o.Train, Group: "pipeline",
 		Labels: o.Labels, Optimizer: c.Train.StageOptimizer(), Task: c.Task,
 	}
 	if reports != nil {

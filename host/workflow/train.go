@@ -11,6 +11,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/group"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/runs"
@@ -42,6 +43,9 @@ type TrainOptions struct {
 	TensorBoard bool
 	// Telemetry is sent every record, and closed; nil sends nothing.
 	Telemetry *telemetry.Sender
+	// Group are the processes that train together, each with a part of every batch; nil: this
+	// one alone. Rank 0 writes the run.
+	Group *group.Group
 	// Draw makes pictures of what was predicted for the event files, by name, PNG; may be nil.
 	Draw func(context.Context, *PredictResult) (map[string][]byte, error)
 }
@@ -53,6 +57,11 @@ var ErrChanged = errors.New("the data have changed since the run began")
 // run is written. It returns loop.ErrStopped when ctx ended and a checkpoint stands.
 func Train(ctx context.Context, o TrainOptions) (_ *runs.Manifest, err error) {
 	t := &training{TrainOptions: o}
+	defer func() {
+		err = t.cause(err)
+		stopped := errors.Is(err, loop.ErrStopped)
+		t.Group.Close(map[bool]error{false: err}[stopped])
+	}()
 	if o.Resume {
 		if err := t.resume(); err != nil {
 			return nil, err
@@ -72,6 +81,9 @@ func Train(ctx context.Context, o TrainOptions) (_ *runs.Manifest, err error) {
 	}()
 	return t.train(ctx)
 }
+
+// follows reports whether another process writes the run.
+func (t *training) follows() bool { return t.Group.Number() > 0 }
 
 // TrainOnce trains the run that c describes, goes on with one that was stopped, and does
 // nothing (made is false) where it is done.
@@ -130,6 +142,9 @@ func (t *training) prepare() (err error) {
 	}
 	if t.Config.Threads == 0 {
 		t.Config.Threads = runtime.GOMAXPROCS(0)
+		if t.Group != nil {
+			t.Config.Threads = t.Group.Threads()
+		}
 	}
 	t.warnings = slices.Concat(t.warnings, t.Config.Notes(), t.Config.Idle())
 	if t.data, err = feed.PrepareTraining(t.Config); err == nil && t.DataSHA256 != "" && t.data.Data.Hash != t.DataSHA256 {
@@ -141,7 +156,9 @@ func (t *training) prepare() (err error) {
 
 // resume reads a run directory and takes its lock.
 func (t *training) resume() (err error) {
-	if t.run, err = runs.Open(t.Dir); err != nil {
+	if t.follows() {
+		t.run = runs.Follow(t.Dir)
+	} else if t.run, err = runs.Open(t.Dir); err != nil {
 		return err
 	}
 	fail := func(err error) error { return errors.Join(err, t.run.Close()) }
@@ -150,6 +167,9 @@ func (t *training) resume() (err error) {
 		return fail(err)
 	}
 	t.Config, t.manifest = r.Config, r.Manifest
+	if t.Group != nil {
+		t.Config.Threads = min(t.Config.Threads, t.Group.Threads())
+	}
 	if t.data, err = feed.ReopenTraining(t.Config, r.Labels, r.Schema, r.Modes); err != nil {
 		return fail(err)
 	}
@@ -178,10 +198,11 @@ func (t *training) resume() (err error) {
 
 func (t *training) train(ctx context.Context) (*runs.Manifest, error) {
 	c := t.Config
-	s, err := Open(ctx, Options{Config: c, Data: t.data.Data, Schema: t.data.Schema, Labels: t.data.Labels, Train: true, Plugins: t.Plugins, Tokens: t.Tokens})
+	s, err := Open(ctx, Options{Config: c, Data: t.data.Data, Schema: t.data.Schema, Labels: t.data.Labels, Train: true, Plugins: t.Plugins, Tokens: t.Tokens, Group: t.Group})
 	if err != nil {
 		return nil, err
 	}
+	defer t.together(ctx, s)()
 	if t.run != nil {
 		if err := s.sameText(t.manifest); err != nil {
 			s.Abandon()
@@ -203,6 +224,9 @@ func (t *training) trainOpened(ctx context.Context, s *Session) (*runs.Manifest,
 	if err != nil {
 		return nil, err
 	}
+	if err := t.agree(s); err != nil {
+		return nil, err
+	}
 	if t.run == nil {
 		if err := s.refuseNoReports(); err != nil {
 			return nil, err
@@ -216,12 +240,15 @@ func (t *training) trainOpened(ctx context.Context, s *Session) (*runs.Manifest,
 	if err != nil {
 		return nil, err
 	}
+	if err := s.Pipeline.Join(ctx, t.Group); err != nil {
+		return nil, err
+	}
 	shown := loop.NewProgress(t.Messages, 0)
 	all := loop.All{shown}
 	if t.Telemetry != nil {
 		all = append(all, &sent{Sender: t.Telemetry, warn: shown.Warn})
 	}
-	if t.TensorBoard || events.There(t.Dir) {
+	if !t.follows() && (t.TensorBoard || events.There(t.Dir)) {
 		if t.board, err = newBoard(t.Dir, state.Step, shown.Warn); err != nil {
 			return nil, err
 		}
@@ -236,11 +263,13 @@ func (t *training) trainOpened(ctx context.Context, s *Session) (*runs.Manifest,
 		return nil, err
 	}
 	_, err = loop.Loop(ctx, o, state)
-	if err == nil {
-		err = t.threshold(ctx, s)
-	}
-	if err == nil {
-		err = t.calibrate(ctx, s)
+	if !t.follows() {
+		if err == nil {
+			err = t.threshold(ctx, s)
+		}
+		if err == nil {
+			err = t.calibrate(ctx, s)
+		}
 	}
 	status := map[bool]string{true: "stopped", false: "failed"}[errors.Is(err, loop.ErrStopped)]
 	if err == nil {
@@ -280,7 +309,7 @@ func (t *training) loopOptions(ctx context.Context, s *Session) (loop.Options, e
 		ValidateEvery: settings.ValidateEvery, CheckpointEvery: settings.CheckpointEvery,
 		Seed: c.Seed, LearningRate: settings.LearningRate, LearningRateFactor: factors, Schedule: schedule,
 		LossWeights: weights, ClipNorm: settings.ClipNorm, PeakRSSBytes: s.PeakRSSBytes,
-		Averaged: settings.EMA > 0,
+		Averaged: settings.EMA > 0, Group: t.Group,
 	}
 	if o.Averaged {
 		if err := loop.CheckAverages(ctx, s.Pipeline); err != nil {
@@ -367,7 +396,9 @@ func (t *training) create(s *Session) (err error) {
 	if err := t.recordCases(); err != nil {
 		return err
 	}
-	if t.run, err = runs.Create(t.Dir); err != nil {
+	if t.follows() {
+		t.run = runs.Follow(t.Dir)
+	} else if t.run, err = runs.Create(t.Dir); err != nil {
 		return err
 	}
 	if err := t.trained.write(t.run); err != nil {
@@ -450,7 +481,7 @@ func (t *training) status(status string) error {
 
 // validate predicts the validation split and keeps the predictions of the best epoch.
 func (t *training) validate(ctx context.Context, s *Session) (loop.Validation, error) {
-	predicted, err := s.predictBetweenSignals(ctx, t.data.Validation)
+	predicted, err := t.predictTogether(ctx, s, t.data.Validation)
 	if err != nil {
 		return loop.Validation{}, err
 	}
@@ -471,6 +502,9 @@ func (t *training) validate(ctx context.Context, s *Session) (loop.Validation, e
 
 // keepValidation writes what is predicted for the validation split into the run.
 func (t *training) keepValidation(s *Session, predicted []predictions.Prediction) error {
+	if t.follows() {
+		return nil
+	}
 	warnings := t.manifest.Warnings
 	if t.trained != nil {
 		seen, err := t.trained.seen(t.data.Data, t.data.Validation)

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/alignedfusion/alignedfusion/host/group"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -80,6 +81,9 @@ type Options struct {
 	Averaged bool
 	// PeakRSSBytes of the plugins, by name; may be nil.
 	PeakRSSBytes func() map[string]int64
+	// Group are the processes that train together, each with a Source of its own; nil: this
+	// one alone.
+	Group *group.Group
 }
 
 // ErrStopped is returned when the context ended: a checkpoint holds all steps that were
@@ -102,9 +106,9 @@ func TotalSteps(batchesPerEpoch, accumulate, epochs, maxSteps int) (total, perEp
 // the disk end training at once; the last checkpoint stands.
 func Loop(ctx context.Context, o Options, state runs.State) (runs.State, error) {
 	l := &loop{Options: o, state: state}
-	l.total, _ = TotalSteps(o.Source.BatchesPerEpoch(), o.Accumulate, o.Epochs, o.MaxSteps)
+	l.regroup()
 	l.stepper = pipeline.Stepper{
-		Pipeline: o.Pipeline, Seed: o.Seed, LossWeights: o.LossWeights, ClipNorm: o.ClipNorm,
+		Pipeline: o.Pipeline, Group: o.Group, Seed: o.Seed, LossWeights: o.LossWeights, ClipNorm: o.ClipNorm,
 		SkippedLast: state.SkippedLast,
 	}
 	l.state.Seed = o.Seed
@@ -127,6 +131,23 @@ type loop struct {
 	state   runs.State
 	stepper pipeline.Stepper
 	total   int
+	// ahead is how many more steps were taken than the place in the epochs says: those of
+	// fewer processes.
+	ahead int
+}
+
+// regroup finds the place in the epochs of a run that goes on with another number of
+// processes: the batch of all processes that holds the next case. Its schedule goes on from
+// there.
+func (l *loop) regroup() {
+	before, now := max(1, l.state.Ranks), l.Group.Count()
+	l.state.Batch = l.state.Batch * before / now
+	if l.state.Ranks = now; now == 1 {
+		l.state.Ranks = 0
+	}
+	total, perEpoch := TotalSteps(l.Source.BatchesPerEpoch(), l.Accumulate, l.Epochs, l.MaxSteps)
+	l.ahead = l.state.Step - l.state.Epoch*perEpoch - (l.state.Batch+l.Accumulate-1)/l.Accumulate
+	l.total = total + l.ahead
 }
 
 func (l *loop) epoch(ctx context.Context) (err error) {
@@ -152,7 +173,7 @@ func (l *loop) epoch(ctx context.Context) (err error) {
 		if l.epochDone() || l.ended() {
 			break // its checkpoint is that of the end
 		}
-		if ctx.Err() != nil {
+		if l.Group.Stopping(ctx) {
 			return errors.Join(ErrStopped, l.checkpoint(work))
 		}
 		if l.CheckpointEvery > 0 && l.state.Step%l.CheckpointEvery == 0 {
@@ -196,7 +217,7 @@ func (l *loop) endEpoch(ctx context.Context) error {
 			return err
 		}
 	}
-	if ctx.Err() != nil && !l.ended() {
+	if l.Group.Stopping(ctx) && !l.ended() {
 		return ErrStopped
 	}
 	return nil
@@ -233,7 +254,7 @@ func StepValues(p *pipeline.Pipeline, rate float64, factors map[sdk.Kind]float64
 }
 
 func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Duration) error {
-	rate := l.LearningRate * l.Schedule.Factor(l.state.Step)
+	rate := l.LearningRate * l.Schedule.Factor(l.state.Step-l.ahead)
 	values := StepValues(l.Pipeline, rate, l.LearningRateFactor)
 	started := time.Now()
 	result, err := l.stepper.Step(ctx, l.state.Step, group, values)
@@ -269,7 +290,7 @@ func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Dur
 // validate runs the validation that the last checkpoint waits for, and notes in it how
 // that ended.
 func (l *loop) validate(ctx context.Context) error {
-	if ctx.Err() != nil {
+	if l.Group.Stopping(ctx) {
 		return ErrStopped
 	}
 	started, epoch := time.Now(), l.epochNumber()
@@ -278,7 +299,7 @@ func (l *loop) validate(ctx context.Context) error {
 		return ErrStopped
 	}
 	if err != nil {
-		return err
+		return err // of several processes, ErrStopped is what a signal to any of them gives
 	}
 	record := runs.Record{Kind: "validation", Step: l.state.Step, Epoch: epoch, Metrics: v.Metrics, StepSec: time.Since(started).Seconds()}
 	best := l.state.Best
@@ -339,13 +360,17 @@ func (l *loop) checkpoint(ctx context.Context) error {
 		roles = append(roles, string(m.Role))
 		members[string(m.Role)] = m
 	}
-	return l.Run.Save(l.state, roles, func(role, dir string) error {
+	err := l.Run.Save(l.state, roles, func(role, dir string) error {
 		m := members[role]
 		if _, err := m.Instance.Save(ctx, dir); err != nil {
 			return &pipeline.StageError{Role: m.Role, Plugin: m.Plugin, Call: "save", Err: err}
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return l.Group.Wait() // nobody goes on before it stands
 }
 
 // CheckAverages fails for a stage that is trained and keeps no averaged weights: what it saves

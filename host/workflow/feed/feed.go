@@ -13,6 +13,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/group"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
@@ -34,6 +35,8 @@ type Feed struct {
 	View View
 	// Targets loads the targets of cases to be predicted, too, where all of them have some.
 	Targets bool
+	// Group are the processes that share the training cases; nil: this one has all.
+	Group *group.Group
 
 	cache  *dataset.Cache
 	tokens *tokenCache
@@ -155,7 +158,8 @@ func (f *Feed) loader(ctx context.Context, cases []dataset.Case, train bool, epo
 			o.Load.Augment = dataset.PictureAugment()
 		}
 		o.Shuffle, o.Targets, o.Balance = true, true, c.Sampler == config.SampleBalanced
-		o.DropLast = len(cases) >= o.Batch
+		o.Rank, o.Ranks = f.Group.Number(), f.Group.Count()
+		o.DropLast = len(cases) >= o.Batch*o.Ranks
 	} else {
 		o.Batch = cmp.Or(c.PredictBatch, map[bool]int{true: 1, false: o.Batch}[f.Config.Task == config.Detect])
 		o.SameSize = true // what a batch is padded to must not change what is said of an image
@@ -171,12 +175,12 @@ func (f *Feed) loader(ctx context.Context, cases []dataset.Case, train bool, epo
 	return dataset.NewLoader(ctx, f.Data, cases, o)
 }
 
-// BatchSize is the number of cases per micro-batch.
+// BatchSize is the number of cases per micro-batch of this process.
 func (f *Feed) BatchSize() int { return f.Config.Train.BatchSize }
 
 // Inputs are a batch as the pipeline takes it.
 func (f *Feed) Inputs(b *dataset.Batch) pipeline.Batch {
-	out := pipeline.Batch{Inputs: b.Tensors, Absent: absentTokens(b)}
+	out := pipeline.Batch{Inputs: b.Tensors, Weight: b.Weight, Absent: absentTokens(b)}
 	for i := range b.Cases {
 		out.IDs = append(out.IDs, b.Cases[i].ID)
 	}
@@ -226,7 +230,9 @@ func (f *Feed) Source(ctx context.Context, cases []dataset.Case) *Source {
 }
 
 // BatchesPerEpoch counts full batches; a split smaller than a batch is one.
-func (s *Source) BatchesPerEpoch() int { return max(1, len(s.cases)/s.feed.BatchSize()) }
+func (s *Source) BatchesPerEpoch() int {
+	return max(1, len(s.cases)/(s.feed.BatchSize()*s.feed.Group.Count()))
+}
 
 // Epoch starts loading.
 func (s *Source) Epoch(epoch, first int) (loop.Batches, error) {

@@ -34,6 +34,7 @@ type Stage struct {
 	runs     map[uint64]*call
 	seed     uint64
 	momentum float64
+	peers    peers
 }
 
 // call is one Forward.
@@ -179,6 +180,9 @@ func (s *Stage) Release(_ context.Context, id uint64) error {
 
 // ZeroGrad clears the gradients.
 func (s *Stage) ZeroGrad(context.Context) error {
+	if err := s.settle(); err != nil {
+		return err
+	}
 	for _, p := range s.params {
 		clear(p.g)
 	}
@@ -187,6 +191,9 @@ func (s *Stage) ZeroGrad(context.Context) error {
 
 // GradNorm is the L2 norm over all gradients.
 func (s *Stage) GradNorm(context.Context) (float64, error) {
+	if err := s.settle(); err != nil {
+		return 0, err
+	}
 	var squares float64
 	for _, name := range slices.Sorted(maps.Keys(s.params)) {
 		for _, g := range s.params[name].g {
@@ -198,6 +205,9 @@ func (s *Stage) GradNorm(context.Context) (float64, error) {
 
 // Step is SGD with momentum.
 func (s *Stage) Step(ctx context.Context, req *sdk.StepRequest) error {
+	if err := s.settle(); err != nil {
+		return err
+	}
 	for _, p := range s.params {
 		for i, g := range p.g {
 			p.velocity[i] = s.momentum*p.velocity[i] + req.GradientScale*g
@@ -224,6 +234,9 @@ var files = []struct {
 
 // Save writes weights.safetensors and optimizer.safetensors.
 func (s *Stage) Save(_ context.Context, dir string) (names []string, err error) {
+	if err := s.settle(); err != nil {
+		return nil, err
+	}
 	for _, file := range files {
 		tensors := map[string]*tensor.Tensor{}
 		for name, p := range s.params {
@@ -237,6 +250,9 @@ func (s *Stage) Save(_ context.Context, dir string) (names []string, err error) 
 
 // Load reads what Save wrote.
 func (s *Stage) Load(_ context.Context, dir string, weightsOnly bool) error {
+	if err := s.settle(); err != nil {
+		return err
+	}
 	var ready []func()
 	for i, file := range files {
 		if i > 0 && weightsOnly {
