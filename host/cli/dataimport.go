@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -25,6 +26,7 @@ A folder of pictures with boxes of COCO, Pascal VOC or YOLO becomes the layout b
 			&cli.StringFlag{Name: "out", Usage: "the data set's folder", Required: true, TakesFile: true},
 			&cli.StringFlag{Name: "boxes", Usage: "a CSV of boxes: id or series, x1,y1,z1,x2,y2,z2 or centre and size, optional class, ignore", TakesFile: true},
 			&cli.StringFlag{Name: "coordinates", Usage: "what the boxes are in: " + strings.Join(nifti.Frames, ", ") + " (lps and ras: mm)"},
+			&cli.StringFlag{Name: "reports", Usage: "a CSV of reports or a folder of .txt, by the names of the scans or pictures: becomes reports.csv, for train --reports", TakesFile: true},
 			&cli.StringFlag{Name: "masks", Usage: "a folder of label volumes named like the scans (default: labelsTr beside imagesTr)", TakesFile: true},
 			&cli.StringFlag{Name: "instances", Usage: "what one lesion of a mask is: " + strings.Join(importer.InstanceRules, " or ") + " (default: component; label beside a JSON of instances)"},
 			shardFlag(),
@@ -38,7 +40,7 @@ func dataImport(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return usageError("data import takes one folder of scans, %d were given", c.NArg())
 	}
-	o := importer.Options{Source: c.Args().First(), Out: c.String("out"), Boxes: c.String("boxes"), Coordinates: c.String("coordinates"),
+	o := importer.Options{Source: c.Args().First(), Out: c.String("out"), Boxes: c.String("boxes"), Coordinates: c.String("coordinates"), Reports: c.String("reports"),
 		Masks: c.String("masks"), Instances: c.String("instances")}
 	if o.Boxes != "" && !slices.Contains(nifti.Frames, o.Coordinates) {
 		return usageError("--coordinates %q: say what the boxes of %s are in, one of %s", o.Coordinates, o.Boxes, strings.Join(nifti.Frames, ", "))
@@ -79,6 +81,9 @@ func dataImport(c *cli.Context) error {
 	}
 	for _, n := range s.Notes {
 		fmt.Fprintf(c.App.ErrWriter, "note: %s\n", n)
+	}
+	if s.Reports > 0 {
+		fmt.Fprintf(c.App.ErrWriter, "%d reports: %s (train --reports)\n", s.Reports, filepath.ToSlash(filepath.Join(o.Out, "reports.csv")))
 	}
 	if s.Images > 0 {
 		fmt.Fprintf(c.App.ErrWriter, "%d pictures, %d boxes; %d pictures written\ndata spec: %s\n", s.Images, s.Boxes, s.Written, s.Spec)

@@ -202,7 +202,7 @@ func copyFile(to, from string) error {
 
 // importInputs are what an import depends on.
 func importInputs(o importer.Options, scans map[string]string) (map[string]string, error) {
-	return sums(map[string]string{"the scans": shard.Sum(scans)}, map[string]string{"the boxes": o.Boxes, "the masks": o.Masks})
+	return sums(map[string]string{"the scans": shard.Sum(scans)}, map[string]string{"the boxes": o.Boxes, "the masks": o.Masks, "the reports": o.Reports})
 }
 
 // sums adds the hashes of files and folders to inputs, but for those without a path.

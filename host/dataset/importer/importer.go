@@ -30,6 +30,9 @@ type Options struct {
 	Source, Out string
 	// Boxes is a CSV of boxes; "" none. Coordinates says what they are in: one of nifti.Frames.
 	Boxes, Coordinates string
+	// Reports are a CSV or a folder of texts, by the names of the scans or pictures; "" none. They
+	// become reports.csv.
+	Reports string
 	// Masks is a folder of label volumes, one for each scan by name; "" none, or labelsTr
 	// beside a Source called imagesTr.
 	Masks string
@@ -56,6 +59,7 @@ type Summary struct {
 	Patients int      `json:"patients"`
 	Slices   int      `json:"slices"`
 	Boxes    int      `json:"boxes"`
+	Reports  int      `json:"reports,omitempty"`
 	Notes    []string `json:"notes,omitempty"`
 
 	// Made are the fingerprints of the scans of Options.Part by their volumes' paths in Out.
@@ -110,6 +114,15 @@ func Import(ctx context.Context, o Options) (*Summary, error) {
 	if err != nil {
 		return nil, err
 	}
+	ids := map[string]string{}
+	for name, one := range byName(scans) {
+		ids[name] = one.id
+	}
+	texts, of, err := o.readReports(ids)
+	if err != nil {
+		return nil, err
+	}
+	more = append(more, of...)
 	s := &Summary{SchemaVersion: 1, Spec: "volumes:" + filepath.ToSlash(o.Out), Volumes: len(scans), Boxes: len(boxes), Notes: append(notes, more...)}
 	patients := map[string]bool{}
 	found := map[string]string{}
@@ -146,6 +159,9 @@ func Import(ctx context.Context, o Options) (*Summary, error) {
 		return s, err
 	}
 	if err := writeTables(o.Out, scans, boxes, o.Boxes != "" || o.Masks != ""); err != nil {
+		return nil, err
+	}
+	if err := texts.write(o.Out, s); err != nil {
 		return nil, err
 	}
 	return s, recordSource(o)

@@ -99,7 +99,15 @@ func importPictures(ctx context.Context, o Options) (*Summary, error) {
 		}
 	}
 	s.Patients = len(patients)
-	return s, t.write(ctx, o, s)
+	texts, notes, err := o.readReports(t.names())
+	if err != nil {
+		return nil, err
+	}
+	s.Notes = append(s.Notes, notes...)
+	if err := t.write(ctx, o, s); err != nil {
+		return nil, err
+	}
+	return s, texts.write(o.Out, s)
 }
 
 // errNoAnnotations is the answer to pictures that come without boxes.
@@ -156,6 +164,24 @@ func stemOf(path string) string {
 
 // at is a file's path for messages.
 func (t *tree) at(rel string) string { return filepath.Join(t.root, filepath.FromSlash(rel)) }
+
+// names are the pictures' names in the data set by all that they are called: with folders or
+// without, with an ending or without, where that is one picture alone.
+func (t *tree) names() map[string]string {
+	known, twice := map[string]string{}, map[string]bool{}
+	for rel, p := range t.found {
+		for _, name := range []string{p.name, rel, filepath.Base(rel), stemOf(rel), strings.TrimSuffix(p.name, filepath.Ext(p.name))} {
+			if other, ok := known[name]; ok && other != p.name {
+				twice[name] = true
+			}
+			known[name] = p.name
+		}
+	}
+	for name := range twice {
+		delete(known, name)
+	}
+	return known
+}
 
 // splitOf is the split that the parts of a path name, "" for none.
 func splitOf(path string) string {
