@@ -18,6 +18,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/internal/redact"
+	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 // Options of New.
@@ -97,6 +98,9 @@ func New(ctx context.Context, o Options) (*Card, error) {
 	for _, one := range found.Classification {
 		c.classification(one)
 	}
+	for _, one := range found.Measured {
+		c.measured(one)
+	}
 	var warnings []string
 	for _, w := range slices.Concat(found.Warnings, c.Warnings, r.Manifest.Warnings) {
 		if w = hidden(w); !slices.Contains(warnings, w) {
@@ -143,6 +147,21 @@ func (c *Card) classification(r *workflow.Classification) {
 	c.Warnings, c.Notes = append(c.Warnings, r.Warnings...), append(c.Notes, r.Notes...)
 }
 
+func (c *Card) measured(r *workflow.Measured) {
+	one := Result{Name: r.Task, Of: fmt.Sprintf("%s, %d cases", r.Question, r.Cases)}
+	if r.Events > 0 {
+		one.Of += fmt.Sprintf(", %d with the event", r.Events)
+	}
+	if r.Unit != "" {
+		one.Of += ", in " + r.Unit
+	}
+	for _, f := range r.Figures {
+		one.add(f.Figure, strings.ReplaceAll(f.Figure, " ", "_"), f.Value, &f.CI)
+	}
+	c.Results = append(c.Results, one)
+	c.Warnings, c.Notes = append(c.Warnings, r.Warnings...), append(c.Notes, r.Notes...)
+}
+
 func (r *Result) add(name, kind string, value frocio.Number, ci frocio.Range) {
 	f := Figure{Name: name, Type: kind, Value: float64(value), Low: math.NaN(), High: math.NaN()}
 	if ci != nil {
@@ -172,6 +191,17 @@ func (c *Card) Torch() string {
 		}
 	}
 	return "unknown"
+}
+
+// Predicts says what the run is, in words.
+func (c *Card) Predicts() string {
+	if c.Detects() {
+		return "A detector of lesions"
+	}
+	if slices.ContainsFunc(c.Run.Labels, func(set sdk.LabelSet) bool { return len(set.Classes) > 0 }) {
+		return "A classifier"
+	}
+	return "A model that answers with numbers"
 }
 
 // Plugins are the run's, each with its role.

@@ -118,3 +118,25 @@ func TestAMONAIBundlesMetadataHasWhatIsDemanded(t *testing.T) {
 		t.Errorf("%v", metrics)
 	}
 }
+
+// A number that is asked for has its unit, and its figures stand beside those of classes.
+func TestNumbersHaveTheirUnits(t *testing.T) {
+	c := example()
+	c.Run.Labels = []sdk.LabelSet{{Name: "growth", Unit: "mm"}}
+	c.Results = nil
+	c.measured(&workflow.Measured{Task: "growth", Question: "regression", Unit: "mm", Cases: 40,
+		Figures: []workflow.FigureRow{{Figure: "mae", Metric: workflow.Metric{Value: 1.25, CI: [2]frocio.Number{1, 1.5}}}}})
+	dir := t.TempDir()
+	path, err := c.WriteModelCard(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"A model that answers with numbers", "### growth\n\nregression, 40 cases, in mm.", "| mae | 1.250 | 1.000 to 1.500 |", "type: mae\n"} {
+		if text := read(t, path); !strings.Contains(text, want) {
+			t.Errorf("%q is not in %s", want, text)
+		}
+	}
+	if path, err = c.WriteMONAI(dir); err != nil || !strings.Contains(read(t, path), `"0": "growth (mm)"`) {
+		t.Error(err, read(t, path))
+	}
+}

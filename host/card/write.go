@@ -15,6 +15,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 //go:embed assets/model-card.md
@@ -157,7 +158,7 @@ func (c *Card) WriteMONAI(dir string) (string, error) {
 		RequiredPackages: map[string]string{"alignedfusion": m.Version}, Name: c.Name, Task: task,
 		Description: fmt.Sprintf("%s trained with alignedfusion %s on %s; figures of the split %s", task, m.Version, c.Data, c.Split),
 		Authors:     needsAuthor, Copyright: needsAuthor, DataSource: c.Data + ", SHA-256 " + m.DataSHA256, DataType: c.Run.Config.Encoder.Plugin + " input",
-		PredClasses: c.classes(), Metrics: map[string]float64{}, IntendedUse: "not a medical device; " + needsAuthor,
+		PredClasses: strings.Join(c.answers(), ", "), Metrics: map[string]float64{}, IntendedUse: "not a medical device; " + needsAuthor,
 	}
 	for _, r := range c.Results {
 		for _, f := range r.Figures {
@@ -189,22 +190,26 @@ func (c *Card) output() tensorFormat {
 		return tensorFormat{Type: "object", Format: "boxes x1, y1, x2, y2 in pixels with scores and classes", Channels: 1, SpatialShape: []any{"n", 6},
 			DType: "float32", ValueRange: []float64{}, ChannelDef: map[string]string{"0": "box, score, class"}}
 	}
-	var classes []string
-	for _, set := range c.Run.Labels {
-		for _, class := range set.Classes {
-			classes = append(classes, strings.TrimPrefix(set.Name+": "+class, ": "))
-		}
+	answers, kind, valueRange := c.answers(), "probabilities", []float64{0, 1}
+	if slices.ContainsFunc(c.Run.Labels, func(set sdk.LabelSet) bool { return len(set.Classes) == 0 }) {
+		kind, valueRange = "raw", []float64{}
 	}
-	return tensorFormat{Type: "probabilities", Format: "classes", Channels: len(classes), SpatialShape: []any{1, len(classes)},
-		DType: "float32", ValueRange: []float64{0, 1}, ChannelDef: numbered(classes)}
+	return tensorFormat{Type: kind, Format: "classes", Channels: len(answers), SpatialShape: []any{1, len(answers)},
+		DType: "float32", ValueRange: valueRange, ChannelDef: numbered(answers)}
 }
 
-func (c *Card) classes() string {
-	var sets []string
+// answers are the columns of a classifier's predictions: each question's classes, or the
+// question itself with its unit where it is answered by a number.
+func (c *Card) answers() (names []string) {
 	for _, set := range c.Run.Labels {
-		sets = append(sets, strings.TrimPrefix(set.Name+": ", ": ")+strings.Join(set.Classes, ", "))
+		for _, class := range set.Classes {
+			names = append(names, strings.TrimPrefix(set.Name+": "+class, ": "))
+		}
+		if len(set.Classes) == 0 {
+			names = append(names, strings.TrimSuffix(set.Name+" ("+set.Unit+")", " ()"))
+		}
 	}
-	return strings.Join(sets, "; ")
+	return names
 }
 
 func numbered(names []string) map[string]string {
