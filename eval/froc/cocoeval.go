@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/eval/resample"
@@ -83,7 +84,7 @@ func COCOevalContext(ctx context.Context, t *Truth, predictions []Prediction, ti
 			}
 			for k := range cocoIoUs {
 				for l, limit := range cocoLimits {
-					ap, highest := c.accumulate(k, limit, lesions)
+					ap, highest := c.accumulate(k, l, lesions)
 					recall[area][l] = append(recall[area][l], highest)
 					if limit == 100 {
 						precision[area][k] = append(precision[area][k], ap)
@@ -124,6 +125,7 @@ type cocoImage struct {
 	iou     []float64 // marks by lesions
 	areas   []float64 // of the marks
 	fate    [cocoIoUs][]Fate
+	within  [len(cocoLimits)]int // marks that each limit keeps
 }
 
 // cocoClass is one class.
@@ -132,14 +134,14 @@ type cocoClass struct {
 	predictions []Prediction
 	ties        TiedScores
 	images      []*cocoImage
-	steps       []cocoStep // reused
+	steps       []cocoStep // in the order of the curve
 }
 
 // cocoStep is a mark of one image on the curve of all.
 type cocoStep struct {
-	score       float64
-	order, rank int
-	fate        Fate
+	score float64
+	image *cocoImage
+	rank  int // among the image's marks
 }
 
 func newCOCOClass(ctx context.Context, t *Truth, predictions []Prediction, class int32, ties TiedScores) (*cocoClass, error) {
@@ -170,6 +172,17 @@ func newCOCOClass(ctx context.Context, t *Truth, predictions []Prediction, class
 		for i, ok := next(); ok; i, ok = next() {
 			c.prepare(c.images[i])
 		}
+	})
+	for _, im := range c.images {
+		for d, i := range im.marks {
+			c.steps = append(c.steps, cocoStep{predictions[i].Score, im, d})
+		}
+		for l, limit := range cocoLimits {
+			im.within[l] = c.within(im, limit)
+		}
+	}
+	slices.SortFunc(c.steps, func(a, b cocoStep) int {
+		return cmp.Or(cmp.Compare(b.score, a.score), cmp.Compare(a.image.order, b.image.order), cmp.Compare(a.rank, b.rank))
 	})
 	return c, err
 }
@@ -297,31 +310,25 @@ func (c *cocoClass) matchImage(im *cocoImage, order []int, ignored []bool, k int
 }
 
 // accumulate returns average precision on 101 recall values and the highest recall, with at
-// most limit marks per image.
+// most so many marks per image as the limit says.
 func (c *cocoClass) accumulate(k, limit, lesions int) (ap, recall float64) {
-	c.steps = c.steps[:0]
-	for _, im := range c.images {
-		for d, i := range im.marks[:c.within(im, limit)] {
-			if im.fate[k][d] != IgnoredMark {
-				c.steps = append(c.steps, cocoStep{c.predictions[i].Score, im.order, d, im.fate[k][d]})
-			}
-		}
-	}
-	slices.SortFunc(c.steps, func(a, b cocoStep) int {
-		return cmp.Or(cmp.Compare(b.score, a.score), cmp.Compare(a.order, b.order), cmp.Compare(a.rank, b.rank))
-	})
 	w := walker{ap: RecallGrid, lesions: lesions}
-	found, fp := 0, 0
-	for n, s := range c.steps {
-		if s.fate == TruePositive {
+	found, fp, score := 0, 0, math.NaN()
+	for _, s := range c.steps {
+		if s.rank >= s.image.within[limit] || s.image.fate[k][s.rank] == IgnoredMark {
+			continue
+		}
+		if c.ties == InputOrder || s.score != score {
+			w.rise(found, fp) // of the step before
+		}
+		score = s.score
+		if s.image.fate[k][s.rank] == TruePositive {
 			found++
 		} else {
 			fp++
 		}
-		if c.ties == InputOrder || n+1 == len(c.steps) || c.steps[n+1].score != s.score {
-			w.rise(found, fp)
-		}
 	}
+	w.rise(found, fp)
 	return w.averagePrecision(), float64(found) / float64(lesions)
 }
 

@@ -23,35 +23,64 @@ type run struct{ start, end int } // linear voxel indices x + nx*(y + ny*z), hal
 // x + nx*(y + ny*z), which may come in any order and more than once. It returns
 // an error when an index lies outside the grid.
 func NewMask(nx, ny, nz int, indices []int) (*Mask, error) {
-	if nx <= 0 || ny <= 0 || nz <= 0 || ny > math.MaxInt/nx || nz > math.MaxInt/(nx*ny) {
-		return nil, fmt.Errorf("mask of %d x %d x %d voxels; every side must be positive and their product an int", nx, ny, nz)
+	if err := checkGrid(nx, ny, nz); err != nil {
+		return nil, err
 	}
 	sorted := slices.Clone(indices)
 	slices.Sort(sorted)
-	m := &Mask{size: [3]int{nx, ny, nz}}
+	var runs [][2]int
 	for _, i := range sorted {
 		if i < 0 || i >= nx*ny*nz {
 			return nil, fmt.Errorf("voxel index %d lies outside the grid of %d x %d x %d", i, nx, ny, nz)
 		}
-		if n := len(m.runs); n > 0 && i < m.runs[n-1].end {
+		if n := len(runs); n > 0 && i < runs[n-1][1] {
 			continue
-		} else if n > 0 && i == m.runs[n-1].end && i%nx != 0 {
-			m.runs[n-1].end++
+		} else if n > 0 && i == runs[n-1][1] && i%nx != 0 {
+			runs[n-1][1]++
 		} else {
-			m.runs = append(m.runs, run{i, i + 1})
+			runs = append(runs, [2]int{i, i + 1})
 		}
-		m.voxels++
-		m.centroid[0] += float64(i % nx)
-		m.centroid[1] += float64(i / nx % ny)
-		m.centroid[2] += float64(i / nx / ny)
+	}
+	return NewMaskOfRuns(nx, ny, nz, runs)
+}
+
+// NewMaskOfRuns is NewMask of runs along x: the first voxel of each and the one behind its
+// last. They ascend, each within its row, and no two touch in one row.
+func NewMaskOfRuns(nx, ny, nz int, runs [][2]int) (*Mask, error) {
+	if err := checkGrid(nx, ny, nz); err != nil {
+		return nil, err
+	}
+	m := &Mask{size: [3]int{nx, ny, nz}, runs: make([]run, len(runs))}
+	var sum [3]int
+	for k, r := range runs {
+		start, n := r[0], r[1]-r[0]
+		x, row := start%nx, start/nx
+		switch {
+		case start < 0 || n <= 0 || x+n > nx || row >= ny*nz:
+			return nil, fmt.Errorf("voxels %d to %d are no run in a row of the grid of %d x %d x %d voxels", start, r[1], nx, ny, nz)
+		case k > 0 && (start < runs[k-1][1] || start == runs[k-1][1] && x > 0):
+			return nil, fmt.Errorf("the run from voxel %d begins before or right at the end of the one before, %d", start, runs[k-1][1])
+		}
+		m.runs[k] = run{start, r[1]}
+		m.voxels += n
+		sum[0] += n * (2*x + n - 1) / 2
+		sum[1] += n * (row % ny)
+		sum[2] += n * (row / ny)
 	}
 	m.low, m.high = m.bounds()
 	if m.voxels > 0 {
-		for a := range m.centroid {
-			m.centroid[a] /= float64(m.voxels)
+		for a, s := range sum {
+			m.centroid[a] = float64(s) / float64(m.voxels)
 		}
 	}
 	return m, nil
+}
+
+func checkGrid(nx, ny, nz int) error {
+	if nx <= 0 || ny <= 0 || nz <= 0 || ny > math.MaxInt/nx || nz > math.MaxInt/(nx*ny) {
+		return fmt.Errorf("mask of %d x %d x %d voxels; every side must be positive and their product an int", nx, ny, nz)
+	}
+	return nil
 }
 
 // Voxels returns the number of voxels.

@@ -1,6 +1,7 @@
 package frocio
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,11 +47,15 @@ func readSegmentation(raw json.RawMessage) (s segmentation, err error) {
 		return s, errors.New("segmentation is neither polygons nor run lengths with size and counts")
 	}
 	s.height, s.width = runs.Size[0], runs.Size[1]
-	if err := json.Unmarshal(runs.Counts, &s.runs); err != nil {
-		var text string
-		if err := json.Unmarshal(runs.Counts, &text); err != nil {
-			return s, errors.New("counts of a segmentation are neither numbers nor text")
-		}
+	text, packed := "", bytes.HasPrefix(runs.Counts, []byte(`"`))
+	into := any(&s.runs)
+	if packed {
+		into = &text
+	}
+	if err := json.Unmarshal(runs.Counts, into); err != nil {
+		return s, errors.New("counts of a segmentation are neither numbers nor text")
+	}
+	if packed {
 		if s.runs, err = packedRuns(text); err != nil {
 			return s, err
 		}
@@ -134,7 +139,7 @@ func (s *segmentation) mask(width, height int) (froc.Region, error) {
 	if len(columns) == 0 {
 		return froc.Region{}, errors.New("the segmentation has no pixel")
 	}
-	m, err := froc.NewMask(width, height, 1, pixels(columns, width))
+	m, err := froc.NewMaskOfRuns(width, height, 1, rowRuns(columns, width))
 	if err != nil {
 		return froc.Region{}, err
 	}
@@ -173,26 +178,37 @@ func (s *segmentation) columns(edges []int) (out []column) {
 	return out
 }
 
-// pixels lists the pixels of columns row by row.
-func pixels(columns []column, width int) (indices []int) {
+// rowRuns are the pixels of columns as runs along the rows, from the first pixel of each to
+// the one behind its last.
+func rowRuns(columns []column, width int) (runs [][2]int) {
 	left, right, top, bottom := math.MaxInt, 0, math.MaxInt, 0
 	for _, c := range columns {
 		left, right, top, bottom = min(left, c.x), max(right, c.x+1), min(top, c.from), max(bottom, c.to)
 	}
-	set, n := make([]bool, (right-left)*(bottom-top)), 0
+	wide := right - left
+	set := make([]byte, wide*(bottom-top))
 	for _, c := range columns {
-		for y := c.from; y < c.to; y++ {
-			set[(y-top)*(right-left)+c.x-left] = true
-		}
-		n += c.to - c.from
-	}
-	indices = make([]int, 0, n)
-	for k, yes := range set {
-		if yes {
-			indices = append(indices, (top+k/(right-left))*width+left+k%(right-left))
+		for at, end := (c.from-top)*wide+c.x-left, (c.to-top)*wide; at < end; at += wide {
+			set[at] = 1
 		}
 	}
-	return indices
+	runs = make([][2]int, 0, bottom-top)
+	for y := top; y < bottom; y++ {
+		row, first := set[(y-top)*wide:(y-top+1)*wide], y*width+left
+		for at := bytes.IndexByte(row, 1); at >= 0; {
+			n := bytes.IndexByte(row[at:], 0)
+			if n < 0 {
+				n = wide - at
+			}
+			runs = append(runs, [2]int{first + at, first + at + n})
+			next := bytes.IndexByte(row[at+n:], 1)
+			if next < 0 {
+				break
+			}
+			at += n + next
+		}
+	}
+	return runs
 }
 
 // polygonEdges are the edges of a polygon as COCO's masks have them: its outline is walked on a
