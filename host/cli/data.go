@@ -40,13 +40,15 @@ func dataCommand() *cli.Command {
 				Description: `deeplesion: CT-like 16-bit slices with lesions and look-alikes; the report carries part of the truth.
 table: pictures with attributes; the label depends on both.
 kidney: CT volumes with a lesion each and reports in words; the label depends on both.
+slides: tiles of pathology slides; few show the tumour, the attributes tell its grade.
 README.txt in the folder says exactly how.`,
 				Flags: []cli.Flag{
-					&cli.StringFlag{Name: "layout", Usage: "deeplesion, table or kidney", Required: true},
+					&cli.StringFlag{Name: "layout", Usage: "deeplesion, table, kidney or slides", Required: true},
 					&cli.StringFlag{Name: "out", Usage: "the new folder", Required: true, TakesFile: true},
-					&cli.IntFlag{Name: "patients", Usage: "number of patients (default: 240 deeplesion and kidney, 600 table)"},
+					&cli.IntFlag{Name: "patients", Usage: "number of patients (default: 240 deeplesion and kidney, 600 table, 48 slides)"},
 					&cli.IntFlag{Name: "key-slices", Usage: "key slices per patient (deeplesion)", Value: 2},
-					&cli.IntFlag{Name: "size", Usage: "side of the images in pixels (default: 128 deeplesion, 64 table, 48 kidney)"},
+					&cli.IntFlag{Name: "size", Usage: "side of the images in pixels (default: 128 deeplesion, 64 table, 48 kidney, 32 slides)"},
+					&cli.IntFlag{Name: "patches", Usage: "patches per slide on average (slides)", Value: 24},
 					&cli.Float64Flag{Name: "missing", Usage: "probability that an attribute is missing, at random (0 with --context)", Value: 0.3},
 					&cli.StringFlag{Name: "context", Usage: "squares and bits (table): lookup, two bits say which of four squares counts; additive, evidence adds up"},
 					&cli.IntFlag{Name: "noise-tokens", Usage: "squares beside the four that count (--context)"},
@@ -68,15 +70,15 @@ func layoutList() string {
 	return list.String()
 }
 
-// trainingSpecs lists the forms of data specs that one can train on.
-func trainingSpecs() string {
-	var specs []string
+// trainingLayouts lists the layouts that one can train on.
+func trainingLayouts() string {
+	var names []string
 	for _, l := range dataset.Layouts() {
 		if l.Targets {
-			specs = append(specs, l.String())
+			names = append(names, l.Name)
 		}
 	}
-	return strings.Join(specs, ", ")
+	return strings.Join(names, ", ")
 }
 
 func dataSynth(c *cli.Context) error {
@@ -99,7 +101,7 @@ func dataSynth(c *cli.Context) error {
 	if missing == 0 || context != "" && !c.IsSet("missing") {
 		missing = -1 // the options' zero means their default
 	}
-	for _, name := range []string{"patients", "key-slices", "size"} {
+	for _, name := range []string{"patients", "key-slices", "size", "patches"} {
 		if c.IsSet(name) && c.Int(name) < 1 {
 			return usageError("--%s %d, want at least 1", name, c.Int(name))
 		}
@@ -120,8 +122,11 @@ func dataSynth(c *cli.Context) error {
 	case "kidney":
 		spec = "volumes:" + out
 		summary, err = synth.Kidney(c.Context, out, synth.KidneyOptions{Patients: c.Int("patients"), Size: c.Int("size"), Missing: missing, Seed: c.Uint64("seed")})
+	case "slides":
+		spec = "patches:" + out
+		summary, err = synth.Slides(c.Context, out, synth.SlidesOptions{Patients: c.Int("patients"), Patches: c.Int("patches"), Size: c.Int("size"), Missing: missing, Seed: c.Uint64("seed")})
 	default:
-		return usageError("--layout %q is unknown, want deeplesion, table or kidney", layout)
+		return usageError("--layout %q is unknown, want deeplesion, table, kidney or slides", layout)
 	}
 	if err != nil {
 		return err

@@ -46,7 +46,7 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "overlays", Usage: "detection: draw slices with reference and predicted boxes, worst first, as PNG into this new or empty `DIR`", TakesFile: true},
 			&cli.IntFlag{Name: "overlays-max", Value: 100, Usage: "draw `N` slices at most"},
 			&cli.Float64Flag{Name: "overlays-score", Usage: "draw boxes that score `S` or more (default: those of the operating point nearest to 1 false positive an image; the 5 best of an image without targets)"},
-			&cli.StringFlag{Name: "outputs", Usage: "write the maps that stages draw over the pictures (their outputs visual.*), a file of arrays per case, into this new or empty `DIR`", TakesFile: true},
+			&cli.StringFlag{Name: "outputs", Usage: "write the maps that stages draw over the pictures (their outputs visual.*), a file of arrays per case, and of slides what each patch counts, as CSV and heat map, into this new or empty `DIR`", TakesFile: true},
 			&cli.StringFlag{Name: "reconstruction", Usage: "write the probabilities of what reports do not mention, and how frequent each value is in training, to `FILE`.json or .csv"},
 			&cli.StringFlag{Name: "reports", Usage: "`FILE` of the cases' reports, as for train (default: the run's own on its own data)"},
 			&cli.Float64Flag{Name: "missing", Usage: "take this `SHARE` of the attribute values away first (default: as the run's data.missing_* say)"},
@@ -136,7 +136,15 @@ func runPredict(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.App.ErrWriter, "maps of %d cases: %s\n", n, dir)
+		if n > 0 {
+			fmt.Fprintf(c.App.ErrWriter, "maps of %d cases: %s\n", n, dir)
+		}
+		if n, err = predictions.WriteAttention(dir, result.Predictions); err != nil {
+			return err
+		}
+		if n > 0 {
+			fmt.Fprintf(c.App.ErrWriter, "weights of the patches of %d slides: %s\n", n, dir)
+		}
 	}
 	if o.Overlays {
 		if err := drawOverlays(c, result); err != nil {

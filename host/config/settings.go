@@ -73,6 +73,7 @@ type Data struct {
 	Crop              int          `setting:"crop" default:"0" min:"0" max:"16384" help:"side of the training crops in network pixels; 0: whole images"`
 	PositiveCrop      float64      `setting:"positive_crop" default:"0.7" min:"0" max:"1" task:"detect" unless:"crop=0" help:"share of the crops that are laid around a lesion"`
 	Slices            int          `setting:"slices" default:"0" min:"0" max:"1024" help:"depth of the volume; 0: what the encoder wants"`
+	BagSize           int          `setting:"bag_size" default:"64" min:"1" max:"65536" help:"patches of a slide (patches: with level=slide) that a step sees, drawn anew in each epoch; a prediction sees all, that many at a time"`
 	SliceSpacingMM    float64      `setting:"slice_spacing_mm" default:"2" above:"0" help:"distance the slices are resampled to; where a classifier is shown a region or all of a volume its slices are spread over it instead"`
 	Augment           Augment      `setting:"augment" default:"detection" default.classify:"picture" help:"what is varied at random in training: nothing, as published for DeepLesion, the same and any way up (small lesions), as usual for photographs of skin"`
 	Workers           int          `setting:"workers" default:"0" min:"0" max:"1024" help:"background loaders; 0: one less than CPUs, from 1 to 4"`

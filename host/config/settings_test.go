@@ -22,7 +22,7 @@ func TestDefaultsOfEveryTask(t *testing.T) {
 		WeightDecay: 0.0001, Momentum: 0.9, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Schedule: Cosine, WarmupSteps: 50, WarmupFactor: 0.01,
 		Milestones: []float64{9, 16}, Gamma: 0.1, MinLRFactor: 0.01, ClipNorm: 35, BestBy: MeanSensitivity, ThresholdBy: NoThreshold, ValidateEvery: 1}
 	data := Data{TrainSplit: "train", ValidationSplit: "val", TrainFraction: 1, MissingValidation: -1, Impute: ImputeNone, ClassWeights: Unweighted, Intervals: 10, Sampler: SampleShuffled,
-		Zoom: 1, PositiveCrop: 0.7, SliceSpacingMM: 2, Augment: AugmentDetection, CacheMiB: 1024, CacheDirMiB: 32768, MaxBoxes: 100, Protocol: "deeplesion", FPPI: []float64{0.5, 1, 2}}
+		Zoom: 1, PositiveCrop: 0.7, BagSize: 64, SliceSpacingMM: 2, Augment: AugmentDetection, CacheMiB: 1024, CacheDirMiB: 32768, MaxBoxes: 100, Protocol: "deeplesion", FPPI: []float64{0.5, 1, 2}}
 	for _, task := range []string{Detect, Classify} {
 		plugin := "a3d"
 		if task == Classify {
@@ -53,7 +53,7 @@ func TestBoundsOfEverySetting(t *testing.T) {
 		"train.beta2": "0 0.9999", "train.eps": "1e-30", "train.warmup_steps": "0", "train.warmup_factor": "0 1", "train.milestones": "0.5 1,2,3",
 		"train.gamma": "1e-9 1", "train.min_lr_factor": "0 1", "train.clip_norm": "0", "train.validate_every": "1", "train.patience": "0 3", "train.ema": "0 0.9999", "train.checkpoint_every": "0",
 		"data.train_fraction": "1e-9 1", "data.missing_train": "0 1", "data.missing_validation": "-1 0 1", "data.missing_test": "0 1", "data.missing_seed": "0",
-		"data.intervals": "2 1000", "data.size": "0", "data.zoom": "1e-9", "data.crop": "0", "data.positive_crop": "0 1", "data.slices": "0", "data.slice_spacing_mm": "1e-9",
+		"data.intervals": "2 1000", "data.size": "0", "data.zoom": "1e-9", "data.crop": "0", "data.positive_crop": "0 1", "data.slices": "0", "data.bag_size": "1 65536", "data.slice_spacing_mm": "1e-9",
 		"data.workers": "0", "data.cache_mib": "0 1048576", "data.cache_dir_mib": "1 1073741824", "data.max_boxes": "0", "data.predict_batch": "0 8", "data.fppi": "0.1 1,2", "text.dim": "8 65536", "loss.a": "0 1e6",
 	}
 	bad := map[string]string{
@@ -62,7 +62,7 @@ func TestBoundsOfEverySetting(t *testing.T) {
 		"train.beta2": "-0.1 1", "train.eps": "0", "train.warmup_steps": "-1", "train.warmup_factor": "-0.1 1.1", "train.milestones": "0 2,2 3,1 1,nan",
 		"train.gamma": "0 1.1", "train.min_lr_factor": "-0.1 1.1", "train.clip_norm": "-1 inf", "train.validate_every": "0", "train.patience": "-1", "train.ema": "-0.1 1 nan", "train.checkpoint_every": "-1",
 		"data.train_fraction": "0 1.1", "data.missing_train": "-0.1 1.1", "data.missing_validation": "-1.1 1.1 -0.5", "data.missing_test": "-0.1 1.1", "data.missing_seed": "-1",
-		"data.intervals": "1 1001", "data.size": "-1 1.5", "data.zoom": "0 inf", "data.crop": "-1", "data.positive_crop": "-0.1 1.1", "data.slices": "-1", "data.slice_spacing_mm": "0 nan",
+		"data.intervals": "1 1001", "data.size": "-1 1.5", "data.zoom": "0 inf", "data.crop": "-1", "data.positive_crop": "-0.1 1.1", "data.slices": "-1", "data.bag_size": "0 65537", "data.slice_spacing_mm": "0 nan",
 		"data.workers": "-1", "data.cache_mib": "-1 1048577", "data.cache_dir_mib": "0 1073741825", "data.max_boxes": "-1", "data.predict_batch": "-1", "data.fppi": "0,1 2,1 1,1 inf", "text.dim": "4 7 65537",
 		"loss.a": "-1e-9 1000001 nan inf x", "train.optimizer": "adam", "train.schedule": "linear", "train.best_by": "balanced_accuracy",
 		"data.impute": "mean", "data.class_weights": "yes", "data.sampler": "weighted", "data.augment": "all", "data.protocol": "luna",

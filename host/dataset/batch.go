@@ -15,6 +15,8 @@ type LoadOptions struct {
 	// Size is the side in pixels that the longer side of an image is resized to,
 	// keeping the ratio; 0 keeps the original size times Zoom.
 	Size int
+	// BagSize is the number of patches that are shown of a slide; 0 means 64.
+	BagSize int
 	// Zoom is network pixels per original pixel where Size is 0; 0 means 1.
 	Zoom float64
 	// Crop cuts training crops of CropSize x CropSize network pixels; 0 is no crop.
@@ -118,6 +120,7 @@ type LoaderOptions struct {
 //	volume              FP32 [N,1,D,H,W]  intensities as the port declares
 //	spacing             FP32 [N,3]        mm between network pixels, z,y,x
 //	image.<modality>    FP32 [N,3,H,W]
+//	bag.<modality>      FP32 [N,P,3,H,W]  P patches of each slide
 //	target.boxes        FP32 [M,4]        x1,y1,x2,y2 in network pixels; M may be 0
 //	target.image        INT32 [M]         which of the N images
 //	target.class        INT64 [M]
@@ -140,6 +143,9 @@ type Batch struct {
 	Weight   float64
 	Tensors  map[string]*tensor.Tensor
 	Geometry []Geometry
+	// Bags are the numbers of the patches that each slide shows (Patch.Number); nil where the
+	// cases are no slides.
+	Bags [][]int
 	// Absent says, by modality, which cases lack its picture; modalities that no case lacks
 	// are left out. In the place of such a picture stands that of the first case that has one
 	// (zeros where none has): statistics over a batch should not see what is not there.

@@ -164,6 +164,9 @@ func (d *Dataset) decodeJobs() map[string]decodeJob {
 			if _, known := jobs[path]; !known {
 				jobs[path] = j
 			}
+			for _, patch := range c.Patches {
+				jobs[patch.Path] = j
+			}
 			if s != nil {
 				for _, slice := range s.files {
 					if _, known := jobs[slice]; !known {

@@ -124,6 +124,8 @@ type Case struct {
 	// NIfTI file. Cases may share it, as they may Labels and Strata.
 	Images map[string]string
 	Boxes  []Box
+	// Patches are the tiles of a slide that is a case, in the order of the table; nil for others.
+	Patches []Patch
 	// RECIST holds one pair of diameters per box as x,y of four end points in
 	// original pixels (long axis first), or is nil where the layout has none.
 	RECIST [][8]float64
@@ -146,7 +148,8 @@ type Case struct {
 	Sweep bool
 	// KeySlice is the slice's number in its series or its index in the NIfTI volume.
 	KeySlice int
-	// Stack names the series or volume that the slice belongs to, "" for pictures.
+	// Stack names the series or volume that the slice belongs to, or the slide of a patch; ""
+	// for pictures.
 	Stack string
 	// WorldRAS maps column, row, slice (pixels) to mm towards right, anterior,
 	// superior as a 3 x 4 matrix; nil where the input does not say.

@@ -25,8 +25,8 @@ type Layout struct {
 	Targets bool
 
 	open func(*opener) error
-	// table is the file below Path whose rows have the splits, "." for Path itself, "" when
-	// there is none that one may change.
+	// table is the file below Path whose rows have the splits, or several of which it is the
+	// first that is there; "." for Path itself, "" when there is none that one may change.
 	table string
 }
 
@@ -35,6 +35,7 @@ var layouts = []Layout{
 	{"boxes", "DIR", "images.csv, boxes.csv, optional ignore.csv, images/; or FILE.csv, one table of both", true, openBoxes, "images.csv"},
 	{"table", "FILE.csv", "id, image or image.NAME (pictures, or scans with window=), volume or volume.NAME, patient, split, label or label.TASK; every other column is an attribute", true, openTable, "."},
 	{"volumes", "DIR", "volumes.csv, boxes.csv (or labels, to classify), optional attributes.csv, NIfTI volumes (alignedfusion data import makes it)", true, openVolumes, "volumes.csv"},
+	{"patches", "DIR", "tiles of slides: patches.csv (patch, slide, x, y, label) or folders SLIDE/X_Y.png, optional slides.csv (slide, patient, split, label, attributes) and attributes.csv; or FILE.csv, one table of both", true, openPatches, "slides.csv,patches.csv"},
 	{"derm7pt", "DIR", "meta/meta.csv, meta/*_indexes.csv, images/ (or all of them in DIR)", true, openDerm7pt, ""},
 	{"nifti", "PATH", "a .nii or .nii.gz file, or a folder of them; to predict", false, openNIfTI, ""},
 	{"slices", "PATH", "a folder of slices (PNG, JPEG, TIFF, BMP, WebP), or one of them; to predict", false, openSlices, ""},
@@ -92,7 +93,7 @@ func specFor(path string) string {
 		}
 		return ""
 	}
-	for _, file := range []struct{ name, layout string }{{"volumes.csv", "volumes"}, {"DL_info.csv", "deeplesion"}, {"boxes.csv", "boxes"}, {"meta", "derm7pt"}} {
+	for _, file := range []struct{ name, layout string }{{"volumes.csv", "volumes"}, {"DL_info.csv", "deeplesion"}, {"patches.csv", "patches"}, {"slides.csv", "patches"}, {"boxes.csv", "boxes"}, {"meta", "derm7pt"}} {
 		if _, err := os.Stat(filepath.Join(path, file.name)); err == nil {
 			return fmt.Sprintf("; this folder is %q", file.layout+":"+path)
 		}
@@ -111,9 +112,15 @@ func TableOf(spec string) (string, error) {
 		return path, nil
 	}
 	if l.table == "" {
-		return "", fmt.Errorf("%w: %s has no table of splits to be written; table:, boxes: and volumes: have", ErrData, l)
+		return "", fmt.Errorf("%w: %s has no table of splits to be written; table:, boxes:, volumes: and patches: have", ErrData, l)
 	}
-	return filepath.Join(path, l.table), nil
+	names := strings.Split(l.table, ",")
+	for _, name := range names {
+		if there, _ := exists(filepath.Join(path, name)); there {
+			return filepath.Join(path, name), nil
+		}
+	}
+	return filepath.Join(path, names[0]), nil
 }
 
 // SpecOptions are the options behind a data spec's path.
@@ -123,7 +130,7 @@ func SpecOptions(spec string) string {
 }
 
 // shownOptions say what a network is shown of an image.
-var shownOptions = []string{"view", "margin_mm", "mask", "window"}
+var shownOptions = []string{"level", "view", "margin_mm", "mask", "window"}
 
 // Shown is a data spec that shows images as another one does, where it does not say itself
 // how: what a classifier was trained on is what it is to predict.

@@ -143,7 +143,7 @@ func (l *Loader) resolve() error {
 	if o.Load.Zoom == 0 {
 		o.Load.Zoom = 1
 	}
-	if o.Batch < 0 || o.Workers < 0 || o.Prefetch < 0 || o.Start < 0 || o.Load.Slices < 0 || o.Load.Size < 0 || o.Load.CropSize < 0 ||
+	if o.Batch < 0 || o.Workers < 0 || o.Prefetch < 0 || o.Start < 0 || o.Load.Slices < 0 || o.Load.BagSize < 0 || o.Load.Size < 0 || o.Load.CropSize < 0 ||
 		!(o.Load.SliceSpacingMM > 0) || !(o.Load.Zoom > 0) {
 		return fmt.Errorf("%w: a size, a count or a distance is negative", ErrData)
 	}
@@ -324,6 +324,10 @@ func (l *Loader) resolveShape(port sdk.Port) error {
 	if n < 4 {
 		return nil
 	}
+	if ports.Bags.Has(port.Name) { // the patches of a bag are drawn, whatever their number
+		port.Shape = port.Shape[1:]
+		n--
+	}
 	number := func(at int) int {
 		v, err := strconv.Atoi(port.Shape[at])
 		if err != nil || v < 1 {
@@ -462,10 +466,16 @@ func (l *Loader) layOut(p *pendingBatch) error {
 		h, w := l.netSize(p.plans, m)
 		for _, one := range p.plans {
 			one.geometry[m].NetHeight, one.geometry[m].NetWidth = h, w
+			for _, patch := range one.patches {
+				patch.geometry[m].NetHeight, patch.geometry[m].NetWidth = h, w
+			}
 		}
 		shape := []int64{n, 3, int64(h), int64(w)}
-		if ports.Scan(m) {
+		switch {
+		case ports.Scan(m):
 			shape = []int64{n, 1, int64(l.depth), int64(h), int64(w)}
+		case ports.Bags.Has(m):
+			shape = []int64{n, int64(len(p.plans[0].patches)), 3, int64(h), int64(w)}
 		}
 		t, err := tensor.New(tensor.FP32, shape...)
 		if err != nil {
@@ -479,6 +489,9 @@ func (l *Loader) layOut(p *pendingBatch) error {
 			g = *one.geometry[l.modalities[0]]
 		}
 		p.batch.Geometry = append(p.batch.Geometry, g)
+		if one.picks != nil {
+			p.batch.Bags = append(p.batch.Bags, one.picks)
+		}
 	}
 	for _, m := range l.spaced {
 		p.batch.Tensors[ports.SpacingOf(m).Name] = l.spacings(p.plans, m)
@@ -601,9 +614,15 @@ func (l *Loader) render(p *pendingBatch, i int) error {
 		}
 		size := len(all) / len(p.plans)
 		mine := all[i*size : (i+1)*size]
-		if ports.Scan(m) {
+		switch {
+		case ports.Scan(m):
 			err = l.renderVolume(one, m, mine)
-		} else {
+		case len(one.patches) > 0:
+			size = len(mine) / len(one.patches)
+			for k := 0; k < len(one.patches) && err == nil; k++ {
+				err = l.renderPicture(one.patches[k], m, mine[k*size:(k+1)*size])
+			}
+		default:
 			err = l.renderPicture(one, m, mine)
 		}
 		if err != nil {

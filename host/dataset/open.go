@@ -35,6 +35,7 @@ type opener struct {
 	spacing [3]float64 // spec option spacing_mm, for slices without a table
 	layout  string
 	view    string              // spec option view, for volumes to be classified
+	level   string              // spec option level, for patches
 	windows map[string][]window // spec option window, by modality; "": all
 	// marginMM is shown about a region, maskValues are the voxels of a mask that count.
 	marginMM   float64
@@ -197,6 +198,10 @@ func (o *opener) setOptions(query string) error {
 			if o.view = value; !slices.Contains([]string{viewWhole, viewRegion, viewSlices}, value) {
 				return fmt.Errorf("view=%q, want whole, region or slices", value)
 			}
+		case "level":
+			if o.level = value; value != levelPatch && value != levelSlide {
+				return fmt.Errorf("level=%q, want patch or slide", value)
+			}
 		case "margin_mm":
 			mm, err := table.Number(value)
 			if err != nil || mm < 0 {
@@ -272,7 +277,7 @@ func (o *opener) setOptions(query string) error {
 			}
 			o.spacing = [3]float64(v)
 		default:
-			options := []string{"attributes", "bits", "classes", "coordinates", "exclude", "grey_hu", "labels", "margin_mm", "mask", "missing", "nan", "noisy", "patients", "spacing_mm", "split", "target", "view", "window"}
+			options := []string{"attributes", "bits", "classes", "coordinates", "exclude", "grey_hu", "labels", "level", "margin_mm", "mask", "missing", "nan", "noisy", "patients", "spacing_mm", "split", "target", "view", "window"}
 			return fmt.Errorf("option %q is unknown%s; there are %s", key, nearest.Meant(key, options), strings.Join(options, ", "))
 		}
 	}
@@ -334,6 +339,9 @@ func (o *opener) finish() (*Dataset, error) {
 	}
 	if len(o.problems) == 0 {
 		o.checkBoxes()
+	}
+	if o.layout == "patches" && len(o.problems) == 0 {
+		o.checkTiles()
 	}
 	if len(d.Cases) == 0 && len(o.problems) == 0 {
 		o.problems.Add(o.path, 0, "", "no cases")

@@ -26,6 +26,9 @@ type plan struct {
 	recist                      [][8]float32
 	classes                     []int64
 	ignore                      [][4]float32
+	// patches are the plans of a bag's patches, picks their numbers in the slide.
+	patches []*plan
+	picks   []int
 }
 
 // colorChange are factors drawn once per sample; the zero value changes nothing.
@@ -50,8 +53,10 @@ func (l *Loader) newPlan(index, repeat int) (*plan, error) {
 	c := &l.cases[index]
 	rng := sampleRand(l.opt.Load.Seed, l.opt.Epoch, index+repeat*len(l.cases))
 	p := &plan{c: c, geometry: map[string]*Geometry{}, contentHeight: map[string]int{}, contentWidth: map[string]int{}}
-	a := l.opt.Load.Augment
-	uniform := func(limit float64) float64 { return limit * (2*rng.Float64() - 1) }
+	if len(c.Patches) > 0 {
+		l.planBag(p, rng)
+		return p, nil
+	}
 	for _, modality := range l.modalities {
 		path := c.Images[modality]
 		if path == "" {
@@ -70,9 +75,14 @@ func (l *Loader) newPlan(index, repeat int) (*plan, error) {
 	if err := p.planAbsent(l.modalities); err != nil {
 		return nil, err
 	}
-	p.color = colorChange{uniform(a.Brightness), uniform(a.Contrast), uniform(a.Saturation)}
-	p.noiseSeed = rng.Uint64()
+	p.color, p.noiseSeed = l.drawColor(rng), rng.Uint64()
 	return p, nil
+}
+
+func (l *Loader) drawColor(rng *rand.Rand) colorChange {
+	a := l.opt.Load.Augment
+	uniform := func(limit float64) float64 { return limit * (2*rng.Float64() - 1) }
+	return colorChange{uniform(a.Brightness), uniform(a.Contrast), uniform(a.Saturation)}
 }
 
 // planAbsent gives modalities without a picture the geometry of one that there is.

@@ -248,7 +248,7 @@ func (o *opener) caseColumns(t *table.Table) (modalityOf map[string]string, imag
 			modalityOf[c] = single // one picture per case is the modality image.main
 		case c == "path" && folder:
 			modalityOf[c] = Volume
-		case ports.Pixels(c):
+		case ports.Scan(c) || ports.Images.Has(c):
 			modalityOf[c] = c
 		case o.ofTime(c):
 		case c == "label" || strings.HasPrefix(c, "label."):

@@ -116,11 +116,11 @@ func (p *Pipeline) Cost() Cost {
 	return c
 }
 
-// Visuals are the maps over the picture that stages draw on request, by name.
-func (p *Pipeline) Visuals() []string {
+// Requested are the ports of a family that stages give on request, by name.
+func (p *Pipeline) Requested(family ports.Port) []string {
 	names := map[string]bool{}
 	for _, m := range p.Members {
-		for _, port := range onRequest(m.Opened.Outputs, ports.Visuals) {
+		for _, port := range onRequest(m.Opened.Outputs, family) {
 			names[port.Name] = true
 		}
 	}

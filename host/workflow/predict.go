@@ -23,6 +23,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // PredictOptions of Predict.
@@ -251,8 +252,12 @@ func (r *PredictResult) predict(ctx context.Context, files *RunFiles, checkpoint
 		}
 	}()
 	if o.Outputs {
-		if s.visuals = s.Pipeline.Visuals(); len(s.visuals) == 0 {
-			return usage("--outputs: no stage of %s draws maps (outputs visual.*, on request)", o.Run)
+		s.visuals = s.Pipeline.Requested(ports.Visuals)
+		if slices.ContainsFunc(given.Cases, func(c dataset.Case) bool { return len(c.Patches) > 0 }) {
+			s.attention = s.Pipeline.Requested(ports.Weighting)
+		}
+		if len(s.visuals)+len(s.attention) == 0 {
+			return usage("--outputs: no stage of %s draws maps (outputs visual.*, on request) or weighs the patches of slides (weighting.*)", o.Run)
 		}
 	}
 	s.decoder.Priors = files.Priors

@@ -61,6 +61,8 @@ type Session struct {
 
 	// visuals are the maps over the pictures that predictions are to have, by name.
 	visuals []string
+	// attention are the weights of patches that predictions are to have, by name.
+	attention []string
 
 	host    *plughost.Host
 	decoder predictions.Decoder
@@ -290,14 +292,28 @@ func (s *Session) PeakRSSBytes() map[string]int64 {
 // Predict runs cases through the pipeline in EVAL mode. report is called after every
 // batch with the number of cases done, and ends the prediction by an error; it may be nil.
 func (s *Session) Predict(ctx context.Context, cases []dataset.Case, report func(done int) error) (_ []predictions.Prediction, err error) {
-	loader, err := s.Feed.Loader(ctx, cases)
+	bags, of := dataset.Bags(cases, s.Config.DataSettings.BagSize)
+	loader, err := s.Feed.Loader(ctx, bags)
 	if err != nil {
 		return nil, err
 	}
 	defer loader.Close()
 	var out []predictions.Prediction
+	var shown []int // of the patches of a slide
+	at := func(i int) int {
+		switch {
+		case of == nil:
+			return i
+		case i == len(of):
+			return len(cases)
+		}
+		return of[i]
+	}
 	for {
 		b, err := loader.Next()
+		if errors.Is(err, io.EOF) && of != nil {
+			return predictions.OfBags(out, shown), nil
+		}
 		if errors.Is(err, io.EOF) {
 			return out, nil
 		}
@@ -309,13 +325,14 @@ func (s *Session) Predict(ctx context.Context, cases []dataset.Case, report func
 			return nil, err
 		}
 		for i := range batch {
-			batch[i].Case = &cases[len(out)+i]
+			batch[i].Case = &cases[at(len(out)+i)]
+			shown = append(shown, len(bags[len(out)+i].Patches))
 		}
 		out = append(out, batch...)
 		if report == nil {
 			continue
 		}
-		if err := report(len(out)); err != nil {
+		if err := report(at(len(out))); err != nil {
 			return nil, err
 		}
 	}
@@ -335,7 +352,7 @@ func (s *Session) predictBatch(ctx context.Context, b *dataset.Batch) (_ []predi
 	if s.Feed.View != (feed.View{}) { // the maps are of the pictures as they are
 		drawn = nil
 	}
-	for _, name := range drawn {
+	for _, name := range slices.Concat(drawn, s.attention) {
 		o.Wanted[name] = true
 	}
 	run, err := s.Pipeline.Forward(ctx, o, in.Inputs)
@@ -349,7 +366,7 @@ func (s *Session) predictBatch(ctx context.Context, b *dataset.Batch) (_ []predi
 	}
 	out, err := s.decoder.Decode(run, b, cells)
 	if err == nil {
-		err = fault.Wrap(fault.Plugin, predictions.Visuals(run, drawn, b, out))
+		err = fault.Wrap(fault.Plugin, errors.Join(predictions.Visuals(run, drawn, b, out), predictions.Weights(run, s.attention, b, out)))
 	}
 	if err != nil || len(targets) == 0 {
 		return out, err

@@ -92,6 +92,10 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	}
 	for _, port := range e.pixels {
 		in := ports.Named(port, ports.Required, ports.Intensity(pixels))
+		count := count
+		if ports.Bags.Has(port) {
+			count = "P"
+		}
 		if deep {
 			in = ports.Named(port, ports.Required, ports.Intensity(hounsfield), ports.Shape("N", "1", strconv.FormatInt(set.Slices, 10), "H", "W"))
 		}
@@ -140,11 +144,15 @@ func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstag
 			s.Failf(sdk.InvalidArgument, "input %q is missing; a case without this image cannot be encoded", port)
 			return out
 		}
+		encode := e.encode
+		if ports.Bags.Has(port) {
+			encode = e.encodeBag
+		}
 		var y *ts.Tensor
 		if e.frozen {
-			s.NoGrad(func() { y = e.encode(s, x, false) })
+			s.NoGrad(func() { y = encode(s, x, false) })
 		} else {
-			y = e.encode(s, x, in.Train)
+			y = encode(s, x, in.Train)
 		}
 		if m := e.modality[port]; m != nil {
 			y = s.Add(y, m)
@@ -173,6 +181,23 @@ func (e *encoder) encode(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tens
 		y = s.Reshape(s.AvgPool2d(y, e.pool, e.pool), n, c, -1)
 	}
 	return rows(s, y)
+}
+
+// encodeBag makes tokens [N,P,C] of bags [N,P,3,H,W]: a patch is one token, the mean over its map
+// or, of ViT, its class token.
+func (e *encoder) encodeBag(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor {
+	shape := s.Shape(x)
+	if s.Err() != nil {
+		return x
+	}
+	n, p := shape[0], shape[1]
+	y := e.encode(s, s.Reshape(x, n*p, shape[2], shape[3], shape[4]), train)
+	if _, classToken := e.net.(*vit); classToken {
+		y = s.Select(y, 1, 0)
+	} else {
+		y = s.Mean(y, []int64{1}, false)
+	}
+	return s.Reshape(y, n, p, -1)
 }
 
 // Close frees what the network holds besides its parameters.

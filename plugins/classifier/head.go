@@ -20,8 +20,9 @@ const eps = 1e-5
 // classifier per label set. Each modality is pooled before the concatenation, so
 // that many visual tokens do not drown few report tokens.
 type head struct {
-	ports  []string // tokens.<m> in order of name, tokens.report last, then joint
-	width  int64    // of t_cls
+	ports  []string        // tokens.<m> in order of name, tokens.report last, then joint
+	pools  map[string]pool // of the modalities, by port
+	width  int64           // of t_cls
 	norm   summaryNorm
 	hidden *transformer.Affine
 	drop   float64
@@ -56,7 +57,7 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	if set.FocalGamma > 0 && set.LabelSmoothing > 0 {
 		return nil, sdk.RefuseSetting("focal_gamma", "(%g) and label_smoothing (%g) cannot both be given: the focal loss is of one class that is right", set.FocalGamma, set.LabelSmoothing)
 	}
-	h := &head{device: b.Device, drop: set.Dropout, smooth: set.LabelSmoothing, gamma: set.FocalGamma}
+	h := &head{pools: map[string]pool{}, device: b.Device, drop: set.Dropout, smooth: set.LabelSmoothing, gamma: set.FocalGamma}
 	sizes := map[string]int64{}
 	for _, p := range b.Request.Inputs {
 		if !ports.Joint.Has(p.Name) && !ports.Tokens.Has(p.Name) {
@@ -69,6 +70,12 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 		sizes[p.Name] = n
 		h.ports = append(h.ports, p.Name)
 		h.width += n
+		if modality, tokens := ports.Tokens.Member(p.Name); tokens && !ports.TokensReport.Has(p.Name) {
+			h.pools[p.Name] = newPool(b, set, "pool."+modality, n)
+			if set.Pool != "max" {
+				b.Outputs = append(b.Outputs, ports.Weighting.Of(modality).Declare())
+			}
+		}
 	}
 	if len(h.ports) == 0 {
 		return nil, sdk.Errorf(sdk.InvalidArgument, "no tokens.<modality> and no joint to classify from")
@@ -209,7 +216,15 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 			s.Failf(sdk.InvalidArgument, "input %q is missing; it was there when the head was opened", name)
 			return out
 		}
-		if name != ports.Joint.Name {
+		switch pool := h.pools[name]; {
+		case pool != nil:
+			var weights *ts.Tensor
+			x, weights = pool.apply(s, x)
+			modality, _ := ports.Tokens.Member(name)
+			if attention := ports.Weighting.Of(modality).Name; in.Wanted[attention] {
+				out.Tensors[attention] = weights
+			}
+		case name != ports.Joint.Name:
 			x = s.Mean(x, []int64{1}, false)
 		}
 		parts = append(parts, x)

@@ -29,6 +29,9 @@ type headSettings struct {
 	Weights        string  `setting:"question_weights" default:"" help:"weights of several questions in the loss, as in grade:1,size_mm:0.5; those not named weigh 1"`
 	Kind           string  `setting:"kind" default:"linear" choices:"linear,mlp" help:"linear layer, or a hidden layer with GELU before it"`
 	Hidden         int64   `setting:"hidden" default:"256" min:"1" max:"65536" help:"mlp: size of the hidden layer"`
+	Pool           string  `setting:"pool" default:"mean" choices:"mean,max,gated,topk" help:"what a modality's tokens become: their mean, the greatest value of each feature, gated attention (Ilse et al. 2018), or the mean of the best topk tokens by a score"`
+	TopK           int64   `setting:"topk" default:"8" min:"1" max:"65536" help:"pool=topk: tokens that count"`
+	PoolWidth      int64   `setting:"pool_width" default:"64" min:"1" max:"65536" help:"pool=gated: size of the attention's layers"`
 	Norm           string  `setting:"norm" default:"layer" choices:"layer,batch" help:"of t_cls: layer norm over a case's features, or batch norm per feature, for parts of different scale"`
 	Dropout        float64 `setting:"dropout" default:"0" min:"0" max:"0.99" help:"dropout before the last layer"`
 	LabelSmoothing float64 `setting:"label_smoothing" default:"0" min:"0" max:"0.99" help:"share of the target given to all classes alike"`
@@ -54,6 +57,7 @@ func Manifest() sdk.Manifest {
 				Summary: "encoders of pictures (conv, darknet, vit, swin_t) and volumes (conv3d, r3d_18): tokens of each of a case",
 				Inputs: []sdk.Port{ports.Images.Declare(ports.Intensity(pixels),
 					ports.Help("RGB in [0,1]; resized to image_size where that is not 0")),
+					ports.Bags.Declare(ports.Intensity(pixels), ports.Help("as pictures; each patch becomes one token")),
 					ports.Volume.Declare(ports.Intensity(hounsfield), ports.Help("kind=conv3d and r3d_18, in [0,1]")), ports.Volumes.Declare(ports.Intensity(hounsfield))},
 				Outputs: []sdk.Port{ports.Tokens.Declare(ports.Required,
 					ports.Help("tokens of each image, row by row; ViT's class token comes first"))},
@@ -67,7 +71,8 @@ func Manifest() sdk.Manifest {
 					ports.Joint.Declare(), ports.TargetLabel.Declare(), ports.TargetLabels.Declare(),
 					ports.TargetValue.Declare(), ports.TargetValues.Declare(), ports.TargetCensored.Declare(), ports.TargetsCensored.Declare(),
 				},
-				Outputs:  []sdk.Port{ports.Logits.Declare(), ports.LogitsOf.Declare()},
+				Outputs: []sdk.Port{ports.Logits.Declare(), ports.LogitsOf.Declare(),
+					ports.Weighting.Declare(ports.Help("weight of each token; not with pool=max"))},
 				Settings: sdk.SettingsOf(headSettings{}),
 				Losses:   []string{"classification"},
 				Metrics:  []string{"accuracy"},

@@ -34,6 +34,8 @@ var (
 		Help: "the same, with volume.*"})
 	Images = add(Port{Name: "image.*", DType: tensor.FP32, Shape: dims("N 3 H W"), Makers: byHost, Readers: inPipeline, Required: true,
 		Help: "RGB image of a modality, intensities as the encoder's port declares"})
+	Bags = add(Port{Name: "bag.*", DType: tensor.FP32, Shape: dims("N P 3 H W"), Makers: byHost, Readers: inPipeline, Required: true, Task: classify,
+		Help: "P patches of each case's slide, RGB, intensities as the encoder's port declares; of a slide with fewer some come again"})
 	ReportEmbedding = add(Port{Name: "report.embedding", DType: tensor.FP32, Shape: dims("N A E"), Differentiable: true, Makers: byHost, Readers: inPipeline,
 		Help: "text embedding of each attribute's prompt, zero where unmentioned"})
 	ReportState = add(Port{Name: "report.state", DType: tensor.Int8, Shape: dims("N A"), Makers: byHost, Readers: inPipeline,
@@ -102,6 +104,8 @@ var (
 var (
 	Metrics = add(Port{Name: "metric.*", DType: tensor.FP32, Shape: dims("N"), Makers: byHead, Readers: byHost, OnRequest: true,
 		Help: "a metric of the head's own of each case, NaN where it has none; the targets are given where it is asked for"})
+	Weighting = add(Port{Name: "weighting.*", DType: tensor.FP32, Shape: dims("N T"), Makers: byHead, Readers: byHost, OnRequest: true, Task: classify,
+		Help: "how much each token of a modality counts in the answer; those of a case sum to 1"})
 	Visuals = add(Port{Name: "visual.*", DType: tensor.FP32, Shape: dims("N rows columns"), Makers: inPipeline, Readers: byHost, OnRequest: true,
 		Help: "a map over the picture (attention, saliency) of any size, stretched over it; the greater, the brighter"})
 )

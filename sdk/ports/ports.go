@@ -108,8 +108,8 @@ func (p Port) prefix() string { return strings.TrimSuffix(p.Name, "*") }
 // Scan reports whether a name is that of a volume's port: volume, or one of volume.*.
 func Scan(name string) bool { return Volume.Has(name) || Volumes.Has(name) }
 
-// Pixels reports whether a name is that of a picture's or a volume's port.
-func Pixels(name string) bool { return Scan(name) || Images.Has(name) }
+// Pixels reports whether a name is that of a picture's, a volume's or a bag's port.
+func Pixels(name string) bool { return Scan(name) || Images.Has(name) || Bags.Has(name) }
 
 // SpacingOf is the spacing that comes with a volume's port.
 func SpacingOf(volume string) Port {
@@ -119,10 +119,10 @@ func SpacingOf(volume string) Port {
 	return Spacing
 }
 
-// TokensOf are the tokens of a picture's or a volume's port: tokens.ct of image.ct and of
-// volume.ct, tokens.volume of volume.
+// TokensOf are the tokens of a picture's, a bag's or a volume's port: tokens.ct of image.ct, of
+// bag.ct and of volume.ct, tokens.volume of volume.
 func TokensOf(pixels string) Port {
-	for _, family := range []Port{Images, Volumes} {
+	for _, family := range []Port{Images, Bags, Volumes} {
 		if member, ok := family.Member(pixels); ok {
 			return Tokens.Of(member)
 		}

@@ -138,7 +138,7 @@ func (f *Feed) loader(ctx context.Context, cases []dataset.Case, train bool, epo
 	o := dataset.LoaderOptions{
 		Load: dataset.LoadOptions{
 			Slices: c.Slices, SliceSpacingMM: c.SliceSpacingMM,
-			Size: c.Size, Zoom: c.Zoom, Seed: pipeline.Seed(f.Config.Seed, "data"),
+			Size: c.Size, Zoom: c.Zoom, BagSize: c.BagSize, Seed: pipeline.Seed(f.Config.Seed, "data"),
 		},
 		Batch: f.BatchSize(), Epoch: epoch, Start: first,
 		Workers: c.Workers, Ports: []sdk.Port{}, Cache: f.cache,
@@ -187,7 +187,7 @@ func (f *Feed) Inputs(b *dataset.Batch) pipeline.Batch {
 	if f.Reports != nil {
 		f.Reports.add(out.Inputs, b.Cases)
 	}
-	f.tokens.add(out.Inputs, b.Cases)
+	f.tokens.add(out.Inputs, b.Cases, b.Bags)
 	return out
 }
 

@@ -3,6 +3,7 @@ package feed
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/npz"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
@@ -42,13 +44,25 @@ func (s *TokenStore) of(key [sha256.Size]byte) *tokenCache {
 	if s.encoders[key] == nil {
 		s.encoders[key] = map[string]map[string]*tensor.Tensor{}
 	}
-	return &tokenCache{s, s.encoders[key]}
+	return &tokenCache{store: s, cases: s.encoders[key], slides: map[string]*slideTokens{}}
 }
 
-// tokenCache are what one encoder with one set of weights made of cases.
+// tokenCache are what one encoder with one set of weights made of cases: [1,T,C] each, of a
+// slide [patches,T,C].
 type tokenCache struct {
 	store *TokenStore
 	cases map[string]map[string]*tensor.Tensor
+	// dir keeps the tokens of slides from run to run, a file each; "" keeps none.
+	dir string
+	// slides are those of whose patches some are encoded.
+	slides map[string]*slideTokens
+}
+
+// slideTokens are the tokens of a slide's patches, bag by bag.
+type slideTokens struct {
+	rows  map[string]*tensor.Tensor // by port
+	known []bool                    // by patch
+	left  int
 }
 
 // covers reports whether the tokens of all cases are known.
@@ -67,8 +81,9 @@ func (r *tokenCache) without(cases []dataset.Case) (unknown []dataset.Case) {
 	return unknown
 }
 
-// add puts the tokens of a batch that came without images among its inputs.
-func (r *tokenCache) add(inputs map[string]*tensor.Tensor, cases []dataset.Case) {
+// add puts the tokens of a batch that came without images among its inputs; of slides those of
+// the patches in bags, nil: all.
+func (r *tokenCache) add(inputs map[string]*tensor.Tensor, cases []dataset.Case, bags [][]int) {
 	if r == nil || len(cases) == 0 || !r.covers(cases) {
 		return
 	}
@@ -81,27 +96,37 @@ func (r *tokenCache) add(inputs map[string]*tensor.Tensor, cases []dataset.Case)
 	defer r.store.mu.Unlock()
 	for port, first := range r.cases[cases[0].ID] {
 		shape := slices.Clone(first.Shape)
-		shape[0] = int64(len(cases))
+		shape[0], shape[1] = int64(len(cases)), shape[0]*shape[1]
+		if bags != nil {
+			shape[1] = int64(len(bags[0])) * first.Shape[1]
+		}
 		data := make([]byte, 0, len(first.Data)*len(cases))
 		for i := range cases {
-			data = append(data, r.cases[cases[i].ID][port].Data...)
+			t := r.cases[cases[i].ID][port]
+			if bags == nil {
+				data = append(data, t.Data...)
+				continue
+			}
+			size := len(t.Data) / int(t.Shape[0]) // of a patch
+			for _, k := range bags[i] {
+				data = append(data, t.Data[k*size:(k+1)*size]...)
+			}
 		}
 		inputs[port] = &tensor.Tensor{DType: first.DType, Shape: shape, Data: data}
 	}
 }
 
-// keep takes the rows of a batch; false when there is no room for them.
-func (r *tokenCache) keep(cases []dataset.Case, outputs map[string]*tensor.Tensor) bool {
+// keep takes the rows of a batch; false when there is no room for them. total are the patches
+// of each slide.
+func (r *tokenCache) keep(b *dataset.Batch, outputs map[string]*tensor.Tensor, total map[string]int) (bool, error) {
+	cases := b.Cases
 	r.store.mu.Lock()
 	defer r.store.mu.Unlock()
-	for _, t := range outputs {
-		r.store.used += int64(len(t.Data))
+	if b.Bags != nil {
+		return r.keepBags(b, outputs, total)
 	}
-	if r.store.used > r.store.limit {
-		for _, t := range outputs {
-			r.store.used -= int64(len(t.Data))
-		}
-		return false
+	if !r.room(outputs) {
+		return false, nil
 	}
 	for i := range cases {
 		rows := map[string]*tensor.Tensor{}
@@ -113,7 +138,93 @@ func (r *tokenCache) keep(cases []dataset.Case, outputs map[string]*tensor.Tenso
 		}
 		r.cases[cases[i].ID] = rows
 	}
+	return true, nil
+}
+
+// room takes the bytes of tensors from what is left of the store; false where it is not enough.
+func (r *tokenCache) room(tensors map[string]*tensor.Tensor) bool {
+	bytes := int64(0)
+	for _, t := range tensors {
+		bytes += int64(len(t.Data))
+	}
+	if r.store.used+bytes > r.store.limit {
+		return false
+	}
+	r.store.used += bytes
 	return true
+}
+
+// keepBags takes the tokens [N,P·T,C] of bags to their places among those of their slides; a
+// slide of which all patches are there is written into the folder.
+func (r *tokenCache) keepBags(b *dataset.Batch, outputs map[string]*tensor.Tensor, total map[string]int) (bool, error) {
+	for i := range b.Cases {
+		id := b.Cases[i].ID
+		s := r.slides[id]
+		if s == nil {
+			s = &slideTokens{map[string]*tensor.Tensor{}, make([]bool, total[id]), total[id]}
+			for port, t := range outputs {
+				rows, err := tensor.New(t.DType, int64(total[id]), t.Shape[1]/int64(len(b.Bags[i])), t.Shape[2])
+				if err != nil {
+					return false, err
+				}
+				s.rows[port] = rows
+			}
+			if !r.room(s.rows) {
+				return false, nil
+			}
+			r.slides[id] = s
+		}
+		for port, t := range outputs {
+			size := len(t.Data) / len(b.Cases) / len(b.Bags[i])
+			from := t.Data[i*len(t.Data)/len(b.Cases):]
+			for k, patch := range b.Bags[i] {
+				copy(s.rows[port].Data[patch*size:(patch+1)*size], from[k*size:(k+1)*size])
+			}
+		}
+		for _, patch := range b.Bags[i] {
+			if !s.known[patch] {
+				s.known[patch] = true
+				s.left--
+			}
+		}
+		if s.left > 0 {
+			continue
+		}
+		r.cases[id] = s.rows
+		delete(r.slides, id)
+		if r.dir != "" {
+			if err := npz.Write(r.file(id), s.rows); err != nil {
+				return false, fmt.Errorf("data.cache_dir: %w", err)
+			}
+		}
+	}
+	return true, nil
+}
+
+// file is where the tokens of a slide are kept.
+func (r *tokenCache) file(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return filepath.Join(r.dir, hex.EncodeToString(sum[:12])+".npz")
+}
+
+// readSlides takes the tokens of slides from the folder, as far as they are there and whole.
+func (r *tokenCache) readSlides(cases []dataset.Case) {
+	r.store.mu.Lock()
+	defer r.store.mu.Unlock()
+	for i := range cases {
+		id := cases[i].ID
+		if len(cases[i].Patches) == 0 || r.cases[id] != nil {
+			continue
+		}
+		rows, err := npz.Read(r.file(id))
+		whole := err == nil && len(rows) > 0
+		for _, t := range rows {
+			whole = whole && len(t.Shape) == 3 && t.Shape[0] == int64(len(cases[i].Patches))
+		}
+		if whole && r.room(rows) {
+			r.cases[id] = rows
+		}
+	}
 }
 
 // Frozen reports whether the encoder says that its tokens depend on the image alone.
@@ -145,9 +256,24 @@ func (f *Feed) CacheTokens(ctx context.Context, p *pipeline.Pipeline, pluginSHA2
 		return err
 	}
 	cache := store.of(key)
-	unknown := cache.without(cases)
-	if len(unknown) > 0 {
-		err = f.Encode(ctx, unknown, func(b *dataset.Batch, outputs map[string]*tensor.Tensor) bool { return cache.keep(b.Cases, outputs) })
+	total := map[string]int{}
+	for i := range cases {
+		total[cases[i].ID] = len(cases[i].Patches)
+	}
+	if dir := f.Config.DataSettings.CacheDir; dir != "" && slices.ContainsFunc(cases, func(c dataset.Case) bool { return len(c.Patches) > 0 }) {
+		cache.dir = filepath.Join(dir, "tokens", hex.EncodeToString(key[:12]))
+		if err := os.MkdirAll(cache.dir, 0o777); err != nil {
+			return fmt.Errorf("data.cache_dir: %w", err)
+		}
+		cache.readSlides(cases)
+	}
+	if unknown, _ := dataset.Bags(cache.without(cases), f.Config.DataSettings.BagSize); len(unknown) > 0 {
+		var failed error
+		err = f.Encode(ctx, unknown, func(b *dataset.Batch, outputs map[string]*tensor.Tensor) (more bool) {
+			more, failed = cache.keep(b, outputs, total)
+			return more && failed == nil
+		})
+		err = errors.Join(err, failed)
 	}
 	f.tokens = cache
 	return err
@@ -227,7 +353,7 @@ func (f *Feed) Tokens(ctx context.Context, cases []dataset.Case, visit func(*dat
 	}
 	for i := range cases {
 		outputs := map[string]*tensor.Tensor{}
-		f.tokens.add(outputs, cases[i:i+1])
+		f.tokens.add(outputs, cases[i:i+1], nil)
 		if !visit(&dataset.Batch{Cases: cases[i : i+1]}, outputs) {
 			break
 		}

@@ -33,6 +33,9 @@ type Prediction struct {
 	Own map[string]float64
 	// Maps over the picture that were asked for, by the port's name.
 	Maps map[string]Map
+	// Weights are how much each patch of a slide counts, by the port's name and the patch's
+	// number; those of a port sum to 1.
+	Weights map[string]map[int]float64
 }
 
 // Case is a prediction without its case, as JSON holds it exactly.

@@ -22,6 +22,7 @@ VOLUME_ANY = "volume.*"
 SPACING = "spacing"
 SPACING_ANY = "spacing.*"
 IMAGE_ANY = "image.*"
+BAG_ANY = "bag.*"
 REPORT_EMBEDDING = "report.embedding"
 REPORT_STATE = "report.state"
 REPORT_VALUE = "report.value"
@@ -48,6 +49,7 @@ IMAGE = "image"
 LOGITS = "logits"
 LOGITS_ANY = "logits.*"
 METRIC_ANY = "metric.*"
+WEIGHTING_ANY = "weighting.*"
 VISUAL_ANY = "visual.*"
 TEXT = "text"
 EMBEDDING = "embedding"
@@ -64,6 +66,8 @@ PORTS = {
         "the same, with volume.*"),
     IMAGE_ANY: ("FP32", ["N", "3", "H", "W"], False, False,
         "RGB image of a modality, intensities as the encoder's port declares"),
+    BAG_ANY: ("FP32", ["N", "P", "3", "H", "W"], False, False,
+        "P patches of each case's slide, RGB, intensities as the encoder's port declares; of a slide with fewer some come again"),
     REPORT_EMBEDDING: ("FP32", ["N", "A", "E"], True, False,
         "text embedding of each attribute's prompt, zero where unmentioned"),
     REPORT_STATE: ("INT8", ["N", "A"], False, False,
@@ -116,6 +120,8 @@ PORTS = {
         "per label set; with several"),
     METRIC_ANY: ("FP32", ["N"], False, True,
         "a metric of the head's own of each case, NaN where it has none; the targets are given where it is asked for"),
+    WEIGHTING_ANY: ("FP32", ["N", "T"], False, True,
+        "how much each token of a modality counts in the answer; those of a case sum to 1"),
     VISUAL_ANY: ("FP32", ["N", "rows", "columns"], False, True,
         "a map over the picture (attention, saliency) of any size, stretched over it; the greater, the brighter"),
     TEXT: ("BYTES", ["N"], False, False,
