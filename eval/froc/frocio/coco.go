@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"strconv"
+	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 )
@@ -58,6 +59,7 @@ type cocoBox struct {
 	ImageID      jsonID          `json:"image_id"`
 	CategoryID   jsonID          `json:"category_id"`
 	BBox         []float64       `json:"bbox"`
+	BBoxMode     json.RawMessage `json:"bbox_mode"` // Detectron2's
 	Segmentation json.RawMessage `json:"segmentation"`
 	Score        *float64        `json:"score"`
 	Area         float64         `json:"area"`
@@ -81,8 +83,11 @@ func (t *Truth) cocoRegion(b *cocoBox, image int) (froc.Region, error) {
 		if len(b.BBox) != 4 {
 			return froc.Region{}, fmt.Errorf("bbox has %d numbers, want 4 (x, y, width, height)", len(b.BBox))
 		}
-		r := froc.Box(b.BBox[0], b.BBox[1], b.BBox[0]+b.BBox[2], b.BBox[1]+b.BBox[3])
-		return r, r.Check()
+		o, err := boxMode(b.BBoxMode)
+		if err != nil {
+			return froc.Region{}, err
+		}
+		return boxOf(box2D, o, [6]float64(append(b.BBox[:4:4], 0, 0)))
 	}
 	s, err := readSegmentation(b.Segmentation)
 	if err != nil {
@@ -102,6 +107,18 @@ func (t *Truth) cocoRegion(b *cocoBox, image int) (froc.Region, error) {
 		return froc.Region{}, fmt.Errorf("image %q has %v x %v pixels: segmentations need width and height among the images", clip(id), size[0], size[1])
 	}
 	return s.mask(width, height)
+}
+
+// boxMode is what the numbers of a box are by Detectron2's BoxMode, x, y, width, height
+// without one.
+func boxMode(mode json.RawMessage) (order, error) {
+	switch strings.ToLower(strings.Trim(string(mode), `"`)) {
+	case "", "null", "1", "xywh", "xywh_abs", "boxmode.xywh_abs":
+		return sizes, nil
+	case "0", "xyxy", "xyxy_abs", "boxmode.xyxy_abs":
+		return corners, nil
+	}
+	return sizes, fmt.Errorf("bbox_mode is %s, want XYWH_ABS (1) or XYXY_ABS (0): boxes in pixels", clip(string(mode)))
 }
 
 // readJSON reads a JSON object with lesions: COCO's, or MONAI's.

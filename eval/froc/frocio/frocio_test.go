@@ -237,7 +237,7 @@ func TestBadFilesAreNamedWithTheirRow(t *testing.T) {
 		{"COCO: no JSON", map[string]string{"t.json": "{", "p.csv": marks}, "t.json: want a COCO ground truth"},
 		{"COCO: no images", map[string]string{"t.json": "{}", "p.csv": marks}, "t.json: no images"},
 		{"COCO: unknown image", map[string]string{"t.json": coco(`{"image_id":3,"bbox":[0,0,1,1]}`), "p.csv": marks}, `t.json: annotations[0]: image "3" is not in the list`},
-		{"COCO: negative width", map[string]string{"t.json": coco(`{"image_id":1,"bbox":[0,0,-1,1]}`), "p.csv": marks}, `annotations[0]: x2=-1 is less than x1=0`},
+		{"COCO: negative width", map[string]string{"t.json": coco(`{"image_id":1,"bbox":[0,0,-1,1]}`), "p.csv": marks}, `annotations[0]: width is -1, want 0 or more`},
 		{"COCO: short box", map[string]string{"t.json": coco(`{"image_id":1,"bbox":[0,0,1]}`), "p.csv": marks}, `bbox has 3 numbers, want 4`},
 		{"COCO: id twice", map[string]string{"t.json": `{"images":[{"id":1},{"id":1}]}`, "p.csv": marks}, `images[1]: image id "1" is empty or stands twice`},
 		{"JSON: no array, no cases", map[string]string{"t.json": coco(""), "p.json": "{}"}, "p.json: want a JSON array of results, or an object with cases"},

@@ -159,3 +159,35 @@ func TestImagesHaveWeights(t *testing.T) {
 		}
 	}
 }
+
+func TestBoxesOfCOCOAreWhatTheirModeSays(t *testing.T) {
+	dir := write(t, map[string]string{
+		"truth.json":  `{"images":[{"id":1}],"annotations":[{"image_id":1,"bbox":[2,3,12,23],"bbox_mode":0},{"image_id":1,"bbox":[30,3,10,20]}]}`,
+		"marks.json":  `[{"image_id":1,"bbox":[2,3,10,20],"bbox_mode":"XYWH_ABS","score":1},{"image_id":1,"bbox":[30,3,40,23],"bbox_mode":"BoxMode.XYXY_ABS","score":2}]`,
+		"other.json":  `[{"image_id":1,"bbox":[2,3,10,20],"bbox_mode":4,"score":1}]`,
+		"turned.json": `[{"image_id":1,"bbox":[2,3,1,20],"bbox_mode":0,"score":1}]`,
+		"list.json":   `[{"image":"1"}]`,
+	})
+	path := func(name string) string { return filepath.Join(dir, name) }
+	truth, err := ReadTruth(Source{GroundTruth: path("truth.json")}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	marks, err := truth.ReadPredictions(path("marks.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []froc.Region{froc.Box(2, 3, 12, 23), froc.Box(30, 3, 40, 23)} {
+		if truth.Lesions[i].Region != want || marks.Marks[i].Region != want {
+			t.Errorf("lesion %v, mark %v, want %v", truth.Lesions[i].Region.String(), marks.Marks[i].Region.String(), want.String())
+		}
+	}
+	for name, want := range map[string]string{"other.json": "bbox_mode is 4, want XYWH_ABS", "turned.json": "x2=1 is less than x1=2"} {
+		if _, err := truth.ReadPredictions(path(name)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", name, err, want)
+		}
+	}
+	if _, err := ReadTruth(Source{GroundTruth: path("truth.json"), Images: path("list.json")}, Options{}); err == nil || !strings.Contains(err.Error(), "is a JSON array, want a table") {
+		t.Errorf("a list of images as an array: %v", err)
+	}
+}

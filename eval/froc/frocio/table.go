@@ -51,6 +51,9 @@ func openTable(ctx context.Context, path string, headerless bool) (*rowFile, err
 
 // tableOf reads the header of an opened file.
 func tableOf(in *input, headerless bool) (t *rowFile, err error) {
+	if in.format() == arrayFormat {
+		return nil, fmt.Errorf("%s: is a JSON array, want a table: CSV, or JSON Lines with an object a row", in.name)
+	}
 	if in.format() == linesFormat || in.format() == objectFormat {
 		t, err = jsonTable(in.name, in)
 	} else {
