@@ -142,7 +142,7 @@ func TestBadBoxes(t *testing.T) {
 		{"NaN", "boxes.csv", "a.png,4", "a.png,nan", `boxes.csv:2: x1: "nan" is not a finite number`},
 		{"unknown image", "boxes.csv", "a.png,4", "q.png,4", `boxes.csv:2: image: "q.png" is not in images.csv`},
 		{"same box twice", "boxes.csv", "b.png,1,1,8,9,nodule", "b.png,1,1,8,9,nodule\nb.png,1,1,8,9,nodule", "boxes.csv:4: the same box as in line 3"},
-		{"no column", "boxes.csv", "x2", "right", `boxes.csv:1: column "x2" is absent; there are "image"`},
+		{"no column", "boxes.csv", "x2", "right", `boxes.csv:1: no columns of boxes: want x1,y1,x2,y2 or`},
 		{"cells", "boxes.csv", "a.png,4,5,10,12,nodule", "a.png,4,5,10,12", "boxes.csv:2: 5 cells, the header has 6"},
 		{"duplicate image", "images.csv", "b.png", "a.png", `images.csv:3: image: "a.png" stands twice, first in line 2`},
 		{"missing image", "images.csv", "b.png", "z.png", "images.csv:3: image: image"},

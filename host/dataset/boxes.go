@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
@@ -81,12 +82,16 @@ func (o *opener) oneBoxesTable() error {
 		seen[name] = true
 		return first
 	})
-	byImage, err := o.boxImages(once, folder)
+	columns, err := box.FindColumns(t.Columns, 2)
+	if err != nil {
+		return problem.At(t.Path, 1, "", "%v", err)
+	}
+	byImage, err := o.boxImages(once, folder, columns.Names...)
 	if err != nil {
 		return err
 	}
 	withBox := t.Where(func(r table.Row) bool {
-		return t.Get(r, "x1")+t.Get(r, "y1")+t.Get(r, "x2")+t.Get(r, "y2") != ""
+		return slices.ContainsFunc(columns.Names, func(c string) bool { return t.Get(r, c) != "" })
 	})
 	if err := o.readBoxes(withBox, byImage); err != nil {
 		return err
@@ -97,8 +102,8 @@ func (o *opener) oneBoxesTable() error {
 	return nil
 }
 
-// boxImages makes a case per row of images.csv.
-func (o *opener) boxImages(t *table.Table, folder string) (map[string]int, error) {
+// boxImages makes a case per row of images.csv, or of a table that has boxes in some columns.
+func (o *opener) boxImages(t *table.Table, folder string, boxes ...string) (map[string]int, error) {
 	if err := t.Need("image"); err != nil {
 		return nil, err
 	}
@@ -106,7 +111,7 @@ func (o *opener) boxImages(t *table.Table, folder string) (map[string]int, error
 	d.Modalities = []string{Volume}
 	var all []string
 	for _, c := range t.Columns {
-		if !slices.Contains(boxesReserved, c) {
+		if !slices.Contains(boxesReserved, c) && !slices.Contains(boxes, c) {
 			all = append(all, c)
 		}
 	}
@@ -135,7 +140,9 @@ func (o *opener) boxImages(t *table.Table, folder string) (map[string]int, error
 			Images: map[string]string{Volume: imagePath(folder, name)}, Attributes: o.attributes().newRow()}
 		e := expectedImage{path: c.Images[Volume], column: "image"}
 		bad := len(o.problems)
-		e.width, e.height = int32(o.wholeNumber(t, r, "width")), int32(o.wholeNumber(t, r, "height"))
+		if !slices.Contains(boxes, "width") { // the image's, not the boxes'
+			e.width, e.height = int32(o.wholeNumber(t, r, "width")), int32(o.wholeNumber(t, r, "height"))
+		}
 		if mm := o.optionalNumber(t, r, "spacing_mm", 0); mm > 0 {
 			c.SpacingMM = [3]float64{0, mm, mm}
 		} else if t.Get(r, "spacing_mm") != "" && len(o.problems) == bad {
@@ -179,11 +186,15 @@ func (o *opener) wholeNumber(t *table.Table, r table.Row, column string) int {
 
 // readBoxes adds the rows of boxes.csv to their images.
 func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
-	if err := t.Need("image", "x1", "y1", "x2", "y2"); err != nil {
+	if err := t.Need("image"); err != nil {
 		return err
 	}
+	columns, err := box.FindColumns(t.Columns, 2)
+	if err != nil {
+		return problem.At(t.Path, 1, "", "%v", err)
+	}
 	all := slices.DeleteFunc(slices.Clone(t.Columns), func(c string) bool {
-		return slices.Contains([]string{"image", "x1", "y1", "x2", "y2", "patient", "split", "part"}, c)
+		return slices.Contains([]string{"image", "patient", "split", "part"}, c) || slices.Contains(columns.Names, c)
 	})
 	var byDefault []string
 	if t.Has("class") {
@@ -235,19 +246,18 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 			continue
 		}
 		bad := len(o.problems)
-		b := Box{}
-		for _, v := range []struct {
-			column string
-			to     *float64
-		}{{"x1", &b.X1}, {"y1", &b.Y1}, {"x2", &b.X2}, {"y2", &b.Y2}} {
+		v := make([]float64, len(columns.Names))
+		for k, column := range columns.Names {
 			var err error
-			if *v.to, err = table.Number(t.Get(r, v.column)); err != nil {
-				o.problems.Add(t.Path, r.Line, v.column, "%v", err)
+			if v[k], err = table.Number(t.Get(r, column)); err != nil {
+				o.problems.Add(t.Path, r.Line, column, "%v", err)
 			}
 		}
 		if len(o.problems) > bad {
 			continue
 		}
+		low, top := columns.Corners(v)
+		b := Box{Box: box.Box{X1: low[0], Y1: low[1], X2: top[0], Y2: top[1]}}
 		if !b.Valid() || b.Area() == 0 {
 			o.problems.Add(t.Path, r.Line, "", "the box %s has no area: want x1 < x2 and y1 < y2 (corners, not x, y, width, height)", b.Box)
 			continue

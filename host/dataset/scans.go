@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset/importer"
+	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
@@ -152,7 +153,11 @@ func (s *scans) readRegion(c *scanCase) {
 		}
 	}
 	if len(given) > 0 {
-		b, err := o.volumeBox(s.t, r, c.first)
+		var b box3
+		columns, err := box.FindColumns(regionColumns, 3)
+		if err == nil {
+			b, err = o.volumeBox(s.t, r, columns, c.first)
+		}
 		if err != nil {
 			o.problems.AddError(s.t.Path, r.Line, "", err)
 			return

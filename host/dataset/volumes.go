@@ -19,7 +19,7 @@ import (
 // columns of volumes.csv and boxes.csv that are no attributes and no strata.
 var (
 	volumesReserved     = []string{"id", "path", "patient", "split", "series", "source"}
-	volumeBoxesReserved = []string{"id", "x1", "y1", "z1", "x2", "y2", "z2", "class", "ignore"}
+	volumeBoxesReserved = []string{"id", "class", "ignore"}
 )
 
 // keySlicesPerLesion are the slices of a lesion that are trained on: its middle and those
@@ -216,8 +216,12 @@ func (o *opener) volumeBoxes(frames map[string]*volumeFrame) (map[string][]box3,
 		o.problems.AddError(path, 0, "", err)
 	}
 	o.hashTable(t) // it may have no rows: every volume is free of lesions
-	if err := t.Need("id", "x1", "y1", "z1", "x2", "y2", "z2"); err != nil {
+	if err := t.Need("id"); err != nil {
 		return nil, false, err
+	}
+	columns, err := box.FindColumns(t.Columns, 3)
+	if err != nil {
+		return nil, false, problem.At(path, 1, "", "%v", err)
 	}
 	boxes := map[string][]box3{}
 	for _, r := range t.Rows {
@@ -239,7 +243,7 @@ func (o *opener) volumeBoxes(frames map[string]*volumeFrame) (map[string][]box3,
 			o.problems.Add(t.Path, r.Line, "id", "%q is not in volumes.csv%s", problem.Clip(id, 60), hint)
 			continue
 		}
-		b, err := o.volumeBox(t, r, f)
+		b, err := o.volumeBox(t, r, columns, f)
 		if err != nil {
 			o.problems.AddError(t.Path, r.Line, "", err)
 			continue
@@ -249,9 +253,9 @@ func (o *opener) volumeBoxes(frames map[string]*volumeFrame) (map[string][]box3,
 	return boxes, true, nil
 }
 
-func (o *opener) volumeBox(t *table.Table, r table.Row, f *volumeFrame) (b box3, err error) {
+func (o *opener) volumeBox(t *table.Table, r table.Row, columns box.Columns, f *volumeFrame) (b box3, err error) {
 	for _, c := range t.Columns {
-		if text := t.Get(r, c); text != "" && !slices.Contains(volumeBoxesReserved, c) {
+		if text := t.Get(r, c); text != "" && !slices.Contains(volumeBoxesReserved, c) && !slices.Contains(columns.Names, c) {
 			if b.strata == nil {
 				b.strata = map[string]string{}
 			}
@@ -268,22 +272,23 @@ func (o *opener) volumeBox(t *table.Table, r table.Row, f *volumeFrame) (b box3,
 	default:
 		return b, problem.At(t.Path, r.Line, "ignore", "%q is neither 1 nor 0", problem.Clip(text, 20))
 	}
-	var v [6]float64
-	for k, c := range []string{"x1", "y1", "z1", "x2", "y2", "z2"} {
+	v := make([]float64, len(columns.Names))
+	for k, c := range columns.Names {
 		if v[k], err = table.Number(t.Get(r, c)); err != nil {
 			return b, problem.At(t.Path, r.Line, c, "%v", err)
 		}
 	}
+	low, top := columns.Corners(v)
 	for a := range 3 {
-		if !(v[a] < v[3+a]) {
-			return b, problem.At(t.Path, r.Line, "", "the box has no extent along %s: %g to %g; want corners (not centre and size), a lesion on one slice from a half below to a half above",
-				"xyz"[a:a+1], v[a], v[3+a])
+		if !(low[a] < top[a]) {
+			return b, problem.At(t.Path, r.Line, "", "the box has no extent along %s: %g to %g; want corners, the least first (centre and size are cx,cy,cz,dx,dy,dz), a lesion on one slice from a half below to a half above",
+				"xyz"[a:a+1], low[a], top[a])
 		}
 	}
-	if size := f.header.Dim; slices.Max(v[:]) <= 1 && slices.Min(v[:]) >= 0 && slices.Min(size[:2]) >= 8 && size[2] > 1 && (o.opt.Coordinates == "" || o.opt.Coordinates == "voxel") {
+	if size := f.header.Dim; slices.Max(top[:]) <= 1 && slices.Min(low[:]) >= 0 && slices.Min(size[:2]) >= 8 && size[2] > 1 && (o.opt.Coordinates == "" || o.opt.Coordinates == "voxel") {
 		return b, problem.At(t.Path, r.Line, "", "the box lies between 0 and 1: it is in shares of the volume's sides, want voxels (times the number of voxels along each side)")
 	}
-	b.low, b.top = f.display([3]float64(v[:3]), [3]float64(v[3:]), o.opt.Coordinates)
+	b.low, b.top = f.display(low, top, o.opt.Coordinates)
 	size := [3]float64{float64(f.frame.Width), float64(f.frame.Height), float64(f.frame.Depth)}
 	for a := range 3 {
 		if b.low[a] < -boxSlack || b.top[a] > size[a]-1+boxSlack {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 )
 
@@ -161,5 +163,42 @@ func TestVolumesWithoutLesions(t *testing.T) {
 	r, err := Check(context.Background(), d.Spec, Options{}, true)
 	if err != nil || len(r.Problems) > 0 || r.ImagesDecoded != 5 {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestBoxesInEveryColumns: corners, corner and sides, centre and sides are the same boxes, in
+// capitals too.
+func TestBoxesInEveryColumns(t *testing.T) {
+	boxesOf := func(spec string) (out [][]Box) {
+		d := mustOpen(t, spec, Options{})
+		for i := range d.Cases {
+			out = append(out, d.Cases[i].Boxes)
+		}
+		if len(d.AttributeColumns) > 1 {
+			t.Errorf("%s: attributes %q", spec, d.AttributeColumns)
+		}
+		return out
+	}
+	dir := volumesDir(t)
+	table := filepath.Join(t.TempDir(), "set.csv")
+	write(t, filepath.Join(filepath.Dir(table), "images", "a.png"), greyPNG(t, 40, 40, func(x, y int) uint8 { return uint8(x + y) }))
+	for _, c := range []struct {
+		spec, path string
+		tables     []string
+	}{
+		{"volumes:" + dir, filepath.Join(dir, "boxes.csv"), []string{"id,x1,y1,z1,x2,y2,z2\nras,1,1,1,3,4,2\n", "id,CX,CY,CZ,DX,DY,DZ\nras,2,2.5,1.5,2,3,1\n"}},
+		{"boxes:" + table, table, []string{"image,x1,y1,x2,y2\na.png,4,5,10,9\n", "image,XMin,YMin,XMax,YMax\na.png,4,5,10,9\n", "image,x,y,width,height\na.png,4,5,6,4\n", "image,cx,cy,w,h\na.png,7,7,6,4\n"}},
+	} {
+		var want [][]Box
+		for k, text := range c.tables {
+			write(t, c.path, text)
+			got := boxesOf(c.spec)
+			if k == 0 {
+				want = got
+			}
+			if d := cmp.Diff(want, got); d != "" || !slices.ContainsFunc(got, func(b []Box) bool { return len(b) > 0 }) {
+				t.Errorf("%q: %s", text, d)
+			}
+		}
 	}
 }

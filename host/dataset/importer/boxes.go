@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
@@ -31,22 +32,6 @@ type box3 struct {
 	class    string
 	ignore   string
 	extra    map[string]string
-}
-
-// boxColumns are the ways to give a box, in the order they are looked for. A way of two
-// corners has six columns, of centre and size six, of centre and diameter four.
-var boxColumns = []struct {
-	names  []string
-	centre bool
-}{
-	{[]string{"x1", "y1", "z1", "x2", "y2", "z2"}, false},
-	{[]string{"x_min", "y_min", "z_min", "x_max", "y_max", "z_max"}, false},
-	{[]string{"xmin", "ymin", "zmin", "xmax", "ymax", "zmax"}, false},
-	{[]string{"cx", "cy", "cz", "dx", "dy", "dz"}, true},
-	{[]string{"cx", "cy", "cz", "w", "h", "d"}, true},
-	{[]string{"coordx", "coordy", "coordz", "w", "h", "d"}, true},
-	{[]string{"coordx", "coordy", "coordz", "diameter_mm"}, true},
-	{[]string{"x", "y", "z", "diameter_mm"}, true},
 }
 
 var idColumns = []string{"id", "volume", "scan", "series", "seriesuid", "seriesinstanceuid", "case", "image"}
@@ -101,23 +86,13 @@ func (o *Options) tableOfBoxes(scans []*scan) ([]box3, error) {
 	if id == "" {
 		return nil, problem.At(o.Boxes, 1, "", "no column names the scan; want one of %s", problem.Quote(idColumns))
 	}
-	var names []string
-	centre := false
-	for _, way := range boxColumns {
-		if !slices.ContainsFunc(way.names, func(n string) bool { return lower[n] == "" }) {
-			names, centre = way.names, way.centre
-			break
-		}
-	}
-	if names == nil {
-		return nil, problem.At(o.Boxes, 1, "", "no columns of boxes: want x1,y1,z1,x2,y2,z2, or cx,cy,cz,dx,dy,dz, or x,y,z,diameter_mm; there are %s", problem.Quote(t.Columns))
+	columns, err := box.FindColumns(t.Columns, 3)
+	if err != nil {
+		return nil, problem.At(o.Boxes, 1, "", "%v", err)
 	}
 	known := byName(scans)
 	class, ignore := column("class", "label"), column("ignore")
-	used := []string{id, class, ignore}
-	for _, n := range names {
-		used = append(used, lower[n])
-	}
+	used := append([]string{id, class, ignore}, columns.Names...)
 	var problems problem.List
 	var out []box3
 	for _, r := range t.Rows {
@@ -131,17 +106,18 @@ func (o *Options) tableOfBoxes(scans []*scan) ([]box3, error) {
 			problems.Add(t.Path, r.Line, id, "no scan is called %q%s", problem.Clip(given, 80), hint)
 			continue
 		}
-		v := make([]float64, len(names))
+		v := make([]float64, len(columns.Names))
 		bad := len(problems)
-		for k, n := range names {
-			if v[k], err = table.Number(t.Get(r, lower[n])); err != nil {
-				problems.Add(t.Path, r.Line, lower[n], "%v", err)
+		for k, n := range columns.Names {
+			if v[k], err = table.Number(t.Get(r, n)); err != nil {
+				problems.Add(t.Path, r.Line, n, "%v", err)
 			}
 		}
 		if len(problems) > bad {
 			continue
 		}
-		low, top, err := corners(v, centre)
+		low, top := columns.Corners(v)
+		err := extent(low, top)
 		if err == nil {
 			low, top, err = o.toVoxels(one, low, top)
 		}
@@ -182,21 +158,14 @@ func byName(scans []*scan) map[string]*scan {
 	return known
 }
 
-func corners(v []float64, centre bool) (low, top [3]float64, err error) {
+// extent refuses boxes that are flat or turned.
+func extent(low, top [3]float64) error {
 	for a := range 3 {
-		switch {
-		case !centre:
-			low[a], top[a] = v[a], v[3+a]
-		case len(v) == 4:
-			low[a], top[a] = v[a]-v[3]/2, v[a]+v[3]/2
-		default:
-			low[a], top[a] = v[a]-v[3+a]/2, v[a]+v[3+a]/2
-		}
 		if !(low[a] < top[a]) {
-			return low, top, fmt.Errorf("the box has no extent along %s: %g to %g", "xyz"[a:a+1], low[a], top[a])
+			return fmt.Errorf("the box has no extent along %s: %g to %g", "xyz"[a:a+1], low[a], top[a])
 		}
 	}
-	return low, top, nil
+	return nil
 }
 
 // toVoxels moves a box into the voxels of the volume that is written and refuses what
