@@ -96,3 +96,11 @@ for code in 0 3; do
 	[ "$(wc -l < again$code)" = 2 ]
 done
 echo "a task that was stopped went back into the queue once"
+
+# A step of two tasks is one training: that of --nproc 2.
+training=(train --task classify --data table:data/data.csv --fusion none --epochs 1 --set data.size=32 --set train.batch_size=4 --threads 1)
+"$program" "${training[@]}" --nproc 2 --out nproc > /dev/null
+srun --mem=0 --ntasks 2 "$program" "${training[@]}" --out srun > /dev/null
+losses() { grep -o '"loss":[^,]*' "$1/metrics.jsonl"; }
+cmp <(losses nproc) <(losses srun)
+echo "a step of two tasks: the training of --nproc 2"

@@ -1,7 +1,9 @@
 package dataset
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 
@@ -33,6 +35,41 @@ func TestBalancedSamplerDrawsEveryClassEquallyOften(t *testing.T) {
 	}
 	if !equalBatches(t, all, draw(0)) || equalBatches(t, all, draw(1)) {
 		t.Error("the draw is not a function of seed and epoch")
+	}
+}
+
+func TestProcessesShareTheBatchesOfOne(t *testing.T) {
+	d := manyPictures(t, 11)
+	for _, c := range []struct{ ranks, batch, want int }{{2, 2, 2}, {3, 1, 3}, {2, 8, 1}} { // the last has one batch of all
+		o := LoaderOptions{Batch: c.batch * c.ranks, Shuffle: true, DropLast: c.want > 1, Load: LoadOptions{Size: 16}}
+		whole := batches(t, d, d.Cases, o)
+		if o.Batch = c.batch; len(whole) != c.want {
+			t.Fatalf("%d batches, want %d", len(whole), c.want)
+		}
+		got, weights := make([][]string, len(whole)), make([]float64, len(whole))
+		for o.Ranks = c.ranks; o.Rank < c.ranks; o.Rank++ {
+			for i, b := range batches(t, d, d.Cases, o) {
+				weights[i] += b.Weight
+				for _, one := range b.Cases {
+					got[i] = append(got[i], one.ID)
+				}
+				if share := b.Weight / float64(c.ranks) * float64(len(whole[i].Cases)); math.Abs(share-float64(len(b.Cases))) > 1e-9 {
+					t.Errorf("%+v: a part of %d of %d cases has the weight %g", c, len(b.Cases), len(whole[i].Cases), b.Weight)
+				}
+			}
+		}
+		for i, b := range whole {
+			var want []string
+			for _, one := range b.Cases {
+				want = append(want, one.ID)
+			}
+			if !slices.Equal(got[i], want) || math.Abs(weights[i]-float64(c.ranks)) > 1e-9 {
+				t.Errorf("%+v: batch %d has the cases %v with weights of %g in all, want %v", c, i, got[i], weights[i], want)
+			}
+		}
+	}
+	if _, err := NewLoader(t.Context(), d, d.Cases[:2], LoaderOptions{Ranks: 3}); !errors.Is(err, ErrData) {
+		t.Errorf("2 cases for 3 processes: %v", err)
 	}
 }
 

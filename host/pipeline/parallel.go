@@ -37,12 +37,11 @@ func (p *Pipeline) Join(ctx context.Context, g *group.Group) error {
 		if err != nil {
 			return err
 		}
-		parallel, ok := m.Instance.(sdk.Parallel)
-		if !ok {
-			return m.fail("join", sdk.Errorf(sdk.Unimplemented, "it cannot share its gradients"))
+		err = sdk.Errorf(sdk.Unimplemented, "the stage cannot share its gradients")
+		if parallel, ok := m.Instance.(sdk.Parallel); ok {
+			err = parallel.Join(ctx, &sdk.JoinRequest{Rank: g.Number(), Size: g.Count(), Address: g.Where(g.Number()),
+				Store: net.JoinHostPort(g.Where(0), strconv.Itoa(ports[0]))})
 		}
-		err = parallel.Join(ctx, &sdk.JoinRequest{Rank: g.Number(), Size: g.Count(), Address: g.Where(g.Number()),
-			Store: net.JoinHostPort(g.Where(0), strconv.Itoa(ports[0]))})
 		if sdk.CodeOf(err) == sdk.Unimplemented {
 			return m.fail("join", fmt.Errorf("%s %s cannot be trained in %d processes: %w", m.Role, m.Plugin, g.Count(), err))
 		}

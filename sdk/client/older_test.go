@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -121,6 +122,14 @@ func openOlder(t *testing.T, lacks ...string) (*older, []*client.Instance) {
 		out = append(out, i)
 	}
 	return o, out
+}
+
+func TestAnOlderPluginIsNotAskedToJoin(t *testing.T) {
+	_, instances := openOlder(t, sdk.CapabilityDataParallel)
+	err := instances[0].Join(t.Context(), &sdk.JoinRequest{Size: 2, Store: "127.0.0.1:1"})
+	if sdk.CodeOf(err) != sdk.Unimplemented || !strings.Contains(err.Error(), "plugin linear") || !strings.Contains(err.Error(), "data-parallel") {
+		t.Errorf("%v, want the plugin and what it lacks", err)
+	}
 }
 
 func row(v ...float32) *tensor.Tensor { return tensor.OfFloat32s(v, 1, int64(len(v))) }

@@ -1,8 +1,10 @@
 """The SDK by itself, without a host: python3 -m unittest discover tests"""
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 import alignedfusion_sdk as af
@@ -137,6 +139,36 @@ class Training(unittest.TestCase):
         self.assertLess((plain.stage.linear.weight.double() - want).abs().max().item(), 1e-6)
         with self.assertRaises(af.StageError):
             instance(ema=1.0)
+
+
+class Together(unittest.TestCase):
+    def test_members_step_as_one_stage_with_all_cases(self):
+        alone, members = instance(), [instance(), instance()]
+        members[1].stage.linear.weight.data.zero_()  # joining gives it rank 0's
+        unused = torch.nn.Parameter(torch.ones(1))
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            store = "127.0.0.1:%d" % s.getsockname()[1]
+        joining = [threading.Thread(target=i.join, args=(k, 2, store, "", 20)) for k, i in enumerate(members)]
+        for thread in joining:
+            thread.start()
+        for thread in joining:
+            thread.join()
+        x = torch.randn(4, 3)
+        for i, rows, scale in ((members[0], x[:2], 2.0), (members[1], x[2:], 2.0), (alone, x, 1.0)):
+            i.named.append(("unused", unused))
+            i.forward({"x": rows}, [], call(1))
+            i.backward(1, {}, {"square": scale})  # a sum: twice its half is the mean
+            if i is not alone:
+                i.share_gradients()
+        for i in members + [alone]:
+            self.assertAlmostEqual(i.grad_norm(), alone.grad_norm(), places=3)
+            i.step({"learning_rate": 0.01}, 1.0)
+            self.assertIsNone(unused.grad)
+        self.assertTrue(torch.equal(members[0].stage.linear.weight, members[1].stage.linear.weight))
+        self.assertTrue(torch.allclose(members[0].stage.linear.weight, alone.stage.linear.weight, atol=1e-6))
+        with self.assertRaises(af.StageError):
+            alone.share_gradients()
 
 
 class Missing(unittest.TestCase):
