@@ -34,7 +34,8 @@ func TestTheEnvironmentSaysWhichProcessThisIs(t *testing.T) {
 		torchrun:                        "&{3 4 1 2 n1 500 }",
 		torchrun + " TORCHELASTIC_USE_AGENT_STORE=True": "&{3 4 1 2 n1 501 }",
 		step + "n[07-12,20],m1":                         "&{2 4 0 2 n07 20113 }",
-		step + "a,b MASTER_PORT=9":                      "&{2 4 0 2 a 9 }",
+		"SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=1 SLURM_LOCALID=1 SLURM_JOB_ID=7 SLURM_STEP_ID=0 SLURM_STEP_NODELIST=m": "&{1 2 1 2 127.0.0.1 20112 }",
+		step + "a,b MASTER_PORT=9": "&{2 4 0 2 a 9 }",
 		"PET_NNODES=2 PET_NODE_RANK=1 PET_MASTER_ADDR=m PET_MASTER_PORT=8 PET_NPROC_PER_NODE=1": "&{1 2 0 1 m 8 }",
 	} {
 		w, err := FromEnvironment(of(environment))

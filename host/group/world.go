@@ -86,10 +86,13 @@ func (v *variables) number(name string, least, other int) int {
 		return other
 	}
 	n, err := strconv.Atoi(text)
-	if (err != nil || n < least) && v.err == nil {
+	if err == nil && n >= least {
+		return n
+	}
+	if v.err == nil {
 		v.err = refuse("$%s is %q, want a whole number from %d on", name, text, least)
 	}
-	return n
+	return other
 }
 
 func refuse(format string, args ...any) error {
@@ -115,9 +118,13 @@ func FromEnvironment(getenv func(string) string) (*World, error) {
 		}
 	case v.number("SLURM_STEP_NUM_TASKS", 1, 1) > 1 && getenv("SLURM_PROCID") != "":
 		w.Rank, w.Size = v.number("SLURM_PROCID", 0, 0), v.number("SLURM_STEP_NUM_TASKS", 1, 1)
-		w.LocalRank = v.number("SLURM_LOCALID", 0, 0)
-		w.LocalSize = (w.Size + v.number("SLURM_STEP_NUM_NODES", 1, 1) - 1) / v.number("SLURM_STEP_NUM_NODES", 1, 1)
-		if w.Address == "" {
+		nodes := v.number("SLURM_STEP_NUM_NODES", 1, 1)
+		w.LocalRank, w.LocalSize = v.number("SLURM_LOCALID", 0, 0), (w.Size+nodes-1)/nodes
+		switch {
+		case w.Address != "":
+		case nodes == 1: // whose name it may not know itself
+			w.Address = "127.0.0.1"
+		default:
 			w.Address = firstNode(getenv("SLURM_STEP_NODELIST"))
 		}
 		if w.Port == 0 { // a step's own, so that two on one node do not meet

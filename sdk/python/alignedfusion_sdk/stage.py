@@ -111,7 +111,9 @@ class Instance:
         options._timeout = timeout
         options._devices = [gloo.create_device(hostname=address or "127.0.0.1")]
         try:
-            self.peers = gloo(torch.distributed.TCPStore(host, int(port), size, rank == 0, timeout), rank, size, options)
+            # Waiting for workers would hold the interpreter, and health checks with it; gloo waits without.
+            meeting = torch.distributed.TCPStore(host, int(port), size, rank == 0, timeout, wait_for_workers=False)
+            self.peers = gloo(meeting, rank, size, options)
             with torch.no_grad():
                 for t in self.stage.state_dict().values():
                     own = t.detach().cpu().contiguous().clone()
