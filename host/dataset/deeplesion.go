@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -37,7 +38,78 @@ func openDeepLesion(o *opener) error {
 	if err := o.deepLesionCases(t); err != nil {
 		return err
 	}
-	return o.deepLesionImages()
+	if err := o.deepLesionImages(); err != nil || o.lesionFree == 0 {
+		return err
+	}
+	if o.target != "" {
+		return fmt.Errorf("%w: %s: lesion_free is for detection: what has a type is a lesion", ErrData, o.d.Spec)
+	}
+	o.addLesionFree(t)
+	return nil
+}
+
+const (
+	// maxLesionFree bounds the spec option lesion_free.
+	maxLesionFree = 1000
+	// lesionFreeMM is how far beyond a lesion's radius a slice has to lie from its key slice.
+	lesionFreeMM = 10
+)
+
+// addLesionFree adds slices without a marked lesion to the training split, spread over those of
+// each of its series that lie clear of every lesion of DL_info.csv, noisy ones included.
+func (o *opener) addLesionFree(t *table.Table) {
+	type mark struct {
+		slice   int
+		reachMM float64
+	}
+	marks := map[string][]mark{}
+	for _, r := range t.Rows {
+		if l, err := parseLesion(t, r); err == nil {
+			marks[l.series] = append(marks[l.series], mark{l.keySlice, l.DiameterMM()/2 + lesionFreeMM})
+		}
+	}
+	var series []Case // the first case of each
+	splits := map[string]map[string]bool{}
+	for _, c := range o.d.Cases {
+		if splits[c.Stack] == nil {
+			splits[c.Stack] = map[string]bool{}
+			series = append(series, c)
+		}
+		splits[c.Stack][c.Split] = true
+	}
+	added := 0
+	for _, c := range series {
+		if !splits[c.Stack]["train"] || len(splits[c.Stack]) > 1 || c.SpacingMM[0] <= 0 {
+			continue
+		}
+		free := slices.DeleteFunc(slices.Sorted(maps.Keys(o.d.stacks[c.Stack].files)), func(n int) bool {
+			return slices.ContainsFunc(marks[c.Stack], func(m mark) bool {
+				return float64(math.Abs(float64(n-m.slice))*c.SpacingMM[0]) < m.reachMM
+			})
+		})
+		most := min(o.lesionFree, len(free))
+		for k := range most {
+			o.addFreeSlice(c, free[(2*k+1)*len(free)/(2*most)])
+		}
+		added += most
+	}
+	o.warn("lesion_free=%d adds %d slices without a marked lesion to the training split; DeepLesion does not mark every lesion", o.lesionFree, added)
+}
+
+// addFreeSlice adds slice n of a case's series, with what is known of its patient.
+func (o *opener) addFreeSlice(of Case, n int) {
+	free := of
+	free.ID, free.KeySlice = fmt.Sprintf("%s_%03d.png", of.Stack, n), n
+	free.Images = map[string]string{Volume: o.d.stacks[of.Stack].files[n]}
+	free.Boxes, free.RECIST, free.Ignore = nil, nil, nil
+	free.Attributes = o.attributes().newRow()
+	for name, cell := range of.Attributes.All() {
+		if name != "location" && name != "size" { // of a lesion
+			free.Attributes.set(name, cell)
+		}
+	}
+	i := o.addCase(free, of.at.file, of.at.line)
+	o.expect(expectedImage{caseIndex: i, path: free.Images[Volume], column: "File_name", width: int32(of.Size[1]), height: int32(of.Size[0]), hu: true})
 }
 
 // deepLesionCases reads DL_info.csv and attributes.csv into cases, one per key slice.

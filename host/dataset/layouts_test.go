@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"image/color"
 	"io/fs"
@@ -431,6 +432,37 @@ func TestRealNIfTI(t *testing.T) {
 	next := batches(t, d, []Case{d.Cases[c.KeySlice+1]}, LoaderOptions{Load: LoadOptions{Intensity: in}})[0]
 	size := c.Size[0] * c.Size[1]
 	wantClose(t, "the slice above", floats(t, b, Volume)[2*size:], floats(t, next, Volume), 0)
+}
+
+// TestLesionFreeSlicesAreTrainedOn: they lie clear of every lesion, belong to the training split
+// alone and are as many as were asked for at most.
+func TestLesionFreeSlicesAreTrainedOn(t *testing.T) {
+	dir := deepLesionDir(t) // lesions of 8 mm on slices 5: 7 slices of 2 mm are 4 + 10 mm
+	for _, series := range []string{"000001_01_01", "000002_01_01"} {
+		for n := 11; n <= 14; n++ {
+			write(t, filepath.Join(dir, "Images_png", series, fmt.Sprintf("%03d.png", n)), huPNG(t, 48, 40, func(x, y int) int { return 10*n + x }))
+		}
+	}
+	for spec, want := range map[string]string{"?lesion_free=2": "000001_01_01_012.png 000001_01_01_014.png", "?lesion_free=9": "000001_01_01_012.png 000001_01_01_013.png 000001_01_01_014.png", "": ""} {
+		d := mustOpen(t, "deeplesion:"+dir+spec, Options{})
+		var got []string
+		for i := range d.Cases[3:] {
+			c := &d.Cases[3+i]
+			got = append(got, c.ID)
+			if c.Split != "train" || len(c.Boxes)+len(c.RECIST) > 0 || !c.HasTargets || c.Patient != "000001" || c.Attributes.Cell("gender").Raw != "female" {
+				t.Errorf("%s: %+v", spec, c)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %q, want %s", spec, got, want)
+		}
+		batches(t, d, d.Cases, LoaderOptions{Load: LoadOptions{Slices: 3}, Targets: true})
+	}
+	for _, spec := range []string{"?lesion_free=0", "?lesion_free=few", "?lesion_free=1&target=coarse_lesion_type"} {
+		if _, err := Open("deeplesion:"+dir+spec, Options{}); !errors.Is(err, ErrData) {
+			t.Errorf("%s: %v", spec, err)
+		}
+	}
 }
 
 func BenchmarkLoaderDeepLesion(b *testing.B) {

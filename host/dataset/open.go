@@ -43,6 +43,7 @@ type opener struct {
 	classes    []string // spec option classes, in their order
 	asked      sdk.Asked
 	target     string // spec option target of deeplesion
+	lesionFree int    // spec option lesion_free of deeplesion
 	// split is the column of the spec option split, "" once its table is read; ownSplit says
 	// that it was given.
 	split    string
@@ -216,6 +217,12 @@ func (o *opener) setOptions(query string) error {
 				}
 				o.maskValues = append(o.maskValues, v)
 			}
+		case "lesion_free":
+			n, err := strconv.Atoi(value)
+			if err != nil || n < 1 || n > maxLesionFree {
+				return fmt.Errorf("lesion_free=%q, want 1 to %d slices of each training series", value, maxLesionFree)
+			}
+			o.lesionFree = n
 		case "target":
 			if o.target = value; value != lesionType {
 				return fmt.Errorf("target=%q, want %s", value, lesionType)
@@ -277,7 +284,7 @@ func (o *opener) setOptions(query string) error {
 			}
 			o.spacing = [3]float64(v)
 		default:
-			options := []string{"attributes", "bits", "classes", "coordinates", "exclude", "grey_hu", "labels", "level", "margin_mm", "mask", "missing", "nan", "noisy", "patients", "spacing_mm", "split", "target", "view", "window"}
+			options := []string{"attributes", "bits", "classes", "coordinates", "exclude", "grey_hu", "labels", "lesion_free", "level", "margin_mm", "mask", "missing", "nan", "noisy", "patients", "spacing_mm", "split", "target", "view", "window"}
 			return fmt.Errorf("option %q is unknown%s; there are %s", key, nearest.Meant(key, options), strings.Join(options, ", "))
 		}
 	}
