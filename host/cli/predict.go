@@ -35,6 +35,8 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "data", Usage: "data `SPEC` (default: the run's own data)"},
 			&cli.StringFlag{Name: "split", Usage: "split to predict, or all (default: test on the run's data, else all)"},
 			&cli.StringFlag{Name: "out", Usage: "`FILE`.csv, .json or .npz", Required: true},
+			&cli.StringFlag{Name: "per", Usage: "classification: write an answer to each `WHOM`, slide or patient, in the place of each case: the mean of its cases' probabilities"},
+			&cli.BoolFlag{Name: "vote", Usage: "with --per: each case counts for its most probable class alone"},
 			&cli.BoolFlag{Name: "mirror", Usage: "predict every image mirrored, too; boxes are fused, probabilities averaged"},
 			&cli.StringFlag{Name: "tta", Usage: "further passes, combined likewise: a `LIST` of mirror, flips (both ways), turns (all eight), scales (0.8, 1.25)"},
 			&cli.StringSliceFlag{Name: "with", Usage: "combine with this other `RUN`: boxes as --merge says, probabilities of classes by their mean; repeatable"},
@@ -78,6 +80,13 @@ func runPredict(c *cli.Context) error {
 		TTA: config.List(c.String("tta")), AllowChanged: c.Bool("allow-changed"), Findings: findings != "", Reconstruction: reconstruction != "", Overlays: c.String("overlays") != "", Outputs: c.String("outputs") != "",
 		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
 	}
+	o.Per = c.String("per")
+	switch {
+	case c.IsSet("per") && o.Per != predictions.PerSlide && o.Per != predictions.PerPatient:
+		return usageError("--per %q, want %s or %s", o.Per, predictions.PerSlide, predictions.PerPatient)
+	case c.Bool("vote") && o.Per == "":
+		return usageError("--vote goes with --per: there the cases of a slide or of a patient vote")
+	}
 	if c.IsSet("batch") && o.Batch < 1 {
 		return usageError("--batch %d, want 1 or more", o.Batch)
 	}
@@ -117,7 +126,11 @@ func runPredict(c *cli.Context) error {
 	if err := d.check(result.Inputs); err != nil {
 		return err
 	}
-	if err := predictions.Write(out, result.Set()); err != nil {
+	set := result.Set()
+	if o.Per != "" {
+		set.Predictions = predictions.Grouped(set.Predictions, o.Per, c.Bool("vote"))
+	}
+	if err := predictions.Write(out, set); err != nil {
 		return err
 	}
 	if findings != "" {

@@ -51,6 +51,8 @@ type PredictOptions struct {
 	// Findings and Reconstruction say what will be asked of the result: a run that cannot
 	// give it is refused before anything is computed. So is Overlays.
 	Findings, Reconstruction, Overlays bool
+	// Per says whom the result will be asked about: "" the cases, else a slide or a patient.
+	Per string
 	// Outputs asks the stages for the maps that they draw over the pictures.
 	Outputs bool
 	// TTA names further passes over every image (feed.Views) that are combined with the one
@@ -166,6 +168,8 @@ func (o PredictOptions) check() error {
 	switch {
 	case o.Merge != "" && task != config.Detect:
 		return usage("--merge: the run's task is %s, boxes are merged in detection only; probabilities are averaged", task)
+	case o.Per != "" && task != config.Classify:
+		return usage("--per %s: the run's task is %s, answers are joined in classification only; --findings joins boxes", o.Per, task)
 	case o.Findings && task != config.Detect:
 		return usage("--findings: the run's task is %s, findings are merged in detection only", task)
 	case o.Overlays && task != config.Detect:

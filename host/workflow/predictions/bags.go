@@ -18,6 +18,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
@@ -233,4 +234,54 @@ func axis(patches []dataset.Patch, of func(dataset.Patch) float64) grid {
 func heat(share float64) color.RGBA {
 	level := func(from float64) uint8 { return uint8(255 * max(0, min((share-from)*3, 1))) }
 	return color.RGBA{level(0), level(1.0 / 3), level(2.0 / 3), 255}
+}
+
+// Who an answer is about, where it is not about a case: what Grouped knows.
+const (
+	PerSlide   = "slide"
+	PerPatient = "patient"
+)
+
+// Grouped are the answers to slides or patients of several cases each, in the order of their
+// first cases: the mean of the cases' probabilities or, vote, the share of the cases of which a
+// class is the most probable one. A case without a slide or a patient is its own.
+func Grouped(all []Prediction, per string, vote bool) []Prediction {
+	number := map[string]int{}
+	var out []Prediction
+	var cases []float64
+	for _, p := range all {
+		name := p.Case.Patient
+		if per == PerSlide {
+			name = p.Case.Stack
+		}
+		name = cmp.Or(name, p.Case.ID)
+		at, known := number[name]
+		if !known {
+			at = len(out)
+			number[name] = at
+			group := Prediction{Case: &dataset.Case{ID: name, Patient: p.Case.Patient, Split: p.Case.Split}}
+			for _, v := range p.Probabilities {
+				group.Probabilities = append(group.Probabilities, make([]float64, len(v)))
+			}
+			out, cases = append(out, group), append(cases, 0)
+		}
+		cases[at]++
+		for k, v := range p.Probabilities {
+			if vote && len(v) > 1 {
+				out[at].Probabilities[k][stat.ArgMax(v)]++
+				continue
+			}
+			for class, x := range v {
+				out[at].Probabilities[k][class] += x
+			}
+		}
+	}
+	for i := range out {
+		for _, v := range out[i].Probabilities {
+			for class := range v {
+				v[class] /= cases[i]
+			}
+		}
+	}
+	return out
 }

@@ -92,3 +92,32 @@ func TestAttentionIsATableAndAHeatMap(t *testing.T) {
 		t.Error("a map of a billion columns was drawn")
 	}
 }
+
+// Patches answer for their slide, and slides for their patient: by their mean or by vote.
+func TestAnswersOfSlidesAndPatients(t *testing.T) {
+	var all []Prediction
+	for _, c := range []struct {
+		slide, patient string
+		p              float64
+	}{{"s1", "a", 0.9}, {"s1", "a", 0.45}, {"s2", "b", 0.2}, {"s1", "a", 0.45}, {"s3", "a", 0.2}, {"", "", 0.3}} {
+		all = append(all, Prediction{Case: &dataset.Case{ID: "alone", Stack: c.slide, Patient: c.patient}, Probabilities: [][]float64{{c.p, 1 - c.p}}})
+	}
+	for _, c := range []struct {
+		per  string
+		vote bool
+		want map[string]float64
+	}{
+		{PerSlide, false, map[string]float64{"s1": 0.6, "s2": 0.2, "s3": 0.2, "alone": 0.3}},
+		{PerSlide, true, map[string]float64{"s1": 1.0 / 3, "s2": 0, "s3": 0, "alone": 0}},
+		{PerPatient, false, map[string]float64{"a": 0.5, "b": 0.2, "alone": 0.3}},
+		{PerPatient, true, map[string]float64{"a": 0.25, "b": 0, "alone": 0}},
+	} {
+		got := map[string]float64{}
+		for _, p := range Grouped(all, c.per, c.vote) {
+			got[p.Case.ID] = p.Probabilities[0][0]
+		}
+		if diff := cmp.Diff(c.want, got, cmpopts.EquateApprox(0, 1e-12)); diff != "" {
+			t.Errorf("per %s, vote %v: %s", c.per, c.vote, diff)
+		}
+	}
+}
