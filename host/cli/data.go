@@ -52,6 +52,7 @@ README.txt in the folder says exactly how.`,
 					&cli.Float64Flag{Name: "missing", Usage: "probability that an attribute is missing, at random (0 with --context)", Value: 0.3},
 					&cli.StringFlag{Name: "context", Usage: "squares and bits (table): lookup, two bits say which of four squares counts; additive, evidence adds up"},
 					&cli.IntFlag{Name: "noise-tokens", Usage: "squares beside the four that count (--context)"},
+					&cli.BoolFlag{Name: "questions", Usage: "add columns of findings, grades, numbers and times to an event (table)"},
 					&cli.Uint64Flag{Name: "seed", Usage: "seed; the same seed writes the same files"},
 					&cli.BoolFlag{Name: "json", Usage: "print a summary as JSON"},
 				},
@@ -95,6 +96,8 @@ func dataSynth(c *cli.Context) error {
 		return usageError("--context %s goes with --layout table", context)
 	case context != "" && c.IsSet("size"):
 		return usageError("--size %d: the picture of --context %s is as large as its squares, 16 pixels each", c.Int("size"), context)
+	case c.Bool("questions") && c.String("layout") != "table":
+		return usageError("--questions goes with --layout table")
 	case context == "" && c.IsSet("noise-tokens"):
 		return usageError("--noise-tokens %d goes with --context", c.Int("noise-tokens"))
 	}
@@ -118,7 +121,7 @@ func dataSynth(c *cli.Context) error {
 	case "table":
 		spec = "table:" + strings.TrimSuffix(out, "/") + "/data.csv"
 		summary, err = synth.Table(c.Context, out, synth.TableOptions{Patients: c.Int("patients"), Size: c.Int("size"), Missing: missing,
-			Context: context, NoiseTokens: c.Int("noise-tokens"), Seed: c.Uint64("seed")})
+			Context: context, NoiseTokens: c.Int("noise-tokens"), Questions: c.Bool("questions"), Seed: c.Uint64("seed")})
 	case "kidney":
 		spec = "volumes:" + out
 		summary, err = synth.Kidney(c.Context, out, synth.KidneyOptions{Patients: c.Int("patients"), Size: c.Int("size"), Missing: missing, Seed: c.Uint64("seed")})

@@ -399,3 +399,43 @@ func brightMarks(t *testing.T, path string) (bright [4]bool) {
 	}
 	return bright
 }
+
+// The columns of questions follow the spot, and nothing else of the set changes for them.
+func TestQuestionsAreOfTheSpots(t *testing.T) {
+	dir := t.TempDir()
+	var all [2][]map[string]string
+	for k, questions := range []bool{false, true} {
+		out := filepath.Join(dir, strconv.Itoa(k))
+		if _, err := synth.Table(context.Background(), out, synth.TableOptions{Patients: 60, Size: 32, Questions: questions, Seed: 4}); err != nil {
+			t.Fatal(err)
+		}
+		all[k] = rows(t, filepath.Join(out, "data.csv"))
+	}
+	events := map[string]int{}
+	for i, r := range all[1] {
+		for name, v := range all[0][i] {
+			if r[name] != v {
+				t.Fatalf("row %d: %s is %q, %q without questions", i, name, r[name], v)
+			}
+		}
+		jagged, growing := strings.HasPrefix(r["label"], "jagged"), strings.HasSuffix(r["label"], "growing")
+		grade := 1
+		for _, is := range []bool{jagged, growing} {
+			if is {
+				grade++
+			}
+		}
+		mm, err := strconv.ParseFloat(r["size_mm"], 64)
+		if err != nil || mm < 0.36*32-0.1 || mm > 0.6*32+0.1 || r["label.grade"] != strconv.Itoa(grade) || (r["label.jagged"] == "1") != jagged {
+			t.Errorf("row %d: %v %v", i, r, err)
+		}
+		events[r["event"]]++
+	}
+	if events["0"] == 0 || events["1"] < events["0"] || len(events) != 2 {
+		t.Errorf("events %v", events)
+	}
+	_, err := synth.Table(context.Background(), filepath.Join(dir, "c"), synth.TableOptions{Questions: true, Context: synth.Lookup})
+	if err == nil || !strings.Contains(err.Error(), "questions are of spots") {
+		t.Errorf("%v", err)
+	}
+}

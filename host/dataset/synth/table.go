@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/alignedfusion/alignedfusion/host/fault"
@@ -30,10 +31,15 @@ type TableOptions struct {
 	// NoiseTokens are the squares beside the four that count; Size is not for squares.
 	Context     string
 	NoiseTokens int
-	Seed        uint64
+	// Questions adds columns that ask other than for one of several classes; only of spots.
+	Questions bool
+	Seed      uint64
 }
 
 var tableHeader = []string{"id", "image", "patient", "split", "label", "growth", "itch", "duration_months", "region", "age"}
+
+// askedHeader are the columns of Questions.
+var askedHeader = []string{"label.jagged", "label.grade", "size_mm", "time", "event"}
 
 var regions = []string{"arm", "back", "chest", "face", "hand", "leg"}
 
@@ -58,6 +64,9 @@ func Table(ctx context.Context, out string, opt TableOptions) (*Summary, error) 
 	if most := 1020; opt.NoiseTokens < 0 || opt.NoiseTokens > most || opt.NoiseTokens > 0 && opt.Context == "" {
 		return nil, fault.Errorf(fault.Usage, "synthetic table: %d noise tokens, want 0 to %d, and only with a context", opt.NoiseTokens, most)
 	}
+	if opt.Questions && opt.Context != "" {
+		return nil, fault.Errorf(fault.Usage, "synthetic table: questions and context %s given; questions are of spots", opt.Context)
+	}
 	splits := splitPatients(opt.Patients, opt.Seed)
 	summary := &Summary{Patients: opt.Patients, Cases: map[string]int{}, Files: opt.Patients}
 	err := atomicfile.Folder(out, func(dir string) error {
@@ -66,6 +75,9 @@ func Table(ctx context.Context, out string, opt TableOptions) (*Summary, error) 
 		}
 		rows := make([][]string, opt.Patients+1)
 		rows[0] = tableHeader
+		if opt.Questions {
+			rows[0] = slices.Concat(tableHeader, askedHeader)
+		}
 		if opt.Context != "" {
 			rows[0] = contextHeader()
 		}
@@ -95,7 +107,8 @@ func Table(ctx context.Context, out string, opt TableOptions) (*Summary, error) 
 
 func writePicture(dir string, index int, split string, opt TableOptions) ([]string, error) {
 	rng := rand.New(rand.NewPCG(opt.Seed, uint64(index)+1))
-	draw, label, values := spotCase(rng, opt)
+	one := newSpot(rng)
+	draw, label, values := func() *image.NRGBA { return one.draw(rng, opt.Size) }, one.label(), one.values(rng)
 	if opt.Context != "" {
 		draw, label, values = contextCase(rng, opt)
 	}
@@ -113,42 +126,78 @@ func writePicture(dir string, index int, split string, opt TableOptions) ([]stri
 	if err := os.WriteFile(filepath.Join(dir, name), buffer.Bytes(), 0o644); err != nil {
 		return nil, err
 	}
-	return append([]string{id, filepath.ToSlash(name), fmt.Sprintf("P%05d", index+1), split, label}, values...), nil
+	row := append([]string{id, filepath.ToSlash(name), fmt.Sprintf("P%05d", index+1), split, label}, values...)
+	if opt.Questions {
+		row = append(row, one.asked(rng, opt.Size)...)
+	}
+	return row, nil
 }
 
-// spotCase chooses a spot to draw, and the attributes beside it.
-func spotCase(rng *rand.Rand, opt TableOptions) (draw func() *image.NRGBA, label string, values []string) {
-	jagged, growing := rng.Float64() < 0.5, rng.Float64() < 0.5
-	pick := func(p float64, yes, no string) string {
-		if rng.Float64() < p {
-			return yes
-		}
-		return no
-	}
+// spot is a pigmented spot with what is known of it.
+type spot struct {
+	jagged, growing bool
+	radius          float64 // the greater one in pixels, once it is drawn
+}
+
+func newSpot(rng *rand.Rand) *spot {
+	return &spot{jagged: rng.Float64() < 0.5, growing: rng.Float64() < 0.5}
+}
+
+func (s *spot) label() string {
 	border, growth := "smooth", "stable"
-	itch, months := 0.2, 60.0
-	if jagged {
+	if s.jagged {
 		border = "jagged"
 	}
-	if growing {
-		growth, itch, months = "growing", 0.8, 12
+	if s.growing {
+		growth = "growing"
 	}
-	values = []string{growth, pick(itch, "yes", "no"), strconv.Itoa(1 + int(months*math.Exp(0.6*rng.NormFloat64()))),
-		regions[rng.IntN(len(regions))], strconv.Itoa(int(max(18, min(93, 55+15*rng.NormFloat64()))))}
-	return func() *image.NRGBA { return drawSpot(rng, opt.Size, jagged) }, border + "_" + growth, values
+	return border + "_" + growth
 }
 
-// drawSpot paints a pigmented spot with a smooth or a jagged border on skin.
-func drawSpot(rng *rand.Rand, size int, jagged bool) *image.NRGBA {
+// values are those of the attributes.
+func (s *spot) values(rng *rand.Rand) []string {
+	growth, itch, months := "stable", 0.2, 60.0
+	if s.growing {
+		growth, itch, months = "growing", 0.8, 12
+	}
+	itches := "no"
+	if rng.Float64() < itch {
+		itches = "yes"
+	}
+	return []string{growth, itches, strconv.Itoa(1 + int(months*math.Exp(0.6*rng.NormFloat64()))),
+		regions[rng.IntN(len(regions))], strconv.Itoa(int(max(18, min(93, 55+15*rng.NormFloat64()))))}
+}
+
+// asked are the values of askedHeader: the diameter of a picture that is 32 mm wide, and a time
+// in months that is three times as short for a jagged border and half as long where the spot
+// grows, followed for 6 to 60 months.
+func (s *spot) asked(rng *rand.Rand, size int) []string {
+	grade, jagged, mean := 1, "0", 48.0
+	if s.jagged {
+		grade, jagged, mean = grade+1, "1", mean/3
+	}
+	if s.growing {
+		grade, mean = grade+1, mean/2
+	}
+	time, followed, event := mean*rng.ExpFloat64(), 6+54*rng.Float64(), "1"
+	if time > followed {
+		time, event = followed, "0"
+	}
+	return []string{jagged, strconv.Itoa(grade), fmt.Sprintf("%.1f", 2*s.radius/float64(size)*32), fmt.Sprintf("%.1f", time), event}
+}
+
+// draw paints the spot, with a smooth or a jagged border, on skin.
+func (s *spot) draw(rng *rand.Rand, size int) *image.NRGBA {
 	skin := [3]float64{205 + 30*rng.Float64(), 160 + 30*rng.Float64(), 130 + 30*rng.Float64()}
 	dark := 0.35 + 0.35*rng.Float64()
 	side := float64(size)
 	cx, cy := side*(0.4+0.2*rng.Float64()), side*(0.4+0.2*rng.Float64())
 	rx := side * (0.18 + 0.12*rng.Float64())
+	s.radius = rx
 	ry := rx * (0.75 + 0.25*rng.Float64())
 	turn := 2 * math.Pi * rng.Float64()
 	teeth, depth := float64(7+rng.IntN(5)), 0.03
-	if jagged {
+	if s.jagged {
 		depth = 0.22
 	}
 	img := image.NewNRGBA(image.Rect(0, 0, size, size))
@@ -169,6 +218,15 @@ func drawSpot(rng *rand.Rand, size int, jagged bool) *image.NRGBA {
 }
 
 func tableReadme(opt TableOptions, s *Summary) string {
+	asked := ""
+	if opt.Questions {
+		asked = `
+Columns that ask otherwise: label.jagged (a finding, 1 or 0), label.grade (1 to 3: one more for jagged
+and for growing), size_mm (the spot's greater diameter; the picture is 32 mm wide), time in months
+and event (mean 48 months, three times as short where jagged, half as long where growing; followed
+for 6 to 60 months).
+`
+	}
 	return fmt.Sprintf(`SYNTHETIC DATA. Nothing here was seen in a patient.
 
 Computer-made pictures with attributes, written by "alignedfusion data synth".
@@ -183,5 +241,5 @@ The label joins two things that are independent of each other:
            or 60) follow it. region and age tell nothing.
 Picture alone or attributes alone reach about half. Each attribute is missing with
 probability %.2f, independently of everything (MCAR); an empty cell is missing.
-`, opt.Seed, opt.Patients, opt.Size, opt.Size, s.Cases["train"], s.Cases["val"], s.Cases["test"], max(0, opt.Missing))
+`, opt.Seed, opt.Patients, opt.Size, opt.Size, s.Cases["train"], s.Cases["val"], s.Cases["test"], max(0, opt.Missing)) + asked
 }
