@@ -44,6 +44,9 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	if err != nil {
 		return nil, err
 	}
+	if set.Kind == "auto" {
+		set.Kind = kindFor(b.Request.Inputs)
+	}
 	e := &encoder{size: set.ImageSize, pool: set.Pool, frozen: set.Frozen, modality: map[string]*ts.Tensor{}}
 	deep := slices.Contains(deepKinds, set.Kind)
 	if err := e.choosePixels(b, set, deep); err != nil {
@@ -103,6 +106,21 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 		b.Outputs = append(b.Outputs, ports.TokensOf(port).Declare(ports.Required, ports.Shape("N", count, strconv.FormatInt(c, 10))))
 	}
 	return e, nil
+}
+
+// kindFor is the small network for what is given: pictures or, where there are none, volumes.
+func kindFor(given []sdk.Port) string {
+	kind := "conv"
+	for _, p := range given {
+		if !ports.Pixels(p.Name) {
+			continue
+		}
+		if !ports.Scan(p.Name) {
+			return "conv"
+		}
+		kind = "conv3d"
+	}
+	return kind
 }
 
 // choosePixels takes the pictures, or for deep the volumes, among the ports that are given.

@@ -39,6 +39,25 @@ func image(x *tensor.Tensor) map[string]*tensor.Tensor {
 
 func TestConvAgreesWithPyTorch(t *testing.T) { convAgrees(t, "conv", "photo") }
 
+// TestAutoTakesPicturesOrVolumes: without encoder.kind the small network is that for what the data
+// have.
+func TestAutoTakesPicturesOrVolumes(t *testing.T) {
+	for _, c := range []struct {
+		modality string
+		x        *tensor.Tensor
+	}{{"photo", stagetest.Formula("x", []int64{1, 3, 16, 16})}, {"volume", stagetest.Formula("x", []int64{1, 1, 4, 16, 16})}} {
+		set := map[string]string{"width": "4", "layers": "2", "slices": "4"}
+		name := "image.photo"
+		if c.modality == "volume" {
+			name = c.modality
+		}
+		r := encoder(t, set, c.modality).Eval(map[string]*tensor.Tensor{name: c.x})
+		if tokens := r.Outputs["tokens."+c.modality]; tokens == nil || tokens.Shape[2] != 8 {
+			t.Errorf("%s: %v", c.modality, r.Outputs)
+		}
+	}
+}
+
 func TestConv3DAgreesWithPyTorch(t *testing.T) { convAgrees(t, "conv3d", "volume") }
 
 func convAgrees(t *testing.T, name, modality string) {
@@ -281,7 +300,7 @@ func TestEncoderNamesBadSettingsAndInput(t *testing.T) {
 	}{
 		{map[string]string{"kind": "vit", "image_size": "230"}, "divisor of image_size=230"},
 		{map[string]string{"kind": "vit", "width": "20", "heads": "3"}, "divisor of width=20"},
-		{map[string]string{"kind": "resnet"}, "want one of conv"},
+		{map[string]string{"kind": "resnet"}, "want one of auto, conv"},
 		{map[string]string{"kind": "darknet", "weights": "testdata/conv.safetensors"}, "do not fit"},
 		{map[string]string{"layers": "20"}, "at most 8"},
 		{map[string]string{"kind": "vit", "width": "64", "layers": "1", "pool": "2"}, "setting pool: 2 given, want 1"},

@@ -11,7 +11,7 @@ import (
 )
 
 type encoderSettings struct {
-	Kind      string   `setting:"kind" default:"conv" choices:"conv,darknet,vit,swin_t,conv3d,r3d_18" help:"network; conv3d and r3d_18 are for volumes"`
+	Kind      string   `setting:"kind" default:"auto" choices:"auto,conv,darknet,vit,swin_t,conv3d,r3d_18" help:"network; conv3d and r3d_18 are for volumes; auto: conv, or conv3d where the data have volumes and no pictures"`
 	Weights   sdk.Path `setting:"weights" help:"safetensors file: torchvision's or timm's names for vit, torchvision's for swin_t and r3d_18"`
 	Frozen    bool     `setting:"frozen" default:"false" help:"true: the network is not trained and its batch norms keep their statistics, so that tokens depend on the image alone"`
 	ImageSize int64    `setting:"image_size" default:"0" min:"0" max:"4096" help:"side in pixels that images are resized to; 0: 224 for darknet and vit, as given for conv and swin_t"`
