@@ -91,10 +91,12 @@ func compareClassifiers(o CompareOptions, given []*RunFiles) (out []*Classificat
 	for _, r := range images.Rows {
 		patientOf[images.Get(r, "image")] = images.Get(r, "patient")
 	}
-	figures, err := shareFigures(o.Figures, truth.Columns[1:])
+	asked := o.Figures
+	figures, err := shareFigures(asked, truth.Columns[1:])
 	if err != nil {
 		return nil, nil, err
 	}
+	refused := map[string]error{} // figures, until a label set takes them
 	for _, column := range truth.Columns[1:] {
 		kind, _ := truthKind(column)
 		o.Figures = figures[kind]
@@ -112,13 +114,18 @@ func compareClassifiers(o CompareOptions, given []*RunFiles) (out []*Classificat
 			measured = append(measured, one)
 			continue
 		}
-		one, err := compareLabels(o, truth, column, patientOf)
+		one, err := compareLabels(o, truth, column, patientOf, refused)
 		if err != nil {
 			return nil, nil, err
 		}
 		one.Set = len(out) + len(measured)
 		one.Notes = append(one.Notes, thresholdNotes(given, o.Systems, one.Task)...)
 		out = append(out, one)
+	}
+	for _, name := range asked {
+		if err := refused[name]; err != nil {
+			return nil, nil, err
+		}
 	}
 	return out, measured, nil
 }
@@ -182,8 +189,9 @@ func shareFigures(figures, columns []string) (map[string][]string, error) {
 	return out, nil
 }
 
-// compareLabels compares the systems on the label set of a column of the truth.
-func compareLabels(o CompareOptions, truth *table.Table, column string, patientOf map[string]string) (*Classification, error) {
+// compareLabels compares the systems on the label set of a column of the truth. Figures that its
+// classes refuse are left out, and stand in refused unless another label set takes them.
+func compareLabels(o CompareOptions, truth *table.Table, column string, patientOf map[string]string, refused map[string]error) (*Classification, error) {
 	var named []classify.Named
 	var ids, patients []string
 	for _, s := range o.Systems {
@@ -201,6 +209,17 @@ func compareLabels(o CompareOptions, truth *table.Table, column string, patientO
 		return nil, err
 	}
 	one.IDs, one.Patients, one.Results = ids, patients, named
+	o.Figures = slices.DeleteFunc(slices.Clone(o.Figures), func(name string) bool {
+		_, err := classify.ParseFigure(name, one.Classes)
+		before, known := refused[name]
+		switch {
+		case err == nil:
+			refused[name] = nil
+		case !known || before != nil:
+			refused[name] = usage("--metric: %w", err)
+		}
+		return err != nil
+	})
 	if one.Figures, err = figuresOf(o, named, patients); err != nil {
 		return nil, err
 	}
