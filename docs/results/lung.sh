@@ -1,0 +1,26 @@
+#!/bin/sh
+# The recipe for lung slices: a run per fold of the labelled slices, what each says of the fold
+# it has not seen, and the test split predicted by all of them together.
+#
+#   sh docs/results/lung.sh DATA OUT [EPOCHS]
+#
+# DATA is the folder lung with images.csv, boxes.csv, ignore.csv and images/; it is left as it is.
+set -eu
+data=$(cd "$1" && pwd) out=$2 epochs=${3:-54}
+mkdir -p "$out/data"
+ln -sfn "$data/images" "$out/data/images"
+for table in images boxes ignore; do cat "$data/$table.csv" >"$out/data/$table.csv"; done
+alignedfusion data split --folds 3 --seed 1 --of train+val "boxes:$out/data"
+for fold in 0 1 2; do
+	alignedfusion train --task detect --data "boxes:$out/data" --fold "$fold" --fusion none --seed 1 --threads 1 \
+		--epochs "$epochs" --set encoder.slices=1 --set encoder.operator=2.5d \
+		--set head.anchor_sides=8,12,18,28,44 --set head.anchor_ratios=1 --set head.focal_gamma=2 \
+		--set head.rpn_iou=0.5 --set head.roi_iou=0.4 --set head.background_iou=0.1 --set head.hard_background=1 \
+		--set data.zoom=2 --set data.crop=160 --set data.augment=any-way --set data.protocol=small-lesion \
+		--set train.batch_size=16 --set train.lr=0.002 --set train.weight_decay=0.05 --set train.ema=0.999 \
+		--set train.best_by=last --set train.validate_every=1000 --out "$out/run$fold"
+	alignedfusion predict --run "$out/run$fold" --split "fold$fold" --tta turns --threads 1 --out "$out/fold$fold.csv"
+done
+alignedfusion compare lung="$out/run0" lung="$out/run1" lung="$out/run2"
+alignedfusion predict --run "$out/run0" --with "$out/run1" --with "$out/run2" --split test --tta turns --threads 1 \
+	--out "$out/test.csv"
