@@ -257,7 +257,7 @@ func (r *PredictResult) predict(ctx context.Context, files *RunFiles, checkpoint
 	}()
 	if o.Outputs {
 		s.visuals = s.Pipeline.Requested(ports.Visuals)
-		if slices.ContainsFunc(given.Cases, func(c dataset.Case) bool { return len(c.Patches) > 0 }) {
+		if slices.ContainsFunc(given.Cases, isSlide) {
 			s.attention = s.Pipeline.Requested(ports.Weighting)
 		}
 		if len(s.visuals)+len(s.attention) == 0 {
@@ -299,6 +299,8 @@ func (r *PredictResult) predict(ctx context.Context, files *RunFiles, checkpoint
 	r.Part.Runs = []RunPart{{r.Warnings, predictions.Bare(r.Predictions)}}
 	return nil
 }
+
+func isSlide(c dataset.Case) bool { return len(c.Patches) > 0 }
 
 // keep writes into the run directory what `compare` and the report page read of a split.
 func (r *PredictResult) keep() error {
@@ -364,7 +366,8 @@ func (s *Session) predictCheckpoint(ctx context.Context, checkpoint *runs.Checkp
 	if err := loop.Restore(ctx, s.Pipeline, checkpoint, true); err != nil {
 		return nil, err
 	}
-	if s.Tokens != nil && len(s.visuals) == 0 { // else every case is encoded once, in passing
+	// Else every case is encoded once, in passing; a slide may be too large for that.
+	if keep := s.Tokens != nil || slices.ContainsFunc(cases, isSlide); keep && len(s.visuals) == 0 {
 		if err := s.cacheTokens(ctx, cases); err != nil {
 			return nil, err
 		}

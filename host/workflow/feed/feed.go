@@ -40,6 +40,8 @@ type Feed struct {
 
 	cache  *dataset.Cache
 	tokens *tokenCache
+	// bagSize takes the place of data.bag_size where it is not 0.
+	bagSize int
 }
 
 // View is a way to look at a picture; the zero value is as it is.
@@ -138,7 +140,7 @@ func (f *Feed) loader(ctx context.Context, cases []dataset.Case, train bool, epo
 	o := dataset.LoaderOptions{
 		Load: dataset.LoadOptions{
 			Slices: c.Slices, SliceSpacingMM: c.SliceSpacingMM,
-			Size: c.Size, Zoom: c.Zoom, BagSize: c.BagSize, Seed: pipeline.Seed(f.Config.Seed, "data"),
+			Size: c.Size, Zoom: c.Zoom, BagSize: cmp.Or(f.bagSize, c.BagSize), Seed: pipeline.Seed(f.Config.Seed, "data"),
 		},
 		Batch: f.BatchSize(), Epoch: epoch, Start: first,
 		Workers: c.Workers, Ports: []sdk.Port{}, Cache: f.cache,

@@ -240,6 +240,9 @@ func residents(p *pipeline.Pipeline) bool {
 	})
 }
 
+// encodedAtOnce bounds the patches of a slide whose tokens are made together, to be kept.
+const encodedAtOnce = 64
+
 // CacheTokens encodes the cases, once, if the encoder of pictures is frozen and there is
 // room for their tokens; from then on they take the place of the pictures. The weights
 // must have been loaded. pluginSHA256 is the encoder's; a nil store keeps the tokens for
@@ -267,7 +270,10 @@ func (f *Feed) CacheTokens(ctx context.Context, p *pipeline.Pipeline, pluginSHA2
 		}
 		cache.readSlides(cases)
 	}
-	if unknown, _ := dataset.Bags(cache.without(cases), f.Config.DataSettings.BagSize); len(unknown) > 0 {
+	// What is shown of a slide later does not matter here: pictures take more memory than tokens.
+	f.bagSize = min(encodedAtOnce, f.Config.DataSettings.BagSize)
+	defer func() { f.bagSize = 0 }()
+	if unknown, _ := dataset.Bags(cache.without(cases), f.bagSize); len(unknown) > 0 {
 		var failed error
 		err = f.Encode(ctx, unknown, func(b *dataset.Batch, outputs map[string]*tensor.Tensor) (more bool) {
 			more, failed = cache.keep(b, outputs, total)
