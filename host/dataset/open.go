@@ -323,8 +323,14 @@ func (o *opener) table(path string) (*table.Table, error) {
 func (o *opener) hashTable(t *table.Table) {
 	fmt.Fprintf(o.read, "table %s %d\n", filepath.Base(t.Path), len(t.Content))
 	o.read.Write(t.Content)
-	t.Content = nil
+	large := len(t.Content) > largeTable
+	if t.Content = nil; large {
+		debug.FreeOSMemory() // before the cases need as much
+	}
 }
+
+// largeTable is a table's size in bytes from which on its text is given back at once.
+const largeTable = 16 << 20
 
 func (o *opener) warn(format string, args ...any) {
 	o.d.Warnings = append(o.d.Warnings, fmt.Sprintf(format, args...))
