@@ -94,10 +94,8 @@ func newWalkers(p *Protocol) *walkerSet {
 // in which the false positives pass the next operating point.
 func (r *Result) statistics(walkers *walkerSet, of []weightWords, heaviest int, lanes []weighting) (out [abreast][]float64) {
 	var found, fp sums
-	var limits [abreast]int
 	for lane, w := range lanes {
 		walkers[lane].start(w.units, w.lesions)
-		limits[lane] = walkers[lane].limit()
 	}
 	start := 0
 	for _, s := range r.stretches {
@@ -105,9 +103,8 @@ func (r *Result) statistics(walkers *walkerSet, of []weightWords, heaviest int, 
 		fp.add(r.steps[start:s.middle], of, heaviest)
 		found.add(r.steps[s.middle:s.end], of, heaviest)
 		for lane, w := range walkers[:len(lanes)] {
-			if fp[lane] > limits[lane] {
+			if fp[lane] > w.most {
 				w.pass(r.events[start:s.end], of, lane, foundBefore[lane], before[lane])
-				limits[lane] = w.limit()
 			}
 			if s.end > s.middle {
 				w.rise(found[lane], fp[lane])
@@ -127,7 +124,6 @@ func (r *Result) statistics(walkers *walkerSet, of []weightWords, heaviest int, 
 
 // pass reads the operating points that lie within a stretch, given the sums before it.
 func (w *walker) pass(events []event, of []weightWords, lane, found, fp int) {
-	limit := w.limit()
 	afterFound, afterFP := found, fp
 	for _, e := range events {
 		if n := of[e.cluster].of(lane); e.found {
@@ -138,9 +134,9 @@ func (w *walker) pass(events []event, of []weightWords, lane, found, fp int) {
 		if !e.last {
 			continue
 		}
-		if afterFP > limit {
+		if afterFP > w.most {
 			w.read(found, fp, afterFound, afterFP)
-			limit = w.limit()
+			w.most = w.limit()
 		}
 		found, fp = afterFound, afterFP
 	}

@@ -13,6 +13,7 @@ type walker struct {
 
 	out       []float64 // sensitivity at each of fppi, their mean, AP
 	found, fp int       // after the last step
+	most      int       // false positives within the next operating point, see limit
 	apFound   []int32   // points at which more lesions were found
 	apFP      []int32
 }
@@ -27,6 +28,7 @@ func (w *walker) start(units, lesions int) {
 	w.out = make([]float64, 0, len(w.fppi)+6)
 	w.found, w.fp = 0, 0
 	w.apFound, w.apFP = w.apFound[:0], w.apFP[:0]
+	w.most = w.limit()
 }
 
 // step moves to the next point of the curve.
@@ -34,7 +36,10 @@ func (w *walker) step(found, fp int) {
 	if found == w.found && fp == w.fp {
 		return
 	}
-	w.read(w.found, w.fp, found, fp)
+	if fp > w.most {
+		w.read(w.found, w.fp, found, fp)
+		w.most = w.limit()
+	}
 	w.rise(found, fp)
 	w.found, w.fp = found, fp
 }
