@@ -165,3 +165,14 @@ func TestTheNinthFusionOfTheGuideCompiles(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+func TestLateWeighsDecisionsBetweenClassesAlone(t *testing.T) {
+	for _, asked := range []string{sdk.AsksNumber, sdk.AsksTime} {
+		request := sdk.OpenRequest{Stage: "fusion", Settings: map[string]string{"width": "8"},
+			Labels: []sdk.LabelSet{labels[0], {Name: "size_mm", Question: asked}},
+			Inputs: []sdk.Port{{Name: "tokens.image", DType: tensor.FP32, Shape: []string{"N", "3", "2"}}}}
+		if _, err := stagetest.TryOpen(t, fusions.Named("late"), request); err == nil || !strings.Contains(err.Error(), `"size_mm" has no classes to decide between (`+asked) {
+			t.Errorf("%s: %v", asked, err)
+		}
+	}
+}

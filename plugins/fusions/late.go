@@ -48,6 +48,9 @@ func late() entry {
 				return nil, sdk.Errorf(sdk.InvalidArgument, "no label sets: late fusion weighs decisions, and there is none to make")
 			}
 			for _, l := range labels {
+				if !l.Classed() {
+					return nil, sdk.Errorf(sdk.InvalidArgument, "%q has no classes to decide between (%s), which is what late fusion weighs: take another fusion, or leave the question out", l.Name, l.Asks())
+				}
 				d := decision{target: ports.LabelTarget(labels, l.Name), classes: int64(len(l.Classes))}
 				for _, stream := range f.Streams() {
 					d.streams = append(d.streams, transformer.Linear(b.Params, "decision."+l.Name+"."+stream, f.Width, d.classes))
