@@ -167,6 +167,9 @@ func runPredict(c *cli.Context) error {
 	fmt.Fprintf(c.App.ErrWriter, "%d cases of split %q predicted with the checkpoint of step %d: %s\n",
 		len(result.Predictions), result.Split, result.Step, out)
 	if result.Evaluable {
+		if result.NotKept != "" {
+			fmt.Fprintf(c.App.ErrWriter, "note: the run does not keep these, for %s: `alignedfusion compare` shows them by their file\n", result.NotKept)
+		}
 		return evaluatePredictions(c, result)
 	}
 	if c.Bool("json") {

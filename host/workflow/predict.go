@@ -81,6 +81,9 @@ type PredictResult struct {
 	Config *config.Config
 	Labels []sdk.LabelSet
 	Split  string
+	// NotKept says why the run does not keep the predictions, for which `compare` then does not
+	// find them; "" where it does.
+	NotKept string
 	// Calibration of the reconstructions; nil where none was fitted.
 	Calibration *predictions.Calibration
 	Step        int
@@ -136,6 +139,7 @@ func Predict(ctx context.Context, o PredictOptions) (*PredictResult, error) {
 			result.Warnings = append(result.Warnings, RunName(run)+": "+w)
 		}
 	}
+	result.NotKept = "they are of several runs"
 	result.Labels = slices.Clone(result.Labels)
 	for k := range result.Labels { // that of one run alone
 		result.Labels[k].Threshold = 0
@@ -238,10 +242,27 @@ func predictRun(ctx context.Context, o PredictOptions, n int) (*PredictResult, e
 		return nil, err
 	}
 	result.Evaluable = predictions.HasTargets(result.Cases)
-	if o.Shard.Whole() && given.own && given.sameReports && o.Missing == nil && len(o.TTA) == 0 && result.Evaluable {
+	if result.NotKept = notKept(given, o); result.Evaluable && result.NotKept == "" {
 		return result, result.keep()
 	}
 	return result, nil
+}
+
+// notKept says why a run does not keep predictions as those of its split; "" where it does.
+func notKept(given *RunData, o PredictOptions) string {
+	switch {
+	case !o.Shard.Whole():
+		return "they are a shard's"
+	case !given.own:
+		return "the data are others"
+	case !given.sameReports:
+		return "the reports are others"
+	case o.Missing != nil:
+		return "attributes were taken away"
+	case len(o.TTA) > 0:
+		return "they are of several passes"
+	}
+	return ""
 }
 
 // predict starts the run's plugins and fills in what they say of the cases.
