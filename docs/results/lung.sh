@@ -21,6 +21,11 @@ for fold in 0 1 2; do
 		--set train.best_by=last --set train.validate_every=1000 --out "$out/run$fold"
 	alignedfusion predict --run "$out/run$fold" --split "fold$fold" --tta turns --threads 1 --out "$out/fold$fold.csv"
 done
-alignedfusion compare lung="$out/run0" lung="$out/run1" lung="$out/run2"
+# compare reads what the runs keep, which is one pass; here are all eight.
+for table in truth images; do
+	awk 'NR == 1 || FNR > 1' "$out"/run[012]/predictions/fold[012]/$table.csv >"$out/$table.csv"
+done
+alignedfusion froc --protocol small-lesion --ground-truth "$out/truth.csv" --images "$out/images.csv" \
+	--predictions lung="$out/fold0.csv" --predictions lung="$out/fold1.csv" --predictions lung="$out/fold2.csv"
 alignedfusion predict --run "$out/run0" --with "$out/run1" --with "$out/run2" --split test --tta turns --threads 1 \
 	--out "$out/test.csv"
