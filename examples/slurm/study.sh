@@ -10,11 +10,13 @@
 # Memory and time are guesses: write what a task takes. When all tasks are done:
 #   alignedfusion merge studies/skin studies/skin.shard-*-of-8
 cd /data || exit 2
-alignedfusion study missing --data=table:skin/data.csv --out=studies/skin --shard=auto/8 &
-pid=$!
 # Slurm tells this script before the time is up. The work stops where it can go on, with
 # code 75, and the task goes back into the queue.
-trap 'kill -TERM "$pid"' TERM
+pid= told=
+trap 'told=1; [ -z "$pid" ] || kill -TERM "$pid"' TERM
+alignedfusion study missing --data=table:skin/data.csv --out=studies/skin --shard=auto/8 &
+pid=$!
+[ -z "$told" ] || kill -TERM "$pid"
 wait "$pid"
 code=$?
 [ "$code" -le 128 ] || { wait "$pid"; code=$?; }

@@ -65,17 +65,19 @@ func (s Submission) slurm() string {
 # Memory and time are guesses: write what a task takes. When all tasks are done:
 #   %s
 cd %s || exit 2
-%s --shard=auto/%d &
-pid=$!
 # Slurm tells this script before the time is up. The work stops where it can go on, with
 # code %d, and the task goes back into the queue.
-trap 'kill -TERM "$pid"' TERM
+pid= told=
+trap 'told=1; [ -z "$pid" ] || kill -TERM "$pid"' TERM
+%s --shard=auto/%d &
+pid=$!
+[ -z "$told" ] || kill -TERM "$pid"
 wait "$pid"
 code=$?
 [ "$code" -le 128 ] || { wait "$pid"; code=$?; }
 [ "$code" != %d ] || scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 exit "$code"
-`, s.Tasks-1, s.Threads, gpu, s.merge(), s.Quoted(s.Dir), strings.Join(words, " "), s.Tasks, fault.Requeue, fault.Requeue)
+`, s.Tasks-1, s.Threads, gpu, s.merge(), s.Quoted(s.Dir), fault.Requeue, strings.Join(words, " "), s.Tasks, fault.Requeue)
 }
 
 func (s Submission) job() string {
