@@ -232,7 +232,7 @@ func (m *moments) r2() float64 {
 }
 
 // spread is the half width of the limits of agreement; NaN with one case.
-func (m *moments) spread() float64 { return 1.96 * math.Sqrt(m.aboutMean/(m.n-1)) }
+func (m *moments) spread() float64 { return float64(1.96 * math.Sqrt(m.aboutMean/(m.n-1))) }
 
 func numbers(of func(*moments) float64) func(Answers, float64, weights) float64 {
 	return func(a Answers, _ float64, w weights) float64 {
@@ -261,7 +261,7 @@ func ranks(values []float64, w weights) []float64 {
 			alike += w.of(order[end])
 		}
 		for ; k < end; k++ {
-			out[order[k]] = before + (alike+1)/2
+			out[order[k]] = before + float64((alike+1)/2)
 		}
 		before += alike
 	}

@@ -131,7 +131,7 @@ func concordance(a Answers, _ float64, w weights) float64 {
 		for _, i := range groups[g] {
 			if v := w.of(i); t.event[i] && v > 0 {
 				upTo, below := later.upTo(t.rank[i]), later.upTo(t.rank[i]-1)
-				right += float64(v * (later.all - upTo + (upTo-below)/2))
+				right += float64(v * (later.all - upTo + float64((upTo-below)/2)))
 				pairs += float64(v * later.all)
 			}
 		}

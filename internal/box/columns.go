@@ -69,7 +69,8 @@ func (c Columns) Corners(v []float64) (low, top [3]float64) {
 		case cornerSides:
 			low[a], top[a] = v[a], v[a]+side
 		case centreSides:
-			low[a], top[a] = v[a]-side/2, v[a]+side/2
+			half := float64(side / 2)
+			low[a], top[a] = v[a]-half, v[a]+half
 		default:
 			low[a], top[a] = v[a], side
 		}
