@@ -15,7 +15,6 @@ import (
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocreport"
 	"github.com/alignedfusion/alignedfusion/host/config"
-	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 	"github.com/alignedfusion/alignedfusion/internal/redact"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -29,15 +28,13 @@ type Options struct {
 	Compare workflow.CompareOptions
 	// License is an SPDX identifier, "" where the author has not said.
 	License string
-	// Version is the program's.
-	Version string
 }
 
 // Card is what is known of a run.
 type Card struct {
 	// Name is the run's.
-	Name, License, Version string
-	Task                   string
+	Name, License string
+	Task          string
 	// Data names the data set, Split what the figures were measured on.
 	Data, Split string
 	Run         *workflow.RunFiles
@@ -91,7 +88,7 @@ func New(ctx context.Context, o Options) (*Card, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Card{Name: name, License: o.License, Version: o.Version, Task: r.Config.Task, Data: dataName(r.Config.Data), Split: found.Split, Run: r}
+	c := &Card{Name: name, License: o.License, Task: r.Config.Task, Data: dataName(r.Config.Data), Split: found.Split, Run: r}
 	if d := found.Detection; d != nil {
 		c.detection(d)
 	}
@@ -203,9 +200,6 @@ func (c *Card) Predicts() string {
 	}
 	return "A model that answers with numbers"
 }
-
-// Plugins are the run's, each with its role.
-func (c *Card) Plugins() []runs.PluginRecord { return c.Run.Manifest.Plugins }
 
 // dataName is what a data spec names, without options and the folders that lead there.
 func dataName(spec string) string {

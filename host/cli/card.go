@@ -57,7 +57,7 @@ func runCard(c *cli.Context, write func(*card.Card, string) (string, error)) err
 		return usageError("--bootstrap %d: want 1 or more", replicates)
 	}
 	one, err := card.New(c.Context, card.Options{
-		Run: c.Args().First(), License: license, Version: Version,
+		Run: c.Args().First(), License: license,
 		Compare: workflow.CompareOptions{Split: c.String("split"), AllowChanged: c.Bool("allow-changed"), Resample: resample.Options{Replicates: replicates}},
 	})
 	if err != nil {
