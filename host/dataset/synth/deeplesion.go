@@ -125,9 +125,7 @@ func DeepLesion(ctx context.Context, out string, opt DeepLesionOptions) (*Summar
 	setDefault(&opt.Patients, 240)
 	setDefault(&opt.KeySlices, 2)
 	setDefault(&opt.Size, 128)
-	if opt.Missing == 0 {
-		opt.Missing = 0.3
-	}
+	setDefault(&opt.Missing, 0.3)
 	if opt.Patients < 3 || opt.Patients > 99999 || opt.KeySlices < 1 || opt.KeySlices > 99 || opt.Size < 96 || opt.Size > 512 || opt.Missing > 1 {
 		return nil, fault.Errorf(fault.Usage, "synthetic DeepLesion: %d patients, %d key slices each, size %d, missing %g: want 3 to 99999, 1 to 99, 96 to 512, at most 1",
 			opt.Patients, opt.KeySlices, opt.Size, opt.Missing)
@@ -528,7 +526,7 @@ pixels; it is not read by the program.
 	return b.String()
 }
 
-func setDefault(v *int, value int) {
+func setDefault[T int | float64](v *T, value T) {
 	if *v == 0 {
 		*v = value
 	}

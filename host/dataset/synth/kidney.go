@@ -87,9 +87,7 @@ var poles = []string{"upper", "middle", "lower"}
 func Kidney(ctx context.Context, out string, opt KidneyOptions) (*Summary, error) {
 	setDefault(&opt.Patients, 240)
 	setDefault(&opt.Size, 48)
-	if opt.Missing == 0 {
-		opt.Missing = 0.3
-	}
+	setDefault(&opt.Missing, 0.3)
 	if opt.Patients < 3 || opt.Patients > 99999 || opt.Size < 32 || opt.Size > 256 || opt.Missing > 1 {
 		return nil, fault.Errorf(fault.Usage, "synthetic kidneys: %d patients, size %d, missing %g: want 3 to 99999, 32 to 256, at most 1", opt.Patients, opt.Size, opt.Missing)
 	}

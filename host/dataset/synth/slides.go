@@ -72,9 +72,7 @@ func Slides(ctx context.Context, out string, opt SlidesOptions) (*Summary, error
 	setDefault(&opt.Patients, 48)
 	setDefault(&opt.Patches, 24)
 	setDefault(&opt.Size, 32)
-	if opt.Missing == 0 {
-		opt.Missing = 0.3
-	}
+	setDefault(&opt.Missing, 0.3)
 	if opt.Patients < 3 || opt.Patients > 99999 || opt.Patches < 4 || opt.Patches > 20000 || opt.Size < 16 || opt.Size > 512 || opt.Missing > 1 {
 		return nil, fault.Errorf(fault.Usage, "synthetic slides: %d patients, %d patches, size %d, missing %g: want 3 to 99999, 4 to 20000, 16 to 512, at most 1",
 			opt.Patients, opt.Patches, opt.Size, opt.Missing)

@@ -50,9 +50,7 @@ var regions = []string{"arm", "back", "chest", "face", "hand", "leg"}
 func Table(ctx context.Context, out string, opt TableOptions) (*Summary, error) {
 	setDefault(&opt.Patients, 600)
 	setDefault(&opt.Size, 64)
-	if opt.Missing == 0 {
-		opt.Missing = 0.3
-	}
+	setDefault(&opt.Missing, 0.3)
 	if opt.Patients < 3 || opt.Patients > 99999 || opt.Size < 32 || opt.Size > 512 || opt.Missing > 1 {
 		return nil, fault.Errorf(fault.Usage, "synthetic table: %d patients, size %d, missing %g: want 3 to 99999, 32 to 512, at most 1", opt.Patients, opt.Size, opt.Missing)
 	}
