@@ -52,6 +52,7 @@ func (o *opener) leaveOut() error {
 	}
 	out := make([]bool, len(o.d.Cases))
 	others := 0
+	var ids []string // for messages
 	for _, r := range t.Rows {
 		if flag := strings.ToLower(t.Get(r, "flag")); t.Has("flag") && flag != excludeFlag {
 			if flag != "" && !slices.Contains(Flags, flag) {
@@ -62,7 +63,10 @@ func (o *opener) leaveOut() error {
 		}
 		id := t.Get(r, "id")
 		if !o.mark(out, id) {
-			o.problems.Add(o.exclude, r.Line, "id", "no case %s%s", problem.Clip(id, 60), nearest.Meant(id, o.ids()))
+			if ids == nil {
+				ids = o.ids()
+			}
+			o.problems.Add(o.exclude, r.Line, "id", "no case %s%s", problem.Clip(id, 60), nearest.Meant(id, ids))
 		}
 	}
 	n := o.keep(out)
