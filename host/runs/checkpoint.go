@@ -297,6 +297,16 @@ func Verify(dir string) (*Checkpoint, error) {
 	return &Checkpoint{dir, m.State}, nil
 }
 
+// Saved is the checkpoint of a step as Save has just written it: nobody reads it again to
+// verify it. nil: there is none.
+func Saved(run string, step int) *Checkpoint {
+	dir := checkpointPath(run, step)
+	if _, err := os.Stat(dir); err != nil {
+		return nil
+	}
+	return &Checkpoint{dir, State{Step: step}}
+}
+
 // Latest returns the newest checkpoint that is intact, and a warning for each newer
 // one that is not. It fails with ErrNoCheckpoint when there is none.
 func Latest(run string) (*Checkpoint, []string, error) {

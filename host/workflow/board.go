@@ -63,11 +63,10 @@ func (b *board) Validation(r runs.Record, _ loop.Validation, _ bool) {
 // weights writes how the weights are distributed that a validation is of: its checkpoint is
 // saved before.
 func (b *board) weights(step int) error {
-	c, _, err := runs.Latest(b.run)
-	if err != nil || c.State.Step != step {
-		return err
+	if c := runs.Saved(b.run, step); c != nil {
+		return b.w.Weights(c)
 	}
-	return b.w.Weights(c)
+	return nil
 }
 
 // Warn implements loop.Progress.
