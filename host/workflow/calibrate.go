@@ -23,20 +23,26 @@ const (
 	hiddenSeed = 0x63616c6962726174
 )
 
+// restoreBest gives the stages the weights of the best checkpoint; there is false where
+// nothing could be measured on the validation split.
+func (t *training) restoreBest(ctx context.Context, s *Session) (there bool, err error) {
+	checkpoint, _, err := runs.Find(t.Dir, "best")
+	if errors.Is(err, runs.ErrNoCheckpoint) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, loop.Restore(context.WithoutCancel(ctx), s.Pipeline, checkpoint, true)
+}
+
 // calibrate fits the temperature and writes calibration.json, where the run
 // reconstructs attributes and the validation split has enough of them.
 func (t *training) calibrate(ctx context.Context, s *Session) error {
 	if _, reconstructs := s.Pipeline.Output(ports.Reconstruction.Name); !reconstructs || s.Feed.Reports == nil || len(t.data.Validation) == 0 {
 		return nil
 	}
-	checkpoint, _, err := runs.Find(t.Dir, "best")
-	if errors.Is(err, runs.ErrNoCheckpoint) {
-		return nil // nothing could be measured on the validation split
-	}
-	if err != nil {
-		return err
-	}
-	if err := loop.Restore(context.WithoutCancel(ctx), s.Pipeline, checkpoint, true); err != nil {
+	if there, err := t.restoreBest(ctx, s); err != nil || !there {
 		return err
 	}
 	seed := uint64(t.Config.DataSettings.MissingSeed)

@@ -33,14 +33,7 @@ func (t *training) threshold(ctx context.Context, s *Session) error {
 	if c.Train.ThresholdBy == config.NoThreshold {
 		return nil
 	}
-	checkpoint, _, err := runs.Find(t.Dir, "best")
-	if errors.Is(err, runs.ErrNoCheckpoint) {
-		return nil // nothing could be measured on the validation split
-	}
-	if err != nil {
-		return err
-	}
-	if err := loop.Restore(context.WithoutCancel(ctx), s.Pipeline, checkpoint, true); err != nil {
+	if there, err := t.restoreBest(ctx, s); err != nil || !there {
 		return err
 	}
 	predicted, err := s.predictBetweenSignals(ctx, t.data.Validation)
