@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/classify"
-	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
 	"github.com/alignedfusion/alignedfusion/eval/resample"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
@@ -105,15 +104,7 @@ func newMeasured(names []string, answers []classify.Answers, patients, others []
 		return nil, bad(err)
 	}
 	for k, m := range measures {
-		for s, name := range names {
-			row := FigureRow{Figure: m.Name, System: name, Metric: newMetric(each[s][k].Value, each[s][k].CI)}
-			if s > 0 {
-				d := differences[s-1][k]
-				difference := newMetric(d.Value, d.CI)
-				row.Difference, row.P = &difference, frocio.Number(d.BootstrapP)
-			}
-			out.Figures = append(out.Figures, row)
-		}
+		out.Figures = append(out.Figures, figureRows(m.Name, names, each, differences, k)...)
 	}
 	return out, nil
 }

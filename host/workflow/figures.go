@@ -31,6 +31,21 @@ type DeLongRow struct {
 	P          frocio.Number     `json:"p,omitempty"`
 }
 
+// figureRows are those of the k-th figure: a system each, those after the first with their
+// difference to it.
+func figureRows(figure string, systems []string, each [][]classify.Estimate, differences [][]classify.Difference, k int) (rows []FigureRow) {
+	for s, name := range systems {
+		row := FigureRow{Figure: figure, System: name, Metric: newMetric(each[s][k].Value, each[s][k].CI)}
+		if s > 0 {
+			d := differences[s-1][k]
+			m := newMetric(d.Value, d.CI)
+			row.Difference, row.P = &m, frocio.Number(d.BootstrapP)
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
 // figuresOf computes the figures that were asked for, those of one name together.
 func figuresOf(o CompareOptions, named []classify.Named, patients []string) ([]FigureRow, error) {
 	if len(o.Figures) == 0 {
@@ -44,9 +59,9 @@ func figuresOf(o CompareOptions, named []classify.Named, patients []string) ([]F
 		}
 		figures = append(figures, f)
 	}
-	systems := make([]*classify.Result, len(named))
+	systems, names := make([]*classify.Result, len(named)), make([]string, len(named))
 	for i, s := range named {
-		systems[i] = s.Result
+		systems[i], names[i] = s.Result, s.Name
 	}
 	resampled, err := o.Resample.Resolved()
 	if err != nil {
@@ -59,15 +74,7 @@ func figuresOf(o CompareOptions, named []classify.Named, patients []string) ([]F
 	var rows []FigureRow
 	for k, f := range figures {
 		first := len(rows)
-		for s, system := range named {
-			row := FigureRow{Figure: f.Name, System: system.Name, Metric: newMetric(each[s][k].Value, each[s][k].CI)}
-			if s > 0 {
-				d := differences[s-1][k]
-				m := newMetric(d.Value, d.CI)
-				row.Difference, row.P = &m, frocio.Number(d.BootstrapP)
-			}
-			rows = append(rows, row)
-		}
+		rows = append(rows, figureRows(f.Name, names, each, differences, k)...)
 		if !strings.HasPrefix(f.Name, "auroc") {
 			continue
 		}
