@@ -111,6 +111,20 @@ func rank(t *testing.T, dir string, number, port int, more ...string) (*exec.Cmd
 	return cmd, stderr
 }
 
+// twoRanks are both processes of a group, once they have trained ten steps; words is what rank 0
+// says.
+func twoRanks(t *testing.T, dir string) (zero, one *exec.Cmd, words *bytes.Buffer) {
+	t.Helper()
+	port, err := group.FreePort("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	zero, words = rank(t, dir, 0, port, slow...)
+	one, _ = rank(t, dir, 1, port, slow...)
+	waitForStep(t, filepath.Join(dir, "run"), 10)
+	return zero, one, words
+}
+
 // plugin is the process of a host's plugin.
 func plugin(t *testing.T, host int) int {
 	t.Helper()
@@ -153,13 +167,7 @@ func TestADeadOrHungProcessEndsAllAndIsNamed(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			synthTable(t, dir)
-			port, err := group.FreePort("127.0.0.1")
-			if err != nil {
-				t.Fatal(err)
-			}
-			zero, words := rank(t, dir, 0, port, slow...)
-			one, _ := rank(t, dir, 1, port, slow...)
-			waitForStep(t, filepath.Join(dir, "run"), 10)
+			zero, one, words := twoRanks(t, dir)
 			pid := one.Process.Pid
 			if c.plugin {
 				pid = plugin(t, pid)
@@ -190,13 +198,7 @@ func TestADeadOrHungProcessEndsAllAndIsNamed(t *testing.T) {
 func TestASignalToOneProcessStopsAllAndAnotherNumberGoesOn(t *testing.T) {
 	dir := t.TempDir()
 	synthTable(t, dir)
-	port, err := group.FreePort("127.0.0.1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	zero, words := rank(t, dir, 0, port, slow...)
-	one, _ := rank(t, dir, 1, port, slow...)
-	waitForStep(t, filepath.Join(dir, "run"), 10)
+	zero, one, words := twoRanks(t, dir)
 	if err := one.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
