@@ -1,15 +1,17 @@
 // Command lint checks the rules of this repository that general linters do not
 // know: which package may import which, that nothing ends the process behind
 // its caller's back, that public names are documented, formatting, and that no
-// file names a place of the machine it was written on.
+// file names a place of the machine it was written on; and that the packages
+// without libtorch compile, with their tests, on the other systems named.
 //
-//	lint [root]
+//	lint [-systems GOOS/GOARCH,…] [root]
 //
 // It prints file:line: rule: message for each breach and exits 1 if there is one.
 package main
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,11 +21,21 @@ import (
 )
 
 func main() {
+	systems := flag.String("systems", "", "type-check for these, GOOS/GOARCH separated by commas")
+	flag.Parse()
 	root := "."
-	if len(os.Args) > 1 {
-		root = os.Args[1]
+	if flag.NArg() > 0 {
+		root = flag.Arg(0)
 	}
 	findings, err := lintTree(root)
+	for system := range strings.SplitSeq(*systems, ",") {
+		if system == "" || err != nil {
+			continue
+		}
+		var found []finding
+		found, err = lintSystem(root, system, "./...")
+		findings = append(findings, found...)
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "lint: %v\n", err)
 		os.Exit(2)
