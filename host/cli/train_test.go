@@ -289,7 +289,8 @@ func TestSignalEndsValidationAndNamesTheCommandThatGoesOn(t *testing.T) {
 	dir := t.TempDir()
 	synthTable(t, dir)
 	out := filepath.Join(dir, "my run")
-	cmd, stderr := program(t, dir, append(slowTraining(out, false), "--set", "encoder.fault=slow-validation", "--set", "encoder.fault_call=1", "--set", "encoder.fault_count=2")...)
+	cmd, stderr := program(t, dir, append(slowTraining(out, false), "--set", "encoder.fault=slow-validation", "--set", "encoder.fault_call=1", "--set", "encoder.fault_count=4",
+		"--set", "data.predict_batch=1")...) // a signal in the last batch would find the validation done
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
