@@ -182,18 +182,24 @@ func textOf(selector string, into *string) chromedp.Action {
 
 func evaluate(script string, into any) chromedp.Action { return chromedp.Evaluate(script, into) }
 
+// No action is needed: entry, picture and attributes are on the first screen.
 func TestTheWorstMissedLesionStandsFirstWithItsAttributes(t *testing.T) {
 	e := newExample(t)
 	e.options.Compare.Systems = e.options.Compare.Systems[:1]
 	var first, side, kind string
 	var picture bool
+	var below []string
 	browser(t, opened(t, fileOf(t, e.gather(t), 50)),
 
 		textOf("#items li .what", &first),
 		evaluate(`document.querySelector("#items li").className`, &kind),
 		textOf("#side", &side),
 		chromedp.Poll(`reportPage.state().picture`, &picture),
+		evaluate(`["#items li", "#picture", "#attributes tbody tr"].filter(s => { const r = document.querySelector(s).getBoundingClientRect(); return r.top < 0 || r.bottom > innerHeight; })`, &below),
 	)
+	if len(below) > 0 {
+		t.Errorf("%v are not on the first screen", below)
+	}
 	if kind != "missed" || first == "" || !strings.Contains(strings.Join(e.missed, " "), first) {
 		t.Errorf("the first entry is %q, a %q; want one of %v", first, kind, e.missed)
 	}
@@ -228,6 +234,29 @@ func TestTheSliderMovesCountsListAndTables(t *testing.T) {
 	}
 	if before == after || count == all || !strings.Contains(none, "0 of") || len(items) != 0 {
 		t.Errorf("%q, %q, %q; %d and %d entries", before, after, none, count, all)
+	}
+}
+
+// A lesion that the slider takes out of the list stays in view, and the page says that it is found.
+func TestWhatTheSliderTakesOutOfTheListStaysInView(t *testing.T) {
+	e := newExample(t)
+	var before, after, back struct {
+		At, Current int
+	}
+	var side, marked string
+	at := func(step string) chromedp.Action {
+		return evaluate(`{const s = document.getElementById("slider"); s.value = `+step+`; s.dispatchEvent(new Event("input")); 0}`, nil)
+	}
+	const found = `document.querySelectorAll("#items li[aria-current=true]").length + ""`
+	browser(t, opened(t, fileOf(t, e.gather(t), 50)),
+		at("0"), evaluate(`[...document.querySelectorAll("#items li")].find(l => l.textContent.includes("found at")).click()`, nil), evaluate(`reportPage.state()`, &before),
+		at("s.max"), evaluate(`reportPage.state()`, &after), textOf("#side", &side), evaluate(found, &marked),
+		at("0"), evaluate(`reportPage.state()`, &back))
+	if after.At != -1 || after.Current != before.Current || marked != "0" || !strings.Contains(side, "Found at this threshold: lesion of") {
+		t.Errorf("%+v, then %+v with %s entries marked, beside it\n%s", before, after, marked, side)
+	}
+	if back != before {
+		t.Errorf("back at the threshold it is %+v, was %+v", back, before)
 	}
 }
 

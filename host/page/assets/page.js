@@ -95,10 +95,26 @@ const kinds = detection && systems.length ? [["all", "what is worst"], ["missed"
 
 const rankOf = systems.map((s, i) => { const marks = sortedOf[i].marks; return v => 1 - above(marks, v + 1e-12) / Math.max(1, marks.length); });
 const sizeOf = b => Math.max(b[2] - b[0], b[3] - b[1]);
+// alarmsOf are the false positives of a system as entries of the list, the highest score first.
+const alarmsOf = systems.map((s, i) => s.score.map((_, k) => k).filter(k => s.fate[k] === "fp").sort((a, b) => s.score[b] - s.score[a] || sizeOf(s.box[b]) - sizeOf(s.box[a])).map(k => ({kind: "fp", case: s.case[k], mark: k, worth: rankOf[i](s.score[k]), size: sizeOf(s.box[k])})));
 function lesionText(j) {
   const l = lesions[j], c = doc.cases[l.case], side = sizeOf(l.box);
   return (l.class ? l.class + " " : "") + "lesion of " + Math.round(side) + " px" + (l.strata && l.strata.some(v => v) ? ", " + l.strata.map((v, k) => v && detection.strata_columns[k] + " " + v).filter(v => v).join(", ") : "");
 }
+// textOf is what the list says of an entry. A long list is made anew at each step of the slider, and few of its entries are shown.
+function textOf(m) {
+  if (m.text !== undefined) return m.text;
+  const d = systems[state.system];
+  if (m.kind === "fp") return "False positive" + (d.class ? " (" + d.class[m.mark] + ")" : "") + ", score " + brief(d.score[m.mark]);
+  if (m.kind === "free") return "No lesion, " + m.marks + (m.marks > 1 ? " marks" : " mark") + ", highest score " + brief(d.score[m.mark]);
+  if (m.kind === "won" || m.kind === "lost") return (m.kind === "won" ? "Found here alone: " : "Found there alone: ") + lesionText(m.lesion);
+  if (m.kind === "missed") return "Missed: " + lesionText(m.lesion) + "; no mark near it";
+  const late = d.found[m.lesion];
+  return "Near miss: " + lesionText(m.lesion) + "; " + (late >= 0 ? "found at " + brief(d.score[late]) : "a mark overlaps, IoU " + fixed(d.near_iou[m.lesion], 2) + ", score " + brief(d.score[d.near[m.lesion]]));
+}
+// byName is the place of each case in the order of ids.
+const byName = new Array(doc.cases.length);
+doc.cases.map((c, i) => i).sort((a, b) => doc.cases[a].id < doc.cases[b].id ? -1 : doc.cases[a].id > doc.cases[b].id ? 1 : 0).forEach((i, place) => { byName[i] = place; });
 // makeItems lists what there is to look at, at the threshold.
 function makeItems() {
   const out = [], kind = state.kind;
@@ -111,9 +127,9 @@ function makeItems() {
     if (kind === "all" && !state.confusion) measuredItems(out);
   }
   const words = byId("find").value.trim().toLowerCase();
-  items = words ? out.filter(m => (doc.cases[m.case].id + " " + (doc.cases[m.case].patient || "") + " " + m.text + " " + ((remarks.get(m.case) || {}).flag || "")).toLowerCase().includes(words)) : out;
+  items = words ? out.filter(m => (doc.cases[m.case].id + " " + (doc.cases[m.case].patient || "") + " " + textOf(m) + " " + ((remarks.get(m.case) || {}).flag || "")).toLowerCase().includes(words)) : out;
   const order = byId("order").value;
-  const compare = {worst: (a, b) => b.worth - a.worth, id: (a, b) => doc.cases[a.case].id < doc.cases[b.case].id ? -1 : doc.cases[a.case].id > doc.cases[b.case].id ? 1 : 0, size: (a, b) => b.size - a.size}[order];
+  const compare = {worst: (a, b) => b.worth - a.worth || b.size - a.size, id: (a, b) => byName[a.case] - byName[b.case], size: (a, b) => b.size - a.size}[order];
   items.sort(compare);
 }
 function detectionItems(out, kind) {
@@ -127,26 +143,20 @@ function detectionItems(out, kind) {
     const found = hit(s, j, t);
     if (base !== null) {
       const before = hit(0, j, base);
-      if (kind === "won" && found && !before || kind === "lost" && !found && before) out.push({kind, case: l.case, lesion: j, worth: sizeOf(l.box), size: sizeOf(l.box), text: (kind === "won" ? "Found here alone: " : "Found there alone: ") + lesionText(j)});
+      if (kind === "won" && found && !before || kind === "lost" && !found && before) out.push({kind, case: l.case, lesion: j, worth: sizeOf(l.box), size: sizeOf(l.box)});
       continue;
     }
     if (found) continue;
     const late = d.found[j], near = d.near[j];
-    const close = late >= 0 ? "found at " + brief(d.score[late]) : near >= 0 && d.near_iou[j] >= 0.1 ? "a mark overlaps, IoU " + fixed(d.near_iou[j], 2) + ", score " + brief(d.score[near]) : "";
+    const close = late >= 0 || near >= 0 && d.near_iou[j] >= 0.1;
     if (kind === "near" && !close || kind === "fp" || kind === "free") continue;
-    out.push({kind: close ? "near" : "missed", case: l.case, lesion: j, worth: 2 + (late >= 0 ? 0 : 1 - (close ? 0.5 : 0)) + (late >= 0 ? 0.4 * (1 - rank(d.score[late])) : 0), size: sizeOf(l.box),
-      text: (close ? "Near miss: " : "Missed: ") + lesionText(j) + (close ? "; " + close : "; no mark near it")});
+    out.push({kind: close ? "near" : "missed", case: l.case, lesion: j, worth: 2 + (late >= 0 ? 0 : close ? 0.5 : 1) + (late >= 0 ? 0.4 * (1 - rank(d.score[late])) : 0), size: sizeOf(l.box)});
   }
-  if (kind === "all" || kind === "fp") {
-    for (let k = 0; k < d.score.length; k++) {
-      if (d.fate[k] !== "fp" || d.score[k] < t) continue;
-      out.push({kind: "fp", case: d.case[k], mark: k, worth: rank(d.score[k]), size: sizeOf(d.box[k]), text: "False positive" + (d.class ? " (" + d.class[k] + ")" : "") + ", score " + brief(d.score[k])});
-    }
-  }
+  if (kind === "all" || kind === "fp") for (const m of alarmsOf[s]) { if (d.score[m.mark] < t) break; out.push(m); }
   if (kind === "free") {
     const best = new Map();
     d.score.forEach((v, k) => { if (d.fate[k] === "fp" && v >= t && !withLesion.has(d.case[k])) { const b = best.get(d.case[k]) || {n: 0, k: -1}; b.n++; if (b.k < 0 || v > d.score[b.k]) b.k = k; best.set(d.case[k], b); } });
-    for (const [i, b] of best) out.push({kind: "free", case: i, mark: b.k, worth: rank(d.score[b.k]), size: sizeOf(d.box[b.k]), text: "No lesion, " + b.n + (b.n > 1 ? " marks" : " mark") + ", highest score " + brief(d.score[b.k])});
+    for (const [i, b] of best) out.push({kind: "free", case: i, mark: b.k, marks: b.n, worth: rank(d.score[b.k]), size: sizeOf(d.box[b.k])});
   }
 }
 function classifiedItems(out) {
@@ -178,8 +188,9 @@ function showList() {
   const list = byId("items");
   list.replaceChildren(...items.slice(0, state.shown).map((m, n) => {
     const c = doc.cases[m.case], mark = remarks.get(m.case);
-    return element("li", {className: m.kind, "data-at": n, "aria-current": n === state.at ? "true" : null, title: m.text}, mark && mark.flag ? element("span", {className: "mark"}, "⚑ " + mark.flag) : null,
-      element("span", {className: "what"}, c.id), element("br"), element("span", {className: "small"}, m.text || (c.patient ? "patient " + c.patient : "")));
+    const text = textOf(m);
+    return element("li", {className: m.kind, "data-at": n, "aria-current": n === state.at ? "true" : null, title: text}, mark && mark.flag ? element("span", {className: "mark"}, "⚑ " + mark.flag) : null,
+      element("span", {className: "what"}, c.id), element("br"), element("span", {className: "small"}, text || (c.patient ? "patient " + c.patient : "")));
   }));
   byId("more").hidden = items.length <= state.shown;
   byId("counts").textContent = items.length + (items.length === 1 ? " entry" : " entries") + (state.confusion ? " of the chosen cell" : "");
@@ -373,7 +384,7 @@ function showSide() {
   const side = byId("side"), c = doc.cases[current];
   if (!c) { side.replaceChildren(); return; }
   side.replaceChildren(...[element("h2", {}, "Case " + c.id), element("p", {className: "small"}, [c.patient && "patient " + c.patient, c.w && c.w + " × " + c.h + " pixels", c.mm && c.mm[1] && brief(c.mm[1]) + " mm each", c.mm && c.mm[0] && "slices " + brief(c.mm[0]) + " mm apart"].filter(v => v).join(", ")),
-    chosen && chosen.text ? element("p", {}, element("strong", {}, chosen.text)) : null, ...answersOf(current), attributesOf(current), flagsOf(current)].filter(v => v));
+    chosen && textOf(chosen) ? element("p", {}, element("strong", {}, textOf(chosen))) : null, ...answersOf(current), attributesOf(current), flagsOf(current)].filter(v => v));
 }
 // answersOf shows what the systems say of a case.
 function answersOf(i) {
@@ -386,7 +397,7 @@ function answersOf(i) {
       {row: (tr, n) => {
         const k = marks[n];
         tr.className = "clickable" + (chosen && chosen.mark === k ? " on" : "");
-        tr.onclick = () => { chosen = {...chosen, mark: k, lesion: undefined}; draw(); showSide(); };
+        tr.onclick = () => { chosen = {...chosen, text: chosen ? textOf(chosen) : "", mark: k, lesion: undefined}; draw(); showSide(); };
       }}) : element("p", {className: "muted"}, "No marks at this threshold."));
     if (kinds.length) out.push(element("p", {className: "small muted"}, "TP finds a lesion, FP is a false positive. The columns behind are the score of the same box (IoU ≥ 0.5) when the method sees the image with no report, with another patient's report, or with every known value changed."));
   }
@@ -537,6 +548,9 @@ function showLive() {
 function openKind(kind) { state.kind = kind; byId("kind").value = kind; state.at = 0; openTab("cases"); refill(); }
 function setSystem(n) {
   const fppi = detection ? above(sortedOf[state.system].alarms, state.threshold) / detection.units : 0;
+  // marks are another system's now, lesions are not
+  if (chosen && chosen.mark !== undefined) chosen = {case: chosen.case, text: ""};
+  items = [];
   state.system = n;
   if (byId("system")) byId("system").value = String(n);
   if (systems.length) { byId("slider").max = systems[n].curve.length; setStep(stepAt(fppi)); } else { update(); }
@@ -551,7 +565,7 @@ function classPage(set) {
     const counts = classes.map(() => classes.map(() => 0)), best = probability.map(p => p.indexOf(Math.max(...p)));
     best.forEach((b, k) => counts[set.label[k]][b]++);
     out.push(element("h3", {}, doc.systems[n].name));
-    out.push(table("Confusion: true class down, answer across; choose a cell to see its cases", ["", ...classes], classes.map((name, t) => [name, ...classes.map((_, b) => { const share = counts[t][b] / Math.max(1, counts[t].reduce((x, y) => x + y, 0)), td = element("td", {className: "cell", tabIndex: 0, role: "button", "aria-label": counts[t][b] + " cases of " + name + " answered " + classes[b]}, String(counts[t][b])); td.style.background = "color-mix(in srgb, var(--accent) " + Math.round(60 * share) + "%, transparent)"; const go = () => { state.system = n; state.confusion = {set, truth: t, best: b}; openKind("all"); }; td.onclick = go; td.onkeydown = e => { if (e.key === "Enter") go(); }; return td; })])));
+    out.push(table("Confusion: true class down, answer across; choose a cell to see its cases", ["", ...classes], classes.map((name, t) => [name, ...classes.map((_, b) => { const share = counts[t][b] / Math.max(1, counts[t].reduce((x, y) => x + y, 0)), td = element("td", {className: "cell", tabIndex: 0, role: "button", "aria-label": counts[t][b] + " cases of " + name + " answered " + classes[b]}, String(counts[t][b])); td.style.background = "color-mix(in srgb, var(--accent) " + Math.round(60 * share) + "%, transparent)"; const go = () => { setSystem(n); state.confusion = {set, truth: t, best: b}; openKind("all"); }; td.onclick = go; td.onkeydown = e => { if (e.key === "Enter") go(); }; return td; })])));
     const bins = Array.from({length: 15}, () => [0, 0, 0]);
     probability.forEach((p, k) => { const v = p[best[k]], b = bins[Math.min(14, Math.max(0, Math.ceil(v * 15) - 1))]; b[0]++; b[1] += v; b[2] += best[k] === set.label[k] ? 1 : 0; });
     const filled = bins.filter(b => b[0]);
@@ -678,12 +692,16 @@ function refill() {
 }
 function update() {
   if (systems.length) { reading(); showLive(); }
-  const before = items[state.at];
+  const before = items[state.at] || chosen;
   makeItems();
-  const same = before ? items.findIndex(m => m.case === before.case && m.lesion === before.lesion && m.mark === before.mark) : -1;
-  state.at = Math.max(0, same);
+  state.at = before ? items.findIndex(m => m.case === before.case && m.lesion === before.lesion && m.mark === before.mark) : items.length ? 0 : -1;
   showList();
-  if (same >= 0 || !items.length || current < 0) choose(state.at, true); else { describePicture(); draw(); showSide(); }
+  if (state.at >= 0 || !items.length) { choose(state.at, true); return; }
+  // what is shown left the list: it stays in view and says so
+  chosen = {...before, text: before.lesion !== undefined && hit(state.system, before.lesion, state.threshold) ? "Found at this threshold: " + lesionText(before.lesion) : before.text === "" ? "" : "Not in the list at this threshold."};
+  describePicture();
+  draw();
+  showSide();
 }
 function start() {
   document.title = doc.title;
