@@ -212,7 +212,7 @@ func TestTheSliderMovesCountsListAndTables(t *testing.T) {
 	e := newExample(t)
 	g := e.gather(t)
 	d := g.Document.Detection.Systems[1]
-	var before, after, live, none string
+	var before, after, live, printed, none string
 	var items []int
 	at := func(step int) chromedp.Action {
 		return evaluate(fmt.Sprintf(`{const s = document.getElementById("slider"); s.value = %d; s.dispatchEvent(new Event("input")); 0}`, step), nil)
@@ -221,6 +221,7 @@ func TestTheSliderMovesCountsListAndTables(t *testing.T) {
 	browser(t, opened(t, fileOf(t, g, 50)),
 		at(1), textOf("#reading", &before), evaluate(`reportPage.state().items`, &count),
 		at(len(d.Curve)), textOf("#reading", &after), evaluate(`reportPage.state().items`, &all),
+		evaluate(`window.dispatchEvent(new Event("beforeprint"))`, nil), textOf("#live", &printed),
 		chromedp.Click(`[data-tab=performance]`), evaluate(`document.getElementById("live").textContent`, &live),
 		at(0), textOf("#reading", &none),
 		evaluate(`[...document.querySelectorAll("#items li.fp")].length ? [1] : []`, &items),
@@ -231,6 +232,9 @@ func TestTheSliderMovesCountsListAndTables(t *testing.T) {
 	}
 	if want := fmt.Sprintf("%.0f false positives", last[2]); !strings.Contains(after, want) {
 		t.Errorf("at the end: %q, want %q", after, want)
+	}
+	if printed != live {
+		t.Errorf("on paper the tables are\n%q\nand on the page\n%q", printed, live)
 	}
 	if before == after || count == all || !strings.Contains(none, "0 of") || len(items) != 0 {
 		t.Errorf("%q, %q, %q; %d and %d entries", before, after, none, count, all)

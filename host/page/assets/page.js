@@ -27,7 +27,7 @@ const percent = p => p < 0.005 ? "<1\u00a0%" : p > 0.995 ? ">99\u00a0%" : Math.r
 
 // table makes a table; cells are texts, numbers (set to the right) or nodes.
 function table(caption, head, rows, option) {
-  const cell = v => v instanceof Node ? (v.tagName === "TD" ? v : element("td", {}, v)) : element("td", {className: typeof v === "number" || /^[-–<>]?[\d.]*(\u00a0%)?$/.test(v) ? "n" : ""}, String(v));
+  const cell = v => v instanceof Node ? (v.tagName === "TD" ? v : element("td", {}, v)) : element("td", {className: typeof v === "number" || /^(–|[-<>]?\d+(\.\d+)?(e[-+]?\d+)?(\u00a0%)?)$/.test(v) ? "n" : ""}, String(v));
   const body = rows.map((r, n) => { const tr = element("tr", {}, r.map(cell)); if (option && option.row) option.row(tr, n); return tr; });
   return element("div", {className: "scroll"}, element("table", {}, element("caption", {}, caption), element("thead", {}, element("tr", {}, head.map((h, n) => element("th", {scope: "col", className: body.length && body[0].children[n] && body[0].children[n].className === "n" ? "n" : ""}, h)))), element("tbody", {}, body)));
 }
@@ -311,7 +311,7 @@ function draw() {
   if (bitmap) { paint.imageSmoothingEnabled = f.ratio < 4; paint.drawImage(bitmap, f.x, f.y, f.w * f.ratio, f.h * f.ratio); }
   else { paint.fillStyle = "#ccc"; paint.font = 13 * density + "px system-ui"; paint.fillText(gone, 10 * density, 20 * density); paint.strokeStyle = "#555"; if (c) paint.strokeRect(f.x, f.y, f.w * f.ratio, f.h * f.ratio); }
   if (!state.boxes || current < 0) return;
-  const at = (c.key || 0) + state.offset;
+  const at = (c.key || 0) + state.offset, labels = [];
   for (const b of boxesOf(current)) {
     if (b.box.length === 6 ? c.pictures && (at < b.box[4] || at > b.box[5]) : state.offset !== 0) continue;
     const on = chosen && (chosen.lesion !== undefined && chosen.lesion === b.lesion || chosen.mark !== undefined && chosen.mark === b.mark);
@@ -323,7 +323,10 @@ function draw() {
     paint.setLineDash([]);
     if (!b.label) continue;
     paint.font = (on ? "bold " : "") + 12 * density + "px system-ui";
-    const text = paint.measureText(b.label).width, below = b.kind === "ref" || b.kind === "missed" || b.kind === "ignored", ty = below ? y + bh + 13 * density : y - 4 * density;
+    const text = paint.measureText(b.label).width, below = b.kind === "ref" || b.kind === "missed" || b.kind === "ignored", up = (below ? 1 : -1) * 15 * density;
+    let ty = below ? y + bh + 13 * density : y - 4 * density;
+    while (labels.some(l => x < l.x + l.w && l.x < x + text && Math.abs(ty - l.y) < 14 * density)) ty += up; // labels do not lie on each other
+    labels.push({x, y: ty, w: text + 4});
     paint.globalAlpha = 0.6; paint.fillStyle = "#000"; paint.fillRect(x - 2, ty - 11 * density, text + 4, 14 * density); paint.globalAlpha = 1;
     paint.fillStyle = colours[b.kind];
     paint.fillText(b.label, x, ty);
@@ -527,8 +530,8 @@ function makePerformance() {
 const figureCell = (v, ci, note) => element("td", {className: "n"}, fixed(v), ci ? element("div", {className: "small muted"}, range(ci)) : null, note ? element("div", {className: "small"}, note) : null);
 
 // showLive draws what depends on the threshold.
-function showLive() {
-  if (!live || byId("page-performance").hidden) return;
+function showLive(printing) {
+  if (!live || byId("page-performance").hidden && !printing) return;
   const thresholds = systems.map((_, n) => matched(n)), at = systems.map((_, n) => countsAt(n, thresholds[n]));
   froc.markAt(at.map(c => [c.fppi, c.sensitivity]));
   const out = [table("At the threshold" + (systems.length > 1 ? ", the others with no more false positives" : ""), ["system", "threshold", "lesions found", "sensitivity", "false positives", "per " + detection.report.protocol.unit, "marks"], at.map((c, n) => [doc.systems[n].name, Number.isFinite(thresholds[n]) ? brief(thresholds[n]) : "–", c.found + " of " + counted, fixed(c.sensitivity), String(c.fp), fixed(c.fppi, 2), String(c.marks)]))];
@@ -755,6 +758,7 @@ function listen() {
     draw();
   };
   window.addEventListener("resize", draw);
+  window.addEventListener("beforeprint", () => showLive(true)); // on paper all pages are there
   document.addEventListener("keydown", e => {
     if (/^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName) && e.target.type !== "checkbox" || e.ctrlKey || e.metaKey || e.altKey || byId("page-cases").hidden && !"[]".includes(e.key)) return;
     const keys = {j: () => choose(state.at + 1), k: () => choose(state.at - 1), ArrowDown: () => setOffset(state.offset - 1), ArrowUp: () => setOffset(state.offset + 1), "+": () => setZoom(state.zoom * 1.4), "=": () => setZoom(state.zoom * 1.4), "-": () => setZoom(state.zoom / 1.4), "0": () => setZoom(1),
