@@ -376,7 +376,7 @@ func TestNIfTIWithoutSpacing(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "v.nii")
 		write(t, path, floatNIfTI(t, [3]int16{2, 3, 4}, [3]float32{1, 1, mm}, voxels))
 		d := mustOpen(t, "nifti:"+path, Options{})
-		if len(d.Warnings) != 2 || !strings.Contains(d.Warnings[1], "v.nii does not say how far apart its slices are") {
+		if len(d.Warnings) != 2 || !strings.Contains(d.Warnings[0], "v.nii does not say how far apart its slices are") {
 			t.Errorf("%v mm: warnings %v", mm, d.Warnings)
 		}
 		in := &sdk.Intensity{Low: -1000, High: 1000, OutLow: 0, OutHigh: 1}
@@ -431,7 +431,7 @@ func FuzzOpenDeepLesion(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := o.deepLesionCases(rows); err != nil {
+		if err := o.deepLesionCases([]*deepFolder{{dir: o.path, info: rows}}); err != nil {
 			t.Fatal(err)
 		}
 		if len(o.problems) == 0 {

@@ -203,6 +203,7 @@ func openNIfTI(o *opener) error {
 	}
 	o.d.Modalities = []string{Volume}
 	o.setClasses(nil)
+	var frames []*volumeFrame
 	for _, file := range files {
 		h, err := nifti.ReadHeader(file)
 		if err != nil {
@@ -215,12 +216,7 @@ func openNIfTI(o *opener) error {
 		}
 		name := filepath.Base(file)
 		f := h.Frame()
-		if !h.Oriented {
-			o.warn("%s does not say how it is oriented: its axes are taken as they are", name)
-		}
-		if f.SpacingMM[0] == 0 && f.Depth > 1 {
-			o.warn("%s does not say how far apart its slices are: every slice stands in for its neighbours", name)
-		}
+		frames = append(frames, &volumeFrame{file, h, f, info.Size()})
 		o.d.stacks[name] = &stack{nifti: file, depth: f.Depth, fileBytes: info.Size()}
 		for z := range f.Depth {
 			o.addCase(Case{ID: fmt.Sprintf("%s#%d", name, z), Patient: name, Split: looseSplit, Stack: name, KeySlice: z,
@@ -228,6 +224,7 @@ func openNIfTI(o *opener) error {
 				WorldRAS: &f.WorldRAS, StoredRAS: &h.Affine}, file, 0)
 		}
 	}
+	o.warnOfFrames(frames)
 	return nil
 }
 

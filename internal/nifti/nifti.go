@@ -44,6 +44,8 @@ type Header struct {
 	Oriented bool
 	// Affine maps i, j, k to mm towards right, anterior, superior (3 x 4).
 	Affine [12]float64
+	// Files are those that hold the volume, of a pair or a header with its data beside it two.
+	Files []string
 
 	offset int64
 	order  binary.ByteOrder
@@ -75,8 +77,33 @@ type Volume struct {
 
 // ReadHeader reads a file's header.
 func ReadHeader(path string) (*Header, error) {
-	return readVoxels(path, func(h *Header, _ *countingReader) (*Header, error) { return h, nil })
+	h, err := readVoxels(path, func(h *Header, _ *countingReader) (*Header, error) { return h, nil })
+	if err == nil && h.Files == nil {
+		h.Files = []string{path}
+	}
+	return h, err
 }
+
+// SkewDegrees is how far from perpendicular its axes are, at most: 0 but for a tilted gantry or a
+// sheared affine.
+func (h *Header) SkewDegrees() float64 {
+	most := 0.0
+	for a := range 3 {
+		b := (a + 1) % 3
+		var dot, aa, bb float64
+		for row := range 3 {
+			x, y := h.Affine[4*row+a], h.Affine[4*row+b]
+			dot, aa, bb = dot+float64(x*y), aa+float64(x*x), bb+float64(y*y)
+		}
+		if aa > 0 && bb > 0 {
+			most = max(most, math.Abs(math.Asin(min(1, max(-1, dot/math.Sqrt(aa*bb)))))*180/math.Pi)
+		}
+	}
+	return most
+}
+
+// Skewed are the degrees from which on a volume's axes are not perpendicular; headers round.
+const Skewed = 0.1
 
 // Read reads a file's volume.
 func Read(path string) (*Volume, error) {

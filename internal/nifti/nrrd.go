@@ -58,6 +58,7 @@ func readNRRD[T any](path string, use func(*Header, *countingReader) (*T, error)
 			return nil, err
 		}
 		defer f.Close()
+		n.header.Files = []string{path, f.Name()}
 		r = bufio.NewReaderSize(f, 1<<16)
 	}
 	info, err := f.Stat()

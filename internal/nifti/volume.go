@@ -46,6 +46,7 @@ func readPair[T any](path string, use func(*Header, *countingReader) (*T, error)
 	if err != nil {
 		return nil, err
 	}
+	h.Files = []string{name(".hdr"), name(".img")}
 	return readFile(name(".img"), func(r io.Reader, available int64) (*T, error) {
 		if err := h.fits(available); err != nil {
 			return nil, err
@@ -85,6 +86,7 @@ func readMeta[T any](path string, use func(*Header, *countingReader) (*T, error)
 			return nil, err
 		}
 		defer raw.Close()
+		h.Files = []string{path, raw.Name()}
 		if info, err = raw.Stat(); err != nil {
 			return nil, err
 		}

@@ -29,6 +29,11 @@ const (
 	jpegLosslessSV1 = "1.2.840.10008.1.2.4.70"
 )
 
+var (
+	uncompressed = []string{implicitLittle, explicitLittle, deflatedLittle, explicitBig, ""}
+	decodedHere  = []string{runLength, jpegLossless, jpegLosslessSV1}
+)
+
 // plane is where one frame lies in the patient: millimetres towards left, posterior,
 // head (PS3.3 C.7.6.2).
 type plane struct {
@@ -47,9 +52,9 @@ type plane struct {
 type instance struct {
 	path                      string
 	sop, class, series, study string
-	patient, modality         string
+	patient, name, modality   string
 	description, syntax       string
-	localizer                 bool
+	localizer, lossy          bool
 	rows, columns, samples    int
 	bitsAllocated, bitsStored int
 	highBit                   int
@@ -88,13 +93,17 @@ func readInstance(path string, pixels bool) (in *instance, frames [][]int32, err
 	}
 	d := elements{set.Elements}
 	in = &instance{path: path, sop: d.text(tag.SOPInstanceUID), class: d.text(tag.SOPClassUID), series: d.text(tag.SeriesInstanceUID), study: d.text(tag.StudyInstanceUID),
-		patient: d.text(tag.PatientID), modality: d.text(tag.Modality), description: d.text(tag.SeriesDescription), syntax: d.text(tag.TransferSyntaxUID),
+		patient: d.text(tag.PatientID), name: d.text(tag.PatientName), modality: d.text(tag.Modality), description: d.text(tag.SeriesDescription), syntax: d.text(tag.TransferSyntaxUID),
 		localizer: strings.Contains(strings.ToUpper(d.text(tag.ImageType)), "LOCALIZER"),
+		lossy:     d.text(tag.LossyImageCompression) == "01",
 		rows:      d.whole(tag.Rows), columns: d.whole(tag.Columns), samples: max(1, d.whole(tag.SamplesPerPixel)),
 		bitsAllocated: d.whole(tag.BitsAllocated), bitsStored: d.whole(tag.BitsStored), highBit: d.whole(tag.HighBit),
 		signed: d.whole(tag.PixelRepresentation) == 1, inverted: d.text(tag.PhotometricInterpretation) == "MONOCHROME1"}
 	if in.rows == 0 || in.columns == 0 {
 		return nil, nil, errNoImage
+	}
+	if slices.Contains(derived, in.class) {
+		return nil, nil, errDerived
 	}
 	if d.text(tag.HighBit) == "" {
 		in.highBit = in.bitsStored - 1
@@ -111,10 +120,15 @@ func readInstance(path string, pixels bool) (in *instance, frames [][]int32, err
 	return in, frames, err
 }
 
+// derived are the SOP classes of segmentations and of doses, images that are no scans (PS3.4,
+// table B.5-1).
+var derived = []string{"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.2"}
+
 // Files that are passed over: the importer says how many they were.
 var (
 	errNotDICOM = errors.New("no DICOM file")
 	errNoImage  = errors.New("a DICOM file without an image")
+	errDerived  = errors.New("a DICOM segmentation or dose, no scan")
 )
 
 // check refuses what cannot be an axial scan.
@@ -123,8 +137,8 @@ func (in *instance) check() error {
 	switch {
 	case in.series == "":
 		return wrong("has no SeriesInstanceUID (0020,000E): it is not known which scan it belongs to")
-	case in.samples != 1:
-		return wrong("has %d samples per pixel, a colour image; want one (grey)", in.samples)
+	case in.samples != 1: // which newSeries refuses, unless it is a picture of its own
+		return nil
 	case in.bitsAllocated != 8 && in.bitsAllocated != 16 && in.bitsAllocated != 32:
 		return wrong("has BitsAllocated %d, want 8, 16 or 32", in.bitsAllocated)
 	case in.bitsStored < 1 || in.bitsStored > in.bitsAllocated:
@@ -149,8 +163,8 @@ func (in *instance) frames(set dicom.Dataset) ([][]int32, error) {
 	for _, f := range info.Frames {
 		fragments = append(fragments, f.EncapsulatedData.Data)
 	}
-	switch in.syntax {
-	case implicitLittle, explicitLittle, deflatedLittle, explicitBig, "":
+	switch {
+	case slices.Contains(uncompressed, in.syntax):
 		var order binary.ByteOrder = binary.LittleEndian
 		if in.syntax == explicitBig {
 			order = binary.BigEndian
@@ -165,7 +179,7 @@ func (in *instance) frames(set dicom.Dataset) ([][]int32, error) {
 		}
 		return out, nil
 	}
-	if !slices.Contains([]string{runLength, jpegLossless, jpegLosslessSV1}, in.syntax) {
+	if !slices.Contains(decodedHere, in.syntax) {
 		return nil, errCompressed
 	}
 	if len(fragments) > n && n == 1 { // one frame in several fragments

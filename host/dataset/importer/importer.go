@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode"
 
 	"golang.org/x/sync/errgroup"
 
@@ -130,10 +131,8 @@ func Import(ctx context.Context, o Options) (*Summary, error) {
 		found[volumePath(one.id)] = one.fingerprint
 		s.Slices += one.dim[2]
 		patients[one.patient] = true
-		for _, n := range one.notes {
-			s.Notes = append(s.Notes, one.id+": "+n)
-		}
 	}
+	s.Notes = append(s.Notes, notesOf(scans)...)
 	s.Patients = len(patients)
 	if o.Found != nil {
 		if err := o.Found(found); err != nil {
@@ -158,13 +157,38 @@ func Import(ctx context.Context, o Options) (*Summary, error) {
 		}
 		return s, err
 	}
-	if err := writeTables(o.Out, scans, boxes, o.Boxes != "" || o.Masks != ""); err != nil {
+	notes, err = writeTables(o.Out, scans, boxes, o.Boxes != "" || o.Masks != "")
+	if s.Notes = append(s.Notes, notes...); err != nil {
 		return nil, err
 	}
 	if err := texts.write(o.Out, s); err != nil {
 		return nil, err
 	}
 	return s, recordSource(o)
+}
+
+// fewNotes of one text are given scan by scan.
+const fewNotes = 3
+
+// notesOf are the notes of scans; one that many have is counted.
+func notesOf(scans []*scan) (notes []string) {
+	ids := map[string][]string{}
+	for _, one := range scans {
+		for _, n := range one.notes {
+			ids[n] = append(ids[n], one.id)
+		}
+	}
+	for _, one := range scans {
+		for _, n := range one.notes {
+			switch of := ids[n]; {
+			case len(of) <= fewNotes:
+				notes = append(notes, one.id+": "+n)
+			case of[0] == one.id:
+				notes = append(notes, fmt.Sprintf("%d scans, the first is %s, each: %s", len(of), one.id, n))
+			}
+		}
+	}
+	return notes
 }
 
 // writeVolumes writes what is not there yet, as many at once as there are processors.
@@ -248,12 +272,15 @@ func find(ctx context.Context, root string) (scans []*scan, notes []string, err 
 	}
 	var problems problem.List
 	for _, path := range volumes {
-		one, err := niftiScan(root, path)
+		one, files, err := niftiScan(root, path)
 		if err != nil {
 			problems.AddError(path, 0, "", err)
 			continue
 		}
 		scans = append(scans, one)
+		for _, used := range files {
+			others = slices.DeleteFunc(others, func(f string) bool { return f == used })
+		}
 	}
 	series, more, err := findSeries(ctx, root, others, &problems)
 	if err != nil {
@@ -316,11 +343,13 @@ func groupSeries(ctx context.Context, files []string, problems *problem.List) (b
 		return nil, nil, err
 	}
 	bySeries = map[string][]*instance{}
-	other, localizers := 0, 0
+	other, localizers, made := 0, 0, 0
 	for k, in := range instances {
 		switch {
 		case errors.Is(errs[k], errNotDICOM) || errors.Is(errs[k], errNoImage):
 			other++
+		case errors.Is(errs[k], errDerived):
+			made++
 		case errs[k] != nil:
 			problems.AddError(files[k], 0, "", errs[k])
 		case in.localizer:
@@ -335,7 +364,18 @@ func groupSeries(ctx context.Context, files []string, problems *problem.List) (b
 	if localizers > 0 {
 		notes = append(notes, fmt.Sprintf("%d localizers are left out", localizers))
 	}
+	if made > 0 {
+		notes = append(notes, fmt.Sprintf("%d DICOM segmentations or doses are left out: masks are read as NIfTI, NRRD or MetaImage (--masks)", made))
+	}
 	return bySeries, notes, nil
+}
+
+// bears reports whether a path holds all words of a patient's name.
+func bears(path, name string) bool {
+	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return !unicode.IsLetter(r) })
+	words = slices.DeleteFunc(words, func(w string) bool { return len(w) < 3 })
+	path = strings.ToLower(path)
+	return len(words) > 0 && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(path, w) })
 }
 
 // findSeries makes a scan of every series of DICOM files.
@@ -359,12 +399,16 @@ func findSeries(ctx context.Context, root string, files []string, problems *prob
 		folders[folder] = append(folders[folder], s)
 	}
 	slices.Sort(notes)
+	named := 0
 	for folder, list := range folders {
 		slices.SortFunc(list, func(a, b *series) int { return strings.Compare(a.first.series, b.first.series) })
 		for n, s := range list {
 			id := name(root, folder)
 			if len(list) > 1 {
 				id = fmt.Sprintf("%s_%d", id, n+1)
+			}
+			if s.first.name != s.first.patient && bears(id, s.first.name) {
+				named++
 			}
 			patient := s.first.patient
 			if patient == "" {
@@ -375,38 +419,51 @@ func findSeries(ctx context.Context, root string, files []string, problems *prob
 				dim: [3]int{s.first.columns, s.first.rows, len(s.slices)}, affine: s.affine(), fingerprint: s.fingerprint(), write: s.write, notes: s.notes})
 		}
 	}
+	if named > 0 {
+		notes = append(notes, fmt.Sprintf("%d scans lie in folders that bear the patient's name, and so do their ids: rename the folders where it is to stay behind", named))
+	}
 	return scans, notes, nil
 }
 
 // niftiName is the name of a volume without its endings, and without nnU-Net's channel.
 func niftiName(path string) string {
-	base := strings.TrimSuffix(filepath.Base(path), ".gz")
-	for _, ending := range []string{".nii", ".mha", ".mhd", ".hdr", ".nrrd", ".nhdr", ".seg"} {
-		base = strings.TrimSuffix(base, ending)
+	base := filepath.Base(path)
+	for _, ending := range []string{".gz", ".nii", ".mha", ".mhd", ".hdr", ".nrrd", ".nhdr", ".seg"} {
+		if at := len(base) - len(ending); at > 0 && strings.EqualFold(base[at:], ending) {
+			base = base[:at]
+		}
 	}
 	return strings.TrimSuffix(base, "_0000")
 }
 
-// niftiScan takes a NIfTI volume; it is turned to axial slices when it is written.
-func niftiScan(root, path string) (*scan, error) {
+// niftiScan takes a NIfTI volume, and the files that hold it; it is turned to axial slices when it
+// is written.
+func niftiScan(root, path string) (*scan, []string, error) {
 	h, err := nifti.ReadHeader(path)
 	if err != nil {
-		return nil, problem.At(path, 0, "", "%v", err)
+		return nil, nil, problem.At(path, 0, "", "%v", err)
 	}
 	if !h.Oriented {
-		return nil, problem.At(path, 0, "", "does not say how it is oriented (neither sform nor qform, or no space of a patient): set one, else boxes have no place in the patient")
+		return nil, nil, problem.At(path, 0, "", "does not say how it is oriented (neither sform nor qform, or no space of a patient): set one, else boxes have no place in the patient")
 	}
 	id := name(root, filepath.Join(filepath.Dir(path), niftiName(path)))
 	if path == root {
 		id = niftiName(path)
 	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, problem.File(path, err)
+	sum := sha256.New()
+	fmt.Fprintln(sum, "volume 2", h.Dim, h.Affine, h.Datatype, h.Slope, h.Intercept)
+	for _, file := range h.Files {
+		info, err := os.Stat(file)
+		if err != nil {
+			return nil, nil, problem.File(file, err)
+		}
+		fmt.Fprintln(sum, info.Size(), info.ModTime().UnixNano())
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "volume 1 %v %v %d %d %g %g", h.Dim, h.Affine, h.Datatype, info.Size(), h.Slope, h.Intercept))
-	one := &scan{id: id, source: path, patient: id, dim: h.Dim, affine: h.Affine, fingerprint: hex.EncodeToString(sum[:])[:32]}
+	one := &scan{id: id, source: path, patient: id, dim: h.Dim, affine: h.Affine, fingerprint: hex.EncodeToString(sum.Sum(nil))[:32]}
 	one.notes = append(one.notes, "says nothing of its patient: it stands for one of its own")
+	if skew := h.SkewDegrees(); skew > nifti.Skewed {
+		one.notes = append(one.notes, fmt.Sprintf("its axes are %.1f degrees from perpendicular, as under a tilted gantry: slices are kept as they are, their places in the patient are right", skew))
+	}
 	one.write = func(to, note string) error {
 		v, err := nifti.Read(path)
 		if err != nil {
@@ -416,7 +473,7 @@ func niftiScan(root, path string) (*scan, error) {
 		out.Int16, out.Float32 = compact(v.Data)
 		return nifti.Write(to, out)
 	}
-	return one, nil
+	return one, h.Files, nil
 }
 
 // compact takes whole numbers of 16 bits where they hold all values.

@@ -479,3 +479,135 @@ func FuzzLosslessJPEG(f *testing.F) {
 		}
 	})
 }
+
+// TestWhatIsNoScanIsLeftOut: a segmentation, a screenshot in colour and a report beside a series.
+func TestWhatIsNoScanIsLeftOut(t *testing.T) {
+	s, err := importOf(t, Options{Source: "testdata/dicom/others"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	notes := strings.Join(s.Notes, "\n")
+	for _, want := range []string{"1 DICOM segmentations or doses are left out", "shot.dcm: a series of one image", "1 files are no DICOM images"} {
+		if s.Volumes != 1 || s.Slices != 5 || !strings.Contains(notes, want) {
+			t.Errorf("%+v, want %q", s, want)
+		}
+	}
+}
+
+// TestNamesInFoldersAreSaid: the id of a scan comes from its folder.
+func TestNamesInFoldersAreSaid(t *testing.T) {
+	for folder, said := range map[string]bool{"KNOWN_nobody": true, "nobody": false, "1234": false} {
+		source := filepath.Join(t.TempDir(), folder)
+		if err := os.CopyFS(source, os.DirFS("testdata/dicom/explicit")); err != nil {
+			t.Fatal(err)
+		}
+		s, err := importOf(t, Options{Source: source})
+		if err != nil || strings.Contains(strings.Join(s.Notes, " "), "bear the patient's name") != said {
+			t.Errorf("%s: %+v, %v", folder, s, err)
+		}
+	}
+}
+
+// TestAnImportBesideAnother: what was imported from another folder stays, its boxes too; what has
+// changed in the source is written again.
+func TestAnImportBesideAnother(t *testing.T) {
+	dir, out := t.TempDir(), t.TempDir()
+	image := &nifti.Image{Dim: [3]int{6, 5, 4}, Affine: [12]float64{-.8, 0, 0, 3, 0, -.8, 0, 5, 0, 0, 2, -9}, Int16: make([]int16, 120)}
+	for _, name := range []string{"a", "b"} {
+		source := filepath.Join(dir, name)
+		if err := os.Mkdir(source, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := nifti.Write(filepath.Join(source, name+".nii"), image); err != nil {
+			t.Fatal(err)
+		}
+		boxes := filepath.Join(dir, name+".csv")
+		if err := os.WriteFile(boxes, []byte("id,x1,y1,z1,x2,y2,z2\n"+name+",1,1,1,3,3,2\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := importOf(t, Options{Source: source, Out: out, Boxes: boxes, Coordinates: "voxel"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for file, want := range map[string]int{"volumes.csv": 2, "boxes.csv": 2} {
+		if rows, err := table.Read(filepath.Join(out, file)); err != nil || len(rows.Rows) != want {
+			t.Errorf("%s: %+v, %v", file, rows, err)
+		}
+	}
+	image.Int16[7] = 9
+	if err := nifti.Write(filepath.Join(dir, "b", "b.nii"), image); err != nil {
+		t.Fatal(err)
+	}
+	s, err := importOf(t, Options{Source: filepath.Join(dir, "b"), Out: out})
+	if err != nil || s.Written != 1 || !strings.Contains(strings.Join(s.Notes, "\n"), "1 volumes of an import before are not among these scans") {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if v, err := nifti.Read(filepath.Join(out, "volumes", "b.nii")); err != nil || v.Data[7] != 9 {
+		t.Errorf("%v, %v", v, err)
+	}
+}
+
+// TestACopyShowsTheSame: a file with the identity and place of another one, but other pixels, is
+// none.
+func TestACopyShowsTheSame(t *testing.T) {
+	source := t.TempDir()
+	if err := os.CopyFS(source, os.DirFS("testdata/dicom/explicit")); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(source, "03.dcm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[len(raw)-5]++
+	if err := os.WriteFile(filepath.Join(source, "x.dcm"), raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := importOf(t, Options{Source: source}); err == nil || !strings.Contains(err.Error(), "x.dcm: has the SOPInstanceUID and the place of 03.dcm, but other pixels") {
+		t.Error(err)
+	}
+}
+
+// TestManyNotesOfOneTextAreCounted: and a header's data beside it are no file that is left out.
+func TestManyNotesOfOneTextAreCounted(t *testing.T) {
+	source := t.TempDir()
+	for _, name := range []string{"a", "B", "c", "d"} {
+		head := "ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementDataFile = " + name + ".raw\n"
+		for file, content := range map[string]string{name + ".MHD": head, name + ".raw": "12345678"} {
+			if err := os.WriteFile(filepath.Join(source, file), []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	out := t.TempDir()
+	s, err := importOf(t, Options{Source: source, Out: out})
+	if err != nil || len(s.Notes) != 1 || !strings.HasPrefix(s.Notes[0], "4 scans, the first is B, each: ") {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if _, err := os.Stat(filepath.Join(out, "volumes", "B.nii")); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAShearedVolumeIsSaid: and its places stay right.
+func TestAShearedVolumeIsSaid(t *testing.T) {
+	source := t.TempDir()
+	affine := [12]float64{-.8, 0, 0, 3, 0, -.8, -.4, 5, 0, 0, 2, -9}
+	if err := nifti.Write(filepath.Join(source, "a.nii"), &nifti.Image{Dim: [3]int{6, 5, 4}, Affine: affine, Int16: make([]int16, 120)}); err != nil {
+		t.Fatal(err)
+	}
+	out := t.TempDir()
+	s, err := importOf(t, Options{Source: source, Out: out})
+	// the angle between (0, -.8, 0) and (0, -.4, 2) is 78.7 degrees
+	if err != nil || !strings.Contains(strings.Join(s.Notes, "\n"), "a: its axes are 11.3 degrees from perpendicular") {
+		t.Errorf("%+v, %v", s, err)
+	}
+	h, err := nifti.ReadHeader(filepath.Join(out, "volumes", "a.nii"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k := range affine {
+		if math.Abs(h.Affine[k]-affine[k]) > 1e-6 {
+			t.Errorf("%v, want %v", h.Affine, affine)
+		}
+	}
+}

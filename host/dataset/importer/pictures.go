@@ -12,7 +12,6 @@ import (
 	"image"
 	_ "image/jpeg" // formats of pictures
 	_ "image/png"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -580,29 +579,30 @@ func (t *tree) write(ctx context.Context, o Options, s *Summary) error {
 			}
 		}
 	}
-	if err := mergeTable(filepath.Join(o.Out, "images.csv"), []string{"image", "patient", "split", "width", "height"}, rows, "split", "patient"); err != nil {
+	others, err := mergeTable(filepath.Join(o.Out, "images.csv"), []string{"image", "patient", "split", "width", "height"}, rows, "split", "patient")
+	if err != nil {
 		return err
 	}
-	if len(ignore) > 0 {
-		if err := table.Write(filepath.Join(o.Out, "ignore.csv"), []string{"image", "x1", "y1", "x2", "y2"}, ignore); err != nil {
+	if others > 0 {
+		s.Notes = append(s.Notes, fmt.Sprintf("%d images of an import before are not among these pictures: they stay in the data set", others))
+	}
+	imported := func(image string) bool { return rows[image] != nil }
+	path := filepath.Join(o.Out, "ignore.csv")
+	if _, err := os.Stat(path); err == nil || len(ignore) > 0 {
+		if err := replaceRows(path, []string{"image", "x1", "y1", "x2", "y2"}, ignore, imported); err != nil {
 			return err
 		}
 	}
-	return table.Write(filepath.Join(o.Out, "boxes.csv"), []string{"image", "x1", "y1", "x2", "y2", "class"}, boxes)
+	return replaceRows(filepath.Join(o.Out, "boxes.csv"), []string{"image", "x1", "y1", "x2", "y2", "class"}, boxes, imported)
 }
 
-// copyPicture copies a file unless one of the same length is there.
+// copyPicture copies a file unless it is there.
 func copyPicture(from, to string) (written bool, err error) {
-	f, err := os.Open(from)
+	data, err := os.ReadFile(from)
 	if err != nil {
 		return false, problem.File(from, err)
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return false, problem.File(from, err)
-	}
-	if there, err := os.Stat(to); err == nil && there.Size() == info.Size() {
+	if there, err := os.ReadFile(to); err == nil && bytes.Equal(there, data) {
 		return false, nil
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
@@ -610,8 +610,5 @@ func copyPicture(from, to string) (written bool, err error) {
 	if err := os.MkdirAll(filepath.Dir(to), 0o777); err != nil {
 		return false, err
 	}
-	return true, atomicfile.Write(to, func(w io.Writer) error {
-		_, err := io.Copy(w, f)
-		return err
-	})
+	return true, atomicfile.WriteBytes(to, data)
 }

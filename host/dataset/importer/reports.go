@@ -111,5 +111,6 @@ func (r *reports) write(dir string, s *Summary) error {
 		return nil
 	}
 	s.Reports = len(r.rows)
-	return mergeTable(filepath.Join(dir, reportsFile), append([]string{"id"}, r.sections...), r.rows)
+	_, err := mergeTable(filepath.Join(dir, reportsFile), append([]string{"id"}, r.sections...), r.rows)
+	return err
 }

@@ -1,6 +1,7 @@
 package importer
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
@@ -47,8 +48,17 @@ type slice struct {
 func newSeries(instances []*instance) (*series, error) {
 	slices.SortFunc(instances, func(a, b *instance) int { return cmp.Compare(a.path, b.path) })
 	s := &series{first: instances[0]}
+	if len(instances) == 1 && len(s.first.planes) == 1 {
+		return nil, errOneImage
+	}
 	for _, in := range instances {
 		a := s.first
+		if _, err := decompressor(in); err != nil {
+			return nil, err
+		}
+		if in.samples != 1 {
+			return nil, problem.At(in.path, 0, "", "has %d samples per pixel, a colour image; want one (grey)", in.samples)
+		}
 		if in.rows != a.rows || in.columns != a.columns {
 			return nil, problem.At(in.path, 0, "", "is %d x %d pixels, %s of the same series is %d x %d", in.columns, in.rows, filepath.Base(a.path), a.columns, a.rows)
 		}
@@ -67,7 +77,22 @@ func newSeries(instances []*instance) (*series, error) {
 		}
 	}
 	slices.SortStableFunc(s.slices, func(a, b slice) int { return cmp.Compare(a.at, b.at) })
+	if s.first.lossy {
+		s.notes = append(s.notes, "its images were compressed with loss: values are near what was measured")
+	}
 	return s, s.place()
+}
+
+// decompressor is the program that undoes a compression which is not decoded here, "" where none is needed.
+func decompressor(in *instance) (string, error) {
+	if slices.Contains(uncompressed, in.syntax) || slices.Contains(decodedHere, in.syntax) {
+		return "", nil
+	}
+	tool, err := exec.LookPath("gdcmconv")
+	if err != nil {
+		return "", problem.At(in.path, 0, "", "is compressed as %s, which needs gdcmconv (Debian: apt-get install libgdcm-tools)", in.syntax)
+	}
+	return tool, nil
 }
 
 func apart(a, b [3]float64) float64 {
@@ -85,6 +110,11 @@ func (s *series) place() error {
 		}
 		if next.sop != last.sop || next.frame != last.frame {
 			return problem.At(next.file, 0, "", "lies at the place of %s: the series holds several images of one place (phases, echoes, kernels); split it", filepath.Base(last.file))
+		}
+		if same, err := samePixels(next.file, last.file); err != nil {
+			return err
+		} else if !same {
+			return problem.At(next.file, 0, "", "has the SOPInstanceUID and the place of %s, but other pixels: remove one of them", filepath.Base(last.file))
 		}
 		s.notes = append(s.notes, fmt.Sprintf("%s is a copy of %s", filepath.Base(next.file), filepath.Base(last.file)))
 	}
@@ -116,6 +146,27 @@ func (s *series) place() error {
 	return nil
 }
 
+// samePixels reports whether two files show the same.
+func samePixels(a, b string) (bool, error) {
+	x, err := os.ReadFile(a)
+	if err != nil {
+		return false, problem.File(a, err)
+	}
+	y, err := os.ReadFile(b)
+	if err != nil {
+		return false, problem.File(b, err)
+	}
+	if bytes.Equal(x, y) {
+		return true, nil
+	}
+	of, err := decode(a)
+	if err != nil {
+		return false, err
+	}
+	others, err := decode(b)
+	return slices.EqualFunc(of, others, slices.Equal[[]int32]), err
+}
+
 // errOneImage is the answer to a series that is no volume.
 var errOneImage = errors.New("one image, no volume")
 
@@ -137,11 +188,11 @@ func (s *series) affine() [12]float64 {
 // fingerprint changes when the series or the way of reading it does.
 func (s *series) fingerprint() string {
 	h := sha256.New()
-	fmt.Fprintln(h, "volume 1", s.first.syntax, s.affine())
+	fmt.Fprintln(h, "volume 2", s.first.syntax, s.affine())
 	for _, one := range s.slices {
 		info, err := os.Stat(one.file)
 		if err == nil {
-			fmt.Fprintln(h, one.sop, one.frame, info.Size(), one.plane.slope, one.plane.intercept)
+			fmt.Fprintln(h, one.sop, one.frame, info.Size(), info.ModTime().UnixNano(), one.plane.slope, one.plane.intercept)
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil))[:32]
@@ -194,9 +245,9 @@ func decode(path string) ([][]int32, error) {
 	if !errors.Is(err, errCompressed) {
 		return frames, err
 	}
-	tool, missing := exec.LookPath("gdcmconv")
-	if missing != nil {
-		return nil, problem.At(path, 0, "", "is compressed as %s, which needs gdcmconv (Debian: apt-get install libgdcm-tools)", in.syntax)
+	tool, err := decompressor(in)
+	if err != nil {
+		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "alignedfusion-import-")
 	if err != nil {

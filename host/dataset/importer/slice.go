@@ -53,6 +53,8 @@ func readSlice(path string) (*instance, error) {
 		return nil, problem.File(path, err)
 	case len(in.planes) != 1:
 		return nil, problem.At(path, 0, "", "has %d frames, want one slice; a volume is made of it by alignedfusion data import", len(in.planes))
+	case in.samples != 1:
+		return nil, problem.At(path, 0, "", "has %d samples per pixel, a colour image; want one (grey)", in.samples)
 	case in.modality == "CT" && !in.planes[0].rescaled:
 		return nil, problem.At(path, 0, "", "is CT without RescaleSlope and RescaleIntercept: its values are no Hounsfield units")
 	}

@@ -116,6 +116,27 @@ def multiframe():
     ds.save_as("multiframe/all.dcm", write_like_original=False)
 
 
+def others():
+    """A series beside a segmentation of it, a screenshot in colour and a report."""
+    write("others", 33)
+    for number, kind in enumerate(["seg", "shot", "sr"]):
+        ds = base(34 + number, 0, ExplicitVRLittleEndian)
+        if kind == "seg":
+            ds.SOPClassUID, ds.Modality = "1.2.840.10008.5.1.4.1.1.66.4", "SEG"
+            ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.NumberOfFrames = 1, 1, 0, 2
+            ds.PixelData = bytes(28)
+        elif kind == "shot":
+            ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+            ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
+            ds.PixelData = bytes(3 * ROWS * COLUMNS)
+        else:
+            del ds.Rows, ds.Columns
+            ds.Modality = "SR"
+        if kind != "sr":
+            ds["PixelData"].VR = "OB"
+        ds.save_as(f"others/{kind}.dcm", write_like_original=False)
+
+
 def compress(name, series, command):
     write("plain", series)
     os.makedirs(name)
@@ -145,6 +166,7 @@ def main():
     compress("jpeg2000", 19, ["gdcmconv", "--j2k", "{0}", "{1}"])
     write("gap", 30, change=without(2))
     write("phases", 31, change=elsewhere)
+    others()
     write("no_rescale", 32, change=no_rescale)
     with open("expected.json", "w") as f:
         json.dump({"hu": HU.tolist(), "origin_lps": [-10, -20, 30], "column_mm": 0.7, "row_mm": 0.8, "slice_mm": 2.5}, f)
