@@ -292,6 +292,8 @@ type readColumn struct {
 	name  string
 	texts *table.Column
 	to    *cellColumn // nil: checked, not used
+	// second says that the cells of other cases were read elsewhere.
+	second bool
 	// code is 1 + that of the cell of each text, 0 where it has not been looked at.
 	code []uint32
 	bad  map[uint32]error
@@ -309,7 +311,9 @@ func (o *opener) attributeReader(t *table.Table, names []string) *attributeReade
 		c := readColumn{name: name, texts: texts, code: make([]uint32, len(texts.Texts)), bad: map[uint32]error{}}
 		if slices.Contains(o.d.AttributeColumns, name) {
 			c.to = o.attributes().need(name)
-			c.to.from = a.from
+			if c.second = c.to.from != nil; !c.second {
+				c.to.from = a.from
+			}
 		}
 		a.columns = append(a.columns, c)
 	}
@@ -333,6 +337,8 @@ func (a *attributeReader) read(r table.Row, into Attributes) {
 		c.look(a.o, text)
 		if err := c.bad[text]; err != nil {
 			a.o.problems.Add(a.t.Path, r.Line, c.name, "%v", err)
+		} else if c.second {
+			a.put(c, r, into)
 		} else if c.to != nil {
 			c.to.put(into.row, c.code[text]-1)
 		}

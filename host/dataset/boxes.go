@@ -44,7 +44,7 @@ func openBoxes(o *opener) error {
 	}
 	boxesPath := filepath.Join(o.path, "boxes.csv")
 	if there, _ := exists(boxesPath); there {
-		boxes, err := o.table(boxesPath)
+		boxes, err := o.tableOrNone(boxesPath)
 		if err != nil {
 			return err
 		}
@@ -193,6 +193,7 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 	if err != nil {
 		return problem.At(t.Path, 1, "", "%v", err)
 	}
+	o.corners = columns.AreCorners()
 	all := slices.DeleteFunc(slices.Clone(t.Columns), func(c string) bool {
 		return slices.Contains([]string{"image", "patient", "split", "part"}, c) || slices.Contains(columns.Names, c)
 	})
@@ -351,7 +352,7 @@ func (o *opener) readIgnore(path string, byImage map[string]int) error {
 	if there, _ := exists(path); !there {
 		return nil
 	}
-	t, err := o.table(path)
+	t, err := o.tableOrNone(path)
 	if err != nil {
 		return err
 	}

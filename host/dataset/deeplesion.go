@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"iter"
@@ -30,22 +31,82 @@ const lesionType = "coarse_lesion_type"
 
 var deepLesionName = regexp.MustCompile(`^(\d{6}_\d{2}_\d{2})_(\d{3})\.png$`)
 
+// deepFolder is a folder that looks like DeepLesion's.
+type deepFolder struct {
+	dir string
+	// prefix begins the names of images, patients and series of a folder of the spec option also:
+	// numbers begin anew in each.
+	prefix string
+	info   *table.Table
+	extra  *attributesFile
+}
+
 func openDeepLesion(o *opener) error {
-	t, err := o.table(filepath.Join(o.path, "DL_info.csv"))
+	folders, err := o.deepFolders()
 	if err != nil {
 		return err
 	}
-	if err := o.deepLesionCases(t); err != nil {
+	if err := o.deepLesionCases(folders); err != nil {
 		return err
 	}
-	if err := o.deepLesionImages(); err != nil || o.lesionFree == 0 {
+	if err := o.deepLesionImages(folders); err != nil || o.lesionFree == 0 {
 		return err
 	}
 	if o.target != "" {
 		return fmt.Errorf("%w: %s: lesion_free is for detection: what has a type is a lesion", ErrData, o.d.Spec)
 	}
-	o.addLesionFree(t)
+	o.addLesionFree(folders)
 	return nil
+}
+
+// deepFolders reads the tables of the folder and of those that the spec option also names.
+func (o *opener) deepFolders() ([]*deepFolder, error) {
+	folders := []*deepFolder{{dir: o.path}}
+	for _, dir := range o.also {
+		prefix := filepath.Base(filepath.Clean(dir)) + "/"
+		if slices.ContainsFunc(folders, func(f *deepFolder) bool { return f.prefix == prefix }) {
+			return nil, problem.At(dir, 0, "", "has the name of another folder of also=: cases and patients are told apart by it; rename one")
+		}
+		dir = filepath.Clean(dir)
+		folders = append(folders, &deepFolder{dir: dir, prefix: prefix})
+		o.prefixes[dir+string(filepath.Separator)] = prefix
+	}
+	o.also = nil
+	given := o.split
+	for _, f := range folders {
+		var err error
+		if f.info, err = o.table(filepath.Join(f.dir, "DL_info.csv")); err != nil {
+			return nil, err
+		}
+		if err := f.info.Need(deeplesion.Columns...); err != nil {
+			return nil, err
+		}
+		if f.extra, err = o.readAttributes(f.dir, "File_name", "Bounding_boxes"); err != nil {
+			return nil, err
+		}
+		switch {
+		case given == "":
+			continue
+		case f.extra == nil && len(folders) > 1:
+			return nil, problem.At(f.dir, 0, "", "has no attributes.csv with the column %s, which the spec option split takes the splits from", given)
+		case f.extra == nil:
+			continue
+		}
+		o.split = given // of each folder
+		if err := o.ownSplits(f.extra.Table); err != nil {
+			return nil, err
+		}
+		f.extra.splits = make(map[string]string, len(f.extra.Rows))
+		for _, r := range f.extra.Rows {
+			file, split := f.extra.Get(r, "File_name"), f.extra.Get(r, "split")
+			if other := f.extra.splits[file]; other != "" && split != "" && split != other {
+				o.problems.Add(f.extra.Path, r.Line, given, "%q, another row of the image says %q", problem.Clip(split, 20), problem.Clip(other, 20))
+			}
+			f.extra.splits[file] = cmp.Or(split, f.extra.splits[file])
+		}
+		f.extra.nameColumns()
+	}
+	return folders, nil
 }
 
 const (
@@ -57,15 +118,21 @@ const (
 
 // addLesionFree adds slices without a marked lesion to the training split, spread over those of
 // each of its series that lie clear of every lesion of DL_info.csv, noisy ones included.
-func (o *opener) addLesionFree(t *table.Table) {
+func (o *opener) addLesionFree(folders []*deepFolder) {
 	type mark struct {
 		slice   int
 		reachMM float64
 	}
 	marks := map[string][]mark{}
-	for _, r := range t.Rows {
-		if l, err := parseLesion(t, r); err == nil {
-			marks[l.series] = append(marks[l.series], mark{l.keySlice, l.DiameterMM()/2 + lesionFreeMM})
+	ofLesions := []string{"location", "size"} // attributes that a slice without one has not
+	for _, f := range folders {
+		for _, r := range f.info.Rows {
+			if l, err := f.parse(r); err == nil {
+				marks[l.series] = append(marks[l.series], mark{l.keySlice, l.DiameterMM()/2 + lesionFreeMM})
+			}
+		}
+		if f.extra != nil && f.extra.lesion != "" {
+			ofLesions = append(ofLesions, f.extra.columns...)
 		}
 	}
 	var series []Case // the first case of each
@@ -89,7 +156,7 @@ func (o *opener) addLesionFree(t *table.Table) {
 		})
 		most := min(o.lesionFree, len(free))
 		for k := range most {
-			o.addFreeSlice(c, free[(2*k+1)*len(free)/(2*most)])
+			o.addFreeSlice(c, free[(2*k+1)*len(free)/(2*most)], ofLesions)
 		}
 		added += most
 	}
@@ -97,14 +164,14 @@ func (o *opener) addLesionFree(t *table.Table) {
 }
 
 // addFreeSlice adds slice n of a case's series, with what is known of its patient.
-func (o *opener) addFreeSlice(of Case, n int) {
+func (o *opener) addFreeSlice(of Case, n int, ofLesions []string) {
 	free := of
 	free.ID, free.KeySlice = fmt.Sprintf("%s_%03d.png", of.Stack, n), n
 	free.Images = map[string]string{Volume: o.d.stacks[of.Stack].files[n]}
 	free.Boxes, free.RECIST, free.Ignore = nil, nil, nil
 	free.Attributes = o.attributes().newRow()
 	for name, cell := range of.Attributes.All() {
-		if name != "location" && name != "size" { // of a lesion
+		if !slices.Contains(ofLesions, name) {
 			free.Attributes.set(name, cell)
 		}
 	}
@@ -113,29 +180,30 @@ func (o *opener) addFreeSlice(of Case, n int) {
 }
 
 // deepLesionCases reads DL_info.csv and attributes.csv into cases, one per key slice.
-func (o *opener) deepLesionCases(t *table.Table) error {
-	if err := t.Need(deeplesion.Columns...); err != nil {
-		return err
-	}
-	extra, err := o.attributeTable()
-	if err != nil {
-		return err
-	}
-	all := slices.Clone(deepLesionPaper)
-	byDefault := slices.Clone(deepLesionDefault)
-	for _, name := range extra.columns {
-		if slices.Contains(all, name) {
-			return problem.At(extra.path, 1, name, "the column stands in DL_info.csv already")
+func (o *opener) deepLesionCases(folders []*deepFolder) error {
+	var columns []string
+	for _, f := range folders {
+		if f.extra == nil {
+			continue
 		}
-		all, byDefault = append(all, name), append(byDefault, name)
+		for _, name := range f.extra.columns {
+			if slices.Contains(deepLesionPaper, name) {
+				return problem.At(f.extra.Path, 1, name, "the column stands in DL_info.csv already")
+			}
+			if !slices.Contains(columns, name) {
+				columns = append(columns, name)
+			}
+		}
 	}
+	all, byDefault := slices.Concat(deepLesionPaper, columns), slices.Concat(deepLesionDefault, columns)
 	d := o.d
 	if o.opt.Task == Classify && o.target == "" {
 		return fmt.Errorf("%w: %s: deeplesion has boxes to detect; to classify its lesions, add target=%s to the data spec", ErrData, d.Spec, lesionType)
 	}
 	if o.target != "" {
-		return o.classifyLesions(t, extra)
+		return o.classifyLesions(folders, columns)
 	}
+	var err error
 	d.AttributeColumns, err = o.chooseAttributes(all, byDefault, map[string][]string{"paper": deepLesionPaper})
 	if err != nil {
 		return err
@@ -149,67 +217,75 @@ func (o *opener) deepLesionCases(t *table.Table) error {
 	byFile := map[string]int{}
 	diameters := map[string]float64{}
 	lines := map[string][]int{}
-	listed := map[string]bool{}
-	for r, l := range o.lesions(t, extra) {
-		listed[l.File] = true
+	named := map[[2]string]*namedLesion{} // by image and box
+	for l := range o.lesions(folders) {
+		key := [2]string{l.id, l.Box.String()}
+		if named[key] == nil {
+			named[key], named[[2]string{l.id}] = &namedLesion{}, &namedLesion{}
+		}
 		if o.tooNoisy(l) {
 			continue
 		}
-		i, known := byFile[l.File]
+		i, known := byFile[l.id]
 		if !known {
-			i = o.addCase(l.newCase(o.path, o.attributes().newRow()), t.Path, r.Line)
-			byFile[l.File] = i
+			i = o.addCase(l.newCase(o.attributes().newRow()), l.info.Path, l.line)
+			byFile[l.id] = i
 		}
 		c := &d.Cases[i]
 		if c.Split != l.Split || c.Size != l.size || c.SpacingMM != l.SpacingMM {
-			o.problems.Add(t.Path, r.Line, "File_name", "%s has another split, size or spacing in %s", l.File, c.at)
+			o.problems.Add(l.info.Path, l.line, "File_name", "%s has another split, size or spacing in %s", l.File, c.at)
 			continue
 		}
 		if twin := slices.IndexFunc(c.RECIST, func(m [8]float64) bool { return m == l.recist }); twin >= 0 {
-			o.problems.Add(t.Path, r.Line, "", "the same lesion as in line %d", lines[l.File][twin])
+			o.problems.Add(l.info.Path, l.line, "", "the same lesion as in line %d", lines[l.id][twin])
 			continue
 		}
-		o.pending = append(o.pending, pendingBox{i, len(c.Boxes), place{t.Path, r.Line}, "Bounding_boxes", deeplesion.Padding + 0.5, false})
+		o.pending = append(o.pending, pendingBox{i, len(c.Boxes), place{l.info.Path, l.line}, "Bounding_boxes", deeplesion.Padding + 0.5, false})
 		target := l.target()
+		named[key].size, named[key].strata = l.LongPixels, append(named[key].strata, target.Strata)
 		c.Boxes = append(c.Boxes, target)
 		c.RECIST = append(c.RECIST, l.recist)
-		lines[l.File] = append(lines[l.File], r.Line)
+		lines[l.id] = append(lines[l.id], l.line)
 
 		// An image has one report: its largest lesion gives location and size.
 		values := map[string]string{"age": l.age, "gender": l.gender}
-		if l.LongPixels > diameters[l.File] {
-			diameters[l.File] = l.LongPixels
+		if l.LongPixels > diameters[l.id] {
+			diameters[l.id] = l.LongPixels
 			values["location"], values["size"] = l.Type, target.Strata["diameter_mm"]
 		}
 		// Age and gender are checked whether they are used or not.
 		for _, name := range slices.Sorted(maps.Keys(values)) {
 			text, err := o.lesionAttribute(name, values[name])
 			if err != nil {
-				o.problems.Add(t.Path, r.Line, map[string]string{"age": "Patient_age", "gender": "Patient_gender"}[name], "%v", err)
+				o.problems.Add(l.info.Path, l.line, map[string]string{"age": "Patient_age", "gender": "Patient_gender"}[name], "%v", err)
 			} else if slices.Contains(d.AttributeColumns, name) {
-				c.Attributes.set(name, schema.Written(text, fmt.Sprintf("%s:%d", t.Path, r.Line)))
+				c.Attributes.set(name, schema.Written(text, l.place()))
 			}
 		}
 	}
-	o.joinAttributes(extra, byFile, listed)
+	for _, f := range folders {
+		o.joinAttributes(f, byFile, named)
+	}
 	return nil
 }
 
-// lesions yields the rows of DL_info.csv that can be read, in the split that holds for them;
-// the others are problems.
-func (o *opener) lesions(t *table.Table, extra *attributeColumns) iter.Seq2[table.Row, *lesion] {
-	return func(yield func(table.Row, *lesion) bool) {
-		for _, r := range t.Rows {
-			l, err := parseLesion(t, r)
-			if err != nil {
-				o.problems.AddError(t.Path, r.Line, "", err)
-				continue
-			}
-			if extra.splits != nil {
-				l.Split = extra.splits[l.File]
-			}
-			if !yield(r, l) {
-				return
+// lesions yields the lesions of rows of DL_info.csv that can be read, in the split that holds for
+// them; the others are problems.
+func (o *opener) lesions(folders []*deepFolder) iter.Seq[*lesion] {
+	return func(yield func(*lesion) bool) {
+		for _, f := range folders {
+			for _, r := range f.info.Rows {
+				l, err := f.parse(r)
+				if err != nil {
+					o.problems.AddError(f.info.Path, r.Line, "", err)
+					continue
+				}
+				if f.extra != nil && f.extra.splits != nil {
+					l.Split = f.extra.splits[l.File]
+				}
+				if !yield(l) {
+					return
+				}
 			}
 		}
 	}
@@ -237,81 +313,49 @@ func checkAge(text string) error {
 	return err
 }
 
-// attributeTable reads the optional attributes.csv: File_name and any columns.
-func (o *opener) attributeTable() (*attributeColumns, error) {
-	path := filepath.Join(o.path, "attributes.csv")
-	if there, _ := exists(path); !there {
-		return &attributeColumns{}, nil
-	}
-	t, err := o.table(path)
-	if err != nil {
-		return nil, err
-	}
-	if err := t.Need("File_name"); err != nil {
-		return nil, err
-	}
-	out := &attributeColumns{path: path, table: t}
-	if o.split != "" {
-		if err := o.ownSplits(t); err != nil {
-			return nil, err
-		}
-		out.splits = make(map[string]string, len(t.Rows))
-		for _, r := range t.Rows {
-			out.splits[t.Get(r, "File_name")] = t.Get(r, "split")
-		}
-	}
-	out.columns = slices.DeleteFunc(slices.Clone(t.Columns), func(c string) bool {
-		return c == "File_name" || c == "split" && o.ownSplit || strings.HasSuffix(c, ".evidence")
-	})
-	return out, nil
-}
-
-type attributeColumns struct {
-	path    string
-	table   *table.Table
-	columns []string
-	// splits of images take the place of the published ones; nil: those hold.
-	splits map[string]string
-}
-
-// joinAttributes adds the report's columns to the cases of their images; listed are
-// all images of DL_info.csv.
-func (o *opener) joinAttributes(extra *attributeColumns, byFile map[string]int, listed map[string]bool) {
-	if extra.table == nil {
+// joinAttributes gives cases what attributes.csv says of their images and of the lesions there;
+// named are all images of DL_info.csv, by "" for the box, and their lesions.
+func (o *opener) joinAttributes(f *deepFolder, byFile map[string]int, named map[[2]string]*namedLesion) {
+	if f.extra == nil {
 		return
 	}
-	seen := map[string]int{}
-	cells := o.attributeReader(extra.table, extra.columns)
-	for _, r := range extra.table.Rows {
-		file := extra.table.Get(r, "File_name")
-		if first, twice := seen[file]; twice {
-			o.problems.Add(extra.path, r.Line, "File_name", "%q stands twice, first in line %d", problem.Clip(file, 60), first)
-			continue
+	for _, r := range f.extra.Rows {
+		if file := f.extra.Get(r, "File_name"); named[[2]string{f.prefix + file}] == nil {
+			o.problems.Add(f.extra.Path, r.Line, "File_name", "%q is not in DL_info.csv", problem.Clip(file, 60))
 		}
-		seen[file] = r.Line
-		if !listed[file] {
-			o.problems.Add(extra.path, r.Line, "File_name", "%q is not in DL_info.csv", problem.Clip(file, 60))
-			continue
+	}
+	cells := o.attributeReader(f.extra.Table, f.extra.columns)
+	rows := f.extra.rows(o, func(file, text string) *namedLesion {
+		b, err := deeplesion.ParseBox(text)
+		if err != nil {
+			return nil
 		}
-		i, ok := byFile[file]
-		if !ok {
-			continue // a slice whose lesions are all left out as noisy
+		return named[[2]string{f.prefix + file, b.String()}]
+	})
+	for _, file := range slices.Sorted(maps.Keys(rows)) {
+		if i, ok := byFile[f.prefix+file]; ok { // else a slice whose lesions are all left out as noisy
+			cells.readOver(rows[file], o.d.Cases[i].Attributes)
 		}
-		cells.read(r, o.d.Cases[i].Attributes)
 	}
 }
 
 // lesion is one row of DL_info.csv with what only training reads.
 type lesion struct {
 	*deeplesion.Lesion
-	patient, series string
-	keySlice        int
-	recist          [8]float64
-	size            [2]int
-	gender, age     string
+	*deepFolder
+	line                int
+	id, patient, series string // with the folder's prefix
+	keySlice            int
+	recist              [8]float64
+	size                [2]int
+	gender, age         string
 }
 
-func parseLesion(t *table.Table, r table.Row) (*lesion, error) {
+// place is where the lesion was read.
+func (l *lesion) place() string { return fmt.Sprintf("%s:%d", l.info.Path, l.line) }
+
+func (f *deepFolder) parse(r table.Row) (*lesion, error) {
+	t := f.info
 	fail := func(column, format string, args ...any) (*lesion, error) {
 		return nil, problem.At(t.Path, r.Line, column, format, args...)
 	}
@@ -320,12 +364,12 @@ func parseLesion(t *table.Table, r table.Row) (*lesion, error) {
 	if errors.As(err, &cell) {
 		return fail(cell.Column, "%v", cell.Err)
 	}
-	l := &lesion{Lesion: common, gender: t.Get(r, "Patient_gender"), age: t.Get(r, "Patient_age")}
+	l := &lesion{Lesion: common, deepFolder: f, line: r.Line, gender: t.Get(r, "Patient_gender"), age: t.Get(r, "Patient_age")}
 	m := deepLesionName.FindStringSubmatch(l.File)
 	if m == nil {
 		return fail("File_name", "%q is not PPPPPP_SS_EE_NNN.png", problem.Clip(l.File, 60))
 	}
-	l.series, l.patient = m[1], m[1][:6]
+	l.id, l.series, l.patient = f.prefix+l.File, f.prefix+m[1], f.prefix+m[1][:6]
 	l.keySlice, _ = strconv.Atoi(m[2])
 	if key := t.Get(r, "Key_slice_index"); key != strconv.Itoa(l.keySlice) {
 		return fail("Key_slice_index", "is %q, the file name says %d", problem.Clip(key, 20), l.keySlice)
@@ -361,9 +405,9 @@ func (l *lesion) target() Box {
 	return b
 }
 
-func (l *lesion) newCase(dir string, attributes Attributes) Case {
-	c := Case{ID: l.File, Patient: l.patient, Split: l.Split, HasTargets: true, KeySlice: l.keySlice,
-		Images: map[string]string{Volume: filepath.Join(dir, "Images_png", l.series, fmt.Sprintf("%03d.png", l.keySlice))},
+func (l *lesion) newCase(attributes Attributes) Case {
+	c := Case{ID: l.id, Patient: l.patient, Split: l.Split, HasTargets: true, KeySlice: l.keySlice,
+		Images: map[string]string{Volume: filepath.Join(l.dir, "Images_png", strings.TrimPrefix(l.series, l.prefix), fmt.Sprintf("%03d.png", l.keySlice))},
 		Stack:  l.series, SpacingMM: l.SpacingMM, Size: l.size, Attributes: attributes}
 	if l.SpacingMM[0] > 0 {
 		c.Strata = map[string]string{"slice_spacing_mm": formatNumber(l.SpacingMM[0])}
@@ -372,10 +416,12 @@ func (l *lesion) newCase(dir string, attributes Attributes) Case {
 }
 
 // deepLesionImages lists the series' folders and expects every key slice.
-func (o *opener) deepLesionImages() error {
-	root := filepath.Join(o.path, "Images_png")
-	if _, folder := exists(root); !folder {
-		return problem.At(root, 0, "", "no such folder; DeepLesion's slices lie in Images_png/PPPPPP_SS_EE/NNN.png")
+func (o *opener) deepLesionImages(folders []*deepFolder) error {
+	for _, f := range folders {
+		root := filepath.Join(f.dir, "Images_png")
+		if _, folder := exists(root); !folder {
+			return problem.At(root, 0, "", "no such folder; DeepLesion's slices lie in Images_png/PPPPPP_SS_EE/NNN.png")
+		}
 	}
 	unknownSpacing := 0
 	for i := range o.d.Cases {
@@ -390,7 +436,7 @@ func (o *opener) deepLesionImages() error {
 		}
 		s := &stack{files: map[int]string{}}
 		o.d.stacks[c.Stack] = s
-		dir := filepath.Join(root, c.Stack)
+		dir := filepath.Dir(c.Images[Volume])
 		if _, folder := exists(dir); !folder {
 			continue // the expected key slice reports it
 		}

@@ -17,23 +17,30 @@ var Flags = []string{"look again", "reference wrong", "report wrong", "image bad
 // excludeFlag is that of cases that are to be left out.
 const excludeFlag = "exclude"
 
-var excludeOption = regexp.MustCompile(`([?&]exclude=)([^&]*)`)
+var pathOption = regexp.MustCompile(`[?&](?:also|exclude)=([^&]*)`)
 
-// absoluteExclude makes the path of the spec option exclude independent of the working
+// absoluteOptions makes the paths of the spec options also and exclude independent of the working
 // directory.
-func absoluteExclude(options string) (string, error) {
-	found := excludeOption.FindStringSubmatchIndex(options)
-	if found == nil {
-		return options, nil
+func absoluteOptions(options string) (string, error) {
+	out, from := "", 0
+	for _, found := range pathOption.FindAllStringSubmatchIndex(options, -1) {
+		text, err := url.QueryUnescape(options[found[2]:found[3]])
+		if err != nil || text == "" {
+			continue // which opening the data refuses
+		}
+		paths := strings.Split(text, ",")
+		if options[found[0]+1] == 'e' {
+			paths = []string{text} // exclude takes one
+		}
+		for k := range paths {
+			if paths[k], err = filepath.Abs(strings.TrimSpace(paths[k])); err != nil {
+				return "", err
+			}
+		}
+		out += options[from:found[2]] + strings.NewReplacer("%2F", "/", "%2C", ",").Replace(url.QueryEscape(strings.Join(paths, ",")))
+		from = found[3]
 	}
-	path, err := url.QueryUnescape(options[found[4]:found[5]])
-	if err != nil || path == "" {
-		return options, nil // which opening the data refuses
-	}
-	if path, err = filepath.Abs(path); err != nil {
-		return "", err
-	}
-	return options[:found[4]] + strings.ReplaceAll(url.QueryEscape(path), "%2F", "/") + options[found[5]:], nil
+	return out + options[from:], nil
 }
 
 // leaveOut removes the cases that the table of the spec option exclude flags: by their ids,

@@ -158,6 +158,6 @@ func AbsoluteSpec(spec string) (string, error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return "", err
 	}
-	options, err = absoluteExclude(options)
+	options, err = absoluteOptions(options)
 	return layout.Name + ":" + path + options, err
 }

@@ -239,7 +239,7 @@ func TestRealDeepLesionCounts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := o.deepLesionCases(rows); err != nil {
+		if err := o.deepLesionCases([]*deepFolder{{dir: o.path, info: rows}}); err != nil {
 			t.Fatal(err)
 		}
 		o.checkBoxes()

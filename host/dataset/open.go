@@ -44,6 +44,10 @@ type opener struct {
 	asked      sdk.Asked
 	target     string // spec option target of deeplesion
 	lesionFree int    // spec option lesion_free of deeplesion
+	// also are further folders of deeplesion (spec option also).
+	also []string
+	// prefixes begin the names of what lies in those folders.
+	prefixes map[string]string
 	// split is the column of the spec option split, "" once its table is read; ownSplit says
 	// that it was given.
 	split    string
@@ -60,6 +64,8 @@ type opener struct {
 	read hash.Hash
 	// cells are the attributes of the cases.
 	cells *cellTable
+	// corners says that the boxes of pictures stand as two corners.
+	corners bool
 	// listed are the names in a folder by their stems.
 	listed map[string]map[string]string
 }
@@ -123,6 +129,9 @@ func Open(spec string, opt Options) (*Dataset, error) {
 	if o.split != "" {
 		return nil, fmt.Errorf("%w: data spec %q: option split=%s has no effect: %s has no table of splits beside its own", ErrData, spec, o.split, layout)
 	}
+	if o.also != nil {
+		return nil, fmt.Errorf("%w: data spec %q: option also=%s has no effect: it is for deeplesion", ErrData, spec, strings.Join(o.also, ","))
+	}
 	if err := o.leaveOut(); err != nil {
 		return nil, err
 	}
@@ -152,7 +161,7 @@ func newOpener(spec string, opt Options) (*opener, Layout, error) {
 	if err != nil {
 		return nil, layout, err
 	}
-	o := &opener{opt: opt, layout: layout.Name, infos: map[string]imageInfo{}, read: sha256.New(), windows: map[string][]window{}, marginMM: 10}
+	o := &opener{opt: opt, layout: layout.Name, infos: map[string]imageInfo{}, prefixes: map[string]string{}, read: sha256.New(), windows: map[string][]window{}, marginMM: 10}
 	if options != "" {
 		if err := o.setOptions(options[1:]); err != nil {
 			return nil, layout, fmt.Errorf("%w: data spec %q: %w", ErrData, spec, err)
@@ -231,6 +240,10 @@ func (o *opener) setOptions(query string) error {
 			if o.split = value; value == "" {
 				return errors.New("split is empty, want the column that has the splits")
 			}
+		case "also":
+			if o.also = splitList(value); len(o.also) == 0 {
+				return errors.New("also is empty, want further folders like DeepLesion's")
+			}
 		case "exclude":
 			if o.exclude = value; value == "" {
 				return errors.New("exclude is empty, want a table of the cases to leave out: id[,flag]")
@@ -284,7 +297,7 @@ func (o *opener) setOptions(query string) error {
 			}
 			o.spacing = [3]float64(v)
 		default:
-			options := []string{"attributes", "bits", "classes", "coordinates", "exclude", "grey_hu", "labels", "lesion_free", "level", "margin_mm", "mask", "missing", "nan", "noisy", "patients", "spacing_mm", "split", "target", "view", "window"}
+			options := []string{"also", "attributes", "bits", "classes", "coordinates", "exclude", "grey_hu", "labels", "lesion_free", "level", "margin_mm", "mask", "missing", "nan", "noisy", "patients", "spacing_mm", "split", "target", "view", "window"}
 			return fmt.Errorf("option %q is unknown%s; there are %s", key, nearest.Meant(key, options), strings.Join(options, ", "))
 		}
 	}
@@ -303,17 +316,23 @@ func splitList(text string) []string {
 }
 
 // table reads a table that takes part in the hash. Rows of wrong length are
-// recorded as problems; a table that cannot be read at all is the error.
+// recorded as problems; a table that cannot be read at all, or has no rows, is the error.
 func (o *opener) table(path string) (*table.Table, error) {
+	t, err := o.tableOrNone(path)
+	if err == nil && len(t.Rows) == 0 && len(o.problems) == 0 {
+		err = problem.At(path, 0, "", "a header without rows")
+	}
+	return t, err
+}
+
+// tableOrNone is table for one that may have no rows.
+func (o *opener) tableOrNone(path string) (*table.Table, error) {
 	t, err := table.Read(path)
 	if t == nil {
 		return nil, err
 	}
 	if err != nil {
 		o.problems.AddError(path, 0, "", err)
-	}
-	if len(t.Rows) == 0 && err == nil {
-		return nil, problem.At(path, 0, "", "a header without rows")
 	}
 	o.hashTable(t)
 	return t, nil
@@ -616,6 +635,11 @@ func (o *opener) hash() {
 		name := path
 		if rel, err := filepath.Rel(o.d.Dir, path); err == nil {
 			name = rel
+		}
+		for folder, prefix := range o.prefixes {
+			if rest, ok := strings.CutPrefix(path, folder); ok {
+				name = prefix + rest
+			}
 		}
 		fmt.Fprintf(h, "image %s %d\n", filepath.ToSlash(name), o.infos[path].fileBytes)
 	}

@@ -42,7 +42,6 @@ type scans struct {
 	// boxes are the lesions of boxes.csv by case, in voxels of its first volume as displayed.
 	boxes  map[string][]box3
 	frames map[string]*volumeFrame // by path; nil: its file is at fault
-	extra  map[string]table.Row    // rows of attributes.csv by id
 	cases  []scanCase
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/text/unicode/norm"
 
+	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -587,6 +588,7 @@ var usualPixelMM, usualSliceMM = [2]float64{0.01, 10}, [2]float64{0.05, 30}
 func (o *opener) suspectGeometry() {
 	odd, thin, whole, boxes := -1, -1, 0, 0
 	nOdd, nThin := 0, 0
+	var x, y box.Axis
 	beyond := func(mm float64, usual [2]float64) bool { return mm > 0 && (mm < usual[0] || mm > usual[1]) }
 	for i := range o.d.Cases {
 		c := &o.d.Cases[i]
@@ -597,6 +599,10 @@ func (o *opener) suspectGeometry() {
 		}
 		for _, b := range c.Boxes {
 			boxes++
+			if o.corners {
+				x.Add(b.X1, b.X2, float64(c.Size[1]))
+				y.Add(b.Y1, b.Y2, float64(c.Size[0]))
+			}
 			if b.X2-b.X1 < 1 || b.Y2-b.Y1 < 1 {
 				if nThin++; thin < 0 {
 					thin = i
@@ -614,6 +620,9 @@ func (o *opener) suspectGeometry() {
 	}
 	if thin >= 0 {
 		o.warn("%d of %d boxes are less than a pixel wide or high (first in %s, %s): are they shares of the image's sides?", nThin, boxes, o.d.Cases[thin].ID, o.d.Cases[thin].at)
+	}
+	if box.LikelySides(&x, &y) {
+		o.warn("the second corners of the %d boxes do not move with the first ones and all fit the image as sides: are x2 and y2 width and height? then name the columns x,y,w,h", boxes)
 	}
 	if whole*2 > boxes {
 		o.warn("%d of %d boxes are as large as their image: a detector learns no place from them", whole, boxes)

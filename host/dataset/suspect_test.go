@@ -2,9 +2,12 @@ package dataset
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/alignedfusion/alignedfusion/internal/nifti"
 )
 
 // suspectTable opens a table of sixteen pictures whose column x and labels are given.
@@ -202,6 +205,49 @@ func TestBoxesThatAreSeldomMeant(t *testing.T) {
 				t.Errorf("%q, want %q", found, test.want)
 			}
 		})
+	}
+}
+
+// TestSidesInThePlaceOfCorners: width and height under x2 and y2, where none is smaller than x1
+// and y1; corners of small lesions, of large ones about the middle and of one place are none.
+func TestSidesInThePlaceOfCorners(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	between := func(low, top int) float64 { return float64(low + rng.IntN(top-low)) }
+	for name, c := range map[string]struct {
+		box  func() (x1, x2 float64)
+		said bool
+	}{
+		"sides":           {func() (x1, x2 float64) { return between(5, 20), between(21, 44) }, true},
+		"one side":        {func() (x1, x2 float64) { return between(5, 20), 30 }, true},
+		"small lesions":   {func() (x1, x2 float64) { x := between(0, 25); return x, x + between(3, 7) }, false},
+		"about a middle":  {func() (x1, x2 float64) { r := between(4, 30); return 32 - r, 32 + r }, false},
+		"one place":       {func() (x1, x2 float64) { return 10, between(20, 50) }, false},
+		"both of a large": {func() (x1, x2 float64) { return between(0, 20), between(30, 63) }, false},
+	} {
+		dir := t.TempDir()
+		images, boxes, volumes := "image,patient,split\n", "image,x1,y1,x2,y2\n", "id,x1,y1,z1,x2,y2,z2\n"
+		for i := range 20 {
+			x1, x2 := c.box()
+			y1, y2 := c.box()
+			z1, z2 := c.box()
+			images += fmt.Sprintf("%d.png,p%d,train\n", i, i)
+			boxes += fmt.Sprintf("%d.png,%g,%g,%g,%g\n", i, x1, y1, x2, y2)
+			volumes += fmt.Sprintf("v,%g,%g,%g,%g,%g,%g\n", x1, y1, z1, x2, y2, z2)
+			write(t, filepath.Join(dir, "images", fmt.Sprint(i)+".png"), greyPNG(t, 64, 64, func(x, y int) uint8 { return uint8(3*x + i) }))
+		}
+		write(t, filepath.Join(dir, "images.csv"), images)
+		write(t, filepath.Join(dir, "boxes.csv"), boxes)
+		if d := mustOpen(t, "boxes:"+dir, Options{}); strings.Contains(strings.Join(d.Warnings, "\n"), "then name the columns x,y,w,h") != c.said {
+			t.Errorf("%s: %q", name, d.Warnings)
+		}
+		write(t, filepath.Join(dir, "volumes.csv"), "id,path,split\nv,v.nii,train\n")
+		write(t, filepath.Join(dir, "boxes.csv"), volumes)
+		if err := nifti.Write(filepath.Join(dir, "v.nii"), &nifti.Image{Dim: [3]int{64, 64, 64}, Affine: [12]float64{-1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 1, 0}, Int16: make([]int16, 1<<18)}); err != nil {
+			t.Fatal(err)
+		}
+		if d := mustOpen(t, "volumes:"+dir, Options{}); strings.Contains(strings.Join(d.Warnings, "\n"), "then give the centre and the sides") != c.said {
+			t.Errorf("%s: %q", name, d.Warnings)
+		}
 	}
 }
 

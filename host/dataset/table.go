@@ -27,7 +27,7 @@ func openTable(o *opener) error {
 
 // caseTable reads a table of cases, with their pictures or volumes; extra has further
 // attributes by id, nil: none.
-func (o *opener) caseTable(s *scans, extra *table.Table) error {
+func (o *opener) caseTable(s *scans, extra *attributesFile) error {
 	t, d := s.t, o.d
 	d.Task = Classify
 	if err := t.Need("id"); err != nil {
@@ -46,13 +46,11 @@ func (o *opener) caseTable(s *scans, extra *table.Table) error {
 		tokens[ports.TokensOf(modalityOf[c]).Name] = c
 	}
 	if extra != nil {
-		for _, c := range extra.Columns {
+		for _, c := range extra.columns {
 			if slices.Contains(attributes, c) {
 				return problem.At(extra.Path, 1, c, "the column stands in %s already", filepath.Base(t.Path))
 			}
-			if c != "id" && !strings.HasSuffix(c, ".evidence") {
-				attributes = append(attributes, c)
-			}
+			attributes = append(attributes, c)
 		}
 	}
 	tasks, err := o.chooseLabels(t, labelColumns, attributes)
@@ -77,8 +75,9 @@ func (o *opener) caseTable(s *scans, extra *table.Table) error {
 	cells := o.attributeReader(t, attributes)
 	whole := extra == nil && cells.lookAtAll()
 	var extraCells *attributeReader
+	var extraRows map[string][]table.Row
 	if extra != nil {
-		extraCells = o.attributeReader(extra, attributes)
+		extraCells, extraRows = o.attributeReader(extra.Table, attributes), extra.rows(o, findIn(s.boxes))
 	}
 	for _, r := range t.Rows {
 		id := ids.Text(r)
@@ -99,8 +98,8 @@ func (o *opener) caseTable(s *scans, extra *table.Table) error {
 		if !whole {
 			cells.read(r, c.Attributes)
 		}
-		if more, ok := s.rowOf(extra, id); ok {
-			extraCells.read(more, c.Attributes)
+		if more := extraRows[id]; more != nil {
+			extraCells.readOver(more, c.Attributes)
 		}
 		for k := range tasks {
 			task := &tasks[k]
@@ -263,23 +262,8 @@ func (o *opener) caseColumns(t *table.Table) (modalityOf map[string]string, imag
 	return modalityOf, images, labels, attributes
 }
 
-// rowOf is a case's row in a table of attributes.
-func (s *scans) rowOf(extra *table.Table, id string) (table.Row, bool) {
-	if extra == nil {
-		return table.Row{}, false
-	}
-	if s.extra == nil {
-		s.extra = map[string]table.Row{}
-		for _, r := range extra.Rows {
-			s.extra[extra.Get(r, "id")] = r
-		}
-	}
-	r, ok := s.extra[id]
-	return r, ok
-}
-
 // strangers refuses rows of attributes that belong to no case.
-func (s *scans) strangers(extra *table.Table, ids *table.Column) {
+func (s *scans) strangers(extra *attributesFile, ids *table.Column) {
 	if extra == nil {
 		return
 	}

@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -62,7 +63,7 @@ func openVolumes(o *opener) error {
 	if err != nil {
 		return err
 	}
-	attributes, err := o.volumeAttributes(t, frames)
+	attributes, err := o.volumeAttributes(t, frames, boxes)
 	if err != nil {
 		return err
 	}
@@ -121,18 +122,44 @@ func (o *opener) classifyVolumes(t *table.Table) error {
 			return err
 		}
 	}
-	path := filepath.Join(o.path, "attributes.csv")
-	if there, _ := exists(path); !there {
-		return o.caseTable(s, nil)
-	}
-	extra, err := o.table(path)
+	extra, err := o.volumeAttributeTable(s.boxes)
 	if err != nil {
 		return err
 	}
-	if err := extra.Need("id"); err != nil {
-		return err
-	}
 	return o.caseTable(s, extra)
+}
+
+// lesionColumn names lesions, in boxes.csv and in attributes.csv.
+const lesionColumn = "lesion"
+
+// volumeAttributeTable reads attributes.csv, nil where there is none. Its rows are of lesions
+// where boxes.csv names them.
+func (o *opener) volumeAttributeTable(boxes map[string][]box3) (*attributesFile, error) {
+	named := false
+	for _, list := range boxes {
+		named = named || slices.ContainsFunc(list, func(b box3) bool { return b.strata[lesionColumn] != "" })
+	}
+	return o.readAttributes(o.path, "id", map[bool]string{true: lesionColumn}[named])
+}
+
+// findIn finds lesions of volumes by their names.
+func findIn(boxes map[string][]box3) func(id, lesion string) *namedLesion {
+	return func(id, lesion string) *namedLesion {
+		var found *namedLesion
+		for _, b := range boxes[id] {
+			if b.strata[lesionColumn] != lesion {
+				continue
+			}
+			if found == nil {
+				found = &namedLesion{}
+			}
+			size := b.top[0] - b.low[0]
+			size *= b.top[1] - b.low[1]
+			size *= b.top[2] - b.low[2]
+			found.size, found.strata = max(found.size, size), append(found.strata, b.strata)
+		}
+		return found
+	}
 }
 
 // volumeFrame is where a volume lies on disk and in the patient.
@@ -188,6 +215,7 @@ func (o *opener) warnOfFrames(files []*volumeFrame) {
 	}{
 		{func(f *volumeFrame) bool { return f.frame.SpacingMM[0] == 0 && f.frame.Depth > 1 }, "%s not say how far apart its slices are: every slice stands in for its neighbours"},
 		{func(f *volumeFrame) bool { return !f.header.Oriented }, "%s not say how it is oriented: its axes are taken as they are"},
+		{func(f *volumeFrame) bool { return f.header.SkewDegrees() > nifti.Skewed }, "%s not have perpendicular axes, as under a tilted gantry: its slices are taken as they are, their places in mm are right"},
 	} {
 		lacking := slices.DeleteFunc(slices.Clone(files), func(f *volumeFrame) bool { return !rule.lacks(f) })
 		switch n := len(lacking); {
@@ -208,14 +236,10 @@ func (o *opener) volumeBoxes(frames map[string]*volumeFrame) (map[string][]box3,
 		o.warn("there is no boxes.csv: no case has targets")
 		return nil, false, nil
 	}
-	t, err := table.Read(path)
-	if t == nil {
+	t, err := o.tableOrNone(path) // without rows every volume is free of lesions
+	if err != nil {
 		return nil, false, err
 	}
-	if err != nil {
-		o.problems.AddError(path, 0, "", err)
-	}
-	o.hashTable(t) // it may have no rows: every volume is free of lesions
 	if err := t.Need("id"); err != nil {
 		return nil, false, err
 	}
@@ -224,6 +248,7 @@ func (o *opener) volumeBoxes(frames map[string]*volumeFrame) (map[string][]box3,
 		return nil, false, problem.At(path, 1, "", "%v", err)
 	}
 	boxes := map[string][]box3{}
+	var given [3]box.Axis
 	for _, r := range t.Rows {
 		id := t.Get(r, "id")
 		f, ok := frames[id]
@@ -249,8 +274,31 @@ func (o *opener) volumeBoxes(frames map[string]*volumeFrame) (map[string][]box3,
 			continue
 		}
 		boxes[id] = append(boxes[id], b)
+		if low, top, err := numbersOfBox(t, r, columns); err == nil && columns.AreCorners() && o.inVoxels() {
+			for a := range given {
+				given[a].Add(low[a], top[a], float64(f.header.Dim[a]))
+			}
+		}
+	}
+	if box.LikelySides(&given[0], &given[1], &given[2]) {
+		o.warn("boxes.csv: the second corners of its %d boxes do not move with the first ones and all fit their volumes as sides: are they sides? then give the centre and the sides, cx,cy,cz,dx,dy,dz", len(given[0].Low))
 	}
 	return boxes, true, nil
+}
+
+// inVoxels reports whether the boxes of volumes are in voxels.
+func (o *opener) inVoxels() bool { return o.opt.Coordinates == "" || o.opt.Coordinates == "voxel" }
+
+// numbersOfBox are the corners of a row's box.
+func numbersOfBox(t *table.Table, r table.Row, columns box.Columns) (low, top [3]float64, err error) {
+	v := make([]float64, len(columns.Names))
+	for k, c := range columns.Names {
+		if v[k], err = table.Number(t.Get(r, c)); err != nil {
+			return low, top, problem.At(t.Path, r.Line, c, "%v", err)
+		}
+	}
+	low, top = columns.Corners(v)
+	return low, top, nil
 }
 
 func (o *opener) volumeBox(t *table.Table, r table.Row, columns box.Columns, f *volumeFrame) (b box3, err error) {
@@ -272,20 +320,17 @@ func (o *opener) volumeBox(t *table.Table, r table.Row, columns box.Columns, f *
 	default:
 		return b, problem.At(t.Path, r.Line, "ignore", "%q is neither 1 nor 0", problem.Clip(text, 20))
 	}
-	v := make([]float64, len(columns.Names))
-	for k, c := range columns.Names {
-		if v[k], err = table.Number(t.Get(r, c)); err != nil {
-			return b, problem.At(t.Path, r.Line, c, "%v", err)
-		}
+	low, top, err := numbersOfBox(t, r, columns)
+	if err != nil {
+		return b, err
 	}
-	low, top := columns.Corners(v)
 	for a := range 3 {
 		if !(low[a] < top[a]) {
 			return b, problem.At(t.Path, r.Line, "", "the box has no extent along %s: %g to %g; want corners, the least first (centre and size are cx,cy,cz,dx,dy,dz), a lesion on one slice from a half below to a half above",
 				"xyz"[a:a+1], low[a], top[a])
 		}
 	}
-	if size := f.header.Dim; slices.Max(top[:]) <= 1 && slices.Min(low[:]) >= 0 && slices.Min(size[:2]) >= 8 && size[2] > 1 && (o.opt.Coordinates == "" || o.opt.Coordinates == "voxel") {
+	if size := f.header.Dim; slices.Max(top[:]) <= 1 && slices.Min(low[:]) >= 0 && slices.Min(size[:2]) >= 8 && size[2] > 1 && o.inVoxels() {
 		return b, problem.At(t.Path, r.Line, "", "the box lies between 0 and 1: it is in shares of the volume's sides, want voxels (times the number of voxels along each side)")
 	}
 	b.low, b.top = f.display(low, top, o.opt.Coordinates)
@@ -313,7 +358,7 @@ func (f *volumeFrame) display(low, top [3]float64, coordinates string) (a, b [3]
 
 // volumeAttributes reads the attribute columns of volumes.csv and of attributes.csv, by
 // volume: its slices share them.
-func (o *opener) volumeAttributes(t *table.Table, frames map[string]*volumeFrame) (map[string]Attributes, error) {
+func (o *opener) volumeAttributes(t *table.Table, frames map[string]*volumeFrame, boxes map[string][]box3) (map[string]Attributes, error) {
 	var all []string
 	for _, c := range t.Columns {
 		label := c == "label" || strings.HasPrefix(c, "label.") // what a classifier is to find
@@ -321,50 +366,49 @@ func (o *opener) volumeAttributes(t *table.Table, frames map[string]*volumeFrame
 			all = append(all, c)
 		}
 	}
-	var extra *table.Table
-	path := filepath.Join(o.path, "attributes.csv")
-	if there, _ := exists(path); there {
-		var err error
-		if extra, err = o.table(path); err != nil {
-			return nil, err
-		}
-		if err := extra.Need("id"); err != nil {
-			return nil, err
-		}
-		for _, c := range extra.Columns {
-			if c == "id" || strings.HasSuffix(c, ".evidence") {
-				continue
-			}
+	extra, err := o.volumeAttributeTable(boxes)
+	if err != nil {
+		return nil, err
+	}
+	if extra != nil {
+		for _, c := range extra.columns {
 			if slices.Contains(all, c) {
-				return nil, problem.At(path, 1, c, "the column stands in volumes.csv already")
+				return nil, problem.At(extra.Path, 1, c, "the column stands in volumes.csv already")
 			}
 			all = append(all, c)
 		}
 	}
-	var err error
 	if o.d.AttributeColumns, err = o.chooseAttributes(all, all, nil); err != nil {
 		return nil, err
 	}
 	attributes := make(map[string]Attributes, len(frames))
-	read := func(t *table.Table) {
-		cells := o.attributeReader(t, all)
-		for _, r := range t.Rows {
-			id := t.Get(r, "id")
-			if frames[id] == nil {
-				if _, known := frames[id]; t == extra && !known {
-					o.problems.Add(t.Path, r.Line, "id", "%q is not in volumes.csv", problem.Clip(id, 60))
-				}
-				continue
-			}
-			if _, known := attributes[id]; !known {
-				attributes[id] = o.attributes().newRow()
-			}
-			cells.read(r, attributes[id])
+	rowOf := func(id string) Attributes {
+		if _, known := attributes[id]; !known {
+			attributes[id] = o.attributes().newRow()
+		}
+		return attributes[id]
+	}
+	cells := o.attributeReader(t, all)
+	for _, r := range t.Rows {
+		if id := t.Get(r, "id"); frames[id] != nil {
+			cells.read(r, rowOf(id))
 		}
 	}
-	read(t)
-	if extra != nil {
-		read(extra)
+	if extra == nil {
+		return attributes, nil
+	}
+	for _, r := range extra.Rows {
+		id := extra.Get(r, "id")
+		if _, known := frames[id]; !known {
+			o.problems.Add(extra.Path, r.Line, "id", "%q is not in volumes.csv", problem.Clip(id, 60))
+		}
+	}
+	cells = o.attributeReader(extra.Table, all)
+	rows := extra.rows(o, findIn(boxes))
+	for _, id := range slices.Sorted(maps.Keys(rows)) {
+		if frames[id] != nil {
+			cells.readOver(rows[id], rowOf(id))
+		}
 	}
 	return attributes, nil
 }

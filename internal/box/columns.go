@@ -2,8 +2,11 @@ package box
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
+
+	"gonum.org/v1/gonum/stat"
 )
 
 // Columns are the columns of a table that hold its boxes.
@@ -59,6 +62,44 @@ func FindColumns(columns []string, dims int) (Columns, error) {
 		wanted = append(wanted, way.names)
 	}
 	return Columns{}, fmt.Errorf("no columns of boxes: want %s; there are %q", strings.Join(wanted, " or "), columns)
+}
+
+// AreCorners reports whether the columns hold two corners.
+func (c Columns) AreCorners() bool { return c.shape == twoCorners }
+
+// Axis are the numbers of many boxes along one axis, and the sizes of their images.
+type Axis struct{ Low, Top, Size []float64 }
+
+// Add adds a box.
+func (a *Axis) Add(low, top, size float64) {
+	a.Low, a.Top, a.Size = append(a.Low, low), append(a.Top, top), append(a.Size, size)
+}
+
+// fewBoxes show no pattern.
+const fewBoxes = 12
+
+// LikelySides reports whether what stands for the greatest corners of boxes are their sides: along
+// every axis none is too large for one, and the corners do not move with the least ones. Of
+// lesions both corners move together, unless their sizes differ more than their places; about
+// half of those that have the whole image would then leave it.
+func LikelySides(axes ...*Axis) bool {
+	for _, a := range axes {
+		if len(a.Low) < fewBoxes {
+			return false
+		}
+		for k, low := range a.Low {
+			if low+a.Top[k] > a.Size[k] {
+				return false
+			}
+		}
+		if slices.Min(a.Low) == slices.Max(a.Low) {
+			return false // which tells nothing
+		}
+		if together := stat.Correlation(a.Low, a.Top, nil); math.Abs(together) > 0.5 { // of one size it is no number
+			return false
+		}
+	}
+	return true
 }
 
 // Corners are the least and the greatest corner of the box that the columns' numbers give.

@@ -75,14 +75,22 @@ func Split(text string) (string, error) {
 	return "", bad("Train_Val_Test", "%q, want 1 (train), 2 (val) or 3 (test)", problem.Clip(text, 20))
 }
 
+// ParseBox reads Bounding_boxes; the box counts pixels from 0.
+func ParseBox(text string) (box.Box, error) {
+	corners, err := table.Numbers(text, 4)
+	if err != nil {
+		return box.Box{}, err
+	}
+	return box.Box{X1: corners[0] - 1, Y1: corners[1] - 1, X2: corners[2] - 1, Y2: corners[3] - 1}, nil
+}
+
 // Parse reads a row; get returns the cell of a column. The error is a *CellError.
 func Parse(get func(column string) string) (*Lesion, error) {
 	l := &Lesion{File: get("File_name"), SpacingMM: spacing(get("Spacing_mm_px_"))}
-	corners, err := table.Numbers(get("Bounding_boxes"), 4)
-	if err != nil {
+	var err error
+	if l.Box, err = ParseBox(get("Bounding_boxes")); err != nil {
 		return nil, &CellError{"Bounding_boxes", err}
 	}
-	l.Box = box.Box{X1: corners[0] - 1, Y1: corners[1] - 1, X2: corners[2] - 1, Y2: corners[3] - 1}
 	if !l.Box.Valid() {
 		return nil, bad("Bounding_boxes", "x2 < x1 or y2 < y1 in %q", get("Bounding_boxes"))
 	}
