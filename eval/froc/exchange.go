@@ -1,7 +1,6 @@
 package froc
 
 import (
-	"cmp"
 	"errors"
 	"math"
 	"slices"
@@ -19,13 +18,17 @@ type placed[T any] struct {
 	what   T
 }
 
-// merge sorts the steps or ratings of two systems by place.
+// merge joins the steps or ratings of two systems, both in the order of their places.
 func merge[T any](a, b []placed[T]) []placed[T] {
-	out := slices.Concat(a, b)
-	for i := range b {
-		out[len(a)+i].second = true
+	out := make([]placed[T], 0, len(a)+len(b))
+	for len(a) > 0 || len(b) > 0 {
+		if len(b) == 0 || len(a) > 0 && a[0].place <= b[0].place {
+			out, a = append(out, a[0]), a[1:]
+		} else {
+			out, b = append(out, b[0]), b[1:]
+			out[len(out)-1].second = true
+		}
 	}
-	slices.SortFunc(out, func(x, y placed[T]) int { return cmp.Compare(x.place, y.place) })
 	for i := range out {
 		out[i].last = i+1 == len(out) || out[i+1].place != out[i].place
 	}
@@ -36,64 +39,135 @@ func merge[T any](a, b []placed[T]) []placed[T] {
 // within some clusters. Permutations are summed up side by side, each in a byte of a word, so
 // that a step or a rating is read once for all of them.
 type exchanger struct {
-	a, b     *Result
-	steps    []uint32 // of curves: cluster<<2 | found<<1 | second
-	segments []segment
-	images   []uint32 // their ratings: cluster<<2 | normal<<1 | second
-	lesions  []uint32 // cluster<<2 | second
-	rated    []ratedPlace
+	a, b    *Result
+	steps   []uint32 // of the curves up to the last lesion found, see code
+	strides []stride // of steps
+	ratings []uint32 // coded alike
+	places  []ratedPlace
+
+	normal, images, lesions int // that one system rates: images without a counted lesion, images, lesions
 }
-
-// segment is a stretch of false positives, and the one place after it at which lesions are
-// found: between the two the sensitivities stand still.
-type segment struct{ middle, end int } // ends of both in steps
-
-// ratedPlace is a place at which lesions are rated: the end of the images rated higher, that
-// of the images rated alike, and that of its lesions.
-type ratedPlace struct{ higher, alike, lesions int }
 
 const lanes = 8 // permutations in a word
 
 const ones = 0x0101010101010101
 
+// byteful is the most that a byte of a word counts.
+var byteful = math.MaxUint8 // tests change it
+
+// stride is a piece of the curves: false positives, then lesions found, a byteful of either.
+type stride struct {
+	fp, found uint8
+	tied      bool // they come at once, not one after the other
+	open      bool // its place goes on in the next stride: no point of the curves is here
+}
+
+// ratedPlace is a piece of the ratings: images without a counted lesion, others, and lesions
+// that are rated lower than all images so far; a byteful of each. Lesions rated like images
+// stand before them and again behind them, so that these count half; others weigh double.
+type ratedPlace struct{ normal, other, lesions, double uint8 }
+
 func newExchanger(a, b *Result) *exchanger {
 	eventsA, ratingsA := a.place()
 	eventsB, ratingsB := b.place()
-	x := &exchanger{a: a, b: b}
-	events := merge(eventsA, eventsB)
-	x.steps = make([]uint32, len(events))
-	start := 0 // of the present place
-	found := false
-	for i, e := range events {
-		x.steps[i] = uint32(e.what.cluster)<<2 | bit(e.what.found)<<1 | bit(e.second)
-		found = found || e.what.found
-		if !e.last {
+	x := &exchanger{a: a, b: b, steps: make([]uint32, 0, len(eventsA)+len(eventsB)), ratings: make([]uint32, 0, len(ratingsA)+len(ratingsB))}
+	var before, fp, found []uint32 // before: false positives of places without a lesion
+	for _, e := range merge(eventsA, eventsB) {
+		if c := code(e.what.cluster, e.second); e.what.found {
+			found = append(found, c)
+		} else {
+			fp = append(fp, c)
+		}
+		switch {
+		case !e.last:
 			continue
+		case len(found) == 0:
+			before = append(before, fp...)
+		case len(fp) == 0:
+			x.addStrides(before, found, false)
+			before = before[:0]
+		default:
+			x.addStrides(before, nil, false)
+			x.addStrides(fp, found, true)
+			before = before[:0]
 		}
-		if found || i+1 == len(events) {
-			x.segments = append(x.segments, segment{start, i + 1})
-		}
-		start, found = i+1, false
+		fp, found = fp[:0], found[:0]
 	}
 	x.rate(merge(ratingsA, ratingsB))
 	return x
 }
 
+// code is a step's or a rating's cluster and system.
+func code(cluster int32, second bool) uint32 { return uint32(cluster)<<1 | bit(second) }
+
+// cut takes a byteful off codes.
+func cut(codes *[]uint32) []uint32 {
+	n := min(len(*codes), byteful)
+	some := (*codes)[:n]
+	*codes = (*codes)[n:]
+	return some
+}
+
+// addStrides adds false positives and the lesions found behind them or, where they are tied, with them.
+func (x *exchanger) addStrides(fp, found []uint32, tied bool) {
+	for len(fp) > 0 || len(found) > 0 {
+		some, hit := cut(&fp), []uint32(nil)
+		if len(fp) == 0 {
+			hit = cut(&found)
+		}
+		x.steps = append(append(x.steps, some...), hit...)
+		x.strides = append(x.strides, stride{uint8(len(some)), uint8(len(hit)), tied, tied && len(fp) > 0 || len(hit) > 0 && len(found) > 0})
+	}
+}
+
 func (x *exchanger) rate(ratings []placed[rating]) {
-	higher, before := 0, 0
+	for _, e := range x.a.ratings {
+		switch {
+		case e.lesion:
+			x.lesions++
+		case e.normal:
+			x.normal++
+			fallthrough
+		default:
+			x.images++
+		}
+	}
+	var normal, other, alikeNormal, alikeOther, lesions []uint32
 	for _, e := range ratings {
-		if code := uint32(e.what.cluster)<<2 | bit(e.second); e.what.lesion {
-			x.lesions = append(x.lesions, code)
-		} else {
-			x.images = append(x.images, code|bit(e.what.normal)<<1)
+		c := code(e.what.cluster, e.second)
+		switch {
+		case e.what.lesion:
+			lesions = append(lesions, c)
+		case e.what.normal:
+			alikeNormal = append(alikeNormal, c)
+		default:
+			alikeOther = append(alikeOther, c)
 		}
 		if !e.last {
 			continue
 		}
-		if len(x.lesions) > before {
-			x.rated = append(x.rated, ratedPlace{higher, len(x.images), len(x.lesions)})
+		if alone := len(alikeNormal)+len(alikeOther) == 0; len(lesions) > 0 {
+			x.addPlaces(normal, other, lesions, uint8(bit(alone)))
+			normal, other = normal[:0], other[:0]
+			if !alone {
+				x.addPlaces(alikeNormal, alikeOther, lesions, 0)
+			}
+		} else {
+			normal, other = append(normal, alikeNormal...), append(other, alikeOther...)
 		}
-		higher, before = len(x.images), len(x.lesions)
+		lesions, alikeNormal, alikeOther = lesions[:0], alikeNormal[:0], alikeOther[:0]
+	}
+}
+
+// addPlaces adds images and the lesions that are rated lower.
+func (x *exchanger) addPlaces(normal, other, lesions []uint32, double uint8) {
+	for len(normal) > 0 || len(other) > 0 || len(lesions) > 0 {
+		n, o, below := cut(&normal), cut(&other), []uint32(nil)
+		if len(normal) == 0 && len(other) == 0 {
+			below = cut(&lesions)
+		}
+		x.ratings = append(append(append(x.ratings, n...), o...), below...)
+		x.places = append(x.places, ratedPlace{uint8(len(n)), uint8(len(o)), uint8(len(below)), double})
 	}
 }
 
@@ -104,108 +178,133 @@ func bit(b bool) uint32 {
 	return 0
 }
 
-// tally counts codes by their bit 1, of each system, in each lane.
-type tally [lanes][2][2]int // lane, bit 1, system
+// exchange is what a goroutine works with: what a stride or a rated place holds of each
+// system, in lanes.
+type exchange struct {
+	second                            []uint64 // of a code: 1 where the exchange makes it the second system's
+	fp, found, normal, other, lesions [2][]uint64
+	walkers                           [2]*walker
+}
 
-// add counts codes after the exchange: exchanged has a byte of 0 or 1 per cluster and lane.
-func (t *tally) add(codes []uint32, exchanged []uint64) {
-	for len(codes) > 0 {
-		n := min(len(codes), math.MaxUint8)
-		var first, marked uint64 // codes of the second system, by bit 1
-		marks := 0
-		for _, code := range codes[:n] {
-			second := exchanged[code>>2] ^ -uint64(code&1)&ones
-			with := -uint64(code >> 1 & 1)
-			first += second &^ with
-			marked += second & with
-			marks += int(code >> 1 & 1)
-		}
-		for lane := range t {
-			one, two := int(first&math.MaxUint8), int(marked&math.MaxUint8)
-			first, marked = first>>8, marked>>8
-			t[lane][0][1] += one
-			t[lane][0][0] += n - marks - one
-			t[lane][1][1] += two
-			t[lane][1][0] += marks - two
-		}
-		codes = codes[n:]
+func (x *exchanger) exchange() *exchange {
+	e := &exchange{second: make([]uint64, 2*len(x.a.clusters.names)), walkers: [2]*walker{newWalker(&x.a.Protocol), newWalker(&x.b.Protocol)}}
+	for k := range 2 {
+		e.fp[k], e.found[k] = make([]uint64, len(x.strides)), make([]uint64, len(x.strides))
+		e.normal[k], e.other[k], e.lesions[k] = make([]uint64, len(x.places)), make([]uint64, len(x.places)), make([]uint64, len(x.places))
 	}
+	return e
+}
+
+// count puts how many of n codes are each system's and returns the codes behind them.
+func (e *exchange) count(codes []uint32, n uint8, into *[2][]uint64, at int) []uint32 {
+	second := uint64(0)
+	for _, c := range codes[:n] {
+		second += e.second[c]
+	}
+	into[0][at], into[1][at] = uint64(n)*ones-second, second
+	return codes[n:]
 }
 
 // comparedBesides is the number of figures that systems are compared by besides the operating
 // points: the mean sensitivity, AP, AFROC and AFROC1.
 const comparedBesides = 4
 
-// statistics returns, for every lane, those figures of both systems.
-func (x *exchanger) statistics(walkers *[lanes][2]*walker, exchanged []uint64) (all [lanes][2][]float64) {
-	for lane := range walkers {
-		for _, w := range walkers[lane] {
+// statistics returns, for every lane, those figures of both systems. exchanged has a byte of 0
+// or 1 per cluster and lane.
+func (x *exchanger) statistics(e *exchange, exchanged []uint64) (all [lanes][2][]float64) {
+	for i, word := range exchanged {
+		e.second[2*i], e.second[2*i+1] = word, word^ones
+	}
+	codes := x.steps
+	for i, s := range x.strides {
+		codes = e.count(codes, s.fp, &e.fp, i)
+		codes = e.count(codes, s.found, &e.found, i)
+	}
+	codes = x.ratings
+	for i, p := range x.places {
+		codes = e.count(codes, p.normal, &e.normal, i)
+		codes = e.count(codes, p.other, &e.other, i)
+		codes = e.count(codes, p.lesions, &e.lesions, i)
+	}
+	for k, w := range e.walkers {
+		areas := x.areas(e, k)
+		for lane := range all {
 			w.start(x.a.Counts.Units, x.a.clusters.counted)
-		}
-	}
-	var steps tally // bit 1: lesions found, else false positives
-	at := 0
-	for _, s := range x.segments {
-		for _, end := range [2]int{s.middle, s.end} {
-			if at == end {
-				continue
-			}
-			steps.add(x.steps[at:end], exchanged)
-			for lane := range walkers {
-				for k, w := range walkers[lane] {
-					w.step(steps[lane][1][k], steps[lane][0][k])
-				}
-			}
-			at = end
-		}
-	}
-	areas := x.areas(exchanged)
-	for lane := range walkers {
-		for k, w := range walkers[lane] {
-			all[lane][k] = append(w.finish(), areas[lane][k][:]...)
+			w.stride(x.strides, e.fp[k], e.found[k], 8*lane)
+			all[lane][k] = append(w.finish(), areas[lane][:]...)
 		}
 	}
 	return all
 }
 
-// areas returns AFROC and AFROC1 of both systems in every lane.
-func (x *exchanger) areas(exchanged []uint64) (out [lanes][2][2]float64) {
-	var images tally // bit 1: without a counted lesion
-	var lesions [lanes][2]int
-	var above [lanes][2][2]int // twice the images rated higher than lesions: normal, all
-	at, lesionAt := 0, 0
-	for _, place := range x.rated {
-		images.add(x.images[at:place.higher], exchanged)
-		var alike, here tally
-		alike.add(x.images[place.higher:place.alike], exchanged)
-		here.add(x.lesions[lesionAt:place.lesions], exchanged)
-		at, lesionAt = place.alike, place.lesions
-		for lane := range images {
-			for k := range 2 {
-				im, same, n := &images[lane], &alike[lane], here[lane][0][k]
-				lesions[lane][k] += n
-				above[lane][k][0] += n * (2*im[1][k] + same[1][k])
-				above[lane][k][1] += n * (2*(im[0][k]+im[1][k]) + same[0][k] + same[1][k])
-				im[0][k] += same[0][k]
-				im[1][k] += same[1][k]
+// stride walks along a curve whose strides are bytes of words.
+func (w *walker) stride(strides []stride, fps, founds []uint64, shift int) {
+	w.apFound, w.apFP = slices.Grow(w.apFound, len(strides))[:len(strides)], slices.Grow(w.apFP, len(strides))[:len(strides)]
+	var found, fp, n int
+	for i, s := range strides {
+		fp += int(fps[i] >> (shift & 63) & math.MaxUint8)
+		found += int(founds[i] >> (shift & 63) & math.MaxUint8)
+		if s.open {
+			continue
+		}
+		if fp > w.most {
+			next := w.found
+			if s.tied {
+				next = found
 			}
+			w.read(w.found, w.fp, next, fp)
+			w.most = w.limit()
 		}
-	}
-	images.add(x.images[at:], exchanged)
-	for lane := range out {
-		for k := range 2 {
-			normal, all := images[lane][1][k], images[lane][0][k]+images[lane][1][k]
-			out[lane][k][0] = rest(float64(above[lane][k][0])/2, float64(lesions[lane][k]*normal))
-			out[lane][k][1] = rest(float64(above[lane][k][1])/2, float64(lesions[lane][k]*all))
+		w.apFound[n], w.apFP[n] = int32(found), int32(fp)
+		if found > w.found {
+			n++ // see rise
 		}
+		w.found, w.fp = found, fp
 	}
-	return out
+	w.apFound, w.apFP = w.apFound[:n], w.apFP[:n]
 }
 
-func (x *exchanger) walkers() *[lanes][2]*walker {
-	out := &[lanes][2]*walker{}
-	for lane := range out {
-		out[lane] = [2]*walker{newWalker(&x.a.Protocol), newWalker(&x.b.Protocol)}
+// areas returns AFROC and AFROC1 of a system in every lane. Two lanes, half a word apart, are
+// summed up at once, in 32 bits each.
+func (x *exchanger) areas(e *exchange, k int) (out [lanes][2]float64) {
+	const two = math.MaxUint8<<32 | math.MaxUint8
+	normals, others, lesions := e.normal[k], e.other[k], e.lesions[k]
+	room := max(1, math.MaxUint32/(2*x.images+1)) // places whose sums 32 bits hold
+	for low := range lanes / 2 {
+		shift := 8 * low
+		var normal, all uint64      // images so far
+		var sums, sumsAll [2]uint64 // twice those rated higher than lesions
+		for from := 0; from < len(x.places); from += room {
+			var above, aboveAll uint64 // the same of these places
+			for i := from; i < min(from+room, len(x.places)); i++ {
+				p := x.places[i]
+				n := normals[i] >> (shift & 63) & two
+				normal += n
+				all += n + others[i]>>(shift&63)&two
+				below := lesions[i] >> (shift & 63) & two
+				if p.lesions <= 1 {
+					whole := below * math.MaxUint32 // every bit of a lane with a lesion
+					above += (normal & whole) << (p.double & 1)
+					aboveAll += (all & whole) << (p.double & 1)
+					continue
+				}
+				for h := range sums {
+					times := below >> (32 * h) & math.MaxUint8 << p.double
+					sums[h] += times * (normal >> (32 * h) & math.MaxUint32)
+					sumsAll[h] += times * (all >> (32 * h) & math.MaxUint32)
+				}
+			}
+			for h := range sums {
+				sums[h] += above >> (32 * h) & math.MaxUint32
+				sumsAll[h] += aboveAll >> (32 * h) & math.MaxUint32
+			}
+		}
+		for h := range sums {
+			out[low+lanes/2*h] = [2]float64{
+				rest(float64(sums[h])/2, float64(x.lesions*x.normal)),
+				rest(float64(sumsAll[h])/2, float64(x.lesions*x.images)),
+			}
+		}
 	}
 	return out
 }
@@ -224,7 +323,7 @@ func permute(a, b *Result, o CompareOptions, observed []float64) ([]int, error) 
 	blocks := slices.Collect(slices.Chunk(mine, lanes))
 	err := resample.ParallelContext(o.Context, len(blocks), func(next func() (int, bool)) {
 		exchanged, words := make([]bool, len(a.clusters.names)), make([]uint64, len(a.clusters.names))
-		walkers := x.walkers()
+		e := x.exchange()
 		for block, ok := next(); ok; block, ok = next() {
 			clear(words)
 			for lane, k := range blocks[block] {
@@ -233,7 +332,7 @@ func permute(a, b *Result, o CompareOptions, observed []float64) ([]int, error) 
 					words[i] |= uint64(bit(yes)) << (8 * lane)
 				}
 			}
-			all := x.statistics(walkers, words)
+			all := x.statistics(e, words)
 			for lane := range blocks[block] {
 				for i, d := range resample.Minus(all[lane][1], all[lane][0]) {
 					if resample.AsExtreme(d, observed[i]) {

@@ -110,13 +110,20 @@ func (w *walker) averagePrecision() float64 {
 		}
 		return area
 	}
-	for ; at >= 0; at-- {
-		envelope = max(envelope, precision())
-		before := int32(0)
-		if at > 0 {
-			before = w.apFound[at-1]
+	one := 1 / float64(w.lesions) // of most points
+	for found, fps := w.apFound, w.apFP[:len(w.apFound)]; at >= 0; at-- {
+		if p := float64(found[at]) / float64(found[at]+fps[at]); p > envelope {
+			envelope = p
 		}
-		area += float64(float64(w.apFound[at]-before) / float64(w.lesions) * envelope)
+		more := found[at]
+		if at > 0 {
+			more -= found[at-1]
+		}
+		share := one
+		if more > 1 {
+			share = float64(more) / float64(w.lesions)
+		}
+		area += float64(share * envelope)
 	}
 	return area
 }
