@@ -91,10 +91,17 @@ func NewReader(path string, in io.Reader, o Options) (*Reader, error) {
 	return r, r.setHeader(first)
 }
 
-// SkipMark buffers a text without the UTF-8 byte order mark that some programs put
-// before it.
+// SkipMark buffers a text, unless it is buffered, without the UTF-8 byte order mark that some
+// programs put before it.
 func SkipMark(in io.Reader) *bufio.Reader {
-	b := bufio.NewReaderSize(in, 1<<20)
+	b, buffered := in.(*bufio.Reader)
+	if !buffered || b.Size() < 4096 { // csv would put a buffer of its own before a smaller one
+		size := 1 << 20
+		if text, short := in.(interface{ Len() int }); short {
+			size = min(size, max(4096, text.Len()+1))
+		}
+		b = bufio.NewReaderSize(in, size)
+	}
 	mark := []byte("\xef\xbb\xbf")
 	if start, err := b.Peek(len(mark)); err == nil && bytes.Equal(start, mark) {
 		_, _ = b.Discard(len(mark)) // they lie in the buffer: this cannot fail

@@ -54,7 +54,11 @@ func open(ctx context.Context, path string) (*input, error) {
 			in.size = info.Size()
 		}
 	}
-	in.Reader = table.SkipMark(&stoppable{ctx, in.file})
+	buffer := 1 << 20
+	if in.size > 0 {
+		buffer = min(buffer, max(4096, int(in.size)+1))
+	}
+	in.Reader = table.SkipMark(bufio.NewReaderSize(&stoppable{ctx, in.file}, buffer))
 	if start, err := in.Peek(2); err == nil && bytes.Equal(start, []byte{0x1f, 0x8b}) {
 		unpacked, err := gzip.NewReader(in.Reader)
 		if err != nil {

@@ -55,9 +55,9 @@ func tableOf(in *input, headerless bool) (t *rowFile, err error) {
 		return nil, fmt.Errorf("%s: is a JSON array, want a table: CSV, or JSON Lines with an object a row", in.name)
 	}
 	if in.format() == linesFormat || in.format() == objectFormat {
-		t, err = jsonTable(in.name, in)
+		t, err = jsonTable(in.name, in.Reader)
 	} else {
-		t, err = csvTable(in.name, in, headerless)
+		t, err = csvTable(in.name, in.Reader, headerless)
 	}
 	if err != nil {
 		return nil, err
