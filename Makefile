@@ -150,13 +150,13 @@ build/staticcheck: tools/dev/go.mod
 
 FUZZTIME ?= 10s
 .PHONY: fuzz
-fuzz: ## run every fuzz target for FUZZTIME (10s) each
-	@grep -rlE '^func Fuzz' --include='*_test.go' host sdk eval internal plugins tools | xargs -r -n1 dirname | sort -u | while read -r dir; do \
-		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go | cut -d' ' -f2); do \
-			echo "$$dir $$target"; \
-			go test "./$$dir" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x; \
-		done; \
-	done
+fuzz: ## run every fuzz target for FUZZTIME (10s) each; what each did goes to build/fuzz.csv
+	@tools/fuzz.sh $(FUZZTIME) host sdk eval internal plugins tools
+
+FUZZNIGHT ?= 40m
+.PHONY: fuzz-readers
+fuzz-readers: ## for a night: fuzz the readers of evaluation files for FUZZNIGHT (40m) each
+	@tools/fuzz.sh $(FUZZNIGHT) eval/froc/frocio internal/npz internal/nifti internal/table
 
 N ?= 20
 SEED ?= 1
