@@ -19,9 +19,19 @@ type classes struct {
 	only         int32 // the class that Options.Category chose; froc.AnyClass: all
 }
 
+// className is a class without blanks around it; a number with .0 behind it, as pandas writes
+// columns with empty cells, is that number.
+func className(name string) string {
+	name = strings.TrimSpace(name)
+	if whole := strings.TrimSuffix(name, ".0"); whole != name && whole != "" && strings.Trim(whole, "0123456789") == "" {
+		return whole
+	}
+	return name
+}
+
 // class returns the index of a class, which is new where it was never seen; "" is any.
 func (t *Truth) class(name string) int32 {
-	if name = strings.TrimSpace(name); name == "" {
+	if name = className(name); name == "" {
 		return froc.AnyClass
 	}
 	k, known := t.classes.byName[name]
@@ -59,7 +69,7 @@ func (t *Truth) markClass(name string) int32 {
 
 // knownClass is markClass of a class that was seen before.
 func (t *Truth) knownClass(name string) (k int32, known bool) {
-	if name = strings.TrimSpace(name); name == "" {
+	if name = className(name); name == "" {
 		return froc.AnyClass, true
 	}
 	if k, known = t.classes.byName[name]; !known {
@@ -128,7 +138,7 @@ func (t *Truth) chooseCategory(path string) error {
 	if len(t.Classes) == 0 {
 		return fmt.Errorf("%s: no class to choose %q by; want a column %s", path, want, strings.Join(classNames, ", "))
 	}
-	k, known := t.classes.byName[want]
+	k, known := t.classes.byName[className(want)]
 	if !known {
 		if k, known = t.classes.byID[want]; !known || k < 0 {
 			return fmt.Errorf("%s: no category %q; there are %s", path, want, someOf(slices.Sorted(slices.Values(t.Classes))))
@@ -174,9 +184,13 @@ func (t *Truth) noteClasses(path string, p *Predictions) {
 		return someOf(out)
 	}
 	switch {
+	case unknown == len(p.Marks) && slices.Equal(t.Classes, []string{"0", "1"}):
+		p.warn("%s: marks have no class, and lesions are of the classes 0 and 1: where 0 means that a row is no lesion, --category 1 leaves it out", path)
 	case unknown == len(p.Marks) && len(t.Classes) > 1:
 		p.note("%s: marks have no class: each may find lesions of every class", path)
-	case unknown == 0 && !shared:
+	case shared:
+		t.warnClassNames(path, p, ofLesion, ofMark)
+	case unknown == 0:
 		p.warn("%s: no mark is of a class that a lesion has: marks are of %s, lesions of %s; --classes any takes all as one",
 			path, names(ofMark), names(ofLesion))
 	}
@@ -189,4 +203,20 @@ func someOf(names []string) string {
 		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 	}
 	return strings.Join(names, ", ")
+}
+
+// warnClassNames warns of classes of marks that are likely those of lesions by another spelling.
+func (t *Truth) warnClassNames(path string, p *Predictions, ofLesion, ofMark []bool) {
+	alike := func(name string) string { return strings.TrimSuffix(plain(name), "s") }
+	of := map[string]string{}
+	for k, yes := range ofLesion {
+		if yes {
+			of[alike(t.Classes[k])] = t.Classes[k]
+		}
+	}
+	for k, yes := range ofMark {
+		if name := t.Classes[k]; yes && !ofLesion[k] && alike(name) != "" && of[alike(name)] != "" {
+			p.warn("%s: marks are of the class %q, lesions of %q: they are taken as two classes, and such marks find none of those lesions", path, clip(name), clip(of[alike(name)]))
+		}
+	}
 }

@@ -1,8 +1,8 @@
 package frocio
 
 import (
-	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,6 +57,7 @@ type cocoImage struct {
 
 type cocoBox struct {
 	ImageID      jsonID          `json:"image_id"`
+	FileName     string          `json:"file_name"` // of results without an id
 	CategoryID   jsonID          `json:"category_id"`
 	BBox         []float64       `json:"bbox"`
 	BBoxMode     json.RawMessage `json:"bbox_mode"` // Detectron2's
@@ -167,7 +168,10 @@ func (t *Truth) readCOCO(path string, document map[string]json.RawMessage) error
 				t.problems.row(where, "image id twice or empty", "image id %q is empty or stands twice", clip(string(im.ID)))
 				continue
 			}
-			t.uses.split = t.uses.split || im.Split != ""
+			if im.Split != "" {
+				t.uses.split = true
+				t.splits[im.Split]++
+			}
 			if t.wants() && im.Split != t.options.Split {
 				t.left[string(im.ID)] = true
 				t.list = append(t.list, string(im.ID))
@@ -223,6 +227,9 @@ func (t *Truth) decodeObject(in *input, p *Predictions, problems *problems) erro
 	case document["pred_boxes"] != nil || document["boxes"] != nil:
 		return t.addBoxLists(in.name, t.fileID(in.name), document, p, problems)
 	case document["annotations"] != nil:
+		if err := t.checkSameIDs(in.name, document); err != nil {
+			return err
+		}
 		return t.decodeCOCOResults(in.name, bytes.NewReader(document["annotations"]), p, problems)
 	}
 	cases, err := t.monaiCases(in.name, document)
@@ -234,6 +241,29 @@ func (t *Truth) decodeObject(in *input, p *Predictions, problems *problems) erro
 	}
 	return fmt.Errorf("%s: want a JSON array of results, or an object with cases (alignedfusion predict), pred_boxes (nnDetection) or lists of "+
 		"image, box and label_scores (MONAI)", in.name)
+}
+
+// checkSameIDs refuses results with lists of images or categories of their own, by which a number
+// means another image or another class than in the ground truth.
+func (t *Truth) checkSameIDs(path string, document map[string]json.RawMessage) error {
+	var images []cocoImage
+	var categories []cocoCategory
+	if err := errors.Join(part(path, document, "images", &images), part(path, document, "categories", &categories)); err != nil {
+		return err
+	}
+	for n, im := range images {
+		if i, known := t.aliases[im.FileName]; known && i >= 0 && t.Images[i].ID != string(im.ID) {
+			return fmt.Errorf("%s: images[%d]: the file %q has the id %q here and %q in the ground truth: want the same ids in both files",
+				path, n, clip(im.FileName), clip(string(im.ID)), clip(t.Images[i].ID))
+		}
+	}
+	for n, c := range categories {
+		if k, known := t.classes.byID[string(c.ID)]; known && k >= 0 && c.Name != "" && t.Classes[k] != className(c.Name) {
+			return fmt.Errorf("%s: categories[%d]: %s is %q here and %q in the ground truth: want the same numbers in both files",
+				path, n, c.ID, clip(c.Name), clip(t.Classes[k]))
+		}
+	}
+	return nil
 }
 
 // decodeCases reads [{"id", "boxes": [{"x1", "y1", "x2", "y2", "score"}]}].
@@ -284,7 +314,7 @@ func (t *Truth) decodeCases(path string, raw json.RawMessage, p *Predictions, pr
 // decodeCOCOResults reads an array of results one by one, so that a large file
 // never stands in memory as JSON.
 func (t *Truth) decodeCOCOResults(path string, r io.Reader, p *Predictions, problems *problems) error {
-	decoder := json.NewDecoder(bufio.NewReaderSize(r, 1<<20))
+	decoder := json.NewDecoder(r)
 	start, err := decoder.Token()
 	if err != nil || start != json.Delim('[') {
 		return fmt.Errorf("%s: want a JSON array of results", path)
@@ -301,7 +331,7 @@ func (t *Truth) decodeCOCOResults(path string, r io.Reader, p *Predictions, prob
 		if !t.keeps(class) {
 			continue
 		}
-		i, ok := t.imageOf(string(box.ImageID), p, problems, where)
+		i, ok := t.imageOf(cmp.Or(string(box.ImageID), box.FileName), p, problems, where)
 		if !ok {
 			continue
 		}

@@ -105,6 +105,7 @@ func (t *Truth) readYOLOFile(in *input, id string, scored bool, problems *proble
 		}
 		where := fmt.Sprintf("%s:%d", in.name, line)
 		v := aroundPolygon(numbersOf(fields), scored)
+		t.polygons = t.polygons || len(v) > 0 && len(v) < len(fields)
 		if len(v) != want {
 			problems.row(where, "bad line", "%q, want %s", clip(scanner.Text()), map[bool]string{false: "class cx cy w h",
 				true: "class cx cy w h score (Ultralytics writes the score with save_conf=True)"}[scored])
@@ -155,6 +156,15 @@ func (t *Truth) readYOLO(in *input, id string) error {
 	return err
 }
 
+// once refuses a second file of an image: what it holds would count twice.
+func once(read map[string]string, id, path string) error {
+	if other := read[id]; other != "" {
+		return fmt.Errorf("%s and %s: two files of the image %q in the folder, want one", other, path, clip(id))
+	}
+	read[id] = path
+	return nil
+}
+
 // readFolder reads a ground truth with one file an image: label masks, or YOLO's labels, of
 // which an empty one says that the image has no lesion.
 func (t *Truth) readFolder(folder string) error {
@@ -162,12 +172,22 @@ func (t *Truth) readFolder(folder string) error {
 	if err != nil {
 		return err
 	}
+	idOf, read := withoutPostfix(files), map[string]string{}
 	for _, path := range files {
 		id := t.fileID(filepath.Base(path))
+		if _, known := t.index[id]; !known && !t.left[id] {
+			id = idOf(path)
+		}
+		if err := once(read, id, path); err != nil {
+			return err
+		}
 		if nifti.IsVolume(path) {
 			i, ok := t.image(id, path)
 			if !ok {
 				continue
+			}
+			if name := stem(path); name != t.Images[i].ID {
+				t.alias(name, i)
 			}
 			if err := t.addMaskFile(froc.Lesion{Image: i, Class: froc.AnyClass}, path, nil, path); err != nil {
 				return err

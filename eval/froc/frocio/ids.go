@@ -89,16 +89,35 @@ func (t *Truth) alias(file string, image int) {
 		t.aliases = map[string]int{}
 	}
 	for _, name := range slices.Compact([]string{file, path.Base(file), stem(file)}) {
-		if _, twice := t.aliases[name]; twice {
-			image = -1
+		of := image
+		if other, twice := t.aliases[name]; twice && other != image {
+			of = -1
 		}
-		t.aliases[name] = image
+		t.aliases[name] = of
 	}
+}
+
+// postfixes are what programs put behind an image's id in the names of its files: nnDetection,
+// nnU-Net, PI-CAI and RibFrac.
+var postfixes = []string{"_boxes", "_0000", "_detection_map", "_label", "-label", "_pred", "-pred"}
+
+// withoutPostfix is the id of a file of a ground truth, in which all names may end with the same postfix.
+func withoutPostfix(files []string) func(name string) string {
+	for _, postfix := range []string{"_label", "-label"} {
+		if !slices.ContainsFunc(files, func(name string) bool { return !strings.HasSuffix(stem(name), postfix) || stem(name) == postfix }) {
+			return func(name string) string { return strings.TrimSuffix(stem(name), postfix) }
+		}
+	}
+	return stem
 }
 
 // fileID is the image that a file stands for: the id as it is, or without folder and ending.
 func (t *Truth) fileID(name string) string {
-	for _, id := range []string{name, path.Base(name), stem(name), strings.TrimSuffix(stem(name), "_boxes"), strings.TrimSuffix(stem(name), "_0000")} {
+	ids := []string{name, path.Base(name), stem(name)}
+	for _, postfix := range postfixes {
+		ids = append(ids, strings.TrimSuffix(stem(name), postfix))
+	}
+	for _, id := range ids {
 		if _, known := t.index[id]; known || t.left[id] {
 			return id
 		}

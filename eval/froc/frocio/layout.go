@@ -366,11 +366,20 @@ func (l *layout) empty(row []string) bool {
 		return true // a normal case
 	}
 	for _, c := range l.coords {
-		if row[c] != "" {
+		if !missing(row[c]) {
 			return false
 		}
 	}
-	return l.radius < 0 || row[l.radius] == ""
+	return l.radius < 0 || missing(row[l.radius])
+}
+
+// missing reports whether a cell is empty, or says as programs do that it has no value.
+func missing(text string) bool {
+	switch strings.ToLower(text) {
+	case "", "nan", "na", "n/a", "<na>", "none", "null":
+		return true
+	}
+	return false
 }
 
 // values reads the row's coordinates in the order x1 y1 [z1] x2 y2 [z2], or their like.

@@ -137,6 +137,10 @@ func (t *Truth) addMaskFile(proto froc.Lesion, path string, label *float64, wher
 	if err != nil {
 		return err
 	}
+	classes, err := instanceClasses(path)
+	if err != nil {
+		return err
+	}
 	if grid := t.grids[proto.Image]; grid != nil && !grid.SameGrid(v) {
 		return fmt.Errorf("%s: mask of %v voxels, but another mask of the image has %v, or lies elsewhere in space", where, v.Size, grid.Size)
 	}
@@ -180,6 +184,9 @@ func (t *Truth) addMaskFile(proto froc.Lesion, path string, label *float64, wher
 		for _, value := range slices.Sorted(maps.Keys(labels)) {
 			parts = append(parts, labels[value])
 		}
+		if t.given.MaskLesions == "" && label == nil && t.around == "" {
+			t.around = doubtful(v, labels)
+		}
 	}
 	for _, indices := range parts {
 		m, err := froc.NewMask(v.Size[0], v.Size[1], v.Size[2], indices)
@@ -188,9 +195,51 @@ func (t *Truth) addMaskFile(proto froc.Lesion, path string, label *float64, wher
 		}
 		l := proto
 		l.Region = froc.MaskRegion(m)
+		if classes != nil {
+			if l.Class, err = t.instanceClass(classes, v, indices); err != nil {
+				return fmt.Errorf("%s: %s: %w", where, path, err)
+			}
+		}
 		t.Lesions = append(t.Lesions, l)
 	}
 	return nil
+}
+
+// doubtful says which label of a mask may be no lesion: one that surrounds another, as an organ
+// does in labels of several tissues, or 255 beside others; "" without one.
+func doubtful(v *nifti.Mask, labels map[float64][]int) string {
+	const most = 50 // labels that are compared
+	values := slices.Sorted(maps.Keys(labels))
+	if n := len(values); n < 2 || n > most {
+		return ""
+	} else if values[n-1] == 255 && values[n-2] < 254 {
+		return "label 255 stands beside others"
+	}
+	boxes := make([][2][3]int, len(values)) // the first and the last voxel along each axis
+	for k, value := range values {
+		b := &boxes[k]
+		for n, i := range labels[value] {
+			for a, x := range [3]int{i % v.Size[0], i / v.Size[0] % v.Size[1], i / v.Size[0] / v.Size[1]} {
+				if n == 0 {
+					b[0][a], b[1][a] = x, x
+				}
+				b[0][a], b[1][a] = min(b[0][a], x), max(b[1][a], x)
+			}
+		}
+	}
+	for i, outer := range boxes {
+		for k, inner := range boxes {
+			inside := len(labels[values[i]]) > 8*len(labels[values[k]])
+			for a := range 3 {
+				flat := outer[0][a] == outer[1][a] // a mask in the plane
+				inside = inside && (flat || outer[0][a] < inner[0][a] && inner[1][a] < outer[1][a])
+			}
+			if inside {
+				return fmt.Sprintf("label %v surrounds label %v", values[i], values[k])
+			}
+		}
+	}
+	return ""
 }
 
 // mapMark is what a row says of the marks in its map.

@@ -13,8 +13,9 @@ import (
 // archive is an .npz file.
 type archive struct {
 	*npz.Archive
-	path string
-	ctx  context.Context
+	path   string
+	ctx    context.Context
+	native bool // the last array read has nnDetection's name
 }
 
 func openArchive(ctx context.Context, path string) (*archive, error) {
@@ -22,7 +23,7 @@ func openArchive(ctx context.Context, path string) (*archive, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &archive{a, path, ctx}, nil
+	return &archive{Archive: a, path: path, ctx: ctx}, nil
 }
 
 // array is one array of an .npz, as numbers or as strings.
@@ -39,7 +40,7 @@ func (a *archive) read(name string) (*array, error) {
 		return nil, err
 	}
 	given, err := a.Read(name)
-	if given == nil && err == nil {
+	if a.native = given == nil && err == nil; a.native {
 		given, err = a.Read("pred_" + name)
 	}
 	if given == nil || err != nil {
@@ -298,6 +299,7 @@ func (t *Truth) readNPZPredictions(path, only string, p *Predictions, problems *
 	if err != nil {
 		return err
 	}
+	native := a.native
 	name, err := t.imagesOf(a, own, only, n)
 	if err != nil {
 		return err
@@ -338,6 +340,9 @@ func (t *Truth) readNPZPredictions(path, only string, p *Predictions, problems *
 		if err := finite(m.Score); err != nil {
 			problems.row(where(), "bad score", "%v", err)
 			continue
+		}
+		if native {
+			m.Region = t.arrayBox(m.Region, k, p)
 		}
 		p.add(m, i)
 	}

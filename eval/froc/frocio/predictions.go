@@ -31,6 +31,7 @@ type Predictions struct {
 	labels    int  // maps of whole numbers, taken as scores
 	files     int  // maps of whole numbers, taken as labels
 	outside   int  // marks that lie outside of their lesions' grid
+	arrays    bool // the axes of marks are those of an array, see arrayBox
 	byFile    int  // marks whose image is called by its file instead of its id
 
 	readings map[ReadingKey]*Predictions // of [Truth.ReadReadings]: where the marks go instead
@@ -108,6 +109,7 @@ func (t *Truth) ReadSystems(ctx context.Context, systems ...[]string) ([]*Predic
 			return nil, err
 		}
 	}
+	t.boxMasks(systems[0][0], out)
 	return out, t.checkUses(systems[0][0], out...)
 }
 
@@ -142,16 +144,52 @@ func (t *Truth) ReadReadingsContext(ctx context.Context, path string, more ...st
 // readAll reads files that belong together.
 func (t *Truth) readAll(p *Predictions, paths []string) error {
 	problems := &problems{lenient: t.options.Lenient}
-	for _, file := range paths {
+	ends := make([]int, len(paths))
+	for k, file := range paths {
 		if err := t.readPredictions(file, p, problems); err != nil {
 			return err
 		}
+		ends[k] = len(p.Marks)
 	}
 	if err := problems.err(); err != nil {
 		return err
 	}
+	if !t.named { // JAFROC has a table of hits and one of other marks
+		t.warnShared(paths, ends, p)
+	}
 	p.Notes = append(p.Notes, problems.notes(paths[0])...)
 	return nil
+}
+
+// warnShared warns of images that have marks of one class in several files of a system, which
+// end at the given marks: folds share no image.
+func (t *Truth) warnShared(paths []string, ends []int, p *Predictions) {
+	if len(paths) < 2 {
+		return
+	}
+	type key struct {
+		image int
+		class int32
+	}
+	first, shared := map[key]int{}, map[int]bool{}
+	file, said := 0, ""
+	for i := range p.Marks {
+		for i >= ends[file] {
+			file++
+		}
+		m := &p.Marks[i]
+		of, known := first[key{m.Image, m.Class}]
+		if !known {
+			first[key{m.Image, m.Class}] = file
+		} else if of != file && !shared[m.Image] {
+			if shared[m.Image] = true; said == "" {
+				said = fmt.Sprintf("the first: %q in %s and %s", clip(t.Images[m.Image].ID), paths[of], paths[file])
+			}
+		}
+	}
+	if len(shared) > 0 {
+		p.warn("%d images have marks in several files of one system (%s), and all of them count; give each system a NAME of its own to compare them", len(shared), said)
+	}
 }
 
 // remark moves the marks of one system to where they belong and says what was noticed in them.
@@ -174,6 +212,7 @@ func (t *Truth) remark(path string, p *Predictions) error {
 		p.note("%s: segmentations are compared as the boxes around them; --iou-type segm compares their pixels", path)
 		t.uses.outlines = false
 	}
+	t.notePolygons(path, p.note)
 	if p.byFile > 0 {
 		p.note("%s: %d marks name their image by its file_name instead of its id", path, p.byFile)
 	}
@@ -204,7 +243,7 @@ func (t *Truth) readPredictions(path string, p *Predictions, problems *problems)
 	}
 	switch in.format() {
 	case arrayFormat:
-		return t.decodeCOCOResults(path, in, p, problems)
+		return t.decodeCOCOResults(path, in.Reader, p, problems)
 	case objectFormat:
 		return t.decodeObject(in, p, problems)
 	case yoloFormat, markFormat:
@@ -318,6 +357,9 @@ func (t *Truth) readPredictionTable(in *input, p *Predictions, problems *problem
 			t.addList(i, &l, row, tab, p, problems)
 			return nil
 		}
+		if missing(row[l.score]) && len(l.coords) > 0 && l.empty(row) {
+			return nil // an image without a detection
+		}
 		score, err := l.number(row[l.score])
 		if err != nil {
 			problems.row(tab.where(), "bad score", "score %v", err)
@@ -427,16 +469,18 @@ func (t *Truth) readPredictionFolder(folder string, p *Predictions, problems *pr
 	if err != nil {
 		return err
 	}
-	there := make(map[string]bool, len(files))
+	there := make(map[string]string, len(files))
 	for _, path := range files {
-		there[t.fileID(filepath.Base(path))] = true
+		if err := once(there, t.fileID(filepath.Base(path)), path); err != nil {
+			return err
+		}
 		if err := t.readPredictionFile(path, p, problems); err != nil {
 			return err
 		}
 	}
 	absent, first := 0, ""
 	for i := range t.Images {
-		if id := t.Images[i].ID; !there[id] {
+		if id := t.Images[i].ID; there[id] == "" {
 			if absent++; absent == 1 {
 				first = id
 			}

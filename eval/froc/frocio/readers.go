@@ -60,12 +60,15 @@ func (t *Truth) mergeReaders(path string) error {
 	return nil
 }
 
-// readerGroups joins lesions of one image and class that overlap and returns the groups in
-// the order of their first lesion, and how many lesions are not the first of theirs.
+// readerGroups joins lesions of one image and class that overlap and returns how many are not
+// the first of their group and, for merging, the groups in the order of their first lesion.
 func (t *Truth) readerGroups(named, merging bool) (groups [][]int, doubled int) {
-	of := map[int][]int{}
+	of, count := map[int][]int{}, make([]int32, len(t.Images))
 	for i := range t.Lesions {
-		if l := &t.Lesions[i]; l.Region.Kind() != froc.KindMask {
+		count[t.Lesions[i].Image]++
+	}
+	for i := range t.Lesions {
+		if l := &t.Lesions[i]; l.Region.Kind() != froc.KindMask && count[l.Image] > 1 {
 			of[l.Image] = append(of[l.Image], i)
 		}
 	}
@@ -98,16 +101,18 @@ func (t *Truth) readerGroups(named, merging bool) (groups [][]int, doubled int) 
 	}
 	place := map[int]int{}
 	for i := range t.Lesions {
-		r := root(i)
-		if k, known := place[r]; known {
-			groups[k] = append(groups[k], i)
-			if !t.Lesions[i].Ignore {
-				doubled++
-			}
-			continue
+		r := root(i) // the first of its group
+		if r != i && !t.Lesions[i].Ignore {
+			doubled++
 		}
-		place[r] = len(groups)
-		groups = append(groups, []int{i})
+		switch {
+		case !merging:
+		case r != i:
+			groups[place[r]] = append(groups[place[r]], i)
+		default:
+			place[r] = len(groups)
+			groups = append(groups, []int{i})
+		}
 	}
 	return groups, doubled
 }

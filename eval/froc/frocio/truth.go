@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"maps"
 	"math"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // Source names the files of a ground truth.
@@ -146,8 +148,11 @@ type Truth struct {
 	parts    int         // separate parts of labels that count as one lesion
 	lastMask *nifti.Mask // see readMask
 	lastPath string
-	dlInfo   bool // the ground truth is a DL_info.csv
-	normal   bool // coordinates are shares of the image's sides
+	dlInfo   bool           // the ground truth is a DL_info.csv
+	around   string         // of a mask: which label surrounds another one, or is 255
+	polygons bool           // lines of YOLO's files have more numbers than a box
+	splits   map[string]int // images, or rows, of each split that is evaluated
+	normal   bool           // coordinates are shares of the image's sides
 }
 
 // Placed reports whether lesions have places; JAFROC's sheets only number them.
@@ -174,7 +179,7 @@ func ReadTruthContext(ctx context.Context, s Source, o Options) (*Truth, error) 
 		return nil, err
 	}
 	t := &Truth{
-		Truth: &froc.Truth{}, ctx: ctx, options: o, given: given, uses: uses{columns: map[string]bool{}}, sizes: map[string][2]float64{}, index: map[string]int{}, left: map[string]bool{},
+		Truth: &froc.Truth{}, ctx: ctx, options: o, given: given, uses: uses{columns: map[string]bool{}}, sizes: map[string][2]float64{}, index: map[string]int{}, splits: map[string]int{}, left: map[string]bool{},
 		grids: map[int]*nifti.Mask{}, problems: &problems{lenient: o.Lenient},
 	}
 	if s.Images != "" {
@@ -217,14 +222,32 @@ func ReadTruthContext(ctx context.Context, s Source, o Options) (*Truth, error) 
 	if len(t.left) > 0 {
 		t.Notes = append(t.Notes, fmt.Sprintf("%d images left out by the split or the noise filter", len(t.left)))
 	}
+	if len(t.splits) > 1 && t.options.Split == "" {
+		names := slices.Sorted(maps.Keys(t.splits))
+		t.warn("%s: images of the splits %s are evaluated together; --split %s takes one, --split all says that all are meant",
+			cmp.Or(s.Images, s.GroundTruth), someOf(names), clip(names[0]))
+	}
 	if !t.listed {
 		t.Notes = append(t.Notes, "no list of images: images that the ground truth does not name are unknown, and lesion-free images do not count in the divisor")
+	}
+	t.notePolygons(s.GroundTruth, t.note)
+	if t.around != "" {
+		t.warn("%s: %s: an organ around its lesions, or voxels to ignore? Every label counts as a lesion; a table image,mask,label_id names those that are "+
+			"(--mask-lesions labels says that all are)", s.GroundTruth, t.around)
 	}
 	t.fillSpacing()
 	if err := t.Truth.Check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.GroundTruth, err)
 	}
 	return t, nil
+}
+
+// notePolygons says once that polygons were read.
+func (t *Truth) notePolygons(path string, note func(format string, args ...any)) {
+	if t.polygons {
+		note("%s: lines with more numbers than a box count as polygons, each as the box around it; the points of poses are none", path)
+	}
+	t.polygons = false
 }
 
 // warnFirst warns of a first row that may be a header and counts as an image without lesions.
@@ -351,7 +374,7 @@ func (t *Truth) readImages(path string) error {
 		}
 		t.note("%s: columns not used: %s%s", path, clip(strings.Join(aside, ", ")), hint)
 	}
-	splits := map[string]int{}
+	splits := t.splits
 	geometry := geometryColumns(tab.header, l.number)
 	heading := t.options.Columns["image"]
 	err = rows(tab, t.problems, func(row []string) error {
@@ -483,11 +506,27 @@ func (t *Truth) readTable(in *input, excluded bool) error {
 	if number == l.class {
 		number = -1
 	}
-	return rows(tab, t.problems, func(row []string) error {
+	if l.score >= 0 && !excluded {
+		t.warn("%s: has a column %q: are these predictions? Every row counts as a lesion", path, clip(tab.header[l.score]))
+	}
+	other := l.otherImage(tab.header)
+	if t.listed || excluded || t.options.Columns["image"] != "" {
+		other = -1
+	}
+	ids, others, read := map[string]bool{}, map[string]bool{}, 0
+	err = rows(tab, t.problems, func(row []string) error {
 		id := strings.TrimSpace(row[l.image])
-		if l.split >= 0 && !t.listed && t.wants() && strings.TrimSpace(row[l.split]) != t.options.Split {
-			t.left[id] = true
-			return nil
+		if other >= 0 {
+			ids[id], others[row[other]] = true, true
+			read++
+		}
+		if l.split >= 0 && !t.listed {
+			split := strings.TrimSpace(row[l.split])
+			if t.wants() && split != t.options.Split {
+				t.left[id] = true
+				return nil
+			}
+			t.splits[split]++
 		}
 		i, ok := t.image(id, tab.where())
 		if !ok {
@@ -510,6 +549,9 @@ func (t *Truth) readTable(in *input, excluded bool) error {
 			}
 		}
 		if l.empty(row) {
+			return nil
+		}
+		if l.class >= 0 && l.geometry != maskFile && l.noFinding(row, tab.line()) {
 			return nil
 		}
 		lesion := froc.Lesion{Image: i, Ignore: excluded, Class: froc.AnyClass}
@@ -551,6 +593,33 @@ func (t *Truth) readTable(in *input, excluded bool) error {
 		t.Lesions = append(t.Lesions, lesion)
 		return nil
 	})
+	if err == nil && read > 1 && len(ids) == read && len(others) < read {
+		image, name := tab.header[l.image], tab.header[other]
+		return fmt.Errorf("%s:1: column %q has another value in every row, as numbers of findings have: which column names the image? "+
+			"--columns image=%s or --columns image=%s says so", path, clip(image), clip(image), clip(name))
+	}
+	return err
+}
+
+// otherImage is a second column that may name the image where the first may number the rows; -1 without one.
+func (l *layout) otherImage(header []string) int {
+	if !slices.Contains([]string{"id", "uid", "uuid", "name"}, plain(header[l.image])) {
+		return -1
+	}
+	return slices.IndexFunc(header, func(name string) bool {
+		return plain(name) != plain(header[l.image]) && slices.Contains(roleNames["image"], plain(name))
+	})
+}
+
+// noFinding reports whether a row says, as VinDr's tables do by a box of one pixel in the
+// corner, that there is nothing.
+func (l *layout) noFinding(row []string, line int) bool {
+	if !slices.Contains([]string{"nofinding", "nofindings", "normal", "14"}, plain(row[l.class])) {
+		return false
+	}
+	r, err := l.place(row, line)
+	low, high := r.Bounds()
+	return err == nil && low == [3]float64{} && high == [3]float64{1, 1}
 }
 
 // imageSize returns the columns of an image's width and height, -1 without both.
@@ -576,6 +645,9 @@ func (t *Truth) checkDuplicates(path string) error {
 		text  string
 		class int32
 	}
+	if !t.anyTwice() {
+		return nil
+	}
 	seen := make(map[key]bool, len(t.Lesions))
 	drawn := ""
 	if len(t.readers) > 0 {
@@ -594,4 +666,25 @@ func (t *Truth) checkDuplicates(path string) error {
 		return false
 	})
 	return nil
+}
+
+// anyTwice is false where no lesion stands twice, which is soon known.
+func (t *Truth) anyTwice() bool {
+	type key struct {
+		image  int
+		region froc.Region
+		class  int32
+	}
+	hashes, seed := make([]uint64, len(t.Lesions)), maphash.MakeSeed()
+	for i := range t.Lesions {
+		l := &t.Lesions[i]
+		hashes[i] = maphash.Comparable(seed, key{l.Image, l.Region, l.Class})
+	}
+	stat.SortKeys(hashes, nil)
+	for i := 1; i < len(hashes); i++ {
+		if hashes[i] == hashes[i-1] {
+			return true
+		}
+	}
+	return false
 }

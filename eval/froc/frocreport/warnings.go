@@ -123,17 +123,49 @@ type misreading struct {
 	classes       bool          // the numbers of classes are at fault, not coordinates
 }
 
-func sidesRead(b box) box { return box{b[0], b[1], b[2], b[0] + b[3], b[1] + b[4], b[5]} }
+// boxes in the plane have no extent along z, where those in space are misread as along x and y
+func sidesRead(b box) box {
+	b[3], b[4] = b[0]+b[3], b[1]+b[4]
+	if b[2] != b[5] {
+		b[5] += b[2]
+	}
+	return b
+}
+
+func cornersRead(b box) box {
+	b[3], b[4] = b[3]-b[0], b[4]-b[1]
+	if b[2] != b[5] {
+		b[5] -= b[2]
+	}
+	return b
+}
+
+func centreRead(b box) box {
+	for a := range 3 {
+		half := float64((b[a+3] - b[a]) / 2)
+		b[a], b[a+3] = b[a]-half, b[a+3]-half
+	}
+	return b
+}
+
+// cornersAsCentre undoes what made a box of its centre and sides: they were its corners.
+func cornersAsCentre(b box) box {
+	for a := range 3 {
+		if b[a] != b[a+3] {
+			b[a], b[a+3] = (b[a]+b[a+3])/2, b[a+3]-b[a]
+		}
+	}
+	return b
+}
 
 var misreadings = []misreading{
 	{text: "x and y seem to be swapped in one of the files", marks: func(b box) box { return box{b[1], b[0], b[2], b[4], b[3], b[5]} }},
 	{text: "the marks seem to be x,y,width,height that were read as x1,y1,x2,y2 (--columns x=…,y=…,w=…,h=… says so)", marks: sidesRead},
-	{text: "the marks seem to be x1,y1,x2,y2 that were read as x,y,width,height", marks: func(b box) box { return box{b[0], b[1], b[2], b[3] - b[0], b[4] - b[1], b[5]} }},
+	{text: "the marks seem to be x1,y1,x2,y2 that were read as x,y,width,height", marks: cornersRead},
+	{text: "the marks seem to be corners that were read as the centre and the sides", marks: cornersAsCentre},
 	{text: "the lesions seem to be x,y,width,height that were read as x1,y1,x2,y2 (--columns x=…,y=…,w=…,h=… says so)", lesion: sidesRead},
-	{text: "the marks seem to be the centre and the sides that were read as x,y,width,height (--columns cx=…,cy=…,w=…,h=… says so)", marks: func(b box) box {
-		w, h := float64((b[3]-b[0])/2), float64((b[4]-b[1])/2)
-		return box{b[0] - w, b[1] - h, b[2], b[3] - w, b[4] - h, b[5]}
-	}},
+	{text: "the marks seem to be the centre and the sides that were read as x,y,width,height (--columns cx=…,cy=…,w=…,h=… says so)", marks: centreRead},
+	{text: "the lesions seem to be the centre and the sides that were read as x,y,width,height (--columns cx=…,cy=…,w=…,h=… says so)", lesion: centreRead},
 	{text: "x and y have the other sign in one of the files: LPS against RAS (--coordinates lps or ras, or turn them)", marks: func(b box) box { return box{-b[3], -b[4], b[2], -b[0], -b[1], b[5]} }},
 	{text: "x and z seem to be swapped in one of the files (NumPy's order is z,y,x)", marks: func(b box) box { return box{b[2], b[1], b[0], b[5], b[4], b[3]} }},
 	{text: "marks of another class do lie on the lesions: are the numbers of classes the same in both files (from 0 or from 1)? --classes any takes all as one", classes: true},
@@ -344,8 +376,19 @@ func warnShares(path string, truth *froc.Truth, protocol froc.Protocol) string {
 	for i := range truth.Lesions {
 		s.add(&truth.Lesions[i].Region)
 	}
-	if !protocol.PlusOne || !s.likely() {
+	if !s.likely() {
 		return ""
 	}
-	return path + ": all lesions lie within 0 to 1, and the protocol adds a pixel to every side: give boxes in pixels, or --plus-one=false"
+	if protocol.PlusOne {
+		return path + ": all lesions lie within 0 to 1, and the protocol adds a pixel to every side: give boxes in pixels, or --plus-one=false"
+	}
+	for _, c := range protocol.Hit {
+		for _, one := range append([]froc.Criterion{c}, c.And...) {
+			if (one.Measure == froc.Distance || one.Measure == froc.InPlane) && (one.Unit == froc.Absolute && one.Threshold > 0.5 || one.AtLeast > 0.5) {
+				return fmt.Sprintf("%s: all lesions lie within 0 to 1, as shares of the image's sides do, and the rule %s asks for distances as if in pixels or millimetres: "+
+					"nearly every mark hits; give the sides of the images, or a rule in shares", path, froc.FormatHit(protocol.Hit))
+			}
+		}
+	}
+	return ""
 }
