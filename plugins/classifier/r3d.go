@@ -76,7 +76,9 @@ func (r *r3d) forward(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor 
 
 func (r *r3d) tokens(_, _ int64) (t, c int64) { return 0, 512 }
 
-func (r *r3d) load() torchstage.LoadOptions { return torchstage.LoadOptions{Ignore: []string{"fc.*"}} }
+func (r *r3d) load() torchstage.LoadOptions {
+	return torchstage.LoadOptions{Ignore: []string{"fc.*", "*.num_batches_tracked"}}
+}
 
 func (r *r3d) close() {
 	_ = r.mean.Drop()

@@ -5,8 +5,10 @@ Run in this folder: /usr/bin/python3 reference.py
 
 import json
 import os
+import struct
 import sys
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -26,13 +28,19 @@ def vit_tokens(model, image):
     return model.encoder(torch.cat([model.class_token.expand(x.shape[0], -1, -1), x], 1))
 
 
-def store(name, model, tokens, shape, settings, skip):
-    """Weights and input follow the formula: only shapes and some outputs are stored."""
+def store(name, model, tokens, shape, settings, skip, train=False):
+    """Weights and input follow the formula: only shapes and some outputs are stored. train: those
+    in training mode, too."""
     model.eval()
     shapes = fixture.fill(model, skip)
+    image = torch.from_numpy(fixture.formula("in.image", shape))
     with torch.no_grad():
-        y = tokens(model, torch.from_numpy(fixture.formula("in.image", shape)))
-    out = {"tokens.some": y[:, ::20].clone(), "tokens.mean": y.mean(1)}
+        y = tokens(model, image)
+        out = {"tokens.some": y[:, ::20].clone(), "tokens.mean": y.mean(1)}
+        if train:
+            model.train()
+            y = tokens(model, image)
+            out |= {"train.some": y[:, ::20].clone(), "train.mean": y.mean(1)}
     fixture.write(os.path.join(here, name + ".safetensors"), out,
                   {"settings": json.dumps(settings), "shapes": json.dumps(shapes), "input": json.dumps(shape)})
 
@@ -42,6 +50,70 @@ def r3d_tokens(model, volume):
     mean, std = torch.tensor([0.43216, 0.394666, 0.37645]), torch.tensor([0.22803, 0.22145, 0.216989])
     x = model.stem((x - mean.view(1, 3, 1, 1, 1)) / std.view(1, 3, 1, 1, 1))
     return model.layer4(model.layer3(model.layer2(model.layer1(x)))).flatten(2).transpose(1, 2)
+
+
+class MobileNet(nn.Module):
+    """MobileNet v1 under Keras's names of layers, padded as TensorFlow does."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, 2, bias=False)
+        self.conv1_bn = nn.BatchNorm2d(width, eps=1e-3)
+        self.names, c = ["conv1"], width
+        for i, (out, stride) in enumerate(
+                [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)] + [(512, 1)] * 5 + [(1024, 2), (1024, 1)], 1):
+            out = out * width // 32
+            for name, conv in ((f"conv_dw_{i}", nn.Conv2d(c, c, 3, stride, groups=c, bias=False)), (f"conv_pw_{i}", nn.Conv2d(c, out, 1, bias=False))):
+                setattr(self, name, conv)
+                setattr(self, name + "_bn", nn.BatchNorm2d(conv.out_channels, eps=1e-3))
+                self.names.append(name)
+            c = out
+
+    def forward(self, x):
+        x = 2 * x - 1
+        for name in self.names:
+            conv = getattr(self, name)
+            pads = []
+            for n in (x.shape[3], x.shape[2]):
+                k, s = conv.kernel_size[0], conv.stride[0]
+                total = max(0, (-(-n // s) - 1) * s + k - n)
+                pads += [total // 2, total - total // 2]
+            x = F.relu6(getattr(self, name + "_bn")(conv(F.pad(x, pads))))
+        return x.flatten(2).transpose(1, 2)
+
+
+def read_safetensors(path):
+    with open(path, "rb") as f:
+        header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+        data = f.read()
+    return {k: np.frombuffer(data[v["data_offsets"][0]:v["data_offsets"][1]], np.float32).reshape(v["shape"])
+            for k, v in header.items() if k != "__metadata__"}
+
+
+def mobilenet_published(path):
+    """What the published weights, in TensorFlow's order of axes, make of the formula's picture."""
+    net, state = MobileNet(24), {}
+    ours = {"kernel": "weight", "depthwise_kernel": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+    for name, v in read_safetensors(path).items():
+        layer, kind = name.rsplit(".", 1)
+        if layer != "conv_preds":
+            v = v.transpose(3, 2, 0, 1) if kind == "kernel" else v.transpose(2, 3, 0, 1) if kind == "depthwise_kernel" else v
+            state[layer + "." + ours[kind]] = torch.from_numpy(v.copy())
+    net.load_state_dict(state, strict=False)
+    assert not set(k for k in net.state_dict() if not k.endswith("num_batches_tracked")) - set(state)
+    net.eval()
+    with torch.no_grad():
+        y = net(torch.from_numpy(fixture.formula("in.image", [2, 3, 224, 224])))
+    fixture.write(os.path.join(here, "mobilenet_published.safetensors"), {"tokens.some": y[:, ::20].clone(), "tokens.mean": y.mean(1)},
+                  {"settings": json.dumps({"kind": "mobilenet"}), "input": json.dumps([2, 3, 224, 224])})
+
+
+def efficientnet(size):
+    """The peer: PyPI's efficientnet-lite-pytorch, its grey values those of the TensorFlow original."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    net = EfficientNet.from_name("efficientnet-lite0", image_size=size, drop_connect_rate=0)
+    return net, lambda m, x: m.extract_features((255 * x - 127) / 128).flatten(2).transpose(1, 2)
 
 
 def conv(width, layers, deep):
@@ -162,3 +234,7 @@ if __name__ == "__main__":
           {"kind": "swin_t"}, ("head.",))
     store("swin_t_odd", swin, lambda m, x: m.norm(m.features((x - MEAN) / STD)).flatten(1, 2), [1, 3, 236, 180],
           {"kind": "swin_t"}, ("head.",))
+    store("mobilenet", MobileNet(16), lambda m, x: m(x), [2, 3, 75, 75], {"kind": "mobilenet", "width": "16", "image_size": "75"}, (), True)
+    mobilenet_published(os.path.join(here, "../../../../shared/data/models/mobilenet_v1_075_224.safetensors"))
+    net, tokens = efficientnet(75)
+    store("efficientnet_lite0", net, tokens, [2, 3, 75, 75], {"kind": "efficientnet_lite0", "image_size": "75"}, ("_fc.",), True)
