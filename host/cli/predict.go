@@ -35,6 +35,7 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "data", Usage: "data `SPEC` (default: the run's own data)"},
 			&cli.StringFlag{Name: "split", Usage: "split to predict, or all (default: test on the run's data, else all)"},
 			&cli.StringFlag{Name: "out", Usage: "`FILE`.csv, .json or .npz", Required: true},
+			&cli.StringFlag{Name: "entry", Usage: "write what the challenge of the data's layout takes (milk10k, isic, pad-ufes-20) to `FILE`.csv, too"},
 			&cli.StringFlag{Name: "per", Usage: "classification: write an answer to each `WHOM`, slide or patient, in the place of each case: the mean of its cases' probabilities"},
 			&cli.BoolFlag{Name: "vote", Usage: "with --per: each case counts for its most probable class alone"},
 			&cli.BoolFlag{Name: "mirror", Usage: "predict every image mirrored, too; boxes are fused, probabilities averaged"},
@@ -65,11 +66,11 @@ func runPredict(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	out, findings, reconstruction := c.String("out"), c.String("findings"), c.String("reconstruction")
+	out, findings, reconstruction, entry := c.String("out"), c.String("findings"), c.String("reconstruction"), c.String("entry")
 	for _, file := range []struct {
 		flag, path string
 		endings    []string
-	}{{"out", out, []string{".csv", ".json", ".npz"}}, {"findings", findings, []string{".csv", ".json"}}, {"reconstruction", reconstruction, []string{".csv", ".json"}}} {
+	}{{"out", out, []string{".csv", ".json", ".npz"}}, {"findings", findings, []string{".csv", ".json"}}, {"reconstruction", reconstruction, []string{".csv", ".json"}}, {"entry", entry, []string{".csv"}}} {
 		if err := checkOutput(file.flag, file.path, file.endings); err != nil {
 			return err
 		}
@@ -80,7 +81,7 @@ func runPredict(c *cli.Context) error {
 		TTA: config.List(c.String("tta")), AllowChanged: c.Bool("allow-changed"), Findings: findings != "", Reconstruction: reconstruction != "", Overlays: c.String("overlays") != "", Outputs: c.String("outputs") != "",
 		Device: c.String("device"), Threads: c.Int("threads"), Plugins: pluginOptions(c), Messages: c.App.ErrWriter,
 	}
-	o.Per = c.String("per")
+	o.Per, o.Entry = c.String("per"), entry != ""
 	switch {
 	case c.IsSet("per") && o.Per != predictions.PerSlide && o.Per != predictions.PerPatient:
 		return usageError("--per %q, want %s or %s", o.Per, predictions.PerSlide, predictions.PerPatient)
@@ -132,6 +133,11 @@ func runPredict(c *cli.Context) error {
 	}
 	if err := predictions.Write(out, set); err != nil {
 		return err
+	}
+	if entry != "" {
+		if err := predictions.WriteEntry(entry, result.Data.Entry, result.Set()); err != nil {
+			return err
+		}
 	}
 	if findings != "" {
 		if err := writeFindings(c, findings, result); err != nil {

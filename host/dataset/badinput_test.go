@@ -206,7 +206,7 @@ func TestBadTable(t *testing.T) {
 	wantError(t, err, `option "colour" is unknown`)
 	for _, spec := range []string{"table", "tabel:x", "table:", ""} {
 		_, err = Open(spec, Options{})
-		wantError(t, err, "want LAYOUT:PATH", "deeplesion, boxes, table, volumes, patches, derm7pt, nifti, slices, image")
+		wantError(t, err, "want LAYOUT:PATH", "deeplesion, boxes, table, volumes, patches, derm7pt, milk10k, isic, pad-ufes-20, nifti, slices, image")
 	}
 	d := mustOpen(t, "table:"+path, Options{})
 	_, err = d.Split("tset")

@@ -197,6 +197,8 @@ type Dataset struct {
 	// Hash is the SHA-256 over the tables' bytes and the image files' names and
 	// sizes, in hexadecimal.
 	Hash string
+	// Entry is how the challenge that the data are of wants its test cases answered; nil: none.
+	Entry *Entry
 	// Warnings tell what was let pass, one line each. Leaks are those of them for which
 	// results are better than they should be.
 	Warnings, Leaks []string

@@ -37,6 +37,9 @@ var layouts = []Layout{
 	{"volumes", "DIR", "volumes.csv, boxes.csv (or labels, to classify), optional attributes.csv, NIfTI volumes (alignedfusion data import makes it)", true, openVolumes, "volumes.csv"},
 	{"patches", "DIR", "tiles of slides: patches.csv (patch, slide, x, y, label) or folders SLIDE/X_Y.png, optional slides.csv (slide, patient, split, label, attributes) and attributes.csv; or FILE.csv, one table of both", true, openPatches, "slides.csv,patches.csv"},
 	{"derm7pt", "DIR", "meta/meta.csv, meta/*_indexes.csv, images/ (or all of them in DIR)", true, openDerm7pt, ""},
+	{"milk10k", "DIR", "MILK10k_Training_Metadata.csv, MILK10k_Training_GroundTruth.csv, MILK10k_Test_Metadata.csv, MILK10k_Training_Input/, MILK10k_Test_Input/", true, openMILK10k, ""},
+	{"isic", "DIR", "ISIC_2019_Training_GroundTruth.csv, ISIC_2019_Training_Metadata.csv, ISIC_2019_Test_Metadata.csv, ISIC_2019_Training_Input/, ISIC_2019_Test_Input/; or the same of 2020", true, openISIC, ""},
+	{"pad-ufes-20", "DIR", "metadata.csv and the pictures in any folder below", true, openPAD, "metadata.csv"},
 	{"nifti", "PATH", "a .nii or .nii.gz file, or a folder of them; to predict", false, openNIfTI, ""},
 	{"slices", "PATH", "a folder of slices (PNG, JPEG, TIFF, BMP, WebP), or one of them; to predict", false, openSlices, ""},
 	{"image", "FILE", "one picture; to predict", false, openImage, ""},
@@ -93,7 +96,8 @@ func specFor(path string) string {
 		}
 		return ""
 	}
-	for _, file := range []struct{ name, layout string }{{"volumes.csv", "volumes"}, {"DL_info.csv", "deeplesion"}, {"patches.csv", "patches"}, {"slides.csv", "patches"}, {"boxes.csv", "boxes"}, {"meta", "derm7pt"}} {
+	for _, file := range []struct{ name, layout string }{{"volumes.csv", "volumes"}, {"DL_info.csv", "deeplesion"}, {"patches.csv", "patches"}, {"slides.csv", "patches"}, {"boxes.csv", "boxes"}, {"meta", "derm7pt"},
+		{"MILK10k_Training_Metadata.csv", "milk10k"}, {"ISIC_2019_Training_GroundTruth.csv", "isic"}, {"ISIC_2020_Training_GroundTruth.csv", "isic"}, {"metadata.csv", "pad-ufes-20"}} {
 		if _, err := os.Stat(filepath.Join(path, file.name)); err == nil {
 			return fmt.Sprintf("; this folder is %q", file.layout+":"+path)
 		}

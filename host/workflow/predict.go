@@ -51,6 +51,8 @@ type PredictOptions struct {
 	// Findings and Reconstruction say what will be asked of the result: a run that cannot
 	// give it is refused before anything is computed. So is Overlays.
 	Findings, Reconstruction, Overlays bool
+	// Entry says that the result will be written as a challenge takes it: data of none are refused.
+	Entry bool
 	// Per says whom the result will be asked about: "" the cases, else a slide or a patient.
 	Per string
 	// Outputs asks the stages for the maps that they draw over the pictures.
@@ -228,7 +230,9 @@ func predictRun(ctx context.Context, o PredictOptions, n int) (*PredictResult, e
 	if err != nil {
 		return nil, err
 	}
-	o.Split = given.Split
+	if o.Split = given.Split; o.Entry && given.Data.Entry == nil {
+		return nil, usage("--entry: the data %s are of no challenge; milk10k:DIR, isic:DIR and pad-ufes-20:DIR are", given.Data.Spec)
+	}
 	result := &PredictResult{Run: o.Run, Config: r.Config, Labels: r.Labels, Split: o.Split, Data: given.Data, Calibration: r.Calibration, Step: checkpoint.State.Step}
 	if result.Inputs, err = inputs(o.Run, checkpoint, given); err != nil {
 		return nil, err

@@ -77,6 +77,40 @@ func Write(path string, set Set) error {
 	return runs.WriteFile(path, data)
 }
 
+// WriteEntry writes the answers to a challenge's cases as the challenge takes them: a row per case,
+// the probability of a class per column, 0 where the run does not know the class.
+func WriteEntry(path string, entry *dataset.Entry, set Set) error {
+	if len(set.Labels) != 1 || !set.Labels[0].Classed() {
+		return fmt.Errorf("entry %s: %d questions are answered, want one that asks for classes", path, len(set.Labels))
+	}
+	rows := [][]string{{entry.Key}}
+	place, known := make([]int, len(entry.Columns)), false
+	for k, c := range entry.Columns {
+		rows[0] = append(rows[0], c.Name)
+		place[k] = slices.Index(set.Labels[0].Classes, c.Class)
+		known = known || place[k] >= 0
+	}
+	if !known {
+		return fmt.Errorf("entry %s: the run's classes %s are none of the challenge's", path, strings.Join(set.Labels[0].Classes, ", "))
+	}
+	for _, p := range set.Predictions {
+		row := []string{p.Case.ID}
+		for _, at := range place {
+			v := 0.0
+			if at >= 0 {
+				v = p.Probabilities[0][at]
+			}
+			row = append(row, number32(v))
+		}
+		rows = append(rows, row)
+	}
+	data, err := asCSV(rows)
+	if err != nil {
+		return err
+	}
+	return runs.WriteFile(path, data)
+}
+
 func asCSV(rows [][]string) ([]byte, error) {
 	var b bytes.Buffer
 	w := csv.NewWriter(&b)
