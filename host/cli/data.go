@@ -50,8 +50,8 @@ README.txt in the folder says exactly how.`,
 					&cli.IntFlag{Name: "size", Usage: "side of the images in pixels (default: 128 deeplesion, 64 table, 48 kidney, 32 slides)"},
 					&cli.IntFlag{Name: "patches", Usage: "patches per slide on average (slides)", Value: 24},
 					&cli.Float64Flag{Name: "missing", Usage: "probability that an attribute is missing, at random (0 with --context)", Value: 0.3},
-					&cli.StringFlag{Name: "context", Usage: "squares and bits (table): lookup, two bits say which of four squares counts; additive, evidence adds up"},
-					&cli.IntFlag{Name: "noise-tokens", Usage: "squares beside the four that count (--context)"},
+					&cli.StringFlag{Name: "context", Usage: "squares and bits (table): lookup, two bits say which of four squares counts; additive, evidence adds up; order (deeplesion): the order of slices tells lesions from look-alikes"},
+					&cli.IntFlag{Name: "noise-tokens", Usage: "squares beside the four that count (--context lookup or additive)"},
 					&cli.BoolFlag{Name: "questions", Usage: "add columns of findings, grades, numbers and times to an event (table)"},
 					&cli.Uint64Flag{Name: "seed", Usage: "seed; the same seed writes the same files"},
 					&cli.BoolFlag{Name: "json", Usage: "print a summary as JSON"},
@@ -92,16 +92,18 @@ func dataSynth(c *cli.Context) error {
 	}
 	context := c.String("context")
 	switch {
-	case context != "" && c.String("layout") != "table":
+	case context == synth.Order && c.String("layout") != "deeplesion":
+		return usageError("--context %s goes with --layout deeplesion", context)
+	case context != "" && context != synth.Order && c.String("layout") != "table":
 		return usageError("--context %s goes with --layout table", context)
-	case context != "" && c.IsSet("size"):
+	case context != "" && context != synth.Order && c.IsSet("size"):
 		return usageError("--size %d: the picture of --context %s is as large as its squares, 16 pixels each", c.Int("size"), context)
 	case c.Bool("questions") && c.String("layout") != "table":
 		return usageError("--questions goes with --layout table")
-	case context == "" && c.IsSet("noise-tokens"):
-		return usageError("--noise-tokens %d goes with --context", c.Int("noise-tokens"))
+	case (context == "" || context == synth.Order) && c.IsSet("noise-tokens"):
+		return usageError("--noise-tokens %d goes with --context %s or %s", c.Int("noise-tokens"), synth.Lookup, synth.Additive)
 	}
-	if missing == 0 || context != "" && !c.IsSet("missing") {
+	if missing == 0 || context != "" && context != synth.Order && !c.IsSet("missing") {
 		missing = -1 // the options' zero means their default
 	}
 	for _, name := range []string{"patients", "key-slices", "size", "patches"} {
@@ -117,7 +119,7 @@ func dataSynth(c *cli.Context) error {
 	case "deeplesion":
 		spec = "deeplesion:" + out
 		summary, err = synth.DeepLesion(c.Context, out, synth.DeepLesionOptions{Patients: c.Int("patients"), KeySlices: c.Int("key-slices"),
-			Size: c.Int("size"), Missing: missing, Seed: c.Uint64("seed")})
+			Size: c.Int("size"), Missing: missing, Context: context, Seed: c.Uint64("seed")})
 	case "table":
 		spec = "table:" + strings.TrimSuffix(out, "/") + "/data.csv"
 		summary, err = synth.Table(c.Context, out, synth.TableOptions{Patients: c.Int("patients"), Size: c.Int("size"), Missing: missing,

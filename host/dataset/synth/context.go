@@ -9,12 +9,14 @@ import (
 	"strconv"
 )
 
-// Contexts of Table: how picture and attributes make the label together.
+// Contexts of Table: how picture and attributes make the label together; and of DeepLesion.
 const (
 	// Lookup: two attributes say which of four marks in the picture is the label.
 	Lookup = "lookup"
 	// Additive: the label is the majority of the four marks and three attributes.
 	Additive = "additive"
+	// Order of DeepLesion: the order of the slices tells lesions from look-alikes.
+	Order = "order"
 )
 
 const (
@@ -127,4 +129,29 @@ random colour. Eight attributes, bit_1 to bit_8, are yes or no.
   %s
 Each attribute is missing with probability %.2f, independently of everything.
 `, o.Context, o.Seed, o.Patients, o.side(), o.side(), cellPx, s.Cases["train"], s.Cases["val"], s.Cases["test"], o.NoiseTokens, rule, max(0, o.Missing))
+}
+
+func orderReadme(o DeepLesionOptions, s *Summary) string {
+	return fmt.Sprintf(`SYNTHETIC DATA. Nothing here was seen in a patient.
+
+Computer-made CT-like slices in the layout of DeepLesion (DL_info.csv, Images_png,
+16-bit PNG, Hounsfield units + 32768), written by "alignedfusion data synth --context %s".
+
+seed %d, %d patients, %d key slices each, %d x %d pixels of %.3f mm
+key slices: train %d, val %d, test %d; lesions: train %d, val %d, test %d (split by patient)
+
+What is in a slice
+  lesion     1 or 2 per key slice: a cone that widens by %g %% of its radius per mm from slice to slice
+  harmless   1 or 2 cones of the same kind that narrow by as much
+  On the key slice both have one law of size, place and density, and the slices about it, taken
+  without their order, are those of a lesion as well as of a look-alike: the order alone tells them
+  apart. Slices are 1, 2 or 5 mm apart.
+
+attributes.csv says nothing of it: density is that of lesions and look-alikes alike; each of its
+attributes is left out with probability %.2f.
+
+synthetic_truth.csv holds every object drawn, in 0-based pixels; it is not read by the program.
+`, o.Context, o.Seed, o.Patients, o.KeySlices, o.Size, o.Size, widthMM/float64(o.Size),
+		s.Cases["train"], s.Cases["val"], s.Cases["test"], s.Lesions["train"], s.Lesions["val"], s.Lesions["test"],
+		100*growthPerMM, max(0, o.Missing))
 }

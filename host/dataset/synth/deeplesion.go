@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,6 +34,9 @@ type DeepLesionOptions struct {
 	// Missing is the probability that a report leaves an attribute out; negative
 	// means none, 0 means 0.3.
 	Missing float64
+	// Context is "", or Order: then lesions and look-alikes differ in the order of their slices
+	// alone, and reports say nothing of it.
+	Context string
 	Seed    uint64
 }
 
@@ -51,8 +55,9 @@ const (
 	noiseHU        = 18
 	minContrastHU  = 220
 	maxContrastHU  = 280
-	minRadiusMM    = 4   // 10 px diameter at 128 px
-	maxRadiusMM    = 9.6 // 24 px diameter at 128 px
+	minRadiusMM    = 4    // 10 px diameter at 128 px
+	maxRadiusMM    = 9.6  // 24 px diameter at 128 px
+	growthPerMM    = 0.08 // of a cone's radius, with Order
 	minHalfDepthMM = 2.5
 	maxHalfDepthMM = 4.5
 	paddingPixels  = 5 // DeepLesion's boxes add this to the RECIST diameters
@@ -110,7 +115,8 @@ type body struct {
 	hyper             bool
 	x, y, long, short float64 // centre and half axes
 	angle             float64
-	halfDepth         float64 // 0 for vessels, which run through
+	halfDepth         float64 // 0 for vessels and cones, which run through
+	growth            float64 // of a cone's radius, share of that on the key slice per mm
 	z                 float64 // centre in z relative to the key slice
 	driftX, driftY    float64 // of a vessel, mm per mm
 	contrastHU        float64
@@ -126,6 +132,9 @@ func DeepLesion(ctx context.Context, out string, opt DeepLesionOptions) (*Summar
 	setDefault(&opt.KeySlices, 2)
 	setDefault(&opt.Size, 128)
 	setDefault(&opt.Missing, 0.3)
+	if opt.Context != "" && opt.Context != Order {
+		return nil, fault.Errorf(fault.Usage, "synthetic DeepLesion: context %q, want %s or none", opt.Context, Order)
+	}
 	if opt.Patients < 3 || opt.Patients > 99999 || opt.KeySlices < 1 || opt.KeySlices > 99 || opt.Size < 96 || opt.Size > 512 || opt.Missing > 1 {
 		return nil, fault.Errorf(fault.Usage, "synthetic DeepLesion: %d patients, %d key slices each, size %d, missing %g: want 3 to 99999, 1 to 99, 96 to 512, at most 1",
 			opt.Patients, opt.KeySlices, opt.Size, opt.Missing)
@@ -196,7 +205,7 @@ func writePatient(ctx context.Context, dir string, index int, split string, opt 
 				k.told[name] = k.truth[name]
 			}
 		}
-		k.bodies = place(rng, hyper)
+		k.bodies = place(rng, hyper, opt.Context == Order)
 		if err := k.write(dir, rng); err != nil {
 			return nil, err
 		}
@@ -206,8 +215,9 @@ func writePatient(ctx context.Context, dir string, index int, split string, opt 
 }
 
 // place lays lesions, harmless look-alikes of the other density and vessels into the
-// body so that their boxes do not touch.
-func place(rng *rand.Rand, hyper bool) []body {
+// body so that their boxes do not touch. With cones look-alikes have the lesions' density: a lesion
+// becomes wider from slice to slice, a look-alike narrower.
+func place(rng *rand.Rand, hyper, cones bool) []body {
 	type want struct {
 		kind  string
 		hyper bool
@@ -217,6 +227,12 @@ func place(rng *rand.Rand, hyper bool) []body {
 	for _, more := range []want{{"lesion", hyper}, {"harmless", !hyper}, {"vessel", rng.Float64() < 0.5}} {
 		if rng.Float64() < 0.35 {
 			wanted = append(wanted, more)
+		}
+	}
+	if cones {
+		wanted = slices.DeleteFunc(wanted, func(w want) bool { return w.kind == "vessel" })
+		for i := range wanted {
+			wanted[i].hyper = hyper
 		}
 	}
 	rng.Shuffle(len(wanted), func(i, j int) { wanted[i], wanted[j] = wanted[j], wanted[i] })
@@ -229,9 +245,15 @@ func place(rng *rand.Rand, hyper bool) []body {
 			if !w.hyper {
 				b.contrastHU = -b.contrastHU
 			}
-			if w.kind == "vessel" {
+			switch {
+			case cones:
+				b.growth = growthPerMM
+				if w.kind == "harmless" {
+					b.growth = -growthPerMM
+				}
+			case w.kind == "vessel":
 				b.driftX, b.driftY = 0.1*rng.NormFloat64(), 0.1*rng.NormFloat64()
-			} else {
+			default:
 				b.halfDepth = minHalfDepthMM + (maxHalfDepthMM-minHalfDepthMM)*rng.Float64()
 				b.z = 0.4 * rng.NormFloat64()
 				b.z = max(-1, min(b.z, 1))
@@ -265,9 +287,12 @@ const (
 func (b *body) strength(x, y, z float64) float64 {
 	scale := 1.0
 	cx, cy := b.x, b.y
-	if b.kind == "vessel" {
+	switch {
+	case b.growth != 0:
+		scale = max(0.2, min(1+b.growth*z, 1.8))
+	case b.kind == "vessel":
 		cx, cy = cx+b.driftX*z, cy+b.driftY*z
-	} else {
+	default:
 		t := (z - b.z) / b.halfDepth
 		if t <= -1 || t >= 1 {
 			return 0
@@ -275,7 +300,7 @@ func (b *body) strength(x, y, z float64) float64 {
 		scale = math.Sqrt(1 - t*t)
 	}
 	dx, dy := x-cx, y-cy
-	reach := b.long + 3*b.edgeMM
+	reach := b.long*max(1, scale) + 3*b.edgeMM
 	if dx*dx+dy*dy > reach*reach {
 		return 0
 	}
@@ -489,6 +514,9 @@ func (k *keySlice) row(b *body, recist [8]float64, box [4]float64) []string {
 }
 
 func deepLesionReadme(opt DeepLesionOptions, s *Summary) string {
+	if opt.Context == Order {
+		return orderReadme(opt, s)
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `SYNTHETIC DATA. Nothing here was seen in a patient.
 

@@ -439,3 +439,56 @@ func TestQuestionsAreOfTheSpots(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// With the context order a lesion is wider on the later slices and a look-alike on the earlier
+// ones, as much; on the key slice, and in density, they do not differ.
+func TestTheOrderOfSlicesTellsLesionsFromLookAlikes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "set")
+	if _, err := synth.DeepLesion(context.Background(), dir, synth.DeepLesionOptions{Patients: 12, Size: 96, Context: synth.Order, Seed: 1}); err != nil {
+		t.Fatal(err)
+	}
+	d, err := dataset.Open("deeplesion:"+dir, dataset.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, side := map[string]int{}, map[string]float64{}
+	for _, r := range rows(t, filepath.Join(dir, "synthetic_truth.csv")) {
+		if r["density"] != r["shown_density"] {
+			t.Errorf("%s: %s in a patient whose lesions are %s", r["File_name"], r["shown_density"], r["density"])
+		}
+		var box [4]float64
+		for i, name := range []string{"x1", "y1", "x2", "y2"} {
+			if box[i], err = strconv.ParseFloat(r[name], 64); err != nil {
+				t.Fatal(err)
+			}
+		}
+		at := 0
+		for d.Cases[at].ID != r["File_name"] {
+			at++
+		}
+		c := d.Cases[at]
+		step := max(1, int(4/c.SpacingMM[0]))
+		area := func(n int) (dense int) {
+			img := hu(t, filepath.Join(filepath.Dir(c.Images[dataset.Volume]), pad3(n)+".png"))
+			for y := int(box[1]); y <= int(box[3]); y++ {
+				for x := int(box[0]); x <= int(box[2]); x++ {
+					if v := float64(img.Gray16At(x, y).Y) - 32768 - 45; math.Abs(v) > 130 {
+						dense++
+					}
+				}
+			}
+			return dense
+		}
+		if wider := area(c.KeySlice+step) > area(c.KeySlice-step); wider != (r["kind"] == "lesion") {
+			t.Errorf("%s: a %s is wider later: %t", r["File_name"], r["kind"], wider)
+		}
+		seen[r["kind"]]++
+		side[r["kind"]] += box[2] - box[0]
+	}
+	if seen["vessel"] > 0 || seen["lesion"] < 24 || seen["harmless"] < 24 {
+		t.Errorf("%v", seen)
+	}
+	if a, b := side["lesion"]/float64(seen["lesion"]), side["harmless"]/float64(seen["harmless"]); math.Abs(a-b) > 2.5 {
+		t.Errorf("boxes of lesions are %.1f pixels wide, of look-alikes %.1f", a, b)
+	}
+}
