@@ -315,6 +315,24 @@ func TestFiltersAndOrdersOfTheList(t *testing.T) {
 	}
 }
 
+// Of two classifiers the second takes one case of b for a; its cell of the confusion matrix leads to that case.
+func TestACellOfTheConfusionMatrixLeadsToItsCases(t *testing.T) {
+	figures := []workflow.Classifier{{Name: "first", Cases: 3}, {Name: "second", Cases: 3}}
+	g := &Gathered{Document: Document{Task: "classify", Systems: []System{{Name: "first"}, {Name: "second"}}, Cases: []Case{{ID: "one"}, {ID: "two"}, {ID: "three"}},
+		Classified: []Classified{{Classification: &workflow.Classification{Classes: []string{"a", "b"}, Systems: figures}, Case: []int{0, 1, 2}, Label: []int{0, 1, 1},
+			Probability: [][][]float64{{{0.9, 0.1}, {0.2, 0.8}, {0.1, 0.9}}, {{0.9, 0.1}, {0.2, 0.8}, {0.7, 0.3}}}}}}}
+	var shown, system, side, counts string
+	cell := `[...document.querySelectorAll("td.cell")].filter(td => td.getAttribute("aria-label") === "1 cases of b answered a")`
+	browser(t, opened(t, fileOf(t, g, 50)),
+		evaluate(`document.getElementById("system").value = "0"; document.getElementById("system").dispatchEvent(new Event("change")); 0`, nil),
+		chromedp.Click(`[data-tab=performance]`), evaluate(cell+`[0].click(); `+cell+`.length + ""`, &counts),
+		evaluate(`[...document.querySelectorAll("#items li .what")].map(e => e.textContent).join()`, &shown),
+		evaluate(`document.getElementById("system").value`, &system), textOf("#side", &side))
+	if counts != "1" || shown != "three" || system != "1" || !strings.Contains(side, "b taken for a, 70") {
+		t.Errorf("%s cells; it leads to %q of system %s, beside it %q", counts, shown, system, side)
+	}
+}
+
 func TestFlagsAreExportedAsATable(t *testing.T) {
 	e := newExample(t)
 	var export, id string

@@ -720,7 +720,9 @@ function start() {
   byId("slice").parentNode.hidden = byId("window").parentNode.hidden = doc.cases.length > 0 && !doc.cases.some(c => c.pictures && c.pictures.includes("volume"));
   makePerformance();
   listen();
-  if (systems.length) { const s = systems.length - 1; state.system = s; if (byId("system")) byId("system").value = String(s); byId("threshold").hidden = false; byId("slider").max = systems[s].curve.length; const points = detection.report.protocol.fppi, middle = points.reduce((a, b) => Math.abs(b - 1) < Math.abs(a - 1) ? b : a); state.step = stepAt(middle); setStep(state.step); }
+  state.system = Math.max(0, doc.systems.length - 1); // the others are what it is compared with
+  if (byId("system")) byId("system").value = String(state.system);
+  if (systems.length) { const s = state.system; byId("threshold").hidden = false; byId("slider").max = systems[s].curve.length; const points = detection.report.protocol.fppi, middle = points.reduce((a, b) => Math.abs(b - 1) < Math.abs(a - 1) ? b : a); state.step = stepAt(middle); setStep(state.step); }
   else if (doc.cases.length) update();
   const wanted = location.hash.slice(1);
   openTab(tabs.some(t => t[0] === wanted) ? wanted : tabs[0][0]);
