@@ -153,6 +153,9 @@ func runView(c *cli.Context) error {
 	if len(o.Compare.Systems) == 0 && o.Data == "" {
 		return usageError("view needs runs, --predictions with --ground-truth, or a data SPEC; see `alignedfusion view --help`")
 	}
+	if port := c.Int("port"); port < 0 || port > 65535 {
+		return usageError("--port %d, want 1 to 65535, or 0 for a free one", port)
+	}
 	g, err := page.Gather(c.Context, o)
 	if err != nil {
 		return err

@@ -185,11 +185,24 @@ func (g *Gathered) readStudy(dir string) error {
 		return err
 	}
 	var head struct {
-		SchemaVersion int               `json:"schema_version"`
-		Rows          []json.RawMessage `json:"rows"`
+		SchemaVersion int    `json:"schema_version"`
+		Metric        string `json:"metric"`
+		Rows          []struct {
+			Method  string                     `json:"method"`
+			Figures map[string]json.RawMessage `json:"figures"`
+		} `json:"rows"`
 	}
-	if err := json.Unmarshal(data, &head); err != nil || head.SchemaVersion != 1 || head.Rows == nil {
-		return fault.Errorf(fault.Data, "%s: want the table that `alignedfusion study` writes (schema_version 1, rows): %v", path, err)
+	err = json.Unmarshal(data, &head)
+	if err == nil && (head.SchemaVersion != 1 || head.Metric == "" || head.Rows == nil) {
+		err = errors.New("schema_version 1, a metric or rows are missing")
+	}
+	for i, r := range head.Rows {
+		if err == nil && (r.Method == "" || r.Figures == nil) {
+			err = fmt.Errorf("row %d has no method, or no figures", i+1)
+		}
+	}
+	if err != nil {
+		return fault.Errorf(fault.Data, "%s is not the table that `alignedfusion study` writes: %v", path, err)
 	}
 	g.Document.Study = json.RawMessage(data)
 	g.Document.Title = "Study " + filepath.Base(dir)

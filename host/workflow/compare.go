@@ -379,7 +379,7 @@ func compareDetectors(ctx context.Context, o CompareOptions, first *config.Confi
 			return nil, err
 		}
 	} else if r.Truth.GroundTruth == "" {
-		return nil, usage("compare of files needs --ground-truth (and --images for images without lesions)")
+		return nil, usage("predictions in files need --ground-truth (and --images for images without lesions)")
 	}
 	for _, s := range o.Systems {
 		r.Systems = append(r.Systems, frocreport.System{Name: s.Name, Path: s.predictions(o.Split)})
