@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
+	"github.com/alignedfusion/alignedfusion/eval/froc/frocplot"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocreport"
 	"github.com/alignedfusion/alignedfusion/eval/resample"
 )
@@ -372,7 +374,11 @@ func writeFROCFiles(c *cli.Context, report *frocreport.Report) error {
 		}
 	}
 	if path := c.String("plot"); path != "" {
-		return report.SavePlot(path, frocreport.Plot{Kind: frocreport.PlotKind(c.String("plot-kind")), Linear: c.String("plot-axis") == "linear"})
+		err := report.SavePlot(path, frocreport.Plot{Kind: frocreport.PlotKind(c.String("plot-kind")), Linear: c.String("plot-axis") == "linear"})
+		if errors.Is(err, frocplot.ErrNoLesionFreeImages) {
+			err = dataError(err)
+		}
+		return err
 	}
 	return nil
 }

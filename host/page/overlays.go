@@ -279,8 +279,9 @@ func (v *overlays) draw(i int) ([]byte, error) {
 func (v *overlays) annotate(i int, c canvas, scale float64) {
 	textInUse.Lock()
 	defer textInUse.Unlock()
+	var labels []image.Rectangle
 	for _, b := range v.boxes[i] {
-		c.box(b, scale)
+		labels = append(labels, c.box(b, scale, labels))
 	}
 	c.text(4, c.rows+lineHeight-5, v.shown[i].ID, color.White)
 	c.legend(v.boxes[i], c.rows+2*lineHeight-5)
@@ -309,8 +310,9 @@ type canvas struct {
 	rows int
 }
 
-// box draws a rectangle two pixels wide at a scale, and its label, inside the picture.
-func (c canvas) box(b overlaid, scale float64) {
+// box draws a rectangle two pixels wide at a scale, and its label, inside the picture and where
+// it hides none of the labels before; it returns where the label is.
+func (c canvas) box(b overlaid, scale float64, labels []image.Rectangle) image.Rectangle {
 	s := strokes[b.kind]
 	at := func(v float64, most int) int { return max(1, min(int(math.Round(v*scale)), most-2)) }
 	x1, y1, x2, y2 := at(b.box[0], c.Rect.Dx()), at(b.box[1], c.rows), at(b.box[2], c.Rect.Dx()), at(b.box[3], c.rows)
@@ -323,16 +325,25 @@ func (c canvas) box(b overlaid, scale float64) {
 		c.dot(x2, y, y-y1, s)
 	}
 	if b.label == "" {
-		return
+		return image.Rectangle{}
 	}
 	width := font.MeasureString(c.face, b.label).Ceil()
-	x, y := max(0, min(x1, c.Rect.Dx()-width-2)), y1-4
+	x, y, away := max(0, min(x1, c.Rect.Dx()-width-2)), y1-4, -lineHeight
 	if s.underneath {
-		y = y2 + textSize
+		y, away = y2+textSize, lineHeight
 	}
+	place := func(y int) image.Rectangle { return image.Rect(x-2, y-textSize+1, x+width+2, y+4) }
+	hides := func(y int) bool { return slices.ContainsFunc(labels, place(y).Overlaps) }
 	y = max(textSize, min(y, c.rows-3))
-	draw.Draw(c, image.Rect(x-2, y-textSize+1, x+width+2, y+4), image.NewUniform(color.RGBA{0, 0, 0, 160}), image.Point{}, draw.Over)
+	for free := y; free >= textSize && free <= c.rows-3; free += away {
+		if !hides(free) {
+			y = free
+			break
+		}
+	}
+	draw.Draw(c, place(y), image.NewUniform(color.RGBA{0, 0, 0, 160}), image.Point{}, draw.Over)
 	c.text(x, y, b.label, s.colour)
+	return place(y)
 }
 
 // dot colours four pixels, unless they lie in a gap at this length along the line.

@@ -3,6 +3,7 @@ package page
 import (
 	"encoding/json"
 	"fmt"
+	"image"
 	"image/color"
 	"image/png"
 	"os"
@@ -87,6 +88,25 @@ func TestOverlaysShowMissedLesionsFirstInTheirColours(t *testing.T) {
 	}
 	if n := drawn(t, files[1]); n["fp"] < 50 || n["tp"] < 50 {
 		t.Errorf("the false positive beside a found lesion: %v", n)
+	}
+}
+
+func TestLabelsOfOverlaysDoNotLieOnEachOther(t *testing.T) {
+	face, err := textFace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := canvas{image.NewRGBA(image.Rect(0, 0, 500, 500)), face, 460}
+	var labels []image.Rectangle
+	for k := range 6 {
+		kind := []string{"tp", "missed"}[k%2]
+		at := c.box(overlaid{box: []float64{200 + 3*float64(k), 200, 260, 260}, kind: kind, label: kind + " 0.9"}, 1, labels)
+		for _, before := range labels {
+			if at.Overlaps(before) {
+				t.Errorf("label %d at %v lies on that at %v", k, at, before)
+			}
+		}
+		labels = append(labels, at)
 	}
 }
 

@@ -63,6 +63,9 @@ func lineOf(n int) draw.LineStyle {
 	return draw.LineStyle{Color: Palette[n%len(Palette)], Width: vg.Points(1.5), Dashes: dashes[n/len(Palette)%len(dashes)]}
 }
 
+// ErrNoLesionFreeImages is returned for an AFROC plot where every image has a lesion.
+var ErrNoLesionFreeImages = errors.New("every image has a lesion, so AFROC has no horizontal axis; --plot-kind afroc1 takes all images")
+
 // Save draws the curves into path, whose ending says how: .svg, .png or .pdf. The legend
 // stands below the axes, so that it hides no line. Text in SVG is drawn as outlines: it looks
 // the same where a font is missing. PNG has 300 dots per inch. The file is written whole or
@@ -209,7 +212,7 @@ func (o *Options) addFROC(p *plot.Plot, c Curve, style draw.LineStyle) error {
 func (o *Options) addAFROC(p *plot.Plot, c Curve, style draw.LineStyle) error {
 	curve := c.Result.AFROCCurve(o.Kind == AFROC1)
 	if curve == nil {
-		return fmt.Errorf("%s: every image has a lesion, so AFROC has no horizontal axis; afroc1 takes all images", c.Name)
+		return fmt.Errorf("%s: %w", c.Name, ErrNoLesionFreeImages)
 	}
 	var at plotter.XYs
 	for _, step := range curve {
