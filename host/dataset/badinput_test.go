@@ -379,6 +379,9 @@ func TestNIfTIWithoutSpacing(t *testing.T) {
 		if len(d.Warnings) != 2 || !strings.Contains(d.Warnings[0], "v.nii does not say how far apart its slices are") {
 			t.Errorf("%v mm: warnings %v", mm, d.Warnings)
 		}
+		if r, err := Check(context.Background(), d.Spec, Options{}, true); err != nil || !strings.Contains(strings.Join(r.Warnings, "\n"), "1 of 1 images looked at hold voxels that are no numbers (NaN), the first is "+path) {
+			t.Errorf("%q, %v", r.Warnings, err)
+		}
 		in := &sdk.Intensity{Low: -1000, High: 1000, OutLow: 0, OutHigh: 1}
 		b := batches(t, d, d.Cases[1:2], LoaderOptions{Load: LoadOptions{Slices: 3, Intensity: in}})[0]
 		v := floats(t, b, Volume)

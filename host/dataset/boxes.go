@@ -193,7 +193,7 @@ func (o *opener) readBoxes(t *table.Table, byImage map[string]int) error {
 	if err != nil {
 		return problem.At(t.Path, 1, "", "%v", err)
 	}
-	o.corners = columns.AreCorners()
+	o.boxColumns = columns
 	all := slices.DeleteFunc(slices.Clone(t.Columns), func(c string) bool {
 		return slices.Contains([]string{"image", "patient", "split", "part"}, c) || slices.Contains(columns.Names, c)
 	})

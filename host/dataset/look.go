@@ -27,6 +27,8 @@ type values struct {
 	low, high float64
 	// units says that they are Hounsfield units: 16-bit slices and volumes.
 	units bool
+	// gaps says that some are no numbers.
+	gaps bool
 }
 
 // leastContrast is the share of the encoder's window that the values of an image have to
@@ -56,8 +58,10 @@ func (p *plane) extremes(path string) values {
 		add(float64(x))
 	}
 	for _, x := range p.hu32 {
-		if x == x { // not NaN
+		if x == x {
 			add(float64(x))
+		} else {
+			v.gaps = true
 		}
 	}
 	for _, x := range p.grey8 {
@@ -195,6 +199,9 @@ func judge(seen []values, window *sdk.Intensity) (warnings []string, err error) 
 	if len(positive) > 0 && len(positive) == units && len(empty) < len(seen) && (window == nil || window.Low < 0) {
 		warnings = append(warnings, fmt.Sprintf("no value below 0 in %d images looked at, %s: CT in Hounsfield units has air near -1000; was it stored without its intercept of -1024?",
 			units, positive[0].describe(nil)))
+	}
+	if gaps := slices.DeleteFunc(slices.Clone(seen), func(v values) bool { return !v.gaps }); len(gaps) > 0 {
+		warnings = append(warnings, fmt.Sprintf("%d of %d images looked at hold voxels that are no numbers (NaN), the first is %s: they are shown as air", len(gaps), len(seen), filepath.ToSlash(gaps[0].path)))
 	}
 	if units > 0 && units < len(seen) && window != nil {
 		i := slices.IndexFunc(seen, func(v values) bool { return !v.units })

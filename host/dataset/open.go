@@ -64,8 +64,8 @@ type opener struct {
 	read hash.Hash
 	// cells are the attributes of the cases.
 	cells *cellTable
-	// corners says that the boxes of pictures stand as two corners.
-	corners bool
+	// boxColumns are those of the boxes of pictures.
+	boxColumns box.Columns
 	// listed are the names in a folder by their stems.
 	listed map[string]map[string]string
 }

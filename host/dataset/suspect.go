@@ -15,6 +15,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/internal/box"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/table"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
@@ -98,6 +99,7 @@ func isMissingWord(text string) bool { return slices.Contains(missingWords, stri
 // suspect warns of columns that are seldom meant as they stand.
 func (o *opener) suspect() {
 	o.suspectSplits()
+	o.suspectFiles()
 	o.suspectGeometry()
 	for _, set := range o.d.Labels {
 		if len(o.opt.LabelSets) == 0 {
@@ -120,7 +122,7 @@ func (o *opener) suspect() {
 		if o.opt.Schema == nil && len(c.texts) < 2 && len(units) >= fewCells {
 			o.warn("column %q has %s in its %d cases: it tells nothing", name, map[int]string{0: "no value", 1: "one value"}[len(c.texts)], len(units))
 		}
-		o.suspectLeak(c, targets)
+		o.suspectLeak(c, targets, units)
 	}
 }
 
@@ -217,6 +219,33 @@ func (o *opener) suspectSplits() {
 	}
 }
 
+// suspectFiles warns of files that cases of two splits show.
+func (o *opener) suspectFiles() {
+	var known table.Index
+	var first []int32 // case of each file
+	shared, a, b := map[string]bool{}, 0, 0
+	for i := range o.d.Cases {
+		for _, m := range o.d.Modalities {
+			path := o.d.Cases[i].Images[m]
+			if path == "" {
+				continue
+			}
+			n, isNew := known.Add(path)
+			if isNew {
+				first = append(first, int32(i))
+			} else if k := int(first[n]); o.d.Cases[k].Split != o.d.Cases[i].Split && !shared[path] {
+				if shared[path] = true; len(shared) == 1 {
+					a, b = k, i
+				}
+			}
+		}
+	}
+	if len(shared) > 0 {
+		o.leak("%d images are shown in more than one split, for example by %s in %q (%s) and %s in %q (%s): results on such splits are too good",
+			len(shared), o.d.Cases[a].ID, o.d.Cases[a].Split, o.d.Cases[a].at, o.d.Cases[b].ID, o.d.Cases[b].Split, o.d.Cases[b].at)
+	}
+}
+
 // attributeColumn has the filled cells of a column, in the order of the cases.
 func (o *opener) attributeColumn(name string, units []int) *column {
 	from := o.attributes().need(name)
@@ -305,6 +334,15 @@ func (o *opener) suspectMissing(c *column, what, as string) {
 		what, c.name, counted(counts), o.at(first), as, spoilt, strings.Join(slices.Sorted(maps.Keys(counts)), ","))
 }
 
+// fewNumbers may well be names of categories.
+const fewNumbers = 4
+
+// distinct is the number of different numbers of the column.
+func (c *column) distinct() int {
+	counts, _ := c.some(isNumber)
+	return len(counts)
+}
+
 // quantity is a number with a decimal comma or a unit, or a date.
 var quantity = regexp.MustCompile(`^[-+<>~]?\s*\d+([.,]\d+)*\s*([a-zA-Zµ%°²³/]{1,8}\.?)?$|^\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ].*)?$`)
 
@@ -323,8 +361,8 @@ func (o *opener) suspectNumbers(c *column) {
 		}
 	}
 	switch text := problem.Clip(first.text, 40); {
-	case c.numbers >= 2*fewCellsOfValue && others*10 <= c.numbers:
-		o.warn("column %q: %d cells are numbers and %d are not, the first is %q (%s): so all of them are categories; correct the cells, or leave them empty",
+	case c.numbers >= 2*fewCellsOfValue && (others*10 <= c.numbers || len(counts) == 1 && others*2 <= c.numbers && c.distinct() > fewNumbers):
+		o.warn("column %q: %d cells are numbers and %d are not, the first is %q (%s): so all of them are categories; correct the cells, leave them empty, or say in the data spec what means that nothing is known (missing=…)",
 			c.name, c.numbers, others, text, o.at(first))
 	case odd >= fewCells && float64(odd+c.numbers) >= nearlyAll*float64(len(c.cells)-c.words):
 		o.warn("column %q: %d cells are numbers with a decimal comma, a unit or a sign, or dates, the first is %q (%s): they are taken as categories; write plain numbers such as 3.5",
@@ -351,14 +389,28 @@ func (o *opener) suspectCodes(c *column) {
 			low, high = min(low, v), max(high, v)
 		}
 	}
+	least, zeros := math.Inf(1), 0 // least: above zero
+	for _, t := range c.texts {
+		if v, err := strconv.ParseFloat(t.text, 64); err == nil && v > 0 {
+			least = min(least, v)
+		} else if err == nil && v == 0 {
+			zeros += t.count
+		}
+	}
 	counts, first := c.some(func(text string) bool {
-		v, _ := strconv.ParseFloat(text, 64)
+		v, err := strconv.ParseFloat(text, 64)
+		if err == nil && v == 0 && zeros > 1 && low == 0 && least > high-least { // the others lie together, far from it
+			return true
+		}
 		return often[text] && low < high && (v < 0 && low >= 0 && low-v > (high-low)/2 || v > 3*high && high > 0)
 	})
 	if len(counts) == 0 {
 		return
 	}
 	found = slices.Sorted(maps.Keys(counts))
+	if slices.ContainsFunc(found, func(text string) bool { v, _ := strconv.ParseFloat(text, 64); return v == 0 }) {
+		low = least
+	}
 	o.warn("column %q: %s (first in %s) lie far from its other numbers, %s to %s; where they mean that nothing is known, add missing=%s to the data spec or leave the cells empty",
 		c.name, counted(counts), o.at(first), formatNumber(low), formatNumber(high), strings.Join(found, ","))
 }
@@ -371,7 +423,7 @@ func spellingKey(text string) string {
 	if v, err := strconv.ParseFloat(text, 64); err == nil {
 		return strconv.FormatFloat(v, 'g', -1, 64)
 	}
-	return strings.Join(strings.FieldsFunc(strings.ToLower(norm.NFKC.String(text)), func(r rune) bool { return r == ' ' || r == '_' || r == '-' }), " ")
+	return strings.Join(strings.FieldsFunc(strings.TrimRight(strings.ToLower(norm.NFKC.String(text)), ".,;:"), func(r rune) bool { return r == ' ' || r == '_' || r == '-' }), " ")
 }
 
 // plainSpelling reports whether a text is its own spelling key: small letters and digits
@@ -424,7 +476,7 @@ func (o *opener) suspectClasses(c *column) {
 }
 
 // suspectLeak warns of a column that gives away the label, the patient or the case.
-func (o *opener) suspectLeak(c *column, targets []target) {
+func (o *opener) suspectLeak(c *column, targets []target, units []int) {
 	n := len(c.cells)
 	if n < fewCells {
 		return
@@ -452,8 +504,41 @@ func (o *opener) suspectLeak(c *column, targets []target) {
 		} else if c.separates(t) {
 			o.leak("column %q tells %s: its numbers of one class all lie apart from those of the others, in %d cases (first in %s); is it known before the label is? else leave it out with attributes=…",
 				c.name, t.name, n, o.at(c.first()))
+		} else if right := c.filledTells(t, units); right > 0 {
+			o.leak("column %q tells %s: where it is filled and where it is empty goes with the class in %d of %d cases (first filled in %s); is it known before the label is? else leave it out with attributes=…",
+				c.name, t.name, right, len(units), o.at(c.first()))
 		}
 	}
+}
+
+// filledTells is the number of cases that tell their class by whether the column is filled, where
+// that is nearly all; 0 else.
+func (c *column) filledTells(t target, units []int) (right int) {
+	counts := make([][2]int, 1+slices.Max(t.classOf)) // of each class, empty and filled
+	for _, i := range units {
+		if k := t.classOf[i]; k >= 0 {
+			counts[k][0]++
+		}
+	}
+	for _, cell := range c.cells {
+		if k := t.classOf[cell.caseIndex]; k >= 0 {
+			counts[k][0]--
+			counts[k][1]++
+		}
+	}
+	n, told := 0, [2]int{}
+	for _, of := range counts {
+		n += of[0] + of[1]
+		if of[1] > of[0] {
+			told[1] += of[1]
+		} else {
+			told[0] += of[0]
+		}
+	}
+	if right = told[0] + told[1]; n < enoughCells || min(told[0], told[1]) < fewCells || float64(right) < nearlyAll*float64(n) {
+		return 0
+	}
+	return right
 }
 
 // namesPatients reports whether values and patients, several cases of which there are, go
@@ -599,7 +684,7 @@ func (o *opener) suspectGeometry() {
 		}
 		for _, b := range c.Boxes {
 			boxes++
-			if o.corners {
+			if o.boxColumns.Names != nil {
 				x.Add(b.X1, b.X2, float64(c.Size[1]))
 				y.Add(b.Y1, b.Y2, float64(c.Size[0]))
 			}
@@ -621,7 +706,10 @@ func (o *opener) suspectGeometry() {
 	if thin >= 0 {
 		o.warn("%d of %d boxes are less than a pixel wide or high (first in %s, %s): are they shares of the image's sides?", nThin, boxes, o.d.Cases[thin].ID, o.d.Cases[thin].at)
 	}
-	if box.LikelySides(&x, &y) {
+	if o.boxColumns.HaveSides() && box.LikelyCorners(&x, &y) {
+		o.warn("the sides of the %d boxes all reach beyond their corners and grow with them: are %s second corners? then name the columns x1,y1,x2,y2", boxes, strings.Join(o.boxColumns.Names[2:], " and "))
+	}
+	if o.boxColumns.AreCorners() && box.LikelySides(&x, &y) {
 		o.warn("the second corners of the %d boxes do not move with the first ones and all fit the image as sides: are x2 and y2 width and height? then name the columns x,y,w,h", boxes)
 	}
 	if whole*2 > boxes {

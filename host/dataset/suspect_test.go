@@ -143,6 +143,15 @@ func TestFortyCasesThatAreSeldomMeant(t *testing.T) {
 		{"one value", nil, nil, nil, cycle("CT"), "has one value in its 40 cases"},
 		{"no value", nil, nil, nil, cycle(""), "has no value in its 40 cases"},
 		{"a word for missing as class", nil, nil, cycle("a", "b", "unknown", "c", "b"), nil, `classes of "label": "unknown" 8 times`},
+		{"one word of another language", nil, nil, nil, func(i int) string {
+			return map[bool]string{true: "nicht bekannt"}[i%4 == 0] + map[bool]string{true: fmt.Sprint(i % 7)}[i%4 > 0]
+		}, `the first is "nicht bekannt"`},
+		{"a few numbers and a word are categories", nil, nil, nil, cycle("1", "2", "3", "x"), ""},
+		{"nought for missing", nil, nil, nil, func(i int) string { return fmt.Sprint([]int{0, 60 + i%9, 71}[i%3]) }, `"0" 14 times (first in`},
+		{"nought among counts", nil, nil, nil, func(i int) string { return fmt.Sprint(i * i % 7) }, ""},
+		{"a full stop", nil, nil, nil, cycle("smooth", "smooth.", "rough"), "differ only in spelling"},
+		{"filled in one class alone", nil, nil, nil, func(i int) string { return map[string]string{"b": fmt.Sprint("v", i%3)}[ab(i)] }, "where it is filled and where it is empty goes with the class in 40 of 40 cases"},
+		{"filled in either class", nil, nil, nil, func(i int) string { return map[bool]string{true: fmt.Sprint("v", i%3)}[i%2 == 0] }, ""},
 		{"one class", nil, nil, cycle("a"), nil, `all 40 cases with a label have the class "a"`},
 		{"a number per patient", func(i int) string { return fmt.Sprint("p", i/2) }, nil, nil, func(i int) string { return fmt.Sprintf("MRN%04d", i/2) }, "names the patient: each of its 20 values"},
 		{"tells the label but once", nil, nil, nil, func(i int) string { return map[bool]string{true: "is b", false: "is " + ab(i)}[i == 0] }, "nearly tells label: its values go with one class each in 39 of 40"},
@@ -205,6 +214,46 @@ func TestBoxesThatAreSeldomMeant(t *testing.T) {
 				t.Errorf("%q, want %q", found, test.want)
 			}
 		})
+	}
+}
+
+// TestAFileInTwoSplitsIsSaid: whatever its cases and patients are called.
+func TestAFileInTwoSplitsIsSaid(t *testing.T) {
+	dir := tableDir(t)
+	edit(t, dir, "3,i/3.png", "3,i/1.png")
+	for spec, want := range map[string]string{
+		"table:" + dir: "1 images are shown in more than one split, for example by 1 in \"train\" (" + dir + ":2) and 3 in \"val\" (" + dir + ":4)",
+	} {
+		if d := mustOpen(t, spec, Options{}); !strings.Contains(strings.Join(d.Leaks, "\n"), want) {
+			t.Errorf("%q, want %q", d.Leaks, want)
+		}
+	}
+	volumes := volumesDir(t)
+	edit(t, filepath.Join(volumes, "volumes.csv"), "ras,ras.nii,p_ras,train", "ras,lps.nii,p_ras,test")
+	if d := mustOpen(t, "volumes:"+volumes+"?coordinates=lps", Options{}); !strings.Contains(strings.Join(d.Leaks, "\n"), "1 images are shown in more than one split, for example by lps#0") {
+		t.Errorf("%q", d.Leaks)
+	}
+}
+
+// TestSecondCornersInThePlaceOfSides: sides that grow with their corner and reach beyond it.
+func TestSecondCornersInThePlaceOfSides(t *testing.T) {
+	for name, c := range map[string]struct {
+		side func(x int) int
+		said bool
+	}{"second corners": {func(x int) int { return x + 3 + x%3 }, true}, "sides": {func(x int) int { return 5 + 7*x%11 }, false}} {
+		dir := t.TempDir()
+		images, boxes := "image,patient,split\n", "image,x,y,w,h\n"
+		for i := range 16 {
+			x, y := 2+i%13, 1+i%11
+			images += fmt.Sprintf("%d.png,p%d,train\n", i, i)
+			boxes += fmt.Sprintf("%d.png,%d,%d,%d,%d\n", i, x, y, c.side(x), c.side(y))
+			write(t, filepath.Join(dir, "images", fmt.Sprint(i)+".png"), greyPNG(t, 64, 64, func(x, y int) uint8 { return uint8(3*x + i) }))
+		}
+		write(t, filepath.Join(dir, "images.csv"), images)
+		write(t, filepath.Join(dir, "boxes.csv"), boxes)
+		if d := mustOpen(t, "boxes:"+dir, Options{}); strings.Contains(strings.Join(d.Warnings, "\n"), "are w and h second corners?") != c.said {
+			t.Errorf("%s: %q", name, d.Warnings)
+		}
 	}
 }
 
@@ -271,11 +320,11 @@ func TestValuesThatAreNoHounsfieldUnits(t *testing.T) {
 		seen []values
 		want string
 	}{
-		{[]values{{"a", -32768, 32767, true}}, "written as numbers without a sign"},
-		{[]values{{"a", 0, 0.9, true}}, "values between 0 and 1 are no Hounsfield units"},
-		{[]values{{"a", 31744, 35839, true}}, "stored as HU + 32768: subtract"},
-		{[]values{{"a", -1000, 900, true}, {"b", 0, 200, false}}, "1 of 2 slices are no Hounsfield units but 8-bit grey, the first is b"},
-		{[]values{{"a", -1000, 900, true}}, ""},
+		{[]values{{path: "a", low: -32768, high: 32767, units: true}}, "written as numbers without a sign"},
+		{[]values{{path: "a", low: 0, high: 0.9, units: true}}, "values between 0 and 1 are no Hounsfield units"},
+		{[]values{{path: "a", low: 31744, high: 35839, units: true}}, "stored as HU + 32768: subtract"},
+		{[]values{{path: "a", low: -1000, high: 900, units: true}, {path: "b", low: 0, high: 200, units: false}}, "1 of 2 slices are no Hounsfield units but 8-bit grey, the first is b"},
+		{[]values{{path: "a", low: -1000, high: 900, units: true}}, ""},
 	} {
 		warnings, err := judge(test.seen, ctWindow)
 		found := strings.Join(warnings, "\n")

@@ -247,7 +247,7 @@ func (o *opener) volumeBoxes(frames map[string]*volumeFrame) (map[string][]box3,
 	if err != nil {
 		return nil, false, problem.At(path, 1, "", "%v", err)
 	}
-	boxes := map[string][]box3{}
+	boxes, lines := map[string][]box3{}, map[string][]int{}
 	var given [3]box.Axis
 	for _, r := range t.Rows {
 		id := t.Get(r, "id")
@@ -273,7 +273,11 @@ func (o *opener) volumeBoxes(frames map[string]*volumeFrame) (map[string][]box3,
 			o.problems.AddError(t.Path, r.Line, "", err)
 			continue
 		}
-		boxes[id] = append(boxes[id], b)
+		if twin := slices.IndexFunc(boxes[id], func(q box3) bool { return q.low == b.low && q.top == b.top }); twin >= 0 {
+			o.problems.Add(t.Path, r.Line, "", "the same box as in line %d", lines[id][twin])
+			continue
+		}
+		boxes[id], lines[id] = append(boxes[id], b), append(lines[id], r.Line)
 		if low, top, err := numbersOfBox(t, r, columns); err == nil && columns.AreCorners() && o.inVoxels() {
 			for a := range given {
 				given[a].Add(low[a], top[a], float64(f.header.Dim[a]))

@@ -139,6 +139,7 @@ func TestBadVolumes(t *testing.T) {
 		{"boxes.csv", "lps,-9.2", "lps,nine", "boxes.csv:2: x1: "},
 		{"boxes.csv", "lps,-9.2", "lps,-7.6", "boxes.csv:2: the box has no extent along x"},
 		{"boxes.csv", "lps,-9.2,-19.3,-28,-7.6,-17.2,-26", "lps,9.2,19.3,-28,11,22,-26", "are the coordinates lps"},
+		{"boxes.csv", "ras,", "lps,", "boxes.csv:3: the same box as in line 2"},
 		{"boxes.csv", "class\n", "ignore\n", `boxes.csv:2: ignore: "mass" is neither 1 nor 0`},
 	} {
 		dir := volumesDir(t)

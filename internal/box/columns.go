@@ -67,6 +67,9 @@ func FindColumns(columns []string, dims int) (Columns, error) {
 // AreCorners reports whether the columns hold two corners.
 func (c Columns) AreCorners() bool { return c.shape == twoCorners }
 
+// HaveSides reports whether the columns hold a corner and sides.
+func (c Columns) HaveSides() bool { return c.shape == cornerSides }
+
 // Axis are the numbers of many boxes along one axis, and the sizes of their images.
 type Axis struct{ Low, Top, Size []float64 }
 
@@ -96,6 +99,26 @@ func LikelySides(axes ...*Axis) bool {
 			return false // which tells nothing
 		}
 		if together := stat.Correlation(a.Low, a.Top, nil); math.Abs(together) > 0.5 { // of one size it is no number
+			return false
+		}
+	}
+	return true
+}
+
+// LikelyCorners reports whether what stands for the sides of boxes are their greatest corners: along
+// every axis all are beyond the least ones and move with them.
+func LikelyCorners(axes ...*Axis) bool {
+	for _, a := range axes {
+		if len(a.Low) < fewBoxes || slices.Min(a.Low) == slices.Max(a.Low) {
+			return false
+		}
+		sides := make([]float64, len(a.Low))
+		for k, low := range a.Low {
+			if sides[k] = a.Top[k] - low; sides[k] <= low {
+				return false
+			}
+		}
+		if !(stat.Correlation(a.Low, sides, nil) > 0.8) {
 			return false
 		}
 	}
