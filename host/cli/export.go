@@ -69,7 +69,7 @@ finding, its box filled, or with --masks one per label.`,
 	{"labelmap", "NIfTI label volumes: the n-th best box is n", `Writes OUT/VOLUME.nii on the volume's own grid, and VOLUME.json with the class, label and score of each value.
 data import --masks reads them.`, nil, plain(export.WriteLabelMaps)},
 	{"slicer", "3D Slicer markups: a region of interest per finding", "Writes OUT/VOLUME.mrk.json in mm (LPS), boxes along the volume's axes.", nil, plain(export.WriteSlicer)},
-	{"coco", "COCO results, with the data's images and boxes", "Writes OUT/annotations.json and OUT/results.json of boxes of single images (predict --out); pycocotools and froc read them.", nil, plain(export.WriteCOCO)},
+	{"coco", "COCO results, with the images and boxes of their splits", "Writes OUT/annotations.json and OUT/results.json of boxes of single images (predict --out); pycocotools and froc read them.", nil, plain(export.WriteCOCO)},
 	{"nndetection", "nnDetection's lists of boxes", `Writes OUT/VOLUME_boxes.json with pred_boxes (x1 y1 x2 y2 z1 z2: columns, rows, slices as displayed), pred_scores and
 pred_labels; froc reads the folder.`, nil, plain(export.WriteNNDetection)},
 }

@@ -231,8 +231,9 @@ func newCOCOBox(image, category int, x1, y1, x2, y2 float64) cocoBox {
 	return cocoBox{ImageID: image, CategoryID: category, BBox: [4]float64{x1, y1, x2 - x1, y2 - y1}, Area: (x2 - x1) * (y2 - y1)}
 }
 
-// WriteCOCO writes annotations.json, the data's images and boxes, and results.json, the boxes
-// found, in COCO's formats. Boxes are of one image each; those of several slices are an error.
+// WriteCOCO writes annotations.json, the images and boxes of the splits in which something was
+// found (of all where nothing was), and results.json, the boxes found, in COCO's formats: lesions
+// that were not searched would count as missed. Boxes are of one image each; those of several slices are an error.
 func WriteCOCO(f *Findings, d *dataset.Dataset, out string) ([]string, error) {
 	classes := classIndex(d, f)
 	annotations := struct {
@@ -243,9 +244,15 @@ func WriteCOCO(f *Findings, d *dataset.Dataset, out string) ([]string, error) {
 	for n, name := range classes {
 		annotations.Categories = append(annotations.Categories, cocoCategory{n + 1, name})
 	}
-	ids := map[string]int{}
+	ids, searched := map[string]int{}, map[string]bool{}
+	for _, one := range f.List {
+		searched[one.Key.Split] = true
+	}
 	for n := range d.Cases {
 		c := &d.Cases[n]
+		if len(searched) > 0 && !searched[c.Split] {
+			continue
+		}
 		ids[c.ID] = n + 1
 		annotations.Images = append(annotations.Images, cocoImage{n + 1, c.ID, c.Size[1], c.Size[0]})
 		add := func(b cocoBox) {

@@ -2,6 +2,7 @@ package export
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/dataset/importer"
 	"github.com/alignedfusion/alignedfusion/host/runs"
+	"github.com/alignedfusion/alignedfusion/internal/box"
 )
 
 const boxes = `image,x1,y1,x2,y2,z1,z2,score,label,key_image
@@ -158,6 +160,40 @@ func TestFindingsOfJSONAreThoseOfCSV(t *testing.T) {
 		}
 		if _, err := ReadFindings(path, d, 0); err == nil {
 			t.Errorf("%s is taken for findings", bad)
+		}
+	}
+}
+
+// Lesions of another split were not searched: as annotations they would count as missed.
+func TestCOCOHasTheSplitsOfTheFindingsAlone(t *testing.T) {
+	d := &dataset.Dataset{Spec: "boxes:x", Cases: []dataset.Case{{ID: "a", Split: "train"}, {ID: "b", Split: "test"}, {ID: "c", Split: "test"}}}
+	for i := range d.Cases {
+		d.Cases[i].Boxes = []dataset.Box{{Box: box.Box{X1: 1, Y1: 1, X2: 5, Y2: 5}}}
+	}
+	for want, findings := range map[string][]Finding{"b c": {{Key: &d.Cases[1], Label: "lesion"}}, "a b c": nil} {
+		out := t.TempDir()
+		if _, err := WriteCOCO(&Findings{List: findings}, d, out); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(filepath.Join(out, "annotations.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got struct {
+			Images []struct {
+				Name string `json:"file_name"`
+			}
+			Annotations []any
+		}
+		if err := json.Unmarshal(text, &got); err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, i := range got.Images {
+			names = append(names, i.Name)
+		}
+		if strings.Join(names, " ") != want || len(got.Annotations) != len(names) {
+			t.Errorf("images %v with %d boxes, want %s", names, len(got.Annotations), want)
 		}
 	}
 }
