@@ -35,7 +35,8 @@ _alignedfusion() {
 	[[ $cur == -* ]] && line+=("$cur")
 	found=("${(@f)$("${line[@]}" --generate-bash-completion 2>/dev/null)}")
 	if [[ -n ${found[1]} ]]; then
-		compadd -- "${found[@]}"
+		compadd -S '' -- "${(@M)found:#*[=:]}" # more of the word follows
+		compadd -- "${(@)found:#*[=:]}"
 	else
 		_files
 	fi
