@@ -116,12 +116,29 @@ func columns(rows []row, margin, width int) string {
 	return b.String()
 }
 
-// wrapped breaks a text at blanks into lines of at most width letters; a longer word
-// keeps a line of its own.
+// wrapped breaks a text at blanks into lines of at most width letters, and a longer word, which
+// has a line of its own, behind its commas and bars.
 func wrapped(text string, width int) []string {
 	lines, length := []string{""}, 0
 	for _, word := range strings.Fields(text) {
 		n := len([]rune(word))
+		for n > width {
+			runes := []rune(word)
+			end := width
+			for end > 0 && !strings.ContainsRune(",|", runes[end-1]) {
+				end--
+			}
+			if end == 0 {
+				break
+			}
+			if last := len(lines) - 1; length == 0 {
+				lines[last] = string(runes[:end])
+			} else {
+				lines = append(lines, string(runes[:end]))
+			}
+			lines, length = append(lines, ""), 0
+			word, n = string(runes[end:]), n-end
+		}
 		switch last := len(lines) - 1; {
 		case length == 0:
 			lines[last], length = word, n
@@ -273,7 +290,7 @@ func printHelp(w io.Writer, _ string, data any) {
 		b.WriteString("\nFlags:\n" + columns(rows, margin, width))
 	}
 	if len(own) < len(flags) {
-		b.WriteString("\nMore flags find, bound and isolate plugins: alignedfusion help plugin-flags\n")
+		b.WriteString("\n" + paragraphs("More flags find, bound and isolate plugins: alignedfusion help plugin-flags", 0, width))
 	}
 	_, _ = io.WriteString(w, b.String())
 }

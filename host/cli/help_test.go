@@ -24,6 +24,13 @@ func TestHelpKeepsAllWordsAndItsWidth(t *testing.T) {
 	})
 }
 
+func TestALongListIsBrokenBehindItsCommasAndBars(t *testing.T) {
+	got := strings.Join(wrapped("one of alpha,beta,gamma|delta|epsilon, or unbreakable-word", 12), "\n")
+	if want := "one of\nalpha,beta,\ngamma|delta|\nepsilon, or\nunbreakable-word"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestAParagraphIsFilledAndWhatIsSetInStands(t *testing.T) {
 	const text = "One line\nand its second.\n\n  a  table\n  of two"
 	if got, want := paragraphs(text, 1, 60), " One line and its second.\n\n   a  table\n   of two\n"; got != want {
