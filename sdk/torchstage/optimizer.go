@@ -109,8 +109,9 @@ func (p *Params) step(s *Scope, o sdk.Optimizer, lr, scale float64) {
 }
 
 // averageState names the averaged value among a parameter's states, valueState its own value
-// in the optimizer's file where weightsFile holds the average.
-const averageState, valueState = "average", "value"
+// in the optimizer's file where weightsFile holds the average, countState the number of its
+// updates in that file.
+const averageState, valueState, countState = "average", "value", "step"
 
 // keepAverages begins the average of every parameter that has none with its value.
 func (p *Params) keepAverages(s *Scope) {
@@ -193,16 +194,8 @@ func (p *Params) adamw(s *Scope, e *param, w, g *ts.Tensor, v map[string]float64
 	}
 	// The first update of a parameter may come after other parameters' (a branch that
 	// was not used): its bias correction counts its own updates.
-	count, ok := e.state["step"]
-	if !ok {
-		count = s.Keep(s.Zeros(p.device, 1))
-		if s.err != nil {
-			return
-		}
-		e.state["step"] = count
-	}
-	s.act1("add_", 1, count.AddScalar_)
-	n := s.Scalar(count)
+	e.updates++
+	n := e.updates
 	b1, b2 := v["beta1"], v["beta2"]
 	m, q := e.state["exp_avg"], e.state["exp_avg_sq"]
 	s.act1("mul_", b1, m.MulScalar_)
@@ -233,6 +226,9 @@ func (p *Params) save(s *Scope, dir string, o sdk.Optimizer) ([]string, error) {
 		weights[e.name] = s.ToTensor(e.value, nil)
 		for name, t := range e.state {
 			state[e.name+"#"+name] = s.ToTensor(t, nil)
+		}
+		if e.updates > 0 {
+			state[e.name+"#"+countState] = tensor.OfFloat32s([]float32{float32(e.updates)}, 1)
 		}
 		if mean := state[e.name+"#"+averageState]; mean != nil {
 			delete(state, e.name+"#"+averageState)
@@ -285,7 +281,7 @@ func (p *Params) load(s *Scope, dir string, o sdk.Optimizer, weightsOnly bool) e
 		for _, t := range e.state {
 			_ = t.Drop()
 		}
-		e.state = nil
+		e.state, e.updates = nil, 0
 	}
 	for _, name := range f.Names() {
 		owner, kind, ok := strings.Cut(name, "#")
@@ -296,6 +292,14 @@ func (p *Params) load(s *Scope, dir string, o sdk.Optimizer, weightsOnly bool) e
 		t, err := f.Tensor(name)
 		if err != nil {
 			return err
+		}
+		if kind == countState {
+			counts, err := t.Float32s()
+			if err != nil || len(counts) != 1 {
+				return sdk.Errorf(sdk.InvalidArgument, "%s: %q is no number of updates", optimizerFile, name)
+			}
+			e.updates = float64(counts[0])
+			continue
 		}
 		value := s.To(s.FromTensor(t), p.device)
 		if kind == valueState { // the weights that were read are the average

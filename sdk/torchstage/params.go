@@ -23,6 +23,9 @@ type param struct {
 	frozen bool
 	// state of the optimizer, by its name in the optimizer's file.
 	state map[string]*ts.Tensor
+	// updates that AdamW has made, countState in the optimizer's file. It stays on the host:
+	// a number on a device would be waited for at every parameter of every step.
+	updates float64
 }
 
 // Params are the parameters and buffers of a stage, by their full dotted names.
