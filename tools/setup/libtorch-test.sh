@@ -19,6 +19,8 @@ mkdir -p "$tree/build/shim"
 cp -r bin "$tree"
 cp build/fitgotch "$tree/build"
 cp -r build/shim/src "$tree/build/shim"
+mkdir -p "$tree/sdk/torchstage"
+cp -r sdk/torchstage/native "$tree/sdk/torchstage"
 for p in $packages; do
 	mkdir -p "$tree/plugins/$p"
 	for part in native testdata; do
