@@ -285,20 +285,14 @@ func permute(a, b *Result, clusters []int32, n int, o resample.Options) [4]int {
 	va, vb := a.Metrics.vector(), b.Metrics.vector()
 	var counts [4]atomic.Int64
 	resample.Parallel(o.Permutations, func(next func() (int, bool)) {
-		exchanged := make([]bool, n)
-		pa, pb := make([][]float64, a.Cases), make([][]float64, a.Cases)
-		ca, cb := make([]int, a.Cases), make([]int, a.Cases)
+		drawn, swapped := make([]bool, n), make([]bool, a.Cases)
 		for k, ok := next(); ok; k, ok = next() {
-			o.Exchange(k, exchanged)
+			o.Exchange(k, drawn)
 			for i, c := range clusters {
-				pa[i], pb[i], ca[i], cb[i] = a.Probabilities[i], b.Probabilities[i], a.Predicted[i], b.Predicted[i]
-				if exchanged[c] {
-					pa[i], pb[i], ca[i], cb[i] = pb[i], pa[i], cb[i], ca[i]
-				}
+				swapped[i] = drawn[c]
 			}
-			// both inputs were accepted row by row before, so mixtures of their rows are
-			da := evaluate(a.Labels, ca, pa, a.Classes).Metrics.vector()
-			db := evaluate(a.Labels, cb, pb, a.Classes).Metrics.vector()
+			first, second := exchange(a, b, swapped)
+			da, db := first.Metrics.vector(), second.Metrics.vector()
 			for i := range counts {
 				if d := db[i] - da[i]; math.IsNaN(d) || resample.AsExtreme(d, vb[i]-va[i]) {
 					counts[i].Add(1)
@@ -311,6 +305,18 @@ func permute(a, b *Result, clusters []int32, n int, o resample.Options) [4]int {
 		out[i] = int(counts[i].Load())
 	}
 	return out
+}
+
+// exchange are two results with their answers to some cases exchanged.
+func exchange(a, b *Result, swapped []bool) (*Result, *Result) {
+	pa, pb, ca, cb := slices.Clone(a.Probabilities), slices.Clone(b.Probabilities), slices.Clone(a.Predicted), slices.Clone(b.Predicted)
+	for i, is := range swapped {
+		if is {
+			pa[i], pb[i], ca[i], cb[i] = pb[i], pa[i], cb[i], ca[i]
+		}
+	}
+	// both inputs were accepted row by row before, so mixtures of their rows are
+	return evaluate(a.Labels, ca, pa, a.Classes), evaluate(a.Labels, cb, pb, a.Classes)
 }
 
 func mcNemar(a, b *Result) McNemar {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/alignedfusion/alignedfusion/eval/resample"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
@@ -185,6 +186,10 @@ func Estimates(systems []*Result, figures []Figure, patients []string, options r
 				return 0
 			}
 			return systems[s].patientsOf(figures[k], clusters, n)
+		},
+		exchanged: func(s int, swapped []bool) (func(k int) float64, func(k int) float64) {
+			a, b := exchange(systems[0], systems[s], swapped)
+			return func(k int) float64 { return figures[k].Of(a) }, func(k int) float64 { return figures[k].Of(b) }
 		}}
 	return e.estimates(patients, options)
 }
@@ -197,6 +202,9 @@ type estimator struct {
 	// bound is the number of patients that a figure between 0 and 1 is known of; 0: it does not
 	// lie there.
 	bound func(system, figure int, clusters []int32, n int) int
+	// exchanged are the figures of the first system and of another one with their answers to some
+	// cases exchanged.
+	exchanged func(system int, swapped []bool) (first, other func(figure int) float64)
 }
 
 func (e *estimator) estimates(patients []string, options resample.Options) (each [][]Estimate, differences [][]Difference, err error) {
@@ -217,6 +225,10 @@ func (e *estimator) estimates(patients []string, options resample.Options) (each
 	for s := range e.systems {
 		var row []Estimate
 		var against []Difference
+		var exceed []int
+		if s > 0 {
+			exceed = e.permute(s, clusters, n, o)
+		}
 		for k := range e.figures {
 			v := e.of(s, k, nil)
 			one := Estimate{v, o.Interval(replicates[s][k], v, jack[s][k])}
@@ -233,6 +245,7 @@ func (e *estimator) estimates(patients []string, options resample.Options) (each
 			d.CI, d.Resolvable = o.Difference(apart, d.Value, resample.Minus(jack[s][k], jack[0][k]), n)
 			if !math.IsNaN(d.Value) {
 				d.BootstrapP = resample.BootstrapP(apart)
+				d.PermutationP = float64(1+exceed[k]) / float64(1+o.Permutations)
 			}
 			against = append(against, d)
 		}
@@ -242,6 +255,36 @@ func (e *estimator) estimates(patients []string, options resample.Options) (each
 		}
 	}
 	return each, differences, nil
+}
+
+// permute counts, for each figure, the permutations whose difference of a system to the first is
+// at least as far from 0 as the observed one, as [permute] does.
+func (e *estimator) permute(s int, clusters []int32, n int, o resample.Options) []int {
+	observed := make([]float64, e.figures)
+	for k := range observed {
+		observed[k] = e.of(s, k, nil) - e.of(0, k, nil)
+	}
+	counts := make([]atomic.Int64, e.figures)
+	resample.Parallel(o.Permutations, func(next func() (int, bool)) {
+		drawn, swapped := make([]bool, n), make([]bool, len(clusters))
+		for p, ok := next(); ok; p, ok = next() {
+			o.Exchange(p, drawn)
+			for i, c := range clusters {
+				swapped[i] = drawn[c]
+			}
+			first, other := e.exchanged(s, swapped)
+			for k := range counts {
+				if d := other(k) - first(k); math.IsNaN(d) || resample.AsExtreme(d, observed[k]) {
+					counts[k].Add(1)
+				}
+			}
+		}
+	})
+	out := make([]int, e.figures)
+	for k := range out {
+		out[k] = int(counts[k].Load())
+	}
+	return out
 }
 
 // values are [system][figure][replicate].

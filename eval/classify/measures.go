@@ -28,6 +28,8 @@ type Answers interface {
 	Cases() int
 	// sameTruth reports whether the other's cases have the same truth.
 	sameTruth(Answers) bool
+	// exchange are these answers and others to the same cases, with those to some exchanged.
+	exchange(other Answers, swapped []bool) (Answers, Answers)
 }
 
 // Measure is a figure of Answers, see [ParseMeasure].
@@ -35,6 +37,8 @@ type Measure struct {
 	Name string
 	// LessIsBetter is true of errors.
 	LessIsBetter bool
+	// Directed is true of what is neither better when less nor when more.
+	Directed bool
 	share        bool // between 0 and 1
 	of           func(a Answers, w weights) float64
 }
@@ -111,6 +115,34 @@ func BestMeasures(question string) []string {
 	return out
 }
 
+// CheckBest refuses a name by which no answers, whatever the question, can be better than others.
+// What only a question's classes can tell is left to [ParseFigure].
+func CheckBest(text string) error {
+	if IsFigure(text) {
+		if strings.HasPrefix(text, "calibration_") {
+			return fmt.Errorf("figure %q is neither better when less nor when more", text)
+		}
+		return nil
+	}
+	var names []string
+	for _, k := range figureKinds {
+		names = append(names, k.name)
+	}
+	for _, question := range []string{Regression, Survival} {
+		m, err := ParseMeasure(text, question)
+		switch {
+		case err == nil && m.Directed:
+			return fmt.Errorf("figure %q is neither better when less nor when more", text)
+		case err == nil:
+			return nil
+		}
+		names = append(names, BestMeasures(question)...)
+	}
+	name, _, _ := strings.Cut(text, ":")
+	name, _, _ = strings.Cut(name, "@")
+	return fmt.Errorf("figure %q is unknown%s; alignedfusion help figures lists them", text, nearest.Meant(name, names))
+}
+
 // ParseMeasure reads NAME, or NAME@T for the measures at a time, of a question.
 func ParseMeasure(text, question string) (Measure, error) {
 	name, at, hasAt := strings.Cut(text, "@")
@@ -123,7 +155,7 @@ func ParseMeasure(text, question string) (Measure, error) {
 		if k.name != name {
 			continue
 		}
-		m := Measure{Name: text, LessIsBetter: k.less, share: k.share}
+		m := Measure{Name: text, LessIsBetter: k.less, Directed: k.directed, share: k.share}
 		var t float64
 		if hasAt != k.at {
 			return m, fmt.Errorf("figure %q: want %s", text, map[bool]string{true: name + "@T with a time T, such as " + name + "@24", false: name + " without @"}[k.at])
@@ -156,6 +188,10 @@ func MeasureEstimates(systems []Answers, measures []Measure, patients []string, 
 				return n
 			}
 			return 0
+		},
+		exchanged: func(s int, swapped []bool) (func(k int) float64, func(k int) float64) {
+			a, b := systems[0].exchange(systems[s], swapped)
+			return func(k int) float64 { return measures[k].Of(a) }, func(k int) float64 { return measures[k].Of(b) }
 		}}
 	return e.estimates(patients, options)
 }
@@ -191,6 +227,16 @@ func (n *Numbers) Pairs() (truth, predicted []float64) { return n.truth, n.predi
 func (n *Numbers) sameTruth(a Answers) bool {
 	other, ok := a.(*Numbers)
 	return ok && slices.Equal(n.truth, other.truth)
+}
+
+func (n *Numbers) exchange(a Answers, swapped []bool) (Answers, Answers) {
+	x, y := slices.Clone(n.predicted), slices.Clone(a.(*Numbers).predicted)
+	for i, is := range swapped {
+		if is {
+			x[i], y[i] = y[i], x[i]
+		}
+	}
+	return &Numbers{n.truth, x}, &Numbers{n.truth, y}
 }
 
 // moments are sums over the cases of x, which is true, and y, which is predicted.

@@ -70,7 +70,7 @@ func ExpectedTime(bounds, probabilities []float64) float64 {
 func (t *Times) sort() {
 	n := len(t.time)
 	byExpected := make([]int, n)
-	t.order, t.rank = make([]int, n), make([]int, n)
+	t.order, t.rank, t.ranks = make([]int, n), make([]int, n), 0
 	for i := range n {
 		t.order[i], byExpected[i] = i, i
 	}
@@ -100,6 +100,32 @@ func (t *Times) Expected() []float64 { return t.expected }
 func (t *Times) sameTruth(a Answers) bool {
 	other, ok := a.(*Times)
 	return ok && slices.Equal(t.time, other.time) && slices.Equal(t.event, other.event)
+}
+
+func (t *Times) exchange(a Answers, swapped []bool) (Answers, Answers) {
+	other := a.(*Times)
+	return t.with(other, swapped), other.with(t, swapped)
+}
+
+// with are the answers with those of other to some cases, at the times that these are of.
+func (t *Times) with(other *Times, swapped []bool) *Times {
+	out := *t
+	out.survival, out.expected = slices.Clone(t.survival), slices.Clone(t.expected)
+	same := slices.Equal(t.bounds, other.bounds)
+	for i, is := range swapped {
+		if !is {
+			continue
+		}
+		out.survival[i], out.expected[i] = other.survival[i], other.expected[i]
+		if !same {
+			out.survival[i] = make([]float64, len(t.bounds))
+			for k, time := range t.bounds {
+				out.survival[i][k] = other.at(i, time)
+			}
+		}
+	}
+	out.sort()
+	return &out
 }
 
 // sameTimes calls do for each time of the cases, from the first on, with the cases' indices.

@@ -1,5 +1,7 @@
 package resample
 
+import "math"
+
 // Means is a mean of values whose clusters are resampled: a value counts as often as its
 // cluster is drawn. A cluster's place is that of its first value.
 type Means struct{ sum, count []float64 }
@@ -35,6 +37,34 @@ func (m Means) Replicates(o Options) []float64 { return m.each(o.Replicates, o.D
 
 // Jackknife are the means without each group of clusters, for Interval.
 func (m Means) Jackknife() []float64 { return m.each(JackknifeGroups(len(m.sum)), LeaveOut) }
+
+// PermutationP is the two-sided p-value of a mean of paired differences: two systems exchanged
+// within a cluster turn the sign of its differences.
+func (m Means) PermutationP(o Options) float64 {
+	mean := m.Mean()
+	if math.IsNaN(mean) {
+		return mean
+	}
+	count := 0.0
+	for _, n := range m.count {
+		count += n
+	}
+	exceed, exchanged := 0, make([]bool, len(m.sum))
+	for k := range o.Permutations {
+		o.Exchange(k, exchanged)
+		sum := 0.0
+		for i, v := range m.sum {
+			if exchanged[i] {
+				v = -v
+			}
+			sum += v
+		}
+		if AsExtreme(sum/count, mean) {
+			exceed++
+		}
+	}
+	return float64(1+exceed) / float64(1+o.Permutations)
+}
 
 func (m Means) each(n int, weigh func(k int, weights []int32)) []float64 {
 	out := make([]float64, n)

@@ -317,7 +317,7 @@ func writeFigures(out io.Writer, rows []workflow.FigureRow) error {
 	for _, r := range rows {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s", r.Figure, r.System, three(r.Value), interval(r.Metric))
 		if d := r.Difference; d != nil {
-			fmt.Fprintf(w, "\t%s\t%s\t%s", three(d.Value), interval(*d), three(r.P))
+			fmt.Fprintf(w, "\t%s\t%s\t%s", three(d.Value), interval(*d), three(r.PermutationP))
 		} else if differs {
 			fmt.Fprint(w, "\t\t\t")
 		}

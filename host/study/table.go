@@ -54,9 +54,8 @@ type Test struct {
 	Difference Number `json:"difference"`
 	Low        Number `json:"low"`
 	High       Number `json:"high"`
-	// P is two-sided: the two methods' answers are exchanged within patients; of numbers and
-	// times to an event it is the bootstrap's. Holm is
-	// corrected for all tests of the table.
+	// P is two-sided: the two methods' answers are exchanged within patients. Holm is corrected for
+	// all tests of the table.
 	P    Number `json:"p"`
 	Holm Number `json:"p_holm"`
 }
@@ -496,7 +495,7 @@ func compare(a, b *pooled, o resample.Options) (*Test, error) {
 			return nil, err
 		}
 		d := apart[0][0]
-		t.Difference, t.Low, t.High, t.P = Number(d.Value), Number(d.CI.Low), Number(d.CI.High), Number(d.BootstrapP)
+		t.Difference, t.Low, t.High, t.P = Number(d.Value), Number(d.CI.Low), Number(d.CI.High), Number(d.PermutationP)
 		return t, nil
 	}
 	pairs, err := classify.Compare([]classify.Named{{Name: "a", Result: a.classified}, {Name: "b", Result: b.classified}}, a.patients, o)

@@ -16,9 +16,11 @@ type FigureRow struct {
 	Figure string `json:"figure"`
 	System string `json:"system"`
 	Metric
-	// Difference is that to the first system, P the bootstrap's that it is 0.
-	Difference *Metric       `json:"difference,omitempty"`
-	P          frocio.Number `json:"p_bootstrap,omitempty"`
+	// Difference is that to the first system, P the bootstrap's that it is 0, PermutationP that of
+	// exchanging the two systems' answers within patients.
+	Difference   *Metric       `json:"difference,omitempty"`
+	P            frocio.Number `json:"p_bootstrap,omitempty"`
+	PermutationP frocio.Number `json:"p_permutation,omitempty"`
 	// DeLong are the same for an area under the ROC curve of one class, without resampling;
 	// clustered by patient after Obuchowski.
 	DeLong *DeLongRow `json:"delong,omitempty"`
@@ -39,7 +41,7 @@ func figureRows(figure string, systems []string, each [][]classify.Estimate, dif
 		if s > 0 {
 			d := differences[s-1][k]
 			m := newMetric(d.Value, d.CI)
-			row.Difference, row.P = &m, frocio.Number(d.BootstrapP)
+			row.Difference, row.P, row.PermutationP = &m, frocio.Number(d.BootstrapP), frocio.Number(d.PermutationP)
 		}
 		rows = append(rows, row)
 	}
@@ -126,7 +128,7 @@ func ownFigures(names []string, metrics []map[string]map[string]float64, patient
 				}
 				d := meansOf(patientOf, differences)
 				m := meanMetric(d, o)
-				row.Difference, row.P = &m, frocio.Number(resample.BootstrapP(d.Replicates(o)))
+				row.Difference, row.P, row.PermutationP = &m, frocio.Number(resample.BootstrapP(d.Replicates(o))), frocio.Number(d.PermutationP(o))
 			}
 			rows = append(rows, row)
 		}
