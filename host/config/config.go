@@ -16,6 +16,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/eval/classify"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
 // Version is the schema_version of config.yaml.
@@ -122,9 +123,10 @@ type Wiring struct {
 // Config is config.yaml. New and Parse make it: every setting has a value from then on.
 type Config struct {
 	Wiring       `yaml:",inline"`
-	Train        Train `yaml:"train"`
-	DataSettings Data  `yaml:"data_settings"`
-	Text         Text  `yaml:"text"`
+	Train        Train  `yaml:"train"`
+	DataSettings Data   `yaml:"data_settings"`
+	Report       Report `yaml:"report"`
+	Text         Text   `yaml:"text"`
 	// Loss weighs losses by name; others count once.
 	Loss map[string]float64 `yaml:"loss,omitempty"`
 
@@ -155,6 +157,7 @@ func New(task string) (*Config, error) {
 type groupValues struct {
 	Train        Values `yaml:"train"`
 	DataSettings Values `yaml:"data_settings"`
+	Report       Values `yaml:"report"`
 	Text         Values `yaml:"text"`
 	Loss         Values `yaml:"loss"`
 }
@@ -166,6 +169,9 @@ func (c *Config) overlay(v groupValues) (err error) {
 	}
 	if c.DataSettings, err = sdk.DecodeSettings[Data](v.DataSettings, c.Task); err != nil {
 		return fmt.Errorf("data: %w", err)
+	}
+	if c.Report, err = sdk.DecodeSettings[Report](v.Report, c.Task); err != nil {
+		return fmt.Errorf("report: %w", err)
 	}
 	if c.Text, err = sdk.DecodeSettings[Text](v.Text, c.Task); err != nil {
 		return fmt.Errorf("text: %w", err)
@@ -239,7 +245,7 @@ func (c *Config) YAML() ([]byte, error) {
 }
 
 // Set applies one `--set group.key=value`. The groups are encoder, fusion, head
-// (checked later against the plugin's manifest), train, data, text and loss.
+// (checked later against the plugin's manifest), train, data, report, text and loss.
 func (c *Config) Set(text string) error {
 	name, value, ok := strings.Cut(text, "=")
 	group, key, dotted := strings.Cut(name, ".")
@@ -268,6 +274,8 @@ func (c *Config) Set(text string) error {
 		c.Train, err = changed(c.Train, key, value, c.Task)
 	case "data":
 		c.DataSettings, err = changed(c.DataSettings, key, value, c.Task)
+	case "report":
+		c.Report, err = changed(c.Report, key, value, c.Task)
 	case "text":
 		err = c.setText(key, value)
 	case "loss":
@@ -342,7 +350,7 @@ func (c *Config) setText(key, value string) (err error) {
 	return nil
 }
 
-var groups = []string{"encoder", "fusion", "head", "train", "data", "text", "loss"}
+var groups = []string{"encoder", "fusion", "head", "train", "data", "report", "text", "loss"}
 
 // Resolve checks what no single setting can say: that the parts of a configuration go
 // together, and that what was set has an effect.
@@ -376,6 +384,14 @@ func (c *Config) Resolve() error {
 	}
 	if v := c.DataSettings.MissingValidation; v < 0 && v != -1 {
 		return fmt.Errorf("data: missing_validation is %g, want 0 to 1, or -1 for what the training split has", v)
+	}
+	if c.Schema != "" && c.Report.Tokens != PerAttribute {
+		return fmt.Errorf("report.tokens=%s and a schema are given; the schema names attributes", c.Report.Tokens)
+	}
+	if by := string(c.Train.BestBy); c.Task == Classify && by != string(Last) && !ports.Metrics.Has(by) {
+		if err := classify.CheckBest(by); err != nil {
+			return fmt.Errorf("train.best_by: %w, or %s", err, Last)
+		}
 	}
 	if by := c.Train.ThresholdBy; by != NoThreshold {
 		if _, err := classify.ParseThresholdRule(by); err != nil {
@@ -428,6 +444,8 @@ func (c *Config) isDefault(name string) bool {
 			return sdk.EncodeSettings(c.Train)[key]
 		case "data":
 			return sdk.EncodeSettings(c.DataSettings)[key]
+		case "report":
+			return sdk.EncodeSettings(c.Report)[key]
 		}
 		return sdk.EncodeSettings(c.Text)[key]
 	}

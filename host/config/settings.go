@@ -48,7 +48,7 @@ type Train struct {
 	Gamma           float64   `setting:"gamma" default:"0.1" above:"0" max:"1" when:"schedule=step" help:"of schedule step"`
 	MinLRFactor     float64   `setting:"min_lr_factor" default:"0.01" min:"0" max:"1" when:"schedule=cosine" help:"where schedule cosine ends, in units of lr"`
 	ClipNorm        float64   `setting:"clip_norm" default:"35" min:"0" help:"bound of the global gradient norm; 0: none"`
-	BestBy          BestBy    `setting:"best_by" default:"mean_sensitivity" choices:"mean_sensitivity,metric.*,last" default.classify:"balanced_accuracy" choices.classify:"balanced_accuracy,macro_auroc,accuracy,macro_ap,macro_f1,micro_auroc,micro_ap,kappa,linear_kappa,quadratic_kappa,mcc,mae,brier,log_loss,ece,rmse,r2,pearson,spearman,concordance,integrated_brier,metric.*,last" help:"which checkpoint is the best one: that of the greatest mean_sensitivity (detect) or of the best figure (classify; macro_auroc is steadier where the split is small, quadratic_kappa suits classes in order; of numbers mae unless another is given, of times to an event concordance) on the validation split, of a metric of the head's own (metric.NAME), or the last"`
+	BestBy          BestBy    `setting:"best_by" default:"mean_sensitivity" choices:"mean_sensitivity,metric.*,last" default.classify:"balanced_accuracy" choices.classify:"" help:"which checkpoint is the best one: that of the greatest mean_sensitivity (detect) or of the best figure (classify: any of alignedfusion help figures by which answers are better or worse; macro_auroc is steadier where the split is small, quadratic_kappa suits classes in order; of numbers mae unless another is given, of times to an event concordance) on the validation split, of a metric of the head's own (metric.NAME), or the last"`
 	ThresholdBy     string    `setting:"threshold_by" default:"none" task:"classify" help:"how the threshold of a question of two classes is chosen on the validation split, after training: youden, sensitivity@X or specificity@X; none: the likelier class is called"`
 	ValidateEvery   int       `setting:"validate_every" default:"1" min:"1" help:"epochs between validations; the last epoch is always validated"`
 	Patience        int       `setting:"patience" default:"0" min:"0" unless:"best_by=last" help:"training ends after that many validations in a row without a better one (early stopping); 0: after all epochs"`
@@ -93,6 +93,24 @@ type Text struct {
 	// Center is for encoders that put the values of one attribute close together.
 	Center bool `setting:"center" default:"false" help:"take what the values of one attribute share in their embeddings apart from what tells them apart, and give both the same weight"`
 }
+
+// Report are the keys of `--set report.KEY=VALUE`.
+type Report struct {
+	Tokens Tokens `setting:"tokens" default:"attribute" help:"what a token of the report is: an attribute; a sentence, or the whole report, as it is written (of --reports, or reports.csv of the data)"`
+}
+
+// Tokens is what a token of the report is.
+type Tokens string
+
+// Tokens of a report.
+const (
+	PerAttribute Tokens = "attribute"
+	PerSentence  Tokens = "sentence"
+	PerReport    Tokens = "whole"
+)
+
+// Choices of report.tokens.
+func (Tokens) Choices() []string { return texts(PerAttribute, PerSentence, PerReport) }
 
 // Optimizer is an update rule; the fields with its name in the tag optimizer are its values.
 type Optimizer string
@@ -217,6 +235,7 @@ func Groups(task string) []Group {
 	return []Group{
 		{"train", sdk.SettingsOf(Train{}, task)},
 		{"data", sdk.SettingsOf(Data{}, task)},
+		{"report", sdk.SettingsOf(Report{}, task)},
 		{"text", sdk.SettingsOf(Text{}, task)},
 	}
 }
@@ -229,6 +248,9 @@ func (d Data) MarshalYAML() (any, error) { return ordered(d), nil }
 
 // MarshalYAML writes the settings in their order.
 func (t Text) MarshalYAML() (any, error) { return ordered(t), nil }
+
+// MarshalYAML writes the settings in their order.
+func (r Report) MarshalYAML() (any, error) { return ordered(r), nil }
 
 func ordered(group any) yaml.MapSlice {
 	var out yaml.MapSlice
@@ -348,9 +370,14 @@ func (c *Config) idleBeyondGroups() []idle {
 		add(true, "data.missing_validation", "data.validation_split is empty")
 	}
 	if c.Fusion.Plugin == None {
-		for _, key := range []string{"data.impute", "data.missing_train", "data.missing_validation", "data.missing_test", "text.dim", "text.center"} {
+		for _, key := range []string{"data.impute", "data.missing_train", "data.missing_validation", "data.missing_test", "report.tokens", "text.dim", "text.center"} {
 			out = append(out, idle{key, "there is no fusion that reads attributes", true})
 		}
+	}
+	if c.Report.Tokens != PerAttribute {
+		why := fmt.Sprintf("it is about attributes, and report.tokens is %s", c.Report.Tokens)
+		add(d.Impute != ImputeNone, "data.impute", "%s", why)
+		add(c.Text.Center, "text.center", "%s", why)
 	}
 	if c.TextEncoder != nil && c.Fusion.Plugin != None {
 		out = append(out, idle{"text.dim", "the text encoder is a plugin", true})

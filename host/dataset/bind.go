@@ -79,7 +79,7 @@ func (d *Dataset) bindTable(t *cellTable, s *schema.Schema) []boundColumn {
 			switch code := uint32(code); {
 			case err != nil:
 				b.odd[code], b.unreadable[code] = err.Error(), true
-			case cell.Foreign():
+			case cell.Foreign() && a.Kind != schema.Text:
 				b.odd[code] = fmt.Sprintf("%q is no value of its set %s", problem.Clip(cell.Raw, 40), problem.Quote(a.Values))
 			}
 			b.column.cells = append(b.column.cells, cell)

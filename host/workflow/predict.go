@@ -17,7 +17,6 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
-	"github.com/alignedfusion/alignedfusion/host/report/attributes"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/shard"
 	"github.com/alignedfusion/alignedfusion/host/workflow/feed"
@@ -354,11 +353,14 @@ func (r *RunFiles) sources(o PredictOptions) (from feed.Sources, err error) {
 	if o.Reports == "" && o.Data == r.Config.Data {
 		o.Reports = r.Config.Reports
 	}
+	if o.Reports == "" && r.Config.Report.Tokens != config.PerAttribute {
+		o.Reports, _ = feed.ReportsOf(o.Data) // else they are unmentioned, and that is said
+	}
 	switch {
 	case r.Schema == nil: // the reports are those of the runs that it is combined with
 	case o.Reports != "":
 		from.Schema = r.Schema
-		from.Reports, err = attributes.Load(context.Background(), o.Reports, r.Schema)
+		from.Reports, err = feed.LoadReports(r.Config, o.Reports, r.Schema)
 	case r.Manifest.ReportsSHA256 != "":
 		from.Schema = r.Schema
 	case dataset.HasTargets(o.Data):

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/eval/classify"
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/fault"
@@ -235,6 +236,9 @@ func (s *Session) checkBestBy() error {
 		}
 		first := s.Labels[0]
 		if c.Given("train.best_by") {
+			if _, err := classify.ParseFigure(wanted, first.Classes); err != nil && first.Classed() && classify.IsFigure(wanted) {
+				return fmt.Errorf("train.best_by: %w", err)
+			}
 			return fmt.Errorf("train.best_by=%s is no figure of the question %s, which %s asks; its own are %s, or last", wanted, first.Asks(), first.Name, strings.Join(predictions.BestBys(first), ", "))
 		}
 		c.Train.BestBy = config.BestBy(predictions.BestBy(c.Train.BestBy, first, several))

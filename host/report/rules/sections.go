@@ -4,6 +4,8 @@ import (
 	"strings"
 	"sync"
 	"unicode"
+
+	"github.com/alignedfusion/alignedfusion/host/report"
 )
 
 // headings are the usual names of a report's parts, as patterns, by what they hold.
@@ -168,6 +170,19 @@ func findingSentences(text string, tokens []Token) []Span {
 	for _, part := range findingSpans(text, tokens) {
 		for _, s := range sentences(tokens[part.Start:part.End]) {
 			out = append(out, Span{s.Start + part.Start, s.End + part.Start})
+		}
+	}
+	return out
+}
+
+// Sentences are the texts of a report's sentences, whatever part they stand in; blanks and line
+// breaks within one are a blank.
+func Sentences(r report.Report) (out []string) {
+	for _, section := range r.Sections {
+		tokens := Tokenize(section.Text)
+		for _, s := range sentences(tokens) {
+			text := section.Text[tokens[s.Start].Start:tokens[s.End-1].End]
+			out = append(out, strings.Join(strings.Fields(text), " "))
 		}
 	}
 	return out

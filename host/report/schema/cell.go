@@ -12,8 +12,11 @@ const possibly = "possibly "
 // Prompt writes the text that stands for a cell (Eq. 5): "{name}: {value}.",
 // "{name}: no.", "{name}: possibly {value}.". It is "" for Unmentioned, which
 // never passes the text encoder. A value outside the value set is written as it
-// was found.
+// was found, and the words of a report as they are.
 func Prompt(a Attribute, c Cell) string {
+	if a.Kind == Text && c.State == Stated && c.Value < 0 {
+		return c.Raw
+	}
 	switch c.State {
 	case Stated:
 		return a.Name + ": " + valueText(a, c) + "."
@@ -72,6 +75,9 @@ func ParseCell(a Attribute, text string) (Cell, error) {
 		return Cell{Value: -1}, nil
 	}
 	state := Stated
+	if a.Kind == Text {
+		return Cell{State: Stated, Value: -1, Raw: t}, nil
+	}
 	switch lower := strings.ToLower(t); {
 	case strings.HasPrefix(lower, possibly) && !a.has(t):
 		state, t = Uncertain, strings.TrimSpace(t[len(possibly):])

@@ -43,6 +43,8 @@ const (
 	Binary Kind = "binary"
 	// Numeric attributes are numbers, binned by inner edges.
 	Numeric Kind = "numeric"
+	// Text attributes are words of a report as they stand; no cell is one of the values.
+	Text Kind = "text"
 )
 
 // Attribute is one thing a report may speak of.
@@ -58,6 +60,11 @@ type Attribute struct {
 	// Ordinal says that neighbouring values are alike, so that a loss may smooth
 	// over them.
 	Ordinal bool `json:"ordinal,omitempty"`
+}
+
+// TextAttribute is one of kind Text.
+func TextAttribute(name string) Attribute {
+	return Attribute{Name: name, Kind: Text, Values: []string{"absent", "present"}}
 }
 
 // Schema is an ordered list of attributes. The order is that of the A axis of
@@ -181,7 +188,7 @@ func (s *Schema) Validate() error {
 			values[k] = true
 		}
 		switch a.Kind {
-		case Categorical, Binary:
+		case Categorical, Binary, Text:
 			if len(a.Edges) != 0 {
 				bad("kind %s has %d edges; only numeric attributes have them", a.Kind, len(a.Edges))
 			}
@@ -200,7 +207,7 @@ func (s *Schema) Validate() error {
 				}
 			}
 		default:
-			bad("kind %q; want categorical, binary or numeric", a.Kind)
+			bad("kind %q; want categorical, binary, numeric or text", a.Kind)
 		}
 	}
 	return errors.Join(errs...)

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
@@ -38,7 +41,7 @@ func OpenData(spec string, c *config.Config, labels []sdk.LabelSet, from Sources
 	if r := from.Reports; r != nil {
 		o.Reports, o.ReportsPath = r.Table, r.Path
 	}
-	if c.Fusion.Plugin == config.None {
+	if c.Fusion.Plugin == config.None || c.Report.Tokens != config.PerAttribute && o.Attributes == nil {
 		o.Attributes = []string{} // nobody would read them
 	}
 	d, err := dataset.Open(spec, o)
@@ -122,6 +125,11 @@ func (t *TrainingData) chooseSchema() (err error) {
 // readSources reads the schema and the reports that the configuration names.
 func (t *TrainingData) readSources() (err error) {
 	c := t.config
+	if c.Report.Tokens != config.PerAttribute && c.Fusion.Plugin != config.None && c.Reports == "" {
+		if c.Reports, err = ReportsOf(c.Data); err != nil {
+			return &config.Error{Err: fmt.Errorf("report.tokens=%s: %w", c.Report.Tokens, err)}
+		}
+	}
 	if c.Reports == "" && c.Schema == "" {
 		return nil
 	}
@@ -138,9 +146,31 @@ func (t *TrainingData) readSources() (err error) {
 		}
 	}
 	if c.Reports != "" {
-		t.Reports, err = attributes.Load(context.Background(), c.Reports, t.fixed)
+		t.Reports, err = LoadReports(c, c.Reports, t.fixed)
 	}
 	return err
+}
+
+// LoadReports reads reports as report.tokens says.
+func LoadReports(c *config.Config, path string, s *schema.Schema) (*attributes.Reports, error) {
+	if c.Report.Tokens == config.PerAttribute {
+		return attributes.Load(context.Background(), path, s)
+	}
+	return attributes.LoadText(context.Background(), path, c.Report.Tokens == config.PerSentence, s)
+}
+
+// ReportsOf is the reports.csv that lies with the data of a spec.
+func ReportsOf(spec string) (string, error) {
+	_, path, _ := strings.Cut(spec, ":")
+	path, _, _ = strings.Cut(path, "?")
+	if info, err := os.Stat(path); err == nil && !info.IsDir() {
+		path = filepath.Dir(path)
+	}
+	file := filepath.Join(path, "reports.csv")
+	if _, err := os.Stat(file); err != nil {
+		return "", fmt.Errorf("want --reports FILE, for there is no %s", filepath.ToSlash(file))
+	}
+	return file, nil
 }
 
 // sources are where the cases' attributes come from.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/classify"
@@ -183,8 +182,8 @@ func score(c *config.Config, labels []sdk.LabelSet, cases []dataset.Case, predic
 		if err != nil {
 			return "", 0, nil, err
 		}
-		e.describe(metrics, taskSuffix(labels, e.Set))
-		metrics[by+taskSuffix(labels, e.Set)] = v
+		e.describe(metrics, Suffix(labels, e.Set))
+		metrics[by+Suffix(labels, e.Set)] = v
 		said := strings.ReplaceAll(by, "_", " ")
 		if by == string(config.MacroAUROC) {
 			said = "macro AUROC"
@@ -224,24 +223,32 @@ func (e Evaluated) decides(c *config.Config, several bool) (name string, value f
 // the set's question; of one of several sets one that has no unit, since their mean decides.
 func BestBy(given config.BestBy, set sdk.LabelSet, several bool) string {
 	if set.Classed() {
-		if _, err := classify.ParseFigure(string(given), []string{"0", "1", "2"}); err != nil {
+		if _, err := classify.ParseFigure(string(given), set.Classes); err != nil {
 			return string(config.BalancedAccuracy)
 		}
 		return string(given)
 	}
-	measures := classify.BestMeasures(set.Question)
+	m, err := classify.ParseMeasure(string(given), set.Question)
 	switch {
-	case slices.Contains(measures, string(given)) && !(several && given == "mae"): // mae is of grades, too
+	case err == nil && !m.Directed && !(several && given == "mae"): // mae is of grades, too
 		return string(given)
 	case several && set.Asks() == sdk.AsksNumber:
 		return "r2"
 	}
-	return measures[0]
+	return classify.BestMeasures(set.Question)[0]
 }
 
-// BestBys are the figures of a label set that asks for a number or a time which train.best_by
-// takes.
-func BestBys(set sdk.LabelSet) []string { return classify.BestMeasures(set.Question) }
+// BestBys are the figures of a label set that train.best_by takes.
+func BestBys(set sdk.LabelSet) (names []string) {
+	if !set.Classed() {
+		return classify.BestMeasures(set.Question)
+	}
+	for _, figure := range classify.FigureNames() {
+		name, _, _ := strings.Cut(figure, "\t")
+		names = append(names, name)
+	}
+	return names
+}
 
 // describe adds the figures that are kept of every validation.
 func (e Evaluated) describe(metrics map[string]float64, suffix string) {
