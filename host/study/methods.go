@@ -47,10 +47,14 @@ var methods = []Method{
 	{Name: "logistic-attributes", About: "logistic regression on one-hot attributes", host: logisticAttributes},
 }
 
-// imputations are what a + behind a method's name does with missing attributes.
-var imputations = map[string]string{
+// variants are what a + behind a method's name does with missing attributes, or with the report.
+var variants = map[string]string{
 	"zero": "fusion.unmentioned=zero", "mode": "data.impute=mode", "category": "data.impute=category",
+	"sentence": "report.tokens=sentence", "whole": "report.tokens=whole",
 }
+
+// shelf are the fusions of the plugin fusions.
+var shelf = []string{"concat", "gated", "film", "crossattn", "lowrank", "late", "mbt", "hyper"}
 
 // Names lists the methods for help texts, one line each.
 func Names() string {
@@ -58,9 +62,12 @@ func Names() string {
 	for _, m := range methods {
 		fmt.Fprintf(&b, "  %-20s %s\n", m.Name, m.About)
 	}
+	b.WriteString("  " + strings.Join(shelf, ", ") + ": the shelf's fusions\n")
 	b.WriteString("  itfusion-pX          the method with mask probability X, 0 to 1\n")
 	b.WriteString("  NAME+zero, NAME+mode, NAME+category: a method with plugins whose missing attributes are a zero\n" +
 		"                       token, the training data's most frequent value, or a value of their own\n")
+	b.WriteString("  NAME+sentence, NAME+whole: the report's words in the place of attributes, a token each sentence,\n" +
+		"                       or one\n")
 	b.WriteString("  NAME=FUSION          your own fusion plugin under a name; its settings: --set NAME/fusion.KEY=VALUE\n")
 	return b.String()
 }
@@ -73,16 +80,16 @@ func ParseMethod(text string) (Method, error) {
 		}
 		return Method{Name: name, About: "fusion " + fusion, Fusion: fusion}, nil
 	}
-	base, imputation, imputes := strings.Cut(text, "+")
+	base, variant, varies := strings.Cut(text, "+")
 	m, err := findMethod(base)
-	if err != nil || !imputes {
+	if err != nil || !varies {
 		return m, err
 	}
-	set, known := imputations[imputation]
+	set, known := variants[variant]
 	if !known || !m.attributes() || m.host != nil {
-		return Method{}, fmt.Errorf("method %q: +zero, +mode and +category go with methods that give attributes to a fusion plugin", text)
+		return Method{}, fmt.Errorf("method %q: +zero, +mode, +category, +sentence and +whole go with methods that give the report to a fusion plugin", text)
 	}
-	m.Name, m.About = text, m.About+"; missing attributes: "+imputation
+	m.Name, m.About = text, m.About+"; "+set
 	m.Set = append(slices.Clone(m.Set), set)
 	return m, nil
 }
@@ -95,6 +102,10 @@ func findMethod(name string) (Method, error) {
 		}
 		known = append(known, m.Name)
 	}
+	if slices.Contains(shelf, name) {
+		return Method{Name: name, About: "fusion " + name, Fusion: name}, nil
+	}
+	known = append(known, shelf...)
 	if text, ok := strings.CutPrefix(name, "itfusion-p"); ok {
 		if p, err := strconv.ParseFloat(text, 64); err == nil && p >= 0 && p <= 1 {
 			return Method{Name: name, About: "the method with mask probability " + text, Fusion: "itfusion",

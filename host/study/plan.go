@@ -272,6 +272,9 @@ func (o *Options) config(m Model) (*config.Config, error) {
 			return nil, fmt.Errorf("method %s: %w", m.Method.Name, err)
 		}
 	}
+	if c.Report.Tokens != config.PerAttribute {
+		c.Reports = o.Reports
+	}
 	return c, c.Resolve()
 }
 

@@ -71,6 +71,9 @@ type Identity struct {
 	Epochs        int       `json:"epochs"`
 	// Init is the run that all models start from; empty for none.
 	Init string `json:"init,omitempty"`
+	// Reports are those of the methods that read them as they are written; empty: reports.csv of
+	// the data.
+	Reports string `json:"reports,omitempty"`
 	// Forests are fitted as a reference for recovered attributes.
 	Forests bool `json:"forests,omitempty"`
 	// Set are the settings of all methods, or of those a pattern names.

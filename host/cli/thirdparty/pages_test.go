@@ -30,7 +30,7 @@ var pages = []struct {
 	{path: "docs/tutorials/my-own-fusion.md", torch: true, python: true,
 		small: map[string]string{"train": "--epochs 1 --set data.size=96 --threads 1", "data synth": "--patients 8"}},
 	{path: "docs/tutorials/classify.md", torch: true, plugins: []string{"classifier"},
-		small: map[string]string{"data synth": "--patients 20", "train": "--epochs 1 --set data.size=16 --threads 1", "study missing": "--methods itfusion --rates 0 --epochs 1 --seeds 1 --set data.size=16 --threads 1 --bootstrap 50"}},
+		small: map[string]string{"data synth": "--patients 20", "train": "--epochs 1 --set data.size=16 --threads 1", "study missing": "--methods itfusion,itfusion+sentence --rates 0 --epochs 1 --seeds 1 --set data.size=16 --threads 1 --bootstrap 50"}},
 	{path: "docs/how-to/questions.md", torch: true, plugins: []string{"classifier"},
 		small: map[string]string{"data synth": "--patients 40 --size 32", "train": "--epochs 1 --set data.size=32 --set encoder.width=8 --set encoder.layers=3 --threads 1",
 			"compare": "--bootstrap 200"}},
