@@ -8,6 +8,7 @@ import (
 	"maps"
 	"runtime"
 	"slices"
+	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
@@ -330,6 +331,7 @@ func (t *training) start(ctx context.Context, s *Session) (state runs.State, err
 		state, err = t.checkpoint.State, loop.Restore(ctx, s.Pipeline, t.checkpoint, false)
 	case t.Config.Init != "":
 		err = t.initialise(ctx, s)
+		t.manifest.Notes = unique(append(t.manifest.Notes, t.warnings...))
 	}
 	if err != nil {
 		return state, err
@@ -359,7 +361,8 @@ func scheduleOf(c *config.Config, totalSteps, stepsPerEpoch int) loop.Schedule {
 }
 
 // initialise loads the best weights of another run into the stages that the same
-// plugin plays in both.
+// plugin plays in both. A fusion or a head whose weights do not fit, or a head that answers
+// another question, starts anew: what was learned of patches may serve slides.
 func (t *training) initialise(ctx context.Context, s *Session) error {
 	other, err := ReadRun(t.Config.Init)
 	if err != nil {
@@ -378,15 +381,48 @@ func (t *training) initialise(ctx context.Context, s *Session) error {
 		if !same || !m.Stage.Trainable {
 			continue
 		}
-		loaded++
-		if err := loop.RestoreMember(ctx, m, checkpoint, true); err != nil {
-			return fmt.Errorf("init: %w", err)
+		anew := ""
+		if m.Role == sdk.KindHead && !slices.EqualFunc(other.Labels, s.Labels, sameQuestion) {
+			anew = fmt.Sprintf("%s answers %s, this run %s", t.Config.Init, questionsOf(other.Labels), questionsOf(s.Labels))
+		} else if err := loop.RestoreMember(ctx, m, checkpoint, true); err != nil {
+			if m.Role == sdk.KindEncoder || !refused(err) {
+				return fmt.Errorf("init: %w", err)
+			}
+			anew = err.Error()
 		}
+		if anew != "" {
+			t.warnings = append(t.warnings, fmt.Sprintf("init: the %s starts anew: %s", m.Role, anew))
+			continue
+		}
+		loaded++
 	}
 	if loaded == 0 {
 		return &config.Error{Err: fmt.Errorf("init: %s and this run have no stage in common", t.Config.Init)}
 	}
 	return nil
+}
+
+// refused reports whether a stage that is well refuses what it was given.
+func refused(err error) bool {
+	var e *sdk.Error
+	return !plughost.IsFailure(err) && errors.As(err, &e) && e.Code == sdk.InvalidArgument
+}
+
+func sameQuestion(a, b sdk.LabelSet) bool {
+	return a.Name == b.Name && a.Asks() == b.Asks() && slices.Equal(a.Classes, b.Classes)
+}
+
+// questionsOf are label sets in words.
+func questionsOf(sets []sdk.LabelSet) string {
+	var out []string
+	for _, l := range sets {
+		text := l.Name
+		if l.Classed() {
+			text += " (" + strings.Join(l.Classes, ", ") + ")"
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, "; ")
 }
 
 // create writes the files of a new run.
