@@ -16,6 +16,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocio"
 	"github.com/alignedfusion/alignedfusion/eval/froc/frocreport"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 )
 
 func compareCommand() *cli.Command {
@@ -34,7 +35,8 @@ the folds of a cross-validation: what each predicts for its own validation split
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "split", Usage: "split to compare on (default: test where all runs have it, else val)"},
 			&cli.StringFlag{Name: "protocol", Usage: "FROC protocol (default: the first run's)"},
-			&cli.StringFlag{Name: "per", Value: "image", Usage: "`WHAT` is searched: image (slices by themselves), or volume (findings merged across the slices of volumes:)"},
+			&cli.StringFlag{Name: "per", Value: "image", Usage: "`WHAT` counts: image (slices, or cases, by themselves), volume (findings merged across the slices of volumes:);\nof classifiers slide or patient (the mean of the answers to its cases)"},
+			&cli.BoolFlag{Name: "vote", Usage: "with --per slide or patient: each case counts for its most probable class alone"},
 			&cli.StringSliceFlag{Name: "metric", Usage: "`NAME` of a further figure of classifiers, such as ap:CLASS; repeatable; alignedfusion help figures lists them"},
 			&cli.BoolFlag{Name: "allow-changed", Usage: "compare runs that were predicted, or went on, with other plugins than they began with"},
 		}, frocFlags()...),
@@ -64,8 +66,15 @@ func runCompare(c *cli.Context) error {
 		Resample:  settings.Resample, NoIntervals: settings.Resample.Replicates == 0, AllPairs: settings.AllPairs,
 		AllowChanged: c.Bool("allow-changed"), PerVolume: c.String("per") == "volume", Figures: c.StringSlice("metric"),
 	}
-	if per := c.String("per"); per != "image" && per != "volume" {
-		return usageError("--per %s: want image or volume", per)
+	switch per := c.String("per"); per {
+	case "image", "volume":
+		if c.Bool("vote") {
+			return usageError("--vote goes with --per slide or --per patient: there cases vote")
+		}
+	case predictions.PerSlide, predictions.PerPatient:
+		o.Per, o.Vote = per, c.Bool("vote")
+	default:
+		return usageError("--per %s: want image, volume, slide or patient", per)
 	}
 	for _, f := range frocFlags() {
 		if name := f.Names()[0]; c.IsSet(name) && !slices.Contains(forClassifiersToo, name) {

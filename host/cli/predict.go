@@ -129,7 +129,7 @@ func runPredict(c *cli.Context) error {
 	}
 	set := result.Set()
 	if o.Per != "" {
-		set.Predictions = predictions.Grouped(set.Predictions, o.Per, c.Bool("vote"))
+		set.Predictions, _ = predictions.Grouped(set.Predictions, o.Per, c.Bool("vote"))
 	}
 	if err := predictions.Write(out, set); err != nil {
 		return err
@@ -158,7 +158,7 @@ func runPredict(c *cli.Context) error {
 		if n > 0 {
 			fmt.Fprintf(c.App.ErrWriter, "maps of %d cases: %s\n", n, dir)
 		}
-		if n, err = predictions.WriteAttention(dir, result.Predictions); err != nil {
+		if n, err = predictions.WriteAttention(dir, result.Data.Dir, result.Predictions); err != nil {
 			return err
 		}
 		if n > 0 {

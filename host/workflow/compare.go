@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,8 @@ type System struct {
 
 	// pooled is the folder with what all folds predict.
 	pooled string
+	// grouped is the folder with what is said of slides or patients of several cases.
+	grouped string
 	// perVolume takes what is predicted of whole volumes.
 	perVolume bool
 }
@@ -47,7 +50,7 @@ func (s System) isRun() bool { return runs.IsRun(s.Path) }
 
 // predictions is the system's file of predictions of a split.
 func (s System) predictions(split string) string {
-	if s.isRun() {
+	if s.isRun() || s.grouped != "" {
 		return filepath.Join(s.dir(split), predictions.File)
 	}
 	return s.Path
@@ -55,8 +58,8 @@ func (s System) predictions(split string) string {
 
 // dir is the folder with a run's predictions of a split, and what is true of it.
 func (s System) dir(split string) string {
-	if s.pooled != "" {
-		return s.pooled
+	if dir := cmp.Or(s.grouped, s.pooled); dir != "" {
+		return dir
 	}
 	return s.dirOf(s.Path, split)
 }
@@ -90,6 +93,10 @@ type CompareOptions struct {
 	// PerVolume evaluates the findings in whole volumes against their lesions, not the boxes
 	// on slices; the default of Protocol is nndetection then.
 	PerVolume bool
+	// Per joins a classifier's answers to the cases of a predictions.PerSlide or PerPatient, by
+	// their mean or, Vote, each for its most probable class; "": cases are compared.
+	Per  string
+	Vote bool
 	// Figures are further ones of classifiers, see classify.ParseFigure.
 	Figures []string
 	// AllPairs compares every pair of systems, not only each with the first.
@@ -128,18 +135,27 @@ func Compare(ctx context.Context, o CompareOptions) (_ *Comparison, err error) {
 			o.Protocol = froc.NNDetection().Name
 		}
 	}
-	if slices.ContainsFunc(o.Systems, func(s System) bool { return len(s.Folds) > 0 }) {
-		pooled, err := os.MkdirTemp("", "alignedfusion-folds-")
-		if err != nil {
+	folds := slices.ContainsFunc(o.Systems, func(s System) bool { return len(s.Folds) > 0 })
+	var joined string
+	if folds || o.Per != "" {
+		if joined, err = os.MkdirTemp("", "alignedfusion-joined-"); err != nil {
 			return nil, err
 		}
-		defer func() { err = errors.Join(err, os.RemoveAll(pooled)) }()
-		if err := o.poolFolds(pooled); err != nil {
+		defer func() { err = errors.Join(err, os.RemoveAll(joined)) }()
+	}
+	if folds {
+		if err := o.poolFolds(joined); err != nil {
 			return nil, err
 		}
 	}
 	if o.Split == "" {
 		o.Split = commonSplit(o.Systems)
+	}
+	var note string
+	if o.Per != "" {
+		if note, err = o.group(given, joined); err != nil {
+			return nil, err
+		}
 	}
 	out := &Comparison{Split: o.Split}
 	if out.Warnings, err = compareWarnings(o, given); err != nil {
@@ -159,6 +175,14 @@ func Compare(ctx context.Context, o CompareOptions) (_ *Comparison, err error) {
 			return nil, usage("%s: of detectors, but %s is a classifier", strings.Join(o.DetectorFlags, ", "), o.Systems[0].Name)
 		}
 		out.Classification, out.Measured, err = compareClassifiers(o, given)
+		if note != "" {
+			for _, one := range out.Classification {
+				one.Notes = append(one.Notes, note)
+			}
+			for _, one := range out.Measured {
+				one.Notes = append(one.Notes, note)
+			}
+		}
 	} else {
 		out.Detection, err = compareDetectors(ctx, o, first)
 	}

@@ -8,6 +8,7 @@ import (
 	"image/draw"
 	"image/png"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -98,9 +99,9 @@ func OfBags(all []Prediction, shown []int) []Prediction {
 
 // WriteAttention writes of each slide the weights of its patches below dir: NAME.attention.csv
 // (patch,x,y and a column attention.MODALITY for each port, the heaviest first) and, where the patches say where
-// they lie, a heat map NAME.attention.png, NAME being the slide's. It returns how many slides
-// there are.
-func WriteAttention(dir string, predictions []Prediction) (slides int, err error) {
+// they lie, a heat map NAME.attention.png, NAME being the slide's. Patches below the folder data
+// are named from there. It returns how many slides there are.
+func WriteAttention(dir, data string, predictions []Prediction) (slides int, err error) {
 	for _, p := range predictions {
 		if len(p.Weights) == 0 {
 			continue
@@ -109,7 +110,7 @@ func WriteAttention(dir string, predictions []Prediction) (slides int, err error
 			return slides, err
 		}
 		name := filepath.Join(dir, FileName(p.Case.ID)+".attention")
-		data, err := asCSV(attentionRows(p))
+		data, err := asCSV(attentionRows(data, p))
 		if err != nil {
 			return slides, err
 		}
@@ -136,7 +137,7 @@ func (p *Prediction) weightPorts() []string {
 	return names
 }
 
-func attentionRows(p Prediction) [][]string {
+func attentionRows(data string, p Prediction) [][]string {
 	names := p.weightPorts()
 	order := slices.Clone(p.Case.Patches)
 	first := p.Weights[names[0]]
@@ -153,7 +154,11 @@ func attentionRows(p Prediction) [][]string {
 		rows[0] = append(rows[0], "attention."+modality)
 	}
 	for _, patch := range order {
-		row := []string{filepath.ToSlash(patch.Path), place(patch.X), place(patch.Y)}
+		path := patch.Path
+		if below, err := filepath.Rel(data, path); err == nil && filepath.IsLocal(below) {
+			path = below
+		}
+		row := []string{filepath.ToSlash(path), place(patch.X), place(patch.Y)}
 		for _, name := range names {
 			row = append(row, strconv.FormatFloat(p.Weights[name][patch.Number], 'g', 6, 64))
 		}
@@ -244,10 +249,11 @@ const (
 
 // Grouped are the answers to slides or patients of several cases each, in the order of their
 // first cases: the mean of the cases' probabilities or, vote, the share of the cases of which a
-// class is the most probable one. A case without a slide or a patient is its own.
-func Grouped(all []Prediction, per string, vote bool) []Prediction {
+// class is the most probable one. A case without a slide or a patient is its own. What is true of
+// all cases of a group is true of it; mixed groups have cases that differ in that.
+func Grouped(all []Prediction, per string, vote bool) (out []Prediction, mixed int) {
 	number := map[string]int{}
-	var out []Prediction
+	differ := map[int]bool{}
 	var cases []float64
 	for _, p := range all {
 		name := p.Case.Patient
@@ -259,13 +265,16 @@ func Grouped(all []Prediction, per string, vote bool) []Prediction {
 		if !known {
 			at = len(out)
 			number[name] = at
-			group := Prediction{Case: &dataset.Case{ID: name, Patient: p.Case.Patient, Split: p.Case.Split}}
+			group := Prediction{Case: &dataset.Case{ID: name, Patient: p.Case.Patient, Split: p.Case.Split, Labels: maps.Clone(p.Case.Labels), Measured: maps.Clone(p.Case.Measured)}}
 			for _, v := range p.Probabilities {
 				group.Probabilities = append(group.Probabilities, make([]float64, len(v)))
 			}
 			out, cases = append(out, group), append(cases, 0)
 		}
 		cases[at]++
+		if keepSame(out[at].Case.Labels, p.Case.Labels) || keepSame(out[at].Case.Measured, p.Case.Measured) {
+			differ[at] = true
+		}
 		for k, v := range p.Probabilities {
 			if vote && len(v) > 1 {
 				out[at].Probabilities[k][stat.ArgMax(v)]++
@@ -283,5 +292,16 @@ func Grouped(all []Prediction, per string, vote bool) []Prediction {
 			}
 		}
 	}
-	return out
+	return out, len(differ)
+}
+
+// keepSame takes away from what is known of a group what one of its cases does not share.
+func keepSame[T comparable](group, own map[string]T) (differ bool) {
+	for name, v := range group {
+		if other, known := own[name]; !known || other != v {
+			delete(group, name)
+			differ = true
+		}
+	}
+	return differ
 }

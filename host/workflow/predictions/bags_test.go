@@ -59,13 +59,13 @@ func TestBagsOfASlideAreOneAnswer(t *testing.T) {
 // where there is no patch.
 func TestAttentionIsATableAndAHeatMap(t *testing.T) {
 	dir := t.TempDir()
-	c := &dataset.Case{ID: "s/1", Patches: []dataset.Patch{{Path: "a.png", Number: 0, X: 96, Y: 0}, {Path: "b.png", Number: 1, X: 0, Y: 192}, {Path: "c.png", Number: 2, X: 0, Y: 0}}}
+	c := &dataset.Case{ID: "s/1", Patches: []dataset.Patch{{Path: filepath.FromSlash("/data/slides/s/a.png"), Number: 0, X: 96, Y: 0}, {Path: filepath.FromSlash("/data/slides/b.png"), Number: 1, X: 0, Y: 192}, {Path: filepath.FromSlash("/data/c.png"), Number: 2, X: 0, Y: 0}}}
 	p := Prediction{Case: c, Weights: map[string]map[int]float64{"weighting.patch": {0: 0.25, 1: 0.75}}}
-	if n, err := WriteAttention(dir, []Prediction{p, {Case: &dataset.Case{ID: "none"}}}); err != nil || n != 1 {
+	if n, err := WriteAttention(dir, filepath.FromSlash("/data/slides"), []Prediction{p, {Case: &dataset.Case{ID: "none"}}}); err != nil || n != 1 {
 		t.Fatal(n, err)
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "s_1.attention.csv"))
-	if err != nil || string(text) != "patch,x,y,attention.patch\nb.png,0,192,0.75\na.png,96,0,0.25\nc.png,0,0,0\n" {
+	if err != nil || string(text) != "patch,x,y,attention.patch\nb.png,0,192,0.75\ns/a.png,96,0,0.25\n/data/c.png,0,0,0\n" {
 		t.Errorf("%v %q", err, text)
 	}
 	f, err := os.Open(filepath.Join(dir, "s_1.attention.png"))
@@ -113,7 +113,8 @@ func TestAnswersOfSlidesAndPatients(t *testing.T) {
 		{PerPatient, true, map[string]float64{"a": 0.25, "b": 0, "alone": 0}},
 	} {
 		got := map[string]float64{}
-		for _, p := range Grouped(all, c.per, c.vote) {
+		groups, _ := Grouped(all, c.per, c.vote)
+		for _, p := range groups {
 			got[p.Case.ID] = p.Probabilities[0][0]
 		}
 		if diff := cmp.Diff(c.want, got, cmpopts.EquateApprox(0, 1e-12)); diff != "" {

@@ -143,7 +143,7 @@ func predictionsCSV(task string, labels []sdk.LabelSet, predictions []Prediction
 	}
 	header := []string{"id"}
 	for _, set := range labels {
-		suffix := taskSuffix(labels, set)
+		suffix := Suffix(labels, set)
 		header = append(header, answerColumns[set.Asks()]+suffix)
 		for _, class := range set.Classes {
 			header = append(header, "p"+suffix+"_"+class)
@@ -208,8 +208,8 @@ func ofVolumes(predictions []Prediction) bool {
 	return slices.ContainsFunc(predictions, func(p Prediction) bool { return p.Case.StoredRAS != nil })
 }
 
-// taskSuffix tells the columns of several tasks apart.
-func taskSuffix(labels []sdk.LabelSet, set sdk.LabelSet) string {
+// Suffix tells the columns of several tasks apart.
+func Suffix(labels []sdk.LabelSet, set sdk.LabelSet) string {
 	if len(labels) > 1 {
 		return "." + set.Name
 	}
@@ -319,7 +319,7 @@ func predictionsNPZ(task string, labels []sdk.LabelSet, predictions []Prediction
 				p = append(p, float32(v))
 			}
 		}
-		suffix := taskSuffix(labels, set)
+		suffix := Suffix(labels, set)
 		if set.Asks() == sdk.AsksNumber {
 			out["value"+suffix] = tensor.OfFloat32s(p, n)
 			continue
@@ -333,7 +333,11 @@ func predictionsNPZ(task string, labels []sdk.LabelSet, predictions []Prediction
 // Save keeps a split's predictions, with what is true of it, in the run directory, where
 // compare finds them.
 func Save(run, split string, set Set) error {
-	dir := Dir(run, split)
+	return SaveTo(Dir(run, split), set)
+}
+
+// SaveTo is Save into a folder.
+func SaveTo(dir string, set Set) error {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
@@ -397,8 +401,16 @@ func Dir(run, split string) string {
 
 func truthRows(task string, labels []sdk.LabelSet, predictions []Prediction) (truth, images [][]string) {
 	images = [][]string{{"image", "patient"}}
+	tiles := task == config.Classify && slices.ContainsFunc(predictions, func(p Prediction) bool { return p.Case.Stack != "" && p.Case.Stack != p.Case.ID })
+	if tiles {
+		images[0] = append(images[0], SlideColumn)
+	}
 	for _, p := range predictions {
-		images = append(images, []string{p.Case.ID, p.Case.Patient})
+		row := []string{p.Case.ID, p.Case.Patient}
+		if tiles {
+			row = append(row, p.Case.Stack)
+		}
+		images = append(images, row)
 	}
 	if task == config.Detect {
 		truth = [][]string{{"image", "x1", "y1", "x2", "y2", "ignore"}}
@@ -426,7 +438,7 @@ func truthRows(task string, labels []sdk.LabelSet, predictions []Prediction) (tr
 	header := []string{"id"}
 	for _, set := range labels {
 		for _, column := range truthColumns[set.Asks()] {
-			header = append(header, column+taskSuffix(labels, set))
+			header = append(header, column+Suffix(labels, set))
 		}
 	}
 	truth = [][]string{header}
@@ -457,6 +469,8 @@ const (
 	ValueColumn = "value"
 	TimeColumn  = "time"
 	EventColumn = "event"
+	// SlideColumn of ImagesFile is what a patch is of, where the cases are patches.
+	SlideColumn = "slide"
 )
 
 var truthColumns = map[string][]string{
