@@ -39,8 +39,8 @@ type Measure struct {
 	LessIsBetter bool
 	// Directed is true of what is neither better when less nor when more.
 	Directed bool
-	share        bool // between 0 and 1
-	of           func(a Answers, w weights) float64
+	share    bool // between 0 and 1
+	of       func(a Answers, w weights) float64
 }
 
 // Of computes the measure; NaN where the cases leave it undefined.

@@ -264,15 +264,15 @@ func TestConfigurationsThatCannotRunAreRefused(t *testing.T) {
 
 func TestFilesAreReadStrictly(t *testing.T) {
 	for line, want := range map[string]string{
-		"train: {epocs: 1}":                  `train: unknown setting "epocs", did you mean "epochs"`,
-		"train: {epochs: 0}":                 "train: setting epochs: 0 given, want at least 1",
-		"data_settings: {fppi: \"2,1\"}":     "data: setting fppi",
-		"text: {dim: 4}":                     "text: setting dim: 4 given, want at least 8",
-		"loss: {a: -1}":                      `loss: weight of "a" is "-1"`,
-		"train: {lr: {a: 1}}":                "want a number, text, true or false",
-		"wiring: {}":                         `unknown field "wiring"`,
-		"groups: {}":                         `unknown field "groups"`,
-		"threads: x":                         "threads",
+		"train: {epocs: 1}":              `train: unknown setting "epocs", did you mean "epochs"`,
+		"train: {epochs: 0}":             "train: setting epochs: 0 given, want at least 1",
+		"data_settings: {fppi: \"2,1\"}": "data: setting fppi",
+		"text: {dim: 4}":                 "text: setting dim: 4 given, want at least 8",
+		"loss: {a: -1}":                  `loss: weight of "a" is "-1"`,
+		"train: {lr: {a: 1}}":            "want a number, text, true or false",
+		"wiring: {}":                     `unknown field "wiring"`,
+		"groups: {}":                     `unknown field "groups"`,
+		"threads: x":                     "threads",
 	} {
 		if _, err := parsed(Classify, line); err == nil || !strings.HasPrefix(err.Error(), "configuration: ") || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %q", line, err, want)
