@@ -6,6 +6,7 @@ import (
 	"image/color"
 	"math"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -201,5 +202,38 @@ func TestBagsAreOfOneSize(t *testing.T) {
 	}
 	if s := slices.Compact(slices.Sorted(slices.Values(one["s1"]))); len(s) != 3 {
 		t.Errorf("three patches are shown as %v", one["s1"])
+	}
+}
+
+// BenchmarkLoaderPatches decodes tiles of 96 x 96 as training at patch level does, on all cores.
+func BenchmarkLoaderPatches(b *testing.B) {
+	dir, rows := b.TempDir(), "patch,slide,split,label\n"
+	for n := range 256 {
+		img := image.NewNRGBA(image.Rect(0, 0, 96, 96))
+		seed := uint32(n)
+		for at := range img.Pix {
+			seed = seed*1664525 + 1013904223
+			img.Pix[at] = 200 + uint8(seed>>28)
+			if at%4 == 3 {
+				img.Pix[at] = 255
+			}
+		}
+		write(b, filepath.Join(dir, fmt.Sprintf("%d.png", n)), encode(b, img))
+		rows += fmt.Sprintf("%d.png,s,train,%d\n", n, n%2)
+	}
+	write(b, filepath.Join(dir, "patches.csv"), rows)
+	d, err := Open("patches:"+dir, Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	cases := slices.Repeat(d.Cases, 8)
+	port := sdk.Port{Name: "image.*", DType: tensor.FP32, Shape: []string{"N", "3", "H", "W"}, Intensity: &sdk.Intensity{High: 255, OutHigh: 1}}
+	for name, load := range map[string]LoadOptions{"plain": {Size: 96}, "augmented": {Size: 96, Augment: PictureAugment()}} {
+		b.Run(name, func(b *testing.B) {
+			for range b.N {
+				batches(b, d, cases, LoaderOptions{Load: load, Ports: []sdk.Port{port}, Batch: 32, Workers: runtime.GOMAXPROCS(0)})
+			}
+			b.ReportMetric(float64(b.N*len(cases))/b.Elapsed().Seconds(), "patches/s")
+		})
 	}
 }

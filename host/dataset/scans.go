@@ -123,7 +123,7 @@ func (s *scans) frame(r table.Row, column, path string) *volumeFrame {
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
-		s.o.problems.Add(s.t.Path, r.Line, column, "%s: %v%s", filepath.ToSlash(path), problem.File(path, err), s.o.beside(path))
+		s.o.problems.Add(s.t.Path, r.Line, column, "%v%s", problem.File(path, err), s.o.beside(path))
 		return nil
 	case info.IsDir():
 		s.o.problems.Add(s.t.Path, r.Line, column, "%s is a folder; make a volume of its series with alignedfusion data import", filepath.ToSlash(path))
@@ -159,6 +159,7 @@ func (s *scans) readRegion(c *scanCase) {
 		}
 		if err != nil {
 			o.problems.AddError(s.t.Path, r.Line, "", err)
+			c.region = true // it is there, and refused
 			return
 		}
 		c.low, c.top, c.region = b.low, b.top, true
