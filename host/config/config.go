@@ -390,7 +390,7 @@ func (c *Config) Resolve() error {
 	}
 	if by := string(c.Train.BestBy); c.Task == Classify && by != string(Last) && !ports.Metrics.Has(by) {
 		if err := classify.CheckBest(by); err != nil {
-			return fmt.Errorf("train.best_by: %w, or %s", err, Last)
+			return fmt.Errorf("train.best_by: %w; or metric.NAME, or %s", err, Last)
 		}
 	}
 	if by := c.Train.ThresholdBy; by != NoThreshold {

@@ -37,6 +37,13 @@ func TestErrorIndex(t *testing.T) {
 		"notext.csv":   "id,age\np00,61\n",
 		"twice.csv":    "id,report\np00,Nodule.\np00,No nodule.\n",
 		"others.csv":   "id,report\nx1,Nodule.\nx2,No nodule.\n",
+		"scans.csv":    "id,volume,label\na,ct/volumes/p00.nii,x\n",
+		"beyond.csv":   "id,volume,label,x1,y1,z1,x2,y2,z2\na,ct/volumes/p00.nii,x,50,5,1,90,9,3\n",
+		"phases.csv":   "id,volume.art,volume.ven,label\na,,,x\n",
+		"twos.csv":     "id,image,split,label.cyst\na,slides/patches/S00001_1/0_0.png,train,1\nb,slides/patches/S00001_1/0_1.png,train,2\n",
+		"before.csv":   "id,image,split,time,event\na,slides/patches/S00001_1/0_0.png,train,3,1\nb,slides/patches/S00001_1/0_1.png,train,-1,1\n",
+		"without.csv":  "patch,label\na.png,x\n",
+		"stained.csv":  "patch,slide,stain,label\na.png,s,HE,x\nb.png,s,PAS,y\n",
 	} {
 		write(t, filepath.Join(dir, name), text)
 	}
@@ -44,11 +51,12 @@ func TestErrorIndex(t *testing.T) {
 alignedfusion data import scans --out ct --boxes boxes.csv --coordinates lps
 alignedfusion data split volumes:ct --ratio 50,25,25 --seed 1
 alignedfusion data synth --layout deeplesion --out deep --patients 6 --size 96
+alignedfusion data synth --layout slides --out slides --patients 6 --patches 4 --size 16
 alignedfusion train --task detect --data deeplesion:deep --fusion none --epochs 1 --set data.size=96 --threads 1 --out run
 `)
 	all := mistakes.FindAllStringSubmatch(string(page), -1)
-	if len(all) < 60 {
-		t.Fatalf("%d mistakes, want 60", len(all))
+	if len(all) < 70 {
+		t.Fatalf("%d mistakes, want 70", len(all))
 	}
 	for _, m := range all {
 		command, want, code := m[1], m[2], m[3]
