@@ -59,11 +59,7 @@ func TestFiguresAreThoseOfScikitLearn(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				within := 1e-9
-				if strings.HasPrefix(figure, "calibration") {
-					within = 1e-6 // the optimizer's, on the other side
-				}
-				if got := f.Of(pair.r); math.Abs(got-want) > within {
+				if got := f.Of(pair.r); math.Abs(got-want) > 1e-9 {
 					t.Errorf("case %d%s: %s is %v, want %v", i, name, figure, got, want)
 				}
 			}

@@ -8,7 +8,7 @@ import json
 import warnings
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize, root
 from sklearn import metrics as m
 
 warnings.simplefilter("ignore")
@@ -27,8 +27,9 @@ def calibration(y, p, with_slope):
         e = 1 / (1 + np.exp(-z)) - y
         return np.array([e.sum(), (e * x).sum()]) if with_slope else np.array([e.sum()])
 
-    found = minimize(loss, [0.0, 1.0] if with_slope else [0.0], jac=slope, method="BFGS", options={"gtol": 1e-12})
-    return float(found.x[1] if with_slope else found.x[0])
+    found = minimize(loss, [0.0, 1.0] if with_slope else [0.0], jac=slope, method="BFGS")
+    exact = root(slope, found.x, tol=1e-14)  # to the last digits: BFGS stops where the loss is flat
+    return float(exact.x[1] if with_slope else exact.x[0])
 
 
 def pairs(y, p):
