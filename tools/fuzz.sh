@@ -5,7 +5,11 @@ set -eu
 duration=$1
 shift
 mkdir -p build
-export TMPDIR="${FUZZDIR:-$(mktemp -d)}" # files of a target lie there; /dev/shm saves a disk
+shm=/dev/shm
+[ -w $shm ] || shm=/tmp
+TMPDIR=$(mktemp -d -p $shm) # the targets' files lie in memory
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
 log=build/fuzz.log failed=0 total=0
 for dir in $(grep -rlE '^func Fuzz' --include='*_test.go' "$@" | xargs -n1 dirname | sort -u); do
 	for target in $(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$dir"/*_test.go | cut -d' ' -f2); do
