@@ -1,4 +1,4 @@
-// Package froc evaluates lesion detections: free-response ROC curves,
+// Package froc evaluates marks of lesions: free-response ROC curves,
 // sensitivity at given false positives per image, average precision, AFROC
 // figures of merit, confidence intervals clustered by patient and paired
 // comparisons of systems.

@@ -22,7 +22,7 @@ import (
 func frocCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "froc",
-		Usage: "evaluate lesion detections: FROC, operating points, confidence intervals, comparisons",
+		Usage: "evaluate marks of lesions: FROC, operating points, confidence intervals, comparisons",
 		Description: "Reads a ground truth and the predictions of one or more systems and prints the sensitivity at given\n" +
 			"false positives per image. Every rule of a protocol can be overridden; the resolved set is in the output.\n" +
 			"File formats: docs/reference/froc-files.md; every choice: docs/explanation/froc.md.",

@@ -12,7 +12,7 @@ import (
 const Missing = -1
 
 // NaiveBayes classifies rows of categorical values. Values that are missing drop
-// out of the product, in training and in prediction alike: nothing is imputed.
+// out of the product, in training and in prediction alike: nothing takes their place.
 type NaiveBayes struct {
 	prior []float64     // log p(class)
 	given [][][]float64 // [attribute][class][value] log p(value | class)

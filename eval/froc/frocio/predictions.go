@@ -238,7 +238,7 @@ func (t *Truth) readPredictions(path string, p *Predictions, problems *problems)
 	}
 	defer in.Close()
 	if start, _ := in.Peek(1 << 10); len(bytes.TrimSpace(start)) == 0 && len(start) < 1<<10 && extension(path) != ".json" {
-		p.warn("%s: is empty: no detections", path)
+		p.warn("%s: is empty: no marks", path)
 		return nil
 	}
 	switch in.format() {
