@@ -365,6 +365,9 @@ func (l *layout) empty(row []string) bool {
 	if l.geometry == namedLesion && len(l.coords) == 1 && row[l.coords[0]] == "0" {
 		return true // a normal case
 	}
+	if l.geometry == maskFile && len(l.coords) == 0 {
+		return false // the mask lies beside the table, see besideMasks
+	}
 	for _, c := range l.coords {
 		if !missing(row[c]) {
 			return false

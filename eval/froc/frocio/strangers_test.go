@@ -202,3 +202,20 @@ func TestALabelAroundAnotherIsSaid(t *testing.T) {
 		}
 	}
 }
+
+// RibFrac's tables name no mask: that of public_id lies beside them, of truth and marks alike.
+func TestRibFracTablesAreAboutTheMasksBesideThem(t *testing.T) {
+	dir := write(t, map[string]string{"info.csv": "public_id,label_id,label_code\nRibFrac1,0,0\nRibFrac1,1,1\nRibFrac1,2,-1\n"})
+	block(t, filepath.Join(dir, "RibFrac1-label.nii"), [6]int{2, 6, 12, 18, 5, 8}, [6]int{12, 16, 3, 8, 1, 3})
+	block(t, filepath.Join(dir, "pred", "RibFrac1.nii"), [6]int{2, 6, 12, 18, 5, 8})
+	if err := os.WriteFile(filepath.Join(dir, "pred", "p.csv"), []byte("public_id,label_id,confidence,label_code\nRibFrac1,0,1,0\nRibFrac1,1,0.7,1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	truth, p, err := read(dir, "info.csv", "pred/p.csv", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(truth.Lesions) != 2 || len(p.Marks) != 1 || p.Marks[0].Score != 0.7 {
+		t.Errorf("%d lesions, want 2; marks %v", len(truth.Lesions), p.Marks)
+	}
+}

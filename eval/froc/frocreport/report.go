@@ -191,6 +191,9 @@ func Evaluate(ctx context.Context, source frocio.Source, reading frocio.Options,
 	}
 	said.add(truth.Notes, truth.Warnings)
 	said.warn(warnShares(source.GroundTruth, truth.Truth, protocol))
+	if protocol.Name == froc.LUNA16().Name && source.Excluded == "" && !slices.ContainsFunc(truth.Lesions, func(l froc.Lesion) bool { return l.Ignore }) {
+		said.add([]string{"protocol luna16 without --excluded: the challenge ignores marks on its excluded findings, here they are false positives"}, nil)
+	}
 	files := make([][]string, len(systems))
 	for i, s := range systems {
 		files[i] = append([]string{s.Path}, s.More...)
