@@ -22,6 +22,9 @@ const (
 	CapabilityDataParallel = "data-parallel"
 )
 
+// CapabilityAMP: its stages understand OpenRequest.AMP. It is the author's to claim.
+const CapabilityAMP = "amp"
+
 // Capabilities are those of every plugin that is served by this SDK.
 func Capabilities() []string {
 	return []string{CapabilitySharedMemory, CapabilityForwardBackward, CapabilityBackwardNorm, CapabilityStepZeroGrad, CapabilityStepAll, CapabilityDataParallel}

@@ -83,7 +83,23 @@ type StageManifest struct {
 	// Tasks the stage is made for (detect, classify); empty means any.
 	Tasks     []string
 	Trainable bool
+	// Optimizer names an update rule of the stage's own, with which a host opens it
+	// (OpenRequest.Optimizer); "" for none. The stage has sgd besides.
+	Optimizer string
+	// Schedule says in words what learning rate of its own the stage makes of the values
+	// that Step then has (BaseRate, StepNumber, StepCount); "" for the host's.
+	Schedule string
 }
+
+// Keys of StepRequest.Values. LearningRate is always there, the others are for stages with a
+// schedule of their own: the learning rate without the host's schedule, the number of the step
+// from 0, and how many there are in the whole training.
+const (
+	LearningRate = "learning_rate"
+	BaseRate     = "base_rate"
+	StepNumber   = "step"
+	StepCount    = "steps"
+)
 
 // Manifest describes a plugin.
 type Manifest struct {
@@ -103,7 +119,7 @@ type Manifest struct {
 
 // Optimizer is the update rule a trainable stage uses.
 type Optimizer struct {
-	// Name is a choice of train.optimizer.
+	// Name is a choice of train.optimizer, or StageManifest.Optimizer.
 	Name string
 	// Values have the names of the settings train.*; switches are 0 or 1.
 	Values map[string]float64
@@ -162,6 +178,9 @@ type OpenRequest struct {
 	// running statistics are used as in inference and stay as they are; gradients still
 	// pass through the stage. One that keeps to it answers a TrainableCount of 0.
 	Frozen bool
+	// AMP asks plugins with CapabilityAMP to compute in bfloat16 where that is safe. Tensors
+	// that travel, parameters, gradients and statistics stay in single precision.
+	AMP bool
 	// Group: stages opened with one group in one process share resident ports.
 	Group string
 	// Inputs are the ports that will feed this instance, sizes filled in where known.
@@ -241,7 +260,7 @@ type BackwardResponse struct {
 
 // StepRequest applies the optimizer once.
 type StepRequest struct {
-	// Values of the schedules at this step; "learning_rate" always.
+	// Values of the schedules at this step by LearningRate and its like.
 	Values map[string]float64
 	// GradientScale multiplies every gradient first (global clipping).
 	GradientScale float64

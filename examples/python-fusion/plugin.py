@@ -70,5 +70,5 @@ def _mean_of_mentioned(embedding, state):
 
 
 if __name__ == "__main__":
-    af.serve("python-fusion", "1.0.0", [FiLM], license="Apache-2.0",
+    af.serve("python-fusion", "1.0.0", [FiLM], license="Apache-2.0", amp=True,
              model_card="Feature-wise modulation of visual tokens by the report. Starts as the identity.")

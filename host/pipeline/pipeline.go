@@ -53,6 +53,7 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		req := base
 		req.Stage, req.Settings, req.Inputs = s.Stage.Name, resolved[i], feeding
 		req.Seed, req.Frozen = Seed(base.Seed, "open", string(s.Role)), base.Train && s.Frozen
+		req.AMP, req.Optimizer = base.AMP && s.AMP, s.optimizer(base.Optimizer)
 		instance, opened, err := s.Open(ctx, &req)
 		if err != nil {
 			return nil, &StageError{Role: s.Role, Plugin: s.Plugin, Call: "open", Err: err}
@@ -69,6 +70,19 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		before = s.name()
 	}
 	return p, nil
+}
+
+// optimizer is the stage's own where it has one that counts, with the host's average of the
+// weights.
+func (s Source) optimizer(hosts sdk.Optimizer) sdk.Optimizer {
+	if !s.OwnRules || s.Stage.Optimizer == "" {
+		return hosts
+	}
+	own := sdk.Optimizer{Name: s.Stage.Optimizer}
+	if d, averaged := hosts.Values[sdk.EMA]; averaged {
+		own.Values = map[string]float64{sdk.EMA: d}
+	}
+	return own
 }
 
 // SettingsError is a `--set` that a stage refused.

@@ -563,6 +563,32 @@ func TestOpenTellsEachStageWhatFeedsIt(t *testing.T) {
 	}
 }
 
+// A rule of a stage's own, and bfloat16, are asked of those that declare it, where the run says so.
+func TestOpenAsksForWhatAStageDeclares(t *testing.T) {
+	hosts := sdk.Optimizer{Name: "adamw", Values: map[string]float64{"beta1": 0.9, sdk.EMA: 0.99}}
+	own := sdk.Optimizer{Name: "lion", Values: map[string]float64{sdk.EMA: 0.99}}
+	for _, test := range []struct {
+		rules, declares, can, wanted bool
+		optimizer                    sdk.Optimizer
+	}{
+		{true, true, true, true, own}, {false, true, true, false, hosts}, {true, false, false, true, hosts},
+	} {
+		requests, log := map[sdk.Kind]sdk.OpenRequest{}, []string{}
+		s := opening(sdk.KindEncoder, "eye", requests, &log, nil)
+		if s.OwnRules, s.AMP = test.rules, test.can; test.declares {
+			s.Stage.Optimizer, s.Stage.Schedule = "lion", "restarts"
+		}
+		p, err := Open(t.Context(), []Source{s}, []sdk.Port{{Name: "image"}}, sdk.OpenRequest{Task: "classify", Optimizer: hosts, AMP: test.wanted})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := requests[sdk.KindEncoder]
+		if diff := cmp.Diff(test.optimizer, got.Optimizer); diff != "" || got.AMP != (test.can && test.wanted) || p.Members[0].OwnSchedule() != (test.rules && test.declares) {
+			t.Errorf("%+v: amp %v, schedule %v, optimizer %s", test, got.AMP, p.Members[0].OwnSchedule(), diff)
+		}
+	}
+}
+
 func TestOpenClosesWhatItHasOpenedOnAnError(t *testing.T) {
 	requests := map[sdk.Kind]sdk.OpenRequest{}
 	for _, test := range []struct {

@@ -71,7 +71,11 @@ type Source struct {
 	Settings map[string]string
 	// Frozen stages take part in forward and backward and are never updated.
 	Frozen bool
-	Open   func(context.Context, *sdk.OpenRequest) (Instance, *sdk.OpenResponse, error)
+	// AMP: its plugin can compute in bfloat16 where that is safe.
+	AMP bool
+	// OwnRules: what the stage declares of an optimizer and a schedule of its own counts.
+	OwnRules bool
+	Open     func(context.Context, *sdk.OpenRequest) (Instance, *sdk.OpenResponse, error)
 	// StepAll is Step of several instances of this Process in one call, each with its own
 	// request; nil where there is no such call.
 	StepAll func(context.Context, []Instance, []*sdk.StepRequest) error
@@ -108,6 +112,9 @@ func (m *Member) fail(call string, err error) error {
 func (m *Member) WrongOutput(format string, args ...any) error {
 	return m.fail("forward", fmt.Errorf(format, args...))
 }
+
+// OwnSchedule reports whether the stage makes its learning rate itself.
+func (m *Member) OwnSchedule() bool { return m.OwnRules && m.Stage.Schedule != "" }
 
 // KeepsMoving reports whether a frozen stage does not know that it is: its parameters are
 // left alone, running statistics it may have are not.

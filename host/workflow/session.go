@@ -117,6 +117,8 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 			return nil, err
 		}
 		source.Frozen = c.Train.LearningRateFactor(r.kind) == 0
+		source.OwnRules = c.Train.PluginRules
+		source.AMP = slices.Contains(plugin.Manifest().Capabilities, sdk.CapabilityAMP)
 		sources, plugins = append(sources, source), append(plugins, plugin)
 	}
 	if t := s.text; t != nil {
@@ -133,7 +135,7 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	}
 	req := sdk.OpenRequest{
 		Seed: c.Seed, Device: device, Threads: c.Threads, Train: o.Train, Group: "pipeline",
-		Labels: o.Labels, Optimizer: c.Train.StageOptimizer(), Task: c.Task,
+		Labels: o.Labels, Optimizer: c.Train.StageOptimizer(), Task: c.Task, AMP: c.Train.AMP,
 	}
 	if reports != nil {
 		req.AttributeSchema = reports.StageSchema
@@ -161,6 +163,7 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		if m.KeepsMoving() && o.Train {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("%s %s is frozen but does not know it: running statistics (of batch norm), if it has any, still move", m.Role, m.Plugin))
 		}
+		s.Warnings = append(s.Warnings, ofItsOwn(m, c.Train.AMP, o.Train)...)
 		for _, note := range m.Opened.Notes {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("%s %s: %s", m.Role, m.Plugin, note))
 		}
@@ -170,6 +173,24 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		return s, err
 	}
 	return s, s.look(ctx)
+}
+
+// ofItsOwn says in what a stage does not follow the run's settings.
+func ofItsOwn(m *pipeline.Member, amp, train bool) (notes []string) {
+	name := fmt.Sprintf("%s %s", m.Role, m.Plugin)
+	if amp && !m.AMP {
+		notes = append(notes, name+" computes in single precision: its plugin does not have the capability amp")
+	}
+	if !train || !m.OwnRules || !m.Updates() {
+		return notes
+	}
+	if m.Stage.Optimizer != "" {
+		notes = append(notes, fmt.Sprintf("%s is updated by %s, a rule of its own (train.plugin_rules=false: by train.optimizer)", name, m.Stage.Optimizer))
+	}
+	if m.Stage.Schedule != "" {
+		notes = append(notes, fmt.Sprintf("%s has a learning rate of its own: %s (train.plugin_rules=false: train.schedule)", name, m.Stage.Schedule))
+	}
+	return notes
 }
 
 // look asks of a few images whether the encoder sees anything in them.

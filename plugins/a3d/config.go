@@ -65,7 +65,7 @@ type encoderSettings struct {
 	Operator   string    `setting:"operator" default:"a3d" choices:"a3d,alignshift,tsm,2.5d,conv3d" help:"how slices exchange context"`
 	Tokens     int64     `setting:"tokens" default:"0" min:"0" max:"4096" help:"width of tokens.volume; 0 takes the preset's"`
 	Window     []float64 `setting:"window" default:"-1024,2050" rising:"true" help:"HU that become 0 and 255"`
-	Precision  string    `setting:"precision" default:"fp32" choices:"fp32,bf16" help:"bf16 computes convolutions in bfloat16; parameters stay FP32"`
+	Precision  string    `setting:"precision" default:"fp32" choices:"fp32,bf16" help:"bf16 computes convolutions in bfloat16, as train.amp does; parameters stay FP32"`
 	Checkpoint bool      `setting:"checkpoint" default:"false" help:"recompute dense layers in the backward pass instead of keeping their activations"`
 	Frozen     bool      `setting:"frozen" default:"false" help:"true: the network is not trained and its batch norms keep their statistics; for classification, whose tokens are then made once"`
 	Weights    sdk.Path  `setting:"weights" help:"safetensors to start from: a detector's state dict or torchvision's densenet121"`

@@ -40,6 +40,7 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.bf16, b.Autocast = c.bf16 || b.Request.AMP, false // its own operators know both
 	e := &encoder{backbone: newBackbone(b.Params, c, b.Device), pyramid: newPyramid(b.Params, c), frozen: set.Frozen}
 	coarse := c.channels()[2]
 	e.tokenWeight = b.Params.Parameter("token_proj.weight", []int64{c.tokens, coarse}, torchstage.XavierUniform())

@@ -46,6 +46,7 @@ func buildHead(b *torchstage.Build) (torchstage.Module, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.Autocast = false // as its encoder
 	for _, p := range b.Request.Inputs {
 		if p.Name == volumeTokens.Name && len(p.Shape) == 3 && p.Shape[2] != "C" && p.Shape[2] != fmt.Sprint(c.tokens) {
 			return nil, &sdk.Error{Code: sdk.InvalidArgument, Port: p.Name, Given: "FP32 " + tensor.FormatShape(p.Shape),

@@ -82,7 +82,7 @@ func headManifest() sdk.StageManifest {
 // Manifest describes the plugin.
 func Manifest() sdk.Manifest {
 	return sdk.Manifest{
-		Name: "a3d", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch",
+		Name: "a3d", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP},
 		ModelCard: "A3D-style lesion detector for CT slices with context. Input: D slices 2 mm apart, HU windowed to [-1024, 2050], 0..255 minus 50. " +
 			"No pretrained weights included; densenet121 takes torchvision's ImageNet weights or a checkpoint of the reference implementation.",
 		Stages: []sdk.StageManifest{encoderManifest(), headManifest()},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand"
 	"os"
 	"path/filepath"
@@ -220,6 +221,44 @@ func run(t *testing.T, p sdk.Plugin, change func(w *between), process func(*conf
 	return report
 }
 
+// ownRule is the good plugin with a rule and a schedule of its own, which a function changes;
+// before is how many steps the instance has taken.
+func ownRule(change func(r *sdk.StepRequest, before int)) func() sdk.Plugin {
+	return func() sdk.Plugin {
+		p := toy.Linear()
+		p.Manifest.Stages[0].Optimizer, p.Manifest.Stages[0].Schedule = "mine", "halves every two steps"
+		open := p.Open
+		p.Open = func(ctx context.Context, r *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+			s, resp, err := open(ctx, r)
+			if err != nil || r.Optimizer.Name != "mine" {
+				return s, resp, err
+			}
+			b, before := &bent{trained: s.(trained)}, 0
+			b.step = func(ctx context.Context, r *sdk.StepRequest) error {
+				if base, own := r.Values[sdk.BaseRate]; own {
+					r.Values[sdk.LearningRate] = base / math.Exp2(math.Floor(r.Values[sdk.StepNumber]/2))
+				}
+				if change != nil {
+					change(r, before)
+				}
+				before++
+				return b.trained.Step(ctx, r)
+			}
+			return b, resp, nil
+		}
+		return p
+	}
+}
+
+// A rule and a schedule of a stage's own are checked, and pass when they are right.
+func TestAStageWithARuleOfItsOwnPasses(t *testing.T) {
+	for _, r := range run(t, ownRule(nil)(), nil, nil).Results {
+		if r.Status == conformance.Fail || r.Case == "own-rule" && r.Status != conformance.Pass {
+			t.Error(r)
+		}
+	}
+}
+
 // testedAsProgram are the cases whose broken plugins are programs:
 // host/cli/testdata/plugin/validate.txtar.
 var testedAsProgram = []string{"describe", "health", "shutdown", "sample", "growth"}
@@ -428,6 +467,9 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 				return resp, err
 			}
 		})},
+		{breaks: "own-rule", plugin: ownRule(func(r *sdk.StepRequest, _ int) { r.GradientScale = -r.GradientScale })},
+		{breaks: "own-rule", plugin: ownRule(func(r *sdk.StepRequest, _ int) { r.Values[sdk.LearningRate] += 1e-3 })},
+		{breaks: "own-rule", plugin: ownRule(func(r *sdk.StepRequest, before int) { r.GradientScale /= float64(1 + before) })}, // a count that is not saved
 		{breaks: "linear", plugin: bend(func(b *bent) {
 			b.backward = func(ctx context.Context, r *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
 				// As a seed of ones would: the given gradient is forgotten where it is zero.

@@ -231,6 +231,8 @@ var stageCases = []stageCase{
 		mend: "use running statistics as in EVAL mode and leave them as they are; train no parameter", train: true, run: frozen},
 	{name: "save-load", rule: "Save and Load are bit-exact, optimizer included: train k, save, load, train k = train 2k. Weights are safetensors.",
 		mend: "save parameters, buffers, optimizer state and step counts; write safetensors", train: true, run: saveLoad},
+	{name: "own-rule", rule: "An optimizer of a stage's own moves nothing at a learning rate of 0, lowers the objective in a short step, and is saved and loaded bit by bit, as is a training by a schedule of its own.",
+		mend: "move against the gradient, by the learning rate; save all that the next step needs; make the rate of base_rate, step and steps alone", train: true, run: ownRule},
 	{name: "load-broken", rule: "Loading a broken or missing file is an error and changes nothing.",
 		mend: "read and check everything before replacing any weight", train: true, run: loadBroken},
 	{name: "cancel", rule: "A cancelled call leaves the instance usable.",

@@ -592,8 +592,14 @@ const (
 )
 
 func parity(ctx context.Context, s *subject) {
-	setting, value := s.lowerPrecision()
-	if setting == "" && s.options.Device == "cpu" {
+	lower := map[string]opening{}
+	if setting, value := s.lowerPrecision(); setting != "" {
+		lower[fmt.Sprintf("with %s=%s", setting, value)] = opening{settings: map[string]string{setting: value}}
+	}
+	if slices.Contains(s.runner.manifest.Capabilities, sdk.CapabilityAMP) {
+		lower["with amp"] = opening{amp: true}
+	}
+	if len(lower) == 0 && s.options.Device == "cpu" {
 		skip("the stage claims no lower precision and runs on the CPU")
 	}
 	ask := func(o opening) map[string][]float64 {
@@ -609,12 +615,82 @@ func parity(ctx context.Context, s *subject) {
 	if s.options.Device != "cpu" {
 		near("on "+s.options.Device+", against the CPU", ask(opening{}), want, deviceTolerance)
 	}
-	if setting != "" {
-		lower := opening{settings: map[string]string{setting: value}}
-		near(fmt.Sprintf("with %s=%s", setting, value), ask(lower), want, bfloat16Tolerance)
-		s.sameStep(ctx, fmt.Sprintf("with %s=%s", setting, value), lower)
+	for _, what := range slices.Sorted(maps.Keys(lower)) {
+		near(what, ask(lower[what]), want, bfloat16Tolerance)
+		s.sameStep(ctx, what, lower[what])
 	}
 }
+
+// ownRule checks an optimizer of the stage's own, and a schedule, where it has one.
+func ownRule(ctx context.Context, s *subject) {
+	if s.manifest.Optimizer == "" && s.manifest.Schedule == "" {
+		skip("no optimizer and no schedule of its own")
+	}
+	own := sdk.Optimizer{Name: cmp.Or(s.manifest.Optimizer, plainSGD.Name)}
+	if s.manifest.Optimizer == "" {
+		own = plainSGD
+	}
+	place := func(rate float64, step int) map[string]float64 {
+		values := map[string]float64{sdk.LearningRate: rate}
+		if s.manifest.Schedule != "" {
+			values[sdk.BaseRate], values[sdk.StepNumber], values[sdk.StepCount] = rate, float64(step), ruleSteps
+		}
+		return values
+	}
+	take := func(c *chain, rate float64, from, to int) {
+		for k := from; k < to; k++ {
+			check(c.ZeroGrad(ctx))
+			c.forwardBackward(ctx, uint64(k+1), wave, 1)
+			check(c.Step(ctx, &sdk.StepRequest{Values: place(rate, k), GradientScale: 1}))
+		}
+	}
+	c := s.open(ctx, s.conn.InBand, opening{train: true, optimizer: own})
+	before, _ := c.objective(ctx, 100, nil)
+	check(c.ZeroGrad(ctx))
+	c.forwardBackward(ctx, 101, wave, 1)
+	if get(c.GradNorm(ctx)) == 0 {
+		skip("no parameter takes part")
+	}
+	check(c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{sdk.LearningRate: 0}, GradientScale: 1}))
+	if still, _ := c.objective(ctx, 102, nil); still != before {
+		fail(fmt.Sprintf("%.8g as before", before), "a step with learning rate 0 leads the objective to %.8g", still)
+	}
+	// The shortest of the steps that shows: how long a rule's step is at a rate is its own.
+	fell := false
+	for _, rate := range []float64{1e-5, 1e-4, 1e-3, 1e-2} {
+		c := s.open(ctx, s.conn.InBand, opening{train: true, optimizer: own})
+		before, terms := c.objective(ctx, 100, nil)
+		take(c, rate, 0, 1)
+		after, _ := c.objective(ctx, 101, nil)
+		if open := 1e-6 * terms; math.Abs(after-before) > open {
+			if after > before {
+				fail("less than before", "a first step of learning rate %g raises the objective from %.8g to %.8g", rate, before, after)
+			}
+			fell = true
+			break
+		}
+		s.closeAll()
+	}
+	if !fell {
+		fail("another value", "first steps of learning rates up to 0.01 leave the objective where it was")
+	}
+	if len(s.providers) > 0 {
+		return // as in save-load
+	}
+	dir := get(os.MkdirTemp(s.conn.TempDir, "conformance-"))
+	defer os.RemoveAll(dir)
+	first := s.open(ctx, s.conn.InBand, opening{train: true, optimizer: own})
+	take(first, 1e-3, 0, ruleSteps/2)
+	get(first.Save(ctx, dir))
+	take(first, 1e-3, ruleSteps/2, ruleSteps)
+	second := s.open(ctx, s.conn.InBand, opening{train: true, optimizer: own, seed: 17})
+	check(second.Load(ctx, dir, false))
+	take(second, 1e-3, ruleSteps/2, ruleSteps)
+	same(fmt.Sprintf("%d steps by its own rule, save, load, as many more, against %d", ruleSteps/2, ruleSteps), s.evaluate(ctx, second, 900), s.evaluate(ctx, first, 900))
+}
+
+// ruleSteps are the steps of a training by a stage's own rule.
+const ruleSteps = 6
 
 // stepTolerance is how far a step in lower precision may lead from one in single precision,
 // over its length: roundings add up on their way back.

@@ -72,12 +72,14 @@ func (s *Scope) Abs(x *ts.Tensor) *ts.Tensor { return s.Maximum(x, s.Neg(x)) }
 
 // Sqrt is the square root; NaN below 0.
 func (s *Scope) Sqrt(x *ts.Tensor) *ts.Tensor {
+	x = s.full(x)
 	return s.Do("sqrt", func() (*ts.Tensor, error) { return x.Sqrt(false) })
 }
 
 // Pow is x to the power of v. Of x <= 0 only whole and half powers have a gradient, and of
 // x < 0 only whole ones a value.
 func (s *Scope) Pow(x *ts.Tensor, v float64) *ts.Tensor {
+	x = s.full(x)
 	whole, rest := math.Modf(math.Abs(v))
 	var out *ts.Tensor
 	times := func(y *ts.Tensor) {
@@ -162,6 +164,7 @@ func (s *Scope) ConvTranspose2d(x, w, b *ts.Tensor, stride, padding int64) *ts.T
 // BatchNorm normalises over all but dimension 1. In training mode it uses the
 // batch's statistics and updates mean and variance in place, unless the stage is frozen.
 func (s *Scope) BatchNorm(x, w, b, mean, variance *ts.Tensor, train bool, momentum, eps float64) *ts.Tensor {
+	x = s.full(x)
 	return s.Do("batch_norm", func() (*ts.Tensor, error) {
 		return ts.BatchNorm(x, opt(w), opt(b), opt(mean), opt(variance), train && !s.frozen, momentum, eps, true)
 	})
@@ -169,11 +172,13 @@ func (s *Scope) BatchNorm(x, w, b, mean, variance *ts.Tensor, train bool, moment
 
 // LayerNorm normalises over the trailing dimensions shape.
 func (s *Scope) LayerNorm(x *ts.Tensor, shape []int64, w, b *ts.Tensor, eps float64) *ts.Tensor {
+	x = s.full(x)
 	return s.Do("layer_norm", func() (*ts.Tensor, error) { return ts.LayerNorm(x, shape, opt(w), opt(b), eps, true) })
 }
 
 // GroupNorm normalises groups of channels.
 func (s *Scope) GroupNorm(x *ts.Tensor, groups int64, w, b *ts.Tensor, eps float64) *ts.Tensor {
+	x = s.full(x)
 	return s.Do("group_norm", func() (*ts.Tensor, error) { return ts.GroupNorm(x, groups, opt(w), opt(b), eps, true) })
 }
 
@@ -205,21 +210,25 @@ func (s *Scope) Tanh(x *ts.Tensor) *ts.Tensor {
 
 // Exp is e^x.
 func (s *Scope) Exp(x *ts.Tensor) *ts.Tensor {
+	x = s.full(x)
 	return s.Do("exp", func() (*ts.Tensor, error) { return x.Exp(false) })
 }
 
 // Log is the natural logarithm.
 func (s *Scope) Log(x *ts.Tensor) *ts.Tensor {
+	x = s.full(x)
 	return s.Do("log", func() (*ts.Tensor, error) { return x.Log(false) })
 }
 
 // Softmax over dimension dim.
 func (s *Scope) Softmax(x *ts.Tensor, dim int64) *ts.Tensor {
+	x = s.full(x)
 	return s.Do("softmax", func() (*ts.Tensor, error) { return x.Softmax(dim, x.DType(), false) })
 }
 
 // LogSoftmax over dimension dim.
 func (s *Scope) LogSoftmax(x *ts.Tensor, dim int64) *ts.Tensor {
+	x = s.full(x)
 	return s.Do("log_softmax", func() (*ts.Tensor, error) { return x.LogSoftmax(dim, x.DType(), false) })
 }
 
@@ -257,11 +266,13 @@ func (s *Scope) UpsampleNearest2d(x *ts.Tensor, h, w int64) *ts.Tensor {
 
 // Mean over dims.
 func (s *Scope) Mean(x *ts.Tensor, dims []int64, keep bool) *ts.Tensor {
+	x = s.full(x)
 	return s.Do("mean", func() (*ts.Tensor, error) { return x.MeanDim(dims, keep, x.DType(), false) })
 }
 
 // Sum over dims; over everything without dims.
 func (s *Scope) Sum(x *ts.Tensor, dims []int64, keep bool) *ts.Tensor {
+	x = s.full(x)
 	if len(dims) == 0 {
 		return s.Do("sum", func() (*ts.Tensor, error) { return x.Sum(x.DType(), false) })
 	}
@@ -390,6 +401,7 @@ func (s *Scope) EmbeddingBag(w, indices, offsets, weights *ts.Tensor) *ts.Tensor
 // CrossEntropy is the mean cross-entropy of logits [N,K] and INT64 targets [N];
 // weight [K] may be nil, targets equal to ignore do not count.
 func (s *Scope) CrossEntropy(logits, target, weight *ts.Tensor, ignore int64, smoothing float64) *ts.Tensor {
+	logits = s.full(logits)
 	return s.Do("cross_entropy", func() (*ts.Tensor, error) {
 		return logits.CrossEntropyLoss(target, opt(weight), ts.ReductionMean, ignore, smoothing, false)
 	})
@@ -397,6 +409,7 @@ func (s *Scope) CrossEntropy(logits, target, weight *ts.Tensor, ignore int64, sm
 
 // BCEWithLogits is the element-wise binary cross-entropy (no reduction).
 func (s *Scope) BCEWithLogits(logits, target *ts.Tensor) *ts.Tensor {
+	logits = s.full(logits)
 	return s.Do("binary_cross_entropy_with_logits", func() (*ts.Tensor, error) {
 		return logits.BinaryCrossEntropyWithLogits(target, ts.None, ts.None, ts.ReductionNone, false)
 	})
@@ -404,6 +417,7 @@ func (s *Scope) BCEWithLogits(logits, target *ts.Tensor) *ts.Tensor {
 
 // SmoothL1 is the element-wise smooth L1 loss (no reduction).
 func (s *Scope) SmoothL1(x, target *ts.Tensor, beta float64) *ts.Tensor {
+	x = s.full(x)
 	return s.Do("smooth_l1", func() (*ts.Tensor, error) { return x.SmoothL1Loss(target, ts.ReductionNone, beta, false) })
 }
 
@@ -417,6 +431,15 @@ func (s *Scope) Leaf(x *ts.Tensor) *ts.Tensor {
 	leaf := s.Detach(x)
 	s.Act("requires_grad", func() error { return leaf.RequiresGrad_(true) })
 	return leaf
+}
+
+// full is x in single precision where amp has made it bfloat16: sums, normalizations, softmax
+// and losses need it.
+func (s *Scope) full(x *ts.Tensor) *ts.Tensor {
+	if !s.amp || s.err != nil || x.DType() != gotch.BFloat16 {
+		return x
+	}
+	return s.Cast(x, gotch.Float)
 }
 
 // Cast converts to another dtype.

@@ -23,14 +23,19 @@ var optimizerDefaults = map[string]map[string]float64{
 	"adamw": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.05, sdk.EMA: 0},
 }
 
-// resolveOptimizer fills in defaults and refuses unknown names.
-func resolveOptimizer(o sdk.Optimizer) (sdk.Optimizer, error) {
+// resolveOptimizer fills in defaults and refuses names that neither this SDK nor the module has.
+func resolveOptimizer(o sdk.Optimizer, m Module) (sdk.Optimizer, error) {
 	if o.Name == "" {
 		o.Name = "sgd"
 	}
+	known := slices.Sorted(maps.Keys(optimizerDefaults))
 	defaults, ok := optimizerDefaults[o.Name]
+	if own, has := m.(Optimizer); has && !ok {
+		known = append(known, own.OptimizerName())
+		defaults, ok = map[string]float64{sdk.EMA: 0}, o.Name == own.OptimizerName()
+	}
 	if !ok {
-		return o, sdk.Errorf(sdk.InvalidArgument, "optimizer %q, want %s", o.Name, strings.Join(slices.Sorted(maps.Keys(optimizerDefaults)), " or "))
+		return o, sdk.Errorf(sdk.InvalidArgument, "optimizer %q, want %s", o.Name, strings.Join(known, " or "))
 	}
 	values := map[string]float64{}
 	for k, v := range defaults {
@@ -77,8 +82,9 @@ func (p *Params) gradNorm(s *Scope) float64 {
 
 // step applies SGD with momentum (Sutskever et al. 2013 in PyTorch's form:
 // v = momentum*v + g, p = p - lr*v, weight decay added to g) or AdamW (Loshchilov and
-// Hutter 2019, Algorithm 2). Parameters without a gradient stay as they are.
-func (p *Params) step(s *Scope, o sdk.Optimizer, lr, scale float64) {
+// Hutter 2019, Algorithm 2), or the module's own rule. Parameters without a gradient stay as
+// they are.
+func (p *Params) step(s *Scope, m Module, o sdk.Optimizer, lr, scale float64) {
 	p.steps++
 	if decay := o.Values[sdk.EMA]; decay > 0 {
 		p.keepAverages(s)
@@ -98,10 +104,15 @@ func (p *Params) step(s *Scope, o sdk.Optimizer, lr, scale float64) {
 				s.act1("mul_", scale, g.MulScalar_)
 			}
 			w := s.Detach(e.value)
-			if o.Name == "adamw" {
+			switch o.Name {
+			case "adamw":
 				p.adamw(s, e, w, g, o.Values, lr)
-			} else {
+			case "sgd":
 				p.sgd(s, e, w, g, o.Values, lr)
+			default:
+				e.updates++
+				u := &Update{Name: e.name, Value: w, Gradient: g, Rate: lr, Number: int(e.updates), params: p, entry: e}
+				m.(Optimizer).Update(s, u)
 			}
 			return nil
 		})
@@ -210,6 +221,42 @@ func (p *Params) adamw(s *Scope, e *param, w, g *ts.Tensor, v map[string]float64
 	root := s.MulScalar(s.Do("sqrt", func() (*ts.Tensor, error) { return q.Sqrt(false) }), 1/math.Sqrt(1-math.Pow(b2, n)))
 	update := s.MulScalar(s.Div(m, s.AddScalar(root, v["eps"])), -lr/(1-math.Pow(b1, n)))
 	s.Act("add_", func() error { return w.Add_(update) })
+}
+
+// Update is what an Optimizer is given of one parameter.
+type Update struct {
+	// Name of the parameter; its Value, which Move changes; its Gradient, scaled already.
+	Name            string
+	Value, Gradient *ts.Tensor
+	// Rate is the learning rate, Number counts the parameter's updates from 1.
+	Rate   float64
+	Number int
+
+	params *Params
+	entry  *param
+}
+
+// State is what SetState has stored of the parameter under a name, zero at first.
+func (u *Update) State(s *Scope, name string) *ts.Tensor {
+	if t := u.entry.state[name]; t != nil {
+		return t
+	}
+	return s.Zeros(u.params.device, u.entry.shape...)
+}
+
+// SetState stores a tensor with the parameter, under any name but average, value and step. It
+// is saved with the optimizer.
+func (u *Update) SetState(s *Scope, name string, t *ts.Tensor) {
+	old := u.entry.state[name]
+	u.params.setState(s, u.entry, name, s.MulScalar(t, 1)) // a copy: t may be the gradient itself
+	if s.err == nil && old != nil {
+		s.Own(old)
+	}
+}
+
+// Move adds a step to the parameter.
+func (u *Update) Move(s *Scope, step *ts.Tensor) {
+	s.Act("add_", func() error { return u.Value.Add_(step) })
 }
 
 const (

@@ -23,7 +23,7 @@ type param struct {
 	frozen bool
 	// state of the optimizer, by its name in the optimizer's file.
 	state map[string]*ts.Tensor
-	// updates that AdamW has made, countState in the optimizer's file. It stays on the host:
+	// updates by AdamW or a rule of the module's own, countState in the optimizer's file. It stays on the host:
 	// a number on a device would be waited for at every parameter of every step.
 	updates float64
 }

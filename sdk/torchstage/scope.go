@@ -17,6 +17,8 @@ type Scope struct {
 	owned []*ts.Tensor
 	// frozen stages use running statistics in TRAIN mode too, and leave them alone.
 	frozen bool
+	// amp: matrix products give bfloat16, which full turns back where that loses too much.
+	amp bool
 	// void stands for the result of an op that was not run.
 	void *ts.Tensor
 }
@@ -132,7 +134,7 @@ func (s *Scope) Sub(f func(s *Scope) *ts.Tensor) *ts.Tensor {
 
 // SubAll is Sub for several results.
 func (s *Scope) SubAll(f func(s *Scope) []*ts.Tensor) []*ts.Tensor {
-	inner := &Scope{err: s.err, frozen: s.frozen, void: s.void}
+	inner := &Scope{err: s.err, frozen: s.frozen, amp: s.amp, void: s.void}
 	results := f(inner)
 	for i, t := range results {
 		if t == nil {

@@ -27,6 +27,21 @@ type Backwarder interface {
 	Backward(s *Scope, in *Inputs, out *Outputs, grads map[string]*ts.Tensor, lossWeights map[string]float64)
 }
 
+// Optimizer is a Module with an update rule of its own, which its manifest names
+// (sdk.StageManifest.Optimizer).
+type Optimizer interface {
+	OptimizerName() string
+	// Update moves one parameter by its gradient. It runs without autograd.
+	Update(s *Scope, u *Update)
+}
+
+// Scheduler is a Module with a learning rate of its own, which its manifest tells of
+// (sdk.StageManifest.Schedule): that of step number step (from 0) of steps, where base is the
+// rate without the host's schedule.
+type Scheduler interface {
+	LearningRate(step, steps int, base float64) float64
+}
+
 // Closer is a Module that holds more than Params.
 type Closer interface {
 	Close()
@@ -46,6 +61,9 @@ type Build struct {
 	// Inputs and Outputs are the ports with every size known after building.
 	Inputs, Outputs []sdk.Port
 	Notes           []string
+	// Autocast runs the module in bfloat16 where that is safe: at first what the request's AMP
+	// says. A module that sees to its precision itself sets it to false.
+	Autocast bool
 	// Losses are as in sdk.OpenResponse.
 	Losses []string
 }
@@ -101,15 +119,11 @@ func Open(builders map[string]Builder) sdk.OpenFunc {
 		if !ok {
 			return nil, nil, sdk.Errorf(sdk.InvalidArgument, "no stage %q", req.Stage)
 		}
-		optimizer, err := resolveOptimizer(req.Optimizer)
-		if err != nil {
-			return nil, nil, err
-		}
 		device, err := parseDevice(req.Device)
 		if err != nil {
 			return nil, nil, err
 		}
-		st := &stage{optimizer: optimizer, device: device, frozen: req.Frozen, open: map[uint64]*opened{}}
+		st := &stage{device: device, frozen: req.Frozen, open: map[uint64]*opened{}}
 		var resp *sdk.OpenResponse
 		err = OnThread(func() error {
 			if req.Threads > 0 {
@@ -129,8 +143,12 @@ func Open(builders map[string]Builder) sdk.OpenFunc {
 			}
 			st.params = newParams(s, req.Seed, device)
 			st.group = joinGroup(req.Group)
-			b := &Build{Request: req, Params: st.params, Device: device, Group: st.group, S: s}
+			b := &Build{Request: req, Params: st.params, Device: device, Group: st.group, S: s, Autocast: req.AMP}
 			st.module, err = build(b)
+			st.amp = b.Autocast
+			if err == nil {
+				st.optimizer, err = resolveOptimizer(req.Optimizer, st.module)
+			}
 			if req.Frozen {
 				st.params.Freeze("")
 			}
@@ -188,7 +206,7 @@ type stage struct {
 	group       *Group
 	optimizer   sdk.Optimizer
 	device      gotch.Device
-	frozen      bool
+	frozen, amp bool
 	peers       *peers // nil: trained in this process alone
 	residentIn  []string
 	residentOut map[string]bool
@@ -210,7 +228,7 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 			return torchError("seed", err)
 		}
 		s := newScope()
-		s.frozen = st.frozen
+		s.frozen, s.amp = st.frozen, st.amp
 		keep := false
 		defer func() {
 			if !keep {
@@ -243,8 +261,9 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 			return s.err
 		}
 		// Temporaries of the model go as soon as it has run; the graph keeps what it needs.
-		inner := &Scope{frozen: s.frozen, void: s.void}
-		out := st.module.Forward(inner, in)
+		inner := &Scope{frozen: s.frozen, amp: s.amp, void: s.void}
+		out, err := st.compute(inner, in)
+		s.Fail(err)
 		s.Fail(inner.err)
 		if s.err == nil && out == nil {
 			s.Failf(sdk.Internal, "the module returned nothing")
@@ -285,6 +304,27 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 		return nil
 	})
 	return resp, err
+}
+
+// compute runs the module. With amp it computes in bfloat16, and gives single precision.
+func (st *stage) compute(s *Scope, in *Inputs) (*Outputs, error) {
+	if !st.amp {
+		return st.module.Forward(s, in), nil
+	}
+	restore, err := autocast(st.device)
+	if err != nil {
+		return nil, err
+	}
+	defer restore()
+	out := st.module.Forward(s, in)
+	if out != nil && s.err == nil {
+		for _, group := range []map[string]*ts.Tensor{out.Tensors, out.Losses} {
+			for name, t := range group {
+				group[name] = s.full(t)
+			}
+		}
+	}
+	return out, nil
 }
 
 // moveTo hands t to another scope if this one owns it.
@@ -386,6 +426,13 @@ func (st *stage) Backward(_ context.Context, req *sdk.BackwardRequest) (resp *sd
 			}
 		}
 		if b, ok := st.module.(Backwarder); ok {
+			if st.amp {
+				restore, err := autocast(st.device)
+				if err != nil {
+					return err
+				}
+				defer restore()
+			}
 			b.Backward(s, o.in, o.out, grads, req.LossWeights)
 		} else {
 			st.backward(s, o, grads, req.LossWeights, r)
@@ -498,14 +545,19 @@ func (st *stage) GradNorm(context.Context) (norm float64, err error) {
 
 // Step implements sdk.Trainer.
 func (st *stage) Step(_ context.Context, req *sdk.StepRequest) error {
-	lr, ok := req.Values["learning_rate"]
+	lr, ok := req.Values[sdk.LearningRate]
+	if base, own := req.Values[sdk.BaseRate]; own {
+		if m, is := st.module.(Scheduler); is {
+			lr = m.LearningRate(int(req.Values[sdk.StepNumber]), int(req.Values[sdk.StepCount]), base)
+		}
+	}
 	if !ok || math.IsNaN(lr) || math.IsInf(lr, 0) || lr < 0 {
 		return sdk.Errorf(sdk.InvalidArgument, "step needs a finite learning_rate of at least 0, given %v", req.Values)
 	}
 	if math.IsNaN(req.GradientScale) || math.IsInf(req.GradientScale, 0) {
 		return sdk.Errorf(sdk.InvalidArgument, "gradient scale is %v, want a finite number", req.GradientScale)
 	}
-	return st.run(func(s *Scope) error { st.params.step(s, st.optimizer, lr, req.GradientScale); return nil })
+	return st.run(func(s *Scope) error { st.params.step(s, st.module, st.optimizer, lr, req.GradientScale); return nil })
 }
 
 // Save implements sdk.Saver.

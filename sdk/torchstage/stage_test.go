@@ -699,3 +699,110 @@ func TestADeviceIsCheckedWhenAStageOpens(t *testing.T) {
 		t.Error("a stage was built on a device that cannot be used")
 	}
 }
+
+// meaning is the network with a rule of its own: half of what was kept of the gradients before,
+// half of this one, and a learning rate that halves with every step.
+type meaning struct{ *network }
+
+func (meaning) OptimizerName() string { return "meaning" }
+
+func (meaning) Update(s *Scope, u *Update) {
+	mean := s.MulScalar(s.Add(u.State(s, "mean"), u.Gradient), 0.5)
+	u.SetState(s, "mean", mean)
+	u.Move(s, s.MulScalar(mean, -u.Rate*float64(u.Number)))
+}
+
+func (meaning) LearningRate(step, _ int, base float64) float64 {
+	return base / math.Exp2(float64(step))
+}
+
+// A module's own rule moves the parameters as it says, at its own rate, and goes on where it was
+// saved.
+func TestAModulesOwnRuleAndSchedule(t *testing.T) {
+	builders := map[string]Builder{"net": func(b *Build) (Module, error) {
+		n, err := buildNetwork(b)
+		return meaning{n.(*network)}, err
+	}}
+	a := openStage(t, sdk.Optimizer{Name: "meaning"}, builders, "net")
+	read := func(st *stage, of func(s *Scope) *ts.Tensor) (out []float64) {
+		if err := Run(func(s *Scope) error { out = s.Float64s(of(s)); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	values := func(st *stage) []float64 {
+		return read(st, func(*Scope) *ts.Tensor { return st.params.Get("b1") })
+	}
+	take := func(st *stage, step int) []float64 {
+		forward(t, st, uint64(step+1), true, map[string]*tensor.Tensor{"x": inputX, "target": inputY})
+		backward(t, st, uint64(step+1), nil, map[string]float64{"mse": 1})
+		gradient := read(st, func(s *Scope) *ts.Tensor { return s.Grad(st.params.Get("b1")) })
+		err := st.Step(t.Context(), &sdk.StepRequest{GradientScale: 1,
+			Values: map[string]float64{sdk.LearningRate: 9, sdk.BaseRate: 0.2, sdk.StepNumber: float64(step), sdk.StepCount: 4}})
+		if err := errors.Join(err, st.ZeroGrad(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		return gradient
+	}
+	want, mean := values(a), make([]float64, 2)
+	var b *stage
+	for step := range 4 {
+		if step == 2 {
+			dir := t.TempDir()
+			if _, err := a.Save(t.Context(), dir); err != nil {
+				t.Fatal(err)
+			}
+			b = openStage(t, sdk.Optimizer{Name: "meaning"}, builders, "net")
+			if err := b.Load(t.Context(), dir, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, g := range take(a, step) {
+			mean[i] = (mean[i] + g) / 2
+			want[i] -= mean[i] * 0.2 / math.Exp2(float64(step)) * float64(step+1)
+		}
+		for i, v := range values(a) {
+			if math.Abs(v-want[i]) > 1e-6 {
+				t.Errorf("step %d: b1[%d] is %g, want %g", step, i, v, want[i])
+			}
+		}
+		if b != nil {
+			take(b, step)
+		}
+	}
+	for i, v := range values(b) {
+		if v != values(a)[i] {
+			t.Errorf("after loading, b1[%d] is %g, want %g", i, v, values(a)[i])
+		}
+	}
+	_, _, err := Open(builders)(t.Context(), &sdk.OpenRequest{Stage: "net", Optimizer: sdk.Optimizer{Name: "lion"}})
+	if err == nil || !strings.Contains(err.Error(), "adamw or sgd or meaning") {
+		t.Errorf("an unknown rule: %v", err)
+	}
+}
+
+type product struct{ w *ts.Tensor }
+
+func (p *product) Forward(s *Scope, in *Inputs) *Outputs {
+	return &Outputs{Tensors: map[string]*ts.Tensor{"y": s.Linear(in.Tensors["x"], p.w, nil)}}
+}
+
+// With amp products are of numbers with eight bits; what leaves the stage is of single precision.
+func TestAMPMultipliesInBfloat16(t *testing.T) {
+	x := tensor.OfFloat32s([]float32{1, 1 + 1./512, 3. / 512}, 1, 3) // in bfloat16 1, 1 and 3/512
+	for amp, want := range map[bool][2]float64{false: {2 + 6./512, 1 + 1./512}, true: {2, 1}} {
+		st, _, err := Open(map[string]Builder{"net": func(b *Build) (Module, error) {
+			return &product{b.Params.Parameter("w", []int64{1, 3}, of(1+1./512, 1+1./512, 1))}, nil
+		}})(t.Context(), &sdk.OpenRequest{Stage: "net", AMP: amp, Threads: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp := forward(t, st.(*stage), 1, true, map[string]*tensor.Tensor{"x": x})
+		near(t, fmt.Sprintf("y with amp %v", amp), floats(t, resp.Outputs["y"]), []float64{want[0]}, 1e-5)
+		back := backward(t, st.(*stage), 1, map[string]*tensor.Tensor{"y": tensor.OfFloat32s([]float32{1}, 1, 1)}, nil)
+		near(t, fmt.Sprintf("gradient with amp %v", amp), floats(t, back.InputGrads["x"]), []float64{want[1], want[1], 1}, 1e-7)
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

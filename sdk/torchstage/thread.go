@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -58,6 +59,15 @@ func gradMode(on bool) (restore func(), err error) {
 		return nil, torchError("grad mode", err)
 	}
 	return func() { _, _ = ts.GradSetEnabled(old) }, nil
+}
+
+// autocast makes the thread compute in bfloat16 where that is safe, until restore is called.
+func autocast(device gotch.Device) (restore func(), err error) {
+	cuda := device.Name != gotch.CPU.Name
+	if err := ts.SetAutocast(true, cuda); err != nil {
+		return nil, torchError("autocast", err)
+	}
+	return func() { _ = ts.SetAutocast(false, cuda) }, nil
 }
 
 // torchError shortens libtorch's message (it carries a C++ and a Go stack) and

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -248,14 +249,27 @@ func StepValues(p *pipeline.Pipeline, rate float64, factors map[sdk.Kind]float64
 		if !ok {
 			factor = 1
 		}
-		values[m.Role] = map[string]float64{"learning_rate": rate * factor}
+		values[m.Role] = map[string]float64{sdk.LearningRate: rate * factor}
 	}
 	return values
+}
+
+// addPlace tells stages with a learning rate of their own where in the training they are.
+func (l *loop) addPlace(values map[sdk.Kind]map[string]float64) {
+	for _, m := range l.Pipeline.Members {
+		if !m.OwnSchedule() {
+			continue
+		}
+		base := StepValues(l.Pipeline, l.LearningRate, l.LearningRateFactor)[m.Role][sdk.LearningRate]
+		maps.Copy(values[m.Role], map[string]float64{sdk.BaseRate: base,
+			sdk.StepNumber: float64(l.state.Step - l.ahead), sdk.StepCount: float64(l.total - l.ahead)})
+	}
 }
 
 func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Duration) error {
 	rate := l.LearningRate * l.Schedule.Factor(l.state.Step-l.ahead)
 	values := StepValues(l.Pipeline, rate, l.LearningRateFactor)
+	l.addPlace(values)
 	started := time.Now()
 	result, err := l.stepper.Step(ctx, l.state.Step, group, values)
 	took := time.Since(started)

@@ -339,6 +339,44 @@ func TestValidationsSeeAveragedWeightsAndTrainingDoesNot(t *testing.T) {
 	}
 }
 
+// stepped keeps the values that a stage takes its steps with.
+type stepped struct {
+	pipeline.Instance
+	values []map[string]float64
+}
+
+func (s *stepped) Step(ctx context.Context, r *sdk.StepRequest) error {
+	s.values = append(s.values, r.Values)
+	return s.Instance.Step(ctx, r)
+}
+
+// A stage with a learning rate of its own is told where in the training it is; others are not.
+func TestAStageWithItsOwnScheduleKnowsThePlace(t *testing.T) {
+	p := open(t, nil)
+	var of []*stepped
+	for _, m := range p.Members {
+		m.OwnRules = true
+		of = append(of, &stepped{Instance: m.Instance})
+		m.Instance = of[len(of)-1]
+	}
+	p.Member(sdk.KindHead).Stage.Schedule = "its own"
+	o := options(p, newRun(t))
+	o.LearningRate, o.LearningRateFactor = 0.5, map[sdk.Kind]float64{sdk.KindHead: 0.1}
+	if _, err := Loop(t.Context(), o, runs.State{}); err != nil {
+		t.Fatal(err)
+	}
+	head := of[len(of)-1].values
+	total, _ := TotalSteps(o.Source.BatchesPerEpoch(), o.Accumulate, o.Epochs, o.MaxSteps)
+	for i, v := range head {
+		if v[sdk.BaseRate] != 0.05 || v[sdk.StepNumber] != float64(i) || v[sdk.StepCount] != float64(total) {
+			t.Errorf("step %d of the head: %v, want base 0.05 and %d steps", i, v, total)
+		}
+	}
+	if encoder := of[0].values; len(head) != total || len(encoder[0]) != 1 {
+		t.Errorf("%d steps of %d; the encoder's first has %v", len(head), total, encoder[0])
+	}
+}
+
 // A stage that does not say that it saves averages is refused by name before training.
 func TestAStageWithoutAveragedWeightsIsRefused(t *testing.T) {
 	p := open(t, nil)

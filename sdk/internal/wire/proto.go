@@ -76,6 +76,8 @@ func stageToProto(s sdk.StageManifest) *stagev1.StageManifest {
 		Metrics:   s.Metrics,
 		Tasks:     s.Tasks,
 		Trainable: s.Trainable,
+		Optimizer: s.Optimizer,
+		Schedule:  s.Schedule,
 	}
 	for _, set := range s.Settings {
 		out.Settings = append(out.Settings, &stagev1.Setting{
@@ -97,6 +99,8 @@ func stageFromProto(s *stagev1.StageManifest) sdk.StageManifest {
 		Metrics:   s.GetMetrics(),
 		Tasks:     s.GetTasks(),
 		Trainable: s.GetTrainable(),
+		Optimizer: s.GetOptimizer(),
+		Schedule:  s.GetSchedule(),
 	}
 	for _, set := range s.GetSettings() {
 		out.Settings = append(out.Settings, sdk.Setting{
@@ -145,7 +149,7 @@ func PortsFromProto(ports []*stagev1.Port) []sdk.Port {
 func OpenToProto(r *sdk.OpenRequest) *stagev1.OpenRequest {
 	out := &stagev1.OpenRequest{
 		Stage: r.Stage, Settings: r.Settings, Seed: r.Seed, Device: r.Device,
-		Threads: int32(r.Threads), Train: r.Train, Frozen: r.Frozen, Group: r.Group,
+		Threads: int32(r.Threads), Train: r.Train, Frozen: r.Frozen, Amp: r.AMP, Group: r.Group,
 		Inputs: PortsToProto(r.Inputs), AttributeSchema: r.AttributeSchema,
 		Optimizer: &stagev1.Optimizer{Name: r.Optimizer.Name, Values: r.Optimizer.Values},
 		Task:      r.Task,
@@ -159,7 +163,7 @@ func OpenToProto(r *sdk.OpenRequest) *stagev1.OpenRequest {
 func openFromProto(r *stagev1.OpenRequest) *sdk.OpenRequest {
 	out := &sdk.OpenRequest{
 		Stage: r.GetStage(), Settings: sdk.Settings(r.GetSettings()), Seed: r.GetSeed(), Device: r.GetDevice(),
-		Threads: int(r.GetThreads()), Train: r.GetTrain(), Frozen: r.GetFrozen(), Group: r.GetGroup(),
+		Threads: int(r.GetThreads()), Train: r.GetTrain(), Frozen: r.GetFrozen(), AMP: r.GetAmp(), Group: r.GetGroup(),
 		Inputs: PortsFromProto(r.GetInputs()), AttributeSchema: r.GetAttributeSchema(),
 		Optimizer: sdk.Optimizer{Name: r.GetOptimizer().GetName(), Values: r.GetOptimizer().GetValues()},
 		Task:      r.GetTask(),

@@ -645,8 +645,12 @@ type StageManifest struct {
 	Losses   []string   `protobuf:"bytes,7,rep,name=losses,proto3" json:"losses,omitempty"`
 	Metrics  []string   `protobuf:"bytes,8,rep,name=metrics,proto3" json:"metrics,omitempty"`
 	// detect, classify: tasks the stage is made for; empty means any.
-	Tasks         []string `protobuf:"bytes,9,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	Trainable     bool     `protobuf:"varint,10,opt,name=trainable,proto3" json:"trainable,omitempty"`
+	Tasks     []string `protobuf:"bytes,9,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	Trainable bool     `protobuf:"varint,10,opt,name=trainable,proto3" json:"trainable,omitempty"`
+	// An update rule of the stage's own, by the name that Optimizer.name then has. Empty: none.
+	Optimizer string `protobuf:"bytes,11,opt,name=optimizer,proto3" json:"optimizer,omitempty"`
+	// A learning rate of the stage's own making, in words; see StepRequest.values. Empty: the host's.
+	Schedule      string `protobuf:"bytes,12,opt,name=schedule,proto3" json:"schedule,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -749,6 +753,20 @@ func (x *StageManifest) GetTrainable() bool {
 		return x.Trainable
 	}
 	return false
+}
+
+func (x *StageManifest) GetOptimizer() string {
+	if x != nil {
+		return x.Optimizer
+	}
+	return ""
+}
+
+func (x *StageManifest) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
 }
 
 type PluginManifest struct {
@@ -1072,7 +1090,7 @@ func (*AttachResponse) Descriptor() ([]byte, []int) {
 
 type Optimizer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As train.optimizer names it.
+	// As train.optimizer names it, or the manifest an update rule of the stage's own.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Its values by the names of train.*, switches 0 or 1.
 	Values        map[string]float64 `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
@@ -1208,7 +1226,10 @@ type OpenRequest struct {
 	// In TRAIN mode nothing of the stage may change: no parameter is updated and running
 	// statistics are used as in EVAL mode and stay as they are. Gradients still pass
 	// through it. A stage that keeps to it answers a trainable_count of 0.
-	Frozen        bool `protobuf:"varint,14,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	Frozen bool `protobuf:"varint,14,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	// Compute in bfloat16 where that is safe (capability "amp"). Tensors that travel,
+	// parameters, gradients and statistics stay in single precision.
+	Amp           bool `protobuf:"varint,15,opt,name=amp,proto3" json:"amp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1337,6 +1358,13 @@ func (x *OpenRequest) GetTask() string {
 func (x *OpenRequest) GetFrozen() bool {
 	if x != nil {
 		return x.Frozen
+	}
+	return false
+}
+
+func (x *OpenRequest) GetAmp() bool {
+	if x != nil {
+		return x.Amp
 	}
 	return false
 }
@@ -2143,7 +2171,9 @@ func (x *GradNormResponse) GetCost() *Cost {
 type StepRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Instance uint64                 `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"`
-	// Schedule values of this step; learning_rate always.
+	// Schedule values of this step; learning_rate always. A stage with a schedule of its own
+	// gets base_rate (the learning rate without the host's schedule), step (from 0) and steps
+	// (of the whole training) besides, and makes its rate of them where they are there.
 	Values map[string]float64 `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	// Every gradient is multiplied by this first (global clipping, averaging).
 	GradientScale float64 `protobuf:"fixed64,3,opt,name=gradient_scale,json=gradientScale,proto3" json:"gradient_scale,omitempty"`
@@ -3093,7 +3123,7 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x04_minB\x06\n" +
 	"\x04_maxB\b\n" +
 	"\x06_aboveB\b\n" +
-	"\x06_below\"\xe2\x02\n" +
+	"\x06_below\"\x9c\x03\n" +
 	"\rStageManifest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
@@ -3105,7 +3135,9 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\ametrics\x18\b \x03(\tR\ametrics\x12\x14\n" +
 	"\x05tasks\x18\t \x03(\tR\x05tasks\x12\x1c\n" +
 	"\ttrainable\x18\n" +
-	" \x01(\bR\ttrainable\"\xc7\x02\n" +
+	" \x01(\bR\ttrainable\x12\x1c\n" +
+	"\toptimizer\x18\v \x01(\tR\toptimizer\x12\x1a\n" +
+	"\bschedule\x18\f \x01(\tR\bschedule\"\xc7\x02\n" +
 	"\x0ePluginManifest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12%\n" +
@@ -3135,7 +3167,7 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\bLabelSet\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aclasses\x18\x02 \x03(\tR\aclasses\x12#\n" +
-	"\rclass_weights\x18\x03 \x03(\x01R\fclassWeights\"\xe7\x04\n" +
+	"\rclass_weights\x18\x03 \x03(\x01R\fclassWeights\"\xf9\x04\n" +
 	"\vOpenRequest\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12M\n" +
 	"\bsettings\x18\x02 \x03(\v21.alignedfusion.stage.v1.OpenRequest.SettingsEntryR\bsettings\x12\x12\n" +
@@ -3151,7 +3183,8 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x06labels\x18\v \x03(\v2 .alignedfusion.stage.v1.LabelSetR\x06labels\x12?\n" +
 	"\toptimizer\x18\f \x01(\v2!.alignedfusion.stage.v1.OptimizerR\toptimizer\x12\x12\n" +
 	"\x04task\x18\r \x01(\tR\x04task\x12\x16\n" +
-	"\x06frozen\x18\x0e \x01(\bR\x06frozen\x1a;\n" +
+	"\x06frozen\x18\x0e \x01(\bR\x06frozen\x12\x10\n" +
+	"\x03amp\x18\x0f \x01(\bR\x03amp\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xca\x02\n" +

@@ -75,14 +75,15 @@ from .errors import StageError  # noqa: E402
 from .stage import Call, Stage  # noqa: E402
 
 
-def serve(name: str, version: str, stages: Sequence[Type[Stage]], license: str = "", model_card: str = "") -> None:
+def serve(name: str, version: str, stages: Sequence[Type[Stage]], license: str = "", model_card: str = "", amp: bool = False) -> None:
     """Runs the plugin; the last statement of its program. Returns when the host ends it.
 
-    stages: Stage classes. `--describe` as the only argument prints the manifest as JSON, `--debug`
-    serves without a host and prints what makes hosts use this process.
+    stages: Stage classes. amp: forward may be run under torch.autocast in bfloat16 (train.amp).
+    `--describe` as the only argument prints the manifest as JSON, `--debug` serves without a host
+    and prints what makes hosts use this process.
     """
     from .server import run
-    run(_handshake_fd, _COOKIE, name, version, stages, license, model_card)
+    run(_handshake_fd, _COOKIE, name, version, stages, license, model_card, amp)
 
 
 __all__ = ["Call", "catalogue", "Intensity", "LabelSet", "OpenRequest", "Port", "Setting", "Stage", "StageError", "serve"]

@@ -134,6 +134,8 @@ class OpenRequest:
     task: str
     # Nothing of the stage may change: the SDK holds parameters and running statistics.
     frozen: bool = False
+    # forward runs under torch.autocast in bfloat16; the SDK gives back single precision.
+    amp: bool = False
 
     def shape(self, port: str) -> List[Optional[int]]:
         """The sizes known of an input: numbers, or None. Missing inputs: InvalidArgument."""

@@ -27,9 +27,9 @@ WINDOW_BYTES = 8 << 20  # of HTTP/2; fixed, for a search costs a ping with every
 CAPABILITIES = ["shared-memory", "forward-backward", "backward-norm", "step-zero-grad", "step-all", "data-parallel"]
 
 
-def run(handshake_fd, cookie, name, version, stages, license, model_card):
+def run(handshake_fd, cookie, name, version, stages, license, model_card, amp):
     """Serves until the host ends the plugin."""
-    server = _Server(name, version, stages, license, model_card)
+    server = _Server(name, version, stages, license, model_card, amp)
     if sys.argv[1:] == ["--describe"]:
         text = json_format.MessageToJson(server.manifest, preserving_proto_field_name=True)
         os.write(handshake_fd, (text + "\n").encode())
@@ -178,17 +178,17 @@ def _field(number, data):
 
 
 class _Server:
-    def __init__(self, name, version, stages, license, model_card):
+    def __init__(self, name, version, stages, license, model_card, amp):
         self.classes = {s.name: s for s in stages}
         self.memory, self.instances, self.last, self.lock = None, {}, 0, threading.Lock()
         self.turn = threading.local()  # the call that a worker thread has taken on
         self.manifest = protocol.PluginManifest(
             name=name, version=version, protocol_major=PROTOCOL_MAJOR, license=license, model_card=model_card,
-            capabilities=CAPABILITIES, runtime="torch " + torch.__version__, max_open_contexts=MAX_OPEN_CONTEXTS)
+            capabilities=CAPABILITIES + ["amp"] * amp, runtime="torch " + torch.__version__, max_open_contexts=MAX_OPEN_CONTEXTS)
         for s in stages:
             self.manifest.stages.append(protocol.StageManifest(
                 name=s.name, kind=s.kind, summary=s.summary, losses=s.losses, metrics=s.metrics, tasks=s.tasks,
-                trainable=s.trainable, inputs=[_port(p) for p in s.inputs], outputs=[_port(p) for p in s.outputs],
+                trainable=s.trainable, optimizer=s.optimizer, schedule=s.schedule, inputs=[_port(p) for p in s.inputs], outputs=[_port(p) for p in s.outputs],
                 settings=[_setting(p) for p in s.settings]))
 
     def label(self, request):
@@ -225,7 +225,7 @@ class _Server:
         if request.threads > 0:
             torch.set_num_threads(request.threads)
         opened = OpenRequest(
-            settings=settings, seed=request.seed, device=request.device or "cpu", train=request.train, frozen=request.frozen,
+            settings=settings, seed=request.seed, device=request.device or "cpu", train=request.train, frozen=request.frozen, amp=request.amp,
             inputs=[Port(p.name, p.dtype, list(p.shape), p.required, p.differentiable) for p in request.inputs],
             labels=[LabelSet(label.name, list(label.classes), list(label.class_weights)) for label in request.labels],
             attribute_schema=request.attribute_schema,
@@ -239,7 +239,7 @@ class _Server:
         ports_in = _known(cls.inputs, known.get("inputs", []))
         ports_out = _known(cls.outputs, known.get("outputs", []))
         instance = Instance(stage, request.optimizer.name, dict(request.optimizer.values), ports_in, ports_out,
-                            MAX_OPEN_CONTEXTS, request.train, request.frozen)
+                            MAX_OPEN_CONTEXTS, request.train, request.frozen, opened.device.partition(":")[0] if request.amp else None)
         with self.lock:
             self.last += 1
             number = self.last

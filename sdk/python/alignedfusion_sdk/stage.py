@@ -1,4 +1,5 @@
 """The class a plugin author derives from, and the training machinery around it."""
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -40,6 +41,10 @@ class Stage(torch.nn.Module):
     metrics: List[str] = []
     tasks: List[str] = []
     trainable: bool = True
+    # An update rule of the stage's own by name (make_optimizer), and a learning rate of its own
+    # in words (learning_rate); "" is the host's.
+    optimizer: str = ""
+    schedule: str = ""
 
     def build(self, request: OpenRequest) -> Optional[Dict[str, List[Any]]]:
         """Makes the modules. request: OpenRequest. May return ports with known sizes:
@@ -49,6 +54,17 @@ class Stage(torch.nn.Module):
 
     def forward(self, inputs: Dict[str, torch.Tensor], call: Call) -> Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]:
         """Computes; see the class."""
+        raise NotImplementedError
+
+
+    def make_optimizer(self, parameters: List[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """The stage's own optimizer, where the class names one. A group of parameters may have
+        "lr_scale", by which the learning rate is multiplied for it."""
+        raise NotImplementedError
+
+    def learning_rate(self, step: int, steps: int, base: float) -> float:
+        """The stage's own learning rate at step (from 0) of steps, where the class tells of a
+        schedule; base is the rate without the host's."""
         raise NotImplementedError
 
 
@@ -68,17 +84,21 @@ class _Open:
 class Instance:
     """An opened stage: contexts, gradients, optimizer, files."""
 
-    def __init__(self, stage, optimizer, values, ports_in, ports_out, max_open, train, frozen):
+    def __init__(self, stage, optimizer, values, ports_in, ports_out, max_open, train, frozen, amp=None):
         self.stage, self.ports_in, self.ports_out = stage, ports_in, ports_out
         self.max_open, self.train, self.frozen = max_open, train, frozen
+        self.amp = amp  # the kind of device that computes in bfloat16 where that is safe, or None
         self.open, self.ended = {}, []
         name = optimizer or "sgd"
-        if name not in _OPTIMIZERS:
-            raise StageError("InvalidArgument", "optimizer %r, want %s" % (name, " or ".join(sorted(_OPTIMIZERS))))
-        unknown = set(values) - set(_OPTIMIZERS[name])
+        known = dict(_OPTIMIZERS)
+        if stage.optimizer:
+            known.setdefault(stage.optimizer, {"ema": 0.0})
+        if name not in known:
+            raise StageError("InvalidArgument", "optimizer %r, want %s" % (name, " or ".join(sorted(known))))
+        unknown = set(values) - set(known[name])
         if unknown:
             raise StageError("InvalidArgument", "optimizer %s has no value %s" % (name, ", ".join(sorted(unknown))))
-        v = dict(_OPTIMIZERS[name], **values)
+        v = dict(known[name], **values)
         if not 0 <= v["ema"] < 1:
             raise StageError("InvalidArgument", "optimizer value ema is %g, want 0 (no averaged weights) to below 1" % v["ema"])
         # The moving average of the weights, by name, and the number of updates.
@@ -92,6 +112,8 @@ class Instance:
             if name == "sgd":
                 self.optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=v["momentum"],
                                                  weight_decay=v["weight_decay"], nesterov=bool(v["nesterov"]))
+            elif name not in _OPTIMIZERS:
+                self.optimizer = stage.make_optimizer(parameters)
             else:
                 self.optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(v["beta1"], v["beta2"]),
                                                    eps=v["eps"], weight_decay=v["weight_decay"])
@@ -179,11 +201,14 @@ class Instance:
         self.stage.train(call.train)
         if self.frozen:
             _hold_statistics(self.stage)
-        with torch.set_grad_enabled(call.train):
+        with torch.set_grad_enabled(call.train), self._autocast():
             answer = self.stage(tensors, call)
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise StageError("Internal", "forward returned %s, want (outputs, losses)" % type(answer).__name__)
         outputs, losses = answer
+        if self.amp:
+            with torch.set_grad_enabled(call.train):
+                outputs, losses = _single(outputs), _single(losses)
         for what, declared, given in (("loss", self.stage.losses, losses), ("metric", self.stage.metrics, call.metrics)):
             unknown = sorted(set(given) - set(declared))
             if unknown:
@@ -193,6 +218,9 @@ class Instance:
             if call.context in self.ended:
                 self.ended.remove(call.context)
         return outputs, losses
+
+    def _autocast(self):
+        return torch.autocast(self.amp, dtype=torch.bfloat16) if self.amp else contextlib.nullcontext()
 
     def backward(self, context, grads, weights):
         """Vector-Jacobian products; ends the context. Returns name -> gradient."""
@@ -252,6 +280,8 @@ class Instance:
         """One optimizer step with every gradient multiplied by scale first."""
         self.settle()
         lr = values.get("learning_rate")
+        if self.stage.schedule and "base_rate" in values:
+            lr = float(self.stage.learning_rate(int(values["step"]), int(values["steps"]), values["base_rate"]))
         if lr is None or not (0 <= lr < float("inf")):
             raise StageError("InvalidArgument", "step needs a finite learning_rate of at least 0, given %s" % dict(values))
         if scale != scale or abs(scale) == float("inf"):
@@ -259,7 +289,7 @@ class Instance:
         if self.optimizer is None:
             return
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1)
         if scale != 1:
             for _, p in self.named:
                 if p.grad is not None:
@@ -337,6 +367,11 @@ class Instance:
     def port_check(self):
         """A fresh check of one call's tensors."""
         return PortCheck(self.ports_in, self.ports_out)
+
+
+def _single(tensors):
+    """Tensors in single precision where autocast has made them bfloat16."""
+    return {n: t.float() if torch.is_tensor(t) and t.dtype == torch.bfloat16 else t for n, t in tensors.items()}
 
 
 def _hold_statistics(stage):

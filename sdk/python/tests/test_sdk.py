@@ -141,6 +141,85 @@ class Training(unittest.TestCase):
             instance(ema=1.0)
 
 
+class Halving(Line):
+    """A stage with a rule and a learning rate of its own."""
+    optimizer, schedule = "rmsprop", "halves with every step"
+
+    def make_optimizer(self, parameters):
+        weight, bias = parameters
+        return torch.optim.RMSprop([{"params": [weight]}, {"params": [bias], "lr_scale": 0.0}], lr=0.0, momentum=0.5)
+
+    def learning_rate(self, step, steps, base):
+        return base / 2 ** step
+
+
+class OwnRules(unittest.TestCase):
+    def opened(self, optimizer="rmsprop"):
+        torch.manual_seed(1)
+        stage = Halving()
+        stage.build(None)
+        return Instance(stage, optimizer, {}, Line.inputs, Line.outputs, 2, True, False)
+
+    def train(self, i, steps):
+        for n in steps:
+            i.zero_grad()
+            i.forward({"x": torch.ones(4, 3)}, [], call(n + 1))
+            i.backward(n + 1, {}, {"square": 1.0})
+            i.step({"learning_rate": 7.0, "base_rate": 0.1, "step": float(n), "steps": 4.0}, 1.0)
+
+    def test_a_stage_steps_by_its_own_rule_and_rate(self):
+        i = self.opened()
+        bias = i.stage.linear.bias.detach().clone()
+        weight = torch.nn.Parameter(i.stage.linear.weight.detach().clone())
+        rule = torch.optim.RMSprop([weight], lr=0.1, momentum=0.5)
+        for n in range(3):
+            rule.param_groups[0]["lr"] = 0.1 / 2 ** n
+            rule.zero_grad()
+            (torch.ones(4, 3) @ weight.t() + bias).square().sum().backward()
+            rule.step()
+        self.train(i, range(3))
+        self.assertTrue(torch.allclose(i.stage.linear.weight, weight, atol=1e-6))
+        self.assertTrue(torch.equal(i.stage.linear.bias, bias))
+
+    def test_it_goes_on_where_it_was_saved(self):
+        a, b = self.opened(), self.opened()
+        with tempfile.TemporaryDirectory() as folder:
+            self.train(a, range(2))
+            a.save(folder)
+            b.load(folder, False)
+        self.train(a, range(2, 4))
+        self.train(b, range(2, 4))
+        self.assertTrue(torch.equal(a.stage.linear.weight, b.stage.linear.weight))
+
+    def test_without_it_the_rate_is_the_hosts(self):
+        i = self.opened("sgd")
+        before = i.stage.linear.weight.detach().clone()
+        i.forward({"x": torch.ones(1, 3)}, [], call(1))
+        i.backward(1, {"y": torch.ones(1, 2)}, {})
+        i.step({"learning_rate": 0.5}, 1.0)
+        self.assertGreater((before - i.stage.linear.weight).abs().min(), 0.4)
+        with self.assertRaises(af.StageError):
+            self.opened("lion")
+
+
+class AMP(unittest.TestCase):
+    def test_products_are_of_eight_bits_and_answers_of_single_precision(self):
+        x = torch.tensor([[1, 1 + 1 / 512, 3 / 512]])  # in bfloat16 1, 1 and 3/512
+        for amp, y, gradient in ((None, 2 + 6 / 512, 1 + 1 / 512), ("cpu", 2.0, 1.0)):
+            torch.manual_seed(1)
+            stage = Line()
+            stage.build(None)
+            with torch.no_grad():
+                stage.linear.weight.copy_(torch.tensor([[1 + 1 / 512, 1 + 1 / 512, 1], [0, 0, 0]]))
+                stage.linear.bias.zero_()
+            i = Instance(stage, "sgd", {}, Line.inputs, Line.outputs, 2, True, False, amp)
+            outputs, losses = i.forward({"x": x.clone()}, ["x"], call(1))
+            self.assertEqual((outputs["y"].dtype, losses["square"].dtype), (torch.float32, torch.float32))
+            self.assertAlmostEqual(outputs["y"][0, 0].item(), y, places=5)
+            grads = i.backward(1, {"y": torch.tensor([[1.0, 0.0]])}, {})
+            self.assertAlmostEqual(grads["x"][0, 0].item(), gradient, places=6)
+
+
 class Together(unittest.TestCase):
     def test_members_step_as_one_stage_with_all_cases(self):
         alone, members = instance(), [instance(), instance()]

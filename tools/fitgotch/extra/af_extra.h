@@ -31,6 +31,10 @@ void af_manual_seed(int64_t seed);
 // previous one (0 or 1).
 int af_grad_set_enabled(int enabled);
 
+// af_autocast_set_enabled makes the calling thread compute in bfloat16 where that is safe, on
+// the CPU or on the GPU, or ends that.
+void af_autocast_set_enabled(int enabled, int cuda);
+
 // af_backward back-propagates from n outputs with their incoming gradients; a
 // null gradient stands for 1. Gradients are added to the leaves.
 void af_backward(const af_tensor *outputs, const af_tensor *gradients, size_t n, int keep_graph);

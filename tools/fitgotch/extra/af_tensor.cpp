@@ -1,6 +1,8 @@
 #include "af_extra.h"
 #include "torch_api.h"
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
+#include <torch/version.h>
 
 af_tensor af_tensor_of_blob(void *data, const int64_t *dims, size_t ndims, int scalar_type) {
   PROTECT(
@@ -21,6 +23,25 @@ int af_grad_set_enabled(int enabled) {
           return previous ? 1 : 0;)
   return 0;
 }
+
+static void autocast(bool enabled, bool cuda) {
+  if (!enabled) at::autocast::clear_cache();
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 4
+  auto device = cuda ? at::kCUDA : at::kCPU;
+  at::autocast::set_autocast_dtype(device, at::kBFloat16);
+  at::autocast::set_autocast_enabled(device, enabled);
+#else
+  if (cuda) {
+    at::autocast::set_autocast_gpu_dtype(at::kBFloat16);
+    at::autocast::set_enabled(enabled);
+  } else {
+    at::autocast::set_autocast_cpu_dtype(at::kBFloat16);
+    at::autocast::set_cpu_enabled(enabled);
+  }
+#endif
+}
+
+void af_autocast_set_enabled(int enabled, int cuda) { PROTECT(autocast(enabled != 0, cuda != 0);) }
 
 void af_backward(const af_tensor *outputs, const af_tensor *gradients, size_t n, int keep_graph) {
   PROTECT(
