@@ -30,6 +30,9 @@ type subject struct {
 	// providers are the stages of the same plugin that make the resident inputs.
 	providers []*provider
 	inputs    map[string]*tensor.Tensor
+	// schema and constants are what a host sends with a report.
+	schema    []byte
+	constants map[string]*tensor.Tensor
 	opened    []*chain
 	groups    int
 }
@@ -60,6 +63,8 @@ func (s *subject) prepare(ctx context.Context) {
 	s.inputs = map[string]*tensor.Tensor{}
 	s.findProviders(ctx)
 	s.makeInputs(s.manifest, s.inputs, nil)
+	s.schema = s.options.AttributeSchema
+	s.addReport(ctx)
 	c := s.open(ctx, s.conn.InBand, opening{})
 	resp := c.run(ctx, 1, false, s.inputs, nil)
 	// Targets: their sizes often follow from the outputs.
@@ -85,6 +90,46 @@ func (s *subject) prepare(ctx context.Context) {
 	}
 	check(err)
 	s.inputs = with
+}
+
+// sampleSchema has as many attributes as usual["A"].
+const sampleSchema = `{"schema_version": 1, "attributes": [{"name": "margin", "kind": "binary", "values": ["no", "yes"]},
+	{"name": "calcified", "kind": "binary", "values": ["no", "yes"]}, {"name": "shape", "kind": "categorical", "values": ["round", "oval", "irregular"]}]}`
+
+// addReport gives a stage that can read one a report, with a schema made up for it: unless
+// there is a schema, or the stage refuses this one.
+func (s *subject) addReport(ctx context.Context) {
+	if len(s.schema) > 0 || sdk.FindPort(s.manifest.Inputs, ports.ReportEmbedding.Name) == nil {
+		return
+	}
+	dims := map[string]int64{}
+	for name, t := range s.inputs {
+		if p := sdk.FindPort(s.manifest.Inputs, name); p != nil && len(p.Shape) > 0 && len(t.Shape) > 0 {
+			dims[p.Shape[0]] = t.Shape[0]
+		}
+	}
+	without := s.inputs
+	s.inputs = maps.Clone(without)
+	for _, name := range []string{ports.ReportEmbedding.Name, ports.ReportState.Name, ports.ReportValue.Name} {
+		if p := sdk.FindPort(s.manifest.Inputs, name); p != nil && s.inputs[name] == nil {
+			s.inputs[name] = get(sample.Tensor(name, *p, defaultShape(*p, dims), s.options.Seed))
+		}
+	}
+	embedding := s.inputs[ports.ReportEmbedding.Name]
+	if len(embedding.Shape) != 3 || embedding.Shape[1] != usual["A"] {
+		s.inputs = without // sizes of its author's
+		return
+	}
+	values := sdk.Port{DType: tensor.FP32, Shape: []string{"A", "K", "E"}}
+	s.schema = []byte(sampleSchema)
+	s.constants = map[string]*tensor.Tensor{"value.embedding": get(sample.Tensor("value.embedding", values, []int64{usual["A"], 3, embedding.Shape[2]}, s.options.Seed))}
+	err := attempt(func() { s.evaluate(ctx, s.open(ctx, s.conn.InBand, opening{}), 1) })
+	var refused *sdk.Error
+	if errors.As(err, &refused) && refused.Code == sdk.InvalidArgument {
+		s.inputs, s.schema, s.constants = without, nil, nil
+		return
+	}
+	check(err)
 }
 
 func (s *subject) findProviders(ctx context.Context) {
@@ -249,7 +294,7 @@ func (s *subject) request(m *sdk.StageManifest, inputs map[string]*tensor.Tensor
 	req := &sdk.OpenRequest{
 		Stage: m.Name, Settings: s.options.Settings[m.Name], Seed: s.options.Seed + o.seed, Device: s.options.Device,
 		Threads: s.options.Threads, Train: o.train, Frozen: o.frozen, AMP: o.amp, Group: o.group, Inputs: sample.Feeding(m.Inputs, inputs),
-		AttributeSchema: s.options.AttributeSchema, Labels: s.labels(m), Optimizer: o.optimizer, Task: "classify",
+		AttributeSchema: s.schema, Constants: s.constants, Labels: s.labels(m), Optimizer: o.optimizer, Task: "classify",
 	}
 	if slices.Contains(m.Tasks, "detect") {
 		req.Task = "detect"

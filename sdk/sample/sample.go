@@ -78,8 +78,8 @@ func Inputs(declared []sdk.Port, shapes map[string][]int64, seed uint64, inputs 
 }
 
 // Tensor draws values that a port can take: intensities within its range, spacings of
-// 1 mm, boxes with an area, zeros for whole numbers (a label of any task, an image of any
-// batch) and for what is unmentioned, normally distributed numbers elsewhere.
+// 1 mm, boxes with an area, reports that mention most attributes, zeros for other whole numbers
+// (a label of any task, an image of any batch), normally distributed numbers elsewhere.
 func Tensor(name string, p sdk.Port, shape []int64, seed uint64) (*tensor.Tensor, error) {
 	if p.DType == tensor.Bytes {
 		return texts(shape)
@@ -94,6 +94,12 @@ func Tensor(name string, p sdk.Port, shape []int64, seed uint64) (*tensor.Tensor
 	}
 	r := rand.New(rand.NewPCG(seed, hash))
 	switch p.DType {
+	case tensor.Int8:
+		if name == ports.ReportState.Name {
+			for i := range t.Data {
+				t.Data[i] = reportStates[i%len(reportStates)]
+			}
+		}
 	case tensor.FP64:
 		values, err := t.Float64s()
 		if err != nil {
@@ -114,6 +120,9 @@ func Tensor(name string, p sdk.Port, shape []int64, seed uint64) (*tensor.Tensor
 	}
 	return t, nil
 }
+
+// reportStates are those of a report's attributes, in turn: most are mentioned.
+var reportStates = []byte{byte(ports.Stated), byte(ports.Negated), byte(ports.Uncertain), byte(ports.Stated), byte(ports.Unmentioned)}
 
 // fade makes every case of a batch fainter than the one before: they differ in what they
 // are normalized by.
