@@ -7,6 +7,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/internal/stat"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -38,7 +39,8 @@ type BenchOptions struct {
 	WholeStep bool
 }
 
-// Bench measures the stage: a step is one Forward and, when training, one Backward.
+// Bench measures the stage: a step is one Forward and, when training, one Backward; of a head
+// that is given targets a whole one has both in one call, as in a training.
 func (s *Stage) Bench(ctx context.Context, o BenchOptions) (*BenchReport, error) {
 	var wall, compute, transport []float64
 	mode := "eval"
@@ -83,17 +85,40 @@ func (s *Stage) step(ctx context.Context, id uint64, whole bool) (pipeline.Cost,
 		}
 	}
 	before := s.instance.Cost()
-	resp, err := s.instance.Forward(ctx, &sdk.ForwardRequest{Context: id, Train: s.train, Seed: s.seed, Inputs: s.inputs, NeedsGrad: needs, Wanted: s.wanted})
-	if err == nil {
-		err = s.Finite(resp)
-	}
-	if err == nil && s.train {
-		_, err = s.instance.Backward(ctx, s.ones(id, resp, whole))
+	forward := &sdk.ForwardRequest{Context: id, Train: s.train, Seed: s.seed, Inputs: s.inputs, NeedsGrad: needs, Wanted: s.wanted}
+	var resp *sdk.ForwardResponse
+	var err error
+	if whole && s.manifest.Kind == sdk.KindHead && s.targeted() {
+		weights := map[string]float64{}
+		for _, name := range s.manifest.Losses {
+			weights[name] = 1
+		}
+		resp, _, err = s.instance.ForwardBackward(ctx, forward, &sdk.BackwardRequest{Context: id, LossWeights: weights, GradNorm: true})
+		if err == nil {
+			err = s.Finite(resp)
+		}
+	} else {
+		resp, err = s.instance.Forward(ctx, forward)
+		if err == nil {
+			err = s.Finite(resp)
+		}
+		if err == nil && s.train {
+			_, err = s.instance.Backward(ctx, s.ones(id, resp, whole))
+		}
 	}
 	if err == nil && whole {
 		err = s.instance.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": 0}, GradientScale: 1, ZeroGrad: true})
 	}
 	return s.instance.Cost().Sub(before), err
+}
+
+// targeted reports whether the stage computes losses, all of which the manifest names.
+func (s *Stage) targeted() bool {
+	given := false
+	for name := range s.inputs {
+		given = given || ports.Target(name)
+	}
+	return given && len(s.manifest.Losses) > 0 && !slices.ContainsFunc(s.manifest.Losses, func(name string) bool { _, family := sdk.Family(name); return family })
 }
 
 // ones asks for the gradients of the sum of all outputs and losses.
