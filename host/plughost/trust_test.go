@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -665,5 +666,45 @@ func TestAProjectsLockFileHoldsPluginsFast(t *testing.T) {
 	_, err = newHost(t, Options{}).Start(t.Context(), "linear")
 	if wantFailure(t, err, "plugins.lock here wants linear 1.0.0", "plugin lock linear"); !errors.Is(err, ErrChanged) {
 		t.Errorf("another plugin than the project's: %v", err)
+	}
+}
+
+// Every attack that security.md lists has a test that is there, here or in the script it names.
+func TestEveryListedAttackHasItsTest(t *testing.T) {
+	page, err := os.ReadFile("../../docs/explanation/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sources strings.Builder
+	for _, name := range tests {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources.Write(text)
+	}
+	_, table, _ := strings.Cut(string(page), "| attack |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	rows := strings.Split(table, "\n")[2:]
+	for _, row := range rows {
+		cells := strings.Split(strings.Trim(row, "| "), " | ")
+		last, found := cells[len(cells)-1], false
+		for _, name := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(last, -1) {
+			_, script := os.Stat(filepath.Join("../..", name[1]))
+			found = script == nil || strings.Contains(sources.String(), "func "+name[1]+"(t ") || strings.HasPrefix(name[1], "…") && found
+			if !found {
+				t.Errorf("%s: no test %s", cells[0], name[1])
+			}
+		}
+		if !found && last != "the same" {
+			t.Errorf("%s: no test is named", cells[0])
+		}
+	}
+	if len(rows) < 20 {
+		t.Errorf("%d rows were read", len(rows))
 	}
 }
