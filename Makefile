@@ -164,6 +164,11 @@ SEED ?= 1
 mutants: ## change N places of each package (PKG, or the watched ones) by SEED and see whether its tests notice
 	@go run ./tools/mutants -n $(N) -seed $(SEED) $(PKG)
 
+.PHONY: mutants-plugins
+mutants-plugins: build ## give each plugin N faults (N=6) of its mathematics and see whether `plugin validate` names them, and the mutants in Python
+	@go run ./tools/mutants -plugins -n $(if $(filter file,$(origin N)),6,$(N)) -seed $(SEED) $(PKG)
+	@$(if $(PKG),,ALIGNEDFUSION_MUTANTS=all go test -count=1 ./host/cli/thirdparty -run MutantsInPython -v | grep -E '^ *(---|FAIL|ok)')
+
 .PHONY: peers-reports
 peers-reports: host ## read the same sentences by medspaCy and negspacy too; compare states, with intervals (needs PyPI)
 	@test -x build/peers-reports/bin/python || { python3 -m venv build/peers-reports && build/peers-reports/bin/pip install -q -r tools/peers/reports/requirements.txt; }

@@ -3,6 +3,7 @@
 // that no test keeps.
 //
 //	mutants [-n 20] [-seed 1] [-goal 17] [package …]
+//	mutants -plugins [-n 6] [-seed 1] [plugin …]
 //
 // Without packages it takes those whose numbers decide (the list named watched). Mutants are
 // drawn at random from a seed and the package's name: first a place, then one of the changes
@@ -14,6 +15,10 @@
 // For each survivor a line says file:line, the kind of change, and before -> after; add a test
 // of the rule behind it, not of the line. The exit code is 1 when a package has fewer killed
 // than the goal (of 20; in proportion for another -n).
+//
+// With -plugins it is `plugin validate` that is tested, on mutants of the plugins in Go
+// (plugins.go says what they are): a line for each says which case named it. The
+// exit code is 1 when one is not caught.
 package main
 
 import (
@@ -30,11 +35,23 @@ var watched = []string{
 }
 
 func main() {
-	n := flag.Int("n", 20, "mutants per package")
+	n := flag.Int("n", 20, "mutants per package or plugin")
 	seed := flag.Uint64("seed", 1, "seed of the draw")
 	goal := flag.Int("goal", 17, "fewest killed of 20")
+	plugins := flag.Bool("plugins", false, "mutants of plugins, for `plugin validate`")
 	flag.Parse()
 	packages := flag.Args()
+	if *plugins {
+		caught, err := testPlugins(os.Stdout, packages, *n, *seed)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "mutants: %v\n", err)
+			os.Exit(2)
+		}
+		if !caught {
+			os.Exit(1)
+		}
+		return
+	}
 	if len(packages) == 0 {
 		packages = watched
 	}

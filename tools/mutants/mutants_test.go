@@ -30,7 +30,7 @@ func lines(t *testing.T, source string) []string {
 	if err := os.Remove("small_test.go"); err != nil {
 		t.Fatal(err)
 	}
-	p, err := load(".")
+	p, err := load(".", ".")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestWhatNobodyShouldTestIsLeftAlone(t *testing.T) {
 func TestOneSeedGivesOneDraw(t *testing.T) {
 	module(t, "func f(a, b int) int { return a + b*2 - 3 }", "")
 	draw := func(seed uint64) (all []string) {
-		p, err := load(".")
+		p, err := load(".", ".")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -128,7 +128,7 @@ func TestSurvivorsAreWhatNoTestSees(t *testing.T) {
 
 func TestMutantThatNeverEndsIsKilled(t *testing.T) {
 	module(t, "func f() (n int) { for n < 3 { n++ }; return n }", "func TestF(t *testing.T) { f() }")
-	p, err := load(".")
+	p, err := load(".", ".")
 	if err != nil {
 		t.Fatal(err)
 	}

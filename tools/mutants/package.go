@@ -35,9 +35,9 @@ type loaded struct {
 	exports map[string]string // import path to the file with its types
 }
 
-// load reads the package at path and the types of what it imports.
-func load(path string) (*loaded, error) {
-	listed, err := goOutput("list", "-export", "-deps", "-json=ImportPath,Dir,Export,GoFiles,TestImports,XTestImports,Module", path)
+// load reads the package at path, from the folder of a module, and the types of what it imports.
+func load(module, path string) (*loaded, error) {
+	listed, err := goOutput("list", "-C", module, "-export", "-deps", "-json=ImportPath,Dir,Export,GoFiles,TestImports,XTestImports,Module", path)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func (r result) reaches(goal int) bool { return 20*r.killed >= goal*(r.killed+le
 
 // testPackage draws n mutants of a package and runs its tests on each.
 func testPackage(path string, n int, seed uint64) (result, error) {
-	p, err := load(path)
+	p, err := load(".", path)
 	if err != nil {
 		return result{}, err
 	}

@@ -1,0 +1,395 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/types"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alignedfusion/alignedfusion/internal/process"
+)
+
+// A plugin is mutated otherwise than a package: a changed operator makes another model, which
+// may be as right as the one that was written. What is wrong in any model is what values meet
+// on their way: a gradient of the wrong sign or size, none at all, what a call or a case before
+// has left, a number too few. So every place of a plugin where a tensor is made gets a call that
+// does nothing, or the fault that an environment variable asks for there; one program holds all
+// mutants. `plugin validate` has to name each.
+
+//go:embed faults.go.txt
+var helper []byte
+
+// victim is a plugin whose mutants are made.
+type victim struct {
+	name string
+	// dir is the module's folder, program the main package in it, packages those that are
+	// changed.
+	dir, program string
+	packages     []string
+	// validate has what plugin validate is given besides.
+	validate []string
+}
+
+var victims = func() []victim {
+	var all []victim
+	own := func(name, program string, validate []string, packages ...string) {
+		all = append(all, victim{name, ".", "./plugins/" + program + "/cmd/alignedfusion-plugin-" + program, append(packages, "./plugins/"+program), validate})
+	}
+	frame := []string{"./sdk/fusion", "./sdk/fusion/transformer"}
+	own("sum", "sum", nil, frame...)
+	own("selfattn", "selfattn", nil, frame...)
+	own("itfusion", "itfusion", nil, frame...)
+	for _, name := range []string{"concat", "gated", "film", "crossattn", "lowrank", "late", "mbt", "hyper"} {
+		own(name, "fusions", nil, frame...)
+	}
+	own("classifier", "classifier", nil, "./sdk/fusion/transformer")
+	own("a3d", "a3d", nil)
+	return append(all, victim{name: "go-head", dir: "examples/go-head", program: ".", packages: []string{"."}})
+}()
+
+// kinds of faults, and where each can be: at any value, or at what a stage gives.
+var kinds = []struct {
+	name   string
+	output bool
+	// needs says what a place must have for the fault to act.
+	needs func(*place) bool
+}{
+	{"sign", false, func(p *place) bool { return p.learns }},
+	{"scale", false, func(p *place) bool { return p.learns }},
+	{"detach", false, func(p *place) bool { return p.learns }},
+	{"slice", false, func(p *place) bool { return p.learns && p.wide }},
+	{"stale", false, func(p *place) bool { return p.learns }},
+	{"leak", false, func(p *place) bool { return len(p.cases) > 1 }},
+	{"dtype", true, func(p *place) bool { return p.wide }},
+	{"short", true, func(p *place) bool { return p.wide }},
+}
+
+// place is an expression that makes a tensor.
+type place struct {
+	file, text string
+	line       int
+	output     bool
+	// What a run that only looks has seen there.
+	learns, wide bool
+	cases        map[int]bool
+}
+
+// testPlugins makes n mutants of each victim and reports whether all are caught.
+func testPlugins(w io.Writer, names []string, n int, seed uint64) (bool, error) {
+	dir, err := os.MkdirTemp("", "mutants-")
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(dir)
+	total, caught := 0, 0
+	for _, v := range victims {
+		if len(names) > 0 && !slices.Contains(names, v.name) {
+			continue
+		}
+		program, places, err := v.build(filepath.Join(dir, v.name))
+		if err != nil {
+			return false, fmt.Errorf("%s: %w", v.name, err)
+		}
+		if err := v.look(program, places); err != nil {
+			return false, fmt.Errorf("%s: %w", v.name, err)
+		}
+		random := rand.New(rand.NewPCG(seed, uint64(len(v.name))))
+		for _, d := range draw(places, n, random) {
+			p := places[d.place]
+			r, err := v.run(program, fmt.Sprintf("%s:%d", d.kind, d.place))
+			if err != nil {
+				return false, fmt.Errorf("%s: %w", v.name, err)
+			}
+			how := "not caught"
+			switch {
+			case r.failed != "":
+				how = "caught by " + r.failed
+			case !r.acts:
+				how = "did not act"
+			}
+			fmt.Fprintf(w, "%-13s %-6s %-22s %5.1f s  %s:%d  %s\n", v.name, d.kind, how, r.took.Seconds(), p.file, p.line, short(p.text))
+			if r.acts || r.failed != "" {
+				total++
+			}
+			if r.failed != "" {
+				caught++
+			}
+		}
+	}
+	fmt.Fprintf(w, "%d of %d mutants caught, seed %d\n", caught, total, seed)
+	return caught == total && total > 0, nil
+}
+
+// drawn is a mutant: a fault at a place.
+type drawn struct {
+	kind  string
+	place int
+}
+
+// draw takes n faults, each kind as often as any other where there are places for it.
+func draw(places []*place, n int, random *rand.Rand) (all []drawn) {
+	var byKind [][]drawn
+	for _, k := range kinds {
+		var of []drawn
+		for i, p := range places {
+			if p.output == k.output && k.needs(p) {
+				of = append(of, drawn{k.name, i})
+			}
+		}
+		random.Shuffle(len(of), func(i, j int) { of[i], of[j] = of[j], of[i] })
+		byKind = append(byKind, of)
+	}
+	random.Shuffle(len(byKind), func(i, j int) { byKind[i], byKind[j] = byKind[j], byKind[i] })
+	for more := true; more && len(all) < n; {
+		more = false
+		for k, of := range byKind {
+			if len(of) > 0 && len(all) < n {
+				all, byKind[k], more = append(all, of[0]), of[1:], true
+			}
+		}
+	}
+	return all
+}
+
+// build makes the program that holds all mutants of a plugin.
+func (v victim) build(dir string) (program string, places []*place, err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", nil, err
+	}
+	overlay := map[string]string{}
+	for _, path := range v.packages {
+		p, err := load(v.dir, path)
+		if err != nil {
+			return "", nil, err
+		}
+		for _, f := range p.files {
+			found, source := f.faulty(len(places))
+			if len(found) == 0 {
+				continue
+			}
+			places = append(places, found...)
+			changed := filepath.Join(dir, strings.ReplaceAll(f.name, "/", "_"))
+			if err := os.WriteFile(changed, source, 0o644); err != nil {
+				return "", nil, err
+			}
+			overlay[filepath.Join(p.Module.Dir, f.name)] = changed
+		}
+	}
+	scope, err := goOutput("list", "-C", v.dir, "-f", "{{.Dir}}", "github.com/alignedfusion/alignedfusion/sdk/torchstage")
+	if err != nil {
+		return "", nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "faults.go"), helper, 0o644); err != nil {
+		return "", nil, err
+	}
+	overlay[filepath.Join(scope, "faults.go")] = filepath.Join(dir, "faults.go")
+	text, err := json.Marshal(map[string]any{"Replace": overlay})
+	if err != nil {
+		return "", nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), text, 0o644); err != nil {
+		return "", nil, err
+	}
+	program = filepath.Join(dir, "alignedfusion-plugin-"+v.name)
+	_, err = goOutput("build", "-C", v.dir, "-overlay="+filepath.Join(dir, "overlay.json"), "-o", program, v.program)
+	return program, places, err
+}
+
+// faulty is the file with a call at each place, numbered from first.
+func (f *file) faulty(first int) (places []*place, source []byte) {
+	type insertion struct {
+		at   int
+		text string
+		// opening calls at one place are written from the outside in.
+		length int
+	}
+	var all []insertion
+	add := func(n ast.Expr, scope string, output bool) {
+		start, end := f.offset(n.Pos()), f.offset(n.End())
+		all = append(all, insertion{start, fmt.Sprintf("%s.Faulty(%d, ", scope, first+len(places)), end - start}, insertion{end, ")", -1})
+		places = append(places, &place{file: f.name, text: f.text(n), line: f.fset.Position(n.Pos()).Line, output: output, cases: map[int]bool{}})
+	}
+	var above []ast.Node
+	ast.Inspect(f.syntax, func(node ast.Node) bool {
+		if node == nil {
+			above = above[:len(above)-1]
+			return true
+		}
+		switch n := node.(type) {
+		case *ast.AssignStmt:
+			if index, ok := n.Lhs[0].(*ast.IndexExpr); ok && len(n.Lhs) == 1 && f.isTensors(index.X) && !named(index.X, "Losses") {
+				if scope := f.scopeOf(above); scope != "" {
+					add(n.Rhs[0], scope, true)
+				}
+			}
+		case *ast.CompositeLit:
+			if scope := f.scopeOf(above); scope != "" && f.isTensors(n) && !belongs(above[len(above)-1], "Losses") {
+				for _, element := range n.Elts {
+					add(element.(*ast.KeyValueExpr).Value, scope, true)
+				}
+			}
+		case *ast.CallExpr:
+			fun, ok := n.Fun.(*ast.SelectorExpr)
+			if !ok || constants[fun.Sel.Name] || !typeIs(f.info.TypeOf(n), "gotch/ts.Tensor") {
+				break
+			}
+			if scope, ok := fun.X.(*ast.Ident); ok && typeIs(f.info.TypeOf(scope), "sdk/torchstage.Scope") {
+				add(n, scope.Name, false)
+			}
+		}
+		above = append(above, node)
+		return true
+	})
+	slices.SortStableFunc(all, func(a, b insertion) int {
+		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(closes(b.text), closes(a.text)), cmp.Compare(b.length, a.length))
+	})
+	at := 0
+	for _, i := range all {
+		source = append(append(source, f.source[at:i.at]...), i.text...)
+		at = i.at
+	}
+	return places, append(source, f.source[at:]...)
+}
+
+func closes(text string) int {
+	if text == ")" {
+		return 1
+	}
+	return 0
+}
+
+// constants are the methods of a scope whose tensors no gradient comes to.
+var constants = map[string]bool{"To": true, "FromTensor": true, "FromFloat32s": true, "FromInt64s": true, "FromBools": true, "Zeros": true,
+	"Full": true, "Detach": true, "Leaf": true, "Keep": true, "Own": true, "Grad": true, "Cast": true, "Faulty": true}
+
+func typeIs(t types.Type, ending string) bool {
+	return t != nil && strings.HasPrefix(t.String(), "*") && strings.HasSuffix(t.String(), ending)
+}
+
+func (f *file) isTensors(e ast.Expr) bool {
+	m, ok := f.info.TypeOf(e).Underlying().(*types.Map)
+	return ok && typeIs(m.Elem(), "gotch/ts.Tensor") && m.Key().String() == "string"
+}
+
+func named(e ast.Expr, name string) bool {
+	s, ok := e.(*ast.SelectorExpr)
+	return ok && s.Sel.Name == name
+}
+
+// belongs reports whether a literal's parent gives it to a field.
+func belongs(parent ast.Node, name string) bool {
+	switch p := parent.(type) {
+	case *ast.KeyValueExpr:
+		return isIdent(p.Key, name)
+	case *ast.AssignStmt:
+		return named(p.Lhs[0], name)
+	}
+	return false
+}
+
+// scopeOf is the name of the scope that the function around has as a parameter.
+func (f *file) scopeOf(above []ast.Node) string {
+	for _, n := range slices.Backward(above) {
+		var params *ast.FieldList
+		switch n := n.(type) {
+		case *ast.FuncDecl:
+			params = n.Type.Params
+		case *ast.FuncLit:
+			params = n.Type.Params
+		default:
+			continue
+		}
+		for _, p := range params.List {
+			if typeIs(f.info.TypeOf(p.Type), "sdk/torchstage.Scope") && len(p.Names) == 1 && p.Names[0].Name != "_" {
+				return p.Names[0].Name
+			}
+		}
+	}
+	return ""
+}
+
+// outcome of plugin validate on a mutant.
+type outcome struct {
+	// failed is the case that named it, acts that the fault did anything at all.
+	failed string
+	acts   bool
+	took   time.Duration
+	says   []string
+}
+
+// host is the program that validates.
+const host = "bin/alignedfusion"
+
+// run validates a mutant until a case fails.
+func (v victim) run(program, fault string) (r outcome, err error) {
+	cmd := exec.Command(host, append(append([]string{"plugin", "validate", "--verbose"}, v.validate...), program)...)
+	cmd.Env = append(os.Environ(), "ALIGNEDFUSION_FAULT="+fault, "ALIGNEDFUSION_PASS_ENV=ALIGNEDFUSION_FAULT")
+	cmd.SysProcAttr = process.Leader()
+	out, in, err := os.Pipe()
+	if err != nil {
+		return r, err
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = in, in
+	begin := time.Now()
+	err = errors.Join(cmd.Start(), in.Close())
+	if err != nil {
+		return r, err
+	}
+	last := ""
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		last = lines.Text()
+		switch {
+		case strings.Contains(last, "the fault acts"):
+			r.acts = true
+		case strings.HasPrefix(last, "FAIL"):
+			fields := strings.Fields(last)
+			r.failed = strings.TrimSuffix(fields[min(2, len(fields)-1)], ":")
+			_ = process.KillGroup(cmd.Process.Pid)
+		case strings.Contains(last, "place "):
+			r.says = append(r.says, last[strings.Index(last, "place "):])
+		}
+	}
+	err = cmd.Wait()
+	r.took = time.Since(begin)
+	if err != nil && r.failed == "" {
+		return r, fmt.Errorf("%w: %s", err, last)
+	}
+	return r, nil
+}
+
+// look validates the plugin without a fault and notes what its places have.
+func (v victim) look(program string, places []*place) error {
+	r, err := v.run(program, "look:-2")
+	if err == nil && r.failed != "" {
+		err = fmt.Errorf("fails %s without a fault", r.failed)
+	}
+	for _, line := range r.says {
+		var site, cases int
+		var what string
+		if n, _ := fmt.Sscanf(line, "place %d %s %d", &site, &what, &cases); n < 2 || site >= len(places) {
+			continue
+		}
+		switch p := places[site]; what {
+		case "learns":
+			p.learns = true
+		case "wide":
+			p.wide = true
+		case "cases":
+			p.cases[cases] = true
+		}
+	}
+	return err
+}
