@@ -187,6 +187,11 @@ func pluginInfo(c *cli.Context) error {
 		if len(s.Losses) > 0 {
 			fmt.Fprintf(w, "  losses   %s\n", strings.Join(s.Losses, ", "))
 		}
+		for _, own := range [][2]string{{"optimizer", s.Optimizer}, {"schedule", s.Schedule}} {
+			if own[1] != "" {
+				fmt.Fprintf(w, "  %s of its own: %s\n", own[0], own[1])
+			}
+		}
 	}
 	fmt.Fprintln(w)
 	writeHashes(w, hashes)
