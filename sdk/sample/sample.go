@@ -122,7 +122,7 @@ func Tensor(name string, p sdk.Port, shape []int64, seed uint64) (*tensor.Tensor
 }
 
 // reportStates are those of a report's attributes, in turn: most are mentioned.
-var reportStates = []byte{byte(ports.Stated), byte(ports.Negated), byte(ports.Uncertain), byte(ports.Stated), byte(ports.Unmentioned)}
+var reportStates = []byte{byte(ports.Stated), byte(ports.Negated), byte(ports.Stated), byte(ports.Uncertain), byte(ports.Unmentioned)}
 
 // fade makes every case of a batch fainter than the one before: they differ in what they
 // are normalized by.
