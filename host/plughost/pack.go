@@ -419,7 +419,10 @@ func download(ctx context.Context, address, sum, to string) error {
 	if !strings.HasPrefix(address, "https://") {
 		return fault.Errorf(fault.Usage, "%s: only https:// addresses are downloaded", address)
 	}
-	if len(sum) != 2*sha256.Size {
+	if sum != "" && len(sum) != 2*sha256.Size {
+		return fault.Errorf(fault.Usage, "--sha256 %s: a SHA-256 is %d hexadecimal digits, %d given", sum, 2*sha256.Size, len(sum))
+	}
+	if sum == "" {
 		return fault.Errorf(fault.Usage, "%s: give the package's SHA-256 with --sha256; who made it says it beside the address", address)
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)

@@ -3,6 +3,7 @@ package plughost
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -66,9 +67,32 @@ func recognise(path string) error {
 	if !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
 		return fmt.Errorf("%s is neither a program of this system nor a script: a script's first line is #! and its interpreter", path)
 	}
-	want, known := machines[runtime.GOARCH]
-	if program, err := elf.NewFile(file); known && err == nil && program.Machine != want {
-		return fmt.Errorf("%s is a program for %s, this machine is %s: get the plugin built for it", path, strings.TrimPrefix(program.Machine.String(), "EM_"), System)
+	return recogniseELF(path, file, head)
+}
+
+// recogniseELF looks at the header of a program for Linux: a download that was cut off has that
+// alone.
+func recogniseELF(path string, file *os.File, head []byte) error {
+	var h elf.Header64
+	var order binary.ByteOrder = binary.LittleEndian
+	if len(head) > elf.EI_DATA && elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {
+		order = binary.BigEndian
+	}
+	if binary.Read(bytes.NewReader(head), order, &h) != nil {
+		return fmt.Errorf("%s is cut off after %d bytes: get it again", path, len(head))
+	}
+	if want, known := machines[runtime.GOARCH]; known && elf.Machine(h.Machine) != want {
+		return fmt.Errorf("%s is a program for %s, this machine is %s: get the plugin built for it", path, strings.TrimPrefix(elf.Machine(h.Machine).String(), "EM_"), System)
+	}
+	if elf.Class(h.Ident[elf.EI_CLASS]) != elf.ELFCLASS64 {
+		return nil
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if end := h.Shoff + uint64(h.Shnum)*uint64(h.Shentsize); end > uint64(info.Size()) {
+		return fmt.Errorf("%s is cut off: it has %d of %d bytes; get it again", path, info.Size(), end)
 	}
 	return nil
 }
