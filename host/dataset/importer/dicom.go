@@ -79,19 +79,23 @@ func readInstance(path string, pixels bool) (in *instance, frames [][]int32, err
 	if err != nil {
 		return nil, nil, problem.File(path, err)
 	}
-	raw := bufio.NewReaderSize(f, 1<<16)
+	raw := bufio.NewReaderSize(f, headBytes)
 	if head, err := raw.Peek(132); err != nil || string(head[128:]) != "DICM" {
 		return nil, nil, errNotDICOM
 	}
 	options := []dicom.ParseOption{dicom.AllowUnknownSpecificCharacterSet(), dicom.AllowMissingMetaElementGroupLength(), dicom.SkipProcessingPixelDataValue()}
+	d := elements{}
 	if !pixels {
 		options[2] = dicom.SkipPixelData()
+		d = before(raw, info.Size(), options)
 	}
-	set, err := dicom.Parse(raw, info.Size(), nil, options...)
-	if err != nil {
-		return nil, nil, problem.At(path, 0, "", "damaged or cut off: %v", err)
+	var set dicom.Dataset
+	if d.list == nil {
+		if set, err = dicom.Parse(raw, info.Size(), nil, options...); err != nil {
+			return nil, nil, problem.At(path, 0, "", "damaged or cut off: %v", err)
+		}
+		d.list = set.Elements
 	}
-	d := elements{set.Elements}
 	in = &instance{path: path, sop: d.text(tag.SOPInstanceUID), class: d.text(tag.SOPClassUID), series: d.text(tag.SeriesInstanceUID), study: d.text(tag.StudyInstanceUID),
 		patient: d.text(tag.PatientID), name: d.text(tag.PatientName), modality: d.text(tag.Modality), description: d.text(tag.SeriesDescription), syntax: d.text(tag.TransferSyntaxUID),
 		localizer: strings.Contains(strings.ToUpper(d.text(tag.ImageType)), "LOCALIZER"),
@@ -118,6 +122,37 @@ func readInstance(path string, pixels bool) (in *instance, frames [][]int32, err
 		frames, err = in.frames(set)
 	}
 	return in, frames, err
+}
+
+// headBytes of a file are looked at for its header.
+const headBytes = 1 << 16
+
+// before reads what stands before the pixels of an image of one frame, so that the pixels of a
+// large archive are read once. It returns no elements where that does not suffice: the pixels are
+// cut off or lie farther behind, are deflated or big-endian, or the image has several frames.
+func before(raw *bufio.Reader, size int64, options []dicom.ParseOption) elements {
+	head, _ := raw.Peek(headBytes)
+	for at := 132; ; at++ {
+		next := bytes.Index(head[at:], []byte{0xe0, 0x7f, 0x10, 0}) // the tag of pixel data
+		if at += next; next < 0 || at+12 > len(head) {
+			return elements{}
+		}
+		length, from := binary.LittleEndian.Uint32(head[at+4:]), at+8
+		if vr := string(head[at+4 : at+6]); vr == "OW" || vr == "OB" {
+			length, from = binary.LittleEndian.Uint32(head[at+8:]), at+12
+		}
+		if length != tag.VLUndefinedLength && int64(from)+int64(length) > size {
+			continue
+		}
+		set, err := dicom.Parse(bytes.NewReader(head[:at]), int64(at), nil, options...)
+		d := elements{set.Elements}
+		// The tag may also stand within an element. All that is read of such an image stands in group
+		// 0028 or before.
+		placed := d.text(tag.ImagePositionPatient) != "" && d.text(tag.RescaleSlope) != ""
+		if err == nil && placed && d.whole(tag.Rows) > 0 && d.whole(tag.BitsStored) > 0 && d.whole(tag.NumberOfFrames) < 2 {
+			return d
+		}
+	}
 }
 
 // derived are the SOP classes of segmentations and of doses, images that are no scans (PS3.4,

@@ -3,12 +3,14 @@ package importer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -88,6 +90,24 @@ func TestEverySyntaxGivesTheSameVolume(t *testing.T) {
 				t.Errorf("%s: lies at %v", name, v.WorldRAS)
 				break
 			}
+		}
+	}
+}
+
+// TestHeadsSayWhatFilesSay: an image read up to its pixels is the one that is read with them.
+func TestHeadsSayWhatFilesSay(t *testing.T) {
+	files, err := filepath.Glob("testdata/dicom/*/*.dcm")
+	if err != nil || len(files) < 100 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	for _, path := range files {
+		head, _, err := readInstance(path, false)
+		whole, _, other := readInstance(path, true)
+		if errors.Is(other, errCompressed) {
+			other = nil // the header is read
+		}
+		if !reflect.DeepEqual(head, whole) || fmt.Sprint(err) != fmt.Sprint(other) {
+			t.Errorf("%s: %+v, %v; want %+v, %v", path, head, err, whole, other)
 		}
 	}
 }
