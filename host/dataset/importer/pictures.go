@@ -82,6 +82,9 @@ func importPictures(ctx context.Context, o Options) (*Summary, error) {
 		return nil, ErrPart
 	}
 	s := &Summary{SchemaVersion: 1, Spec: "boxes:" + filepath.ToSlash(o.Out), Notes: []string{"annotations of " + kind}}
+	if kind == "YOLO" && len(t.yoloNames()) == 0 {
+		s.Notes = append(s.Notes, "no data.yaml or classes.txt names the classes: they are called by their numbers")
+	}
 	left := 0
 	for _, list := range t.pictures {
 		left += len(list)
@@ -319,6 +322,9 @@ func (t *tree) readCOCO() bool {
 func (t *tree) coco(rel string, doc *cocoFile) {
 	classes, pictures := map[string]string{}, map[string]*picture{}
 	for _, c := range doc.Categories {
+		if other, twice := classes[string(c.ID)]; twice && other != c.Name {
+			t.problems.Add(t.at(rel), 0, "categories", "the id %s is that of %q and of %q", c.ID, problem.Clip(other, 40), problem.Clip(c.Name, 40))
+		}
 		classes[string(c.ID)] = c.Name
 	}
 	for _, image := range doc.Images {
@@ -462,6 +468,14 @@ func (t *tree) readYOLO() bool {
 			t.yolo(p, text, names)
 		}
 	}
+	for _, rel := range t.files {
+		if !anyText || filepath.Ext(rel) != ".txt" || !strings.Contains("/"+rel, "/labels/") || filepath.Base(rel) == "classes.txt" {
+			continue
+		}
+		if len(t.pictures[stemOf(rel)]) == 0 {
+			t.problems.Add(t.at(rel), 0, "", "there is no picture of its boxes: none is called %q", stemOf(rel))
+		}
+	}
 	for _, rel := range bare { // a picture without a text is free of lesions
 		if anyText {
 			t.open(rel, "")
@@ -469,6 +483,9 @@ func (t *tree) readYOLO() bool {
 	}
 	return anyText
 }
+
+// yoloSlack is how far a box may leave its picture, in shares of the sides: texts round.
+const yoloSlack = 0.01
 
 func (t *tree) yolo(p *picture, rel string, names map[int]string) {
 	raw, err := os.ReadFile(t.at(rel))
@@ -505,6 +522,10 @@ func (t *tree) yolo(p *picture, rel string, names map[int]string) {
 			}
 		}
 		w, h := float64(p.width), float64(p.height)
+		if low, top := min(x1, y1), max(x2, y2); low < -yoloSlack && low*max(w, h) < -1 || top > 1+yoloSlack && (top-1)*max(w, h) > 1 {
+			t.problems.Add(t.at(rel), k+1, "", "the box leaves its picture, %.3g, %.3g to %.3g, %.3g in shares of the sides: want its centre and size, not corners", x1, y1, x2, y2)
+			return
+		}
 		t.add(p, rel, k+1, pictureBox{max(0, x1*w), max(0, y1*h), min(w, x2*w), min(h, y2*h), named(names, int(v[0])), false})
 	}
 }
@@ -528,6 +549,11 @@ func (t *tree) yoloNames() map[int]string {
 			for k, line := range strings.Split(strings.TrimSpace(string(raw)), "\n") {
 				names[k] = strings.TrimSpace(line)
 			}
+			continue
+		}
+		var doc any
+		if err := yaml.Unmarshal(raw, &doc); err != nil {
+			t.problems.Add(t.at(rel), 0, "", "is no YAML: %v", err)
 			continue
 		}
 		var list struct{ Names []string }

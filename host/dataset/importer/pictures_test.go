@@ -121,6 +121,10 @@ func TestPicturesWithBoxes(t *testing.T) {
 func TestPicturesThatAreRefused(t *testing.T) {
 	change := func(old, new string) string { return strings.Replace(coco, old, new, 1) }
 	for want, files := range map[string]map[string]string{
+		`categories: the id 3 is that of "mass" and of "cyst"`:               {"c.json": change(`"name": "mass"}`, `"name": "mass"}, {"id": 3, "name": "cyst"}`), "a.png": "", "b.png": ""},
+		`labels/b.txt: there is no picture of its boxes: none is called "b"`: {"images/a.png": "", "labels/a.txt": "0 .5 .5 .2 .2\n", "labels/b.txt": "0 .5 .5 .2 .2\n"},
+		`a.txt:1: the box leaves its picture, -0.35, -0.35 to 0.55, 0.55`:    {"a.png": "", "a.txt": "0 .1 .1 .9 .9\n"},
+		`data.yaml: is no YAML`:                    {"a.png": "", "a.txt": "0 .5 .5 .2 .2\n", "data.yaml": "names: [mass, cyst\n"},
 		`the picture "b.png" is nowhere in`:        {"c.json": coco, "a.png": ""},
 		`it is not clear which picture "a.png" is`: {"c.json": coco, "x/a.png": "", "y/a.png": "", "b.png": ""},
 		"annotation 1 is of image 8":               {"c.json": change(`"image_id": 7`, `"image_id": 8`), "a.png": "", "b.png": ""},
