@@ -91,7 +91,14 @@ func recogniseELF(path string, file *os.File, head []byte) error {
 	if err != nil {
 		return err
 	}
-	if end := h.Shoff + uint64(h.Shnum)*uint64(h.Shentsize); end > uint64(info.Size()) {
+	end := h.Shoff + uint64(h.Shnum)*uint64(h.Shentsize)
+	segments := make([]elf.Prog64, h.Phnum)
+	if binary.Read(io.NewSectionReader(file, int64(h.Phoff), info.Size()), order, segments) == nil {
+		for _, s := range segments {
+			end = max(end, s.Off+s.Filesz)
+		}
+	}
+	if end > uint64(info.Size()) {
 		return fmt.Errorf("%s is cut off: it has %d of %d bytes; get it again", path, info.Size(), end)
 	}
 	return nil
