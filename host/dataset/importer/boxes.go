@@ -248,6 +248,16 @@ func boxesOfMask(s *scan, path, rule string) ([]box3, error) {
 	out := s.written()
 	dim := [3]int{out.Width, out.Height, out.Depth}
 	var boxes []box3
+	var half [3]float64 // what a voxel of the mask reaches to either way, in voxels of the scan
+	origin := out.VoxelOf(m.PointOf([3]float64{}))
+	for axis := range 3 {
+		var step [3]float64
+		step[axis] = 1
+		for a, x := range out.VoxelOf(m.PointOf(step)) {
+			half[a] += math.Abs(x-origin[a]) / 2
+		}
+	}
+	outside := false
 	add := func(class string, voxels []int) {
 		b := box3{id: s.id, class: class, extra: map[string]string{"voxels": strconv.Itoa(len(voxels))}}
 		for a := range 3 {
@@ -256,11 +266,12 @@ func boxesOfMask(s *scan, path, rule string) ([]box3, error) {
 		nx, ny := m.Size[0], m.Size[1]
 		for _, v := range voxels {
 			p := out.VoxelOf(m.PointOf([3]float64{float64(v % nx), float64(v / nx % ny), float64(v / nx / ny)}))
-			for a := range 3 { // a voxel reaches half its side to either way
-				b.low[a], b.top[a] = min(b.low[a], p[a]-0.5), max(b.top[a], p[a]+0.5)
+			for a := range 3 {
+				b.low[a], b.top[a] = min(b.low[a], p[a]-half[a]), max(b.top[a], p[a]+half[a])
 			}
 		}
 		for a := range 3 {
+			outside = outside || b.top[a] < 0 || b.low[a] > float64(dim[a]-1)
 			b.low[a], b.top[a] = max(b.low[a], 0), min(b.top[a], float64(dim[a]-1))
 		}
 		boxes = append(boxes, b)
@@ -268,6 +279,9 @@ func boxesOfMask(s *scan, path, rule string) ([]box3, error) {
 	byLabel := map[int][]int{}
 	for k, v := range m.Indices {
 		label := int(math.Round(m.Values[k]))
+		if math.Abs(m.Values[k]-float64(label)) > 1e-3 {
+			return nil, problem.At(path, 0, "", "holds the value %g: labels of a mask are whole numbers", m.Values[k])
+		}
 		byLabel[label] = append(byLabel[label], v)
 	}
 	for _, label := range slices.Sorted(maps.Keys(byLabel)) {
@@ -289,6 +303,9 @@ func boxesOfMask(s *scan, path, rule string) ([]box3, error) {
 			}
 			add(named(names, label), component)
 		}
+	}
+	if outside {
+		return nil, problem.At(path, 0, "", "has a lesion outside of the scan %s, by the places that both say: is the mask of this scan, and does its header say where it lies?", s.id)
 	}
 	slices.SortStableFunc(boxes, func(a, b box3) int { return cmp.Compare(a.low[2], b.low[2]) })
 	return boxes, nil

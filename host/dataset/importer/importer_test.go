@@ -631,3 +631,44 @@ func TestAShearedVolumeIsSaid(t *testing.T) {
 		}
 	}
 }
+
+// TestMasksOfOtherGrids: voxels of a mask count with their own sides; a mask that lies elsewhere or
+// holds shares is refused.
+func TestMasksOfOtherGrids(t *testing.T) {
+	for name, c := range map[string]struct {
+		side, x, value float64
+		want           string // x1 and x2 of the box, or a part of the error
+	}{
+		"finer":     {.4, 3, 1, "0.75 1.25"}, // voxel 2 of .4 mm in voxels of .8 mm, half a side to either way
+		"elsewhere": {.4, 500, 1, "has a lesion outside of the scan a"},
+		"shares":    {.8, 3, .4, "holds the value 0.4"},
+	} {
+		source, masks, out := t.TempDir(), t.TempDir(), t.TempDir()
+		if err := nifti.Write(filepath.Join(source, "a.nii"), &nifti.Image{Dim: [3]int{6, 5, 4}, Affine: [12]float64{-.8, 0, 0, 3, 0, -.8, 0, 5, 0, 0, 2, -9}, Int16: make([]int16, 120)}); err != nil {
+			t.Fatal(err)
+		}
+		mask := &nifti.Image{Dim: [3]int{6, 5, 4}, Affine: [12]float64{-c.side, 0, 0, c.x, 0, -c.side, 0, 5, 0, 0, 2, -9}, Float32: make([]float32, 120)}
+		mask.Float32[2+6*2+30] = float32(c.value)
+		if err := nifti.Write(filepath.Join(masks, "a.nii"), mask); err != nil {
+			t.Fatal(err)
+		}
+		_, err := importOf(t, Options{Source: source, Out: out, Masks: masks})
+		found := fmt.Sprint(err)
+		if err == nil {
+			rows, err := table.Read(filepath.Join(out, "boxes.csv"))
+			if err != nil || len(rows.Rows) != 1 {
+				t.Fatalf("%+v, %v", rows, err)
+			}
+			var x [2]float64
+			for k, column := range []string{"x1", "x2"} {
+				if x[k], err = table.Number(rows.Get(rows.Rows[0], column)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			found = fmt.Sprintf("%.2f %.2f", x[0], x[1])
+		}
+		if !strings.Contains(found, c.want) {
+			t.Errorf("%s: %s, want %s", name, found, c.want)
+		}
+	}
+}
