@@ -83,6 +83,7 @@ func TestTheGuideWordForWordInPython(t *testing.T) {
 	project, home := follow(t, "A head in Python", "./", "--fusion "+pythonPlugin(t, root+"/examples/python-fusion"))
 	shorterThan(t, 150, filepath.Join(project, "plugin.py"))
 	shell(t, project, home, guide(t, "Does it fit? Is it right? Is it fast?"))
+	shell(t, project, filepath.Join(t.TempDir(), "another's"), guide(t, "Giving it to others"))
 }
 
 // A detector as it is begun finds its place in a pipeline with our encoder.
