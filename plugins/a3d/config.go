@@ -34,13 +34,19 @@ type arch struct {
 	rois      int // RoIs sampled per image for the box head's loss
 }
 
-// presets: densenet121 is the published detector; tiny trains on a CPU in minutes.
+// presets: densenet121 is the published detector; tiny trains on a CPU in minutes, small in hours.
 var presets = map[string]arch{
 	"densenet121": {
 		stem: 64, growth: 32, bottle: 4, layers: [3]int{6, 12, 24}, pyramid: 512, tokens: 256,
 		rpn: 512, fc: 2048, maskConv: 256,
 		sides: []float32{16, 24, 32, 48, 96, 192}, ratios: []float32{0.5, 1, 2},
 		preTrain: 12000, postTrain: 2000, preTest: 6000, postTest: 300, rois: 64,
+	},
+	"small": {
+		stem: 48, growth: 24, bottle: 4, layers: [3]int{4, 6, 8}, pyramid: 96, tokens: 128,
+		rpn: 96, fc: 256, maskConv: 48,
+		sides: []float32{8, 12, 18, 26, 40, 64}, ratios: []float32{0.5, 1, 2},
+		preTrain: 2000, postTrain: 500, preTest: 2000, postTest: 200, rois: 64,
 	},
 	"tiny": {
 		stem: 32, growth: 16, bottle: 2, layers: [3]int{2, 2, 2}, pyramid: 32, tokens: 64,
@@ -60,7 +66,7 @@ const (
 )
 
 type encoderSettings struct {
-	Preset     string    `setting:"preset" default:"tiny" choices:"tiny,densenet121" help:"densenet121 is the published network; tiny is for CPUs"`
+	Preset     string    `setting:"preset" default:"tiny" choices:"tiny,small,densenet121" help:"densenet121 is the published network; tiny and small are for CPUs"`
 	Slices     int64     `setting:"slices" default:"3" min:"1" max:"63" help:"D, the slices of a volume"`
 	Operator   string    `setting:"operator" default:"a3d" choices:"a3d,alignshift,tsm,2.5d,conv3d" help:"how slices exchange context"`
 	Tokens     int64     `setting:"tokens" default:"0" min:"0" max:"4096" help:"width of tokens.volume; 0 takes the preset's"`

@@ -258,6 +258,20 @@ func TestOneSeedGivesEqualRunsBitForBit(t *testing.T) {
 	}
 }
 
+// small has more parameters than tiny and fewer than the published network (9,532,800 with 3 slices
+// in the encoder); it trains.
+func TestSmallLiesBetweenTinyAndThePublishedNetwork(t *testing.T) {
+	d := openDetector(t, 1, sdk.Settings{"preset": "small"}, nil)
+	tiny := openDetector(t, 1, nil, nil).encoder.Response.TrainableCount
+	if n := d.encoder.Response.TrainableCount; n < 4*tiny || n > 9_532_800/4 {
+		t.Errorf("%d parameters, tiny has %d", n, tiny)
+	}
+	volume, targets := blobs(rand.New(rand.NewPCG(4, 4)), 1, 3, 64)
+	if losses := d.train(1, volume, targets); !(losses["rpn_cls"] > 0) {
+		t.Errorf("losses %v", losses)
+	}
+}
+
 // Running statistics are part of what stays.
 func TestAFrozenEncoderStaysAsItIs(t *testing.T) {
 	for _, frozen := range []bool{true, false} {
