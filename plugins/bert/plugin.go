@@ -1,6 +1,6 @@
-// Package bert is the text stage: a frozen BERT, DistilBERT or RoBERTa in the Hugging Face
-// layout, whose last layer embeds a prompt (Eq. 5): its [CLS], or the mean of its tokens
-// where sentence-transformers says so.
+// Package bert is the text stage: a frozen BERT, DistilBERT, RoBERTa, ModernBERT or DeBERTa in
+// the Hugging Face layout, whose last layer embeds a prompt (Eq. 5): its [CLS], or the mean of
+// its tokens where sentence-transformers says so; or the Universal Sentence Encoder Lite.
 package bert
 
 import (
@@ -9,12 +9,10 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/internal/release"
 	"github.com/alignedfusion/alignedfusion/sdk"
-	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
@@ -31,10 +29,10 @@ type settings struct {
 func Manifest() sdk.Manifest {
 	return sdk.Manifest{
 		Name: "bert", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch",
-		ModelCard: "Any BERT, DistilBERT or RoBERTa checkpoint in the Hugging Face layout (Bio_ClinicalBERT, CXR-BERT, sentence-transformers), or BiomedCLIP's text tower. No weights are shipped.",
+		ModelCard: "Any BERT, DistilBERT, RoBERTa, ModernBERT or DeBERTa (v2, v3) checkpoint in the Hugging Face layout (Bio_ClinicalBERT, CXR-BERT, sentence-transformers), BiomedCLIP's text tower, or the Universal Sentence Encoder Lite. No weights are shipped.",
 		Stages: []sdk.StageManifest{{
 			Name: "text", Kind: sdk.KindText,
-			Summary:  "frozen BERT or RoBERTa: [CLS] or mean of the last layer",
+			Summary:  "frozen BERT and its kin: [CLS] or mean of the last layer",
 			Inputs:   []sdk.Port{ports.Text.Declare(ports.Required)},
 			Outputs:  []sdk.Port{ports.Embedding.Declare(ports.Required)},
 			Settings: sdk.SettingsOf(settings{}),
@@ -48,24 +46,23 @@ func Plugin() sdk.Plugin {
 	return sdk.Plugin{Manifest: Manifest(), Open: torchstage.Open(map[string]torchstage.Builder{"text": build})}
 }
 
-// model is a BERT encoder.
+// model is a text encoder: a tokenizer before a network.
 type model struct {
 	config
+	network
 	tokenizer tokenizer
 	length    int
 	batch     int
-	device    gotch.Device
-
-	word, position, kind *ts.Tensor
-	norm                 transformer.Affine
-	encoder              []*transformer.Layer
 }
 
-var names = transformer.Names{
-	Norm1: "attention.output.LayerNorm", Norm2: "output.LayerNorm",
-	Query: "attention.self.query", Key: "attention.self.key", Value: "attention.self.value",
-	OutProjection: "attention.output.dense", Linear1: "intermediate.dense", Linear2: "output.dense",
+// network maps the ids [N,T] of padded texts to tokens [N,T,width]. hide [N,1,1,T] is added to
+// what is attended to.
+type network interface {
+	run(s *torchstage.Scope, ids, hide *ts.Tensor) *ts.Tensor
 }
+
+// hidden is added to the logits of what is not attended to: exp gives 0.
+const hidden = -1e4
 
 func build(b *torchstage.Build) (torchstage.Module, error) {
 	set, err := sdk.DecodeSettings[settings](b.Request.Settings)
@@ -83,11 +80,15 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 	if set.Lowercase != "auto" {
 		c.lowercase, c.lowercaseIsKnown = set.Lowercase == "true", true
 	}
+	if set.Pooling == "cls" && c.modelType == liteType {
+		return nil, sdk.RefuseSetting("pooling", "cls given, want auto or mean: the model has no [CLS]")
+	}
 	if set.Pooling != "auto" {
 		c.mean = set.Pooling == "mean"
 	}
+	c.device = b.Device
 	longest := int(c.positions - c.firstPosition)
-	m := &model{config: c, batch: set.Batch, length: cmp.Or(set.MaxLength, min(cmp.Or(c.maxLength, longest), longest)), device: b.Device}
+	m := &model{config: c, batch: set.Batch, length: cmp.Or(set.MaxLength, min(cmp.Or(c.maxLength, longest), longest))}
 	if m.length < 3 || m.length > longest {
 		return nil, sdk.RefuseSetting("max_length", "%d given, want 3 to the model's %d positions", m.length, longest)
 	}
@@ -97,22 +98,20 @@ func build(b *torchstage.Build) (torchstage.Module, error) {
 	if n := int64(m.tokenizer.entries); n > c.vocabulary {
 		return nil, sdk.Errorf(sdk.InvalidArgument, "model folder %s: the tokenizer has %d entries, config.json says %d: they belong to different models", dir, n, c.vocabulary)
 	}
-	p := b.Params
-	small := torchstage.Zeros() // every value comes from the file
-	m.word = p.Parameter("embeddings.word_embeddings.weight", []int64{c.vocabulary, c.width}, small)
-	m.position = p.Parameter("embeddings.position_embeddings.weight", []int64{c.positions, c.width}, small)
-	if c.tokenTypes > 0 {
-		m.kind = p.Parameter("embeddings.token_type_embeddings.weight", []int64{c.tokenTypes, c.width}, small)
-	}
-	m.norm = transformer.Norm(p, "embeddings.LayerNorm", c.width)
-	layer := transformer.Config{Width: c.width, Heads: c.heads, Hidden: c.hidden, PostNorm: true, Eps: c.eps}
-	for i := range c.layers {
-		m.encoder = append(m.encoder, transformer.New(p, "encoder.layer."+strconv.FormatInt(i, 10)+".", layer, names))
+	switch c.modelType {
+	case "modernbert":
+		m.network = newModern(b.Params, c)
+	case "deberta-v2":
+		m.network = newDisentangled(b.Params, c)
+	case liteType:
+		m.network = newLite(b.Params, c)
+	default:
+		m.network = newAbsolute(b.Params, c)
 	}
 	if err := loadWeights(b, dir); err != nil {
 		return nil, err
 	}
-	p.Freeze("")
+	b.Params.Freeze("")
 	b.Inputs = Manifest().Stages[0].Inputs
 	b.Outputs = []sdk.Port{ports.Embedding.Declare(ports.Required, ports.Shape("N", strconv.FormatInt(c.width, 10)))}
 	if m.tokenizer.guessed {
@@ -135,6 +134,10 @@ func (m *model) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.
 			s.Fail(sdk.Errorf(sdk.InvalidArgument, "text %d: %w", i, err))
 			return out
 		}
+		if len(tokens) == 0 {
+			s.Fail(sdk.Errorf(sdk.InvalidArgument, "text %d has no words", i))
+			return out
+		}
 		if len(tokens) > m.length {
 			tokens = append(tokens[:m.length-1], tokens[len(tokens)-1])
 			truncated++
@@ -150,7 +153,7 @@ func (m *model) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.
 	s.NoGrad(func() {
 		for start := 0; start < len(order); start += m.batch {
 			part := order[start:min(start+m.batch, len(order))]
-			y := s.Sub(func(s *torchstage.Scope) *ts.Tensor { return m.run(s, ids, part) })
+			y := s.Sub(func(s *torchstage.Scope) *ts.Tensor { return m.embed(s, ids, part) })
 			values := s.Float32s(y)
 			s.Free(y)
 			if s.Err() != nil {
@@ -169,8 +172,8 @@ func (m *model) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.
 	return out
 }
 
-// run embeds the texts of part together: [len(part), width].
-func (m *model) run(s *torchstage.Scope, ids [][]int64, part []int) *ts.Tensor {
+// embed embeds the texts of part together: [len(part), width].
+func (m *model) embed(s *torchstage.Scope, ids [][]int64, part []int) *ts.Tensor {
 	n, t := int64(len(part)), int64(len(ids[part[len(part)-1]])) // the longest is last
 	flat := make([]int64, n*t)
 	bias, share := make([]float32, n*t), make([]float32, n*t)
@@ -181,23 +184,18 @@ func (m *model) run(s *torchstage.Scope, ids [][]int64, part []int) *ts.Tensor {
 		}
 		for k := int64(len(ids[i])); k < t; k++ {
 			flat[int64(j)*t+k] = m.tokenizer.pad
-			bias[int64(j)*t+k] = -1e4 // exp gives 0: padding is not attended to
+			bias[int64(j)*t+k] = hidden
 		}
 	}
-	x := s.Embedding(m.word, s.To(s.FromInt64s(flat, n, t), m.device))
-	x = s.Add(x, s.Narrow(m.position, 0, m.firstPosition, t))
-	if m.kind != nil {
-		x = s.Add(x, s.Select(m.kind, 0, 0))
+	x := m.run(s, s.To(s.FromInt64s(flat, n, t), m.device), s.To(s.FromFloat32s(bias, n, 1, 1, t), m.device))
+	if !m.mean {
+		return s.Contiguous(s.Select(x, 1, 0))
 	}
-	x = m.norm.Normalize(s, x, m.width, m.eps)
-	hide := s.To(s.FromFloat32s(bias, n, 1, 1, t), m.device)
-	for _, l := range m.encoder {
-		x = l.Forward(s, x, hide, false)
+	x = s.Sum(s.Mul(x, s.To(s.FromFloat32s(share, n, t, 1), m.device)), []int64{1}, false)
+	if last, ok := m.network.(*lite); ok {
+		x = last.pooled(s, x)
 	}
-	if m.mean {
-		return s.Sum(s.Mul(x, s.To(s.FromFloat32s(share, n, t, 1), m.device)), []int64{1}, false)
-	}
-	return s.Contiguous(s.Select(x, 1, 0))
+	return x
 }
 
 // unit gives v length 1.

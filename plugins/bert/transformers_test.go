@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/alignedfusion/alignedfusion/internal/realdata"
 	"github.com/alignedfusion/alignedfusion/plugins/bert"
 	"github.com/alignedfusion/alignedfusion/plugins/internal/stagetest"
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -99,6 +101,79 @@ func TestSentenceTransformersPoolingShardsAndTokenizerJSON(t *testing.T) {
 	}
 }
 
+func TestModernBERTAndDeBERTaAgreeWithTransformers(t *testing.T) {
+	for name, c := range map[string]struct{ prefix, pooling string }{
+		"modernbert_4x32": {"model.", "mean"}, "modernbert_biases_4x32": {"", "cls"},
+		"deberta_v3_3x32": {"deberta.", "cls"}, "deberta_v2_3x32": {"", "mean"},
+	} {
+		f := stagetest.Read(t, "testdata/"+name+".safetensors")
+		dir := t.TempDir()
+		put(t, dir, map[string]string{"config.json": f.Metadata["config"], "tokenizer.json": f.Metadata["tokenizer"]})
+		if c.pooling == "mean" {
+			put(t, dir, map[string]string{
+				"modules.json":          `[{"path":"","type":"a.Transformer"},{"path":"1_Pooling","type":"a.Pooling"},{"path":"2_Normalize","type":"a.Normalize"}]`,
+				"1_Pooling/config.json": `{"pooling_mode_mean_tokens":true}`,
+			})
+		}
+		if err := os.Rename(f.FormulaWeights(func(n string) string { return c.prefix + n }), filepath.Join(dir, "model.safetensors")); err != nil {
+			t.Fatal(err)
+		}
+		for _, batch := range []string{"32", "2"} {
+			s := open(t, map[string]string{"model": dir, "batch": batch})
+			stagetest.Near(t, name+" batch="+batch, embed(s, texts(t, f)...).Outputs["embedding"], f.Tensors["embedding"], 2e-5)
+		}
+	}
+}
+
+// TestUniversalSentenceEncoderLiteAgreesWithItsMakers compares with outputs of the original,
+// which stand beside its weights.
+func TestUniversalSentenceEncoderLiteAgreesWithItsMakers(t *testing.T) {
+	var want struct {
+		Texts     []string    `json:"s"`
+		Embedding [][]float32 `json:"e"`
+	}
+	data, err := os.ReadFile(realdata.Path(t, "models", "use_lite_reference.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &want); err != nil {
+		t.Fatal(err)
+	}
+	if data, err = os.ReadFile(realdata.Path(t, "models", "use_lite_vocab.json")); err != nil {
+		t.Fatal(err)
+	}
+	var vocab [][2]any
+	if err := json.Unmarshal(data, &vocab); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; i < 6; i++ {
+		vocab[i][1] = -1000 // reserved
+	}
+	vocab[5][0] = "<pad>"
+	pieces, err := json.Marshal(vocab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	put(t, dir, map[string]string{
+		"config.json": `{"model_type":"universal-sentence-encoder-lite","vocab_size":8002,"embedding_size":256,"hidden_size":512,"intermediate_size":1536,
+			"num_hidden_layers":2,"num_attention_heads":4,"max_position_embeddings":128,"layer_norm_eps":1e-6}`,
+		"tokenizer.json": `{"normalizer":{"type":"NFKC"},"pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"always"},
+			"post_processor":{"type":"TemplateProcessing","single":[{"Sequence":{"id":"A"}}]},"model":{"type":"Unigram","unk_id":0,"vocab":` + string(pieces) + `}}`,
+	})
+	if err := os.Symlink(realdata.Path(t, "models", "use_lite.safetensors"), filepath.Join(dir, "model.safetensors")); err != nil {
+		t.Fatal(err)
+	}
+	reference := tensor.OfFloat32s(slices.Concat(want.Embedding...), int64(len(want.Texts)), 512)
+	for _, batch := range []string{"32", "2"} {
+		s := open(t, map[string]string{"model": dir, "batch": batch})
+		stagetest.Near(t, "batch="+batch, embed(s, want.Texts...).Outputs["embedding"], reference, 2e-6)
+	}
+	if _, err := stagetest.TryOpen(t, bert.Plugin(), sdk.OpenRequest{Stage: "text", Settings: sdk.Settings{"model": dir, "pooling": "cls"}}); err == nil || !strings.Contains(err.Error(), "want auto or mean") {
+		t.Errorf("pooling=cls: error %v", err)
+	}
+}
+
 func TestBiomedCLIPsTextTowerIsReadOfTheWholeModel(t *testing.T) {
 	f := stagetest.Read(t, "testdata/bert_2x128.safetensors")
 	dir := folder(t, f, func(n string) string { return "text.transformer." + n })
@@ -116,7 +191,13 @@ func TestWhatTheStageCannotDoIsRefused(t *testing.T) {
 	f := stagetest.Read(t, "testdata/bert_2x128.safetensors")
 	for _, c := range []struct{ file, content, want string }{
 		{"config.json", strings.Replace(f.Metadata["config"], "{", `{"position_embedding_type": "relative_key",`, 1), "want absolute"},
-		{"config.json", strings.Replace(f.Metadata["config"], `"bert"`, `"deberta-v2"`, 1), `"deberta-v2", want bert`},
+		{"config.json", strings.Replace(f.Metadata["config"], `"bert"`, `"deberta"`, 1), `"deberta", want bert`},
+		{"config.json", strings.Replace(f.Metadata["config"], `"bert"`, `"deberta-v2", "conv_kernel_size": 3`, 1), "conv_kernel_size 3"},
+		{"config.json", strings.Replace(f.Metadata["config"], `"bert"`, `"deberta-v2", "pos_att_type": "c2p|p2p"`, 1), `"p2p", want c2p and p2c`},
+		{"config.json", strings.Replace(f.Metadata["config"], `"bert"`, `"deberta-v2", "relative_attention": true, "position_buckets": 300`, 1), "position_buckets 300"},
+		{"config.json", strings.Replace(f.Metadata["config"], `"bert"`, `"modernbert", "layer_types": ["linear_attention"]`, 1), `"linear_attention", want full_attention`},
+		{"config.json", strings.Replace(f.Metadata["config"], `"bert"`, `"modernbert", "rope_parameters": {"full_attention": {"rope_type": "yarn"}}`, 1), `"yarn", want default`},
+		{"config.json", strings.Replace(f.Metadata["config"], `"bert"`, `"modernbert", "local_attention": 0`, 1), "a window of 0"},
 		{"tokenizer.json", `{"model":{"type":"WordLevel","vocab":{"a":0}}}`, `"WordLevel", want WordPiece, byte-level BPE or Unigram`},
 		{"tokenizer.json", `{"model":{"type":"Unigram","vocab":[]}}`, "no unknown piece"},
 		{"other.txt", "", "neither vocab.txt nor tokenizer.json"},

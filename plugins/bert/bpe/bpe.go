@@ -212,13 +212,32 @@ func (t *Tokenizer) Encode(text string) ([]int32, error) {
 		text = " " + text
 	}
 	ids := append([]int32(nil), t.before...)
-	for _, word := range split(text) {
-		var err error
-		if ids, err = t.pieces(ids, word); err != nil {
-			return nil, err
+	for text != "" {
+		part, added := t.untilAdded(text)
+		for _, word := range split(text[:part]) {
+			var err error
+			if ids, err = t.pieces(ids, word); err != nil {
+				return nil, err
+			}
 		}
+		if added != "" {
+			ids = append(ids, t.added[added])
+		}
+		text = text[part+len(added):]
 	}
 	return append(ids, t.after...), nil
+}
+
+// untilAdded is where the first of the added pieces stands in a text, the longest of those
+// there: ModernBERT has runs of blanks among them. Without one it is the text's end.
+func (t *Tokenizer) untilAdded(text string) (at int, piece string) {
+	at = len(text)
+	for added := range t.added {
+		if i := strings.Index(text, added); i >= 0 && added != "" && (i < at || i == at && len(added) > len(piece)) {
+			at, piece = i, added
+		}
+	}
+	return at, piece
 }
 
 // pieces appends the ids of a word: its bytes, joined pair by pair in the order of the

@@ -158,7 +158,7 @@ func (l *Layer) attend(s *torchstage.Scope, x, bias *ts.Tensor, train bool) *ts.
 	if bias != nil {
 		bias = s.Reshape(s.Expand(bias, n, l.Heads, 1, t), n*l.Heads, 1, t)
 	}
-	y := attention(s, q, k, v, bias) // [N·Heads,T,h]
+	y := Attention(s, q, k, v, bias) // [N·Heads,T,h]
 	y = s.Reshape(s.Transpose(s.Reshape(y, n, l.Heads, t, h), 1, 2), n, t, l.Width)
 	return s.Dropout(l.out.Apply(s, y), l.Dropout, train)
 }
@@ -168,9 +168,9 @@ func (l *Layer) attend(s *torchstage.Scope, x, bias *ts.Tensor, train bool) *ts.
 // costs more than the arithmetic; smaller ones stay and also fit the caches better.
 const chunkBytes = 16 << 20
 
-// attention is softmax(q·kᵀ + bias)·v for q, k, v [B,T,h], q scaled already, and bias
-// [B,1,T] or nil, a few rows of B at a time.
-func attention(s *torchstage.Scope, q, k, v, bias *ts.Tensor) *ts.Tensor {
+// Attention is softmax(q·kᵀ + bias)·v for q, k, v [B,T,h], q scaled already, and bias
+// [B,1 or T,T] or nil, a few rows of B at a time.
+func Attention(s *torchstage.Scope, q, k, v, bias *ts.Tensor) *ts.Tensor {
 	b, t := s.Dim(q, 0), s.Dim(q, 1)
 	size := max(1, chunkBytes/(4*max(1, t*t)))
 	var parts []*ts.Tensor
