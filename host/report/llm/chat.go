@@ -107,6 +107,9 @@ func (e *statusError) Error() string { return fmt.Sprintf("HTTP status %d", e.co
 // errTooLong is returned when the endpoint says that the report does not fit its context.
 var errTooLong = errors.New("the report is longer than the model's context")
 
+// errHuge is returned for a response that is longer than what is read of one.
+var errHuge = fmt.Errorf("the answer is longer than %d MiB", maxAnswerBytes>>20)
+
 // errNoCompletion is returned for a response that is no chat completion.
 var errNoCompletion = errors.New("no chat completion")
 
@@ -189,12 +192,15 @@ func (c *Client) post(ctx context.Context, r request, body []byte) (reply, error
 		return reply{}, err
 	}
 	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswerBytes))
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswerBytes+1))
 	if err != nil {
 		return reply{}, &url.Error{Op: "Post", Err: err}
 	}
 	if resp.StatusCode != http.StatusOK {
 		return reply{}, &statusError{resp.StatusCode, retryAfter(resp.Header.Get("Retry-After"), time.Now()), string(data)}
+	}
+	if len(data) > maxAnswerBytes {
+		return reply{}, errHuge
 	}
 	var doc completion
 	if json.Unmarshal(data, &doc) != nil || len(doc.Choices) == 0 && len(doc.Error) > 0 {

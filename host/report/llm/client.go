@@ -287,7 +287,7 @@ func pause(ctx context.Context, wait time.Duration, last error) error {
 
 func worthRetrying(err error) bool {
 	var redirect errRedirect
-	if errors.As(err, &redirect) || errors.Is(err, errTooLong) {
+	if errors.As(err, &redirect) || errors.Is(err, errTooLong) || errors.Is(err, errHuge) {
 		return false
 	}
 	var failed *statusError
@@ -310,6 +310,8 @@ func (c *Client) describe(err error) error {
 		return fmt.Errorf("language model at %s: HTTP status %d%s", c.Endpoint(), failed.code, hints[failed.code])
 	case errors.As(err, &redirect):
 		return fmt.Errorf("language model at %s: %w; reports go nowhere but to the address that is named: name that one if it is right", c.Endpoint(), redirect)
+	case errors.Is(err, errHuge):
+		return fmt.Errorf("language model at %s: %w; is it a chat completion's?", c.Endpoint(), err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("language model at %s: no answer within %s", c.Endpoint(), c.config.Timeout)
 	case errors.As(err, &op):
