@@ -507,9 +507,9 @@ func evaluateOpenI(c *cli.Context, o rules.Options) error {
 	}
 	printScore(w, "micro (without normal)", r.Micro)
 	printScore(w, "micro, uncertain as present", r.MicroUncertain)
-	fmt.Fprintf(w, "macro F1 %.2f\n", r.MacroF1)
+	fmt.Fprintf(w, "micro F1, 95 %% interval %.1f to %.1f; macro F1 %.2f\n", r.MicroCI[0], r.MicroCI[1], r.MacroF1)
 	for k, f := range r.Folds {
-		printScore(w, fmt.Sprintf("micro of part %d", k), f)
+		printScore(w, fmt.Sprintf("part %d (F1 %.1f to %.1f)", k, r.FoldCIs[k][0], r.FoldCIs[k][1]), f)
 	}
 	return nil
 }

@@ -86,7 +86,7 @@ func TestOpenIFindings(t *testing.T) {
 		for k, f := range r.Folds {
 			parts[k] = f.F1
 		}
-		t.Logf("%s: micro F1 %.2f, parts %.1f", name, r.Micro.F1, parts)
+		t.Logf("%s: micro F1 %.2f (%.1f), parts %.1f (%.1f)", name, r.Micro.F1, r.MicroCI, parts, r.FoldCIs)
 		if r.Reports != 3080 || r.Micro.F1 < 95 {
 			t.Errorf("%s: %d reports, micro F1 %.2f; want 3080 and at least 95", name, r.Reports, r.Micro.F1)
 		}
@@ -144,6 +144,10 @@ func TestFindingsAreScoredStatedAgainstTheRest(t *testing.T) {
 	total := 0
 	for _, f := range r.Folds {
 		total += f.TP + f.FN
+	}
+	// Of one report right, one false, two missed: F1 is 0 where the right one is not drawn.
+	if ci := r.MicroCI; ci[0] != 0 || ci[1] <= m.F1 || len(r.FoldCIs) != len(r.Folds) {
+		t.Errorf("interval %v of %.1f, parts %v", ci, m.F1, r.FoldCIs)
 	}
 	if total != 3 {
 		t.Errorf("parts hold %d positives, want 3", total)

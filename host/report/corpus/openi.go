@@ -4,13 +4,17 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"math"
+	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/rules"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
@@ -68,8 +72,11 @@ type FindingsResult struct {
 	MicroUncertain Score `json:"micro_uncertain_counted_as_present"`
 	// MacroF1 is the mean F1 of the findings with at least one positive report.
 	MacroF1 float64 `json:"macro_f1"`
-	// Folds are the micro scores of five parts by hash of the report's name.
-	Folds []Score `json:"micro_by_fold"`
+	// MicroCI is the 95 % interval of Micro.F1, bootstrapped over reports.
+	MicroCI [2]float64 `json:"micro_f1_ci95"`
+	// Folds are the micro scores of five parts by hash of the report's name, FoldCIs their intervals.
+	Folds   []Score      `json:"micro_by_fold"`
+	FoldCIs [][2]float64 `json:"micro_f1_ci95_by_fold"`
 }
 
 // FindingScore is one finding's score: stated against all else.
@@ -138,20 +145,22 @@ func EvaluateFindings(t report.Table, g Gold) (FindingsResult, error) {
 	}
 	strict := make([]counts, len(columns))
 	lenient := make([]counts, len(columns))
-	byFold := make([]counts, folds)
+	byFold := make([][]counts, folds) // of each report
 	for n, id := range g.IDs {
 		m, ok := row[strings.TrimPrefix(id, "CXR")]
 		if !ok {
 			return FindingsResult{}, fmt.Errorf("gold report %q is not among the %d reports", id, len(t.IDs))
 		}
+		var pooled counts
 		for k, i := range columns {
 			state := t.Cells[m][i].State
 			strict[k].add(g.Labels[n][k], state == schema.Stated)
 			lenient[k].add(g.Labels[n][k], state == schema.Stated || state == schema.Uncertain)
 			if g.Findings[k] != NormalFinding {
-				byFold[Fold(id)].add(g.Labels[n][k], state == schema.Stated)
+				pooled.add(g.Labels[n][k], state == schema.Stated)
 			}
 		}
+		byFold[Fold(id)] = append(byFold[Fold(id)], pooled)
 	}
 	r := FindingsResult{Reports: len(g.IDs)}
 	var micro, microLenient counts
@@ -172,8 +181,35 @@ func EvaluateFindings(t report.Table, g Gold) (FindingsResult, error) {
 		r.MacroF1 /= float64(positive)
 	}
 	r.Micro, r.MicroUncertain = micro.score(), microLenient.score()
-	for _, c := range byFold {
-		r.Folds = append(r.Folds, c.score())
+	r.MicroCI = f1Interval(slices.Concat(byFold...))
+	for _, part := range byFold {
+		var sum counts
+		for _, c := range part {
+			sum.plus(c)
+		}
+		r.Folds, r.FoldCIs = append(r.Folds, sum.score()), append(r.FoldCIs, f1Interval(part))
 	}
 	return r, nil
+}
+
+// f1Interval is the 95 % interval of the F1 of reports' pooled counts: quantiles of 1,000
+// resamples of the reports, of fixed seed.
+func f1Interval(reports []counts) [2]float64 {
+	const resamples = 1000
+	random := rand.New(rand.NewPCG(1, 0))
+	values := make([]float64, 0, resamples)
+	for range resamples {
+		var sum counts
+		for range reports {
+			sum.plus(reports[random.IntN(len(reports))])
+		}
+		if f1 := sum.score().F1; !math.IsNaN(f1) {
+			values = append(values, f1)
+		}
+	}
+	if len(values) == 0 {
+		return [2]float64{}
+	}
+	slices.Sort(values)
+	return [2]float64{stat.Quantile(values, 0.025), stat.Quantile(values, 0.975)}
 }
