@@ -371,7 +371,7 @@ var onceWords = wordSet("previously formerly initially originally once")
 // named reports whether the mention is a particular one, which then exists: "the nodule".
 func (s *Sentence) named(mention Span) bool {
 	i := mention.Start - 1
-	for i >= s.span.Start && s.tokens[i].Word && !s.engine.is(s.tokens[i], definite|inside|verb|and|or|with) {
+	for i >= s.span.Start && (s.tokens[i].Word || decimal(s.tokens, i)) && !s.engine.is(s.tokens[i], definite|inside|verb|and|or|with) {
 		i--
 	}
 	return i >= s.span.Start && s.engine.is(s.tokens[i], definite)
@@ -392,6 +392,9 @@ func (s *Sentence) excepted(mention Span) bool {
 			continue
 		}
 		i := t.End
+		if first := s.tokens[t.Start].Text; (first == "except" || first == "with") && i+1 < s.span.End && (s.tokens[i].Text == "for" || first == "with") && strings.HasPrefix(s.tokens[i+1].Text, "a") && s.engine.is(s.tokens[i+1], article) || first == "with" && s.engine.is(s.tokens[i], article) {
+			return true
+		}
 		for i < s.span.End && (s.engine.is(s.tokens[i], article) || s.tokens[i].Text == "for") {
 			i++
 		}
@@ -424,8 +427,24 @@ func (s *Sentence) isCurrent(mention Span, past tag, a Assertion) bool {
 		return false // "previously smooth, is now spiculated"
 	}
 	for _, t := range s.tags[1] {
-		if t.role&current != 0 && t.Start >= mention.End && (past.Start < mention.End || t.Start >= past.End) && !s.crosses(mention.End, t.Start) {
+		if t.role&current != 0 && t.Start >= mention.End && (past.Start < mention.End || t.Start >= past.End) && !s.crosses(mention.End, t.Start) && !s.otherNoun(mention.End, t.Start) {
 			return true
+		}
+	}
+	return false
+}
+
+// otherNoun reports whether the words between the last comma before token to and it name
+// something else: "resection of a tumor, lungs now clear".
+func (s *Sentence) otherNoun(from, to int) bool {
+	noun := false
+	for i := to - 1; i >= from; i-- {
+		switch t := s.tokens[i]; {
+		case t.Text == ",":
+			return noun
+		case t.Word && !startsDigit(t.Text) && lengths.factors[t.Text] == 0 && !closedWords[t.Text] && !sizeWords[t.Text] && !pastWords[t.Text] && !nowWords[t.Text] && t.Text != "appearance" && t.Text != "finding" &&
+			!s.engine.is(t, opener|verb|existential|and|or|with|article|expletive|become|definite):
+			noun = true
 		}
 	}
 	return false
@@ -467,6 +486,8 @@ func (s *Sentence) left(tags []tag, mention Span) tag {
 		switch {
 		case s.crosses(s.after(t), mention.Start):
 			return tag{}
+		case s.sharesHead(t, mention):
+			continue
 		case s.opens(t, mention.Start):
 			if s.presupposed(t.End, mention) {
 				return tag{}
@@ -483,6 +504,18 @@ func (s *Sentence) left(tags []tag, mention Span) tag {
 	}
 	return tag{}
 }
+
+// sharesHead reports whether a "rather than" compares two adjectives of the mention, which
+// itself is not denied: "cystic rather than solid mass".
+func (s *Sentence) sharesHead(t tag, mention Span) bool {
+	if s.tokens[t.Start].Text != "rather" || t.Start == s.span.Start || mention.Start <= t.End || s.crosses(t.End, mention.Start) {
+		return false
+	}
+	before := s.tokens[t.Start-1].Text
+	return before == "glass" || before == "benign" || before != "fluid" && slices.ContainsFunc(adjectiveEndings, func(e string) bool { return strings.HasSuffix(before, e) })
+}
+
+var adjectiveEndings = []string{"ic", "ous", "ed", "al", "id", "ar", "ent", "ant", "ive", "tty"}
 
 // right is the trigger that opens its scope to the mention from the right.
 func (s *Sentence) right(tags []tag, mention Span) tag {
@@ -565,6 +598,12 @@ func (s *Sentence) alternative(mention Span) tag {
 			return false
 		}
 		t, before, next := s.tokens[i], s.tokens[i-1], s.tokens[i+1]
+		if s.engine.is(t, and) && i+3 < s.span.End && next.Text == "/" && s.engine.is(s.tokens[i+2], or) {
+			return true // and/or
+		}
+		if s.engine.is(t, or) && before.Text == "/" && i-2 > s.span.Start && s.engine.is(s.tokens[i-2], and) {
+			return true
+		}
 		if t.Text != "/" && !s.engine.is(t, or) || !before.Word || !next.Word || abbreviated(s.tokens, i-1) || abbreviated(s.tokens, i+1) {
 			return false
 		}

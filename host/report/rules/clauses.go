@@ -263,7 +263,7 @@ func (s *Sentence) presupposed(from int, mention Span) bool {
 		return false
 	}
 	i := mention.Start - 1
-	for i > from && s.tokens[i].Word && !s.engine.is(s.tokens[i], definite|inside|verb|and|or|with) {
+	for i > from && (s.tokens[i].Word || decimal(s.tokens, i)) && !s.engine.is(s.tokens[i], definite|inside|verb|and|or|with) {
 		i--
 	}
 	if i > from && s.tokens[i-1].Text == "that" && s.engine.is(s.tokens[i], definite) {

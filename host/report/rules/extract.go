@@ -174,6 +174,9 @@ func (s *sentence) read(i int, cell *schema.Cell, carried *thing) *thing {
 			continue
 		}
 		c := s.cell(a, s.x.Lexicon.either[i], f, false)
+		if c.State == schema.Negated && !f.denied && s.ofNamed(f.Span, things) {
+			c = schema.Cell{State: schema.Stated, Value: f.value, Evidence: s.evidence(f.Span)}
+		}
 		if c.State == schema.Stated && things != nil && !slices.ContainsFunc(things, func(t thing) bool { return t.counts && !t.possible }) {
 			c.State = schema.Uncertain // of something that is
 		}
@@ -189,6 +192,26 @@ func (s *sentence) read(i int, cell *schema.Cell, carried *thing) *thing {
 		*cell = apart
 	}
 	return carried
+}
+
+// ofNamed reports whether a value stands between the article of a thing that is there and the
+// thing, and what denies it before that: "no enhancement of the left renal mass".
+func (s *sentence) ofNamed(value Span, things []thing) bool {
+	trigger := s.reading().of(true).Assess(value).Trigger
+	return slices.ContainsFunc(things, func(t thing) bool {
+		if !t.counts || t.Start < value.End || trigger.End > value.Start {
+			return false
+		}
+		for i := t.Start - 1; i > trigger.End; i-- {
+			switch w := s.tokens[i]; {
+			case s.x.Engine.is(w, definite):
+				return i < value.Start
+			case !w.Word && !decimal(s.tokens, i) && w.Text != "-", s.x.Engine.is(w, verb|and|or|with|inside):
+				return false
+			}
+		}
+		return false
+	})
 }
 
 // parted reports whether a clause boundary lies between a value and the thing.

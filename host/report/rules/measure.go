@@ -42,7 +42,7 @@ var units = map[string]unit{
 	"HU":     {max: 4000, signed: true, before: wordSet("hu"), factors: map[string]float64{"hu": 1, "he": 1, "uh": 1, "hounsfield": 1, "hounsfieldunit": 1, "hounsfieldunits": 1, "hounsfieldeinheiten": 1}},
 	"SUV":    {max: 200, factors: map[string]float64{"suv": 1}, before: wordSet("suv suvmax suvmean suvpeak suvbw max mean peak")},
 	"%":      {max: 100, factors: map[string]float64{"%": 1, "percent": 1, "pct": 1, "prozent": 1}},
-	"ml":     {max: 20000, factors: map[string]float64{"ml": 1, "cc": 1, "ccm": 1, "cm3": 1, "cm\u00b3": 1, "milliliter": 1, "milliliters": 1, "l": 1000, "liter": 1000}},
+	"ml":     {max: 20000, factors: map[string]float64{"ml": 1, "cc": 1, "ccm": 1, "cm3": 1, "cm\u00b3": 1, "milliliter": 1, "milliliters": 1, "mm3": 0.001, "mm\u00b3": 0.001, "l": 1000, "liter": 1000}},
 	"/mm2":   {max: 1000, counted: mitoses, factors: rates(map[string]float64{"mm2": 1, "mm\u00b2": 1, "1mm2": 1, "2mm2": 0.5, "squaremm": 1, "squaremillimeter": 1, "squaremillimetre": 1, "mmsquared": 1})},
 	"/10HPF": {max: 1000, counted: mitoses, factors: rates(map[string]float64{"10hpf": 1, "10hpfs": 1, "10highpowerfields": 1, "tenhighpowerfields": 1, "tenhpf": 1, "hpf": 10, "highpowerfield": 10})},
 	"count":  {max: 1000},
@@ -127,6 +127,9 @@ func readNumber(p []piece, i int) (v float64, next int) {
 	return fraction(p, v, j)
 }
 
+// vulgar are fractions of one character: "1½".
+var vulgar = map[string]float64{"\u00bd": 0.5, "\u00bc": 0.25, "\u00be": 0.75}
+
 // fraction adds what may follow a whole number: "1 1/2", "1/2", "8 ± 1", of which the eight
 // counts, "one and a half".
 func fraction(p []piece, v float64, j int) (float64, int) {
@@ -141,6 +144,8 @@ func fraction(p []piece, v float64, j int) (float64, int) {
 		return 0
 	}
 	switch {
+	case j < len(p) && !p[j].space && vulgar[p[j].text] > 0:
+		return v + vulgar[p[j].text], j + 1
 	case at(j, "and") && at(j+1, "a") && at(j+2, "half"):
 		return v + 0.5, j + 3
 	case part(j) > 0:

@@ -41,7 +41,7 @@ var (
 		screening consider warrant warrants`)
 	pastWords = wordSet(`previously prior prev previous formerly before baseline nadir earlier initially originally compared comparison versus vs last
 		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung previo previamente anterior`)
-	nowWords    = wordSet(`now currently today current measures measuring is are aktuell jetzt ahora actual`)
+	nowWords    = wordSet(`now currently today current measures measuring is are aktuell aktuelle jetzt heute derzeit nun ahora actual actualmente hoy`)
 	fromWords   = wordSet(`from von de desde`)
 	toWords     = wordSet(`to auf a hasta`)
 	wasWords    = wordSet(`was were had measured`)
@@ -50,6 +50,8 @@ var (
 	// timeWords name the examination or the time that a past or present word is of.
 	timeWords   = wordSet(`year month week day time visit exam examination study scan ct mri film radiograph imaging report follow-up followup occasion`)
 	growthWords = wordSet(`grew grown increased decreased shrank shrunk enlarged`)
+	// growthNouns before "of" make a measurement a change.
+	growthNouns = wordSet(`growth increase increment decrease reduction change difference shrinkage enlargement progression regression zunahme abnahme aumento`)
 	agoWords    = wordSet(`baseline initially previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
 )
 
@@ -239,6 +241,7 @@ func (s *sentence) owner(m measurement, things []thing, distance bool) *thing {
 func (s *sentence) namedBefore(m measurement) bool {
 	for i := m.Start - 1; i >= s.span.Start; i-- {
 		switch t := s.tokens[i]; {
+		case t.Text == "(" && i == m.Start-1: // "punch biopsy (4 mm)"
 		case !t.Word && t.Text != "-" && (t.Text != "," || i < m.Start-1):
 			return false
 		case !t.Word, startsDigit(t.Text), closedWords[t.Text], sizeWords[t.Text], pastWords[t.Text], nowWords[t.Text], s.x.Engine.is(t, opener|verb|existential):
@@ -303,6 +306,9 @@ func (s *sentence) setApart(m measurement, things []thing) bool {
 			return s.tokens[i].Text
 		}
 		return ""
+	}
+	if word(1) == "of" && growthNouns[word(2)] {
+		return true
 	}
 	limit := limitWords[word(1)] && word(2) != "-" || word(1) == "than" && limitWords[word(2)] || word(1) == "=" && limitWords[word(2)]
 	if limit && (s.advises() || s.assess(m.Span).Negated || growthWords[word(2)] || growthWords[word(3)]) || s.reaches(m) || growthWords[word(1)] || word(1) == "by" {
@@ -400,9 +406,9 @@ func (s *sentence) otherSubject(between Span, things []thing) bool {
 	return turned && noun
 }
 
-// decimal reports whether the comma at token i stands in a number.
+// decimal reports whether the comma or full stop at token i stands in a number.
 func decimal(tokens []Token, i int) bool {
-	return i > 0 && i+1 < len(tokens) && !tokens[i+1].Space && startsDigit(tokens[i-1].Text) && startsDigit(tokens[i+1].Text)
+	return (tokens[i].Text == "," || tokens[i].Text == ".") && i > 0 && i+1 < len(tokens) && !tokens[i+1].Space && startsDigit(tokens[i-1].Text) && startsDigit(tokens[i+1].Text)
 }
 
 // refWords take up the examination that a comparison is with.
