@@ -339,8 +339,8 @@ func (s *Sentence) Assess(mention Span) Assertion {
 		}
 	}
 	eventual := s.governs(s.tags[2], mention)
-	a.Hypothetical = eventual.role != 0
-	a.Unassessed = a.Hypothetical && eventual.Start >= mention.End
+	a.Unassessed = eventual.role != 0 && eventual.Start >= mention.End
+	a.Hypothetical = eventual.role != 0 || s.advises()
 	statement := *s
 	statement.closed = s.polarity
 	t := statement.governs(s.tags[0], mention)
@@ -360,6 +360,17 @@ func (s *Sentence) Assess(mention Span) Assertion {
 	a.Never = a.Negated && a.Historical && a.Trigger.Start <= past.Start && past.End <= a.Trigger.End
 	a.Other = s.governs(s.tags[3], mention).role != 0
 	return a
+}
+
+// anyWords begin advice for whatever may come, with one of dutyWords.
+var (
+	anyWords  = wordSet("any every")
+	dutyWords = wordSet("should must requires require needs need warrants warrant")
+)
+
+// advises reports whether the sentence is of no case at hand: "Any new nodule should be reported".
+func (s *Sentence) advises() bool {
+	return anyWords[s.tokens[s.span.Start].Text] && slices.ContainsFunc(s.tokens[s.span.Start:s.span.End], func(t Token) bool { return dutyWords[t.Text] })
 }
 
 // standingWords before a mention make it old, and not gone.
@@ -598,12 +609,6 @@ func (s *Sentence) alternative(mention Span) tag {
 			return false
 		}
 		t, before, next := s.tokens[i], s.tokens[i-1], s.tokens[i+1]
-		if s.engine.is(t, and) && i+3 < s.span.End && next.Text == "/" && s.engine.is(s.tokens[i+2], or) {
-			return true // and/or
-		}
-		if s.engine.is(t, or) && before.Text == "/" && i-2 > s.span.Start && s.engine.is(s.tokens[i-2], and) {
-			return true
-		}
 		if t.Text != "/" && !s.engine.is(t, or) || !before.Word || !next.Word || abbreviated(s.tokens, i-1) || abbreviated(s.tokens, i+1) {
 			return false
 		}

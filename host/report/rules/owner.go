@@ -119,10 +119,14 @@ func (s *sentence) measure(i int, things []thing) (schema.Cell, bool) {
 	all := s.owned(e, things)
 	for _, o := range all {
 		gone := o.when == past || o.when == perhapsPast && slices.ContainsFunc(all, func(other owned) bool { return other.when == taken && other.of == o.of })
-		if gone != (e.Time == "prior") || e.Extent > len(o.values) {
+		extent := max(e.Extent, 1)
+		if extent == 2 && len(o.values) == 1 && s.shortAxis(o.Span) {
+			extent = 1
+		}
+		if gone != (e.Time == "prior") || extent > len(o.values) {
 			continue
 		}
-		v := o.values[max(e.Extent-1, 0)] / e.scale()
+		v := o.values[extent-1] / e.scale()
 		c := schema.Cell{State: schema.Stated, Value: a.Bin(v), Raw: strconv.FormatFloat(v, 'g', 6, 64), Evidence: s.evidence(o.Span)}
 		if as := s.assess(o.Span); o.possible || as.Possible && !as.Alternative && !suspected(as.Trigger, o, things) {
 			c.State = schema.Uncertain
@@ -130,6 +134,16 @@ func (s *sentence) measure(i int, things []thing) (schema.Cell, bool) {
 		return c, true
 	}
 	return schema.Cell{}, false
+}
+
+// shortAxis reports whether the words beside a measurement name it so.
+func (s *sentence) shortAxis(m Span) bool {
+	for i := max(s.span.Start, m.Start-5); i+1 < min(s.span.End, m.End+5); i++ {
+		if s.tokens[i].Text == "short" && (s.tokens[i+1].Text == "axis" || s.tokens[i+1].Text == "-") {
+			return true
+		}
+	}
+	return false
 }
 
 // suspected reports whether the trigger is about another thing that stands between the owner
@@ -427,6 +441,11 @@ func (s *sentence) elsewhen(i, from, to int) bool {
 			return true
 		}
 	}
+	for k := i + 1; k+1 < to; k++ { // "4 cm, formerly 3 cm, and 30 HU"
+		if lengths.factors[s.tokens[k].Text] != 0 && startsDigit(s.tokens[k-1].Text) && r.joint(k, to) {
+			return true
+		}
+	}
 	return from > s.span.Start && !r.joint(from, i)
 }
 
@@ -469,6 +488,8 @@ func (s *sentence) when(m measurement, from int) timing {
 		case pastWords[t.Text] && s.elsewhen(i, from, m.Start):
 		case pastWords[t.Text]:
 			return past
+		case t.Text == "from" && i == m.Start-1 && s.changes(m.End, s.span.End) && s.toward(m.End):
+			return past // "from 18 mm the lesion has grown to 26 mm"
 		case fromWords[t.Text] && (s.changes(from, i) || s.precedesNow(m) || i == m.Start-1 && s.changes(s.span.Start, i)):
 			return past
 		case nowWords[t.Text]:
@@ -494,6 +515,16 @@ func (s *sentence) when(m measurement, from int) timing {
 		return perhapsPast
 	}
 	return taken
+}
+
+// toward reports whether "to" and a number stand after token i.
+func (s *sentence) toward(i int) bool {
+	for ; i+1 < s.span.End; i++ {
+		if s.tokens[i].Text == "to" && startsDigit(s.tokens[i+1].Text) {
+			return true
+		}
+	}
+	return false
 }
 
 // changes reports whether a word of change stands between tokens from and to.
