@@ -39,7 +39,7 @@ var (
 	limitWords  = wordSet(`> \u2265 exceeding exceeds over above minimum threshold cutoff cut-off criterion criteria greater larger more longer groesser mayor`)
 	adviceWords = wordSet(`should recommend recommended recommends recommendation follow followup guideline guidelines fleischner criteria threshold
 		screening consider warrant warrants`)
-	pastWords = wordSet(`previously prior prev previous formerly before baseline nadir earlier initially originally compared comparison versus vs last
+	pastWords = wordSet(`previously prior prev previous formerly before antes baseline nadir earlier initially originally compared comparison versus vs last
 		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung previo previamente anterior`)
 	nowWords    = wordSet(`now currently today current measures measuring is are aktuell aktuelle jetzt heute derzeit nun ahora actual actualmente hoy`)
 	fromWords   = wordSet(`from von de desde`)
