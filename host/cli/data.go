@@ -71,17 +71,6 @@ func layoutList() string {
 	return list.String()
 }
 
-// trainingLayouts lists the layouts that one can train on.
-func trainingLayouts() string {
-	var names []string
-	for _, l := range dataset.Layouts() {
-		if l.Targets {
-			names = append(names, l.Name)
-		}
-	}
-	return strings.Join(names, ", ")
-}
-
 func dataSynth(c *cli.Context) error {
 	if c.NArg() > 0 {
 		return usageError("data synth takes flags only, not %q", c.Args().First())

@@ -32,7 +32,7 @@ func trainCommand() *cli.Command {
 For --set: alignedfusion help settings [GROUP], and plugin info NAME for encoder, fusion and head.`,
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "task", Usage: "`TASK`: detect or classify"},
-			&cli.StringFlag{Name: "data", Usage: "`SPEC` as LAYOUT:PATH; " + trainingLayouts()},
+			&cli.StringFlag{Name: "data", Usage: "`SPEC` as LAYOUT:PATH; alignedfusion help data check lists the layouts"},
 			&cli.StringFlag{Name: "encoder", Usage: "`PLUGIN`: NAME, PATH or NAME:STAGE, or none (default: a3d, or classifier)"},
 			&cli.StringFlag{Name: "fusion", Usage: "`PLUGIN`, or none: tokens go straight to the head (default: none)"},
 			&cli.StringFlag{Name: "head", Usage: "`PLUGIN` (default: a3d, or classifier)"},

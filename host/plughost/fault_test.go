@@ -86,7 +86,7 @@ func TestPluginsThatDoNotStart(t *testing.T) {
 		{named(t, "faulty", "exits-at-once"), []string{"exit code 127", "before the handshake", "libfoo.so"}},
 		{named(t, "faulty", "never-speaks"), []string{"no handshake within 2s"}},
 		{notExecutable, []string{"not executable", "chmod +x"}},
-		{notAProgram, []string{"exec format error"}},
+		{notAProgram, []string{"is cut off after 6 bytes"}},
 		{"/bin/false", []string{"exit code 1"}},
 		{"/bin/echo", []string{"before the handshake"}},
 	} {
