@@ -285,6 +285,9 @@ func boxesOfMask(s *scan, path, rule string) ([]box3, error) {
 		byLabel[label] = append(byLabel[label], v)
 	}
 	for _, label := range slices.Sorted(maps.Keys(byLabel)) {
+		if classes == nil && unnamed(names, label) {
+			return nil, problem.At(path, 0, "", "holds the label %d, which dataset.json does not name: name it there, or leave it out of the mask", label)
+		}
 		if rule == "label" {
 			class := named(names, label)
 			if classes != nil {

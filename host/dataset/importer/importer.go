@@ -521,7 +521,7 @@ func classesOf(mask string) (map[int]string, error) {
 
 // labelNames reads what nnU-Net and nnDetection call the labels, from dataset.json beside the
 // folder of masks: {"background": 0, "tumour": 1} or {"0": "background", "1": "tumour"}. nil
-// where there is none.
+// where there is none, and where names are of several labels (nnU-Net's regions).
 func labelNames(masks string) (map[int]string, error) {
 	path := filepath.Join(filepath.Dir(masks), "dataset.json")
 	raw, err := os.ReadFile(path)
@@ -541,6 +541,9 @@ func labelNames(masks string) (map[int]string, error) {
 	for key, value := range doc.Labels {
 		n, err := strconv.Atoi(key)
 		text, isText := value.(string)
+		if _, isRegion := value.([]any); isRegion {
+			return nil, nil
+		}
 		if number, ok := value.(float64); ok && err != nil {
 			names[int(number)] = key
 		} else if err == nil && isText {
@@ -548,6 +551,16 @@ func labelNames(masks string) (map[int]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// unnamed says whether others have a name and this label has none: the mask or the list is
+// not what it is taken for.
+func unnamed(names map[int]string, label int) bool {
+	others := len(names)
+	if names[0] != "" {
+		others--
+	}
+	return others > 0 && names[label] == ""
 }
 
 // named is a label's name, or its number.

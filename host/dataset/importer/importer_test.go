@@ -336,9 +336,10 @@ func TestMasksBecomeBoxes(t *testing.T) {
 }
 
 // TestFoldersOfOtherTools: nnU-Net's and nnDetection's folder is understood as a whole; names
-// of labels are taken from dataset.json, later channels are left out.
+// of labels are taken from dataset.json, which names all or none; later channels are left out.
 func TestFoldersOfOtherTools(t *testing.T) {
-	for labels, want := range map[string]string{`{"background": 0, "tumour": 1}`: "tumour", `{"0": "background", "1": "cyst"}`: "cyst", `{"background": 0}`: "1"} {
+	for labels, want := range map[string]string{`{"background": 0, "tumour": 1}`: "tumour", `{"0": "background", "1": "cyst"}`: "cyst", `{"background": 0}`: "1",
+		`{"background": 0, "any": [1, 2], "core": 2}`: "1", `{"background": 0, "cyst": 2}`: ""} {
 		dir := t.TempDir()
 		scan := &nifti.Image{Dim: [3]int{6, 6, 4}, Affine: [12]float64{-1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 2, 0}, Int16: make([]int16, 144)}
 		mask := *scan
@@ -358,6 +359,12 @@ func TestFoldersOfOtherTools(t *testing.T) {
 		}
 		out := t.TempDir()
 		s, err := importOf(t, Options{Source: dir, Out: out})
+		if want == "" {
+			if err == nil || !strings.Contains(err.Error(), "a.nii: holds the label 1, which dataset.json does not name") {
+				t.Errorf("a label without a name among named ones: %v", err)
+			}
+			continue
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
