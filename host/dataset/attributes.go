@@ -333,16 +333,25 @@ func (a *attributeReader) read(r table.Row, into Attributes) {
 	a.from.put(into.row, r.Line)
 	for k := range a.columns {
 		c := &a.columns[k]
-		text := c.texts.Of[r.Number]
-		c.look(a.o, text)
-		if err := c.bad[text]; err != nil {
-			a.o.problems.Add(a.t.Path, r.Line, c.name, "%v", err)
-		} else if c.second {
+		switch {
+		case !a.understand(c, r):
+		case c.second:
 			a.put(c, r, into)
-		} else if c.to != nil {
-			c.to.put(into.row, c.code[text]-1)
+		case c.to != nil:
+			c.to.put(into.row, c.code[c.texts.Of[r.Number]]-1)
 		}
 	}
+}
+
+// understand finds out what a row says in a column, or names the problem.
+func (a *attributeReader) understand(c *readColumn, r table.Row) bool {
+	text := c.texts.Of[r.Number]
+	c.look(a.o, text)
+	if err := c.bad[text]; err != nil {
+		a.o.problems.Add(a.t.Path, r.Line, c.name, "%v", err)
+		return false
+	}
+	return true
 }
 
 // look finds out what a text of the column says.

@@ -126,11 +126,7 @@ func (a *attributeReader) readOver(rows []table.Row, into Attributes) {
 	for _, r := range rows {
 		for k := range a.columns {
 			c := &a.columns[k]
-			text := c.texts.Of[r.Number]
-			c.look(a.o, text)
-			if err := c.bad[text]; err != nil {
-				a.o.problems.Add(a.t.Path, r.Line, c.name, "%v", err)
-			} else if c.to != nil && c.to.cells[c.code[text]-1].Raw != "" {
+			if a.understand(c, r) && c.to != nil && c.to.cells[c.code[c.texts.Of[r.Number]]-1].Raw != "" {
 				a.put(c, r, into)
 			}
 		}
