@@ -10,7 +10,8 @@
 //	<!-- end of results -->
 //
 // and what stands between is made of docs/results/skin-folds.json: {"command": …, "table": the
-// table.json of a study, its exchange.json, or what froc or compare --json writes}.
+// table.json of a study, its exchange.json, or what froc or compare --json writes}. Figures whose
+// study is no longer on file are in kept.json, each table with where it comes from.
 package main
 
 import (
@@ -115,7 +116,7 @@ func made(name, kind string, arguments []string, read func(name string) ([]byte,
 	if err := json.Unmarshal(data, &r); err != nil {
 		return "", err
 	}
-	if r.Command == "" {
+	if r.Command == "" && kind != "kept" {
 		return "", fmt.Errorf("no command: a result says what made it")
 	}
 	write, ok := writers[kind]
@@ -153,6 +154,7 @@ var writers = map[string]func(result, []string) (string, error){
 	"recovery": recovery,
 	"exchange": exchange,
 	"froc":     sensitivities,
+	"kept":     kept,
 }
 
 func decode[T any](r result) (*T, error) {
@@ -282,6 +284,27 @@ func exchange(r result, _ []string) (string, error) {
 		table = append(table, line)
 	}
 	return rows(table), nil
+}
+
+// kept is a table whose study is no longer on file, or that was scored elsewhere: its figures are
+// in the file as they were read, and the page says where they come from.
+func kept(r result, arguments []string) (string, error) {
+	all, err := decode[map[string]struct {
+		Command, Origin string
+		Columns         []string
+		Rows            [][]string
+	}](r)
+	if err != nil {
+		return "", err
+	}
+	if len(arguments) != 1 {
+		return "", fmt.Errorf("want the name of one table")
+	}
+	one, ok := (*all)[arguments[0]]
+	if !ok || one.Command == "" || one.Origin == "" {
+		return "", fmt.Errorf("table %s: want it with a command and an origin", arguments[0])
+	}
+	return rows(append([][]string{one.Columns}, one.Rows...)) + "\n" + one.Origin + "\n", nil
 }
 
 // detectors is what froc and compare write with --json: of one system at the top level.

@@ -2,6 +2,10 @@ package main
 
 import (
 	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -62,6 +66,63 @@ func TestWhatCannotBeMadeIsSaid(t *testing.T) {
 	} {
 		if _, err := write(page, reader); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", page, err, want)
+		}
+	}
+}
+
+func TestAKeptTableSaysWhereItComesFrom(t *testing.T) {
+	one := `{"scored": {"command": "predict", "origin": "Scored elsewhere.", "columns": ["", "0 %"], "rows": [["sum", ".7"]]}, "bare": {"columns": ["a"]}}`
+	got, err := kept(result{Table: []byte(one)}, []string{"scored"})
+	if want := "|  | 0 % |\n|---|---|\n| sum | .7 |\n\nScored elsewhere.\n"; err != nil || got != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+	}
+	if _, err := kept(result{Table: []byte(one)}, []string{"bare"}); err == nil || !strings.Contains(err.Error(), "an origin") {
+		t.Errorf("without an origin: %v", err)
+	}
+}
+
+// A row of a table with a figure such as .712 outside of a block was typed by hand.
+func TestNoTableOfFiguresIsTyped(t *testing.T) {
+	figure := regexp.MustCompile(`(?m)^\|.*[ *|]\.\d{3}`)
+	err := filepath.WalkDir("../../docs", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || filepath.Ext(path) != ".md" {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		page := string(data)
+		for {
+			before, block, found := strings.Cut(page, begin)
+			if row := figure.FindString(before); row != "" {
+				t.Errorf("%s: %s…: a table of figures is made of a file of docs/results", path, row)
+			}
+			if !found {
+				return err
+			}
+			_, page, _ = strings.Cut(block, end)
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// README has no blocks: what it says of results stands in the pages that have.
+func TestFiguresOfREADMEStandInTheDocs(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var docs strings.Builder
+	for _, path := range []string{"results/demo.md", "results/skin.md", "explanation/a3d.md", "explanation/froc.md"} {
+		page, err := os.ReadFile("../../docs/" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		docs.Write(page)
+	}
+	for _, figure := range regexp.MustCompile(`(?m)^(?:none|sum|selfattn|itfusion) .*$|[ (]\.\d{3,}`).FindAllString(string(readme), -1) {
+		if !strings.Contains(docs.String(), strings.Trim(figure, " (")) {
+			t.Errorf("README says %q, which no page of the docs does", figure)
 		}
 	}
 }
