@@ -79,7 +79,8 @@ func TestForestRefusesWhatItCannotLearnFrom(t *testing.T) {
 func TestWaysAreComparedValueByValue(t *testing.T) {
 	a := AttributeScore{Attribute: "age"}
 	for _, v := range []RecoveredValue{
-		{"p", []string{byMethod, byBayes}}, {"p", []string{byMethod}}, {"q", []string{byMethod}}, {"q", []string{}},
+		{Patient: "p", Right: []string{byMethod, byBayes}}, {Patient: "p", Right: []string{byMethod}},
+		{Patient: "q", Right: []string{byMethod}}, {Patient: "q"},
 	} {
 		a.add(v, 0.5)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -42,6 +43,9 @@ type RecoveredValue struct {
 	Patient string `json:"patient"`
 	// Right names the ways that find it, "method" among them.
 	Right []string `json:"right"`
+	// Value is the true one's index, Probabilities are the method's, to four digits.
+	Value         int       `json:"value"`
+	Probabilities []float64 `json:"p,omitempty"`
 }
 
 // The ways of guessing a value.
@@ -117,6 +121,10 @@ func (s *Study) reconstruction(ctx context.Context, c Cell, p *workflow.PredictR
 			// The same case of every seed is one patient.
 			value := RecoveredValue{Patient: dataset.PatientOf(prediction.Case.Patient, prediction.Case.ID), Right: []string{}}
 			want, got := int(h.truth[i][a]), stat.ArgMax(r.Probabilities)
+			value.Value = want
+			for _, v := range r.Probabilities {
+				value.Probabilities = append(value.Probabilities, math.Round(v*1e4)/1e4)
+			}
 			if got == want {
 				value.Right = append(value.Right, byMethod)
 			}
@@ -147,6 +155,35 @@ func (a *AttributeScore) add(v RecoveredValue, top float64) {
 	bin[1] += float64(one(byMethod))
 	bin[2] += top
 	a.Values = append(a.Values, v)
+}
+
+// calibrationError is the expected calibration error of the bins, and what that of as many
+// independent values would be if the probabilities meant what they say: its mean, and a bound
+// that one of twenty exceeds.
+func calibrationError(bins [10][3]float64) (ece, mean, bound float64) {
+	total, variance := 0.0, 0.0
+	for _, b := range bins {
+		n, p := b[0], b[2]/b[0]
+		if n == 0 {
+			continue
+		}
+		total += n
+		ece += math.Abs(b[1] - b[2])
+		if p <= 0 || p >= 1 {
+			continue
+		}
+		// The mean deviation of a binomial is 2νP(ν)(1-p), ν the first number above np (De Moivre).
+		nu := math.Floor(n*p) + 1
+		choose := func(k float64) float64 {
+			v, _ := math.Lgamma(k + 1)
+			return v
+		}
+		deviation := 2 * nu * math.Exp(choose(n)-choose(nu)-choose(n-nu)+nu*math.Log(p)+(n-nu+1)*math.Log(1-p))
+		mean += deviation
+		variance += n*p*(1-p) - deviation*deviation
+	}
+	const oneSided = 1.6449 // of a normal distribution, 95 %
+	return ece / total, mean / total, (mean + oneSided*math.Sqrt(max(0, variance))) / total
 }
 
 // guess makes every reference's guess of every attribute of the cases [cases][A]; methods
@@ -295,7 +332,7 @@ func (t *Table) writeRecovery(w io.Writer) error {
 			continue
 		}
 		tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintf(tab, "attribute\tvalues\tmethod\tECE\t%s\n", strings.Join(ways, "\t"))
+		fmt.Fprintf(tab, "attribute\tvalues\tmethod\tECE\tif calibrated\t%s\n", strings.Join(ways, "\t"))
 		for j, one := range t.Reconstruction[i:] {
 			if j > 0 && one.Attribute == "" {
 				break
@@ -304,7 +341,7 @@ func (t *Table) writeRecovery(w io.Writer) error {
 			if name == "" {
 				name = "all"
 			}
-			fmt.Fprintf(tab, "%s\t%d\t%.3f\t%.3f", name, one.Values, float64(one.Accuracy), float64(one.ECE))
+			fmt.Fprintf(tab, "%s\t%d\t%.3f\t%.3f\t%.3f", name, one.Values, float64(one.Accuracy), float64(one.ECE), float64(one.Calibrated.Mean))
 			for _, way := range ways {
 				text := "-"
 				if k := slices.IndexFunc(one.Ways, func(x Way) bool { return x.Name == way }); k >= 0 {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/big"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -240,7 +241,7 @@ func TestHolmIsOverAllTestsOfTheTable(t *testing.T) {
 func TestReconstructionSumsSeeds(t *testing.T) {
 	_, table := fabricated(t)
 	// 10 values per seed, |2-2.75|/10 + |4-4.75|/10 = 0.15.
-	want := Reconstruction{"C-Tr+M-Te", 0.5, "itfusion", "age", 30, 0.6, 0.4, 0.5, 0.15, nil}
+	want := Reconstruction{"C-Tr+M-Te", 0.5, "itfusion", "age", 30, 0.6, 0.4, 0.5, 0.15, table.Reconstruction[0].Calibrated, nil}
 	all := want
 	all.Attribute = ""
 	if len(table.Reconstruction) != 2 {
@@ -249,6 +250,26 @@ func TestReconstructionSumsSeeds(t *testing.T) {
 	near := cmp.Comparer(func(a, b Number) bool { return math.Abs(float64(a-b)) < 1e-12 })
 	if diff := cmp.Diff([]Reconstruction{all, want}, table.Reconstruction, near); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// The mean deviation of the number of right answers from what their probability says, summed
+// over all numbers that there can be.
+func TestChanceIsWhatACalibratedErrorWouldBe(t *testing.T) {
+	bins := [10][3]float64{3: {7, 1, 2.45}, 6: {12, 12, 7.8}}
+	want, variance, measured := 0.0, 0.0, (1.45+4.2)/19
+	for _, b := range bins {
+		n, p, mean, square := int(b[0]), b[2]/b[0], 0.0, 0.0
+		for k := range n + 1 {
+			chance := float64(new(big.Int).Binomial(int64(n), int64(k)).Int64()) * math.Pow(p, float64(k)) * math.Pow(1-p, float64(n-k))
+			d := math.Abs(float64(k) - b[2])
+			mean, square = mean+chance*d, square+chance*d*d
+		}
+		want, variance = want+mean, variance+square-mean*mean
+	}
+	ece, mean, high := calibrationError(bins)
+	if math.Abs(ece-measured) > 1e-12 || math.Abs(mean-want/19) > 1e-12 || math.Abs(high-(want+1.6449*math.Sqrt(variance))/19) > 1e-9 {
+		t.Errorf("%g, by chance %g to %g; want %g, %g", ece, mean, high, measured, want/19)
 	}
 }
 

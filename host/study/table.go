@@ -109,11 +109,20 @@ type Reconstruction struct {
 	Accuracy   Number `json:"accuracy"`
 	Majority   Number `json:"majority"`
 	NaiveBayes Number `json:"naive_bayes"`
-	// ECE is the expected calibration error of the greatest probability in 10 bins.
-	ECE Number `json:"ece"`
+	// ECE is the expected calibration error of the greatest probability in 10 bins, Calibrated
+	// that of as many values whose probabilities mean what they say.
+	ECE        Number    `json:"ece"`
+	Calibrated ChanceECE `json:"ece_if_calibrated"`
 	// Ways are the references, and what the method recovers more of than each, where the
 	// values are known one by one.
 	Ways []Way `json:"ways,omitempty"`
+}
+
+// ChanceECE is a calibration error that is chance alone: its mean, and a bound that one of twenty
+// exceeds, of independent values.
+type ChanceECE struct {
+	Mean Number `json:"mean"`
+	High Number `json:"high"`
 }
 
 // Way is another way to guess what was taken away: mode, naive Bayes, forest (on the
@@ -535,12 +544,11 @@ func reconstructed(point Point, m Method, results []*CellResult, o resample.Opti
 		if a.Cases == 0 {
 			continue
 		}
-		n, ece := float64(a.Cases), 0.0
-		for _, b := range a.Bins {
-			ece += math.Abs(b[1]-b[2]) / n
-		}
+		n := float64(a.Cases)
+		ece, mean, high := calibrationError(a.Bins)
 		out = append(out, Reconstruction{point.Scenario, point.Rate, m.Name, name, a.Cases,
-			Number(float64(a.Right) / n), Number(float64(a.Majority) / n), Number(float64(a.NaiveBayes) / n), Number(ece), a.ways(o)})
+			Number(float64(a.Right) / n), Number(float64(a.Majority) / n), Number(float64(a.NaiveBayes) / n),
+			Number(ece), ChanceECE{Number(mean), Number(high)}, a.ways(o)})
 	}
 	return out
 }
@@ -711,6 +719,9 @@ func (t *Table) Write(w io.Writer, metric string) error {
 		if r.Attribute == "" {
 			fmt.Fprintf(w, "\n%s at %g %%, %s: of %d values taken away %.3f recovered (most frequent value %.3f, naive Bayes %.3f), ECE %.3f",
 				r.Scenario, 100*r.Rate, r.Method, r.Values, float64(r.Accuracy), float64(r.Majority), float64(r.NaiveBayes), float64(r.ECE))
+			if r.Calibrated.High > 0 {
+				fmt.Fprintf(w, " (calibrated ones: %.3f, at most %.3f)", float64(r.Calibrated.Mean), float64(r.Calibrated.High))
+			}
 		}
 	}
 	if len(t.Reconstruction) > 0 {

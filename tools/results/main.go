@@ -252,7 +252,12 @@ func recovery(r result, methods []string) (string, error) {
 		if name == "" {
 			name = fmt.Sprintf("**all, `%s` at %g %%**", one.Method, 100*one.Rate)
 		}
-		line := []string{name, fmt.Sprint(one.Values), short(one.Accuracy), short(one.ECE)}
+		ece := short(one.ECE)
+		if one.Calibrated.High > 0 {
+			table[0][3] = "ECE (if calibrated: mean, 95 %)"
+			ece += fmt.Sprintf(" (%s, %s)", short(one.Calibrated.Mean), short(one.Calibrated.High))
+		}
+		line := []string{name, fmt.Sprint(one.Values), short(one.Accuracy), ece}
 		for _, way := range one.Ways {
 			line = append(line, fmt.Sprintf("%s (%s)", short(way.Accuracy), signed(way.Difference)))
 		}
