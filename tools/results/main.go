@@ -26,6 +26,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/study"
+	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 )
 
 func main() {
@@ -150,11 +151,12 @@ var writers = map[string]func(result, []string) (string, error){
 		}
 		return "```\n" + b.String() + "```\n", err
 	},
-	"grid":     grid,
-	"recovery": recovery,
-	"exchange": exchange,
-	"froc":     sensitivities,
-	"kept":     kept,
+	"grid":      grid,
+	"recovery":  recovery,
+	"exchange":  exchange,
+	"froc":      sensitivities,
+	"kept":      kept,
+	"shortcuts": audits,
 }
 
 func decode[T any](r result) (*T, error) {
@@ -287,6 +289,36 @@ func exchange(r result, _ []string) (string, error) {
 			line = append(line, text)
 		}
 		table = append(table, line)
+	}
+	return rows(table), nil
+}
+
+// audits has a row per run of study shortcuts: what its answers owe to the report.
+func audits(r result, _ []string) (string, error) {
+	t, err := decode[struct {
+		Runs []struct {
+			Name  string                `json:"name"`
+			Audit predictions.Shortcuts `json:"audit"`
+		} `json:"runs"`
+	}](r)
+	if err != nil {
+		return "", err
+	}
+	change := func(e predictions.Estimate) string {
+		return signed(study.Bounded{Value: e.Value, Low: e.Low, High: e.High})
+	}
+	table := [][]string{{"", "own report", "without", "another patient's", "interaction", "that patient's truth minus the image's", "found out"}}
+	for _, run := range t.Runs {
+		a := run.Audit
+		line := []string{run.Name, short(a.Rows[0].Value.Value)}
+		for _, row := range a.Rows[1:3] {
+			line = append(line, change(*row.Change))
+		}
+		found := "no"
+		if a.Followed.ReportAlone() {
+			found = "yes"
+		}
+		table = append(table, append(line, short(a.Interaction), change(a.Followed.Difference), found))
 	}
 	return rows(table), nil
 }

@@ -70,6 +70,20 @@ func TestWhatCannotBeMadeIsSaid(t *testing.T) {
 	}
 }
 
+func TestAuditsSayWhoIsFoundOut(t *testing.T) {
+	run := func(low string) string {
+		return `{"name": "a", "audit": {"rows": [{"report": "own", "value": {"value": 0.9}},
+			{"report": "without", "change": {"value": -0.4, "low": -0.5, "high": -0.3}}, {"report": "shuffled", "change": {"value": -0.3, "low": -0.4, "high": -0.2}}],
+			"interaction": 0.01, "followed": {"report_minus_image": {"value": 0.2, "low": ` + low + `, "high": 0.4}}}}`
+	}
+	got, err := audits(result{Table: []byte(`{"runs": [` + run("0.1") + "," + run("-0.1") + `]}`)}, nil)
+	for _, want := range []string{"| a | .900 | −.400 [−.500, −.300] | −.300 [−.400, −.200] | .010 | +.200 [.100, .400] | yes |\n", "+.200 [−.100, .400] | no |\n"} {
+		if err != nil || !strings.Contains(got, want) {
+			t.Errorf("%v\n%s\nwant %s", err, got, want)
+		}
+	}
+}
+
 func TestAKeptTableSaysWhereItComesFrom(t *testing.T) {
 	one := `{"scored": {"command": "predict", "origin": "Scored elsewhere.", "columns": ["", "0 %"], "rows": [["sum", ".7"]]}, "bare": {"columns": ["a"]}}`
 	got, err := kept(result{Table: []byte(one)}, []string{"scored"})
