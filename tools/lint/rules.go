@@ -223,7 +223,7 @@ var rooms = []room{
 	{prefix: "host/cli", may: []string{"host/scaffold", "host/doctor", "host/export", "host/card", "host/page", "host/study", "host/workflow", "host/pipeline", "host/weights", "host/npz", "host/dataset", "host/report", "host/runs", "host/config", "host/plughost", "host/group", "host/shard", "host/fault", "sdk", "eval", "internal"}},
 	{prefix: "cmd", may: []string{"host/cli"}},
 	{prefix: "tools", may: []string{"internal", "sdk"}},
-	{prefix: "tools/results", may: []string{"host/study"}},
+	{prefix: "tools/results", may: []string{"host/study", "host/workflow/predictions"}},
 	{prefix: "tools/fitgotch/fitted", torch: true},
 	{prefix: "docs", may: []string{"eval"}},
 	{prefix: "examples", may: []string{"sdk"}, torch: true},
