@@ -50,7 +50,7 @@ README.txt in the folder says exactly how.`,
 					&cli.IntFlag{Name: "size", Usage: "side of the images in pixels (default: 128 deeplesion, 64 table, 48 kidney, 32 slides)"},
 					&cli.IntFlag{Name: "patches", Usage: "patches per slide on average (slides)", Value: 24},
 					&cli.Float64Flag{Name: "missing", Usage: "probability that an attribute is missing, at random (0 with --context)", Value: 0.3},
-					&cli.StringFlag{Name: "context", Usage: "squares and bits (table): lookup, two bits say which of four squares counts; additive, evidence adds up; order (deeplesion): the order of slices tells lesions from look-alikes"},
+					&cli.StringFlag{Name: "context", Usage: "squares and bits (table): lookup, two bits say which of four squares counts; additive, evidence adds up; order (deeplesion): the order of slices tells lesions from look-alikes; organ (deeplesion): the report says in which organ blobs count"},
 					&cli.IntFlag{Name: "noise-tokens", Usage: "squares beside the four that count (--context lookup or additive)"},
 					&cli.BoolFlag{Name: "questions", Usage: "add columns of findings, grades, numbers and times to an event (table)"},
 					&cli.Uint64Flag{Name: "seed", Usage: "seed; the same seed writes the same files"},
@@ -80,16 +80,17 @@ func dataSynth(c *cli.Context) error {
 		return usageError("--missing %g is no probability, want 0 to 1", missing)
 	}
 	context := c.String("context")
+	slicewise := context == synth.Order || context == synth.Organ
 	switch {
-	case context == synth.Order && c.String("layout") != "deeplesion":
+	case slicewise && c.String("layout") != "deeplesion":
 		return usageError("--context %s goes with --layout deeplesion", context)
-	case context != "" && context != synth.Order && c.String("layout") != "table":
+	case context != "" && !slicewise && c.String("layout") != "table":
 		return usageError("--context %s goes with --layout table", context)
-	case context != "" && context != synth.Order && c.IsSet("size"):
+	case context != "" && !slicewise && c.IsSet("size"):
 		return usageError("--size %d: the picture of --context %s is as large as its squares, 16 pixels each", c.Int("size"), context)
 	case c.Bool("questions") && c.String("layout") != "table":
 		return usageError("--questions goes with --layout table")
-	case (context == "" || context == synth.Order) && c.IsSet("noise-tokens"):
+	case (context == "" || slicewise) && c.IsSet("noise-tokens"):
 		return usageError("--noise-tokens %d goes with --context %s or %s", c.Int("noise-tokens"), synth.Lookup, synth.Additive)
 	}
 	if missing == 0 || context != "" && context != synth.Order && !c.IsSet("missing") {

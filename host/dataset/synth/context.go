@@ -17,6 +17,8 @@ const (
 	Additive = "additive"
 	// Order of DeepLesion: the order of the slices tells lesions from look-alikes.
 	Order = "order"
+	// Organ of DeepLesion, Lookup's twin: the report says in which of two organs blobs count.
+	Organ = "organ"
 )
 
 const (
@@ -129,6 +131,29 @@ random colour. Eight attributes, bit_1 to bit_8, are yes or no.
   %s
 Each attribute is missing with probability %.2f, independently of everything.
 `, o.Context, o.Seed, o.Patients, o.side(), o.side(), cellPx, s.Cases["train"], s.Cases["val"], s.Cases["test"], o.NoiseTokens, rule, max(0, o.Missing))
+}
+
+func organReadme(o DeepLesionOptions, s *Summary) string {
+	return fmt.Sprintf(`SYNTHETIC DATA. Nothing here was seen in a patient.
+
+Computer-made CT-like slices in the layout of DeepLesion (DL_info.csv, Images_png,
+16-bit PNG, Hounsfield units + 32768), written by "alignedfusion data synth --context %s".
+
+seed %d, %d patients, %d key slices each, %d x %d pixels of %.3f mm
+key slices: train %d, val %d, test %d; lesions: train %d, val %d, test %d (split by patient)
+
+What is in a slice
+  The left half of the picture is liver (%d HU denser), the right half is not ("other"). Each half has 1 or 2
+  ellipsoids of 8 to 19 mm, of one law of size, density and contrast. Those of the organ that the report names
+  are lesions, the others are harmless: the slices do not show which, and the report does not show where.
+
+attributes.csv: organ says it; density, primary and contrast_phase are those of the patient and say nothing of it.
+Each is left out with probability %.2f.
+
+synthetic_truth.csv holds every object drawn, in 0-based pixels; it is not read by the program.
+`, o.Context, o.Seed, o.Patients, o.KeySlices, o.Size, o.Size, widthMM/float64(o.Size),
+		s.Cases["train"], s.Cases["val"], s.Cases["test"], s.Lesions["train"], s.Lesions["val"], s.Lesions["test"],
+		liverHU, max(0, o.Missing))
 }
 
 func orderReadme(o DeepLesionOptions, s *Summary) string {

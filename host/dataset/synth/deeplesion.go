@@ -35,7 +35,8 @@ type DeepLesionOptions struct {
 	// means none, 0 means 0.3.
 	Missing float64
 	// Context is "", or Order: then lesions and look-alikes differ in the order of their slices
-	// alone, and reports say nothing of it.
+	// alone, and reports say nothing of it; or Organ: then they differ in the organ that they lie
+	// in, and reports say which one counts.
 	Context string
 	Seed    uint64
 }
@@ -132,8 +133,8 @@ func DeepLesion(ctx context.Context, out string, opt DeepLesionOptions) (*Summar
 	setDefault(&opt.KeySlices, 2)
 	setDefault(&opt.Size, 128)
 	setDefault(&opt.Missing, 0.3)
-	if opt.Context != "" && opt.Context != Order {
-		return nil, fault.Errorf(fault.Usage, "synthetic DeepLesion: context %q, want %s or none", opt.Context, Order)
+	if opt.Context != "" && opt.Context != Order && opt.Context != Organ {
+		return nil, fault.Errorf(fault.Usage, "synthetic DeepLesion: context %q, want %s, %s or none", opt.Context, Order, Organ)
 	}
 	if opt.Patients < 3 || opt.Patients > 99999 || opt.KeySlices < 1 || opt.KeySlices > 99 || opt.Size < 96 || opt.Size > 512 || opt.Missing > 1 {
 		return nil, fault.Errorf(fault.Usage, "synthetic DeepLesion: %d patients, %d key slices each, size %d, missing %g: want 3 to 99999, 1 to 99, 96 to 512, at most 1",
@@ -149,7 +150,7 @@ func DeepLesion(ctx context.Context, out string, opt DeepLesionOptions) (*Summar
 		}); err != nil {
 			return err
 		}
-		if err := writeDeepLesionTables(dir, made, summary); err != nil {
+		if err := writeDeepLesionTables(dir, opt.reportColumns(), made, summary); err != nil {
 			return err
 		}
 		return os.WriteFile(filepath.Join(dir, "README.txt"), []byte(deepLesionReadme(opt, summary)), 0o644)
@@ -171,12 +172,24 @@ type keySlice struct {
 	bodies         []body
 	// told is the report as written, truth the report without gaps.
 	told, truth map[string]string
-	age         int
-	male        bool
-	files       int
+	// liver: the left half is denser tissue.
+	liver bool
+	age   int
+	male  bool
+	files int
 }
 
-var reportColumns = []string{"density", "primary", "contrast_phase"}
+// organs are the values of Organ's column, that of the left half first.
+var organs = [2]string{"liver", "other"}
+
+// reportColumns are those of attributes.csv.
+func (o DeepLesionOptions) reportColumns() []string {
+	columns := []string{"density", "primary", "contrast_phase"}
+	if o.Context == Organ {
+		return append([]string{"organ"}, columns...)
+	}
+	return columns
+}
 
 func writePatient(ctx context.Context, dir string, index int, split string, opt DeepLesionOptions) ([]*keySlice, error) {
 	rng := rand.New(rand.NewPCG(opt.Seed, uint64(index)+1))
@@ -200,12 +213,17 @@ func writePatient(ctx context.Context, dir string, index int, split string, opt 
 		}
 		k.reach = int(math.Ceil(reachMM / k.intervalMM))
 		k.truth["density"], k.truth["primary"], k.truth["contrast_phase"] = densityName(hyper), primary, draw(rng, phases, hyper)
-		for _, name := range reportColumns {
+		organ := 0
+		if opt.Context == Organ {
+			organ = rng.IntN(2)
+			k.liver, k.truth["organ"] = true, organs[organ]
+		}
+		for _, name := range opt.reportColumns() {
 			if rng.Float64() >= opt.Missing {
 				k.told[name] = k.truth[name]
 			}
 		}
-		k.bodies = place(rng, hyper, opt.Context == Order)
+		k.bodies = place(rng, hyper, opt.Context, organ)
 		if err := k.write(dir, rng); err != nil {
 			return nil, err
 		}
@@ -216,8 +234,10 @@ func writePatient(ctx context.Context, dir string, index int, split string, opt 
 
 // place lays lesions, harmless look-alikes of the other density and vessels into the
 // body so that their boxes do not touch. With cones look-alikes have the lesions' density: a lesion
-// becomes wider from slice to slice, a look-alike narrower.
-func place(rng *rand.Rand, hyper, cones bool) []body {
+// becomes wider from slice to slice, a look-alike narrower. With Organ, too, they have one density,
+// and lesions lie in the half of the given organ, look-alikes in the other one.
+func place(rng *rand.Rand, hyper bool, context string, organ int) []body {
+	cones := context == Order
 	type want struct {
 		kind  string
 		hyper bool
@@ -229,7 +249,7 @@ func place(rng *rand.Rand, hyper, cones bool) []body {
 			wanted = append(wanted, more)
 		}
 	}
-	if cones {
+	if context != "" {
 		wanted = slices.DeleteFunc(wanted, func(w want) bool { return w.kind == "vessel" })
 		for i := range wanted {
 			wanted[i].hyper = hyper
@@ -264,6 +284,10 @@ func place(rng *rand.Rand, hyper, cones bool) []body {
 			if math.Hypot(b.x, b.y-spineY) < spineRadius+b.long+2 {
 				continue
 			}
+			counts := b.x < 0 == (organ == 0)
+			if context == Organ && (math.Abs(b.x) < b.long || counts != (w.kind == "lesion")) {
+				continue
+			}
 			free := true
 			for _, other := range bodies {
 				free = free && math.Hypot(b.x-other.x, b.y-other.y) > b.long+other.long+3
@@ -281,6 +305,7 @@ func place(rng *rand.Rand, hyper, cones bool) []body {
 const (
 	spineY      = 29.0
 	spineRadius = 6.5
+	liverHU     = 60 // of the left half above the other, with Organ
 )
 
 // strength is the share of the body's contrast at a point, 0 to 1.
@@ -313,6 +338,7 @@ func (b *body) strength(x, y, z float64) float64 {
 type anatomy struct {
 	halfWidth, halfHeight float64
 	fat                   float64
+	leftHU                float64 // of the left half above the other
 	organs                []body
 	waves                 [][5]float64 // texture: x, y, z frequency per mm, phase, HU
 }
@@ -343,6 +369,9 @@ func (a *anatomy) tissue(x, y, z float64) float64 {
 		return -95
 	}
 	hu := 45.0
+	if x < 0 {
+		hu += a.leftHU
+	}
 	for i := range a.organs {
 		hu += a.organs[i].contrastHU * a.organs[i].strength(x, y, z)
 	}
@@ -364,6 +393,9 @@ func (k *keySlice) write(dir string, rng *rand.Rand) error {
 		return err
 	}
 	a := drawAnatomy(rng)
+	if k.liver {
+		a.leftHU = liverHU
+	}
 	encoder := png.Encoder{CompressionLevel: png.BestSpeed}
 	var buffer bytes.Buffer
 	for offset := -k.reach; offset <= k.reach; offset++ {
@@ -456,7 +488,7 @@ var deepLesionHeader = []string{"File_name", "Patient_index", "Study_index", "Se
 	"Coarse_lesion_type", "Possibly_noisy", "Slice_range", "Spacing_mm_px_", "Image_size", "DICOM_windows",
 	"Patient_gender", "Patient_age", "Train_Val_Test"}
 
-func writeDeepLesionTables(dir string, made [][]*keySlice, summary *Summary) error {
+func writeDeepLesionTables(dir string, reportColumns []string, made [][]*keySlice, summary *Summary) error {
 	info := [][]string{deepLesionHeader}
 	attributes := [][]string{append([]string{"File_name"}, reportColumns...)}
 	truth := [][]string{append(append([]string{"File_name"}, reportColumns...), "kind", "shown_density", "x1", "y1", "x2", "y2")}
@@ -514,8 +546,11 @@ func (k *keySlice) row(b *body, recist [8]float64, box [4]float64) []string {
 }
 
 func deepLesionReadme(opt DeepLesionOptions, s *Summary) string {
-	if opt.Context == Order {
+	switch opt.Context {
+	case Order:
 		return orderReadme(opt, s)
+	case Organ:
+		return organReadme(opt, s)
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `SYNTHETIC DATA. Nothing here was seen in a patient.

@@ -492,3 +492,51 @@ func TestTheOrderOfSlicesTellsLesionsFromLookAlikes(t *testing.T) {
 		t.Errorf("boxes of lesions are %.1f pixels wide, of look-alikes %.1f", a, b)
 	}
 }
+
+// With the context organ lesions lie in the half that the report names and look-alikes in the
+// other one; in number, size and density they do not differ, and the liver is the denser half.
+func TestTheReportSaysInWhichOrganBlobsCount(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "set")
+	if _, err := synth.DeepLesion(context.Background(), dir, synth.DeepLesionOptions{Patients: 30, Size: 96, Missing: -1, Context: synth.Organ, Seed: 1}); err != nil {
+		t.Fatal(err)
+	}
+	d, err := dataset.Open("deeplesion:"+dir, dataset.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]string{}
+	for _, r := range rows(t, filepath.Join(dir, "attributes.csv")) {
+		told[r["File_name"]] = r["organ"]
+	}
+	seen, side, organs := map[string]int{}, map[string]float64{}, map[string]int{}
+	for _, r := range rows(t, filepath.Join(dir, "synthetic_truth.csv")) {
+		x1, err1 := strconv.ParseFloat(r["x1"], 64)
+		x2, err2 := strconv.ParseFloat(r["x2"], 64)
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		organ := map[bool]string{true: "liver", false: "other"}[x1+x2 < 95]
+		if (organ == told[r["File_name"]]) != (r["kind"] == "lesion") || r["shown_density"] != r["density"] {
+			t.Errorf("%s says %s: a %s in %s, %s", r["File_name"], told[r["File_name"]], r["kind"], organ, r["shown_density"])
+		}
+		seen[r["kind"]]++
+		side[r["kind"]] += x2 - x1
+		organs[told[r["File_name"]]]++
+	}
+	if seen["vessel"] > 0 || seen["lesion"] < 60 || seen["harmless"] < 60 || organs["liver"] < 50 || organs["other"] < 50 {
+		t.Errorf("%v, %v", seen, organs)
+	}
+	if a, b := side["lesion"]/float64(seen["lesion"]), side["harmless"]/float64(seen["harmless"]); math.Abs(a-b) > 2.5 {
+		t.Errorf("boxes of lesions are %.1f pixels wide, of look-alikes %.1f", a, b)
+	}
+	c, halves := d.Cases[0], [2]float64{}
+	img := hu(t, filepath.Join(filepath.Dir(c.Images[dataset.Volume]), pad3(c.KeySlice)+".png"))
+	for y := 30; y < 50; y++ {
+		for x := range 30 {
+			halves[0], halves[1] = halves[0]+float64(img.Gray16At(17+x, y).Y), halves[1]+float64(img.Gray16At(49+x, y).Y)
+		}
+	}
+	if halves[0] <= halves[1] {
+		t.Error("the left half is not denser")
+	}
+}
