@@ -10,7 +10,7 @@ shm=/dev/shm
 TMPDIR=$(mktemp -d -p $shm) # the targets' files lie in memory
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
-log=build/fuzz.log failed=0 total=0
+log=$TMPDIR/log failed=0 total=0
 for dir in $(grep -rlE '^func Fuzz' --include='*_test.go' "$@" | xargs -n1 dirname | sort -u); do
 	for target in $(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$dir"/*_test.go | cut -d' ' -f2); do
 		if ! go test "./$dir" -run '^$' -fuzz "^$target\$" -fuzztime "$duration" -fuzzminimizetime 1x >$log 2>&1; then

@@ -29,6 +29,10 @@ const digitBits, digits = 11, 6
 // SortKeys sorts keys in ascending order, and with each what stands beside it, unless that is
 // nil. It sorts by digits, the last first: the time is that of six readings and writings.
 func SortKeys(keys []uint64, beside []uint32) {
+	if len(keys) <= fewKeys {
+		sortFewKeys(keys, beside)
+		return
+	}
 	var counts [digits][1 << digitBits]uint32
 	for _, k := range keys {
 		for d := range counts {
@@ -39,7 +43,7 @@ func SortKeys(keys []uint64, beside []uint32) {
 	besideFrom, besideTo := beside, []uint32(nil)
 	for d := range counts {
 		count, shift := &counts[d], d*digitBits
-		if len(keys) == 0 || int(count[keys[0]>>shift&(1<<digitBits-1)]) == len(keys) {
+		if int(count[keys[0]>>shift&(1<<digitBits-1)]) == len(keys) {
 			continue // all have one digit
 		}
 		if to == nil {
@@ -59,8 +63,22 @@ func SortKeys(keys []uint64, beside []uint32) {
 		}
 		from, to, besideFrom, besideTo = to, from, besideTo, besideFrom
 	}
-	if len(keys) > 0 && &from[0] != &keys[0] {
+	if &from[0] != &keys[0] {
 		copy(keys, from)
 		copy(beside, besideFrom)
+	}
+}
+
+// fewKeys are sorted sooner than the counts of digits are cleared.
+const fewKeys = 64
+
+func sortFewKeys(keys []uint64, beside []uint32) {
+	for i := 1; i < len(keys); i++ {
+		for j := i; j > 0 && keys[j-1] > keys[j]; j-- {
+			keys[j-1], keys[j] = keys[j], keys[j-1]
+			if beside != nil {
+				beside[j-1], beside[j] = beside[j], beside[j-1]
+			}
+		}
 	}
 }

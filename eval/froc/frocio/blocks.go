@@ -17,9 +17,13 @@ var blockBytes = 1 << 20 // tests change it
 // in its turn: marks, notes and errors are those of reading all rows that way.
 func (t *Truth) readBlocks(tab *rowFile, l *layout, p *Predictions, rest func() error) error {
 	var blocks []table.Block
+	size := blockBytes
+	if tab.size > 0 { // so that memory is taken for what is there
+		size = min(size, int(tab.size)+1)
+	}
 	for {
 		for len(blocks) < 2*runtime.GOMAXPROCS(0) {
-			b, err := tab.csv.NextBlock(blockBytes)
+			b, err := tab.csv.NextBlock(size)
 			if err != nil {
 				return err
 			}

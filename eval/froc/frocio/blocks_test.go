@@ -1,8 +1,8 @@
 package frocio
 
 import (
-	"os"
-	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -36,11 +36,7 @@ func readAsBlocks(t *testing.T, path string, bytes int, o Options) (p *Predictio
 	before := blockBytes
 	blockBytes = bytes
 	defer func() { blockBytes = before }()
-	truthPath := filepath.Join(filepath.Dir(path), "truth.csv")
-	if err := os.WriteFile(truthPath, []byte(blockTruth), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	truth, err := ReadTruth(Source{GroundTruth: truthPath}, o)
+	truth, err := ReadTruth(Source{GroundTruth: "truth.csv"}, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,16 +48,18 @@ func readAsBlocks(t *testing.T, path string, bytes int, o Options) (p *Predictio
 
 func compareBlocks(t *testing.T, text string, sizes ...int) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "marks.csv")
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	put := inMemory(t)
+	put("truth.csv", []byte(blockTruth))
+	put("marks.csv", []byte(text))
 	for _, o := range []Options{{}, {Lenient: true}, {Lenient: true, Split: "test"}, {Lenient: true, Category: "cyst"}} {
-		want, wantClasses, wantError := readAsBlocks(t, path, 0, o)
+		want, wantClasses, wantError := readAsBlocks(t, "marks.csv", 0, o)
 		for _, bytes := range sizes {
-			got, classes, gotError := readAsBlocks(t, path, bytes, o)
+			got, classes, gotError := readAsBlocks(t, "marks.csv", bytes, o)
 			if gotError != wantError {
 				t.Errorf("blocks of %d bytes: error %q, row by row %q", bytes, gotError, wantError)
+			}
+			if reflect.DeepEqual(got, want) && slices.Equal(classes, wantClasses) {
+				continue // quicker to see
 			}
 			if d := cmp.Diff(want, got, cmp.AllowUnexported(Predictions{}), cmp.Comparer(func(a, b froc.Region) bool { return a == b }), cmpopts.EquateEmpty()); d != "" {
 				t.Errorf("blocks of %d bytes (-row by row +blocks):\n%s", bytes, d)

@@ -1,12 +1,22 @@
 package frocio
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/fstest"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 )
+
+// inMemory makes files that are put there those that are read until the test ends.
+func inMemory(t testing.TB) (put func(name string, data []byte)) {
+	files, before := fstest.MapFS{}, openFile
+	openFile = func(path string) (fs.File, error) { return files.Open(path) }
+	t.Cleanup(func() { openFile = before })
+	return func(name string, data []byte) { files[name] = &fstest.MapFile{Data: data} }
+}
 
 // fuzzPair feeds one file as ground truth and as predictions: whatever is read
 // without an error must be fit to be evaluated.
@@ -16,14 +26,20 @@ func fuzzPair(f *testing.F, extension string, truths, marks []string) {
 			f.Add([]byte(truth), []byte(m))
 		}
 	}
-	dir := f.TempDir()
-	f.Fuzz(func(t *testing.T, truth, marks []byte) {
-		names := [2]string{filepath.Join(dir, "t"+extension), filepath.Join(dir, "p"+extension)}
-		for i, data := range [][]byte{truth, marks} {
-			if err := os.WriteFile(names[i], data, 0o644); err != nil {
-				t.Fatal(err)
+	names := [2]string{"t" + extension, "p" + extension}
+	put := inMemory(f)
+	if extension == ".npz" { // which is no stream
+		dir := f.TempDir()
+		names = [2]string{filepath.Join(dir, names[0]), filepath.Join(dir, names[1])}
+		put = func(name string, data []byte) {
+			if err := os.WriteFile(name, data, 0o644); err != nil {
+				panic(err)
 			}
 		}
+	}
+	f.Fuzz(func(t *testing.T, truth, marks []byte) {
+		put(names[0], truth)
+		put(names[1], marks)
 		for _, o := range []Options{{}, {Lenient: true}, {Lenient: true, IoUType: Segm}} {
 			read, err := ReadTruth(Source{GroundTruth: names[0]}, o)
 			if err != nil {

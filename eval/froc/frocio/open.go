@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -26,7 +27,7 @@ type input struct {
 	*bufio.Reader
 	name string // as given, for messages
 	size int64  // of the file as it will be read; 0: unknown
-	file *os.File
+	file fs.File
 	ctx  context.Context
 }
 
@@ -37,6 +38,8 @@ func (in *input) Close() {
 	}
 }
 
+var openFile = func(path string) (fs.File, error) { return os.Open(path) } // tests have files in memory
+
 // open opens a file for reading as text, by its content and not its name. Once ctx is done,
 // reading fails with its error.
 func open(ctx context.Context, path string) (*input, error) {
@@ -45,7 +48,7 @@ func open(ctx context.Context, path string) (*input, error) {
 	}
 	in := &input{name: path, file: os.Stdin, ctx: ctx}
 	if path != Stdin {
-		f, err := os.Open(path)
+		f, err := openFile(path)
 		if err != nil {
 			return nil, err
 		}
