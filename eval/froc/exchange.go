@@ -239,29 +239,33 @@ func (x *exchanger) statistics(e *exchange, exchanged []uint64) (all [lanes][2][
 
 // stride walks along a curve whose strides are bytes of words.
 func (w *walker) stride(strides []stride, fps, founds []uint64, shift int) {
-	w.apFound, w.apFP = slices.Grow(w.apFound, len(strides))[:len(strides)], slices.Grow(w.apFP, len(strides))[:len(strides)]
-	var found, fp, n int
+	shift &= 63
+	fps, founds = fps[:len(strides)], founds[:len(strides)]
+	apFound, apFP := slices.Grow(w.apFound, len(strides))[:len(strides)], slices.Grow(w.apFP, len(strides))[:len(strides)]
+	var found, fp, before, beforeFP, n int
+	most := w.most
 	for i, s := range strides {
-		fp += int(fps[i] >> (shift & 63) & math.MaxUint8)
-		found += int(founds[i] >> (shift & 63) & math.MaxUint8)
+		fp += int(uint8(fps[i] >> shift))
+		found += int(uint8(founds[i] >> shift))
 		if s.open {
 			continue
 		}
-		if fp > w.most {
-			next := w.found
+		if fp > most {
+			next := before
 			if s.tied {
 				next = found
 			}
-			w.read(w.found, w.fp, next, fp)
-			w.most = w.limit()
+			w.read(before, beforeFP, next, fp)
+			most = w.limit()
 		}
-		w.apFound[n], w.apFP[n] = int32(found), int32(fp)
-		if found > w.found {
+		apFound[n], apFP[n] = int32(found), int32(fp)
+		if found > before {
 			n++ // see rise
 		}
-		w.found, w.fp = found, fp
+		before, beforeFP = found, fp
 	}
-	w.apFound, w.apFP = w.apFound[:n], w.apFP[:n]
+	w.found, w.fp, w.most = before, beforeFP, most
+	w.apFound, w.apFP = apFound[:n], apFP[:n]
 }
 
 // areas returns AFROC and AFROC1 of a system in every lane. Two lanes, half a word apart, are
@@ -271,17 +275,18 @@ func (x *exchanger) areas(e *exchange, k int) (out [lanes][2]float64) {
 	normals, others, lesions := e.normal[k], e.other[k], e.lesions[k]
 	room := max(1, math.MaxUint32/(2*x.images+1)) // places whose sums 32 bits hold
 	for low := range lanes / 2 {
-		shift := 8 * low
+		shift := 8 * low & 63
 		var normal, all uint64      // images so far
 		var sums, sumsAll [2]uint64 // twice those rated higher than lesions
 		for from := 0; from < len(x.places); from += room {
 			var above, aboveAll uint64 // the same of these places
-			for i := from; i < min(from+room, len(x.places)); i++ {
-				p := x.places[i]
-				n := normals[i] >> (shift & 63) & two
+			places := x.places[from:min(from+room, len(x.places))]
+			normals, others, lesions := normals[from:][:len(places)], others[from:][:len(places)], lesions[from:][:len(places)]
+			for i, p := range places {
+				n := normals[i] >> shift & two
 				normal += n
-				all += n + others[i]>>(shift&63)&two
-				below := lesions[i] >> (shift & 63) & two
+				all += n + others[i]>>shift&two
+				below := lesions[i] >> shift & two
 				if p.lesions <= 1 {
 					whole := below * math.MaxUint32 // every bit of a lane with a lesion
 					above += (normal & whole) << (p.double & 1)

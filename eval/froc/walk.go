@@ -89,10 +89,10 @@ func (w *walker) averagePrecision() float64 {
 	if w.lesions == 0 {
 		return math.NaN()
 	}
-	area, envelope := 0.0, 0.0
-	at := len(w.apFound) - 1
+	area, at := 0.0, len(w.apFound)-1
 	precision := func() float64 { return float64(w.apFound[at]) / float64(w.apFound[at]+w.apFP[at]) }
 	if w.ap == RecallGrid {
+		envelope := 0.0
 		for k := 100; k >= 0; k-- {
 			recall := min(float64(k)*0.01, 1) // numpy.linspace(0, 1, 101), to the last bit
 			for ; at >= 0 && float64(w.apFound[at])/float64(w.lesions) >= recall; at-- {
@@ -110,20 +110,23 @@ func (w *walker) averagePrecision() float64 {
 		}
 		return area
 	}
-	one := 1 / float64(w.lesions) // of most points
-	for found, fps := w.apFound, w.apFP[:len(w.apFound)]; at >= 0; at-- {
-		if p := float64(found[at]) / float64(found[at]+fps[at]); p > envelope {
-			envelope = p
-		}
+	var shares [16]float64 // of the lesions, for most points
+	for k := range shares {
+		shares[k] = float64(k) / float64(w.lesions)
+	}
+	found, fps := w.apFound, w.apFP[:len(w.apFound)]
+	highest := uint64(0) // the envelope's bits, in the order of numbers that are not negative
+	for ; at >= 0; at-- {
+		highest = max(highest, math.Float64bits(float64(found[at])/float64(found[at]+fps[at])))
 		more := found[at]
 		if at > 0 {
 			more -= found[at-1]
 		}
-		share := one
-		if more > 1 {
+		share := shares[more&int32(len(shares)-1)]
+		if more >= int32(len(shares)) {
 			share = float64(more) / float64(w.lesions)
 		}
-		area += float64(share * envelope)
+		area += float64(share * math.Float64frombits(highest))
 	}
 	return area
 }
