@@ -112,7 +112,8 @@ setup-test: setup ## also install what the tests compare against (PyTorch, proto
 # The race detector compiles and links everything a second time and slows tests down: it
 # watches the packages that start goroutines or hold locks themselves, and of the program as
 # a whole the trainings that run, stop and are killed. Where libtorch is reached it would mean
-# compiling gotch again. vet has looked at everything before the tests run.
+# compiling gotch again. vet has looked at everything before the tests run. Many tests wait
+# for processes rather than compute: the two kinds run side by side.
 .PHONY: test
 test: build ## vet and run all tests, what runs at the same time under the race detector
 	@go vet ./...
@@ -121,11 +122,12 @@ test: build ## vet and run all tests, what runs at the same time under the race 
 	concurrent=$$(grep -rlE '(^|\s)go (func|[a-zA-Z.]+)\(|\.Go\(|atomic\.|sync\.(RW)?Mutex' --include='*.go' host sdk eval internal | xargs -n1 dirname | sort -u | sed 's|^|$(MODULE)/|'); \
 	race=$$(comm -23 <(echo "$$concurrent") <(echo "$$torch") | grep -v /host/cli); \
 	rest=$$(comm -23 <(go list ./... | sort) <(echo "$$race")); \
-	status=0; \
-	go test -vet=off -timeout 20m -race $$race || status=1; \
-	go test -vet=off -timeout 20m -race -run 'Signal|Killed|Dies|TrainScripts/(detect|classify)' ./host/cli || status=1; \
+	out=$$(mktemp); trap 'rm -f "$$out"' EXIT; status=0; \
+	{ watched=0; go test -vet=off -timeout 20m -race $$race || watched=1; \
+		go test -vet=off -timeout 20m -race -run 'Signal|Killed|Dies|TrainScripts/(detect|classify)' ./host/cli || watched=1; \
+		exit $$watched; } >"$$out" 2>&1 & \
 	go test -vet=off -timeout 20m $$rest || status=1; \
-	exit $$status
+	wait $$! || status=1; cat "$$out"; exit $$status
 
 .PHONY: test-slurm
 test-slurm: host ## an array of shards on a Slurm of this machine alone (root; Debian's slurm-wlm and munge)
