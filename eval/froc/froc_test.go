@@ -478,6 +478,22 @@ func TestAveragePrecisionByHand(t *testing.T) {
 	}
 }
 
+func TestPerfectAveragePrecisionIsExactlyOne(t *testing.T) {
+	truth, predictions := &Truth{}, []Prediction(nil)
+	for n := range 60 {
+		truth.Images = images(n + 1)
+		truth.Lesions = append(truth.Lesions, Lesion{Image: n, Region: lesionBox})
+		predictions = append(predictions, mark(n, lesionBox, float64(n)))
+		for _, rule := range []APRule{AllPoints, RecallGrid, StepPrecision} {
+			p := StrictProtocol()
+			p.AP = rule
+			if r := mustEvaluate(t, truth, predictions, p); r.AP != 1 || r.MeanSensitivity != 1 {
+				t.Errorf("%d lesions, %s: AP %v, mean sensitivity %v", n+1, rule, r.AP, r.MeanSensitivity)
+			}
+		}
+	}
+}
+
 func TestReplicatesWithoutLesionAreLeftOutAndCounted(t *testing.T) {
 	truth := &Truth{Images: images(2), Lesions: []Lesion{{Image: 0, Region: lesionBox}}}
 	r := mustEvaluate(t, truth, []Prediction{mark(0, lesionBox, 1)}, StrictProtocol())

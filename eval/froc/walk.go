@@ -84,7 +84,8 @@ func (w *walker) finish() []float64 {
 // positives) against recall = lesions found / lesions. Duplicates that the
 // protocol sets free lower nothing. AllPoints is the area under the envelope of
 // precision (the greatest at a recall or beyond), RecallGrid is COCOeval's mean
-// of the envelope at recall 0, 0.01, …, 1.
+// of the envelope at recall 0, 0.01, …, 1. Sums are divided at the end: that of a perfect
+// curve is exactly 1.
 func (w *walker) averagePrecision() float64 {
 	if w.lesions == 0 {
 		return math.NaN()
@@ -98,21 +99,17 @@ func (w *walker) averagePrecision() float64 {
 			for ; at >= 0 && float64(w.apFound[at])/float64(w.lesions) >= recall; at-- {
 				envelope = max(envelope, precision())
 			}
-			area += envelope / 101
+			area += envelope
 		}
-		return area
+		return area / 101
 	}
 	if w.ap == StepPrecision {
 		before := int32(0)
 		for at = 0; at < len(w.apFound); at++ {
-			area += float64(float64(w.apFound[at]-before) / float64(w.lesions) * precision())
+			area += float64(float64(w.apFound[at]-before) * precision())
 			before = w.apFound[at]
 		}
-		return area
-	}
-	var shares [16]float64 // of the lesions, for most points
-	for k := range shares {
-		shares[k] = float64(k) / float64(w.lesions)
+		return area / float64(w.lesions)
 	}
 	found, fps := w.apFound, w.apFP[:len(w.apFound)]
 	highest := uint64(0) // the envelope's bits, in the order of numbers that are not negative
@@ -122,13 +119,9 @@ func (w *walker) averagePrecision() float64 {
 		if at > 0 {
 			more -= found[at-1]
 		}
-		share := shares[more&int32(len(shares)-1)]
-		if more >= int32(len(shares)) {
-			share = float64(more) / float64(w.lesions)
-		}
-		area += float64(share * math.Float64frombits(highest))
+		area += float64(float64(more) * math.Float64frombits(highest))
 	}
-	return area
+	return area / float64(w.lesions)
 }
 
 // limit returns the most false positives that stay within the next operating point.

@@ -168,6 +168,7 @@ func TestMarksOfOtherPrograms(t *testing.T) {
 func TestCAMELYONAndYOLOFilesAreNamedAfterTheirImage(t *testing.T) {
 	dir := write(t, map[string]string{
 		"images.csv": "image,width,height\na,100,200\nb,100,200\n", "t.csv": "image,x,y,radius\na,1000,2000,5\n", "a.csv": "0.9,1000,2000\n0.1,3,4\n",
+		"b.csv": "x,y,Confidence score\n7,8,0.5\n", "c.csv": "x,y,score\n7,8,0.5\n",
 		"boxes.csv": "image,x1,y1,x2,y2\na,10,20,30,60\n",
 	})
 	truth, p, err := read(dir, "t.csv", "a.csv", Options{})
@@ -176,6 +177,12 @@ func TestCAMELYONAndYOLOFilesAreNamedAfterTheirImage(t *testing.T) {
 	}
 	if got := describe(truth, p)[3]; got != "mark a point [1000 2000] radius 0 score 0.9 row 1" {
 		t.Error(got)
+	}
+	if truth, p, err = read(dir, "t.csv", "b.csv", Options{}); err != nil || len(p.Marks) != 1 || truth.Images[p.Marks[0].Image].ID != "b" {
+		t.Errorf("with a header: %+v, %v", p, err)
+	}
+	if _, _, err = read(dir, "t.csv", "c.csv", Options{}); err == nil || !strings.Contains(err.Error(), `no column "image"`) {
+		t.Errorf("of a file that is called like no image: %v", err)
 	}
 	labels := filepath.Join(dir, "labels")
 	if err := os.Mkdir(labels, 0o755); err != nil {

@@ -27,7 +27,7 @@ var roleNames = map[string][]string{
 	"ignore":  {"ignore", "ignored", "iscrowd", "difficult"},
 	"class":   classNames,
 	"reader":  {"reader", "readerid", "radid", "rad", "annotator", "annotatorid", "radiologist", "radiologistid", "observer", "rater", "raterid"},
-	"score":   {"score", "scores", "probability", "prob", "confidence", "conf", "detectionscore", "predscore", "labelscore", "rating", "tprating", "fprating", "llrating", "nlrating", "likelihood", "malignancyscore"},
+	"score":   {"score", "scores", "probability", "prob", "confidence", "conf", "confidencescore", "detectionscore", "predscore", "labelscore", "rating", "tprating", "fprating", "llrating", "nlrating", "likelihood", "malignancyscore"},
 	"x1":      {"x1", "xmin", "minx", "xstart", "left", "xtl", "bboxx1", "bboxxmin", "boxx1", "xleft", "xtopleft", "topleftx"},
 	"y1":      {"y1", "ymin", "miny", "ystart", "top", "ytl", "bboxy1", "bboxymin", "boxy1", "ytop", "ytopleft", "toplefty"},
 	"z1":      {"z1", "zmin", "minz", "zstart", "bboxz1", "bboxzmin", "slicestart", "startslice"},

@@ -33,6 +33,7 @@ type Predictions struct {
 	outside   int  // marks that lie outside of their lesions' grid
 	arrays    bool // the axes of marks are those of an array, see arrayBox
 	byFile    int  // marks whose image is called by its file instead of its id
+	byTable   int  // tables without a column of images that are called like one
 
 	readings map[ReadingKey]*Predictions // of [Truth.ReadReadings]: where the marks go instead
 }
@@ -213,6 +214,9 @@ func (t *Truth) remark(path string, p *Predictions) error {
 		t.uses.outlines = false
 	}
 	t.notePolygons(path, p.note)
+	if p.byTable > 0 {
+		p.note("%s: %d tables have no column of images: their rows are of the image that the file is called", path, p.byTable)
+	}
 	if p.byFile > 0 {
 		p.note("%s: %d marks name their image by its file_name instead of its id", path, p.byFile)
 	}
@@ -283,6 +287,7 @@ func (t *Truth) readPredictionTable(in *input, p *Predictions, problems *problem
 		return err
 	}
 	path := tab.file
+	t.nameByFile(tab, p)
 	l, err := t.layout(tab)
 	if err != nil {
 		return err
@@ -384,6 +389,26 @@ func (t *Truth) readPredictionTable(in *input, p *Predictions, problems *problem
 		return rest()
 	}
 	return t.readBlocks(tab, &l, p, rest)
+}
+
+// nameByFile gives a table without a column of images that is called like an image, as those of
+// CAMELYON16 are, such a column.
+func (t *Truth) nameByFile(tab *rowFile, p *Predictions) {
+	id := t.fileID(filepath.Base(tab.file))
+	_, known := t.index[id]
+	if tab.file == Stdin || t.options.Columns["image"] != "" || !known && !t.left[id] || slices.ContainsFunc(tab.header, func(name string) bool { return slices.Contains(roleNames["image"], plain(name)) }) {
+		return
+	}
+	header, next := slices.Clone(tab.header), tab.next
+	tab.header, tab.csv = append(header, "image"), nil // which has no such cells
+	tab.next = func() ([]string, error) {
+		row, err := next()
+		if len(row) != len(header) {
+			return row, err
+		}
+		return append(slices.Clip(row), id), err
+	}
+	p.byTable++
 }
 
 // readings are the columns that name who marked, and with what; -1 where there is none.

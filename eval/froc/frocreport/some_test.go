@@ -2,6 +2,7 @@ package frocreport
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -82,5 +83,46 @@ func TestDistancesBetweenSharesOfSidesAreSaid(t *testing.T) {
 		if said := warnShares("t.csv", truth, p); (said != "") != want {
 			t.Errorf("%s: %q", rule, said)
 		}
+	}
+}
+
+func TestABadDetectorIsNotCalledMisread(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	between := func(low, high float64) float64 { return low + float64(rng.Float64()*(high-low)) }
+	called, seen := 0, 0
+	for range 200 {
+		truth, misread := &frocio.Truth{Truth: &froc.Truth{}}, []froc.Prediction(nil)
+		var marks []froc.Prediction
+		for i := range 8 {
+			w, h := between(6, 40), between(6, 40)
+			x, y := between(0, 128-w), between(0, 128-h)
+			truth.Images = append(truth.Images, froc.Image{ID: fmt.Sprint("scan", i)})
+			truth.Lesions = append(truth.Lesions, froc.Lesion{Image: i, Region: froc.Box(x, y, x+w, y+h)})
+			for k := range 6 {
+				mw, mh := w*between(0.4, 2.2), h*between(0.4, 2.2)
+				mx, my := between(0, 128-mw), between(0, 128-mh)
+				if k == 0 { // near the lesion, but not on it
+					mx, my = x+float64(w*between(-1.2, 1.2)), y+float64(h*between(-1.2, 1.2))
+				}
+				marks = append(marks, froc.Prediction{Image: i, Region: froc.Box(mx, my, mx+mw, my+mh), Score: rng.Float64()})
+			}
+			mx, my := x+float64(w*between(-0.1, 0.1)), y+float64(h*between(-0.1, 0.1))
+			misread = append(misread, froc.Prediction{Image: i, Region: froc.Box(my, mx, my+h, mx+w), Score: rng.Float64()})
+		}
+		for _, one := range []struct {
+			marks []froc.Prediction
+			count *int
+		}{{marks, &called}, {misread, &seen}} {
+			r, err := froc.Evaluate(truth.Truth, one.marks, froc.StrictProtocol())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(noOverlap("marks.csv", truth, r), "lesions would have one") {
+				*one.count++
+			}
+		}
+	}
+	if called > 2 || seen < 190 {
+		t.Errorf("of 200 bad detectors %d are called misread, of 200 misread files %d", called, seen)
 	}
 }
