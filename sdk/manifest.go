@@ -20,6 +20,8 @@ const (
 	CapabilityStepAll = "step-all"
 	// CapabilityDataParallel: it understands Join and Average.
 	CapabilityDataParallel = "data-parallel"
+	// CapabilitySyncBatchNorm: it understands JoinRequest.SyncBatchNorm.
+	CapabilitySyncBatchNorm = "sync-batchnorm"
 )
 
 // CapabilityAMP: its stages understand OpenRequest.AMP. It is the author's to claim.
@@ -27,7 +29,8 @@ const CapabilityAMP = "amp"
 
 // Capabilities are those of every plugin that is served by this SDK.
 func Capabilities() []string {
-	return []string{CapabilitySharedMemory, CapabilityForwardBackward, CapabilityBackwardNorm, CapabilityStepZeroGrad, CapabilityStepAll, CapabilityDataParallel}
+	return []string{CapabilitySharedMemory, CapabilityForwardBackward, CapabilityBackwardNorm, CapabilityStepZeroGrad, CapabilityStepAll, CapabilityDataParallel,
+		CapabilitySyncBatchNorm}
 }
 
 // OpenContexts returns the bound on open TRAIN contexts per instance.

@@ -304,6 +304,9 @@ type JoinRequest struct {
 	// Timeout bounds the wait for the others, in Join and in every average; 0 is up to the
 	// stage.
 	Timeout time.Duration
+	// SyncBatchNorm asks for batch normalisation by the statistics of all members' batches
+	// together, in TRAIN mode. Members then make as many Forwards and Backwards as each other.
+	SyncBatchNorm bool
 }
 
 // Parallel is a Trainer whose gradients several processes can share.

@@ -43,6 +43,7 @@ type Train struct {
 	EMA             float64   `setting:"ema" default:"0" min:"0" below:"1" optimizer:"adamw,sgd" help:"decay of a moving average of the weights, e.g. 0.999; validation, the best checkpoint and predict use the average; lower in the first steps, (1+n)/(10+n) in step n; 0: none"`
 	PluginRules     bool      `setting:"plugin_rules" default:"true" help:"stages that declare an update rule or a learning rate of their own use it; false: train.optimizer and train.schedule, as all others do"`
 	AMP             bool      `setting:"amp" default:"false" help:"compute in bfloat16 where that is safe (automatic mixed precision), in training and in predict, in stages of plugins that can (capability amp)"`
+	SyncBatchNorm   bool      `setting:"sync_batchnorm" default:"false" help:"batch normalisation by the statistics of all processes' batches together, where several train one model; false: of each process's own"`
 	Schedule        Schedule  `setting:"schedule" default:"cosine" help:"how the learning rate falls"`
 	WarmupSteps     int       `setting:"warmup_steps" default:"50" min:"0" help:"linear warm-up, in optimizer steps; a quarter of the run at most"`
 	WarmupFactor    float64   `setting:"warmup_factor" default:"0.01" min:"0" max:"1" unless:"warmup_steps=0" help:"where the warm-up starts, in units of lr"`

@@ -17,8 +17,9 @@ import (
 var ErrAveraging = errors.New("the gradients could not be averaged")
 
 // Join makes every stage that is updated one of its role's group. Afterwards all processes
-// have the parameters of rank 0. A nil group leaves everything as it is.
-func (p *Pipeline) Join(ctx context.Context, g *group.Group) error {
+// have the parameters of rank 0. With syncBatchNorm they normalise by the statistics of all
+// batches together, see Stepper.SyncBatchNorm. A nil group leaves everything as it is.
+func (p *Pipeline) Join(ctx context.Context, g *group.Group, syncBatchNorm bool) error {
 	if g == nil {
 		return nil
 	}
@@ -40,7 +41,7 @@ func (p *Pipeline) Join(ctx context.Context, g *group.Group) error {
 		err = sdk.Errorf(sdk.Unimplemented, "the stage cannot share its gradients")
 		if parallel, ok := m.Instance.(sdk.Parallel); ok {
 			err = parallel.Join(ctx, &sdk.JoinRequest{Rank: g.Number(), Size: g.Count(), Address: g.Where(g.Number()),
-				Store: net.JoinHostPort(g.Where(0), strconv.Itoa(ports[0]))})
+				Store: net.JoinHostPort(g.Where(0), strconv.Itoa(ports[0])), SyncBatchNorm: syncBatchNorm})
 		}
 		if sdk.CodeOf(err) == sdk.Unimplemented {
 			return m.fail("join", fmt.Errorf("%s %s cannot be trained in %d processes: %w", m.Role, m.Plugin, g.Count(), err))

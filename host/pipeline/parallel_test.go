@@ -64,7 +64,7 @@ func TestProcessesStepAsOne(t *testing.T) {
 			own.Rank = rank
 			g, err := group.Join(context.Background(), &own, func(string) {}, nil)
 			if err == nil {
-				err = p.Join(context.Background(), g)
+				err = p.Join(context.Background(), g, false)
 			}
 			if err != nil {
 				t.Error(err)
@@ -102,7 +102,7 @@ func TestAStageThatCannotShareItsGradientsIsNamed(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			err = p.Join(context.Background(), g)
+			err = p.Join(context.Background(), g, false)
 			if text := fmt.Sprint(err); !strings.Contains(text, "encoder toy cannot be trained in 2 processes") || sdk.CodeOf(err) != sdk.Unimplemented {
 				t.Errorf("rank %d: %v", rank, err)
 			}

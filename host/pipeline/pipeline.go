@@ -222,19 +222,22 @@ type BackwardOptions struct {
 	// Average has each of them begin to average its gradients over the group (Join) while
 	// those before it still compute theirs.
 	Average bool
+	// Always back-propagates losses that are no numbers too: other processes wait for this
+	// one's part of it.
+	Always bool
 }
 
 func (o *BackwardOptions) weight(loss string) float64 { return weightOf(o.LossWeights, loss) * o.Scale }
 
 // Learn is Forward in TRAIN mode and Backward, in as few calls as can be. A run whose
-// losses are not all numbers is released instead: see Run.Finite.
+// losses are not all numbers is released instead, unless o.Always: see Run.Finite.
 func (p *Pipeline) Learn(ctx context.Context, f ForwardOptions, inputs map[string]*tensor.Tensor, o BackwardOptions) (*Run, error) {
 	f.Train = true
 	r, err := p.forward(ctx, f, inputs, &o)
 	if err != nil {
 		return nil, err
 	}
-	if !r.Finite() {
+	if !r.Finite() && !o.Always {
 		return r, r.Release(ctx)
 	}
 	return r, r.Backward(ctx, o)
@@ -288,7 +291,7 @@ func (p *Pipeline) forward(ctx context.Context, o ForwardOptions, inputs map[str
 		}
 		var resp *sdk.ForwardResponse
 		var err error
-		if back != nil && i == len(p.Members)-1 && v.train && r.Finite() && m.namesLosses() {
+		if back != nil && i == len(p.Members)-1 && v.train && r.Finite() && m.namesLosses() && !back.Always {
 			v.ended = true
 			resp, v.back, err = m.Instance.ForwardBackward(ctx, req, r.backwardRequest(m, m.Stage.Losses, nil, *back))
 		} else {

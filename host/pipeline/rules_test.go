@@ -682,6 +682,21 @@ func TestOnlyWhatLearnsIsUpdated(t *testing.T) {
 	}
 }
 
+// Processes that meet in batch norm wait for each other in Backward too, so that none may
+// leave one out, whatever its loss is.
+func TestEveryBatchIsBackPropagatedWhereProcessesNormalizeTogether(t *testing.T) {
+	r := probes()
+	r.out.losses["cls"] = math.NaN()
+	s := Stepper{Pipeline: r.Pipeline, SyncBatchNorm: true}
+	result, err := s.Step(t.Context(), 0, []Batch{{Inputs: r.input()}, {Inputs: r.input()}}, nil)
+	if err != nil || !result.Skipped {
+		t.Fatalf("%+v, %v, want the step skipped", result, err)
+	}
+	if n := strings.Count(strings.Join(r.log, "\n"), "eye backward"); n != 2 {
+		t.Errorf("the encoder was back-propagated %d times, want 2: %q", n, r.log)
+	}
+}
+
 // Two bad steps in a row end with the reason; one good step between starts over.
 func TestNotFiniteStepsSayWhatIsNotFinite(t *testing.T) {
 	for want, change := range map[string]func(r *row){

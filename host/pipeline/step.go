@@ -40,6 +40,9 @@ type Stepper struct {
 	// Group are the processes that take the step together, each with batches of its own; nil
 	// for one alone. Losses, metrics and gradients are their means.
 	Group *group.Group
+	// SyncBatchNorm: stages meet in every Forward and Backward (Pipeline.Join), so that no process
+	// may leave one out.
+	SyncBatchNorm bool
 	// SkippedLast says that the step before had no finite loss or gradient and was
 	// skipped; part of what a checkpoint must hold.
 	SkippedLast bool
@@ -93,7 +96,7 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 		share := cmp.Or(batch.Weight, 1) / float64(len(batches))
 		seed := Seed(s.Seed, "step", step, i*s.Group.Count()+s.Group.Number())
 		run, err := s.Pipeline.Learn(ctx, ForwardOptions{Seed: seed, Absent: batch.Absent}, batch.Inputs,
-			BackwardOptions{LossWeights: s.LossWeights, Scale: share, GradNorms: last && alone, Average: last && !alone})
+			BackwardOptions{LossWeights: s.LossWeights, Scale: share, GradNorms: last && alone, Average: last && !alone, Always: s.SyncBatchNorm})
 		if err != nil {
 			return result, refusal(step, batch, err)
 		}
@@ -106,8 +109,10 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 		}
 		result.Notes = append(result.Notes, run.Notes...)
 		if !run.Finite() {
-			bad = s.badLosses(run.Losses)
-			break
+			bad = append(bad, s.badLosses(run.Losses)...)
+			if !s.SyncBatchNorm {
+				break
+			}
 		}
 		norms = run.GradNorms
 	}

@@ -241,7 +241,7 @@ func (t *training) trainOpened(ctx context.Context, s *Session) (*runs.Manifest,
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Pipeline.Join(ctx, t.Group); err != nil {
+	if err := s.Pipeline.Join(ctx, t.Group, t.Config.Train.SyncBatchNorm); err != nil {
 		return nil, err
 	}
 	shown := loop.NewProgress(t.Messages, 0)
@@ -310,7 +310,7 @@ func (t *training) loopOptions(ctx context.Context, s *Session) (loop.Options, e
 		ValidateEvery: settings.ValidateEvery, CheckpointEvery: settings.CheckpointEvery,
 		Seed: c.Seed, LearningRate: settings.LearningRate, LearningRateFactor: factors, Schedule: schedule,
 		LossWeights: weights, ClipNorm: settings.ClipNorm, PeakRSSBytes: s.PeakRSSBytes,
-		Averaged: settings.EMA > 0, Group: t.Group,
+		Averaged: settings.EMA > 0, Group: t.Group, SyncBatchNorm: t.Group != nil && settings.SyncBatchNorm,
 	}
 	if o.Averaged {
 		if err := loop.CheckAverages(ctx, s.Pipeline); err != nil {

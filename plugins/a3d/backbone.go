@@ -211,7 +211,7 @@ func (b *backbone) fused(dtype gotch.DType) bool {
 
 // block appends the output of every dense layer to the channels of x.
 func (b *backbone) block(s *torchstage.Scope, x *ts.Tensor, index int, m *mixer, train bool) *ts.Tensor {
-	if b.fused(x.DType()) {
+	if b.fused(x.DType()) && !(train && s.SyncBatchNorm()) {
 		return b.fusedBlock(s, x, index, m, train)
 	}
 	return s.Sub(func(s *torchstage.Scope) *ts.Tensor {

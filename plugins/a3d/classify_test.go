@@ -48,3 +48,10 @@ func TestPicturesAreNoVolumes(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestTwoProcessesNormalizeAsOne(t *testing.T) {
+	req := sdk.OpenRequest{Stage: "encoder", Task: "classify", Train: true, Seed: 9, Settings: sdk.Settings{"slices": "3"},
+		Inputs: []sdk.Port{ports.Named("volume")}}
+	in := map[string]*tensor.Tensor{"volume": stagetest.Random(5, 3, 1, 3, 32, 32)}
+	stagetest.TwoNormalizeAsOne(t, Plugin(), req, in, ports.TokensOf("volume").Name)
+}

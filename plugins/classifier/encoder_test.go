@@ -362,3 +362,19 @@ func TestEncoderNamesBadSettingsAndInput(t *testing.T) {
 		t.Errorf("one image missing: error %v", err)
 	}
 }
+
+func TestTwoProcessesNormalizeAsOne(t *testing.T) {
+	for kind, x := range map[string]*tensor.Tensor{
+		"conv": stagetest.Random(5, 3, 3, 32, 32), "conv3d": stagetest.Random(5, 3, 1, 8, 16, 16),
+	} {
+		t.Run(kind, func(t *testing.T) {
+			modality := "photo"
+			if kind == "conv3d" {
+				modality = "volume"
+			}
+			req := request(map[string]string{"kind": kind}, modality)
+			in := map[string]*tensor.Tensor{req.Inputs[0].Name: x}
+			stagetest.TwoNormalizeAsOne(t, classifier.Plugin(), req, in, ports.TokensOf(modality).Name)
+		})
+	}
+}

@@ -420,13 +420,19 @@ func StepAll(ctx context.Context, instances []*Instance, requests []*sdk.StepReq
 
 // Join makes the instance one of a group of processes; the plugin must be able to.
 func (i *Instance) Join(ctx context.Context, req *sdk.JoinRequest) error {
-	if !i.client.can(sdk.CapabilityDataParallel) {
+	lacks := func(ability, otherwise string) error {
 		return &sdk.Error{Code: sdk.Unimplemented, Plugin: i.client.options.Plugin, Stage: i.label, Call: "join",
-			Err: fmt.Errorf("the plugin lacks the ability %q", sdk.CapabilityDataParallel), Advice: "build it with a newer SDK, or train in one process"}
+			Err: fmt.Errorf("the plugin lacks the ability %q", ability), Advice: "build it with a newer SDK, or train " + otherwise}
+	}
+	if !i.client.can(sdk.CapabilityDataParallel) {
+		return lacks(sdk.CapabilityDataParallel, "in one process")
+	}
+	if req.SyncBatchNorm && !i.client.can(sdk.CapabilitySyncBatchNorm) {
+		return lacks(sdk.CapabilitySyncBatchNorm, "without train.sync_batchnorm")
 	}
 	start := time.Now()
 	r, err := i.client.stub.Join(ctx, &stagev1.JoinRequest{Instance: i.id, Rank: int32(req.Rank), Size: int32(req.Size),
-		Store: req.Store, Address: req.Address, TimeoutMs: req.Timeout.Milliseconds()})
+		Store: req.Store, Address: req.Address, TimeoutMs: req.Timeout.Milliseconds(), SyncBatchnorm: req.SyncBatchNorm})
 	i.spend(start, r.GetCost())
 	return i.client.err(err)
 }

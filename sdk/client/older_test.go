@@ -132,6 +132,15 @@ func TestAnOlderPluginIsNotAskedToJoin(t *testing.T) {
 	}
 }
 
+// One from before batch norm over processes joins others, but not with that.
+func TestAnOlderPluginIsNotAskedToNormalizeTogether(t *testing.T) {
+	_, instances := openOlder(t, sdk.CapabilitySyncBatchNorm)
+	err := instances[0].Join(t.Context(), &sdk.JoinRequest{Size: 2, Store: "127.0.0.1:1", SyncBatchNorm: true})
+	if sdk.CodeOf(err) != sdk.Unimplemented || !strings.Contains(err.Error(), "sync-batchnorm") || !strings.Contains(err.Error(), "without train.sync_batchnorm") {
+		t.Errorf("%v, want what the plugin lacks and what to do", err)
+	}
+}
+
 func row(v ...float32) *tensor.Tensor { return tensor.OfFloat32s(v, 1, int64(len(v))) }
 
 func forwardRequest(id uint64, target float32) *sdk.ForwardRequest {

@@ -162,10 +162,14 @@ func (s *Scope) ConvTranspose2d(x, w, b *ts.Tensor, stride, padding int64) *ts.T
 }
 
 // BatchNorm normalises over all but dimension 1. In training mode it uses the
-// batch's statistics and updates mean and variance in place, unless the stage is frozen.
+// batch's statistics and updates mean and variance in place, unless the stage is frozen. A
+// batch is that of all processes where the host asks for it (sdk.JoinRequest.SyncBatchNorm).
 func (s *Scope) BatchNorm(x, w, b, mean, variance *ts.Tensor, train bool, momentum, eps float64) *ts.Tensor {
 	x = s.full(x)
 	return s.Do("batch_norm", func() (*ts.Tensor, error) {
+		if train && s.SyncBatchNorm() {
+			return s.peers.norm(x, w, b, mean, variance, momentum, eps)
+		}
 		return ts.BatchNorm(x, opt(w), opt(b), opt(mean), opt(variance), train && !s.frozen, momentum, eps, true)
 	})
 }

@@ -8,6 +8,7 @@ package torchstage
 // typedef char *(*af_share)(void *, void *const *, size_t);
 // typedef char *(*af_begin)(void *, void *const *, size_t, void *const *, size_t);
 // typedef char *(*af_finish)(void *);
+// typedef char *(*af_norm)(void *, void *const *, double, double, void **);
 // typedef void (*af_leave)(void *);
 //
 // static char *af_call_join(void *f, const char *host, int port, const char *address, int rank, int size, double seconds, void **group) {
@@ -18,6 +19,9 @@ package torchstage
 //   return ((af_begin)f)(group, p, n, s, m);
 // }
 // static char *af_call_finish(void *f, void *group) { return ((af_finish)f)(group); }
+// static char *af_call_norm(void *f, void *group, void *const *t, double momentum, double eps, void **out) {
+//   return ((af_norm)f)(group, t, momentum, eps, out);
+// }
 // static void af_call_leave(void *f, void *group) { ((af_leave)f)(group); }
 import "C"
 
@@ -49,6 +53,8 @@ const joinTimeout = 30 * time.Minute
 type peers struct {
 	group   unsafe.Pointer
 	pending bool // an average has begun
+	// syncBatchNorm as in sdk.JoinRequest.
+	syncBatchNorm bool
 }
 
 // groupFunctions are those of native/group.cpp by name.
@@ -61,7 +67,7 @@ var groupFunctions = sync.OnceValues(func() (map[string]unsafe.Pointer, error) {
 			Advice: "the library is built by `make setup` where libtorch comes with Gloo and its headers (Debian: libgloo-dev)"}
 	}
 	functions := map[string]unsafe.Pointer{}
-	for _, name := range []string{"join", "share", "begin", "finish", "leave"} {
+	for _, name := range []string{"join", "share", "begin", "finish", "norm", "leave"} {
 		symbol := C.CString("af_group_" + name)
 		functions[name] = C.dlsym(handle, symbol)
 		C.free(unsafe.Pointer(symbol))
@@ -102,7 +108,7 @@ func (st *stage) Join(_ context.Context, req *sdk.JoinRequest) error {
 	host, address := C.CString(name), C.CString(cmp.Or(req.Address, "127.0.0.1"))
 	defer C.free(unsafe.Pointer(host))
 	defer C.free(unsafe.Pointer(address))
-	p := &peers{}
+	p := &peers{syncBatchNorm: req.SyncBatchNorm}
 	failure := C.af_call_join(functions["join"], host, C.int(port), address, C.int(req.Rank), C.int(req.Size),
 		C.double(cmp.Or(req.Timeout, joinTimeout).Seconds()), &p.group)
 	if err := groupFailure("join the other processes", failure); err != nil {
@@ -160,6 +166,29 @@ func (st *stage) Average(context.Context) error {
 		runtime.KeepAlive(statistics)
 		return groupFailure("average the gradients", failure)
 	})
+}
+
+// norm is batch normalisation by the statistics of all members' batches, whose gradient meets
+// the other members too.
+func (p *peers) norm(x, w, b, mean, variance *ts.Tensor, momentum, eps float64) (*ts.Tensor, error) {
+	functions, err := groupFunctions()
+	if err != nil {
+		return nil, err
+	}
+	in := []*ts.Tensor{x, w, b, mean, variance}
+	var pointers [5]unsafe.Pointer
+	for i, t := range in {
+		if t != nil {
+			pointers[i] = t.Ctensor()
+		}
+	}
+	var out unsafe.Pointer
+	failure := C.af_call_norm(functions["norm"], p.group, &pointers[0], C.double(momentum), C.double(eps), &out)
+	runtime.KeepAlive(in)
+	if err := groupFailure("batch_norm", failure); err != nil {
+		return nil, err
+	}
+	return ts.FromCtensor(out), nil
 }
 
 // settle waits for an average that has begun.

@@ -19,6 +19,9 @@ type Scope struct {
 	frozen bool
 	// amp: matrix products give bfloat16, which full turns back where that loses too much.
 	amp bool
+	// peers are the processes by whose batches together BatchNorm normalises in TRAIN mode; nil:
+	// by this one's alone.
+	peers *peers
 	// void stands for the result of an op that was not run.
 	void *ts.Tensor
 }
@@ -51,6 +54,10 @@ func Run(f func(s *Scope) error) error {
 		return s.err
 	})
 }
+
+// SyncBatchNorm reports whether BatchNorm in TRAIN mode meets other processes: a kernel of a
+// module's own that normalises batches must then leave it to BatchNorm.
+func (s *Scope) SyncBatchNorm() bool { return s.peers != nil && !s.frozen }
 
 // Err returns the first failure.
 func (s *Scope) Err() error { return s.err }
@@ -134,7 +141,7 @@ func (s *Scope) Sub(f func(s *Scope) *ts.Tensor) *ts.Tensor {
 
 // SubAll is Sub for several results.
 func (s *Scope) SubAll(f func(s *Scope) []*ts.Tensor) []*ts.Tensor {
-	inner := &Scope{err: s.err, frozen: s.frozen, amp: s.amp, void: s.void}
+	inner := &Scope{err: s.err, frozen: s.frozen, amp: s.amp, peers: s.peers, void: s.void}
 	results := f(inner)
 	for i, t := range results {
 		if t == nil {

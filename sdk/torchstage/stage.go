@@ -229,6 +229,9 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 		}
 		s := newScope()
 		s.frozen, s.amp = st.frozen, st.amp
+		if st.peers != nil && st.peers.syncBatchNorm && req.Train {
+			s.peers = st.peers
+		}
 		keep := false
 		defer func() {
 			if !keep {
@@ -261,7 +264,7 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 			return s.err
 		}
 		// Temporaries of the model go as soon as it has run; the graph keeps what it needs.
-		inner := &Scope{frozen: s.frozen, amp: s.amp, void: s.void}
+		inner := &Scope{frozen: s.frozen, amp: s.amp, peers: s.peers, void: s.void}
 		out, err := st.compute(inner, in)
 		s.Fail(err)
 		s.Fail(inner.err)

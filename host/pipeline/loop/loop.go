@@ -85,6 +85,8 @@ type Options struct {
 	// Group are the processes that train together, each with a Source of its own; nil: this
 	// one alone.
 	Group *group.Group
+	// SyncBatchNorm is Stepper.SyncBatchNorm.
+	SyncBatchNorm bool
 }
 
 // ErrStopped is returned when the context ended: a checkpoint holds all steps that were
@@ -109,7 +111,7 @@ func Loop(ctx context.Context, o Options, state runs.State) (runs.State, error) 
 	l := &loop{Options: o, state: state}
 	l.regroup()
 	l.stepper = pipeline.Stepper{
-		Pipeline: o.Pipeline, Group: o.Group, Seed: o.Seed, LossWeights: o.LossWeights, ClipNorm: o.ClipNorm,
+		Pipeline: o.Pipeline, Group: o.Group, SyncBatchNorm: o.SyncBatchNorm, Seed: o.Seed, LossWeights: o.LossWeights, ClipNorm: o.ClipNorm,
 		SkippedLast: state.SkippedLast,
 	}
 	l.state.Seed = o.Seed

@@ -660,7 +660,7 @@ func (s *Server) Join(ctx context.Context, r *stagev1.JoinRequest) (*stagev1.Joi
 			return sdk.Errorf(sdk.InvalidArgument, "rank %d of %d, want 0 to %d", rank, size, size-1)
 		}
 		return p.Join(ctx, &sdk.JoinRequest{Rank: int(r.GetRank()), Size: int(r.GetSize()), Store: r.GetStore(), Address: r.GetAddress(),
-			Timeout: time.Duration(r.GetTimeoutMs()) * time.Millisecond})
+			Timeout: time.Duration(r.GetTimeoutMs()) * time.Millisecond, SyncBatchNorm: r.GetSyncBatchnorm()})
 	})
 	if err != nil {
 		return nil, err

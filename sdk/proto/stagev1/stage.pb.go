@@ -2384,7 +2384,10 @@ type JoinRequest struct {
 	// How long to wait for the others, there and in every average; 0 is up to the plugin.
 	TimeoutMs int64 `protobuf:"varint,5,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
 	// Where the other members reach this one; empty: on this machine.
-	Address       string `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`
+	// Batch normalisation in TRAIN mode uses the statistics of all members' batches together
+	// (capability "sync-batchnorm").
+	SyncBatchnorm bool `protobuf:"varint,7,opt,name=sync_batchnorm,json=syncBatchnorm,proto3" json:"sync_batchnorm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2459,6 +2462,13 @@ func (x *JoinRequest) GetAddress() string {
 		return x.Address
 	}
 	return ""
+}
+
+func (x *JoinRequest) GetSyncBatchnorm() bool {
+	if x != nil {
+		return x.SyncBatchnorm
+	}
+	return false
 }
 
 type JoinResponse struct {
@@ -3264,7 +3274,7 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x0eStepAllRequest\x129\n" +
 	"\x05steps\x18\x01 \x03(\v2#.alignedfusion.stage.v1.StepRequestR\x05steps\"C\n" +
 	"\x0fStepAllResponse\x120\n" +
-	"\x04cost\x18\x01 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\"\xa0\x01\n" +
+	"\x04cost\x18\x01 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\"\xc7\x01\n" +
 	"\vJoinRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12\x12\n" +
 	"\x04rank\x18\x02 \x01(\x05R\x04rank\x12\x12\n" +
@@ -3272,7 +3282,8 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x05store\x18\x04 \x01(\tR\x05store\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x05 \x01(\x03R\ttimeoutMs\x12\x18\n" +
-	"\aaddress\x18\x06 \x01(\tR\aaddress\"@\n" +
+	"\aaddress\x18\x06 \x01(\tR\aaddress\x12%\n" +
+	"\x0esync_batchnorm\x18\a \x01(\bR\rsyncBatchnorm\"@\n" +
 	"\fJoinResponse\x120\n" +
 	"\x04cost\x18\x01 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\",\n" +
 	"\x0eAverageRequest\x12\x1a\n" +

@@ -24,7 +24,7 @@ from .stage import Call, Instance, peak_rss_bytes
 PROTOCOL_MAJOR = 1
 MAX_OPEN_CONTEXTS = 2
 WINDOW_BYTES = 8 << 20  # of HTTP/2; fixed, for a search costs a ping with every large message
-CAPABILITIES = ["shared-memory", "forward-backward", "backward-norm", "step-zero-grad", "step-all", "data-parallel"]
+CAPABILITIES = ["shared-memory", "forward-backward", "backward-norm", "step-zero-grad", "step-all", "data-parallel", "sync-batchnorm"]
 
 
 def run(handshake_fd, cookie, name, version, stages, license, model_card, amp):
@@ -379,7 +379,7 @@ class _Server:
         if not 0 <= request.rank < request.size:
             raise StageError("InvalidArgument", "rank %d of %d" % (request.rank, request.size))
         return self._trained(request, "Join", lambda i, out: i.join(
-            request.rank, request.size, request.store, request.address, request.timeout_ms / 1000))
+            request.rank, request.size, request.store, request.address, request.timeout_ms / 1000, request.sync_batchnorm))
 
     def average(self, request):
         return self._trained(request, "Average", lambda i, out: i.share_gradients())

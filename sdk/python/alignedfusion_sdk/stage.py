@@ -8,7 +8,7 @@ from typing import Any, Dict, FrozenSet, List, Optional, Tuple
 
 import torch
 
-from . import safetensors
+from . import batchnorm, safetensors
 from .errors import StageError
 from .manifest import OpenRequest, Port, PortCheck, Setting
 
@@ -118,8 +118,9 @@ class Instance:
                 self.optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(v["beta1"], v["beta2"]),
                                                    eps=v["eps"], weight_decay=v["weight_decay"])
 
-    def join(self, rank, size, store, address, timeout_s):
-        """Becomes one of size processes, whose parameters and statistics become rank 0's."""
+    def join(self, rank, size, store, address, timeout_s, sync_batchnorm=False):
+        """Becomes one of size processes, whose parameters and statistics become rank 0's. With
+        sync_batchnorm they normalise by all their batches together."""
         if self.peers is not None:
             raise StageError("FailedPrecondition", "the stage is in a group already")
         if not (torch.distributed.is_available() and hasattr(torch.distributed, "ProcessGroupGloo")):
@@ -143,7 +144,11 @@ class Instance:
                     t.copy_(own)
         except RuntimeError as e:
             raise StageError("Internal", "join the other processes: %s" % str(e).partition("\n")[0])
-        self.size = size
+        self.size, self.sync_batchnorm = size, sync_batchnorm
+
+    def _together(self, train):
+        """Where batch norm layers meet the other processes."""
+        return batchnorm.together(self.peers) if train and self.peers is not None and self.sync_batchnorm else contextlib.nullcontext()
 
     def share_gradients(self):
         """Begins to average gradients and running statistics; see settle."""
@@ -201,7 +206,7 @@ class Instance:
         self.stage.train(call.train)
         if self.frozen:
             _hold_statistics(self.stage)
-        with torch.set_grad_enabled(call.train), self._autocast():
+        with torch.set_grad_enabled(call.train), self._autocast(), self._together(call.train):
             answer = self.stage(tensors, call)
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise StageError("Internal", "forward returned %s, want (outputs, losses)" % type(answer).__name__)
@@ -249,7 +254,8 @@ class Instance:
                 seeds.append(torch.full_like(loss, w))
         self._end(context)
         if roots:
-            torch.autograd.backward(roots, seeds)
+            with self._together(True):
+                torch.autograd.backward(roots, seeds)
         return {n: (t.grad if t.grad is not None else torch.zeros_like(t)) for n, t in o.leaves.items()}
 
     def _end(self, context):

@@ -250,6 +250,51 @@ class Together(unittest.TestCase):
             alone.share_gradients()
 
 
+class Normalised(Line):
+    def build(self, request):
+        super().build(request)
+        self.norm = torch.nn.BatchNorm1d(3)
+
+    def forward(self, inputs, call):
+        y = self.linear(self.norm(inputs["x"]) ** 2)
+        return {"y": y}, {"square": (y * y).sum()}
+
+
+class BatchNorm(unittest.TestCase):
+    def test_members_normalise_as_one_stage_with_all_cases(self):
+        def made():
+            torch.manual_seed(1)
+            stage = Normalised()
+            stage.build(None)
+            return Instance(stage, "sgd", {}, Line.inputs, Line.outputs, 2, True, False)
+        alone, members = made(), [made(), made()]
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            store = "127.0.0.1:%d" % s.getsockname()[1]
+        x = 1 + 2 * torch.randn(5, 3)
+        grads = {}
+
+        def learn(i, rows, scale, rank=None):
+            if rank is not None:
+                i.join(rank, 2, store, "", 20, True)
+            i.forward({"x": rows}, ["x"], call(1))
+            grads[rank] = i.backward(1, {}, {"square": scale})["x"]
+            if rank is not None:
+                i.share_gradients()
+            i.step({"learning_rate": 0.01}, 1.0)
+        both = [threading.Thread(target=learn, args=(members[0], x[:2], 2.0, 0)), threading.Thread(target=learn, args=(members[1], x[2:], 2.0, 1))]
+        for thread in both:
+            thread.start()
+        learn(alone, x, 1.0)
+        for thread in both:
+            thread.join()
+        want = alone.stage.state_dict()
+        for i in members:
+            for name, value in i.stage.state_dict().items():
+                self.assertTrue(torch.allclose(value, want[name], rtol=1e-4, atol=1e-5), (name, value, want[name]))
+        self.assertTrue(torch.allclose(torch.cat([grads[0], grads[1]]), 2 * grads[None], rtol=1e-4, atol=1e-4))
+
+
 class Missing(unittest.TestCase):
     def test_what_python_lacks_is_said_in_a_sentence(self):
         folder = os.path.dirname(os.path.dirname(os.path.abspath(af.__file__)))

@@ -1,5 +1,5 @@
-// Gradients averaged over processes by c10d's Gloo backend: what sdk/torchstage/parallel.go
-// calls. All of it runs on libtorch's CPU memory; gradients of other devices are copied.
+// Gradients averaged, and batches normalised, over processes by c10d's Gloo backend: what
+// sdk/torchstage/parallel.go calls. All of it runs on libtorch's CPU memory; gradients of other devices are copied.
 //
 // Every function returns null, or what went wrong in memory that the caller frees.
 #ifndef USE_C10D_GLOO
@@ -7,9 +7,11 @@
 #endif
 #include <gloo/config.h> // first: where it is missing, nothing else is compiled in vain
 
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <exception>
@@ -45,6 +47,19 @@ struct Group {
     std::vector<at::Tensor> one{pending.back().flat};
     pending.back().work = gloo->allreduce(one);
   }
+
+  // sum is the sum over the members of rows of doubles, on the device of one of them.
+  std::vector<at::Tensor> sum(const std::vector<at::Tensor> &rows) {
+    std::vector<at::Tensor> flat;
+    std::vector<int64_t> sizes;
+    for (auto &t : rows) {
+      flat.push_back(t.reshape({-1}).to(at::kDouble));
+      sizes.push_back(t.numel());
+    }
+    std::vector<at::Tensor> one{at::cat(flat).to(at::kCPU)};
+    gloo->allreduce(one)->wait();
+    return one[0].to(rows[0].device()).split_with_sizes(sizes);
+  }
 };
 
 template <typename F> char *guarded(F f) {
@@ -61,6 +76,51 @@ template <typename F> char *guarded(F f) {
 }
 
 at::Tensor &tensor(void *t) { return *static_cast<at::Tensor *>(t); }
+
+// SyncNorm is batch normalisation by the mean and the variance over all members' batches.
+// libtorch's own kernels for inference do the arithmetic on the maps in both directions.
+struct SyncNorm : torch::autograd::Function<SyncNorm> {
+  static at::Tensor forward(torch::autograd::AutogradContext *ctx, const at::Tensor &x, const at::Tensor &w, const at::Tensor &b,
+                            at::Tensor running_mean, at::Tensor running_var, double momentum, double eps, int64_t group) {
+    auto g = reinterpret_cast<Group *>(group);
+    auto local = at::batch_norm_update_stats(x, {}, {}, 0);
+    auto mean = std::get<0>(local).to(at::kDouble), variance = std::get<1>(local).to(at::kDouble);
+    auto count = at::full({1}, double(x.numel()) / double(x.size(1)), mean.options());
+    auto sums = g->sum({count, mean * count, (variance + mean * mean) * count});
+    double n = sums[0].item<double>();
+    mean = sums[1] / n;
+    variance = (sums[2] / n - mean * mean).clamp_min(0);
+    if (running_mean.defined()) running_mean.mul_(1 - momentum).add_(mean, momentum);
+    if (running_var.defined()) running_var.mul_(1 - momentum).add_(variance * (n / std::max(n - 1, 1.0)), momentum);
+    mean = mean.to(at::kFloat), variance = variance.to(at::kFloat);
+    ctx->save_for_backward({x, w, mean, variance});
+    ctx->saved_data["eps"] = eps;
+    ctx->saved_data["n"] = n;
+    ctx->saved_data["group"] = group;
+    return std::get<0>(at::native_batch_norm(x, w, b, mean, variance, false, 0, eps));
+  }
+
+  static torch::autograd::tensor_list backward(torch::autograd::AutogradContext *ctx, torch::autograd::tensor_list out) {
+    auto saved = ctx->get_saved_variables();
+    auto &x = saved[0], &w = saved[1], &mean = saved[2], &variance = saved[3];
+    double eps = ctx->saved_data["eps"].toDouble(), n = ctx->saved_data["n"].toDouble();
+    auto g = reinterpret_cast<Group *>(ctx->saved_data["group"].toInt());
+    // As if the statistics were constants; what they add goes with the sums over all members.
+    auto own = at::native_batch_norm_backward(out[0], x, w, mean, variance, {}, {}, false, eps, {true, true, true});
+    auto dx = std::get<0>(own), dw = std::get<1>(own), db = std::get<2>(own);
+    auto sums = g->sum({dw, db});
+    auto scale = (variance.to(at::kDouble) + eps).rsqrt();
+    auto gain = w.defined() ? w.to(at::kDouble) * scale : scale;
+    auto slope = -gain * scale * sums[0] / n;
+    auto shift = -gain * sums[1] / n - slope * mean;
+    std::vector<int64_t> shape(size_t(x.dim()), 1);
+    shape[1] = -1;
+    auto wide = [&](const at::Tensor &t) { return t.to(x.scalar_type()).view(shape); };
+    dx = dx.addcmul(x, wide(slope)).add_(wide(shift));
+    if (!w.defined()) dw = at::Tensor(), db = at::Tensor();
+    return {dx, dw, db, {}, {}, {}, {}, {}};
+  }
+};
 
 } // namespace
 
@@ -158,6 +218,17 @@ char *af_group_finish(void *group) {
         }
       }
     }
+  });
+}
+
+// af_group_norm is SyncNorm; w, b and the running statistics may be null.
+char *af_group_norm(void *group, void *const *tensors, double momentum, double eps, void **out) {
+  return guarded([&] {
+    std::vector<at::Tensor> in;
+    for (size_t i = 0; i < 5; i++) in.push_back(tensors[i] ? tensor(tensors[i]) : at::Tensor());
+    for (size_t i = 3; i < 5; i++)
+      if (in[i].defined()) in[i] = in[i].detach();
+    *out = new at::Tensor(SyncNorm::apply(in[0], in[1], in[2], in[3], in[4], momentum, eps, reinterpret_cast<int64_t>(group)));
   });
 }
 
