@@ -382,7 +382,7 @@ var onceWords = wordSet("previously formerly initially originally once")
 // named reports whether the mention is a particular one, which then exists: "the nodule".
 func (s *Sentence) named(mention Span) bool {
 	i := mention.Start - 1
-	for i >= s.span.Start && (s.tokens[i].Word || decimal(s.tokens, i)) && !s.engine.is(s.tokens[i], definite|inside|verb|and|or|with) {
+	for i >= s.span.Start && (s.tokens[i].Word || decimal(s.tokens, i) || s.tokens[i].Text == "-") && !s.engine.is(s.tokens[i], definite|inside|verb|and|or|with) {
 		i--
 	}
 	return i >= s.span.Start && s.engine.is(s.tokens[i], definite)

@@ -90,6 +90,7 @@ func (e *Engine) boundaries(tokens []Token, span Span) (closed, polarity []bool)
 			shut = next.Capital && !t.Capital && e.is(next, opener|starter) && !e.is(t, and|or|with|verb|negator)
 		case t.Text == ",":
 			soft = e.newStatement(tokens, span, i) || e.ownPredicate(tokens, span, i)
+		case t.Text == ":" && i > span.Start && startsDigit(tokens[i-1].Text) && !next.Space && startsDigit(next.Text): // 10:00
 		case t.Text == ";" || t.Text == ":" || t.Text == "!" || t.Text == "\u2022":
 			shut = true
 		case t.Text == "?":
@@ -263,7 +264,7 @@ func (s *Sentence) presupposed(from int, mention Span) bool {
 		return false
 	}
 	i := mention.Start - 1
-	for i > from && (s.tokens[i].Word || decimal(s.tokens, i)) && !s.engine.is(s.tokens[i], definite|inside|verb|and|or|with) {
+	for i > from && (s.tokens[i].Word || decimal(s.tokens, i) || s.tokens[i].Text == "-") && !s.engine.is(s.tokens[i], definite|inside|verb|and|or|with) {
 		i--
 	}
 	if i > from && s.tokens[i-1].Text == "that" && s.engine.is(s.tokens[i], definite) {

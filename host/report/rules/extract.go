@@ -59,9 +59,10 @@ func (x Extractor) read(r report.Report) (cells []schema.Cell, known bool) {
 		if reasonColumn(section.Name) {
 			continue
 		}
-		tokens := texts[k]
+		tokens, topic := texts[k], Span{}
 		for _, span := range findingSentences(section.Text, tokens) {
-			s := sentence{x: x, section: section, tokens: tokens, span: span, present: x.Lexicon.present.of(tokens, span)}
+			topic = topicOf(tokens, span, topic)
+			s := sentence{x: x, section: section, tokens: tokens, span: span, topic: topic, present: x.Lexicon.present.of(tokens, span)}
 			for i := range attributes {
 				if s.present&bit(i) == 0 && carried[i] == nil {
 					continue
@@ -130,6 +131,25 @@ type sentence struct {
 	span       Span
 	assertions *Sentence
 	present    uint64 // which phrases may be in it
+	topic      Span   // the words before the colon that began its line: "Adrenals: right normal. Left 2 cm nodule."
+}
+
+// topicOf is what the line that the sentence stands in is about, by the words before the colon
+// at its start; last is that of the sentence before.
+func topicOf(tokens []Token, span, last Span) Span {
+	const longest = 4
+	for i := span.Start; i < min(span.End, span.Start+longest+1); i++ {
+		switch t := tokens[i]; {
+		case t.Text == ":" && i > span.Start:
+			return Span{span.Start, i}
+		case !t.Word && t.Text != "/" && t.Text != "-":
+			i = span.End
+		}
+	}
+	if tokens[span.Start].Lines > 0 {
+		return Span{}
+	}
+	return last
 }
 
 func (s *sentence) reading() *Sentence {
@@ -169,7 +189,11 @@ func (s *sentence) read(i int, cell *schema.Cell, carried *thing) *thing {
 		return carried
 	}
 	var apart schema.Cell
-	for _, f := range s.x.Lexicon.match[i].find(s.tokens, s.span) {
+	matches := s.x.Lexicon.match[i].find(s.tokens, s.span)
+	if a.Kind == schema.Binary && len(matches) > 0 && s.isThing(matches[0].Span) {
+		matches = s.standIns(matches)
+	}
+	for _, f := range matches {
 		if s.reading().idiom(f.Span) || things != nil && !s.belongs(f.Span, things) {
 			continue
 		}
@@ -190,6 +214,12 @@ func (s *sentence) read(i int, cell *schema.Cell, carried *thing) *thing {
 	}
 	if better(apart, *cell) {
 		*cell = apart
+	}
+	if len(matches) == 0 && things != nil && s.topic.End > 0 && s.topic.End <= s.span.Start && cell.State == schema.Unmentioned {
+		for _, f := range s.x.Lexicon.match[i].find(s.tokens, s.topic) {
+			*cell = schema.Cell{State: schema.Stated, Value: f.value, Evidence: s.evidence(f.Span)}
+			break
+		}
 	}
 	return carried
 }

@@ -15,7 +15,7 @@ import (
 var (
 	english = wordSet(`the and are there with for within without right left were this that have has to by be which seen heart lung lungs
 		chest clear evidence but unchanged normal left-sided small large mild moderate stable new prior previous`)
-	weakEnglish = wordSet(`of is was not non or at in on no a an effusion effusions pleural pulmonary bilateral basal basilar apical hilar lower upper
+	weakEnglish = wordSet(`approx strong weak strongly weakly of is was not non or at in on no a an effusion effusions pleural pulmonary bilateral basal basilar apical hilar lower upper
 		middle lobe lobes base bases nodule nodules opacity opacities mass masses lesion lesions acute chronic focal impression
 		findings report negative none nil absent possible probable likely suspected query unlikely excluded resolved gone cleared
 		neoplasm tumor disease fracture fractures pneumonia size films film view views exam scan images image cavity free air fluid

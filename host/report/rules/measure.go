@@ -220,10 +220,28 @@ func separator(p []piece, i int) (isRange bool, next int) {
 		return false, j + 1
 	case j == i && enumerated(p, j):
 		return false, j + 1
+	case j == i && p[j].text == "," && axisNamed(p, j):
+		for j++; dimensionWords[p[j].text] || p[j].text == ":"; j++ {
+		}
+		return false, j
 	case j == i && (p[j].text == "-" || p[j].text == "bis" || p[j].text == "and" || toWords[p[j].text]):
 		return true, j + 1
 	}
 	return false, i
+}
+
+// axisNamed reports whether the number before the comma at piece i is named as an extent and has
+// no unit, and another extent follows: "long diameter 61, short diameter 44 mm".
+func axisNamed(p []piece, i int) bool {
+	k := i - 1
+	for k > 0 && (startsDigit(p[k].text) || p[k].text == "." || p[k].text == ":") {
+		k--
+	}
+	j := i + 1
+	for j < len(p) && (dimensionWords[p[j].text] || p[j].text == ":") {
+		j++
+	}
+	return startsDigit(p[i-1].text) && dimensionWords[p[max(k, 0)].text] && j > i+1 && j < len(p) && startsDigit(p[j].text)
 }
 
 // bracketed reports whether the piece is a bracket about the name of an axis: "(AP)".

@@ -70,6 +70,7 @@ type owned struct {
 	of       *thing
 	when     timing
 	possible bool // of the mention
+	bound    bool // only a limit: "< 5 mm"
 }
 
 // thing is a mention that values and measurements may belong to.
@@ -83,7 +84,7 @@ type thing struct {
 // up the one before ("It measures 9 mm") has that sentence's at its start.
 func (s *sentence) things(i int, carried *thing) []thing {
 	var out []thing
-	for _, f := range s.x.Lexicon.near[i].find(s.tokens, s.span) {
+	for _, f := range s.standIns(s.x.Lexicon.near[i].find(s.tokens, s.span)) {
 		if s.reading().idiom(f.Span) {
 			continue
 		}
@@ -94,6 +95,33 @@ func (s *sentence) things(i int, carried *thing) []thing {
 		out = []thing{{Span{s.span.Start, s.span.Start}, carried.counts, carried.possible}}
 	}
 	return out
+}
+
+// thoseWords follow a "those" that stands for what was named before.
+var thoseWords = wordSet("previously seen described noted known already in of that which identified mentioned reported")
+
+// standIns adds to the mentions of a thing the words that stand for it behind one: "no new
+// nodules; the 6 mm one is stable", "those previously seen".
+func (s *sentence) standIns(all []found) []found {
+	if len(all) == 0 {
+		return all
+	}
+	const far = 6
+	for i := all[0].End; i < s.span.End; i++ {
+		pronoun := s.tokens[i].Text == "those" && i+1 < s.span.End && thoseWords[s.tokens[i+1].Text]
+		if t := s.tokens[i].Text; t == "one" || t == "ones" {
+			for k := i - 1; k >= max(all[0].End, i-far) && (s.tokens[k].Word || decimal(s.tokens, k) || s.tokens[k].Text == "-") && !pronoun; k-- {
+				pronoun = s.x.Engine.is(s.tokens[k], definite)
+			}
+		}
+		if pronoun {
+			stands := all[0]
+			stands.Span, stands.denied = Span{i, i + 1}, false
+			all = append(all, stands)
+		}
+	}
+	slices.SortFunc(all, func(a, b found) int { return a.Start - b.Start })
+	return all
 }
 
 // takesUp reports whether the sentence begins by what was named before ("In its greatest
@@ -117,6 +145,9 @@ func (s *sentence) takesUp() bool {
 func (s *sentence) measure(i int, things []thing) (schema.Cell, bool) {
 	a, e := s.x.Lexicon.Schema.Attributes[i], s.x.Lexicon.Source.Attributes[i]
 	all := s.owned(e, things)
+	if slices.ContainsFunc(all, func(o owned) bool { return !o.bound }) {
+		all = slices.DeleteFunc(all, func(o owned) bool { return o.bound }) // "nodules < 5 mm around a mass of 24 mm"
+	}
 	for _, o := range all {
 		gone := o.when == past || o.when == perhapsPast && slices.ContainsFunc(all, func(other owned) bool { return other.when == taken && other.of == o.of })
 		extent := max(e.Extent, 1)
@@ -168,7 +199,7 @@ func (s *sentence) owned(e entry, things []thing) []owned {
 		if t == nil || !t.counts {
 			continue
 		}
-		o := owned{m, t, s.when(m, before), t.possible}
+		o := owned{m, t, s.when(m, before), t.possible, s.bound(m)}
 		if k := len(out) - 1; k >= 0 && out[k].of == t && out[k].when == o.when && s.goesOn(out[k].End, m.Start) {
 			out[k].values = append(out[k].values, m.values...)
 			slices.SortFunc(out[k].values, func(a, b float64) int { return sign(b - a) })
@@ -178,6 +209,13 @@ func (s *sentence) owned(e entry, things []thing) []owned {
 		out = append(out, o)
 	}
 	return out
+}
+
+// bound reports whether a measurement is only the upper limit of one: "< 5 mm", "less than 5 mm".
+func (s *sentence) bound(m measurement) bool {
+	i := m.Start - 1
+	return i >= s.span.Start && (s.tokens[i].Text == "<" || s.tokens[i].Text == "under" || s.tokens[i].Text == "below") ||
+		i-1 >= s.span.Start && s.tokens[i].Text == "than" && (s.tokens[i-1].Text == "less" || s.tokens[i-1].Text == "smaller")
 }
 
 // goesOn reports whether only commas, "and" and the names of axes stand between two
@@ -463,12 +501,18 @@ func (s *sentence) date(i int) bool {
 	return true
 }
 
-// arrow reports whether one and a number follow a measurement: "9 mm -> 12 mm".
+// arrow reports whether one and a number follow a measurement: "9 mm -> 12 mm", "9 mm -> now 12 mm".
 func (s *sentence) arrow(i int) bool {
 	for i < s.span.End && (s.tokens[i].Text == "-" || s.tokens[i].Text == "=") {
 		i++
 	}
-	return i+1 < s.span.End && (s.tokens[i].Text == ">" && s.tokens[i-1].Text != ")" && i > s.span.Start && !s.tokens[i-1].Word || s.tokens[i].Text == "\u2192") && startsDigit(s.tokens[i+1].Text)
+	if i+1 >= s.span.End || !(s.tokens[i].Text == ">" && s.tokens[i-1].Text != ")" && i > s.span.Start && !s.tokens[i-1].Word || s.tokens[i].Text == "\u2192") {
+		return false
+	}
+	if i++; nowWords[s.tokens[i].Text] {
+		i++
+	}
+	return i < s.span.End && startsDigit(s.tokens[i].Text)
 }
 
 // when says by the words since the last measurement, and by the ones that follow, when a
@@ -485,8 +529,8 @@ func (s *sentence) when(m measurement, from int) timing {
 			i = s.span.Start - 1
 		case s.date(i):
 			was = true
-		case pastWords[t.Text] && s.elsewhen(i, from, m.Start):
-		case pastWords[t.Text]:
+		case s.past(i) && s.elsewhen(i, from, m.Start):
+		case s.past(i):
 			return past
 		case t.Text == "from" && i == m.Start-1 && s.changes(m.End, s.span.End) && s.toward(m.End):
 			return past // "from 18 mm the lesion has grown to 26 mm"
@@ -500,7 +544,7 @@ func (s *sentence) when(m measurement, from int) timing {
 	}
 	for i := m.End; i < min(m.End+6, s.span.End); i++ {
 		t := s.tokens[i]
-		if !t.Word && t.Text != "-" || pastWords[t.Text] && !agoWords[t.Text] || t.Text == "than" || t.Text == "since" || t.Text == "from" || nowWords[t.Text] {
+		if !t.Word && t.Text != "-" || s.past(i) && !agoWords[t.Text] || t.Text == "than" || t.Text == "since" || t.Text == "from" || nowWords[t.Text] {
 			break
 		}
 		if (t.Text == "on" || t.Text == "in" || t.Text == "am") && s.date(i+1) {
@@ -515,6 +559,15 @@ func (s *sentence) when(m measurement, from int) timing {
 		return perhapsPast
 	}
 	return taken
+}
+
+// studyWords stand before the Spanish "anterior" that is of a time and not of a place.
+var studyWords = wordSet("estudio examen control tc tac rm la al exploracion imagen informe valor medida")
+
+// past reports whether token i tells of the past: "previously", "estudio anterior", not
+// "anterior segment".
+func (s *sentence) past(i int) bool {
+	return pastWords[s.tokens[i].Text] && (s.tokens[i].Text != "anterior" || i > s.span.Start && studyWords[s.tokens[i-1].Text])
 }
 
 // toward reports whether "to" and a number stand after token i.
