@@ -495,7 +495,7 @@ func (s *Sentence) left(tags []tag, mention Span) tag {
 			continue
 		}
 		switch {
-		case s.crosses(s.after(t), mention.Start):
+		case s.crosses(s.after(t), mention.Start), s.newPredicate(t.End, mention.Start):
 			return tag{}
 		case s.sharesHead(t, mention):
 			continue

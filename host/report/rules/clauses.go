@@ -193,6 +193,17 @@ func (s *Sentence) joint(from, to int) bool {
 	return false
 }
 
+// newPredicate reports whether "and" and a finite verb stand between tokens from and to: "no
+// enhancement and is well defined".
+func (s *Sentence) newPredicate(from, to int) bool {
+	for i := from; i+1 < to; i++ {
+		if s.engine.is(s.tokens[i], and) && s.engine.is(s.tokens[i+1], verb) {
+			return true
+		}
+	}
+	return false
+}
+
 // predicate reports whether a trigger is, or ends, the predicate of a sentence: it begins
 // with a verb, or one stands up to two words before it.
 func (s *Sentence) predicate(t tag) bool {
@@ -218,15 +229,21 @@ func (s *Sentence) attributive(t tag) bool {
 	return (before.Text == "," || s.engine.is(before, and|or)) && next.Word && !s.engine.is(next, verb|and|or|with|existential)
 }
 
-// ofMeasurement reports whether a trigger stands behind a length in a bracket after the mention,
-// and is of that alone: "nodule 16 mm (12 mm in 2020)".
+// ofMeasurement reports whether a trigger stands beside a length in a bracket after the mention,
+// and is of that alone: "nodule 16 mm (12 mm in 2020)", "(a year ago 12 mm)".
 func (s *Sentence) ofMeasurement(mention Span, t tag) bool {
-	if lengths.factors[s.tokens[t.Start-1].Text] == 0 {
-		return false
-	}
-	for i := t.Start - 1; i > mention.End; i-- {
-		if s.tokens[i].Text == "(" {
-			return true
+	open, length := -1, false
+	for i := mention.End; i < s.span.End; i++ {
+		switch text := s.tokens[i].Text; {
+		case text == "(":
+			open, length = i, false
+		case text == ")":
+			if open >= 0 && open < t.Start && t.Start < i {
+				return length
+			}
+			open = -1
+		case lengths.factors[text] != 0:
+			length = true
 		}
 	}
 	return false
@@ -270,13 +287,19 @@ func (s *Sentence) presupposed(from int, mention Span) bool {
 	if i > from && s.tokens[i-1].Text == "that" && s.engine.is(s.tokens[i], definite) {
 		return true // "no evidence that the nodule has grown"
 	}
-	if i-2 < from || !s.engine.is(s.tokens[i], definite) || !s.engine.is(s.tokens[i-1], inside) {
+	if i-1 < from || !s.engine.is(s.tokens[i], definite) {
 		return false
 	}
 	k := i - 2
+	switch genitive := s.tokens[i].Text == "der" || s.tokens[i].Text == "des"; { // "keine Anreicherung der Läsion"
+	case genitive && !s.engine.is(s.tokens[i-1], inside):
+		k = i - 1
+	case i-2 < from || !s.engine.is(s.tokens[i-1], inside):
+		return false
+	}
 	for k > from && s.engine.is(s.tokens[k], verb|existential) {
 		k-- // "no fat is seen within the mass"
 	}
 	noun := s.tokens[k]
-	return noun.Word && !s.engine.is(noun, remainsOf|verb|definite|inside|negator|existential)
+	return noun.Word && !s.engine.is(noun, remainsOf|verb|definite|inside|negator|existential|and|or)
 }

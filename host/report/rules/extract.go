@@ -59,10 +59,11 @@ func (x Extractor) read(r report.Report) (cells []schema.Cell, known bool) {
 		if reasonColumn(section.Name) {
 			continue
 		}
-		tokens, topic := texts[k], Span{}
+		tokens, topic, columns := texts[k], Span{}, []timing(nil)
 		for _, span := range findingSentences(section.Text, tokens) {
 			topic = topicOf(tokens, span, topic)
-			s := sentence{x: x, section: section, tokens: tokens, span: span, topic: topic, present: x.Lexicon.present.of(tokens, span)}
+			columns = columnsOf(tokens, span, columns)
+			s := sentence{x: x, section: section, tokens: tokens, span: span, topic: topic, columns: columns, present: x.Lexicon.present.of(tokens, span)}
 			for i := range attributes {
 				if s.present&bit(i) == 0 && carried[i] == nil {
 					continue
@@ -131,6 +132,7 @@ type sentence struct {
 	span       Span
 	assertions *Sentence
 	present    uint64 // which phrases may be in it
+	columns    []timing
 	topic      Span   // the words before the colon that began its line: "Adrenals: right normal. Left 2 cm nodule."
 }
 
@@ -160,10 +162,10 @@ func (s *sentence) reading() *Sentence {
 }
 
 // assess is the engine's reading of a mention of something that other attributes belong to.
-// What is named as known exists, though it is not assessed: "the nodule is hard to measure".
+// What is named as known or is measured exists, though it is not assessed: "the nodule is hard to measure".
 func (s *sentence) assess(thing Span) Assertion {
 	a := s.reading().Assess(thing)
-	a.Hypothetical = a.Hypothetical && !(a.Unassessed && s.reading().named(thing))
+	a.Hypothetical = a.Hypothetical && !(a.Unassessed && (s.reading().named(thing) || len(lengths.measurements(s.tokens, Span{thing.End, s.span.End})) > 0))
 	return a
 }
 
@@ -174,6 +176,9 @@ func (s *sentence) read(i int, cell *schema.Cell, carried *thing) *thing {
 	var things []thing
 	if s.x.Lexicon.near[i] != nil {
 		if things = s.things(i, carried); things == nil {
+			if s.property() {
+				return carried
+			}
 			return nil
 		}
 		if k := slices.IndexFunc(things, func(t thing) bool { return t.counts }); k >= 0 {
@@ -198,7 +203,7 @@ func (s *sentence) read(i int, cell *schema.Cell, carried *thing) *thing {
 			continue
 		}
 		c := s.cell(a, s.x.Lexicon.either[i], f, false)
-		if c.State == schema.Negated && !f.denied && s.ofNamed(f.Span, things) {
+		if c.State == schema.Negated && !f.denied && (s.ofNamed(f.Span, things) || s.placed(f.Span, things)) {
 			c = schema.Cell{State: schema.Stated, Value: f.value, Evidence: s.evidence(f.Span)}
 		}
 		if c.State == schema.Stated && things != nil && !slices.ContainsFunc(things, func(t thing) bool { return t.counts && !t.possible }) {
@@ -215,10 +220,9 @@ func (s *sentence) read(i int, cell *schema.Cell, carried *thing) *thing {
 	if better(apart, *cell) {
 		*cell = apart
 	}
-	if len(matches) == 0 && things != nil && s.topic.End > 0 && s.topic.End <= s.span.Start && cell.State == schema.Unmentioned {
-		for _, f := range s.x.Lexicon.match[i].find(s.tokens, s.topic) {
-			*cell = schema.Cell{State: schema.Stated, Value: f.value, Evidence: s.evidence(f.Span)}
-			break
+	if things != nil && s.topic.End > 0 && cell.State == schema.Unmentioned && (len(matches) == 0 || s.topic.End > s.span.Start) {
+		if f := s.x.Lexicon.match[i].find(s.tokens, s.topic); len(f) > 0 && !f[0].denied {
+			*cell = schema.Cell{State: schema.Stated, Value: f[0].value, Evidence: s.evidence(f[0].Span)}
 		}
 	}
 	return carried
@@ -242,6 +246,38 @@ func (s *sentence) ofNamed(value Span, things []thing) bool {
 		}
 		return false
 	})
+}
+
+// placed reports whether a value is a place that a preposition parts from what is denied of a
+// thing before that: "mass without calcification in the anterior mediastinum".
+func (s *sentence) placed(value Span, things []thing) bool {
+	trigger := s.reading().of(true).Assess(value).Trigger
+	if trigger.End > value.Start || !slices.ContainsFunc(things, func(t thing) bool {
+		return t.counts && t.End <= trigger.Start && !s.parted(value, t)
+	}) {
+		return false
+	}
+	for i := value.Start - 1; i > trigger.End; i-- {
+		switch w := s.tokens[i]; {
+		case s.x.Engine.is(w, inside) && w.Text != "of" && w.Text != "by" && w.Text != "de" && w.Text != "del" && w.Text != "von":
+			return true
+		case !w.Word && w.Text != "-", s.x.Engine.is(w, verb|and|or|with):
+			return false
+		}
+	}
+	return false
+}
+
+// property reports whether the sentence is a line of one word or a few and what is said of it,
+// "Renal vein: no invasion": it does not end the description that it stands in.
+func (s *sentence) property() bool {
+	const longest = 3
+	for i := s.span.Start + 1; i < min(s.span.End-1, s.span.Start+longest+1); i++ {
+		if s.tokens[i].Text == ":" {
+			return true
+		}
+	}
+	return false
 }
 
 // parted reports whether a clause boundary lies between a value and the thing.

@@ -50,8 +50,11 @@ var (
 		hepatica hepaticas hepatico pulmonares lobulo aumento sospecha sospechosa sospechoso sospechosas neoplasia mide miden tamano borde bordes
 		rinones quiste quistes ganglios realce captacion imagen tumoracion aumentado disminuido estables cambios respecto muestra muestran varios varias
 		calculo calculos izquierdos derechos izquierdas derechas ambos ambas cabeza cola vesicula vejiga hueso huesos rotura musculo rodilla hombro
-		microcalcificaciones fracturas lesiones hallazgos nuevo nueva nuevos nuevas ligera ligero tendon antes mas`)
-	otherTongues = wordSet(`de pas les une des sans avec et du dans sont sur aux aucun aucune poumons coeur epanchement est droit gauche
+		microcalcificaciones fracturas lesiones hallazgos nuevo nueva nuevos nuevas ligera ligero tendon antes mas via biliar cuello previo previa previos previas
+		previamente ganglio osea oseo oseas oseos dudosa dudoso seno pared aproximadamente margenes lisos milimetros centimetros ya unico unica
+		hepatocarcinoma lavado izq dcho dcha suprarrenal suprarrenales paratraqueal mediastinica mediastinicas adenopatia estudio cortes
+		ahora actualmente valorable corresponder probablemente mayor menor alcanza persiste persisten`)
+	otherTongues = wordSet(`pas les une des sans avec et du dans sont sur aux aucun aucune poumons coeur epanchement est droit gauche
 		della nella senza nel sono di il polmoni cuore versamento nessun nessuna destra sinistra
 		sem da com uma dos nao esquerdo esquerda direito direita pulmoes coracao pneumotorax pneumotoraks pnomotoraks ha ausencia atelectasia
 		geen niet het een rechter longen links zonder en van
@@ -106,6 +109,12 @@ func listen(text string, tokens []Token, known func(string) bool) tongue {
 		if otherTongues[t.Text] {
 			n.other, foreign = n.other+1, true
 		}
+		switch {
+		case t.Text == "de" || t.Text == "en": // Spanish, or French and its like
+			n.spanish, n.other, foreign = n.spanish+1, n.other+1, true
+		case !foreign && strings.HasSuffix(strings.ToLower(text[t.Start:t.End]), "i\u00f3n"):
+			n.spanish, foreign = n.spanish+1, true
+		}
 		if !foreign && ofNeither(text[t.Start:t.End]) {
 			n.other, foreign = n.other+1, true
 		}
@@ -158,7 +167,7 @@ func (n tongue) language() string {
 	foreign := max(n.german, n.spanish, n.other)
 	evidence := n.english + n.weak
 	switch {
-	case foreign > n.english && !(foreign == 1 && evidence > 2):
+	case foreign > n.english && !(foreign == 1 && evidence > 2) && evidence < 4*foreign:
 		switch {
 		case n.german > n.spanish && n.german > n.other:
 			return "de"

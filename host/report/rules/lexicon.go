@@ -210,7 +210,7 @@ func names(words map[string]bool, word string) bool {
 		return true
 	}
 	for n := 3; n <= len(word); n++ {
-		if words[word[:n]+"*"] {
+		if words[word[:n]+"*"] || words["*"+word[len(word)-n:]] {
 			return true
 		}
 	}

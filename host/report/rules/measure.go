@@ -25,6 +25,8 @@ type unit struct {
 	max float64
 	// signed allows values below zero.
 	signed bool
+	// assumed is the factor of numbers without a unit, where a heading names it; 0 where none does.
+	assumed float64
 }
 
 // lengths are the units of length in millimetres. Inches are left out: reports that use
@@ -201,7 +203,7 @@ func (u unit) factorAt(p []piece, i int) (factor float64, next int) {
 
 // dimensionWords may stand between the extents of one thing and say which is which.
 var dimensionWords = wordSet(`ap tr cc transverse craniocaudal anteroposterior long short axis length width height depth in
-	long-axis diameter by maximal maximum sagittal axial coronal transaxial vertical horizontal wide tall thick deep high`)
+	long-axis diameter by tv si ml lr kraniokaudal craniokaudal craneocaudal transversal koronar maximal maximum sagittal axial coronal transaxial vertical horizontal wide tall thick deep high`)
 
 func times(mark string) bool {
 	return mark == "x" || mark == "by" || mark == "\u00d7" || mark == "*" || mark == "mal" || mark == "por"
@@ -327,12 +329,12 @@ func (u unit) rangeEnd(p []piece, i int) bool {
 
 // assemble applies the units, which hold backwards ("8 x 6 mm"), and orders the extents.
 func (u unit) assemble(p []piece, from, next int, values, factors []float64, ranged, negative bool) (measurement, int) {
-	if len(values) == 0 || factors[len(factors)-1] == 0 && !u.named(p, from) {
+	if len(values) == 0 || factors[len(factors)-1] == 0 && !u.named(p, from) && !(u.assumed > 0 && plain(p, from, next)) {
 		return measurement{}, from
 	}
 	factor := factors[len(factors)-1]
 	if factor == 0 {
-		factor = 1
+		factor = max(u.assumed, 1)
 	}
 	for k := len(values) - 1; k >= 0; k-- {
 		if factors[k] != 0 {
@@ -352,6 +354,24 @@ func (u unit) assemble(p []piece, from, next int, values, factors []float64, ran
 		return measurement{}, from
 	}
 	return measurement{Span{p[from].token, p[next-1].token + 1}, values}, next
+}
+
+// heading is the factor of the unit that stands in a bracket before a colon: "Size (mm): 62".
+func (u unit) heading(p []piece) float64 {
+	for i := 1; i+2 < len(p); i++ {
+		if f := u.factors[p[i].text]; f != 0 && p[i-1].text == "(" && p[i+1].text == ")" && p[i+2].text == ":" {
+			return f
+		}
+	}
+	return 0
+}
+
+// numbered are the words that a number without a unit counts: "image 61".
+var numbered = wordSet("image images series slice segment station level lesion nodule target number no im se bild serie segmento imagen # / ( -")
+
+// plain reports whether the number at pieces from to next may be a size without a unit.
+func plain(p []piece, from, next int) bool {
+	return from > 0 && p[from].space && !numbered[p[from-1].text] && (next >= len(p) || p[next].text != ":" && p[next].text != "%")
 }
 
 func sign(v float64) int {
@@ -381,6 +401,7 @@ func (u unit) named(p []piece, i int) bool {
 func (u unit) measurements(tokens []Token, span Span) []measurement {
 	var found []measurement
 	p := pieces(tokens, span)
+	u.assumed = u.heading(p)
 	for i := 0; i < len(p); {
 		m, next := u.quantityAt(p, i)
 		if m.values == nil {

@@ -17,7 +17,9 @@ var (
 		measures measuring measured stable unchanged larger smaller approximately about around circa ca up
 		shows show contains demonstrates lies lie extends projecting projects overlying beside next behind between through
 		should would could may might must will can not no be been appears remains lined containing present visible
-		per respectively each total und oder im in der die das mit von bei y o con en de la el auf um war ist hat sind zuvor nach an am im dem den vor segun antes`)
+		per respectively each total und oder im in der die das mit von bei y o con en de la el auf um war ist hat sind zuvor nach an am im dem den vor segun antes
+		vom beim ohne sin sowie bis zu zum zur ein eine einer einem einen eines jeweils weiterhin unverandert nun gegenuber misst betragt erreicht zeigt un una los las del al
+		que por hasta mide miden alcanza presenta se ya frente respecto sobre desde para su`)
 	// sizeWords are nouns and adjectives of the size itself.
 	sizeWords = wordSet(`diameter size length width height depth axis dimension dimensions extent maximal maximum max largest greatest
 		long short longest shortest ap cc tr transverse craniocaudal anteroposterior axial sagittal coronal mean average thick thickness wide
@@ -25,33 +27,41 @@ var (
 		measured measurement measurements attenuation density hounsfield unit units hu suv suvmax suvmean suvpeak uptake fdg avid avidity metabolic activity value values peak
 		intense intensely avidly moderate moderately mild mildly marked markedly high low increased focal homogeneous fdg hypermetabolic
 		unenhanced enhanced precontrast postcontrast noncontrast phase arterial portal venous delayed volume count index percent
-		size: a an the its of is in craniocaudally transversely durchmesser grosse tamano diametro short-axis long-axis gross grosse messend messende`)
+		size: a an the its of is in craniocaudally transversely durchmesser grosse tamano diametro short-axis long-axis gross grosse messend messende
+		closest nearest narrowest minimum min tv lr si messender messendes messenden grosser grosses grossen grosster grosste grosstes gesamtgrosse gesamtdurchmesser
+		maximaler maximale maximalen querdurchmesser langsdurchmesser kurzachse kurzachsendurchmesser kurzachsig langachse axiale axialer kraniokaudal craniokaudal transversal
+		sagittaler koronar anteroposterior craneocaudal etwa zirka knapp rund insgesamt dichte he uh densidad atenuacion aproximadamente aproximado unos unas casi maximo
+		mayor eje corto largo menor total longitud espesor anchura altura extension ausdehnung lange breite dicke hohe`)
 	// anaphora stand for a thing named before.
 	anaphora = wordSet(`it its they their this these largest biggest dominant larger one measuring measures measured size diameter which both latter
-		index sie es er diese dieser er ella este esta mide`)
+		index sie es er diese dieser er ella este esta mide grosste grosster grosstes mayor mayores dicha dicho`)
 	// distance words after a measurement make it the way to somewhere else.
 	distanceWords = wordSet(`from above below away distal proximal cephalad caudal superior inferior lateral medial anterior posterior beyond
 		inside deep beneath to into cranial past outside off rostral superolateral inferolateral superiorly inferiorly laterally medially
-		posteriorly anteriorly distally proximally increase growth larger smaller bigger more less increment apart lower higher shorter longer`)
+		posteriorly anteriorly distally proximally entfernt unterhalb oberhalb kranial kaudal increase growth larger smaller bigger more less increment apart lower higher shorter longer`)
 	// apartWords before a measurement make it no size of the thing.
 	apartWords = wordSet(`within distance slice slices section sections collimation increment increments interval intervals cut cuts
-		biopsy biopsies punch needle gauge reconstructed margin margins reconstruction gap spacing clearance shift rand abstand schichtdicke grosor marge`)
+		biopsy biopsies punch needle gauge reconstructed margin margins reconstruction gap spacing clearance shift rand abstand schichtdicke wanddicke grosor cortes distancia marge pared`)
 	limitWords  = wordSet(`> \u2265 exceeding exceeds over above minimum threshold cutoff cut-off criterion criteria greater larger more longer groesser mayor`)
 	adviceWords = wordSet(`should recommend recommended recommends recommendation follow followup guideline guidelines fleischner criteria threshold
 		screening consider warrant warrants`)
 	pastWords = wordSet(`previously prior prev previous formerly before antes baseline nadir earlier initially originally compared comparison versus vs last
-		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung previo previamente anterior`)
+		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung vu vor-ct vorct vorwert voraufnahme damals gegenuber fruher vergleich previo previa previos previas previamente anterior frente inicialmente`)
 	nowWords    = wordSet(`now currently today current measures measuring is are aktuell aktuelle jetzt heute derzeit nun ahora actual actualmente hoy`)
 	fromWords   = wordSet(`from von de desde`)
 	toWords     = wordSet(`to auf a hasta`)
-	wasWords    = wordSet(`was were had measured`)
+	wasWords    = wordSet(`was were had measured media median war waren hatte`)
 	changeWords = wordSet(`doubled tripled increased grown decreased enlarged shrunk changed progressed regressed grew shrank increase decrease growth reduced
-		diminished reduction change enlarging decreasing increasing interval`)
+		diminished reduction change enlarging decreasing increasing interval
+		zugenommen abgenommen gewachsen zunahme abnahme ruckgang aumentado aumento crecido crecimiento disminuido disminucion reducido reduccion`)
 	// timeWords name the examination or the time that a past or present word is of.
-	timeWords   = wordSet(`year month week day time visit exam examination study scan ct mri film radiograph imaging report follow-up followup occasion`)
+	timeWords   = wordSet(`year month week day time visit exam examination study scan ct mri film radiograph imaging report follow-up followup occasion
+		estudio examen control tc tac rm jahr jahren monat monaten jahre monate ano anos mes meses`)
 	growthWords = wordSet(`grew grown increased decreased shrank shrunk enlarged`)
 	// growthNouns before "of" make a measurement a change.
-	growthNouns = wordSet(`growth increase increment decrease reduction change difference shrinkage enlargement progression regression zunahme abnahme aumento`)
+	growthNouns = wordSet(`growth increase increment decrease reduction change difference shrinkage enlargement progression regression zunahme abnahme aumento crecimiento incremento disminucion reduccion`)
+	monthWords  = wordSet(`january february march april june july august september october november december januar februar marz juni juli oktober dezember mai
+		enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre`)
 	agoWords    = wordSet(`baseline initially previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
 )
 
@@ -62,6 +72,7 @@ const (
 	taken timing = iota
 	past
 	perhapsPast // told in the past tense: past only beside a present one
+	unknownTime
 )
 
 // owned is a measurement that belongs to a mention.
@@ -91,7 +102,7 @@ func (s *sentence) things(i int, carried *thing) []thing {
 		a := s.assess(f.Span)
 		out = append(out, thing{f.Span, !a.Negated && (!a.Historical || a.Standing) && !a.Hypothetical && !a.Other && !f.denied, a.Possible})
 	}
-	if out == nil && carried != nil && s.takesUp() {
+	if out == nil && carried != nil && (s.takesUp() || s.field()) {
 		out = []thing{{Span{s.span.Start, s.span.Start}, carried.counts, carried.possible}}
 	}
 	return out
@@ -122,6 +133,22 @@ func (s *sentence) standIns(all []found) []found {
 	}
 	slices.SortFunc(all, func(a, b found) int { return a.Start - b.Start })
 	return all
+}
+
+// fieldWords name a property of what was named before, at the start of a line or clause that
+// has it behind a colon.
+var fieldWords = wordSet("location side site size laterality segment lobe margin margins border borders density attenuation shape zone level pole diameter dimensions\n\tmeasurement measurements volume position color colour enhancement calcification lokalisation grosse lage seite dichte begrenzung localizacion lado tamano bordes densidad")
+
+// field reports whether the sentence has a property of what was named before, behind a colon:
+// "Location: left lower pole".
+func (s *sentence) field() bool {
+	const longest = 4
+	for i := s.span.Start; i < min(s.span.End-1, s.span.Start+longest); i++ {
+		if fieldWords[s.tokens[i].Text] && s.tokens[i+1].Text == ":" {
+			return true
+		}
+	}
+	return false
 }
 
 // takesUp reports whether the sentence begins by what was named before ("In its greatest
@@ -170,7 +197,9 @@ func (s *sentence) measure(i int, things []thing) (schema.Cell, bool) {
 // shortAxis reports whether the words beside a measurement name it so.
 func (s *sentence) shortAxis(m Span) bool {
 	for i := max(s.span.Start, m.Start-5); i+1 < min(s.span.End, m.End+5); i++ {
-		if s.tokens[i].Text == "short" && (s.tokens[i+1].Text == "axis" || s.tokens[i+1].Text == "-") {
+		switch t, next := s.tokens[i].Text, s.tokens[i+1].Text; {
+		case t == "short" && (next == "axis" || next == "-" || strings.HasPrefix(next, "diam")), t == "eje" && (next == "corto" || next == "menor"),
+			strings.HasPrefix(t, "kurzachs"), strings.HasPrefix(next, "kurzachs"), t == "kurzer", t == "kurzen":
 			return true
 		}
 	}
@@ -233,6 +262,10 @@ func (s *sentence) goesOn(from, to int) bool {
 func (s *sentence) counts(things []thing) []measurement {
 	var out []measurement
 	for _, t := range things {
+		if m, ok := s.numberOf(t); ok {
+			out = append(out, m)
+			continue
+		}
 		from := t.Start
 		for from > max(s.span.Start, t.Start-4) && s.tokens[from-1].Word {
 			from--
@@ -248,6 +281,16 @@ func (s *sentence) counts(things []thing) []measurement {
 		}
 	}
 	return out
+}
+
+// numberOf reads "number of nodules: 3".
+func (s *sentence) numberOf(t thing) (measurement, bool) {
+	if t.Start-2 < s.span.Start || s.tokens[t.Start-1].Text != "of" || s.tokens[t.Start-2].Text != "number" || t.End+1 >= s.span.End ||
+		s.tokens[t.End].Text != ":" && s.tokens[t.End].Text != "=" && !s.x.Engine.is(s.tokens[t.End], verb) {
+		return measurement{}, false
+	}
+	v, next := readNumber(pieces(s.tokens, Span{t.End + 1, s.span.End}), 0)
+	return measurement{Span{t.End + 1, t.End + 2}, []float64{v}}, next > 0
 }
 
 // owner is the thing that a measurement belongs to by syntax; nil when it is of something
@@ -291,17 +334,22 @@ func (s *sentence) owner(m measurement, things []thing, distance bool) *thing {
 // namedBefore reports whether the words right before a measurement name what it is of:
 // "the aorta is 4 cm wide and the nodule …".
 func (s *sentence) namedBefore(m measurement) bool {
+	place := false // which needs a preposition: "in the right upper lobe 9 mm nodule", not "right kidney 11 cm"
 	for i := m.Start - 1; i >= s.span.Start; i-- {
 		switch t := s.tokens[i]; {
+		case place && s.x.Engine.is(t, inside):
+			return false
+		case s.known(i):
+			place = true
 		case t.Text == "(" && i == m.Start-1: // "punch biopsy (4 mm)"
 		case !t.Word && t.Text != "-" && (t.Text != "," || i < m.Start-1):
-			return false
+			return place
 		case !t.Word, startsDigit(t.Text), closedWords[t.Text], sizeWords[t.Text], pastWords[t.Text], nowWords[t.Text], s.x.Engine.is(t, opener|verb|existential):
 		default:
 			return true
 		}
 	}
-	return false
+	return place
 }
 
 // nounPhrase is the run of words from token i that a measurement there describes.
@@ -320,24 +368,35 @@ func (s *sentence) nounPhrase(i int) Span {
 // foreign reports whether a noun phrase without a thing names something else.
 func (s *sentence) foreign(p Span, things []thing) bool {
 	for i := p.Start; i < p.End; i++ {
-		if t := s.tokens[i]; t.Word && !sizeWords[t.Text] && !startsDigit(t.Text) && !s.known(i) {
+		if t := s.tokens[i]; t.Word && !sizeWords[t.Text] && !startsDigit(t.Text) && lengths.factors[t.Text] == 0 && !s.known(i) {
 			return true
 		}
 	}
 	return false
 }
 
-// known reports whether a phrase of the lexicon's categories covers token i: a place or a
-// look of the thing.
+// known reports whether a phrase of the lexicon covers token i that tells a place or a look of
+// a thing, and is none itself.
 func (s *sentence) known(i int) bool {
 	for k, m := range s.x.Lexicon.match {
-		if s.x.Lexicon.Schema.Attributes[k].Kind != schema.Categorical {
+		kind := s.x.Lexicon.Schema.Attributes[k].Kind
+		if kind == schema.Numeric {
 			continue
 		}
 		for _, f := range m.find(s.tokens, s.span) {
-			if f.Start <= i && i < f.End {
+			if f.Start <= i && i < f.End && (kind == schema.Categorical || !s.measured(f.Span)) {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// measured reports whether sizes of the lexicon belong to what the mention names.
+func (s *sentence) measured(mention Span) bool {
+	for k, m := range s.x.Lexicon.near {
+		if m != nil && s.x.Lexicon.Schema.Attributes[k].Kind == schema.Numeric && len(m.find(s.tokens, mention)) > 0 {
+			return true
 		}
 	}
 	return false
@@ -359,8 +418,11 @@ func (s *sentence) setApart(m measurement, things []thing) bool {
 		}
 		return ""
 	}
-	if word(1) == "of" && growthNouns[word(2)] {
+	if growthNouns[word(2)] && (word(1) == "of" || word(1) == "de" || word(1) == "von" || word(1) == "um") || word(1) == "um" {
 		return true
+	}
+	if word(1) == "a" && m.End < s.span.End && (s.tokens[m.End].Text == "de" || s.tokens[m.End].Text == "del") {
+		return true // "a 2 cm de la pleura"
 	}
 	limit := limitWords[word(1)] && word(2) != "-" || word(1) == "than" && limitWords[word(2)] || word(1) == "=" && limitWords[word(2)]
 	if limit && (s.advises() || s.assess(m.Span).Negated || growthWords[word(2)] || growthWords[word(3)]) || s.reaches(m) || growthWords[word(1)] || word(1) == "by" {
@@ -444,14 +506,12 @@ func (s *sentence) otherSubject(between Span, things []thing) bool {
 		case t.Text == ")" || t.Text == "]":
 			depth--
 		case depth > 0:
-		case t.Text == ";":
-			turned, noun = true, true
-		case t.Text == "," && !decimal(s.tokens, i) || s.x.Engine.is(t, and|with):
+		case t.Text == ";" || t.Text == "," && !decimal(s.tokens, i) || s.x.Engine.is(t, and|with):
 			turned, noun = true, false
 		case anaphora[t.Text]:
 			turned, noun = false, false
 		case turned && t.Word && !closedWords[t.Text] && !sizeWords[t.Text] && !pastWords[t.Text] && !nowWords[t.Text] &&
-			!changeWords[t.Text] && !timeWords[t.Text] && !startsDigit(t.Text) && lengths.factors[t.Text] == 0 && !s.x.Engine.is(t, opener|verb|existential) && !covered(i, things) && !s.known(i):
+			t.Text != "x" && !wasWords[t.Text] && !changeWords[t.Text] && !timeWords[t.Text] && !monthWords[t.Text] && !startsDigit(t.Text) && lengths.factors[t.Text] == 0 && !s.x.Engine.is(t, opener|verb|existential) && !covered(i, things) && !s.known(i):
 			noun = true
 		}
 	}
@@ -464,7 +524,7 @@ func decimal(tokens []Token, i int) bool {
 }
 
 // refWords take up the examination that a comparison is with.
-var refWords = wordSet("since from than compared comparison versus vs")
+var refWords = wordSet("since from than compared comparison versus vs comparado comparacion respecto seit desde")
 
 // elsewhen reports whether the past word at token i is no time of a measurement at token to,
 // with a comma or "and" between the two: it is of the measurement before, which ended at token
@@ -501,12 +561,87 @@ func (s *sentence) date(i int) bool {
 	return true
 }
 
+// columnsOf are the times of the cells of the table's lines that follow a line of their names,
+// "Lesion | Current | Prior"; last are those of the line before.
+func columnsOf(tokens []Token, span Span, last []timing) []timing {
+	var out []timing
+	cell, named, bar := taken, false, ""
+	for i := span.Start; i < span.End; i++ {
+		switch t := tokens[i]; {
+		case t.Text == "|" || t.Text == ";":
+			bar, out, cell = t.Text, append(out, cell), taken
+		case lengths.factors[t.Text] != 0 && startsDigit(tokens[max(i-1, span.Start)].Text), t.Text == ".", t.Text == ":":
+			out = nil
+			i = span.End
+		case pastWords[t.Text] || monthWords[t.Text] || len(t.Text) == 3 && monthBegins(t.Text):
+			cell, named = past, true
+		case nowWords[t.Text]:
+			named = true
+		}
+	}
+	if len(out) > 0 && named {
+		return append(out, cell)
+	}
+	for _, t := range tokens[span.Start:span.End] {
+		if t.Text == "|" || t.Text == ";" {
+			bar = t.Text
+		}
+	}
+	if bar == "" {
+		return nil
+	}
+	return last
+}
+
+// monthBegins reports whether a month begins with the three letters: "feb".
+func monthBegins(letters string) bool {
+	for m := range monthWords {
+		if strings.HasPrefix(m, letters) {
+			return true
+		}
+	}
+	return false
+}
+
+// column is the time of the table's column that a measurement stands in.
+func (s *sentence) column(m measurement) timing {
+	n := 0
+	for _, t := range s.tokens[s.span.Start:m.Start] {
+		if t.Text == "|" || t.Text == ";" {
+			n++
+		}
+	}
+	if n >= len(s.columns) || n == 0 {
+		return unknownTime
+	}
+	return s.columns[n]
+}
+
+// monthYear reports whether one begins at token i: 07/22, 07/2022.
+func (s *sentence) monthYear(i int) bool {
+	return i+2 < s.span.End && number(s.tokens[i].Text) && s.tokens[i+1].Text == "/" && !s.tokens[i+1].Space && number(s.tokens[i+2].Text)
+}
+
+// bare reports whether a measurement stands alone in a bracket behind another of the same
+// sentence, which it then is the former of: "14 x 9 mm (12 x 8 mm)".
+func (s *sentence) bare(m measurement) bool {
+	if m.Start-2 < s.span.Start || m.End >= s.span.End || s.tokens[m.Start-1].Text != "(" || s.tokens[m.End].Text != ")" {
+		return false
+	}
+	for i := m.Start - 2; i >= max(s.span.Start, m.Start-5); i-- {
+		if unit := s.tokens[i].Text; lengths.factors[unit] != 0 {
+			return unit == s.tokens[m.End-1].Text && (i == m.Start-2 || !s.reading().joint(i, m.Start)) // "1.2 cm (12 mm)" says it twice
+		}
+	}
+	return false
+}
+
 // arrow reports whether one and a number follow a measurement: "9 mm -> 12 mm", "9 mm -> now 12 mm".
 func (s *sentence) arrow(i int) bool {
 	for i < s.span.End && (s.tokens[i].Text == "-" || s.tokens[i].Text == "=") {
 		i++
 	}
-	if i+1 >= s.span.End || !(s.tokens[i].Text == ">" && s.tokens[i-1].Text != ")" && i > s.span.Start && !s.tokens[i-1].Word || s.tokens[i].Text == "\u2192") {
+	if i+1 >= s.span.End || !(s.tokens[i].Text == ">" && i > s.span.Start && (!s.tokens[i-1].Word && s.tokens[i-1].Text != ")" || lengths.factors[s.tokens[i-1].Text] != 0) || s.tokens[i].Text == "\u2192") {
 		return false
 	}
 	if i++; nowWords[s.tokens[i].Text] {
@@ -522,9 +657,21 @@ func (s *sentence) when(m measurement, from int) timing {
 	if s.arrow(m.End) {
 		return past
 	}
+	if s.bare(m) {
+		return past
+	}
+	if c := s.column(m); c != unknownTime {
+		return c
+	}
 	for i := m.Start - 1; i >= max(from, m.Start-9); i-- {
 		t := s.tokens[i]
 		switch {
+		case t.Text == ")": // what a closed bracket says is of what stands before it
+			for i > from && s.tokens[i].Text != "(" {
+				i--
+			}
+		case monthWords[t.Text]:
+			was = true
 		case t.Text == ";":
 			i = s.span.Start - 1
 		case s.date(i):
@@ -547,7 +694,7 @@ func (s *sentence) when(m measurement, from int) timing {
 		if !t.Word && t.Text != "-" || s.past(i) && !agoWords[t.Text] || t.Text == "than" || t.Text == "since" || t.Text == "from" || nowWords[t.Text] {
 			break
 		}
-		if (t.Text == "on" || t.Text == "in" || t.Text == "am") && s.date(i+1) {
+		if (t.Text == "on" || t.Text == "in" || t.Text == "am" || t.Text == "el") && (s.date(i+1) || s.monthYear(i+1)) {
 			was = true
 		}
 		number := i+1 < s.span.End && startsDigit(s.tokens[i+1].Text)
@@ -567,7 +714,14 @@ var studyWords = wordSet("estudio examen control tc tac rm la al exploracion ima
 // past reports whether token i tells of the past: "previously", "estudio anterior", not
 // "anterior segment".
 func (s *sentence) past(i int) bool {
-	return pastWords[s.tokens[i].Text] && (s.tokens[i].Text != "anterior" || i > s.span.Start && studyWords[s.tokens[i-1].Text])
+	switch t := s.tokens[i].Text; t {
+	case "anterior":
+		return i > s.span.Start && studyWords[s.tokens[i-1].Text]
+	case "vor": // Vor-CT
+		return i+1 < s.span.End && s.tokens[i+1].Text == "-"
+	default:
+		return pastWords[t]
+	}
 }
 
 // toward reports whether "to" and a number stand after token i.

@@ -21,7 +21,7 @@ const maxOptionalWords = 10
 //	no|without          either (an alternative may have marks inside: r/o)
 //	any?                may be left out
 //	nodul*              any word that starts so (at least three letters)
-//	*ectomy             any word that ends so, except at the start of a pattern
+//	*ectomy             any word that ends so (at least four letters at the start of a pattern)
 //	_                   any one word but "not", "possibly" and their like
 //
 // Words match their folded form. A hyphen in the text between two words of a
@@ -105,8 +105,8 @@ func parsePattern(source string) (pattern, error) {
 func parseAlternative(written string, first bool) (a alternative, err error) {
 	switch {
 	case len(written) > 1 && strings.HasPrefix(written, "*"):
-		if a.suffix, written = true, written[1:]; first {
-			return a, errors.New("begins with *, which matches too much at the start")
+		if a.suffix, written = true, written[1:]; first && len(written) < 4 {
+			return a, errors.New("want at least four letters behind a * at the start")
 		}
 	case len(written) > 1 && strings.HasSuffix(written, "*"):
 		a.prefix, written = true, written[:len(written)-1]
@@ -170,14 +170,17 @@ func matchElems(elems []elem, tokens []Token, start, i int) int {
 	return best
 }
 
-// firsts lists the folded tokens (or prefixes) a match can start with.
-func (p pattern) firsts() (exact, prefixes []string) {
+// firsts lists the folded tokens (or their beginnings or ends) a match can start with.
+func (p pattern) firsts() (exact, prefixes, suffixes []string) {
 	for _, e := range p.elems {
 		if !e.any {
 			for _, alt := range e.alts {
-				if alt.prefix {
+				switch {
+				case alt.prefix:
 					prefixes = append(prefixes, alt.tokens[0])
-				} else {
+				case alt.suffix:
+					suffixes = append(suffixes, alt.tokens[0])
+				default:
 					exact = append(exact, alt.tokens[0])
 				}
 			}
@@ -186,7 +189,7 @@ func (p pattern) firsts() (exact, prefixes []string) {
 			break
 		}
 	}
-	return exact, prefixes
+	return exact, prefixes, suffixes
 }
 
 // match is a pattern found in tokens.
@@ -201,18 +204,25 @@ type matcher struct {
 	patterns []pattern
 	exact    map[string][]int
 	prefixes map[string][]int // by the first three bytes
+	suffixes map[string][]int // by the last three bytes
 }
 
 // newMatcher prepares patterns. Matches refer to them by index.
 func newMatcher(patterns []pattern) *matcher {
-	m := &matcher{patterns: patterns, exact: map[string][]int{}, prefixes: map[string][]int{}}
+	m := &matcher{patterns: patterns, exact: map[string][]int{}, prefixes: map[string][]int{}, suffixes: map[string][]int{}}
 	for n, p := range patterns {
-		exact, prefixes := p.firsts()
+		exact, prefixes, suffixes := p.firsts()
 		for _, w := range unique(exact) {
 			m.exact[w] = append(m.exact[w], n)
 		}
 		for i := range prefixes {
 			prefixes[i] = prefixes[i][:3]
+		}
+		for i := range suffixes {
+			suffixes[i] = suffixes[i][len(suffixes[i])-3:]
+		}
+		for _, w := range unique(suffixes) {
+			m.suffixes[w] = append(m.suffixes[w], n)
 		}
 		for _, w := range unique(prefixes) {
 			m.prefixes[w] = append(m.prefixes[w], n)
@@ -223,7 +233,7 @@ func newMatcher(patterns []pattern) *matcher {
 
 // presence tells which of several matchers may find anything in a sentence, by one look at
 // each word.
-type presence struct{ exact, prefixes map[string]uint64 }
+type presence struct{ exact, prefixes, suffixes map[string]uint64 }
 
 // sharedBit stands for all matchers beyond the bits of a word.
 const sharedBit = 61
@@ -233,7 +243,7 @@ func bit(n int) uint64 { return 1 << min(n, sharedBit) }
 // add puts matcher m, which may be nil, at bit n.
 func (p *presence) add(m *matcher, n int) {
 	if p.exact == nil {
-		p.exact, p.prefixes = map[string]uint64{}, map[string]uint64{}
+		p.exact, p.prefixes, p.suffixes = map[string]uint64{}, map[string]uint64{}, map[string]uint64{}
 	}
 	if m == nil {
 		return
@@ -243,6 +253,9 @@ func (p *presence) add(m *matcher, n int) {
 	}
 	for w := range m.prefixes {
 		p.prefixes[w] |= 1 << n
+	}
+	for w := range m.suffixes {
+		p.suffixes[w] |= 1 << n
 	}
 }
 
@@ -266,12 +279,12 @@ func (p *presence) word(w string) uint64 {
 		bits |= p.exact[bare]
 	}
 	if len(w) >= 3 {
-		bits |= p.prefixes[w[:3]]
+		bits |= p.prefixes[w[:3]] | p.suffixes[w[len(w)-3:]]
 	}
 	return bits
 }
 
-// collect adds the words of all patterns to a set; a beginning has its *.
+// collect adds the words of all patterns to a set; a beginning and an end have their *.
 func (m *matcher) collect(words map[string]bool) {
 	for _, p := range m.patterns {
 		for _, e := range p.elems {
@@ -279,6 +292,8 @@ func (m *matcher) collect(words map[string]bool) {
 				for _, w := range alt.tokens {
 					if alt.prefix {
 						w += "*"
+					} else if alt.suffix {
+						w = "*" + w
 					}
 					words[w] = true
 				}
@@ -323,10 +338,14 @@ func (m *matcher) candidates(word string) []int {
 	if bare := possessive(word); len(bare) < len(word) && len(m.exact[bare]) > 0 {
 		c = append(slices.Clone(c), m.exact[bare]...)
 	}
-	if len(word) >= 3 && len(m.prefixes) > 0 {
-		if p := m.prefixes[word[:3]]; len(p) > 0 {
-			c = append(append([]int(nil), c...), p...)
-		}
+	if len(word) < 3 {
+		return c
+	}
+	if more := m.prefixes[word[:3]]; len(more) > 0 {
+		c = slices.Concat(c, more)
+	}
+	if len(m.suffixes) > 0 {
+		c = slices.Concat(c, m.suffixes[word[len(word)-3:]])
 	}
 	return c
 }

@@ -133,6 +133,9 @@ func upper(text string, tokens []Token, from, end int) bool {
 	return len(s) >= 4 && s == strings.ToUpper(s)
 }
 
+// leads are the headings that what a report finds begins with.
+var leads = wordSet("findings befund befunde hallazgos")
+
 // findingSpans are the parts of a text that speak of findings: not what the reason for the
 // examination, the comparison and the technique say. Without a later heading a reason ends
 // at a blank line, and a method with its first sentence.
@@ -140,6 +143,9 @@ func findingSpans(text string, tokens []Token) []Span {
 	found := headingsOf(text, tokens)
 	var out []Span
 	start := 0
+	if len(found) > 0 && found[0].kind == findingPart && leads[tokens[found[0].Start].Text] {
+		start = found[0].Start // what stands before the findings is why they were looked for
+	}
 	add := func(end int) {
 		if end > start {
 			out = append(out, Span{start, end})

@@ -28,6 +28,8 @@ type Token struct {
 	Space bool
 	// Capital says that a capital and a small letter begin it.
 	Capital bool
+	// Upper says that there is a capital in it behind its first letter, or alone.
+	Upper bool
 }
 
 // Span is a range of tokens, End exclusive.
@@ -69,7 +71,7 @@ func Tokenize(s string) []Token {
 			i += w
 		default:
 			end, plain := wordEnd(s, i)
-			tokens = append(tokens, Token{Start: i, End: end, Text: foldWord(s[i:end], plain), Word: true, Lines: lines, Space: space, Capital: !plain && capital(s[i:end])})
+			tokens = append(tokens, Token{Start: i, End: end, Text: foldWord(s[i:end], plain), Word: true, Lines: lines, Space: space, Capital: !plain && capital(s[i:end]), Upper: !plain && upperIn(s[i:end])})
 			i = end
 		}
 		lines, space = 0, false
@@ -81,6 +83,11 @@ func capital(word string) bool {
 	first, w := utf8.DecodeRuneInString(word)
 	second, _ := utf8.DecodeRuneInString(word[w:])
 	return unicode.IsUpper(first) && unicode.IsLower(second)
+}
+
+func upperIn(word string) bool {
+	_, w := utf8.DecodeRuneInString(word)
+	return strings.ContainsFunc(word[w:], unicode.IsUpper) || w == len(word) && strings.ToLower(word) != word
 }
 
 // escapedBreak reports whether s begins with a line break or tab that an export has written
@@ -209,7 +216,7 @@ func sentences(tokens []Token) []Span {
 	}
 	for i := range tokens {
 		t := tokens[i]
-		if i-start >= maxSentenceTokens || i > start && (t.Lines >= 2 || t.Lines == 1 && (itemStart(tokens, i) || tokens[i-1].Text == ":" || t.Capital && !unfinished[tokens[i-1].Text])) {
+		if i-start >= maxSentenceTokens || i > start && (t.Lines >= 2 || t.Lines == 1 && (itemStart(tokens, i) || tokens[i-1].Text == ":" || t.Capital && !unfinished[tokens[i-1].Text] || newRow(tokens, start, i))) {
 			flush(i)
 		}
 		if t.Word || i < start {
@@ -236,6 +243,28 @@ func sentences(tokens []Token) []Span {
 	}
 	flush(len(tokens))
 	return spans
+}
+
+// newRow reports whether the line that begins at token i, though not with a capital and small
+// letters, does not go on with the one before: "PR: negative", "LLL nodule | 5 mm", "pT2" behind
+// a number.
+func newRow(tokens []Token, start, i int) bool {
+	const longest = 4
+	if unfinished[tokens[i-1].Text] {
+		return false
+	}
+	table, fields := false, false
+	for _, t := range tokens[start:i] {
+		table, fields = table || t.Text == "|", fields || t.Text == ":"
+	}
+	field := false
+	for k := i + 1; k < min(len(tokens), i+longest+1) && tokens[k].Lines == 0; k++ {
+		if field = tokens[k].Text == ":"; field || !tokens[k].Word && tokens[k].Text != "/" && tokens[k].Text != "-" {
+			break
+		}
+	}
+	last := tokens[i-1].Text
+	return table || field && (fields || tokens[i].Upper) || tokens[i].Upper && (startsDigit(last) || last == ")" || lengths.factors[last] != 0)
 }
 
 // unfinished are the words and marks after which a line with a capital goes on.
