@@ -165,7 +165,7 @@ func (s *sentence) reading() *Sentence {
 // What is named as known or is measured exists, though it is not assessed: "the nodule is hard to measure".
 func (s *sentence) assess(thing Span) Assertion {
 	a := s.reading().Assess(thing)
-	a.Hypothetical = a.Hypothetical && !(a.Unassessed && (s.reading().named(thing) || len(lengths.measurements(s.tokens, Span{thing.End, s.span.End})) > 0))
+	a.Hypothetical = a.Hypothetical && !(a.Unassessed && (s.reading().named(thing) || slices.ContainsFunc(lengths.measurements(s.tokens, Span{thing.End, s.span.End}), func(m measurement) bool { return !s.bound(m) })))
 	return a
 }
 

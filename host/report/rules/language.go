@@ -96,7 +96,8 @@ type tongue struct{ english, weak, german, spanish, other, unknown int }
 func listen(text string, tokens []Token, known func(string) bool) tongue {
 	var n tongue
 	for i, t := range tokens {
-		if !t.Word || strings.ContainsAny(t.Text, "0123456789") || abbreviated(tokens, i) {
+		if !t.Word || strings.ContainsAny(t.Text, "0123456789") || abbreviated(tokens, i) || i > 0 && startsDigit(tokens[i-1].Text) && units["HU"].factors[t.Text] != 0 ||
+			notEnd[t.Text] && i+1 < len(tokens) && tokens[i+1].Text == "." && !tokens[i+1].Space && i+2 < len(tokens) {
 			continue
 		}
 		foreign := false
@@ -112,6 +113,8 @@ func listen(text string, tokens []Token, known func(string) bool) tongue {
 		switch {
 		case t.Text == "de" || t.Text == "en": // Spanish, or French and its like
 			n.spanish, n.other, foreign = n.spanish+1, n.other+1, true
+		case !foreign && len(t.Text) >= 8 && germanEnding(t.Text):
+			n.german, foreign = n.german+1, true
 		case !foreign && strings.HasSuffix(strings.ToLower(text[t.Start:t.End]), "i\u00f3n"):
 			n.spanish, foreign = n.spanish+1, true
 		}
@@ -134,6 +137,11 @@ func listen(text string, tokens []Token, known func(string) bool) tongue {
 		}
 	}
 	return n
+}
+
+// germanEnding reports whether a long word ends as German ones do.
+func germanEnding(word string) bool {
+	return slices.ContainsFunc([]string{"ung", "ungen", "lappen", "herd", "herde", "herden", "zyste", "zysten", "knoten"}, func(e string) bool { return strings.HasSuffix(word, e) })
 }
 
 // imageWords stand before the number of an image or series.

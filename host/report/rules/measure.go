@@ -273,7 +273,7 @@ func enumerated(p []piece, i int) bool {
 
 // quantityAt reads a measurement in u that starts at piece i; next is i when there is none.
 func (u unit) quantityAt(p []piece, i int) (m measurement, next int) {
-	negative := u.signed && i > 0 && p[i-1].text == "-" && !p[i].space && (i == 1 || p[i-1].space)
+	negative := u.signed && i > 0 && (p[i-1].text == "minus" || p[i-1].text == "-" && !p[i].space && (i == 1 || p[i-1].space))
 	var values, factors []float64
 	ranged := false
 	j := i
@@ -362,12 +362,15 @@ func (u unit) heading(p []piece) float64 {
 		if f := u.factors[p[i].text]; f != 0 && p[i-1].text == "(" && p[i+1].text == ")" && p[i+2].text == ":" {
 			return f
 		}
+		if u.before[p[i-1].text] && p[i].text == ":" && !startsDigit(p[i+1].text) && p[i+1].text != "-" { // "SUVmax: nodule 3.8"
+			return 1
+		}
 	}
 	return 0
 }
 
 // numbered are the words that a number without a unit counts: "image 61".
-var numbered = wordSet("image images series slice segment station level lesion nodule target number no im se bild serie segmento imagen # / ( -")
+var numbered = wordSet("image images series slice segment station level number no im se bild serie segmento imagen # / ( -")
 
 // plain reports whether the number at pieces from to next may be a size without a unit.
 func plain(p []piece, from, next int) bool {

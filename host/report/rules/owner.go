@@ -19,7 +19,7 @@ var (
 		should would could may might must will can not no be been appears remains lined containing present visible
 		per respectively each total und oder im in der die das mit von bei y o con en de la el auf um war ist hat sind zuvor nach an am im dem den vor segun antes
 		vom beim ohne sin sowie bis zu zum zur ein eine einer einem einen eines jeweils weiterhin unverandert nun gegenuber misst betragt erreicht zeigt un una los las del al
-		que por hasta mide miden alcanza presenta se ya frente respecto sobre desde para su`)
+		que sigue midiendo por hasta mide miden alcanza presenta se ya frente respecto sobre desde para su`)
 	// sizeWords are nouns and adjectives of the size itself.
 	sizeWords = wordSet(`diameter size length width height depth axis dimension dimensions extent maximal maximum max largest greatest
 		long short longest shortest ap cc tr transverse craniocaudal anteroposterior axial sagittal coronal mean average thick thickness wide
@@ -28,7 +28,7 @@ var (
 		intense intensely avidly moderate moderately mild mildly marked markedly high low increased focal homogeneous fdg hypermetabolic
 		unenhanced enhanced precontrast postcontrast noncontrast phase arterial portal venous delayed volume count index percent
 		size: a an the its of is in craniocaudally transversely durchmesser grosse tamano diametro short-axis long-axis gross grosse messend messende
-		closest nearest narrowest minimum min tv lr si messender messendes messenden grosser grosses grossen grosster grosste grosstes gesamtgrosse gesamtdurchmesser
+		est avg estimated barely merely only still nur noch apenas solo sa ld sd closest nearest narrowest minimum min tv lr si messender messendes messenden grosser grosses grossen grosster grosste grosstes gesamtgrosse gesamtdurchmesser
 		maximaler maximale maximalen querdurchmesser langsdurchmesser kurzachse kurzachsendurchmesser kurzachsig langachse axiale axialer kraniokaudal craniokaudal transversal
 		sagittaler koronar anteroposterior craneocaudal etwa zirka knapp rund insgesamt dichte he uh densidad atenuacion aproximadamente aproximado unos unas casi maximo
 		mayor eje corto largo menor total longitud espesor anchura altura extension ausdehnung lange breite dicke hohe`)
@@ -46,8 +46,8 @@ var (
 	adviceWords = wordSet(`should recommend recommended recommends recommendation follow followup guideline guidelines fleischner criteria threshold
 		screening consider warrant warrants`)
 	pastWords = wordSet(`previously prior prev previous formerly before antes baseline nadir earlier initially originally compared comparison versus vs last
-		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung vu vor-ct vorct vorwert voraufnahme damals gegenuber fruher vergleich previo previa previos previas previamente anterior frente inicialmente`)
-	nowWords    = wordSet(`now currently today current measures measuring is are aktuell aktuelle jetzt heute derzeit nun ahora actual actualmente hoy`)
+		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung vu vor-ct vorct vorwert voraufnahme damals ehemals einst ursprunglich anfangs gegenuber fruher vergleich previo previa previos previas previamente anterior frente inicialmente`)
+	nowWords    = wordSet(`now currently today current measures measuring is are aktuell aktuelle jetzt heute derzeit nun nur ahora actual actualmente hoy`)
 	fromWords   = wordSet(`from von de desde`)
 	toWords     = wordSet(`to auf a hasta`)
 	wasWords    = wordSet(`was were had measured media median war waren hatte`)
@@ -62,7 +62,7 @@ var (
 	growthNouns = wordSet(`growth increase increment decrease reduction change difference shrinkage enlargement progression regression zunahme abnahme aumento crecimiento incremento disminucion reduccion`)
 	monthWords  = wordSet(`january february march april june july august september october november december januar februar marz juni juli oktober dezember mai
 		enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre`)
-	agoWords    = wordSet(`baseline initially previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
+	agoWords    = wordSet(`previo previa anterior voruntersuchung vorbefund voraufnahme damals vu baseline initially previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
 )
 
 // timing says when a measurement was taken.
@@ -100,12 +100,27 @@ func (s *sentence) things(i int, carried *thing) []thing {
 			continue
 		}
 		a := s.assess(f.Span)
+		a.Negated = a.Negated && !(a.Trigger.Start >= f.End && s.valued(f.Span, a.Trigger))
 		out = append(out, thing{f.Span, !a.Negated && (!a.Historical || a.Standing) && !a.Hypothetical && !a.Other && !f.denied, a.Possible})
+	}
+	if out == nil && s.topic.End > 0 && s.topic.End <= s.span.Start && s.placesAndSizes() && s.x.Lexicon.Schema.Attributes[i].Kind == schema.Numeric &&
+		len(s.x.Lexicon.near[i].find(s.tokens, s.topic)) > 0 {
+		return []thing{{Span: Span{s.span.Start, s.span.Start}, counts: true}} // "Calculi: R none. L 5 mm."
 	}
 	if out == nil && carried != nil && (s.takesUp() || s.field()) {
 		out = []thing{{Span{s.span.Start, s.span.Start}, carried.counts, carried.possible}}
 	}
 	return out
+}
+
+// valued reports whether what denies a mention behind it is a part of a value: "margins free".
+func (s *sentence) valued(mention, trigger Span) bool {
+	for k, m := range s.x.Lexicon.match {
+		if s.x.Lexicon.Schema.Attributes[k].Kind == schema.Categorical && slices.ContainsFunc(m.find(s.tokens, cover(mention, trigger)), func(f found) bool { return f.Start <= mention.Start && trigger.End <= f.End }) {
+			return true
+		}
+	}
+	return false
 }
 
 // thoseWords follow a "those" that stands for what was named before.
@@ -133,6 +148,16 @@ func (s *sentence) standIns(all []found) []found {
 	}
 	slices.SortFunc(all, func(a, b found) int { return a.Start - b.Start })
 	return all
+}
+
+// placesAndSizes reports whether the sentence has nothing but places, letters and sizes.
+func (s *sentence) placesAndSizes() bool {
+	for i := s.span.Start; i < s.span.End; i++ {
+		if t := s.tokens[i]; t.Word && len(t.Text) > 1 && !closedWords[t.Text] && !sizeWords[t.Text] && !startsDigit(t.Text) && lengths.factors[t.Text] == 0 && !s.known(i) {
+			return false
+		}
+	}
+	return true
 }
 
 // fieldWords name a property of what was named before, at the start of a line or clause that
@@ -199,7 +224,7 @@ func (s *sentence) shortAxis(m Span) bool {
 	for i := max(s.span.Start, m.Start-5); i+1 < min(s.span.End, m.End+5); i++ {
 		switch t, next := s.tokens[i].Text, s.tokens[i+1].Text; {
 		case t == "short" && (next == "axis" || next == "-" || strings.HasPrefix(next, "diam")), t == "eje" && (next == "corto" || next == "menor"),
-			strings.HasPrefix(t, "kurzachs"), strings.HasPrefix(next, "kurzachs"), t == "kurzer", t == "kurzen":
+			t == "sa", strings.HasPrefix(t, "kurzachs"), strings.HasPrefix(next, "kurzachs"), t == "kurzer", t == "kurzen":
 			return true
 		}
 	}
@@ -251,11 +276,11 @@ func (s *sentence) bound(m measurement) bool {
 // measurements: "AP 4 cm, TR 3 cm and CC 6 cm" are the extents of one thing.
 func (s *sentence) goesOn(from, to int) bool {
 	for _, t := range s.tokens[from:to] {
-		if t.Text != "," && t.Text != "(" && t.Text != ")" && t.Text != ":" && !s.x.Engine.is(t, and) && (!dimensionWords[t.Text] || t.Text == "by") && t.Text != "dimension" && t.Text != "plane" {
+		if t.Text != "," && t.Text != ";" && t.Text != "(" && t.Text != ")" && t.Text != ":" && !s.x.Engine.is(t, and) && (!dimensionWords[t.Text] || t.Text == "by") && t.Text != "dimension" && t.Text != "plane" {
 			return false
 		}
 	}
-	return true
+	return !slices.ContainsFunc(s.tokens[from:to], func(t Token) bool { return t.Text == ";" }) || slices.ContainsFunc(s.tokens[from:to], func(t Token) bool { return dimensionWords[t.Text] })
 }
 
 // counts reads how many things there are: "3 nodules", "three enlarged lymph nodes".
@@ -339,6 +364,8 @@ func (s *sentence) namedBefore(m measurement) bool {
 		switch t := s.tokens[i]; {
 		case place && s.x.Engine.is(t, inside):
 			return false
+		case s.x.Engine.is(t, article) && i < m.Start-1 && !place:
+			return false // "and a tiny (3 mm) cyst"
 		case s.known(i):
 			place = true
 		case t.Text == "(" && i == m.Start-1: // "punch biopsy (4 mm)"
@@ -357,12 +384,24 @@ func (s *sentence) nounPhrase(i int) Span {
 	p := Span{i, i}
 	for p.End < s.span.End && p.End-i < 8 {
 		t := s.tokens[p.End]
+		if t.Text == "-" && t.Space && p.End+1 < s.span.End && s.tokens[p.End+1].Space || p.End == i && (t.Text == "a" || nowWords[t.Text] || s.past(p.End) || actsOn(t.Text)) {
+			break
+		}
 		if t.Text != "-" && (!t.Word || closedWords[t.Text] || distanceWords[t.Text] && p.End == i) || p.End > i && s.x.Engine.is(t, article) {
 			break
 		}
 		p.End++
 	}
 	return p
+}
+
+// actWords are verbs of what a thing does, which may stand right behind its size.
+var actWords = wordSet("abuts encases invades extends displaces compresses occupies involves obstructs causes crosses contacts touches effaces narrows obscures enhances arises projects replaces")
+
+// actsOn reports whether the word begins what the thing before it does: "13 mm abuts", "12 mm causing".
+func actsOn(word string) bool {
+	const shortest = 7
+	return actWords[word] || len(word) >= shortest && strings.HasSuffix(word, "ing")
 }
 
 // foreign reports whether a noun phrase without a thing names something else.
@@ -419,6 +458,9 @@ func (s *sentence) setApart(m measurement, things []thing) bool {
 		return ""
 	}
 	if growthNouns[word(2)] && (word(1) == "of" || word(1) == "de" || word(1) == "von" || word(1) == "um") || word(1) == "um" {
+		return true
+	}
+	if m.End+1 < s.span.End && (s.tokens[m.End].Text == "von" || s.tokens[m.End].Text == "vom") && slices.ContainsFunc(s.tokens[m.End:min(m.End+6, s.span.End)], func(t Token) bool { return t.Text == "entfernt" }) {
 		return true
 	}
 	if word(1) == "a" && m.End < s.span.End && (s.tokens[m.End].Text == "de" || s.tokens[m.End].Text == "del") {
@@ -497,7 +539,7 @@ func (s *sentence) advises() bool {
 // otherSubject reports whether the words between a thing and a measurement turn to
 // something else: a semicolon, or a noun after a comma or "and" ("nodule, heart 12 cm").
 func (s *sentence) otherSubject(between Span, things []thing) bool {
-	turned, depth, noun := false, 0, false
+	turned, depth, noun, label := false, 0, false, between.Start <= s.span.Start+3
 	for i := between.Start; i < between.End; i++ {
 		t := s.tokens[i]
 		switch {
@@ -506,10 +548,16 @@ func (s *sentence) otherSubject(between Span, things []thing) bool {
 		case t.Text == ")" || t.Text == "]":
 			depth--
 		case depth > 0:
-		case t.Text == ";" || t.Text == "," && !decimal(s.tokens, i) || s.x.Engine.is(t, and|with):
+		case t.Text == ";":
+			turned, noun, label = true, false, false
+		case t.Text == "," && !decimal(s.tokens, i) || s.x.Engine.is(t, and|with):
 			turned, noun = true, false
 		case anaphora[t.Text]:
 			turned, noun = false, false
+		case t.Text == ":" && label:
+			turned, noun = false, false
+		case densityWords[t.Text]:
+			noun = false // "with fluid attenuation"
 		case turned && t.Word && !closedWords[t.Text] && !sizeWords[t.Text] && !pastWords[t.Text] && !nowWords[t.Text] &&
 			t.Text != "x" && !wasWords[t.Text] && !changeWords[t.Text] && !timeWords[t.Text] && !monthWords[t.Text] && !startsDigit(t.Text) && lengths.factors[t.Text] == 0 && !s.x.Engine.is(t, opener|verb|existential) && !covered(i, things) && !s.known(i):
 			noun = true
@@ -517,6 +565,9 @@ func (s *sentence) otherSubject(between Span, things []thing) bool {
 	}
 	return turned && noun
 }
+
+// densityWords are what the words before them describe, and not a thing.
+var densityWords = wordSet("attenuation density uptake activity avidity dichte densidad atenuacion")
 
 // decimal reports whether the comma or full stop at token i stands in a number.
 func decimal(tokens []Token, i int) bool {
@@ -531,7 +582,7 @@ var refWords = wordSet("since from than compared comparison versus vs comparado 
 // from ("6 mm previously, 9 mm now"), or of what is compared ("stable since the prior, 8 mm").
 func (s *sentence) elsewhen(i, from, to int) bool {
 	r := s.reading()
-	if !r.joint(i, to) {
+	if !r.joint(i, to) || slices.ContainsFunc(s.tokens[from:i], func(t Token) bool { return t.Text == ";" }) {
 		return false
 	}
 	for k := i; k >= max(from, i-3); k-- {
@@ -582,6 +633,9 @@ func columnsOf(tokens []Token, span Span, last []timing) []timing {
 	if len(out) > 0 && named {
 		return append(out, cell)
 	}
+	if out := datedColumns(tokens, span); out != nil {
+		return out
+	}
 	for _, t := range tokens[span.Start:span.End] {
 		if t.Text == "|" || t.Text == ";" {
 			bar = t.Text
@@ -591,6 +645,59 @@ func columnsOf(tokens []Token, span Span, last []timing) []timing {
 		return nil
 	}
 	return last
+}
+
+// datedColumns are the columns of a line of names with dates: the latest is now.
+func datedColumns(tokens []Token, span Span) []timing {
+	var when []int
+	start := span.Start
+	for i := span.Start; i <= span.End; i++ {
+		if i < span.End && tokens[i].Text != "|" {
+			continue
+		}
+		when, start = append(when, monthOf(tokens[start:i])), i+1
+	}
+	latest, dates := slices.Max(when), 0
+	out := make([]timing, len(when))
+	for k, w := range when {
+		if w > 0 {
+			dates++
+		}
+		if w > 0 && w < latest {
+			out[k] = past
+		}
+	}
+	if dates < 2 {
+		return nil
+	}
+	return out
+}
+
+// monthOf is the month of a date (04/2023, 4/17/2023, 17.04.2023, 2023-04-17), counted from the
+// year 0; 0 when the tokens are none.
+func monthOf(tokens []Token) int {
+	var numbers []int
+	for _, t := range tokens {
+		if n, err := strconv.Atoi(t.Text); err == nil {
+			numbers = append(numbers, n)
+		} else if t.Word {
+			return 0
+		}
+	}
+	const first = 1900
+	switch n := len(numbers); {
+	case n == 0 || n > 3:
+	case numbers[0] >= first && n > 1:
+		return numbers[0]*12 + numbers[1]
+	case numbers[n-1] < first:
+	case n == 3 && tokens[1].Text == ".":
+		return numbers[2]*12 + numbers[1]
+	case n == 1:
+		return numbers[0] * 12
+	default:
+		return numbers[n-1]*12 + numbers[0]
+	}
+	return 0
 }
 
 // monthBegins reports whether a month begins with the three letters: "feb".
@@ -616,6 +723,35 @@ func (s *sentence) column(m measurement) timing {
 	}
 	return s.columns[n]
 }
+
+// unenhanced reports whether the "before" at token i is of contrast: "68 HU before contrast".
+func (s *sentence) unenhanced(i int) bool {
+	if t := s.tokens[i].Text; t != "before" && t != "vor" && t != "antes" && t != "prior" {
+		return false
+	}
+	for k := i + 1; k < min(i+4, s.span.End); k++ {
+		if contrastWords[s.tokens[k].Text] {
+			return true
+		}
+	}
+	return false
+}
+
+var contrastWords = wordSet("contrast enhancement injection administration gadolinium kontrastmittel km contraste")
+
+// told reports whether nothing but a date and small words stands between the past word at token i
+// and the bracket at token open: "on the prior of 3 April (21 mm)", not "smaller than on the prior
+// and stable (21 mm)".
+func (s *sentence) told(i, open int) bool {
+	for _, t := range s.tokens[i+1 : open] {
+		if t.Word && !startsDigit(t.Text) && !closedWords[t.Text] && !timeWords[t.Text] && !monthWords[t.Text] && !pastWords[t.Text] {
+			return false
+		}
+	}
+	return true
+}
+
+func number4(text string) bool { return len(text) == 4 && number(text) }
 
 // monthYear reports whether one begins at token i: 07/22, 07/2022.
 func (s *sentence) monthYear(i int) bool {
@@ -663,9 +799,14 @@ func (s *sentence) when(m measurement, from int) timing {
 	if c := s.column(m); c != unknownTime {
 		return c
 	}
+	open := -1 // the bracket that the measurement stands in
 	for i := m.Start - 1; i >= max(from, m.Start-9); i-- {
 		t := s.tokens[i]
 		switch {
+		case t.Text == "(" && open < 0:
+			open = i
+		case i >= m.Start-3 && number4(t.Text) && year(t.Text) && !s.reading().joint(i, m.Start):
+			was = true // "2019 noch 6 mm"
 		case t.Text == ")": // what a closed bracket says is of what stands before it
 			for i > from && s.tokens[i].Text != "(" {
 				i--
@@ -676,6 +817,8 @@ func (s *sentence) when(m measurement, from int) timing {
 			i = s.span.Start - 1
 		case s.date(i):
 			was = true
+		case s.unenhanced(i):
+		case open >= 0 && s.past(i) && !s.told(i, open):
 		case s.past(i) && s.elsewhen(i, from, m.Start):
 		case s.past(i):
 			return past
@@ -683,6 +826,7 @@ func (s *sentence) when(m measurement, from int) timing {
 			return past // "from 18 mm the lesion has grown to 26 mm"
 		case fromWords[t.Text] && (s.changes(from, i) || s.precedesNow(m) || i == m.Start-1 && s.changes(s.span.Start, i)):
 			return past
+		case nowWords[t.Text] && s.elsewhen(i, from, m.Start):
 		case nowWords[t.Text]:
 			return taken
 		case wasWords[t.Text]:
@@ -698,6 +842,12 @@ func (s *sentence) when(m measurement, from int) timing {
 			was = true
 		}
 		number := i+1 < s.span.End && startsDigit(s.tokens[i+1].Text)
+		if s.unenhanced(i) || t.Text == "anterior" && !s.past(i) {
+			continue
+		}
+		if i == m.End && year(t.Text) && number4(t.Text) {
+			return past // "11 mm 2020"
+		}
 		if agoWords[t.Text] && !number || t.Text == "in" && number && len(s.tokens[i+1].Text) == 4 {
 			return past
 		}

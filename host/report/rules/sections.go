@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"unicode"
@@ -143,7 +144,7 @@ func findingSpans(text string, tokens []Token) []Span {
 	found := headingsOf(text, tokens)
 	var out []Span
 	start := 0
-	if len(found) > 0 && found[0].kind == findingPart && leads[tokens[found[0].Start].Text] {
+	if slices.ContainsFunc(found, func(h heading) bool { return h.kind == findingPart && leads[tokens[h.Start].Text] }) {
 		start = found[0].Start // what stands before the findings is why they were looked for
 	}
 	add := func(end int) {

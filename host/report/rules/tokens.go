@@ -192,7 +192,7 @@ func foldMark(r rune) string {
 var notEnd = map[string]bool{
 	"dr": true, "mr": true, "mrs": true, "ms": true, "prof": true, "st": true, "vs": true, "eg": true, "ie": true,
 	"e": true, "g": true, "i": true, "approx": true, "ca": true, "fig": true, "resp": true, "incl": true, "pt": true,
-	"p": true, "a": true, "m": true, "v": true, "z": true, "o": true, "u": true, "bzw": true, "ggf": true, "evtl": true, "bds": true, "cf": true, "al": true, "max": true, "min": true,
+	"p": true, "a": true, "m": true, "v": true, "z": true, "o": true, "u": true, "bzw": true, "ggf": true, "evtl": true, "bds": true, "cf": true, "al": true, "max": true, "est": true, "avg": true, "vol": true, "diam": true, "meas": true, "prev": true, "ser": true, "img": true, "lt": true, "rt": true, "min": true,
 }
 
 // maxSentenceTokens parts text without sentence ends, so that the work per
