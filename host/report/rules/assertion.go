@@ -347,7 +347,7 @@ func (s *Sentence) Assess(mention Span) Assertion {
 	if t.role == 0 && !a.Hypothetical {
 		t = s.alternative(mention)
 	}
-	if t.role != 0 && !(t.End <= mention.Start && s.excepted(mention)) {
+	if t.role != 0 && !(t.End <= mention.Start && s.excepted(mention)) && !s.characterizes(t, mention) {
 		a.Possible = t.role&possible != 0
 		a.Probable = !a.Possible && t.role&probable != 0
 		a.Negated = t.role&hedge == 0
@@ -412,6 +412,15 @@ func (s *Sentence) excepted(mention Span) bool {
 		return i < s.span.End && exceptedOnes[s.tokens[i].Text]
 	}
 	return false
+}
+
+// characterWords say of a thing what it may be, and not whether it is.
+var characterWords = wordSet("indeterminate suspicious concerning worrisome")
+
+// characterizes reports whether a hedge behind a particular thing is of its kind: "the nodule is
+// indeterminate".
+func (s *Sentence) characterizes(t tag, mention Span) bool {
+	return t.role&possible != 0 && t.Start >= mention.End && characterWords[s.tokens[t.End-1].Text] && s.named(mention)
 }
 
 // without is the sentence with triggers looked for only outside the mention: a
@@ -618,7 +627,7 @@ func (s *Sentence) alternative(mention Span) tag {
 		return tag{Span{mention.End, mention.End + 1}, possible | either}
 	}
 	for i := mention.Start - 1; i >= max(mention.Start-3, s.span.Start); i-- {
-		if at(i) {
+		if at(i) && (s.tokens[i].Text != "/" || i >= mention.Start-2) {
 			return tag{Span{i, i + 1}, possible | either}
 		}
 		if !s.tokens[i].Word {

@@ -28,7 +28,7 @@ var (
 		intense intensely avidly moderate moderately mild mildly marked markedly high low increased focal homogeneous fdg hypermetabolic
 		unenhanced enhanced precontrast postcontrast noncontrast phase arterial portal venous delayed volume count index percent
 		size: a an the its of is in craniocaudally transversely durchmesser grosse tamano diametro short-axis long-axis gross grosse messend messende
-		est avg estimated barely merely only still nur noch apenas solo sa ld sd closest nearest narrowest minimum min tv lr si messender messendes messenden grosser grosses grossen grosster grosste grosstes gesamtgrosse gesamtdurchmesser
+		most est avg estimated barely merely only still nur noch apenas solo sa ld sd closest nearest narrowest minimum min tv lr si messender messendes messenden grosser grosses grossen grosster grosste grosstes gesamtgrosse gesamtdurchmesser
 		maximaler maximale maximalen querdurchmesser langsdurchmesser kurzachse kurzachsendurchmesser kurzachsig langachse axiale axialer kraniokaudal craniokaudal transversal
 		sagittaler koronar anteroposterior craneocaudal etwa zirka knapp rund insgesamt dichte he uh densidad atenuacion aproximadamente aproximado unos unas casi maximo
 		mayor eje corto largo menor total longitud espesor anchura altura extension ausdehnung lange breite dicke hohe`)
@@ -47,7 +47,7 @@ var (
 		screening consider warrant warrants`)
 	pastWords = wordSet(`previously prior prev previous formerly before antes baseline nadir earlier initially originally compared comparison versus vs last
 		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung vu vor-ct vorct vorwert voraufnahme damals ehemals einst ursprunglich anfangs gegenuber fruher vergleich previo previa previos previas previamente anterior frente inicialmente`)
-	nowWords    = wordSet(`now currently today current measures measuring is are aktuell aktuelle jetzt heute derzeit nun nur ahora actual actualmente hoy`)
+	nowWords    = wordSet(`now currently presently today current measures measuring is are aktuell aktuelle jetzt heute derzeit nun nur ahora actual actualmente hoy`)
 	fromWords   = wordSet(`from von de desde`)
 	toWords     = wordSet(`to auf a hasta`)
 	wasWords    = wordSet(`was were had measured media median war waren hatte`)
@@ -211,7 +211,7 @@ func (s *sentence) measure(i int, things []thing) (schema.Cell, bool) {
 		}
 		v := o.values[extent-1] / e.scale()
 		c := schema.Cell{State: schema.Stated, Value: a.Bin(v), Raw: strconv.FormatFloat(v, 'g', 6, 64), Evidence: s.evidence(o.Span)}
-		if as := s.assess(o.Span); o.possible || as.Possible && !as.Alternative && !suspected(as.Trigger, o, things) {
+		if as := s.assess(o.Span); o.possible || as.Possible && !as.Alternative && !(as.Trigger.Start >= o.End && as.Trigger.End <= o.of.Start) && !suspected(as.Trigger, o, things) {
 			c.State = schema.Uncertain
 		}
 		return c, true
@@ -221,7 +221,11 @@ func (s *sentence) measure(i int, things []thing) (schema.Cell, bool) {
 
 // shortAxis reports whether the words beside a measurement name it so.
 func (s *sentence) shortAxis(m Span) bool {
-	for i := max(s.span.Start, m.Start-5); i+1 < min(s.span.End, m.End+5); i++ {
+	const far = 7
+	for i := max(s.span.Start, m.Start-far); i+1 < min(s.span.End, m.End+far-2); i++ {
+		if t := s.tokens[i].Text; i < m.Start && lengths.factors[t] != 0 || i >= m.End && t == "," {
+			continue
+		}
 		switch t, next := s.tokens[i].Text, s.tokens[i+1].Text; {
 		case t == "short" && (next == "axis" || next == "-" || strings.HasPrefix(next, "diam")), t == "eje" && (next == "corto" || next == "menor"),
 			t == "sa", strings.HasPrefix(t, "kurzachs"), strings.HasPrefix(next, "kurzachs"), t == "kurzer", t == "kurzen":
@@ -268,7 +272,7 @@ func (s *sentence) owned(e entry, things []thing) []owned {
 // bound reports whether a measurement is only the upper limit of one: "< 5 mm", "less than 5 mm".
 func (s *sentence) bound(m measurement) bool {
 	i := m.Start - 1
-	return i >= s.span.Start && (s.tokens[i].Text == "<" || s.tokens[i].Text == "under" || s.tokens[i].Text == "below") ||
+	return i >= s.span.Start && (s.tokens[i].Text == "<" || s.tokens[i].Text == "-" && i > s.span.Start && s.tokens[i-1].Text == "sub" || s.tokens[i].Text == "under" || s.tokens[i].Text == "below") ||
 		i-1 >= s.span.Start && s.tokens[i].Text == "than" && (s.tokens[i-1].Text == "less" || s.tokens[i-1].Text == "smaller")
 }
 
@@ -308,6 +312,33 @@ func (s *sentence) counts(things []thing) []measurement {
 	return out
 }
 
+// modifiers reports whether nothing but places and looks of a thing, brackets and "and" stand
+// between tokens from and to: "3 mm right upper (6:24) and right middle lobe nodules".
+func (s *sentence) modifiers(from, to int) bool {
+	depth := 0
+	for i := from; i < to; i++ {
+		switch t := s.tokens[i]; {
+		case t.Text == "(":
+			depth++
+		case t.Text == ")":
+			depth--
+		case depth > 0, s.x.Engine.is(t, and|apart) && t.Text != "or", t.Text == "-", t.Text == "," && i > from, s.known(i), looks(t.Text) && !s.distant(i):
+		default:
+			return false
+		}
+	}
+	return to > from && depth == 0
+}
+
+// lookWords are adjectives that no ending tells.
+var lookWords = wordSet("round firm flat soft hard dense thick thin dark light pale smooth sharp raised dull")
+
+// looks reports whether the word is an adjective by its looks: "shiny", "nonspecific".
+func looks(word string) bool {
+	const shortest = 5
+	return lookWords[word] || len(word) >= shortest && (strings.HasSuffix(word, "y") || strings.HasSuffix(word, "ish") || slices.ContainsFunc(adjectiveEndings, func(e string) bool { return strings.HasSuffix(word, e) }))
+}
+
 // numberOf reads "number of nodules: 3".
 func (s *sentence) numberOf(t thing) (measurement, bool) {
 	if t.Start-2 < s.span.Start || s.tokens[t.Start-1].Text != "of" || s.tokens[t.Start-2].Text != "number" || t.End+1 >= s.span.End ||
@@ -328,7 +359,7 @@ func (s *sentence) owner(m measurement, things []thing, distance bool) *thing {
 		}
 	}
 	for k := range things {
-		if t := &things[k]; t.Start >= m.End && t.Start < phrase.End {
+		if t := &things[k]; t.Start >= m.End && (t.Start < phrase.End || s.modifiers(m.End, t.Start)) {
 			return t
 		}
 	}
@@ -382,17 +413,35 @@ func (s *sentence) namedBefore(m measurement) bool {
 // nounPhrase is the run of words from token i that a measurement there describes.
 func (s *sentence) nounPhrase(i int) Span {
 	p := Span{i, i}
-	for p.End < s.span.End && p.End-i < 8 {
+	const longest = 10
+	for p.End < s.span.End && p.End-i < longest {
 		t := s.tokens[p.End]
 		if t.Text == "-" && t.Space && p.End+1 < s.span.End && s.tokens[p.End+1].Space || p.End == i && (t.Text == "a" || nowWords[t.Text] || s.past(p.End) || actsOn(t.Text)) {
 			break
 		}
-		if t.Text != "-" && (!t.Word || closedWords[t.Text] || distanceWords[t.Text] && p.End == i) || p.End > i && s.x.Engine.is(t, article) {
+		if p.End > i && p.End+1 < s.span.End && closedWords[t.Text] && s.tokens[p.End-1].Text == "-" && s.tokens[p.End+1].Text == "-" && !t.Space {
+			p.End++ // tree-in-bud
+			continue
+		}
+		if t.Text != "-" && (!t.Word || closedWords[t.Text] || p.End == i && s.distant(i)) || p.End > i && s.x.Engine.is(t, article) {
 			break
 		}
 		p.End++
 	}
 	return p
+}
+
+// sideWords are directions that are adjectives as well.
+var sideWords = wordSet("superior inferior lateral medial anterior posterior distal proximal cephalad caudal cranial")
+
+// distant reports whether token i, right behind a measurement, makes it the way to somewhere:
+// "2 cm superior to the carina", not "2 mm superior segment nodule".
+func (s *sentence) distant(i int) bool {
+	if t := s.tokens[i].Text; !distanceWords[t] || !sideWords[t] {
+		return distanceWords[t]
+	}
+	next := i + 1
+	return next >= s.span.End || !s.tokens[next].Word || closedWords[s.tokens[next].Text]
 }
 
 // actWords are verbs of what a thing does, which may stand right behind its size.
@@ -447,7 +496,7 @@ func (s *sentence) setApart(m measurement, things []thing) bool {
 	if m.End < s.span.End {
 		next := s.tokens[m.End]
 		ahead := m.End+1 < s.span.End && (startsDigit(s.tokens[m.End+1].Text) || s.tokens[m.End+1].Text == ".")
-		if distanceWords[next.Text] && !((toWords[next.Text] || fromWords[next.Text]) && ahead) {
+		if s.distant(m.End) && !((toWords[next.Text] || fromWords[next.Text]) && ahead) {
 			return true
 		}
 	}
@@ -540,6 +589,7 @@ func (s *sentence) advises() bool {
 // something else: a semicolon, or a noun after a comma or "and" ("nodule, heart 12 cm").
 func (s *sentence) otherSubject(between Span, things []thing) bool {
 	turned, depth, noun, label := false, 0, false, between.Start <= s.span.Start+3
+	aside := between.End > between.Start && s.tokens[between.End-1].Text == "(" // of all before it: "tumor in the body and tail (43 mm)"
 	for i := between.Start; i < between.End; i++ {
 		t := s.tokens[i]
 		switch {
@@ -550,6 +600,7 @@ func (s *sentence) otherSubject(between Span, things []thing) bool {
 		case depth > 0:
 		case t.Text == ";":
 			turned, noun, label = true, false, false
+		case aside && s.x.Engine.is(t, and) && !s.x.Engine.is(s.tokens[i+1], article|verb|opener):
 		case t.Text == "," && !decimal(s.tokens, i) || s.x.Engine.is(t, and|with):
 			turned, noun = true, false
 		case anaphora[t.Text]:
