@@ -232,6 +232,9 @@ func (s *Sentence) attributive(t tag) bool {
 // ofMeasurement reports whether a trigger stands beside a length in a bracket after the mention,
 // and is of that alone: "nodule 16 mm (12 mm in 2020)", "(a year ago 12 mm)".
 func (s *Sentence) ofMeasurement(mention Span, t tag) bool {
+	if len(lengths.measurements(s.tokens, Span{mention.End, t.Start})) > 1 {
+		return true // "38 mm vs 45 mm on the prior"
+	}
 	open, length := -1, false
 	for i := mention.End; i < s.span.End; i++ {
 		switch text := s.tokens[i].Text; {

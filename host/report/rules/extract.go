@@ -233,6 +233,9 @@ func (s *sentence) read(i int, cell *schema.Cell, carried *thing) *thing {
 func (s *sentence) ofNamed(value Span, things []thing) bool {
 	trigger := s.reading().of(true).Assess(value).Trigger
 	return slices.ContainsFunc(things, func(t thing) bool {
+		if t.counts && trigger.End <= t.Start && t.End <= value.Start && !s.parted(value, t) {
+			return true // "no washout in the observation in segment VII"
+		}
 		if !t.counts || t.Start < value.End || trigger.End > value.Start {
 			return false
 		}

@@ -53,7 +53,7 @@ var (
 		microcalcificaciones fracturas lesiones hallazgos nuevo nueva nuevos nuevas ligera ligero tendon antes mas via biliar cuello previo previa previos previas
 		previamente ganglio osea oseo oseas oseos dudosa dudoso seno pared aproximadamente margenes lisos milimetros centimetros ya unico unica
 		hepatocarcinoma lavado izq dcho dcha suprarrenal suprarrenales paratraqueal mediastinica mediastinicas adenopatia estudio cortes
-		ahora actualmente valorable corresponder probablemente mayor menor alcanza persiste persisten`)
+		ahora actualmente valorable corresponder probablemente segmento segmentos hilio hiliar mama mamaria cuerpo conocido conocida descrito descrita visto vista crecimiento eje corto milimetrico milimetricos tumoracion engrosamiento aspecto componente unos unas uno dos tres cuatro cinco ninguna ninguno completa completo era izdo izda polo mayor menor alcanza persiste persisten`)
 	otherTongues = wordSet(`pas les une des sans avec et du dans sont sur aux aucun aucune poumons coeur epanchement est droit gauche
 		della nella senza nel sono di il polmoni cuore versamento nessun nessuna destra sinistra
 		sem da com uma dos nao esquerdo esquerda direito direita pulmoes coracao pneumotorax pneumotoraks pnomotoraks ha ausencia atelectasia
@@ -107,7 +107,7 @@ func listen(text string, tokens []Token, known func(string) bool) tongue {
 		if spanish[t.Text] {
 			n.spanish, foreign = n.spanish+1, true
 		}
-		if otherTongues[t.Text] {
+		if otherTongues[t.Text] && !german[t.Text] {
 			n.other, foreign = n.other+1, true
 		}
 		switch {
@@ -141,7 +141,7 @@ func listen(text string, tokens []Token, known func(string) bool) tongue {
 
 // germanEnding reports whether a long word ends as German ones do.
 func germanEnding(word string) bool {
-	return slices.ContainsFunc([]string{"ung", "ungen", "lappen", "herd", "herde", "herden", "zyste", "zysten", "knoten"}, func(e string) bool { return strings.HasSuffix(word, e) })
+	return slices.ContainsFunc([]string{"ung", "ungen", "lappen", "herd", "herde", "herden", "zyste", "zysten", "knoten", "befund", "befunde", "metastase", "metastasen", "lasion"}, func(e string) bool { return strings.HasSuffix(word, e) })
 }
 
 // imageWords stand before the number of an image or series.

@@ -273,7 +273,7 @@ func enumerated(p []piece, i int) bool {
 
 // quantityAt reads a measurement in u that starts at piece i; next is i when there is none.
 func (u unit) quantityAt(p []piece, i int) (m measurement, next int) {
-	negative := u.signed && i > 0 && (p[i-1].text == "minus" || p[i-1].text == "-" && !p[i].space && (i == 1 || p[i-1].space))
+	negative := u.signed && i > 0 && (p[i-1].text == "minus" || p[i-1].text == "-" && !p[i].space && (i == 1 || p[i-1].space || p[i-2].text == "("))
 	var values, factors []float64
 	ranged := false
 	j := i
@@ -329,6 +329,11 @@ func (u unit) rangeEnd(p []piece, i int) bool {
 
 // assemble applies the units, which hold backwards ("8 x 6 mm"), and orders the extents.
 func (u unit) assemble(p []piece, from, next int, values, factors []float64, ranged, negative bool) (measurement, int) {
+	for k := 1; k < len(factors); k++ { // "4 mm x 2"
+		if factors[k] == 0 && k == len(factors)-1 && factors[k-1] != 0 {
+			factors[k] = factors[k-1]
+		}
+	}
 	if len(values) == 0 || factors[len(factors)-1] == 0 && !u.named(p, from) && !(u.assumed > 0 && plain(p, from, next)) {
 		return measurement{}, from
 	}

@@ -26,7 +26,7 @@ var (
 		tall big large across overall total approx approximately about circa ca roughly nearly almost only just at least up to measuring measures
 		measured measurement measurements attenuation density hounsfield unit units hu suv suvmax suvmean suvpeak uptake fdg avid avidity metabolic activity value values peak
 		intense intensely avidly moderate moderately mild mildly marked markedly high low increased focal homogeneous fdg hypermetabolic
-		unenhanced enhanced precontrast postcontrast noncontrast phase arterial portal venous delayed volume count index percent
+		nativ nativphase unenhanced enhanced precontrast postcontrast noncontrast phase arterial portal venous delayed volume count index percent
 		size: a an the its of is in craniocaudally transversely durchmesser grosse tamano diametro short-axis long-axis gross grosse messend messende
 		most est avg estimated barely merely only still nur noch apenas solo sa ld sd closest nearest narrowest minimum min tv lr si messender messendes messenden grosser grosses grossen grosster grosste grosstes gesamtgrosse gesamtdurchmesser
 		maximaler maximale maximalen querdurchmesser langsdurchmesser kurzachse kurzachsendurchmesser kurzachsig langachse axiale axialer kraniokaudal craniokaudal transversal
@@ -34,7 +34,7 @@ var (
 		mayor eje corto largo menor total longitud espesor anchura altura extension ausdehnung lange breite dicke hohe`)
 	// anaphora stand for a thing named before.
 	anaphora = wordSet(`it its they their this these largest biggest dominant larger one measuring measures measured size diameter which both latter
-		index sie es er diese dieser er ella este esta mide grosste grosster grosstes mayor mayores dicha dicho`)
+		index sie es er diese dieser er ella este esta mide grosste grosster grosstes mayor mayores dicha dicho ellas ellos welcher welche welches davon darunter`)
 	// distance words after a measurement make it the way to somewhere else.
 	distanceWords = wordSet(`from above below away distal proximal cephalad caudal superior inferior lateral medial anterior posterior beyond
 		inside deep beneath to into cranial past outside off rostral superolateral inferolateral superiorly inferiorly laterally medially
@@ -50,7 +50,7 @@ var (
 	nowWords    = wordSet(`now currently presently today current measures measuring is are aktuell aktuelle jetzt heute derzeit nun nur ahora actual actualmente hoy`)
 	fromWords   = wordSet(`from von de desde`)
 	toWords     = wordSet(`to auf a hasta`)
-	wasWords    = wordSet(`was were had measured media median war waren hatte`)
+	wasWords    = wordSet(`era eran was were had measured media median war waren hatte`)
 	changeWords = wordSet(`doubled tripled increased grown decreased enlarged shrunk changed progressed regressed grew shrank increase decrease growth reduced
 		diminished reduction change enlarging decreasing increasing interval
 		zugenommen abgenommen gewachsen zunahme abnahme ruckgang aumentado aumento crecido crecimiento disminuido disminucion reducido reduccion`)
@@ -363,12 +363,18 @@ func (s *sentence) owner(m measurement, things []thing, distance bool) *thing {
 			return t
 		}
 	}
+	for k := range things { // "1.2 mm thick (Breslow)"
+		if t := &things[k]; t.Start == phrase.End+1 && s.tokens[phrase.End].Text == "(" && t.End < s.span.End && s.tokens[t.End].Text == ")" {
+			return t
+		}
+	}
 	if s.foreign(phrase, things) || !distance && s.setApart(m, things) {
 		return nil
 	}
 	var before, after *thing
 	for k := range things {
 		switch t := &things[k]; {
+		case t.End <= m.Start && !t.counts && before != nil && before.counts && s.reading().joint(t.End, m.Start): // "cyst, no solid nodule, 9 HU"
 		case t.End <= m.Start && !(before != nil && before.counts && !before.possible && t.possible && !s.reading().joint(before.End, t.Start)):
 			before = t // not what the one before is suspected to be: "nodule suspicious for tumor, 8 mm"
 		case after == nil && t.Start >= m.End:
@@ -432,7 +438,7 @@ func (s *sentence) nounPhrase(i int) Span {
 }
 
 // sideWords are directions that are adjectives as well.
-var sideWords = wordSet("superior inferior lateral medial anterior posterior distal proximal cephalad caudal cranial")
+var sideWords = wordSet("superior inferior lateral medial anterior posterior distal proximal cephalad caudal cranial lower higher shorter longer")
 
 // distant reports whether token i, right behind a measurement, makes it the way to somewhere:
 // "2 cm superior to the carina", not "2 mm superior segment nodule".
@@ -512,6 +518,9 @@ func (s *sentence) setApart(m measurement, things []thing) bool {
 	if m.End+1 < s.span.End && (s.tokens[m.End].Text == "von" || s.tokens[m.End].Text == "vom") && slices.ContainsFunc(s.tokens[m.End:min(m.End+6, s.span.End)], func(t Token) bool { return t.Text == "entfernt" }) {
 		return true
 	}
+	if m.End < s.span.End && s.tokens[m.End].Text == "of" && slices.ContainsFunc(s.tokens[m.End:min(m.End+4, s.span.End)], func(t Token) bool { return effectWords[t.Text] }) {
+		return true
+	}
 	if word(1) == "a" && m.End < s.span.End && (s.tokens[m.End].Text == "de" || s.tokens[m.End].Text == "del") {
 		return true // "a 2 cm de la pleura"
 	}
@@ -534,6 +543,9 @@ func (s *sentence) setApart(m measurement, things []thing) bool {
 	return false
 }
 
+// effectWords are what a thing does to others, which "9 mm of" is then of: "9 mm of capsular contact".
+var effectWords = wordSet("contact abutment encasement growth shift displacement retraction separation extension invasion narrowing compression shrinkage enlargement")
+
 // reaches reports whether a measurement is what the thing does to something else: a contact
 // "over a length of 3 cm", a vein compressed "to 5 mm", the "distance to the vein: 4 mm".
 func (s *sentence) reaches(m measurement) bool {
@@ -548,7 +560,7 @@ func (s *sentence) reaches(m measurement) bool {
 		case t == "," || t == ";" || t == "measures" || t == "measuring":
 			return false
 		case t == "over" && i+1 < m.Start && s.touches(i), t == "distance" || t == "clearance" || t == "abstand",
-			over && strings.HasPrefix(t, "contact"), over && strings.HasPrefix(t, "abut"), to && strings.HasPrefix(t, "compress"), to && strings.HasPrefix(t, "narrow"), to && strings.HasPrefix(t, "displac"):
+			over && strings.HasPrefix(t, "contact"), (over || last == "for") && (strings.HasPrefix(t, "abut") || strings.HasPrefix(t, "contact") || strings.HasPrefix(t, "touch")), to && strings.HasPrefix(t, "compress"), to && strings.HasPrefix(t, "narrow"), to && strings.HasPrefix(t, "displac"):
 			return true
 		}
 	}
@@ -761,6 +773,28 @@ func monthBegins(letters string) bool {
 	return false
 }
 
+// ordered is the time of a measurement of two with a stroke between, whose order the sentence
+// names before a colon: "size (current/prior): 9 mm / 7 mm".
+func (s *sentence) ordered(m measurement) timing {
+	second := m.Start > s.span.Start && s.tokens[m.Start-1].Text == "/"
+	if !second && (m.End >= s.span.End || s.tokens[m.End].Text != "/") {
+		return unknownTime
+	}
+	for i := s.span.Start; i+2 < m.Start; i++ {
+		if s.tokens[i+1].Text != "/" {
+			continue
+		}
+		now, then := nowWords[s.tokens[i].Text] && s.past(i+2), s.past(i) && nowWords[s.tokens[i+2].Text]
+		if now && second || then && !second {
+			return past
+		}
+		if now || then {
+			return taken
+		}
+	}
+	return unknownTime
+}
+
 // column is the time of the table's column that a measurement stands in.
 func (s *sentence) column(m measurement) timing {
 	n := 0
@@ -847,6 +881,9 @@ func (s *sentence) when(m measurement, from int) timing {
 	if s.bare(m) {
 		return past
 	}
+	if c := s.ordered(m); c != unknownTime {
+		return c
+	}
 	if c := s.column(m); c != unknownTime {
 		return c
 	}
@@ -875,6 +912,7 @@ func (s *sentence) when(m measurement, from int) timing {
 			return past
 		case t.Text == "from" && i == m.Start-1 && s.changes(m.End, s.span.End) && s.toward(m.End):
 			return past // "from 18 mm the lesion has grown to 26 mm"
+		case t.Text == "de" && !s.precedesNow(m):
 		case fromWords[t.Text] && (s.changes(from, i) || s.precedesNow(m) || i == m.Start-1 && s.changes(s.span.Start, i)):
 			return past
 		case nowWords[t.Text] && s.elsewhen(i, from, m.Start):

@@ -192,7 +192,7 @@ func foldMark(r rune) string {
 var notEnd = map[string]bool{
 	"dr": true, "mr": true, "mrs": true, "ms": true, "prof": true, "st": true, "vs": true, "eg": true, "ie": true,
 	"e": true, "g": true, "i": true, "approx": true, "ca": true, "fig": true, "resp": true, "incl": true, "pt": true,
-	"p": true, "a": true, "m": true, "v": true, "z": true, "o": true, "u": true, "bzw": true, "ggf": true, "evtl": true, "bds": true, "cf": true, "al": true, "max": true, "est": true, "avg": true, "vol": true, "diam": true, "meas": true, "prev": true, "ser": true, "img": true, "lt": true, "rt": true, "min": true,
+	"n": true, "p": true, "a": true, "m": true, "v": true, "z": true, "o": true, "u": true, "bzw": true, "ggf": true, "evtl": true, "bds": true, "cf": true, "al": true, "max": true, "est": true, "avg": true, "vol": true, "diam": true, "meas": true, "prev": true, "ser": true, "img": true, "lt": true, "rt": true, "min": true,
 }
 
 // maxSentenceTokens parts text without sentence ends, so that the work per
@@ -306,6 +306,9 @@ func itemStart(tokens []Token, i int) bool {
 	return number(t.Text) && len(t.Text) <= 2 && i+1 < len(tokens) && !tokens[i+1].Space && (tokens[i+1].Text == "." || tokens[i+1].Text == ")")
 }
 
+// ordinalWords stand before a German ordinal: "im 7. Brustwirbel".
+var ordinalWords = wordSet("im am der des dem den zum vom beim die das")
+
 func number(s string) bool {
 	for i := 0; i < len(s); i++ {
 		if s[i] < '0' || s[i] > '9' {
@@ -333,7 +336,7 @@ func endsSentence(tokens []Token, start, i int) bool {
 		if !next.Space && startsDigit(next.Text) && startsDigit(prev.Text[len(prev.Text)-1:]) || number(prev.Text) && i-1 == start {
 			return false // 1.5, or the number of an item
 		}
-		if notEnd[prev.Text] {
+		if notEnd[prev.Text] || number(prev.Text) && len(prev.Text) <= 2 && i-2 >= start && ordinalWords[tokens[i-2].Text] {
 			return false
 		}
 	}
