@@ -133,7 +133,7 @@ type sentence struct {
 	assertions *Sentence
 	present    uint64 // which phrases may be in it
 	columns    []timing
-	topic      Span   // the words before the colon that began its line: "Adrenals: right normal. Left 2 cm nodule."
+	topic      Span // the words before the colon that began its line: "Adrenals: right normal. Left 2 cm nodule."
 }
 
 // topicOf is what the line that the sentence stands in is about, by the words before the colon

@@ -55,14 +55,14 @@ var (
 		diminished reduction change enlarging decreasing increasing interval
 		zugenommen abgenommen gewachsen zunahme abnahme ruckgang aumentado aumento crecido crecimiento disminuido disminucion reducido reduccion`)
 	// timeWords name the examination or the time that a past or present word is of.
-	timeWords   = wordSet(`year month week day time visit exam examination study scan ct mri film radiograph imaging report follow-up followup occasion
+	timeWords = wordSet(`year month week day time visit exam examination study scan ct mri film radiograph imaging report follow-up followup occasion
 		estudio examen control tc tac rm jahr jahren monat monaten jahre monate ano anos mes meses`)
 	growthWords = wordSet(`grew grown increased decreased shrank shrunk enlarged`)
 	// growthNouns before "of" make a measurement a change.
 	growthNouns = wordSet(`growth increase increment decrease reduction change difference shrinkage enlargement progression regression zunahme abnahme aumento crecimiento incremento disminucion reduccion`)
 	monthWords  = wordSet(`january february march april june july august september october november december januar februar marz juni juli oktober dezember mai
 		enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre`)
-	agoWords    = wordSet(`previo previa anterior voruntersuchung vorbefund voraufnahme damals vu baseline initially previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
+	agoWords = wordSet(`previo previa anterior voruntersuchung vorbefund voraufnahme damals vu baseline initially previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
 )
 
 // timing says when a measurement was taken.
