@@ -219,6 +219,9 @@ func (b *builder) build(ctx context.Context, l library, force bool) error {
 	if err := b.make(ctx, l, work, path, base); err != nil {
 		return err
 	}
+	if l.name == shimLibrary && !b.portable {
+		sayUnused(b.out, b.log)
+	}
 	made := record{SchemaVersion: 2, Stamp: stamp, Gotch: gotchVersion, Libtorch: b.torch, Compiler: b.version, Standard: b.standard, Functions: len(l.needs)}
 	if b.portable { // nothing of this machine
 		made.Stamp, made.Libtorch = "", nil
@@ -363,7 +366,7 @@ func (b *builder) compileFlags() []string {
 // (DT_RPATH) because it also serves the libraries' own dependencies.
 func (b *builder) linkFlags(output string, objects []string) []string {
 	flags := append([]string{"-shared", "-o", output}, objects...)
-	flags = append(flags, "-L"+b.torch.LibDir, "-Wl,--disable-new-dtags,-rpath,"+b.torch.LibDir, "-Wl,-z,defs", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu")
+	flags = append(flags, "-L"+b.torch.LibDir, "-Wl,--disable-new-dtags,-rpath,"+b.torch.runPath(), "-Wl,-z,defs", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu")
 	for _, name := range accelerators {
 		if isFile(filepath.Join(b.torch.LibDir, "lib"+name+".so")) {
 			flags = append(flags, "-l"+name)

@@ -78,7 +78,7 @@ func installPrebuilt(torch *libtorch, dir, out string, log io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if text, err = placeRunPath(text, torch.LibDir); err != nil {
+		if text, err = placeRunPath(text, torch.runPath()); err != nil {
 			return fmt.Errorf("%s: %w", library, err)
 		}
 		name := strings.TrimSuffix(filepath.Base(library), ".so")
@@ -94,6 +94,9 @@ func installPrebuilt(torch *libtorch, dir, out string, log io.Writer) error {
 			return err
 		}
 		fmt.Fprintf(log, "%s.so for libtorch %s (%s)\n", name, torch.Version, torch.LibDir)
+		if name == shimLibrary {
+			sayUnused(out, log)
+		}
 	}
 	return nil
 }

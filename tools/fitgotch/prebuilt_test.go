@@ -25,8 +25,8 @@ func TestAPortableLibraryIsInstalledForALibtorchOfItsSeries(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(filepath.Join(out, "libtch.so"))
-	if err != nil || len(text) != len(library) || !bytes.HasPrefix(text, []byte("head\x00"+torch.LibDir+"\x00")) || !bytes.HasSuffix(text, []byte("\x00tail")) {
-		t.Errorf("%q, %v; want %s as the run path", text, err, torch.LibDir)
+	if err != nil || len(text) != len(library) || !bytes.HasPrefix(text, []byte("head\x00"+torch.runPath()+"\x00")) || !bytes.HasSuffix(text, []byte("\x00tail")) {
+		t.Errorf("%q, %v; want %s as the run path", text, err, torch.runPath())
 	}
 	made, err := readJSON[record](filepath.Join(out, "libtch.json"))
 	if err != nil || made.Functions != 7 || made.Libtorch.LibDir != torch.LibDir {
