@@ -26,7 +26,7 @@ import (
 // loaded is a package as go list tells it, parsed and type-checked.
 type loaded struct {
 	ImportPath, Dir, Export string
-	GoFiles                 []string
+	GoFiles, CgoFiles       []string
 	TestImports             []string
 	XTestImports            []string
 	Module                  struct{ Dir string }
@@ -37,7 +37,7 @@ type loaded struct {
 
 // load reads the package at path, from the folder of a module, and the types of what it imports.
 func load(module, path string) (*loaded, error) {
-	listed, err := goOutput("list", "-C", module, "-export", "-deps", "-json=ImportPath,Dir,Export,GoFiles,TestImports,XTestImports,Module", path)
+	listed, err := goOutput("list", "-C", module, "-export", "-deps", "-json=ImportPath,Dir,Export,GoFiles,CgoFiles,TestImports,XTestImports,Module", path)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func load(module, path string) (*loaded, error) {
 		one.exports, p = p.exports, &one
 	}
 	fset, info := token.NewFileSet(), &types.Info{Types: map[ast.Expr]types.TypeAndValue{}, Uses: map[*ast.Ident]types.Object{}}
-	for _, name := range p.GoFiles {
+	for _, name := range slices.Concat(p.GoFiles, p.CgoFiles) {
 		full := filepath.Join(p.Dir, name)
 		source, err := os.ReadFile(full)
 		if err != nil {
@@ -92,7 +92,8 @@ func (p *loaded) check(fset *token.FileSet, info *types.Info, m *mutant) error {
 		}
 		return os.Open(export)
 	}
-	config := types.Config{Importer: importer.ForCompiler(fset, "gc", open)}
+	// What comes from C has no type here; the rest of its package has.
+	config := types.Config{Importer: importer.ForCompiler(fset, "gc", open), FakeImportC: true}
 	_, err := config.Check(p.ImportPath, fset, syntax, info)
 	return err
 }

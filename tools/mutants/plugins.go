@@ -10,6 +10,7 @@ import (
 	"go/ast"
 	"go/types"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -19,6 +20,8 @@ import (
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/internal/process"
+	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
 // A plugin is mutated otherwise than a package: a changed operator makes another model, which
@@ -40,12 +43,14 @@ type victim struct {
 	packages     []string
 	// validate has what plugin validate is given besides.
 	validate []string
+	// model is a text encoder's checkpoint: a file that names its configuration and shapes.
+	model string
 }
 
 var victims = func() []victim {
 	var all []victim
 	own := func(name, program string, validate []string, packages ...string) {
-		all = append(all, victim{name, ".", "./plugins/" + program + "/cmd/alignedfusion-plugin-" + program, append(packages, "./plugins/"+program), validate})
+		all = append(all, victim{name, ".", "./plugins/" + program + "/cmd/alignedfusion-plugin-" + program, append(packages, "./plugins/"+program), validate, ""})
 	}
 	// Narrow ones: of what one column of many does, less shows than rounding hides.
 	frame := []string{"./sdk/fusion", "./sdk/fusion/transformer"}
@@ -60,7 +65,9 @@ var victims = func() []victim {
 	own("crossattn", "fusions", layers, frame...)
 	own("mbt", "fusions", append(slices.Clone(narrow), "--set", "fusion.layers=2", "--set", "fusion.heads=2"), frame...)
 	own("classifier", "classifier", []string{"--set", "encoder.width=4", "--set", "encoder.layers=2"}, "./sdk/fusion/transformer")
-	// Not a3d: a package with cgo is not type-checked here.
+	own("a3d", "a3d", []string{"--shape", "encoder.volume=2x1x3x32x64"})
+	own("bert", "bert", nil, "./sdk/fusion/transformer")
+	all[len(all)-1].model = "plugins/bert/testdata/bert_2x128.safetensors"
 	return append(all, victim{name: "go-head", dir: "examples/go-head", program: ".", packages: []string{"."}})
 }()
 
@@ -75,7 +82,7 @@ var kinds = []struct {
 	{"scale", false, func(p *place) bool { return p.learns }},
 	{"detach", false, func(p *place) bool { return p.learns }},
 	{"slice", false, func(p *place) bool { return p.learns && p.wide }},
-	{"stale", false, func(p *place) bool { return p.learns }},
+	{"stale", false, func(p *place) bool { return p.learns || len(p.cases) > 0 }},
 	{"leak", false, func(p *place) bool { return len(p.cases) > 1 }},
 	{"dtype", true, func(p *place) bool { return p.wide }},
 	{"short", true, func(p *place) bool { return p.wide }},
@@ -104,6 +111,9 @@ func testPlugins(w io.Writer, names []string, n int, seed uint64) (bool, error) 
 			continue
 		}
 		program, places, err := v.build(filepath.Join(dir, v.name))
+		if err == nil && v.model != "" {
+			v.validate, err = checkpoint(v.model, filepath.Join(dir, v.name))
+		}
 		if err != nil {
 			return false, fmt.Errorf("%s: %w", v.name, err)
 		}
@@ -231,6 +241,43 @@ func (v victim) build(dir string) (program string, places []*place, err error) {
 	program = filepath.Join(dir, "alignedfusion-plugin-"+v.name)
 	_, err = goOutput("build", "-C", v.dir, "-overlay="+filepath.Join(dir, "overlay.json"), "-o", program, v.program)
 	return program, places, err
+}
+
+// checkpoint makes the folder of a text encoder with weights drawn at random.
+func checkpoint(model, dir string) (validate []string, err error) {
+	f, err := safetensors.Open(model)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var shapes map[string][]int64
+	about := f.Metadata()
+	if err := json.Unmarshal([]byte(about["shapes"]), &shapes); err != nil {
+		return nil, fmt.Errorf("%s: %w", model, err)
+	}
+	random, weights := rand.New(rand.NewPCG(1, 1)), map[string]*tensor.Tensor{}
+	for _, name := range slices.Sorted(maps.Keys(shapes)) {
+		t, err := tensor.New(tensor.FP32, shapes[name]...)
+		if err != nil {
+			return nil, err
+		}
+		values, err := t.Float32s()
+		if err != nil {
+			return nil, err
+		}
+		for i := range values {
+			values[i] = float32(random.NormFloat64()) / 4
+		}
+		weights[name] = t
+	}
+	words := []string{"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+	for c := 'a'; c <= 'z'; c++ {
+		words = append(words, string(c), "##"+string(c))
+	}
+	return []string{"--set", "text.model=" + dir}, errors.Join(
+		os.WriteFile(filepath.Join(dir, "config.json"), []byte(about["config"]), 0o644),
+		os.WriteFile(filepath.Join(dir, "vocab.txt"), []byte(strings.Join(words, "\n")+"\n"), 0o644),
+		safetensors.Write(filepath.Join(dir, "model.safetensors"), weights, nil))
 }
 
 // faulty is the file with a call at each place, numbered from first.
