@@ -15,7 +15,7 @@ import (
 // pages are the guides that a test follows. small names further flags of a command, so that it
 // ends in seconds: the pages show the command for data of a real size.
 var pages = []struct {
-	path          string
+	path, section string // the section's heading, or "" for the page
 	torch, python bool
 	plugins       []string                 // installed besides a3d, itfusion and sum
 	files         func(*testing.T, string) // what the page says that its reader has
@@ -29,6 +29,8 @@ var pages = []struct {
 		small: map[string]string{"train": "--epochs 1 --set data.size=64 --threads 1"}},
 	{path: "docs/tutorials/my-own-fusion.md", torch: true, python: true,
 		small: map[string]string{"train": "--epochs 1 --set data.size=96 --threads 1", "data synth": "--patients 8"}},
+	{path: "docs/how-to/write-a-plugin.md", section: "### One more fusion", torch: true,
+		small: map[string]string{"study detection": "--threads 1", "data synth": "--patients 12"}},
 	{path: "docs/tutorials/classify.md", torch: true, plugins: []string{"classifier"},
 		small: map[string]string{"data synth": "--patients 20", "train": "--epochs 1 --set data.size=16 --threads 1", "study missing": "--methods itfusion,itfusion+sentence --rates 0 --epochs 1 --seeds 1 --set data.size=16 --threads 1 --bootstrap 50"}},
 	{path: "docs/how-to/questions.md", torch: true, plugins: []string{"classifier"},
@@ -46,8 +48,29 @@ var pages = []struct {
 		small: map[string]string{"train": "--epochs 1 --set data.size=64 --threads 1"}},
 }
 
-// blocks are the parts in fences of a page: commands (sh), and what the commands before print.
+// blocks are the parts in fences of a page: commands (sh), what the commands before print, and
+// whole programs (go), which take the place of the main.go of the plugin that they name.
 var blocks = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```")
+
+// command begins a whole program.
+var command = regexp.MustCompile(`^// Command (\w+) `)
+
+// section is a part of a page, up to the next heading; the page for "".
+func section(t *testing.T, text, heading string) string {
+	t.Helper()
+	if heading == "" {
+		return text
+	}
+	_, part, found := strings.Cut(text, "\n"+heading+"\n")
+	if !found {
+		t.Fatalf("no section %q", heading)
+	}
+	level, _, _ := strings.Cut(heading, " ")
+	for n := 2; n <= len(level); n++ {
+		part, _, _ = strings.Cut(part, "\n"+strings.Repeat("#", n)+" ")
+	}
+	return part
+}
 
 // TestPagesWordForWord runs the commands of each page as they stand, in one shell and an empty
 // folder, and compares what they print with what the page shows; "…" stands for anything.
@@ -81,7 +104,7 @@ func TestPagesWordForWord(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				c, s := readPage(string(text), page.small)
+				c, s := readPage(section(t, string(text), page.section), page.small)
 				if len(c) == 0 {
 					t.Fatalf("%s: no commands", path)
 				}
@@ -103,6 +126,8 @@ func readPage(text string, small map[string]string) (commands []string, shown []
 	for _, block := range blocks.FindAllStringSubmatch(text, -1) {
 		if block[1] == "sh" {
 			commands, shown = append(commands, shorten(block[2], small)), append(shown, nil)
+		} else if program := command.FindStringSubmatch(block[2]); block[1] == "go" && program != nil {
+			commands, shown = append(commands, "cat > "+program[1]+"/main.go <<'END'\n"+block[2]+"END"), append(shown, nil)
 		} else if block[1] == "" && len(commands) > 0 && shown[len(shown)-1] == nil {
 			shown[len(shown)-1] = pattern(block[2])
 		}
