@@ -55,6 +55,7 @@ func pluginCommand() *cli.Command {
 					&cli.StringSliceFlag{Name: "in", Usage: "inputs of a stage, `STAGE=X.npz`, repeatable"},
 					&cli.StringSliceFlag{Name: "labels", Usage: "classes of a task, `STAGE.TASK=a,b,c`, repeatable"},
 					&cli.StringFlag{Name: "schema", Usage: "attribute schema `FILE.json`"},
+					&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "seed `N` of the made-up inputs, the first weights and the places that are probed"},
 					&cli.IntFlag{Name: "iterations", Value: 240, Usage: "`N` calls in the check for growing memory"},
 					&cli.BoolFlag{Name: "quiet", Usage: "show only what failed"},
 					&cli.StringFlag{Name: "report", Usage: "write every result, what was checked with and the SHA-256 of the plugin's files to `FILE.json`"},
@@ -240,7 +241,7 @@ func byStage(flag string, given []string) (map[string]map[string]string, error) 
 
 func validateOptions(c *cli.Context) (o conformance.Options, err error) {
 	o = conformance.Options{Stages: c.StringSlice("stage"), Device: c.String("device"), Threads: c.Int("threads"),
-		CallTimeout: c.Duration("call-timeout"), Seed: 1, Iterations: c.Int("iterations"),
+		CallTimeout: c.Duration("call-timeout"), Seed: c.Uint64("seed"), Iterations: c.Int("iterations"),
 		Shapes: map[string]map[string][]int64{}, Inputs: map[string]map[string]*tensor.Tensor{}, Labels: map[string][]sdk.LabelSet{}}
 	if o.Settings, err = byStage("set", c.StringSlice("set")); err != nil {
 		return o, err

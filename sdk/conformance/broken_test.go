@@ -23,6 +23,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk/internal/wire"
 	"github.com/alignedfusion/alignedfusion/sdk/plugintest"
 	"github.com/alignedfusion/alignedfusion/sdk/plugintest/toy"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/proto/stagev1"
 	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -191,7 +192,16 @@ func (c *catcher) RegisterService(_ *grpc.ServiceDesc, impl any) {
 
 func run(t *testing.T, p sdk.Plugin, change func(w *between), process func(*conformance.Connection)) *conformance.Report {
 	t.Helper()
-	report, err := conformance.Run(t.Context(), conformance.Target{
+	report, err := suite(t, p, change, process, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+func suite(t *testing.T, p sdk.Plugin, change func(w *between), process func(*conformance.Connection), device string) (*conformance.Report, error) {
+	t.Helper()
+	return conformance.Run(t.Context(), conformance.Target{
 		Connect: func(ctx context.Context) (*conformance.Connection, error) {
 			c, err := plugintest.Connect(ctx, "broken", func(r grpc.ServiceRegistrar) func() {
 				if change == nil {
@@ -213,12 +223,8 @@ func run(t *testing.T, p sdk.Plugin, change func(w *between), process func(*conf
 			}
 			return out, nil
 		},
-	}, conformance.Options{Settings: map[string]map[string]string{"linear": {"in": "16"}},
+	}, conformance.Options{Settings: map[string]map[string]string{"linear": {"in": "16"}}, Device: device,
 		Shapes: map[string]map[string][]int64{"linear": {"x": {70, 16}}}}) // too large to travel in a message
-	if err != nil {
-		t.Fatal(err)
-	}
-	return report
 }
 
 // ownRule is the good plugin with a rule and a schedule of its own, which a function changes;
@@ -764,5 +770,107 @@ func TestOptimizerStateMayHaveAnyName(t *testing.T) {
 		for _, failed := range run(t, plugin(), nil, nil).Failed() {
 			t.Errorf("%s: %s", name, failed)
 		}
+	}
+}
+
+// lengths embeds a text as its length; added changes what is said of a batch of lengths.
+type lengths struct{ added func(of []float32) float32 }
+
+func (l lengths) Forward(_ context.Context, r *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+	texts, err := r.Inputs[ports.Text.Name].Strings()
+	if err != nil {
+		return nil, err
+	}
+	of := make([]float32, len(texts))
+	for i, text := range texts {
+		of[i] = float32(len(text))
+	}
+	added := l.added(of)
+	for i := range of {
+		of[i] += added
+	}
+	return &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{ports.Embedding.Name: tensor.OfFloat32s(of, int64(len(of)), 1)}}, nil
+}
+
+func (lengths) Release(context.Context, uint64) error { return nil }
+func (lengths) Close() error                          { return nil }
+
+func TestATextKnowsNothingOfTheOthersOfItsBatch(t *testing.T) {
+	for name, added := range map[string]func([]float32) float32{
+		"":      func([]float32) float32 { return 1 },
+		"batch": func(of []float32) float32 { return slices.Max(of) }, // as padding that is not masked does
+	} {
+		p := sdk.Plugin{Manifest: sdk.Manifest{Name: "lengths", Version: "1.0.0", Stages: []sdk.StageManifest{{Name: "text", Kind: sdk.KindText,
+			Inputs: []sdk.Port{ports.Text.Declare(ports.Required)}, Outputs: []sdk.Port{ports.Embedding.Declare(ports.Required)}}}},
+			Open: func(context.Context, *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+				return lengths{added}, &sdk.OpenResponse{}, nil
+			}}
+		for _, r := range run(t, p, nil, nil).Results {
+			if r.Case == "batch" && (r.Status == conformance.Pass) != (name == "") || r.Status == conformance.Fail && r.Case != name {
+				t.Error(r)
+			}
+		}
+	}
+}
+
+// onDevice is the good plugin on a machine with a second device, which change may bend.
+func onDevice(change func(b *bent)) sdk.Plugin {
+	p := toy.Linear()
+	open := p.Open
+	p.Open = func(ctx context.Context, r *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+		if r.Device != "cpu" && r.Device != "second" {
+			return nil, nil, sdk.Errorf(sdk.InvalidArgument, "%s: there is no such device", r.Device)
+		}
+		s, resp, err := open(ctx, r)
+		if err != nil || r.Device == "cpu" || change == nil {
+			return s, resp, err
+		}
+		b := &bent{trained: s.(trained)}
+		change(b)
+		return b, resp, nil
+	}
+	return p
+}
+
+func TestADeviceIsComparedWithTheCPU(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(b *bent)
+		want   conformance.Status
+	}{
+		"the same": {nil, conformance.Pass},
+		"another answer": {func(b *bent) {
+			b.forward = func(ctx context.Context, r *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+				resp, err := b.trained.Forward(ctx, r)
+				if err == nil {
+					y, _ := resp.Outputs["y"].Float32s()
+					y[0] *= 1.5
+				}
+				return resp, err
+			}
+		}, conformance.Fail},
+		"another step": {func(b *bent) {
+			b.step = func(ctx context.Context, r *sdk.StepRequest) error {
+				r.GradientScale *= 1.1
+				return b.trained.Step(ctx, r)
+			}
+		}, conformance.Fail},
+	} {
+		t.Run(name, func(t *testing.T) {
+			report, err := suite(t, onDevice(test.change), nil, nil, "second")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range report.Results {
+				if r.Case == "parity" && r.Status != test.want {
+					t.Error(r)
+				}
+			}
+		})
+	}
+}
+
+func TestADeviceThatIsNotThereIsNoBrokenRule(t *testing.T) {
+	if _, err := suite(t, onDevice(nil), nil, nil, "third"); err == nil || !strings.Contains(err.Error(), "third: there is no such device") {
+		t.Errorf("%v; want the stage's own words", err)
 	}
 }

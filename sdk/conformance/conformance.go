@@ -187,6 +187,9 @@ type stageCase struct {
 	run   func(ctx context.Context, s *subject)
 }
 
+// cpu is the device that answers on others are compared with.
+const cpu = "cpu"
+
 type runner struct {
 	target   Target
 	options  Options
@@ -199,7 +202,7 @@ type runner struct {
 // plugin did not even start), never about a rule.
 func Run(ctx context.Context, target Target, o Options) (*Report, error) {
 	if o.Device == "" {
-		o.Device = "cpu"
+		o.Device = cpu
 	}
 	if o.Threads == 0 {
 		o.Threads = 1
@@ -253,9 +256,12 @@ func (r *runner) connect(ctx context.Context) (err error) {
 
 func (r *runner) stage(ctx context.Context, m *sdk.StageManifest) error {
 	s := &subject{runner: r, manifest: m, label: string(m.Kind) + " " + m.Name}
+	defer s.closeAll()
+	if err := r.deviceMissing(ctx, m); err != nil {
+		return err
+	}
 	ready := r.record("sample", m.Name, "A stage opens and computes on inputs that fit its manifest.",
 		"give realistic inputs with --in X.npz, --shape PORT=2x3x4, --labels TASK=a,b and --set KEY=VALUE", func() { s.prepare(ctx) })
-	defer s.closeAll()
 	for _, c := range stageCases {
 		if !ready {
 			r.add(Result{Case: c.name, Stage: m.Name, Rule: c.rule, Status: Skip, Seen: "the stage did not compute on sample inputs"})
@@ -279,6 +285,27 @@ func (r *runner) stage(ctx context.Context, m *sdk.StageManifest) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// deviceMissing is the error with which a stage computes nothing on the device that was asked
+// for, though it does on the CPU: the machine lacks it, or its name is no device's. That is no
+// rule that the plugin breaks.
+func (r *runner) deviceMissing(ctx context.Context, m *sdk.StageManifest) error {
+	asked := r.options.Device
+	defer func() { r.options.Device = asked }()
+	computes := func(device string) error {
+		r.options.Device = device
+		s := &subject{runner: r, manifest: m}
+		defer s.closeAll()
+		return attempt(func() { s.prepare(ctx) })
+	}
+	if asked == cpu {
+		return nil
+	}
+	if err := computes(asked); err != nil && computes(cpu) == nil {
+		return err
 	}
 	return nil
 }

@@ -82,7 +82,7 @@ func Inputs(declared []sdk.Port, shapes map[string][]int64, seed uint64, inputs 
 // (a label of any task, an image of any batch), normally distributed numbers elsewhere.
 func Tensor(name string, p sdk.Port, shape []int64, seed uint64) (*tensor.Tensor, error) {
 	if p.DType == tensor.Bytes {
-		return texts(shape)
+		return texts(shape, seed)
 	}
 	t, err := tensor.New(p.DType, shape...)
 	if err != nil {
@@ -137,16 +137,16 @@ func fade(values []float32, cases int, p sdk.Port) {
 	}
 }
 
-// texts are sentences of a report.
-func texts(shape []int64) (*tensor.Tensor, error) {
+// texts are sentences of a report, from one that the seed gives on.
+func texts(shape []int64, seed uint64) (*tensor.Tensor, error) {
 	n, err := tensor.Elements(shape)
 	if err != nil {
 		return nil, err
 	}
 	sentences := []string{"There is a small hypodense lesion in the liver.", "Kein Hinweis auf Metastasen.", "", "No pleural effusion."}
 	var all []string
-	for i := range n {
-		all = append(all, sentences[i%int64(len(sentences))])
+	for i := range uint64(n) {
+		all = append(all, sentences[(i+seed)%uint64(len(sentences))])
 	}
 	t := tensor.OfStrings(all...)
 	t.Shape = slices.Clone(shape)
