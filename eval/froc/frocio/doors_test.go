@@ -107,6 +107,7 @@ func TestWhatFitsTwoWaysIsRefusedWithTheChoice(t *testing.T) {
 		{cocoOf(`"segmentation":[[0.1,0.1,0.2,0.1,0.2,0.2]]`, `,"width":9,"height":9`), "[]", Options{IoUType: Segm}, "the segmentation has no pixel"},
 		{truth, "\x80\x04\x95 pickled", Options{}, "python3 -c"},
 		{truth, "PAR1....", Options{}, "to_csv"},
+		{truth, "<?xml version=\"1.0\"?><annotation></annotation>", Options{}, "as CSV, image,x1,y1,x2,y2,class"},
 		{truth, "BZh91AY", Options{}, "packed by bzip2"},
 		{"image,x1,y1,x2,y2\nct-1 a,0,0,1,1\n", "image,x1,y1,x2,y2,score\nCT_1_a_0000,0,0,1,1,1\n", Options{}, `did you mean "ct-1 a"?`},
 	} {
@@ -204,6 +205,32 @@ func TestCAMELYONAndYOLOFilesAreNamedAfterTheirImage(t *testing.T) {
 	}
 	if _, _, err = read(dir, "boxes.csv", "labels", Options{}); err == nil || !strings.Contains(err.Error(), "image,width,height") {
 		t.Errorf("shares against pixels: %v", err)
+	}
+}
+
+func TestYOLOBoxesThatLeaveTheirImageAreSaid(t *testing.T) {
+	for name, c := range map[string]struct {
+		truth, marks string
+		said         bool
+	}{
+		"as they are":             {"0 0.9 0.5 0.2 0.2\n", "0 0.9 0.5 0.2 0.2 0.8\n", false},
+		"score in second place":   {"0 0.9 0.5 0.2 0.2\n", "0 0.95 0.9 0.5 0.2 0.2\n", true},
+		"corners as ground truth": {"0 0.8 0.4 0.98 0.6\n", "0 0.9 0.5 0.2 0.2 0.8\n", true},
+	} {
+		dir := write(t, map[string]string{"images.csv": "image,width,height\na,100,200\n", "a.txt": c.truth})
+		if err := os.Mkdir(filepath.Join(dir, "p"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "p", "a.txt"), []byte(c.marks), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		truth, p, err := read(dir, "a.txt", "p", Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if said := strings.Contains(strings.Join(append(truth.Warnings, p.Warnings...), "\n"), "1 of 1 boxes leave their image"); said != c.said {
+			t.Errorf("%s: %q, %q", name, truth.Warnings, p.Warnings)
+		}
 	}
 }
 

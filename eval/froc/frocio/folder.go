@@ -120,6 +120,11 @@ func (t *Truth) readYOLOFile(in *input, id string, scored bool, problems *proble
 			problems.row(where, "bad coordinates", "%v", err)
 			continue
 		}
+		const over = 0.05 // of the image's side: more than rounding
+		t.yolo++
+		if min(v[1]-v[3]/2, v[2]-v[4]/2) < -over || max(v[1]+v[3]/2, v[2]+v[4]/2) > 1+over {
+			t.yoloOut++
+		}
 		b := yoloBox{class: strconv.FormatFloat(v[0], 'g', -1, 64), region: region, line: line}
 		if k := int(v[0]); k >= 0 && k < len(names) {
 			b.class = names[k]

@@ -93,6 +93,7 @@ func (s *stoppable) Read(p []byte) (int, error) {
 // foreign are files of other programs that are no text, by how they begin, with the
 // line that converts them.
 var foreign = []struct{ magic, what, mend string }{
+	{"<", "XML (Pascal VOC, ASAP, CVAT) or HTML", "write its boxes as CSV, image,x1,y1,x2,y2,class"},
 	{"PK\x03\x04", "a zip archive or a workbook", "export the sheet as CSV"},
 	{"PAR1", "a Parquet file", `convert it: python3 -c "import pandas,sys; pandas.read_parquet(sys.argv[1]).to_csv(sys.argv[2],index=False)" %s out.csv`},
 	{"\x89HDF", "an HDF5 file", "write its arrays with numpy.savez"},

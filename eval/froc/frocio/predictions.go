@@ -214,6 +214,7 @@ func (t *Truth) remark(path string, p *Predictions) error {
 		t.uses.outlines = false
 	}
 	t.notePolygons(path, p.note)
+	t.warnYOLO(path, p.warn)
 	if p.byTable > 0 {
 		p.note("%s: %d tables have no column of images: their rows are of the image that the file is called", path, p.byTable)
 	}

@@ -151,6 +151,8 @@ type Truth struct {
 	dlInfo   bool           // the ground truth is a DL_info.csv
 	around   string         // of a mask: which label surrounds another one, or is 255
 	polygons bool           // lines of YOLO's files have more numbers than a box
+	yolo     int            // boxes of YOLO's files
+	yoloOut  int            // those that leave their image
 	splits   map[string]int // images, or rows, of each split that is evaluated
 	normal   bool           // coordinates are shares of the image's sides
 }
@@ -231,6 +233,7 @@ func ReadTruthContext(ctx context.Context, s Source, o Options) (*Truth, error) 
 		t.Notes = append(t.Notes, "no list of images: images that the ground truth does not name are unknown, and lesion-free images do not count in the divisor")
 	}
 	t.notePolygons(s.GroundTruth, t.note)
+	t.warnYOLO(s.GroundTruth, t.warn)
 	if t.around != "" {
 		t.warn("%s: %s: an organ around its lesions, or voxels to ignore? Every label counts as a lesion; a table image,mask,label_id names those that are "+
 			"(--mask-lesions labels says that all are)", s.GroundTruth, t.around)
@@ -248,6 +251,15 @@ func (t *Truth) notePolygons(path string, note func(format string, args ...any))
 		note("%s: lines with more numbers than a box count as polygons, each as the box around it; the points of poses are none", path)
 	}
 	t.polygons = false
+}
+
+// warnYOLO warns of boxes of which more than a tenth leave their images.
+func (t *Truth) warnYOLO(path string, warn func(format string, args ...any)) {
+	if 10*t.yoloOut > t.yolo {
+		warn("%s: %d of %d boxes leave their image: the lines of YOLO are class cx cy w h, then the score of a prediction; "+
+			"does the score stand in the second place, or are these corners?", path, t.yoloOut, t.yolo)
+	}
+	t.yolo, t.yoloOut = 0, 0
 }
 
 // warnFirst warns of a first row that may be a header and counts as an image without lesions.
