@@ -120,12 +120,13 @@ type Engine struct {
 	subjects, idioms                          *matcher
 	words                                     map[string]wordClass
 	present                                   presence
+	language                                  string // of an embedded table: en, de, es
 }
 
 // embedded are the engines of the embedded trigger tables by language.
-var embedded = map[string]func() (*Engine, error){"en": builtinEngine("triggers.yaml"), "de": builtinEngine("triggers-de.yaml"), "es": builtinEngine("triggers-es.yaml")}
+var embedded = map[string]func() (*Engine, error){"en": builtinEngine("triggers.yaml", "en"), "de": builtinEngine("triggers-de.yaml", "de"), "es": builtinEngine("triggers-es.yaml", "es")}
 
-func builtinEngine(name string) func() (*Engine, error) {
+func builtinEngine(name, language string) func() (*Engine, error) {
 	return sync.OnceValues(func() (*Engine, error) {
 		data, err := builtinTriggers.ReadFile(name)
 		if err != nil {
@@ -135,6 +136,7 @@ func builtinEngine(name string) func() (*Engine, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
+		e.language = language
 		return e, nil
 	})
 }
@@ -587,6 +589,9 @@ func (s *Sentence) answer(tags []tag, mention Span) tag {
 	}
 	for _, t := range tags {
 		if t.Start != i+1 && (t.Start != i || t.End == i+1) || t.role&(answer|backward) == 0 {
+			continue
+		}
+		if t.role&backward != 0 && s.ofMeasurement(mention, t) {
 			continue
 		}
 		if t.role&backward != 0 || t.End >= s.span.End || !s.tokens[t.End].Word || s.repeats(mention, t.End) {

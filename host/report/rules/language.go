@@ -53,7 +53,7 @@ var (
 		microcalcificaciones fracturas lesiones hallazgos nuevo nueva nuevos nuevas ligera ligero tendon antes mas via biliar cuello previo previa previos previas
 		previamente ganglio osea oseo oseas oseos dudosa dudoso seno pared aproximadamente margenes lisos milimetros centimetros ya unico unica
 		hepatocarcinoma lavado izq dcho dcha suprarrenal suprarrenales paratraqueal mediastinica mediastinicas adenopatia estudio cortes
-		ahora actualmente valorable corresponder probablemente segmento segmentos hilio hiliar mama mamaria cuerpo conocido conocida descrito descrita visto vista crecimiento eje corto milimetrico milimetricos tumoracion engrosamiento aspecto componente unos unas uno dos tres cuatro cinco ninguna ninguno completa completo era izdo izda polo mayor menor alcanza persiste persisten`)
+		ahora actualmente valorable corresponder probablemente crecido meses seis siete ocho nueve diez segmento segmentos hilio hiliar mama mamaria cuerpo conocido conocida descrito descrita visto vista crecimiento eje corto milimetrico milimetricos tumoracion engrosamiento aspecto componente unos unas uno dos tres cuatro cinco ninguna ninguno completa completo era izdo izda polo mayor menor alcanza persiste persisten`)
 	otherTongues = wordSet(`pas les une des sans avec et du dans sont sur aux aucun aucune poumons coeur epanchement est droit gauche
 		della nella senza nel sono di il polmoni cuore versamento nessun nessuna destra sinistra
 		sem da com uma dos nao esquerdo esquerda direito direita pulmoes coracao pneumotorax pneumotoraks pnomotoraks ha ausencia atelectasia

@@ -28,10 +28,10 @@ var (
 		intense intensely avidly moderate moderately mild mildly marked markedly high low increased focal homogeneous fdg hypermetabolic
 		nativ nativphase unenhanced enhanced precontrast postcontrast noncontrast phase arterial portal venous delayed volume count index percent
 		size: a an the its of is in craniocaudally transversely durchmesser grosse tamano diametro short-axis long-axis gross grosse messend messende
-		most est avg estimated barely merely only still nur noch apenas solo sa ld sd closest nearest narrowest minimum min tv lr si messender messendes messenden grosser grosses grossen grosster grosste grosstes gesamtgrosse gesamtdurchmesser
+		most ø est avg estimated barely merely only still nur noch apenas solo sa ld sd closest nearest narrowest minimum min tv lr si messender messendes messenden grosser grosses grossen grosster grosste grosstes gesamtgrosse gesamtdurchmesser
 		maximaler maximale maximalen querdurchmesser langsdurchmesser kurzachse kurzachsendurchmesser kurzachsig langachse axiale axialer kraniokaudal craniokaudal transversal
 		sagittaler koronar anteroposterior craneocaudal etwa zirka knapp rund insgesamt dichte he uh densidad atenuacion aproximadamente aproximado unos unas casi maximo
-		mayor eje corto largo menor total longitud espesor anchura altura extension ausdehnung lange breite dicke hohe`)
+		mayor eje corto largo menor total longitud espesor anchura altura extension dichtewert dichtewerte ausdehnung lange breite dicke hohe`)
 	// anaphora stand for a thing named before.
 	anaphora = wordSet(`it its they their this these largest biggest dominant larger one measuring measures measured size diameter which both latter
 		index sie es er diese dieser er ella este esta mide grosste grosster grosstes mayor mayores dicha dicho ellas ellos welcher welche welches davon darunter`)
@@ -41,12 +41,12 @@ var (
 		posteriorly anteriorly distally proximally entfernt unterhalb oberhalb kranial kaudal increase growth larger smaller bigger more less increment apart lower higher shorter longer`)
 	// apartWords before a measurement make it no size of the thing.
 	apartWords = wordSet(`within distance slice slices section sections collimation increment increments interval intervals cut cuts
-		biopsy biopsies punch needle gauge reconstructed margin margins reconstruction gap spacing clearance shift rand abstand schichtdicke wanddicke grosor cortes distancia marge pared`)
+		biopsy biopsies punch needle gauge reconstructed margin margins reconstruction gap spacing clearance shift rand abstand schichtdicke wanddicke halsweite grosor cortes distancia marge pared paredes`)
 	limitWords  = wordSet(`> \u2265 exceeding exceeds over above minimum threshold cutoff cut-off criterion criteria greater larger more longer groesser mayor`)
 	adviceWords = wordSet(`should recommend recommended recommends recommendation follow followup guideline guidelines fleischner criteria threshold
 		screening consider warrant warrants`)
 	pastWords = wordSet(`previously prior prev previous formerly before antes baseline nadir earlier initially originally compared comparison versus vs last
-		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung vu vor-ct vorct vorwert voraufnahme damals ehemals einst ursprunglich anfangs gegenuber fruher vergleich previo previa previos previas previamente anterior frente inicialmente`)
+		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung vu vor-ct vorct vorwert voraufnahme damals ehemals einst ursprunglich anfangs gegenuber fruher vergleich previo previa previos previas previamente anterior frente inicialmente basal`)
 	nowWords    = wordSet(`now currently presently today current measures measuring is are aktuell aktuelle jetzt heute derzeit nun nur ahora actual actualmente hoy`)
 	fromWords   = wordSet(`from von de desde`)
 	toWords     = wordSet(`to auf a hasta`)
@@ -211,7 +211,7 @@ func (s *sentence) measure(i int, things []thing) (schema.Cell, bool) {
 		}
 		v := o.values[extent-1] / e.scale()
 		c := schema.Cell{State: schema.Stated, Value: a.Bin(v), Raw: strconv.FormatFloat(v, 'g', 6, 64), Evidence: s.evidence(o.Span)}
-		if as := s.assess(o.Span); o.possible || as.Possible && !as.Alternative && !(as.Trigger.Start >= o.End && as.Trigger.End <= o.of.Start) && !suspected(as.Trigger, o, things) {
+		if as := s.assess(o.Span); o.possible || as.Possible && !as.Alternative && !(as.Trigger.Start >= o.End && as.Trigger.End <= o.of.Start) && !(as.Trigger.End <= o.of.Start && o.of.End <= o.Start) && !suspected(as.Trigger, o, things) {
 			c.State = schema.Uncertain
 		}
 		return c, true
@@ -272,6 +272,9 @@ func (s *sentence) owned(e entry, things []thing) []owned {
 // bound reports whether a measurement is only the upper limit of one: "< 5 mm", "less than 5 mm".
 func (s *sentence) bound(m measurement) bool {
 	i := m.Start - 1
+	if i-1 >= s.span.Start && (s.tokens[i].Text == "de" || s.tokens[i].Text == "a") && (strings.HasPrefix(s.tokens[i-1].Text, "menor") || strings.HasPrefix(s.tokens[i-1].Text, "inferior")) {
+		return true
+	}
 	return i >= s.span.Start && (s.tokens[i].Text == "<" || s.tokens[i].Text == "-" && i > s.span.Start && s.tokens[i-1].Text == "sub" || s.tokens[i].Text == "under" || s.tokens[i].Text == "below") ||
 		i-1 >= s.span.Start && s.tokens[i].Text == "than" && (s.tokens[i-1].Text == "less" || s.tokens[i-1].Text == "smaller")
 }
@@ -322,7 +325,7 @@ func (s *sentence) modifiers(from, to int) bool {
 			depth++
 		case t.Text == ")":
 			depth--
-		case depth > 0, s.x.Engine.is(t, and|apart) && t.Text != "or", t.Text == "-", t.Text == "," && i > from, s.known(i), looks(t.Text) && !s.distant(i):
+		case depth > 0, s.x.Engine.is(t, and|apart) && t.Text != "or", t.Text == "-", t.Text == "," && i > from, s.known(i), sizeWords[t.Text] && i == from, s.x.Engine.language == "de" && t.Word && !s.mayBeNoun(i) && !closedWords[t.Text], looks(t.Text) && !s.distant(i):
 		default:
 			return false
 		}
@@ -462,11 +465,29 @@ func actsOn(word string) bool {
 // foreign reports whether a noun phrase without a thing names something else.
 func (s *sentence) foreign(p Span, things []thing) bool {
 	for i := p.Start; i < p.End; i++ {
-		if t := s.tokens[i]; t.Word && !sizeWords[t.Text] && !startsDigit(t.Text) && lengths.factors[t.Text] == 0 && !s.known(i) {
+		if t := s.tokens[i]; t.Word && s.mayBeNoun(i) && !sizeWords[t.Text] && !startsDigit(t.Text) && lengths.factors[t.Text] == 0 && !s.known(i) {
 			return true
 		}
 	}
 	return false
+}
+
+// spanishNouns are the things beside lesions that Spanish reports measure.
+var spanishNouns = wordSet(`aorta bazo higado rinon rinones conducto conductos via vias coledoco wirsung vena venas arteria arterias pared paredes cuello espesor utero prostata ovario
+	ovarios vesicula vejiga apendice derrame neumotorax edema trombo cateter tubo cavidad cortes corte ventriculo ventriculos vertebra distancia grosor lamina liquido ascitis absceso
+	calculo calculos hematoma quiste quistes ganglio ganglios tiroides silueta corazon traquea bronquio estomago asa asas colon margen margenes`)
+
+// mayBeNoun reports whether token i may name a thing: German nouns have a capital, the Spanish
+// ones that are measured are listed, and any English word may.
+func (s *sentence) mayBeNoun(i int) bool {
+	switch t := s.tokens[i]; s.x.Engine.language {
+	case "de":
+		return (t.Capital || t.Upper) && len(t.Text) > 1
+	case "es":
+		return spanishNouns[t.Text]
+	default:
+		return true
+	}
 }
 
 // known reports whether a phrase of the lexicon covers token i that tells a place or a look of
@@ -512,7 +533,7 @@ func (s *sentence) setApart(m measurement, things []thing) bool {
 		}
 		return ""
 	}
-	if growthNouns[word(2)] && (word(1) == "of" || word(1) == "de" || word(1) == "von" || word(1) == "um") || word(1) == "um" {
+	if growthNouns[word(2)] && (word(1) == "of" || word(1) == "de" || word(1) == "von" || word(1) == "um") || word(1) == "um" && s.changes(s.span.Start, s.span.End) {
 		return true
 	}
 	if m.End+1 < s.span.End && (s.tokens[m.End].Text == "von" || s.tokens[m.End].Text == "vom") && slices.ContainsFunc(s.tokens[m.End:min(m.End+6, s.span.End)], func(t Token) bool { return t.Text == "entfernt" }) {
@@ -533,7 +554,7 @@ func (s *sentence) setApart(m measurement, things []thing) bool {
 	}
 	for back := 1; back <= 4; back++ {
 		i := m.Start - back
-		if i < s.span.Start || !s.tokens[i].Word && s.tokens[i].Text != ":" || covered(i, things) {
+		if i < s.span.Start || !s.tokens[i].Word && s.tokens[i].Text != ":" && (s.tokens[i].Text != "(" || back > 1) || covered(i, things) {
 			break
 		}
 		if apartWords[s.tokens[i].Text] {
@@ -621,7 +642,7 @@ func (s *sentence) otherSubject(between Span, things []thing) bool {
 			turned, noun = false, false
 		case densityWords[t.Text]:
 			noun = false // "with fluid attenuation"
-		case turned && t.Word && !closedWords[t.Text] && !sizeWords[t.Text] && !pastWords[t.Text] && !nowWords[t.Text] &&
+		case turned && t.Word && s.mayBeNoun(i) && !closedWords[t.Text] && !sizeWords[t.Text] && !pastWords[t.Text] && !nowWords[t.Text] &&
 			t.Text != "x" && !wasWords[t.Text] && !changeWords[t.Text] && !timeWords[t.Text] && !monthWords[t.Text] && !startsDigit(t.Text) && lengths.factors[t.Text] == 0 && !s.x.Engine.is(t, opener|verb|existential) && !covered(i, things) && !s.known(i):
 			noun = true
 		}
@@ -645,6 +666,10 @@ var refWords = wordSet("since from than compared comparison versus vs comparado 
 // from ("6 mm previously, 9 mm now"), or of what is compared ("stable since the prior, 8 mm").
 func (s *sentence) elsewhen(i, from, to int) bool {
 	r := s.reading()
+	colon := slices.ContainsFunc(s.tokens[i:to], func(t Token) bool { return t.Text == ":" })
+	if colon && i > s.span.Start && (s.tokens[i-1].Text == "als" || s.tokens[i-1].Text == "than") {
+		return true // "smaller than before: 20 mm"
+	}
 	if !r.joint(i, to) || slices.ContainsFunc(s.tokens[from:i], func(t Token) bool { return t.Text == ";" }) {
 		return false
 	}
@@ -953,9 +978,16 @@ var studyWords = wordSet("estudio examen control tc tac rm la al exploracion ima
 // past reports whether token i tells of the past: "previously", "estudio anterior", not
 // "anterior segment".
 func (s *sentence) past(i int) bool {
+	for _, t := range s.reading().tags[1] { // "not seen previously" is of the thing
+		if t.role&pseudo != 0 && t.Start <= i && i < t.End && s.x.Engine.is(s.tokens[t.Start], negator) {
+			return false
+		}
+	}
 	switch t := s.tokens[i].Text; t {
 	case "anterior":
 		return i > s.span.Start && studyWords[s.tokens[i-1].Text]
+	case "basal":
+		return s.x.Engine.language == "es" && i+1 < s.span.End && s.tokens[i+1].Text == ":"
 	case "vor": // Vor-CT
 		return i+1 < s.span.End && s.tokens[i+1].Text == "-"
 	default:

@@ -336,7 +336,7 @@ func endsSentence(tokens []Token, start, i int) bool {
 		if !next.Space && startsDigit(next.Text) && startsDigit(prev.Text[len(prev.Text)-1:]) || number(prev.Text) && i-1 == start {
 			return false // 1.5, or the number of an item
 		}
-		if notEnd[prev.Text] || number(prev.Text) && len(prev.Text) <= 2 && i-2 >= start && ordinalWords[tokens[i-2].Text] {
+		if notEnd[prev.Text] || prev.Text == "b" && i-3 >= start && tokens[i-3].Text == "z" || number(prev.Text) && len(prev.Text) <= 2 && i-2 >= start && ordinalWords[tokens[i-2].Text] {
 			return false
 		}
 	}
