@@ -203,7 +203,7 @@ func (u unit) factorAt(p []piece, i int) (factor float64, next int) {
 
 // dimensionWords may stand between the extents of one thing and say which is which.
 var dimensionWords = wordSet(`ap tr cc transverse craniocaudal anteroposterior long short axis length width height depth in
-	long-axis diameter by tv si ml lr kraniokaudal craniokaudal craneocaudal transversal koronar maximal maximum sagittal axial coronal transaxial vertical horizontal wide tall thick deep high`)
+	long-axis diameter by tv si ml lr axiale transversale sagittale ausdehnung durchmesser extension diametro kraniokaudale kraniokaudal craniokaudal craneocaudal transversal koronar maximal maximum sagittal axial coronal transaxial vertical horizontal wide tall thick deep high`)
 
 func times(mark string) bool {
 	return mark == "x" || mark == "by" || mark == "\u00d7" || mark == "*" || mark == "mal" || mark == "por"
@@ -317,6 +317,9 @@ var rangeWords = wordSet("ranging range ranges ranged varying vary measuring siz
 
 // changed reports whether the number at piece i is where a change began.
 func changed(p []piece, i int) bool {
+	if i > 1 && p[i-1].text == "medir" {
+		i-- // "pasa de medir 5 cm a 3 cm"
+	}
 	return i > 0 && fromWords[p[i-1].text] && (i < 2 || !rangeWords[p[i-2].text])
 }
 

@@ -46,14 +46,14 @@ var (
 	adviceWords = wordSet(`should recommend recommended recommends recommendation follow followup guideline guidelines fleischner criteria threshold
 		screening consider warrant warrants`)
 	pastWords = wordSet(`previously prior prev previous formerly before antes baseline nadir earlier initially originally compared comparison versus vs last
-		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung vu vor-ct vorct vorwert voraufnahme damals ehemals einst ursprunglich anfangs gegenuber fruher vergleich previo previa previos previas previamente anterior frente inicialmente basal`)
-	nowWords    = wordSet(`now currently presently today current measures measuring is are aktuell aktuelle jetzt heute derzeit nun nur ahora actual actualmente hoy`)
+		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung vu vor-ct vorct vorwert voraufnahme damals bisher bislang dato seinerzeit letztmals anfanglich ausgangsbefund referenz anteriormente inicial ehemals einst ursprunglich anfangs gegenuber fruher vergleich previo previa previos previas previamente anterior frente inicialmente basal`)
+	nowWords    = wordSet(`now currently presently today current measures measuring is are aktuell aktuelle jetzt heute derzeit nun nur derzeit momentan nunmehr mittlerweile inzwischen gegenwartig ahora actual actualmente hoy`)
 	fromWords   = wordSet(`from von de desde`)
 	toWords     = wordSet(`to auf a hasta`)
 	wasWords    = wordSet(`era eran was were had measured media median war waren hatte`)
 	changeWords = wordSet(`doubled tripled increased grown decreased enlarged shrunk changed progressed regressed grew shrank increase decrease growth reduced
 		diminished reduction change enlarging decreasing increasing interval
-		zugenommen abgenommen gewachsen zunahme abnahme ruckgang aumentado aumento crecido crecimiento disminuido disminucion reducido reduccion`)
+		pasado pasa paso pasar vergrossert verkleinert zugenommen abgenommen gewachsen zunahme abnahme ruckgang aumentado aumento crecido crecimiento disminuido disminucion reducido reduccion`)
 	// timeWords name the examination or the time that a past or present word is of.
 	timeWords = wordSet(`year month week day time visit exam examination study scan ct mri film radiograph imaging report follow-up followup occasion
 		estudio examen control tc tac rm jahr jahren monat monaten jahre monate ano anos mes meses`)
@@ -647,7 +647,25 @@ func (s *sentence) otherSubject(between Span, things []thing) bool {
 			noun = true
 		}
 	}
-	return turned && noun
+	return turned && (noun || s.wholeOrgan(between.End))
+}
+
+// wholeOrgans have sizes of their own.
+var wholeOrgans = wordSet("spleen kidney liver prostate uterus milz niere leber prostata bazo rinon higado")
+
+// wholeOrgan reports whether an organ is named right before the measurement at token m, which is
+// as large as one: "nodular surface, spleen 14 cm".
+func (s *sentence) wholeOrgan(m int) bool {
+	const least = 70
+	i := m - 1
+	for i > s.span.Start && (sizeWords[s.tokens[i].Text] || s.tokens[i].Text == ":" || s.x.Engine.is(s.tokens[i], verb)) {
+		i--
+	}
+	if i < s.span.Start || !wholeOrgans[s.tokens[i].Text] || i > s.span.Start && s.x.Engine.is(s.tokens[i-1], inside|definite) {
+		return false
+	}
+	size := lengths.measurements(s.tokens, Span{m, s.span.End})
+	return len(size) > 0 && size[0].Start == m && size[0].values[0] >= least
 }
 
 // densityWords are what the words before them describe, and not a thing.
