@@ -95,11 +95,13 @@ type tongue struct{ english, weak, german, spanish, other, unknown int }
 // they are Latin in every language.
 func listen(text string, tokens []Token, known func(string) bool) tongue {
 	var n tongue
+	measured := false // one unit of length is a word of evidence, more are none
 	for i, t := range tokens {
-		if !t.Word || strings.ContainsAny(t.Text, "0123456789") || abbreviated(tokens, i) || i > 0 && startsDigit(tokens[i-1].Text) && units["HU"].factors[t.Text] != 0 ||
+		if !t.Word || strings.ContainsAny(t.Text, "0123456789") || abbreviated(tokens, i) || i > 0 && startsDigit(tokens[i-1].Text) && (units["HU"].factors[t.Text] != 0 || t.Text == "x" || measured && lengths.factors[t.Text] != 0) ||
 			notEnd[t.Text] && i+1 < len(tokens) && tokens[i+1].Text == "." && !tokens[i+1].Space && i+2 < len(tokens) {
 			continue
 		}
+		measured = measured || lengths.factors[t.Text] != 0
 		foreign := false
 		if german[t.Text] {
 			n.german, foreign = n.german+1, true

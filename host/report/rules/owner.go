@@ -18,7 +18,7 @@ var (
 		shows show contains demonstrates lies lie extends projecting projects overlying beside next behind between through
 		should would could may might must will can not no be been appears remains lined containing present visible
 		per respectively each total und oder im in der die das mit von bei y o con en de la el auf um war ist hat sind zuvor nach an am im dem den vor segun antes
-		vom beim ohne sin sowie bis zu zum zur ein eine einer einem einen eines jeweils weiterhin unverandert nun gegenuber misst betragt erreicht zeigt un una los las del al
+		vom beim statt ohne sin sowie bis zu zum zur ein eine einer einem einen eines jeweils weiterhin unverandert nun gegenuber misst betragt erreicht zeigt un una los las del al
 		que sigue midiendo por hasta mide miden alcanza presenta se ya frente respecto sobre desde para su`)
 	// sizeWords are nouns and adjectives of the size itself.
 	sizeWords = wordSet(`diameter size length width height depth axis dimension dimensions extent maximal maximum max largest greatest
@@ -46,7 +46,7 @@ var (
 	adviceWords = wordSet(`should recommend recommended recommends recommendation follow followup guideline guidelines fleischner criteria threshold
 		screening consider warrant warrants`)
 	pastWords = wordSet(`previously prior prev previous formerly before antes baseline nadir earlier initially originally compared comparison versus vs last
-		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung vu vor-ct vorct vorwert voraufnahme damals bisher bislang dato seinerzeit letztmals anfanglich ausgangsbefund referenz anteriormente inicial ehemals einst ursprunglich anfangs gegenuber fruher vergleich previo previa previos previas previamente anterior frente inicialmente basal`)
+		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung vu vor-ct vorct vorwert voraufnahme damals statt bisher bislang dato seinerzeit letztmals anfanglich ausgangsbefund referenz anteriormente inicial ehemals einst ursprunglich anfangs gegenuber fruher vergleich previo previa previos previas previamente anterior frente inicialmente basal`)
 	nowWords    = wordSet(`now currently presently today current measures measuring is are aktuell aktuelle jetzt heute derzeit nun nur derzeit momentan nunmehr mittlerweile inzwischen gegenwartig ahora actual actualmente hoy`)
 	fromWords   = wordSet(`from von de desde`)
 	toWords     = wordSet(`to auf a hasta`)
@@ -56,13 +56,13 @@ var (
 		pasado pasa paso pasar vergrossert verkleinert zugenommen abgenommen gewachsen zunahme abnahme ruckgang aumentado aumento crecido crecimiento disminuido disminucion reducido reduccion`)
 	// timeWords name the examination or the time that a past or present word is of.
 	timeWords = wordSet(`year month week day time visit exam examination study scan ct mri film radiograph imaging report follow-up followup occasion
-		estudio examen control tc tac rm jahr jahren monat monaten jahre monate ano anos mes meses`)
+		verlauf intervall zeitraum estudio examen control tc tac rm jahr jahren monat monaten jahre monate ano anos mes meses`)
 	growthWords = wordSet(`grew grown increased decreased shrank shrunk enlarged`)
 	// growthNouns before "of" make a measurement a change.
 	growthNouns = wordSet(`growth increase increment decrease reduction change difference shrinkage enlargement progression regression zunahme abnahme aumento crecimiento incremento disminucion reduccion`)
 	monthWords  = wordSet(`january february march april june july august september october november december januar februar marz juni juli oktober dezember mai
 		enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre`)
-	agoWords = wordSet(`previo previa anterior voruntersuchung vorbefund voraufnahme damals vu baseline initially previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
+	agoWords = wordSet(`previo previa previos previas anterior voruntersuchung vorbefund voraufnahme damals vu baseline initially previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
 )
 
 // timing says when a measurement was taken.
@@ -411,7 +411,7 @@ func (s *sentence) namedBefore(m measurement) bool {
 		case t.Text == "(" && i == m.Start-1: // "punch biopsy (4 mm)"
 		case !t.Word && t.Text != "-" && (t.Text != "," || i < m.Start-1):
 			return place
-		case !t.Word, startsDigit(t.Text), closedWords[t.Text], sizeWords[t.Text], pastWords[t.Text], nowWords[t.Text], s.x.Engine.is(t, opener|verb|existential):
+		case !t.Word, startsDigit(t.Text), closedWords[t.Text], sizeWords[t.Text], pastWords[t.Text], nowWords[t.Text], timeWords[t.Text], !s.mayBeNoun(i), s.x.Engine.is(t, opener|verb|existential):
 		default:
 			return true
 		}
