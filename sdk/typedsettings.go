@@ -3,8 +3,10 @@ package sdk
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Path is the text of a setting that names a file or folder.
@@ -25,11 +27,25 @@ type Path string
 // the method Choices() []string takes its choices from there. SettingsOf panics on a tag
 // that cannot be read.
 func SettingsOf(v any, variant ...string) []Setting {
-	var out []Setting
-	eachSetting(reflect.ValueOf(v), func(f reflect.StructField, _ reflect.Value) {
-		out = append(out, settingOf(f, variant))
-	})
-	return out
+	key := settingsKey{reflect.TypeOf(v), strings.Join(variant, ".")}
+	known, ok := settingsKnown.Load(key)
+	if !ok {
+		var out []Setting
+		eachSetting(reflect.ValueOf(v), func(f reflect.StructField, _ reflect.Value) {
+			out = append(out, settingOf(f, variant))
+		})
+		known, _ = settingsKnown.LoadOrStore(key, out)
+	}
+	return slices.Clone(known.([]Setting))
+}
+
+// settingsKnown are what SettingsOf has read from the tags of a type, which takes longer than
+// all else that is done with a configuration.
+var settingsKnown sync.Map // settingsKey to []Setting
+
+type settingsKey struct {
+	of      reflect.Type
+	variant string
 }
 
 // DecodeSettings makes the struct whose fields declare settings (see SettingsOf) of given

@@ -226,6 +226,15 @@ func WriteFile(path string, data []byte) error {
 	return nil
 }
 
+// WriteFileSoon is WriteFile that does not wait for the disk, see atomicfile.WriteBytesSoon.
+func WriteFileSoon(path string, data []byte) (flush func() error, err error) {
+	toDisk, err := atomicfile.WriteBytesSoon(path, data)
+	if err != nil {
+		return nil, diskError(fmt.Errorf("write %d bytes: %w", len(data), err))
+	}
+	return func() error { return diskError(toDisk()) }, nil
+}
+
 // diskError adds ErrNoSpace where a full disk is the cause, ErrFileLimit where a limit
 // is. A plugin's error comes as text, so its text is looked at too.
 func diskError(err error) error {

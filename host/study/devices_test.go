@@ -155,3 +155,18 @@ func BenchmarkThousandCells(b *testing.B) {
 		b.ReportMetric(100*(time.Since(started).Seconds()/(1000*0.1/8)-1), "overhead-%")
 	}
 }
+
+// A cell whose result a power cut kept from the disk is made again.
+func TestAnEmptyResultIsNone(t *testing.T) {
+	s := stubStudy(t, t.TempDir(), 1, 0)
+	c := s.cells[0]
+	if err := os.MkdirAll(s.path("cells", c.Name()), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.path(cellFile(c.Name())), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.result(c); r != nil || err != nil {
+		t.Errorf("%v, %v, want none", r, err)
+	}
+}

@@ -234,7 +234,7 @@ func (s *Study) split(c Cell) string {
 func (s *Study) result(c Cell) (*CellResult, error) {
 	path := s.path("cells", c.Name(), "cell.json")
 	data, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(data) == 0 { // a power cut came before the disk
 		return nil, nil
 	}
 	if err != nil {
@@ -289,6 +289,10 @@ func (s *Study) share(ctx context.Context) error {
 	}
 	close(left)
 	messages := &lines{to: s.Messages}
+	// Cells reach the disk while the next ones are made: with eight devices, waiting for it took
+	// longer than all the rest of a study.
+	var disk errgroup.Group
+	disk.SetLimit(4 * len(s.Devices))
 	group, ctx := errgroup.WithContext(ctx)
 	for _, device := range s.Devices {
 		own := s.Messages // a terminal's progress needs no whole lines
@@ -298,7 +302,7 @@ func (s *Study) share(ctx context.Context) error {
 		group.Go(func() error {
 			for model := range left {
 				for i, c := range model.cells {
-					if err := s.once(ctx, c, model.first+i, device, own); err != nil {
+					if err := s.once(ctx, c, model.first+i, device, own, &disk); err != nil {
 						return err
 					}
 				}
@@ -306,11 +310,11 @@ func (s *Study) share(ctx context.Context) error {
 			return nil
 		})
 	}
-	return group.Wait()
+	return errors.Join(group.Wait(), disk.Wait())
 }
 
-// once makes a cell on a device unless it is there.
-func (s *Study) once(ctx context.Context, c Cell, number int, device string, messages io.Writer) error {
+// once makes a cell on a device unless it is there, and has disk flush it.
+func (s *Study) once(ctx context.Context, c Cell, number int, device string, messages io.Writer, disk *errgroup.Group) error {
 	done, err := s.result(c)
 	if err != nil || done != nil {
 		return err
@@ -327,9 +331,11 @@ func (s *Study) once(ctx context.Context, c Cell, number int, device string, mes
 	if err != nil {
 		return err
 	}
-	if err := runs.WriteFile(s.path("cells", c.Name(), "cell.json"), append(data, '\n')); err != nil {
+	flush, err := runs.WriteFileSoon(s.path("cells", c.Name(), "cell.json"), append(data, '\n'))
+	if err != nil {
 		return err
 	}
+	disk.Go(flush)
 	fmt.Fprintf(messages, "study: %s: %s\n", c.Name(), summary(r))
 	return nil
 }

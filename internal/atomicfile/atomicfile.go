@@ -31,6 +31,28 @@ func WriteBytes(path string, data []byte) error {
 	return put(path, 0o666, bytesOf(data))
 }
 
+// WriteBytesSoon is WriteBytes that does not wait for the disk. Readers see the old file or the
+// whole new one, also after this process is killed; a power cut before flush has returned may
+// leave the file empty.
+func WriteBytesSoon(path string, data []byte) (flush func() error, err error) {
+	temporary := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"."+rand.Text()[:8]+".tmp")
+	err = os.WriteFile(temporary, data, 0o666)
+	if err == nil {
+		err = os.Rename(temporary, path)
+	}
+	if err != nil {
+		_ = os.Remove(temporary)
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return func() error {
+		file, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(file.Sync(), file.Close(), SyncDir(filepath.Dir(path)))
+	}, nil
+}
+
 // WritePrivate is Write of a file that only its owner may read.
 func WritePrivate(path string, write func(io.Writer) error) error {
 	return put(path, 0o600, write)

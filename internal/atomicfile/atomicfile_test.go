@@ -117,3 +117,26 @@ func TestFolderAppearsWholeOrNotAtAll(t *testing.T) {
 		t.Errorf("error %v, want ErrNotEmpty", err)
 	}
 }
+
+func TestWriteBytesSoonIsWholeAtOnceAndLeavesNothingBehind(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	for _, content := range []string{"one", "another"} {
+		flush, err := WriteBytesSoon(path, []byte(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != content {
+			t.Errorf("%q, %v before it is on disk, want %q", got, err, content)
+		}
+		if err := flush(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := WriteBytesSoon(filepath.Join(dir, "none", "file"), nil); err == nil {
+		t.Error("a folder that is not there wants an error")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("%v, %v, want one file", entries, err)
+	}
+}
