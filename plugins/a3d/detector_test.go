@@ -9,6 +9,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/plugins/internal/stagetest"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
+	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
 // detector is an encoder and a head wired as the host wires them, without fusion.
@@ -135,5 +136,18 @@ func BenchmarkTinyTrainingStep(b *testing.B) {
 	volume, targets := blobs(rand.New(rand.NewPCG(1, 2)), 4, 7, 128)
 	for b.Loop() {
 		d.train(1, volume, targets)
+	}
+}
+
+// What a step of the detector reads: the sum of the volumes, which it takes where they came from,
+// in the host's memory; from the device the encoder's tokens, of the head the proposals of all
+// images, losses with metrics, and the gradients of the tokens.
+func TestADetectorsStepWaitsForTheDeviceFourTimes(t *testing.T) {
+	d := openDetector(t, 2, nil, nil)
+	volume, targets := blobs(rand.New(rand.NewPCG(4, 4)), 3, 3, 64)
+	before := torchstage.Reads()
+	d.train(1, volume, targets)
+	if n := torchstage.Reads() - before; n != 1+4 {
+		t.Errorf("%d reads, want 1 of the host's memory and 4", n)
 	}
 }

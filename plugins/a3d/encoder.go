@@ -169,7 +169,7 @@ func (e *encoder) checkVolume(s *torchstage.Scope, name string, volume *ts.Tenso
 	}
 	s.NoGrad(func() {
 		// A sum is finite only if every value is (values are of moderate size).
-		if sum := s.Scalar(s.Sum(volume, nil, false)); s.Err() == nil && (math.IsNaN(sum) || math.IsInf(sum, 0)) {
+		if sum := s.Scalar(s.Sum(s.Given(volume), nil, false)); s.Err() == nil && (math.IsNaN(sum) || math.IsInf(sum, 0)) {
 			s.Fail(&sdk.Error{Code: sdk.InvalidArgument, Port: name, Err: fmt.Errorf("holds NaN or infinite values")})
 		}
 	})

@@ -190,11 +190,11 @@ func (h *boxHead) loss(s *torchstage.Scope, features *ts.Tensor, rois []roi, out
 	target := s.To(s.FromInt64s(labels), h.device)
 	out.Losses["rcnn_cls"] = s.CrossEntropy(logits, target, nil, -100, 0)
 	out.Metrics["rcnn_positives"] = float64(len(rows))
-	s.NoGrad(func() {
-		best := s.Do("argmax", func() (*ts.Tensor, error) { return logits.Argmax([]int64{1}, false, false) })
+	best := s.Do("argmax", func() (*ts.Tensor, error) { return logits.Argmax([]int64{1}, false, false) })
+	out.Read(s, best, func(values []float64) {
 		right := 0
-		for i, v := range s.Int64s(best) {
-			if v == labels[i] {
+		for i, v := range values {
+			if int64(v) == labels[i] {
 				right++
 			}
 		}
@@ -207,6 +207,15 @@ func (h *boxHead) loss(s *torchstage.Scope, features *ts.Tensor, rois []roi, out
 	picked := s.IndexSelect(s.Reshape(deltas, -1, 4), 0, s.To(s.FromInt64s(rows), h.device))
 	l1 := s.SmoothL1(picked, s.To(s.FromFloat32s(wanted, int64(len(rows)), 4), h.device), roiBeta)
 	out.Losses["rcnn_box"] = s.MulScalar(s.Sum(l1, nil, false), 1/float64(len(rois)))
+}
+
+// singles are values of single precision that were read as others.
+func singles(values []float64) []float32 {
+	out := make([]float32, len(values))
+	for i, v := range values {
+		out[i] = float32(v)
+	}
+	return out
 }
 
 // detection is one box found.
@@ -231,7 +240,8 @@ func (h *head) detect(s *torchstage.Scope, features, logits, deltas *ts.Tensor) 
 	found := make([][]detection, len(proposals))
 	if len(rois) > 0 {
 		cls, refine := h.boxHead.forward(s, features, rois)
-		scores, values := s.Float32s(s.Softmax(cls, 1)), s.Float32s(refine)
+		read := s.Floats(s.Softmax(cls, 1), refine)
+		scores, values := singles(read[0]), singles(read[1])
 		if s.Err() != nil {
 			return nil
 		}

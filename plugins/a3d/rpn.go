@@ -182,34 +182,35 @@ func (r *rpn) proposals(s *torchstage.Scope, logits, deltas *ts.Tensor, rows, co
 	width, height := float32(columns*featureStride), float32(rows*featureStride)
 	images := int(s.Dim(logits, 0))
 	out := make([]proposed, images)
-	var diverged error
+	var read [][]float64 // of each image: anchors, their deltas, their objectness
 	s.NoGrad(func() {
-		for n := range images {
-			s.Sub(func(s *torchstage.Scope) *ts.Tensor {
-				best, index := topk(s, s.Select(logits, 0, int64(n)), int64(min(pre, len(anchors))))
-				picked := s.IndexSelect(s.Select(deltas, 0, int64(n)), 0, index)
-				which, values, objectness := s.Int64s(index), s.Float32s(picked), s.Float32s(s.Sigmoid(best))
-				if s.Err() != nil {
-					return nil
-				}
-				boxes := make([]boxops.Box, len(which))
-				for i, a := range which {
-					d := [4]float32(values[4*i:])
-					boxes[i] = convention.Clip(coder.Decode(anchors[a], d), width, height)
-					if !boxes[i].Finite() {
-						diverged = errDiverged
-						return nil
-					}
-				}
-				keep := convention.NMS(boxes, proposalNMS, post)
-				for _, k := range keep {
-					out[n].boxes, out[n].objectness = append(out[n].boxes, boxes[k]), append(out[n].objectness, objectness[k])
-				}
-				return nil
-			})
-		}
+		s.SubAll(func(s *torchstage.Scope) []*ts.Tensor {
+			var back []*ts.Tensor
+			for n := range int64(images) {
+				best, index := topk(s, s.Select(logits, 0, n), int64(min(pre, len(anchors))))
+				back = append(back, index, s.IndexSelect(s.Select(deltas, 0, n), 0, index), s.Sigmoid(best))
+			}
+			read = s.Floats(back...)
+			return nil
+		})
 	})
-	return out, diverged
+	if s.Err() != nil {
+		return out, nil
+	}
+	for n := range images {
+		which, values, objectness := read[3*n], singles(read[3*n+1]), singles(read[3*n+2])
+		boxes := make([]boxops.Box, len(which))
+		for i, a := range which {
+			boxes[i] = convention.Clip(coder.Decode(anchors[int(a)], [4]float32(values[4*i:])), width, height)
+			if !boxes[i].Finite() {
+				return out, errDiverged
+			}
+		}
+		for _, k := range convention.NMS(boxes, proposalNMS, post) {
+			out[n].boxes, out[n].objectness = append(out[n].boxes, boxes[k]), append(out[n].objectness, objectness[k])
+		}
+	}
+	return out, nil
 }
 
 // topk returns the k largest values of a vector and their indices, largest first.

@@ -8,6 +8,7 @@ import (
 	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/fusion/transformer"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
@@ -236,6 +237,14 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	x = s.Dropout(x, h.drop, in.Train)
 	var losses []*ts.Tensor
 	right, known, labelled, weight := 0, 0, false, 0.0
+	count := func(t task, logits *ts.Tensor, labels []int64) {
+		out.Read(s, logits, func(values []float64) {
+			right += t.right(labels, values)
+			if known > 0 {
+				out.Metrics["accuracy"] = float64(right) / float64(known)
+			}
+		})
+	}
 	for _, t := range h.tasks {
 		logits := t.of(s, x)
 		out.Tensors[t.logits.Name] = logits
@@ -244,20 +253,20 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 			continue
 		}
 		labelled = true
-		loss, r, k, err := h.loss(s, t, logits, target, in.Tensors[t.censored.Name])
+		loss, labels, err := h.loss(s, t, logits, target, in.Tensors[t.censored.Name])
 		if err != nil {
 			s.Fail(err)
 		}
 		if s.Err() != nil {
 			return out
 		}
-		right, known = right+r, known+k
+		if labels != nil {
+			known += t.known(labels)
+			count(t, logits, labels)
+		}
 		if loss != nil && t.weight > 0 {
 			losses, weight = append(losses, s.MulScalar(loss, t.weight)), weight+t.weight
 		}
-	}
-	if known > 0 {
-		out.Metrics["accuracy"] = float64(right) / float64(known)
 	}
 	switch {
 	case len(losses) > 0:
@@ -268,38 +277,37 @@ func (h *head) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage.O
 	return out
 }
 
-// loss of one question, nil where nothing is known, and, of classes, how many of the known
-// cases are right.
-func (h *head) loss(s *torchstage.Scope, t task, logits, target, censored *ts.Tensor) (loss *ts.Tensor, right, known int, err error) {
+// loss of one question, nil where nothing is known, and, of classes, the labels.
+func (h *head) loss(s *torchstage.Scope, t task, logits, target, censored *ts.Tensor) (loss *ts.Tensor, labels []int64, err error) {
 	if n := s.Dim(logits, 0); s.Err() == nil && s.Dim(target, 0) != n {
-		return nil, 0, 0, sdk.Errorf(sdk.InvalidArgument, "%s has %d labels for %d cases", t.target.Name, s.Dim(target, 0), n)
+		return nil, nil, sdk.Errorf(sdk.InvalidArgument, "%s has %d labels for %d cases", t.target.Name, s.Dim(target, 0), n)
 	}
 	if t.Question == sdk.AsksNumber {
-		return numberLoss(s, logits, target, h.device), 0, 0, nil
+		return numberLoss(s, logits, target, h.device), nil, nil
 	}
-	labels := s.Int64s(target)
+	labels = s.Int64s(target)
 	if s.Err() != nil {
-		return nil, 0, 0, nil
+		return nil, nil, nil
 	}
-	if right, known, err = t.count(labels, s.Float32s(logits)); err != nil {
-		return nil, 0, 0, err
+	if err := t.check(labels); err != nil {
+		return nil, nil, err
 	}
 	switch {
 	case t.Question == sdk.AsksTime:
 		if censored == nil || s.Dim(censored, 0) != int64(len(labels)) {
-			return nil, 0, 0, sdk.Errorf(sdk.InvalidArgument, "input %s: want one for each of %s's %d cases", t.censored.Name, t.target.Name, len(labels))
+			return nil, nil, sdk.Errorf(sdk.InvalidArgument, "input %s: want one for each of %s's %d cases", t.censored.Name, t.target.Name, len(labels))
 		}
 		whether := make([]int8, len(labels))
-		for i, v := range s.Int64s(s.Cast(censored, gotch.Int64)) {
+		for i, v := range s.Int64s(censored) {
 			whether[i] = int8(v)
 		}
-		return timeLoss(s, logits, labels, whether, h.device), 0, 0, nil
-	case known == 0 || !t.counts(labels):
-		return nil, right, known, nil
+		return timeLoss(s, logits, labels, whether, h.device), nil, nil
+	case !t.counts(labels):
+		return nil, labels, nil
 	case h.gamma > 0:
-		return t.focal(s, logits, labels, h.gamma, h.device), right, known, nil
+		return t.focal(s, logits, labels, h.gamma, h.device), labels, nil
 	}
-	return s.CrossEntropy(logits, target, t.weights, -1, h.smooth), right, known, nil
+	return s.CrossEntropy(logits, target, t.weights, -1, h.smooth), labels, nil
 }
 
 // focal is the focal loss of logits [N,K] (Lin et al. 2017, eq. 5, for several classes): the
@@ -348,26 +356,33 @@ func (t task) counts(labels []int64) bool {
 	return false
 }
 
-// count checks labels and counts the known ones and those the logits get right.
-func (t task) count(labels []int64, logits []float32) (right, known int, err error) {
-	k := len(t.Classes)
+// check refuses labels of no class.
+func (t task) check(labels []int64) error {
 	for i, label := range labels {
-		if label < -1 || label >= int64(k) {
-			return 0, 0, sdk.Errorf(sdk.InvalidArgument, "%s of case %d is %d, want -1 (unknown) to %d", t.target.Name, i, label, k-1)
-		}
-		if label < 0 || len(logits) < (i+1)*k {
-			continue
-		}
-		known++
-		best := 0
-		for c := range k {
-			if logits[i*k+c] > logits[i*k+best] {
-				best = c
-			}
-		}
-		if best == int(label) {
-			right++
+		if label < -1 || label >= int64(len(t.Classes)) {
+			return sdk.Errorf(sdk.InvalidArgument, "%s of case %d is %d, want -1 (unknown) to %d", t.target.Name, i, label, len(t.Classes)-1)
 		}
 	}
-	return right, known, nil
+	return nil
+}
+
+// known counts the labels that are.
+func (t task) known(labels []int64) (n int) {
+	for _, label := range labels {
+		if label >= 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// right counts the known labels that logits [N,K] get right.
+func (t task) right(labels []int64, logits []float64) (n int) {
+	k := len(t.Classes)
+	for i, label := range labels {
+		if label >= 0 && stat.ArgMax(logits[i*k:(i+1)*k]) == int(label) {
+			n++
+		}
+	}
+	return n
 }

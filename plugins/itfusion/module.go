@@ -135,7 +135,7 @@ func (m *module) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstage
 		} else {
 			after[report] = m.Fill(s, hidden, filled, after[report])
 		}
-		out.Losses["reconstruction"] = m.rec.loss(s, r, cells, masked, out.Metrics)
+		out.Losses["reconstruction"] = m.rec.loss(s, r, cells, masked, out)
 		out.Tensors[ports.Reconstruction.Name] = s.Detach(s.Softmax(s.MulScalar(r.logits, 1/m.Calibration), 2))
 	}
 	mean := m.Finish(s, in, after, out.Tensors)

@@ -143,7 +143,7 @@ func (r *reconstructor) run(s *torchstage.Scope, tokens, prior *ts.Tensor) recon
 // loss is Eq. 10's cross-entropy, averaged over the masked attributes; 0 when
 // there is none. It adds the number of masked attributes and the share of them
 // whose most probable value is the true one.
-func (r *reconstructor) loss(s *torchstage.Scope, rec reconstruction, c fusion.Cells, masked []bool, metrics map[string]float64) *ts.Tensor {
+func (r *reconstructor) loss(s *torchstage.Scope, rec reconstruction, c fusion.Cells, masked []bool, out *torchstage.Outputs) *ts.Tensor {
 	a, k := len(r.frame.Attributes), int(r.frame.K)
 	targets := make([]float32, len(masked)*k)
 	count := 0
@@ -153,16 +153,17 @@ func (r *reconstructor) loss(s *torchstage.Scope, rec reconstruction, c fusion.C
 			count++
 		}
 	}
-	metrics["masked"] = float64(count)
+	out.Metrics["masked"] = float64(count)
 	if count > 0 {
-		best := s.Float32s(rec.logp)
-		right := 0
-		for i, chosen := range masked {
-			if chosen && s.Err() == nil && stat.ArgMax(best[i*k:(i+1)*k]) == int(c.Value[i]) {
-				right++
+		out.Read(s, rec.logp, func(values []float64) {
+			right := 0
+			for i, chosen := range masked {
+				if chosen && stat.ArgMax(values[i*k:(i+1)*k]) == int(c.Value[i]) {
+					right++
+				}
 			}
-		}
-		metrics["mask_accuracy"] = float64(right) / float64(count)
+			out.Metrics["mask_accuracy"] = float64(right) / float64(count)
+		})
 	}
 	weights := r.frame.Upload(s, targets, int64(c.N), int64(a), int64(k))
 	total := s.Do("sum", func() (*ts.Tensor, error) { return s.Mul(rec.logp, weights).Sum(gotch.Float, false) })

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/sugarme/gotch"
@@ -95,7 +96,51 @@ func (s *Scope) ToTensor(t *ts.Tensor, alloc func(dtype tensor.DType, shape ...i
 		s.Fail(err)
 		return nil
 	}
+	reads.Add(1)
 	s.copyOut(t, out.Data)
+	return out
+}
+
+var reads atomic.Int64
+
+// Reads counts how often this process has taken values out of libtorch, where a GPU lets the
+// processor wait; inputs do not count, which lie in the host's memory as well.
+func Reads() int64 { return reads.Load() }
+
+// Given is the copy of an input in the host's memory, for what is checked there; another
+// tensor is given back as it is.
+func (s *Scope) Given(t *ts.Tensor) *ts.Tensor {
+	if h := s.given[t]; h != nil {
+		return h
+	}
+	return t
+}
+
+// Floats reads several tensors at once, row-major each: a GPU lets the processor wait once.
+// Integers up to 2^53 are exact.
+func (s *Scope) Floats(tensors ...*ts.Tensor) [][]float64 {
+	out := make([][]float64, len(tensors))
+	if len(tensors) == 0 {
+		return out
+	}
+	flat := s.Sub(func(s *Scope) *ts.Tensor {
+		var parts []*ts.Tensor
+		for _, t := range tensors {
+			parts = append(parts, s.Reshape(s.Cast(s.Detach(t), gotch.Double), -1))
+		}
+		return s.Cat(parts, 0)
+	})
+	all := s.Float64s(flat)
+	for i, t := range tensors {
+		n := 1
+		for _, d := range s.Shape(t) {
+			n *= int(d)
+		}
+		if s.err != nil {
+			return make([][]float64, len(tensors))
+		}
+		out[i], all = all[:n:n], all[n:]
+	}
 	return out
 }
 
@@ -123,6 +168,11 @@ func (s *Scope) copyOut(t *ts.Tensor, dst []byte) {
 func values[E any](s *Scope, t *ts.Tensor, dtype gotch.DType) []E {
 	if s.err != nil {
 		return nil
+	}
+	if h := s.given[t]; h != nil {
+		t = h
+	} else {
+		reads.Add(1)
 	}
 	inner := &Scope{void: s.void}
 	cast := inner.Cast(inner.Detach(t), dtype)

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -53,31 +54,70 @@ func resolveOptimizer(o sdk.Optimizer, m Module) (sdk.Optimizer, error) {
 	return sdk.Optimizer{Name: o.Name, Values: values}, nil
 }
 
-func (p *Params) zeroGrad(s *Scope) {
+// gradients are those that there are of the parameters that are trained, and whose they are.
+func (p *Params) gradients(s *Scope) (of []*param, grads []*ts.Tensor) {
 	for _, e := range p.trained() {
 		if g := s.Grad(e.value); g != nil {
-			d := s.Detach(g)
-			s.Act("zero", d.Zero_)
+			of, grads = append(of, e), append(grads, g)
 		}
 	}
+	return of, grads
+}
+
+func (p *Params) zeroGrad(s *Scope) {
+	_, grads := p.gradients(s)
+	s.each("zero_", grads, nil, 0)
 }
 
 // gradNorm is the L2 norm over all gradients, summed in float64.
 func (p *Params) gradNorm(s *Scope) float64 {
-	var norms []*ts.Tensor
-	for _, e := range p.trained() {
-		if g := s.Grad(e.value); g != nil {
-			norms = append(norms, s.Do("norm", func() (*ts.Tensor, error) { return g.Norm(false) }))
-		}
-	}
-	if len(norms) == 0 {
+	_, grads := p.gradients(s)
+	if len(grads) == 0 {
 		return 0
 	}
 	sum := 0.0
-	for _, v := range s.Float32s(s.Stack(norms, 0)) {
+	for _, v := range s.Float32s(s.Stack(s.each("norm", grads, nil, 0), 0)) {
 		sum += float64(v) * float64(v)
 	}
 	return math.Sqrt(sum)
+}
+
+// each runs an operator on lists of tensors, see ts.Foreach.
+func (s *Scope) each(op string, a, b []*ts.Tensor, v float64) []*ts.Tensor {
+	if s.err != nil {
+		return slices.Repeat([]*ts.Tensor{s.void}, len(a))
+	}
+	out, err := ts.Foreach(op, a, b, v)
+	if err != nil {
+		s.err = torchError(op, err)
+		return slices.Repeat([]*ts.Tensor{s.void}, len(a))
+	}
+	s.owned = append(s.owned, out...)
+	return out
+}
+
+// lotElements bounds the elements of a lot on a CPU, whose cache they should fit, and on a GPU,
+// which wants few kernels: what is computed in between is kept for a lot at a time.
+var lotElements = map[bool]int64{true: 1 << 16, false: 1 << 25}
+
+// lots divides parameters into such as one kernel takes, and which have had as many updates.
+func (p *Params) lots(all []*param, do func(first, end int)) {
+	most := lotElements[p.device.Name == gotch.CPU.Name]
+	first, sum := 0, int64(0)
+	for i, e := range all {
+		n := int64(1)
+		for _, d := range e.shape {
+			n *= d
+		}
+		if i > first && (sum+n > most || e.updates != all[first].updates) {
+			do(first, i)
+			first, sum = i, 0
+		}
+		sum += n
+	}
+	if first < len(all) {
+		do(first, len(all))
+	}
 }
 
 // step applies SGD with momentum (Sutskever et al. 2013 in PyTorch's form:
@@ -90,33 +130,44 @@ func (p *Params) step(s *Scope, m Module, o sdk.Optimizer, lr, scale float64) {
 		p.keepAverages(s)
 		defer p.average(s, sdk.EMADecay(decay, p.steps))
 	}
-	for _, e := range p.trained() {
-		g := s.Grad(e.value)
-		if g == nil {
-			continue
-		}
-		if e.state == nil {
-			e.state = map[string]*ts.Tensor{}
-		}
+	all, grads := p.gradients(s)
+	if scale != 1 {
+		s.each("mul_", grads, nil, scale)
+	}
+	p.lots(all, func(first, end int) {
 		s.SubAll(func(s *Scope) []*ts.Tensor {
-			g := s.Detach(g)
-			if scale != 1 {
-				s.act1("mul_", scale, g.MulScalar_)
-			}
-			w := s.Detach(e.value)
+			lot, g := all[first:end], grads[first:end]
 			switch o.Name {
 			case "adamw":
-				p.adamw(s, e, w, g, o.Values, lr)
+				p.adamw(s, lot, valuesOf(lot), g, o.Values, lr)
 			case "sgd":
-				p.sgd(s, e, w, g, o.Values, lr)
+				p.sgd(s, lot, valuesOf(lot), g, o.Values, lr)
 			default:
-				e.updates++
-				u := &Update{Name: e.name, Value: w, Gradient: g, Rate: lr, Number: int(e.updates), params: p, entry: e}
-				m.(Optimizer).Update(s, u)
+				for i, e := range lot {
+					e.updates++
+					u := &Update{Name: e.name, Value: s.Detach(e.value), Gradient: s.Detach(g[i]), Rate: lr, Number: int(e.updates), params: p, entry: e}
+					s.SubAll(func(s *Scope) []*ts.Tensor { m.(Optimizer).Update(s, u); return nil })
+				}
 			}
 			return nil
 		})
+	})
+}
+
+// valuesOf are the values of parameters.
+func valuesOf(lot []*param) (out []*ts.Tensor) {
+	for _, e := range lot {
+		out = append(out, e.value)
 	}
+	return out
+}
+
+// statesOf are the states of parameters by a name.
+func statesOf(lot []*param, name string) (out []*ts.Tensor) {
+	for _, e := range lot {
+		out = append(out, e.state[name])
+	}
+	return out
 }
 
 // averageState names the averaged value among a parameter's states, valueState its own value
@@ -145,82 +196,75 @@ func (p *Params) setState(s *Scope, e *param, name string, t *ts.Tensor) {
 
 // average moves every average towards its parameter: average = d·average + (1-d)·value.
 func (p *Params) average(s *Scope, d float64) {
-	for _, e := range p.trained() {
+	all := p.trained()
+	p.lots(all, func(first, end int) {
 		if s.err != nil {
-			return
+			return // there may be no averages
 		}
 		s.SubAll(func(s *Scope) []*ts.Tensor {
-			mean, part := e.state[averageState], s.MulScalar(s.Detach(e.value), 1-d)
-			s.act1("mul_", d, mean.MulScalar_)
-			s.Act("add_", func() error { return mean.Add_(part) })
+			means := statesOf(all[first:end], averageState)
+			s.each("mul_", means, nil, d)
+			s.each("add_", means, s.each("mul", valuesOf(all[first:end]), nil, 1-d), 0)
 			return nil
 		})
-	}
-}
-
-// act1 runs an in-place op that takes one scalar.
-func (s *Scope) act1(op string, v float64, f func(c *ts.Scalar) error) {
-	s.Act(op, func() error {
-		c := ts.FloatScalar(v)
-		defer func() { _ = c.Drop() }()
-		return f(c)
 	})
 }
 
-func (p *Params) sgd(s *Scope, e *param, w, g *ts.Tensor, v map[string]float64, lr float64) {
+func (p *Params) sgd(s *Scope, lot []*param, w, g []*ts.Tensor, v map[string]float64, lr float64) {
 	if v["weight_decay"] != 0 {
-		g = s.Add(g, s.MulScalar(w, v["weight_decay"]))
+		g = s.each("add", g, s.each("mul", w, nil, v["weight_decay"]), 0)
 	}
 	if m := v["momentum"]; m != 0 {
-		buffer, ok := e.state["momentum"]
-		if !ok {
-			buffer = s.Keep(s.MulScalar(g, 1))
-			if s.err != nil {
-				return
+		var old, push []*ts.Tensor
+		for i, e := range lot {
+			if b := e.state["momentum"]; b != nil {
+				old, push = append(old, b), append(push, g[i])
+			} else {
+				p.setState(s, e, "momentum", s.MulScalar(g[i], 1))
 			}
-			e.state["momentum"] = buffer
-		} else {
-			s.act1("mul_", m, buffer.MulScalar_)
-			s.Act("add_", func() error { return buffer.Add_(g) })
 		}
+		s.each("mul_", old, nil, m)
+		s.each("add_", old, push, 0)
+		if s.err != nil {
+			return // there may be no buffers
+		}
+		buffers := statesOf(lot, "momentum")
 		if v["nesterov"] != 0 {
-			g = s.Add(g, s.MulScalar(buffer, m))
+			g = s.each("add", g, s.each("mul", buffers, nil, m), 0)
 		} else {
-			g = buffer
+			g = buffers
 		}
 	}
-	update := s.MulScalar(g, -lr)
-	s.Act("add_", func() error { return w.Add_(update) })
+	s.each("add_", w, s.each("mul", g, nil, -lr), 0)
 }
 
-func (p *Params) adamw(s *Scope, e *param, w, g *ts.Tensor, v map[string]float64, lr float64) {
-	for _, name := range []string{"exp_avg", "exp_avg_sq"} {
-		if e.state[name] == nil {
-			zero := s.Keep(s.Zeros(p.device, e.shape...))
-			if s.err != nil {
-				return
+func (p *Params) adamw(s *Scope, lot []*param, w, g []*ts.Tensor, v map[string]float64, lr float64) {
+	for _, e := range lot {
+		for _, name := range []string{"exp_avg", "exp_avg_sq"} {
+			if e.state[name] == nil {
+				p.setState(s, e, name, s.Zeros(p.device, e.shape...))
 			}
-			e.state[name] = zero
 		}
+		e.updates++
+	}
+	if s.err != nil {
+		return // there may be no states
 	}
 	// The first update of a parameter may come after other parameters' (a branch that
 	// was not used): its bias correction counts its own updates.
-	e.updates++
-	n := e.updates
+	n := lot[0].updates
 	b1, b2 := v["beta1"], v["beta2"]
-	m, q := e.state["exp_avg"], e.state["exp_avg_sq"]
-	s.act1("mul_", b1, m.MulScalar_)
-	first := s.MulScalar(g, 1-b1)
-	s.Act("add_", func() error { return m.Add_(first) })
-	s.act1("mul_", b2, q.MulScalar_)
-	second := s.MulScalar(s.Mul(g, g), 1-b2)
-	s.Act("add_", func() error { return q.Add_(second) })
+	m, q := statesOf(lot, "exp_avg"), statesOf(lot, "exp_avg_sq")
+	s.each("mul_", m, nil, b1)
+	s.each("add_", m, s.each("mul", g, nil, 1-b1), 0)
+	s.each("mul_", q, nil, b2)
+	s.each("add_", q, s.each("mul", s.each("mul", g, g, 0), nil, 1-b2), 0)
 	if v["weight_decay"] != 0 {
-		s.act1("mul_", 1-lr*v["weight_decay"], w.MulScalar_)
+		s.each("mul_", w, nil, 1-lr*v["weight_decay"])
 	}
-	root := s.MulScalar(s.Do("sqrt", func() (*ts.Tensor, error) { return q.Sqrt(false) }), 1/math.Sqrt(1-math.Pow(b2, n)))
-	update := s.MulScalar(s.Div(m, s.AddScalar(root, v["eps"])), -lr/(1-math.Pow(b1, n)))
-	s.Act("add_", func() error { return w.Add_(update) })
+	root := s.each("mul", s.each("sqrt", q, nil, 0), nil, 1/math.Sqrt(1-math.Pow(b2, n)))
+	update := s.each("mul", s.each("div", m, s.each("add", root, nil, v["eps"]), 0), nil, -lr/(1-math.Pow(b1, n)))
+	s.each("add_", w, update, 0)
 }
 
 // Update is what an Optimizer is given of one parameter.

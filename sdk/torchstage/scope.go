@@ -22,6 +22,8 @@ type Scope struct {
 	// peers are the processes by whose batches together BatchNorm normalises in TRAIN mode; nil:
 	// by this one's alone.
 	peers *peers
+	// given are the inputs of a Forward in the host's memory, by what was made of them on the device.
+	given map[*ts.Tensor]*ts.Tensor
 	// void stands for the result of an op that was not run.
 	void *ts.Tensor
 }
@@ -141,7 +143,7 @@ func (s *Scope) Sub(f func(s *Scope) *ts.Tensor) *ts.Tensor {
 
 // SubAll is Sub for several results.
 func (s *Scope) SubAll(f func(s *Scope) []*ts.Tensor) []*ts.Tensor {
-	inner := &Scope{err: s.err, frozen: s.frozen, amp: s.amp, peers: s.peers, void: s.void}
+	inner := &Scope{err: s.err, frozen: s.frozen, amp: s.amp, peers: s.peers, given: s.given, void: s.void}
 	results := f(inner)
 	for i, t := range results {
 		if t == nil {

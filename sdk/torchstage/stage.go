@@ -110,6 +110,31 @@ type Outputs struct {
 	// State is the Module's own, for its Backwarder; if it has a method Free(), that is
 	// called when the context ends.
 	State any
+
+	read []reading
+}
+
+// reading is a tensor and who waits for its values.
+type reading struct {
+	tensor *ts.Tensor
+	use    func(values []float64)
+}
+
+// Read has the values of t read back, row-major, together with the losses, and calls use with
+// them: for metrics and whatever else the module itself does not wait for.
+func (o *Outputs) Read(s *Scope, t *ts.Tensor, use func(values []float64)) {
+	d := s.Detach(t)
+	if s.err == nil {
+		o.read = append(o.read, reading{s.Keep(d), use})
+	}
+}
+
+// endReading frees what was to be read.
+func (o *Outputs) endReading() {
+	for _, r := range o.read {
+		_ = r.tensor.Drop()
+	}
+	o.read = nil
 }
 
 // Open makes an sdk.OpenFunc of builders by stage name.
@@ -242,7 +267,7 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 			Train: req.Train, Frozen: st.frozen, Context: req.Context, Seed: req.Seed, Wanted: req.Wanted,
 			Tensors: map[string]*ts.Tensor{}, Resident: map[string]*ts.Tensor{}, Text: map[string][]string{},
 		}
-		leafs := map[string]*ts.Tensor{}
+		leafs, given := map[string]*ts.Tensor{}, map[*ts.Tensor]*ts.Tensor{}
 		for name, t := range req.Inputs {
 			if t.DType == tensor.Bytes {
 				if in.Text[name], err = t.Strings(); err != nil {
@@ -250,12 +275,13 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 				}
 				continue
 			}
-			v := s.To(s.FromTensor(t), st.device)
+			h := s.FromTensor(t)
+			v := s.To(h, st.device)
 			if req.Train && req.NeedsGrad[name] {
 				v = s.Leaf(v)
 				leafs[name] = v
 			}
-			in.Tensors[name] = v
+			in.Tensors[name], given[v] = v, h
 		}
 		if err := st.takeResidents(s, in); err != nil {
 			return err
@@ -264,7 +290,7 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 			return s.err
 		}
 		// Temporaries of the model go as soon as it has run; the graph keeps what it needs.
-		inner := &Scope{frozen: s.frozen, amp: s.amp, peers: s.peers, void: s.void}
+		inner := &Scope{frozen: s.frozen, amp: s.amp, peers: s.peers, given: given, void: s.void}
 		out, err := st.compute(inner, in)
 		s.Fail(err)
 		s.Fail(inner.err)
@@ -273,6 +299,9 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 		}
 		if s.err == nil {
 			resp = st.collect(s, req, out)
+		}
+		if out != nil {
+			out.endReading()
 		}
 		if s.err == nil {
 			for _, group := range []map[string]*ts.Tensor{out.Tensors, out.Losses} {
@@ -381,7 +410,7 @@ func (st *stage) giveResidents(inner *Scope, req *sdk.ForwardRequest, out *Outpu
 // collect turns outputs into what the host reads.
 func (st *stage) collect(s *Scope, req *sdk.ForwardRequest, out *Outputs) *sdk.ForwardResponse {
 	resp := &sdk.ForwardResponse{
-		Outputs: map[string]*tensor.Tensor{}, Losses: map[string]float64{}, Metrics: out.Metrics, Notes: out.Notes,
+		Outputs: map[string]*tensor.Tensor{}, Losses: map[string]float64{}, Notes: out.Notes,
 	}
 	for name, t := range out.Tensors {
 		if st.residentOut[name] {
@@ -394,9 +423,25 @@ func (st *stage) collect(s *Scope, req *sdk.ForwardRequest, out *Outputs) *sdk.F
 	for name, t := range out.Raw {
 		resp.Outputs[name] = t
 	}
-	for name, t := range out.Losses {
-		resp.Losses[name] = s.Scalar(t)
+	names, back := sortedKeys(out.Losses), []*ts.Tensor{}
+	for _, name := range names {
+		back = append(back, out.Losses[name])
 	}
+	for _, r := range out.read {
+		back = append(back, r.tensor)
+	}
+	for i, values := range s.Floats(back...) {
+		switch {
+		case s.err != nil:
+		case i >= len(names):
+			out.read[i-len(names)].use(values)
+		case len(values) != 1:
+			s.Failf(sdk.Internal, "loss %s has %d values, want one", names[i], len(values))
+		default:
+			resp.Losses[names[i]] = values[0]
+		}
+	}
+	resp.Metrics = out.Metrics
 	return resp
 }
 

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -803,6 +805,99 @@ func TestAMPMultipliesInBfloat16(t *testing.T) {
 		near(t, fmt.Sprintf("gradient with amp %v", amp), floats(t, back.InputGrads["x"]), []float64{want[1], want[1], 1}, 1e-7)
 		if err := st.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// several has two losses, a metric and an output that are all computed.
+type several struct{ w *ts.Tensor }
+
+func buildSeveral(b *Build) (Module, error) {
+	return &several{b.Params.Parameter("w", []int64{1, 3}, of(1, 2, 3))}, nil
+}
+
+func (m *several) Forward(s *Scope, in *Inputs) *Outputs {
+	y := s.Linear(in.Tensors["x"], m.w, nil)
+	d := s.Sub2(y, in.Tensors["target"])
+	out := &Outputs{Tensors: map[string]*ts.Tensor{"y": y}, Metrics: map[string]float64{},
+		Losses: map[string]*ts.Tensor{"mean": s.Mean(d, []int64{0, 1}, false), "square": s.Mean(s.Mul(d, d), []int64{0, 1}, false)}}
+	s.Sub(func(s *Scope) *ts.Tensor { // its temporaries are freed before they are read
+		out.Read(s, s.MulScalar(y, 2), func(values []float64) { out.Metrics["first"] = values[0] })
+		return s.MulScalar(y, 0)
+	})
+	out.Metrics["known"] = float64(len(s.Float32s(in.Tensors["target"]))) // an input: the host has it
+	return out
+}
+
+func TestAStepReadsBackAllLossesAndMetricsAtOnce(t *testing.T) {
+	st := openStage(t, sdk.Optimizer{Name: "adamw"}, map[string]Builder{"s": buildSeveral}, "s")
+	before := Reads()
+	took := func(what string, want int64) {
+		t.Helper()
+		if n := Reads() - before; n != want {
+			t.Errorf("%s: %d reads, want %d", what, n, want)
+		}
+		before = Reads()
+	}
+	resp, err := st.Forward(context.Background(), &sdk.ForwardRequest{Context: 1, Train: true, NewOutput: newOutput,
+		Inputs: map[string]*tensor.Tensor{"x": inputX, "target": inputY}, NeedsGrad: map[string]bool{"x": true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	took("Forward: the output, and the rest together", 2)
+	y := floats(t, resp.Outputs["y"])
+	mean, square := 0.0, 0.0
+	for i, v := range floats(t, inputY) {
+		d := float64(y[i] - v)
+		mean, square = mean+d/4, square+d*d/4
+	}
+	near(t, "losses and metrics", []float32{float32(resp.Losses["mean"]), float32(resp.Losses["square"]), float32(resp.Metrics["first"]), float32(resp.Metrics["known"])},
+		[]float64{mean, square, 2 * float64(y[0]), 4}, 1e-6)
+	backward(t, st, 1, nil, map[string]float64{"square": 1})
+	took("Backward: the gradient of x", 1)
+	if _, err := st.GradNorm(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	took("GradNorm", 1)
+	if err := st.Step(context.Background(), &sdk.StepRequest{GradientScale: 0.5, Values: map[string]float64{"learning_rate": 0.1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.ZeroGrad(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	took("Step and ZeroGrad", 0)
+}
+
+// How many parameters a kernel takes changes no bit.
+func TestParametersStepAlikeInLotsOfAnySize(t *testing.T) {
+	before := maps.Clone(lotElements)
+	defer func() { lotElements = before }()
+	for name, values := range map[string]map[string]float64{"adamw": {sdk.EMA: 0.9}, "sgd": {"nesterov": 1}} {
+		var want map[string][]float32
+		for _, most := range []int64{1, 5, 1 << 20} {
+			lotElements = map[bool]int64{true: most}
+			st := open(t, sdk.Optimizer{Name: name, Values: values})
+			for range 3 {
+				if _, err := st.Forward(context.Background(), &sdk.ForwardRequest{Context: 1, Train: true, NewOutput: newOutput,
+					Inputs: map[string]*tensor.Tensor{"x": inputX, "target": inputY}}); err != nil {
+					t.Fatal(err)
+				}
+				backward(t, st, 1, nil, map[string]float64{"mse": 1})
+				if err := st.Step(context.Background(), &sdk.StepRequest{GradientScale: 0.3, Values: map[string]float64{"learning_rate": 0.1}}); err != nil {
+					t.Fatal(err)
+				}
+				if err := st.ZeroGrad(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := params(t, st); want == nil {
+				want = got
+			} else if !reflect.DeepEqual(got, want) {
+				t.Errorf("%s in lots of %d elements: %v, want %v", name, most, got, want)
+			}
+			if err := st.Close(); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }

@@ -39,6 +39,11 @@ void af_autocast_set_enabled(int enabled, int cuda);
 // null gradient stands for 1. Gradients are added to the leaves.
 void af_backward(const af_tensor *outputs, const af_tensor *gradients, size_t n, int keep_graph);
 
+// af_foreach runs one of libtorch's operators on lists of n tensors, on a GPU in as many
+// kernels as one tensor takes: zero_, mul_ (by v), add_ (b), and, with results in out, mul (by b,
+// or by v where b is null), add (b, or v), div (by b), sqrt, norm (of each, L2).
+void af_foreach(const char *op, const af_tensor *a, const af_tensor *b, size_t n, double v, af_tensor *out);
+
 #ifdef __cplusplus
 }
 #endif

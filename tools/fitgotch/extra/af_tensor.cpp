@@ -43,6 +43,29 @@ static void autocast(bool enabled, bool cuda) {
 
 void af_autocast_set_enabled(int enabled, int cuda) { PROTECT(autocast(enabled != 0, cuda != 0);) }
 
+static std::vector<at::Tensor> foreach(const std::string &op, const std::vector<at::Tensor> &a, const std::vector<at::Tensor> &b, double v) {
+  if (op == "zero_") at::_foreach_zero_(a);
+  else if (op == "mul_") at::_foreach_mul_(a, v);
+  else if (op == "add_") at::_foreach_add_(a, b);
+  else if (op == "mul") return b.empty() ? at::_foreach_mul(a, v) : at::_foreach_mul(a, b);
+  else if (op == "add") return b.empty() ? at::_foreach_add(a, v) : at::_foreach_add(a, b);
+  else if (op == "div") return at::_foreach_div(a, b);
+  else if (op == "sqrt") return at::_foreach_sqrt(a);
+  else if (op == "norm") return at::_foreach_norm(a, 2);
+  else throw std::invalid_argument("no operator " + op);
+  return {};
+}
+
+void af_foreach(const char *op, const af_tensor *a, const af_tensor *b, size_t n, double v, af_tensor *out) {
+  PROTECT(
+      std::vector<at::Tensor> left; std::vector<at::Tensor> right;
+      for (size_t i = 0; i < n; i++) {
+        left.push_back(*static_cast<torch::Tensor *>(a[i]));
+        if (b) right.push_back(*static_cast<torch::Tensor *>(b[i]));
+      } auto results = foreach(op, left, right, v);
+      for (size_t i = 0; i < results.size(); i++) out[i] = new torch::Tensor(results[i]);)
+}
+
 void af_backward(const af_tensor *outputs, const af_tensor *gradients, size_t n, int keep_graph) {
   PROTECT(
       std::vector<torch::Tensor> roots; std::vector<torch::Tensor> incoming;

@@ -326,3 +326,72 @@ func TestDropFreesAScalarAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// On a CPU the lists are loops over the operators, bit for bit.
+func TestForeachIsTheOperatorOnEachTensor(t *testing.T) {
+	lock(t)
+	was, err := ts.SetGradEnabled(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = ts.SetGradEnabled(was) }()
+	fresh := func() (a, b []*ts.Tensor) {
+		for i, n := range []int64{1, 7, 1000} {
+			x, y := make([]float32, n), make([]float32, n)
+			for k := range x {
+				x[k], y[k] = float32(k%13)/7+0.1, float32(k%(i+5))/3+0.3
+			}
+			a, b = append(a, blob(t, x, n)), append(b, blob(t, y, n))
+		}
+		return a, b
+	}
+	c := ts.FloatScalar(0.3)
+	defer func() { _ = c.Drop() }()
+	for op, one := range map[string]func(a, b *ts.Tensor) (*ts.Tensor, error){
+		"mul list":   func(a, b *ts.Tensor) (*ts.Tensor, error) { return a.Mul(b, false) },
+		"add list":   func(a, b *ts.Tensor) (*ts.Tensor, error) { return a.Add(b, false) },
+		"div list":   func(a, b *ts.Tensor) (*ts.Tensor, error) { return a.Div(b, false) },
+		"mul number": func(a, _ *ts.Tensor) (*ts.Tensor, error) { return a.MulScalar(c, false) },
+		"add number": func(a, _ *ts.Tensor) (*ts.Tensor, error) { return a.AddScalar(c, false) },
+		"sqrt":       func(a, _ *ts.Tensor) (*ts.Tensor, error) { return a.Sqrt(false) },
+		"norm":       func(a, _ *ts.Tensor) (*ts.Tensor, error) { return a.Norm(false) },
+		"zero_":      func(a, _ *ts.Tensor) (*ts.Tensor, error) { return a, a.Zero_() },
+		"mul_":       func(a, _ *ts.Tensor) (*ts.Tensor, error) { return a, a.MulScalar_(c) },
+		"add_ list":  func(a, b *ts.Tensor) (*ts.Tensor, error) { return a, a.Add_(b) },
+	} {
+		name, of, _ := strings.Cut(op, " ")
+		a, b := fresh()
+		var right []*ts.Tensor
+		if of == "list" {
+			right = b
+		}
+		got, err := ts.Foreach(name, a, right, 0.3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inPlace := strings.HasSuffix(name, "_")
+		if inPlace {
+			got = a
+		}
+		a, b = fresh()
+		for i := range a {
+			want, err := one(a[i], b[i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			equal(t, values(t, got[i]), values(t, want)...)
+			if !inPlace {
+				got[i].Drop()
+				want.Drop()
+			}
+		}
+	}
+	a, b := fresh()
+	for _, err := range []error{second(ts.Foreach("add_", a, b[:1], 0)), second(ts.Foreach("pow", a, nil, 2))} {
+		if err == nil {
+			t.Error("lists of two lengths, or an operator that is not there, want an error")
+		}
+	}
+}
+
+func second(_ []*ts.Tensor, err error) error { return err }
