@@ -231,23 +231,24 @@ const probingTime = 5 * time.Second
 // clock ends a part of a case.
 type clock struct {
 	of     *Connection
+	limit  time.Duration
 	began  time.Time
 	worked time.Duration
 	known  bool
 }
 
-func (c *Connection) clock() clock {
+func (c *Connection) clock(limit time.Duration) clock {
 	worked, known := c.worked()
-	return clock{c, time.Now(), worked, known}
+	return clock{c, limit, time.Now(), worked, known}
 }
 
 func (c clock) over() bool {
 	took := time.Since(c.began)
-	if took < probingTime || !c.known {
-		return took >= probingTime
+	if took < c.limit || !c.known {
+		return took >= c.limit
 	}
 	worked, known := c.of.worked()
-	return !known || worked-c.worked >= probingTime/2 || took >= 4*probingTime
+	return !known || worked-c.worked >= c.limit/2 || took >= 4*c.limit
 }
 
 // worked is the processor time of the plugin's process, where the system says it.
@@ -339,7 +340,7 @@ func (p *prober) parametersAmong(ctx context.Context, blocks []*block, norm, tol
 			keep = slices.DeleteFunc(slices.Clone(keep), func(b *block) bool { return b.file == file })
 		}
 	}
-	end := p.c.subject.conn.clock()
+	end := p.c.subject.conn.clock(probingTime)
 	for _, b := range keep {
 		if moved := movedBy(keep); moved <= (1+tolerance)*norm || end.over() {
 			break
@@ -422,8 +423,9 @@ func parameters(ctx context.Context, s *subject) {
 	if selects {
 		check(p.separate(ctx, blocks, dirs[1]))
 	}
-	p.end = s.conn.clock()
 	p.random.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
+	blocks = p.mostSuspectFirst(ctx, blocks)
+	p.end = s.conn.clock(probingTime)
 	check(p.probe(ctx, blocks))
 }
 
@@ -537,6 +539,76 @@ func (p *prober) excused(ctx context.Context, b *block, part gradcheck.Part) boo
 		}
 	}
 	return len(p.alone) > 0 && !known
+}
+
+// probedTogether are the parameters of which a fault in one shows in a derivative along all.
+const probedTogether = 8
+
+// mostSuspectFirst orders parameters of which there are too many to probe each. Of a stage that
+// selects, a parameter is as suspect as by the output or loss that suspects it least.
+func (p *prober) mostSuspectFirst(ctx context.Context, blocks []*block) []*block {
+	if len(blocks) <= 2*probedTogether {
+		return blocks
+	}
+	p.end = p.c.subject.conn.clock(probingTime / 2)
+	suspicion := map[string]float64{}
+	if len(p.alone) == 0 {
+		suspicion = p.suspicion(ctx, blocks)
+	}
+	for _, one := range p.alone {
+		var reached []*block
+		for _, b := range blocks {
+			alone := *b
+			if alone.gradient = one.gradients[b.names[0]]; size(alone.gradient) > 0 {
+				reached = append(reached, &alone)
+			}
+		}
+		one.end = p.end
+		for name, by := range one.suspicion(ctx, reached) {
+			if least, known := suspicion[name]; !known || by < least {
+				suspicion[name] = by
+			}
+		}
+	}
+	slices.SortStableFunc(blocks, func(a, b *block) int { return cmp.Compare(suspicion[b.names[0]], suspicion[a.names[0]]) })
+	return blocks
+}
+
+// suspicion is by how much the derivative disagrees along a direction in which several
+// parameters, whose gradients are about as long, take part with equal shares.
+func (p *prober) suspicion(ctx context.Context, blocks []*block) map[string]float64 {
+	out := map[string]float64{}
+	sorted := slices.SortedStableFunc(slices.Values(blocks), func(a, b *block) int { return cmp.Compare(size(b.gradient), size(a.gradient)) })
+	for group := range slices.Chunk(sorted, probedTogether) {
+		if p.end.over() {
+			break
+		}
+		directions, length := map[*block][]float64{}, 0.0
+		for _, b := range group {
+			share := 0.0
+			d := gradcheck.Direction(b.gradient, func(int) bool { return true }, p.random)
+			for i := range d {
+				share += d[i] * b.gradient[i]
+			}
+			if share > 0 {
+				directions[b] = d
+				length += 1 / (share * share)
+			}
+			for i := range d {
+				d[i] /= share
+			}
+		}
+		for _, d := range directions {
+			for i := range d {
+				d[i] /= math.Sqrt(length)
+			}
+		}
+		analytic, numeric, open := p.slope(ctx, directions)
+		for b := range directions {
+			out[b.names[0]] = math.Abs(analytic-numeric) / (p.c.subject.options.GradientTolerance*max(math.Abs(analytic), math.Abs(numeric)) + open)
+		}
+	}
+	return out
 }
 
 func derivativeIs(b *block, analytic, numeric float64) error {

@@ -65,7 +65,7 @@ var victims = func() []victim {
 	own("crossattn", "fusions", layers, frame...)
 	own("mbt", "fusions", append(slices.Clone(narrow), "--set", "fusion.layers=2", "--set", "fusion.heads=2"), frame...)
 	own("classifier", "classifier", []string{"--set", "encoder.width=4", "--set", "encoder.layers=2"}, "./sdk/fusion/transformer")
-	own("a3d", "a3d", []string{"--shape", "encoder.volume=2x1x3x32x64"})
+	own("a3d", "a3d", []string{"--shape", "encoder.volume=2x1x3x32x32"})
 	own("bert", "bert", nil, "./sdk/fusion/transformer")
 	all[len(all)-1].model = "plugins/bert/testdata/bert_2x128.safetensors"
 	return append(all, victim{name: "go-head", dir: "examples/go-head", program: ".", packages: []string{"."}})
