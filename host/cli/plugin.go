@@ -110,7 +110,11 @@ func pluginList(c *cli.Context) (err error) {
 		if len(all) == 0 {
 			return nil
 		}
-		defer func() { err = errors.Join(err, gateError(fmt.Errorf("%d plugins are not what they were", len(all)))) }()
+		what := "a plugin is not what it was"
+		if len(all) > 1 {
+			what = fmt.Sprintf("%d plugins are not what they were", len(all))
+		}
+		defer func() { err = errors.Join(err, gateError(errors.New(what))) }()
 	}
 	if problems != nil {
 		fmt.Fprintf(c.App.ErrWriter, "alignedfusion: %v\n", problems)

@@ -140,7 +140,7 @@ func Find(ref string, dirs []string) (*Found, error) {
 	if ref == "" {
 		return nil, fmt.Errorf("%w: no name given", ErrNotFound)
 	}
-	if strings.ContainsRune(ref, filepath.Separator) {
+	if strings.ContainsRune(ref, filepath.Separator) || ref == "." || ref == ".." {
 		path, err := filepath.Abs(ref)
 		if err != nil {
 			return nil, err

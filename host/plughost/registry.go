@@ -38,7 +38,7 @@ type Lock struct {
 // Record is an installed plugin.
 type Record struct {
 	Version   string    `json:"version"`
-	Installed time.Time `json:"installed"`
+	Installed time.Time `json:"installed,omitzero"`
 	// Source is the path or address it was installed from.
 	Source string `json:"source"`
 	// SHA256 is, in a project's lock file, the plugin's identity.
