@@ -494,32 +494,25 @@ func (p *prober) separate(ctx context.Context, blocks []*block, dir string) erro
 	return nil
 }
 
-// depends reports whether the objective has a derivative along each of three directions in all
-// parameters.
+// depends reports whether the objective, which is without gradients, has a derivative along each
+// of three directions in one of the parameters.
 func (p *prober) depends(ctx context.Context, blocks []*block) (numeric float64, depends bool) {
-	for range 3 {
-		directions, length := map[*block][]float64{}, 0.0
-		for _, b := range blocks {
-			still := *b
-			still.gradient = make([]float64, len(b.values))
-			d := make([]float64, len(b.values))
-			for i := range d {
-				d[i] = p.random.NormFloat64() * (math.Abs(b.values[i]) + 0.01)
-				length += d[i] * d[i]
-			}
-			directions[&still] = d
+	end := p.c.subject.conn.clock(probingTime)
+	for _, b := range blocks {
+		still := *b
+		still.gradient = make([]float64, len(b.values))
+		depends = !end.over()
+		for try := 0; depends && try < 3; try++ {
+			var open float64
+			d := gradcheck.Direction(still.gradient, func(int) bool { return true }, p.random)
+			_, numeric, open = p.slope(ctx, map[*block][]float64{&still: d})
+			depends = math.Abs(numeric) > open
 		}
-		for _, d := range directions {
-			for i := range d {
-				d[i] /= math.Sqrt(length)
-			}
-		}
-		var open float64
-		if _, numeric, open = p.slope(ctx, directions); math.Abs(numeric) <= open {
-			return numeric, false
+		if depends {
+			return numeric, true
 		}
 	}
-	return numeric, true
+	return 0, false
 }
 
 // excused reports whether a part of a parameter disagrees because of what the stage selects: by
