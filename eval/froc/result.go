@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
@@ -244,17 +245,21 @@ func makeClusters(t *Truth, p *Protocol) (clusters, error) {
 		return im.ID
 	}
 	c := clusters{ofImage: make([]int32, len(t.Images))}
-	index := make(map[string]int32, len(t.Images))
-	for i := range t.Images {
-		name := key(&t.Images[i], p.Cluster)
-		if _, known := index[name]; !known {
-			index[name] = 0
-			c.names = append(c.names, name)
-		}
+	type named struct {
+		name  string
+		image int32
 	}
-	slices.Sort(c.names)
-	for i, name := range c.names {
-		index[name] = int32(i)
+	order := make([]named, len(t.Images))
+	for i := range t.Images {
+		order[i] = named{key(&t.Images[i], p.Cluster), int32(i)}
+	}
+	// a map of as many names would be waited for at every look
+	slices.SortFunc(order, func(a, b named) int { return strings.Compare(a.name, b.name) })
+	for k, o := range order {
+		if k == 0 || o.name != order[k-1].name {
+			c.names = append(c.names, o.name)
+		}
+		c.ofImage[o.image] = int32(len(c.names) - 1)
 	}
 	c.lesions, c.units = make([]int32, len(c.names)), make([]int32, len(c.names))
 	seen := map[string]int{} // the first image of a unit
@@ -264,7 +269,6 @@ func makeClusters(t *Truth, p *Protocol) (clusters, error) {
 		if total += im.weight(); total > max(len(t.Images), mostSteps) {
 			return c, fmt.Errorf("images weigh more than %d together: divide the weights by a number", mostSteps)
 		}
-		c.ofImage[i] = index[key(im, p.Cluster)]
 		if p.Unit != PerImage {
 			unit := key(im, p.Unit)
 			first, known := seen[unit]
@@ -305,7 +309,9 @@ func (r *Result) countInput() {
 	}
 	patients := map[string]bool{}
 	for i := range t.Images {
-		patients[t.Images[i].patient()] = true
+		if r.Protocol.Cluster != PerPatient {
+			patients[t.Images[i].patient()] = true
+		}
 		if !withLesion[i] {
 			r.Counts.LesionFreeImages++
 		}
@@ -313,7 +319,9 @@ func (r *Result) countInput() {
 			r.Counts.ImagesWithoutMark++
 		}
 	}
-	r.Counts.Patients = len(patients)
+	if r.Counts.Patients = len(patients); r.Protocol.Cluster == PerPatient {
+		r.Counts.Patients = len(r.clusters.names)
+	}
 	for _, n := range r.clusters.units {
 		r.Counts.Units += int(n)
 	}

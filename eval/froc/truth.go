@@ -7,6 +7,8 @@ import (
 	"math"
 	"slices"
 	"strconv"
+
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // Image is one searched image: a slice, a volume or a scan.
@@ -100,14 +102,12 @@ func (t *Truth) Check() error {
 	if t == nil || len(t.Images) == 0 {
 		return ErrNoImages
 	}
-	seen := make(map[string]int, len(t.Images))
+	if a, b, twice := stat.Twice(len(t.Images), func(i int) string { return t.Images[i].ID }); twice {
+		return fmt.Errorf("image id %q stands twice, as images %d and %d", t.Images[a].ID, a, b)
+	}
 	patientOf := map[string]string{}
 	for i := range t.Images {
 		im := &t.Images[i]
-		if first, twice := seen[im.ID]; twice {
-			return fmt.Errorf("image id %q stands twice, as images %d and %d", im.ID, first, i)
-		}
-		seen[im.ID] = i
 		for _, v := range im.SpacingMM {
 			if !(v >= 0) || math.IsInf(v, 0) {
 				return fmt.Errorf("image %q: spacing %v, want millimetres above 0", im.ID, im.SpacingMM)

@@ -1,6 +1,9 @@
 package stat
 
-import "math"
+import (
+	"hash/maphash"
+	"math"
+)
 
 // Key is a number whose order is that of v; equal values, -0 and 0 too, have one key. v must
 // not be NaN.
@@ -81,4 +84,28 @@ func sortFewKeys(keys []uint64, beside []uint32) {
 			}
 		}
 	}
+}
+
+// Twice returns the places of two equal texts of n, of several the first that repeats one. It
+// sorts hashes, which is quicker than to fill a map.
+func Twice(n int, text func(i int) string) (first, second int, twice bool) {
+	keys, places, seed := make([]uint64, n), make([]uint32, n), maphash.MakeSeed()
+	for i := range keys {
+		keys[i], places[i] = maphash.String(seed, text(i)), uint32(i)
+	}
+	SortKeys(keys, places) // which keeps the order of equal ones
+	second = n
+	for i := range keys {
+		for j := i + 1; j < n && keys[j] == keys[i]; j++ {
+			a, b := int(places[i]), int(places[j])
+			if text(a) != text(b) {
+				continue
+			}
+			if b < second {
+				first, second, twice = a, b, true
+			}
+			break
+		}
+	}
+	return first, second, twice
 }

@@ -55,3 +55,21 @@ func TestSortKeysSortsWithWhatStandsBeside(t *testing.T) {
 		}
 	}
 }
+
+func TestTwiceFindsTheFirstTextThatComesAgain(t *testing.T) {
+	for _, c := range []struct {
+		texts         []string
+		first, second int
+		twice         bool
+	}{
+		{nil, 0, 0, false},
+		{[]string{"a", "b", "c"}, 0, 3, false},
+		{[]string{"a", "b", "c", "b", "a", "b"}, 1, 3, true},
+		{[]string{"x", "x", "x"}, 0, 1, true},
+	} {
+		first, second, twice := Twice(len(c.texts), func(i int) string { return c.texts[i] })
+		if first != c.first || second != c.second || twice != c.twice {
+			t.Errorf("%q: %d, %d, %v", c.texts, first, second, twice)
+		}
+	}
+}

@@ -8,6 +8,8 @@ import (
 	"unicode"
 
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // fileEndings are those that an image id may carry or not.
@@ -132,13 +134,11 @@ func (t *Truth) fileID(name string) string {
 
 // warnNearIDs warns of images that are likely one and the same.
 func (t *Truth) warnNearIDs(file string) {
-	first := map[string]string{}
-	for _, id := range t.list {
-		key := likeness(id)
-		if other, there := first[key]; there && other != id {
-			t.warn("%s: the images %q and %q differ only by folder, ending, case, dashes or leading zeros; they are counted as two", file, clip(other), clip(id))
-			return
-		}
-		first[key] = id
+	alike := make([]string, len(t.list))
+	for i, id := range t.list {
+		alike[i] = likeness(id)
+	}
+	if a, b, twice := stat.Twice(len(alike), func(i int) string { return alike[i] }); twice {
+		t.warn("%s: the images %q and %q differ only by folder, ending, case, dashes or leading zeros; they are counted as two", file, clip(t.list[a]), clip(t.list[b]))
 	}
 }

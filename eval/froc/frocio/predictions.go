@@ -395,9 +395,12 @@ func (t *Truth) readPredictionTable(in *input, p *Predictions, problems *problem
 // nameByFile gives a table without a column of images that is called like an image, as those of
 // CAMELYON16 are, such a column.
 func (t *Truth) nameByFile(tab *rowFile, p *Predictions) {
+	isImage := func(name string) bool { return slices.Contains(roleNames["image"], plain(name)) }
+	if tab.file == Stdin || t.options.Columns["image"] != "" || slices.ContainsFunc(tab.header, isImage) {
+		return
+	}
 	id := t.fileID(filepath.Base(tab.file))
-	_, known := t.index[id]
-	if tab.file == Stdin || t.options.Columns["image"] != "" || !known && !t.left[id] || slices.ContainsFunc(tab.header, func(name string) bool { return slices.Contains(roleNames["image"], plain(name)) }) {
+	if _, known := t.index[id]; !known && !t.left[id] {
 		return
 	}
 	header, next := slices.Clone(tab.header), tab.next

@@ -331,6 +331,15 @@ func (t *Truth) addImage(im froc.Image) int {
 	return len(t.Images) - 1
 }
 
+// expect takes memory for so many more images at once.
+func (t *Truth) expect(more int) {
+	more += more / 20
+	t.Images, t.list = slices.Grow(t.Images, more), slices.Grow(t.list, more)
+	index := make(map[string]int, len(t.index)+more)
+	maps.Copy(index, t.index)
+	t.index = index
+}
+
 // rows calls use for every row of a table. A row of the wrong width is a problem
 // of that row alone.
 func rows(t *rowFile, p *problems, use func(row []string) error) error {
@@ -439,6 +448,10 @@ func (t *Truth) readImages(path string) error {
 			}
 		}
 		t.addImage(im)
+		const sample = 1000 // rows from which the others are guessed
+		if len(t.Images) == sample {
+			t.expect(tab.rowsLeft(sample))
+		}
 		return nil
 	})
 	if err == nil && len(t.Images) == 0 && len(splits) > 0 && t.problems.total == 0 {
