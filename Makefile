@@ -93,8 +93,9 @@ release: build ## pack dist/ for machines without Go, with libraries for each of
 .PHONY: release-test
 release-test: build ## pack the commit twice, from two folders with a build cache each, and compare byte for byte
 	@two=$$(mktemp -d); trap 'rm -rf "$$two"' EXIT; \
+	git clone -q . "$$two/1"; git clone -q "$$two/1" "$$two/2"; \
 	for n in 1 2; do \
-		git clone -q . "$$two/$$n"; cp -r build go.work* "$$two/$$n"; \
+		cp -r build go.work* "$$two/$$n"; \
 		GOCACHE="$$two/cache$$n" go run -C "$$two/$$n" ./tools/release -version check -out "$$two/dist$$n" $(LIBTORCHS); \
 	done; \
 	diff "$$two"/dist?/SHA256SUMS && cat "$$two/dist1/SHA256SUMS"
