@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"math"
 	"slices"
+
+	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
 
 // FiguresOfMerit are areas under curves. AFROC is the chance that a lesion is rated
@@ -49,22 +51,33 @@ type rating struct {
 // sortRatings orders ratings by score and then by content, so that sums of them are equal to
 // the last bit in any order of input.
 func sortRatings(ratings []rating) {
-	slices.SortFunc(ratings, func(a, b rating) int {
-		first := 0
-		if a.lesion != b.lesion {
-			first = 1
-			if a.lesion {
-				first = -1
-			}
-		}
-		return cmp.Or(cmp.Compare(b.score, a.score), first, cmp.Compare(a.weight, b.weight), cmp.Compare(a.cluster, b.cluster))
-	})
+	keys, places, sorted := make([]uint64, len(ratings)), make([]uint32, len(ratings)), make([]rating, len(ratings))
+	for i := range ratings {
+		keys[i], places[i] = ^stat.Key(ratings[i].score), uint32(i)
+	}
+	stat.SortKeys(keys, places)
+	for i, place := range places {
+		sorted[i] = ratings[place]
+	}
+	copy(ratings, sorted)
 	start := 0
 	for i := range ratings {
 		ratings[i].last = i+1 == len(ratings) || ratings[i+1].score != ratings[i].score
 		if !ratings[i].last {
 			continue
 		}
+		ratings[i].last = false
+		slices.SortFunc(ratings[start:i+1], func(a, b rating) int {
+			first := 0
+			if a.lesion != b.lesion {
+				first = 1
+				if a.lesion {
+					first = -1
+				}
+			}
+			return cmp.Or(first, cmp.Compare(a.weight, b.weight), cmp.Compare(a.cluster, b.cluster))
+		})
+		ratings[i].last = true
 		if !ratings[start].lesion { // lesions stand first
 			for k := start; k <= i; k++ {
 				ratings[k].alone, ratings[k].last = true, false

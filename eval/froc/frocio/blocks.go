@@ -93,13 +93,14 @@ type plainMarks struct {
 	marks   []froc.Prediction
 	rows    []int32
 	leftOut int
-	image   int // of the row before; -1: none
+	image   int    // of the row before; -1: none
+	id      string // of the row before, as it stands there: that of t.Images lies far away
 }
 
 // add is false for a row that needs a closer look.
 func (m *plainMarks) add(row []string, line int) bool {
 	t, l := m.truth, m.layout
-	if id := row[l.image]; m.image < 0 || id != t.Images[m.image].ID {
+	if id := row[l.image]; m.image < 0 || id != m.id {
 		i, known := t.index[id]
 		if !known && t.left[id] {
 			m.leftOut++
@@ -108,7 +109,7 @@ func (m *plainMarks) add(row []string, line int) bool {
 		if !known {
 			return false
 		}
-		m.image = i
+		m.image, m.id = i, id
 	}
 	class := int32(froc.AnyClass)
 	if l.class >= 0 {
