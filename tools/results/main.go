@@ -234,6 +234,37 @@ func grid(r result, metrics []string) (string, error) {
 	return rows(table), nil
 }
 
+// curves has a row per method that was predicted at several rates: what it is above the image
+// alone at each, and how often fewer attributes make it surer of the truth.
+func curves(r result, _ []string) (string, error) {
+	t, err := decode[study.Table](r)
+	if err != nil {
+		return "", err
+	}
+	if len(t.Curves) == 0 {
+		return "", fmt.Errorf("no curves")
+	}
+	table := [][]string{{"", "mean over the rates"}}
+	for _, rate := range t.Curves[0].Rates {
+		table[0] = append(table[0], fmt.Sprintf("minus image alone, %g %%", 100*rate))
+	}
+	table[0] = append(table[0], "steps that rise", "cases with one", "right without, wrong with")
+	for _, c := range t.Curves {
+		line := []string{"`" + c.Method + "`", fmt.Sprintf("%s [%s, %s]", short(c.Area.Value), short(c.Area.Low), short(c.Area.High))}
+		for i := range c.Rates {
+			text := ""
+			if i < len(c.ImageOnly) {
+				text = signed(c.ImageOnly[i])
+			}
+			line = append(line, text)
+		}
+		percent := func(part, whole int) string { return fmt.Sprintf("%.1f %%", 100*float64(part)/float64(whole)) }
+		table = append(table, append(line, percent(c.Steps.Rising, c.Steps.Steps), percent(c.Steps.CasesRising, c.Steps.Cases),
+			fmt.Sprintf("%d of %d", c.Steps.WrongWithMore, c.Steps.Cases)))
+	}
+	return rows(table), nil
+}
+
 // recovery has a row per attribute of the methods that are named, or of all.
 func recovery(r result, methods []string) (string, error) {
 	t, err := decode[study.Table](r)

@@ -70,6 +70,18 @@ func TestWhatCannotBeMadeIsSaid(t *testing.T) {
 	}
 }
 
+func TestCurvesSayWhatIsAboveTheImageAloneAndHowOftenLessIsSurer(t *testing.T) {
+	got, err := curves(result{Table: []byte(`{"curves": [{"method": "none", "rates": [0, 1], "area": {"value": 0.5, "low": 0.4, "high": 0.6}, "steps": {"steps": 4, "cases": 4}},
+		{"method": "sum", "rates": [0, 1], "area": {"value": 0.6, "low": 0.5, "high": 0.7}, "minus_image_only": [{"value": 0.2, "low": 0.1, "high": 0.3}, {"value": -0.1, "low": -0.2, "high": 0}],
+		 "steps": {"steps": 4, "rising": 1, "cases": 4, "cases_rising": 2, "right_with_fewest_wrong_with_most": 3}}]}`)}, nil)
+	for _, want := range []string{"| minus image alone, 0 % | minus image alone, 100 % |", "| `none` | .500 [.400, .600] |  |  | 0.0 % | 0.0 % | 0 of 4 |\n",
+		"| `sum` | .600 [.500, .700] | +.200 [.100, .300] | −.100 [−.200, .000] | 25.0 % | 50.0 % | 3 of 4 |\n"} {
+		if err != nil || !strings.Contains(got, want) {
+			t.Errorf("%v\n%s\nwant %s", err, got, want)
+		}
+	}
+}
+
 func TestAuditsSayWhoIsFoundOut(t *testing.T) {
 	run := func(low string) string {
 		return `{"name": "a", "audit": {"rows": [{"report": "own", "value": {"value": 0.9}},
