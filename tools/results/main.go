@@ -152,6 +152,7 @@ var writers = map[string]func(result, []string) (string, error){
 		return "```\n" + b.String() + "```\n", err
 	},
 	"grid":      grid,
+	"curves":    curves,
 	"recovery":  recovery,
 	"exchange":  exchange,
 	"froc":      sensitivities,
