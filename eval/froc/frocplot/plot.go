@@ -185,7 +185,8 @@ func (o *Options) addFROC(p *plot.Plot, c Curve, style draw.LineStyle) error {
 			p.Add(band)
 		}
 	}
-	line, err := plotter.NewLine(points(c.Result, low, high, o.Linear))
+	drawn := points(c.Result, low, high, o.Linear)
+	line, err := plotter.NewLine(drawn)
 	if err != nil {
 		return err
 	}
@@ -196,6 +197,9 @@ func (o *Options) addFROC(p *plot.Plot, c Curve, style draw.LineStyle) error {
 		if at.Reached && at.FPPI >= low && at.FPPI <= high {
 			marks = append(marks, plotter.XY{X: at.FPPI, Y: at.Sensitivity})
 		}
+	}
+	if len(drawn) == 1 { // it ends where the axis begins: a dot there, else nothing would be seen of it
+		marks = append(marks, drawn...)
 	}
 	if len(marks) == 0 {
 		return nil

@@ -12,6 +12,7 @@ import (
 	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/recorder"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 )
@@ -135,6 +136,34 @@ func TestPointsFollowTheCurve(t *testing.T) {
 }
 
 // A linear axis begins at 0, where the curve has its own value.
+// A system with less false positives than the axis begins with is a dot, not an empty picture.
+func TestACurveThatEndsBeforeTheAxisIsADot(t *testing.T) {
+	truth := &froc.Truth{Images: make([]froc.Image, 8), Lesions: []froc.Lesion{{Region: froc.Box(0, 0, 9, 9)}}}
+	for i := range truth.Images {
+		truth.Images[i].ID = fmt.Sprint(i)
+	}
+	r, err := froc.Evaluate(truth, []froc.Prediction{{Region: froc.Box(0, 0, 9, 9), Score: 1}, {Image: 1, Region: froc.Box(0, 0, 9, 9), Score: 0.5}}, froc.DeepLesion())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := build(Options{}, []Curve{{Name: "sparing", Result: r}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var canvas recorder.Canvas
+	p.Draw(draw.NewCanvas(&canvas, 300, 300))
+	filled := false
+	for n, a := range canvas.Actions {
+		if set, ok := a.(*recorder.SetColor); ok && set.Color == lineOf(0).Color {
+			_, fill := canvas.Actions[n+1].(*recorder.Fill)
+			filled = filled || fill
+		}
+	}
+	if !filled {
+		t.Error("nothing is drawn of it")
+	}
+}
+
 func TestALinearAxisBeginsAtZero(t *testing.T) {
 	all := curves(t)
 	p, err := build(Options{Linear: true}, all)
