@@ -100,6 +100,19 @@ type Text struct {
 // Report are the keys of `--set report.KEY=VALUE`.
 type Report struct {
 	Tokens Tokens `setting:"tokens" default:"attribute" help:"what a token of the report is: an attribute; a sentence, or the whole report, as it is written (of --reports, or reports.csv of the data)"`
+	// Lexicon is for reports that come as text.
+	Lexicon Lexicon `setting:"lexicon" default:"auto" help:"which built-in lexicon finds attributes in reports that come as text; auto is the one that knows most attributes of the --schema, chest-xray without one. Another lexicon: attributes extract --lexicon FILE, and give --reports the table"`
+}
+
+// Lexicon is which of the built-in lexicons reads reports.
+type Lexicon string
+
+// AnyLexicon is the one that fits a schema best.
+const AnyLexicon Lexicon = "auto"
+
+// Choices of report.lexicon.
+func (Lexicon) Choices() []string {
+	return texts(AnyLexicon, "chest-xray", "ct-lesion", "kidney", "liver", "pathology", "prostate", "skin")
 }
 
 // Tokens is what a token of the report is.
@@ -373,7 +386,7 @@ func (c *Config) idleBeyondGroups() []idle {
 		add(true, "data.missing_validation", "data.validation_split is empty")
 	}
 	if c.Fusion.Plugin == None {
-		for _, key := range []string{"data.impute", "data.missing_train", "data.missing_validation", "data.missing_test", "report.tokens", "text.dim", "text.center"} {
+		for _, key := range []string{"data.impute", "data.missing_train", "data.missing_validation", "data.missing_test", "report.tokens", "report.lexicon", "text.dim", "text.center"} {
 			out = append(out, idle{key, "there is no fusion that reads attributes", true})
 		}
 	}
@@ -381,6 +394,7 @@ func (c *Config) idleBeyondGroups() []idle {
 		why := fmt.Sprintf("it is about attributes, and report.tokens is %s", c.Report.Tokens)
 		add(d.Impute != ImputeNone, "data.impute", "%s", why)
 		add(c.Text.Center, "text.center", "%s", why)
+		add(c.Report.Lexicon != AnyLexicon, "report.lexicon", "%s", why)
 	}
 	if c.TextEncoder != nil && c.Fusion.Plugin != None {
 		out = append(out, idle{"text.dim", "the text encoder is a plugin", true})

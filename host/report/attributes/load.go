@@ -28,17 +28,18 @@ type Reports struct {
 	Warnings   []string
 }
 
-// Load reads reports (a CSV file or a folder, read by the embedded rules) or a table that
+// Load reads reports (a CSV file or a folder, read by the rules and the embedded lexicon of that
+// name; "" stands for the one that knows the most of s, chest-xray without one) or a table that
 // Extract wrote. Of s, unless nil, it takes what the lexicon or the table has; without it
 // a table's schema is that of its FILE.json, else its cells stay as they are written.
-func Load(ctx context.Context, path string, s *schema.Schema) (*Reports, error) {
+func Load(ctx context.Context, path, lexicon string, s *schema.Schema) (*Reports, error) {
 	text, err := report.HasText(path)
 	if err != nil {
 		return nil, fault.Wrap(fault.Data, err)
 	}
 	r := &Reports{Path: path}
 	if text {
-		err = r.readText(ctx, s)
+		err = r.readText(ctx, lexicon, s)
 	} else {
 		err = r.readTable(s)
 	}
@@ -48,8 +49,28 @@ func Load(ctx context.Context, path string, s *schema.Schema) (*Reports, error) 
 	return r, nil
 }
 
-func (r *Reports) readText(ctx context.Context, s *schema.Schema) error {
-	x, err := rules.Open(rules.Options{})
+// lexiconFor is the embedded lexicon that knows the most of a schema's attributes.
+func lexiconFor(s *schema.Schema) (best string, err error) {
+	most := 0
+	for _, name := range rules.Names() {
+		lexicon, err := rules.OpenLexicon(name)
+		if err != nil {
+			return "", err
+		}
+		if n := len(s.Restrict(lexicon.Schema.Names()).Attributes); n > most {
+			best, most = name, n
+		}
+	}
+	return best, nil
+}
+
+func (r *Reports) readText(ctx context.Context, lexicon string, s *schema.Schema) (err error) {
+	if lexicon == "" && s != nil {
+		if lexicon, err = lexiconFor(s); err != nil {
+			return err
+		}
+	}
+	x, err := rules.Open(rules.Options{Lexicon: lexicon})
 	if err != nil {
 		return err
 	}

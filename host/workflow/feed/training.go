@@ -49,7 +49,7 @@ func OpenData(spec string, c *config.Config, labels []sdk.LabelSet, from Sources
 		return nil, err
 	}
 	if string(d.Task) != c.Task {
-		return nil, fmt.Errorf("%w: %s is data for the task %s, the pipeline is for %s", dataset.ErrData, spec, d.Task, c.Task)
+		return nil, fmt.Errorf("%w: %s is data for --task %s, the task is %s", dataset.ErrData, spec, d.Task, c.Task)
 	}
 	if from.Reports != nil {
 		d.Warnings = append(d.Warnings, from.Reports.Warnings...)
@@ -151,10 +151,14 @@ func (t *TrainingData) readSources() (err error) {
 	return err
 }
 
-// LoadReports reads reports as report.tokens says.
+// LoadReports reads reports as report.tokens and report.lexicon say.
 func LoadReports(c *config.Config, path string, s *schema.Schema) (*attributes.Reports, error) {
 	if c.Report.Tokens == config.PerAttribute {
-		return attributes.Load(context.Background(), path, s)
+		lexicon := string(c.Report.Lexicon)
+		if c.Report.Lexicon == config.AnyLexicon {
+			lexicon = ""
+		}
+		return attributes.Load(context.Background(), path, lexicon, s)
 	}
 	return attributes.LoadText(context.Background(), path, c.Report.Tokens == config.PerSentence, s)
 }
