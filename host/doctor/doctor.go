@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/host/plughost"
@@ -95,7 +96,16 @@ func Examine(ctx context.Context, o Options) *Report {
 	if problems != nil {
 		add(Finding{"plugin folders", Warn, problems.Error(), "mend or remove what cannot be read"})
 	}
-	add(startPlugins(ctx, plugins, o.PluginDirs, o.Start)...)
+	lacking := m.lacking(plugins)
+	whole := slices.DeleteFunc(slices.Clone(plugins), func(p plughost.Found) bool { return slices.Contains(lacking, p.Name) })
+	var started []Finding
+	if len(whole) > 0 || len(plugins) == 0 {
+		started = startPlugins(ctx, whole, o.PluginDirs, o.Start)
+	}
+	if !slices.ContainsFunc(started, func(f Finding) bool { return f.Status == OK }) {
+		add(Finding{"the program alone", OK, "froc, compare, report, view, data, attributes, export, merge and weights work without plugins", ""})
+	}
+	add(started...)
 	add(buildTools(ctx)...)
 	r.Healthy = r.Failed() == 0
 	return r

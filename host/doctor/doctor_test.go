@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -284,8 +285,16 @@ func TestLibrariesSayWhatIsMissing(t *testing.T) {
 		if err := os.RemoveAll(filepath.Join(dir, "build")); err != nil {
 			t.Fatal(err)
 		}
-		found := hostLibraries().libraries([]plughost.Found{plugin})
+		second := plugin
+		second.Name = "second"
+		found := hostLibraries().libraries([]plughost.Found{plugin, second})
 		want(t, found[0], Fail, shimLibrary, "make setup")
+		if len(found) != 1 || found[0].Check != "libraries of one, second" {
+			t.Errorf("want what both lack said once: %+v", found)
+		}
+		if lacking := hostLibraries().lacking([]plughost.Found{plugin}); !slices.Equal(lacking, []string{"one"}) {
+			t.Errorf("%q cannot start", lacking)
+		}
 	})
 	t.Run("record removed", func(t *testing.T) {
 		dir, plugin := torchTree(t)

@@ -231,10 +231,23 @@ func readShimInfo(shim string) (*shimInfo, error) {
 	return info, nil
 }
 
+// lacking are the plugins that cannot start for want of a library.
+func (m machine) lacking(plugins []plughost.Found) []string {
+	var names []string
+	torch, _ := m.torchPlugins(plugins)
+	for _, p := range torch {
+		if len(p.closure.missing) > 0 {
+			names = append(names, p.name)
+		}
+	}
+	return names
+}
+
 // libraries checks libtorch, its shim and its BLAS as the plugins will find them.
 func (m machine) libraries(plugins []plughost.Found) []Finding {
 	torch, found := m.torchPlugins(plugins)
-	shims := map[string][]string{} // shim's file to the plugins that load it
+	shims := map[string][]string{}   // shim's file to the plugins that load it
+	missing := map[string][]string{} // what is nowhere, and by whom it is wanted, to the plugins
 	for _, p := range torch {
 		if len(p.closure.missing) == 0 {
 			shim := p.closure.paths[shimLibrary]
@@ -246,8 +259,16 @@ func (m machine) libraries(plugins []plughost.Found) []Finding {
 			names = append(names, name)
 		}
 		sort.Strings(names)
-		found = append(found, Finding{"libraries of " + p.name, Fail,
-			fmt.Sprintf("%s, wanted by %s, is nowhere", strings.Join(names, ", "), p.closure.missing[names[0]]), missingHint(names)})
+		list := strings.Join(names, ", ")
+		if missing[list] == nil {
+			found = append(found, Finding{list, Fail, fmt.Sprintf("%s, wanted by %s, is nowhere", list, p.closure.missing[names[0]]), missingHint(names)})
+		}
+		missing[list] = append(missing[list], p.name)
+	}
+	for i, f := range found {
+		if plugins := missing[f.Check]; plugins != nil {
+			found[i].Check = "libraries of " + strings.Join(plugins, ", ")
+		}
 	}
 	files := make([]string, 0, len(shims))
 	for shim := range shims {
