@@ -46,7 +46,7 @@ func writePages(dir string) error {
 		}
 		list += fmt.Sprintf("| [%s](%s.md) | %s |\n", cmd.Name, cmd.Name, cmd.Usage)
 		var b strings.Builder
-		writeReference(&b, "alignedfusion", cmd, 1)
+		writeReference(&b, "alignedfusion", cmd, 1, writeFlags)
 		if err := putPage(dir, "commands/"+cmd.Name+".md", strings.TrimPrefix(b.String(), "\n")); err != nil {
 			return err
 		}
@@ -87,7 +87,7 @@ func writeMan(dir string) error {
 		list += fmt.Sprintf("\n**alignedfusion-%s(1)**\n: %s\n", cmd.Name, cmd.Usage)
 		var b strings.Builder
 		fmt.Fprintf(&b, "# NAME\n\nalignedfusion-%s - %s\n", cmd.Name, cmd.Usage)
-		writeReference(&b, "alignedfusion", cmd, 1)
+		writeReference(&b, "alignedfusion", cmd, 1, listFlags)
 		if err := writeManPage(dir, "alignedfusion-"+cmd.Name, b.String()); err != nil {
 			return err
 		}
@@ -102,7 +102,7 @@ func writeManPage(dir, name, markdown string) error {
 }
 
 // writeReference writes one command, its flags and its subcommands.
-func writeReference(b *strings.Builder, parent string, cmd *cli.Command, level int) {
+func writeReference(b *strings.Builder, parent string, cmd *cli.Command, level int, writeFlags func(*strings.Builder, []cli.Flag)) {
 	name := parent + " " + cmd.Name
 	fmt.Fprintf(b, "\n%s %s\n\n", strings.Repeat("#", level), name)
 	fmt.Fprintf(b, "%s.\n\n    %s\n", upperFirst(strings.TrimSuffix(cmd.Usage, ".")), commandLine(name, cmd))
@@ -121,7 +121,7 @@ func writeReference(b *strings.Builder, parent string, cmd *cli.Command, level i
 	}
 	for _, sub := range cmd.Subcommands {
 		if !sub.Hidden {
-			writeReference(b, name, sub, level+1)
+			writeReference(b, name, sub, level+1, writeFlags)
 		}
 	}
 }
@@ -137,6 +137,13 @@ func writeFlags(b *strings.Builder, flags []cli.Flag) {
 	}
 	if len(rows) > 0 {
 		fmt.Fprintf(b, "\n| flag | meaning | default |\n|---|---|---|\n%s", strings.Join(rows, ""))
+	}
+}
+
+// listFlags writes flags as a list: a table is wider than a terminal that shows a man page.
+func listFlags(b *strings.Builder, flags []cli.Flag) {
+	for _, f := range flagLines(flags) {
+		fmt.Fprintf(b, "\n**%s**\n: %s\n", f.name, strings.ReplaceAll(f.text, "\n", " "))
 	}
 }
 
