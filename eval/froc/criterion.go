@@ -233,15 +233,15 @@ func (c Criterion) applicable(prediction, lesion Kind) string {
 	}
 	if prediction == KindMask || lesion == KindMask {
 		if c.Measure == MinAxis {
-			return fmt.Sprintf("%s cannot compare a %s prediction with a %s lesion", c.Measure, prediction, lesion)
+			return fmt.Sprintf("%s cannot compare a %s mark with a %s lesion", c.Measure, prediction, lesion)
 		}
 		return ""
 	}
 	if prediction.planar() != lesion.planar() {
-		return fmt.Sprintf("a %s prediction cannot be compared with a %s lesion", prediction, lesion)
+		return fmt.Sprintf("a %s mark cannot be compared with a %s lesion", prediction, lesion)
 	}
 	if c.Measure == Slices && prediction.planar() {
-		return fmt.Sprintf("slices cannot compare a %s prediction with a %s lesion", prediction, lesion)
+		return fmt.Sprintf("slices cannot compare a %s mark with a %s lesion", prediction, lesion)
 	}
 	return ""
 }

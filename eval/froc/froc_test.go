@@ -103,7 +103,7 @@ func TestBadInputIsNamed(t *testing.T) {
 		protocol    func(*Protocol)
 		want        string
 	}{
-		{"NaN score", nil, []Prediction{mark(1, lesionBox, nan)}, nil, `prediction 0 in image "b": score is NaN`},
+		{"NaN score", nil, []Prediction{mark(1, lesionBox, nan)}, nil, `mark 0 in image "b": score is NaN`},
 		{"infinite score", nil, []Prediction{mark(1, lesionBox, inf)}, nil, `score is +Inf`},
 		{"NaN coordinate", nil, []Prediction{mark(0, Box(nan, 0, 1, 1), 1)}, nil, `coordinate is NaN`},
 		{"exchanged corners", nil, []Prediction{mark(0, Box(5, 0, 1, 1), 1)}, nil, `x2=1 is less than x1=5`},
@@ -115,7 +115,7 @@ func TestBadInputIsNamed(t *testing.T) {
 		{"negative radius", func(t *Truth) { t.Lesions[0].Region = Circle(0, 9, -1) }, nil, nil, `radius is -1`},
 		{"image twice", func(t *Truth) { t.Images[1].ID = "a" }, nil, nil, `image id "a" stands twice`},
 		{"volume of two patients", func(t *Truth) { t.Images[0].Volume, t.Images[1].Volume = "v", "v" }, nil, nil, `volume "v" has two patients`},
-		{"2-D against 3-D", nil, []Prediction{mark(0, Box3D(0, 0, 0, 1, 1, 1), 1)}, nil, `a 3-D box prediction cannot be compared with a 2-D box lesion`},
+		{"2-D against 3-D", nil, []Prediction{mark(0, Box3D(0, 0, 0, 1, 1, 1), 1)}, nil, `a 3-D box mark cannot be compared with a 2-D box lesion`},
 		{"mask against box", func(t *Truth) { t.Lesions[0].Region = Box3D(0, 0, 0, 1, 1, 1) },
 			[]Prediction{mark(0, MaskRegion(&Mask{voxels: 1}), 1)}, func(p *Protocol) { p.Hit = mustHit("minaxis>0.5") }, `minaxis cannot compare a mask prediction with a 3-D box lesion`},
 		{"plane against a deep mask", nil, []Prediction{mark(0, MaskRegion(&Mask{voxels: 1, size: [3]int{1, 1, 2}}), 1)}, nil, `cannot be compared with a mask of several slices`},

@@ -178,16 +178,16 @@ func checkPredictions(t *Truth, predictions []Prediction) error {
 	for i := range predictions {
 		p := &predictions[i]
 		if p.Image < 0 || p.Image >= len(t.Images) {
-			return fmt.Errorf("prediction %d: image index %d, want 0 to %d", i, p.Image, len(t.Images)-1)
+			return fmt.Errorf("mark %d: image index %d, want 0 to %d", i, p.Image, len(t.Images)-1)
 		}
 		if math.IsNaN(p.Score) || math.IsInf(p.Score, 0) {
-			return fmt.Errorf("prediction %d in image %q: score is %v, want a finite number", i, t.Images[p.Image].ID, p.Score)
+			return fmt.Errorf("mark %d in image %q: score is %v, want a finite number", i, t.Images[p.Image].ID, p.Score)
 		}
 		if err := p.Region.Check(); err != nil {
-			return fmt.Errorf("prediction %d in image %q: %w", i, t.Images[p.Image].ID, err)
+			return fmt.Errorf("mark %d in image %q: %w", i, t.Images[p.Image].ID, err)
 		}
 		if err := t.checkClass(p.Class); err != nil {
-			return fmt.Errorf("prediction %d in image %q: %w", i, t.Images[p.Image].ID, err)
+			return fmt.Errorf("mark %d in image %q: %w", i, t.Images[p.Image].ID, err)
 		}
 	}
 	return nil

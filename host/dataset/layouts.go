@@ -35,7 +35,7 @@ var layouts = []Layout{
 	{"boxes", "DIR", "images.csv, boxes.csv, optional ignore.csv, images/; or FILE.csv, one table of both", true, openBoxes, "images.csv"},
 	{"table", "FILE.csv", "id, image or image.NAME (pictures, or scans with window=), volume or volume.NAME, patient, split, label or label.TASK; every other column is an attribute", true, openTable, "."},
 	{"volumes", "DIR", "volumes.csv, boxes.csv (or labels, to classify), optional attributes.csv, NIfTI volumes (alignedfusion data import makes it)", true, openVolumes, "volumes.csv"},
-	{"patches", "DIR", "tiles of slides: patches.csv (patch, slide, x, y, label) or folders SLIDE/X_Y.png, optional slides.csv (slide, patient, split, label, attributes) and attributes.csv; or FILE.csv, one table of both", true, openPatches, "slides.csv,patches.csv"},
+	{"patches", "DIR", "patches of slides: patches.csv (patch, slide, x, y, label) or folders SLIDE/X_Y.png, optional slides.csv (slide, patient, split, label, attributes) and attributes.csv; or FILE.csv, one table of both", true, openPatches, "slides.csv,patches.csv"},
 	{"derm7pt", "DIR", "meta/meta.csv, meta/*_indexes.csv, images/ (or all of them in DIR)", true, openDerm7pt, ""},
 	{"milk10k", "DIR", "MILK10k_Training_Metadata.csv, MILK10k_Training_GroundTruth.csv, MILK10k_Test_Metadata.csv, MILK10k_Training_Input/, MILK10k_Test_Input/", true, openMILK10k, ""},
 	{"isic", "DIR", "ISIC_2019_Training_GroundTruth.csv, ISIC_2019_Training_Metadata.csv, ISIC_2019_Test_Metadata.csv, ISIC_2019_Training_Input/, ISIC_2019_Test_Input/; or the same of 2020", true, openISIC, ""},

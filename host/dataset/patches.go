@@ -424,7 +424,7 @@ func (o *opener) checkTiles() {
 	for _, e := range o.expects {
 		if size := o.d.sizes[e.path]; size != usual {
 			at := o.d.Cases[e.caseIndex].at
-			o.problems.Add(at.file, at.line, e.column, "the patch %s is %d x %d pixels, most others are %d x %d: want tiles of one size (leave those at the slide's edge out, or pad them)", filepath.ToSlash(e.path), size[1], size[0], usual[1], usual[0])
+			o.problems.Add(at.file, at.line, e.column, "the patch %s is %d x %d pixels, most others are %d x %d: want patches of one size (leave those at the slide's edge out, or pad them)", filepath.ToSlash(e.path), size[1], size[0], usual[1], usual[0])
 		}
 	}
 }

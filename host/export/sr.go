@@ -153,7 +153,7 @@ func (t *target) report(f *Findings, o *DICOMOptions) (item, error) {
 	if recovered := t.recovered(o); len(recovered) > 0 {
 		root = append(root, container("CONTAINS", cQualitative, recovered...))
 	}
-	elements := t.common("sr", comprehensive3D, "SR", "Detections: "+long(o.Algorithm.Name), f, o)
+	elements := t.common("sr", comprehensive3D, "SR", "Findings: "+long(o.Algorithm.Name), f, o)
 	return append(elements,
 		set(tag.ReferencedPerformedProcedureStepSequence, []item{}), set(tag.PerformedProcedureCodeSequence, []item{}),
 		set(tag.CompletionFlag, "COMPLETE"), set(tag.VerificationFlag, "UNVERIFIED"), set(tag.PreliminaryFlag, "PRELIMINARY"),

@@ -54,7 +54,7 @@ type stroke struct {
 }
 
 var strokes = map[string]stroke{
-	"ref":     {color.RGBA{0xff, 0xd5, 0x4f, 255}, 0, 0, "reference", true},
+	"ref":     {color.RGBA{0xff, 0xd5, 0x4f, 255}, 0, 0, "lesion", true},
 	"missed":  {color.RGBA{0xff, 0xd5, 0x4f, 255}, 7, 4, "missed (FN)", true},
 	"ignored": {color.RGBA{0xb0, 0xb0, 0xb0, 255}, 2, 3, "", true},
 	"tp":      {color.RGBA{0x4d, 0xd0, 0xe1, 255}, 0, 0, "finds a lesion (TP)", false},

@@ -55,6 +55,11 @@ func lintTree(root string) ([]finding, error) {
 		return nil, err
 	}
 	var findings []finding
+	glossary, err := os.ReadFile(filepath.Join(root, glossaryPage))
+	if err != nil && !os.IsNotExist(err) {
+		return nil, err
+	}
+	words := readGlossary(glossary)
 	for _, name := range names {
 		text, err := os.ReadFile(filepath.Join(root, name))
 		if os.IsNotExist(err) {
@@ -67,6 +72,7 @@ func lintTree(root string) ([]finding, error) {
 			continue // not text
 		}
 		findings = append(findings, lintText(name, text)...)
+		findings = append(findings, lintWords(name, text, words)...)
 		if isPage(name) {
 			findings = append(findings, lintPage(name, text)...)
 			findings = append(findings, lintLinks(name, text, func(name string) ([]byte, error) { return readEntry(filepath.Join(root, name)) })...)

@@ -201,7 +201,7 @@ func (t *Truth) remark(path string, p *Predictions) error {
 	t.noteClasses(path, p)
 	p.warnMarks(path, t)
 	if p.LeftOut > 0 {
-		p.note("%s: %d predictions on images left out", path, p.LeftOut)
+		p.note("%s: %d marks on images left out", path, p.LeftOut)
 	}
 	if p.labels > 0 {
 		p.warn("%s: the values of %d maps are whole numbers and are taken as scores; if they are labels, give the scores in a table image,mask,label_id,score", path, p.labels)
@@ -520,7 +520,7 @@ func (t *Truth) readPredictionFolder(folder string, p *Predictions, problems *pr
 		if extension(files[0]) == ".txt" {
 			say = p.note // detectors of YOLO's kind write no file where they find nothing
 		}
-		say("%s: no file for %d of %d images (the first: %q), which count as images without a detection", folder, absent, len(t.Images), clip(first))
+		say("%s: no file for %d of %d images (the first: %q), which count as images without a mark", folder, absent, len(t.Images), clip(first))
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/stat"
 )
@@ -95,9 +96,19 @@ func (o Options) resolved() (Options, error) {
 	if o.Coordinates == "" {
 		o.Coordinates = Voxel
 	}
-	for role := range o.Columns {
+	for role, name := range o.Columns {
 		if _, known := roleNames[role]; !known {
-			return o, fmt.Errorf("columns: %q is no role, want one of %s", role, strings.Join(slices.Sorted(maps.Keys(roleNames)), ", "))
+			roles := slices.Sorted(maps.Keys(roleNames))
+			hint := nearest.Meant(role, roles)
+			for _, r := range roles {
+				if slices.Contains(roleNames[r], plain(role)) {
+					hint = fmt.Sprintf("; did you mean %q?", r)
+				}
+			}
+			if _, turned := roleNames[name]; turned {
+				hint = fmt.Sprintf("; the role stands first: did you mean %s=%s?", name, role)
+			}
+			return o, fmt.Errorf("columns: %q is no role%s; there are %s", role, hint, strings.Join(roles, ", "))
 		}
 	}
 	if o.Readers == ReadersVote && o.Votes < 2 {
@@ -310,6 +321,7 @@ func (t *Truth) wants() bool { return t.options.Split != "" && t.options.Split !
 
 // layout is newLayout, with what the options declare noted as seen.
 func (t *Truth) layout(tab *rowFile) (layout, error) {
+	t.uses.seen = append(t.uses.seen, tab.header...)
 	for _, name := range t.options.Columns {
 		if slices.Contains(tab.header, name) {
 			t.uses.columns[name] = true

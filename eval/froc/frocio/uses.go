@@ -6,12 +6,14 @@ import (
 	"slices"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 )
 
 // uses are the options that a file had a use for.
 type uses struct {
 	columns map[string]bool // those of Options.Columns that a file has
+	seen    []string        // all columns of all files
 	split   bool            // a column of splits, or lists of several
 	comma   bool            // a table, which may have decimal commas
 
@@ -60,7 +62,7 @@ func (t *Truth) checkUses(path string, systems ...*Predictions) error {
 	}
 	for _, role := range slices.Sorted(maps.Keys(t.options.Columns)) {
 		name := t.options.Columns[role]
-		options = append(options, needless{true, t.uses.columns[name], fmt.Sprintf("--columns names a column %q that no file has", name)})
+		options = append(options, needless{true, t.uses.columns[name], fmt.Sprintf("--columns names a column %q that no file has%s", name, nearest.Meant(name, t.uses.seen))})
 	}
 	return refuseNeedless(path, options)
 }

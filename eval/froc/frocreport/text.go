@@ -82,16 +82,16 @@ func (r *Report) WriteParts(w io.Writer) error {
 
 func writeCounts(w io.Writer, protocol froc.Protocol, s frocio.System) {
 	n := s.Counts
-	fmt.Fprintf(w, "  %d images (%d without lesions, %d without predictions), %d patients; FP counted per %s: %d\n",
+	fmt.Fprintf(w, "  %d images (%d without lesions, %d without marks), %d patients; FP counted per %s: %d\n",
 		n.Images, n.LesionFreeImages, n.ImagesWithoutMark, n.Patients, protocol.Unit, n.Units)
 	fmt.Fprintf(w, "  %d lesions, %d found; %d ignored lesions\n", n.Lesions, n.Found, n.IgnoredLesions)
-	fmt.Fprintf(w, "  %d predictions (%d tied): %d true positives, %d false positives, %d duplicates, %d ignored, %d over the cap\n",
+	fmt.Fprintf(w, "  %d marks (%d tied): %d true positives, %d false positives, %d duplicates, %d ignored, %d over the cap\n",
 		n.Predictions, n.TiedScores, n.TruePositives, n.FalsePositives, n.Duplicates, n.IgnoredMarks, n.OverCap)
 	fmt.Fprintf(w, "  all marks: %s false positives per %s, precision %s, F1 %s; %d of %d images without lesions stay silent\n",
 		figure(s.FPPerUnit), protocol.Unit, figure(s.Precision), figure(s.F1), s.SilentImages, n.LesionFreeImages)
 	if n.Patients < n.Images {
 		per := func(count int) float64 { return float64(count) / float64(n.Patients) }
-		fmt.Fprintf(w, "  per patient: %.1f images, %.2f lesions, %.1f predictions, %.1f false positives\n",
+		fmt.Fprintf(w, "  per patient: %.1f images, %.2f lesions, %.1f marks, %.1f false positives\n",
 			per(n.Images), per(n.Lesions), per(n.Predictions), per(n.FalsePositives))
 	}
 	if s.WithoutLesion > 0 {

@@ -336,7 +336,7 @@ function describePicture() {
   const c = doc.cases[current];
   if (!c) { canvas.setAttribute("aria-label", "no picture"); return; }
   const all = boxesOf(current), n = k => all.filter(b => b.kind === k).length;
-  canvas.setAttribute("aria-label", "Case " + c.id + ", slice " + state.offset + " from the key slice, window " + state.low + " to " + state.high + " HU: " + n("ref") + " found and " + n("missed") + " missed reference boxes, " + n("tp") + " true and " + n("fp") + " false positives at this threshold");
+  canvas.setAttribute("aria-label", "Case " + c.id + ", slice " + state.offset + " from the key slice, window " + state.low + " to " + state.high + " HU: " + n("ref") + " found and " + n("missed") + " missed lesions, " + n("tp") + " true and " + n("fp") + " false positives at this threshold");
   byId("slice-text").textContent = c.pictures && c.pictures.includes("volume") ? (state.offset ? (state.offset > 0 ? "+" : "") + state.offset + " slices" + (c.mm[0] ? " (" + brief(state.offset * c.mm[0]) + " mm)" : "") : "key slice") : "";
 }
 function reach(i) {
