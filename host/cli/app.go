@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -95,9 +96,21 @@ func prepare(cmds []*cli.Command) {
 					}
 				}
 			}
+			called := strings.TrimSpace(c.Command.HelpName)
+			for _, f := range c.Command.Flags {
+				one, isOne := f.(*cli.StringFlag)
+				more, isMore := f.(*cli.StringSliceFlag)
+				if name := f.Names()[0]; c.IsSet(name) && (isOne && one.TakesFile && c.String(name) == "" || isMore && more.TakesFile && slices.Contains(c.StringSlice(name), "")) {
+					return usageError("--%s is empty, want a name; see `%s --help`", name, called)
+				}
+			}
 			for _, name := range required {
-				if !c.IsSet(name) {
-					return usageError("--%s is missing; see `%s --help`", name, strings.TrimSpace(c.Command.HelpName))
+				switch {
+				case c.IsSet(name):
+				case c.Command.ArgsUsage == "" && c.NArg() > 0:
+					return usageError("--%s is missing, and %q stands there without a flag; see `%s --help`", name, c.Args().First(), called)
+				default:
+					return usageError("--%s is missing; see `%s --help`", name, called)
 				}
 			}
 			if before != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/dataset/synth"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
 func dataCommand() *cli.Command {
@@ -40,7 +41,7 @@ func dataCommand() *cli.Command {
 				Description: `deeplesion: CT-like 16-bit slices with lesions and look-alikes; the report carries part of the truth.
 table: pictures with attributes; the label depends on both.
 kidney: CT volumes with a lesion each and reports in words; the label depends on both.
-slides: tiles of pathology slides; few show the tumour, the attributes tell its grade.
+slides: patches of pathology slides; few show the tumour, the attributes tell its grade.
 README.txt in the folder says exactly how.`,
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "layout", Usage: "deeplesion, table, kidney or slides", Required: true},
@@ -121,7 +122,7 @@ func dataSynth(c *cli.Context) error {
 		spec = "patches:" + out
 		summary, err = synth.Slides(c.Context, out, synth.SlidesOptions{Patients: c.Int("patients"), Patches: c.Int("patches"), Size: c.Int("size"), Missing: missing, Seed: c.Uint64("seed")})
 	default:
-		return usageError("--layout %q is unknown, want deeplesion, table, kidney or slides", layout)
+		return usageError("--layout %q is unknown%s; there are deeplesion, table, kidney and slides", layout, meant(nearest.Name(layout, []string{"deeplesion", "table", "kidney", "slides"})))
 	}
 	if err != nil {
 		return err

@@ -29,7 +29,7 @@ func frocCommand() *cli.Command {
 		Flags: append([]cli.Flag{
 			shardFlag(),
 			&cli.StringFlag{Name: "protocol", Value: "strict", Usage: "`NAME` of the rules to evaluate by; alignedfusion froc protocols lists them"},
-			&cli.StringSliceFlag{Name: "predictions", Usage: "`[NAME=]FILE` or folder with the marks of a system, - is standard input; repeat it to compare systems with the first, with one NAME for the files of one system"},
+			&cli.StringSliceFlag{Name: "predictions", TakesFile: true, Usage: "`[NAME=]FILE` or folder with the marks of a system, - is standard input; repeat it to compare systems with the first, with one NAME for the files of one system"},
 			&cli.StringFlag{Name: "split", Usage: "evaluate the images of this `SPLIT` alone (DL_info.csv: train, val, test or all; default test)"},
 		}, frocFlags()...),
 		Action:      runFROC,
@@ -40,7 +40,7 @@ func frocCommand() *cli.Command {
 // frocFlags are those of froc and of compare.
 func frocFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "ground-truth", Usage: "`FILE` or folder with the lesions: CSV, JSON Lines, COCO or MONAI JSON, DL_info.csv, LUNA16 CSV, .npz, masks, YOLO labels; - is standard input"},
+		&cli.StringFlag{Name: "ground-truth", TakesFile: true, Usage: "`FILE` or folder with the lesions: CSV, JSON Lines, COCO or MONAI JSON, DL_info.csv, LUNA16 CSV, .npz, masks, YOLO labels; - is standard input"},
 		&cli.StringFlag{Name: "images", Usage: "`FILE` that lists every searched image, lesion-free ones included: image[,patient][,volume][,split][,width,height]"},
 		&cli.StringFlag{Name: "excluded", Usage: "`FILE` with regions to ignore"},
 		&cli.BoolFlag{Name: "lenient", Usage: "drop and count rows that cannot be used, instead of refusing the file"},
@@ -91,7 +91,7 @@ func frocFlags() []cli.Flag {
 		&cli.StringFlag{Name: "plot-axis", Value: "log", Usage: "`AXIS` of false positives of --plot: log or linear"},
 		&cli.StringFlag{Name: "curve", Usage: "write the whole curve to `FILE` (CSV)"},
 		&cli.StringFlag{Name: "lesions", Usage: "write the fate of every lesion to `FILE` (CSV)"},
-		&cli.StringFlag{Name: "marks", Usage: "write the fate of every prediction to `FILE` (CSV)"},
+		&cli.StringFlag{Name: "marks", Usage: "write the fate of every mark to `FILE` (CSV)"},
 		&cli.StringFlag{Name: "false-positives", Usage: "write the false positives to `FILE` (CSV)"},
 		&cli.StringSliceFlag{Name: "min", Usage: "`KEY=VALUE` gate, exit 7 below it: mean, ap, afroc, afroc1, or sensitivity at N as @N; repeatable"},
 	}

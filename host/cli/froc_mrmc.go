@@ -20,7 +20,7 @@ var notOfReaders = []string{"iou", "bootstrap", "permutations", "seed", "ci", "a
 func frocMRMCCommand() *cli.Command {
 	flags := []cli.Flag{
 		&cli.StringFlag{Name: "protocol", Value: "strict", Usage: "`NAME` of the rules to evaluate by; alignedfusion froc protocols lists them"},
-		&cli.StringSliceFlag{Name: "predictions", Usage: "`FILE` with the marks of all readers in a column reader (and modality), or MODALITY/READER=FILE for one of them; repeatable"},
+		&cli.StringSliceFlag{Name: "predictions", TakesFile: true, Usage: "`FILE` with the marks of all readers in a column reader (and modality), or MODALITY/READER=FILE for one of them; repeatable"},
 		&cli.StringFlag{Name: "figure", Value: string(froc.FigureWAFROC), Usage: "`NAME` of the figure of merit: mean (sensitivity), ap, afroc, afroc1, wafroc, wafroc1, auroc or lroc"},
 	}
 	for _, f := range frocFlags() {

@@ -131,7 +131,7 @@ func unknownCommand(called, words string) error {
 	if other, ok := otherCommands[last]; ok && before == "" {
 		hint = meant("alignedfusion " + other)
 	} else if len(deeper) > 0 {
-		hint = meant("alignedfusion " + deeper[0])
+		hint = meant("alignedfusion " + strings.Join(deeper, "` or `alignedfusion "))
 	} else if close := nearest.Name(last, names); close != "" && len(last) > 2 {
 		hint = meant(list + " " + close)
 	}

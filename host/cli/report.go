@@ -23,7 +23,7 @@ var notOfThePage = []string{"json", "out", "plot", "plot-kind", "plot-axis", "cu
 // pageFlags are those of report and of view.
 func pageFlags() []cli.Flag {
 	flags := []cli.Flag{
-		&cli.StringSliceFlag{Name: "predictions", Usage: "`[NAME=]FILE` of a detector's marks, in the place of a run or beside runs; repeatable"},
+		&cli.StringSliceFlag{Name: "predictions", TakesFile: true, Usage: "`[NAME=]FILE` of a detector's marks, in the place of a run or beside runs; repeatable"},
 		&cli.StringFlag{Name: "data", Usage: "data `SPEC` with the pictures and attributes (default: the first run's own data)"},
 		&cli.StringFlag{Name: "reports", Usage: "`FILE` of the cases' reports, as for predict"},
 		&cli.StringFlag{Name: "study", Usage: "`DIR`ectory of a study whose table is shown, too"},

@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/alignedfusion/alignedfusion/eval/classify"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
@@ -281,12 +282,7 @@ func (c *Config) Set(text string) error {
 	case "loss":
 		err = c.setLoss(key, value)
 	default:
-		var known []sdk.Setting
-		for _, g := range groups {
-			known = append(known, sdk.Setting{Name: g})
-		}
-		_, err = sdk.ResolveSettings(known, map[string]string{group: ""})
-		err = fmt.Errorf("group: %w", err)
+		err = fmt.Errorf("there is no group %q%s; there are %s", group, nearest.Meant(group, groups), strings.Join(groups, ", "))
 	}
 	if err != nil {
 		return fmt.Errorf("--set %s: %w", text, err)

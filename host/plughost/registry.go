@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/process"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
@@ -388,7 +390,7 @@ func Remove(ctx context.Context, name, dir string) error {
 		return fmt.Errorf("%w: %q is not a name", ErrNotFound, name)
 	}
 	if _, err := os.Stat(dir); err != nil {
-		return fmt.Errorf("%w: %w", ErrNotFound, err)
+		return fmt.Errorf("%w: %s was not installed: there is no folder %s", ErrNotFound, name, dir)
 	}
 	unlock, err := lockDir(ctx, dir)
 	if err != nil {
@@ -400,7 +402,7 @@ func Remove(ctx context.Context, name, dir string) error {
 		return err
 	}
 	if _, ok := lock.Plugins[name]; !ok {
-		return fmt.Errorf("%w: %s was not installed in %s", ErrNotFound, name, dir)
+		return fmt.Errorf("%w: %s was not installed in %s%s", ErrNotFound, name, dir, nearest.Meant(name, slices.Sorted(maps.Keys(lock.Plugins))))
 	}
 	delete(lock.Plugins, name)
 	if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {

@@ -30,6 +30,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
 // Names of the files of a run directory.
@@ -124,7 +125,11 @@ func Create(dir string) (*Run, error) {
 // Open takes the lock of an existing run and removes what an interrupted save left.
 func Open(dir string) (*Run, error) {
 	if !IsRun(dir) {
-		return nil, fmt.Errorf("%s: %w (no %s in it)", dir, ErrNotARun, ConfigFile)
+		near := ""
+		if _, err := os.Stat(dir); err != nil {
+			near = nearest.File(dir)
+		}
+		return nil, fmt.Errorf("%s: %w (no %s in it)%s", dir, ErrNotARun, ConfigFile, near)
 	}
 	r, err := lock(dir)
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/dataset/synth"
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/workflow"
 )
@@ -63,6 +64,10 @@ type DemoOptions struct {
 // and compares them on the test split with whole reports and with half of their attributes.
 // What is there already is not made again.
 func Demo(ctx context.Context, o DemoOptions) (*Table, error) {
+	_, err := os.Stat(filepath.Join(o.Dir, "data", "DL_info.csv"))
+	if entries, _ := os.ReadDir(o.Dir); err != nil && len(entries) > 0 {
+		return nil, fault.Errorf(fault.Usage, "%s holds other things than a demo; name another folder by --out", o.Dir)
+	}
 	for _, name := range append([]string{"a3d"}, demoMethods[1:]...) {
 		if _, err := plughost.Find(name, o.Plugins.Dirs); err != nil {
 			return nil, fmt.Errorf("%w; `make build` builds the plugins", err)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
@@ -20,6 +21,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
@@ -239,7 +241,7 @@ func readSystems(systems []System) ([]*RunFiles, error) {
 			if info, err := os.Stat(s.Path); err != nil {
 				return nil, &config.Error{Err: err}
 			} else if info.IsDir() {
-				return nil, fmt.Errorf("%s: %w%s", s.Path, runs.ErrNotARun, runsBelow(s.Path))
+				return nil, fmt.Errorf("%s: %w%s", s.Path, runs.ErrNotARun, runsNear(s.Path))
 			}
 			continue
 		}
@@ -479,9 +481,17 @@ func newDetection(full *frocreport.Report, o resample.Options) *Detection {
 	return d
 }
 
-// runsBelow names the runs in a folder, for a message to who gave the folder itself; "" when
-// there are none.
-func runsBelow(dir string) string {
+// runsNear names the runs in a folder, for a message to who gave the folder itself, or the run
+// that it lies in, or the folder that is called nearly so; "" when there is none.
+func runsNear(dir string) string {
+	if _, err := os.Stat(dir); err != nil {
+		return nearest.File(dir)
+	}
+	if above := filepath.Dir(dir); above != dir {
+		if _, err := os.Stat(filepath.Join(above, runs.ConfigFile)); err == nil {
+			return "; did you mean " + strconv.Quote(above) + "?"
+		}
+	}
 	found, err := filepath.Glob(filepath.Join(dir, "*", runs.ConfigFile))
 	if err != nil || len(found) == 0 {
 		return ""

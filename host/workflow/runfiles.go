@@ -41,7 +41,7 @@ type RunFiles struct {
 // runs.ErrNotARun or runs.ErrDamaged.
 func ReadRun(dir string) (*RunFiles, error) {
 	if !runs.IsRun(dir) {
-		return nil, fmt.Errorf("%s: %w (no %s in it)", dir, runs.ErrNotARun, runs.ConfigFile)
+		return nil, fmt.Errorf("%s: %w (no %s in it)%s", dir, runs.ErrNotARun, runs.ConfigFile, runsNear(dir))
 	}
 	r, err := readRun(dir)
 	if err != nil {

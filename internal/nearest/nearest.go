@@ -9,8 +9,9 @@ import (
 )
 
 // Name returns the known name that given resembles most, for a message of the kind
-// `did you mean "crop"?`; "" when none resembles it.
-func Name(given string, known []string) string { return within(given, known, len(given)/2+1) }
+// `did you mean "crop"?`; "" when of none at least two thirds are given rightly: a hint that is
+// not near is worse than none.
+func Name(given string, known []string) string { return within(given, known, max(1, (len(given)+1)/3)) }
 
 // Meant is the end of a message about an unknown name: `; did you mean "crop"?`, or "" when
 // no known name resembles it.
