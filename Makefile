@@ -100,6 +100,11 @@ release-test: build ## pack the commit twice, from two folders with a build cach
 	done; \
 	diff "$$two"/dist?/SHA256SUMS && cat "$$two/dist1/SHA256SUMS"
 
+.PHONY: release-pages
+release-pages: release ## follow the pages that unpack a release on the archive just made: README, install, cluster
+	@ALIGNEDFUSION_RELEASE=$$(realpath dist/*-linux-$$(go env GOARCH).tar.gz) go test -count=1 ./host/cli/thirdparty \
+		-run 'TwoCommands|PagesWordForWord/(README|install|my-scans)'
+
 .PHONY: clean
 clean: ## remove everything that was built, and the demo's results
 	rm -rf bin build demo dist go.work go.work.sum

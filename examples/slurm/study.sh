@@ -12,7 +12,7 @@
 cd /data || exit 2
 # Slurm tells this script before the time is up. The work stops where it can go on, with
 # code 75, and the task goes back into the queue.
-pid= told=
+pid='' told=''
 trap 'told=1; [ -z "$pid" ] || kill -TERM "$pid"' TERM
 alignedfusion study missing --data=table:skin/data.csv --out=studies/skin --shard=auto/8 &
 pid=$!

@@ -46,7 +46,7 @@ where ` + "`alignedfusion compare`" + ` finds them.
 			&cli.StringFlag{Name: "findings", Usage: "detection: merge boxes across the slices of each volume and write them to `FILE`.csv or .json"},
 			&cli.Float64Flag{Name: "findings-iou", Value: 0.4, Usage: "IoU at which boxes of neighbouring slices belong together"},
 			&cli.IntFlag{Name: "findings-gap", Value: 0, Usage: "slices without a box that a finding may bridge"},
-			&cli.StringFlag{Name: "overlays", Usage: "detection: draw slices with reference and predicted boxes, worst first, as PNG into this new or empty `DIR`", TakesFile: true},
+			&cli.StringFlag{Name: "overlays", Usage: "detection: draw slices with lesions and marks, worst first, as PNG into this new or empty `DIR`", TakesFile: true},
 			&cli.IntFlag{Name: "overlays-max", Value: 100, Usage: "draw `N` slices at most"},
 			&cli.Float64Flag{Name: "overlays-score", Usage: "draw boxes that score `S` or more (default: those of the operating point nearest to 1 false positive an image; the 5 best of an image without targets)"},
 			&cli.StringFlag{Name: "outputs", Usage: "write the maps that stages draw over the pictures (their outputs visual.*), a file of arrays per case, and of slides what each patch counts, as CSV and heat map, into this new or empty `DIR`", TakesFile: true},

@@ -67,7 +67,7 @@ func (s Submission) slurm() string {
 cd %s || exit 2
 # Slurm tells this script before the time is up. The work stops where it can go on, with
 # code %d, and the task goes back into the queue.
-pid= told=
+pid='' told=''
 trap 'told=1; [ -z "$pid" ] || kill -TERM "$pid"' TERM
 %s --shard=auto/%d &
 pid=$!

@@ -11,7 +11,7 @@ folder=${1:-${LIBTORCH:-$(python3 -c 'import importlib.util
 found = importlib.util.find_spec("torch")
 print(found.submodule_search_locations[0] if found else "")' 2>/dev/null || true)}}
 if [ -n "$folder" ]; then
-	folder=$(cd "$folder" && pwd)
+	folder=$(cd "$folder" && pwd -P)
 fi
 cd "$(dirname "$0")"
 if [ "$folder" = /usr/lib/python3/dist-packages/torch ]; then

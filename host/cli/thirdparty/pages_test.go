@@ -1,13 +1,17 @@
 package thirdparty
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 )
@@ -21,12 +25,19 @@ var pages = []struct {
 	files         func(*testing.T, string) // what the page says that its reader has
 	small         map[string]string
 	then          []string // pages that go on in the folder that this one leaves
+	before        string   // what stands for a part of a machine that a test has not
+	after         func(t *testing.T, dir, home string)
 }{
-	{path: "README.md", files: predictionsOfOthers},
-	{path: "docs/tutorials/froc-in-five-minutes.md"},
-	{path: "docs/tutorials/my-scans-and-reports.md", torch: true, files: scansAndReports,
-		then:  []string{"docs/how-to/attributes.md", "docs/how-to/export.md", "docs/how-to/cluster.md"},
+	{path: "README.md", torch: true, files: everybodys,
 		small: map[string]string{"train": "--epochs 1 --set data.size=64 --threads 1"}},
+	{path: "docs/tutorials/froc-in-five-minutes.md"},
+	{path: "docs/tutorials/my-scans-and-reports.md", torch: true, files: everybodys,
+		then:  []string{"docs/tutorials/report-page.md", "docs/how-to/attributes.md", "docs/how-to/export.md", "docs/how-to/cluster.md"},
+		small: map[string]string{"train": "--epochs 1 --set data.size=64 --threads 1"},
+		// A site's module puts its Python in the path.
+		before: "module() { test \"$*\" = 'load pytorch' && PATH=/usr/bin:$PATH; }", after: aJobIsStoppedAndGoesOn},
+	{path: "docs/how-to/install.md", torch: true, files: aRelease},
+	{path: "docs/how-to/gpu.md", torch: true, after: aGPUThatIsNotThereIsRefused},
 	{path: "docs/tutorials/my-own-fusion.md", torch: true, python: true,
 		small: map[string]string{"train": "--epochs 1 --set data.size=96 --threads 1", "data synth": "--patients 8"}},
 	{path: "docs/how-to/write-a-plugin.md", section: "### One more fusion", torch: true,
@@ -48,9 +59,109 @@ var pages = []struct {
 		small: map[string]string{"train": "--epochs 1 --set data.size=64 --threads 1"}},
 }
 
-// blocks are the parts in fences of a page: commands (sh), what the commands before print, and
-// whole programs (go), which take the place of the main.go of the plugin that they name.
-var blocks = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```")
+// block is a part of a page in fences. Those in sh are commands, those in bash a file, named in
+// the line before, whole programs in go the main.go of the plugin that they name; those without a
+// language are what the commands before print.
+type block struct {
+	language, text string
+	name           string // of a file
+	why            string // a test does not run it
+}
+
+var (
+	fences = regexp.MustCompile("(?ms)^ *```([a-z]*)\n(.*?)^ *```\n")
+	notRun = regexp.MustCompile(`<!-- not run: (.*) -->\n+\z`)
+	isFile = regexp.MustCompile("`([a-z.]+)`:\n+\\z")
+	setIn  = regexp.MustCompile(`\A\n*(?: {4}|\t)`)
+)
+
+// blocksOf reads the fenced parts of a page, and what stands between them.
+func blocksOf(page string) (all []block, prose string) {
+	at := 0
+	for _, m := range fences.FindAllStringSubmatchIndex(page, -1) {
+		before := page[at:m[0]]
+		b := block{language: page[m[2]:m[3]], text: page[m[4]:m[5]]}
+		if found := notRun.FindStringSubmatch(before); found != nil {
+			b.why = found[1]
+		}
+		if found := isFile.FindStringSubmatch(before); found != nil {
+			b.name = found[1]
+		}
+		all, prose, at = append(all, b), prose+before, m[1]
+	}
+	return all, prose + page[at:]
+}
+
+var update = flag.Bool("update", false, "write testdata/notrun.txt anew")
+
+// guided are the pages whose parts other tests follow.
+var guided = map[string]string{
+	"docs/how-to/write-a-plugin.md":     "TestTheGuide…",
+	"docs/tutorials/reading-results.md": "has no commands",
+}
+
+// TestEveryCommandIsRunOrSaysWhyNot reads the README, the tutorials and the how-tos: a block of
+// commands is run by a test, or says in the page why not, and is then in testdata/notrun.txt.
+func TestEveryCommandIsRunOrSaysWhyNot(t *testing.T) {
+	followed := map[string]bool{}
+	for _, page := range pages {
+		for _, path := range append(page.then, page.path) {
+			followed[path] = true
+		}
+	}
+	names := []string{"README.md"}
+	for _, folder := range []string{"tutorials", "how-to"} {
+		found, err := filepath.Glob(root + "/docs/" + folder + "/*.md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range found {
+			names = append(names, "docs/"+folder+"/"+filepath.Base(name))
+		}
+	}
+	var list strings.Builder
+	for _, name := range names {
+		text, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !followed[name] && guided[name] == "" {
+			t.Errorf("%s is followed by no test", name)
+		}
+		all, prose := blocksOf(string(text))
+		for paragraph := range strings.SplitSeq(prose, "\n\n") {
+			if setIn.MatchString(paragraph) {
+				t.Errorf("%s: commands stand between fences, not set in:\n%s", name, paragraph)
+			}
+		}
+		for i, b := range all {
+			switch {
+			case b.why != "":
+				for line := range strings.Lines(strings.ReplaceAll(b.text, "\\\n", "")) {
+					fmt.Fprintf(&list, "%s: %s: %s\n", name, b.why, strings.Join(strings.Fields(line), " "))
+				}
+				if out, err := exec.Command("sh", "-n", "-c", b.text).CombinedOutput(); err != nil && b.language == "sh" {
+					t.Errorf("%s: %s\n%s", name, out, b.text)
+				}
+			case b.language == "bash" && b.name == "":
+				t.Errorf("%s: a script without a name:\n%s", name, b.text)
+			case b.language == "" && (i == 0 || all[i-1].language != "sh" || all[i-1].why != ""):
+				t.Errorf("%s: this is printed by no command that is run:\n%s", name, b.text)
+			}
+		}
+	}
+	golden, err := os.ReadFile("testdata/notrun.txt")
+	if *update {
+		err = os.WriteFile("testdata/notrun.txt", []byte(list.String()), 0o644)
+		golden = []byte(list.String())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(golden), list.String()); diff != "" {
+		t.Errorf("testdata/notrun.txt names what no test runs (-want +got):\n%s", diff)
+	}
+}
 
 // command begins a whole program.
 var command = regexp.MustCompile(`^// Command (\w+) `)
@@ -93,12 +204,14 @@ func TestPagesWordForWord(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				// Who unpacks a release has torch in a virtual environment.
+				shell(t, dir, home, "mkdir -p "+home+"/torch/bin "+home+"/torch/lib/python3.11/site-packages && ln -s "+debianPython+" "+home+"/torch/bin/python3 && ln -s /usr/lib/python3/dist-packages/torch "+home+"/torch/lib/python3.11/site-packages/torch")
 				for _, name := range append([]string{"a3d", "itfusion", "sum"}, page.plugins...) {
 					shell(t, dir, home, "alignedfusion plugin install "+plugins+"/alignedfusion-plugin-"+name)
 				}
 			}
-			var commands []string
-			var shown []*regexp.Regexp
+			commands := []string{page.before}
+			shown := []*regexp.Regexp{nil}
 			for _, path := range append([]string{page.path}, page.then...) {
 				text, err := os.ReadFile(filepath.Join(root, path))
 				if err != nil {
@@ -116,6 +229,9 @@ func TestPagesWordForWord(t *testing.T) {
 					t.Errorf("after\n%s\nthe page shows\n%s\nand it is\n%s", commands[i], want, printed[i])
 				}
 			}
+			if page.after != nil {
+				page.after(t, dir, home)
+			}
 		})
 	}
 }
@@ -123,13 +239,19 @@ func TestPagesWordForWord(t *testing.T) {
 // readPage returns the blocks of commands of a page, and patterns of what the page shows after
 // each, nil where it shows nothing.
 func readPage(text string, small map[string]string) (commands []string, shown []*regexp.Regexp) {
-	for _, block := range blocks.FindAllStringSubmatch(text, -1) {
-		if block[1] == "sh" {
-			commands, shown = append(commands, shorten(block[2], small)), append(shown, nil)
-		} else if program := command.FindStringSubmatch(block[2]); block[1] == "go" && program != nil {
-			commands, shown = append(commands, "cat > "+program[1]+"/main.go <<'END'\n"+block[2]+"END"), append(shown, nil)
-		} else if block[1] == "" && len(commands) > 0 && shown[len(shown)-1] == nil {
-			shown[len(shown)-1] = pattern(block[2])
+	all, _ := blocksOf(text)
+	for _, b := range all {
+		switch {
+		case b.why != "":
+		case b.language == "sh":
+			commands, shown = append(commands, shorten(b.text, small)), append(shown, nil)
+		case b.language == "bash":
+			commands, shown = append(commands, "cat > "+b.name+" <<'end of a file'\n"+b.text+"end of a file\n"), append(shown, nil)
+		case b.language == "go" && command.MatchString(b.text):
+			name := command.FindStringSubmatch(b.text)[1]
+			commands, shown = append(commands, "cat > "+name+"/main.go <<'end of a file'\n"+b.text+"end of a file\n"), append(shown, nil)
+		case b.language == "" && len(commands) > 0 && shown[len(shown)-1] == nil:
+			shown[len(shown)-1] = pattern(b.text)
 		}
 	}
 	return commands, shown
@@ -169,12 +291,20 @@ func follows(t *testing.T, dir, home string, commands []string) (printed []strin
 	t.Helper()
 	const mark = "=== end of a block ==="
 	cmd := user(t, dir, home, "-e", "-c", "exec 2>&1\n"+strings.Join(commands, "\necho '"+mark+"'\n"))
-	cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+home)
+	cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+home, "HOME="+home)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return strings.Split(string(out), mark+"\n")
+}
+
+// everybodys are the tables of who has a detector, the scans of who has none, and a release.
+func everybodys(t *testing.T, dir string) {
+	t.Helper()
+	predictionsOfOthers(t, dir)
+	scansAndReports(t, dir)
+	aRelease(t, dir)
 }
 
 // predictionsOfOthers writes the tables of who has a detector of their own.
