@@ -117,7 +117,7 @@ func TestBadInputIsNamed(t *testing.T) {
 		{"volume of two patients", func(t *Truth) { t.Images[0].Volume, t.Images[1].Volume = "v", "v" }, nil, nil, `volume "v" has two patients`},
 		{"2-D against 3-D", nil, []Prediction{mark(0, Box3D(0, 0, 0, 1, 1, 1), 1)}, nil, `a 3-D box mark cannot be compared with a 2-D box lesion`},
 		{"mask against box", func(t *Truth) { t.Lesions[0].Region = Box3D(0, 0, 0, 1, 1, 1) },
-			[]Prediction{mark(0, MaskRegion(&Mask{voxels: 1}), 1)}, func(p *Protocol) { p.Hit = mustHit("minaxis>0.5") }, `minaxis cannot compare a mask prediction with a 3-D box lesion`},
+			[]Prediction{mark(0, MaskRegion(&Mask{voxels: 1}), 1)}, func(p *Protocol) { p.Hit = mustHit("minaxis>0.5") }, `minaxis cannot compare a mask mark with a 3-D box lesion`},
 		{"plane against a deep mask", nil, []Prediction{mark(0, MaskRegion(&Mask{voxels: 1, size: [3]int{1, 1, 2}}), 1)}, nil, `cannot be compared with a mask of several slices`},
 		{"unknown depth", nil, nil, func(p *Protocol) { p.Hit = DBTex().Hit }, `needs the number of slices of image "a"`},
 		{"unknown class rule", nil, nil, func(p *Protocol) { p.Classes = "mine" }, `classes is "mine"`},
