@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -98,4 +99,56 @@ func TestTheGuidesDetectorTrains(t *testing.T) {
 	dir := t.TempDir()
 	shell(t, dir, filepath.Join(dir, "home"), "alignedfusion plugin install "+plugins+"/alignedfusion-plugin-a3d\n"+guide(t, "Other kinds")+
 		"grep -q ,lesion, run/predictions/val/predictions.csv\n")
+}
+
+// The guide's fusion, put in the place of main.go as the guide says, is a row of a table.
+func TestTheGuidesFusionMakesATable(t *testing.T) {
+	t.Parallel()
+	needGotch(t)
+	text, err := os.ReadFile(root + "/docs/how-to/write-a-plugin.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plugins, err := ourPlugins()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, part, _ := strings.Cut(string(text), "\n### One more fusion\n")
+	part, _, _ = strings.Cut(part, "\n### ")
+	var program, commands string
+	all, _ := blocksOf(part)
+	for _, b := range all {
+		switch b.language {
+		case "go":
+			program = b.text
+		case "sh":
+			commands = shorten(b.text, map[string]string{"data synth": "--patients 6", "study detection": "--threads 1 --bootstrap 50"})
+		}
+	}
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "main.go"), program)
+	begin, rest, _ := strings.Cut(commands, "\n")
+	shell(t, dir, filepath.Join(dir, "home"), "alignedfusion plugin install "+plugins+"/alignedfusion-plugin-a3d\n"+begin+"\nmv main.go strongest/main.go\n"+rest+"grep -q strongest study/table.csv\n")
+}
+
+// Every block of commands of the guide is followed by one of the tests here.
+func TestTheGuideHasNoOtherCommands(t *testing.T) {
+	text, err := os.ReadFile(root + "/docs/how-to/write-a-plugin.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	followed := []string{"A head in Go", "A head in Python", "Other kinds", "One more fusion", "Does it fit? Is it right? Is it fast?", "Giving it to others"}
+	for _, part := range regexp.MustCompile(`(?m)^##+ `).Split(string(text), -1) {
+		heading, _, _ := strings.Cut(part, "\n")
+		all, _ := blocksOf(part)
+		n := 0
+		for _, b := range all {
+			if b.language == "sh" && b.why == "" {
+				n++
+			}
+		}
+		if n > 1 || n == 1 && !slices.Contains(followed, heading) {
+			t.Errorf("%q has %d blocks of commands that no test follows", heading, n)
+		}
+	}
 }
