@@ -210,6 +210,10 @@ site: ## build the documentation as a static site into build/site/ (needs Python
 	@NO_MKDOCS_2_WARNING=1 build/site-env/bin/mkdocs build -q --strict -f tools/site/mkdocs.yml
 	@echo build/site/index.html
 
+.PHONY: picture
+picture: demo ## draw the README's picture, docs/tutorials/report-page.png, from the demo (needs chromium)
+	@tools/site/picture.sh demo
+
 .PHONY: docs-check
 docs-check: host ## fail when the pages of docs/reference that the program writes are out of date
 	@rm -rf build/reference && bin/alignedfusion reference build/reference
