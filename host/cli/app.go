@@ -85,6 +85,9 @@ func prepare(cmds []*cli.Command) {
 		cmd.OnUsageError = func(c *cli.Context, err error, _ bool) error {
 			return usageError("%w; see `%s --help`", err, strings.TrimSpace(c.Command.HelpName))
 		}
+		if arguments := argumentsOf[cmd.ArgsUsage]; arguments != nil && cmd.BashComplete == nil {
+			completes(cmd, arguments)
+		}
 		required := takeRequired(cmd.Flags)
 		before := cmd.Before
 		leaf := len(cmd.Subcommands) == 0 // asked now: the library adds a help command to each
@@ -166,6 +169,10 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
 	if completeValue(app, args, stdout) {
 		return 0
+	}
+	// A shell that completes "--" asks for all flags; to the parser it is the end of them.
+	if n := len(args); n > 2 && args[n-1] == completionRequest && args[n-2] == "--" {
+		args = slices.Delete(slices.Clone(args), n-2, n-1)
 	}
 	prepare(app.Commands)
 	args, err := intersperse(app, args)

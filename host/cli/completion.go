@@ -11,6 +11,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/plughost"
+	"github.com/alignedfusion/alignedfusion/host/report/rules"
 )
 
 // The scripts ask the program itself for the words that may follow, so they stay
@@ -54,11 +55,14 @@ complete -c alignedfusion -a '(__alignedfusion_complete)'
 `
 )
 
+// completionRequest ends a command line that a shell wants completed.
+const completionRequest = "--generate-bash-completion"
+
 // completeValue prints what may follow the flag that a completion request ends with, and
 // says whether it was asked: the library completes flags and commands alone. No line means
 // that a file may follow, which the shell completes by itself.
 func completeValue(app *cli.App, args []string, w io.Writer) bool {
-	if len(args) < 3 || args[len(args)-1] != "--generate-bash-completion" || !strings.HasPrefix(args[len(args)-2], "--") {
+	if len(args) < 3 || args[len(args)-1] != completionRequest || !strings.HasPrefix(args[len(args)-2], "--") {
 		return false
 	}
 	leaf, _ := commandOf(app, args)
@@ -79,18 +83,14 @@ func completeValue(app *cli.App, args []string, w io.Writer) bool {
 var flagValues = map[string]func() []string{
 	"protocol": froc.ProtocolNames,
 	"task":     func() []string { return []string{config.Detect, config.Classify} },
+	"plugin":   pluginNames,
+	"lexicon":  rules.Names,
 	"encoder":  func() []string { return append(pluginNames(), "none") },
 	"fusion":   func() []string { return append(pluginNames(), "none") },
 	"head":     pluginNames,
 	"trust":    pluginNames,
 	"split":    func() []string { return []string{"train", "val", "test", "all"} },
-	"data": func() []string {
-		var specs []string
-		for _, l := range dataset.Layouts() {
-			specs = append(specs, l.Name+":")
-		}
-		return specs
-	},
+	"data":     layoutNames,
 	"set": func() []string {
 		var names []string
 		for _, g := range settingGroups() {
@@ -102,6 +102,29 @@ var flagValues = map[string]func() []string{
 		}
 		return names
 	},
+}
+
+// layoutNames are how a data spec begins.
+func layoutNames() []string {
+	var specs []string
+	for _, l := range dataset.Layouts() {
+		specs = append(specs, l.Name+":")
+	}
+	return specs
+}
+
+// argumentsOf are the words that stand for arguments, by how help writes them.
+var argumentsOf = map[string]func() []string{"NAME|PATH": pluginNames, "NAME": pluginNames, "NAME…": pluginNames, "SPEC": layoutNames}
+
+// completes makes a command complete its arguments besides its flags.
+func completes(cmd *cli.Command, arguments func() []string) *cli.Command {
+	cmd.BashComplete = func(c *cli.Context) {
+		cli.DefaultCompleteWithFlags(c.Command)(c)
+		for _, name := range arguments() {
+			fmt.Fprintln(c.App.Writer, name)
+		}
+	}
+	return cmd
 }
 
 // pluginNames are those on the usual search path; none of them runs.

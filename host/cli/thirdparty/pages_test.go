@@ -125,6 +125,9 @@ func TestEveryCommandIsRunOrSaysWhyNot(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if lines := strings.Count(string(text), "\n"); name == "README.md" && lines > 70 {
+			t.Errorf("the README has %d lines, want at most 70", lines)
+		}
 		if !followed[name] && guided[name] == "" {
 			t.Errorf("%s is followed by no test", name)
 		}
