@@ -26,7 +26,7 @@ var spared = map[string][]string{
 	"annotation": {"docs/explanation/froc.md", "docs/explanation/paper.md", "docs/reference/data.md", "eval/froc/frocio/coco.go", "eval/froc/frocio/truth.go",
 		"host/cli/export.go", "host/dataset/deeplesion.go", "host/dataset/importer/pictures.go", "host/page/checklist.go"},
 	"detections": {"plugins/a3d/config.go"},                       // the name of a setting
-	"extension":  {"host/report/rules/language.go"},               // of another language
+	"extension":  {"host/report/rules/"},                          // what a lesion has
 	"partition":  {"host/page/checklist.go"},                      // CLAIM's items
 	"subgroup":   {"host/page/checklist.go", "host/card/assets/"}, // STARD's item; a model card's field
 	"subject":    {"docs/how-to/attributes.md"},                   // of a sentence

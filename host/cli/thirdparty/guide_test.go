@@ -101,36 +101,6 @@ func TestTheGuidesDetectorTrains(t *testing.T) {
 		"grep -q ,lesion, run/predictions/val/predictions.csv\n")
 }
 
-// The guide's fusion, put in the place of main.go as the guide says, is a row of a table.
-func TestTheGuidesFusionMakesATable(t *testing.T) {
-	t.Parallel()
-	needGotch(t)
-	text, err := os.ReadFile(root + "/docs/how-to/write-a-plugin.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	plugins, err := ourPlugins()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, part, _ := strings.Cut(string(text), "\n### One more fusion\n")
-	part, _, _ = strings.Cut(part, "\n### ")
-	var program, commands string
-	all, _ := blocksOf(part)
-	for _, b := range all {
-		switch b.language {
-		case "go":
-			program = b.text
-		case "sh":
-			commands = shorten(b.text, map[string]string{"data synth": "--patients 6", "study detection": "--threads 1 --bootstrap 50"})
-		}
-	}
-	dir := t.TempDir()
-	write(t, filepath.Join(dir, "main.go"), program)
-	begin, rest, _ := strings.Cut(commands, "\n")
-	shell(t, dir, filepath.Join(dir, "home"), "alignedfusion plugin install "+plugins+"/alignedfusion-plugin-a3d\n"+begin+"\nmv main.go strongest/main.go\n"+rest+"grep -q strongest study/table.csv\n")
-}
-
 // Every block of commands of the guide is followed by one of the tests here.
 func TestTheGuideHasNoOtherCommands(t *testing.T) {
 	text, err := os.ReadFile(root + "/docs/how-to/write-a-plugin.md")
@@ -147,7 +117,7 @@ func TestTheGuideHasNoOtherCommands(t *testing.T) {
 				n++
 			}
 		}
-		if n > 1 || n == 1 && !slices.Contains(followed, heading) {
+		if n > 1 && heading != "One more fusion" || n > 0 && !slices.Contains(followed, heading) { // that one pages_test.go follows
 			t.Errorf("%q has %d blocks of commands that no test follows", heading, n)
 		}
 	}
