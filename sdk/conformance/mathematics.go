@@ -515,23 +515,24 @@ func (p *prober) depends(ctx context.Context, blocks []*block) (numeric float64,
 	return 0, false
 }
 
-// excused reports whether a part of a parameter disagrees because of what the stage selects: by
-// one of the outputs and losses alone, on which that has no influence, it agrees.
-func (p *prober) excused(ctx context.Context, b *block, part gradcheck.Part) bool {
-	known := size(b.gradient) == 0
+// disagreesAlone is disagrees of a stage that selects: a part of a parameter has to agree by one
+// of the outputs and losses that reach it, on which what is selected has no influence.
+func (p *prober) disagreesAlone(ctx context.Context, b *block, part gradcheck.Part) (analytic, numeric float64, wrong bool) {
 	for _, one := range p.alone {
 		alone := *b
-		if alone.gradient = one.gradients[b.names[0]]; size(alone.gradient) == 0 {
+		alone.gradient = one.gradients[b.names[0]]
+		if size(alone.gradient) == 0 && size(b.gradient) > 0 {
 			continue
 		}
-		analytic, numeric, open, wrong := one.disagrees(ctx, &alone, part)
-		if tells := max(math.Abs(analytic), math.Abs(numeric)) > 4*open; tells && !wrong {
-			return true
-		} else if tells {
-			known = true
+		a, n, open, differs := one.disagrees(ctx, &alone, part)
+		switch tells := max(math.Abs(a), math.Abs(n)) > 4*open; {
+		case tells && differs:
+			analytic, numeric, wrong = a, n, true
+		case tells && size(b.gradient) > 0:
+			return a, n, false
 		}
 	}
-	return len(p.alone) > 0 && !known
+	return analytic, numeric, wrong
 }
 
 // probedTogether are the parameters of which a fault in one shows in a derivative along all.
@@ -614,7 +615,12 @@ func (p *prober) anyDisagrees(ctx context.Context, b *block, parts []gradcheck.P
 		if p.end.over() {
 			return analytic, numeric, false
 		}
-		if analytic, numeric, _, wrong = p.disagrees(ctx, b, part); wrong && !p.excused(ctx, b, part) {
+		if len(p.alone) > 0 {
+			analytic, numeric, wrong = p.disagreesAlone(ctx, b, part)
+		} else {
+			analytic, numeric, _, wrong = p.disagrees(ctx, b, part)
+		}
+		if wrong {
 			return analytic, numeric, true
 		}
 	}
