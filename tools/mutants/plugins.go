@@ -158,8 +158,11 @@ func (v victim) judge(program string, d drawn) (r outcome, how string, err error
 		return r, equal, nil
 	}
 	greater := "loud"
-	if d.kind == "stale" || d.kind == "leak" {
+	switch d.kind {
+	case "stale", "leak":
 		greater = "nan"
+	case "slice":
+		greater = "loud-slice"
 	}
 	other, err := v.run(program, fmt.Sprintf("%s:%d", greater, d.place))
 	if other.failed == "" {
