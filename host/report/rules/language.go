@@ -64,7 +64,7 @@ var (
 		ei ole eika keuhkot vasemmalla oikealla ja nestetta kuvassa pneumotorakset
 		nincs nem es  bal jobb lathato fara nu este cu si stanga dreapta lichid revarsat tidak ada tampak kanan kiri dan efusi
 		khong co tran dich walang nav nera ir puudub pole jah brez ne nuk hakuna ekki engin engar tanpa tiada ez dim nic zadnych zadna zadne zadny fravaer
-		drept stang lobul cu si pentru fara ilman inte nessuno nenhum nenhuma`)
+		lobo linfonodomegalias linfonodomegalia linfonodos figado rins leziune leziuni noduli drept stang lobul cu si pentru fara ilman inte nessuno nenhum nenhuma`)
 	// endings of English words that few others have.
 	endings = []string{"ed", "ing", "ings", "ly", "ness", "ous", "ful", "less", "ary", "ular", "iac", "ity", "ght", "th", "ship", "ers"}
 )
@@ -89,7 +89,8 @@ var triggerWords = sync.OnceValue(func() map[string]bool {
 })
 
 // tongue is how much of a text is of which language.
-type tongue struct{ english, weak, german, spanish, other, unknown int }
+// strange counts those with letters that neither English nor German nor Spanish has.
+type tongue struct{ english, weak, german, spanish, other, unknown, strange int }
 
 // listen counts the words of tokens. Words that known says to be mentions count for none:
 // they are Latin in every language.
@@ -106,7 +107,8 @@ func listen(text string, tokens []Token, known func(string) bool) tongue {
 		if german[t.Text] {
 			n.german, foreign = n.german+1, true
 		}
-		if spanish[t.Text] {
+		strange := ofNeither(text[t.Start:t.End])
+		if spanish[t.Text] && !strange {
 			n.spanish, foreign = n.spanish+1, true
 		}
 		if otherTongues[t.Text] && !german[t.Text] {
@@ -120,13 +122,16 @@ func listen(text string, tokens []Token, known func(string) bool) tongue {
 		case !foreign && strings.HasSuffix(strings.ToLower(text[t.Start:t.End]), "i\u00f3n"):
 			n.spanish, foreign = n.spanish+1, true
 		}
-		if !foreign && ofNeither(text[t.Start:t.End]) {
+		if !foreign && (english[t.Text] || weakEnglish[t.Text]) && accented(text, t) { // lésion
 			n.other, foreign = n.other+1, true
 		}
+		if strange {
+			n.other, n.strange, foreign = n.other+1, n.strange+1, true
+		}
 		switch {
-		case english[t.Text]:
+		case english[t.Text] && !accented(text, t):
 			n.english++
-		case weakEnglish[t.Text] || !foreign && triggerWords()[t.Text]:
+		case (weakEnglish[t.Text] || !foreign && triggerWords()[t.Text]) && !accented(text, t):
 			n.weak++
 		case foreign || known(t.Text):
 		case slices.ContainsFunc(endings, func(e string) bool { return strings.HasSuffix(t.Text, e) && len(t.Text) > len(e)+2 }) && !accented(text, t):
@@ -181,7 +186,7 @@ func (n tongue) language() string {
 		switch {
 		case n.german > n.spanish && n.german > n.other:
 			return "de"
-		case n.spanish > n.german && n.spanish > n.other:
+		case n.spanish > n.german && n.spanish > n.other+3*n.strange:
 			return "es"
 		}
 		return ""
@@ -227,7 +232,7 @@ func languageOf(r report.Report, texts [][]Token, known func(word string) bool) 
 			return ""
 		}
 		m := listen(s.Text, texts[k], known)
-		n = tongue{n.english + m.english, n.weak + m.weak, n.german + m.german, n.spanish + m.spanish, n.other + m.other, n.unknown + m.unknown}
+		n = tongue{n.english + m.english, n.weak + m.weak, n.german + m.german, n.spanish + m.spanish, n.other + m.other, n.unknown + m.unknown, n.strange + m.strange}
 	}
 	return n.language()
 }
