@@ -108,10 +108,12 @@ func set(i, value string) chromedp.Action {
 
 func TestAPersonReviewsInABrowser(t *testing.T) {
 	var marks []string
-	var recovered, states, export, invalid string
+	var recovered, states, export, invalid, noNumber string
 	browser(t,
 		chromedp.Evaluate(`[...document.querySelectorAll("mark")].map(m => m.className + ":" + m.textContent)`, &marks),
 		chromedp.Text("#cell2 .recovered", &recovered),
+		set("2", "9,5 HU"),
+		chromedp.Evaluate(`document.querySelector("#cell2 input").validationMessage`, &noNumber),
 		set("2", "9,5 mm"),
 		set("0", "yes"),
 		set("1", "nonsense"),
@@ -129,8 +131,8 @@ func TestAPersonReviewsInABrowser(t *testing.T) {
 	if recovered != "6 or more 87 % (training 60 %), under 6 13 % (training 40 %)" {
 		t.Errorf("recovered: %q", recovered)
 	}
-	if states != "stated/corrected stated/accepted stated/corrected" || !strings.HasPrefix(invalid, "want ill-defined, smooth") {
-		t.Errorf("states %q, complaint %q", states, invalid)
+	if states != "stated/corrected stated/accepted stated/corrected" || !strings.HasPrefix(invalid, "want ill-defined, smooth") || !strings.HasPrefix(noNumber, "want a number (perhaps in mm)") {
+		t.Errorf("states %q, complaints %q, %q", states, invalid, noNumber)
 	}
 	table, err := report.ParseTable([]byte(export), "t.csv", lesions, nil)
 	if err != nil {

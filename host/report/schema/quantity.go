@@ -67,18 +67,29 @@ func (q Quantity) In(unit string) (v float64, ok bool) {
 // Unit is the unit of length that a numeric attribute's name ends in ("size_mm", "depth
 // (cm)"), "" for none.
 func (a Attribute) Unit() string {
+	if last := a.lastWord(); unitMM[last] != 0 {
+		return last
+	}
+	return ""
+}
+
+// lastWord is the last of several words of the attribute's name, in small letters.
+func (a Attribute) lastWord() string {
 	words := strings.FieldsFunc(strings.ToLower(a.Name), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
-	if n := len(words); n > 1 && unitMM[words[n-1]] != 0 {
+	if n := len(words); n > 1 {
 		return words[n-1]
 	}
 	return ""
 }
 
-// wholeQuantity is what a person writes into a cell: a number, perhaps with its unit.
-var wholeQuantity = regexp.MustCompile(`^\s*([-+]?[\d.,]+(?:[eE][-+]?\d+)?)\s*(\p{L}*)\s*$`)
+// otherUnits are the last words of names that are units and no lengths.
+var otherUnits = map[string]bool{"hu": true, "ml": true, "cc": true, "suv": true, "percent": true}
 
-// Number reads a cell of a numeric attribute: "9", "9.5", "9,5", "9 mm". A length is
-// converted to the attribute's unit.
+// wholeQuantity is what a person writes into a cell: a number, perhaps with its unit.
+var wholeQuantity = regexp.MustCompile(`^\s*([-+]?[\d.,]+(?:[eE][-+]?\d+)?)\s*(\p{L}*|%)\s*$`)
+
+// Number reads a cell of a numeric attribute: "9", "9.5", "9,5", "9 mm", "-20 HU" where the name
+// ends so. A length is converted to the attribute's unit.
 func (a Attribute) Number(text string) (float64, error) {
 	bad := fmt.Errorf("attribute %q: value %q: want a finite number or one of the bins %q", a.Name, text, a.Values)
 	m := wholeQuantity.FindStringSubmatch(text)
@@ -93,10 +104,11 @@ func (a Attribute) Number(text string) (float64, error) {
 		return 0, bad
 	}
 	unit := strings.ToLower(m[2])
-	if unit == "" {
+	last := a.lastWord()
+	if unit == "" || unit == last || unit == "%" && last == "percent" {
 		return v, nil
 	}
-	if unitMM[unit] == 0 {
+	if unitMM[unit] == 0 || otherUnits[last] {
 		return 0, bad
 	}
 	if own := a.Unit(); own != "" {
