@@ -237,11 +237,22 @@ func languageOf(r report.Report, texts [][]Token, known func(word string) bool) 
 	return n.language()
 }
 
+// unlisted is the language of a table of a person's own for reports that are not English.
+const unlisted = "other"
+
 // engineFor is the engine of the report's language; nil when the lexicon has no words of it
 // or the rules no triggers for it: mentions would be found and negations missed.
 func (x Extractor) engineFor(r report.Report, texts [][]Token) *Engine {
-	if x.AnyLanguage || r.Empty() {
+	if r.Empty() {
 		return x.Engine
+	}
+	if x.AnyLanguage {
+		if languageOf(r, texts, x.Lexicon.names) == "en" {
+			return x.Engine
+		}
+		own := *x.Engine
+		own.language = unlisted
+		return &own
 	}
 	language := languageOf(r, texts, x.Lexicon.names)
 	switch {

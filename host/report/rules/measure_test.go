@@ -66,3 +66,18 @@ func TestWhenAndWhose(t *testing.T) {
 		}
 	}
 }
+
+func TestOwnTriggersTakeTheSizesOfTheirLanguage(t *testing.T) {
+	engine, err := ParseTriggers([]byte("triggers_version: 1\nnegated: {forward: [pas de]}\nclauses: {negators: [pas]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := extractor(t, "lexicon_version: 1\nname: fr\nattributes:\n  - {name: size_mm, kind: numeric, near: [masse], unit_mm: 1, edges: [6]}\n")
+	x.Engine, x.AnyLanguage = engine, true
+	if c := x.Extract(one("Pas de lésion. Masse de 12 mm du foie."))[0]; c.Raw != "12" {
+		t.Errorf("%+v", c)
+	}
+	if c := x.Extract(one("There is a 12 mm lymph node and a masse."))[0]; c.Raw != "" { // English stays as strict as it is
+		t.Errorf("%+v", c)
+	}
+}

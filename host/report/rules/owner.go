@@ -478,13 +478,15 @@ var spanishNouns = wordSet(`aorta bazo higado rinon rinones conducto conductos v
 	calculo calculos hematoma quiste quistes ganglio ganglios tiroides silueta corazon traquea bronquio estomago asa asas colon margen margenes`)
 
 // mayBeNoun reports whether token i may name a thing: German nouns have a capital, the Spanish
-// ones that are measured are listed, and any English word may.
+// ones that are measured are listed, any English word may, and of other languages it is not known.
 func (s *sentence) mayBeNoun(i int) bool {
 	switch t := s.tokens[i]; s.x.Engine.language {
 	case "de":
 		return (t.Capital || t.Upper) && len(t.Text) > 1
 	case "es":
 		return spanishNouns[t.Text]
+	case unlisted:
+		return false
 	default:
 		return true
 	}
@@ -642,7 +644,7 @@ func (s *sentence) otherSubject(between Span, things []thing) bool {
 			turned, noun = false, false
 		case densityWords[t.Text]:
 			noun = false // "with fluid attenuation"
-		case turned && t.Word && s.mayBeNoun(i) && !closedWords[t.Text] && !sizeWords[t.Text] && !pastWords[t.Text] && !nowWords[t.Text] &&
+		case turned && t.Word && (s.x.Engine.language == unlisted || s.mayBeNoun(i)) && !closedWords[t.Text] && !sizeWords[t.Text] && !pastWords[t.Text] && !nowWords[t.Text] &&
 			t.Text != "x" && !wasWords[t.Text] && !changeWords[t.Text] && !timeWords[t.Text] && !monthWords[t.Text] && !startsDigit(t.Text) && lengths.factors[t.Text] == 0 && !s.x.Engine.is(t, opener|verb|existential) && !covered(i, things) && !s.known(i):
 			noun = true
 		}
