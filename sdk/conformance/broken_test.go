@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -872,5 +874,44 @@ func TestADeviceIsComparedWithTheCPU(t *testing.T) {
 func TestADeviceThatIsNotThereIsNoBrokenRule(t *testing.T) {
 	if _, err := suite(t, onDevice(nil), nil, nil, "third"); err == nil || !strings.Contains(err.Error(), "third: there is no such device") {
 		t.Errorf("%v; want the stage's own words", err)
+	}
+}
+
+// What a detector selects is a constant to its gradient, so that outputs and losses are looked at
+// one by one: an output that is right does not hide a loss without gradients.
+func TestADetectorsLossesAreLookedAtOneByOne(t *testing.T) {
+	for name, backward := range map[string]func(r *sdk.BackwardRequest){
+		"":                           nil,
+		"loss .* has no gradient by": func(r *sdk.BackwardRequest) { clear(r.LossWeights) },
+		"derivative along a direction of parameter": func(r *sdk.BackwardRequest) {
+			for name, weight := range r.LossWeights {
+				r.LossWeights[name] = -weight
+			}
+			for _, g := range r.OutputGrads {
+				values, _ := g.Float32s()
+				for i := range values {
+					values[i] *= -1
+				}
+			}
+		},
+	} {
+		p := bend(func(b *bent) {
+			b.backward = func(ctx context.Context, r *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
+				if backward != nil {
+					r = &sdk.BackwardRequest{Context: r.Context, OutputGrads: maps.Clone(r.OutputGrads), LossWeights: maps.Clone(r.LossWeights)}
+					for name, g := range r.OutputGrads {
+						r.OutputGrads[name] = g.Clone()
+					}
+					backward(r)
+				}
+				return b.trained.Backward(ctx, r)
+			}
+		})()
+		p.Manifest.Stages[0].Outputs = append(p.Manifest.Stages[0].Outputs, ports.Boxes.Declare())
+		for _, r := range run(t, p, nil, nil).Results {
+			if r.Case == "parameters" && ((r.Status == conformance.Pass) != (name == "") || !regexp.MustCompile(name).MatchString(r.Seen)) {
+				t.Error(r)
+			}
+		}
 	}
 }

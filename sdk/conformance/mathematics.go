@@ -477,7 +477,7 @@ func (p *prober) separate(ctx context.Context, blocks []*block, dir string) erro
 		norm := get(p.c.GradNorm(ctx))
 		if norm == 0 {
 			if numeric, depends := one.depends(ctx, blocks); depends {
-				return broken("a gradient", "%s has none by any parameter, though its derivative along a direction of them is %.6g", name, numeric)
+				return broken("one", "%s has no gradient by any parameter, though its derivative along a direction of one is %.6g", name, numeric)
 			}
 			continue
 		}
