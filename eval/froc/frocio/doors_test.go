@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -508,6 +509,37 @@ func TestAMapIsNoMaskOfLesions(t *testing.T) {
 		_, err = ReadTruth(Source{GroundTruth: filepath.Join(dir, "t.csv")}, Options{MaskLesions: rule})
 		if err == nil || !strings.Contains(err.Error(), "values from 0.5 to 1.5 beside 0, want whole numbers") {
 			t.Errorf("%s: error %v", rule, err)
+		}
+	}
+}
+
+func TestPackedRunLengthsAreReadAsJSONReadsThem(t *testing.T) {
+	for text, quick := range map[string]bool{
+		`{"size":[4,5],"counts":"52207"}`:               true,
+		` { "size" : [ 4 , 5 ] , "counts" : "52207" } `: true,
+		`{"size":[4,5],"counts":"0\\\\"}`:               true,
+		`{"size":[4,5],"counts":"0\u0030"}`:             false,
+		`{"size":[4,5],"counts":"0\\\"1"}`:              false,
+		`{"counts":"52207","size":[4,5]}`:               false,
+		`{"size":[4,5],"counts":[5,2]}`:                 false,
+		`{"size":[04,5],"counts":"5"}`:                  false,
+		`{"size":[4,5],"counts":"5"`:                    false,
+		`{"size":[4,5],"counts":"5","size":[1,1]}`:      false,
+		`{"size":[4,-5],"counts":"5"}`:                  false,
+	} {
+		packed, height, width, ok := packedObject([]byte(text))
+		if ok != quick {
+			t.Errorf("%s: %v, want %v", text, ok, quick)
+		}
+		if !ok {
+			continue
+		}
+		var want struct {
+			Size   []int
+			Counts string
+		}
+		if err := json.Unmarshal([]byte(text), &want); err != nil || want.Counts != packed || !slices.Equal(want.Size, []int{height, width}) {
+			t.Errorf("%s: %q of %d x %d, want %+v, %v", text, packed, height, width, want, err)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
 )
@@ -39,6 +40,13 @@ func readSegmentation(raw json.RawMessage) (s segmentation, err error) {
 		}
 		return s, nil
 	}
+	if text, height, width, ok := packedObject(raw); ok && drawable(width, height) {
+		s.height, s.width = height, width
+		if s.runs, err = packedRuns(text); err != nil {
+			return s, err
+		}
+		return s, s.within()
+	}
 	var runs struct {
 		Size   []int           `json:"size"`
 		Counts json.RawMessage `json:"counts"`
@@ -60,14 +68,59 @@ func readSegmentation(raw json.RawMessage) (s segmentation, err error) {
 			return s, err
 		}
 	}
+	return s, s.within()
+}
+
+// within refuses run lengths that are more than the image.
+func (s *segmentation) within() error {
 	left := s.height * s.width
 	for _, n := range s.runs {
 		if n < 0 || n > left {
-			return s, fmt.Errorf("run lengths of a segmentation leave the image of %d x %d pixels", s.width, s.height)
+			return fmt.Errorf("run lengths of a segmentation leave the image of %d x %d pixels", s.width, s.height)
 		}
 		left -= n
 	}
-	return s, nil
+	return nil
+}
+
+// packedObject reads {"size": [height, width], "counts": "packed run lengths"} as pycocotools
+// writes it, which is most of a file of masks; ok is false for anything else.
+func packedObject(raw []byte) (text string, height, width int, ok bool) {
+	skip := func(token string) bool {
+		raw = bytes.TrimLeft(raw, " \t\r\n")
+		there := bytes.HasPrefix(raw, []byte(token))
+		if there {
+			raw = raw[len(token):]
+		}
+		return there
+	}
+	whole := func(into *int) bool {
+		raw = bytes.TrimLeft(raw, " \t\r\n")
+		n := 0
+		for n < len(raw) && n < 9 && raw[n] >= '0' && raw[n] <= '9' {
+			*into = *into*10 + int(raw[n]-'0')
+			n++
+		}
+		zero := n > 1 && raw[0] == '0' // which is no JSON
+		raw = raw[n:]
+		return n > 0 && !zero
+	}
+	if !(skip("{") && skip(`"size"`) && skip(":") && skip("[") && whole(&height) && skip(",") && whole(&width) && skip("]") && skip(",") &&
+		skip(`"counts"`) && skip(":") && skip(`"`)) {
+		return "", 0, 0, false
+	}
+	end := bytes.IndexByte(raw, '"')
+	if end < 0 {
+		return "", 0, 0, false
+	}
+	text, raw = string(raw[:end]), raw[end+1:]
+	if strings.Contains(text, `\`) { // the one character of packed runs that JSON escapes
+		if strings.Contains(strings.ReplaceAll(text, `\\`, ""), `\`) {
+			return "", 0, 0, false
+		}
+		text = strings.ReplaceAll(text, `\\`, `\`)
+	}
+	return text, height, width, skip("}") && len(bytes.TrimSpace(raw)) == 0
 }
 
 // drawable reports whether an image has a size, and not more pixels than fit into memory.
@@ -79,7 +132,7 @@ func drawable(width, height int) bool {
 // packedRuns unpacks COCO's run lengths: five bits a character from '0' on, the sixth says
 // that more follow; from the third on, runs are differences to the last but one.
 func packedRuns(text string) ([]int, error) {
-	var counts []int
+	counts := make([]int, 0, len(text)/2+1)
 	for len(text) > 0 {
 		v, shift := 0, 0
 		for more := true; more; shift += 5 {
@@ -163,6 +216,7 @@ func (s *segmentation) edges() []int {
 // columns divides what lies between every first and second edge by columns. A last edge
 // without a second goes on to the end of the image.
 func (s *segmentation) columns(edges []int) (out []column) {
+	out = make([]column, 0, len(edges)/2+1)
 	for k := 0; k < len(edges); k += 2 {
 		end := s.height * s.width
 		if k+1 < len(edges) {
