@@ -13,8 +13,13 @@ import (
 // TestSentencesByKinds reads the sets whose first figures docs/how-to/attributes.md states.
 // Each was measured once before its errors were read; the bar holds what was mended since.
 func TestSentencesByKinds(t *testing.T) {
-	for _, set := range []string{"first", "second", "third", "fourth", "fifth", "sixth", "seventh", "practice", "eighth", "ninth", "tenth", "eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth", "nineteenth", "twentieth", "twentyfirst", "twentysecond"} {
-		sentences, err := table.Read(filepath.Join("testdata", "kinds", set+".csv"))
+	files, err := filepath.Glob(filepath.Join("testdata", "kinds", "*.csv"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		set := strings.TrimSuffix(filepath.Base(file), ".csv")
+		sentences, err := table.Read(file)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -48,7 +48,7 @@ var (
 		izquierda pulmones corazon derrame neumotorax neumonia y existe nodulo nodulos masa enfisema cardiomegalia pulmonar
 		descarta posible ausencia la silueta antecedente antecedentes de tras reseccion rinon higado bazo lesiones adenopatias calcificacion calcificaciones
 		hepatica hepaticas hepatico pulmonares lobulo aumento sospecha sospechosa sospechoso sospechosas neoplasia mide miden tamano borde bordes
-		rinones quiste quistes ganglios realce captacion imagen tumoracion aumentado disminuido estables cambios respecto muestra muestran varios varias
+		rinones quiste quistes ganglios estable realce captacion imagen tumoracion aumentado disminuido estables cambios respecto muestra muestran varios varias
 		calculo calculos izquierdos derechos izquierdas derechas ambos ambas cabeza cola vesicula vejiga hueso huesos rotura musculo rodilla hombro
 		microcalcificaciones fracturas lesiones hallazgos nuevo nueva nuevos nuevas ligera ligero tendon antes mas via biliar cuello previo previa previos previas
 		previamente ganglio osea oseo oseas oseos dudosa dudoso seno pared aproximadamente margenes lisos milimetros centimetros ya unico unica

@@ -291,7 +291,7 @@ func (u unit) quantityAt(p []piece, i int) (m measurement, next int) {
 		}
 		values, factors, next = append(values, v), append(factors, f), after
 		isRange, more := separator(p, after)
-		if more == after || isRange && (ranged || changed(p, i)) {
+		if more == after || isRange && (ranged || changed(p, i) || p[more-1].text == "auf") {
 			if isRange && f == 0 && changed(p, i) { // from 6 to 9 mm: the unit is the same
 				_, end := readNumber(p, more)
 				factors[len(factors)-1], _ = u.factorAt(p, end)

@@ -46,7 +46,7 @@ var (
 	adviceWords = wordSet(`should recommend recommended recommends recommendation follow followup guideline guidelines fleischner criteria threshold
 		screening consider warrant warrants`)
 	pastWords = wordSet(`previously prior prev previous formerly before antes baseline nadir earlier initially originally compared comparison versus vs last
-		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung vu vor-ct vorct vorwert voraufnahme damals statt bisher bislang dato seinerzeit letztmals anfanglich ausgangsbefund referenz anteriormente inicial ehemals einst ursprunglich anfangs gegenuber fruher vergleich previo previa previos previas previamente anterior frente inicialmente basal`)
+		vorher zuletzt vormals vorbefund initial zuvor voruntersuchung vu vor-ct vorct vorwert voraufnahme damals opposed statt bisher bislang dato seinerzeit letztmals anfanglich ausgangsbefund referenz anteriormente inicial ehemals einst ursprunglich anfangs gegenuber fruher vergleich previo previa previos previas previamente anterior frente inicialmente basal`)
 	nowWords    = wordSet(`now currently presently today current measures measuring is are aktuell aktuelle jetzt heute derzeit nun nur derzeit momentan nunmehr mittlerweile inzwischen gegenwartig ahora actual actualmente hoy`)
 	fromWords   = wordSet(`from von de desde`)
 	toWords     = wordSet(`to auf a hasta`)
@@ -62,7 +62,7 @@ var (
 	growthNouns = wordSet(`growth increase increment decrease reduction change difference shrinkage enlargement progression regression zunahme abnahme aumento crecimiento incremento disminucion reduccion`)
 	monthWords  = wordSet(`january february march april june july august september october november december januar februar marz juni juli oktober dezember mai
 		enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre`)
-	agoWords = wordSet(`previo previa previos previas anterior voruntersuchung vorbefund voraufnahme damals vu baseline initially previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
+	agoWords = wordSet(`hace previo previa previos previas anterior voruntersuchung vorbefund voraufnahme damals vu baseline initially previously before prior previous earlier ago last formerly january february march april june july august september october november december`)
 )
 
 // timing says when a measurement was taken.
@@ -390,7 +390,7 @@ func (s *sentence) owner(m measurement, things []thing, distance bool) *thing {
 		}
 		return before
 	}
-	if after != nil && !s.reading().crosses(m.End, after.Start) && (distance || !s.namedBefore(m)) {
+	if after != nil && !s.reading().crosses(m.End, after.Start) && (distance && !s.reading().joint(m.End, after.Start) || !distance && !s.namedBefore(m)) {
 		return after
 	}
 	return nil
@@ -644,7 +644,7 @@ func (s *sentence) otherSubject(between Span, things []thing) bool {
 			turned, noun = false, false
 		case densityWords[t.Text]:
 			noun = false // "with fluid attenuation"
-		case turned && t.Word && (s.x.Engine.language == unlisted || s.mayBeNoun(i)) && !closedWords[t.Text] && !sizeWords[t.Text] && !pastWords[t.Text] && !nowWords[t.Text] &&
+		case turned && t.Word && len(t.Text) > 1 && !strings.HasSuffix(t.Text, "eal") && !strings.HasSuffix(t.Text, "lar") && (s.x.Engine.language == unlisted || s.mayBeNoun(i)) && !closedWords[t.Text] && !sizeWords[t.Text] && !pastWords[t.Text] && !nowWords[t.Text] &&
 			t.Text != "x" && !wasWords[t.Text] && !changeWords[t.Text] && !timeWords[t.Text] && !monthWords[t.Text] && !startsDigit(t.Text) && lengths.factors[t.Text] == 0 && !s.x.Engine.is(t, opener|verb|existential) && !covered(i, things) && !s.known(i):
 			noun = true
 		}
@@ -920,7 +920,7 @@ func (s *sentence) arrow(i int) bool {
 // measurement was taken.
 func (s *sentence) when(m measurement, from int) timing {
 	was := false
-	if s.arrow(m.End) {
+	if s.arrow(m.End) || m.End < s.span.End && s.tokens[m.End].Text == "auf" && s.precedesNow(m) {
 		return past
 	}
 	if s.bare(m) {
@@ -982,7 +982,7 @@ func (s *sentence) when(m measurement, from int) timing {
 		if i == m.End && year(t.Text) && number4(t.Text) {
 			return past // "11 mm 2020"
 		}
-		if agoWords[t.Text] && !number || t.Text == "in" && number && len(s.tokens[i+1].Text) == 4 {
+		if agoWords[t.Text] && !number || (t.Text == "in" || t.Text == "en" || t.Text == "im") && number && len(s.tokens[i+1].Text) == 4 {
 			return past
 		}
 	}
