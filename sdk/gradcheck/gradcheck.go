@@ -283,7 +283,6 @@ const agreement = 1e-3
 // a step, and the step that rounding left of it. Spread is how far the neighbours lie apart.
 func Derivative(scale float64, at func(step float64) (value, made float64, err error)) (slope, step, spread float64, err error) {
 	spread = math.Inf(1)
-	worse := 0
 	var estimates []float64
 	for k := range halvings {
 		h := firstStep * scale / float64(int(1)<<k)
@@ -304,12 +303,6 @@ func Derivative(scale float64, at func(step float64) (value, made float64, err e
 			// Richardson's step removes the error of second order.
 			slope, step, spread = (4*c-b)/3, h, most
 			if most <= agreement*math.Abs(slope) {
-				break
-			}
-			worse = 0
-		} else if most > 4*spread {
-			// Rounding grows from here on.
-			if worse++; worse == 2 {
 				break
 			}
 		}
