@@ -153,6 +153,9 @@ func (t *Truth) addMaskFile(proto froc.Lesion, path string, label *float64, wher
 				"take a threshold, or resample labels by the nearest voxel", where, path, least, slices.Max(v.Values))
 		}
 	}
+	if all, filled := v.Size[0]*v.Size[1]*v.Size[2], len(v.Indices); label == nil && t.given.MaskLesions != MaskLabels && t.around == "" && 10*filled > 9*all {
+		t.around = fmt.Sprintf("%d %% of the voxels of %s are no background (is the mask inverted?)", 100*filled/all, clip(path))
+	}
 	var parts [][]int
 	if t.options.MaskLesions == MaskComponents && label == nil {
 		for _, c := range v.Components() {

@@ -190,6 +190,9 @@ func TestALabelAroundAnotherIsSaid(t *testing.T) {
 		{[][6]int{{1, 19, 1, 19, 1, 9}, {8, 10, 8, 10, 4, 6}}, Options{}, "label 1 surrounds label 2"},
 		{[][6]int{{1, 19, 1, 19, 1, 9}, {8, 10, 8, 10, 4, 6}}, Options{MaskLesions: MaskLabels}, ""},
 		{[][6]int{{1, 5, 1, 5, 1, 5}, {8, 10, 8, 10, 4, 6}}, Options{}, ""},
+		{[][6]int{{0, 20, 0, 24, 0, 10}}, Options{}, "100 % of the voxels of"},
+		{[][6]int{{0, 20, 0, 24, 0, 10}}, Options{MaskLesions: MaskComponents}, "is the mask inverted?"},
+		{[][6]int{{0, 20, 0, 24, 0, 8}}, Options{}, ""},
 	} {
 		dir := write(t, map[string]string{})
 		block(t, filepath.Join(dir, "t", "a.nii"), c.boxes...)
