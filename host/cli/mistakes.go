@@ -26,6 +26,7 @@ var otherNames = map[string][]string{
 	"images":       {"image-list", "image-ids", "imgs"},
 	"resume":       {"continue", "restart"},
 	"set":          {"s", "opt", "option", "override"},
+	"level":        {"confidence", "confidence-level", "alpha"},
 }
 
 // otherCommands are what other programs call our commands.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -347,6 +348,8 @@ func pluginInstall(c *cli.Context) error {
 	switch {
 	case errors.Is(err, plughost.ErrNotFound):
 		return usageError("%w", err)
+	case errors.Is(err, fs.ErrNotExist):
+		return usageError("%w%s", err, fileMeant(err))
 	case err != nil:
 		return pluginError(err)
 	}

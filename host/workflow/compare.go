@@ -395,6 +395,9 @@ func compareDetectors(ctx context.Context, o CompareOptions, first *config.Confi
 	r := o.FROC
 	r.Protocol, r.AllPairs, r.Resample, r.Systems = protocol, o.AllPairs, o.Resample, nil
 	if first != nil {
+		if given := r.Truth.GroundTruth; given != "" {
+			return nil, usage("--ground-truth %s is for predictions in files alone; the lesions are those of the runs", given)
+		}
 		dir, err := truthDir(o.Systems, o.Split)
 		if err != nil {
 			return nil, err

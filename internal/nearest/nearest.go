@@ -9,9 +9,23 @@ import (
 )
 
 // Name returns the known name that given resembles most, for a message of the kind
-// `did you mean "crop"?`; "" when of none at least two thirds are given rightly: a hint that is
-// not near is worse than none.
-func Name(given string, known []string) string { return within(given, known, max(1, (len(given)+1)/3)) }
+// `did you mean "crop"?`, or the first that begins so; "" when of none at least two thirds are
+// given rightly: a hint that is not near is worse than none.
+func Name(given string, known []string) string { return near(given, known, max(1, (len(given)+1)/3)) }
+
+// near is the known name with at most so many wrong letters, else the first that begins with
+// three given letters or more.
+func near(given string, known []string, limit int) string {
+	if name := within(given, known, limit); name != "" || len(given) < 3 {
+		return name
+	}
+	for _, name := range known {
+		if strings.HasPrefix(plain(name), plain(given)) {
+			return name
+		}
+	}
+	return ""
+}
 
 // Meant is the end of a message about an unknown name: `; did you mean "crop"?`, or "" when
 // no known name resembles it.
@@ -19,10 +33,9 @@ func Meant(given string, known []string) string {
 	return question(similar(given, known))
 }
 
-// similar is the known name of which at least two thirds are given rightly, "" when there is
-// none or when it is the given one.
+// similar is Name, but "" when it is the given one, and for a single letter.
 func similar(given string, known []string) string {
-	if name := within(given, known, (len(given)+1)/3); name != given {
+	if name := near(given, known, (len(given)+1)/3); name != given {
 		return name
 	}
 	return ""

@@ -20,6 +20,15 @@ func TestDistanceCountsWrongMissingAddedAndSwappedLetters(t *testing.T) {
 	}
 }
 
+func TestNameIsNearOrBeginsSo(t *testing.T) {
+	known := []string{"deeplesion", "luna16", "lens", "itfusion", "compare"}
+	for given, want := range map[string]string{"deepleison": "deeplesion", "luna": "luna16", "itf": "itfusion", "lenz": "lens", "foobar": "", "lu": ""} {
+		if got := Name(given, known); got != want {
+			t.Errorf("Name(%q) = %q, want %q", given, got, want)
+		}
+	}
+}
+
 func TestTypoIsASlipAndNotAnotherName(t *testing.T) {
 	known := []string{"target.label", "target.boxes", "logits", "scores", "image", "joint"}
 	for given, want := range map[string]string{
