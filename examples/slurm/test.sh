@@ -58,18 +58,14 @@ slurmctld
 slurmd
 until sinfo -h -o %T | grep -q idle; do sleep 1; done
 
-# wait_for JOB waits until no task of a job is left, asked three times, for a busy squeue may
-# answer nothing. Slurm lets a requeued task wait two minutes.
+# wait_for JOB waits until no task of a job is left. A busy controller does not answer, which is no
+# answer. Slurm lets a requeued task wait two minutes.
 wait_for() {
-	local none=0
-	while [ $none -lt 3 ]; do
-		if squeue -h -j "$1" 2> /dev/null | grep -q .; then
-			none=0
-			! squeue -h -j "$1" -o %r | grep -q BeginTime || scontrol update "JobId=$1" StartTime=now || true # it may have begun
-		else
-			none=$((none + 1))
-		fi
+	local left=unknown
+	while [ -n "$left" ]; do
 		sleep 1
+		left=$(squeue -h -j "$1" -o '%T %r' 2>&1) || case $left in *"Invalid job id"*) left='' ;; esac
+		case $left in *BeginTime*) scontrol update "JobId=$1" StartTime=now || true ;; esac # it may have begun
 	done
 }
 
@@ -100,7 +96,7 @@ for code in 0 3; do
 	sed "s|^.* --shard=auto/2 &|./work.sh again$code $code \&|; s|--array=0-1|--array=0|" two.sh > again.sh
 	job=$(sbatch --parsable --mem=0 again.sh)
 	wait_for "$job"
-	[ "$(wc -l < again$code)" = 2 ] || { echo "the task that ends with $code ran $(wc -l < again$code) times, want 2" >&2; exit 1; }
+	[ "$(wc -l < again$code)" = 2 ] || { echo "the task that ends with $code ran $(wc -l < again$code) times, want 2" >&2; cat slurm-"$job"_*.out slurmctld.log >&2; exit 1; }
 done
 echo "a task that was stopped went back into the queue once"
 
