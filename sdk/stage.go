@@ -247,8 +247,10 @@ type BackwardRequest struct {
 	LossWeights map[string]float64
 	// GradNorm asks for the norm of the gradients in the same answer. The SDK calls the
 	// Trainer's GradNorm for it, whose Backward need not look at this.
-	GradNorm  bool
-	NewOutput func(name string, dtype tensor.DType, shape ...int64) (*tensor.Tensor, error)
+	GradNorm bool
+	// AverageNext says that Average is called next: gradients may be averaged as they come.
+	AverageNext bool
+	NewOutput   func(name string, dtype tensor.DType, shape ...int64) (*tensor.Tensor, error)
 }
 
 // BackwardResponse holds d l / d input for every input whose gradient was asked for.

@@ -463,7 +463,7 @@ func (r *Run) backwardRequest(m *Member, losses []string, grads map[string]*tens
 		weights[name] = o.weight(name)
 	}
 	return &sdk.BackwardRequest{Context: r.context, OutputGrads: grads, LossWeights: weights,
-		GradNorm: o.GradNorms && m.Updates(), NewOutput: newOutput}
+		GradNorm: o.GradNorms && m.Updates(), AverageNext: o.Average && m.Updates(), NewOutput: newOutput}
 }
 
 // Release ends a run without gradients: TRAIN graphs, and in EVAL mode the resident

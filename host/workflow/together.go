@@ -13,6 +13,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/plughost"
 	"github.com/alignedfusion/alignedfusion/host/shard"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
+	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 // together watches this process's plugins and the other processes until the function that it
@@ -43,7 +44,8 @@ func (t *training) cause(err error) error {
 		return err
 	}
 	wait := time.Duration(0)
-	if errors.Is(err, pipeline.ErrAveraging) && !plughost.IsFailure(err) || errors.Is(err, group.ErrLeft) {
+	waited := errors.Is(err, pipeline.ErrAveraging) || t.Config.Train.SyncBatchNorm && sdk.CodeOf(err) == sdk.Internal // in a batch norm
+	if waited && !plughost.IsFailure(err) || errors.Is(err, group.ErrLeft) {
 		wait = causeMoment
 	}
 	if failure := t.Group.Err(wait); failure != nil {

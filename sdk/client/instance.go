@@ -253,7 +253,7 @@ func (t *transfer) backward(req *sdk.BackwardRequest, inputBytes int64) (*stagev
 		return nil, err
 	}
 	return &stagev1.BackwardRequest{Instance: i.id, Context: req.Context, OutputGrads: grads, LossWeights: req.LossWeights,
-		GradNorm: req.GradNorm && i.client.can(sdk.CapabilityBackwardNorm), Slot: t.offer(i.room("backward", inputBytes))}, nil
+		GradNorm: req.GradNorm && i.client.can(sdk.CapabilityBackwardNorm), AverageNext: req.AverageNext, Slot: t.offer(i.room("backward", inputBytes))}, nil
 }
 
 func (t *transfer) backwardResponse(r *stagev1.BackwardResponse) (*sdk.BackwardResponse, error) {

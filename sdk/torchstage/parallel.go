@@ -6,7 +6,8 @@ package torchstage
 //
 // typedef char *(*af_join)(const char *, int, const char *, int, int, double, void **);
 // typedef char *(*af_share)(void *, void *const *, size_t);
-// typedef char *(*af_begin)(void *, void *const *, size_t, void *const *, size_t);
+// typedef char *(*af_await)(void *, void *const *, size_t);
+// typedef char *(*af_begin)(void *, void *const *, size_t, void *const *, size_t, size_t *);
 // typedef char *(*af_finish)(void *);
 // typedef char *(*af_norm)(void *, void *const *, double, double, void **);
 // typedef void (*af_leave)(void *);
@@ -15,8 +16,9 @@ package torchstage
 //   return ((af_join)f)(host, port, address, rank, size, seconds, group);
 // }
 // static char *af_call_share(void *f, void *group, void *const *t, size_t n) { return ((af_share)f)(group, t, n); }
-// static char *af_call_begin(void *f, void *group, void *const *p, size_t n, void *const *s, size_t m) {
-//   return ((af_begin)f)(group, p, n, s, m);
+// static char *af_call_await(void *f, void *group, void *const *p, size_t n) { return ((af_await)f)(group, p, n); }
+// static char *af_call_begin(void *f, void *group, void *const *p, size_t n, void *const *s, size_t m, size_t *early) {
+//   return ((af_begin)f)(group, p, n, s, m, early);
 // }
 // static char *af_call_finish(void *f, void *group) { return ((af_finish)f)(group); }
 // static char *af_call_norm(void *f, void *group, void *const *t, double momentum, double eps, void **out) {
@@ -53,6 +55,8 @@ const joinTimeout = 30 * time.Minute
 type peers struct {
 	group   unsafe.Pointer
 	pending bool // an average has begun
+	// early counts the buckets of gradients that were under way before Average was called.
+	early int
 	// syncBatchNorm as in sdk.JoinRequest.
 	syncBatchNorm bool
 }
@@ -67,7 +71,7 @@ var groupFunctions = sync.OnceValues(func() (map[string]unsafe.Pointer, error) {
 			Advice: "the library is built by `make setup` where libtorch comes with Gloo and its headers (Debian: libgloo-dev)"}
 	}
 	functions := map[string]unsafe.Pointer{}
-	for _, name := range []string{"join", "share", "begin", "finish", "norm", "leave"} {
+	for _, name := range []string{"join", "share", "await", "begin", "finish", "norm", "leave"} {
 		symbol := C.CString("af_group_" + name)
 		functions[name] = C.dlsym(handle, symbol)
 		C.free(unsafe.Pointer(symbol))
@@ -161,11 +165,34 @@ func (st *stage) Average(context.Context) error {
 		}
 		p, s := pointersOf(parameters), pointersOf(statistics)
 		st.peers.pending = true
-		failure := C.af_call_begin(functions["begin"], st.peers.group, unsafe.SliceData(p), C.size_t(len(p)), unsafe.SliceData(s), C.size_t(len(s)))
+		var early C.size_t
+		failure := C.af_call_begin(functions["begin"], st.peers.group, unsafe.SliceData(p), C.size_t(len(p)), unsafe.SliceData(s), C.size_t(len(s)), &early)
 		runtime.KeepAlive(parameters)
 		runtime.KeepAlive(statistics)
+		st.peers.early += int(early)
 		return groupFailure("average the gradients", failure)
 	})
+}
+
+// await has gradients averaged as Backward makes them: not where a module runs autograd
+// several times in one, nor where other messages of the group come between, whose order would
+// depend on what each member's cases need.
+func (st *stage) await() error {
+	if _, own := st.module.(Backwarder); own || st.peers == nil || st.peers.syncBatchNorm {
+		return nil
+	}
+	functions, err := groupFunctions()
+	if err != nil {
+		return err
+	}
+	var parameters []*ts.Tensor
+	for _, e := range st.params.trained() {
+		parameters = append(parameters, e.value)
+	}
+	p := pointersOf(parameters)
+	failure := C.af_call_await(functions["await"], st.peers.group, unsafe.SliceData(p), C.size_t(len(p)))
+	runtime.KeepAlive(parameters)
+	return groupFailure("average the gradients", failure)
 }
 
 // norm is batch normalisation by the statistics of all members' batches, whose gradient meets

@@ -3,6 +3,7 @@ package torchstage
 import (
 	"context"
 	"net"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -37,7 +38,7 @@ func (m *branches) Forward(s *Scope, in *Inputs) *Outputs {
 }
 
 // members opens stages that are a group, as processes would.
-func members(t *testing.T, n int) []*stage {
+func members(t *testing.T, n int, build Builder) []*stage {
 	t.Helper()
 	if _, err := groupFunctions(); err != nil {
 		t.Skip(err)
@@ -51,7 +52,7 @@ func members(t *testing.T, n int) []*stage {
 	var group sync.WaitGroup
 	out := make([]*stage, n)
 	for i := range out {
-		st, _, err := Open(map[string]Builder{"b": buildBranches})(context.Background(), &sdk.OpenRequest{Stage: "b", Threads: 1, Seed: uint64(i),
+		st, _, err := Open(map[string]Builder{"b": build})(context.Background(), &sdk.OpenRequest{Stage: "b", Threads: 1, Seed: uint64(i),
 			Optimizer: sdk.Optimizer{Name: "sgd", Values: map[string]float64{"momentum": 0, "weight_decay": 0.1}}})
 		if err != nil {
 			t.Fatal(err)
@@ -80,7 +81,7 @@ func members(t *testing.T, n int) []*stage {
 // Two members with a batch each take the step that one takes with both: gradients are
 // averaged, one that a member lacks counts as zero, a parameter that nobody uses stays.
 func TestMembersStepAsOneStageWithAllCases(t *testing.T) {
-	all := members(t, 2)
+	all := members(t, 2, buildBranches)
 	for name, values := range params(t, all[0]) {
 		if !slices.Equal(values, params(t, all[1])[name]) {
 			t.Fatalf("%s is %v, the other's %v: joining gives all members the weights of rank 0", name, values, params(t, all[1])[name])
@@ -98,7 +99,10 @@ func TestMembersStepAsOneStageWithAllCases(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			backward(t, st, 1, nil, map[string]float64{"mse": 1})
+			if _, err := st.Backward(context.Background(), &sdk.BackwardRequest{Context: 1, NewOutput: newOutput, AverageNext: true,
+				LossWeights: map[string]float64{"mse": 1}}); err != nil {
+				t.Fatal(err)
+			}
 		}
 		learn(all[0], 0, 2, step > 0)
 		learn(all[1], 2, 4, step > 0)
@@ -141,7 +145,7 @@ func TestMembersStepAsOneStageWithAllCases(t *testing.T) {
 }
 
 func TestAGradientThatOneMemberLacksCountsAsZero(t *testing.T) {
-	all := members(t, 2)
+	all := members(t, 2, buildBranches)
 	before := params(t, all[0])["some"][0]
 	for i, st := range all {
 		_, err := st.Forward(context.Background(), &sdk.ForwardRequest{Context: 1, Train: true, NewOutput: newOutput, Wanted: map[string]bool{"some": i == 0},
@@ -162,6 +166,50 @@ func TestAGradientThatOneMemberLacksCountsAsZero(t *testing.T) {
 	a, b := params(t, all[0])["some"][0], params(t, all[1])["some"][0]
 	if a != b || a == before {
 		t.Errorf("the bias went from %g to %g and %g, want both the same and moved", before, a, b)
+	}
+}
+
+// The average of a bucket begins when the last of its gradients has come, before Average is
+// asked for, in the last batch of a step alone, and changes no bit of the step.
+func TestGradientsAreAveragedWhileBackwardRuns(t *testing.T) {
+	var want map[string][]float32
+	for _, soon := range []bool{false, true} {
+		all := members(t, 2, buildNetwork)
+		for step := range 2 {
+			for i, st := range all {
+				for batch := range 2 {
+					if _, err := st.Forward(context.Background(), &sdk.ForwardRequest{Context: 1, Train: true, NewOutput: newOutput,
+						Inputs: map[string]*tensor.Tensor{"x": inputX, "target": inputY}}); err != nil {
+						t.Fatal(err)
+					}
+					if _, err := st.Backward(context.Background(), &sdk.BackwardRequest{Context: 1, NewOutput: newOutput, AverageNext: soon && batch == 1,
+						LossWeights: map[string]float64{"mse": float64(1 + i + batch)}}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := st.Average(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				if begun := map[bool]int{true: step + 1}[soon]; st.peers.early != begun {
+					t.Errorf("member %d, step %d: %d buckets were under way before, want %d", i, step, st.peers.early, begun)
+				}
+			}
+			for _, st := range all {
+				if err := st.Step(context.Background(), &sdk.StepRequest{GradientScale: 1, Values: map[string]float64{"learning_rate": 0.1}}); err != nil {
+					t.Fatal(err)
+				}
+				if err := st.ZeroGrad(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for _, st := range all {
+			if got := params(t, st); want == nil {
+				want = got
+			} else if !reflect.DeepEqual(got, want) {
+				t.Errorf("%v, want %v", got, want)
+			}
+		}
 	}
 }
 

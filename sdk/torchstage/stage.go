@@ -473,6 +473,11 @@ func (st *stage) Backward(_ context.Context, req *sdk.BackwardRequest) (resp *sd
 				}
 			}
 		}
+		if req.AverageNext {
+			if err := st.await(); err != nil {
+				return err
+			}
+		}
 		if b, ok := st.module.(Backwarder); ok {
 			if st.amp {
 				restore, err := autocast(st.device)

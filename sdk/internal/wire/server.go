@@ -409,7 +409,8 @@ func (s *Server) backward(ctx context.Context, i *instance, t sdk.Trainer, r *st
 		return sdk.Errorf(sdk.FailedPrecondition, "context %d is an EVAL run", r.GetContext())
 	}
 	memory := s.shared()
-	req := &sdk.BackwardRequest{Context: r.GetContext(), OutputGrads: map[string]*tensor.Tensor{}, LossWeights: r.GetLossWeights()}
+	req := &sdk.BackwardRequest{Context: r.GetContext(), OutputGrads: map[string]*tensor.Tensor{}, LossWeights: r.GetLossWeights(),
+		AverageNext: r.GetAverageNext()}
 	if err := readTensors(r.GetOutputGrads(), memory, req.OutputGrads); err != nil {
 		return err
 	}

@@ -1652,7 +1652,9 @@ type BackwardRequest struct {
 	LossWeights map[string]float64 `protobuf:"bytes,4,rep,name=loss_weights,json=lossWeights,proto3" json:"loss_weights,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	Slot        *SharedRef         `protobuf:"bytes,5,opt,name=slot,proto3" json:"slot,omitempty"`
 	// Wanted in the same reply: what GradNorm would answer now (capability "backward-norm").
-	GradNorm      bool `protobuf:"varint,6,opt,name=grad_norm,json=gradNorm,proto3" json:"grad_norm,omitempty"`
+	GradNorm bool `protobuf:"varint,6,opt,name=grad_norm,json=gradNorm,proto3" json:"grad_norm,omitempty"`
+	// The next call is Average: the plugin may begin to average gradients as they come.
+	AverageNext   bool `protobuf:"varint,7,opt,name=average_next,json=averageNext,proto3" json:"average_next,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1725,6 +1727,13 @@ func (x *BackwardRequest) GetSlot() *SharedRef {
 func (x *BackwardRequest) GetGradNorm() bool {
 	if x != nil {
 		return x.GradNorm
+	}
+	return false
+}
+
+func (x *BackwardRequest) GetAverageNext() bool {
+	if x != nil {
+		return x.AverageNext
 	}
 	return false
 }
@@ -3226,14 +3235,15 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xfb\x02\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\x9e\x03\n" +
 	"\x0fBackwardRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12\x18\n" +
 	"\acontext\x18\x02 \x01(\x04R\acontext\x12A\n" +
 	"\foutput_grads\x18\x03 \x03(\v2\x1e.alignedfusion.stage.v1.TensorR\voutputGrads\x12[\n" +
 	"\floss_weights\x18\x04 \x03(\v28.alignedfusion.stage.v1.BackwardRequest.LossWeightsEntryR\vlossWeights\x125\n" +
 	"\x04slot\x18\x05 \x01(\v2!.alignedfusion.stage.v1.SharedRefR\x04slot\x12\x1b\n" +
-	"\tgrad_norm\x18\x06 \x01(\bR\bgradNorm\x1a>\n" +
+	"\tgrad_norm\x18\x06 \x01(\bR\bgradNorm\x12!\n" +
+	"\faverage_next\x18\a \x01(\bR\vaverageNext\x1a>\n" +
 	"\x10LossWeightsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xa2\x01\n" +

@@ -8,6 +8,8 @@
 #include <gloo/config.h> // first: where it is missing, nothing else is compiled in vain
 
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/variable.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
@@ -15,6 +17,7 @@
 #include <chrono>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,11 +28,44 @@ namespace {
 // ones together runs beside it.
 constexpr int64_t kBucketBytes = 25 << 20;
 
+// Arrivals are the gradients of a step that have come, while Backward still computes others.
+struct Arrivals {
+  std::vector<at::Tensor> parameters;    // in the order of af_group_begin
+  std::vector<size_t> first;             // of each bucket, and the end
+  std::vector<bool> come;
+  size_t begun = 0;                      // buckets that are under way
+  bool awaited = false;
+  std::function<void(size_t, size_t)> reduce; // of the parameters from one on to another
+
+  // Members begin buckets in one order, whatever came first.
+  void arrive(size_t i) {
+    if (!awaited) return;
+    come[i] = true;
+    for (; begun + 1 < first.size(); begun++) {
+      for (size_t k = first[begun]; k < first[begun + 1]; k++)
+        if (!come[k]) return;
+      reduce(first[begun], first[begun + 1]);
+    }
+  }
+};
+
+struct Arrival : torch::autograd::FunctionPostHook {
+  std::shared_ptr<Arrivals> to;
+  size_t i;
+  Arrival(std::shared_ptr<Arrivals> to, size_t i) : to(std::move(to)), i(i) {}
+  torch::autograd::variable_list operator()(const torch::autograd::variable_list &outputs, const torch::autograd::variable_list &) override {
+    to->arrive(i);
+    return outputs;
+  }
+};
+
 struct Bucket {
   at::Tensor flat;
   std::vector<at::Tensor> into; // parameters whose gradients lie in flat, or statistics
   c10::intrusive_ptr<c10d::Work> work;
 };
+
+at::Tensor &tensor(void *t) { return *static_cast<at::Tensor *>(t); }
 
 struct Group {
   int size;
@@ -39,6 +75,39 @@ struct Group {
   // the number of members that have each gradient in front.
   std::vector<Bucket> pending;
   size_t parameters = 0;
+  std::shared_ptr<Arrivals> arrivals = std::make_shared<Arrivals>();
+  std::vector<std::shared_ptr<torch::autograd::Node>> accumulators; // they keep the hooks
+
+  ~Group() { arrivals->awaited = false; }
+
+  // plan divides parameters into buckets, once.
+  void plan(void *const *parameters, size_t n) {
+    if (!arrivals->first.empty()) return;
+    arrivals->first.push_back(0);
+    int64_t bytes = 0;
+    for (size_t i = n; i-- > 0;) { // the last ones have their gradients first
+      arrivals->parameters.push_back(tensor(parameters[i]));
+      bytes += arrivals->parameters.back().numel() * int64_t(sizeof(float));
+      if (bytes >= kBucketBytes || i == 0) {
+        arrivals->first.push_back(arrivals->parameters.size());
+        bytes = 0;
+      }
+    }
+    arrivals->come.assign(n, false);
+    arrivals->reduce = [this](size_t from, size_t end) { gradients(from, end); };
+  }
+
+  // gradients begins to sum those of a bucket; a missing one counts as zero.
+  void gradients(size_t from, size_t end) {
+    at::NoGradGuard guard;
+    std::vector<at::Tensor> pieces, into;
+    for (size_t i = from; i < end; i++) {
+      auto &p = arrivals->parameters[i];
+      pieces.push_back(p.grad().defined() ? p.grad() : at::zeros_like(p));
+      into.push_back(p);
+    }
+    reduce(std::move(pieces), std::move(into));
+  }
 
   void reduce(std::vector<at::Tensor> pieces, std::vector<at::Tensor> into) {
     at::NoGradGuard guard;
@@ -74,8 +143,6 @@ template <typename F> char *guarded(F f) {
     return strdup("unknown exception");
   }
 }
-
-at::Tensor &tensor(void *t) { return *static_cast<at::Tensor *>(t); }
 
 // SyncNorm is batch normalisation by the mean and the variance over all members' batches.
 // libtorch's own kernels for inference do the arithmetic on the maps in both directions.
@@ -158,26 +225,37 @@ char *af_group_share(void *group, void *const *tensors, size_t n) {
   });
 }
 
-// af_group_begin begins to average the gradients of parameters, and statistics themselves.
-char *af_group_begin(void *group, void *const *parameters, size_t n, void *const *statistics, size_t m) {
+// af_group_await has the gradients of parameters averaged as the next Backward makes them.
+char *af_group_await(void *group, void *const *parameters, size_t n) {
+  auto g = static_cast<Group *>(group);
+  return guarded([&] {
+    g->plan(parameters, n);
+    if (g->accumulators.empty())
+      for (size_t i = 0; i < n; i++) {
+        g->accumulators.push_back(torch::autograd::impl::grad_accumulator(g->arrivals->parameters[i]));
+        g->accumulators.back()->add_post_hook(std::make_unique<Arrival>(g->arrivals, i));
+      }
+    g->arrivals->come.assign(n, false);
+    g->arrivals->awaited = true;
+  });
+}
+
+// af_group_begin begins to average the gradients of parameters that are not under way, and
+// statistics themselves. early becomes how many buckets were.
+char *af_group_begin(void *group, void *const *parameters, size_t n, void *const *statistics, size_t m, size_t *early) {
   auto g = static_cast<Group *>(group);
   return guarded([&] {
     at::NoGradGuard guard;
+    g->plan(parameters, n);
+    auto &a = *g->arrivals;
+    a.awaited = false;
+    *early = a.begun;
+    for (size_t b = a.begun; b + 1 < a.first.size(); b++) g->gradients(a.first[b], a.first[b + 1]);
+    a.begun = 0;
     std::vector<at::Tensor> pieces, into;
-    int64_t bytes = 0;
     auto there = at::zeros({int64_t(n)}, at::kFloat);
-    for (size_t i = n; i-- > 0;) { // the last ones have their gradients first
-      auto &p = tensor(parameters[i]);
-      bool has = p.grad().defined();
-      pieces.push_back(has ? p.grad() : at::zeros_like(p));
-      into.push_back(p);
-      if (has) there[int64_t(n - 1 - i)] = 1;
-      bytes += p.numel() * int64_t(sizeof(float));
-      if (bytes >= kBucketBytes || i == 0) {
-        g->reduce(std::move(pieces), std::move(into));
-        pieces.clear(), into.clear(), bytes = 0;
-      }
-    }
+    for (size_t i = 0; i < n; i++)
+      if (a.parameters[i].grad().defined()) there[int64_t(i)] = 1;
     pieces.push_back(there);
     for (size_t i = 0; i < m; i++) {
       pieces.push_back(tensor(statistics[i]));
