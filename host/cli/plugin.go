@@ -248,6 +248,9 @@ func validateOptions(c *cli.Context) (o conformance.Options, err error) {
 	o = conformance.Options{Stages: c.StringSlice("stage"), Device: c.String("device"), Threads: c.Int("threads"),
 		CallTimeout: c.Duration("call-timeout"), Seed: c.Uint64("seed"), Iterations: c.Int("iterations"),
 		Shapes: map[string]map[string][]int64{}, Inputs: map[string]map[string]*tensor.Tensor{}, Labels: map[string][]sdk.LabelSet{}}
+	if o.Iterations < 1 {
+		return o, usageError("--iterations %d: want at least 1", o.Iterations)
+	}
 	if o.Settings, err = byStage("set", c.StringSlice("set")); err != nil {
 		return o, err
 	}
@@ -303,6 +306,11 @@ func pluginValidate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if path := c.String("report"); path != "" {
+		if _, err := os.Stat(filepath.Dir(path)); err != nil {
+			return resourceError(fmt.Errorf("--report %s: %w", path, err))
+		}
+	}
 	if !c.Bool("json") {
 		o.Progress = func(r conformance.Result) {
 			if !c.Bool("quiet") || r.Status == conformance.Fail {
@@ -321,7 +329,7 @@ func pluginValidate(c *cli.Context) error {
 	}
 	if path := c.String("report"); path != "" {
 		if err := result.WriteFile(path); err != nil {
-			return resourceError(fmt.Errorf("%s: %w", path, err))
+			return resourceError(err)
 		}
 	}
 	outcome := fmt.Sprintf("plugin %s %s: %s in %.1f s", result.Plugin, result.Version, result.Summary, result.Seconds)

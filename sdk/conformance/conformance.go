@@ -228,7 +228,8 @@ func Run(ctx context.Context, target Target, o Options) (*Report, error) {
 		return nil, err
 	}
 	r.report.Plugin, r.report.Version = r.manifest.Name, r.manifest.Version
-	for _, name := range o.Stages {
+	for _, name := range slices.Concat(o.Stages, slices.Sorted(maps.Keys(o.Settings)), slices.Sorted(maps.Keys(o.Shapes)),
+		slices.Sorted(maps.Keys(o.Inputs)), slices.Sorted(maps.Keys(o.Labels))) {
 		if _, err := r.manifest.Stage(name); err != nil {
 			return nil, err
 		}
