@@ -71,7 +71,7 @@ var groupFunctions = sync.OnceValues(func() (map[string]unsafe.Pointer, error) {
 			Advice: "the library is built by `make setup` where libtorch comes with Gloo and its headers (Debian: libgloo-dev)"}
 	}
 	functions := map[string]unsafe.Pointer{}
-	for _, name := range []string{"join", "share", "await", "begin", "finish", "norm", "leave"} {
+	for _, name := range []string{"join", "share", "await", "average", "finish", "norm", "leave"} {
 		symbol := C.CString("af_group_" + name)
 		functions[name] = C.dlsym(handle, symbol)
 		C.free(unsafe.Pointer(symbol))
@@ -166,7 +166,7 @@ func (st *stage) Average(context.Context) error {
 		p, s := pointersOf(parameters), pointersOf(statistics)
 		st.peers.pending = true
 		var early C.size_t
-		failure := C.af_call_begin(functions["begin"], st.peers.group, unsafe.SliceData(p), C.size_t(len(p)), unsafe.SliceData(s), C.size_t(len(s)), &early)
+		failure := C.af_call_begin(functions["average"], st.peers.group, unsafe.SliceData(p), C.size_t(len(p)), unsafe.SliceData(s), C.size_t(len(s)), &early)
 		runtime.KeepAlive(parameters)
 		runtime.KeepAlive(statistics)
 		st.peers.early += int(early)

@@ -30,7 +30,7 @@ constexpr int64_t kBucketBytes = 25 << 20;
 
 // Arrivals are the gradients of a step that have come, while Backward still computes others.
 struct Arrivals {
-  std::vector<at::Tensor> parameters;    // in the order of af_group_begin
+  std::vector<at::Tensor> parameters;    // in the order of af_group_average
   std::vector<size_t> first;             // of each bucket, and the end
   std::vector<bool> come;
   size_t begun = 0;                      // buckets that are under way
@@ -71,7 +71,7 @@ struct Group {
   int size;
   c10::intrusive_ptr<c10d::TCPStore> store;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
-  // What af_group_begin has begun: buckets of gradients, then one of the statistics with
+  // What af_group_average has begun: buckets of gradients, then one of the statistics with
   // the number of members that have each gradient in front.
   std::vector<Bucket> pending;
   size_t parameters = 0;
@@ -240,9 +240,9 @@ char *af_group_await(void *group, void *const *parameters, size_t n) {
   });
 }
 
-// af_group_begin begins to average the gradients of parameters that are not under way, and
+// af_group_average begins to average the gradients of parameters that are not under way, and
 // statistics themselves. early becomes how many buckets were.
-char *af_group_begin(void *group, void *const *parameters, size_t n, void *const *statistics, size_t m, size_t *early) {
+char *af_group_average(void *group, void *const *parameters, size_t n, void *const *statistics, size_t m, size_t *early) {
   auto g = static_cast<Group *>(group);
   return guarded([&] {
     at::NoGradGuard guard;
