@@ -78,16 +78,16 @@ func TestOutputsThatLookLikeKnownOnesAreRefused(t *testing.T) {
 
 func TestOptionalPortsOfAStrangerAreNoted(t *testing.T) {
 	encoder := source(sdk.KindEncoder, "encoder", nil)
-	encoder.Stage.Outputs = append(slices.Clone(encoder.Stage.Outputs), sdk.Port{Name: "encoder.map"})
+	encoder.Stage.Outputs = append(slices.Clone(encoder.Stage.Outputs), sdk.Port{Name: "prior.masks"})
 	head := headWith(func(s *sdk.StageManifest) {
-		s.Inputs = append(s.Inputs, sdk.Port{Name: "prior.map"}, sdk.Port{Name: "encoder.map"}, ports.TargetBoxes.Declare())
+		s.Inputs = append(s.Inputs, sdk.Port{Name: "prior.map"}, sdk.Port{Name: "prior.masks"}, ports.TargetBoxes.Declare())
 	})
 	p, err := Open(t.Context(), []Source{encoder, head}, hostPorts, base)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	if want := []string{`head toy: input "prior.map": nobody gives it; did you mean "encoder.map"?`}; !slices.Equal(p.Notes, want) {
+	if want := []string{`head toy: input "prior.map": nobody gives it; did you mean "prior.masks"?`}; !slices.Equal(p.Notes, want) {
 		t.Errorf("notes %q, want %q", p.Notes, want)
 	}
 }

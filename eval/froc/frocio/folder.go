@@ -122,7 +122,8 @@ func (t *Truth) readYOLOFile(in *input, id string, scored bool, problems *proble
 		}
 		const over = 0.05 // of the image's side: more than rounding
 		t.yolo++
-		if min(v[1]-v[3]/2, v[2]-v[4]/2) < -over || max(v[1]+v[3]/2, v[2]+v[4]/2) > 1+over {
+		dx, dy := float64(v[3]/2), float64(v[4]/2)
+		if min(v[1]-dx, v[2]-dy) < -over || max(v[1]+dx, v[2]+dy) > 1+over {
 			t.yoloOut++
 		}
 		b := yoloBox{class: strconv.FormatFloat(v[0], 'g', -1, 64), region: region, line: line}
