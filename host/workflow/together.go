@@ -40,7 +40,7 @@ const causeMoment = 5 * time.Second
 
 // cause replaces the error of this process by the one of the group that led to it.
 func (t *training) cause(err error) error {
-	if err == nil || errors.Is(err, loop.ErrStopped) {
+	if err == nil || t.Group == nil || errors.Is(err, loop.ErrStopped) {
 		return err
 	}
 	wait := time.Duration(0)
