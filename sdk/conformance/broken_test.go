@@ -203,6 +203,11 @@ func run(t *testing.T, p sdk.Plugin, change func(w *between), process func(*conf
 
 func suite(t *testing.T, p sdk.Plugin, change func(w *between), process func(*conformance.Connection), device string) (*conformance.Report, error) {
 	t.Helper()
+	options := conformance.Options{Device: device}
+	if p.Manifest.Stages[0].Name == "linear" {
+		options.Settings = map[string]map[string]string{"linear": {"in": "16"}}
+		options.Shapes = map[string]map[string][]int64{"linear": {"x": {70, 16}}} // too large to travel in a message
+	}
 	return conformance.Run(t.Context(), conformance.Target{
 		Connect: func(ctx context.Context) (*conformance.Connection, error) {
 			c, err := plugintest.Connect(ctx, "broken", func(r grpc.ServiceRegistrar) func() {
@@ -225,8 +230,7 @@ func suite(t *testing.T, p sdk.Plugin, change func(w *between), process func(*co
 			}
 			return out, nil
 		},
-	}, conformance.Options{Settings: map[string]map[string]string{"linear": {"in": "16"}}, Device: device,
-		Shapes: map[string]map[string][]int64{"linear": {"x": {70, 16}}}}) // too large to travel in a message
+	}, options)
 }
 
 // ownRule is the good plugin with a rule and a schedule of its own, which a function changes;
