@@ -91,13 +91,15 @@ func Examine(ctx context.Context, o Options) *Report {
 	add := func(found ...Finding) { r.Findings = append(r.Findings, found...) }
 	add(m.processor(), m.memory(), sharedMemory(), workFolder(o.WorkDir), diskSpace(o.WorkDir))
 	plugins, problems := plughost.List(o.PluginDirs)
-	add(m.libraries(plugins)...)
-	add(m.gpu(plugins))
+	torch, unread := m.torchPlugins(plugins)
+	add(unread...)
+	add(libraries(torch)...)
+	add(m.gpu(torch))
 	if problems != nil {
 		add(Finding{"plugin folders", Warn, problems.Error(), "mend or remove what cannot be read"})
 	}
-	lacking := m.lacking(plugins)
-	whole := slices.DeleteFunc(slices.Clone(plugins), func(p plughost.Found) bool { return slices.Contains(lacking, p.Name) })
+	unable := lacking(torch)
+	whole := slices.DeleteFunc(slices.Clone(plugins), func(p plughost.Found) bool { return slices.Contains(unable, p.Name) })
 	var started []Finding
 	if len(whole) > 0 || len(plugins) == 0 {
 		started = startPlugins(ctx, whole, o.PluginDirs, o.Start)

@@ -217,9 +217,15 @@ func torchTree(t *testing.T) (dir string, plugin plughost.Found) {
 // hostLibraries is this machine, whose libc the fakes need.
 func hostLibraries() machine { return machine{"/"} }
 
+// librariesOf is what is found of the libraries of plugins.
+func librariesOf(plugins ...plughost.Found) []Finding {
+	torch, found := hostLibraries().torchPlugins(plugins)
+	return append(found, libraries(torch)...)
+}
+
 func TestLibrariesOfAWorkingPlugin(t *testing.T) {
 	dir, plugin := torchTree(t)
-	found := hostLibraries().libraries([]plughost.Found{plugin})
+	found := librariesOf(plugin)
 	if len(found) != 2 {
 		t.Fatalf("findings: %+v", found)
 	}
@@ -239,7 +245,7 @@ func TestKernelsAreLookedForBesideTheShim(t *testing.T) {
 	}
 	library := filepath.Join(dir, "build", "lib", "libalignedfusion_mine.so")
 	missing := func() (out []Finding) {
-		for _, f := range hostLibraries().libraries([]plughost.Found{plugin}) {
+		for _, f := range librariesOf(plugin) {
 			if f.Check == "kernels of one" {
 				out = append(out, f)
 			}
@@ -264,7 +270,7 @@ func TestLibrariesNameTunedBLAS(t *testing.T) {
 	if err := errors.Join(os.Rename(library, tuned), os.Symlink(tuned, library)); err != nil {
 		t.Fatal(err)
 	}
-	found := hostLibraries().libraries([]plughost.Found{plugin})
+	found := librariesOf(plugin)
 	want(t, found[len(found)-1], OK, "libopenblas")
 }
 
@@ -274,7 +280,7 @@ func TestLibrariesSayWhatIsMissing(t *testing.T) {
 		if err := os.RemoveAll(filepath.Join(dir, "torch")); err != nil {
 			t.Fatal(err)
 		}
-		found := hostLibraries().libraries([]plughost.Found{plugin})
+		found := librariesOf(plugin)
 		if len(found) != 1 {
 			t.Fatalf("findings: %+v", found)
 		}
@@ -287,13 +293,14 @@ func TestLibrariesSayWhatIsMissing(t *testing.T) {
 		}
 		second := plugin
 		second.Name = "second"
-		found := hostLibraries().libraries([]plughost.Found{plugin, second})
+		found := librariesOf(plugin, second)
 		want(t, found[0], Fail, shimLibrary, "make setup")
 		if len(found) != 1 || found[0].Check != "libraries of one, second" {
 			t.Errorf("want what both lack said once: %+v", found)
 		}
-		if lacking := hostLibraries().lacking([]plughost.Found{plugin}); !slices.Equal(lacking, []string{"one"}) {
-			t.Errorf("%q cannot start", lacking)
+		torch, _ := hostLibraries().torchPlugins([]plughost.Found{plugin})
+		if names := lacking(torch); !slices.Equal(names, []string{"one"}) {
+			t.Errorf("%q cannot start", names)
 		}
 	})
 	t.Run("record removed", func(t *testing.T) {
@@ -301,18 +308,18 @@ func TestLibrariesSayWhatIsMissing(t *testing.T) {
 		if err := os.Remove(filepath.Join(dir, "build", "lib", shimRecord)); err != nil {
 			t.Fatal(err)
 		}
-		want(t, hostLibraries().libraries([]plughost.Found{plugin})[0], Warn, shimRecord)
+		want(t, librariesOf(plugin)[0], Warn, shimRecord)
 	})
 	t.Run("record names another folder", func(t *testing.T) {
 		dir, plugin := torchTree(t)
 		write(t, filepath.Join(dir, "build", "lib"), map[string]string{shimRecord: strings.ReplaceAll(record, "DIR", filepath.Join(dir, "gone"))})
-		want(t, hostLibraries().libraries([]plughost.Found{plugin})[0], Fail, "which is gone")
+		want(t, librariesOf(plugin)[0], Fail, "which is gone")
 	})
 	t.Run("a program that is not ELF has nothing to find", func(t *testing.T) {
 		dir := t.TempDir()
 		write(t, dir, map[string]string{"script*": "#!/bin/sh\n"})
 		script := filepath.Join(dir, "script")
-		if found := hostLibraries().libraries([]plughost.Found{{Name: "script", Path: script, Command: []string{script}}}); found != nil {
+		if found := librariesOf(plughost.Found{Name: "script", Path: script, Command: []string{script}}); found != nil {
 			t.Errorf("findings: %+v", found)
 		}
 	})
@@ -323,7 +330,8 @@ func TestGPUWithoutCUDALibtorch(t *testing.T) {
 	root := t.TempDir()
 	write(t, root, map[string]string{"dev/nvidia0": "", "proc/driver/nvidia/version": "550.54"})
 	// The fake machine has no libc; only the shim's own path matters here.
-	want(t, machine{root}.gpu([]plughost.Found{plugin}), Warn, "without CUDA", "LIBTORCH=")
+	torch, _ := machine{root}.torchPlugins([]plughost.Found{plugin})
+	want(t, machine{root}.gpu(torch), Warn, "without CUDA", "LIBTORCH=")
 }
 
 func TestLoaderConfigIsRead(t *testing.T) {

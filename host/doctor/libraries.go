@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -232,9 +233,8 @@ func readShimInfo(shim string) (*shimInfo, error) {
 }
 
 // lacking are the plugins that cannot start for want of a library.
-func (m machine) lacking(plugins []plughost.Found) []string {
+func lacking(torch []torchPlugin) []string {
 	var names []string
-	torch, _ := m.torchPlugins(plugins)
 	for _, p := range torch {
 		if len(p.closure.missing) > 0 {
 			names = append(names, p.name)
@@ -244,31 +244,28 @@ func (m machine) lacking(plugins []plughost.Found) []string {
 }
 
 // libraries checks libtorch, its shim and its BLAS as the plugins will find them.
-func (m machine) libraries(plugins []plughost.Found) []Finding {
-	torch, found := m.torchPlugins(plugins)
-	shims := map[string][]string{}   // shim's file to the plugins that load it
-	missing := map[string][]string{} // what is nowhere, and by whom it is wanted, to the plugins
+func libraries(torch []torchPlugin) (found []Finding) {
+	shims := map[string][]string{} // shim's file to the plugins that load it
+	var lacks [][]string           // what is nowhere
+	without := map[string][]torchPlugin{}
 	for _, p := range torch {
 		if len(p.closure.missing) == 0 {
 			shim := p.closure.paths[shimLibrary]
 			shims[shim] = append(shims[shim], p.name)
 			continue
 		}
-		names := make([]string, 0, len(p.closure.missing))
-		for name := range p.closure.missing {
-			names = append(names, name)
-		}
-		sort.Strings(names)
+		names := slices.Sorted(maps.Keys(p.closure.missing))
 		list := strings.Join(names, ", ")
-		if missing[list] == nil {
-			found = append(found, Finding{list, Fail, fmt.Sprintf("%s, wanted by %s, is nowhere", list, p.closure.missing[names[0]]), missingHint(names)})
+		if without[list] == nil {
+			lacks = append(lacks, names)
 		}
-		missing[list] = append(missing[list], p.name)
+		without[list] = append(without[list], p)
 	}
-	for i, f := range found {
-		if plugins := missing[f.Check]; plugins != nil {
-			found[i].Check = "libraries of " + strings.Join(plugins, ", ")
-		}
+	for _, names := range lacks {
+		list := strings.Join(names, ", ")
+		plugins := without[list]
+		found = append(found, Finding{"libraries of " + strings.Join(lacking(plugins), ", "), Fail,
+			fmt.Sprintf("%s, wanted by %s, is nowhere", list, plugins[0].closure.missing[names[0]]), missingHint(names)})
 	}
 	files := make([]string, 0, len(shims))
 	for shim := range shims {
@@ -369,7 +366,7 @@ func blas(c *closure) (Finding, bool) {
 }
 
 // gpu reports GPUs and whether libtorch can use them.
-func (m machine) gpu(plugins []plughost.Found) Finding {
+func (m machine) gpu(torch []torchPlugin) Finding {
 	devices, driver := m.gpuDevices(), m.nvidiaDriver()
 	if len(devices) == 0 {
 		if driver != "" {
@@ -378,7 +375,6 @@ func (m machine) gpu(plugins []plughost.Found) Finding {
 		return Finding{Check: "GPU", Status: OK, Detail: "none: plugins compute on the processor"}
 	}
 	detail := fmt.Sprintf("%d NVIDIA, driver %s", len(devices), driver)
-	torch, _ := m.torchPlugins(plugins)
 	for _, p := range torch {
 		if info, err := readShimInfo(p.closure.paths[shimLibrary]); err == nil && !info.Libtorch.CUDA {
 			return Finding{"GPU", Warn, detail + "; libtorch " + info.Libtorch.Version + " was built without CUDA",
