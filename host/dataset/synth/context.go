@@ -134,16 +134,7 @@ Each attribute is missing with probability %.2f, independently of everything.
 }
 
 func organReadme(o DeepLesionOptions, s *Summary) string {
-	return fmt.Sprintf(`SYNTHETIC DATA. Nothing here was seen in a patient.
-
-Computer-made CT-like slices in the layout of DeepLesion (DL_info.csv, Images_png,
-16-bit PNG, Hounsfield units + 32768), written by "alignedfusion data synth --context %s".
-
-seed %d, %d patients, %d key slices each, %d x %d pixels of %.3f mm
-key slices: train %d, val %d, test %d; lesions: train %d, val %d, test %d (split by patient)
-
-What is in a slice
-  The left half of the picture is liver (%d HU denser), the right half is not ("other"). Each half has 1 or 2
+	return deepLesionHead(o, s) + fmt.Sprintf(`  The left half of the picture is liver (%d HU denser), the right half is not ("other"). Each half has 1 or 2
   ellipsoids of 8 to 19 mm, of one law of size, density and contrast. Those of the organ that the report names
   are lesions, the others are harmless: the slices do not show which, and the report does not show where.
 
@@ -151,22 +142,11 @@ attributes.csv: organ says it; density, primary and contrast_phase are those of 
 Each is left out with probability %.2f.
 
 synthetic_truth.csv holds every object drawn, in 0-based pixels; it is not read by the program.
-`, o.Context, o.Seed, o.Patients, o.KeySlices, o.Size, o.Size, widthMM/float64(o.Size),
-		s.Cases["train"], s.Cases["val"], s.Cases["test"], s.Lesions["train"], s.Lesions["val"], s.Lesions["test"],
-		liverHU, max(0, o.Missing))
+`, liverHU, max(0, o.Missing))
 }
 
 func orderReadme(o DeepLesionOptions, s *Summary) string {
-	return fmt.Sprintf(`SYNTHETIC DATA. Nothing here was seen in a patient.
-
-Computer-made CT-like slices in the layout of DeepLesion (DL_info.csv, Images_png,
-16-bit PNG, Hounsfield units + 32768), written by "alignedfusion data synth --context %s".
-
-seed %d, %d patients, %d key slices each, %d x %d pixels of %.3f mm
-key slices: train %d, val %d, test %d; lesions: train %d, val %d, test %d (split by patient)
-
-What is in a slice
-  lesion     1 or 2 per key slice: a cone that widens by %g %% of its radius per mm from slice to slice
+	return deepLesionHead(o, s) + fmt.Sprintf(`  lesion     1 or 2 per key slice: a cone that widens by %g %% of its radius per mm from slice to slice
   harmless   1 or 2 cones of the same kind that narrow by as much
   On the key slice both have one law of size, place and density, and the slices about it, taken
   without their order, are those of a lesion as well as of a look-alike: the order alone tells them
@@ -176,7 +156,5 @@ attributes.csv says nothing of it: density is that of lesions and look-alikes al
 attributes is left out with probability %.2f.
 
 synthetic_truth.csv holds every object drawn, in 0-based pixels; it is not read by the program.
-`, o.Context, o.Seed, o.Patients, o.KeySlices, o.Size, o.Size, widthMM/float64(o.Size),
-		s.Cases["train"], s.Cases["val"], s.Cases["test"], s.Lesions["train"], s.Lesions["val"], s.Lesions["test"],
-		100*growthPerMM, max(0, o.Missing))
+`, 100*growthPerMM, max(0, o.Missing))
 }

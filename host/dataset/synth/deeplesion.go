@@ -545,6 +545,25 @@ func (k *keySlice) row(b *body, recist [8]float64, box [4]float64) []string {
 		map[string]string{"train": "1", "val": "2", "test": "3"}[k.split]}
 }
 
+// deepLesionHead begins every README.txt of the layout.
+func deepLesionHead(o DeepLesionOptions, s *Summary) string {
+	context := ""
+	if o.Context != "" {
+		context = " --context " + o.Context
+	}
+	return fmt.Sprintf(`SYNTHETIC DATA. Nothing here was seen in a patient.
+
+Computer-made CT-like slices in the layout of DeepLesion (DL_info.csv, Images_png,
+16-bit PNG, Hounsfield units + 32768), written by "alignedfusion data synth%s".
+
+seed %d, %d patients, %d key slices each, %d x %d pixels of %.3f mm
+key slices: train %d, val %d, test %d; lesions: train %d, val %d, test %d (split by patient)
+
+What is in a slice
+`, context, o.Seed, o.Patients, o.KeySlices, o.Size, o.Size, widthMM/float64(o.Size),
+		s.Cases["train"], s.Cases["val"], s.Cases["test"], s.Lesions["train"], s.Lesions["val"], s.Lesions["test"])
+}
+
 func deepLesionReadme(opt DeepLesionOptions, s *Summary) string {
 	switch opt.Context {
 	case Order:
@@ -552,17 +571,7 @@ func deepLesionReadme(opt DeepLesionOptions, s *Summary) string {
 	case Organ:
 		return organReadme(opt, s)
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, `SYNTHETIC DATA. Nothing here was seen in a patient.
-
-Computer-made CT-like slices in the layout of DeepLesion (DL_info.csv, Images_png,
-16-bit PNG, Hounsfield units + 32768), written by "alignedfusion data synth".
-
-seed %d, %d patients, %d key slices each, %d x %d pixels of %.3f mm
-key slices: train %d, val %d, test %d; lesions: train %d, val %d, test %d (split by patient)
-
-What is in a slice
-  lesion     1 or 2 per key slice: an ellipsoid of 8 to 19 mm across and 5 to 9 mm deep
+	return deepLesionHead(opt, s) + fmt.Sprintf(`  lesion     1 or 2 per key slice: an ellipsoid of 8 to 19 mm across and 5 to 9 mm deep
   harmless   1 or 2 ellipsoids with the same shapes, of the other density
   vessel     1 or 2 tubes of either density with the cross-section of a lesion that run
              through all slices: only neighbouring slices tell them from lesions
@@ -583,10 +592,7 @@ What the report knows (attributes.csv)
 
 synthetic_truth.csv holds the report without gaps and every object drawn, in 0-based
 pixels; it is not read by the program.
-`, opt.Seed, opt.Patients, opt.KeySlices, opt.Size, opt.Size, widthMM/float64(opt.Size),
-		s.Cases["train"], s.Cases["val"], s.Cases["test"], s.Lesions["train"], s.Lesions["val"], s.Lesions["test"],
-		minContrastHU, maxContrastHU, max(0, opt.Missing))
-	return b.String()
+`, minContrastHU, maxContrastHU, max(0, opt.Missing))
 }
 
 func setDefault[T int | float64](v *T, value T) {
