@@ -132,10 +132,7 @@ func (s *Scope) Floats(tensors ...*ts.Tensor) [][]float64 {
 	})
 	all := s.Float64s(flat)
 	for i, t := range tensors {
-		n := 1
-		for _, d := range s.Shape(t) {
-			n *= int(d)
-		}
+		n := elements(s.Shape(t))
 		if s.err != nil {
 			return make([][]float64, len(tensors))
 		}
@@ -165,6 +162,15 @@ func (s *Scope) copyOut(t *ts.Tensor, dst []byte) {
 	s.Fail(inner.err)
 }
 
+// elements are those of a tensor of libtorch's, whose number fits.
+func elements(shape []int64) int64 {
+	n := int64(1)
+	for _, d := range shape {
+		n *= d
+	}
+	return n
+}
+
 func values[E any](s *Scope, t *ts.Tensor, dtype gotch.DType) []E {
 	if s.err != nil {
 		return nil
@@ -176,10 +182,7 @@ func values[E any](s *Scope, t *ts.Tensor, dtype gotch.DType) []E {
 	}
 	inner := &Scope{void: s.void}
 	cast := inner.Cast(inner.Detach(t), dtype)
-	n := int64(1)
-	for _, d := range inner.Shape(cast) {
-		n *= d
-	}
+	n := elements(inner.Shape(cast))
 	out := make([]E, n)
 	if n > 0 {
 		var e E

@@ -105,10 +105,7 @@ func (p *Params) lots(all []*param, do func(first, end int)) {
 	most := lotElements[p.device.Name == gotch.CPU.Name]
 	first, sum := 0, int64(0)
 	for i, e := range all {
-		n := int64(1)
-		for _, d := range e.shape {
-			n *= d
-		}
+		n := elements(e.shape)
 		if i > first && (sum+n > most || e.updates != all[first].updates) {
 			do(first, i)
 			first, sum = i, 0

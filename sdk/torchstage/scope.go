@@ -31,6 +31,11 @@ type Scope struct {
 // newScope must run on the torch thread.
 func newScope() *Scope { return &Scope{void: ts.NewTensor()} }
 
+// inner is a scope of the same step that owns nothing yet.
+func (s *Scope) inner() *Scope {
+	return &Scope{err: s.err, frozen: s.frozen, amp: s.amp, peers: s.peers, given: s.given, void: s.void}
+}
+
 // end frees what the scope owns.
 func (s *Scope) end() {
 	for _, t := range s.owned {
@@ -143,7 +148,7 @@ func (s *Scope) Sub(f func(s *Scope) *ts.Tensor) *ts.Tensor {
 
 // SubAll is Sub for several results.
 func (s *Scope) SubAll(f func(s *Scope) []*ts.Tensor) []*ts.Tensor {
-	inner := &Scope{err: s.err, frozen: s.frozen, amp: s.amp, peers: s.peers, given: s.given, void: s.void}
+	inner := s.inner()
 	results := f(inner)
 	for i, t := range results {
 		if t == nil {

@@ -290,7 +290,8 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 			return s.err
 		}
 		// Temporaries of the model go as soon as it has run; the graph keeps what it needs.
-		inner := &Scope{frozen: s.frozen, amp: s.amp, peers: s.peers, given: given, void: s.void}
+		inner := s.inner()
+		inner.given = given
 		out, err := st.compute(inner, in)
 		s.Fail(err)
 		s.Fail(inner.err)
