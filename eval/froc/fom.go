@@ -62,11 +62,10 @@ func sortRatings(ratings []rating) {
 	copy(ratings, sorted)
 	start := 0
 	for i := range ratings {
-		ratings[i].last = i+1 == len(ratings) || ratings[i+1].score != ratings[i].score
-		if !ratings[i].last {
+		ratings[i].last = false
+		if i+1 < len(ratings) && ratings[i+1].score == ratings[i].score {
 			continue
 		}
-		ratings[i].last = false
 		slices.SortFunc(ratings[start:i+1], func(a, b rating) int {
 			first := 0
 			if a.lesion != b.lesion {

@@ -584,10 +584,11 @@ func (p *prober) suspicion(ctx context.Context, blocks []*block) map[string]floa
 			for i := range d {
 				share += d[i] * b.gradient[i]
 			}
-			if share > 0 {
-				directions[b] = d
-				length += 1 / (share * share)
+			if share <= 0 {
+				continue
 			}
+			directions[b] = d
+			length += 1 / (share * share)
 			for i := range d {
 				d[i] /= share
 			}

@@ -162,7 +162,9 @@ func (s *sentence) placesAndSizes() bool {
 
 // fieldWords name a property of what was named before, at the start of a line or clause that
 // has it behind a colon.
-var fieldWords = wordSet("location side site size laterality segment lobe margin margins border borders density attenuation shape zone level pole diameter dimensions\n\tmeasurement measurements volume position color colour enhancement calcification lokalisation grosse lage seite dichte begrenzung localizacion lado tamano bordes densidad")
+var fieldWords = wordSet(`location side site size laterality segment lobe margin margins border borders density attenuation shape zone level pole
+	diameter dimensions measurement measurements volume position color colour enhancement calcification
+	lokalisation grosse lage seite dichte begrenzung localizacion lado tamano bordes densidad`)
 
 // field reports whether the sentence has a property of what was named before, behind a colon:
 // "Location: left lower pole".
@@ -724,11 +726,12 @@ func (s *sentence) date(i int) bool {
 // "Lesion | Current | Prior"; last are those of the line before.
 func columnsOf(tokens []Token, span Span, last []timing) []timing {
 	var out []timing
-	cell, named, bar := taken, false, ""
+	cell, named := taken, false
+	isBar := func(t Token) bool { return t.Text == "|" || t.Text == ";" }
 	for i := span.Start; i < span.End; i++ {
 		switch t := tokens[i]; {
-		case t.Text == "|" || t.Text == ";":
-			bar, out, cell = t.Text, append(out, cell), taken
+		case isBar(t):
+			out, cell = append(out, cell), taken
 		case lengths.factors[t.Text] != 0 && startsDigit(tokens[max(i-1, span.Start)].Text), t.Text == ".", t.Text == ":":
 			out = nil
 			i = span.End
@@ -744,12 +747,7 @@ func columnsOf(tokens []Token, span Span, last []timing) []timing {
 	if out := datedColumns(tokens, span); out != nil {
 		return out
 	}
-	for _, t := range tokens[span.Start:span.End] {
-		if t.Text == "|" || t.Text == ";" {
-			bar = t.Text
-		}
-	}
-	if bar == "" {
+	if !slices.ContainsFunc(tokens[span.Start:span.End], isBar) {
 		return nil
 	}
 	return last
