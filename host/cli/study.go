@@ -125,15 +125,22 @@ is true of that patient.
 			{
 				Name:  "detection",
 				Usage: "sensitivity over the share of the training patients, by fusion (Table 3)",
-				Description: `The patients of a small share are among those of every larger one.
+				Description: `The patients of a small share are among those of every larger one. With --rates beside 0: whole reports
+in training, and that share of their values taken away from those that are predicted.
 
-  alignedfusion study detection --data deeplesion:DIR --out studies/detection --split test`,
+  alignedfusion study detection --data deeplesion:DIR --out studies/detection --split test
+  alignedfusion study detection --data deeplesion:DIR --out studies/missing --fractions 1 --rates 0,0.5,1`,
 				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "fractions", Value: "0.25,0.5,1", Usage: "`LIST` of shares of the training patients"},
+					&cli.StringFlag{Name: "rates", Value: "0", Usage: "`LIST` of shares of the values that are taken away"},
 					&cli.StringFlag{Name: "methods", Value: "none,itfusion,sum,selfattn", Usage: "`LIST`, as of study missing"},
 				}, studyFlags(config.Detect, "none")...),
 				Action: func(c *cli.Context) error {
-					return runStudy(c, config.Detect, study.Grid{Scenarios: "C-Tr+C-Te", Rates: "0", Fractions: c.String("fractions")})
+					scenario := "C-Tr+C-Te"
+					if c.String("rates") != "0" {
+						scenario = "C-Tr+M-Te"
+					}
+					return runStudy(c, config.Detect, study.Grid{Scenarios: scenario, Rates: c.String("rates"), Fractions: c.String("fractions")})
 				},
 			},
 		},
