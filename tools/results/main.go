@@ -12,6 +12,12 @@
 // and what stands between is made of docs/results/skin-folds.json: {"command": …, "table": the
 // table.json of a study, its exchange.json, or what froc or compare --json writes}. Figures whose
 // study is no longer on file are in kept.json, each table with where it comes from.
+//
+// A figure of the prose is a link, [.660][it50], to a definition that names its cell:
+//
+//	[it50]: skin-five.json "grid balanced_accuracy | itfusion | 50 %"
+//
+// See figures.go.
 package main
 
 import (
@@ -32,15 +38,35 @@ import (
 func main() {
 	check := flag.Bool("check", false, "change nothing; fail where a page is not what its results say")
 	flag.Parse()
-	if err := run("docs", *check); err != nil {
+	if err := run(".", *check); err != nil {
 		fmt.Fprintln(os.Stderr, "results:", err)
 		os.Exit(1)
 	}
 }
 
-// run goes through every page below root.
+// run goes through README.md and every page of docs below root.
 func run(root string, check bool) error {
-	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+	read := func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(root, "docs/results", name)) }
+	return eachPage(root, func(path, page string) error {
+		made, err := write(page, read)
+		if err == nil {
+			made, err = fillFigures(made, read)
+		}
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s: %w", path, err)
+		case made == page:
+			return nil
+		case check:
+			return fmt.Errorf("%s differs from its results; run `make results`", path)
+		}
+		return os.WriteFile(path, []byte(made), 0o644)
+	})
+}
+
+// eachPage calls f with README.md and every page of docs.
+func eachPage(root string, f func(path, page string) error) error {
+	visit := func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || filepath.Ext(path) != ".md" {
 			return err
 		}
@@ -48,18 +74,12 @@ func run(root string, check bool) error {
 		if err != nil {
 			return err
 		}
-		made, err := write(string(page), func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(root, "results", name)) })
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		switch {
-		case made == string(page):
-			return nil
-		case check:
-			return fmt.Errorf("%s differs from its results; run `make results`", path)
-		}
-		return os.WriteFile(path, []byte(made), 0o644)
-	})
+		return f(path, string(page))
+	}
+	if err := filepath.WalkDir(filepath.Join(root, "README.md"), visit); err != nil {
+		return err
+	}
+	return filepath.WalkDir(filepath.Join(root, "docs"), visit)
 }
 
 const begin, end, closing = "<!-- results: ", "<!-- end of results -->", " -->"

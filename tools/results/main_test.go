@@ -2,9 +2,7 @@ package main
 
 import (
 	"errors"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -109,26 +107,61 @@ func TestAKeptTableSaysWhereItComesFrom(t *testing.T) {
 
 // A row of a table with a figure such as .712 outside of a block was typed by hand.
 func TestNoTableOfFiguresIsTyped(t *testing.T) {
-	figure := regexp.MustCompile(`(?m)^\|.*[ *|]\.\d{3}`)
-	err := filepath.WalkDir("../../docs", func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || filepath.Ext(path) != ".md" {
-			return err
-		}
-		data, err := os.ReadFile(path)
-		page := string(data)
-		for {
-			before, block, found := strings.Cut(page, begin)
-			if row := figure.FindString(before); row != "" {
-				t.Errorf("%s: %s…: a table of figures is made of a file of docs/results", path, row)
-			}
-			if !found {
-				return err
-			}
-			_, page, _ = strings.Cut(block, end)
+	figure := regexp.MustCompile(`(?m)^\|.*[ *|]\.\d{3}\b`)
+	eachProse(t, func(path, prose string) {
+		if row := figure.FindString(prose); row != "" {
+			t.Errorf("%s: %s…: a table of figures is made of a file of docs/results", path, row)
 		}
 	})
-	if err != nil {
+}
+
+// A figure such as .712 of the prose is a link to its cell; where no file has it, the paragraph says why.
+func TestNoFigureOfTheProseIsTyped(t *testing.T) {
+	figure, linked, code := regexp.MustCompile(`(?:^|[^\w=.])\.\d{3}\b`), regexp.MustCompile(`\[(?:[^\[\]]|\[[^\[\]]*\])*\]\[[^\]]+\]`), regexp.MustCompile("(?s)```.*?```|`[^`]*`")
+	eachProse(t, func(path, prose string) {
+		for _, paragraph := range regexp.MustCompile(`\n(?:\s*\n|\s*(?:[*-]|\d+\.) )`).Split(code.ReplaceAllString(prose, ""), -1) {
+			paragraph = linked.ReplaceAllString(paragraph, "")
+			if typed := figure.FindString(paragraph); typed != "" && !strings.HasPrefix(paragraph, "    ") && !strings.Contains(paragraph, "<!-- by hand:") {
+				t.Errorf("%s: %q is typed by hand in\n%s", path, typed, paragraph)
+			}
+		}
+	})
+}
+
+// eachProse calls f with what stands outside of the blocks of each page.
+func eachProse(t *testing.T, f func(path, prose string)) {
+	t.Helper()
+	blocks := regexp.MustCompile("(?s)" + begin + ".*?" + end)
+	if err := eachPage("../..", func(path, page string) error {
+		f(path, blocks.ReplaceAllString(page, ""))
+		return nil
+	}); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestFiguresOfTheProseAreThoseOfTheirCells(t *testing.T) {
+	defined := "\n\n[it]: folds.json \"grid balanced_accuracy | itfusion | 0 %\"\n[d]: results/folds.json \"grid balanced_accuracy | itfusion | 0 % | 2\"\n" +
+		"[more]: folds.json \"grid balanced_accuracy | itfusion minus none | 0 %\"\n"
+	page := "It has [.1][it], [+.1 [.0,\n.1]][d] or [.7][d] above none, **[+.2][more]**." + defined
+	want := "It has [.650][it], [+.150 [−.012, .200]][d] or [.150][d] above none, **[+.150][more]**." + defined
+	if got, err := fillFigures(page, reader); err != nil || got != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+	}
+	for where, want := range map[string]string{
+		"grid accuracy | sum | 0 %":        `no row "sum"`,
+		"grid accuracy | none | 50 %":      `no column "50 %"; there are 0 %`,
+		"grid accuracy | none | 0 % | 2":   "has 1 figures, want figure 2",
+		"grid accuracy | none | 0 % | two": "want 1 or more",
+		"grid accuracy":                    "with bars between",
+		"pie | none | 0 %":                 "is none of command",
+	} {
+		if _, err := fillFigures("[.1][a]\n\n[a]: folds.json \""+where+"\"\n", reader); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", where, err, want)
+		}
+	}
+	if _, err := fillFigures("\n[a]: folds.json \"grid accuracy | none | 0 %\"\n", reader); err == nil || !strings.Contains(err.Error(), "no figure of the page uses it") {
+		t.Errorf("not used: %v", err)
 	}
 }
 
@@ -154,7 +187,7 @@ func TestFiguresOfREADMEStandInTheDocs(t *testing.T) {
 }
 
 func TestPagesAreWhatTheirResultsSay(t *testing.T) {
-	if err := run("../../docs", true); err != nil {
+	if err := run("../..", true); err != nil {
 		t.Error(err)
 	}
 }
