@@ -173,6 +173,7 @@ var writers = map[string]func(result, []string) (string, error){
 	},
 	"grid":      grid,
 	"curves":    curves,
+	"resolves":  resolves,
 	"recovery":  recovery,
 	"exchange":  exchange,
 	"froc":      sensitivities,
@@ -251,6 +252,30 @@ func grid(r result, metrics []string) (string, error) {
 			line = append(line, text)
 		}
 		table = append(table, line)
+	}
+	return rows(table), nil
+}
+
+// resolves has the smallest difference from the baseline that the cases can resolve: half of the
+// interval's width.
+func resolves(r result, _ []string) (string, error) {
+	t, err := decode[study.Table](r)
+	if err != nil {
+		return "", err
+	}
+	table := [][]string{{""}}
+	for _, row := range t.Rows {
+		if row.Test == nil {
+			continue
+		}
+		if column := fmt.Sprintf("%g %%", 100*row.Rate); !slices.Contains(table[0], column) {
+			table[0] = append(table[0], column)
+		}
+		i := slices.IndexFunc(table, func(line []string) bool { return line[0] == "`"+row.Method+"`" })
+		if i < 0 {
+			i, table = len(table), append(table, []string{"`" + row.Method + "`"})
+		}
+		table[i] = append(table[i], short((row.Test.High-row.Test.Low)/2))
 	}
 	return rows(table), nil
 }

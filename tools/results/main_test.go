@@ -39,6 +39,13 @@ func TestBlocksAreMadeFromResults(t *testing.T) {
 	}
 }
 
+func TestWhatTheCasesResolveIsHalfOfTheInterval(t *testing.T) {
+	got, err := made("folds.json", "resolves", nil, reader)
+	if want := "|  | 0 % |\n|---|---|\n| `itfusion` | .106 |\n"; err != nil || got != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+	}
+}
+
 func TestSensitivitiesOfDetectors(t *testing.T) {
 	one := `{"name": "a", "counts": {"lesions": 9}, "operating_points": [{"fppi": 0.5, "sensitivity": 0.7, "ci": [0.6, 0.8]}],
 		"mean_sensitivity": 0.7, "mean_sensitivity_ci": [0.61, 0.79]}`
