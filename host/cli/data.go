@@ -44,7 +44,7 @@ kidney: CT volumes with a lesion each and reports in words; the label depends on
 slides: patches of pathology slides; few show the tumour, the attributes tell its grade.
 README.txt in the folder says exactly how.`,
 				Flags: []cli.Flag{
-					&cli.StringFlag{Name: "layout", Usage: "deeplesion, table, kidney or slides", Required: true},
+					&cli.StringFlag{Name: "layout", Usage: strings.Join(synthLayouts, ", "), Required: true},
 					&cli.StringFlag{Name: "out", Usage: "the new folder", Required: true, TakesFile: true},
 					&cli.IntFlag{Name: "patients", Usage: "number of patients (default: 240 deeplesion and kidney, 600 table, 48 slides)"},
 					&cli.IntFlag{Name: "key-slices", Usage: "key slices per patient (deeplesion)", Value: 2},
@@ -71,6 +71,9 @@ func layoutList() string {
 	}
 	return list.String()
 }
+
+// synthLayouts are those of `data synth`.
+var synthLayouts = []string{"deeplesion", "table", "kidney", "slides"}
 
 func dataSynth(c *cli.Context) error {
 	if c.NArg() > 0 {
@@ -122,7 +125,7 @@ func dataSynth(c *cli.Context) error {
 		spec = "patches:" + out
 		summary, err = synth.Slides(c.Context, out, synth.SlidesOptions{Patients: c.Int("patients"), Patches: c.Int("patches"), Size: c.Int("size"), Missing: missing, Seed: c.Uint64("seed")})
 	default:
-		return usageError("--layout %q is unknown%s; there are deeplesion, table, kidney and slides", layout, meant(nearest.Name(layout, []string{"deeplesion", "table", "kidney", "slides"})))
+		return usageError("--layout %q is unknown%s; there are %s", layout, meant(nearest.Name(layout, synthLayouts)), strings.Join(synthLayouts, ", "))
 	}
 	if err != nil {
 		return err

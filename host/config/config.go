@@ -230,7 +230,7 @@ func groupMeant(key string) string {
 	for _, g := range Groups(Detect) {
 		for _, s := range g.Settings {
 			if s.Name == key {
-				return fmt.Sprintf("; did you mean %q?", g.Name+"."+key+"=…")
+				return nearest.Question(g.Name + "." + key + "=…")
 			}
 		}
 	}

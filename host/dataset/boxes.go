@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/internal/box"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
@@ -315,10 +316,7 @@ func meantImage(byImage map[string]int) func(name string) string {
 				stems[stem(n)] = n
 			}
 		}
-		if n, ok := stems[stem(name)]; ok {
-			return fmt.Sprintf("; did you mean %q?", n)
-		}
-		return ""
+		return nearest.Question(stems[stem(name)])
 	}
 }
 

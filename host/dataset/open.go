@@ -515,10 +515,7 @@ func (o *opener) beside(path string) string {
 		}
 		o.listed[folder] = names
 	}
-	if name, ok := names[stem(filepath.Base(path))]; ok {
-		return fmt.Sprintf("; did you mean %q?", name)
-	}
-	return ""
+	return nearest.Question(names[stem(filepath.Base(path))])
 }
 
 // stem is a file's name in small letters without the ending of an image.

@@ -261,11 +261,7 @@ func (o *opener) volumeBoxes(frames map[string]*volumeFrame) (map[string][]box3,
 				names = append(names, n)
 			}
 			slices.Sort(names)
-			hint := ""
-			if close := nearest.Name(id, names); close != "" {
-				hint = fmt.Sprintf("; did you mean %q?", close)
-			}
-			o.problems.Add(t.Path, r.Line, "id", "%q is not in volumes.csv%s", problem.Clip(id, 60), hint)
+			o.problems.Add(t.Path, r.Line, "id", "%q is not in volumes.csv%s", problem.Clip(id, 60), nearest.Meant(id, names))
 			continue
 		}
 		b, err := o.volumeBox(t, r, columns, f)

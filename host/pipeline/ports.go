@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/host/fault"
+	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -62,11 +63,7 @@ func (e *PortError) Error() string {
 
 // strange says that a port has no other end.
 func strange(side, port, meant string) string {
-	text := fmt.Sprintf("%s %q: nobody %s it", side, port, map[string]string{"input": "gives", "output": "reads"}[side])
-	if meant != "" {
-		text += fmt.Sprintf("; did you mean %q?", meant)
-	}
-	return text
+	return fmt.Sprintf("%s %q: nobody %s it", side, port, map[string]string{"input": "gives", "output": "reads"}[side]) + nearest.Question(meant)
 }
 
 // offered is a port that stages further down can use.

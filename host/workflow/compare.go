@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/eval/froc"
@@ -492,7 +491,7 @@ func runsNear(dir string) string {
 	}
 	if above := filepath.Dir(dir); above != dir {
 		if _, err := os.Stat(filepath.Join(above, runs.ConfigFile)); err == nil {
-			return "; did you mean " + strconv.Quote(above) + "?"
+			return nearest.Question(above)
 		}
 	}
 	found, err := filepath.Glob(filepath.Join(dir, "*", runs.ConfigFile))

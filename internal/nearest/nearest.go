@@ -30,7 +30,7 @@ func near(given string, known []string, limit int) string {
 // Meant is the end of a message about an unknown name: `; did you mean "crop"?`, or "" when
 // no known name resembles it.
 func Meant(given string, known []string) string {
-	return question(similar(given, known))
+	return Question(similar(given, known))
 }
 
 // similar is Name, but "" when it is the given one, and for a single letter.
@@ -41,8 +41,8 @@ func similar(given string, known []string) string {
 	return ""
 }
 
-// question asks whether a name was meant, unless it is "".
-func question(name string) string {
+// Question is the end of a message: `; did you mean "crop"?`, "" for no name.
+func Question(name string) string {
 	if name == "" {
 		return ""
 	}
@@ -71,7 +71,7 @@ func File(path string) string {
 	if name == "" {
 		return ""
 	}
-	return question(filepath.Join(filepath.Dir(path), name))
+	return Question(filepath.Join(filepath.Dir(path), name))
 }
 
 // Typo returns the known name that given is a slip of: one letter wrong, missing, doubled

@@ -102,7 +102,7 @@ func (o Options) resolved() (Options, error) {
 			hint := nearest.Meant(role, roles)
 			for _, r := range roles {
 				if slices.Contains(roleNames[r], plain(role)) {
-					hint = fmt.Sprintf("; did you mean %q?", r)
+					hint = nearest.Question(r)
 				}
 			}
 			if _, turned := roleNames[name]; turned {

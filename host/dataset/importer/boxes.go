@@ -99,10 +99,7 @@ func (o *Options) tableOfBoxes(scans []*scan) ([]box3, error) {
 		one, ok := known[t.Get(r, id)]
 		if !ok {
 			given := t.Get(r, id)
-			hint := ""
-			if close := nearest.Name(given, slices.Sorted(maps.Keys(known))); close != "" {
-				hint = fmt.Sprintf("; did you mean %q?", close)
-			}
+			hint := nearest.Meant(given, slices.Sorted(maps.Keys(known)))
 			problems.Add(t.Path, r.Line, id, "no scan is called %q%s", problem.Clip(given, 80), hint)
 			continue
 		}

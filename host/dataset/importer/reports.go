@@ -65,10 +65,7 @@ func (o *Options) readReports(known map[string]string) (*reports, []string, erro
 	case err != nil:
 		return nil, nil, problem.At(o.Reports, 0, "", "%v", err)
 	case len(of) == 0:
-		hint := ""
-		if close := nearest.Name(first, slices.Sorted(maps.Keys(known))); close != "" {
-			hint = fmt.Sprintf("; did you mean %q?", close)
-		}
+		hint := nearest.Meant(first, slices.Sorted(maps.Keys(known)))
 		return nil, nil, problem.At(o.Reports, 0, "", "none of its %d reports is of a scan or picture here: the first is of %q%s", strangers, problem.Clip(first, 60), hint)
 	}
 	var notes []string
