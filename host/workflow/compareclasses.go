@@ -234,35 +234,29 @@ func readClassified(path string, truth *table.Table, column string) (*classify.R
 	if err != nil {
 		return nil, nil, err
 	}
-	given, rowOf, suffix := read.given, read.rowOf, strings.TrimPrefix(column, predictions.LabelColumn)
+	given, suffix := read.given, strings.TrimPrefix(column, predictions.LabelColumn)
 	prefix := "p" + suffix + "_"
-	var classes, ids []string
-	for _, name := range given.Columns {
-		if class, ok := strings.CutPrefix(name, prefix); ok {
-			classes = append(classes, class)
-		}
-	}
+	classes := read.named(prefix)
 	var labels, called []int
 	var probabilities [][]float64
-	for _, r := range truth.Rows {
-		id, label := truth.Get(r, "id"), truth.Get(r, column)
-		if label == "" {
-			continue
-		}
-		k := slices.Index(classes, label)
-		at, ok := rowOf[id]
-		if k < 0 || !ok {
-			return nil, nil, fmt.Errorf("%s: case %q with label %q is not among the predictions of classes %s", path, id, label, strings.Join(classes, ", "))
+	ids, err := read.each(truth, column, func(r, at table.Row) error {
+		k := slices.Index(classes, truth.Get(r, column))
+		if k < 0 {
+			return fmt.Errorf("%s: case %q with label %q is not among the predictions of classes %s", path, truth.Get(r, "id"), truth.Get(r, column), strings.Join(classes, ", "))
 		}
 		p, err := readProbabilities(given, at, prefix, classes)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
 		says := slices.Index(classes, given.Get(at, "predicted"+suffix))
 		if says < 0 {
-			return nil, nil, problem.At(path, at.Line, "predicted"+suffix, "%q, want one of the classes %s", given.Get(at, "predicted"+suffix), strings.Join(classes, ", "))
+			return problem.At(path, at.Line, "predicted"+suffix, "%q, want one of the classes %s", given.Get(at, "predicted"+suffix), strings.Join(classes, ", "))
 		}
-		labels, called, probabilities, ids = append(labels, k), append(called, says), append(probabilities, p), append(ids, id)
+		labels, called, probabilities = append(labels, k), append(called, says), append(probabilities, p)
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
 	}
 	result, err := classify.EvaluateCalled(labels, called, probabilities, classes)
 	if err != nil {

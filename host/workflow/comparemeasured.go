@@ -136,6 +136,36 @@ func (a *answerReader) row(id string) (table.Row, error) {
 	return r, nil
 }
 
+// each calls f with every row of the truth that has something in a column and the row of the same
+// case among the predictions, and returns the cases' ids.
+func (a *answerReader) each(truth *table.Table, column string, f func(r, at table.Row) error) (ids []string, err error) {
+	for _, r := range truth.Rows {
+		if truth.Get(r, column) == "" {
+			continue
+		}
+		id := truth.Get(r, "id")
+		at, err := a.row(id)
+		if err == nil {
+			err = f(r, at)
+		}
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// named are the classes or intervals that have a column of probabilities.
+func (a *answerReader) named(prefix string) (out []string) {
+	for _, name := range a.given.Columns {
+		if one, ok := strings.CutPrefix(name, prefix); ok {
+			out = append(out, one)
+		}
+	}
+	return out
+}
+
 func number(t *table.Table, r table.Row, column string) (float64, error) {
 	v, err := table.Number(t.Get(r, column))
 	if err != nil {
@@ -154,25 +184,17 @@ func readNumbers(path string, truth *table.Table, suffix string) (classify.Answe
 		return nil, nil, err
 	}
 	var values, predicted []float64
-	var ids []string
-	for _, r := range truth.Rows {
-		if truth.Get(r, column) == "" {
-			continue
-		}
-		id := truth.Get(r, "id")
-		at, err := given.row(id)
-		if err != nil {
-			return nil, nil, err
-		}
+	ids, err := given.each(truth, column, func(r, at table.Row) error {
 		v, err := number(truth, r, column)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
 		p, err := number(given.given, at, column)
-		if err != nil {
-			return nil, nil, err
-		}
-		values, predicted, ids = append(values, v), append(predicted, p), append(ids, id)
+		values, predicted = append(values, v), append(predicted, p)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
 	}
 	out, err := classify.NewNumbers(values, predicted)
 	if err != nil {
@@ -187,34 +209,21 @@ func readTimes(path string, truth *table.Table, suffix string) (classify.Answers
 		return nil, nil, err
 	}
 	prefix := "p" + suffix + "_"
-	var intervals, ids []string
-	for _, name := range given.given.Columns {
-		if one, ok := strings.CutPrefix(name, prefix); ok {
-			intervals = append(intervals, one)
-		}
-	}
+	intervals := given.named(prefix)
 	var times []float64
 	var events []bool
 	var probabilities [][]float64
-	for _, r := range truth.Rows {
-		if truth.Get(r, predictions.TimeColumn+suffix) == "" {
-			continue
-		}
-		id := truth.Get(r, "id")
-		at, err := given.row(id)
-		if err != nil {
-			return nil, nil, err
-		}
+	ids, err := given.each(truth, predictions.TimeColumn+suffix, func(r, at table.Row) error {
 		time, err := number(truth, r, predictions.TimeColumn+suffix)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
 		p, err := readProbabilities(given.given, at, prefix, intervals)
-		if err != nil {
-			return nil, nil, err
-		}
-		times, events = append(times, time), append(events, truth.Get(r, predictions.EventColumn+suffix) == "1")
-		probabilities, ids = append(probabilities, p), append(ids, id)
+		times, events, probabilities = append(times, time), append(events, truth.Get(r, predictions.EventColumn+suffix) == "1"), append(probabilities, p)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
 	}
 	out, err := classify.NewTimes(times, events, intervals, probabilities)
 	if err != nil {
