@@ -2,9 +2,7 @@ package dataset
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"hash/crc32"
 	"io/fs"
@@ -15,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 )
 
 // diskCache keeps decoded images in a folder that runs share: a file an image, written under
@@ -105,8 +105,7 @@ func (c *diskCache) path(file, how string) string {
 	if abs, err := filepath.Abs(file); err == nil {
 		file = abs
 	}
-	sum := sha256.Sum256([]byte(fmt.Sprintf("%s\x00%s\x00%d\x00%d", file, how, info.Size(), info.ModTime().UnixNano())))
-	name := hex.EncodeToString(sum[:16])
+	name := digest.Of(fmt.Sprintf("%s\x00%s\x00%d\x00%d", file, how, info.Size(), info.ModTime().UnixNano()))[:32]
 	return filepath.Join(c.dir, name[:2], name+cachedEnding)
 }
 

@@ -1,10 +1,9 @@
 package dataset
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
@@ -88,6 +87,5 @@ func (v *Viewer) Picture(c *Case, modality string, offset int) (*Picture, error)
 // Pseudonym stands for an id of a case or a patient where the id itself is not to be shown:
 // twelve digits of its SHA-256. Who has the ids finds them again by it.
 func Pseudonym(id string) string {
-	sum := sha256.Sum256([]byte("alignedfusion id\x00" + id))
-	return hex.EncodeToString(sum[:6])
+	return digest.Of("alignedfusion id\x00" + id)[:12]
 }

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"math/big"
 	"os"
@@ -21,6 +20,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset/importer"
 	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
@@ -91,8 +91,7 @@ type code struct{ value, scheme, meaning string }
 func private(name string) code {
 	value := name
 	if len(value) > 16 || strings.ContainsAny(value, "\\ ") {
-		sum := sha256.Sum256([]byte(name))
-		value = "X-" + hex.EncodeToString(sum[:6])
+		value = "X-" + digest.Of(name)[:12]
 	}
 	return code{value, scheme, long(name)}
 }

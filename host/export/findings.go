@@ -6,8 +6,6 @@ package export
 import (
 	"bytes"
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -20,6 +18,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/internal/box"
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
@@ -85,8 +84,7 @@ func ReadFindings(path string, d *dataset.Dataset, least float64) (*Findings, er
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(raw)
-	out := &Findings{Path: path, SHA256: hex.EncodeToString(sum[:]), Modified: info.ModTime().UTC()}
+	out := &Findings{Path: path, SHA256: digest.Of(raw), Modified: info.ModTime().UTC()}
 	index := newIndex(d)
 	for _, r := range rows {
 		f, err := index.finding(r)

@@ -3,8 +3,6 @@ package export
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"math"
@@ -17,6 +15,7 @@ import (
 	"github.com/suyashkumar/dicom"
 	"github.com/suyashkumar/dicom/pkg/tag"
 
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
@@ -183,8 +182,7 @@ func (t *target) labels(path string) (*Findings, []segment, error) {
 	for _, label := range slices.Sorted(maps.Keys(byLabel)) {
 		out = append(out, *byLabel[label])
 	}
-	sum := sha256.Sum256(raw)
-	return &Findings{Path: path, SHA256: hex.EncodeToString(sum[:]), Modified: info.ModTime().UTC()}, out, nil
+	return &Findings{Path: path, SHA256: digest.Of(raw), Modified: info.ModTime().UTC()}, out, nil
 }
 
 // segmentation is the object of a volume: a frame per segment and slice it is on.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 )
 
 // ErrCorrupt is returned when a checkpoint is not what was saved.
@@ -81,8 +82,7 @@ func (m checkpointManifest) sum() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s := sha256.Sum256(data)
-	return hex.EncodeToString(s[:]), nil
+	return digest.Of(data), nil
 }
 
 // write puts the manifest into a checkpoint's folder, with its sum.

@@ -2,11 +2,8 @@ package shard
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
 
@@ -58,12 +56,7 @@ func Sum(v any) string {
 	if err != nil {
 		return "unknown: " + err.Error() // of a value that has no JSON
 	}
-	return sum(data)
-}
-
-func sum(data []byte) string {
-	hash := sha256.Sum256(data)
-	return hex.EncodeToString(hash[:])
+	return digest.Of(data)
 }
 
 // SumFile is the SHA-256 of a file; of a folder, that of its files' names and sizes.
@@ -72,30 +65,29 @@ func SumFile(path string) (string, error) {
 	if err != nil {
 		return "", problem.File(path, err)
 	}
-	h := sha256.New()
-	if info.IsDir() {
-		err = filepath.WalkDir(path, func(name string, d os.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return err
-			}
-			info, err := d.Info()
-			if err == nil {
-				rel, _ := filepath.Rel(path, name)
-				fmt.Fprintln(h, rel, info.Size())
-			}
-			return err
-		})
-	} else {
-		var f *os.File
-		if f, err = os.Open(path); err == nil {
-			_, err = io.Copy(h, f)
-			_ = f.Close()
+	if !info.IsDir() {
+		sum, err := digest.File(path)
+		if err != nil {
+			return "", problem.File(path, err)
 		}
+		return sum, nil
 	}
+	var list strings.Builder
+	err = filepath.WalkDir(path, func(name string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			rel, _ := filepath.Rel(path, name)
+			fmt.Fprintln(&list, rel, info.Size())
+		}
+		return err
+	})
 	if err != nil {
 		return "", problem.File(path, err)
 	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return digest.Of(list.String()), nil
 }
 
 // Write leaves what a shard made at path, whole or not at all.
@@ -104,7 +96,7 @@ func (r *Record) Write(path string, made any) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	r.SchemaVersion, r.Made, r.SHA256 = Version, data, sum(data)
+	r.SchemaVersion, r.Made, r.SHA256 = Version, data, digest.Of(data)
 	if data, err = json.Marshal(r); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -127,7 +119,7 @@ func read(path string) (*Record, error) {
 		return nil, problem.At(path, 0, "", "is no shard's file of this program: schema_version %d, want %d with a command", r.SchemaVersion, Version)
 	case r.Shards < 1 || r.Shard < 1 || r.Shard > r.Shards:
 		return nil, problem.At(path, 0, "", "says that it is shard %d of %d", r.Shard, r.Shards)
-	case json.Compact(&made, r.Made) != nil || sum(made.Bytes()) != r.SHA256:
+	case json.Compact(&made, r.Made) != nil || digest.Of(made.Bytes()) != r.SHA256:
 		return nil, problem.At(path, 0, "", "has changed since it was written: its content and its sha256 do not go together; run the shard again")
 	}
 	return r, nil

@@ -3,8 +3,6 @@ package weights
 import (
 	"archive/zip"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 )
 
@@ -188,19 +187,11 @@ func (m Model) download(ctx context.Context, work string) (string, error) {
 }
 
 func checkHash(file, want string) error {
-	f, err := os.Open(file)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return err
-	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != want {
+	got, err := digest.File(file)
+	if err == nil && got != want {
 		return fmt.Errorf("sha256 is %s, want %s: it is not the file that this program knows; nothing was written", got, want)
 	}
-	return nil
+	return err
 }
 
 // unpackInner writes the archive or checkpoint in the package to work and returns its path.

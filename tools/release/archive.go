@@ -3,15 +3,15 @@ package main
 import (
 	"archive/tar"
 	"compress/gzip"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 )
 
 // pack writes dir as a .tar.gz whose bytes depend on the files' names, contents and
@@ -71,16 +71,11 @@ func pack(dir, name string, made time.Time) (err error) {
 func writeSums(dir string, names []string) error {
 	var b strings.Builder
 	for _, name := range names {
-		f, err := os.Open(filepath.Join(dir, name))
+		sum, err := digest.File(filepath.Join(dir, name))
 		if err != nil {
 			return err
 		}
-		h := sha256.New()
-		_, err = io.Copy(h, f)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-		fmt.Fprintf(&b, "%x  %s\n", h.Sum(nil), filepath.ToSlash(name))
+		fmt.Fprintf(&b, "%s  %s\n", sum, filepath.ToSlash(name))
 	}
 	return os.WriteFile(filepath.Join(dir, "SHA256SUMS"), []byte(b.String()), 0o644)
 }

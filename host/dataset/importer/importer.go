@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 	"github.com/alignedfusion/alignedfusion/internal/nifti"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
@@ -322,8 +323,7 @@ func name(root, path string) string {
 
 // pseudonym stands for a patient: equal for equal patients, and no way back to a name.
 func pseudonym(patient string) string {
-	sum := sha256.Sum256([]byte("alignedfusion patient " + patient))
-	return "P-" + hex.EncodeToString(sum[:])[:10]
+	return "P-" + digest.Of("alignedfusion patient " + patient)[:10]
 }
 
 // groupSeries reads the headers of DICOM files and sorts them into series; what is damaged

@@ -2,8 +2,6 @@ package attributes
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +14,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report/rules"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 )
 
 // ExtractOptions say what is read from which reports, and by what.
@@ -247,7 +246,6 @@ func (e *extraction) readKept(path string) error {
 		e.kept[id] = &keptRow{cells: table.Cells[n], row: n + 2}
 	}
 	e.record.extra = table.Extra
-	sum := sha256.Sum256(data)
-	e.record.Corrected, e.record.KeptRows = hex.EncodeToString(sum[:]), len(e.kept)
+	e.record.Corrected, e.record.KeptRows = digest.Of(data), len(e.kept)
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/report"
 	"github.com/alignedfusion/alignedfusion/host/report/rules"
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
@@ -106,8 +107,7 @@ func (r *Reports) readTable(s *schema.Schema) error {
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(data)
-	r.SHA256 = hex.EncodeToString(sum[:])
+	r.SHA256 = digest.Of(data)
 	record, err := sidecar(r.Path)
 	if err != nil {
 		return err

@@ -8,8 +8,6 @@ package llm
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +22,7 @@ import (
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 )
 
 // ProxyFromEnvironment is the Config.Proxy that takes HTTP_PROXY and its like.
@@ -162,8 +161,7 @@ type request struct {
 
 func (r request) key() string {
 	data, _ := json.Marshal(r) // strings and raw JSON that was marshalled before
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
+	return digest.Of(data)
 }
 
 // errUnreadable is returned when the model answered and the answer is not what
@@ -177,11 +175,6 @@ type cached struct {
 	// PromptCut says that the endpoint did not read the whole prompt.
 	PromptCut bool   `json:"prompt_cut,omitempty"`
 	Sum       string `json:"sha256"`
-}
-
-func sum(s string) string {
-	h := sha256.Sum256([]byte(s))
-	return hex.EncodeToString(h[:])
 }
 
 func (c *Client) cachePath(r request) string {
@@ -198,7 +191,7 @@ func (c *Client) recall(r request) (reply, bool) {
 		return reply{}, false
 	}
 	var k cached
-	if json.Unmarshal(data, &k) != nil || k.Key != r.key() || k.Sum != sum(k.Answer) {
+	if json.Unmarshal(data, &k) != nil || k.Key != r.key() || k.Sum != digest.Of(k.Answer) {
 		return reply{}, false
 	}
 	return reply{text: k.Answer, promptCut: k.PromptCut}, true
@@ -211,7 +204,7 @@ func (c *Client) keep(r request, answer reply) error {
 	if err := os.MkdirAll(c.config.CacheDir, 0o700); err != nil {
 		return fmt.Errorf("language model cache: %w", err)
 	}
-	data, err := json.Marshal(cached{r.key(), answer.text, answer.promptCut, sum(answer.text)})
+	data, err := json.Marshal(cached{r.key(), answer.text, answer.promptCut, digest.Of(answer.text)})
 	if err != nil {
 		return fmt.Errorf("language model cache: %w", err)
 	}

@@ -1,9 +1,7 @@
 package rules
 
 import (
-	"crypto/sha256"
 	_ "embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,6 +13,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/alignedfusion/alignedfusion/host/report/schema"
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/problem"
 )
@@ -251,8 +250,7 @@ func ParseLexicon(data []byte) (*Lexicon, error) {
 	if l.LexiconVersion != 1 {
 		return nil, fmt.Errorf("lexicon_version is %d; want 1", l.LexiconVersion)
 	}
-	sum := sha256.Sum256(data)
-	c := &Lexicon{Source: l, hash: hex.EncodeToString(sum[:])}
+	c := &Lexicon{Source: l, hash: digest.Of(data)}
 	var errs []error
 	for i := range l.Attributes {
 		e := &l.Attributes[i]

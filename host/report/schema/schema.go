@@ -5,8 +5,6 @@
 package schema
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/internal/digest"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
 )
 
@@ -249,8 +248,7 @@ func (s *Schema) Hash() string {
 	if err != nil { // only an edge that is NaN or infinite, which Validate refuses
 		data = []byte(fmt.Sprintf("%#v", s.Attributes))
 	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
+	return digest.Of(data)
 }
 
 // fold is the form in which values are compared: lower case, single blanks.
