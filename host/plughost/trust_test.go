@@ -65,6 +65,14 @@ func TestFilesThatAreNotListedAreOutOfReach(t *testing.T) {
 	}
 }
 
+func TestAListedFileThatIsNotThereIsNamed(t *testing.T) {
+	for missing, mend := range map[string]string{"weights.bin": "put it there, or take it off files:", "alignedfusion_sdk/stage.py": "take alignedfusion_sdk/ off files:"} {
+		dir := writeFolder(t, map[string]string{LayoutFile: "name: x\ncommand: [./run.sh]\nfiles: [run.sh, " + missing + "]\n", "run.sh": "#!/bin/sh\n"})
+		_, err := newHost(t, Options{}).Start(t.Context(), dir)
+		wantFailure(t, err, "plugin.yaml lists "+missing, mend)
+	}
+}
+
 func TestTheBytesThatWereHashedRun(t *testing.T) {
 	dir := writeFolder(t, map[string]string{LayoutFile: "name: x\ncommand: [./run.sh]\nfiles: [run.sh]\n", "run.sh": "#!/bin/sh\n"})
 	found, err := Find(dir, nil)

@@ -50,6 +50,13 @@ func (f *Found) eachFile(visit func(path string, file *os.File) error) error {
 			}
 		}
 		file, err := openSafe(root, name)
+		if f.Layout != nil && errors.Is(err, fs.ErrNotExist) {
+			mend := "put it there, or take it off files:"
+			if strings.HasPrefix(name, pythonSDK+"/") {
+				mend = "take " + pythonSDK + "/ off files: and the plugin runs with the SDK of the host"
+			}
+			err = fmt.Errorf("%w, and plugin.yaml lists %s; %s", err, name, mend)
+		}
 		if err != nil {
 			return err
 		}
