@@ -3,6 +3,7 @@ package page
 import (
 	"context"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -34,14 +35,42 @@ type example struct {
 
 func newExample(t *testing.T) example {
 	t.Helper()
-	dir := t.TempDir()
-	spec := "deeplesion:" + filepath.Join(dir, "data")
-	if _, err := synth.DeepLesion(t.Context(), filepath.Join(dir, "data"), synth.DeepLesionOptions{Patients: 12, Size: 96, Seed: 5}); err != nil {
+	e, err := theExample()
+	if err != nil {
 		t.Fatal(err)
+	}
+	return e
+}
+
+// folder is removed when all tests have run.
+var folder string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		var err error
+		if folder, err = os.MkdirTemp("", "page-test-"); err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(folder)
+		defer func() {
+			for _, end := range running.end {
+				end()
+			}
+		}()
+		return m.Run()
+	}())
+}
+
+// theExample is made once, and its page too: what a test changes of it is a copy.
+var theExample = sync.OnceValues(func() (example, error) {
+	dir := folder
+	spec := "deeplesion:" + filepath.Join(dir, "data")
+	if _, err := synth.DeepLesion(context.Background(), filepath.Join(dir, "data"), synth.DeepLesionOptions{Patients: 12, Size: 96, Seed: 5}); err != nil {
+		return example{}, err
 	}
 	d, err := dataset.Open(spec, dataset.Options{})
 	if err != nil {
-		t.Fatal(err)
+		return example{}, err
 	}
 	e := example{data: d}
 	truth, images := [][]string{{"image", "x1", "y1", "x2", "y2"}}, [][]string{{"image", "patient"}}
@@ -72,14 +101,12 @@ func newExample(t *testing.T) example {
 	}
 	file := func(name string, rows [][]string) string {
 		path := filepath.Join(dir, name)
-		f, err := os.Create(path)
-		if err == nil {
-			err = csv.NewWriter(f).WriteAll(rows)
+		f, failed := os.Create(path)
+		if failed == nil {
+			failed = csv.NewWriter(f).WriteAll(rows)
 			f.Close()
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		err = errors.Join(err, failed)
 		return path
 	}
 	e.options = Options{Data: spec, IDs: true, Version: "test", Compare: workflow.CompareOptions{
@@ -87,7 +114,32 @@ func newExample(t *testing.T) example {
 		FROC:    frocreport.Options{Truth: frocio.Source{GroundTruth: file("truth.csv", truth), Images: file("images.csv", images)}},
 	}}
 	e.options.Compare.Resample.Replicates = 100
-	return e
+	return e, err
+})
+
+var thePage = sync.OnceValues(func() (g *Gathered, err error) {
+	e, err := theExample()
+	if err == nil {
+		g, err = Gather(context.Background(), e.options)
+	}
+	if err == nil {
+		var file []byte
+		file, err = g.HTML(context.Background(), 50)
+		theFile = string(file)
+	}
+	return g, err
+})
+
+var theFile string
+
+// examplePage is what was gathered of the example as it is, and its page.
+func examplePage(t *testing.T) (*Gathered, string) {
+	t.Helper()
+	g, err := thePage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g, theFile
 }
 
 func (e example) gather(t *testing.T) *Gathered {
@@ -108,6 +160,30 @@ func fileOf(t *testing.T, g *Gathered, maxMiB float64) string {
 	return string(file)
 }
 
+// running is the browser of all tests; TestMain ends it.
+var running struct {
+	sync.Mutex
+	context.Context
+	end []context.CancelFunc
+}
+
+func chromium(path string) (context.Context, error) {
+	running.Lock()
+	defer running.Unlock()
+	if running.Context != nil {
+		return running.Context, nil
+	}
+	ctx, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox,
+		chromedp.WindowSize(1500, 950), chromedp.WSURLReadTimeout(time.Minute))...)
+	ctx, cancelContext := chromedp.NewContext(ctx)
+	running.end = []context.CancelFunc{cancelContext, cancel}
+	if err := chromedp.Run(ctx); err != nil {
+		return nil, err
+	}
+	running.Context = ctx
+	return ctx, nil
+}
+
 // browser runs actions on a page in a headless Chromium, and fails on a request that is not
 // the page itself, on an error in its console and on an exception.
 func browser(t testing.TB, address string, actions ...chromedp.Action) {
@@ -122,12 +198,13 @@ func browser(t testing.TB, address string, actions ...chromedp.Action) {
 	if path == "" {
 		t.Skip("no Chromium on this machine: apt-get install chromium")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, err := chromium(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := chromedp.NewContext(ctx, chromedp.WithNewBrowserContext()) // nothing that was stored before
 	defer cancel()
-	ctx, cancel = chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox,
-		chromedp.WindowSize(1500, 950), chromedp.WSURLReadTimeout(time.Minute))...)
-	defer cancel()
-	ctx, cancel = chromedp.NewContext(ctx)
+	ctx, cancel = context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	var mu sync.Mutex
 	var bad []string
@@ -209,8 +286,7 @@ func TestTheWorstMissedLesionStandsFirstWithItsAttributes(t *testing.T) {
 }
 
 func TestTheSliderMovesCountsListAndTables(t *testing.T) {
-	e := newExample(t)
-	g := e.gather(t)
+	g, file := examplePage(t)
 	d := g.Document.Detection.Systems[1]
 	var before, after, live, printed, none string
 	var items []int
@@ -218,7 +294,7 @@ func TestTheSliderMovesCountsListAndTables(t *testing.T) {
 		return evaluate(fmt.Sprintf(`{const s = document.getElementById("slider"); s.value = %d; s.dispatchEvent(new Event("input")); 0}`, step), nil)
 	}
 	var count, all int
-	browser(t, opened(t, fileOf(t, g, 50)),
+	browser(t, opened(t, file),
 		at(1), textOf("#reading", &before), evaluate(`reportPage.state().items`, &count),
 		at(len(d.Curve)), textOf("#reading", &after), evaluate(`reportPage.state().items`, &all),
 		evaluate(`window.dispatchEvent(new Event("beforeprint"))`, nil), textOf("#live", &printed),
@@ -243,7 +319,7 @@ func TestTheSliderMovesCountsListAndTables(t *testing.T) {
 
 // A lesion that the slider takes out of the list stays in view, and the page says that it is found.
 func TestWhatTheSliderTakesOutOfTheListStaysInView(t *testing.T) {
-	e := newExample(t)
+	_, file := examplePage(t)
 	var before, after, back struct {
 		At, Current int
 	}
@@ -252,7 +328,7 @@ func TestWhatTheSliderTakesOutOfTheListStaysInView(t *testing.T) {
 		return evaluate(`{const s = document.getElementById("slider"); s.value = `+step+`; s.dispatchEvent(new Event("input")); 0}`, nil)
 	}
 	const found = `document.querySelectorAll("#items li[aria-current=true]").length + ""`
-	browser(t, opened(t, fileOf(t, e.gather(t), 50)),
+	browser(t, opened(t, file),
 		at("0"), evaluate(`[...document.querySelectorAll("#items li")].find(l => l.textContent.includes("found at")).click()`, nil), evaluate(`reportPage.state()`, &before),
 		at("s.max"), evaluate(`reportPage.state()`, &after), textOf("#side", &side), evaluate(found, &marked),
 		at("0"), evaluate(`reportPage.state()`, &back))
@@ -271,8 +347,8 @@ func TestKeysScrollZoomWindowAndChoose(t *testing.T) {
 		Boxes                 bool
 	}
 	var label string
-	e := newExample(t)
-	browser(t, opened(t, fileOf(t, e.gather(t), 50)),
+	_, file := examplePage(t)
+	browser(t, opened(t, file),
 		evaluate(`for (const k of ["j", "ArrowUp", "+", "2", "b"]) document.dispatchEvent(new KeyboardEvent("keydown", {key: k})); 0`, nil),
 		evaluate(`reportPage.state()`, &s),
 		evaluate(`document.getElementById("picture").getAttribute("aria-label")`, &label))
@@ -286,12 +362,13 @@ func TestKeysScrollZoomWindowAndChoose(t *testing.T) {
 
 func TestFiltersAndOrdersOfTheList(t *testing.T) {
 	e := newExample(t)
+	_, file := examplePage(t)
 	var free, won, byID []string
 	pick := func(id, value string) chromedp.Action {
 		return evaluate(`{const s = document.getElementById("`+id+`"); s.value = "`+value+`"; s.dispatchEvent(new Event("change")); 0}`, nil)
 	}
 	texts := `[...document.querySelectorAll("#items li .what")].map(e => e.textContent)`
-	browser(t, opened(t, fileOf(t, e.gather(t), 50)),
+	browser(t, opened(t, file),
 		pick("kind", "free"), evaluate(texts, &free),
 		pick("kind", "won"), evaluate(texts, &won),
 		pick("kind", "cases"), pick("order", "id"), evaluate(texts, &byID))
@@ -334,9 +411,9 @@ func TestACellOfTheConfusionMatrixLeadsToItsCases(t *testing.T) {
 }
 
 func TestFlagsAreExportedAsATable(t *testing.T) {
-	e := newExample(t)
+	_, file := examplePage(t)
 	var export, id string
-	browser(t, opened(t, fileOf(t, e.gather(t), 50)),
+	browser(t, opened(t, file),
 		textOf("#items li .what", &id),
 		evaluate(`{const f = document.getElementById("flag"); f.value = "exclude"; f.dispatchEvent(new Event("change"));
 			const r = document.getElementById("remark"); r.value = "a \"cyst\", no lesion"; r.dispatchEvent(new Event("change")); 0}`, nil),
@@ -382,7 +459,7 @@ func TestWhatDoesNotFitIsLeftOutAndSaid(t *testing.T) {
 }
 
 func TestThePageMayAskForNothing(t *testing.T) {
-	file := fileOf(t, newExample(t).gather(t), 50)
+	_, file := examplePage(t)
 	if !strings.Contains(file, "default-src 'none'") {
 		t.Error("no policy")
 	}
