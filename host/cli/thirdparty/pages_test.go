@@ -73,6 +73,7 @@ var (
 	notRun = regexp.MustCompile(`<!-- not run: (.*) -->\n+\z`)
 	isFile = regexp.MustCompile("`([a-z.]+)`:\n+\\z")
 	setIn  = regexp.MustCompile(`\A\n*(?: {4}|\t)`)
+	linked = regexp.MustCompile(`(?m)^\[[^]\n]+\]: .*\n`) // where a link of the text leads: nobody sees it
 )
 
 // blocksOf reads the fenced parts of a page, and what stands between them.
@@ -125,7 +126,7 @@ func TestEveryCommandIsRunOrSaysWhyNot(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if lines := strings.Count(string(text), "\n"); name == "README.md" && lines > 70 {
+		if lines := 1 + strings.Count(strings.TrimSpace(linked.ReplaceAllString(string(text), "")), "\n"); name == "README.md" && lines > 70 {
 			t.Errorf("the README has %d lines, want at most 70", lines)
 		}
 		if !followed[name] && guided[name] == "" {
