@@ -115,24 +115,34 @@ clean: ## remove everything that was built, and the demo's results
 setup-test: setup ## also install what the tests compare against (PyTorch, protoc)
 	@tools/setup/system.sh test >/dev/null
 
+# What builds strangers' modules and follows whole pages is long, and has a target of its own.
+# Many tests wait for processes rather than compute: more packages run at a time than there are
+# cores, those that wait longest first.
+LONG := /(cmd/alignedfusion|host/scaffold|host/cli/thirdparty)$$
+TEST := go test -vet=off -timeout 20m -p $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+
+.PHONY: test
+test: build ## vet and the tests of a change: all rules, commands, faults and plugins (4 min on two cores)
+	@go vet ./...
+	@$(TEST) $$(go list ./host/plughost ./host/cli ./plugins/a3d ./... | grep -vE '$(LONG)')
+
+.PHONY: test-pages
+test-pages: build ## the pages of the docs word for word, plugins as strangers begin, build and break them (4 min)
+	@$(TEST) $$(go list ./... | grep -E '$(LONG)')
+
 # The race detector compiles and links everything a second time and slows tests down: it
 # watches the packages that start goroutines or hold locks themselves, and of the program as
-# a whole the trainings that run, stop and are killed. Where libtorch is reached it would mean
-# compiling gotch again. vet has looked at everything before the tests run. Many tests wait
-# for processes rather than compute: the two kinds run side by side.
-.PHONY: test
-test: build ## vet and run all tests, what runs at the same time under the race detector
-	@go vet ./...
+# a whole the trainings that run, stop and are killed; synthetic slices, twelve times slower
+# for it, are made there. Where libtorch is reached it would mean compiling gotch again.
+.PHONY: test-race
+test-race: ## what runs at the same time, under the race detector (3 min)
 	@torch=$$(go list -test -f '{{$$p := .ImportPath}}{{range .Deps}}{{if eq . "github.com/sugarme/gotch"}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... \
 		| sed 's/ \[.*//; s/_test$$//; s/\.test$$//' | sort -u); \
 	concurrent=$$(grep -rlE '(^|\s)go (func|[a-zA-Z.]+)\(|\.Go\(|atomic\.|sync\.(RW)?Mutex' --include='*.go' host sdk eval internal | xargs -n1 dirname | sort -u | sed 's|^|$(MODULE)/|'); \
-	race=$$(comm -23 <(echo "$$concurrent") <(echo "$$torch") | grep -v /host/cli); \
-	rest=$$(comm -23 <(go list ./... | sort) <(echo "$$race")); \
+	race=$$(comm -23 <(echo "$$concurrent") <(echo "$$torch") | grep -vE '/host/(cli|dataset/synth)'); \
 	out=$$(mktemp); trap 'rm -f "$$out"' EXIT; status=0; \
-	{ watched=0; go test -vet=off -timeout 20m -race $$race || watched=1; \
-		go test -vet=off -timeout 20m -race -run 'Signal|Killed|Dies|TrainScripts/(detect|classify)' ./host/cli || watched=1; \
-		exit $$watched; } >"$$out" 2>&1 & \
-	go test -vet=off -timeout 20m $$rest || status=1; \
+	$(TEST) -race -run 'Signal|Killed|Dies|TrainScripts/(detect|classify)' ./host/cli >"$$out" 2>&1 & \
+	$(TEST) -race $$race || status=1; \
 	wait $$! || status=1; cat "$$out"; exit $$status
 
 .PHONY: test-slurm

@@ -59,7 +59,11 @@ func TestProjectsAreCompleteAsTheyAreBegun(t *testing.T) {
 					t.Errorf("no %s among %q", want, files)
 				}
 			}
-			cmd := exec.Command("make", "build", "test", "validate")
+			commands := "make build test validate"
+			if o.Language == "go" {
+				commands += " && go vet ./..."
+			}
+			cmd := exec.Command("sh", "-c", commands)
 			cmd.Dir = o.Dir
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
