@@ -308,7 +308,8 @@ func Saved(run string, step int) *Checkpoint {
 }
 
 // Latest returns the newest checkpoint that is intact, and a warning for each newer
-// one that is not. It fails with ErrNoCheckpoint when there is none.
+// one that is not. It fails with ErrNoCheckpoint when there is none, with ErrNotARun when
+// there is no such folder.
 func Latest(run string) (*Checkpoint, []string, error) {
 	steps, err := checkpointSteps(run)
 	if err != nil {
@@ -325,6 +326,9 @@ func Latest(run string) (*Checkpoint, []string, error) {
 	}
 	if len(damage) > 0 {
 		return nil, warnings, fmt.Errorf("%s: %w, train the run anew: %s", run, ErrNoCheckpoint, strings.Join(damage, "; "))
+	}
+	if _, err := os.Stat(run); err != nil {
+		return nil, nil, notARun(run)
 	}
 	return nil, nil, fmt.Errorf("%s: %w: training has saved none yet", run, ErrNoCheckpoint)
 }

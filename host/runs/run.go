@@ -125,11 +125,7 @@ func Create(dir string) (*Run, error) {
 // Open takes the lock of an existing run and removes what an interrupted save left.
 func Open(dir string) (*Run, error) {
 	if !IsRun(dir) {
-		near := ""
-		if _, err := os.Stat(dir); err != nil {
-			near = nearest.File(dir)
-		}
-		return nil, fmt.Errorf("%s: %w (no %s in it)%s", dir, ErrNotARun, ConfigFile, near)
+		return nil, notARun(dir)
 	}
 	r, err := lock(dir)
 	if err != nil {
@@ -140,6 +136,14 @@ func Open(dir string) (*Run, error) {
 		return nil, err
 	}
 	return r, nil
+}
+
+func notARun(dir string) error {
+	near := ""
+	if _, err := os.Stat(dir); err != nil {
+		near = nearest.File(dir)
+	}
+	return fmt.Errorf("%s: %w (no %s in it)%s", dir, ErrNotARun, ConfigFile, near)
 }
 
 // IsRun reports whether a folder holds a run.

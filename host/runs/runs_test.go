@@ -120,6 +120,9 @@ func TestDamagedCheckpointIsDetectedAndThePreviousOneUsed(t *testing.T) {
 
 func TestNoUsableCheckpoint(t *testing.T) {
 	r := create(t)
+	if _, _, err := Latest(r.Dir + "s"); !errors.Is(err, ErrNotARun) || !strings.Contains(err.Error(), "did you mean") {
+		t.Errorf("a folder that is not there: %v", err)
+	}
 	if _, _, err := Latest(r.Dir); !errors.Is(err, ErrNoCheckpoint) || !strings.Contains(err.Error(), "saved none yet") {
 		t.Errorf("none: %v", err)
 	}

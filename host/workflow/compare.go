@@ -238,7 +238,7 @@ func readSystems(systems []System) ([]*RunFiles, error) {
 		}
 		if !s.isRun() {
 			if info, err := os.Stat(s.Path); err != nil {
-				return nil, &config.Error{Err: err}
+				return nil, &config.Error{Err: fmt.Errorf("%s: no such file or folder%s", s.Path, nearest.File(s.Path))}
 			} else if info.IsDir() {
 				return nil, fmt.Errorf("%s: %w%s", s.Path, runs.ErrNotARun, runsNear(s.Path))
 			}
