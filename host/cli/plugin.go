@@ -406,7 +406,7 @@ func pluginLock(c *cli.Context) error {
 	if c.NArg() == 0 {
 		return usageError("no plugin named, want those that this project runs: %s %s", c.Command.HelpName, c.Command.ArgsUsage)
 	}
-	lock, err := plughost.LockHere(c.Args().Slice(), c.StringSlice("plugin-dir"))
+	lock, err := plughost.LockHere(c.Context, c.Args().Slice(), c.StringSlice("plugin-dir"))
 	if errors.Is(err, plughost.ErrNotFound) {
 		return usageError("%w", err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
@@ -284,7 +285,7 @@ func sameSet(a, b []string) bool {
 func ReadLayout(file string) (*Layout, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("this is no folder of a plugin (`alignedfusion plugin new` begins one): %w", err)
+		return nil, fault.Errorf(fault.Usage, "this is no folder of a plugin (`alignedfusion plugin new` begins one): %w", err)
 	}
 	var l Layout
 	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(&l); err != nil {

@@ -204,24 +204,27 @@ func (p *Package) write(w io.Writer, folder string, names []string) error {
 	return errors.Join(archive.Close(), compressed.Close())
 }
 
-// openPackage opens the archive behind its Package.
-func openPackage(r io.Reader) (*Package, *tar.Reader, func(), error) {
+var errDamaged = fault.New(fault.Data, "it is no package of a plugin, or damaged")
+
+// openPackage opens the archive behind its Package, and what it is compressed in, which the
+// caller closes.
+func openPackage(r io.Reader) (*Package, *tar.Reader, *zstd.Decoder, error) {
 	buffered := bufio.NewReader(r)
 	if head, _ := buffered.Peek(512); !bytes.HasPrefix(head, []byte(zstdMagic)) {
 		what := recogniseArchive(head)
 		if what == "" {
 			what = "another file"
 		}
-		return nil, nil, nil, fmt.Errorf("it is no package of a plugin, or damaged, but %s; `alignedfusion plugin pack` makes packages", what)
+		return nil, nil, nil, fmt.Errorf("%w, but %s; `alignedfusion plugin pack` makes packages", errDamaged, what)
 	}
 	compressed, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1))
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	archive := tar.NewReader(compressed)
-	fail := func(err error) (*Package, *tar.Reader, func(), error) {
+	fail := func(err error) (*Package, *tar.Reader, *zstd.Decoder, error) {
 		compressed.Close()
-		return nil, nil, nil, fmt.Errorf("it is no package of a plugin, or damaged: %w", err)
+		return nil, nil, nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	header, err := archive.Next()
 	if err != nil {
@@ -244,7 +247,7 @@ func openPackage(r io.Reader) (*Package, *tar.Reader, func(), error) {
 	if p.SchemaVersion != 1 || !validName(p.Name) {
 		return fail(fmt.Errorf("%s: schema_version %d and name %q, want 1 and letters, digits, - and _", packageFile, p.SchemaVersion, p.Name))
 	}
-	return &p, archive, compressed.Close, nil
+	return &p, archive, compressed, nil
 }
 
 // ReadPackage returns what a package says about itself; nothing of it runs.
@@ -254,11 +257,11 @@ func ReadPackage(path string) (*Package, error) {
 		return nil, err
 	}
 	defer file.Close()
-	p, _, done, err := openPackage(file)
+	p, _, compressed, err := openPackage(file)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	done()
+	compressed.Close()
 	return p, nil
 }
 
@@ -269,11 +272,12 @@ func unpack(path, folder string) (*Package, error) {
 		return nil, err
 	}
 	defer file.Close()
-	p, archive, done, err := openPackage(file)
+	p, archive, compressed, err := openPackage(file)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	defer done()
+	defer compressed.Close()
+	damaged := func(err error) (*Package, error) { return nil, fmt.Errorf("%s: %w: %w", path, errDamaged, err) }
 	if p.Platform != System {
 		return nil, fmt.Errorf("%s is for %s, this machine is %s: get the package built for it", path, p.Platform, System)
 	}
@@ -284,7 +288,7 @@ func unpack(path, folder string) (*Package, error) {
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: damaged: %w", path, err)
+			return damaged(err)
 		}
 		want, known := p.Files[header.Name]
 		if !known || seen[header.Name] || header.Typeflag != tar.TypeReg || !filepath.IsLocal(header.Name) || header.Size != want.Bytes {
@@ -297,8 +301,11 @@ func unpack(path, folder string) (*Package, error) {
 	}
 	for name := range p.Files {
 		if !seen[name] {
-			return nil, fmt.Errorf("%s: damaged: %s is missing", path, name)
+			return damaged(fmt.Errorf("%s is missing", name))
 		}
+	}
+	if n, err := io.Copy(io.Discard, compressed); err != nil || n > 0 {
+		return damaged(errors.New("there is more in it after its end"))
 	}
 	layout, err := ReadLayout(filepath.Join(folder, LayoutFile))
 	if err != nil {
@@ -448,7 +455,7 @@ func download(ctx context.Context, address, sum, to string) error {
 
 // LockHere writes a LockFile into the working directory, a project's, with the identity of
 // the plugins named: from then on no others are run there under these names.
-func LockHere(names, dirs []string) (*Lock, error) {
+func LockHere(ctx context.Context, names, dirs []string) (*Lock, error) {
 	lock, err := readLock(".")
 	if err != nil {
 		return nil, err
@@ -462,11 +469,11 @@ func LockHere(names, dirs []string) (*Lock, error) {
 		if err != nil {
 			return nil, err
 		}
-		record := Record{SHA256: f.identity(hashes), Source: f.Path}
-		if f.Layout != nil {
-			record.Version = f.Layout.Version
+		m, err := Describe(ctx, f)
+		if err != nil {
+			return nil, err
 		}
-		lock.Plugins[f.Name] = record
+		lock.Plugins[f.Name] = Record{Version: m.Version, SHA256: f.identity(hashes), Source: f.Path}
 	}
 	return lock, writeLock(".", lock)
 }

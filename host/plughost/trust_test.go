@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"golang.org/x/sys/unix"
 )
 
@@ -570,6 +571,23 @@ func TestPackagesThatLieAreRefused(t *testing.T) {
 	if _, err := unpackOne(t, good(), folder); err != nil {
 		t.Errorf("a package that says what is in it: %v", err)
 	}
+	packed := filepath.Join(t.TempDir(), "x.afp")
+	file, err := os.Create(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := good().write(file, folder, []string{LayoutFile, "run.sh"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.WriteString("more"); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unpack(packed, t.TempDir()); fault.Of(err) != fault.Data || !strings.Contains(err.Error(), "more in it after its end") {
+		t.Errorf("with bytes after its end: %v", err)
+	}
 	for text, want := range map[string]string{"": "another file", "PK\x03\x04": "a zip archive", "\x1f\x8b": "a gzip archive", zstdMagic: "EOF", strings.Repeat("x", tarMagicAt) + "ustar": "a tar archive"} {
 		path := filepath.Join(writeFolder(t, map[string]string{"x.afp": text}), "x.afp")
 		if _, err := ReadPackage(path); err == nil || !strings.Contains(err.Error(), "no package of a plugin, or damaged") || !strings.Contains(err.Error(), want) {
@@ -657,7 +675,7 @@ func TestAPackageBringsItsPythonPackages(t *testing.T) {
 func TestAProjectsLockFileHoldsPluginsFast(t *testing.T) {
 	isolate(t)
 	install(t, "linear", "")
-	if _, err := LockHere([]string{"linear"}, nil); err != nil {
+	if _, err := LockHere(t.Context(), []string{"linear"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := newHost(t, Options{}).Start(t.Context(), "linear"); err != nil {

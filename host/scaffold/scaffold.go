@@ -106,6 +106,9 @@ func validName(name string) bool {
 
 // checkSDK checks that a folder is a checkout of this project, set up if torch is used.
 func checkSDK(dir string, torch bool) error {
+	if dir == "" {
+		return fmt.Errorf("%w: a Go plugin is built against a checkout of %s, and the program lies in none; give one with --sdk", ErrOptions, modulePath)
+	}
 	if !IsCheckout(dir) {
 		return fmt.Errorf("%w: %q is no checkout of %s: a Go plugin is built against one; give it with --sdk", ErrOptions, dir, modulePath)
 	}

@@ -198,8 +198,11 @@ type runner struct {
 	report   *Report
 }
 
+// UnknownStage is an error about options that name a stage which the plugin has not.
+type UnknownStage struct{ error }
+
 // Run checks every rule and returns the report; the error is about the harness (the
-// plugin did not even start), never about a rule.
+// plugin did not even start, an *UnknownStage), never about a rule.
 func Run(ctx context.Context, target Target, o Options) (*Report, error) {
 	if o.Device == "" {
 		o.Device = cpu
@@ -231,7 +234,7 @@ func Run(ctx context.Context, target Target, o Options) (*Report, error) {
 	for _, name := range slices.Concat(o.Stages, slices.Sorted(maps.Keys(o.Settings)), slices.Sorted(maps.Keys(o.Shapes)),
 		slices.Sorted(maps.Keys(o.Inputs)), slices.Sorted(maps.Keys(o.Labels))) {
 		if _, err := r.manifest.Stage(name); err != nil {
-			return nil, err
+			return nil, &UnknownStage{err}
 		}
 	}
 	for _, c := range pluginCases {

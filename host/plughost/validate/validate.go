@@ -44,6 +44,9 @@ func Run(ctx context.Context, ref, host string, o plughost.Options, c conformanc
 		Describe: func(ctx context.Context) ([]byte, error) { return plughost.DescribeJSON(ctx, found) },
 		Connect:  func(ctx context.Context) (*conformance.Connection, error) { return connect(ctx, ref, o) },
 	}, c)
+	if unknown := (*conformance.UnknownStage)(nil); errors.As(err, &unknown) {
+		return nil, fault.Wrap(fault.Usage, err)
+	}
 	if err != nil {
 		return nil, fault.Wrap(fault.Plugin, err)
 	}
