@@ -98,7 +98,8 @@ bits of the report say which of four squares is the label. Additive: the majorit
 				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "contexts", Value: "lookup,additive", Usage: "`LIST` of lookup and additive"},
 					&cli.StringFlag{Name: "noise-tokens", Value: "0", Usage: "`LIST` of numbers of squares beside the four that count"},
-					&cli.IntFlag{Name: "cases", Value: 1024, Usage: "`N` cases to train on; a fifth of 4N is predicted"},
+					&cli.IntFlag{Name: "cases", Value: 1024, Usage: "`N` cases to train on"},
+					&cli.IntFlag{Name: "patients", Usage: "`N` patients of each set, a fifth of whom are predicted (default: 4 times the cases)"},
 					&cli.StringFlag{Name: "methods", Value: "itfusion-norec,selfattn,sum", Usage: "`LIST`, as of study missing"},
 				}, without(studyFlags(config.Classify, "selfattn"), "data", "split", "folds", "encoder", "head", "attributes", "reports", "metric", "only", "again", "dry-run", "shard", "devices", "submit", "tasks")...),
 				Action: studyExchange,
@@ -218,7 +219,7 @@ func studyExchange(c *cli.Context) error {
 		return err
 	}
 	t, err := study.Exchange(c.Context, study.ExchangeOptions{MakeOptions: studyOptions(c, config.Classify, study.Grid{}),
-		Contexts: c.String("contexts"), NoiseTokens: c.String("noise-tokens"), Cases: c.Int("cases")})
+		Contexts: c.String("contexts"), NoiseTokens: c.String("noise-tokens"), Cases: c.Int("cases"), Patients: c.Int("patients")})
 	if err != nil {
 		return goesOn(c, err)
 	}

@@ -23,8 +23,8 @@ type ExchangeOptions struct {
 	MakeOptions
 	// Contexts and NoiseTokens are lists separated by commas: every pair is a set of its own.
 	Contexts, NoiseTokens string
-	// Cases to train on.
-	Cases int
+	// Cases to train on; Patients of each set (0: four times as many), a fifth of whom are predicted.
+	Cases, Patients int
 }
 
 // exchangeSettings are what all fusions of the study share: tokens of frozen random
@@ -48,8 +48,8 @@ type ExchangeTable struct {
 	Dials         []Dial `json:"dials"`
 }
 
-// exchangeShare is the share of a synthetic set's patients that are trained on; the others
-// are for the test, whose interval should not be what limits the study.
+// exchangeShare is the share of a synthetic set's patients that are trained on where nothing else
+// is asked for; the test's interval should not be what limits the study.
 const exchangeShare = 0.25
 
 // Exchange compares fusions on synthetic sets: where the report selects what counts in the
@@ -77,6 +77,9 @@ func Exchange(ctx context.Context, o ExchangeOptions) (*ExchangeTable, error) {
 	if o.Cases < 8 || len(contexts) == 0 || len(noises) == 0 {
 		return nil, &config.Error{Err: fmt.Errorf("--cases %d, %d contexts, %d numbers of noise tokens: want at least 8 cases and one of each", o.Cases, len(contexts), len(noises))}
 	}
+	if float64(o.Cases) > synth.TrainShare*float64(o.Patients) && o.Patients != 0 {
+		return nil, &config.Error{Err: fmt.Errorf("--cases %d of --patients %d: want at most %g of the patients", o.Cases, o.Patients, synth.TrainShare)}
+	}
 	all := &ExchangeTable{SchemaVersion: Version, Cases: o.Cases}
 	for _, name := range contexts {
 		for _, noise := range noises {
@@ -101,13 +104,17 @@ func (o ExchangeOptions) dial(ctx context.Context, name string, noise int) (*Tab
 		return nil, err
 	}
 	data := filepath.Join(dir, "data")
-	set := synth.TableOptions{Patients: int(float64(o.Cases) / exchangeShare), Missing: -1, Context: name, NoiseTokens: noise, Seed: 1}
+	patients := o.Patients
+	if patients == 0 {
+		patients = int(float64(o.Cases) / exchangeShare)
+	}
+	set := synth.TableOptions{Patients: patients, Missing: -1, Context: name, NoiseTokens: noise, Seed: 1}
 	if err := o.marks(ctx, data, set); err != nil {
 		return nil, err
 	}
 	one := o.MakeOptions
 	one.Dir, one.Data = filepath.Join(dir, "study"), "table:"+filepath.Join(data, "data.csv")
-	one.Grid.Scenarios, one.Grid.Rates, one.Grid.Fractions = "C-Tr+C-Te", "0", number(exchangeShare/synth.TrainShare)
+	one.Grid.Scenarios, one.Grid.Rates, one.Grid.Fractions = "C-Tr+C-Te", "0", number(float64(o.Cases)/float64(patients)/synth.TrainShare)
 	one.Split = "test"
 	one.Set = slices.Concat(exchangeSettings, []string{fmt.Sprintf("data.size=%d", set.MarksSide())}, o.Set)
 	one.Plan = Plan{}

@@ -21,6 +21,7 @@ func TestExchangePrintsALinePerFusionAndAColumnPerSet(t *testing.T) {
 		"--contexts":     {Contexts: "look", NoiseTokens: "0", Cases: 100},
 		"--noise-tokens": {Contexts: "lookup", NoiseTokens: "few", Cases: 100},
 		"--cases 2":      {Contexts: "lookup", NoiseTokens: "0", Cases: 2},
+		"--patients 100": {Contexts: "lookup", NoiseTokens: "0", Cases: 80, Patients: 100},
 	} {
 		o.Dir = t.TempDir()
 		if _, err := Exchange(t.Context(), o); err == nil || !strings.Contains(err.Error(), name) {
