@@ -1,93 +1,103 @@
 // Package telemetry sends what a run measures to a collector as OpenTelemetry metrics, over
 // OTLP and HTTP. Where to, and how often, say OpenTelemetry's own variables
 // (https://opentelemetry.io/docs/specs/otel/protocol/exporter): nothing is sent without them.
+// OpenTelemetry's own modules would be a tenth of what the program takes to compile.
 package telemetry
 
 import (
 	"context"
-	"fmt"
-	"os"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
-	"go.opentelemetry.io/otel/metric"
-	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/resource"
-
-	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 )
-
-// endpoints are the variables that name a collector.
-var endpoints = []string{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"}
 
 // closing is how long the end of a run waits for a collector.
 const closing = 5 * time.Second
 
 // Sender sends records. It is not for several goroutines at once.
 type Sender struct {
-	provider *sdkmetric.MeterProvider
-	meter    metric.Meter
-	gauges   map[string]metric.Float64Gauge
-	run      metric.MeasurementOption
+	to      *collector
+	run     string
+	version string
+	stop    context.CancelFunc
+	stopped chan struct{}
+
+	lock   sync.Mutex
+	latest map[string]gauge
+}
+
+// gauge is the last value of a metric.
+type gauge struct {
+	value float64
+	at    time.Time
 }
 
 // Open begins to send: every number of a record under its name in TensorBoard, as
 // alignedfusion.train.loss, with the attribute run. What a collector does not take is given
-// to failed. It fails, as wrong usage, where no variable names a collector.
+// to failed. It fails, as wrong usage, where no variable names a collector, or where one
+// cannot be understood.
 func Open(run, version string, failed func(error)) (*Sender, error) {
-	there := false
-	for _, name := range endpoints {
-		there = there || os.Getenv(name) != ""
-	}
-	if !there {
-		return nil, fault.Errorf(fault.Usage, "no collector is named: set %s, for example to http://localhost:4318", strings.Join(endpoints, " or "))
-	}
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(failed))
-	ctx := context.Background()
-	exporter, err := otlpmetrichttp.New(ctx)
+	to, interval, err := fromVariables(version)
 	if err != nil {
-		return nil, fault.Wrap(fault.Usage, err)
+		return nil, err
 	}
-	about, err := resource.New(ctx, resource.WithFromEnv(), resource.WithTelemetrySDK(),
-		resource.WithAttributes(attribute.String("service.name", "alignedfusion"), attribute.String("service.version", version)))
-	if err != nil {
-		return nil, fault.Wrap(fault.Usage, err)
-	}
-	provider := sdkmetric.NewMeterProvider(sdkmetric.WithResource(about), sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter)))
-	return &Sender{
-		provider: provider, meter: provider.Meter("alignedfusion", metric.WithInstrumentationVersion(version)),
-		gauges: map[string]metric.Float64Gauge{}, run: metric.WithAttributes(attribute.String("run", run)),
-	}, nil
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Sender{to: to, run: run, version: version, stop: stop, stopped: make(chan struct{}), latest: map[string]gauge{}}
+	go func() {
+		defer close(s.stopped)
+		for tick := time.Tick(interval); ; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick:
+				if err := s.send(ctx); err != nil && ctx.Err() == nil {
+					failed(err)
+				}
+			}
+		}
+	}()
+	return s, nil
 }
 
 // Record takes a record's numbers; they are sent with the next export.
-func (s *Sender) Record(r runs.Record) (err error) {
+func (s *Sender) Record(r runs.Record) error {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	now := time.Now()
 	take := func(name string, v float64) {
-		name = "alignedfusion." + strings.ReplaceAll(name, "/", ".")
-		gauge, ok := s.gauges[name]
-		if !ok {
-			var problem error
-			if gauge, problem = s.meter.Float64Gauge(name); problem != nil {
-				err = fmt.Errorf("OpenTelemetry: %w", problem)
-				return
-			}
-			s.gauges[name] = gauge
-		}
-		gauge.Record(context.Background(), v, s.run)
+		s.latest["alignedfusion."+strings.ReplaceAll(name, "/", ".")] = gauge{v, now}
 	}
 	r.Scalars(take)
 	take(r.Group()+"/step", float64(r.Step))
 	take(r.Group()+"/epoch", float64(r.Epoch))
-	return err
+	return nil
 }
 
 // Close sends what is left.
 func (s *Sender) Close() error {
+	s.stop()
+	<-s.stopped
 	ctx, cancel := context.WithTimeout(context.Background(), closing)
 	defer cancel()
-	return s.provider.Shutdown(ctx)
+	return s.send(ctx)
+}
+
+// send sends the last value of every metric.
+func (s *Sender) send(ctx context.Context) error {
+	s.lock.Lock()
+	latest := maps.Clone(s.latest)
+	s.lock.Unlock()
+	if len(latest) == 0 {
+		return nil
+	}
+	metrics := message{}.message(1, message{}.text(1, "alignedfusion").text(2, s.version))
+	for _, name := range slices.Sorted(maps.Keys(latest)) {
+		point := message{}.instant(3, latest[name].at).double(4, latest[name].value).message(7, attribute("run", s.run))
+		metrics = metrics.message(2, message{}.text(1, name).message(5, message{}.message(1, point)))
+	}
+	return s.to.post(ctx, message{}.message(1, message{}.message(1, s.to.about).message(2, metrics)))
 }

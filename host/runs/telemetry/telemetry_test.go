@@ -1,13 +1,14 @@
 package telemetry
 
 import (
+	"compress/gzip"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
-	collector "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
+	collectors "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/alignedfusion/alignedfusion/host/fault"
@@ -16,10 +17,21 @@ import (
 
 // A collector's own messages hold the numbers of the last record, and whose they are.
 func TestACollectorGetsWhatARunMeasures(t *testing.T) {
-	got, about := map[string]float64{}, ""
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		var request collector.ExportMetricsServiceRequest
+	got, about, tries := map[string]float64{}, "", 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var body []byte
+		unpacked, err := gzip.NewReader(r.Body)
+		if err == nil {
+			body, err = io.ReadAll(unpacked)
+		}
+		if r.Header.Get("Authorization") != "Bearer a,b" {
+			t.Errorf("headers %v", r.Header)
+		}
+		if tries++; tries == 1 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		var request collectors.ExportMetricsServiceRequest
 		if err == nil {
 			err = proto.Unmarshal(body, &request)
 		}
@@ -36,6 +48,9 @@ func TestACollectorGetsWhatARunMeasures(t *testing.T) {
 	}))
 	defer server.Close()
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.URL)
+	t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20a%2Cb")
+	t.Setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "cluster=west")
 	s, err := Open("itf", "0.2.0", func(err error) { t.Error(err) })
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +75,7 @@ func TestACollectorGetsWhatARunMeasures(t *testing.T) {
 			t.Errorf("%s is %v, want %v; there are %v", name, v, want, got)
 		}
 	}
-	if !strings.Contains(about, `"alignedfusion"`) || !strings.Contains(about, "service.version") {
+	if !strings.Contains(about, `"alignedfusion"`) || !strings.Contains(about, "service.version") || !strings.Contains(about, "west") {
 		t.Error(about)
 	}
 }
@@ -71,5 +86,50 @@ func TestNothingIsSentWithoutACollector(t *testing.T) {
 	}
 	if _, err := Open("itf", "0.2.0", nil); fault.Of(err) != fault.Usage || !strings.Contains(err.Error(), endpoints[0]) {
 		t.Error(err)
+	}
+}
+
+func TestWhatACollectorDoesNotTakeIsSaid(t *testing.T) {
+	answer := []byte{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if answer == nil {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+		_, _ = w.Write(answer)
+	}))
+	defer server.Close()
+	partial, err := proto.Marshal(&collectors.ExportMetricsServiceResponse{PartialSuccess: &collectors.ExportMetricsPartialSuccess{RejectedDataPoints: 2, ErrorMessage: "too old"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", server.URL+"/own/path")
+	for want, body := range map[string][]byte{"400 Bad Request": nil, "too old": partial, "": {}} {
+		answer = body
+		s, err := Open("itf", "0.2.0", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Record(runs.Record{Kind: "step", Step: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "/own/path")) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+func TestVariablesOfOpenTelemetryAreUnderstoodOrRefused(t *testing.T) {
+	t.Setenv(endpoints[1], "http://localhost:4318")
+	for name, value := range map[string]string{
+		endpoints[0]: "collector:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "secret", "OTEL_EXPORTER_OTLP_TIMEOUT": "10s",
+		"OTEL_EXPORTER_OTLP_COMPRESSION": "zstd", "OTEL_METRIC_EXPORT_INTERVAL": "-1", "OTEL_EXPORTER_OTLP_CERTIFICATE": "telemetry_test.go",
+		"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": "missing.pem", "OTEL_RESOURCE_ATTRIBUTES": "a=%zz",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, value)
+			if _, err := Open("itf", "0.2.0", nil); fault.Of(err) != fault.Usage || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s=%s: %v", name, value, err)
+			}
+		})
 	}
 }
