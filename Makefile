@@ -15,7 +15,8 @@ export LIBTORCH
 # The version names the commit in the host only: a run records its plugins by
 # hash, and equal sources must give equal plugins.
 VERSION := 0.2.0-dev$(addprefix +,$(shell git rev-parse --short=12 HEAD 2>/dev/null))
-GO_BUILD := go build -buildvcs=false
+# Without collecting garbage the compiler takes a sixth less time, and 0.3 to 0.6 GB a process.
+GO_BUILD := GOGC=off GOMEMLIMIT=1GiB go build -buildvcs=false
 # gRPC's trace pages bring in html/template, whose reflection keeps the linker from leaving
 # anything out: plugins are 8 instead of 12 MB without. Names are resolved without libc, so
 # that host and plugins are of the same compiled packages. Debug information is a sixth of
@@ -57,7 +58,7 @@ doctor: ## say what is wrong with this machine and how to mend it
 fit: build/fitgotch ## fit gotch to the libtorch found ($LIBTORCH, else the system's): what this project calls of it
 	@build/fitgotch -go-only
 	@build/fitgotch -shim-only $(KERNELS) & shim=$$!; \
-		{ go build github.com/sugarme/gotch/ts && $(MAKE) host; } || { kill $$shim; exit 1; }; \
+		{ $(GO_BUILD) github.com/sugarme/gotch/ts && $(MAKE) host; } || { kill $$shim; exit 1; }; \
 		wait $$shim
 	@printf '%s\n' "$${LIBTORCH:-}" > build/libtorch
 
