@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -25,6 +26,9 @@ func joinGroup(c *cli.Context) (g *group.Group, done func(), err error) {
 	n := c.Int("nproc")
 	if c.IsSet("nproc") && n < 1 {
 		return nil, done, usageError("--nproc is %d, want 1 (this process alone) or more", n)
+	}
+	if most := max(8, 2*runtime.NumCPU()); n > most {
+		return nil, done, usageError("--nproc is %d, want %d at most: this machine has %d processors, and each process has plugins of its own", n, most, runtime.NumCPU())
 	}
 	if n == 1 || c.Bool("find-lr") {
 		return nil, done, nil
