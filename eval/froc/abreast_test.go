@@ -7,6 +7,19 @@ import (
 	"testing"
 )
 
+// step moves to the next point of the curve.
+func (w *walker) step(found, fp int) {
+	if found == w.found && fp == w.fp {
+		return
+	}
+	if fp > w.most {
+		w.read(w.found, w.fp, found, fp)
+		w.most = w.limit()
+	}
+	w.rise(found, fp)
+	w.found, w.fp = found, fp
+}
+
 // walked is what statistics returns for one weighting, read step by step.
 func walked(r *Result, drawn []int32, w weighting) []float64 {
 	one := newWalker(&r.Protocol)

@@ -31,19 +31,6 @@ func (w *walker) start(units, lesions int) {
 	w.most = w.limit()
 }
 
-// step moves to the next point of the curve.
-func (w *walker) step(found, fp int) {
-	if found == w.found && fp == w.fp {
-		return
-	}
-	if fp > w.most {
-		w.read(w.found, w.fp, found, fp)
-		w.most = w.limit()
-	}
-	w.rise(found, fp)
-	w.found, w.fp = found, fp
-}
-
 // read takes the operating points from one point of the curve up to the next,
 // which is excluded.
 func (w *walker) read(found, fp, nextFound, nextFP int) {

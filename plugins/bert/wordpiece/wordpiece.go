@@ -121,14 +121,6 @@ func (v *Vocab) ID(piece string) (int32, bool) {
 	return id, ok
 }
 
-// Piece returns the piece of an id, "" for an id out of range.
-func (v *Vocab) Piece(id int32) string {
-	if id < 0 || int(id) >= len(v.pieces) {
-		return ""
-	}
-	return v.pieces[id]
-}
-
 // Tokenizer turns text into ids. It is safe for concurrent use.
 type Tokenizer struct {
 	vocab        *Vocab

@@ -61,7 +61,7 @@ func compare(t *testing.T, v *Vocab, path string) {
 func pieces(v *Vocab, ids []int32) []string {
 	var out []string
 	for _, id := range ids {
-		out = append(out, v.Piece(id))
+		out = append(out, v.pieces[id])
 	}
 	return out
 }
@@ -193,7 +193,7 @@ func TestParseVocabRefuses(t *testing.T) {
 		}
 	}
 	v, err := ParseVocab([]byte(strings.ReplaceAll(special, "\n", "\r\n") + "a"))
-	if err != nil || v.Len() != 5 || v.Piece(4) != "a" || v.Piece(5) != "" || v.Piece(-1) != "" {
+	if err != nil || v.Len() != 5 || v.pieces[4] != "a" {
 		t.Errorf("%+v %v", v, err)
 	}
 	if id, ok := v.ID("a"); !ok || id != 4 {
@@ -211,12 +211,12 @@ func TestPropertyPiecesJoinToTheWord(t *testing.T) {
 		tok := New(v, rapid.Bool().Draw(t, "lower"))
 		for _, word := range tok.Words(text) {
 			ids := tok.appendPieces(nil, word)
-			if len(ids) == 1 && v.Piece(ids[0]) == Unknown {
+			if len(ids) == 1 && v.pieces[ids[0]] == Unknown {
 				continue
 			}
-			joined := v.Piece(ids[0])
+			joined := v.pieces[ids[0]]
 			for _, id := range ids[1:] {
-				joined += strings.TrimPrefix(v.Piece(id), "##")
+				joined += strings.TrimPrefix(v.pieces[id], "##")
 			}
 			if joined != word {
 				t.Fatalf("pieces of %q join to %q", word, joined)
@@ -257,7 +257,7 @@ func FuzzParseVocab(f *testing.F) {
 			return
 		}
 		for i := range v.Len() {
-			if id, ok := v.ID(v.Piece(int32(i))); !ok || id != int32(i) {
+			if id, ok := v.ID(v.pieces[i]); !ok || id != int32(i) {
 				t.Fatalf("piece %d has id %d", i, id)
 			}
 		}
