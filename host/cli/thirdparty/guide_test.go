@@ -51,13 +51,10 @@ func shorterThan(t *testing.T, limit int, path string) {
 // files, the same result. more are further flags of a training with it.
 func follow(t *testing.T, heading, path string, more ...string) (project, home string) {
 	t.Helper()
-	plugins, err := ourPlugins()
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
 	project, home = filepath.Join(dir, "my-head"), filepath.Join(dir, "home")
-	shell(t, dir, home, "alignedfusion plugin install "+plugins+"/alignedfusion-plugin-classifier\n"+guide(t, heading))
+	has(t, home, "classifier")
+	shell(t, dir, home, guide(t, heading))
 	train := "alignedfusion train --task classify --data table:data/data.csv --encoder classifier --head " + path + " --epochs 1 --set data.size=32 --out "
 	shell(t, project, home, train+`run-by-path
 grep -q '"sha256"' run/manifest.json
@@ -92,12 +89,9 @@ func TestTheGuidesDetectorTrains(t *testing.T) {
 	t.Parallel()
 	needGotch(t)
 	needPython(t)
-	plugins, err := ourPlugins()
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
-	shell(t, dir, filepath.Join(dir, "home"), "alignedfusion plugin install "+plugins+"/alignedfusion-plugin-a3d\n"+guide(t, "Other kinds")+
+	has(t, filepath.Join(dir, "home"), "a3d")
+	shell(t, dir, filepath.Join(dir, "home"), guide(t, "Other kinds")+
 		"grep -q ,lesion, run/predictions/val/predictions.csv\n")
 }
 

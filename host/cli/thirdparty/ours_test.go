@@ -41,6 +41,8 @@ func TestOurPluginsKeepTheProtocol(t *testing.T) {
 			t.Parallel()
 			args := []string{"plugin", "validate", "--quiet", program}
 			switch name {
+			case "a3d": // so many calls as it makes in the time there is
+				args = append(args, "--iterations", "40")
 			case "bert":
 				args = append(args, "--set", "text.model="+smallBERT(t))
 			case "fusions": // its equations and gradients are compared with PyTorch besides

@@ -23,7 +23,7 @@ const debianPython = "/usr/bin/python3"
 
 // TestMain makes this test binary the program that the tests' commands call.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(whole{m}, map[string]func(){
 		"alignedfusion": func() { os.Exit(cli.Main(os.Args, os.Stdout, os.Stderr)) },
 	})
 }
@@ -59,9 +59,63 @@ func needPython(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts Python with torch")
 	}
-	if out, err := exec.Command(debianPython, "-c", "import torch, grpc, google.protobuf, numpy").CombinedOutput(); err != nil {
-		t.Skipf("no torch, grpcio, protobuf or numpy for Python: %s", out)
+	if lacks := pythonLacks(); lacks != "" {
+		t.Skipf("no torch, grpcio, protobuf or numpy for Python: %s", lacks)
 	}
+}
+
+// pythonLacks is asked once: to import torch takes seconds.
+var pythonLacks = sync.OnceValue(func() string {
+	out, err := exec.Command(debianPython, "-c", "import torch, grpc, google.protobuf, numpy").CombinedOutput()
+	if err != nil {
+		return fmt.Sprintf("%v: %s", err, out)
+	}
+	return ""
+})
+
+// homes are where users have their plugins, by these plugins' names.
+var homes struct {
+	sync.Mutex
+	of map[string]string
+}
+
+// has gives a user our plugins of these names, as `plugin install` does: it starts each plugin, so
+// that a home is made once for all who have the same, and copied.
+func has(t *testing.T, home string, names ...string) {
+	t.Helper()
+	plugins, err := ourPlugins()
+	if err != nil {
+		t.Fatal(err)
+	}
+	homes.Lock()
+	defer homes.Unlock()
+	key := strings.Join(names, " ")
+	made := homes.of[key]
+	if made == "" {
+		made = filepath.Join(folder, strings.Join(names, "-"))
+		if err := os.Mkdir(made, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		shell(t, made, made, "for name in "+key+"; do alignedfusion plugin install "+plugins+"/alignedfusion-plugin-$name; done")
+		homes.of[key] = made
+	}
+	shell(t, made, home, "mkdir -p "+home+" && cp -a "+made+"/. "+home)
+}
+
+// folder is removed when all tests have run.
+var folder string
+
+// whole runs the tests with a folder of their own, and puts it away.
+type whole struct{ *testing.M }
+
+func (w whole) Run() int {
+	var err error
+	if folder, err = os.MkdirTemp("", "thirdparty-test-"); err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(folder)
+	homes.of = map[string]string{}
+	return w.M.Run()
 }
 
 // user is a shell in dir as a user would have it who has nothing but this project's program;
