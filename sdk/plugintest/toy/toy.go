@@ -84,7 +84,7 @@ func Manifest() sdk.Manifest {
 // plugins that it is to be.
 func Build(dir string, names ...string) error {
 	program := filepath.Join(dir, "toys.test")
-	cmd := exec.Command("go", "test", "-c", "-o", program, reflect.TypeFor[Stage]().PkgPath())
+	cmd := exec.Command("go", "test", "-c", "-ldflags", "-s -w", "-o", program, reflect.TypeFor[Stage]().PkgPath())
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
