@@ -133,14 +133,15 @@ test-pages: build ## the pages of the docs word for word, plugins as strangers b
 
 # The race detector compiles and links everything a second time and slows tests down: it
 # watches the packages that start goroutines or hold locks themselves, and of the program as
-# a whole the trainings that run, stop and are killed; synthetic slices, twelve times slower
-# for it, are made there. Where libtorch is reached it would mean compiling gotch again.
+# a whole the trainings that run, stop and are killed. Synthetic slices, twelve times slower for
+# it, are made there; the toys serve the suite's tests. Where libtorch is reached it would mean
+# compiling gotch again.
 .PHONY: test-race
 test-race: ## what runs at the same time, under the race detector (3 min)
 	@torch=$$(go list -test -f '{{$$p := .ImportPath}}{{range .Deps}}{{if eq . "github.com/sugarme/gotch"}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... \
 		| sed 's/ \[.*//; s/_test$$//; s/\.test$$//' | sort -u); \
 	concurrent=$$(grep -rlE '(^|\s)go (func|[a-zA-Z.]+)\(|\.Go\(|atomic\.|sync\.(RW)?Mutex' --include='*.go' host sdk eval internal | xargs -n1 dirname | sort -u | sed 's|^|$(MODULE)/|'); \
-	race=$$(comm -23 <(echo "$$concurrent") <(echo "$$torch") | grep -vE '/host/(cli|dataset/synth)'); \
+	race=$$(comm -23 <(echo "$$concurrent") <(echo "$$torch") | grep -vE '/host/(cli|dataset/synth)|/plugintest'); \
 	out=$$(mktemp); trap 'rm -f "$$out"' EXIT; status=0; \
 	$(TEST) -race -run 'Signal|Killed|Dies|TrainScripts/(detect|classify)' ./host/cli >"$$out" 2>&1 & \
 	$(TEST) -race $$race || status=1; \
