@@ -116,19 +116,19 @@ clean: ## remove everything that was built, and the demo's results
 setup-test: setup ## also install what the tests compare against (PyTorch, protoc)
 	@tools/setup/system.sh test >/dev/null
 
-# What builds strangers' modules and follows whole pages is long, and has a target of its own.
+# What builds strangers' modules and follows whole pages is long, and has a target of its own;
+# vet belongs to `make lint`.
 # Many tests wait for processes rather than compute: more packages run at a time than there are
 # cores, those that wait longest first.
 LONG := /(cmd/alignedfusion|host/scaffold|host/cli/thirdparty)$$
 TEST := go test -vet=off -timeout 20m -p $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .PHONY: test
-test: build ## vet and the tests of a change: all rules, commands, faults and plugins (4 min on two cores)
-	@go vet ./...
+test: build ## the tests of a change: all rules, commands, faults and plugins (about 4 min on two cores)
 	@$(TEST) $$(go list ./host/plughost ./host/cli ./plugins/a3d ./... | grep -vE '$(LONG)')
 
 .PHONY: test-pages
-test-pages: build ## the pages of the docs word for word, plugins as strangers begin, build and break them (4 min)
+test-pages: build ## the pages of the docs word for word, plugins as strangers begin, build and break them (about 4 min)
 	@$(TEST) $$(go list ./... | grep -E '$(LONG)')
 
 # The race detector compiles and links everything a second time and slows tests down: it
@@ -137,7 +137,7 @@ test-pages: build ## the pages of the docs word for word, plugins as strangers b
 # it, are made there; the toys serve the suite's tests. Where libtorch is reached it would mean
 # compiling gotch again.
 .PHONY: test-race
-test-race: ## what runs at the same time, under the race detector (3 min)
+test-race: ## what runs at the same time, under the race detector (about 3 min)
 	@torch=$$(go list -test -f '{{$$p := .ImportPath}}{{range .Deps}}{{if eq . "github.com/sugarme/gotch"}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... \
 		| sed 's/ \[.*//; s/_test$$//; s/\.test$$//' | sort -u); \
 	concurrent=$$(grep -rlE '(^|\s)go (func|[a-zA-Z.]+)\(|\.Go\(|atomic\.|sync\.(RW)?Mutex' --include='*.go' host sdk eval internal | xargs -n1 dirname | sort -u | sed 's|^|$(MODULE)/|'); \
