@@ -16,7 +16,8 @@ import (
 )
 
 // Our own plugins are held to what strangers' are, as programs: the cases about a process
-// are left out by the suite inside their own tests.
+// are left out by the suite inside their own tests. They are as small as there, so that their
+// gradients are looked at in little time.
 func TestOurPluginsKeepTheProtocol(t *testing.T) {
 	t.Parallel()
 	needGotch(t)
@@ -40,13 +41,16 @@ func TestOurPluginsKeepTheProtocol(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			args := []string{"plugin", "validate", "--quiet", program}
-			switch name {
-			case "a3d": // so many calls as it makes in the time there is
-				args = append(args, "--iterations", "40")
-			case "bert":
+			args = append(args, map[string][]string{
+				"a3d":        {"--iterations", "40"}, // as many calls as it makes in the time there is
+				"classifier": {"--set", "encoder.width=4", "--set", "encoder.layers=2", "--shape", "encoder.image.photo=2x3x16x16"},
+				"fusions":    {"--stage", "gated", "--set", "gated.width=8"}, // its equations and gradients are compared with PyTorch besides
+				"itfusion":   {"--set", "fusion.width=8", "--set", "fusion.layers=1", "--set", "fusion.heads=2", "--set", "fusion.dropout=0"},
+				"selfattn":   {"--set", "fusion.width=8", "--set", "fusion.layers=1", "--set", "fusion.heads=2", "--set", "fusion.dropout=0"},
+				"sum":        {"--set", "fusion.width=8"},
+			}[name]...)
+			if name == "bert" {
 				args = append(args, "--set", "text.model="+smallBERT(t))
-			case "fusions": // its equations and gradients are compared with PyTorch besides
-				args = append(args, "--stage", "gated")
 			}
 			if out, err := exec.Command("alignedfusion", args...).CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
