@@ -663,6 +663,17 @@ func TestStepScalesByTheGlobalNorm(t *testing.T) {
 	}
 }
 
+// A stage that names no task is made for every one.
+func TestAStageWithoutTasksFitsEveryTask(t *testing.T) {
+	m := sdk.Manifest{Name: "p", Stages: []sdk.StageManifest{{Name: "any", Kind: sdk.KindHead}, {Name: "boxes", Kind: sdk.KindHead, Tasks: []string{"detect"}}}}
+	if s, err := PickStage(m, sdk.KindHead, "", "classify"); err != nil || s.Name != "any" {
+		t.Errorf("%v, %v; want the stage without tasks", s, err)
+	}
+	if _, err := PickStage(m, sdk.KindHead, "", "detect"); err == nil {
+		t.Error("of two that fit one was chosen")
+	}
+}
+
 // What is not updated counts neither in the norm nor in the step.
 func TestOnlyWhatLearnsIsUpdated(t *testing.T) {
 	for name, change := range map[string]func(*Member){
@@ -675,6 +686,11 @@ func TestOnlyWhatLearnsIsUpdated(t *testing.T) {
 		got := r.step(t, Stepper{}, 1)
 		if got.GradNorm != math.Sqrt2 || len(got.GradNorms) != 2 || len(r.eye.steps) != 0 || len(r.mix.steps) != 1 || slices.Contains(r.log, "eye norm") {
 			t.Errorf("%s: norm %g of %v, calls %q; want the encoder left out", name, got.GradNorm, got.GradNorms, r.log)
+		}
+		for _, one := range r.eye.backwards {
+			if one.GradNorm {
+				t.Errorf("%s: the encoder is asked for a norm that nobody reads", name)
+			}
 		}
 		if slices.Contains(r.log, "eye zero") != r.Members[0].learns() {
 			t.Errorf("%s: gradients are cleared where they can arise: %q", name, r.log)
