@@ -193,10 +193,10 @@ func (b *backbone) stemForward(s *torchstage.Scope, x *ts.Tensor, train bool) *t
 var vectors = runtime.GOARCH != "amd64" || cpu.X86.HasAVX2 && cpu.X86.HasFMA
 
 // fused reports whether the kernel for dense blocks takes maps of this kind: float or
-// bfloat16 on a CPU with vectors, channels in multiples of 16, 1, 3, 5, 7 or 9 slices, 2-D convolutions.
+// bfloat16, not on a CPU without vectors, channels in multiples of 16, 1, 3, 5, 7 or 9 slices, 2-D convolutions.
 func (b *backbone) fused(dtype gotch.DType) bool {
 	n := b.depth()
-	if b.general || !vectors || b.device.Name != gotch.CPU.Name || dtype != gotch.Float && dtype != gotch.BFloat16 || b.operator == opConv3D || n%2 == 0 || n > 9 {
+	if b.general || !vectors && b.device.Name == gotch.CPU.Name || dtype != gotch.Float && dtype != gotch.BFloat16 || b.operator == opConv3D || n%2 == 0 || n > 9 {
 		return false
 	}
 	width := b.arch.stem

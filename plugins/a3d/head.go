@@ -161,7 +161,7 @@ func (h *head) losses(s *torchstage.Scope, in *torchstage.Inputs, features, logi
 	}
 	out := &torchstage.Outputs{Losses: map[string]*ts.Tensor{}, Metrics: map[string]float64{}}
 	rows, columns := int(shape[2]), int(shape[3])
-	h.rpn.loss(s, logits, deltas, h.rpn.sample(in.Seed, rows, columns, targets), out)
+	h.rpn.loss(s, logits, deltas, h.rpn.draw(s, in.Seed, rows, columns, targets), out)
 	proposals, err := h.rpn.proposals(s, logits, deltas, rows, columns, h.config.preTrain, h.config.postTrain)
 	if errors.Is(err, errDiverged) {
 		// No box head without proposals. A loss that is no number makes the host skip the

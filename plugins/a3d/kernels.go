@@ -5,6 +5,8 @@ package a3d
 // #include <stdlib.h>
 // #include "native/call.h"
 //
+// static int af_ask(void *question) { return ((int (*)(void))question)(); }
+//
 // typedef char *(*af_call)(const char *, void *const *, size_t, const int64_t *, size_t, void **);
 //
 // static char *af_call_through(void *door, const char *name, void *const *tensors, size_t ntensors,
@@ -16,6 +18,7 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"unsafe"
@@ -29,28 +32,54 @@ import (
 // libtch.so: the run path that leads to the one leads to the other.
 const kernelLibrary = "libalignedfusion_a3d.so"
 
-// kernels loads the library, which adds its operators to libtorch's, and returns the
-// address of af_a3d_call.
-var kernels = sync.OnceValues(func() (unsafe.Pointer, error) {
-	library, symbol := C.CString(kernelLibrary), C.CString("af_a3d_call")
-	defer C.free(unsafe.Pointer(library))
-	defer C.free(unsafe.Pointer(symbol))
-	handle := C.dlopen(library, C.RTLD_NOW)
+// library is kernelLibrary, loaded.
+type library struct {
+	door unsafe.Pointer // af_a3d_call
+	cuda bool           // it holds the kernels of kernels.cu
+}
+
+// kernels loads the library, which adds its operators to libtorch's.
+var kernels = sync.OnceValues(func() (library, error) {
+	name := C.CString(kernelLibrary)
+	defer C.free(unsafe.Pointer(name))
+	handle := C.dlopen(name, C.RTLD_NOW)
 	if handle == nil {
-		return nil, fmt.Errorf("%s; build it with `make kernels`, or build/fitgotch -shim-only -kernels plugins/a3d/native where there is no Go",
+		return library{}, fmt.Errorf("%s; build it with `make kernels`, or build/fitgotch -shim-only -kernels plugins/a3d/native where there is no Go",
 			C.GoString(C.dlerror()))
 	}
-	door := C.dlsym(handle, symbol)
-	if door == nil {
-		return nil, errors.New(C.GoString(C.dlerror()))
+	symbol := func(name string) (unsafe.Pointer, error) {
+		c := C.CString(name)
+		defer C.free(unsafe.Pointer(c))
+		p := C.dlsym(handle, c)
+		if p == nil {
+			return nil, errors.New(C.GoString(C.dlerror()))
+		}
+		return p, nil
 	}
-	return door, nil
+	door, err := symbol("af_a3d_call")
+	if err != nil {
+		return library{}, err
+	}
+	question, err := symbol("af_a3d_cuda")
+	if err != nil {
+		return library{}, err
+	}
+	return library{door, C.af_ask(question) != 0}, nil
 })
+
+// cudaKernels reports whether nvcc was there when the library was built.
+func cudaKernels() bool {
+	l, err := kernels()
+	return err == nil && l.cuda
+}
+
+// number is what a kernel takes for a float.
+func number(v float64) int64 { return int64(math.Float64bits(v)) }
 
 // callKernel runs an operator of native/library.cpp. Tensors and numbers stand in the
 // order of its schema.
 func callKernel(name string, in []*ts.Tensor, numbers []int64) (*ts.Tensor, error) {
-	door, err := kernels()
+	library, err := kernels()
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +92,7 @@ func callKernel(name string, in []*ts.Tensor, numbers []int64) (*ts.Tensor, erro
 	operator := C.CString("alignedfusion_a3d::" + name)
 	defer C.free(unsafe.Pointer(operator))
 	var out unsafe.Pointer
-	failure := C.af_call_through(door, operator, unsafe.SliceData(tensors), C.size_t(len(tensors)),
+	failure := C.af_call_through(library.door, operator, unsafe.SliceData(tensors), C.size_t(len(tensors)),
 		(*C.int64_t)(unsafe.SliceData(numbers)), C.size_t(len(numbers)), &out)
 	runtime.KeepAlive(in)
 	if failure != nil {

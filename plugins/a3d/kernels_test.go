@@ -95,7 +95,7 @@ func TestKernelsRefuseArgumentsTheyCannotUse(t *testing.T) {
 		{"weights of other channels", "slice_mix", replace(1, 1, 3, 3, 32), "want [1 or 2, 3, 3, 16]"},
 
 		{"no slices", "dense_block", number(0, 0), "slices is 0"},
-		{"double map", "dense_block", change(0, double), "want float32 or bfloat16 on a CPU"},
+		{"double map", "dense_block", change(0, double), "want float32 or bfloat16 on a GPU or a CPU"},
 		{"channels that do not fill a vector", "dense_block", replace(0, 6, 15, 4, 5), "channels in multiples of 16"},
 		{"an even number of slices", "dense_block", number(0, 2), "1, 3, 5, 7 or 9 slices"},
 		{"no growth", "dense_block", number(1, 0), "growth is 0"},

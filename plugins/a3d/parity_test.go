@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/plugins/a3d/boxops"
@@ -102,7 +104,11 @@ func openInside(t testing.TB, encoderSettings, headSettings sdk.Settings) *insid
 			return m, err
 		},
 	})
-	in.stage = stagetest.Open(t, plugin, sdk.OpenRequest{Stage: "encoder", Settings: encoderSettings, Seed: 1, Threads: benchThreads(), Group: t.Name()})
+	request := sdk.OpenRequest{Stage: "encoder", Settings: encoderSettings, Seed: 1, Threads: benchThreads(), Group: t.Name()}
+	if _, bench := t.(*testing.B); bench {
+		request.Device = os.Getenv("BENCH_DEVICE")
+	}
+	in.stage = stagetest.Open(t, plugin, request)
 	if headSettings != nil {
 		stagetest.Open(t, plugin, sdk.OpenRequest{Stage: "head", Settings: headSettings, Seed: 1, Threads: benchThreads(), Group: t.Name()})
 	}
@@ -284,7 +290,7 @@ func TestHeadAgreesWithPyTorch(t *testing.T) {
 						}
 					}
 					out := &torchstage.Outputs{Losses: map[string]*ts.Tensor{}, Metrics: map[string]float64{}}
-					h.rpn.loss(s, logits, deltas, chosen, out)
+					h.rpn.loss(s, logits, deltas, chosen.upload(s, gotch.CPU), out)
 
 					for i := range 4 {
 						regions[i].match = &lesions[i%2]

@@ -98,6 +98,9 @@ func pool(s *torchstage.Scope, c headConfig, features *ts.Tensor, rois []roi, si
 		if s.Err() != nil {
 			return nil
 		}
+		if device.Name != gotch.CPU.Name {
+			return alignOnDevice(s, c, features, rois, size, device)
+		}
 		boxes, images := make([]boxops.Box, len(rois)), make([]int32, len(rois))
 		for i, r := range rois {
 			boxes[i], images[i] = r.box, r.image

@@ -32,6 +32,7 @@ type rpn struct {
 	cls, clsBias, regress, regressBias *ts.Tensor
 	grid                               []boxops.Box // anchors of the map size seen last
 	gridRows, gridColumns              int
+	onDevice                           deviceAnchors
 }
 
 func newRPN(p *torchstage.Params, c headConfig, device gotch.Device) *rpn {
@@ -44,6 +45,7 @@ func newRPN(p *torchstage.Params, c headConfig, device gotch.Device) *rpn {
 	return &rpn{
 		config:      c,
 		device:      device,
+		onDevice:    deviceAnchors{assigns: device.Name != gotch.CPU.Name, proposes: device.Name != gotch.CPU.Name && cudaKernels()},
 		conv:        p.Parameter("rpn_head.rpn_conv.weight", []int64{c.rpn, c.pyramid, 3, 3}, small),
 		convBias:    p.Parameter("rpn_head.rpn_conv.bias", []int64{c.rpn}, torchstage.Zeros()),
 		cls:         p.Parameter("rpn_head.rpn_cls.weight", []int64{n, c.rpn, 1, 1}, small),
@@ -79,6 +81,7 @@ func (r *rpn) forward(s *torchstage.Scope, features *ts.Tensor) (logits, deltas 
 func (r *rpn) anchors(rows, columns int) []boxops.Box {
 	if r.gridRows != rows || r.gridColumns != columns {
 		r.grid, r.gridRows, r.gridColumns = r.config.anchors.Grid(rows, columns), rows, columns
+		r.onDevice.free()
 	}
 	return r.grid
 }
@@ -98,17 +101,27 @@ type anchorSample struct {
 	deltas   []float32
 }
 
-// sample matches the anchors of every image to its lesions and draws from them; for the
-// focal loss it takes all.
-func (r *rpn) sample(seed uint64, rows, columns int, targets []target) anchorSample {
-	anchors := r.anchors(rows, columns)
-	convention, coder := r.config.convention(), r.config.rpnCoder()
-	inside := convention.Inside(anchors, float32(columns*featureStride), float32(rows*featureStride))
-	matcher := boxops.Matcher{Convention: convention, PositiveIoU: r.config.rpnIoU, NegativeIoU: rpnNegativeIoU, MinimumIoU: rpnMinimumIoU}
-	sampler := boxops.Sampler{Count: rpnSamples, PositiveFraction: rpnPositives}
+func (r *rpn) matcher() boxops.Matcher {
+	return boxops.Matcher{Convention: r.config.convention(), PositiveIoU: r.config.rpnIoU, NegativeIoU: rpnNegativeIoU, MinimumIoU: rpnMinimumIoU}
+}
+
+// sampler takes all anchors for the focal loss.
+func (r *rpn) sampler() boxops.Sampler {
 	if r.config.gamma > 0 {
-		sampler = boxops.Sampler{Count: math.MaxInt32, PositiveFraction: rpnPositives} // all
+		return boxops.Sampler{Count: math.MaxInt32, PositiveFraction: rpnPositives}
 	}
+	return boxops.Sampler{Count: rpnSamples, PositiveFraction: rpnPositives}
+}
+
+// inside reports which anchors lie within an image.
+func (r *rpn) inside(rows, columns int) []bool {
+	return r.config.convention().Inside(r.anchors(rows, columns), float32(columns*featureStride), float32(rows*featureStride))
+}
+
+// sample matches the anchors of every image to its lesions and draws from them.
+func (r *rpn) sample(seed uint64, rows, columns int, targets []target) anchorSample {
+	anchors, inside := r.anchors(rows, columns), r.inside(rows, columns)
+	coder, matcher, sampler := r.config.rpnCoder(), r.matcher(), r.sampler()
 	var out anchorSample
 	for n, t := range targets {
 		lesions := t.boxes()
@@ -128,28 +141,44 @@ func (r *rpn) sample(seed uint64, rows, columns int, targets []target) anchorSam
 	return out
 }
 
+// drawn is an anchorSample on the device. The tensors are nil where there are none.
+type drawn struct {
+	index, labels, positive, deltas *ts.Tensor
+	count, positives                int
+}
+
+func (a anchorSample) upload(s *torchstage.Scope, device gotch.Device) drawn {
+	d := drawn{count: len(a.index), positives: len(a.positive)}
+	if d.count > 0 {
+		d.index, d.labels = s.To(s.FromInt64s(a.index), device), s.To(s.FromFloat32s(a.labels), device)
+	}
+	if n := int64(d.positives); n > 0 {
+		d.positive, d.deltas = s.To(s.FromInt64s(a.positive), device), s.To(s.FromFloat32s(a.deltas, n, 4), device)
+	}
+	return d
+}
+
 // loss adds rpn_cls (binary cross-entropy) and rpn_box (smooth L1), both divided by
 // the number of sampled anchors; with the focal loss by that of the lesions' anchors.
-func (r *rpn) loss(s *torchstage.Scope, logits, deltas *ts.Tensor, sample anchorSample, out *torchstage.Outputs) {
-	out.Metrics["rpn_positives"] = float64(len(sample.positive))
+func (r *rpn) loss(s *torchstage.Scope, logits, deltas *ts.Tensor, sample drawn, out *torchstage.Outputs) {
+	out.Metrics["rpn_positives"] = float64(sample.positives)
 	out.Losses["rpn_cls"], out.Losses["rpn_box"] = s.Zeros(r.device), s.Zeros(r.device)
-	if len(sample.index) == 0 {
+	if sample.count == 0 {
 		return
 	}
-	pick := func(x *ts.Tensor, index []int64, shape ...int64) *ts.Tensor {
-		return s.IndexSelect(s.Reshape(x, shape...), 0, s.To(s.FromInt64s(index), r.device))
+	pick := func(x, index *ts.Tensor, shape ...int64) *ts.Tensor {
+		return s.IndexSelect(s.Reshape(x, shape...), 0, index)
 	}
-	share := 1 / float64(len(sample.index))
-	x, labels := pick(logits, sample.index, -1), s.To(s.FromFloat32s(sample.labels), r.device)
-	each := s.BCEWithLogits(x, labels)
+	share := 1 / float64(sample.count)
+	x := pick(logits, sample.index, -1)
+	each := s.BCEWithLogits(x, sample.labels)
 	if r.config.gamma > 0 {
-		share = 1 / float64(max(1, len(sample.positive)))
-		each = focal(s, each, x, labels, r.config.gamma, r.config.alpha)
+		share = 1 / float64(max(1, sample.positives))
+		each = focal(s, each, x, sample.labels, r.config.gamma, r.config.alpha)
 	}
 	out.Losses["rpn_cls"] = s.MulScalar(s.Sum(each, nil, false), share)
-	if n := int64(len(sample.positive)); n > 0 {
-		wanted := s.To(s.FromFloat32s(sample.deltas, n, 4), r.device)
-		l1 := s.SmoothL1(pick(deltas, sample.positive, -1, 4), wanted, rpnBeta)
+	if sample.positives > 0 {
+		l1 := s.SmoothL1(pick(deltas, sample.positive, -1, 4), sample.deltas, rpnBeta)
 		out.Losses["rpn_box"] = s.MulScalar(s.Sum(l1, nil, false), share)
 	}
 }
@@ -177,6 +206,9 @@ type proposed struct {
 // decoded, clipped to the image, then at most post after NMS. It returns errDiverged
 // when a box is not finite.
 func (r *rpn) proposals(s *torchstage.Scope, logits, deltas *ts.Tensor, rows, columns, pre, post int) ([]proposed, error) {
+	if r.onDevice.proposes {
+		return r.deviceProposals(s, logits, deltas, rows, columns, pre, post)
+	}
 	anchors := r.anchors(rows, columns)
 	convention, coder := r.config.convention(), r.config.rpnCoder()
 	width, height := float32(columns*featureStride), float32(rows*featureStride)

@@ -42,17 +42,22 @@ func TestAProcessorWithoutVectorsTakesTheGeneralForm(t *testing.T) {
 	})
 }
 
-// The kernels against the same network op by op.
+// The kernels against the same network op by op: those of this processor, what a GPU's threads
+// do channel by channel, and what a device without kernels does.
 func TestFusedDenseBlocksEqualTheGeneralForm(t *testing.T) {
 	for _, c := range []struct {
 		operator   string
 		slices     int64
 		checkpoint bool
+		loops      string
 	}{
-		{opA3D, 1, false}, {opA3D, 3, true}, {opA3D, 5, false}, {opA3D, 7, true}, {opA3D, 9, false},
-		{opAlignShift, 3, false}, {opTSM, 5, false}, {opFlat, 4, false},
+		{opA3D, 1, false, ""}, {opA3D, 3, true, ""}, {opA3D, 5, false, ""}, {opA3D, 7, true, ""}, {opA3D, 9, false, ""},
+		{opAlignShift, 3, false, ""}, {opTSM, 5, false, ""}, {opFlat, 4, false, ""},
+		{opA3D, 1, true, "channels"}, {opA3D, 3, false, "channels"}, {opA3D, 7, false, "channels"}, {opAlignShift, 5, false, "channels"}, {opFlat, 9, false, "channels"},
+		{opA3D, 3, true, "operators"}, {opA3D, 7, false, "operators"}, {opAlignShift, 5, false, "operators"}, {opTSM, 9, false, "operators"},
 	} {
-		t.Run(fmt.Sprintf("%s/%d", c.operator, c.slices), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s/%d/%s", c.operator, c.slices, c.loops), func(t *testing.T) {
+			t.Setenv("ALIGNEDFUSION_A3D_LOOPS", c.loops)
 			in := openInside(t, sdk.Settings{"slices": fmt.Sprint(c.slices), "operator": c.operator, "checkpoint": fmt.Sprint(c.checkpoint)}, nil)
 			e := in.encoder
 			run(t, func(s *torchstage.Scope, after later) {
@@ -175,7 +180,8 @@ func TestA3DStartsNearTheIdentity(t *testing.T) {
 }
 
 func TestBFloat16StaysCloseToFloat(t *testing.T) {
-	features := func(precision string) []float32 {
+	features := func(precision, loops string) []float32 {
+		t.Setenv("ALIGNEDFUSION_A3D_LOOPS", loops)
 		in := openInside(t, sdk.Settings{"slices": "7", "precision": precision}, nil)
 		var out []float32
 		run(t, func(s *torchstage.Scope, _ later) {
@@ -186,16 +192,18 @@ func TestBFloat16StaysCloseToFloat(t *testing.T) {
 		})
 		return out
 	}
-	want, got := features("fp32"), features("bf16")
-	var difference, size float64
-	for i := range want {
-		difference += math.Pow(float64(got[i]-want[i]), 2)
-		size += math.Pow(float64(want[i]), 2)
-	}
-	relative := math.Sqrt(difference / size)
-	t.Logf("relative difference of the features: %.4f", relative)
-	if relative == 0 || relative > 0.03 {
-		t.Errorf("relative difference of the features is %.4f, want above 0 and at most 0.03", relative)
+	want := features("fp32", "")
+	for _, loops := range []string{"", "channels", "operators"} {
+		var difference, size float64
+		for i, got := range features("bf16", loops) {
+			difference += math.Pow(float64(got-want[i]), 2)
+			size += math.Pow(float64(want[i]), 2)
+		}
+		relative := math.Sqrt(difference / size)
+		t.Logf("relative difference of the features: %.4f", relative)
+		if relative == 0 || relative > 0.03 {
+			t.Errorf("loops %q: relative difference of the features is %.4f, want above 0 and at most 0.03", loops, relative)
+		}
 	}
 }
 

@@ -31,6 +31,12 @@ struct Arguments {
     TORCH_CHECK(number < nnumbers, "number ", wanted.name(), " is missing");
     return numbers[number++];
   }
+  double next_float(const c10::Argument &wanted) {
+    int64_t bits = next_number(wanted);
+    double value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  }
 };
 
 size_t tensors_after(const std::vector<c10::Argument> &arguments, size_t index) {
@@ -50,6 +56,7 @@ at::Tensor call(const char *name, Arguments given) {
     case TypeKind::TensorType: stack.emplace_back(given.next_tensor(a)); break;
     case TypeKind::ListType: stack.emplace_back(given.next_list(a, tensors_after(arguments, i))); break;
     case TypeKind::IntType: stack.emplace_back(given.next_number(a)); break;
+    case TypeKind::FloatType: stack.emplace_back(given.next_float(a)); break;
     case TypeKind::BoolType: stack.emplace_back(given.next_number(a) != 0); break;
     default: TORCH_CHECK(false, name, ": argument ", a.name(), " is a ", a.type()->str(), ", which cannot be given from here");
     }

@@ -17,27 +17,36 @@ struct Moments {
 
 // batch_moments of every channel. Values are taken relative to the first row, so that
 // a large mean costs no precision.
-template <typename T> Moments batch_moments_of(const Tensor &x) {
+template <typename T> Moments batch_moments_of(const Tensor &x, Way how) {
   Map<T> in(x);
   constexpr int64_t kRows = 256;
   int64_t blocks = (in.rows + kRows - 1) / kRows;
   Tensor partial = at::empty({blocks, 2, in.channels}, x.options().dtype(at::kFloat));
   float *out = partial.data_ptr<float>();
-  auto loop = loops_for<T>().moments;
-  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; b++) {
-      int64_t first = b * kRows;
-      loop(in.data + first * in.stride, in.stride, std::min(kRows, in.rows - first), in.channels, in.data,
-           out + b * 2 * in.channels, out + (b * 2 + 1) * in.channels);
-    }
-  });
+  if (how == kKernels) {
+    on_cuda(x, "moments", [&](void *stream) { return CUDALoops<T>::moments(in.data, in.stride, in.rows, in.channels, kRows, out, stream); });
+  } else {
+    auto loop = loops_for<T>(how).moments;
+    at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; b++) {
+        int64_t first = b * kRows;
+        loop(in.data + first * in.stride, in.stride, std::min(kRows, in.rows - first), in.channels, in.data,
+             out + b * 2 * in.channels, out + (b * 2 + 1) * in.channels);
+      }
+    });
+  }
   Tensor sums = partial.sum(0, false, at::kDouble) / static_cast<double>(in.rows);
   Tensor centre = at::from_blob(in.data, {in.channels}, x.options()).to(at::kDouble);
   return {(sums[0] + centre).to(at::kFloat), (sums[1] - sums[0] * sums[0]).clamp_min(0).to(at::kFloat)};
 }
 
 Moments batch_moments(const Tensor &x) {
-  return with_type(x, [&](auto type) { return batch_moments_of<decltype(type)>(x); });
+  Way how = way(x);
+  if (how == kOperators) {
+    auto [variance, mean] = at::var_mean(x.to(at::kFloat), at::IntArrayRef{0, 2, 3}, false);
+    return {mean, variance};
+  }
+  return with_type(x, [&](auto type) { return batch_moments_of<decltype(type)>(x, how); });
 }
 
 Norm make_norm(const Tensor &weight, const Tensor &bias, const Tensor &mean, const Tensor &variance) {
@@ -69,21 +78,34 @@ std::tuple<Tensor, Tensor> convolve_grad(const Tensor &g, const Tensor &x, const
 
 // combine_rows writes a g + b + e x per channel to out. g is float or of x's type.
 void combine_rows(const Tensor &g, const Tensor &x, const Tensor &out, const Tensor &a, const Tensor &b, const Tensor &e) {
+  Way how = way(x);
+  if (how == kOperators) {
+    auto channels = [](const Tensor &t) { return t.view({1, -1, 1, 1}); };
+    out.copy_((g * channels(a) + channels(b)).addcmul_(x.to(at::kFloat), channels(e)));
+    return;
+  }
   Tensor ac = a.contiguous(), bc = b.contiguous(), ec = e.contiguous();
   const float *as = ac.data_ptr<float>(), *bs = bc.data_ptr<float>(), *es = ec.data_ptr<float>();
   with_type(x, [&](auto type) {
     using T = decltype(type);
     Map<T> mx(x), mo(out);
+    auto launch = [&](auto mg) {
+      on_cuda(x, "gradient of a normalisation", [&](void *stream) {
+        return CUDALoops<T>::combine(mg.data, mg.stride, mx.data, mx.stride, mo.data, mo.stride, mg.rows, mg.channels, as, bs, es, stream);
+      });
+    };
     auto run = [&](auto mg, auto loop) {
       at::parallel_for(0, mg.rows, 1024, [&](int64_t begin, int64_t end) {
         loop(mg.data + begin * mg.stride, mg.stride, mx.data + begin * mx.stride, mx.stride, mo.data + begin * mo.stride, mo.stride,
              end - begin, mg.channels, as, bs, es);
       });
     };
-    if (g.scalar_type() == at::kFloat) {
-      run(Map<float>(g), loops_for<T>().combine_float);
+    if (how == kKernels) {
+      g.scalar_type() == at::kFloat ? launch(Map<float>(g)) : launch(Map<T>(g));
+    } else if (g.scalar_type() == at::kFloat) {
+      run(Map<float>(g), loops_for<T>(how).combine_float);
     } else {
-      run(Map<T>(g), loops_for<T>().combine);
+      run(Map<T>(g), loops_for<T>(how).combine);
     }
     return 0;
   });

@@ -3,6 +3,7 @@
 #define AT_PER_OPERATOR_HEADERS // the headers for all operators take twice the time
 #include "call_boxed.h"
 #include "dense_block.h"
+#include "detection.h"
 
 #include <torch/library.h>
 
@@ -53,7 +54,7 @@ void check_convolution(const char *op, const char *name, const Tensor &w, const 
 void check_block(const Tensor &x, at::TensorList layers, int64_t slices, int64_t growth) {
   const char *op = "dense_block";
   check_map(op, x, slices);
-  TORCH_CHECK(fast(x, slices), op, ": x is ", x.toString(), " ", x.sizes(), " of ", slices, " slices: want float32 or bfloat16 on a CPU with AVX2, channels in multiples of ",
+  TORCH_CHECK(fast(x, slices), op, ": x is ", x.toString(), " ", x.sizes(), " of ", slices, " slices: want float32 or bfloat16 on a GPU or a CPU with AVX2, channels in multiples of ",
               kWidth, ", and 1, 3, 5, 7 or 9 slices");
   TORCH_CHECK(growth >= 1 && growth % kWidth == 0, op, ": growth is ", growth, ", want a multiple of ", kWidth);
   TORCH_CHECK(!layers.empty() && layers.size() % kPerLayer == 0, op, ": ", layers.size(), " tensors of layers, want a multiple of ", int(kPerLayer));
@@ -89,8 +90,10 @@ Tensor dense_block(const Tensor &x, at::TensorList layers, int64_t slices, int64
 
 } // namespace
 
-// Both operators record their own gradient where one is wanted: they are composite for
-// libtorch's autograd.
+int af_a3d_cuda(void) { return kCUDA; }
+
+// All are composite for libtorch's autograd: slice_mix and dense_block record their own
+// gradient where one is wanted, the rest is made of libtorch's operators.
 TORCH_LIBRARY(alignedfusion_a3d, m) {
   // y[n, k] = sum_d x[n, d] weights[n, d, k] per channel; differentiable in both.
   m.def("slice_mix(Tensor x, Tensor weights, int slices) -> Tensor", slice_mix);
@@ -99,4 +102,12 @@ TORCH_LIBRARY(alignedfusion_a3d, m) {
   // used, the running ones are updated in place, and the result is differentiable; lean
   // computes the bottlenecks again in the backward pass instead of keeping them.
   m.def("dense_block(Tensor x, Tensor(a!)[] layers, int slices, int growth, bool train, bool lean) -> Tensor", dense_block);
+  // What they give is said in detection.h. For a CPU package boxops does the same.
+  m.def("assign(Tensor boxes, Tensor valid, Tensor lesions, Tensor ignore, float positive, float negative, float minimum, bool inclusive) -> Tensor", assign);
+  m.def("tally(Tensor[] assigned) -> Tensor", tally);
+  m.def("nth(Tensor assigned, Tensor numbers, int all, int base, bool lesions) -> Tensor", nth);
+  m.def("encode(Tensor boxes, Tensor lesions, Tensor assigned, Tensor index, int base, bool inclusive) -> Tensor", encode);
+  m.def("nms(Tensor boxes, float threshold, int limit, bool inclusive) -> Tensor", nms);
+  m.def("propose(Tensor logits, Tensor deltas, Tensor anchors, int pre, int post, int height, int width, float threshold, bool inclusive) -> Tensor", propose);
+  m.def("roi_align(Tensor features, Tensor regions, int size, int samples, int stride, bool legacy) -> Tensor", roi_align);
 }
