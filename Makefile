@@ -155,6 +155,10 @@ test-slurm: host ## an array of shards on a Slurm of this machine alone (root; D
 test-libtorch: build ## set up, compare and train with the system's libtorch and each of LIBTORCHS (folders)
 	@tools/setup/libtorch-test.sh $(LIBTORCHS)
 
+.PHONY: test-cuda
+test-cuda: build ## compile, link and load the C++ parts for CUDA, which needs no GPU but downloads 4 GB once
+	@tools/gpu/compile-test.sh
+
 .PHONY: lint
 lint: build/staticcheck build/misspell ## gofmt, vet, staticcheck, spelling and the project's own rules
 	@go run ./tools/lint -systems linux/arm64,darwin/arm64,windows/amd64

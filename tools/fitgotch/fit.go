@@ -192,11 +192,16 @@ type builder struct {
 	compiler string // path of g++
 	version  string // its first --version line
 	standard string // -std= value that libtorch's headers accept, as far as is known
+	cuda     *cuda  // for a library with .cu sources; nil: they are left out
 }
 
 // build builds a library unless it is up to date.
 func (b *builder) build(ctx context.Context, l library, force bool) error {
 	started := time.Now()
+	without := ""
+	if !b.portable && slices.ContainsFunc(slices.Collect(maps.Keys(l.files)), func(n string) bool { return filepath.Ext(n) == ".cu" }) {
+		b.cuda, without = findCUDA(ctx, b.torch)
+	}
 	base, err := b.base()
 	if err != nil {
 		return err
@@ -229,7 +234,13 @@ func (b *builder) build(ctx context.Context, l library, force bool) error {
 	if err := writeJSON(recordPath, made); err != nil {
 		return err
 	}
-	fmt.Fprintf(b.log, "%s.so built in %.0f s for libtorch %s (%s)\n", l.name, time.Since(started).Seconds(), b.torch.Version, b.torch.LibDir)
+	kernels := ""
+	if b.cuda != nil {
+		kernels = ", with CUDA kernels by " + b.cuda.nvcc
+	} else if b.torch.CUDA && without != "" {
+		kernels = ", without CUDA kernels: " + without
+	}
+	fmt.Fprintf(b.log, "%s.so built in %.0f s for libtorch %s (%s)%s\n", l.name, time.Since(started).Seconds(), b.torch.Version, b.torch.LibDir, kernels)
 	return nil
 }
 
@@ -277,7 +288,7 @@ func (b *builder) base() (string, error) {
 	}
 	return hashFiles(map[string][]byte{
 		"libtorch": fmt.Appendf(torch, " %d %d", info.Size(), info.ModTime().UnixNano()),
-		"compiler": []byte(b.compiler + "\n" + b.version),
+		"compiler": []byte(b.compiler + "\n" + b.version + b.cuda.key()),
 		"flags":    []byte(strings.Join(slices.Concat(b.compileFlags(), b.linkFlags("x.so", nil), b.portableLinkFlags("x.so", nil)), "\n")),
 	}), nil
 }
@@ -327,7 +338,7 @@ func lockFolder(ctx context.Context, dir string, log io.Writer) (unlock func() e
 	return lock.Unlock, nil
 }
 
-// readSources reads the C and C++ files of a folder.
+// readSources reads the C, C++ and CUDA files of a folder.
 func readSources(dir string) (map[string][]byte, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -335,7 +346,7 @@ func readSources(dir string) (map[string][]byte, error) {
 	}
 	files := map[string][]byte{}
 	for _, e := range entries {
-		if ext := filepath.Ext(e.Name()); ext == ".cpp" || ext == ".h" {
+		if ext := filepath.Ext(e.Name()); ext == ".cpp" || ext == ".h" || ext == ".cu" {
 			if files[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
 				return nil, err
 			}
@@ -372,7 +383,7 @@ func (b *builder) linkFlags(output string, objects []string) []string {
 			flags = append(flags, "-l"+name)
 		}
 	}
-	flags = append(flags, "-lc10")
+	flags = append(append(flags, "-lc10"), b.cuda.linkFlags()...)
 	// A second OpenMP runtime in the process would have its own threads.
 	if own, err := filepath.Glob(filepath.Join(b.torch.LibDir, "libgomp*.so*")); err == nil && len(own) > 0 && !b.torch.system() {
 		return append(flags, own[0])
@@ -394,9 +405,9 @@ func (b *builder) portableLinkFlags(output string, objects []string) []string {
 func (b *builder) link(ctx context.Context, l library, work, path string, objects []string) error {
 	tmp := path + ".tmp"
 	defer os.Remove(tmp)
-	output, err := b.command(ctx, work, b.linkFlags(tmp, objects)...)
+	output, err := b.command(ctx, work, b.compiler, b.linkFlags(tmp, objects)...)
 	if err == nil && b.portable { // all that is needed is there: now for other folders
-		output, err = b.command(ctx, work, b.portableLinkFlags(tmp, objects)...)
+		output, err = b.command(ctx, work, b.compiler, b.portableLinkFlags(tmp, objects)...)
 	}
 	if err == nil {
 		return os.Rename(tmp, path)
@@ -428,7 +439,11 @@ func (b *builder) compile(ctx context.Context, l library, work, base string) ([]
 	var names []string
 	for name, text := range l.files {
 		if filepath.Ext(name) == ".cpp" {
-			names = append(names, strings.TrimSuffix(name, ".cpp"))
+			names = append(names, name)
+		} else if filepath.Ext(name) == ".cu" {
+			if b.cuda != nil {
+				names = append(names, name)
+			}
 		} else {
 			common[name] = text
 		}
@@ -443,7 +458,7 @@ func (b *builder) compile(ctx context.Context, l library, work, base string) ([]
 	group.SetLimit(runtime.NumCPU())
 	for i, name := range names {
 		objects[i] = name + ".o"
-		key := hashFiles(map[string][]byte{"common": digest, "text": l.files[name+".cpp"]})
+		key := hashFiles(map[string][]byte{"common": digest, "text": l.files[name]})
 		group.Go(func() error { return b.compileOne(ctx, l, work, name, key) })
 	}
 	return objects, group.Wait()
@@ -456,16 +471,20 @@ func (b *builder) compileOne(ctx context.Context, l library, work, name, key str
 	if old, err := os.ReadFile(keyPath); err == nil && string(old) == key && isFile(filepath.Join(work, object)) {
 		return nil
 	}
-	output, err := b.command(ctx, work, slices.Concat([]string{"-std=" + b.standard, "-c", name + ".cpp", "-o", object}, b.compileFlags(), l.flags)...)
+	program, arguments := b.compiler, slices.Concat([]string{"-std=" + b.standard, "-c", name, "-o", object}, b.compileFlags(), b.cuda.flags(), l.flags)
+	if filepath.Ext(name) == ".cu" {
+		program, arguments = b.cuda.nvcc, b.cuda.compileArguments(b.compiler, b.standard, name, object)
+	}
+	output, err := b.command(ctx, work, program, arguments...)
 	if err != nil {
-		return b.fault(l, "compiling "+name+".cpp", output, err)
+		return b.fault(l, "compiling "+name, output, err)
 	}
 	return writeIfChanged(keyPath, []byte(key))
 }
 
-// command runs the compiler; output is what it said.
-func (b *builder) command(ctx context.Context, dir string, args ...string) (output string, err error) {
-	cmd := exec.CommandContext(ctx, b.compiler, args...)
+// command runs a compiler; output is what it said.
+func (b *builder) command(ctx context.Context, dir, program string, args ...string) (output string, err error) {
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	var said bytes.Buffer
