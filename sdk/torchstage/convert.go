@@ -46,6 +46,33 @@ func copyIn(p unsafe.Pointer, shape []int64, dtype tensor.Names, owner any) (*ts
 	return ts.New(c), nil
 }
 
+// upload copies an input into the host's memory, where it can be looked at, and from there to a
+// device. A GPU fetches it by itself from memory that stays where it is; nobody waits.
+func (s *Scope) upload(t *tensor.Tensor, device gotch.Device) (host, there *ts.Tensor) {
+	host = s.onHost(t, device.Name != gotch.CPU.Name)
+	return host, s.To(host, device)
+}
+
+// onHost is FromTensor, into pinned memory where that is asked for and can be had.
+func (s *Scope) onHost(t *tensor.Tensor, pinned bool) *ts.Tensor {
+	named, ok := t.DType.Names()
+	if !pinned || !ok || len(t.Data) == 0 || s.err != nil {
+		return s.FromTensor(t)
+	}
+	memory, err := ts.OfBlob(unsafe.Pointer(unsafe.SliceData(t.Data)), t.Shape, gotch.CKind2DType(named.Scalar))
+	if err != nil {
+		s.Fail(torchError("from memory", err))
+		return s.void
+	}
+	out, err := memory.PinMemory(gotch.CudaBuilder(0), false)
+	_ = memory.Drop()
+	runtime.KeepAlive(t)
+	if err != nil { // the system bounds it
+		return s.FromTensor(t)
+	}
+	return s.Own(out)
+}
+
 // FromFloat32s copies values into a float tensor; without a shape it is one-dimensional.
 func (s *Scope) FromFloat32s(values []float32, shape ...int64) *ts.Tensor {
 	return s.fromSlice(tensor.OfFloat32s(values, shape...))

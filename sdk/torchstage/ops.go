@@ -451,9 +451,20 @@ func (s *Scope) Cast(x *ts.Tensor, dtype gotch.DType) *ts.Tensor {
 	return s.Do("to", func() (*ts.Tensor, error) { return x.Totype(dtype, false) })
 }
 
-// To moves x to a device.
+// To moves x to a device. From the host's memory to a GPU it does not wait: the copy is done in
+// turn, and CUDA has taken the values when it returns, or holds the pinned memory until it has.
 func (s *Scope) To(x *ts.Tensor, device gotch.Device) *ts.Tensor {
-	return s.Do("to", func() (*ts.Tensor, error) { return x.To(device, false) })
+	return s.Do("to", func() (*ts.Tensor, error) {
+		if device.Name == gotch.CPU.Name {
+			return x.To(device, false)
+		}
+		return x.ToDtypeLayout(x.DType(), device, s.onCPU(x), false, false)
+	})
+}
+
+func (s *Scope) onCPU(x *ts.Tensor) bool {
+	where, err := x.Device()
+	return err == nil && where.Name == gotch.CPU.Name
 }
 
 // Zeros makes a float tensor of zeros.

@@ -275,8 +275,7 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 				}
 				continue
 			}
-			h := s.FromTensor(t)
-			v := s.To(h, st.device)
+			h, v := s.upload(t, st.device)
 			if req.Train && req.NeedsGrad[name] {
 				v = s.Leaf(v)
 				leafs[name] = v
@@ -464,7 +463,7 @@ func (st *stage) Backward(_ context.Context, req *sdk.BackwardRequest) (resp *sd
 		s := o.scope
 		grads := map[string]*ts.Tensor{}
 		for name, t := range req.OutputGrads {
-			grads[name] = s.To(s.FromTensor(t), st.device)
+			_, grads[name] = s.upload(t, st.device)
 		}
 		r := st.group.contexts[req.Context]
 		if r != nil {

@@ -12,9 +12,11 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -866,6 +868,25 @@ func TestAStepReadsBackAllLossesAndMetricsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	took("Step and ZeroGrad", 0)
+}
+
+// An input is copied before its memory is given to the next call, pinned or, where the system
+// gives no pinned memory (without a GPU it never does), not.
+func TestAnInputIsCopiedOnItsWayToADevice(t *testing.T) {
+	for _, pinned := range []bool{false, true} {
+		in := tensor.OfFloat32s([]float32{1, 2, 3, 4, 5, 6}, 2, 3)
+		err := Run(func(s *Scope) error {
+			h := s.onHost(in, pinned)
+			clear(in.Data)
+			if got := s.Float32s(s.To(h, gotch.CPU)); !slices.Equal(got, []float32{1, 2, 3, 4, 5, 6}) || !slices.Equal(s.Shape(h), []int64{2, 3}) {
+				t.Errorf("pinned %v: %v %v", pinned, s.Shape(h), got)
+			}
+			return s.Err()
+		})
+		if err != nil {
+			t.Errorf("pinned %v: %v", pinned, err)
+		}
+	}
 }
 
 // How many parameters a kernel takes changes no bit.
