@@ -30,7 +30,8 @@ func reportCPU(b *testing.B) func() {
 }
 
 // BenchmarkDenseNet121 is what testdata/reference.py bench times in PyTorch: backbone
-// and pyramid at 512x512, forward in eval mode, and forward and backward.
+// and pyramid at 512x512, forward in eval mode, and forward and backward; on the device that
+// BENCH_DEVICE names.
 func BenchmarkDenseNet121(b *testing.B) {
 	for _, c := range []struct {
 		slices    int64
@@ -42,19 +43,21 @@ func BenchmarkDenseNet121(b *testing.B) {
 		forward := func(s *torchstage.Scope, train bool) *ts.Tensor {
 			m := in.encoder.mixer(s, &torchstage.Inputs{Tensors: map[string]*ts.Tensor{}}, "volume")
 			defer m.free()
-			return in.encoder.pyramid.forward(s, in.encoder.backbone.forward(s, s.FromTensor(volume), m, train))
+			on := s.To(s.FromTensor(volume), in.encoder.device)
+			return s.Sum(in.encoder.pyramid.forward(s, in.encoder.backbone.forward(s, on, m, train)), nil, false)
 		}
 		b.Run(fmt.Sprintf("eval/%s/slices=%d", c.precision, slices), func(b *testing.B) {
 			defer reportCPU(b)()
 			for b.Loop() {
-				run(b, func(s *torchstage.Scope, _ later) { forward(s, false) })
+				run(b, func(s *torchstage.Scope, _ later) { s.Scalar(forward(s, false)) })
 			}
 		})
 		b.Run(fmt.Sprintf("train/%s/slices=%d", c.precision, slices), func(b *testing.B) {
 			defer reportCPU(b)()
 			for b.Loop() {
 				run(b, func(s *torchstage.Scope, _ later) {
-					s.WithGrad(func() { s.Backprop(s.Sum(forward(s, true), nil, false)) })
+					s.WithGrad(func() { s.Backprop(forward(s, true)) })
+					s.Scalar(s.Sum(s.Grad(in.encoder.stem), nil, false))
 				})
 			}
 		})

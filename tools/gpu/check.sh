@@ -5,11 +5,12 @@
 #   bash check.sh run FILE.tar.xz [DEVICE]   there: needs bash, xz, g++ and a Python with torch; no Go, no network
 #
 # DEVICE is cuda:0; cpu tries the script where there is no GPU. It compiles libtch.so and the kernels
-# against that torch, runs doctor, the comparisons with PyTorch, `plugin validate` on the device, one
-# training there and its first steps on the CPU, and writes check.json into the current folder: how
-# each part ended, how far losses differ, samples a second, how busy the GPU was, its memory. It fails
-# when a part does. Each part has a limit of time (times SLOW), and all together SECONDS_MOST. A set
-# LIBTORCH is taken instead of Python's torch; empty is the system's.
+# against that torch, with nvcc where there is one, runs doctor, the comparisons with PyTorch and of
+# the GPU's kernels with the CPU's, `plugin validate` on the device, one training there and its first
+# steps on the CPU, and times the encoder beside PyTorch's op by op. It writes check.json into the
+# current folder: how each part ended, what was compiled, how far losses differ, samples a second, how
+# busy the GPU was, its memory. It fails when a part does. Each part has a limit of time (times SLOW),
+# and all together SECONDS_MOST. A set LIBTORCH is taken instead of Python's torch; empty is the system's.
 set -euo pipefail
 plugins="a3d classifier itfusion"
 most=50000000 # bytes of the package
@@ -33,6 +34,8 @@ pack() {
 		go test -c -vet=off -ldflags '-s -w' -o "$tree/plugins/$p/parity.test" "./plugins/$p"
 	done
 	bin/alignedfusion data synth --layout deeplesion --patients 24 --size 128 --seed 1 --out "$tree/data" > /dev/null
+	mkdir -p "$tree/plugins/internal/fixture"
+	cp plugins/internal/fixture/fixture.py "$tree/plugins/internal/fixture"
 	cp tools/gpu/check.sh "$tree"
 	tar -C "$tree" -c . | xz -T0 -3 > "$1"
 	local size
@@ -46,9 +49,9 @@ part() {
 	local name=$1 limit=$(($2 * ${SLOW:-1})) began=$SECONDS code=0
 	shift 2
 	[ $limit -lt $((all - SECONDS)) ] || limit=$((all > SECONDS ? all - SECONDS : 1))
-	timeout "$limit" "$@" > "logs/$name.log" 2>&1 || code=$?
-	echo "$name $code $((SECONDS - began))" | tee -a parts
-	[ $code = 0 ] || tail -n 5 "logs/$name.log" | sed 's/^/    /'
+	timeout "$limit" "$@" > "$logs/$name.log" 2>&1 || code=$?
+	echo "$name $code $((SECONDS - began))" | tee -a "$logs/parts"
+	[ $code = 0 ] || tail -n 5 "$logs/$name.log" | sed 's/^/    /'
 }
 
 run() {
@@ -58,6 +61,7 @@ run() {
 	cd "$(mktemp -d)"
 	tar -xJf "$package"
 	mkdir logs
+	logs=$PWD/logs
 	export OMP_WAIT_POLICY=passive
 	part compile 180 build/fitgotch -shim-only -kernels plugins/a3d/native -optional sdk/torchstage/native ${torch:+-libtorch "$torch"}
 	part doctor 30 bin/alignedfusion doctor
@@ -78,8 +82,16 @@ run() {
 	part train-device 90 "${training[@]}" --device "$device" --set train.max_steps="${STEPS:-40}" --out device
 	part train-amp 60 "${training[@]}" --device "$device" --set train.amp=true --set train.max_steps="${STEPS:-40}" --out amp
 	[ -z "$watch" ] || kill "$watch"
+	local side=512 times=5x
+	[ "$device" != cpu ] || { side=128 times=1x; }
+	cd plugins/a3d
+	for half in 0 1; do
+		part "reference-$half" 60 env MODE=train BF16=$half DEVICE="$device" python3 testdata/reference.py bench 7 $side
+	done
+	part encoder 60 env BENCH_DEVICE="$device" ./parity.test -test.run xxx -test.bench "DenseNet121/.*/.*/slices=7" -test.benchtime $times
+	cd ../..
 	python3 - "$device" "$out/check.json" <<'END'
-import csv, json, os, statistics, sys
+import csv, json, os, re, statistics, sys
 import torch
 
 def steps(run):
@@ -88,7 +100,11 @@ def steps(run):
         return []
     return [r for r in map(json.loads, open(path)) if r["kind"] == "step"]
 
-parts = [line.split() for line in open("parts")]
+def log(name):
+    path = os.path.join("logs", name + ".log")
+    return open(path).read() if os.path.exists(path) else ""
+
+parts = [line.split() for line in open("logs/parts")]
 result = {"schema_version": 1, "place": sys.argv[1], "torch": torch.__version__, "cuda": torch.version.cuda, "cpus": os.cpu_count(),
           "parts": {name: {"exit": int(code), "seconds": int(seconds)} for name, code, seconds in parts}}
 cpu = steps("cpu")
@@ -98,6 +114,14 @@ for run in ("device", "amp"):
         seconds = [r["step_sec"] for r in made[len(made) // 4:]]  # the first ones choose algorithms
         result[run] = {"steps": len(made), "losses": [r["loss"] for r in made[:3]], "samples_per_second": 4 / statistics.median(seconds),
                        "largest_difference_from_cpu": max((abs(a["loss"] - b["loss"]) for a, b in zip(cpu, made)), default=None)}
+result["compiled"] = [line for line in log("compile").splitlines() if "built" in line or "left out" in line]
+encoder = {name: float(ns) / 1e9 for name, ns in re.findall(r"DenseNet121/(\S+?)/slices=7\S*\s+\d+\s+(\S+) ns/op", log("encoder"))}
+result["encoder_seconds"] = {"slices": 7, "side": 512, **encoder}
+for half, name in enumerate(("train/fp32", "train/bf16")):
+    for line in log(f"reference-{half}").splitlines():
+        if line.startswith("{"):
+            r = json.loads(line)
+            result["encoder_seconds"]["pytorch " + name] = {"side": r["side"], "seconds": r["train"]["median_seconds"]}
 if os.path.exists("gpu.csv"):
     rows = [r for r in csv.reader(open("gpu.csv")) if len(r) == 3]
     busy = [float(r[1]) for r in rows]
@@ -111,5 +135,5 @@ END
 case "${1:-}:$#" in
 pack:2) pack "$(realpath -m "$2")" ;;
 run:2 | run:3) run "$2" "${3:-cuda:0}" ;;
-*) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+*) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

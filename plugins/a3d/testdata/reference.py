@@ -1,7 +1,8 @@
 """Reference values for the A3D detector, computed with PyTorch and torchvision.
 
     /usr/bin/python3 reference.py            writes the fixtures of this folder
-    /usr/bin/python3 reference.py bench 7    times the backbone at 7x512x512
+    /usr/bin/python3 reference.py bench 7    times the backbone at 7x512x512 (MODE=train too, on DEVICE,
+                                             with BF16=1 by autocast)
 
 Written from the published architecture (slice-wise conv3d on N,C,D,H,W, as the
 reference implementation computes it); it shares no code with the plugin. Weights are
@@ -16,9 +17,13 @@ import time
 
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional as F
+
+try:
+    import torchvision
+except ImportError:  # the backbone's bench does without
+    torchvision = None
 
 here = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(here, "..", "..", "internal", "fixture"))
@@ -427,16 +432,27 @@ def head_fixture(legacy):
 
 def bench(slices, side=512, steps=3):
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    device = torch.device(os.environ.get("DEVICE", "cpu"))
+    half = os.environ.get("BF16") == "1"
     net = Backbone("densenet121", slices)
     fill(net, "backbone.")
-    volume = volume_of(slices, 1, side, side)
-    result = {"slices": slices, "side": side, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    net, volume = net.to(device), volume_of(slices, 1, side, side).to(device)
+    result = {"slices": slices, "side": side, "threads": torch.get_num_threads(), "torch": torch.__version__, "device": str(device), "bf16": half}
+
+    def wait():
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def once():
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return net(volume)
 
     def timed(f):
         times, cpu = [], time.process_time()
         for _ in range(steps):
             start = time.perf_counter()
             f()
+            wait()
             times.append(time.perf_counter() - start)
         return {"median_seconds": sorted(times)[len(times) // 2], "min_seconds": min(times), "max_seconds": max(times),
                 "cpu_seconds": (time.process_time() - cpu) / steps}
@@ -444,16 +460,18 @@ def bench(slices, side=512, steps=3):
     if os.environ.get("MODE", "eval") == "eval":
         net.eval()
         with torch.no_grad():
-            net(volume)
-            result["eval"] = timed(lambda: net(volume))
+            once()
+            wait()
+            result["eval"] = timed(once)
     else:
         net.train()
 
         def step():
             net.zero_grad()
-            net(volume).sum().backward()
+            once().float().sum().backward()
 
         step()
+        wait()
         result["train"] = timed(step)
     result["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps(result))
