@@ -308,8 +308,10 @@ func (r *PredictResult) predict(ctx context.Context, files *RunFiles, checkpoint
 		first, end := o.Shard.Range((len(r.Cases) + batch - 1) / batch)
 		r.Cases = r.Cases[first*batch : min(end*batch, len(r.Cases))]
 	}
-	if r.Predictions, err = s.predictCheckpoint(ctx, checkpoint, r.Cases, slices.Concat(warnings, s.Warnings, r.Warnings), o); err != nil {
-		return err
+	if len(r.Cases) > 0 { // of more shards than batches some have none
+		if r.Predictions, err = s.predictCheckpoint(ctx, checkpoint, r.Cases, slices.Concat(warnings, s.Warnings, r.Warnings), o); err != nil {
+			return err
+		}
 	}
 	if o.Counterfactuals {
 		if r.Counterfactuals, err = s.counterfactuals(ctx, r.Cases, r.Predictions); err != nil {
