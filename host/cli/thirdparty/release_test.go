@@ -16,10 +16,23 @@ import (
 // releaseName is what the pages call a release.
 const releaseName = "alignedfusion-VERSION-linux-amd64"
 
-// aRelease writes the archive that the pages unpack, and a Python with torch for the user, into
-// dir. It is that of $ALIGNEDFUSION_RELEASE (`make release-pages`), else the checkout's own
-// program, plugins and libraries, packed as a release is.
+// aRelease puts the archive that the pages unpack into dir; it is packed once.
 func aRelease(t *testing.T, dir string) {
+	t.Helper()
+	homes.Lock()
+	defer homes.Unlock()
+	archive := filepath.Join(folder, releaseName+".tar.gz")
+	if _, err := os.Stat(archive); err != nil {
+		packRelease(t, folder)
+	}
+	if err := os.Link(archive, filepath.Join(dir, releaseName+".tar.gz")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// packRelease writes the archive of $ALIGNEDFUSION_RELEASE (`make release-pages`), else of the
+// checkout's own program, plugins and libraries, packed as a release is.
+func packRelease(t *testing.T, dir string) {
 	t.Helper()
 	plugins, err := ourPlugins()
 	if err != nil {
