@@ -56,11 +56,11 @@ func findCUDA(ctx context.Context, torch *libtorch) (found *cuda, missing string
 			root = filepath.Dir(filepath.Dir(real))
 		}
 		c := &cuda{nvcc: place, version: string(said), architectures: anyGPU}
-		for _, dir := range []string{"", "targets/x86_64-linux", "targets/sbsa-linux", "targets/aarch64-linux"} {
+		for _, dir := range []string{"", "targets/x86_64-linux", "targets/sbsa-linux", "targets/aarch64-linux"} { // Debian's and NVIDIA's places
 			if c.include == "" && isFile(filepath.Join(root, dir, "include", "cuda_runtime_api.h")) {
 				c.include = filepath.Join(root, dir, "include")
 			}
-			for _, lib := range []string{"lib64", "lib"} {
+			for _, lib := range []string{"lib64", "lib", "lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu"} {
 				if path := filepath.Join(root, dir, lib, "libcudart_static.a"); c.runtime == "" && isFile(path) {
 					c.runtime = path
 				}
@@ -81,6 +81,9 @@ func findCUDA(ctx context.Context, torch *libtorch) (found *cuda, missing string
 func (c *cuda) flags() []string {
 	if c == nil {
 		return nil
+	}
+	if c.include == "/usr/include" { // as in compileFlags
+		return []string{cudaDefine}
 	}
 	return []string{cudaDefine, "-isystem", c.include}
 }
