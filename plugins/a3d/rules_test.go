@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 
@@ -53,8 +54,8 @@ func TestFusedDenseBlocksEqualTheGeneralForm(t *testing.T) {
 	}{
 		{opA3D, 1, false, ""}, {opA3D, 3, true, ""}, {opA3D, 5, false, ""}, {opA3D, 7, true, ""}, {opA3D, 9, false, ""},
 		{opAlignShift, 3, false, ""}, {opTSM, 5, false, ""}, {opFlat, 4, false, ""},
-		{opA3D, 1, true, "channels"}, {opA3D, 3, false, "channels"}, {opA3D, 7, false, "channels"}, {opAlignShift, 5, false, "channels"}, {opFlat, 9, false, "channels"},
-		{opA3D, 3, true, "operators"}, {opA3D, 7, false, "operators"}, {opAlignShift, 5, false, "operators"}, {opTSM, 9, false, "operators"},
+		{opA3D, 3, true, "channels"}, {opA3D, 7, false, "channels"}, {opAlignShift, 5, false, "channels"},
+		{opA3D, 3, false, "operators"}, {opAlignShift, 5, true, "operators"},
 	} {
 		t.Run(fmt.Sprintf("%s/%d/%s", c.operator, c.slices, c.loops), func(t *testing.T) {
 			t.Setenv("ALIGNEDFUSION_A3D_LOOPS", c.loops)
@@ -71,6 +72,13 @@ func TestFusedDenseBlocksEqualTheGeneralForm(t *testing.T) {
 				gate(s, in.encoderAll)
 				pass := func(general, train bool) (maps [][]float32, grads map[string][]float32) {
 					e.general = general
+					loops := c.loops
+					if general { // mixes slices by loops, too
+						loops = ""
+					}
+					if err := os.Setenv("ALIGNEDFUSION_A3D_LOOPS", loops); err != nil {
+						t.Error(err)
+					}
 					names := in.encoderAll.Names()
 					s.WithGrad(func() {
 						var sum *ts.Tensor
