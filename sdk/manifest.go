@@ -22,15 +22,21 @@ const (
 	CapabilityDataParallel = "data-parallel"
 	// CapabilitySyncBatchNorm: it understands JoinRequest.SyncBatchNorm.
 	CapabilitySyncBatchNorm = "sync-batchnorm"
+	// CapabilityArithmetic: it understands OpenRequest.Arithmetic.
+	CapabilityArithmetic = "arithmetic"
 )
 
-// CapabilityAMP: its stages understand OpenRequest.AMP. It is the author's to claim.
-const CapabilityAMP = "amp"
+// What is the author's to claim: CapabilityAMP, that its stages understand OpenRequest.AMP, and
+// CapabilityFP16, that they understand OpenRequest.FP16 with it.
+const (
+	CapabilityAMP  = "amp"
+	CapabilityFP16 = "fp16"
+)
 
 // Capabilities are those of every plugin that is served by this SDK.
 func Capabilities() []string {
 	return []string{CapabilitySharedMemory, CapabilityForwardBackward, CapabilityBackwardNorm, CapabilityStepZeroGrad, CapabilityStepAll, CapabilityDataParallel,
-		CapabilitySyncBatchNorm}
+		CapabilitySyncBatchNorm, CapabilityArithmetic}
 }
 
 // OpenContexts returns the bound on open TRAIN contexts per instance.

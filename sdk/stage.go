@@ -181,6 +181,10 @@ type OpenRequest struct {
 	// AMP asks plugins with CapabilityAMP to compute in bfloat16 where that is safe. Tensors
 	// that travel, parameters, gradients and statistics stay in single precision.
 	AMP bool
+	// FP16, with AMP, asks plugins with CapabilityFP16 for half precision in its place.
+	FP16 bool
+	// Arithmetic of the process's devices in single precision; nil: the libraries' own.
+	Arithmetic *Arithmetic
 	// Group: stages opened with one group in one process share resident ports.
 	Group string
 	// Inputs are the ports that will feed this instance, sizes filled in where known.
@@ -194,6 +198,17 @@ type OpenRequest struct {
 	Optimizer Optimizer
 	// Task is detect or classify.
 	Task string
+}
+
+// Arithmetic says how devices compute in single precision. It holds for the whole process.
+type Arithmetic struct {
+	// TF32: matrix products and convolutions may round what goes in to 10 bits.
+	TF32 bool
+	// Benchmark: convolutions are timed at each new size, and the fastest way is taken.
+	Benchmark bool
+	// Deterministic: only operators that give the same bits every time; one that has none of the
+	// kind fails.
+	Deterministic bool
 }
 
 // OpenResponse says what was opened.

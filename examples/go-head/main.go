@@ -26,7 +26,7 @@ type settings struct {
 
 func manifest() sdk.Manifest {
 	return sdk.Manifest{
-		Name: "go-head", Version: "1.0.0", License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP},
+		Name: "go-head", Version: "1.0.0", License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP, sdk.CapabilityFP16},
 		ModelCard: "Gated attention pooling over the tokens of all modalities. Starts untrained; takes any tokens.",
 		Stages: []sdk.StageManifest{{
 			Name: "head", Kind: sdk.KindHead, Summary: "gated attention pooling and a linear layer",

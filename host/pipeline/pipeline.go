@@ -53,7 +53,8 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		req := base
 		req.Stage, req.Settings, req.Inputs = s.Stage.Name, resolved[i], feeding
 		req.Seed, req.Frozen = Seed(base.Seed, "open", string(s.Role)), base.Train && s.Frozen
-		req.AMP, req.Optimizer = base.AMP && s.AMP, s.optimizer(base.Optimizer)
+		req.AMP, req.FP16 = base.AMP && s.AMP && (s.FP16 || !base.FP16), base.FP16 && s.AMP && s.FP16
+		req.Optimizer = s.optimizer(base.Optimizer)
 		instance, opened, err := s.Open(ctx, &req)
 		if err != nil {
 			return nil, &StageError{Role: s.Role, Plugin: s.Plugin, Call: "open", Err: err}

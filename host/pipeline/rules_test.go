@@ -782,3 +782,49 @@ func TestSeedIsTheSameInEveryRelease(t *testing.T) {
 		}
 	}
 }
+
+// Half precision has the losses scaled by one number and the gradients divided by it, so that
+// norm, clipping and step are those without.
+func TestTheLossScaleChangesNothingButTheLossesWeights(t *testing.T) {
+	for _, scale := range []*LossScale{nil, {Scale: 1024}} {
+		r := probes()
+		r.eye.norm, r.mix.norm, r.out.norm = 2*scale.value(), 3*scale.value(), 6*scale.value()
+		got := r.step(t, Stepper{ClipNorm: 3.5, LossScale: scale}, 2)
+		if got.GradNorm != 7 || got.Scale != 0.5 || got.GradNorms["fusion"] != 3 || got.Overflowed {
+			t.Errorf("scale %g: %+v, want norm 7 and clipping by a half", scale.value(), got)
+		}
+		if w := r.out.backwards[1].LossWeights["cls"]; w != 0.5*scale.value() {
+			t.Errorf("scale %g: a loss weighs %g", scale.value(), w)
+		}
+		if s := r.mix.steps[0].GradientScale; s != 0.5/scale.value() {
+			t.Errorf("scale %g: gradients are multiplied by %g", scale.value(), s)
+		}
+	}
+}
+
+// A gradient that overflows halves the scale as long as that can help, then it is one that is
+// no number; 2,000 steps without one double it.
+func TestAnOverflowHalvesTheLossScaleAndSkipsTheStep(t *testing.T) {
+	r := probes()
+	s := Stepper{Pipeline: r.Pipeline, LossScale: &LossScale{Scale: 4, Good: 10}}
+	take := func() (StepResult, error) {
+		return s.Step(t.Context(), 0, []Batch{{IDs: []string{"a"}, Inputs: r.input()}}, nil)
+	}
+	r.mix.norm = math.Inf(1)
+	for i, want := range []LossScale{{2, 0, 1}, {1, 0, 2}} {
+		result, err := take()
+		if err != nil || !result.Skipped || !result.Overflowed || *s.LossScale != want || len(r.eye.steps) != 0 {
+			t.Fatalf("step %d: %+v, %v, scale %+v, want it skipped and %+v", i, result, err, *s.LossScale, want)
+		}
+	}
+	if result, err := take(); err != nil || !result.Skipped || result.Overflowed {
+		t.Errorf("at scale 1: %+v, %v", result, err)
+	}
+	if _, err := take(); !errors.Is(err, ErrNotFinite) {
+		t.Errorf("at scale 1, again: %v, want ErrNotFinite", err)
+	}
+	r.mix.norm, s.LossScale.Good = 1, 1999
+	if _, err := take(); err != nil || *s.LossScale != (LossScale{2, 0, 2}) {
+		t.Errorf("%v, scale %+v, want it doubled", err, *s.LossScale)
+	}
+}

@@ -73,6 +73,8 @@ type Source struct {
 	Frozen bool
 	// AMP: its plugin can compute in bfloat16 where that is safe.
 	AMP bool
+	// FP16: it can in half precision, too.
+	FP16 bool
 	// OwnRules: what the stage declares of an optimizer and a schedule of its own counts.
 	OwnRules bool
 	Open     func(context.Context, *sdk.OpenRequest) (Instance, *sdk.OpenResponse, error)

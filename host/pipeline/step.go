@@ -43,6 +43,9 @@ type Stepper struct {
 	// SyncBatchNorm: stages meet in every Forward and Backward (Pipeline.Join), so that no process
 	// may leave one out.
 	SyncBatchNorm bool
+	// LossScale is nil where gradients do not pass through half precision; part of what a
+	// checkpoint must hold.
+	LossScale *LossScale
 	// SkippedLast says that the step before had no finite loss or gradient and was
 	// skipped; part of what a checkpoint must hold.
 	SkippedLast bool
@@ -62,7 +65,10 @@ type StepResult struct {
 	GradNorms map[string]float64
 	// Skipped says that the loss or the gradient was not finite and nothing was updated.
 	Skipped bool
-	Notes   []string
+	// Overflowed says that it was skipped because a gradient was too large for half precision
+	// at the scale of the loss, which has been halved.
+	Overflowed bool
+	Notes      []string
 	// Cost of all calls of the step.
 	Cost Cost
 }
@@ -74,7 +80,7 @@ var ErrNotFinite = errors.New("the loss or its gradient is not a finite number i
 // values gives each role its schedule values (learning_rate, …).
 //
 // The first step whose loss or gradient is NaN or infinite is skipped; when the next
-// one is no better, Step returns ErrNotFinite with the ids of its cases. A stage that
+// one is no better (but for a gradient that a smaller LossScale may mend), Step returns ErrNotFinite with the ids of its cases. A stage that
 // takes no part in the learning ends training with a *StageError (see learning).
 func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values map[sdk.Kind]map[string]float64) (StepResult, error) {
 	before := s.Pipeline.Cost()
@@ -96,7 +102,7 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 		share := cmp.Or(batch.Weight, 1) / float64(len(batches))
 		seed := Seed(s.Seed, "step", step, i*s.Group.Count()+s.Group.Number())
 		run, err := s.Pipeline.Learn(ctx, ForwardOptions{Seed: seed, Absent: batch.Absent}, batch.Inputs,
-			BackwardOptions{LossWeights: s.LossWeights, Scale: share, GradNorms: last && alone, Average: last && !alone, Always: s.SyncBatchNorm})
+			BackwardOptions{LossWeights: s.LossWeights, Scale: share * s.LossScale.value(), GradNorms: last && alone, Average: last && !alone, Always: s.SyncBatchNorm})
 		if err != nil {
 			return result, refusal(step, batch, err)
 		}
@@ -140,6 +146,7 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 				return result, m.fail("gradient norm", err)
 			}
 		}
+		norm /= s.LossScale.value()
 		squares += norm * norm
 		result.GradNorms[string(m.Role)] = norm
 		if !finite(norm) {
@@ -147,6 +154,12 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 		}
 	}
 	result.GradNorm = math.Sqrt(squares)
+	if !finite(result.GradNorm) && s.LossScale.overflow() {
+		s.SkippedLast = false
+		result.Skipped, result.Overflowed = true, true
+		result.Cost = s.Pipeline.Cost().Sub(before)
+		return result, nil
+	}
 	if !finite(result.GradNorm) {
 		if len(bad) == 0 { // each stage's norm is finite, the sum of their squares overflows
 			bad = []string{"global gradient norm"}
@@ -159,9 +172,10 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 	if s.ClipNorm > 0 && result.GradNorm > s.ClipNorm {
 		result.Scale = s.ClipNorm / result.GradNorm
 	}
-	if err := s.update(ctx, values, result.Scale); err != nil {
+	if err := s.update(ctx, values, result.Scale/s.LossScale.value()); err != nil {
 		return result, err
 	}
+	s.LossScale.updated()
 	s.SkippedLast = false
 	result.Cost = s.Pipeline.Cost().Sub(before)
 	return result, nil

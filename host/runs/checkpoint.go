@@ -46,6 +46,11 @@ type State struct {
 	Ranks int `json:"ranks,omitempty"`
 	// SkippedLast says that the last step had no finite loss.
 	SkippedLast bool `json:"skipped_last,omitempty"`
+	// LossScale of half precision, the steps since it has changed, and those that were skipped
+	// for it; 0: nothing is scaled.
+	LossScale      float64 `json:"loss_scale,omitempty"`
+	LossScaleSteps int     `json:"loss_scale_steps,omitempty"`
+	Overflows      int     `json:"overflows,omitempty"`
 	// Unvalidated says that the validation at this step is still to be done.
 	Unvalidated bool `json:"unvalidated,omitempty"`
 	// Stale counts the validations since the best one.

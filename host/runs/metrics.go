@@ -26,6 +26,10 @@ type Record struct {
 	GradNorms    map[string]float64 `json:"grad_norms,omitempty"`
 	LearningRate float64            `json:"learning_rate,omitempty"`
 	Skipped      bool               `json:"skipped,omitempty"`
+	// LossScale of the step where it computed in half precision, and Overflows, the steps so far
+	// that were skipped for it.
+	LossScale float64 `json:"loss_scale,omitempty"`
+	Overflows int     `json:"overflows,omitempty"`
 	// StepSec is the whole step, WallSec its calls as the host saw them, ComputeSec the
 	// part of them inside plugins (the difference is transport), DataSec the wait for
 	// the batch.
@@ -63,6 +67,10 @@ func (r Record) Scalars(add func(name string, v float64)) {
 		each("loss/", r.Losses)
 		each("grad_norm/", r.GradNorms)
 		add(group+"learning_rate", r.LearningRate)
+		if r.LossScale > 0 {
+			add(group+"loss_scale", r.LossScale)
+			add(group+"overflows", float64(r.Overflows))
+		}
 		add(group+"seconds/compute", r.ComputeSec)
 		add(group+"seconds/waiting_for_data", r.DataSec)
 	}

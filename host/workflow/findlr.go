@@ -88,6 +88,9 @@ func (t *training) sweep(ctx context.Context, s *Session) (*Sweep, error) {
 	progress.Start(steps, 0)
 	sweep := &Sweep{SchemaVersion: 1, Data: t.Config.Data}
 	stepper := pipeline.Stepper{Pipeline: s.Pipeline, Seed: o.Seed, LossWeights: o.LossWeights, ClipNorm: o.ClipNorm}
+	if o.ScaleLoss {
+		stepper.LossScale = pipeline.NewLossScale()
+	}
 	for epoch := 0; len(sweep.Points) < steps && !sweep.Diverged; epoch++ {
 		if err := sweepEpoch(ctx, o, &stepper, sweep, epoch, steps, progress); err != nil {
 			return nil, err
@@ -115,6 +118,9 @@ func sweepEpoch(ctx context.Context, o loop.Options, stepper *pipeline.Stepper, 
 		result, err := stepper.Step(work, n, group, loop.StepValues(o.Pipeline, rate, o.LearningRateFactor))
 		if err != nil {
 			return err
+		}
+		if result.Overflowed {
+			continue
 		}
 		if sweep.Diverged = result.Skipped || sweep.diverges(result.Loss); sweep.Diverged {
 			return nil

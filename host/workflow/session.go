@@ -119,6 +119,7 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		source.Frozen = c.Train.LearningRateFactor(r.kind) == 0
 		source.OwnRules = c.Train.PluginRules
 		source.AMP = slices.Contains(plugin.Manifest().Capabilities, sdk.CapabilityAMP)
+		source.FP16 = slices.Contains(plugin.Manifest().Capabilities, sdk.CapabilityFP16)
 		sources, plugins = append(sources, source), append(plugins, plugin)
 	}
 	if t := s.text; t != nil {
@@ -135,7 +136,8 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	}
 	req := sdk.OpenRequest{
 		Seed: c.Seed, Device: device, Threads: c.Threads, Train: o.Train, Group: "pipeline",
-		Labels: o.Labels, Optimizer: c.Train.StageOptimizer(), Task: c.Task, AMP: c.Train.AMP,
+		Labels: o.Labels, Optimizer: c.Train.StageOptimizer(), Task: c.Task, AMP: c.Train.AMP.On(), FP16: c.Train.AMP == config.AMPFP16,
+		Arithmetic: &sdk.Arithmetic{TF32: c.Train.TF32, Benchmark: c.Train.CudnnBenchmark, Deterministic: c.Train.Deterministic},
 	}
 	if reports != nil {
 		req.AttributeSchema = reports.StageSchema
@@ -164,6 +166,10 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("%s %s is frozen but does not know it: running statistics (of batch norm), if it has any, still move", m.Role, m.Plugin))
 		}
 		s.Warnings = append(s.Warnings, ofItsOwn(m, c.Train.AMP, o.Train)...)
+		if set := *req.Arithmetic; set != (sdk.Arithmetic{}) && !slices.Contains(manifest.Capabilities, sdk.CapabilityArithmetic) {
+			s.Warnings = append(s.Warnings, fmt.Sprintf("%s %s takes no notice of train.tf32, train.cudnn_benchmark and train.deterministic: its plugin does not have the capability %s",
+				m.Role, m.Plugin, sdk.CapabilityArithmetic))
+		}
 		for _, note := range m.Opened.Notes {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("%s %s: %s", m.Role, m.Plugin, note))
 		}
@@ -175,11 +181,19 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	return s, s.look(ctx)
 }
 
+// half reports whether a stage computes in half precision.
+func (s *Session) half() bool {
+	return s.Config.Train.AMP == config.AMPFP16 && slices.ContainsFunc(s.Pipeline.Members, func(m *pipeline.Member) bool { return m.AMP && m.FP16 })
+}
+
 // ofItsOwn says in what a stage does not follow the run's settings.
-func ofItsOwn(m *pipeline.Member, amp, train bool) (notes []string) {
+func ofItsOwn(m *pipeline.Member, amp config.AMP, train bool) (notes []string) {
 	name := fmt.Sprintf("%s %s", m.Role, m.Plugin)
-	if amp && !m.AMP {
+	switch {
+	case amp.On() && !m.AMP:
 		notes = append(notes, name+" computes in single precision: its plugin does not have the capability amp")
+	case amp == config.AMPFP16 && !m.FP16:
+		notes = append(notes, name+" computes in single precision: its plugin does not have the capability fp16 (train.amp=bf16 it can)")
 	}
 	if !train || !m.OwnRules || !m.Updates() {
 		return notes

@@ -311,6 +311,7 @@ func (t *training) loopOptions(ctx context.Context, s *Session) (loop.Options, e
 		Seed: c.Seed, LearningRate: settings.LearningRate, LearningRateFactor: factors, Schedule: schedule,
 		LossWeights: weights, ClipNorm: settings.ClipNorm, PeakRSSBytes: s.PeakRSSBytes,
 		Averaged: settings.EMA > 0, Group: t.Group, SyncBatchNorm: t.Group != nil && settings.SyncBatchNorm,
+		ScaleLoss: s.half(),
 	}
 	if o.Averaged {
 		if err := loop.CheckAverages(ctx, s.Pipeline); err != nil {

@@ -48,7 +48,7 @@ var hounsfield = sdk.Intensity{Low: -160, High: 240, OutLow: 0, OutHigh: 1}
 // Manifest describes the plugin.
 func Manifest() sdk.Manifest {
 	return sdk.Manifest{
-		Name: "classifier", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP},
+		Name: "classifier", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP, sdk.CapabilityFP16},
 		ModelCard: "Encoders for photographs and slices in RGB and for volumes, and a classification head. Weights of torchvision's and timm's ViT-B/16, " +
 			"torchvision's Swin-T and R3D-18, MobileNet v1, EfficientNet-Lite0 and Darknet-tiny can be loaded; none are shipped.",
 		Stages: []sdk.StageManifest{

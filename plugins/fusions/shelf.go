@@ -72,7 +72,7 @@ func Named(program string) sdk.Plugin {
 			chosen, one = shelf[i:i+1], true
 		}
 	}
-	m := sdk.Manifest{Name: "fusions", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP},
+	m := sdk.Manifest{Name: "fusions", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP, sdk.CapabilityFP16},
 		ModelCard: "Published fusions on one frame, to compare with. No pretrained weights."}
 	builders := map[string]torchstage.Builder{}
 	for _, e := range chosen {

@@ -42,7 +42,7 @@ func Manifest() sdk.Manifest {
 	outputs = append(outputs, ports.Reconstruction.Declare(
 		ports.Help("probabilities over each attribute's value set, with attributes and reconstruct=true")))
 	return sdk.Manifest{
-		Name: "itfusion", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP},
+		Name: "itfusion", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP, sdk.CapabilityFP16},
 		ModelCard: "AlignedFusion's intermediate-token fusion with masked token reconstruction. No pretrained weights; learns from any tokens.",
 		Stages: []sdk.StageManifest{{
 			Name: "fusion", Kind: sdk.KindFusion, Trainable: true,

@@ -24,7 +24,7 @@ type settings struct {
 func Manifest() sdk.Manifest {
 	inputs, outputs := fusion.Ports()
 	return sdk.Manifest{
-		Name: "selfattn", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP},
+		Name: "selfattn", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP, sdk.CapabilityFP16},
 		ModelCard: "Self-attention over the tokens of all modalities together. No pretrained weights.",
 		Stages: []sdk.StageManifest{{
 			Name: "fusion", Kind: sdk.KindFusion, Trainable: true,

@@ -16,7 +16,7 @@ import (
 func Manifest() sdk.Manifest {
 	inputs, outputs := fusion.Ports()
 	return sdk.Manifest{
-		Name: "sum", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP},
+		Name: "sum", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP, sdk.CapabilityFP16},
 		ModelCard: "Element-wise sum of the mean report token and every visual token. No pretrained weights.",
 		Stages: []sdk.StageManifest{{
 			Name: "fusion", Kind: sdk.KindFusion, Trainable: true,

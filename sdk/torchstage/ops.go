@@ -437,10 +437,13 @@ func (s *Scope) Leaf(x *ts.Tensor) *ts.Tensor {
 	return leaf
 }
 
-// full is x in single precision where amp has made it bfloat16: sums, normalizations, softmax
-// and losses need it.
+// full is x in single precision where amp has made it less: sums, normalizations, softmax and
+// losses need it.
 func (s *Scope) full(x *ts.Tensor) *ts.Tensor {
-	if !s.amp || s.err != nil || x.DType() != gotch.BFloat16 {
+	if !s.amp || s.err != nil {
+		return x
+	}
+	if d := x.DType(); d != gotch.BFloat16 && d != gotch.Half {
 		return x
 	}
 	return s.Cast(x, gotch.Float)

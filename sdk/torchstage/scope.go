@@ -17,7 +17,7 @@ type Scope struct {
 	owned []*ts.Tensor
 	// frozen stages use running statistics in TRAIN mode too, and leave them alone.
 	frozen bool
-	// amp: matrix products give bfloat16, which full turns back where that loses too much.
+	// amp: matrix products give bfloat16 or half precision, which full turns back where that loses too much.
 	amp bool
 	// peers are the processes by whose batches together BatchNorm normalises in TRAIN mode; nil:
 	// by this one's alone.

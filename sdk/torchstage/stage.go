@@ -61,8 +61,8 @@ type Build struct {
 	// Inputs and Outputs are the ports with every size known after building.
 	Inputs, Outputs []sdk.Port
 	Notes           []string
-	// Autocast runs the module in bfloat16 where that is safe: at first what the request's AMP
-	// says. A module that sees to its precision itself sets it to false.
+	// Autocast runs the module in bfloat16 (with FP16 in half precision) where that is safe: at
+	// first what the request's AMP says. A module that sees to its precision itself sets it to false.
 	Autocast bool
 	// Losses are as in sdk.OpenResponse.
 	Losses []string
@@ -156,6 +156,9 @@ func Open(builders map[string]Builder) sdk.OpenFunc {
 					return torchError("set threads", err)
 				}
 			}
+			if err := useArithmetic(req.Arithmetic); err != nil {
+				return err
+			}
 			restore, err := gradMode(false)
 			if err != nil {
 				return err
@@ -165,6 +168,11 @@ func Open(builders map[string]Builder) sdk.OpenFunc {
 			defer s.end()
 			if err := useDevice(s, device, req.Device); err != nil {
 				return err
+			}
+			if st.half = req.AMP && req.FP16; st.half {
+				if err := useHalf(device); err != nil {
+					return err
+				}
 			}
 			st.params = newParams(s, req.Seed, device)
 			st.group = joinGroup(req.Group)
@@ -232,6 +240,7 @@ type stage struct {
 	optimizer   sdk.Optimizer
 	device      gotch.Device
 	frozen, amp bool
+	half        bool   // amp is half precision
 	peers       *peers // nil: trained in this process alone
 	residentIn  []string
 	residentOut map[string]bool
@@ -338,12 +347,12 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 	return resp, err
 }
 
-// compute runs the module. With amp it computes in bfloat16, and gives single precision.
+// compute runs the module. With amp it computes in lower precision, and gives single precision.
 func (st *stage) compute(s *Scope, in *Inputs) (*Outputs, error) {
 	if !st.amp {
 		return st.module.Forward(s, in), nil
 	}
-	restore, err := autocast(st.device)
+	restore, err := autocast(st.device, st.half)
 	if err != nil {
 		return nil, err
 	}
@@ -480,7 +489,7 @@ func (st *stage) Backward(_ context.Context, req *sdk.BackwardRequest) (resp *sd
 		}
 		if b, ok := st.module.(Backwarder); ok {
 			if st.amp {
-				restore, err := autocast(st.device)
+				restore, err := autocast(st.device, st.half)
 				if err != nil {
 					return err
 				}

@@ -922,3 +922,64 @@ func TestParametersStepAlikeInLotsOfAnySize(t *testing.T) {
 		}
 	}
 }
+
+// What an open asks of the arithmetic holds for the process until the next one asks; nothing of
+// it changes a bit on a CPU.
+func TestArithmeticIsSetForTheProcess(t *testing.T) {
+	t.Cleanup(func() {
+		if err := OnThread(func() error { return useArithmetic(&sdk.Arithmetic{}) }); err != nil {
+			t.Error(err)
+		}
+	})
+	var first map[string][]float32
+	last := sdk.Arithmetic{}
+	for i, wanted := range []*sdk.Arithmetic{{}, {TF32: true}, nil, {Benchmark: true}, {Deterministic: true}, {TF32: true, Deterministic: true}, {}} {
+		st, _, err := Open(map[string]Builder{"net": buildNetwork})(t.Context(), &sdk.OpenRequest{Stage: "net", Threads: 1, Arithmetic: wanted, Optimizer: sdk.Optimizer{Name: "adamw"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if wanted != nil {
+			last = *wanted
+		}
+		var got sdk.Arithmetic
+		if err := OnThread(func() (err error) { got.TF32, got.Benchmark, got.Deterministic, err = ts.Arithmetic(); return err }); err != nil || got != last {
+			t.Errorf("open %d: %+v, %v, want %+v", i, got, err, last)
+		}
+		trainStep(t, st.(*stage), 1, 0.1)
+		if weights := params(t, st.(*stage)); first == nil {
+			first = weights
+		} else if !reflect.DeepEqual(weights, first) {
+			t.Errorf("%+v: weights are %v, want %v", got, weights, first)
+		}
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	err := torchError("scatter", errors.New("Libtorch API Error: put_ does not have a deterministic implementation, but you set 'torch.use_deterministic_algorithms(True)'. You can turn off determinism"))
+	if text := err.Error(); !strings.Contains(text, "put_ does not have") || strings.Contains(text, "You can") || !strings.Contains(text, "train.deterministic=false") {
+		t.Error(text)
+	}
+}
+
+// Half precision multiplies numbers of eleven bits where libtorch has it, and is refused by the
+// setting's name where it has not.
+func TestHalfPrecisionIsThereOrRefused(t *testing.T) {
+	st, _, err := Open(map[string]Builder{"net": func(b *Build) (Module, error) {
+		return &product{b.Params.Parameter("w", []int64{1, 3}, of(1, 1, 1))}, nil
+	}})(t.Context(), &sdk.OpenRequest{Stage: "net", AMP: true, FP16: true, Threads: 1})
+	if useHalf(gotch.CPU) != nil {
+		var refused *sdk.Error
+		if !errors.As(err, &refused) || refused.Setting != "train.amp" || !strings.Contains(err.Error(), "no half precision") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v, want train.amp refused", err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := tensor.OfFloat32s([]float32{1./1024 + 1./4096/1024, 1. / 1024, 0}, 1, 3) // the first is 1/1024 in half precision, and in bfloat16
+	near(t, "y", floats(t, forward(t, st.(*stage), 1, true, map[string]*tensor.Tensor{"x": x}).Outputs["y"]), []float64{2. / 1024}, 1e-9)
+	if err := st.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -61,13 +61,42 @@ func gradMode(on bool) (restore func(), err error) {
 	return func() { _, _ = ts.GradSetEnabled(old) }, nil
 }
 
-// autocast makes the thread compute in bfloat16 where that is safe, until restore is called.
-func autocast(device gotch.Device) (restore func(), err error) {
+// autocast makes the thread compute in bfloat16, or in half precision, where that is safe, until
+// restore is called.
+func autocast(device gotch.Device, half bool) (restore func(), err error) {
 	cuda := device.Name != gotch.CPU.Name
-	if err := ts.SetAutocast(true, cuda); err != nil {
+	if err := ts.SetAutocast(true, cuda, half); err != nil {
 		return nil, torchError("autocast", err)
 	}
-	return func() { _ = ts.SetAutocast(false, cuda) }, nil
+	return func() { _ = ts.SetAutocast(false, cuda, half) }, nil
+}
+
+// useHalf says in one line where libtorch has no half precision on a device, as those of before
+// 2.4 have none on a CPU.
+func useHalf(device gotch.Device) error {
+	const side = 4
+	err := Run(func(s *Scope) error {
+		ones := func(shape ...int64) *ts.Tensor { return s.Cast(s.Full(device, 1, shape...), gotch.Half) }
+		s.MatMul(ones(side, side), ones(side, side))
+		s.Conv2d(ones(1, 1, side, side), ones(1, 1, 1, 1), nil, 1, 0, 1)
+		return s.err
+	})
+	if err == nil {
+		return nil
+	}
+	return &sdk.Error{Code: sdk.InvalidArgument, Setting: "train.amp", Err: fmt.Errorf("fp16: this libtorch has no half precision on this device (%s)", deviceProblem(err.Error())),
+		Advice: "train.amp=bf16 wants no scaling of the loss, and is there everywhere"}
+}
+
+// useArithmetic sets how the process computes in single precision.
+func useArithmetic(a *sdk.Arithmetic) error {
+	if a == nil {
+		return nil
+	}
+	if err := ts.SetArithmetic(a.TF32, a.Benchmark, a.Deterministic); err != nil {
+		return torchError("arithmetic", err)
+	}
+	return nil
 }
 
 // torchError shortens libtorch's message (it carries a C++ and a Go stack) and
@@ -80,9 +109,13 @@ func torchError(op string, err error) error {
 			text = text[:i]
 		}
 	}
-	code := sdk.Internal
+	code, advice := sdk.Internal, ""
+	if strings.Contains(text, "does not have a deterministic implementation") {
+		text, _, _ = strings.Cut(text, ". You can ")
+		code, advice = sdk.InvalidArgument, "train.deterministic=false, or the CPU"
+	}
 	if strings.Contains(text, "can't allocate memory") || strings.Contains(text, "not enough memory") || strings.Contains(text, "out of memory") {
 		code = sdk.ResourceExhausted
 	}
-	return &sdk.Error{Code: code, Err: fmt.Errorf("torch: %s: %s", op, strings.TrimSpace(text))}
+	return &sdk.Error{Code: code, Err: fmt.Errorf("torch: %s: %s", op, strings.TrimSpace(text)), Advice: advice}
 }

@@ -87,6 +87,8 @@ type Options struct {
 	Group *group.Group
 	// SyncBatchNorm is Stepper.SyncBatchNorm.
 	SyncBatchNorm bool
+	// ScaleLoss: a stage computes in half precision (pipeline.LossScale).
+	ScaleLoss bool
 }
 
 // ErrStopped is returned when the context ended: a checkpoint holds all steps that were
@@ -113,6 +115,12 @@ func Loop(ctx context.Context, o Options, state runs.State) (runs.State, error) 
 	l.stepper = pipeline.Stepper{
 		Pipeline: o.Pipeline, Group: o.Group, SyncBatchNorm: o.SyncBatchNorm, Seed: o.Seed, LossWeights: o.LossWeights, ClipNorm: o.ClipNorm,
 		SkippedLast: state.SkippedLast,
+	}
+	if o.ScaleLoss {
+		l.stepper.LossScale = pipeline.NewLossScale()
+		if state.LossScale > 0 {
+			*l.stepper.LossScale = pipeline.LossScale{Scale: state.LossScale, Good: state.LossScaleSteps, Skipped: state.Overflows}
+		}
 	}
 	l.state.Seed = o.Seed
 	o.Progress.Start(l.total, state.Step)
@@ -281,9 +289,17 @@ func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Dur
 	l.state.Step++
 	l.state.Batch += len(group)
 	l.state.SkippedLast = l.stepper.SkippedLast
+	scaled := l.state.LossScale
+	if scale := l.stepper.LossScale; scale != nil {
+		if scaled == 0 {
+			scaled = pipeline.NewLossScale().Scale
+		}
+		l.state.LossScale, l.state.LossScaleSteps, l.state.Overflows = scale.Scale, scale.Good, scale.Skipped
+	}
 	record := runs.Record{
 		Kind: "step", Step: l.state.Step, Epoch: l.state.Epoch + 1,
 		GradNorm: result.GradNorm, GradNorms: result.GradNorms, LearningRate: rate, Skipped: result.Skipped, Metrics: result.Metrics,
+		LossScale: scaled, Overflows: l.state.Overflows,
 		StepSec: took.Seconds(), WallSec: result.Cost.Wall.Seconds(), ComputeSec: result.Cost.Compute.Seconds(), DataSec: waited.Seconds(),
 	}
 	if l.PeakRSSBytes != nil {
@@ -292,7 +308,11 @@ func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Dur
 	if result.Skipped {
 		// JSON has no NaN: the line says that the step was skipped.
 		record.GradNorm, record.GradNorms, record.Metrics = 0, nil, nil
-		l.Progress.Warn(fmt.Sprintf("step %d skipped: the loss or its gradient is not a finite number", l.state.Step))
+		why := "the loss or its gradient is not a finite number"
+		if result.Overflowed {
+			why = fmt.Sprintf("a gradient is too large for half precision; the loss is scaled by %g from here on instead of %g (%d steps skipped so far)", l.state.LossScale, scaled, l.state.Overflows)
+		}
+		l.Progress.Warn(fmt.Sprintf("step %d skipped: %s", l.state.Step, why))
 	} else {
 		record.Loss, record.Losses = &result.Loss, result.Losses
 	}

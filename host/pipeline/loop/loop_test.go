@@ -569,6 +569,79 @@ func TestResumedTrainingEqualsUninterruptedTraining(t *testing.T) {
 	}
 }
 
+// overflowing has an infinite gradient in one of its steps.
+type overflowing struct {
+	pipeline.Instance
+	step int
+}
+
+func (o *overflowing) Backward(ctx context.Context, req *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
+	resp, err := o.Instance.Backward(ctx, req)
+	if err == nil && req.GradNorm {
+		if o.step--; o.step == 0 {
+			resp.GradNorm = math.Inf(1)
+		}
+	}
+	return resp, err
+}
+
+// Losses that are scaled by powers of two give the weights of those that are not, bit for bit;
+// what an overflow has made of the scale is in metrics, warnings and the checkpoint, from which
+// training goes on.
+func TestTheLossScaleIsOneOfTheTrainingsStates(t *testing.T) {
+	plain, scaled := newRun(t), newRun(t)
+	if _, err := Loop(t.Context(), options(open(t, nil), plain), runs.State{}); err != nil {
+		t.Fatal(err)
+	}
+	o := options(open(t, nil), scaled)
+	o.ScaleLoss = true
+	if _, err := Loop(t.Context(), o, runs.State{}); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(files(t, plain), files(t, scaled)) {
+		t.Error("weights differ from those of losses that were not scaled")
+	}
+
+	r := newRun(t)
+	p := open(t, nil)
+	p.Members[1].Instance = &overflowing{p.Members[1].Instance, 2}
+	o = options(p, r)
+	var said bytes.Buffer
+	o.ScaleLoss, o.CheckpointEvery, o.MaxSteps, o.Progress = true, 1, 4, NewProgress(&said, 0)
+	state, err := Loop(t.Context(), o, runs.State{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state.LossScale != 32768 || state.LossScaleSteps != 2 || state.Overflows != 1 {
+		t.Errorf("after an overflow in step 2 of 4: %+v", state)
+	}
+	if text := said.String(); !strings.Contains(text, "step 2 skipped: a gradient is too large for half precision; the loss is scaled by 32768 from here on instead of 65536 (1 steps skipped so far)") {
+		t.Error(text)
+	}
+	c, _, err := runs.Latest(r.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o = options(open(t, nil), r)
+	o.ScaleLoss, o.MaxSteps = true, 6
+	if state, err = Loop(t.Context(), o, c.State); err != nil || state.LossScale != 32768 || state.LossScaleSteps != 4 {
+		t.Errorf("going on: %+v, %v", state, err)
+	}
+	records, err := runs.ReadMetrics(r.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var scales []float64
+	for _, rec := range records {
+		if rec.Kind == "step" {
+			scales = append(scales, rec.LossScale)
+		}
+	}
+	if want := []float64{65536, 65536, 32768, 32768, 32768, 32768}; !slices.Equal(scales, want) {
+		t.Errorf("scales of the steps are %v, want %v", scales, want)
+	}
+}
+
 type cutAfter struct {
 	Progress
 	step int

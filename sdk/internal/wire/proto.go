@@ -153,6 +153,10 @@ func OpenToProto(r *sdk.OpenRequest) *stagev1.OpenRequest {
 		Inputs: PortsToProto(r.Inputs), AttributeSchema: r.AttributeSchema,
 		Optimizer: &stagev1.Optimizer{Name: r.Optimizer.Name, Values: r.Optimizer.Values},
 		Task:      r.Task,
+		Fp16:      r.FP16,
+	}
+	if a := r.Arithmetic; a != nil {
+		out.Arithmetic = &stagev1.Arithmetic{Tf32: a.TF32, CudnnBenchmark: a.Benchmark, Deterministic: a.Deterministic}
 	}
 	for _, l := range r.Labels {
 		out.Labels = append(out.Labels, &stagev1.LabelSet{Name: l.Name, Classes: l.Classes, ClassWeights: l.ClassWeights})
@@ -167,6 +171,10 @@ func openFromProto(r *stagev1.OpenRequest) *sdk.OpenRequest {
 		Inputs: PortsFromProto(r.GetInputs()), AttributeSchema: r.GetAttributeSchema(),
 		Optimizer: sdk.Optimizer{Name: r.GetOptimizer().GetName(), Values: r.GetOptimizer().GetValues()},
 		Task:      r.GetTask(),
+		FP16:      r.GetFp16(),
+	}
+	if a := r.GetArithmetic(); a != nil {
+		out.Arithmetic = &sdk.Arithmetic{TF32: a.GetTf32(), Benchmark: a.GetCudnnBenchmark(), Deterministic: a.GetDeterministic()}
 	}
 	for _, l := range r.GetLabels() {
 		out.Labels = append(out.Labels, sdk.LabelSet{Name: l.GetName(), Classes: l.GetClasses(), ClassWeights: l.GetClassWeights()})

@@ -1229,7 +1229,13 @@ type OpenRequest struct {
 	Frozen bool `protobuf:"varint,14,opt,name=frozen,proto3" json:"frozen,omitempty"`
 	// Compute in bfloat16 where that is safe (capability "amp"). Tensors that travel,
 	// parameters, gradients and statistics stay in single precision.
-	Amp           bool `protobuf:"varint,15,opt,name=amp,proto3" json:"amp,omitempty"`
+	Amp bool `protobuf:"varint,15,opt,name=amp,proto3" json:"amp,omitempty"`
+	// How devices compute in single precision (capability "arithmetic"). Absent: as the
+	// plugin's libraries do by themselves.
+	Arithmetic *Arithmetic `protobuf:"bytes,16,opt,name=arithmetic,proto3" json:"arithmetic,omitempty"`
+	// With amp: in half precision instead of bfloat16 (capability "fp16"). The host scales the
+	// losses' weights and undoes it in Step.
+	Fp16          bool `protobuf:"varint,17,opt,name=fp16,proto3" json:"fp16,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1369,6 +1375,84 @@ func (x *OpenRequest) GetAmp() bool {
 	return false
 }
 
+func (x *OpenRequest) GetArithmetic() *Arithmetic {
+	if x != nil {
+		return x.Arithmetic
+	}
+	return nil
+}
+
+func (x *OpenRequest) GetFp16() bool {
+	if x != nil {
+		return x.Fp16
+	}
+	return false
+}
+
+// Arithmetic holds for the whole process: all its stages are opened with the same.
+type Arithmetic struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Matrix products and convolutions of single precision may round what goes in to 10 bits.
+	Tf32 bool `protobuf:"varint,1,opt,name=tf32,proto3" json:"tf32,omitempty"`
+	// Convolutions are timed at each new size, and the fastest way is taken.
+	CudnnBenchmark bool `protobuf:"varint,2,opt,name=cudnn_benchmark,json=cudnnBenchmark,proto3" json:"cudnn_benchmark,omitempty"`
+	// Only operators that give the same bits every time; one that has none of the kind fails.
+	Deterministic bool `protobuf:"varint,3,opt,name=deterministic,proto3" json:"deterministic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Arithmetic) Reset() {
+	*x = Arithmetic{}
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Arithmetic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Arithmetic) ProtoMessage() {}
+
+func (x *Arithmetic) ProtoReflect() protoreflect.Message {
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Arithmetic.ProtoReflect.Descriptor instead.
+func (*Arithmetic) Descriptor() ([]byte, []int) {
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Arithmetic) GetTf32() bool {
+	if x != nil {
+		return x.Tf32
+	}
+	return false
+}
+
+func (x *Arithmetic) GetCudnnBenchmark() bool {
+	if x != nil {
+		return x.CudnnBenchmark
+	}
+	return false
+}
+
+func (x *Arithmetic) GetDeterministic() bool {
+	if x != nil {
+		return x.Deterministic
+	}
+	return false
+}
+
 type OpenResponse struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Instance       uint64                 `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"`
@@ -1388,7 +1472,7 @@ type OpenResponse struct {
 
 func (x *OpenResponse) Reset() {
 	*x = OpenResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[15]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1484,7 @@ func (x *OpenResponse) String() string {
 func (*OpenResponse) ProtoMessage() {}
 
 func (x *OpenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[15]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1497,7 @@ func (x *OpenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenResponse.ProtoReflect.Descriptor instead.
 func (*OpenResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{15}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *OpenResponse) GetInstance() uint64 {
@@ -1490,7 +1574,7 @@ type ForwardRequest struct {
 
 func (x *ForwardRequest) Reset() {
 	*x = ForwardRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[16]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1586,7 @@ func (x *ForwardRequest) String() string {
 func (*ForwardRequest) ProtoMessage() {}
 
 func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[16]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1599,7 @@ func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{16}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ForwardRequest) GetInstance() uint64 {
@@ -1580,7 +1664,7 @@ type ForwardResponse struct {
 
 func (x *ForwardResponse) Reset() {
 	*x = ForwardResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[17]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1592,7 +1676,7 @@ func (x *ForwardResponse) String() string {
 func (*ForwardResponse) ProtoMessage() {}
 
 func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[17]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1605,7 +1689,7 @@ func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardResponse.ProtoReflect.Descriptor instead.
 func (*ForwardResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{17}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ForwardResponse) GetOutputs() []*Tensor {
@@ -1661,7 +1745,7 @@ type BackwardRequest struct {
 
 func (x *BackwardRequest) Reset() {
 	*x = BackwardRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[18]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +1757,7 @@ func (x *BackwardRequest) String() string {
 func (*BackwardRequest) ProtoMessage() {}
 
 func (x *BackwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[18]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +1770,7 @@ func (x *BackwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackwardRequest.ProtoReflect.Descriptor instead.
 func (*BackwardRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{18}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BackwardRequest) GetInstance() uint64 {
@@ -1749,7 +1833,7 @@ type BackwardResponse struct {
 
 func (x *BackwardResponse) Reset() {
 	*x = BackwardResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[19]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1845,7 @@ func (x *BackwardResponse) String() string {
 func (*BackwardResponse) ProtoMessage() {}
 
 func (x *BackwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[19]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1858,7 @@ func (x *BackwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackwardResponse.ProtoReflect.Descriptor instead.
 func (*BackwardResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{19}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BackwardResponse) GetInputGrads() []*Tensor {
@@ -1810,7 +1894,7 @@ type ForwardBackwardRequest struct {
 
 func (x *ForwardBackwardRequest) Reset() {
 	*x = ForwardBackwardRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[20]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +1906,7 @@ func (x *ForwardBackwardRequest) String() string {
 func (*ForwardBackwardRequest) ProtoMessage() {}
 
 func (x *ForwardBackwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[20]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +1919,7 @@ func (x *ForwardBackwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardBackwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardBackwardRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{20}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ForwardBackwardRequest) GetForward() *ForwardRequest {
@@ -1863,7 +1947,7 @@ type ForwardBackwardResponse struct {
 
 func (x *ForwardBackwardResponse) Reset() {
 	*x = ForwardBackwardResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[21]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +1959,7 @@ func (x *ForwardBackwardResponse) String() string {
 func (*ForwardBackwardResponse) ProtoMessage() {}
 
 func (x *ForwardBackwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[21]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +1972,7 @@ func (x *ForwardBackwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardBackwardResponse.ProtoReflect.Descriptor instead.
 func (*ForwardBackwardResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{21}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ForwardBackwardResponse) GetForward() *ForwardResponse {
@@ -1915,7 +1999,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[22]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2011,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[22]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2024,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{22}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReleaseRequest) GetInstance() uint64 {
@@ -1965,7 +2049,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[23]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2061,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[23]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2074,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{23}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{24}
 }
 
 type ZeroGradRequest struct {
@@ -2002,7 +2086,7 @@ type ZeroGradRequest struct {
 
 func (x *ZeroGradRequest) Reset() {
 	*x = ZeroGradRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[24]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2098,7 @@ func (x *ZeroGradRequest) String() string {
 func (*ZeroGradRequest) ProtoMessage() {}
 
 func (x *ZeroGradRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[24]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2111,7 @@ func (x *ZeroGradRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZeroGradRequest.ProtoReflect.Descriptor instead.
 func (*ZeroGradRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{24}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ZeroGradRequest) GetInstance() uint64 {
@@ -2046,7 +2130,7 @@ type ZeroGradResponse struct {
 
 func (x *ZeroGradResponse) Reset() {
 	*x = ZeroGradResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[25]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2142,7 @@ func (x *ZeroGradResponse) String() string {
 func (*ZeroGradResponse) ProtoMessage() {}
 
 func (x *ZeroGradResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[25]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2155,7 @@ func (x *ZeroGradResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZeroGradResponse.ProtoReflect.Descriptor instead.
 func (*ZeroGradResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{25}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ZeroGradResponse) GetCost() *Cost {
@@ -2090,7 +2174,7 @@ type GradNormRequest struct {
 
 func (x *GradNormRequest) Reset() {
 	*x = GradNormRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[26]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2186,7 @@ func (x *GradNormRequest) String() string {
 func (*GradNormRequest) ProtoMessage() {}
 
 func (x *GradNormRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[26]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2199,7 @@ func (x *GradNormRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GradNormRequest.ProtoReflect.Descriptor instead.
 func (*GradNormRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{26}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GradNormRequest) GetInstance() uint64 {
@@ -2135,7 +2219,7 @@ type GradNormResponse struct {
 
 func (x *GradNormResponse) Reset() {
 	*x = GradNormResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[27]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2231,7 @@ func (x *GradNormResponse) String() string {
 func (*GradNormResponse) ProtoMessage() {}
 
 func (x *GradNormResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[27]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2244,7 @@ func (x *GradNormResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GradNormResponse.ProtoReflect.Descriptor instead.
 func (*GradNormResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{27}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GradNormResponse) GetNorm() float64 {
@@ -2194,7 +2278,7 @@ type StepRequest struct {
 
 func (x *StepRequest) Reset() {
 	*x = StepRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[28]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2290,7 @@ func (x *StepRequest) String() string {
 func (*StepRequest) ProtoMessage() {}
 
 func (x *StepRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[28]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2303,7 @@ func (x *StepRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepRequest.ProtoReflect.Descriptor instead.
 func (*StepRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{28}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StepRequest) GetInstance() uint64 {
@@ -2259,7 +2343,7 @@ type StepResponse struct {
 
 func (x *StepResponse) Reset() {
 	*x = StepResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[29]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2355,7 @@ func (x *StepResponse) String() string {
 func (*StepResponse) ProtoMessage() {}
 
 func (x *StepResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[29]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2368,7 @@ func (x *StepResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepResponse.ProtoReflect.Descriptor instead.
 func (*StepResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{29}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StepResponse) GetCost() *Cost {
@@ -2303,7 +2387,7 @@ type StepAllRequest struct {
 
 func (x *StepAllRequest) Reset() {
 	*x = StepAllRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[30]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2399,7 @@ func (x *StepAllRequest) String() string {
 func (*StepAllRequest) ProtoMessage() {}
 
 func (x *StepAllRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[30]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2412,7 @@ func (x *StepAllRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepAllRequest.ProtoReflect.Descriptor instead.
 func (*StepAllRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{30}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StepAllRequest) GetSteps() []*StepRequest {
@@ -2347,7 +2431,7 @@ type StepAllResponse struct {
 
 func (x *StepAllResponse) Reset() {
 	*x = StepAllResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[31]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +2443,7 @@ func (x *StepAllResponse) String() string {
 func (*StepAllResponse) ProtoMessage() {}
 
 func (x *StepAllResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[31]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +2456,7 @@ func (x *StepAllResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepAllResponse.ProtoReflect.Descriptor instead.
 func (*StepAllResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{31}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StepAllResponse) GetCost() *Cost {
@@ -2403,7 +2487,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2415,7 +2499,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2428,7 +2512,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{32}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *JoinRequest) GetInstance() uint64 {
@@ -2489,7 +2573,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2585,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2598,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{33}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *JoinResponse) GetCost() *Cost {
@@ -2533,7 +2617,7 @@ type AverageRequest struct {
 
 func (x *AverageRequest) Reset() {
 	*x = AverageRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2545,7 +2629,7 @@ func (x *AverageRequest) String() string {
 func (*AverageRequest) ProtoMessage() {}
 
 func (x *AverageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2558,7 +2642,7 @@ func (x *AverageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AverageRequest.ProtoReflect.Descriptor instead.
 func (*AverageRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{34}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AverageRequest) GetInstance() uint64 {
@@ -2577,7 +2661,7 @@ type AverageResponse struct {
 
 func (x *AverageResponse) Reset() {
 	*x = AverageResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2673,7 @@ func (x *AverageResponse) String() string {
 func (*AverageResponse) ProtoMessage() {}
 
 func (x *AverageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2686,7 @@ func (x *AverageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AverageResponse.ProtoReflect.Descriptor instead.
 func (*AverageResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{35}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AverageResponse) GetCost() *Cost {
@@ -2622,7 +2706,7 @@ type SaveRequest struct {
 
 func (x *SaveRequest) Reset() {
 	*x = SaveRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2634,7 +2718,7 @@ func (x *SaveRequest) String() string {
 func (*SaveRequest) ProtoMessage() {}
 
 func (x *SaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2647,7 +2731,7 @@ func (x *SaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveRequest.ProtoReflect.Descriptor instead.
 func (*SaveRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{36}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SaveRequest) GetInstance() uint64 {
@@ -2675,7 +2759,7 @@ type SaveResponse struct {
 
 func (x *SaveResponse) Reset() {
 	*x = SaveResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +2771,7 @@ func (x *SaveResponse) String() string {
 func (*SaveResponse) ProtoMessage() {}
 
 func (x *SaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +2784,7 @@ func (x *SaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveResponse.ProtoReflect.Descriptor instead.
 func (*SaveResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{37}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SaveResponse) GetFiles() []string {
@@ -2729,7 +2813,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2741,7 +2825,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2754,7 +2838,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{38}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LoadRequest) GetInstance() uint64 {
@@ -2787,7 +2871,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +2883,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +2896,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{39}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LoadResponse) GetCost() *Cost {
@@ -2831,7 +2915,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2843,7 +2927,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2856,7 +2940,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{40}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CloseRequest) GetInstance() uint64 {
@@ -2874,7 +2958,7 @@ type CloseResponse struct {
 
 func (x *CloseResponse) Reset() {
 	*x = CloseResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[41]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2886,7 +2970,7 @@ func (x *CloseResponse) String() string {
 func (*CloseResponse) ProtoMessage() {}
 
 func (x *CloseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[41]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2899,7 +2983,7 @@ func (x *CloseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseResponse.ProtoReflect.Descriptor instead.
 func (*CloseResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{41}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{42}
 }
 
 type ShutdownRequest struct {
@@ -2911,7 +2995,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[42]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2923,7 +3007,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[42]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +3020,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{42}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ShutdownRequest) GetDeadlineMs() int64 {
@@ -2954,7 +3038,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[43]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2966,7 +3050,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[43]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2979,7 +3063,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{43}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{44}
 }
 
 // Diagnostic travels in the details of an error status.
@@ -3001,7 +3085,7 @@ type Diagnostic struct {
 
 func (x *Diagnostic) Reset() {
 	*x = Diagnostic{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[44]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3013,7 +3097,7 @@ func (x *Diagnostic) String() string {
 func (*Diagnostic) ProtoMessage() {}
 
 func (x *Diagnostic) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[44]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3026,7 +3110,7 @@ func (x *Diagnostic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Diagnostic.ProtoReflect.Descriptor instead.
 func (*Diagnostic) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{44}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Diagnostic) GetStage() string {
@@ -3186,7 +3270,7 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\bLabelSet\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aclasses\x18\x02 \x03(\tR\aclasses\x12#\n" +
-	"\rclass_weights\x18\x03 \x03(\x01R\fclassWeights\"\xf9\x04\n" +
+	"\rclass_weights\x18\x03 \x03(\x01R\fclassWeights\"\xd1\x05\n" +
 	"\vOpenRequest\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12M\n" +
 	"\bsettings\x18\x02 \x03(\v21.alignedfusion.stage.v1.OpenRequest.SettingsEntryR\bsettings\x12\x12\n" +
@@ -3203,10 +3287,19 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\toptimizer\x18\f \x01(\v2!.alignedfusion.stage.v1.OptimizerR\toptimizer\x12\x12\n" +
 	"\x04task\x18\r \x01(\tR\x04task\x12\x16\n" +
 	"\x06frozen\x18\x0e \x01(\bR\x06frozen\x12\x10\n" +
-	"\x03amp\x18\x0f \x01(\bR\x03amp\x1a;\n" +
+	"\x03amp\x18\x0f \x01(\bR\x03amp\x12B\n" +
+	"\n" +
+	"arithmetic\x18\x10 \x01(\v2\".alignedfusion.stage.v1.ArithmeticR\n" +
+	"arithmetic\x12\x12\n" +
+	"\x04fp16\x18\x11 \x01(\bR\x04fp16\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xca\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"o\n" +
+	"\n" +
+	"Arithmetic\x12\x12\n" +
+	"\x04tf32\x18\x01 \x01(\bR\x04tf32\x12'\n" +
+	"\x0fcudnn_benchmark\x18\x02 \x01(\bR\x0ecudnnBenchmark\x12$\n" +
+	"\rdeterministic\x18\x03 \x01(\bR\rdeterministic\"\xca\x02\n" +
 	"\fOpenResponse\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12'\n" +
 	"\x0fparameter_count\x18\x02 \x01(\x03R\x0eparameterCount\x12'\n" +
@@ -3366,7 +3459,7 @@ func file_alignedfusion_stage_v1_stage_proto_rawDescGZIP() []byte {
 }
 
 var file_alignedfusion_stage_v1_stage_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_alignedfusion_stage_v1_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_alignedfusion_stage_v1_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_alignedfusion_stage_v1_stage_proto_goTypes = []any{
 	(Mode)(0),                       // 0: alignedfusion.stage.v1.Mode
 	(*Tensor)(nil),                  // 1: alignedfusion.stage.v1.Tensor
@@ -3384,42 +3477,43 @@ var file_alignedfusion_stage_v1_stage_proto_goTypes = []any{
 	(*Optimizer)(nil),               // 13: alignedfusion.stage.v1.Optimizer
 	(*LabelSet)(nil),                // 14: alignedfusion.stage.v1.LabelSet
 	(*OpenRequest)(nil),             // 15: alignedfusion.stage.v1.OpenRequest
-	(*OpenResponse)(nil),            // 16: alignedfusion.stage.v1.OpenResponse
-	(*ForwardRequest)(nil),          // 17: alignedfusion.stage.v1.ForwardRequest
-	(*ForwardResponse)(nil),         // 18: alignedfusion.stage.v1.ForwardResponse
-	(*BackwardRequest)(nil),         // 19: alignedfusion.stage.v1.BackwardRequest
-	(*BackwardResponse)(nil),        // 20: alignedfusion.stage.v1.BackwardResponse
-	(*ForwardBackwardRequest)(nil),  // 21: alignedfusion.stage.v1.ForwardBackwardRequest
-	(*ForwardBackwardResponse)(nil), // 22: alignedfusion.stage.v1.ForwardBackwardResponse
-	(*ReleaseRequest)(nil),          // 23: alignedfusion.stage.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),         // 24: alignedfusion.stage.v1.ReleaseResponse
-	(*ZeroGradRequest)(nil),         // 25: alignedfusion.stage.v1.ZeroGradRequest
-	(*ZeroGradResponse)(nil),        // 26: alignedfusion.stage.v1.ZeroGradResponse
-	(*GradNormRequest)(nil),         // 27: alignedfusion.stage.v1.GradNormRequest
-	(*GradNormResponse)(nil),        // 28: alignedfusion.stage.v1.GradNormResponse
-	(*StepRequest)(nil),             // 29: alignedfusion.stage.v1.StepRequest
-	(*StepResponse)(nil),            // 30: alignedfusion.stage.v1.StepResponse
-	(*StepAllRequest)(nil),          // 31: alignedfusion.stage.v1.StepAllRequest
-	(*StepAllResponse)(nil),         // 32: alignedfusion.stage.v1.StepAllResponse
-	(*JoinRequest)(nil),             // 33: alignedfusion.stage.v1.JoinRequest
-	(*JoinResponse)(nil),            // 34: alignedfusion.stage.v1.JoinResponse
-	(*AverageRequest)(nil),          // 35: alignedfusion.stage.v1.AverageRequest
-	(*AverageResponse)(nil),         // 36: alignedfusion.stage.v1.AverageResponse
-	(*SaveRequest)(nil),             // 37: alignedfusion.stage.v1.SaveRequest
-	(*SaveResponse)(nil),            // 38: alignedfusion.stage.v1.SaveResponse
-	(*LoadRequest)(nil),             // 39: alignedfusion.stage.v1.LoadRequest
-	(*LoadResponse)(nil),            // 40: alignedfusion.stage.v1.LoadResponse
-	(*CloseRequest)(nil),            // 41: alignedfusion.stage.v1.CloseRequest
-	(*CloseResponse)(nil),           // 42: alignedfusion.stage.v1.CloseResponse
-	(*ShutdownRequest)(nil),         // 43: alignedfusion.stage.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),        // 44: alignedfusion.stage.v1.ShutdownResponse
-	(*Diagnostic)(nil),              // 45: alignedfusion.stage.v1.Diagnostic
-	nil,                             // 46: alignedfusion.stage.v1.Optimizer.ValuesEntry
-	nil,                             // 47: alignedfusion.stage.v1.OpenRequest.SettingsEntry
-	nil,                             // 48: alignedfusion.stage.v1.ForwardResponse.LossesEntry
-	nil,                             // 49: alignedfusion.stage.v1.ForwardResponse.MetricsEntry
-	nil,                             // 50: alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
-	nil,                             // 51: alignedfusion.stage.v1.StepRequest.ValuesEntry
+	(*Arithmetic)(nil),              // 16: alignedfusion.stage.v1.Arithmetic
+	(*OpenResponse)(nil),            // 17: alignedfusion.stage.v1.OpenResponse
+	(*ForwardRequest)(nil),          // 18: alignedfusion.stage.v1.ForwardRequest
+	(*ForwardResponse)(nil),         // 19: alignedfusion.stage.v1.ForwardResponse
+	(*BackwardRequest)(nil),         // 20: alignedfusion.stage.v1.BackwardRequest
+	(*BackwardResponse)(nil),        // 21: alignedfusion.stage.v1.BackwardResponse
+	(*ForwardBackwardRequest)(nil),  // 22: alignedfusion.stage.v1.ForwardBackwardRequest
+	(*ForwardBackwardResponse)(nil), // 23: alignedfusion.stage.v1.ForwardBackwardResponse
+	(*ReleaseRequest)(nil),          // 24: alignedfusion.stage.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),         // 25: alignedfusion.stage.v1.ReleaseResponse
+	(*ZeroGradRequest)(nil),         // 26: alignedfusion.stage.v1.ZeroGradRequest
+	(*ZeroGradResponse)(nil),        // 27: alignedfusion.stage.v1.ZeroGradResponse
+	(*GradNormRequest)(nil),         // 28: alignedfusion.stage.v1.GradNormRequest
+	(*GradNormResponse)(nil),        // 29: alignedfusion.stage.v1.GradNormResponse
+	(*StepRequest)(nil),             // 30: alignedfusion.stage.v1.StepRequest
+	(*StepResponse)(nil),            // 31: alignedfusion.stage.v1.StepResponse
+	(*StepAllRequest)(nil),          // 32: alignedfusion.stage.v1.StepAllRequest
+	(*StepAllResponse)(nil),         // 33: alignedfusion.stage.v1.StepAllResponse
+	(*JoinRequest)(nil),             // 34: alignedfusion.stage.v1.JoinRequest
+	(*JoinResponse)(nil),            // 35: alignedfusion.stage.v1.JoinResponse
+	(*AverageRequest)(nil),          // 36: alignedfusion.stage.v1.AverageRequest
+	(*AverageResponse)(nil),         // 37: alignedfusion.stage.v1.AverageResponse
+	(*SaveRequest)(nil),             // 38: alignedfusion.stage.v1.SaveRequest
+	(*SaveResponse)(nil),            // 39: alignedfusion.stage.v1.SaveResponse
+	(*LoadRequest)(nil),             // 40: alignedfusion.stage.v1.LoadRequest
+	(*LoadResponse)(nil),            // 41: alignedfusion.stage.v1.LoadResponse
+	(*CloseRequest)(nil),            // 42: alignedfusion.stage.v1.CloseRequest
+	(*CloseResponse)(nil),           // 43: alignedfusion.stage.v1.CloseResponse
+	(*ShutdownRequest)(nil),         // 44: alignedfusion.stage.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),        // 45: alignedfusion.stage.v1.ShutdownResponse
+	(*Diagnostic)(nil),              // 46: alignedfusion.stage.v1.Diagnostic
+	nil,                             // 47: alignedfusion.stage.v1.Optimizer.ValuesEntry
+	nil,                             // 48: alignedfusion.stage.v1.OpenRequest.SettingsEntry
+	nil,                             // 49: alignedfusion.stage.v1.ForwardResponse.LossesEntry
+	nil,                             // 50: alignedfusion.stage.v1.ForwardResponse.MetricsEntry
+	nil,                             // 51: alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
+	nil,                             // 52: alignedfusion.stage.v1.StepRequest.ValuesEntry
 }
 var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	2,  // 0: alignedfusion.stage.v1.Tensor.shared:type_name -> alignedfusion.stage.v1.SharedRef
@@ -3429,80 +3523,81 @@ var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	6,  // 4: alignedfusion.stage.v1.StageManifest.settings:type_name -> alignedfusion.stage.v1.Setting
 	7,  // 5: alignedfusion.stage.v1.PluginManifest.stages:type_name -> alignedfusion.stage.v1.StageManifest
 	8,  // 6: alignedfusion.stage.v1.DescribeResponse.manifest:type_name -> alignedfusion.stage.v1.PluginManifest
-	46, // 7: alignedfusion.stage.v1.Optimizer.values:type_name -> alignedfusion.stage.v1.Optimizer.ValuesEntry
-	47, // 8: alignedfusion.stage.v1.OpenRequest.settings:type_name -> alignedfusion.stage.v1.OpenRequest.SettingsEntry
+	47, // 7: alignedfusion.stage.v1.Optimizer.values:type_name -> alignedfusion.stage.v1.Optimizer.ValuesEntry
+	48, // 8: alignedfusion.stage.v1.OpenRequest.settings:type_name -> alignedfusion.stage.v1.OpenRequest.SettingsEntry
 	5,  // 9: alignedfusion.stage.v1.OpenRequest.inputs:type_name -> alignedfusion.stage.v1.Port
 	1,  // 10: alignedfusion.stage.v1.OpenRequest.constants:type_name -> alignedfusion.stage.v1.Tensor
 	14, // 11: alignedfusion.stage.v1.OpenRequest.labels:type_name -> alignedfusion.stage.v1.LabelSet
 	13, // 12: alignedfusion.stage.v1.OpenRequest.optimizer:type_name -> alignedfusion.stage.v1.Optimizer
-	5,  // 13: alignedfusion.stage.v1.OpenResponse.inputs:type_name -> alignedfusion.stage.v1.Port
-	5,  // 14: alignedfusion.stage.v1.OpenResponse.outputs:type_name -> alignedfusion.stage.v1.Port
-	3,  // 15: alignedfusion.stage.v1.OpenResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	0,  // 16: alignedfusion.stage.v1.ForwardRequest.mode:type_name -> alignedfusion.stage.v1.Mode
-	1,  // 17: alignedfusion.stage.v1.ForwardRequest.inputs:type_name -> alignedfusion.stage.v1.Tensor
-	2,  // 18: alignedfusion.stage.v1.ForwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
-	1,  // 19: alignedfusion.stage.v1.ForwardResponse.outputs:type_name -> alignedfusion.stage.v1.Tensor
-	48, // 20: alignedfusion.stage.v1.ForwardResponse.losses:type_name -> alignedfusion.stage.v1.ForwardResponse.LossesEntry
-	49, // 21: alignedfusion.stage.v1.ForwardResponse.metrics:type_name -> alignedfusion.stage.v1.ForwardResponse.MetricsEntry
-	3,  // 22: alignedfusion.stage.v1.ForwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	1,  // 23: alignedfusion.stage.v1.BackwardRequest.output_grads:type_name -> alignedfusion.stage.v1.Tensor
-	50, // 24: alignedfusion.stage.v1.BackwardRequest.loss_weights:type_name -> alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
-	2,  // 25: alignedfusion.stage.v1.BackwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
-	1,  // 26: alignedfusion.stage.v1.BackwardResponse.input_grads:type_name -> alignedfusion.stage.v1.Tensor
-	3,  // 27: alignedfusion.stage.v1.BackwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	17, // 28: alignedfusion.stage.v1.ForwardBackwardRequest.forward:type_name -> alignedfusion.stage.v1.ForwardRequest
-	19, // 29: alignedfusion.stage.v1.ForwardBackwardRequest.backward:type_name -> alignedfusion.stage.v1.BackwardRequest
-	18, // 30: alignedfusion.stage.v1.ForwardBackwardResponse.forward:type_name -> alignedfusion.stage.v1.ForwardResponse
-	20, // 31: alignedfusion.stage.v1.ForwardBackwardResponse.backward:type_name -> alignedfusion.stage.v1.BackwardResponse
-	3,  // 32: alignedfusion.stage.v1.ZeroGradResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 33: alignedfusion.stage.v1.GradNormResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	51, // 34: alignedfusion.stage.v1.StepRequest.values:type_name -> alignedfusion.stage.v1.StepRequest.ValuesEntry
-	3,  // 35: alignedfusion.stage.v1.StepResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	29, // 36: alignedfusion.stage.v1.StepAllRequest.steps:type_name -> alignedfusion.stage.v1.StepRequest
-	3,  // 37: alignedfusion.stage.v1.StepAllResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 38: alignedfusion.stage.v1.JoinResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 39: alignedfusion.stage.v1.AverageResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 40: alignedfusion.stage.v1.SaveResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 41: alignedfusion.stage.v1.LoadResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	9,  // 42: alignedfusion.stage.v1.StageService.Describe:input_type -> alignedfusion.stage.v1.DescribeRequest
-	11, // 43: alignedfusion.stage.v1.StageService.Attach:input_type -> alignedfusion.stage.v1.AttachRequest
-	15, // 44: alignedfusion.stage.v1.StageService.Open:input_type -> alignedfusion.stage.v1.OpenRequest
-	17, // 45: alignedfusion.stage.v1.StageService.Forward:input_type -> alignedfusion.stage.v1.ForwardRequest
-	19, // 46: alignedfusion.stage.v1.StageService.Backward:input_type -> alignedfusion.stage.v1.BackwardRequest
-	21, // 47: alignedfusion.stage.v1.StageService.ForwardBackward:input_type -> alignedfusion.stage.v1.ForwardBackwardRequest
-	23, // 48: alignedfusion.stage.v1.StageService.Release:input_type -> alignedfusion.stage.v1.ReleaseRequest
-	25, // 49: alignedfusion.stage.v1.StageService.ZeroGrad:input_type -> alignedfusion.stage.v1.ZeroGradRequest
-	27, // 50: alignedfusion.stage.v1.StageService.GradNorm:input_type -> alignedfusion.stage.v1.GradNormRequest
-	29, // 51: alignedfusion.stage.v1.StageService.Step:input_type -> alignedfusion.stage.v1.StepRequest
-	31, // 52: alignedfusion.stage.v1.StageService.StepAll:input_type -> alignedfusion.stage.v1.StepAllRequest
-	33, // 53: alignedfusion.stage.v1.StageService.Join:input_type -> alignedfusion.stage.v1.JoinRequest
-	35, // 54: alignedfusion.stage.v1.StageService.Average:input_type -> alignedfusion.stage.v1.AverageRequest
-	37, // 55: alignedfusion.stage.v1.StageService.Save:input_type -> alignedfusion.stage.v1.SaveRequest
-	39, // 56: alignedfusion.stage.v1.StageService.Load:input_type -> alignedfusion.stage.v1.LoadRequest
-	41, // 57: alignedfusion.stage.v1.StageService.Close:input_type -> alignedfusion.stage.v1.CloseRequest
-	43, // 58: alignedfusion.stage.v1.StageService.Shutdown:input_type -> alignedfusion.stage.v1.ShutdownRequest
-	10, // 59: alignedfusion.stage.v1.StageService.Describe:output_type -> alignedfusion.stage.v1.DescribeResponse
-	12, // 60: alignedfusion.stage.v1.StageService.Attach:output_type -> alignedfusion.stage.v1.AttachResponse
-	16, // 61: alignedfusion.stage.v1.StageService.Open:output_type -> alignedfusion.stage.v1.OpenResponse
-	18, // 62: alignedfusion.stage.v1.StageService.Forward:output_type -> alignedfusion.stage.v1.ForwardResponse
-	20, // 63: alignedfusion.stage.v1.StageService.Backward:output_type -> alignedfusion.stage.v1.BackwardResponse
-	22, // 64: alignedfusion.stage.v1.StageService.ForwardBackward:output_type -> alignedfusion.stage.v1.ForwardBackwardResponse
-	24, // 65: alignedfusion.stage.v1.StageService.Release:output_type -> alignedfusion.stage.v1.ReleaseResponse
-	26, // 66: alignedfusion.stage.v1.StageService.ZeroGrad:output_type -> alignedfusion.stage.v1.ZeroGradResponse
-	28, // 67: alignedfusion.stage.v1.StageService.GradNorm:output_type -> alignedfusion.stage.v1.GradNormResponse
-	30, // 68: alignedfusion.stage.v1.StageService.Step:output_type -> alignedfusion.stage.v1.StepResponse
-	32, // 69: alignedfusion.stage.v1.StageService.StepAll:output_type -> alignedfusion.stage.v1.StepAllResponse
-	34, // 70: alignedfusion.stage.v1.StageService.Join:output_type -> alignedfusion.stage.v1.JoinResponse
-	36, // 71: alignedfusion.stage.v1.StageService.Average:output_type -> alignedfusion.stage.v1.AverageResponse
-	38, // 72: alignedfusion.stage.v1.StageService.Save:output_type -> alignedfusion.stage.v1.SaveResponse
-	40, // 73: alignedfusion.stage.v1.StageService.Load:output_type -> alignedfusion.stage.v1.LoadResponse
-	42, // 74: alignedfusion.stage.v1.StageService.Close:output_type -> alignedfusion.stage.v1.CloseResponse
-	44, // 75: alignedfusion.stage.v1.StageService.Shutdown:output_type -> alignedfusion.stage.v1.ShutdownResponse
-	59, // [59:76] is the sub-list for method output_type
-	42, // [42:59] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	16, // 13: alignedfusion.stage.v1.OpenRequest.arithmetic:type_name -> alignedfusion.stage.v1.Arithmetic
+	5,  // 14: alignedfusion.stage.v1.OpenResponse.inputs:type_name -> alignedfusion.stage.v1.Port
+	5,  // 15: alignedfusion.stage.v1.OpenResponse.outputs:type_name -> alignedfusion.stage.v1.Port
+	3,  // 16: alignedfusion.stage.v1.OpenResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	0,  // 17: alignedfusion.stage.v1.ForwardRequest.mode:type_name -> alignedfusion.stage.v1.Mode
+	1,  // 18: alignedfusion.stage.v1.ForwardRequest.inputs:type_name -> alignedfusion.stage.v1.Tensor
+	2,  // 19: alignedfusion.stage.v1.ForwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
+	1,  // 20: alignedfusion.stage.v1.ForwardResponse.outputs:type_name -> alignedfusion.stage.v1.Tensor
+	49, // 21: alignedfusion.stage.v1.ForwardResponse.losses:type_name -> alignedfusion.stage.v1.ForwardResponse.LossesEntry
+	50, // 22: alignedfusion.stage.v1.ForwardResponse.metrics:type_name -> alignedfusion.stage.v1.ForwardResponse.MetricsEntry
+	3,  // 23: alignedfusion.stage.v1.ForwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	1,  // 24: alignedfusion.stage.v1.BackwardRequest.output_grads:type_name -> alignedfusion.stage.v1.Tensor
+	51, // 25: alignedfusion.stage.v1.BackwardRequest.loss_weights:type_name -> alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
+	2,  // 26: alignedfusion.stage.v1.BackwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
+	1,  // 27: alignedfusion.stage.v1.BackwardResponse.input_grads:type_name -> alignedfusion.stage.v1.Tensor
+	3,  // 28: alignedfusion.stage.v1.BackwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	18, // 29: alignedfusion.stage.v1.ForwardBackwardRequest.forward:type_name -> alignedfusion.stage.v1.ForwardRequest
+	20, // 30: alignedfusion.stage.v1.ForwardBackwardRequest.backward:type_name -> alignedfusion.stage.v1.BackwardRequest
+	19, // 31: alignedfusion.stage.v1.ForwardBackwardResponse.forward:type_name -> alignedfusion.stage.v1.ForwardResponse
+	21, // 32: alignedfusion.stage.v1.ForwardBackwardResponse.backward:type_name -> alignedfusion.stage.v1.BackwardResponse
+	3,  // 33: alignedfusion.stage.v1.ZeroGradResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 34: alignedfusion.stage.v1.GradNormResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	52, // 35: alignedfusion.stage.v1.StepRequest.values:type_name -> alignedfusion.stage.v1.StepRequest.ValuesEntry
+	3,  // 36: alignedfusion.stage.v1.StepResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	30, // 37: alignedfusion.stage.v1.StepAllRequest.steps:type_name -> alignedfusion.stage.v1.StepRequest
+	3,  // 38: alignedfusion.stage.v1.StepAllResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 39: alignedfusion.stage.v1.JoinResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 40: alignedfusion.stage.v1.AverageResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 41: alignedfusion.stage.v1.SaveResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 42: alignedfusion.stage.v1.LoadResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	9,  // 43: alignedfusion.stage.v1.StageService.Describe:input_type -> alignedfusion.stage.v1.DescribeRequest
+	11, // 44: alignedfusion.stage.v1.StageService.Attach:input_type -> alignedfusion.stage.v1.AttachRequest
+	15, // 45: alignedfusion.stage.v1.StageService.Open:input_type -> alignedfusion.stage.v1.OpenRequest
+	18, // 46: alignedfusion.stage.v1.StageService.Forward:input_type -> alignedfusion.stage.v1.ForwardRequest
+	20, // 47: alignedfusion.stage.v1.StageService.Backward:input_type -> alignedfusion.stage.v1.BackwardRequest
+	22, // 48: alignedfusion.stage.v1.StageService.ForwardBackward:input_type -> alignedfusion.stage.v1.ForwardBackwardRequest
+	24, // 49: alignedfusion.stage.v1.StageService.Release:input_type -> alignedfusion.stage.v1.ReleaseRequest
+	26, // 50: alignedfusion.stage.v1.StageService.ZeroGrad:input_type -> alignedfusion.stage.v1.ZeroGradRequest
+	28, // 51: alignedfusion.stage.v1.StageService.GradNorm:input_type -> alignedfusion.stage.v1.GradNormRequest
+	30, // 52: alignedfusion.stage.v1.StageService.Step:input_type -> alignedfusion.stage.v1.StepRequest
+	32, // 53: alignedfusion.stage.v1.StageService.StepAll:input_type -> alignedfusion.stage.v1.StepAllRequest
+	34, // 54: alignedfusion.stage.v1.StageService.Join:input_type -> alignedfusion.stage.v1.JoinRequest
+	36, // 55: alignedfusion.stage.v1.StageService.Average:input_type -> alignedfusion.stage.v1.AverageRequest
+	38, // 56: alignedfusion.stage.v1.StageService.Save:input_type -> alignedfusion.stage.v1.SaveRequest
+	40, // 57: alignedfusion.stage.v1.StageService.Load:input_type -> alignedfusion.stage.v1.LoadRequest
+	42, // 58: alignedfusion.stage.v1.StageService.Close:input_type -> alignedfusion.stage.v1.CloseRequest
+	44, // 59: alignedfusion.stage.v1.StageService.Shutdown:input_type -> alignedfusion.stage.v1.ShutdownRequest
+	10, // 60: alignedfusion.stage.v1.StageService.Describe:output_type -> alignedfusion.stage.v1.DescribeResponse
+	12, // 61: alignedfusion.stage.v1.StageService.Attach:output_type -> alignedfusion.stage.v1.AttachResponse
+	17, // 62: alignedfusion.stage.v1.StageService.Open:output_type -> alignedfusion.stage.v1.OpenResponse
+	19, // 63: alignedfusion.stage.v1.StageService.Forward:output_type -> alignedfusion.stage.v1.ForwardResponse
+	21, // 64: alignedfusion.stage.v1.StageService.Backward:output_type -> alignedfusion.stage.v1.BackwardResponse
+	23, // 65: alignedfusion.stage.v1.StageService.ForwardBackward:output_type -> alignedfusion.stage.v1.ForwardBackwardResponse
+	25, // 66: alignedfusion.stage.v1.StageService.Release:output_type -> alignedfusion.stage.v1.ReleaseResponse
+	27, // 67: alignedfusion.stage.v1.StageService.ZeroGrad:output_type -> alignedfusion.stage.v1.ZeroGradResponse
+	29, // 68: alignedfusion.stage.v1.StageService.GradNorm:output_type -> alignedfusion.stage.v1.GradNormResponse
+	31, // 69: alignedfusion.stage.v1.StageService.Step:output_type -> alignedfusion.stage.v1.StepResponse
+	33, // 70: alignedfusion.stage.v1.StageService.StepAll:output_type -> alignedfusion.stage.v1.StepAllResponse
+	35, // 71: alignedfusion.stage.v1.StageService.Join:output_type -> alignedfusion.stage.v1.JoinResponse
+	37, // 72: alignedfusion.stage.v1.StageService.Average:output_type -> alignedfusion.stage.v1.AverageResponse
+	39, // 73: alignedfusion.stage.v1.StageService.Save:output_type -> alignedfusion.stage.v1.SaveResponse
+	41, // 74: alignedfusion.stage.v1.StageService.Load:output_type -> alignedfusion.stage.v1.LoadResponse
+	43, // 75: alignedfusion.stage.v1.StageService.Close:output_type -> alignedfusion.stage.v1.CloseResponse
+	45, // 76: alignedfusion.stage.v1.StageService.Shutdown:output_type -> alignedfusion.stage.v1.ShutdownResponse
+	60, // [60:77] is the sub-list for method output_type
+	43, // [43:60] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_alignedfusion_stage_v1_stage_proto_init() }
@@ -3525,7 +3620,7 @@ func file_alignedfusion_stage_v1_stage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_alignedfusion_stage_v1_stage_proto_rawDesc), len(file_alignedfusion_stage_v1_stage_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   51,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

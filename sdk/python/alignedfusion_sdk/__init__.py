@@ -75,15 +75,16 @@ from .errors import StageError  # noqa: E402
 from .stage import Call, Stage  # noqa: E402
 
 
-def serve(name: str, version: str, stages: Sequence[Type[Stage]], license: str = "", model_card: str = "", amp: bool = False) -> None:
+def serve(name: str, version: str, stages: Sequence[Type[Stage]], license: str = "", model_card: str = "", amp: bool = False, fp16: bool = False) -> None:
     """Runs the plugin; the last statement of its program. Returns when the host ends it.
 
-    stages: Stage classes. amp: forward may be run under torch.autocast in bfloat16 (train.amp).
+    stages: Stage classes. amp: forward may be run under torch.autocast in bfloat16 (train.amp);
+    fp16: in half precision too (train.amp=fp16).
     `--describe` as the only argument prints the manifest as JSON, `--debug` serves without a host
     and prints what makes hosts use this process.
     """
     from .server import run
-    run(_handshake_fd, _COOKIE, name, version, stages, license, model_card, amp)
+    run(_handshake_fd, _COOKIE, name, version, stages, license, model_card, amp, fp16)
 
 
 __all__ = ["Call", "catalogue", "Intensity", "LabelSet", "OpenRequest", "Port", "Setting", "Stage", "StageError", "serve"]

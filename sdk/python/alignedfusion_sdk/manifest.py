@@ -134,7 +134,7 @@ class OpenRequest:
     task: str
     # Nothing of the stage may change: the SDK holds parameters and running statistics.
     frozen: bool = False
-    # forward runs under torch.autocast in bfloat16; the SDK gives back single precision.
+    # forward runs under torch.autocast in lower precision; the SDK gives back single precision.
     amp: bool = False
 
     def shape(self, port: str) -> List[Optional[int]]:

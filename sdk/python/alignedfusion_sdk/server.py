@@ -24,12 +24,13 @@ from .stage import Call, Instance, peak_rss_bytes
 PROTOCOL_MAJOR = 1
 MAX_OPEN_CONTEXTS = 2
 WINDOW_BYTES = 8 << 20  # of HTTP/2; fixed, for a search costs a ping with every large message
-CAPABILITIES = ["shared-memory", "forward-backward", "backward-norm", "step-zero-grad", "step-all", "data-parallel", "sync-batchnorm"]
+CAPABILITIES = ["shared-memory", "forward-backward", "backward-norm", "step-zero-grad", "step-all", "data-parallel", "sync-batchnorm",
+                "arithmetic"]
 
 
-def run(handshake_fd, cookie, name, version, stages, license, model_card, amp):
+def run(handshake_fd, cookie, name, version, stages, license, model_card, amp, fp16):
     """Serves until the host ends the plugin."""
-    server = _Server(name, version, stages, license, model_card, amp)
+    server = _Server(name, version, stages, license, model_card, amp, fp16)
     if sys.argv[1:] == ["--describe"]:
         text = json_format.MessageToJson(server.manifest, preserving_proto_field_name=True)
         os.write(handshake_fd, (text + "\n").encode())
@@ -178,13 +179,13 @@ def _field(number, data):
 
 
 class _Server:
-    def __init__(self, name, version, stages, license, model_card, amp):
+    def __init__(self, name, version, stages, license, model_card, amp, fp16):
         self.classes = {s.name: s for s in stages}
         self.memory, self.instances, self.last, self.lock = None, {}, 0, threading.Lock()
         self.turn = threading.local()  # the call that a worker thread has taken on
         self.manifest = protocol.PluginManifest(
             name=name, version=version, protocol_major=PROTOCOL_MAJOR, license=license, model_card=model_card,
-            capabilities=CAPABILITIES + ["amp"] * amp, runtime="torch " + torch.__version__, max_open_contexts=MAX_OPEN_CONTEXTS)
+            capabilities=CAPABILITIES + ["amp"] * (amp or fp16) + ["fp16"] * fp16, runtime="torch " + torch.__version__, max_open_contexts=MAX_OPEN_CONTEXTS)
         for s in stages:
             self.manifest.stages.append(protocol.StageManifest(
                 name=s.name, kind=s.kind, summary=s.summary, losses=s.losses, metrics=s.metrics, tasks=s.tasks,
@@ -224,6 +225,11 @@ class _Server:
         _use_device(request.device)
         if request.threads > 0:
             torch.set_num_threads(request.threads)
+        if request.HasField("arithmetic"):
+            _use_arithmetic(request.arithmetic)
+        precision = (torch.float16 if request.fp16 else torch.bfloat16) if request.amp else None
+        if precision == torch.float16:
+            _use_half(request.device or "cpu")
         opened = OpenRequest(
             settings=settings, seed=request.seed, device=request.device or "cpu", train=request.train, frozen=request.frozen, amp=request.amp,
             inputs=[Port(p.name, p.dtype, list(p.shape), p.required, p.differentiable) for p in request.inputs],
@@ -239,7 +245,7 @@ class _Server:
         ports_in = _known(cls.inputs, known.get("inputs", []))
         ports_out = _known(cls.outputs, known.get("outputs", []))
         instance = Instance(stage, request.optimizer.name, dict(request.optimizer.values), ports_in, ports_out,
-                            MAX_OPEN_CONTEXTS, request.train, request.frozen, opened.device.partition(":")[0] if request.amp else None)
+                            MAX_OPEN_CONTEXTS, request.train, request.frozen, opened.device.partition(":")[0] if request.amp else None, precision)
         with self.lock:
             self.last += 1
             number = self.last
@@ -416,6 +422,26 @@ class _Server:
         timer.daemon = True
         timer.start()
         return protocol.METHODS["Shutdown"][1]()
+
+
+def _use_arithmetic(wanted):
+    """How the process computes in single precision."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted.tf32
+    torch.backends.cudnn.benchmark = wanted.cudnn_benchmark
+    torch.backends.cudnn.deterministic = wanted.deterministic
+    torch.use_deterministic_algorithms(wanted.deterministic)
+    if wanted.deterministic:  # cuBLAS reads it when it starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _use_half(device):
+    """Says in one line where torch has no half precision, as those of before 2.4 have none on a CPU."""
+    try:
+        x = torch.ones(1, 1, 4, 4, dtype=torch.float16, device=device)
+        torch.matmul(x, x), torch.nn.functional.conv2d(x, x[..., :1, :1])
+    except RuntimeError as e:
+        raise StageError("InvalidArgument", "fp16: this torch has no half precision on this device (%s)" % str(e).partition("\n")[0],
+                         setting="train.amp", advice="train.amp=bf16 wants no scaling of the loss, and is there everywhere")
 
 
 def _use_device(name):

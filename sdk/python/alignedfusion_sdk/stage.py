@@ -84,10 +84,11 @@ class _Open:
 class Instance:
     """An opened stage: contexts, gradients, optimizer, files."""
 
-    def __init__(self, stage, optimizer, values, ports_in, ports_out, max_open, train, frozen, amp=None):
+    def __init__(self, stage, optimizer, values, ports_in, ports_out, max_open, train, frozen, amp=None, precision=None):
         self.stage, self.ports_in, self.ports_out = stage, ports_in, ports_out
         self.max_open, self.train, self.frozen = max_open, train, frozen
-        self.amp = amp  # the kind of device that computes in bfloat16 where that is safe, or None
+        self.amp = amp  # the kind of device that computes in precision where that is safe, or None
+        self.precision = precision or torch.bfloat16
         self.open, self.ended = {}, []
         name = optimizer or "sgd"
         known = dict(_OPTIMIZERS)
@@ -225,7 +226,7 @@ class Instance:
         return outputs, losses
 
     def _autocast(self):
-        return torch.autocast(self.amp, dtype=torch.bfloat16) if self.amp else contextlib.nullcontext()
+        return torch.autocast(self.amp, dtype=self.precision) if self.amp else contextlib.nullcontext()
 
     def backward(self, context, grads, weights):
         """Vector-Jacobian products; ends the context. Returns name -> gradient."""
@@ -376,8 +377,8 @@ class Instance:
 
 
 def _single(tensors):
-    """Tensors in single precision where autocast has made them bfloat16."""
-    return {n: t.float() if torch.is_tensor(t) and t.dtype == torch.bfloat16 else t for n, t in tensors.items()}
+    """Tensors in single precision where autocast has made them less."""
+    return {n: t.float() if torch.is_tensor(t) and t.dtype in (torch.bfloat16, torch.float16) else t for n, t in tensors.items()}
 
 
 def _hold_statistics(stage):

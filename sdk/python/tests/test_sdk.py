@@ -11,6 +11,7 @@ import alignedfusion_sdk as af
 
 import torch
 
+from alignedfusion_sdk import server
 from alignedfusion_sdk.manifest import PortCheck
 from alignedfusion_sdk.stage import _OPTIMIZERS, Instance
 
@@ -218,6 +219,27 @@ class AMP(unittest.TestCase):
             self.assertAlmostEqual(outputs["y"][0, 0].item(), y, places=5)
             grads = i.backward(1, {"y": torch.tensor([[1.0, 0.0]])}, {})
             self.assertAlmostEqual(grads["x"][0, 0].item(), gradient, places=6)
+
+
+class Arithmetic(unittest.TestCase):
+    def test_an_open_sets_it_for_the_process(self):
+        wanted = server.protocol.message("Arithmetic")
+        for tf32, benchmark, deterministic in ((True, True, False), (False, False, True), (False, False, False)):
+            server._use_arithmetic(wanted(tf32=tf32, cudnn_benchmark=benchmark, deterministic=deterministic))
+            self.assertEqual((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32), (tf32, tf32))
+            self.assertEqual(torch.backends.cudnn.benchmark, benchmark)
+            self.assertEqual((torch.backends.cudnn.deterministic, torch.are_deterministic_algorithms_enabled()), (deterministic, deterministic))
+
+    def test_half_precision_is_there_or_refused(self):
+        x = torch.ones(1, 1, 4, 4, dtype=torch.float16)
+        try:
+            torch.matmul(x, x), torch.nn.functional.conv2d(x, x[..., :1, :1])
+        except RuntimeError:
+            with self.assertRaises(af.StageError) as refused:
+                server._use_half("cpu")
+            self.assertEqual(refused.exception.setting, "train.amp")
+        else:
+            server._use_half("cpu")
 
 
 class Together(unittest.TestCase):

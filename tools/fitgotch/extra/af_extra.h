@@ -31,9 +31,17 @@ void af_manual_seed(int64_t seed);
 // previous one (0 or 1).
 int af_grad_set_enabled(int enabled);
 
-// af_autocast_set_enabled makes the calling thread compute in bfloat16 where that is safe, on
-// the CPU or on the GPU, or ends that.
-void af_autocast_set_enabled(int enabled, int cuda);
+// af_autocast_set_enabled makes the calling thread compute in bfloat16, or in half precision,
+// where that is safe, on the CPU or on the GPU, or ends that.
+void af_autocast_set_enabled(int enabled, int cuda, int half);
+
+// af_arithmetic_set says how the process computes in single precision: on GPUs with inputs of
+// matrix products and convolutions rounded to TF32, by the convolution that was the fastest of a
+// trial, and everywhere by operators alone that give the same bits every time.
+void af_arithmetic_set(int tf32, int benchmark, int deterministic);
+
+// af_arithmetic is what was set: 1 for tf32, 2 for benchmark, 4 for deterministic.
+int af_arithmetic(void);
 
 // af_backward back-propagates from n outputs with their incoming gradients; a
 // null gradient stands for 1. Gradients are added to the leaves.

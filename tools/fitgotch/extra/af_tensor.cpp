@@ -1,8 +1,11 @@
 #include "af_extra.h"
 #include "torch_api.h"
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <torch/version.h>
+
+#include <cstdlib>
 
 af_tensor af_tensor_of_blob(void *data, const int64_t *dims, size_t ndims, int scalar_type) {
   PROTECT(
@@ -24,24 +27,46 @@ int af_grad_set_enabled(int enabled) {
   return 0;
 }
 
-static void autocast(bool enabled, bool cuda) {
+static void autocast(bool enabled, bool cuda, at::ScalarType to) {
   if (!enabled) at::autocast::clear_cache();
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 4
   auto device = cuda ? at::kCUDA : at::kCPU;
-  at::autocast::set_autocast_dtype(device, at::kBFloat16);
+  at::autocast::set_autocast_dtype(device, to);
   at::autocast::set_autocast_enabled(device, enabled);
 #else
   if (cuda) {
-    at::autocast::set_autocast_gpu_dtype(at::kBFloat16);
+    at::autocast::set_autocast_gpu_dtype(to);
     at::autocast::set_enabled(enabled);
   } else {
-    at::autocast::set_autocast_cpu_dtype(at::kBFloat16);
+    at::autocast::set_autocast_cpu_dtype(to);
     at::autocast::set_cpu_enabled(enabled);
   }
 #endif
 }
 
-void af_autocast_set_enabled(int enabled, int cuda) { PROTECT(autocast(enabled != 0, cuda != 0);) }
+void af_autocast_set_enabled(int enabled, int cuda, int half) {
+  PROTECT(autocast(enabled != 0, cuda != 0, half ? at::kHalf : at::kBFloat16);)
+}
+
+void af_arithmetic_set(int tf32, int benchmark, int deterministic) {
+  PROTECT(
+      auto &all = at::globalContext();
+      all.setAllowTF32CuBLAS(tf32 != 0);
+      all.setAllowTF32CuDNN(tf32 != 0);
+      all.setBenchmarkCuDNN(benchmark != 0);
+      all.setDeterministicCuDNN(deterministic != 0);
+      all.setDeterministicAlgorithms(deterministic != 0, false);
+      // cuBLAS reads it when it starts, and is refused by libtorch without.
+      if (deterministic) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);)
+}
+
+int af_arithmetic() {
+  PROTECT(
+      auto &all = at::globalContext();
+      return (all.allowTF32CuBLAS() && all.allowTF32CuDNN() ? 1 : 0) | (all.benchmarkCuDNN() ? 2 : 0) |
+             (all.deterministicCuDNN() && all.deterministicAlgorithms() ? 4 : 0);)
+  return 0;
+}
 
 static std::vector<at::Tensor> foreach(const std::string &op, const std::vector<at::Tensor> &a, const std::vector<at::Tensor> &b, double v) {
   if (op == "zero_") at::_foreach_zero_(a);
