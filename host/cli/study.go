@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -229,6 +230,9 @@ func studyExchange(c *cli.Context) error {
 	return t.Write(c.App.Writer)
 }
 
+// device is a device's name.
+var device = regexp.MustCompile(`^(cpu|cuda(:[0-9]+)?)$`)
+
 func runStudy(c *cli.Context, task string, grid study.Grid) error {
 	if err := noArguments(c); err != nil {
 		return err
@@ -237,10 +241,13 @@ func runStudy(c *cli.Context, task string, grid study.Grid) error {
 		return usageError("--split %s: with --folds each fold is what is predicted; leave one of the two out", c.String("split"))
 	}
 	o := studyOptions(c, task, grid)
-	if o.Devices = config.List(c.String("devices")); len(o.Devices) > 0 {
+	if o.Devices = config.List(c.String("devices")); c.IsSet("devices") {
+		if i := slices.IndexFunc(o.Devices, func(d string) bool { return !device.MatchString(d) }); i >= 0 || len(o.Devices) == 0 {
+			return usageError("--devices %q: want cpu, cuda or cuda:N, with commas between", c.String("devices"))
+		}
 		kinds := map[string]bool{}
-		for _, device := range o.Devices {
-			kind, _, _ := strings.Cut(device, ":")
+		for _, d := range o.Devices {
+			kind, _, _ := strings.Cut(d, ":")
 			if kinds[kind] = true; kind != "cpu" { // the default of a study's identity
 				o.Device = kind
 			}
@@ -296,6 +303,9 @@ func submitStudy(c *cli.Context, o study.MakeOptions) error {
 	models, err := study.Models(o)
 	if err != nil {
 		return err
+	}
+	if s.Tasks > models {
+		return usageError("--tasks %d, want at most %d: a task makes at least one of the study's models, of which there are as many", s.Tasks, models)
 	}
 	if s.Tasks == 0 {
 		s.Tasks = min(models, 1000)
