@@ -100,11 +100,13 @@ type LoaderOptions struct {
 	// Rank and Ranks give this process its part of every batch, which then has Ranks times
 	// Batch cases in all. Ranks of 0 is 1.
 	Rank, Ranks int
-	// Workers decode in parallel; 0 means one less than there are CPUs, from 1 to 4. The
-	// batches do not depend on it.
+	// Workers decode in parallel; 0 means two less than CPUs, at least one. The batches do not
+	// depend on it.
 	Workers int
-	// Prefetch is the number of finished batches kept ahead; 0 means 2. At most
-	// Prefetch+1 batches and Workers decoded samples are in memory.
+	// CPUs of this process; 0 means all of the machine.
+	CPUs int
+	// Prefetch is the number of finished batches kept ahead; 0 means 2, or as many as hold a
+	// sample of every worker. At most Prefetch+1 batches and Workers decoded samples are in memory.
 	Prefetch int
 	// Ports are the inputs of the encoder: they name the modalities wanted, the
 	// depth, the intensity range and the size multiple. nil loads every modality.

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -490,12 +489,15 @@ func BenchmarkLoaderDeepLesion(b *testing.B) {
 		name    string
 		load    LoadOptions
 		cache   *Cache
-		workers int // 0: one core is left to whoever computes
+		workers int // 0: two cores are left to whoever computes
 	}{
 		{"7x512x512", LoadOptions{Slices: 7, Size: 512}, nil, 0},
 		{"7x512x512/augmented", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, nil, 0},
 		{"7x512x512/augmented/on_disk", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, onDisk, 0},
-		{"7x512x512/augmented/on_disk/all_cores", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, onDisk, runtime.GOMAXPROCS(0)},
+		{"7x512x512/augmented/on_disk/workers=1", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, onDisk, 1},
+		{"7x512x512/augmented/on_disk/workers=2", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, onDisk, 2},
+		{"7x512x512/augmented/on_disk/workers=4", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, onDisk, 4},
+		{"7x512x512/augmented/on_disk/workers=8", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, onDisk, 8},
 		{"7x512x512/cached", LoadOptions{Slices: 7, Size: 512}, NewCache(1 << 28), 0},
 		{"7x512x512/augmented/cached", LoadOptions{Slices: 7, Size: 512, Augment: DetectionAugment()}, NewCache(1 << 28), 0},
 		{"3x128x128/augmented/cached", LoadOptions{Slices: 3, Size: 128, Augment: DetectionAugment()}, NewCache(1 << 28), 0},

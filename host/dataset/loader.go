@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -134,9 +135,9 @@ func (l *Loader) resolve() error {
 	}
 	defaultTo(&o.Batch, 1)
 	defaultTo(&o.Ranks, 1)
-	defaultTo(&o.Prefetch, 2)
-	// One core stays free for whoever computes with the batches.
-	defaultTo(&o.Workers, max(1, min(4, runtime.GOMAXPROCS(0)-1)))
+	// Two cores stay free, for whoever computes with the batches and whoever hands them on.
+	defaultTo(&o.Workers, max(1, cmp.Or(o.CPUs, runtime.GOMAXPROCS(0))-2))
+	defaultTo(&o.Prefetch, max(2, (o.Workers+o.Batch-1)/max(1, o.Batch)))
 	if o.Load.SliceSpacingMM == 0 {
 		o.Load.SliceSpacingMM = 2
 	}

@@ -340,3 +340,20 @@ func TestCacheKeepsToItsLimitAndLoadsOnce(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// Two of the process's CPUs stay free, and as many batches are kept ahead as hold a sample of
+// every worker.
+func TestWorkersAreTwoLessThanCPUs(t *testing.T) {
+	d := mustOpen(t, "deeplesion:"+deepLesionDir(t), Options{})
+	for _, test := range []struct{ cpus, given, batch, workers, prefetch int }{
+		{1, 0, 1, 1, 2}, {2, 0, 1, 1, 2}, {3, 0, 1, 1, 2}, {8, 0, 1, 6, 6}, {8, 0, 4, 6, 2}, {34, 0, 4, 32, 8}, {8, 3, 1, 3, 3}, {2, 7, 2, 7, 4},
+	} {
+		l, err := NewLoader(t.Context(), d, d.Cases, LoaderOptions{CPUs: test.cpus, Workers: test.given, Batch: test.batch, Load: LoadOptions{Slices: 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Close(); l.opt.Workers != test.workers || l.opt.Prefetch != test.prefetch {
+			t.Errorf("%+v: %d workers, %d batches ahead", test, l.opt.Workers, l.opt.Prefetch)
+		}
+	}
+}

@@ -145,6 +145,9 @@ func (f *Feed) loader(ctx context.Context, cases []dataset.Case, train bool, epo
 		Batch: f.BatchSize(), Epoch: epoch, Start: first,
 		Workers: c.Workers, Ports: []sdk.Port{}, Cache: f.cache,
 	}
+	if f.Group != nil {
+		o.CPUs = f.Group.Threads()
+	}
 	varied := f.View != View{} || train && (c.Augment != config.AugmentNone || c.Crop > 0)
 	if f.Encoder != nil && (varied || !f.tokens.covers(cases)) {
 		o.Ports = f.Encoder.Opened.Inputs
