@@ -18,10 +18,11 @@ import (
 // own time: copying in and out, gRPC, the host's supervision and the pipeline itself.
 // Plugins compute on one thread each. Batches are loaded before the clock starts: the
 // loader's part is another measurement. The last case is a step of the detector as it was
-// published, 7 slices of 512 pixels.
+// published, 7 slices of 512 pixels; the one before has the same slices and a small network,
+// which is what a GPU's step leaves of transport.
 //
 //	go test -run xxx -bench TransportOfATrainingStep -benchtime 300x ./host/workflow
-//	go test -run xxx -bench 'TransportOfATrainingStep/7x512x512' -benchtime 5x ./host/workflow
+//	go test -run xxx -bench 'TransportOfATrainingStep/7x512x512$' -benchtime 5x ./host/workflow
 func BenchmarkTransportOfATrainingStep(b *testing.B) {
 	plugins, err := filepath.Abs("../../bin/plugins")
 	if err != nil {
@@ -40,6 +41,7 @@ func BenchmarkTransportOfATrainingStep(b *testing.B) {
 		{"none", config.None, 24, 128, demo},
 		{"sum", "sum", 24, 128, demo},
 		{"itfusion", "itfusion", 24, 128, demo},
+		{"7x512x512/tiny", config.None, 6, 512, []string{"train.batch_size=1", "data.slices=7", "encoder.slices=7", "encoder.preset=tiny"}},
 		{"7x512x512", config.None, 6, 512, []string{"train.batch_size=1", "data.slices=7", "encoder.slices=7", "encoder.preset=densenet121"}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
