@@ -967,7 +967,7 @@ func TestHalfPrecisionIsThereOrRefused(t *testing.T) {
 	st, _, err := Open(map[string]Builder{"net": func(b *Build) (Module, error) {
 		return &product{b.Params.Parameter("w", []int64{1, 3}, of(1, 1, 1))}, nil
 	}})(t.Context(), &sdk.OpenRequest{Stage: "net", AMP: true, FP16: true, Threads: 1})
-	if useHalf(gotch.CPU) != nil {
+	if OnThread(func() error { return useHalf(gotch.CPU) }) != nil {
 		var refused *sdk.Error
 		if !errors.As(err, &refused) || refused.Setting != "train.amp" || !strings.Contains(err.Error(), "no half precision") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%v, want train.amp refused", err)

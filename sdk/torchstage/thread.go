@@ -75,16 +75,19 @@ func autocast(device gotch.Device, half bool) (restore func(), err error) {
 // 2.4 have none on a CPU.
 func useHalf(device gotch.Device) error {
 	const side = 4
-	err := Run(func(s *Scope) error {
-		ones := func(shape ...int64) *ts.Tensor { return s.Cast(s.Full(device, 1, shape...), gotch.Half) }
-		s.MatMul(ones(side, side), ones(side, side))
-		s.Conv2d(ones(1, 1, side, side), ones(1, 1, 1, 1), nil, 1, 0, 1)
-		return s.err
-	})
-	if err == nil {
+	s := newScope()
+	defer s.end()
+	ones := func(shape ...int64) *ts.Tensor { return s.Cast(s.Full(device, 1, shape...), gotch.Half) }
+	s.MatMul(ones(side, side), ones(side, side))
+	s.Conv2d(ones(1, 1, side, side), ones(1, 1, 1, 1), nil, 1, 0, 1)
+	if s.err == nil {
 		return nil
 	}
-	return &sdk.Error{Code: sdk.InvalidArgument, Setting: "train.amp", Err: fmt.Errorf("fp16: this libtorch has no half precision on this device (%s)", deviceProblem(err.Error())),
+	_, why, wrapped := strings.Cut(s.err.Error(), "Libtorch API Error: ")
+	if !wrapped {
+		why = s.err.Error()
+	}
+	return &sdk.Error{Code: sdk.InvalidArgument, Setting: "train.amp", Err: fmt.Errorf("fp16: this libtorch has no half precision on this device (%s)", deviceProblem(why)),
 		Advice: "train.amp=bf16 wants no scaling of the loss, and is there everywhere"}
 }
 
