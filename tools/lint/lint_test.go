@@ -183,12 +183,13 @@ func TestLinksOfPagesLeadSomewhere(t *testing.T) {
 		return nil, os.ErrNotExist
 	}
 	for text, want := range map[string][]string{
-		"[a](a.md) [b](b/c.svg) [r](../README.md)":     nil,
-		"[a](a.md#what-is-it-1) [x](https://x.org/#y)": nil,
-		"[a](a.md#what-is-it)":                         {"1 link"},
-		"x\n[a](c.md)":                                 {"2 link"},
-		"[here](#there)":                               {"1 link"},
-		"# There\n[here](#there)":                      nil,
+		"[a](a.md) [b](b/c.svg) [r](../README.md)":      nil,
+		"[a](a.md#what-is-it-1) [x](https://x.org/#y)":  nil,
+		"[a](a.md#what-is-it)":                          {"1 link"},
+		"x\n[a](c.md)":                                  {"2 link"},
+		"[here](#there)":                                {"1 link"},
+		"# There\n[here](#there)":                       nil,
+		"[.7][a]\n\n[a]: a.md \"A\"\n[b]: b.json \"B\"": {"4 link"},
 	} {
 		files["docs/x.md"] = text
 		if diff := cmp.Diff(want, breaches(lintLinks("docs/x.md", []byte(text), read))); diff != "" {

@@ -61,7 +61,7 @@ func isPage(name string) bool {
 }
 
 // link is a reference of a page to a file or a heading.
-var link = regexp.MustCompile(`\]\(([^()\s]+)\)`)
+var link = regexp.MustCompile(`\]\(([^()\s]+)\)|^\[[^\]]+\]: (\S+)`)
 
 // lintLinks refuses references to files that are not there and to headings that a page has not;
 // read returns a file, or the entry of a folder, of the project.
@@ -73,7 +73,8 @@ func lintLinks(name string, text []byte, read func(name string) ([]byte, error))
 			continue
 		}
 		for _, m := range link.FindAllStringSubmatch(line, -1) {
-			target, heading, _ := strings.Cut(m[1], "#")
+			to := m[1] + m[2]
+			target, heading, _ := strings.Cut(to, "#")
 			if strings.Contains(target, ":") {
 				continue
 			}
@@ -83,7 +84,7 @@ func lintLinks(name string, text []byte, read func(name string) ([]byte, error))
 			}
 			page, err := read(file)
 			if err != nil {
-				found = append(found, finding{name, i + 1, "link", fmt.Sprintf("%s is not there", m[1])})
+				found = append(found, finding{name, i + 1, "link", fmt.Sprintf("%s is not there", to)})
 			} else if heading != "" && path.Ext(file) == ".md" && !slices.Contains(headings(page), heading) {
 				found = append(found, finding{name, i + 1, "link", fmt.Sprintf("%s has no heading #%s", file, heading)})
 			}
