@@ -23,7 +23,7 @@ GO_BUILD := GOGC=off GOMEMLIMIT=1GiB go build -buildvcs=false
 # the compiler's time and is stripped; plain `go` commands have it. All commands share the
 # flags and with them the build cache.
 export GOFLAGS := -tags=grpcnotrace,netgo,osusergo -gcflags=all=-dwarf=false $(GOFLAGS)
-KERNELS = $(addprefix -kernels ,$(wildcard plugins/*/native)) -optional sdk/torchstage/native
+KERNELS = $(addprefix -kernels ,$(wildcard plugins/*/native)) -optional sdk/torchstage/native -optional sdk/torchstage/native/nccl/native
 PLUGIN_MAINS = $(patsubst %/main.go,./%,$(wildcard plugins/*/cmd/alignedfusion-plugin-*/main.go))
 
 # Passive waiting: idle OpenMP and OpenBLAS threads must not slow others. A small

@@ -324,6 +324,8 @@ type JoinRequest struct {
 	// SyncBatchNorm asks for batch normalisation by the statistics of all members' batches
 	// together, in TRAIN mode. Members then make as many Forwards and Backwards as each other.
 	SyncBatchNorm bool
+	// AveragedBy, unless nil, is told what averages the gradients: gloo or nccl.
+	AveragedBy func(string)
 }
 
 // Parallel is a Trainer whose gradients several processes can share.

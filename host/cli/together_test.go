@@ -78,6 +78,9 @@ func TestTwoProcessesTrainAsOneWithBothBatches(t *testing.T) {
 	if len(one) != len(two) {
 		t.Fatalf("%d and %d lines of metrics", len(one), len(two))
 	}
+	if text, err := os.ReadFile(filepath.Join(dir, "two", runs.ManifestFile)); err != nil || !strings.Contains(string(text), "2 processes train together; gradients are averaged by rank 0 of the toy") {
+		t.Errorf("%v: the run does not say what averages: %s", err, text)
+	}
 	for i, r := range one {
 		if other := two[i]; r.Kind == "step" && (math.Abs(*r.Loss-*other.Loss) > 1e-6 || math.Abs(r.GradNorm-other.GradNorm) > 1e-6) {
 			t.Errorf("step %d: loss %g and norm %g, of two processes %g and %g", r.Step, *r.Loss, r.GradNorm, *other.Loss, other.GradNorm)

@@ -41,7 +41,8 @@ func (p *Pipeline) Join(ctx context.Context, g *group.Group, syncBatchNorm bool)
 		err = sdk.Errorf(sdk.Unimplemented, "the stage cannot share its gradients")
 		if parallel, ok := m.Instance.(sdk.Parallel); ok {
 			err = parallel.Join(ctx, &sdk.JoinRequest{Rank: g.Number(), Size: g.Count(), Address: g.Where(g.Number()),
-				Store: net.JoinHostPort(g.Where(0), strconv.Itoa(ports[0])), SyncBatchNorm: syncBatchNorm})
+				Store: net.JoinHostPort(g.Where(0), strconv.Itoa(ports[0])), SyncBatchNorm: syncBatchNorm,
+				AveragedBy: func(by string) { m.AveragedBy = by }})
 		}
 		if sdk.CodeOf(err) == sdk.Unimplemented {
 			return m.fail("join", fmt.Errorf("%s %s cannot be trained in %d processes: %w", m.Role, m.Plugin, g.Count(), err))

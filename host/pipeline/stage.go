@@ -92,6 +92,8 @@ type Member struct {
 	// Opened holds parameter counts, notes, and the ports with the sizes now known.
 	Opened   *sdk.OpenResponse
 	Resolved sdk.Settings
+	// AveragedBy says what averages its gradients over a group (Pipeline.Join); may be empty.
+	AveragedBy string
 	// zeroed says that the accumulated gradients are known to be zero, averaged that those of
 	// this step are averaged over the group, or about to be.
 	zeroed, averaged bool

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/host/dataset"
@@ -33,6 +35,25 @@ func (t *training) together(ctx context.Context, s *Session) (stop func()) {
 		}
 	}()
 	return cancel
+}
+
+// sayAveraging says what averages the gradients of the processes, in the run's notes, too.
+func (t *training) sayAveraging(s *Session) {
+	if t.Group == nil {
+		return
+	}
+	var by []string
+	for _, m := range s.Pipeline.Members {
+		if m.AveragedBy != "" && !slices.Contains(by, m.AveragedBy) {
+			by = append(by, m.AveragedBy)
+		}
+	}
+	if len(by) == 0 {
+		return
+	}
+	note := fmt.Sprintf("%d processes train together; gradients are averaged by %s", t.Group.Count(), strings.Join(by, ", "))
+	t.manifest.Notes = unique(append(t.manifest.Notes, note))
+	fmt.Fprintln(t.Messages, note)
 }
 
 // causeMoment is how long the end of another process may come after what it leads to here.

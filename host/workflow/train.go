@@ -244,6 +244,7 @@ func (t *training) trainOpened(ctx context.Context, s *Session) (*runs.Manifest,
 	if err := s.Pipeline.Join(ctx, t.Group, t.Config.Train.SyncBatchNorm); err != nil {
 		return nil, err
 	}
+	t.sayAveraging(s)
 	shown := loop.NewProgress(t.Messages, 0)
 	all := loop.All{shown}
 	if t.Telemetry != nil {

@@ -434,6 +434,9 @@ func (i *Instance) Join(ctx context.Context, req *sdk.JoinRequest) error {
 	r, err := i.client.stub.Join(ctx, &stagev1.JoinRequest{Instance: i.id, Rank: int32(req.Rank), Size: int32(req.Size),
 		Store: req.Store, Address: req.Address, TimeoutMs: req.Timeout.Milliseconds(), SyncBatchnorm: req.SyncBatchNorm})
 	i.spend(start, r.GetCost())
+	if err == nil && req.AveragedBy != nil && r.GetAveragedBy() != "" {
+		req.AveragedBy(r.GetAveragedBy())
+	}
 	return i.client.err(err)
 }
 

@@ -4,7 +4,7 @@ package torchstage
 // #include <dlfcn.h>
 // #include <stdlib.h>
 //
-// typedef char *(*af_join)(const char *, int, const char *, int, int, double, void **);
+// typedef char *(*af_join)(const char *, int, const char *, int, int, double, void *, void **);
 // typedef char *(*af_share)(void *, void *const *, size_t);
 // typedef char *(*af_await)(void *, void *const *, size_t);
 // typedef char *(*af_begin)(void *, void *const *, size_t, void *const *, size_t, size_t *);
@@ -12,8 +12,8 @@ package torchstage
 // typedef char *(*af_norm)(void *, void *const *, double, double, void **);
 // typedef void (*af_leave)(void *);
 //
-// static char *af_call_join(void *f, const char *host, int port, const char *address, int rank, int size, double seconds, void **group) {
-//   return ((af_join)f)(host, port, address, rank, size, seconds, group);
+// static char *af_call_join(void *f, const char *host, int port, const char *address, int rank, int size, double seconds, void *device, void **group) {
+//   return ((af_join)f)(host, port, address, rank, size, seconds, device, group);
 // }
 // static char *af_call_share(void *f, void *group, void *const *t, size_t n) { return ((af_share)f)(group, t, n); }
 // static char *af_call_await(void *f, void *group, void *const *p, size_t n) { return ((af_await)f)(group, p, n); }
@@ -31,6 +31,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"runtime"
 	"strconv"
@@ -39,6 +40,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -47,6 +49,9 @@ import (
 // groupLibrary is built from native/ for the libtorch of this machine where that has Gloo,
 // and lies beside libtch.so.
 const groupLibrary = "libalignedfusion_torchstage.so"
+
+// ncclLibrary is built from native/nccl where libtorch is for CUDA and NCCL's headers are there.
+const ncclLibrary = "libalignedfusion_nccl.so"
 
 // joinTimeout is how long members wait for each other when nobody says.
 const joinTimeout = 30 * time.Minute
@@ -63,16 +68,25 @@ type peers struct {
 
 // groupFunctions are those of native/group.cpp by name.
 var groupFunctions = sync.OnceValues(func() (map[string]unsafe.Pointer, error) {
-	library := C.CString(groupLibrary)
-	defer C.free(unsafe.Pointer(library))
-	handle := C.dlopen(library, C.RTLD_NOW)
-	if handle == nil {
-		return nil, &sdk.Error{Code: sdk.Unimplemented, Err: errors.New("no training in several processes: " + C.GoString(C.dlerror())),
+	functions, err := functionsOf(groupLibrary, "af_group_", "join", "share", "await", "average", "finish", "norm", "leave")
+	if err != nil {
+		return nil, &sdk.Error{Code: sdk.Unimplemented, Err: fmt.Errorf("no training in several processes: %w", err),
 			Advice: "the library is built by `make setup` where libtorch comes with Gloo and its headers (Debian: libgloo-dev)"}
 	}
+	return functions, nil
+})
+
+// functionsOf are functions of a library beside libtch.so, by what follows prefix in their names.
+func functionsOf(library, prefix string, names ...string) (map[string]unsafe.Pointer, error) {
+	file := C.CString(library)
+	defer C.free(unsafe.Pointer(file))
+	handle := C.dlopen(file, C.RTLD_NOW)
+	if handle == nil {
+		return nil, errors.New(C.GoString(C.dlerror()))
+	}
 	functions := map[string]unsafe.Pointer{}
-	for _, name := range []string{"join", "share", "await", "average", "finish", "norm", "leave"} {
-		symbol := C.CString("af_group_" + name)
+	for _, name := range names {
+		symbol := C.CString(prefix + name)
 		functions[name] = C.dlsym(handle, symbol)
 		C.free(unsafe.Pointer(symbol))
 		if functions[name] == nil {
@@ -80,7 +94,20 @@ var groupFunctions = sync.OnceValues(func() (map[string]unsafe.Pointer, error) {
 		}
 	}
 	return functions, nil
-})
+}
+
+// deviceJoin is what makes a group of GPUs, and what averages gradients then: NCCL where the stage
+// is on a GPU and there is such a library, else Gloo, and why not the other.
+func (st *stage) deviceJoin() (join unsafe.Pointer, by string) {
+	if st.device.Name == gotch.CPU.Name {
+		return nil, "gloo"
+	}
+	functions, err := functionsOf(ncclLibrary, "af_nccl_", "join")
+	if err != nil {
+		return nil, "gloo, through the machine's memory, as there is no NCCL (" + err.Error() + ")"
+	}
+	return functions["join"], "nccl"
+}
 
 // groupFailure takes over what a function of native/group.cpp answered.
 func groupFailure(what string, failure *C.char) error {
@@ -113,8 +140,9 @@ func (st *stage) Join(_ context.Context, req *sdk.JoinRequest) error {
 	defer C.free(unsafe.Pointer(host))
 	defer C.free(unsafe.Pointer(address))
 	p := &peers{syncBatchNorm: req.SyncBatchNorm}
+	device, by := st.deviceJoin()
 	failure := C.af_call_join(functions["join"], host, C.int(port), address, C.int(req.Rank), C.int(req.Size),
-		C.double(cmp.Or(req.Timeout, joinTimeout).Seconds()), &p.group)
+		C.double(cmp.Or(req.Timeout, joinTimeout).Seconds()), device, &p.group)
 	if err := groupFailure("join the other processes", failure); err != nil {
 		return err
 	}
@@ -128,6 +156,9 @@ func (st *stage) Join(_ context.Context, req *sdk.JoinRequest) error {
 	if err := groupFailure("share the weights", failure); err != nil {
 		C.af_call_leave(functions["leave"], p.group)
 		return err
+	}
+	if req.AveragedBy != nil {
+		req.AveragedBy(by)
 	}
 	return OnThread(func() error { st.peers = p; return nil })
 }

@@ -2,7 +2,10 @@ package torchstage
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"os"
+	"os/exec"
 	"reflect"
 	"slices"
 	"sync"
@@ -222,5 +225,103 @@ func TestAnAverageNeedsAGroup(t *testing.T) {
 		if err := st.Join(context.Background(), &sdk.JoinRequest{Size: 1, Store: store}); sdk.CodeOf(err) != sdk.InvalidArgument && sdk.CodeOf(err) != sdk.Unimplemented {
 			t.Errorf("store %q: %v, want InvalidArgument", store, err)
 		}
+	}
+}
+
+// deep is a row of layers whose gradients take a while to compute, and to send.
+type deep struct{ w []*ts.Tensor }
+
+func buildDeep(b *Build) (Module, error) {
+	m := &deep{}
+	for i := range 6 {
+		m.w = append(m.w, b.Params.Parameter(fmt.Sprintf("w%d", i), []int64{2048, 2048}, Normal(0, 0.02)))
+	}
+	return m, nil
+}
+
+func (m *deep) Forward(s *Scope, in *Inputs) *Outputs {
+	x := in.Tensors["x"]
+	for _, w := range m.w {
+		x = s.Relu(s.Linear(x, w, nil))
+	}
+	return &Outputs{Losses: map[string]*ts.Tensor{"square": s.Mean(s.Mul(x, x), []int64{0, 1}, false)}}
+}
+
+// BenchmarkAveraging takes steps of two processes, a thread each, whose gradients (96 MiB, four
+// buckets) are averaged as Backward makes them, and after it, by turns.
+//
+//	go test -run '^$' -bench Averaging -benchtime 1x ./sdk/torchstage
+func BenchmarkAveraging(b *testing.B) {
+	const turns, steps, cases = 5, 4, 128
+	store, rank := os.Getenv("ALIGNEDFUSION_BENCH_STORE"), 1
+	if store == "" {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		store, rank = l.Addr().String(), 0
+		l.Close()
+		other := exec.Command(os.Args[0], "-test.run=^$", "-test.bench=^BenchmarkAveraging$", "-test.benchtime=1x")
+		other.Env = append(os.Environ(), "ALIGNEDFUSION_BENCH_STORE="+store)
+		if err := other.Start(); err != nil {
+			b.Fatal(err)
+		}
+		defer func() {
+			if err := other.Wait(); err != nil {
+				b.Error(err)
+			}
+		}()
+	}
+	opened, _, err := Open(map[string]Builder{"b": buildDeep})(b.Context(), &sdk.OpenRequest{Stage: "b", Threads: 1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	st := opened.(*stage)
+	defer st.Close()
+	if err := st.Join(b.Context(), &sdk.JoinRequest{Rank: rank, Size: 2, Store: store, Timeout: time.Minute}); err != nil {
+		b.Fatal(err)
+	}
+	x, err := tensor.New(tensor.FP32, cases, 2048)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range x.Data {
+		x.Data[i] = byte(i % 63) // small numbers of any sign of the exponent
+	}
+	step := func(soon, average bool) {
+		_, err := st.Forward(b.Context(), &sdk.ForwardRequest{Context: 1, Train: true, NewOutput: newOutput, Inputs: map[string]*tensor.Tensor{"x": x}})
+		if err == nil {
+			_, err = st.Backward(b.Context(), &sdk.BackwardRequest{Context: 1, NewOutput: newOutput, AverageNext: soon, LossWeights: map[string]float64{"square": 1}})
+		}
+		if err == nil && average {
+			err = st.Average(b.Context())
+		}
+		if err == nil {
+			_, err = st.GradNorm(b.Context())
+		}
+		if err == nil {
+			err = st.ZeroGrad(b.Context())
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	ways := []struct {
+		name          string
+		soon, average bool
+	}{{"inside-s/step", true, true}, {"after-s/step", false, true}, {"without-s/step", false, false}}
+	took := map[string][]float64{}
+	for range turns {
+		for _, w := range ways {
+			step(w.soon, w.average)
+			started := time.Now()
+			for range steps {
+				step(w.soon, w.average)
+			}
+			took[w.name] = append(took[w.name], time.Since(started).Seconds()/steps)
+		}
+	}
+	for name, all := range took {
+		b.ReportMetric(slices.Min(all), name)
 	}
 }

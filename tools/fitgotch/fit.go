@@ -110,7 +110,12 @@ func fit(ctx context.Context, o options, log io.Writer) error {
 		if err != nil {
 			return err
 		}
-		kernels.optional = i >= len(o.kernels)
+		if kernels.optional = i >= len(o.kernels); kernels.wantsNCCL() && !torch.CUDA {
+			if err := errors.Join(remove(filepath.Join(out, kernels.name+".so")), remove(filepath.Join(out, kernels.name+".json"))); err != nil {
+				return err
+			}
+			continue
+		}
 		libraries = append(libraries, kernels)
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -138,6 +143,16 @@ type library struct {
 	optional bool
 	// needs are the shim's functions with the places of the project that call them.
 	needs map[string]string
+}
+
+// wantsNCCL tells a library that a libtorch without CUDA has no use for.
+func (l library) wantsNCCL() bool {
+	for _, text := range l.files {
+		if bytes.Contains(text, []byte("#include <nccl.h>")) {
+			return true
+		}
+	}
+	return false
 }
 
 const (

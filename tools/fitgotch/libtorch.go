@@ -49,6 +49,22 @@ func findLibtorch(dir string) (*libtorch, error) {
 		strings.Join(systemPrefixes, ", "))
 }
 
+// cudaHeaders are the folders of CUDA's and NCCL's headers: what PyPI puts beside a libtorch, and
+// an installed toolkit's.
+func cudaHeaders(torch string) []string {
+	found, err := filepath.Glob(filepath.Join(filepath.Dir(torch), "nvidia", "*", "include"))
+	if err != nil {
+		return nil
+	}
+	for _, home := range []string{os.Getenv("CUDA_HOME"), "/usr/local/cuda"} {
+		include := filepath.Join(home, "include")
+		if home != "" && isFile(filepath.Join(include, "cuda_runtime_api.h")) {
+			return append(found, include)
+		}
+	}
+	return found
+}
+
 // system tells whether the libraries lie in a folder shared with other packages.
 func (l *libtorch) system() bool {
 	for _, prefix := range systemPrefixes {
@@ -88,7 +104,9 @@ func libtorchAt(dir string) (*libtorch, error) {
 	if found.LibDir == "" {
 		return nil, fmt.Errorf("%s has libtorch's headers but no libtorch_cpu.so under lib/", dir)
 	}
-	found.CUDA = isFile(filepath.Join(found.LibDir, "libtorch_cuda.so"))
+	if found.CUDA = isFile(filepath.Join(found.LibDir, "libtorch_cuda.so")); found.CUDA {
+		found.IncludeDirs = append(found.IncludeDirs, cudaHeaders(dir)...)
+	}
 	found.CXX11ABI, err = usesCXX11ABI(filepath.Join(found.LibDir, "libc10.so"))
 	return found, err
 }

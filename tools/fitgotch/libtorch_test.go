@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -56,6 +57,24 @@ func TestFindLibtorchKnowsTheLayouts(t *testing.T) {
 	}
 	if found.LibDir != multiarch || !found.CUDA {
 		t.Errorf("found %+v; want the Debian layout with CUDA", found)
+	}
+
+	// PyPI puts the headers of CUDA and NCCL beside torch.
+	beside := filepath.Join(filepath.Dir(torch), "nvidia", "nccl", "include")
+	write(t, beside, map[string]string{"nccl.h": ""})
+	t.Cleanup(func() { os.RemoveAll(filepath.Join(filepath.Dir(torch), "nvidia")) })
+	if found, err = findLibtorch(torch); err != nil || !slices.Contains(found.IncludeDirs, beside) {
+		t.Errorf("%+v, %v; want %s among the headers", found, err, beside)
+	}
+}
+
+// NCCL's part is asked for by a libtorch for CUDA alone.
+func TestTheFolderOfNCCLIsKnownByItsHeader(t *testing.T) {
+	for dir, want := range map[string]bool{"native": false, "native/nccl/native": true} {
+		l, err := readKernels(filepath.Join("../../sdk/torchstage", dir))
+		if err != nil || l.wantsNCCL() != want {
+			t.Errorf("%s: %s, %v, %v", dir, l.name, l.wantsNCCL(), err)
+		}
 	}
 }
 

@@ -63,7 +63,7 @@ run() {
 	mkdir logs
 	logs=$PWD/logs
 	export OMP_WAIT_POLICY=passive
-	part compile 180 build/fitgotch -shim-only -kernels plugins/a3d/native -optional sdk/torchstage/native ${torch:+-libtorch "$torch"}
+	part compile 180 build/fitgotch -shim-only -kernels plugins/a3d/native -optional sdk/torchstage/native -optional sdk/torchstage/native/nccl/native ${torch:+-libtorch "$torch"}
 	part doctor 30 bin/alignedfusion doctor
 	for p in $plugins; do
 		part "parity-$p" 60 sh -c "cd plugins/$p && ./parity.test -test.run Agree -test.skip Darknet"

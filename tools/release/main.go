@@ -102,7 +102,7 @@ func (r *tree) fill(torches []string) error {
 		}
 		for _, torch := range torches {
 			if err := run(nil, filepath.Join(r.dir, "build/fitgotch"), "-shim-only", "-portable", "-kernels", "plugins/a3d/native",
-				"-optional", "sdk/torchstage/native", "-libtorch", torch, "-out", filepath.Join(r.dir, "build/prebuilt")); err != nil {
+				"-optional", "sdk/torchstage/native", "-optional", "sdk/torchstage/native/nccl/native", "-libtorch", torch, "-out", filepath.Join(r.dir, "build/prebuilt")); err != nil {
 				return err
 			}
 		}

@@ -17,4 +17,4 @@ cd "$(dirname "$0")"
 if [ "$folder" = /usr/lib/python3/dist-packages/torch ]; then
 	folder="" # Debian's, whose headers and libraries are the system's
 fi
-exec build/fitgotch -shim-only -prebuilt build/prebuilt -kernels plugins/a3d/native -optional sdk/torchstage/native ${folder:+-libtorch "$folder"}
+exec build/fitgotch -shim-only -prebuilt build/prebuilt -kernels plugins/a3d/native -optional sdk/torchstage/native -optional sdk/torchstage/native/nccl/native ${folder:+-libtorch "$folder"}

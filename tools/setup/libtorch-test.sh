@@ -33,7 +33,7 @@ bin/alignedfusion data synth --layout deeplesion --patients 24 --size 96 --seed 
 cat >"$tree/row.sh" <<'ROW'
 set -eu
 cd "$(dirname "$0")"
-build/fitgotch -shim-only -kernels plugins/a3d/native -optional sdk/torchstage/native ${1:+-libtorch "$1"} >log 2>&1
+build/fitgotch -shim-only -kernels plugins/a3d/native -optional sdk/torchstage/native -optional sdk/torchstage/native/nccl/native ${1:+-libtorch "$1"} >log 2>&1
 export OMP_WAIT_POLICY=passive
 for test in plugins/*/parity.test; do
 	(cd "$(dirname "$test")" && ./parity.test -test.v -test.run Agree -test.skip Darknet >>../../parity 2>&1) || { cat parity >&2; exit 1; }

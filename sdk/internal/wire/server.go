@@ -656,17 +656,19 @@ func (s *Server) parallel(id uint64, call string, f func(sdk.Parallel) error) er
 // Join makes an instance one of a group of processes.
 func (s *Server) Join(ctx context.Context, r *stagev1.JoinRequest) (*stagev1.JoinResponse, error) {
 	start := time.Now()
+	by := ""
 	err := s.parallel(r.GetInstance(), "join", func(p sdk.Parallel) error {
 		if size, rank := r.GetSize(), r.GetRank(); rank < 0 || rank >= size {
 			return sdk.Errorf(sdk.InvalidArgument, "rank %d of %d, want 0 to %d", rank, size, size-1)
 		}
 		return p.Join(ctx, &sdk.JoinRequest{Rank: int(r.GetRank()), Size: int(r.GetSize()), Store: r.GetStore(), Address: r.GetAddress(),
-			Timeout: time.Duration(r.GetTimeoutMs()) * time.Millisecond, SyncBatchNorm: r.GetSyncBatchnorm()})
+			Timeout: time.Duration(r.GetTimeoutMs()) * time.Millisecond, SyncBatchNorm: r.GetSyncBatchnorm(),
+			AveragedBy: func(what string) { by = what }})
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &stagev1.JoinResponse{Cost: cost(start)}, nil
+	return &stagev1.JoinResponse{Cost: cost(start), AveragedBy: by}, nil
 }
 
 // Average begins to average the gradients of an instance over its group.

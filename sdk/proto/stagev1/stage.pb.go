@@ -2565,8 +2565,10 @@ func (x *JoinRequest) GetSyncBatchnorm() bool {
 }
 
 type JoinResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cost          *Cost                  `protobuf:"bytes,1,opt,name=cost,proto3" json:"cost,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Cost  *Cost                  `protobuf:"bytes,1,opt,name=cost,proto3" json:"cost,omitempty"`
+	// What averages the gradients: gloo or nccl, and whatever else there is to say. May be empty.
+	AveragedBy    string `protobuf:"bytes,2,opt,name=averaged_by,json=averagedBy,proto3" json:"averaged_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2606,6 +2608,13 @@ func (x *JoinResponse) GetCost() *Cost {
 		return x.Cost
 	}
 	return nil
+}
+
+func (x *JoinResponse) GetAveragedBy() string {
+	if x != nil {
+		return x.AveragedBy
+	}
+	return ""
 }
 
 type AverageRequest struct {
@@ -3386,9 +3395,11 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\n" +
 	"timeout_ms\x18\x05 \x01(\x03R\ttimeoutMs\x12\x18\n" +
 	"\aaddress\x18\x06 \x01(\tR\aaddress\x12%\n" +
-	"\x0esync_batchnorm\x18\a \x01(\bR\rsyncBatchnorm\"@\n" +
+	"\x0esync_batchnorm\x18\a \x01(\bR\rsyncBatchnorm\"a\n" +
 	"\fJoinResponse\x120\n" +
-	"\x04cost\x18\x01 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\",\n" +
+	"\x04cost\x18\x01 \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\x12\x1f\n" +
+	"\vaveraged_by\x18\x02 \x01(\tR\n" +
+	"averagedBy\",\n" +
 	"\x0eAverageRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\"C\n" +
 	"\x0fAverageResponse\x120\n" +

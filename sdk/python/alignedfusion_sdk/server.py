@@ -384,8 +384,10 @@ class _Server:
     def join(self, request):
         if not 0 <= request.rank < request.size:
             raise StageError("InvalidArgument", "rank %d of %d" % (request.rank, request.size))
-        return self._trained(request, "Join", lambda i, out: i.join(
-            request.rank, request.size, request.store, request.address, request.timeout_ms / 1000, request.sync_batchnorm))
+        def act(i, out):
+            i.join(request.rank, request.size, request.store, request.address, request.timeout_ms / 1000, request.sync_batchnorm)
+            out.averaged_by = i.averaged_by
+        return self._trained(request, "Join", act)
 
     def average(self, request):
         return self._trained(request, "Average", lambda i, out: i.share_gradients())

@@ -138,6 +138,13 @@ class Instance:
             # Waiting for workers would hold the interpreter, and health checks with it; gloo waits without.
             meeting = torch.distributed.TCPStore(host, int(port), size, rank == 0, timeout, wait_for_workers=False)
             self.peers = gloo(meeting, rank, size, options)
+            self.averaged_by, self.on_device = "gloo", None  # what averages gradients on a GPU, where something does
+            if any(p.is_cuda for p in self.stage.parameters()):
+                if torch.distributed.is_nccl_available():
+                    self.averaged_by = "nccl"
+                    self.on_device = torch.distributed.ProcessGroupNCCL(torch.distributed.PrefixStore("nccl", meeting), rank, size, timeout)
+                else:
+                    self.averaged_by = "gloo, through the machine's memory, as this torch has no NCCL"
             with torch.no_grad():
                 for t in self.stage.state_dict().values():
                     own = t.detach().cpu().contiguous().clone()
@@ -162,8 +169,10 @@ class Instance:
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         for pieces, into in ((gradients, parameters), ([there] + statistics, statistics)):
             if pieces:
-                flat = torch.cat([t.detach().reshape(-1).float().cpu() for t in pieces])
-                self.pending.append((flat, into, self.peers.allreduce([flat])))
+                flat = torch.cat([t.detach().reshape(-1).float() for t in pieces])
+                by = self.on_device if into is parameters and self.on_device else self.peers
+                flat = flat if by is self.on_device else flat.cpu()
+                self.pending.append((flat, into, by.allreduce([flat])))
 
     def settle(self):
         """Puts averages that have begun in place. One member's missing gradient counts as zero."""

@@ -1,5 +1,6 @@
 // Gradients averaged, and batches normalised, over processes by c10d's Gloo backend: what
-// sdk/torchstage/parallel.go calls. All of it runs on libtorch's CPU memory; gradients of other devices are copied.
+// sdk/torchstage/parallel.go calls. All of it runs on libtorch's CPU memory; gradients of other devices are
+// copied, or averaged where they are by NCCL (nccl/native).
 //
 // Every function returns null, or what went wrong in memory that the caller frees.
 #ifndef USE_C10D_GLOO
@@ -12,17 +13,32 @@
 #include <torch/csrc/autograd/variable.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <torch/version.h>
+#if TORCH_VERSION_MAJOR >= 2
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#endif
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 namespace {
+
+#if TORCH_VERSION_MAJOR >= 2
+using Backend = c10d::Backend;
+#else
+using Backend = c10d::ProcessGroup;
+#endif
+
+// DeviceJoin is af_nccl_join.
+using DeviceJoin = char *(*)(void *store, int rank, int size, double seconds, void **backend);
 
 // Bytes of one all-reduce: large enough for the network, small enough that copying the next
 // ones together runs beside it.
@@ -71,6 +87,7 @@ struct Group {
   int size;
   c10::intrusive_ptr<c10d::TCPStore> store;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
+  c10::intrusive_ptr<Backend> device; // averages gradients where they are; null: the CPU does
   // What af_group_average has begun: buckets of gradients, then one of the statistics with
   // the number of members that have each gradient in front.
   std::vector<Bucket> pending;
@@ -106,15 +123,15 @@ struct Group {
       pieces.push_back(p.grad().defined() ? p.grad() : at::zeros_like(p));
       into.push_back(p);
     }
-    reduce(std::move(pieces), std::move(into));
+    reduce(std::move(pieces), std::move(into), bool(device));
   }
 
-  void reduce(std::vector<at::Tensor> pieces, std::vector<at::Tensor> into) {
+  void reduce(std::vector<at::Tensor> pieces, std::vector<at::Tensor> into, bool there) {
     at::NoGradGuard guard;
-    for (auto &t : pieces) t = t.detach().reshape({-1}).to(at::kCPU, at::kFloat);
+    for (auto &t : pieces) t = t.detach().reshape({-1}).to(there ? t.device() : at::Device(at::kCPU), at::kFloat);
     pending.push_back({at::cat(pieces), std::move(into), {}});
     std::vector<at::Tensor> one{pending.back().flat};
-    pending.back().work = gloo->allreduce(one);
+    pending.back().work = there ? device->allreduce(one) : gloo->allreduce(one);
   }
 
   // sum is the sum over the members of rows of doubles, on the device of one of them.
@@ -125,8 +142,13 @@ struct Group {
       flat.push_back(t.reshape({-1}).to(at::kDouble));
       sizes.push_back(t.numel());
     }
-    std::vector<at::Tensor> one{at::cat(flat).to(at::kCPU)};
-    gloo->allreduce(one)->wait();
+    std::vector<at::Tensor> one{at::cat(flat)};
+    if (device) {
+      device->allreduce(one)->wait();
+    } else {
+      one[0] = one[0].to(at::kCPU);
+      gloo->allreduce(one)->wait();
+    }
     return one[0].to(rows[0].device()).split_with_sizes(sizes);
   }
 };
@@ -194,8 +216,8 @@ struct SyncNorm : torch::autograd::Function<SyncNorm> {
 extern "C" {
 
 // af_group_join waits until size processes have met at the store, which rank 0 serves.
-// address is where the others reach this one.
-char *af_group_join(const char *host, int port, const char *address, int rank, int size, double seconds, void **group) {
+// address is where the others reach this one. device is a DeviceJoin, or null: gradients pass through the CPU.
+char *af_group_join(const char *host, int port, const char *address, int rank, int size, double seconds, void *device, void **group) {
   return guarded([&] {
     auto timeout = std::chrono::milliseconds(int64_t(seconds * 1000));
     c10d::TCPStoreOptions where;
@@ -209,6 +231,17 @@ char *af_group_join(const char *host, int port, const char *address, int rank, i
     auto options = c10d::ProcessGroupGloo::Options::create(timeout);
     options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
     made->gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(made->store, rank, size, options);
+    if (device) {
+      c10::intrusive_ptr<c10d::Store> store = made->store;
+      void *backend = nullptr;
+      if (char *failure = reinterpret_cast<DeviceJoin>(device)(&store, rank, size, seconds, &backend)) {
+        std::string text = failure;
+        free(failure);
+        throw std::runtime_error(text);
+      }
+      std::unique_ptr<c10::intrusive_ptr<Backend>> taken(static_cast<c10::intrusive_ptr<Backend> *>(backend));
+      made->device = *taken;
+    }
     *group = made.release();
   });
 }
@@ -262,7 +295,7 @@ char *af_group_average(void *group, void *const *parameters, size_t n, void *con
       into.push_back(tensor(statistics[i]));
     }
     g->parameters = n;
-    g->reduce(std::move(pieces), std::move(into));
+    g->reduce(std::move(pieces), std::move(into), false);
   });
 }
 
