@@ -27,6 +27,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -93,7 +94,8 @@ struct Group {
   std::vector<Bucket> pending;
   size_t parameters = 0;
   std::shared_ptr<Arrivals> arrivals = std::make_shared<Arrivals>();
-  std::vector<std::shared_ptr<torch::autograd::Node>> accumulators; // they keep the hooks
+  // They keep the hooks; libtorches of different years have pointers of different kinds.
+  std::vector<decltype(torch::autograd::impl::grad_accumulator(std::declval<at::Tensor>()))> accumulators;
 
   ~Group() { arrivals->awaited = false; }
 
