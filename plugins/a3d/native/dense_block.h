@@ -64,16 +64,37 @@ void update_running(const Tensor &mean, const Tensor &variance, const Moments &b
   variance.mul_(1 - kMomentum).add_(batch.variance, kMomentum * unbias);
 }
 
+// On one thread ATen leaves 1x1 convolutions of fewer maps than these to im2col and the BLAS,
+// and oneDNN is faster.
+constexpr int64_t kManyMaps = 16;
+
+// maps_for is the number of maps as which a convolution should see x: more where runs of rows
+// can stand for maps of their own, which changes nothing for one cell at a time.
+int64_t maps_for(const Tensor &x, const Tensor &weight) {
+  int64_t maps = x.size(0), rows = x.size(2);
+  if (weight.size(2) != 1 || maps >= kManyMaps || !x.device().is_cpu() || at::get_num_threads() > 1) return maps;
+  int64_t parts = (kManyMaps + maps - 1) / maps;
+  while (parts < rows && rows % parts) parts++;
+  return maps * std::min(parts, rows);
+}
+
+// as_maps sees a channels-last map's rows as those of another number of maps.
+Tensor as_maps(const Tensor &x, int64_t maps) {
+  if (maps == x.size(0)) return x;
+  return x.permute({0, 2, 3, 1}).reshape({maps, x.size(0) * x.size(2) / maps, x.size(3), x.size(1)}).permute({0, 3, 1, 2});
+}
+
 // Convolutions run in the activations' type; parameters and their gradients are float.
 Tensor convolve(const Tensor &x, const Tensor &weight) {
-  return channels_last(at::conv2d(x, weight.to(x.scalar_type()), {}, 1, weight.size(2) / 2));
+  Tensor y = at::conv2d(as_maps(x, maps_for(x, weight)), weight.to(x.scalar_type()), {}, 1, weight.size(2) / 2);
+  return as_maps(channels_last(y), x.size(0));
 }
 
 std::tuple<Tensor, Tensor> convolve_grad(const Tensor &g, const Tensor &x, const Tensor &weight, bool weights) {
-  int64_t pad = weight.size(2) / 2;
-  auto [gx, gw, unused] = at::convolution_backward(g, x, weight.to(x.scalar_type()), {}, {1, 1}, {pad, pad}, {1, 1}, false, {0, 0}, 1,
-                                                   {true, weights, false});
-  return {channels_last(gx), weights ? gw.to(weight.scalar_type()) : gw};
+  int64_t pad = weight.size(2) / 2, maps = maps_for(x, weight);
+  auto [gx, gw, unused] = at::convolution_backward(as_maps(g, maps), as_maps(x, maps), weight.to(x.scalar_type()), {}, {1, 1}, {pad, pad}, {1, 1},
+                                                   false, {0, 0}, 1, {true, weights, false});
+  return {as_maps(channels_last(gx), x.size(0)), weights ? gw.to(weight.scalar_type()) : gw};
 }
 
 // combine_rows writes a g + b + e x per channel to out. g is float or of x's type.
