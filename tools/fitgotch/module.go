@@ -314,7 +314,24 @@ func (r *reach) shim(gotchDir string) (map[string][]byte, error) {
 	if err := applyEdits(files, shimEdits); err != nil {
 		return nil, err
 	}
-	source, err := shimSource([]string{string(files["torch_api.cpp"]), string(files["torch_api_generated.cpp.h"])}, r.native)
+	own := ""
+	entries, err := extra.ReadDir("extra")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		text, err := extra.ReadFile("extra/" + e.Name())
+		if err != nil {
+			return nil, err
+		}
+		switch filepath.Ext(e.Name()) {
+		case ".h":
+			files[e.Name()] = text
+		case ".cpp": // one source with gotch's: libtorch's headers take most of the time
+			own += "\n" + string(text)
+		}
+	}
+	source, err := shimSource([]string{string(files["torch_api.cpp"]), string(files["torch_api_generated.cpp.h"])}, own, r.native)
 	if err != nil {
 		return nil, err
 	}
@@ -327,17 +344,6 @@ func (r *reach) shim(gotchDir string) (map[string][]byte, error) {
 	}
 	if files[reachFile], err = json.MarshalIndent(r.reached(), "", "  "); err != nil {
 		return nil, err
-	}
-	entries, err := extra.ReadDir("extra")
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range entries {
-		if ext := filepath.Ext(e.Name()); ext == ".cpp" || ext == ".h" {
-			if files[e.Name()], err = extra.ReadFile("extra/" + e.Name()); err != nil {
-				return nil, err
-			}
-		}
 	}
 	return files, nil
 }

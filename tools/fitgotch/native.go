@@ -57,8 +57,9 @@ var wholeTorch = regexp.MustCompile(`\btorch::(optim|jit|save|load|serialize|nn|
 var identifier = regexp.MustCompile(`[A-Za-z_][A-Za-z0-9_]*`)
 
 // shimSource writes the C++ source of the shim's functions that are needed, with the
-// helpers that these call. An entry point that gotch's sources do not define is an error.
-func shimSource(sources []string, needed map[string]use) (string, error) {
+// helpers that these call, and the project's own. An entry point that gotch's sources do not
+// define is an error.
+func shimSource(sources []string, own string, needed map[string]use) (string, error) {
 	var all []definition
 	index := map[string][]int{}
 	for _, s := range sources {
@@ -107,7 +108,7 @@ func shimSource(sources []string, needed map[string]use) (string, error) {
 		}
 	}
 	text = strings.NewReplacer("c10::optional", "shim::optional", "c10::nullopt", "shim::nullopt").Replace(text)
-	return head + "\nusing namespace std;\nthread_local char *torch_last_err = nullptr;\n" + text, nil
+	return head + own + "\nusing namespace std;\nthread_local char *torch_last_err = nullptr;\n" + text, nil
 }
 
 // text names the place of a use in a message.

@@ -189,7 +189,7 @@ void ato_set_lr(optimizer t, double r) {
 `
 
 func TestShimHoldsWhatIsNeededWithItsHelpers(t *testing.T) {
-	text, err := shimSource([]string{smallShim}, map[string]use{"atg_cat": {}, "int64_t": {}})
+	text, err := shimSource([]string{smallShim}, "", map[string]use{"atg_cat": {}, "int64_t": {}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestShimHoldsWhatIsNeededWithItsHelpers(t *testing.T) {
 }
 
 func TestShimIncludesAllOfTorchForOptimizers(t *testing.T) {
-	text, err := shimSource([]string{smallShim}, map[string]use{"ato_set_lr": {}})
+	text, err := shimSource([]string{smallShim}, "", map[string]use{"ato_set_lr": {}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +216,7 @@ func TestShimIncludesAllOfTorchForOptimizers(t *testing.T) {
 }
 
 func TestFunctionThatTheShimLacksIsNamedWithItsPlace(t *testing.T) {
-	_, err := shimSource([]string{smallShim}, map[string]use{"atg_dog": {where: "plugins/x/x.go:7"}})
+	_, err := shimSource([]string{smallShim}, "", map[string]use{"atg_dog": {where: "plugins/x/x.go:7"}})
 	if err == nil || !strings.Contains(err.Error(), "atg_dog") || !strings.Contains(err.Error(), "plugins/x/x.go:7") {
 		t.Errorf("error is %v, want atg_dog and plugins/x/x.go:7 named", err)
 	}
