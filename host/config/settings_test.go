@@ -20,7 +20,7 @@ func parsed(task, line string) (*Config, error) {
 func TestDefaultsOfEveryTask(t *testing.T) {
 	train := Train{Epochs: 20, BatchSize: 4, Accumulate: 1, Optimizer: AdamW, LearningRate: 0.001, EncoderFactor: 1, FusionFactor: 1, HeadFactor: 1,
 		WeightDecay: 0.0001, Momentum: 0.9, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, PluginRules: true, Schedule: Cosine, WarmupSteps: 50, WarmupFactor: 0.01,
-		Milestones: []float64{9, 16}, Gamma: 0.1, MinLRFactor: 0.01, ClipNorm: 35, BestBy: MeanSensitivity, ThresholdBy: NoThreshold, ValidateEvery: 1}
+		Milestones: []float64{9, 16}, Gamma: 0.1, MinLRFactor: 0.01, ClipNorm: 35, BestBy: MeanSensitivity, ThresholdBy: NoThreshold, ValidateEvery: 1, AMP: AMPNone}
 	data := Data{TrainSplit: "train", ValidationSplit: "val", TrainFraction: 1, MissingValidation: -1, Impute: ImputeNone, ClassWeights: Unweighted, Intervals: 10, Sampler: SampleShuffled,
 		Zoom: 1, PositiveCrop: 0.7, BagSize: 64, SliceSpacingMM: 2, Augment: AugmentDetection, CacheMiB: 1024, CacheDirMiB: 32768, MaxBoxes: 100, Protocol: "deeplesion", FPPI: []float64{0.5, 1, 2}}
 	for _, task := range []string{Detect, Classify} {

@@ -178,7 +178,7 @@ func TestFitAgainDoesNothingUntilSomethingChanges(t *testing.T) {
 		}
 		return info.ModTime().UnixNano()
 	}
-	shim, own := modified("torch_api.o"), modified("af_twice.o")
+	shim, own := modified("torch_api.cpp.o"), modified("af_twice.cpp.o")
 
 	log, err := build(t, torch, project)
 	if err != nil || !strings.Contains(log, "up to date") {
@@ -189,10 +189,10 @@ func TestFitAgainDoesNothingUntilSomethingChanges(t *testing.T) {
 	if log, err = build(t, torch, project); err != nil || strings.Contains(log, "up to date") {
 		t.Fatalf("after an edit of an own source: %v, %q; want a build", err, log)
 	}
-	if modified("torch_api.o") != shim {
+	if modified("torch_api.cpp.o") != shim {
 		t.Error("an edit of an own source recompiled gotch's shim")
 	}
-	if modified("af_twice.o") == own {
+	if modified("af_twice.cpp.o") == own {
 		t.Error("an edited own source was not recompiled")
 	}
 
@@ -203,11 +203,11 @@ func TestFitAgainDoesNothingUntilSomethingChanges(t *testing.T) {
 		t.Errorf("a deleted libtch.so was not built again: %v, %q", err, log)
 	}
 
-	shim = modified("torch_api.o")
+	shim = modified("torch_api.cpp.o")
 	if log, err = build(t, torch, project, "-force"); err != nil {
 		t.Fatalf("%v\n%s", err, log)
 	}
-	if modified("torch_api.o") == shim {
+	if modified("torch_api.cpp.o") == shim {
 		t.Error("-force did not recompile")
 	}
 }
