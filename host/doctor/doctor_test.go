@@ -240,7 +240,7 @@ func TestKernelsAreLookedForBesideTheShim(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer program.Close()
-	if _, err := program.WriteString("libalignedfusion_mine.so"); err != nil {
+	if _, err := program.WriteString(optionalKernels + "libalignedfusion_mine.so"); err != nil {
 		t.Fatal(err)
 	}
 	library := filepath.Join(dir, "build", "lib", "libalignedfusion_mine.so")

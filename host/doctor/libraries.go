@@ -295,7 +295,10 @@ func libraries(torch []torchPlugin) (found []Finding) {
 // plugin's program has it in it, and loads the library when it first computes.
 var kernelName = regexp.MustCompile(`libalignedfusion_([a-zA-Z0-9-]+)\.so`)
 
-// kernels looks for a plugin's kernel library where the plugin will: beside the shim.
+// optionalKernels average gradients over NCCL; without them Gloo does (sdk/torchstage).
+const optionalKernels = "libalignedfusion_nccl.so"
+
+// kernels looks for a plugin's kernel libraries where the plugin will: beside the shim.
 func kernels(p torchPlugin) (f Finding, lacks bool) {
 	shim := p.closure.paths[shimLibrary]
 	if shim == "" {
@@ -305,13 +308,14 @@ func kernels(p torchPlugin) (f Finding, lacks bool) {
 	if err != nil {
 		return Finding{"kernels of " + p.name, Fail, err.Error(), "make the file readable"}, true
 	}
-	name := kernelName.FindSubmatch(program)
-	if name == nil {
-		return Finding{}, false
+	for _, name := range kernelName.FindAllSubmatch(program, -1) {
+		library := filepath.Join(filepath.Dir(shim), string(name[0]))
+		if string(name[0]) != optionalKernels && !isLibrary(library) {
+			return Finding{"kernels of " + p.name, Fail, library + " is not there, and the plugin computes with it",
+				fmt.Sprintf("run `make kernels`, or build/fitgotch -shim-only -kernels plugins/%s/native where there is no Go", name[1])}, true
+		}
 	}
-	library := filepath.Join(filepath.Dir(shim), string(name[0]))
-	return Finding{"kernels of " + p.name, Fail, library + " is not there, and the plugin computes with it",
-		fmt.Sprintf("run `make kernels`, or build/fitgotch -shim-only -kernels plugins/%s/native where there is no Go", name[1])}, !isLibrary(library)
+	return Finding{}, false
 }
 
 func missingHint(names []string) string {
