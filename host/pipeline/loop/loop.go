@@ -280,6 +280,10 @@ func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Dur
 	rate := l.LearningRate * l.Schedule.Factor(l.state.Step-l.ahead)
 	values := StepValues(l.Pipeline, rate, l.LearningRateFactor)
 	l.addPlace(values)
+	var scale pipeline.LossScale // of this step
+	if l.stepper.LossScale != nil {
+		scale = *l.stepper.LossScale
+	}
 	started := time.Now()
 	result, err := l.stepper.Step(ctx, l.state.Step, group, values)
 	took := time.Since(started)
@@ -289,17 +293,13 @@ func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Dur
 	l.state.Step++
 	l.state.Batch += len(group)
 	l.state.SkippedLast = l.stepper.SkippedLast
-	scaled := l.state.LossScale
-	if scale := l.stepper.LossScale; scale != nil {
-		if scaled == 0 {
-			scaled = pipeline.NewLossScale().Scale
-		}
-		l.state.LossScale, l.state.LossScaleSteps, l.state.Overflows = scale.Scale, scale.Good, scale.Skipped
+	if next := l.stepper.LossScale; next != nil {
+		l.state.LossScale, l.state.LossScaleSteps, l.state.Overflows = next.Scale, next.Good, next.Skipped
 	}
 	record := runs.Record{
 		Kind: "step", Step: l.state.Step, Epoch: l.state.Epoch + 1,
 		GradNorm: result.GradNorm, GradNorms: result.GradNorms, LearningRate: rate, Skipped: result.Skipped, Metrics: result.Metrics,
-		LossScale: scaled, Overflows: l.state.Overflows,
+		LossScale: scale.Scale, Overflows: l.state.Overflows,
 		StepSec: took.Seconds(), WallSec: result.Cost.Wall.Seconds(), ComputeSec: result.Cost.Compute.Seconds(), DataSec: waited.Seconds(),
 	}
 	if l.PeakRSSBytes != nil {
@@ -310,7 +310,7 @@ func (l *loop) step(ctx context.Context, group []pipeline.Batch, waited time.Dur
 		record.GradNorm, record.GradNorms, record.Metrics = 0, nil, nil
 		why := "the loss or its gradient is not a finite number"
 		if result.Overflowed {
-			why = fmt.Sprintf("a gradient is too large for half precision; the loss is scaled by %g from here on instead of %g (%d steps skipped so far)", l.state.LossScale, scaled, l.state.Overflows)
+			why = fmt.Sprintf("a gradient is too large for half precision; the loss is scaled by %g from here on instead of %g (%d steps skipped so far)", l.state.LossScale, scale.Scale, l.state.Overflows)
 		}
 		l.Progress.Warn(fmt.Sprintf("step %d skipped: %s", l.state.Step, why))
 	} else {
