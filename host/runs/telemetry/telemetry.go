@@ -64,7 +64,7 @@ func Open(run, version string, failed func(error)) (*Sender, error) {
 }
 
 // Record takes a record's numbers; they are sent with the next export.
-func (s *Sender) Record(r runs.Record) error {
+func (s *Sender) Record(r runs.Record) {
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	now := time.Now()
@@ -74,7 +74,6 @@ func (s *Sender) Record(r runs.Record) error {
 	r.Scalars(take)
 	take(r.Group()+"/step", float64(r.Step))
 	take(r.Group()+"/epoch", float64(r.Epoch))
-	return nil
 }
 
 // Close sends what is left.
