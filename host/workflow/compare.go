@@ -21,6 +21,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/workflow/predictions"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
+	"github.com/alignedfusion/alignedfusion/internal/problem"
 	"github.com/alignedfusion/alignedfusion/internal/table"
 )
 
@@ -238,7 +239,7 @@ func readSystems(systems []System) ([]*RunFiles, error) {
 		}
 		if !s.isRun() {
 			if info, err := os.Stat(s.Path); err != nil {
-				return nil, &config.Error{Err: fmt.Errorf("%s: no such file or folder%s", s.Path, nearest.File(s.Path))}
+				return nil, &config.Error{Err: problem.File(s.Path, err)}
 			} else if info.IsDir() {
 				return nil, fmt.Errorf("%s: %w%s", s.Path, runs.ErrNotARun, runsNear(s.Path))
 			}
