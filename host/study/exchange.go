@@ -77,7 +77,10 @@ func Exchange(ctx context.Context, o ExchangeOptions) (*ExchangeTable, error) {
 	if o.Cases < 8 || len(contexts) == 0 || len(noises) == 0 {
 		return nil, &config.Error{Err: fmt.Errorf("--cases %d, %d contexts, %d numbers of noise tokens: want at least 8 cases and one of each", o.Cases, len(contexts), len(noises))}
 	}
-	if float64(o.Cases) > synth.TrainShare*float64(o.Patients) && o.Patients != 0 {
+	if o.Patients == 0 {
+		o.Patients = int(float64(o.Cases) / exchangeShare)
+	}
+	if float64(o.Cases) > synth.TrainShare*float64(o.Patients) {
 		return nil, &config.Error{Err: fmt.Errorf("--cases %d of --patients %d: want at most %g of the patients", o.Cases, o.Patients, synth.TrainShare)}
 	}
 	all := &ExchangeTable{SchemaVersion: Version, Cases: o.Cases}
@@ -104,17 +107,13 @@ func (o ExchangeOptions) dial(ctx context.Context, name string, noise int) (*Tab
 		return nil, err
 	}
 	data := filepath.Join(dir, "data")
-	patients := o.Patients
-	if patients == 0 {
-		patients = int(float64(o.Cases) / exchangeShare)
-	}
-	set := synth.TableOptions{Patients: patients, Missing: -1, Context: name, NoiseTokens: noise, Seed: 1}
+	set := synth.TableOptions{Patients: o.Patients, Missing: -1, Context: name, NoiseTokens: noise, Seed: 1}
 	if err := o.marks(ctx, data, set); err != nil {
 		return nil, err
 	}
 	one := o.MakeOptions
 	one.Dir, one.Data = filepath.Join(dir, "study"), "table:"+filepath.Join(data, "data.csv")
-	one.Grid.Scenarios, one.Grid.Rates, one.Grid.Fractions = "C-Tr+C-Te", "0", number(float64(o.Cases)/float64(patients)/synth.TrainShare)
+	one.Grid.Scenarios, one.Grid.Rates, one.Grid.Fractions = "C-Tr+C-Te", "0", number(float64(o.Cases)/float64(o.Patients)/synth.TrainShare)
 	one.Split = "test"
 	one.Set = slices.Concat(exchangeSettings, []string{fmt.Sprintf("data.size=%d", set.MarksSide())}, o.Set)
 	one.Plan = Plan{}
