@@ -1,7 +1,5 @@
 package a3d
 
-// #cgo LDFLAGS: -ldl
-// #include <dlfcn.h>
 // #include <stdlib.h>
 // #include "native/call.h"
 //
@@ -40,31 +38,11 @@ type library struct {
 
 // kernels loads the library, which adds its operators to libtorch's.
 var kernels = sync.OnceValues(func() (library, error) {
-	name := C.CString(kernelLibrary)
-	defer C.free(unsafe.Pointer(name))
-	handle := C.dlopen(name, C.RTLD_NOW)
-	if handle == nil {
-		return library{}, fmt.Errorf("%s; build it with `make kernels`, or build/fitgotch -shim-only -kernels plugins/a3d/native where there is no Go",
-			C.GoString(C.dlerror()))
-	}
-	symbol := func(name string) (unsafe.Pointer, error) {
-		c := C.CString(name)
-		defer C.free(unsafe.Pointer(c))
-		p := C.dlsym(handle, c)
-		if p == nil {
-			return nil, errors.New(C.GoString(C.dlerror()))
-		}
-		return p, nil
-	}
-	door, err := symbol("af_a3d_call")
+	functions, err := torchstage.LibraryFunctions(kernelLibrary, "af_a3d_", "call", "cuda")
 	if err != nil {
-		return library{}, err
+		return library{}, fmt.Errorf("%w; build it with `make kernels`, or build/fitgotch -shim-only -kernels plugins/a3d/native where there is no Go", err)
 	}
-	question, err := symbol("af_a3d_cuda")
-	if err != nil {
-		return library{}, err
-	}
-	return library{door, C.af_ask(question) != 0}, nil
+	return library{functions["call"], C.af_ask(functions["cuda"]) != 0}, nil
 })
 
 // cudaKernels reports whether nvcc was there when the library was built.

@@ -68,7 +68,7 @@ type peers struct {
 
 // groupFunctions are those of native/group.cpp by name.
 var groupFunctions = sync.OnceValues(func() (map[string]unsafe.Pointer, error) {
-	functions, err := functionsOf(groupLibrary, "af_group_", "join", "share", "await", "average", "finish", "norm", "leave")
+	functions, err := LibraryFunctions(groupLibrary, "af_group_", "join", "share", "await", "average", "finish", "norm", "leave")
 	if err != nil {
 		return nil, &sdk.Error{Code: sdk.Unimplemented, Err: fmt.Errorf("no training in several processes: %w", err),
 			Advice: "the library is built by `make setup` where libtorch comes with Gloo and its headers (Debian: libgloo-dev)"}
@@ -76,8 +76,10 @@ var groupFunctions = sync.OnceValues(func() (map[string]unsafe.Pointer, error) {
 	return functions, nil
 })
 
-// functionsOf are functions of a library beside libtch.so, by what follows prefix in their names.
-func functionsOf(library, prefix string, names ...string) (map[string]unsafe.Pointer, error) {
+// LibraryFunctions loads a library from beside libtch.so and returns functions of it, by what
+// follows prefix in their names. Loading adds the library's operators to libtorch's. It fails
+// with the linker's words.
+func LibraryFunctions(library, prefix string, names ...string) (map[string]unsafe.Pointer, error) {
 	file := C.CString(library)
 	defer C.free(unsafe.Pointer(file))
 	handle := C.dlopen(file, C.RTLD_NOW)
@@ -102,7 +104,7 @@ func (st *stage) deviceJoin() (join unsafe.Pointer, by string) {
 	if st.device.Name == gotch.CPU.Name {
 		return nil, "gloo"
 	}
-	functions, err := functionsOf(ncclLibrary, "af_nccl_", "join")
+	functions, err := LibraryFunctions(ncclLibrary, "af_nccl_", "join")
 	if err != nil {
 		return nil, "gloo, through the machine's memory, as there is no NCCL (" + err.Error() + ")"
 	}
