@@ -78,9 +78,12 @@ func (r *rpn) draw(s *torchstage.Scope, seed uint64, rows, columns int, targets 
 		base := int64(n) * int64(len(r.grid))
 		positives, backgrounds := sampler.Ranks(int(counts[2*n]), int(counts[2*n+1]), random(seed, "rpn", n))
 		take := func(ranks boxops.Ranks, lesions bool) *ts.Tensor {
-			all, chosen := int64(ranks.Count), make([]int64, len(ranks.Chosen))
+			all, chosen := int64(0), make([]int64, len(ranks.Chosen))
+			if ranks.Chosen == nil {
+				all = int64(ranks.Count)
+			}
 			for i, v := range ranks.Chosen {
-				all, chosen[i] = 0, int64(v)
+				chosen[i] = int64(v)
 			}
 			return native(s, "nth", []*ts.Tensor{assigned[n], s.To(s.FromInt64s(chosen), r.device)}, all, base, flag(lesions))
 		}

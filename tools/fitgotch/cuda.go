@@ -34,10 +34,8 @@ func findCUDA(ctx context.Context, torch *libtorch) (found *cuda, missing string
 	if path, err := exec.LookPath("nvcc"); err == nil {
 		places = append(places, path)
 	}
-	for _, home := range []string{os.Getenv("CUDA_HOME"), "/usr/local/cuda"} {
-		if home != "" {
-			places = append(places, filepath.Join(home, "bin", "nvcc"))
-		}
+	for _, home := range cudaHomes() {
+		places = append(places, filepath.Join(home, "bin", "nvcc"))
 	}
 	// Beside a Python wheel's torch, from the package nvidia-cuda-nvcc.
 	if beside, err := filepath.Glob(filepath.Join(torch.LibDir, "..", "..", "nvidia", "cu*", "bin", "nvcc")); err == nil {

@@ -56,13 +56,21 @@ func cudaHeaders(torch string) []string {
 	if err != nil {
 		return nil
 	}
-	for _, home := range []string{os.Getenv("CUDA_HOME"), "/usr/local/cuda"} {
+	for _, home := range cudaHomes() {
 		include := filepath.Join(home, "include")
-		if home != "" && isFile(filepath.Join(include, "cuda_runtime_api.h")) {
+		if isFile(filepath.Join(include, "cuda_runtime_api.h")) {
 			return append(found, include)
 		}
 	}
 	return found
+}
+
+// cudaHomes are where an installed toolkit may lie.
+func cudaHomes() []string {
+	if home := os.Getenv("CUDA_HOME"); home != "" {
+		return []string{home, "/usr/local/cuda"}
+	}
+	return []string{"/usr/local/cuda"}
 }
 
 // system tells whether the libraries lie in a folder shared with other packages.
