@@ -239,7 +239,7 @@ func readSystems(systems []System) ([]*RunFiles, error) {
 		}
 		if !s.isRun() {
 			if info, err := os.Stat(s.Path); err != nil {
-				return nil, &config.Error{Err: problem.File(s.Path, err)}
+				return nil, fault.Mark(fault.Usage, problem.File(s.Path, err))
 			} else if info.IsDir() {
 				return nil, fmt.Errorf("%s: %w%s", s.Path, runs.ErrNotARun, runsNear(s.Path))
 			}
