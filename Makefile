@@ -124,7 +124,7 @@ LONG := /(cmd/alignedfusion|host/scaffold|host/cli/thirdparty)$$
 TEST := go test -vet=off -timeout 20m -p $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .PHONY: test
-test: build ## the tests of a change: all rules, commands, faults and plugins (about 4 min on two cores)
+test: build ## the tests of a change: all rules, commands, faults and plugins (about 3 min on two cores)
 	@$(TEST) $$(go list ./host/plughost ./host/cli ./plugins/a3d ./... | grep -vE '$(LONG)')
 
 .PHONY: test-pages
