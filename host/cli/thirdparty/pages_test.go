@@ -142,6 +142,9 @@ func TestEveryCommandIsRunOrSaysWhyNot(t *testing.T) {
 			switch {
 			case b.why != "":
 				for line := range strings.Lines(strings.ReplaceAll(b.text, "\\\n", "")) {
+					if b.language == "" && !strings.HasPrefix(line, "make ") {
+						continue // what it prints; its figures are held by tools/results
+					}
 					fmt.Fprintf(&list, "%s: %s: %s\n", name, b.why, strings.Join(strings.Fields(line), " "))
 				}
 				if out, err := exec.Command("sh", "-n", "-c", b.text).CombinedOutput(); err != nil && b.language == "sh" {
