@@ -100,10 +100,8 @@ func dataSynth(c *cli.Context) error {
 	if missing == 0 || context != "" && context != synth.Order && !c.IsSet("missing") {
 		missing = -1 // the options' zero means their default
 	}
-	for _, name := range []string{"patients", "key-slices", "size", "patches"} {
-		if c.IsSet(name) && c.Int(name) < 1 {
-			return usageError("--%s %d, want at least 1", name, c.Int(name))
-		}
+	if err := positive(c, "patients", "key-slices", "size", "patches"); err != nil {
+		return err
 	}
 	out := c.String("out")
 	var summary *synth.Summary

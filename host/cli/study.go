@@ -191,8 +191,21 @@ func without(flags []cli.Flag, names ...string) []cli.Flag {
 	return slices.DeleteFunc(flags, func(f cli.Flag) bool { return slices.Contains(names, f.Names()[0]) })
 }
 
+// positive refuses those of the flags that are given and not at least 1: a flag that is not given is 0.
+func positive(c *cli.Context, names ...string) error {
+	for _, name := range names {
+		if c.IsSet(name) && c.Int(name) < 1 {
+			return usageError("--%s %d, want at least 1", name, c.Int(name))
+		}
+	}
+	return nil
+}
+
 func studyShortcuts(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
+		return err
+	}
+	if err := positive(c, "bootstrap"); err != nil {
 		return err
 	}
 	s, err := workflow.Shortcuts(c.Context, workflow.PredictOptions{Run: c.String("run"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),
@@ -219,6 +232,9 @@ func studyExchange(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
+	if err := positive(c, "cases", "patients", "seeds", "epochs", "bootstrap"); err != nil {
+		return err
+	}
 	t, err := study.Exchange(c.Context, study.ExchangeOptions{MakeOptions: studyOptions(c, config.Classify, study.Grid{}),
 		Contexts: c.String("contexts"), NoiseTokens: c.String("noise-tokens"), Cases: c.Int("cases"), Patients: c.Int("patients")})
 	if err != nil {
@@ -235,6 +251,9 @@ var device = regexp.MustCompile(`^(cpu|cuda(:[0-9]+)?)$`)
 
 func runStudy(c *cli.Context, task string, grid study.Grid) error {
 	if err := noArguments(c); err != nil {
+		return err
+	}
+	if err := positive(c, "seeds", "epochs", "bootstrap", "tasks"); err != nil {
 		return err
 	}
 	if c.String("folds") != "" && c.IsSet("split") {

@@ -233,9 +233,19 @@ func (o *Options) config(m Model) (*config.Config, error) {
 	if o.Epochs > 0 {
 		c.Train.Epochs = o.Epochs
 	}
+	// What the study itself decides of a model.
+	fixed := []string{"data.missing_train=" + number(m.Rate), "data.missing_validation=-1", fmt.Sprintf("data.missing_seed=%d", m.Seed),
+		"data.train_fraction=" + number(m.Fraction)}
+	if m.Fold != "" {
+		// Nothing is chosen on the fold, which is what is compared on.
+		fixed = append(fixed, "data.train_split=!"+m.Fold, "data.validation_split=", "train.best_by="+string(config.Last))
+	}
 	var own []string
 	for _, text := range o.Set {
 		pattern, set, scoped := cutScope(text)
+		if err := decided(text, set, fixed); err != nil {
+			return nil, err
+		}
 		if fold := foldForm.FindString(pattern); fold != "" {
 			if fold != m.Fold {
 				continue
@@ -261,13 +271,7 @@ func (o *Options) config(m Model) (*config.Config, error) {
 		}
 	}
 	own = append(slices.Clone(m.Method.Set), own...)
-	if m.Fold != "" {
-		// Nothing is chosen on the fold, which is what is compared on.
-		own = append(own, "data.train_split=!"+m.Fold, "data.validation_split=", "train.best_by="+string(config.Last))
-	}
-	own = append(own, "data.missing_train="+number(m.Rate), "data.missing_validation=-1", fmt.Sprintf("data.missing_seed=%d", m.Seed),
-		"data.train_fraction="+number(m.Fraction))
-	for _, set := range own {
+	for _, set := range append(own, fixed...) {
 		if err := c.Set(set); err != nil {
 			return nil, fmt.Errorf("method %s: %w", m.Method.Name, err)
 		}
@@ -276,6 +280,23 @@ func (o *Options) config(m Model) (*config.Config, error) {
 		c.Reports = o.Reports
 	}
 	return c, c.Resolve()
+}
+
+// decided refuses a setting of --set that a study decides by itself: it would be without effect.
+func decided(text, set string, fixed []string) error {
+	key, _, _ := strings.Cut(set, "=")
+	i := slices.IndexFunc(append(fixed, "data.missing_test="), func(f string) bool { return strings.HasPrefix(f, key+"=") })
+	if i < 0 || i < len(fixed) && fixed[i] == set {
+		return nil
+	}
+	by := "leave it out; --rates, --scenarios and --seeds say which values are taken away"
+	switch key {
+	case "data.train_fraction":
+		by = "leave it out; study detection has --fractions, and data split makes a table with fewer of train"
+	case "data.train_split", "data.validation_split", "train.best_by":
+		by = "leave it out; with --folds a fold is predicted by the last checkpoint of a run on all others"
+	}
+	return fmt.Errorf("--set %s: a study decides %s by itself, cell by cell; %s", text, key, by)
 }
 
 // foldForm is a scope that names a fold, not methods.
