@@ -191,16 +191,6 @@ func without(flags []cli.Flag, names ...string) []cli.Flag {
 	return slices.DeleteFunc(flags, func(f cli.Flag) bool { return slices.Contains(names, f.Names()[0]) })
 }
 
-// positive refuses those of the flags that are given and not at least 1: a flag that is not given is 0.
-func positive(c *cli.Context, names ...string) error {
-	for _, name := range names {
-		if c.IsSet(name) && c.Int(name) < 1 {
-			return usageError("--%s %d, want at least 1", name, c.Int(name))
-		}
-	}
-	return nil
-}
-
 func studyShortcuts(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err

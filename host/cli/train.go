@@ -101,6 +101,16 @@ func noArguments(c *cli.Context) error {
 	return nil
 }
 
+// positive refuses those of the flags that are given and not at least 1: a flag that is not given is 0.
+func positive(c *cli.Context, names ...string) error {
+	for _, name := range names {
+		if c.IsSet(name) && c.Int(name) < 1 {
+			return usageError("--%s %d, want at least 1", name, c.Int(name))
+		}
+	}
+	return nil
+}
+
 func runTrain(c *cli.Context) (err error) {
 	if err := noArguments(c); err != nil {
 		return err

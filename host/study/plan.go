@@ -283,20 +283,21 @@ func (o *Options) config(m Model) (*config.Config, error) {
 }
 
 // decided refuses a setting of --set that a study decides by itself: it would be without effect.
+// What is taken away in the test belongs to a cell, not to a model.
 func decided(text, set string, fixed []string) error {
 	key, _, _ := strings.Cut(set, "=")
-	i := slices.IndexFunc(append(fixed, "data.missing_test="), func(f string) bool { return strings.HasPrefix(f, key+"=") })
-	if i < 0 || i < len(fixed) && fixed[i] == set {
+	isFixed := slices.ContainsFunc(fixed, func(f string) bool { return strings.HasPrefix(f, key+"=") })
+	if slices.Contains(fixed, set) || !isFixed && key != "data.missing_test" {
 		return nil
 	}
-	by := "leave it out; --rates, --scenarios and --seeds say which values are taken away"
+	by := "--rates, --scenarios and --seeds say which values are taken away"
 	switch key {
 	case "data.train_fraction":
-		by = "leave it out; study detection has --fractions, and data split makes a table with fewer of train"
+		by = "study detection has --fractions, and data split makes a table with fewer of train"
 	case "data.train_split", "data.validation_split", "train.best_by":
-		by = "leave it out; with --folds a fold is predicted by the last checkpoint of a run on all others"
+		by = "with --folds a fold is predicted by the last checkpoint of a run on all others"
 	}
-	return fmt.Errorf("--set %s: a study decides %s by itself, cell by cell; %s", text, key, by)
+	return fmt.Errorf("--set %s: a study decides %s by itself, cell by cell; leave it out; %s", text, key, by)
 }
 
 // foldForm is a scope that names a fold, not methods.
