@@ -60,6 +60,9 @@ const joinTimeout = 30 * time.Minute
 type peers struct {
 	group   unsafe.Pointer
 	pending bool // an average has begun
+	// inside: gradients are averaged as Backward makes them, not after it. Where the processor
+	// computes them it would only share its time.
+	inside bool
 	// early counts the buckets of gradients that were under way before Average was called.
 	early int
 	// syncBatchNorm as in sdk.JoinRequest.
@@ -141,7 +144,7 @@ func (st *stage) Join(_ context.Context, req *sdk.JoinRequest) error {
 	host, address := C.CString(name), C.CString(cmp.Or(req.Address, "127.0.0.1"))
 	defer C.free(unsafe.Pointer(host))
 	defer C.free(unsafe.Pointer(address))
-	p := &peers{syncBatchNorm: req.SyncBatchNorm}
+	p := &peers{syncBatchNorm: req.SyncBatchNorm, inside: st.device.Name != gotch.CPU.Name}
 	device, by := st.deviceJoin()
 	failure := C.af_call_join(functions["join"], host, C.int(port), address, C.int(req.Rank), C.int(req.Size),
 		C.double(cmp.Or(req.Timeout, joinTimeout).Seconds()), device, &p.group)
@@ -207,11 +210,11 @@ func (st *stage) Average(context.Context) error {
 	})
 }
 
-// await has gradients averaged as Backward makes them: not where a module runs autograd
-// several times in one, nor where other messages of the group come between, whose order would
+// await has gradients averaged as Backward makes them: not on the CPU, not where a module runs
+// autograd several times in one, nor where other messages of the group come between, whose order would
 // depend on what each member's cases need.
 func (st *stage) await() error {
-	if _, own := st.module.(Backwarder); own || st.peers == nil || st.peers.syncBatchNorm {
+	if _, own := st.module.(Backwarder); own || st.peers == nil || !st.peers.inside || st.peers.syncBatchNorm {
 		return nil
 	}
 	functions, err := groupFunctions()

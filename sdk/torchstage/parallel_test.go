@@ -180,6 +180,10 @@ func TestGradientsAreAveragedWhileBackwardRuns(t *testing.T) {
 		all := members(t, 2, buildNetwork)
 		for step := range 2 {
 			for i, st := range all {
+				if step == 0 && st.peers.inside {
+					t.Fatal("on the CPU averages wait for the end of Backward")
+				}
+				st.peers.inside = true
 				for batch := range 2 {
 					if _, err := st.Forward(context.Background(), &sdk.ForwardRequest{Context: 1, Train: true, NewOutput: newOutput,
 						Inputs: map[string]*tensor.Tensor{"x": inputX, "target": inputY}}); err != nil {
@@ -281,6 +285,7 @@ func BenchmarkAveraging(b *testing.B) {
 	if err := st.Join(b.Context(), &sdk.JoinRequest{Rank: rank, Size: 2, Store: store, Timeout: time.Minute}); err != nil {
 		b.Fatal(err)
 	}
+	st.peers.inside = true
 	x, err := tensor.New(tensor.FP32, cases, 2048)
 	if err != nil {
 		b.Fatal(err)
