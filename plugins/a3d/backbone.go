@@ -35,15 +35,6 @@ func (n norm) forward(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor 
 	return s.BatchNorm(x, n.weight, n.bias, n.mean, n.variance, train, normMomentum, normEps)
 }
 
-// affine returns the scale and shift that the normalisation is in inference.
-func (n norm) affine(s *torchstage.Scope) (scale, shift *ts.Tensor) {
-	root := s.Do("rsqrt", func() (*ts.Tensor, error) {
-		return s.AddScalar(n.variance, normEps).Rsqrt(false)
-	})
-	scale = s.Mul(n.weight, root)
-	return scale, s.Sub2(n.bias, s.Mul(n.mean, scale))
-}
-
 // unit is what stands before and in a convolution of a dense layer:
 // BN - ReLU - slice mixing - convolution.
 type unit struct {
@@ -182,8 +173,8 @@ func (b *backbone) stemForward(s *torchstage.Scope, x *ts.Tensor, train bool) *t
 		}
 		// In inference the normalisation is part of the convolution, and the ReLU
 		// comes after the pooling, with which it commutes.
-		scale, shift := b.stemNorm.affine(s)
-		weight := s.Mul(b.stem, s.Reshape(scale, -1, 1, 1, 1))
+		n := b.stemNorm
+		weight, shift := s.FoldNorm(b.stem, n.weight, n.bias, n.mean, n.variance, normEps)
 		return s.Relu(s.MaxPool2d(s.ChannelsLast(s.Conv2d(x, weight, shift, 2, 3, 1)), 3, 2, 1))
 	})
 }

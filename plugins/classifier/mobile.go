@@ -19,7 +19,7 @@ func relu6(s *torchstage.Scope, x *ts.Tensor) *ts.Tensor { return s.Clamp(x, 0, 
 
 // samePadded is a convolution padded as TensorFlow does ("SAME"): a map of n becomes one of
 // ceil(n/stride), and where the padding is odd there is more of it below and to the right.
-func samePadded(s *torchstage.Scope, x, weight *ts.Tensor, stride, groups int64) *ts.Tensor {
+func samePadded(s *torchstage.Scope, x, weight, bias *ts.Tensor, stride, groups int64) *ts.Tensor {
 	kernel := s.Dim(weight, 2)
 	pad := func(n int64) (before, behind int64) {
 		total := max(0, ((n+stride-1)/stride-1)*stride+kernel-n)
@@ -28,9 +28,9 @@ func samePadded(s *torchstage.Scope, x, weight *ts.Tensor, stride, groups int64)
 	top, bottom := pad(s.Dim(x, 2))
 	left, right := pad(s.Dim(x, 3))
 	if top == bottom && left == right && top == left {
-		return s.Conv2d(x, weight, nil, stride, top, groups)
+		return s.Conv2d(x, weight, bias, stride, top, groups)
 	}
-	return s.Conv2d(s.Pad(x, left, right, top, bottom), weight, nil, stride, 0, groups)
+	return s.Conv2d(s.Pad(x, left, right, top, bottom), weight, bias, stride, 0, groups)
 }
 
 // halved is a side after so many convolutions of stride 2 that are padded as TensorFlow does.
@@ -83,12 +83,20 @@ func newMobileNet(p *torchstage.Params, width int64) *mobilenet {
 	return m
 }
 
+// forward is the convolution and the batch norm behind it, which in inference are one.
+func (l mobileLayer) forward(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor {
+	if !train {
+		n := l.norm
+		weight, bias := s.FoldNorm(l.weight, n.weight, n.bias, n.mean, n.variance, mobileEps)
+		return samePadded(s, x, weight, bias, l.stride, l.groups)
+	}
+	return l.norm.apply(s, samePadded(s, x, l.weight, nil, l.stride, l.groups), true, mobileEps)
+}
+
 func (m *mobilenet) forward(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor {
 	x = s.ChannelsLast(s.AddScalar(s.MulScalar(x, 2), -1))
 	for _, l := range m.layers {
-		x = s.Sub(func(s *torchstage.Scope) *ts.Tensor {
-			return relu6(s, l.norm.apply(s, samePadded(s, x, l.weight, l.stride, l.groups), train, mobileEps))
-		})
+		x = s.Sub(func(s *torchstage.Scope) *ts.Tensor { return relu6(s, l.forward(s, x, train)) })
 	}
 	return x
 }
@@ -216,26 +224,23 @@ func newEfficientNet(p *torchstage.Params) *efficientNet {
 }
 
 func (e *efficientNet) forward(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor {
-	convolve := func(s *torchstage.Scope, x *ts.Tensor, l mobileLayer) *ts.Tensor {
-		return l.norm.apply(s, samePadded(s, x, l.weight, l.stride, l.groups), train, mobileEps)
-	}
 	// The original's grey values are (v - 127) / 128.
 	x = s.ChannelsLast(s.AddScalar(s.MulScalar(x, 255.0/128), -127.0/128))
-	x = relu6(s, convolve(s, x, e.stem))
+	x = relu6(s, e.stem.forward(s, x, train))
 	for _, b := range e.blocks {
 		x = s.Sub(func(s *torchstage.Scope) *ts.Tensor {
 			y := x
 			if b.expand.weight != nil {
-				y = relu6(s, convolve(s, y, b.expand))
+				y = relu6(s, b.expand.forward(s, y, train))
 			}
-			y = convolve(s, relu6(s, convolve(s, y, b.depth)), b.project)
+			y = b.project.forward(s, relu6(s, b.depth.forward(s, y, train)), train)
 			if b.residual {
 				y = s.Add(y, x)
 			}
 			return y
 		})
 	}
-	return relu6(s, convolve(s, x, e.head))
+	return relu6(s, e.head.forward(s, x, train))
 }
 
 func (e *efficientNet) tokens(size, pool int64) (t, c int64) {

@@ -174,6 +174,17 @@ func (s *Scope) BatchNorm(x, w, b, mean, variance *ts.Tensor, train bool, moment
 	})
 }
 
+// FoldNorm is the weight and the bias of a convolution with the inference of a BatchNorm behind
+// it, where it has the weight given and no bias: one pass over the map instead of two.
+func (s *Scope) FoldNorm(weight, w, b, mean, variance *ts.Tensor, eps float64) (folded, bias *ts.Tensor) {
+	scale := s.Mul(w, s.Do("rsqrt", func() (*ts.Tensor, error) { return s.AddScalar(variance, eps).Rsqrt(false) }))
+	shape := s.Shape(scale)
+	for range len(s.Shape(weight)) - len(shape) {
+		shape = append(shape, 1)
+	}
+	return s.Mul(weight, s.Reshape(scale, shape...)), s.Sub2(b, s.Mul(mean, scale))
+}
+
 // LayerNorm normalises over the trailing dimensions shape.
 func (s *Scope) LayerNorm(x *ts.Tensor, shape []int64, w, b *ts.Tensor, eps float64) *ts.Tensor {
 	x = s.full(x)
