@@ -10,6 +10,8 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/ports"
+	"github.com/alignedfusion/alignedfusion/sdk/safetensors"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 	"github.com/alignedfusion/alignedfusion/sdk/torchstage"
 )
 
@@ -25,22 +27,32 @@ type backbone interface {
 	load() torchstage.LoadOptions
 }
 
-// encoder applies one backbone to every picture, or every volume, of a case.
+// encoder applies one backbone, or two, to every picture, or every volume, of a case.
 type encoder struct {
-	net    backbone
-	size   int64 // side in pixels, 0 as given
-	pool   int64 // a token is the mean over pool x pool cells of the map
-	frozen bool
-	// modality tells several pictures of a case apart: [C] each, by port, added to the tokens.
+	networks []network
+	pool     int64 // a token is the mean over pool x pool cells of the map
+	frozen   bool
+	// modality tells several pictures of a case apart: [C] each, by the port of the tokens that
+	// it is added to.
 	modality map[string]*ts.Tensor
 	pixels   []string // the ports of the pictures or volumes
 }
 
+// network is one of an encoder's.
+type network struct {
+	backbone
+	size int64                          // side in pixels, 0 as given
+	port func(pixels string) ports.Port // of the tokens of a picture
+}
+
+// second begins the names of the second network's parameters.
+const second = "second."
+
 // deepKinds are the kinds of networks for volumes; the others are for pictures.
 var deepKinds = []string{"conv3d", "r3d_18"}
 
-// modalities are the parameters that tell several pictures of a case apart.
-const modalities = "modality.*"
+// modalityPrefix begins the names of the parameters that tell several pictures of a case apart.
+const modalityPrefix = "modality."
 
 // imageNetKinds take pictures of 224 x 224 unless image_size says otherwise.
 var imageNetKinds = []string{"darknet", "mobilenet", "efficientnet_lite0", "vit"}
@@ -53,75 +65,177 @@ func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
 	if set.Kind == "auto" {
 		set.Kind = kindFor(b.Request.Inputs)
 	}
-	e := &encoder{size: set.ImageSize, pool: set.Pool, frozen: set.Frozen, modality: map[string]*ts.Tensor{}}
+	e := &encoder{pool: set.Pool, frozen: set.Frozen, modality: map[string]*ts.Tensor{}}
 	deep := slices.Contains(deepKinds, set.Kind)
 	if err := e.choosePixels(b, set, deep); err != nil {
 		return nil, err
 	}
-	if e.size == 0 && slices.Contains(imageNetKinds, set.Kind) {
-		e.size = 224
-	}
-	switch set.Kind {
-	case "conv", "conv3d":
-		e.net, err = newConv(b.Params, set.Width, set.Layers, deep)
-	case "darknet":
-		e.net = newDarknet(b.Params)
-	case "mobilenet":
-		e.net = newMobileNet(b.Params, set.Width)
-	case "efficientnet_lite0":
-		e.net = newEfficientNet(b.Params)
-	case "vit":
-		e.net, err = newViT(b.Params, set, e.size)
-	case "swin_t":
-		e.net, err = newSwin(b, set.Dropout)
-	case "r3d_18":
-		e.net = newR3D(b)
-	}
+	one, err := newNetwork(b, set)
 	if err != nil {
 		return nil, err
 	}
-	if e.pool > 1 && set.Kind == "vit" {
-		return nil, sdk.RefuseSetting("pool", "%d given, want 1 with kind=vit: the class token has no place in a map", e.pool)
-	}
-	t, c := e.net.tokens(e.size, e.pool)
-	options := e.net.load()
+	one.port = ports.TokensOf
+	e.networks = []network{one}
 	switch {
-	case set.Frozen:
-		options.Ignore = append(options.Ignore, modalities)
-	case len(e.pixels) > 1:
-		options.Missing = append(options.Missing, modalities)
-		for _, port := range e.pixels {
-			name, _ := ports.Tokens.Member(ports.TokensOf(port).Name)
-			e.modality[port] = b.Params.Parameter("modality."+name, []int64{c}, torchstage.Zeros())
-		}
-	}
-	if set.Weights != "" {
-		if err := b.Params.LoadFile(b.S, string(set.Weights), options); err != nil {
+	case set.Second == "none" && set.SecondWeights != "":
+		return nil, sdk.RefuseSetting("second_weights", "(%s) given, but there is no second network: the setting second says which", set.SecondWeights)
+	case set.Second != "none" && deep:
+		return nil, sdk.RefuseSetting("second", "%s given, want none with kind=%s: a second network is for pictures", set.Second, set.Kind)
+	case set.Second != "none":
+		var two network
+		b.Params.Under(second, func() {
+			two, err = newNetwork(b, encoderSettings{Kind: set.Second, ImageSize: set.ImageSize, Pool: set.Pool, Dropout: set.Dropout, Patch: 16})
+		})
+		if err != nil {
 			return nil, err
 		}
+		two.port = func(pixels string) ports.Port { return ports.FurtherTokensOf(pixels, set.Second) }
+		e.networks = append(e.networks, two)
+	}
+	for _, port := range e.pixels {
+		for _, n := range e.networks {
+			tokens := n.port(port).Name
+			if sdk.FindPort(b.Outputs, tokens) != nil {
+				return nil, sdk.Errorf(sdk.InvalidArgument, "two networks or pictures would both give %s: rename the picture %s", tokens, port)
+			}
+			t, c := n.tokens(n.size, e.pool)
+			count := "T"
+			switch {
+			case ports.Bags.Has(port):
+				count = "P"
+			case t > 0 && !deep:
+				count = strconv.FormatInt(t, 10)
+			}
+			b.Outputs = append(b.Outputs, ports.Named(tokens, ports.Required, ports.Shape("N", count, strconv.FormatInt(c, 10))))
+			if len(e.pixels) > 1 && !set.Frozen {
+				name, _ := ports.Tokens.Member(tokens)
+				e.modality[tokens] = b.Params.Parameter(modalityPrefix+name, []int64{c}, torchstage.Zeros())
+			}
+		}
+		in := ports.Named(port, ports.Required, ports.Intensity(pixels))
+		if deep {
+			in = ports.Named(port, ports.Required, ports.Intensity(hounsfield), ports.Shape("N", "1", strconv.FormatInt(set.Slices, 10), "H", "W"))
+		}
+		b.Inputs = append(b.Inputs, in)
+	}
+	if err := e.load(b, set); err != nil {
+		return nil, err
 	}
 	if e.frozen {
 		b.Params.Freeze("")
 		// The host reads this note: it may keep the tokens instead of asking again.
 		b.Notes = append(b.Notes, "frozen: tokens depend on the image alone")
 	}
-	count := "T"
-	if t > 0 && !deep {
-		count = strconv.FormatInt(t, 10)
-	}
-	for _, port := range e.pixels {
-		in := ports.Named(port, ports.Required, ports.Intensity(pixels))
-		count := count
-		if ports.Bags.Has(port) {
-			count = "P"
-		}
-		if deep {
-			in = ports.Named(port, ports.Required, ports.Intensity(hounsfield), ports.Shape("N", "1", strconv.FormatInt(set.Slices, 10), "H", "W"))
-		}
-		b.Inputs = append(b.Inputs, in)
-		b.Outputs = append(b.Outputs, ports.TokensOf(port).Declare(ports.Required, ports.Shape("N", count, strconv.FormatInt(c, 10))))
-	}
 	return e, nil
+}
+
+// newNetwork makes the network of the settings' kind.
+func newNetwork(b *torchstage.Build, set encoderSettings) (network, error) {
+	n, err := network{size: set.ImageSize}, error(nil)
+	if n.size == 0 && slices.Contains(imageNetKinds, set.Kind) {
+		n.size = 224
+	}
+	switch set.Kind {
+	case "conv", "conv3d":
+		n.backbone, err = newConv(b.Params, set.Width, set.Layers, set.Kind == "conv3d")
+	case "darknet":
+		n.backbone = newDarknet(b.Params)
+	case "mobilenet":
+		n.backbone = newMobileNet(b.Params, set.Width)
+	case "efficientnet_lite0":
+		n.backbone = newEfficientNet(b.Params)
+	case "vit":
+		n.backbone, err = newViT(b.Params, set, n.size)
+	case "swin_t":
+		n.backbone, err = newSwin(b, set.Dropout)
+	case "r3d_18":
+		n.backbone = newR3D(b)
+	}
+	if err == nil && set.Pool > 1 && set.Kind == "vit" {
+		err = sdk.RefuseSetting("pool", "%d given, want 1 with a vit: the class token has no place in a map", set.Pool)
+	}
+	return n, err
+}
+
+// load starts the networks from the files of the settings. A file of both has the second's
+// parameters under their prefix.
+func (e *encoder) load(b *torchstage.Build, set encoderSettings) error {
+	first := e.networks[0].load()
+	if set.Frozen {
+		first.Ignore = append(first.Ignore, modalityPrefix+"*")
+	} else {
+		first.Missing = append(first.Missing, modalityPrefix+"*")
+	}
+	if len(e.networks) == 1 {
+		if set.Weights == "" {
+			return nil
+		}
+		return b.Params.LoadFile(b.S, string(set.Weights), first)
+	}
+	var own, others []string
+	for _, name := range b.Params.Names() {
+		if strings.HasPrefix(name, second) {
+			others = append(others, name)
+		} else {
+			own = append(own, name)
+		}
+	}
+	if set.Weights != "" {
+		both, err := holdsSecond(string(set.Weights))
+		switch {
+		case err != nil:
+			return err
+		case both && set.SecondWeights != "":
+			return sdk.RefuseSetting("second_weights", "(%s) given, but weights (%s) holds both networks; leave one of them out", set.SecondWeights, set.Weights)
+		case !both:
+			first.Missing = append(first.Missing, others...)
+			if set.SecondWeights == "" {
+				b.Notes = append(b.Notes, "the second network starts as drawn: weights has the first alone, and there are no second_weights")
+			}
+		}
+		if rename := first.Rename; rename != nil {
+			first.Rename = func(name string) string {
+				if strings.HasPrefix(name, second) {
+					return name
+				}
+				return rename(name)
+			}
+		}
+		if err := b.Params.LoadFile(b.S, string(set.Weights), first); err != nil {
+			return err
+		}
+	}
+	if set.SecondWeights == "" {
+		return nil
+	}
+	other := e.networks[1].load()
+	rename, transform := other.Rename, other.Transform
+	other.Missing, other.Ignore = append(other.Missing, own...), append(other.Ignore, modalityPrefix+"*")
+	other.Rename = func(name string) string {
+		if rename != nil {
+			name = rename(name)
+		}
+		if name == "" {
+			return ""
+		}
+		return second + name
+	}
+	if transform != nil {
+		other.Transform = func(name string, t *tensor.Tensor) (*tensor.Tensor, error) {
+			return transform(strings.TrimPrefix(name, second), t)
+		}
+	}
+	return b.Params.LoadFile(b.S, string(set.SecondWeights), other)
+}
+
+// holdsSecond reports whether a file has parameters of a second network.
+func holdsSecond(file string) (bool, error) {
+	f, err := safetensors.Open(file)
+	if err != nil {
+		return false, &sdk.Error{Code: sdk.InvalidArgument, Err: err, Advice: "weights are safetensors; `alignedfusion weights import` converts others"}
+	}
+	defer f.Close()
+	return slices.ContainsFunc(f.Names(), func(name string) bool { return strings.HasPrefix(name, second) }), nil
 }
 
 // kindFor is the small network for what is given: pictures or, where there are none, volumes.
@@ -178,27 +292,30 @@ func (e *encoder) Forward(s *torchstage.Scope, in *torchstage.Inputs) *torchstag
 			s.Failf(sdk.InvalidArgument, "input %q is missing; a case without this image cannot be encoded", port)
 			return out
 		}
-		encode := e.encode
-		if ports.Bags.Has(port) {
-			encode = e.encodeBag
+		for _, n := range e.networks {
+			encode := e.encode
+			if ports.Bags.Has(port) {
+				encode = e.encodeBag
+			}
+			var y *ts.Tensor
+			if e.frozen {
+				s.NoGrad(func() { y = encode(s, n, x, false) })
+			} else {
+				y = encode(s, n, x, in.Train)
+			}
+			tokens := n.port(port).Name
+			if m := e.modality[tokens]; m != nil {
+				y = s.Add(y, m)
+			}
+			out.Tensors[tokens] = y
 		}
-		var y *ts.Tensor
-		if e.frozen {
-			s.NoGrad(func() { y = encode(s, x, false) })
-		} else {
-			y = encode(s, x, in.Train)
-		}
-		if m := e.modality[port]; m != nil {
-			y = s.Add(y, m)
-		}
-		out.Tensors[ports.TokensOf(port).Name] = y
 	}
 	return out
 }
 
 // encode makes tokens [N,T,C] of pictures or volumes.
-func (e *encoder) encode(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor {
-	y := e.net.forward(s, e.resize(s, x), train)
+func (e *encoder) encode(s *torchstage.Scope, net network, x *ts.Tensor, train bool) *ts.Tensor {
+	y := net.forward(s, net.resize(s, x), train)
 	shape := s.Shape(y)
 	if len(shape) < 4 {
 		return y
@@ -219,14 +336,14 @@ func (e *encoder) encode(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tens
 
 // encodeBag makes tokens [N,P,C] of bags [N,P,3,H,W]: a patch is one token, the mean over its map
 // or, of ViT, its class token.
-func (e *encoder) encodeBag(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.Tensor {
+func (e *encoder) encodeBag(s *torchstage.Scope, net network, x *ts.Tensor, train bool) *ts.Tensor {
 	shape := s.Shape(x)
 	if s.Err() != nil {
 		return x
 	}
 	n, p := shape[0], shape[1]
-	y := e.encode(s, s.Reshape(x, n*p, shape[2], shape[3], shape[4]), train)
-	if _, classToken := e.net.(*vit); classToken {
+	y := e.encode(s, net, s.Reshape(x, n*p, shape[2], shape[3], shape[4]), train)
+	if _, classToken := net.backbone.(*vit); classToken {
 		y = s.Select(y, 1, 0)
 	} else {
 		y = s.Mean(y, []int64{1}, false)
@@ -234,24 +351,26 @@ func (e *encoder) encodeBag(s *torchstage.Scope, x *ts.Tensor, train bool) *ts.T
 	return s.Reshape(y, n, p, -1)
 }
 
-// Close frees what the network holds besides its parameters.
+// Close frees what the networks hold besides their parameters.
 func (e *encoder) Close() {
-	if c, ok := e.net.(interface{ close() }); ok {
-		c.close()
+	for _, n := range e.networks {
+		if c, ok := n.backbone.(interface{ close() }); ok {
+			c.close()
+		}
 	}
 }
 
 // resize brings pictures to the network's size: area averages when both sides
 // shrink, bilinear interpolation otherwise.
-func (e *encoder) resize(s *torchstage.Scope, x *ts.Tensor) *ts.Tensor {
+func (n network) resize(s *torchstage.Scope, x *ts.Tensor) *ts.Tensor {
 	h, w := s.Dim(x, 2), s.Dim(x, 3)
-	if s.Err() != nil || e.size == 0 || h == e.size && w == e.size {
+	if s.Err() != nil || n.size == 0 || h == n.size && w == n.size {
 		return x
 	}
-	if h >= e.size && w >= e.size {
-		return s.AdaptiveAvgPool2d(x, e.size, e.size)
+	if h >= n.size && w >= n.size {
+		return s.AdaptiveAvgPool2d(x, n.size, n.size)
 	}
 	return s.Do("upsample_bilinear2d", func() (*ts.Tensor, error) {
-		return x.UpsampleBilinear2d([]int64{e.size, e.size}, false, nil, nil, false)
+		return x.UpsampleBilinear2d([]int64{n.size, n.size}, false, nil, nil, false)
 	})
 }

@@ -2,6 +2,8 @@ package classifier_test
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -360,6 +362,85 @@ func TestEncoderNamesBadSettingsAndInput(t *testing.T) {
 	_, err := s.TryForward(false, 1, map[string]*tensor.Tensor{"image.derm": stagetest.Random(1, 1, 3, 16, 16)})
 	if err == nil || !strings.Contains(err.Error(), "image.clinic") {
 		t.Errorf("one image missing: error %v", err)
+	}
+}
+
+// A second network gives the tokens that it gives alone, beside those of the first, from a file of
+// its own or from that of a mixture.
+func TestTwoNetworksGiveTheTokensOfEach(t *testing.T) {
+	x := image(stagetest.Formula("in.image", []int64{2, 3, 40, 40}))
+	one := map[string]string{"kind": "conv", "width": "4", "layers": "2", "image_size": "32"}
+	two := map[string]string{"kind": "mobilenet", "image_size": "32"}
+	first, further := encoder(t, one, "photo"), encoder(t, two, "photo")
+	set := maps.Clone(one)
+	set["second"], set["weights"] = "mobilenet", stagetest.WriteWeights(t, first.Weights())
+	set["second_weights"] = stagetest.WriteWeights(t, further.Weights())
+	mixture := encoder(t, set, "photo")
+	both := maps.Clone(one)
+	both["second"], both["weights"] = "mobilenet", stagetest.WriteWeights(t, mixture.Weights())
+	trained := func(s *stagetest.Stage) map[string]*tensor.Tensor {
+		defer s.Release()
+		return s.Train(1, x).Outputs
+	}
+	evals := []*tensor.Tensor{first.Eval(x).Outputs["tokens.photo"], further.Eval(x).Outputs["tokens.photo"]}
+	trains := []*tensor.Tensor{trained(first)["tokens.photo"], trained(further)["tokens.photo"]}
+	for name, s := range map[string]*stagetest.Stage{"two files": mixture, "one file": encoder(t, both, "photo")} {
+		eval, train := s.Eval(x).Outputs, trained(s)
+		for i, port := range []string{"tokens.photo", "tokens.photo+mobilenet"} {
+			stagetest.Near(t, name+", "+port, eval[port], evals[i], 0)
+			stagetest.Near(t, name+" in training, "+port, train[port], trains[i], 0)
+		}
+	}
+	set["frozen"] = "true"
+	if s := encoder(t, set, "photo"); s.Response.TrainableCount != 0 {
+		t.Errorf("frozen: %d trainable parameters, want none", s.Response.TrainableCount)
+	}
+}
+
+func TestSecondNetworkReadsPublishedWeights(t *testing.T) {
+	set := map[string]string{
+		"kind": "darknet", "weights": realdata.Path(t, "models", "darknet_tiny.safetensors"),
+		"second": "mobilenet", "second_weights": realdata.Path(t, "models", "mobilenet_v1_075_224.safetensors"),
+	}
+	f := stagetest.Read(t, "testdata/mobilenet_published.safetensors")
+	y := encoder(t, set, "photo").Eval(image(stagetest.Formula("in.image", []int64{2, 3, 224, 224}))).Outputs["tokens.photo+mobilenet"]
+	some, mean := summed(t, y)
+	stagetest.Near(t, "some tokens", some, f.Tensors["tokens.some"], 1e-5)
+	stagetest.Near(t, "mean token", mean, f.Tensors["tokens.mean"], 1e-5)
+}
+
+func TestSecondNetworkIsRefusedWhereItDoesNotFit(t *testing.T) {
+	small := map[string]string{"kind": "conv", "width": "4", "layers": "1", "second": "conv"}
+	mixture := stagetest.WriteWeights(t, encoder(t, small, "photo").Weights())
+	alone := stagetest.WriteWeights(t, encoder(t, map[string]string{"kind": "conv", "width": "4", "layers": "1"}, "photo").Weights())
+	with := func(more ...string) map[string]string {
+		set := maps.Clone(small)
+		for i := 0; i < len(more); i += 2 {
+			set[more[i]] = more[i+1]
+		}
+		return set
+	}
+	for _, c := range []struct {
+		settings   map[string]string
+		modalities []string
+		want       string
+	}{
+		{map[string]string{"second_weights": "x.safetensors"}, []string{"photo"}, "there is no second network: the setting second says which"},
+		{map[string]string{"kind": "conv3d", "second": "conv"}, []string{"volume"}, "conv given, want none with kind=conv3d"},
+		{with("second", "vit", "pool", "2"), []string{"photo"}, "setting pool: 2 given, want 1 with a vit"},
+		{with("weights", mixture, "second_weights", alone), []string{"photo"}, "holds both networks"},
+		{with("weights", alone, "second_weights", alone), []string{"photo"}, "do not fit"},
+		{with(), []string{"photo", "photo+conv"}, "would both give tokens.photo+conv: rename the picture image.photo+conv"},
+		{map[string]string{"kind": "conv", "width": "4", "layers": "1", "weights": mixture}, []string{"photo"}, "unexpected"},
+	} {
+		_, err := stagetest.TryOpen(t, classifier.Plugin(), request(c.settings, c.modalities...))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v of %v: error %v, want %q", c.settings, c.modalities, err, c.want)
+		}
+	}
+	s := encoder(t, with("weights", alone), "photo")
+	if !slices.ContainsFunc(s.Response.Notes, func(n string) bool { return strings.Contains(n, "starts as drawn") }) {
+		t.Errorf("weights of the first alone: notes %q do not say how the second starts", s.Response.Notes)
 	}
 }
 

@@ -22,6 +22,9 @@ type encoderSettings struct {
 	Patch     int64    `setting:"patch" default:"16" min:"1" max:"256" help:"vit: side of a patch in pixels"`
 	Slices    int64    `setting:"slices" default:"16" min:"1" max:"1024" help:"conv3d, r3d_18: slices of the volume that is shown"`
 	Dropout   float64  `setting:"dropout" default:"0" min:"0" max:"0.99" help:"vit and swin_t: dropout on the branches"`
+	// The second network has its plain architecture.
+	Second        string   `setting:"second" default:"none" choices:"none,conv,darknet,mobilenet,efficientnet_lite0,vit,swin_t" help:"a second network on the same pictures; its tokens are a modality of its own: tokens.photo+mobilenet beside tokens.photo; width, layers, heads and patch are the first's alone"`
+	SecondWeights sdk.Path `setting:"second_weights" help:"the second network's safetensors file; none where weights holds both networks, as that of a trained mixture does"`
 }
 
 type headSettings struct {
@@ -60,7 +63,7 @@ func Manifest() sdk.Manifest {
 					ports.Bags.Declare(ports.Intensity(pixels), ports.Help("as pictures; each patch becomes one token")),
 					ports.Volume.Declare(ports.Intensity(hounsfield), ports.Help("kind=conv3d and r3d_18, in [0,1]")), ports.Volumes.Declare(ports.Intensity(hounsfield))},
 				Outputs: []sdk.Port{ports.Tokens.Declare(ports.Required,
-					ports.Help("tokens of each image, row by row; ViT's class token comes first"))},
+					ports.Help("tokens of each image, row by row; ViT's class token comes first; tokens.NAME+KIND are those of a second network"))},
 				Settings: sdk.SettingsOf(encoderSettings{}),
 			},
 			{

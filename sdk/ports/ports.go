@@ -130,6 +130,21 @@ func TokensOf(pixels string) Port {
 	return Tokens.Of(pixels)
 }
 
+// FurtherTokensOf are the tokens that a further network makes of what TokensOf are made of:
+// tokens.ct+vit.
+func FurtherTokensOf(pixels, network string) Port {
+	p := TokensOf(pixels)
+	p.Name += further + network
+	return p
+}
+
+const further = "+"
+
+// FurtherTokens reports whether a name is that of FurtherTokensOf pixels.
+func FurtherTokens(name, pixels string) bool {
+	return strings.HasPrefix(name, TokensOf(pixels).Name+further)
+}
+
 // LabelTarget is the target of one label set: target.label when there is a single set,
 // else target.label.<set>.
 func LabelTarget(sets []sdk.LabelSet, set string) Port {

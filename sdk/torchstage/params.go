@@ -36,6 +36,7 @@ type Params struct {
 	list   []*param
 	byName map[string]*param
 	steps  int64
+	prefix string // of the names of what is made, see Under
 	// optional holds path.Match patterns, see Optional.
 	optional []string
 }
@@ -45,7 +46,7 @@ func newParams(s *Scope, seed uint64, device gotch.Device) *Params {
 }
 
 func (p *Params) add(name string, shape []int64, init Init, buffer bool) *ts.Tensor {
-	s := p.s
+	s, name := p.s, p.prefix+name
 	if s.err != nil {
 		return s.void
 	}
@@ -76,6 +77,15 @@ func (p *Params) add(name string, shape []int64, init Init, buffer bool) *ts.Ten
 	p.list = append(p.list, entry)
 	p.byName[name] = entry
 	return value
+}
+
+// Under has the names of all that build makes begin with prefix: for a network that is part of a
+// greater one.
+func (p *Params) Under(prefix string, build func()) {
+	outer := p.prefix
+	p.prefix += prefix
+	build()
+	p.prefix = outer
 }
 
 // Parameter makes a trainable FP32 parameter. The tensor lives as long as the stage.

@@ -185,7 +185,7 @@ func (f *Feed) BatchSize() int { return f.Config.Train.BatchSize }
 
 // Inputs are a batch as the pipeline takes it.
 func (f *Feed) Inputs(b *dataset.Batch) pipeline.Batch {
-	out := pipeline.Batch{Inputs: b.Tensors, Weight: b.Weight, Absent: absentTokens(b)}
+	out := pipeline.Batch{Inputs: b.Tensors, Weight: b.Weight, Absent: f.absentTokens(b)}
 	for i := range b.Cases {
 		out.IDs = append(out.IDs, b.Cases[i].ID)
 	}
@@ -196,13 +196,26 @@ func (f *Feed) Inputs(b *dataset.Batch) pipeline.Batch {
 	return out
 }
 
-// absentTokens are the cases of a batch that lack a picture, by the port of its tokens.
-func absentTokens(b *dataset.Batch) map[string][]bool {
+// absentTokens are the cases of a batch that lack a picture, by the ports of its tokens.
+func (f *Feed) absentTokens(b *dataset.Batch) map[string][]bool {
 	out := map[string][]bool{}
 	for modality, cases := range b.Absent {
 		out[ports.TokensOf(modality).Name] = cases
+		if f.Encoder == nil {
+			continue
+		}
+		for _, made := range f.Encoder.Opened.Outputs {
+			if ports.FurtherTokens(made.Name, modality) && !f.hasOwn(made.Name) {
+				out[made.Name] = cases
+			}
+		}
 	}
 	return out
+}
+
+// hasOwn reports whether tokens have the name of a picture of the data.
+func (f *Feed) hasOwn(tokens string) bool {
+	return slices.ContainsFunc(f.Data.Modalities, func(m string) bool { return ports.TokensOf(m).Name == tokens })
 }
 
 // CheckAbsent refuses an encoder that does not make tokens of its own of a picture that

@@ -2,6 +2,7 @@ package feed
 
 import (
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
@@ -67,5 +68,22 @@ func TestMirroredPassTurnsPictures(t *testing.T) {
 	}
 	if symmetric {
 		t.Error("the pictures are symmetric: the test shows nothing")
+	}
+}
+
+// Whoever lacks a picture lacks what every network makes of it, and nothing else.
+func TestTokensOfEveryNetworkAreAbsentWithTheirPicture(t *testing.T) {
+	var made []sdk.Port
+	for _, name := range []string{"tokens.derm", "tokens.derm+vit", "tokens.derm+clinic", "tokens.dermis"} {
+		made = append(made, sdk.Port{Name: name})
+	}
+	f := &Feed{
+		Data:    &dataset.Dataset{Modalities: []string{"image.derm", "image.dermis", "image.derm+clinic"}},
+		Encoder: &pipeline.Member{Opened: &sdk.OpenResponse{Outputs: made}},
+	}
+	lacks := []bool{false, true}
+	got := f.absentTokens(&dataset.Batch{Absent: map[string][]bool{"image.derm": lacks}})
+	if want := map[string][]bool{"tokens.derm": lacks, "tokens.derm+vit": lacks}; !reflect.DeepEqual(got, want) {
+		t.Errorf("absent %v, want %v", got, want)
 	}
 }

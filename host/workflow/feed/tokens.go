@@ -301,7 +301,7 @@ func (f *Feed) Encode(ctx context.Context, cases []dataset.Case, visit func(*dat
 		if err != nil {
 			return err
 		}
-		run, err := alone.Forward(ctx, pipeline.ForwardOptions{Absent: absentTokens(b)}, b.Tensors)
+		run, err := alone.Forward(ctx, pipeline.ForwardOptions{Absent: f.absentTokens(b)}, b.Tensors)
 		if err != nil {
 			return err
 		}
