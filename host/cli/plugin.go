@@ -106,6 +106,9 @@ func oneArgument(c *cli.Context) (string, error) {
 func pluginList(c *cli.Context) (err error) {
 	dirs := c.StringSlice("plugin-dir")
 	all, problems := plughost.Overview(c.Context, dirs)
+	if fault.Of(problems) == fault.Usage {
+		return problems
+	}
 	if c.Bool("outdated-hash") {
 		all = slices.DeleteFunc(all, func(l plughost.Listed) bool { return !l.Outdated() })
 		if len(all) == 0 {

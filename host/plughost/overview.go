@@ -2,6 +2,7 @@ package plughost
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -22,9 +23,15 @@ type Listed struct {
 
 // Overview lists the plugins of dirs and the standard folders, shadowed ones included. A
 // plugin that is not registered is not run to ask for its version. The error is about
-// folders that cannot be read, and leaves the others listed.
+// folders that cannot be read, and leaves the others listed; with a LockFile that is damaged
+// nothing is, for nobody knows what was installed.
 func Overview(ctx context.Context, dirs []string) ([]Listed, error) {
 	found, err := List(dirs)
+	for _, dir := range append([]string{"."}, SearchPath(dirs)...) {
+		if _, err := readLock(dir); errors.Is(err, errLock) {
+			return nil, err
+		}
+	}
 	all := make([]Listed, 0, len(found))
 	for i := range found {
 		all = append(all, found[i].look(ctx))

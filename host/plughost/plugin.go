@@ -77,6 +77,9 @@ func (clientPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, conn *gr
 func (h *Host) launch(ctx context.Context, found *Found) (*Plugin, error) {
 	p := &Plugin{host: h, found: found, log: &logRing{name: found.Name, tee: h.options.Log}}
 	refuse := func(err error) error {
+		if errors.Is(err, errLock) {
+			return err
+		}
 		return &Failure{Plugin: found.Name, Call: "start", Reason: err.Error(), Err: err}
 	}
 	p.isolation = h.options.Isolation

@@ -11,12 +11,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/gofrs/flock"
 
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/atomicfile"
 	"github.com/alignedfusion/alignedfusion/internal/nearest"
 	"github.com/alignedfusion/alignedfusion/internal/process"
@@ -86,16 +88,45 @@ func readLock(dir string) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(data, lock); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, LockFile), err)
-	}
-	if lock.SchemaVersion != 1 {
-		return nil, fmt.Errorf("%s: schema version %d, want 1", filepath.Join(dir, LockFile), lock.SchemaVersion)
-	}
-	if lock.Plugins == nil {
-		lock.Plugins = map[string]Record{}
+	if line, err := lock.read(data); err != nil {
+		return nil, fmt.Errorf("%w: %s:%d: %w; mend it, or remove it and write it anew: `alignedfusion plugin lock NAME…` a project's, "+
+			"`alignedfusion plugin install` that of a folder of plugins", errLock, filepath.Join(dir, LockFile), line, err)
 	}
 	return lock, nil
+}
+
+// errLock is returned for a LockFile that cannot be read: what it would refuse is not known.
+var errLock = fault.New(fault.Usage, "the lock file is damaged")
+
+// read fails with the line from 1 on which the text is wrong.
+func (l *Lock) read(text []byte) (line int, err error) {
+	at := 0
+	where := func(of string) { at = max(strings.Index(string(text), of), 0) }
+	err = json.Unmarshal(text, l)
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	var day *time.ParseError
+	switch {
+	case errors.As(err, &syntax):
+		at = int(syntax.Offset)
+	case errors.As(err, &kind):
+		at = int(kind.Offset)
+	case errors.As(err, &day):
+		where(day.Value)
+	case err == nil && l.SchemaVersion != 1:
+		where(`"schema_version"`)
+		err = fmt.Errorf("schema_version %d, want 1", l.SchemaVersion)
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.Plugins)) {
+		if r := l.Plugins[name]; err == nil && r.SHA256 == "" && len(r.Files) == 0 {
+			where(strconv.Quote(name))
+			err = fmt.Errorf("plugin %q has neither a sha256 nor files", name)
+		}
+	}
+	if l.Plugins == nil {
+		l.Plugins = map[string]Record{}
+	}
+	return 1 + strings.Count(string(text[:at]), "\n"), err
 }
 
 // Check hashes a plugin's files and compares them with the lock file of its folder.
