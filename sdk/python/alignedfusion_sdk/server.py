@@ -76,6 +76,10 @@ def run(handshake_fd, cookie, name, version, stages, license, model_card, amp, f
 def _serve_debugged(grpc_server, handshake_fd, name, socket):
     """Serves one host after the other until it is interrupted: a person stands in a debugger."""
     where = json.dumps({name: {"protocol": PROTOCOL_MAJOR, "pid": os.getpid(), "address": socket}})
+    # Whose parent ignores a signal is born ignoring it; a debugger's own handler stays.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.SIG_IGN, signal.SIG_DFL):
+            signal.signal(number, signal.default_int_handler)
     os.write(handshake_fd, ("export ALIGNEDFUSION_REATTACH='%s'\n" % where).encode())
     try:
         grpc_server.wait_for_termination()
