@@ -196,8 +196,11 @@ func attributesExtractCommand() *cli.Command {
 }
 
 func attributesExtract(c *cli.Context) error {
-	o := attributes.ExtractOptions{Corrected: c.String("table")}
-	var err error
+	o, out := attributes.ExtractOptions{Corrected: c.String("table")}, c.String("out")
+	err := checkFile("--out", out)
+	if err != nil {
+		return err
+	}
 	if o.Rules, err = rulesOf(c); err != nil {
 		return err
 	}
@@ -213,7 +216,6 @@ func attributesExtract(c *cli.Context) error {
 	if o.Source, err = sourceOf(c); err != nil {
 		return err
 	}
-	out := c.String("out")
 	record, err := attributes.Extract(c.Context, o, out)
 	if err != nil || record == nil {
 		return err
@@ -248,8 +250,11 @@ func attributesReviewCommand() *cli.Command {
 }
 
 func attributesReview(c *cli.Context) error {
-	o := attributes.ReviewOptions{Table: c.String("table")}
-	var err error
+	o, out := attributes.ReviewOptions{Table: c.String("table")}, c.String("out")
+	err := checkFile("--out", out)
+	if err != nil {
+		return err
+	}
 	if o.Rules, err = rulesOf(c); err != nil {
 		return err
 	}
@@ -280,7 +285,6 @@ func attributesReview(c *cli.Context) error {
 	for _, w := range warnings {
 		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
 	}
-	out := c.String("out")
 	if err := atomicfile.WritePrivateBytes(out, page); err != nil {
 		return resourceError(err)
 	}
@@ -354,6 +358,10 @@ func attributesSelect(c *cli.Context) error {
 	if by != "hand" && c.String("data") == "" {
 		return usageError("--by %s needs --data with the training reports", by)
 	}
+	out := c.String("out")
+	if err := checkFile("--out", out); err != nil {
+		return err
+	}
 	chosen, record, err := selectBy(c, by)
 	if err != nil || chosen == nil {
 		return err
@@ -361,7 +369,6 @@ func attributesSelect(c *cli.Context) error {
 	for _, w := range record.Warnings() {
 		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
 	}
-	out := c.String("out")
 	if err := writeJSONFile(out, chosen); err != nil {
 		return resourceError(fmt.Errorf("%s: %w", out, err))
 	}

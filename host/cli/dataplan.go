@@ -42,6 +42,9 @@ func dataPlan(c *cli.Context) error {
 	if c.Int("steps") < 0 {
 		return usageError("--steps %d, want 0 or more", c.Int("steps"))
 	}
+	if err := checkOutput("out", c.String("out"), nil); err != nil {
+		return err
+	}
 	p, err := plan.Make(c.Context, c.Args().First(), c.String("split"))
 	if err != nil {
 		return err

@@ -60,6 +60,9 @@ func dataSplit(c *cli.Context) error {
 	}
 	o.Ratio = [3]float64(ratio)
 	to := c.String("out")
+	if err := checkOutput("out", to, nil); err != nil {
+		return err
+	}
 	if to == "" {
 		to = from
 	}

@@ -309,10 +309,8 @@ func pluginValidate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if path := c.String("report"); path != "" {
-		if _, err := os.Stat(filepath.Dir(path)); err != nil {
-			return resourceError(fmt.Errorf("--report %s: %w", path, err))
-		}
+	if err := checkOutput("report", c.String("report"), nil); err != nil {
+		return err
 	}
 	if !c.Bool("json") {
 		o.Progress = func(r conformance.Result) {

@@ -190,9 +190,9 @@ func runPredict(c *cli.Context) error {
 	return nil
 }
 
-// checkOutput refuses a file that could not be written in the end; nil endings allow any.
+// checkOutput refuses a file that could not be written in the end; nil endings allow any, and none.
 func checkOutput(flag, path string, endings []string) error {
-	if path == "" && flag != "out" {
+	if path == "" && (flag != "out" || endings == nil) {
 		return nil
 	}
 	if ending := filepath.Ext(path); endings != nil && !slices.Contains(endings, strings.ToLower(ending)) {
@@ -203,8 +203,19 @@ func checkOutput(flag, path string, endings []string) error {
 		}
 		return usageError("--%s %s: the ending is %q, want %s", flag, path, ending, want)
 	}
+	return checkFile("--"+flag, path)
+}
+
+// checkFile refuses the name of a file to write that is a folder's, or lies in none.
+func checkFile(what, path string) error {
+	if path == "" {
+		return usageError("%s: want the name of a file", what)
+	}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return usageError("%s %s: this is a folder, want the name of a file", what, path)
+	}
 	if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
-		return usageError("--%s %s: there is no folder %s", flag, path, filepath.Dir(path))
+		return usageError("%s %s: there is no folder %s; make it first", what, path, filepath.Dir(path))
 	}
 	return nil
 }

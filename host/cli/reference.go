@@ -51,6 +51,10 @@ func writePages(dir string) error {
 			return err
 		}
 	}
+	list += "\n## What commands write\n\nA file that a flag names (`--out FILE`, `--report FILE`, …) is written whole or not at all, and takes the place of\n" +
+		"one that is there: a command may be run again. Its folder must be there. `weights import` and `weights export` want\n" +
+		"`--force` for it, as what they would replace may have taken days; `data split` without `--out` writes into the table\n" +
+		"it read.\n"
 	var flags strings.Builder
 	writeFlags(&flags, pluginFlags())
 	list += "\n## Flags of commands that run plugins\n" + flags.String()

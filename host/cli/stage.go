@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -182,6 +181,9 @@ func modeOf(c *cli.Context) (train bool, err error) {
 }
 
 func stageForward(c *cli.Context) (err error) {
+	if err := checkFile("--out", c.String("out")); err != nil {
+		return err
+	}
 	train, err := modeOf(c)
 	if err != nil {
 		return err
@@ -197,10 +199,6 @@ func stageForward(c *cli.Context) (err error) {
 	}
 	arrays := onestage.Arrays(resp)
 	if err := npz.Write(c.String("out"), arrays); err != nil {
-		var path *fs.PathError
-		if errors.As(err, &path) && errors.Is(err, fs.ErrNotExist) {
-			return usageError("--out: %w", err)
-		}
 		return err
 	}
 	for _, note := range resp.Notes {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -195,7 +196,7 @@ func studyShortcuts(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	if err := positive(c, "bootstrap"); err != nil {
+	if err := errors.Join(positive(c, "bootstrap"), checkOutput("out", c.String("out"), nil)); err != nil {
 		return err
 	}
 	s, err := workflow.Shortcuts(c.Context, workflow.PredictOptions{Run: c.String("run"), Data: c.String("data"), Split: c.String("split"), Checkpoint: c.String("checkpoint"),

@@ -91,7 +91,7 @@ func checkWeightsTarget(c *cli.Context, to string) error {
 	if _, err := os.Lstat(to); err == nil && !c.Bool("force") {
 		return usageError("%s exists; --force replaces it", to)
 	}
-	return nil
+	return checkFile("TO", to)
 }
 
 // weightsFile is what stages call the file of their weights in a checkpoint.
