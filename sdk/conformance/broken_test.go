@@ -46,6 +46,7 @@ type bent struct {
 	step     func(context.Context, *sdk.StepRequest) error
 	save     func(context.Context, string) ([]string, error)
 	load     func(context.Context, string, bool) error
+	norm     func(context.Context) (float64, error)
 	close    func() error
 }
 
@@ -68,6 +69,13 @@ func (b *bent) Step(ctx context.Context, r *sdk.StepRequest) error {
 		return b.step(ctx, r)
 	}
 	return b.trained.Step(ctx, r)
+}
+
+func (b *bent) GradNorm(ctx context.Context) (float64, error) {
+	if b.norm != nil {
+		return b.norm(ctx)
+	}
+	return b.trained.GradNorm(ctx)
 }
 
 func (b *bent) Save(ctx context.Context, dir string) ([]string, error) {
@@ -607,6 +615,21 @@ func TestEveryBrokenPluginFailsItsCaseAndNoOther(t *testing.T) {
 			}
 			return p
 		}},
+		{breaks: "half-precision", plugin: inHalf(func(b *bent) {
+			b.forward = func(ctx context.Context, r *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+				resp, err := b.trained.Forward(ctx, r)
+				if err == nil {
+					clear(resp.Outputs["y"].Data) // overflowed, and cleared
+				}
+				return resp, err
+			}
+		})},
+		{breaks: "half-precision", plugin: inHalf(func(b *bent) {
+			b.step = func(ctx context.Context, r *sdk.StepRequest) error {
+				r.GradientScale *= 2
+				return b.trained.Step(ctx, r)
+			}
+		})},
 		{breaks: "save-load", also: []string{"load-broken"}, plugin: bend(func(b *bent) {
 			b.load = func(ctx context.Context, dir string, weightsOnly bool) error {
 				return b.trained.Load(ctx, dir, true) // the optimizer begins anew
@@ -836,6 +859,63 @@ func onDevice(change func(b *bent)) sdk.Plugin {
 		return b, resp, nil
 	}
 	return p
+}
+
+// inHalf is the good plugin with half precision, in which its stages are bent.
+func inHalf(change func(b *bent)) func() sdk.Plugin {
+	return func() sdk.Plugin {
+		p := toy.Linear()
+		p.Manifest.Capabilities = append(p.Manifest.Capabilities, sdk.CapabilityAMP, sdk.CapabilityFP16)
+		open := p.Open
+		p.Open = func(ctx context.Context, r *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+			if r.FP16 && change == nil {
+				return nil, nil, &sdk.Error{Code: sdk.InvalidArgument, Setting: "train.amp", Err: errors.New("no half precision here")}
+			}
+			s, resp, err := open(ctx, r)
+			if err != nil || !r.FP16 {
+				return s, resp, err
+			}
+			b := &bent{trained: s.(trained)}
+			change(b)
+			return b, resp, nil
+		}
+		return p
+	}
+}
+
+// Gradients that overflow are scaled down as a host does, and a device without half precision
+// breaks no rule.
+func TestHalfPrecisionIsScaledOrSkipped(t *testing.T) {
+	var scales []float64
+	for _, test := range []struct {
+		change func(b *bent)
+		want   conformance.Status
+	}{
+		{nil, conformance.Skip},
+		{func(b *bent) {
+			scale := 0.0
+			b.backward = func(ctx context.Context, r *sdk.BackwardRequest) (*sdk.BackwardResponse, error) {
+				scale = slices.Max(slices.Collect(maps.Values(r.LossWeights)))
+				scales = append(scales, scale)
+				return b.trained.Backward(ctx, r)
+			}
+			b.norm = func(ctx context.Context) (float64, error) {
+				if scale > 1000 {
+					return math.Inf(1), nil
+				}
+				return b.trained.GradNorm(ctx)
+			}
+		}, conformance.Pass},
+	} {
+		for _, r := range run(t, inHalf(test.change)(), nil, nil).Results {
+			if r.Case == "half-precision" && (r.Status != test.want || r.Status == conformance.Skip && r.Seen != "no half precision here") {
+				t.Error(r)
+			}
+		}
+	}
+	if want := []float64{65536, 32768, 16384, 8192, 4096, 2048, 1024, 512}; !slices.Equal(scales, want) {
+		t.Errorf("losses were scaled by %v, want %v", scales, want)
+	}
 }
 
 func TestADeviceIsComparedWithTheCPU(t *testing.T) {

@@ -218,6 +218,8 @@ var stageCases = []stageCase{
 		mend: "normalize with running statistics, sum and sort within a case, keep nothing from the case before", run: batch},
 	{name: "parity", rule: "A device and a lower precision that a stage claims change answers by rounding alone.",
 		mend: "keep sums, normalizations and softmax in single precision", run: parity},
+	{name: "half-precision", rule: "Half precision, where a plugin claims it, changes answers by rounding alone.",
+		mend: "keep sums, normalizations, softmax and losses in single precision: half precision has no number above 65,504", run: halfPrecision},
 	{name: "bad-input", rule: "An input of a wrong dtype, rank or size, an undeclared or a missing one is InvalidArgument and named.",
 		mend: "check every request against the manifest before computing", run: badInput},
 	{name: "bad-bytes", rule: "Bytes that do not fit the shape, and places outside the shared memory, are InvalidArgument.",

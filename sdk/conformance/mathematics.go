@@ -3,6 +3,7 @@ package conformance
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -805,27 +806,45 @@ func parity(ctx context.Context, s *subject) {
 	if len(lower) == 0 && s.options.Device == cpu {
 		skip("the stage claims no lower precision and runs on the CPU")
 	}
-	ask := func(o opening) map[string][]float64 {
-		out := map[string][]float64{}
-		for name, t := range s.evaluate(ctx, s.open(ctx, s.conn.InBand, o), 1) {
-			if ofCases(s.manifest.Outputs, name) {
-				out[name] = floats(t)
-			}
-		}
-		return out
-	}
-	want := ask(opening{device: cpu})
+	want := s.answers(ctx, opening{device: cpu})
 	if s.options.Device != cpu {
 		what := "on " + s.options.Device + ", against the CPU"
-		near(what, ask(opening{}), want, deviceTolerance)
+		near(what, s.answers(ctx, opening{}), want, deviceTolerance)
 		if !s.draws(ctx) {
 			s.sameStep(ctx, what, opening{}, deviceStepTolerance)
 		}
 	}
 	for _, what := range slices.Sorted(maps.Keys(lower)) {
-		near(what, ask(lower[what]), want, bfloat16Tolerance)
+		near(what, s.answers(ctx, lower[what]), want, bfloat16Tolerance)
 		s.sameStep(ctx, what, lower[what], stepTolerance)
 	}
+}
+
+// halfPrecision is parity for half precision, which not every device has.
+func halfPrecision(ctx context.Context, s *subject) {
+	if !slices.Contains(s.runner.manifest.Capabilities, sdk.CapabilityFP16) {
+		skip("the plugin claims no half precision")
+	}
+	half := opening{amp: true, fp16: true}
+	err := attempt(func() { s.open(ctx, s.conn.InBand, half) })
+	var refused *sdk.Error
+	if errors.As(err, &refused) && refused.Code == sdk.InvalidArgument && refused.Setting == "train.amp" {
+		skip("%v", refused.Err)
+	}
+	check(err)
+	near("in half precision", s.answers(ctx, half), s.answers(ctx, opening{device: cpu}), bfloat16Tolerance)
+	s.sameStep(ctx, "in half precision", half, stepTolerance)
+}
+
+// answers are what EVAL says of all cases, by output.
+func (s *subject) answers(ctx context.Context, o opening) map[string][]float64 {
+	out := map[string][]float64{}
+	for name, t := range s.evaluate(ctx, s.open(ctx, s.conn.InBand, o), 1) {
+		if ofCases(s.manifest.Outputs, name) {
+			out[name] = floats(t)
+		}
+	}
+	return out
 }
 
 // ownRule checks an optimizer of the stage's own, and a schedule, where it has one.
@@ -918,16 +937,30 @@ func (s *subject) sameStep(ctx context.Context, what string, o opening, toleranc
 	}
 }
 
+// firstLossScale is what a host multiplies losses by in half precision, which has no numbers
+// below 6e-8; it halves it until no gradient overflows.
+const firstLossScale = 1 << 16
+
 // oneStep are the tensors that a stage saves before and after a step of plain gradient descent.
 func (s *subject) oneStep(ctx context.Context, o opening) []*block {
 	o.train, o.optimizer = true, plainSGD
 	c := s.open(ctx, s.conn.InBand, o)
-	check(c.ZeroGrad(ctx))
-	c.forwardBackward(ctx, 1, wave, 1)
+	scale := 1.0
+	if o.fp16 {
+		scale = firstLossScale
+	}
+	for id := uint64(1); ; id++ {
+		check(c.ZeroGrad(ctx))
+		c.forwardBackward(ctx, id, func(name string, i int) float32 { return float32(scale) * wave(name, i) }, scale)
+		if norm := get(c.GradNorm(ctx)); scale <= 1 || norm-norm == 0 {
+			break
+		}
+		scale /= 2
+	}
 	dir := get(os.MkdirTemp(s.conn.TempDir, "conformance-"))
 	defer os.RemoveAll(dir)
 	before := c.saveWeights(ctx, dir)
-	check(c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": 1}, GradientScale: 1}))
+	check(c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": 1}, GradientScale: 1 / scale}))
 	return before.blocks(c.saveWeights(ctx, dir), 1)
 }
 

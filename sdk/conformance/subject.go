@@ -277,7 +277,7 @@ type opening struct {
 	optimizer sdk.Optimizer
 	device    string
 	settings  map[string]string
-	amp       bool
+	amp, fp16 bool
 }
 
 func (s *subject) labels(m *sdk.StageManifest) []sdk.LabelSet {
@@ -293,7 +293,7 @@ func (s *subject) labels(m *sdk.StageManifest) []sdk.LabelSet {
 func (s *subject) request(m *sdk.StageManifest, inputs map[string]*tensor.Tensor, o opening) *sdk.OpenRequest {
 	req := &sdk.OpenRequest{
 		Stage: m.Name, Settings: s.options.Settings[m.Name], Seed: s.options.Seed + o.seed, Device: s.options.Device,
-		Threads: s.options.Threads, Train: o.train, Frozen: o.frozen, AMP: o.amp, Group: o.group, Inputs: sample.Feeding(m.Inputs, inputs),
+		Threads: s.options.Threads, Train: o.train, Frozen: o.frozen, AMP: o.amp, FP16: o.fp16, Group: o.group, Inputs: sample.Feeding(m.Inputs, inputs),
 		AttributeSchema: s.schema, Constants: s.constants, Labels: s.labels(m), Optimizer: o.optimizer, Task: "classify",
 	}
 	if slices.Contains(m.Tasks, "detect") {
