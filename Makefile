@@ -24,7 +24,6 @@ GO_BUILD := GOGC=off GOMEMLIMIT=1GiB go build -buildvcs=false
 # flags and with them the build cache.
 export GOFLAGS := -tags=grpcnotrace,netgo,osusergo -gcflags=all=-dwarf=false $(GOFLAGS)
 KERNELS = $(addprefix -kernels ,$(wildcard plugins/*/native)) -optional sdk/torchstage/native -optional sdk/torchstage/native/nccl/native
-PLUGIN_MAINS = $(patsubst %/main.go,./%,$(wildcard plugins/*/cmd/alignedfusion-plugin-*/main.go))
 
 # Passive waiting: idle OpenMP and OpenBLAS threads must not slow others. A small
 # training step is four times faster for it.
@@ -77,13 +76,10 @@ host: ## build the host only (no libtorch, no C compiler needed)
 	@$(GO_BUILD) -ldflags '-s -w -X $(MODULE)/host/cli.Version=$(VERSION)' -o bin/alignedfusion ./cmd/alignedfusion
 
 .PHONY: plugins
-plugins: fit ## build every plugin into bin/plugins/
+plugins: fit ## build the plugins into bin/plugins/: one program, linked to the name of each
 	@mkdir -p bin/plugins
-	@$(if $(PLUGIN_MAINS),$(GO_BUILD) -ldflags '-s -w' -o bin/plugins/ $(PLUGIN_MAINS))
-	@cd bin/plugins; for list in ../../plugins/*/cmd/*/links; do \
-		program=$$(basename "$$(dirname "$$list")"); \
-		for name in $$(cat "$$list"); do ln -f "$$program" "alignedfusion-plugin-$$name"; done; \
-	done
+	@$(GO_BUILD) -ldflags '-s -w' -o build/alignedfusion-plugins ./plugins/alignedfusion-plugins
+	@for name in $$(cat plugins/alignedfusion-plugins/names); do ln -f build/alignedfusion-plugins "bin/plugins/alignedfusion-plugin-$$name"; done
 
 .PHONY: release
 release: build ## pack dist/ for machines without Go, with libraries for each of LIBTORCHS (folders) (docs/how-to/install.md)

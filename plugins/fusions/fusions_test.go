@@ -5,7 +5,6 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -81,23 +80,6 @@ func TestConformance(t *testing.T) {
 					{"name": "b", "kind": "categorical", "values": ["x", "y", "z"]}]}`),
 			})
 		})
-	}
-}
-
-// The host looks for files: each name is a link to the one program, made from this list.
-func TestTheProgramsLinksAreTheShelf(t *testing.T) {
-	text, err := os.ReadFile("cmd/alignedfusion-plugin-fusions/links")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := strings.Fields(string(text)); !slices.Equal(got, names()) {
-		t.Errorf("links are %v, the shelf has %v", got, names())
-	}
-	for _, name := range names() {
-		m := fusions.Named(filepath.Join("/some/where", "alignedfusion-plugin-"+name)).Manifest
-		if m.Name != name || len(m.Stages) != 1 || m.Stages[0].Name != "fusion" {
-			t.Errorf("the program called %s serves %q with %d stages", name, m.Name, len(m.Stages))
-		}
 	}
 }
 

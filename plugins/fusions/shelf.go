@@ -2,14 +2,11 @@
 // own, named after what it does, on the frame that all fusions share (sdk/fusion). They see
 // the same tokens and give the same outputs, and differ in what happens in between.
 //
-// One program serves them all. Called by the name of one of them it is that fusion alone
-// (`--fusion film`); called fusions it has a stage for each (`--fusion fusions:film`).
+// Each is a plugin of its name (`--fusion film`), and a stage of the plugin fusions, which has
+// them all (`--fusion fusions:film`).
 package fusions
 
 import (
-	"path/filepath"
-	"strings"
-
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/internal/release"
@@ -62,10 +59,9 @@ func place[S interface{ frame() fusion.FrameSettings }](name, summary, paper str
 // shelf has the fusions, the simplest first.
 var shelf = []entry{concat(), gated(), film(), crossAttention(), lowRank(), late(), bottleneck(), hyper()}
 
-// Named is the plugin that a program of a name serves: one fusion, stage fusion; or all of
-// them, each a stage of its own, under any name that is none of theirs.
-func Named(program string) sdk.Plugin {
-	name := strings.TrimPrefix(filepath.Base(program), "alignedfusion-plugin-")
+// Named is the plugin of a name: one fusion, stage fusion; or all of them, each a stage of its
+// own, under any name that is none of theirs.
+func Named(name string) sdk.Plugin {
 	chosen, one := shelf, false
 	for i, e := range shelf {
 		if e.name == name {

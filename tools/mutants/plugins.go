@@ -49,8 +49,8 @@ type victim struct {
 
 var victims = func() []victim {
 	var all []victim
-	own := func(name, program string, validate []string, packages ...string) {
-		all = append(all, victim{name, ".", "./plugins/" + program + "/cmd/alignedfusion-plugin-" + program, append(packages, "./plugins/"+program), validate, ""})
+	own := func(name, pkg string, validate []string, packages ...string) {
+		all = append(all, victim{name, ".", "./plugins/alignedfusion-plugins", append(packages, "./plugins/"+pkg), validate, ""})
 	}
 	// Narrow ones: of what one column of many does, less shows than rounding hides.
 	frame := []string{"./sdk/fusion", "./sdk/fusion/transformer"}

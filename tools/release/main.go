@@ -130,10 +130,6 @@ func (r *tree) build(environment []string, target, pkg, flags string) error {
 
 // plugins builds the plugins without the run path to this checkout that development uses.
 func (r *tree) plugins() error {
-	mains, err := filepath.Glob("plugins/*/cmd/alignedfusion-plugin-*")
-	if err != nil {
-		return err
-	}
 	const source = "build/gotch/libtch/lib.go"
 	text, err := os.ReadFile(source)
 	if err != nil {
@@ -163,28 +159,21 @@ func (r *tree) plugins() error {
 	if err := os.WriteFile(overlay, list, 0o644); err != nil {
 		return err
 	}
-	for _, dir := range mains {
-		target := filepath.Join(r.dir, "bin", "plugins", filepath.Base(dir))
-		if err := run([]string{"CGO_ENABLED=1"}, "go", "build", "-buildvcs=false", "-trimpath", tags, "-overlay", overlay,
-			"-ldflags=-s -w -buildid= -B none", "-o", target, "./"+dir); err != nil {
-			return err
-		}
-		if err := link(target, filepath.Join(dir, "links")); err != nil {
-			return err
-		}
+	const program = "plugins/alignedfusion-plugins"
+	text, err = os.ReadFile(filepath.Join(program, "names"))
+	if err != nil {
+		return err
 	}
-	return nil
-}
-
-// link gives a plugin's program the further names that a file lists, if there is one: it
-// tells by its name what it serves.
-func link(program, list string) error {
-	text, err := os.ReadFile(list)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	var paths []string
 	for _, name := range strings.Fields(string(text)) {
-		err = errors.Join(err, os.Link(program, filepath.Join(filepath.Dir(program), "alignedfusion-plugin-"+name)))
+		paths = append(paths, filepath.Join(r.dir, "bin", "plugins", "alignedfusion-plugin-"+name))
+	}
+	err = run([]string{"CGO_ENABLED=1"}, "go", "build", "-buildvcs=false", "-trimpath", tags, "-overlay", overlay,
+		"-ldflags=-s -w -buildid= -B none", "-o", paths[0], "./"+program)
+	for _, path := range paths[1:] {
+		if err == nil {
+			err = os.Link(paths[0], path)
+		}
 	}
 	return err
 }

@@ -29,14 +29,10 @@ func TestOurPluginsKeepTheProtocol(t *testing.T) {
 	if err != nil || len(programs) < 6 {
 		t.Fatalf("programs are %q, error %v", programs, err)
 	}
-	links, err := os.ReadFile(root + "/plugins/fusions/cmd/alignedfusion-plugin-fusions/links")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, program := range programs {
 		name := strings.TrimPrefix(filepath.Base(program), "alignedfusion-plugin-")
-		if slices.Contains(strings.Fields(string(links)), name) {
-			continue // another name of the program fusions
+		if slices.Contains([]string{"concat", "gated", "film", "crossattn", "lowrank", "late", "mbt", "hyper"}, name) {
+			continue // a stage of fusions, too
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
