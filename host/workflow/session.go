@@ -152,6 +152,9 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	s.Feed.Encoder = s.Pipeline.Member(sdk.KindEncoder)
 	head := s.Pipeline.Member(sdk.KindHead)
 	s.Feed.Targets = head != nil && len(head.Metrics()) > 0
+	s.Feed.Unlabelled = !slices.ContainsFunc(s.Pipeline.Members, func(m *pipeline.Member) bool {
+		return slices.ContainsFunc(m.Opened.Inputs, func(p sdk.Port) bool { return ports.Target(p.Name) })
+	})
 	s.decoder = predictions.Decoder{Task: c.Task, Labels: o.Labels, MaxBoxes: c.DataSettings.MaxBoxes,
 		Head: head, Fusion: s.Pipeline.Member(sdk.KindFusion), Schema: o.Schema}
 	for i, m := range s.Pipeline.Members {

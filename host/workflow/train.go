@@ -283,6 +283,9 @@ func (t *training) trainOpened(ctx context.Context, s *Session) (*runs.Manifest,
 // loopOptions are those of the configuration; the run and the display are still to come.
 func (t *training) loopOptions(ctx context.Context, s *Session) (loop.Options, error) {
 	c := t.Config
+	if t.data.NoTargets != nil && !s.Feed.Unlabelled {
+		return loop.Options{}, t.data.NoTargets
+	}
 	weights, err := c.LossWeights(s.Pipeline.LossNames())
 	if err == nil {
 		err = errors.Join(s.checkBestBy(), s.checkThreshold())

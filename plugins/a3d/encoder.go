@@ -15,6 +15,8 @@ import (
 type shared struct {
 	config  encoderConfig
 	pyramid *pyramid
+	frozen  bool
+	hide    float64 // share of the squares that a drawing head wants hidden
 }
 
 const sharedName = "a3d.encoder"
@@ -29,6 +31,7 @@ type encoder struct {
 	volumes []string
 	frozen  bool
 	detects bool // a head in this process takes the maps
+	shared  *shared
 }
 
 func buildEncoder(b *torchstage.Build) (torchstage.Module, error) {
@@ -87,10 +90,11 @@ func (e *encoder) declare(b *torchstage.Build, c encoderConfig) error {
 	if !e.detects {
 		return nil
 	}
-	b.Group.Put(sharedName, &shared{c, e.pyramid})
+	e.shared = &shared{config: c, pyramid: e.pyramid, frozen: e.frozen}
+	b.Group.Put(sharedName, e.shared)
 	features := *sdk.FindPort(encoderManifest().Outputs, "features")
 	features.Shape = []string{"N", fmt.Sprint(c.pyramid), "H4", "W4"}
-	b.Outputs = append(append(b.Outputs, features), residents()...)
+	b.Outputs = append(append(append(b.Outputs, features), residents()...), drawnPorts()...)
 	return nil
 }
 
@@ -134,6 +138,9 @@ func (e *encoder) encode(s *torchstage.Scope, in *torchstage.Inputs, name string
 		return nil
 	}
 	defer m.free()
+	if e.detects && e.shared.hide > 0 {
+		volume = e.hideSquares(s, in, volume, out)
+	}
 	maps := e.backbone.forward(s, volume, m, in.Train && !in.Frozen && !e.frozen)
 	out.Tensors[ports.TokensOf(name).Name] = e.tokens(s, maps[2])
 	return maps

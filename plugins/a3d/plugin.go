@@ -52,7 +52,7 @@ func encoderManifest() sdk.StageManifest {
 			ports.Tokens.Declare(ports.Help("the same of volume.*")),
 			{Name: "features", DType: tensor.FP32, Shape: []string{"N", "F", "H4", "W4"}, OnRequest: true,
 				Help: "the feature pyramid's level of stride 4, without fusion"},
-		}, residents()...),
+		}, append(residents(), drawnPorts()...)...),
 		Settings: sdk.SettingsOf(encoderSettings{}),
 	}
 }
@@ -85,7 +85,7 @@ func Manifest() sdk.Manifest {
 		Name: "a3d", Version: release.Version, License: "Apache-2.0", Runtime: "libtorch", Capabilities: []string{sdk.CapabilityAMP},
 		ModelCard: "A3D-style lesion detector for CT slices with context. Input: D slices 2 mm apart, HU windowed to [-1024, 2050], 0..255 minus 50. " +
 			"No pretrained weights included; densenet121 takes torchvision's ImageNet weights or a checkpoint of the reference implementation.",
-		Stages: []sdk.StageManifest{encoderManifest(), headManifest()},
+		Stages: []sdk.StageManifest{encoderManifest(), headManifest(), drawingManifest()},
 	}
 }
 
@@ -93,6 +93,6 @@ func Manifest() sdk.Manifest {
 func Plugin() sdk.Plugin {
 	return sdk.Plugin{
 		Manifest: Manifest(),
-		Open:     torchstage.Open(map[string]torchstage.Builder{"encoder": buildEncoder, "head": buildHead}),
+		Open:     torchstage.Open(map[string]torchstage.Builder{"encoder": buildEncoder, "head": buildHead, "reconstruct": buildDrawing}),
 	}
 }

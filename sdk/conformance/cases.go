@@ -620,7 +620,7 @@ func (c *chain) wantNoGradients(ctx context.Context, after string) {
 }
 
 // stepped opens an instance, makes one Step on one Backward and returns what EVAL then
-// gives.
+// gives, what is made on request included.
 func (s *subject) stepped(ctx context.Context, learningRate, scale float64) map[string]*tensor.Tensor {
 	c := s.open(ctx, s.conn.InBand, opening{train: true, optimizer: plainSGD})
 	check(c.ZeroGrad(ctx))
@@ -629,7 +629,7 @@ func (s *subject) stepped(ctx context.Context, learningRate, scale float64) map[
 		skip("no parameter takes part")
 	}
 	check(c.Step(ctx, &sdk.StepRequest{Values: map[string]float64{"learning_rate": learningRate}, GradientScale: scale}))
-	out := s.evaluate(ctx, c, 2)
+	out := get(c.Forward(ctx, &sdk.ForwardRequest{Context: 2, Seed: s.options.Seed, Inputs: s.inputs, Wanted: s.onRequest()})).Outputs
 	s.closeAll()
 	return out
 }

@@ -35,6 +35,8 @@ type Feed struct {
 	View View
 	// Targets loads the targets of cases to be predicted, too, where all of them have some.
 	Targets bool
+	// Unlabelled: no stage takes targets, and training loads none.
+	Unlabelled bool
 	// Group are the processes that share the training cases; nil: this one has all.
 	Group *group.Group
 
@@ -162,7 +164,7 @@ func (f *Feed) loader(ctx context.Context, cases []dataset.Case, train bool, epo
 		case config.AugmentPicture:
 			o.Load.Augment = dataset.PictureAugment()
 		}
-		o.Shuffle, o.Targets, o.Balance = true, true, c.Sampler == config.SampleBalanced
+		o.Shuffle, o.Targets, o.Balance = true, !f.Unlabelled, c.Sampler == config.SampleBalanced
 		o.Rank, o.Ranks = f.Group.Number(), f.Group.Count()
 		o.DropLast = len(cases) >= o.Batch*o.Ranks
 	} else {

@@ -69,6 +69,9 @@ type TrainingData struct {
 	Warnings []string
 	// Reports that were joined to the cases; nil: none.
 	Reports *attributes.Reports
+	// NoTargets says of which training case the boxes are not known; nil where they are of all.
+	// Stages that take no targets do without.
+	NoTargets error
 
 	config *config.Config
 	// fixed is the schema that is given; nil when it is learnt from the training cases.
@@ -212,8 +215,8 @@ func (t *TrainingData) open(labels []sdk.LabelSet) (err error) {
 		return err
 	}
 	t.Training = dataset.KeySlices(t.Training)
-	if err := needTargets(t.Data, t.Training, "nothing can be learned from them"); err != nil {
-		return err
+	if t.NoTargets = needTargets(t.Data, t.Training, "nothing can be learned from them"); t.NoTargets != nil && c.Task == config.Classify {
+		return t.NoTargets
 	}
 	t.Training = fraction(t.Training, c.DataSettings.TrainFraction, uint64(c.DataSettings.MissingSeed))
 	if n := len(t.Training); c.Given("train.batch_size") && c.Train.BatchSize > n {
