@@ -1,8 +1,13 @@
 package feed
 
 import (
+	"bytes"
+	"image"
+	"image/png"
+	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/alignedfusion/alignedfusion/host/config"
@@ -10,6 +15,7 @@ import (
 	"github.com/alignedfusion/alignedfusion/host/dataset/synth"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/sdk"
+	"github.com/alignedfusion/alignedfusion/sdk/ports"
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
@@ -85,5 +91,48 @@ func TestTokensOfEveryNetworkAreAbsentWithTheirPicture(t *testing.T) {
 	got := f.absentTokens(&dataset.Batch{Absent: map[string][]bool{"image.derm": lacks}})
 	if want := map[string][]bool{"tokens.derm": lacks, "tokens.derm+vit": lacks}; !reflect.DeepEqual(got, want) {
 		t.Errorf("absent %v, want %v", got, want)
+	}
+}
+
+// Slices whose boxes are not known are trained on where no stage takes targets, and refused
+// where one does.
+func TestSlicesWithoutBoxesAreForStagesThatTakeNone(t *testing.T) {
+	dir := t.TempDir()
+	picture := filepath.Join(dir, "images", "a.png")
+	if err := os.MkdirAll(filepath.Dir(picture), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	var encoded bytes.Buffer
+	if err := png.Encode(&encoded, image.NewGray(image.Rect(0, 0, 32, 32))); err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{picture: encoded.String(), filepath.Join(dir, "images.csv"): "image,patient,split\na.png,P,train\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := configuration(t, config.Detect, "data.validation_split=")
+	c.Data = "boxes:" + dir
+	data, err := PrepareTraining(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data.NoTargets == nil || !strings.Contains(data.NoTargets.Error(), `the first is "a.png"`) {
+		t.Errorf("NoTargets is %v, want the case without boxes", data.NoTargets)
+	}
+	f, err := New(c, data.Data, data.Labels, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := ports.Named(ports.Volume.Name, ports.Required, ports.Intensity(sdk.Intensity{High: 255, OutHigh: 1}), ports.Shape("N", "1", "1", "H", "W"))
+	f.Encoder = &pipeline.Member{Opened: &sdk.OpenResponse{Inputs: []sdk.Port{port}}}
+	for _, f.Unlabelled = range []bool{true, false} {
+		batches, err := f.Source(t.Context(), data.Training).Epoch(0, 0)
+		if err == nil {
+			err = batches.Close()
+		}
+		if refused := err != nil; refused == f.Unlabelled {
+			t.Errorf("no stage takes targets: %v; error %v", f.Unlabelled, err)
+		}
 	}
 }
