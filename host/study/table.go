@@ -622,8 +622,8 @@ func (t *Table) csv() ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// column is what stands above a column of the text table.
-func (t *Table) column(r *Row) string {
+// Column is what stands above a column of the text table.
+func (t *Table) Column(r *Row) string {
 	if t.byFraction() {
 		return fmt.Sprintf("%g %%", 100*r.Fraction)
 	}
@@ -668,7 +668,7 @@ func (t *Table) Write(w io.Writer, metric string) error {
 			if (grid{r.Scenario, r.Task}) != g || !ok {
 				continue
 			}
-			c := t.column(r)
+			c := t.Column(r)
 			if !slices.Contains(columns, c) {
 				columns = append(columns, c)
 			}

@@ -213,8 +213,8 @@ func rows(table [][]string) string {
 	return b.String()
 }
 
-// grid has a row per method and a column per missing rate: the metrics that are named, and the
-// difference from the baseline where it was tested.
+// grid has a row per method and a column per missing rate, or per share of the training patients:
+// the metrics that are named, and the difference from the baseline where it was tested.
 func grid(r result, metrics []string) (string, error) {
 	t, err := decode[study.Table](r)
 	if err != nil {
@@ -222,8 +222,8 @@ func grid(r result, metrics []string) (string, error) {
 	}
 	head := []string{""}
 	var methods []string
-	for _, row := range t.Rows {
-		if column := fmt.Sprintf("%g %%", 100*row.Rate); !slices.Contains(head, column) {
+	for i, row := range t.Rows {
+		if column := t.Column(&t.Rows[i]); !slices.Contains(head, column) {
 			head = append(head, column)
 		}
 		if !slices.Contains(methods, row.Method) {
@@ -264,11 +264,11 @@ func resolves(r result, _ []string) (string, error) {
 		return "", err
 	}
 	table := [][]string{{""}}
-	for _, row := range t.Rows {
+	for k, row := range t.Rows {
 		if row.Test == nil {
 			continue
 		}
-		if column := fmt.Sprintf("%g %%", 100*row.Rate); !slices.Contains(table[0], column) {
+		if column := t.Column(&t.Rows[k]); !slices.Contains(table[0], column) {
 			table[0] = append(table[0], column)
 		}
 		i := slices.IndexFunc(table, func(line []string) bool { return line[0] == "`"+row.Method+"`" })

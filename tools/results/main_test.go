@@ -9,8 +9,8 @@ import (
 )
 
 const folds = `{"command": "alignedfusion study missing --out s", "table": {"metric": "balanced_accuracy", "rows": [
-	{"rate": 0, "method": "none", "figures": {"accuracy": {"mean": 0.6}, "balanced_accuracy": {"mean": 0.5}}},
-	{"rate": 0, "method": "itfusion", "figures": {"accuracy": {"mean": 0.7}, "balanced_accuracy": {"mean": 0.65}},
+	{"rate": 0, "fraction": 1, "method": "none", "figures": {"accuracy": {"mean": 0.6}, "balanced_accuracy": {"mean": 0.5}}},
+	{"rate": 0, "fraction": 1, "method": "itfusion", "figures": {"accuracy": {"mean": 0.7}, "balanced_accuracy": {"mean": 0.65}},
 	 "test": {"difference": 0.15, "low": -0.012, "high": 0.2}}],
 	"reconstruction": [{"method": "itfusion", "rate": 0.5, "attribute": "", "values": 40, "accuracy": 0.6, "ece": 0.02,
 	 "ways": [{"name": "mode", "accuracy": 0.55, "method_minus": {"value": 0.05, "low": 0.01, "high": 0.09}}]}]}}`
@@ -43,6 +43,19 @@ func TestWhatTheCasesResolveIsHalfOfTheInterval(t *testing.T) {
 	got, err := made("folds.json", "resolves", nil, reader)
 	if want := "|  | 0 % |\n|---|---|\n| `itfusion` | .106 |\n"; err != nil || got != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+	}
+}
+
+func TestSharesOfThePatientsAreColumns(t *testing.T) {
+	few := strings.Replace(folds, `"fraction": 1, "method": "itfusion"`, `"fraction": 0.25, "method": "itfusion"`, 1)
+	for kind, want := range map[string]string{
+		"grid":     "|  | 100 % | 25 % |\n|---|---|---|\n| `none` | .500 |\n| `itfusion` | .650 (+.150 [−.012, .200]) |\n",
+		"resolves": "|  | 25 % |\n|---|---|\n| `itfusion` | .106 |\n",
+	} {
+		got, err := made("folds.json", kind, []string{"balanced_accuracy"}, func(string) ([]byte, error) { return []byte(few), nil })
+		if err != nil || got != want {
+			t.Errorf("%s: %v\n%s\nwant\n%s", kind, err, got, want)
+		}
 	}
 }
 
