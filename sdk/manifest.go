@@ -24,6 +24,8 @@ const (
 	CapabilitySyncBatchNorm = "sync-batchnorm"
 	// CapabilityArithmetic: it understands OpenRequest.Arithmetic.
 	CapabilityArithmetic = "arithmetic"
+	// CapabilityPrefetch: it understands Prefetch.
+	CapabilityPrefetch = "prefetch"
 )
 
 // What is the author's to claim: CapabilityAMP, that its stages understand OpenRequest.AMP, and
@@ -36,7 +38,7 @@ const (
 // Capabilities are those of every plugin that is served by this SDK.
 func Capabilities() []string {
 	return []string{CapabilitySharedMemory, CapabilityForwardBackward, CapabilityBackwardNorm, CapabilityStepZeroGrad, CapabilityStepAll, CapabilityDataParallel,
-		CapabilitySyncBatchNorm, CapabilityArithmetic}
+		CapabilitySyncBatchNorm, CapabilityArithmetic, CapabilityPrefetch}
 }
 
 // OpenContexts returns the bound on open TRAIN contexts per instance.

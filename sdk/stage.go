@@ -235,6 +235,8 @@ type ForwardRequest struct {
 	// Inputs by port name. Data is valid until the call returns and, for a TRAIN
 	// context, until the context ends.
 	Inputs map[string]*tensor.Tensor
+	// Ticket of the Prefetch that has shown inputs; 0: none has.
+	Ticket uint64
 	// NeedsGrad names the inputs whose gradient Backward must return.
 	NeedsGrad map[string]bool
 	// Wanted names the on-request outputs to compute.
@@ -309,6 +311,24 @@ type Trainer interface {
 	// Step updates the parameters.
 	Step(ctx context.Context, req *StepRequest) error
 }
+
+// PrefetchRequest shows inputs of a Forward to come.
+type PrefetchRequest struct {
+	// Ticket is in the Forward, too.
+	Ticket uint64
+	// Inputs by port name; Data is valid until the call returns.
+	Inputs map[string]*tensor.Tensor
+}
+
+// Prefetcher is a stage that takes inputs to its device ahead of time. It keeps those of the
+// last PrefetchedTickets calls that no Forward has taken.
+type Prefetcher interface {
+	// Prefetch may be called beside any other method but Close, once at a time.
+	Prefetch(ctx context.Context, req *PrefetchRequest) error
+}
+
+// PrefetchedTickets are how many calls of Prefetch may wait for their Forward.
+const PrefetchedTickets = 2
 
 // JoinRequest makes a stage one of a group of processes that train it together.
 type JoinRequest struct {

@@ -163,6 +163,28 @@ func (p *Pipeline) Close() error {
 	return errors.Join(errs...)
 }
 
+// Prefetch begins to hand over the inputs of a Forward to come, which will be given the same
+// tensors, beside the run under way. What a stage refuses it will refuse then.
+func (p *Pipeline) Prefetch(ctx context.Context, inputs map[string]*tensor.Tensor) error {
+	for _, m := range p.Members {
+		to, ok := m.Instance.(Prefetcher)
+		if !ok || m.givenBy(inputs) {
+			continue
+		}
+		own := map[string]*tensor.Tensor{}
+		for name, t := range inputs {
+			if port := sdk.FindPort(m.Opened.Inputs, name); port != nil && !port.Resident {
+				own[name] = t
+			}
+		}
+		var refused *sdk.Error
+		if err := to.Prefetch(ctx, own); err != nil && !errors.As(err, &refused) {
+			return m.fail("prefetch", err)
+		}
+	}
+	return nil
+}
+
 // ForwardOptions say how a batch runs through the pipeline.
 type ForwardOptions struct {
 	Train bool

@@ -35,6 +35,11 @@ type Metered interface {
 	Cost() Cost
 }
 
+// Prefetcher is an Instance that can be handed inputs of a Forward to come while it works.
+type Prefetcher interface {
+	Prefetch(ctx context.Context, inputs map[string]*tensor.Tensor) error
+}
+
 // StageError says in which stage of the pipeline and in which call something failed.
 type StageError struct {
 	Role   sdk.Kind

@@ -101,8 +101,17 @@ func (s *Stepper) Step(ctx context.Context, step int, batches []Batch, values ma
 		last := i == len(batches)-1
 		share := cmp.Or(batch.Weight, 1) / float64(len(batches))
 		seed := Seed(s.Seed, "step", step, i*s.Group.Count()+s.Group.Number())
+		handed := make(chan error, 1) // the next one travels while this one is computed
+		if last {
+			handed <- nil
+		} else {
+			go func() { handed <- s.Pipeline.Prefetch(ctx, batches[i+1].Inputs) }()
+		}
 		run, err := s.Pipeline.Learn(ctx, ForwardOptions{Seed: seed, Absent: batch.Absent}, batch.Inputs,
 			BackwardOptions{LossWeights: s.LossWeights, Scale: share * s.LossScale.value(), GradNorms: last && alone, Average: last && !alone, Always: s.SyncBatchNorm})
+		if other := <-handed; err == nil {
+			err = other
+		}
 		if err != nil {
 			return result, refusal(step, batch, err)
 		}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/sdk"
 	"github.com/alignedfusion/alignedfusion/sdk/client"
+	"github.com/alignedfusion/alignedfusion/sdk/tensor"
 )
 
 // Instance is an opened stage of a running plugin, as host/pipeline uses it: the methods
@@ -54,6 +55,11 @@ func (i *Instance) Outputs() []sdk.Port { return i.instance.Outputs() }
 
 // Cost is what the instance's calls took so far.
 func (i *Instance) Cost() client.Cost { return i.instance.Cost() }
+
+// Prefetch begins to hand over inputs of a Forward to come; see client.Instance.
+func (i *Instance) Prefetch(ctx context.Context, inputs map[string]*tensor.Tensor) error {
+	return i.call(ctx, "prefetch", func(ctx context.Context) error { return i.instance.Prefetch(ctx, inputs) })
+}
 
 // Forward runs the stage once; in TRAIN mode the context stays open until Backward or
 // Release.

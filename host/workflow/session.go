@@ -339,7 +339,11 @@ func (s *Session) Predict(ctx context.Context, cases []dataset.Case, report func
 	if err != nil {
 		return nil, err
 	}
-	defer loader.Close()
+	next := s.fetch(ctx, loader)
+	defer func() {
+		loader.Close()
+		<-next
+	}()
 	var out []predictions.Prediction
 	var shown []int // of the patches of a slide
 	at := func(i int) int {
@@ -352,17 +356,18 @@ func (s *Session) Predict(ctx context.Context, cases []dataset.Case, report func
 		return of[i]
 	}
 	for {
-		b, err := loader.Next()
-		if errors.Is(err, io.EOF) && of != nil {
+		f := <-next
+		if errors.Is(f.err, io.EOF) && of != nil {
 			return predictions.OfBags(out, shown), nil
 		}
-		if errors.Is(err, io.EOF) {
+		if errors.Is(f.err, io.EOF) {
 			return out, nil
 		}
-		if err != nil {
-			return nil, err
+		if f.err != nil {
+			return nil, f.err
 		}
-		batch, err := s.predictBatch(ctx, b)
+		next = s.fetch(ctx, loader)
+		batch, err := s.predictBatch(ctx, f)
 		if err != nil {
 			return nil, err
 		}
@@ -380,15 +385,40 @@ func (s *Session) Predict(ctx context.Context, cases []dataset.Case, report func
 	}
 }
 
-func (s *Session) predictBatch(ctx context.Context, b *dataset.Batch) (_ []predictions.Prediction, err error) {
-	in := s.Feed.Inputs(b)
-	targets := map[string]*tensor.Tensor{}
-	maps.DeleteFunc(in.Inputs, func(name string, t *tensor.Tensor) bool {
-		if ports.Target(name) {
-			targets[name] = t
+// fetched is a batch to be predicted, or why there is none.
+type fetched struct {
+	*dataset.Batch
+	in      pipeline.Batch
+	targets map[string]*tensor.Tensor
+	err     error
+}
+
+// fetch loads the next batch and begins to hand it over, while the one before is computed. The
+// channel is closed afterwards.
+func (s *Session) fetch(ctx context.Context, loader *dataset.Loader) <-chan fetched {
+	out := make(chan fetched, 1)
+	go func() {
+		defer close(out)
+		b, err := loader.Next()
+		if err != nil {
+			out <- fetched{err: err}
+			return
 		}
-		return ports.Target(name)
-	})
+		f := fetched{Batch: b, in: s.Feed.Inputs(b), targets: map[string]*tensor.Tensor{}}
+		maps.DeleteFunc(f.in.Inputs, func(name string, t *tensor.Tensor) bool {
+			if ports.Target(name) {
+				f.targets[name] = t
+			}
+			return ports.Target(name)
+		})
+		f.err = s.Pipeline.Prefetch(ctx, f.in.Inputs)
+		out <- f
+	}()
+	return out
+}
+
+func (s *Session) predictBatch(ctx context.Context, f fetched) (_ []predictions.Prediction, err error) {
+	b, in, targets := f.Batch, f.in, f.targets
 	o := pipeline.ForwardOptions{Seed: pipeline.Seed(s.Config.Seed, "predict"), Absent: in.Absent, Wanted: map[string]bool{}}
 	drawn := s.visuals
 	if s.Feed.View != (feed.View{}) { // the maps are of the pictures as they are

@@ -30,9 +30,12 @@ type Instance struct {
 	manifest        *sdk.StageManifest
 	inputs, outputs []sdk.Port
 	group           bool
+	shows           bool // inputs ahead of their Forward
 
 	mu       sync.Mutex
 	lent     map[uint64][]lending
+	tickets  []ticket         // of Prefetch, not yet taken by a Forward
+	last     uint64           // ticket
 	answered map[string]int64 // bytes of the largest answer, by call
 	cost     Cost
 }
@@ -49,7 +52,7 @@ func (c *Client) Open(ctx context.Context, req *sdk.OpenRequest) (*Instance, *sd
 		return nil, nil, err
 	}
 	i := &Instance{client: c, label: string(manifest.Kind) + " " + manifest.Name, manifest: manifest,
-		group: req.Group != "", lent: map[uint64][]lending{}, answered: map[string]int64{}}
+		group: req.Group != "", shows: req.Device != "" && req.Device != "cpu" && c.can(sdk.CapabilityPrefetch), lent: map[uint64][]lending{}, answered: map[string]int64{}}
 	t := i.begin("open")
 	p := wire.OpenToProto(req)
 	if p.Constants, err = t.tensors(req.Constants, nil); err != nil {
@@ -125,6 +128,72 @@ func (i *Instance) room(call string, atLeast int64) int64 {
 	return max(firstSlotBytes, atLeast)
 }
 
+// ticket is what Prefetch has lent.
+type ticket struct {
+	number uint64
+	lent   map[*tensor.Tensor]lending
+	// told: the plugin knows of it.
+	told bool
+}
+
+// Prefetch begins to hand over inputs that a Forward to come will be given, the same tensors. It
+// may be called beside other methods.
+func (i *Instance) Prefetch(ctx context.Context, inputs map[string]*tensor.Tensor) error {
+	large := maps.Clone(inputs)
+	maps.DeleteFunc(large, func(_ string, x *tensor.Tensor) bool { return x == nil || len(x.Data) <= inBandBytes })
+	t := i.begin("prefetch")
+	tensors, err := t.tensors(large, nil)
+	if err != nil {
+		return err
+	}
+	i.mu.Lock()
+	i.last++
+	made := ticket{i.last, map[*tensor.Tensor]lending{}, false}
+	i.mu.Unlock()
+	p := &stagev1.PrefetchRequest{Instance: i.id, Ticket: made.number}
+	for _, x := range tensors {
+		if x.GetShared() != nil { // else the arena is full
+			made.lent[large[x.GetName()]] = t.regions[len(p.Inputs)]
+			p.Inputs = append(p.Inputs, x)
+		}
+	}
+	if len(p.Inputs) == 0 {
+		return nil
+	}
+	if i.shows {
+		_, err = i.client.stub.Prefetch(ctx, p)
+		made.told = err == nil
+	}
+	i.mu.Lock()
+	i.tickets = append(i.tickets, made)
+	var old []ticket
+	for len(i.tickets) > sdk.PrefetchedTickets {
+		old, i.tickets = append(old, i.tickets[0]), i.tickets[1:]
+	}
+	i.mu.Unlock()
+	for _, k := range old {
+		for _, l := range k.lent {
+			t.arena.give(l.region)
+		}
+	}
+	return i.client.err(err)
+}
+
+// prefetched takes the ticket by which inputs were handed over; without one nothing is lent.
+func (i *Instance) prefetched(inputs map[string]*tensor.Tensor) (found ticket) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for k, one := range i.tickets {
+		for _, x := range inputs {
+			if _, ok := one.lent[x]; ok {
+				i.tickets = slices.Delete(i.tickets, k, k+1)
+				return one
+			}
+		}
+	}
+	return ticket{}
+}
+
 // Forward runs the stage once. In TRAIN mode the context stays open until Backward,
 // Release or Close. Req.NewOutput is not used.
 func (i *Instance) Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
@@ -161,14 +230,22 @@ func (i *Instance) Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.F
 // forward makes the message of a Forward and lends it its tensors.
 func (t *transfer) forward(req *sdk.ForwardRequest) (*stagev1.ForwardRequest, error) {
 	i := t.instance
+	ahead := i.prefetched(req.Inputs)
+	t.ahead = ahead.lent
 	inputs, err := t.tensors(req.Inputs, req.NeedsGrad)
 	if err != nil {
 		return nil, err
+	}
+	for _, l := range t.ahead { // of tensors that this Forward is not given
+		t.regions = append(t.regions, l)
 	}
 	p := &stagev1.ForwardRequest{Instance: i.id, Context: req.Context, Mode: stagev1.Mode_MODE_EVAL, Seed: req.Seed,
 		Inputs: inputs, Slot: t.offer(i.room("forward", 0))}
 	if req.Train {
 		p.Mode = stagev1.Mode_MODE_TRAIN
+	}
+	if ahead.told {
+		p.Ticket = ahead.number
 	}
 	for name, wanted := range req.Wanted {
 		if wanted {
@@ -488,6 +565,12 @@ func (i *Instance) Close(ctx context.Context) error {
 		for id := range maps.Clone(i.lent) {
 			i.takeBack(id)
 		}
+		for _, k := range i.tickets {
+			for _, l := range k.lent {
+				i.client.options.Arena.give(l.region)
+			}
+		}
+		i.tickets = nil
 	}
 	return i.client.err(err)
 }

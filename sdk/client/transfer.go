@@ -34,6 +34,8 @@ type transfer struct {
 	slot     *lending
 	// kept is what an earlier call of the context was lent.
 	kept []lending
+	// ahead are tensors that Prefetch has lent already.
+	ahead map[*tensor.Tensor]lending
 }
 
 func (i *Instance) begin(call string) *transfer {
@@ -57,7 +59,7 @@ func (t *transfer) tensors(given map[string]*tensor.Tensor, needsGrad map[string
 				Stage: t.instance.label, Call: t.call, Port: name, Given: "given without a tensor"}
 		}
 		p := &stagev1.Tensor{Name: name, Dtype: string(x.DType), Shape: x.Shape, NeedsGrad: needsGrad[name]}
-		if shared := t.lend(name, x.Data); shared != nil {
+		if shared := t.lend(name, x); shared != nil {
 			p.Payload = &stagev1.Tensor_Shared{Shared: shared}
 		} else {
 			p.Payload = &stagev1.Tensor_Raw{Raw: x.Data}
@@ -67,8 +69,13 @@ func (t *transfer) tensors(given map[string]*tensor.Tensor, needsGrad map[string
 	return out, nil
 }
 
-func (t *transfer) lend(name string, data []byte) *stagev1.SharedRef {
-	n := int64(len(data))
+func (t *transfer) lend(name string, x *tensor.Tensor) *stagev1.SharedRef {
+	data, n := x.Data, int64(len(x.Data))
+	if l, ok := t.ahead[x]; ok {
+		delete(t.ahead, x)
+		t.regions = append(t.regions, l)
+		return &stagev1.SharedRef{Offset: uint64(l.region.offset), Size: uint64(l.bytes)}
+	}
 	if t.arena == nil || n <= inBandBytes {
 		return nil
 	}

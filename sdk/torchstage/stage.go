@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sync"
 
 	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
@@ -232,7 +233,7 @@ func (o *opened) end() {
 	o.scope.end()
 }
 
-// stage is an sdk.Stage, Trainer, Parallel and Saver around a Module.
+// stage is an sdk.Stage, Prefetcher, Trainer, Parallel and Saver around a Module.
 type stage struct {
 	module      Module
 	params      *Params
@@ -245,6 +246,59 @@ type stage struct {
 	residentIn  []string
 	residentOut map[string]bool
 	open        map[uint64]*opened
+	ahead       ahead
+}
+
+// ahead are the inputs that Prefetch has copied and no Forward has taken.
+type ahead struct {
+	sync.Mutex
+	sets []uploaded
+}
+
+// uploaded are inputs by name, in the host's memory and on the device.
+type uploaded struct {
+	ticket      uint64
+	scope       *Scope
+	host, there map[string]*ts.Tensor
+}
+
+// Prefetch implements sdk.Prefetcher: on a thread of its own it copies inputs, and begins to copy
+// them to the device, while others compute there.
+func (st *stage) Prefetch(_ context.Context, req *sdk.PrefetchRequest) error {
+	return uploads.run(func() error {
+		set := uploaded{req.Ticket, newScope(), map[string]*ts.Tensor{}, map[string]*ts.Tensor{}}
+		for name, t := range req.Inputs {
+			if t.DType != tensor.Bytes {
+				set.host[name], set.there[name] = set.scope.upload(t, st.device)
+			}
+		}
+		if err := set.scope.err; err != nil {
+			set.scope.end()
+			return err
+		}
+		st.ahead.Lock()
+		defer st.ahead.Unlock()
+		st.ahead.sets = append(st.ahead.sets, set)
+		for len(st.ahead.sets) > sdk.PrefetchedTickets {
+			st.ahead.sets[0].scope.end()
+			st.ahead.sets = st.ahead.sets[1:]
+		}
+		return nil
+	})
+}
+
+// take hands the inputs of a ticket to a scope.
+func (a *ahead) take(ticket uint64, s *Scope) (set uploaded) {
+	a.Lock()
+	defer a.Unlock()
+	if i := slices.IndexFunc(a.sets, func(u uploaded) bool { return u.ticket == ticket }); ticket != 0 && i >= 0 {
+		set = a.sets[i]
+		a.sets = slices.Delete(a.sets, i, i+1)
+		s.owned = append(s.owned, set.scope.owned...)
+		set.scope.owned = nil
+		set.scope.end()
+	}
+	return set
 }
 
 // Forward implements sdk.Stage.
@@ -277,6 +331,7 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 			Tensors: map[string]*ts.Tensor{}, Resident: map[string]*ts.Tensor{}, Text: map[string][]string{},
 		}
 		leafs, given := map[string]*ts.Tensor{}, map[*ts.Tensor]*ts.Tensor{}
+		shown := st.ahead.take(req.Ticket, s)
 		for name, t := range req.Inputs {
 			if t.DType == tensor.Bytes {
 				if in.Text[name], err = t.Strings(); err != nil {
@@ -284,7 +339,10 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 				}
 				continue
 			}
-			h, v := s.upload(t, st.device)
+			h, v := shown.host[name], shown.there[name]
+			if v == nil {
+				h, v = s.upload(t, st.device)
+			}
 			if req.Train && req.NeedsGrad[name] {
 				v = s.Leaf(v)
 				leafs[name] = v
@@ -640,6 +698,9 @@ func (st *stage) Close() error {
 			o.end()
 		}
 		st.open = nil
+		for _, set := range st.ahead.sets {
+			set.scope.end()
+		}
 		if c, ok := st.module.(Closer); ok {
 			c.Close()
 		}

@@ -13,21 +13,27 @@ import (
 	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
-var (
-	startThread sync.Once
-	work        chan func()
-)
+// thread is one of the system's, whose jobs come one after the other.
+type thread struct {
+	start sync.Once
+	work  chan func()
+}
+
+// torch is where the process computes, uploads where inputs of a Forward to come are copied.
+var torch, uploads thread
 
 // OnThread runs f on the process's one torch thread and returns its error. A panic
 // in f becomes an error; where f ends its goroutine (t.Fatal does), the caller's ends and
 // the thread is replaced. It must not be called from inside f.
-func OnThread(f func() error) error {
-	startThread.Do(func() {
-		work = make(chan func())
-		go serveThread()
+func OnThread(f func() error) error { return torch.run(f) }
+
+func (t *thread) run(f func() error) error {
+	t.start.Do(func() {
+		t.work = make(chan func())
+		go t.serve()
 	})
 	done := make(chan error, 1)
-	work <- func() {
+	t.work <- func() {
 		defer close(done)
 		defer func() {
 			if r := recover(); r != nil {
@@ -43,11 +49,11 @@ func OnThread(f func() error) error {
 	return err
 }
 
-// serveThread works until a job ends the goroutine, which takes the locked thread with it.
-func serveThread() {
-	defer func() { go serveThread() }()
+// serve works until a job ends the goroutine, which takes the locked thread with it.
+func (t *thread) serve() {
+	defer func() { go t.serve() }()
 	runtime.LockOSThread()
-	for job := range work {
+	for job := range t.work {
 		job()
 	}
 }

@@ -168,17 +168,23 @@ func (l *loop) epoch(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, batches.Close()) }()
+	next := l.fetch(work, batches)
+	defer func() {
+		err = errors.Join(err, batches.Close())
+		<-next // nobody may read what is closed, or call a stage, once this returns
+	}()
 	for !l.ended() {
 		waited := time.Now()
-		group, err := NextGroup(work, batches, l.Accumulate)
-		if err != nil {
-			return err
+		f := <-next
+		if f.err != nil {
+			return f.err
 		}
-		if len(group) == 0 {
+		if len(f.group) == 0 {
 			break
 		}
-		if err := l.step(work, group, time.Since(waited)); err != nil {
+		took := time.Since(waited)
+		next = l.fetch(work, batches)
+		if err := l.step(work, f.group, took); err != nil {
 			return err
 		}
 		if l.epochDone() || l.ended() {
@@ -232,6 +238,27 @@ func (l *loop) endEpoch(ctx context.Context) error {
 		return ErrStopped
 	}
 	return nil
+}
+
+// fetched is a step's micro-batches, or why there are none.
+type fetched struct {
+	group []pipeline.Batch
+	err   error
+}
+
+// fetch collects the micro-batches of the next step and begins to hand over the first, while the
+// step under way computes. The channel is closed afterwards.
+func (l *loop) fetch(ctx context.Context, batches Batches) <-chan fetched {
+	out := make(chan fetched, 1)
+	go func() {
+		defer close(out)
+		group, err := NextGroup(ctx, batches, l.Accumulate)
+		if err == nil && len(group) > 0 {
+			err = l.Pipeline.Prefetch(ctx, group[0].Inputs)
+		}
+		out <- fetched{group, err}
+	}()
+	return out
 }
 
 // NextGroup collects the micro-batches of a step; none at the end of the epoch.

@@ -836,3 +836,61 @@ func TestPatienceEndsTrainingAndSurvivesResuming(t *testing.T) {
 		t.Errorf("continued to epoch %d, best %+v (%v), want 4 and 2", state.Epoch, state.Best, err)
 	}
 }
+
+// shown is an encoder that is handed the next batch while it works on one: its Forward returns
+// when that has come.
+type shown struct {
+	pipeline.Instance
+	came  chan *tensor.Tensor
+	log   []string
+	steps int
+}
+
+func (s *shown) Prefetch(_ context.Context, inputs map[string]*tensor.Tensor) error {
+	if len(inputs) != 1 {
+		return fmt.Errorf("handed %d inputs, want the image alone", len(inputs))
+	}
+	s.came <- inputs["image.rgb"]
+	return nil
+}
+
+func (s *shown) Forward(ctx context.Context, req *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+	if now := <-s.came; now != req.Inputs["image.rgb"] {
+		return nil, errors.New("another batch was handed over")
+	}
+	if s.steps++; s.steps%5 != 0 { // of an epoch's last batch nothing comes next
+		next := <-s.came
+		s.came <- next
+		s.log = append(s.log, fmt.Sprintf("step %d has not ended, the next batch has come", s.steps))
+	}
+	return s.Instance.Forward(ctx, req)
+}
+
+// The copy of a step's first batch begins before the step before it has ended, and changes
+// nothing of what is learned.
+func TestTheNextBatchIsHandedOverWhileAStepComputes(t *testing.T) {
+	var want []string
+	for _, handed := range []bool{false, true} {
+		p, r := open(t, nil), newRun(t)
+		s := &shown{Instance: p.Members[0].Instance, came: make(chan *tensor.Tensor, 1)}
+		if handed {
+			p.Members[0].Instance = s
+		}
+		o := options(p, r)
+		o.Epochs, o.Accumulate = 2, 1
+		if _, err := Loop(t.Context(), o, runs.State{}); err != nil {
+			t.Fatal(err)
+		}
+		got := metricLines(t, r)
+		if !handed {
+			want = got
+			continue
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if len(s.log) != 2*4 {
+			t.Errorf("%q, want it of four of five steps of each epoch", s.log)
+		}
+	}
+}

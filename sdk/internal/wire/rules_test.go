@@ -332,6 +332,40 @@ func TestResidentsOfEvalStayUntilNewerOnesCome(t *testing.T) {
 	}
 }
 
+// shown is a stage that is shown inputs ahead.
+type shown struct {
+	*script
+	seen map[uint64]*tensor.Tensor
+}
+
+func (s *shown) Prefetch(_ context.Context, r *sdk.PrefetchRequest) error {
+	s.seen[r.Ticket] = r.Inputs["x"].Clone()
+	return nil
+}
+
+// Inputs are shown while a Forward runs, which would hang otherwise; the next says which they were.
+func TestInputsAreShownBesideARunningCall(t *testing.T) {
+	r := newRig(t, false, "", nil)
+	s := &shown{r.stage, map[uint64]*tensor.Tensor{}}
+	r.instances[r.id].stage = s
+	x := tensor.OfFloat32s([]float32{1, 2}, 1, 2)
+	var tickets []uint64
+	r.stage.forward = func(req *sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+		tickets = append(tickets, req.Ticket)
+		_, err := r.Prefetch(t.Context(), &stagev1.PrefetchRequest{Instance: r.id, Ticket: 5, Inputs: []*stagev1.Tensor{wire("x", x, false)}})
+		return nil, err
+	}
+	for _, ticket := range []uint64{0, 5} {
+		_, _ = r.Forward(t.Context(), &stagev1.ForwardRequest{Instance: r.id, Context: ticket + 1, Mode: stagev1.Mode_MODE_EVAL, Ticket: ticket,
+			Inputs: []*stagev1.Tensor{wire("x", x, false)}})
+	}
+	if !slices.Equal(tickets, []uint64{0, 5}) || s.seen[5] == nil || !slices.Equal(s.seen[5].Data, x.Data) {
+		t.Errorf("tickets %v, shown %v", tickets, s.seen)
+	}
+	_, err := r.Prefetch(t.Context(), &stagev1.PrefetchRequest{Instance: r.id + 1})
+	refused(t, err, sdk.NotFound, "does not exist")
+}
+
 func TestAStageThatCannotTrainIsNotAsked(t *testing.T) {
 	open := func(m sdk.Manifest, stage sdk.Stage) (*Server, *stagev1.OpenResponse, error) {
 		s := NewServer(sdk.Plugin{Manifest: m, Open: func(context.Context, *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) { return stage, nil, nil }})

@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -64,11 +65,13 @@ type instance struct {
 	inputs, outputs []sdk.Port
 	resident        bool
 	train           bool
-	closed          bool
+	closed          atomic.Bool
 	maxOpen         int
 	open            map[uint64]*openContext
 	order           []uint64
 	ended           []uint64
+	// ahead is held by Prefetch, which does not wait for mu.
+	ahead sync.Mutex
 }
 
 // openContext is a Forward that may still be followed by a Backward.
@@ -217,7 +220,7 @@ func (s *Server) run(id uint64, call string, f func(i *instance) error) error {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.closed {
+	if i.closed.Load() {
 		return StatusError(sdk.Errorf(sdk.NotFound, "instance %d is closed", id), i.label, call)
 	}
 	return StatusError(guard(i.label, call, func() error { return f(i) }), i.label, call)
@@ -232,6 +235,34 @@ func (s *Server) trainer(id uint64, call string, f func(i *instance, t sdk.Train
 		}
 		return f(i, t)
 	})
+}
+
+// Prefetch shows a stage inputs of a Forward to come.
+func (s *Server) Prefetch(ctx context.Context, r *stagev1.PrefetchRequest) (*stagev1.PrefetchResponse, error) {
+	const call = "prefetch"
+	s.mu.Lock()
+	i, memory := s.instances[r.GetInstance()], s.memory
+	s.mu.Unlock()
+	if i == nil {
+		return nil, StatusError(sdk.Errorf(sdk.NotFound, "instance %d does not exist", r.GetInstance()), "", call)
+	}
+	i.ahead.Lock()
+	defer i.ahead.Unlock()
+	p, ok := i.stage.(sdk.Prefetcher)
+	if !ok || i.closed.Load() {
+		return &stagev1.PrefetchResponse{}, nil
+	}
+	err := guard(i.label, call, func() error {
+		req := &sdk.PrefetchRequest{Ticket: r.GetTicket(), Inputs: map[string]*tensor.Tensor{}}
+		if err := readTensors(r.GetInputs(), memory, req.Inputs); err != nil {
+			return err
+		}
+		return p.Prefetch(ctx, req)
+	})
+	if err != nil {
+		return nil, StatusError(err, i.label, call)
+	}
+	return &stagev1.PrefetchResponse{}, nil
 }
 
 // Forward runs a stage in a context of its own.
@@ -259,7 +290,7 @@ func (s *Server) forward(ctx context.Context, i *instance, r *stagev1.ForwardReq
 	}
 	memory := s.shared()
 	req := &sdk.ForwardRequest{
-		Context: r.GetContext(), Train: train, Seed: r.GetSeed(),
+		Context: r.GetContext(), Train: train, Seed: r.GetSeed(), Ticket: r.GetTicket(),
 		Inputs: map[string]*tensor.Tensor{}, NeedsGrad: map[string]bool{}, Wanted: map[string]bool{},
 	}
 	if err := readTensors(r.GetInputs(), memory, req.Inputs); err != nil {
@@ -736,7 +767,9 @@ func (s *Server) Load(ctx context.Context, r *stagev1.LoadRequest) (*stagev1.Loa
 // Close ends an instance.
 func (s *Server) Close(_ context.Context, r *stagev1.CloseRequest) (*stagev1.CloseResponse, error) {
 	err := s.run(r.GetInstance(), "close", func(i *instance) error {
-		i.closed = true
+		i.ahead.Lock()
+		defer i.ahead.Unlock()
+		i.closed.Store(true)
 		s.mu.Lock()
 		delete(s.instances, r.GetInstance())
 		s.mu.Unlock()

@@ -1556,6 +1556,105 @@ func (x *OpenResponse) GetLosses() []string {
 	return nil
 }
 
+type PrefetchRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Instance uint64                 `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	// Greater than that of any Prefetch before.
+	Ticket uint64 `protobuf:"varint,2,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// In shared memory, which stays lent until the Forward with the ticket ends, or there have
+	// been two more calls of Prefetch.
+	Inputs        []*Tensor `protobuf:"bytes,3,rep,name=inputs,proto3" json:"inputs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrefetchRequest) Reset() {
+	*x = PrefetchRequest{}
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrefetchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrefetchRequest) ProtoMessage() {}
+
+func (x *PrefetchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrefetchRequest.ProtoReflect.Descriptor instead.
+func (*PrefetchRequest) Descriptor() ([]byte, []int) {
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PrefetchRequest) GetInstance() uint64 {
+	if x != nil {
+		return x.Instance
+	}
+	return 0
+}
+
+func (x *PrefetchRequest) GetTicket() uint64 {
+	if x != nil {
+		return x.Ticket
+	}
+	return 0
+}
+
+func (x *PrefetchRequest) GetInputs() []*Tensor {
+	if x != nil {
+		return x.Inputs
+	}
+	return nil
+}
+
+type PrefetchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrefetchResponse) Reset() {
+	*x = PrefetchResponse{}
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrefetchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrefetchResponse) ProtoMessage() {}
+
+func (x *PrefetchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrefetchResponse.ProtoReflect.Descriptor instead.
+func (*PrefetchResponse) Descriptor() ([]byte, []int) {
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{18}
+}
+
 type ForwardRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Instance uint64                 `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"`
@@ -1567,14 +1666,16 @@ type ForwardRequest struct {
 	// Extra (on_request) outputs wanted; others are always returned.
 	Outputs []string `protobuf:"bytes,6,rep,name=outputs,proto3" json:"outputs,omitempty"`
 	// Where outputs go; what does not fit comes back in-band.
-	Slot          *SharedRef `protobuf:"bytes,7,opt,name=slot,proto3" json:"slot,omitempty"`
+	Slot *SharedRef `protobuf:"bytes,7,opt,name=slot,proto3" json:"slot,omitempty"`
+	// Inputs of the same names were shown by the Prefetch with this ticket; 0: none were.
+	Ticket        uint64 `protobuf:"varint,8,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ForwardRequest) Reset() {
 	*x = ForwardRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[17]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1687,7 @@ func (x *ForwardRequest) String() string {
 func (*ForwardRequest) ProtoMessage() {}
 
 func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[17]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1700,7 @@ func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{17}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ForwardRequest) GetInstance() uint64 {
@@ -1651,6 +1752,13 @@ func (x *ForwardRequest) GetSlot() *SharedRef {
 	return nil
 }
 
+func (x *ForwardRequest) GetTicket() uint64 {
+	if x != nil {
+		return x.Ticket
+	}
+	return 0
+}
+
 type ForwardResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Outputs       []*Tensor              `protobuf:"bytes,1,rep,name=outputs,proto3" json:"outputs,omitempty"`
@@ -1664,7 +1772,7 @@ type ForwardResponse struct {
 
 func (x *ForwardResponse) Reset() {
 	*x = ForwardResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[18]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1784,7 @@ func (x *ForwardResponse) String() string {
 func (*ForwardResponse) ProtoMessage() {}
 
 func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[18]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1797,7 @@ func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardResponse.ProtoReflect.Descriptor instead.
 func (*ForwardResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{18}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ForwardResponse) GetOutputs() []*Tensor {
@@ -1745,7 +1853,7 @@ type BackwardRequest struct {
 
 func (x *BackwardRequest) Reset() {
 	*x = BackwardRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[19]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1865,7 @@ func (x *BackwardRequest) String() string {
 func (*BackwardRequest) ProtoMessage() {}
 
 func (x *BackwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[19]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1878,7 @@ func (x *BackwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackwardRequest.ProtoReflect.Descriptor instead.
 func (*BackwardRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{19}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BackwardRequest) GetInstance() uint64 {
@@ -1833,7 +1941,7 @@ type BackwardResponse struct {
 
 func (x *BackwardResponse) Reset() {
 	*x = BackwardResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[20]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +1953,7 @@ func (x *BackwardResponse) String() string {
 func (*BackwardResponse) ProtoMessage() {}
 
 func (x *BackwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[20]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +1966,7 @@ func (x *BackwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackwardResponse.ProtoReflect.Descriptor instead.
 func (*BackwardResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{20}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BackwardResponse) GetInputGrads() []*Tensor {
@@ -1894,7 +2002,7 @@ type ForwardBackwardRequest struct {
 
 func (x *ForwardBackwardRequest) Reset() {
 	*x = ForwardBackwardRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[21]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2014,7 @@ func (x *ForwardBackwardRequest) String() string {
 func (*ForwardBackwardRequest) ProtoMessage() {}
 
 func (x *ForwardBackwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[21]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2027,7 @@ func (x *ForwardBackwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardBackwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardBackwardRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{21}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ForwardBackwardRequest) GetForward() *ForwardRequest {
@@ -1947,7 +2055,7 @@ type ForwardBackwardResponse struct {
 
 func (x *ForwardBackwardResponse) Reset() {
 	*x = ForwardBackwardResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[22]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2067,7 @@ func (x *ForwardBackwardResponse) String() string {
 func (*ForwardBackwardResponse) ProtoMessage() {}
 
 func (x *ForwardBackwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[22]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2080,7 @@ func (x *ForwardBackwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardBackwardResponse.ProtoReflect.Descriptor instead.
 func (*ForwardBackwardResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{22}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ForwardBackwardResponse) GetForward() *ForwardResponse {
@@ -1999,7 +2107,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[23]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2119,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[23]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2132,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{23}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReleaseRequest) GetInstance() uint64 {
@@ -2049,7 +2157,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[24]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2169,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[24]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2182,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{24}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{26}
 }
 
 type ZeroGradRequest struct {
@@ -2086,7 +2194,7 @@ type ZeroGradRequest struct {
 
 func (x *ZeroGradRequest) Reset() {
 	*x = ZeroGradRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[25]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2206,7 @@ func (x *ZeroGradRequest) String() string {
 func (*ZeroGradRequest) ProtoMessage() {}
 
 func (x *ZeroGradRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[25]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2219,7 @@ func (x *ZeroGradRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZeroGradRequest.ProtoReflect.Descriptor instead.
 func (*ZeroGradRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{25}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ZeroGradRequest) GetInstance() uint64 {
@@ -2130,7 +2238,7 @@ type ZeroGradResponse struct {
 
 func (x *ZeroGradResponse) Reset() {
 	*x = ZeroGradResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[26]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2250,7 @@ func (x *ZeroGradResponse) String() string {
 func (*ZeroGradResponse) ProtoMessage() {}
 
 func (x *ZeroGradResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[26]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2263,7 @@ func (x *ZeroGradResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZeroGradResponse.ProtoReflect.Descriptor instead.
 func (*ZeroGradResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{26}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ZeroGradResponse) GetCost() *Cost {
@@ -2174,7 +2282,7 @@ type GradNormRequest struct {
 
 func (x *GradNormRequest) Reset() {
 	*x = GradNormRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[27]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2294,7 @@ func (x *GradNormRequest) String() string {
 func (*GradNormRequest) ProtoMessage() {}
 
 func (x *GradNormRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[27]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2307,7 @@ func (x *GradNormRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GradNormRequest.ProtoReflect.Descriptor instead.
 func (*GradNormRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{27}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GradNormRequest) GetInstance() uint64 {
@@ -2219,7 +2327,7 @@ type GradNormResponse struct {
 
 func (x *GradNormResponse) Reset() {
 	*x = GradNormResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[28]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2231,7 +2339,7 @@ func (x *GradNormResponse) String() string {
 func (*GradNormResponse) ProtoMessage() {}
 
 func (x *GradNormResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[28]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2244,7 +2352,7 @@ func (x *GradNormResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GradNormResponse.ProtoReflect.Descriptor instead.
 func (*GradNormResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{28}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GradNormResponse) GetNorm() float64 {
@@ -2278,7 +2386,7 @@ type StepRequest struct {
 
 func (x *StepRequest) Reset() {
 	*x = StepRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[29]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +2398,7 @@ func (x *StepRequest) String() string {
 func (*StepRequest) ProtoMessage() {}
 
 func (x *StepRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[29]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2303,7 +2411,7 @@ func (x *StepRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepRequest.ProtoReflect.Descriptor instead.
 func (*StepRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{29}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StepRequest) GetInstance() uint64 {
@@ -2343,7 +2451,7 @@ type StepResponse struct {
 
 func (x *StepResponse) Reset() {
 	*x = StepResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[30]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2355,7 +2463,7 @@ func (x *StepResponse) String() string {
 func (*StepResponse) ProtoMessage() {}
 
 func (x *StepResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[30]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2368,7 +2476,7 @@ func (x *StepResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepResponse.ProtoReflect.Descriptor instead.
 func (*StepResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{30}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StepResponse) GetCost() *Cost {
@@ -2387,7 +2495,7 @@ type StepAllRequest struct {
 
 func (x *StepAllRequest) Reset() {
 	*x = StepAllRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[31]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2399,7 +2507,7 @@ func (x *StepAllRequest) String() string {
 func (*StepAllRequest) ProtoMessage() {}
 
 func (x *StepAllRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[31]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2412,7 +2520,7 @@ func (x *StepAllRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepAllRequest.ProtoReflect.Descriptor instead.
 func (*StepAllRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{31}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StepAllRequest) GetSteps() []*StepRequest {
@@ -2431,7 +2539,7 @@ type StepAllResponse struct {
 
 func (x *StepAllResponse) Reset() {
 	*x = StepAllResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2551,7 @@ func (x *StepAllResponse) String() string {
 func (*StepAllResponse) ProtoMessage() {}
 
 func (x *StepAllResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[32]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2564,7 @@ func (x *StepAllResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepAllResponse.ProtoReflect.Descriptor instead.
 func (*StepAllResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{32}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StepAllResponse) GetCost() *Cost {
@@ -2487,7 +2595,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2607,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[33]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2620,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{33}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *JoinRequest) GetInstance() uint64 {
@@ -2575,7 +2683,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2587,7 +2695,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[34]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2600,7 +2708,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{34}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *JoinResponse) GetCost() *Cost {
@@ -2626,7 +2734,7 @@ type AverageRequest struct {
 
 func (x *AverageRequest) Reset() {
 	*x = AverageRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +2746,7 @@ func (x *AverageRequest) String() string {
 func (*AverageRequest) ProtoMessage() {}
 
 func (x *AverageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[35]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +2759,7 @@ func (x *AverageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AverageRequest.ProtoReflect.Descriptor instead.
 func (*AverageRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{35}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AverageRequest) GetInstance() uint64 {
@@ -2670,7 +2778,7 @@ type AverageResponse struct {
 
 func (x *AverageResponse) Reset() {
 	*x = AverageResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2682,7 +2790,7 @@ func (x *AverageResponse) String() string {
 func (*AverageResponse) ProtoMessage() {}
 
 func (x *AverageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[36]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2695,7 +2803,7 @@ func (x *AverageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AverageResponse.ProtoReflect.Descriptor instead.
 func (*AverageResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{36}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AverageResponse) GetCost() *Cost {
@@ -2715,7 +2823,7 @@ type SaveRequest struct {
 
 func (x *SaveRequest) Reset() {
 	*x = SaveRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +2835,7 @@ func (x *SaveRequest) String() string {
 func (*SaveRequest) ProtoMessage() {}
 
 func (x *SaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[37]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +2848,7 @@ func (x *SaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveRequest.ProtoReflect.Descriptor instead.
 func (*SaveRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{37}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SaveRequest) GetInstance() uint64 {
@@ -2768,7 +2876,7 @@ type SaveResponse struct {
 
 func (x *SaveResponse) Reset() {
 	*x = SaveResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2780,7 +2888,7 @@ func (x *SaveResponse) String() string {
 func (*SaveResponse) ProtoMessage() {}
 
 func (x *SaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[38]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2793,7 +2901,7 @@ func (x *SaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveResponse.ProtoReflect.Descriptor instead.
 func (*SaveResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{38}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SaveResponse) GetFiles() []string {
@@ -2822,7 +2930,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +2942,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[39]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +2955,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{39}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LoadRequest) GetInstance() uint64 {
@@ -2880,7 +2988,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +3000,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[40]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +3013,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{40}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LoadResponse) GetCost() *Cost {
@@ -2924,7 +3032,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[41]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3044,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[41]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3057,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{41}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CloseRequest) GetInstance() uint64 {
@@ -2967,7 +3075,7 @@ type CloseResponse struct {
 
 func (x *CloseResponse) Reset() {
 	*x = CloseResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[42]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2979,7 +3087,7 @@ func (x *CloseResponse) String() string {
 func (*CloseResponse) ProtoMessage() {}
 
 func (x *CloseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[42]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2992,7 +3100,7 @@ func (x *CloseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseResponse.ProtoReflect.Descriptor instead.
 func (*CloseResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{42}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{44}
 }
 
 type ShutdownRequest struct {
@@ -3004,7 +3112,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[43]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3016,7 +3124,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[43]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3029,7 +3137,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{43}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ShutdownRequest) GetDeadlineMs() int64 {
@@ -3047,7 +3155,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[44]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3059,7 +3167,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[44]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3072,7 +3180,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{44}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{46}
 }
 
 // Diagnostic travels in the details of an error status.
@@ -3094,7 +3202,7 @@ type Diagnostic struct {
 
 func (x *Diagnostic) Reset() {
 	*x = Diagnostic{}
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[45]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3106,7 +3214,7 @@ func (x *Diagnostic) String() string {
 func (*Diagnostic) ProtoMessage() {}
 
 func (x *Diagnostic) ProtoReflect() protoreflect.Message {
-	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[45]
+	mi := &file_alignedfusion_stage_v1_stage_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3119,7 +3227,7 @@ func (x *Diagnostic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Diagnostic.ProtoReflect.Descriptor instead.
 func (*Diagnostic) Descriptor() ([]byte, []int) {
-	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{45}
+	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Diagnostic) GetStage() string {
@@ -3317,7 +3425,12 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\aoutputs\x18\x05 \x03(\v2\x1c.alignedfusion.stage.v1.PortR\aoutputs\x12\x14\n" +
 	"\x05notes\x18\x06 \x03(\tR\x05notes\x120\n" +
 	"\x04cost\x18\a \x01(\v2\x1c.alignedfusion.stage.v1.CostR\x04cost\x12\x16\n" +
-	"\x06losses\x18\b \x03(\tR\x06losses\"\x95\x02\n" +
+	"\x06losses\x18\b \x03(\tR\x06losses\"}\n" +
+	"\x0fPrefetchRequest\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\x04R\binstance\x12\x16\n" +
+	"\x06ticket\x18\x02 \x01(\x04R\x06ticket\x126\n" +
+	"\x06inputs\x18\x03 \x03(\v2\x1e.alignedfusion.stage.v1.TensorR\x06inputs\"\x12\n" +
+	"\x10PrefetchResponse\"\xad\x02\n" +
 	"\x0eForwardRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12\x18\n" +
 	"\acontext\x18\x02 \x01(\x04R\acontext\x120\n" +
@@ -3325,7 +3438,8 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x04seed\x18\x04 \x01(\x04R\x04seed\x126\n" +
 	"\x06inputs\x18\x05 \x03(\v2\x1e.alignedfusion.stage.v1.TensorR\x06inputs\x12\x18\n" +
 	"\aoutputs\x18\x06 \x03(\tR\aoutputs\x125\n" +
-	"\x04slot\x18\a \x01(\v2!.alignedfusion.stage.v1.SharedRefR\x04slot\"\xa7\x03\n" +
+	"\x04slot\x18\a \x01(\v2!.alignedfusion.stage.v1.SharedRefR\x04slot\x12\x16\n" +
+	"\x06ticket\x18\b \x01(\x04R\x06ticket\"\xa7\x03\n" +
 	"\x0fForwardResponse\x128\n" +
 	"\aoutputs\x18\x01 \x03(\v2\x1e.alignedfusion.stage.v1.TensorR\aoutputs\x12K\n" +
 	"\x06losses\x18\x02 \x03(\v23.alignedfusion.stage.v1.ForwardResponse.LossesEntryR\x06losses\x12N\n" +
@@ -3437,11 +3551,12 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_EVAL\x10\x01\x12\x0e\n" +
 	"\n" +
-	"MODE_TRAIN\x10\x022\x9b\f\n" +
+	"MODE_TRAIN\x10\x022\xfa\f\n" +
 	"\fStageService\x12]\n" +
 	"\bDescribe\x12'.alignedfusion.stage.v1.DescribeRequest\x1a(.alignedfusion.stage.v1.DescribeResponse\x12W\n" +
 	"\x06Attach\x12%.alignedfusion.stage.v1.AttachRequest\x1a&.alignedfusion.stage.v1.AttachResponse\x12Q\n" +
-	"\x04Open\x12#.alignedfusion.stage.v1.OpenRequest\x1a$.alignedfusion.stage.v1.OpenResponse\x12Z\n" +
+	"\x04Open\x12#.alignedfusion.stage.v1.OpenRequest\x1a$.alignedfusion.stage.v1.OpenResponse\x12]\n" +
+	"\bPrefetch\x12'.alignedfusion.stage.v1.PrefetchRequest\x1a(.alignedfusion.stage.v1.PrefetchResponse\x12Z\n" +
 	"\aForward\x12&.alignedfusion.stage.v1.ForwardRequest\x1a'.alignedfusion.stage.v1.ForwardResponse\x12]\n" +
 	"\bBackward\x12'.alignedfusion.stage.v1.BackwardRequest\x1a(.alignedfusion.stage.v1.BackwardResponse\x12r\n" +
 	"\x0fForwardBackward\x12..alignedfusion.stage.v1.ForwardBackwardRequest\x1a/.alignedfusion.stage.v1.ForwardBackwardResponse\x12Z\n" +
@@ -3470,7 +3585,7 @@ func file_alignedfusion_stage_v1_stage_proto_rawDescGZIP() []byte {
 }
 
 var file_alignedfusion_stage_v1_stage_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_alignedfusion_stage_v1_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_alignedfusion_stage_v1_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_alignedfusion_stage_v1_stage_proto_goTypes = []any{
 	(Mode)(0),                       // 0: alignedfusion.stage.v1.Mode
 	(*Tensor)(nil),                  // 1: alignedfusion.stage.v1.Tensor
@@ -3490,41 +3605,43 @@ var file_alignedfusion_stage_v1_stage_proto_goTypes = []any{
 	(*OpenRequest)(nil),             // 15: alignedfusion.stage.v1.OpenRequest
 	(*Arithmetic)(nil),              // 16: alignedfusion.stage.v1.Arithmetic
 	(*OpenResponse)(nil),            // 17: alignedfusion.stage.v1.OpenResponse
-	(*ForwardRequest)(nil),          // 18: alignedfusion.stage.v1.ForwardRequest
-	(*ForwardResponse)(nil),         // 19: alignedfusion.stage.v1.ForwardResponse
-	(*BackwardRequest)(nil),         // 20: alignedfusion.stage.v1.BackwardRequest
-	(*BackwardResponse)(nil),        // 21: alignedfusion.stage.v1.BackwardResponse
-	(*ForwardBackwardRequest)(nil),  // 22: alignedfusion.stage.v1.ForwardBackwardRequest
-	(*ForwardBackwardResponse)(nil), // 23: alignedfusion.stage.v1.ForwardBackwardResponse
-	(*ReleaseRequest)(nil),          // 24: alignedfusion.stage.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),         // 25: alignedfusion.stage.v1.ReleaseResponse
-	(*ZeroGradRequest)(nil),         // 26: alignedfusion.stage.v1.ZeroGradRequest
-	(*ZeroGradResponse)(nil),        // 27: alignedfusion.stage.v1.ZeroGradResponse
-	(*GradNormRequest)(nil),         // 28: alignedfusion.stage.v1.GradNormRequest
-	(*GradNormResponse)(nil),        // 29: alignedfusion.stage.v1.GradNormResponse
-	(*StepRequest)(nil),             // 30: alignedfusion.stage.v1.StepRequest
-	(*StepResponse)(nil),            // 31: alignedfusion.stage.v1.StepResponse
-	(*StepAllRequest)(nil),          // 32: alignedfusion.stage.v1.StepAllRequest
-	(*StepAllResponse)(nil),         // 33: alignedfusion.stage.v1.StepAllResponse
-	(*JoinRequest)(nil),             // 34: alignedfusion.stage.v1.JoinRequest
-	(*JoinResponse)(nil),            // 35: alignedfusion.stage.v1.JoinResponse
-	(*AverageRequest)(nil),          // 36: alignedfusion.stage.v1.AverageRequest
-	(*AverageResponse)(nil),         // 37: alignedfusion.stage.v1.AverageResponse
-	(*SaveRequest)(nil),             // 38: alignedfusion.stage.v1.SaveRequest
-	(*SaveResponse)(nil),            // 39: alignedfusion.stage.v1.SaveResponse
-	(*LoadRequest)(nil),             // 40: alignedfusion.stage.v1.LoadRequest
-	(*LoadResponse)(nil),            // 41: alignedfusion.stage.v1.LoadResponse
-	(*CloseRequest)(nil),            // 42: alignedfusion.stage.v1.CloseRequest
-	(*CloseResponse)(nil),           // 43: alignedfusion.stage.v1.CloseResponse
-	(*ShutdownRequest)(nil),         // 44: alignedfusion.stage.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),        // 45: alignedfusion.stage.v1.ShutdownResponse
-	(*Diagnostic)(nil),              // 46: alignedfusion.stage.v1.Diagnostic
-	nil,                             // 47: alignedfusion.stage.v1.Optimizer.ValuesEntry
-	nil,                             // 48: alignedfusion.stage.v1.OpenRequest.SettingsEntry
-	nil,                             // 49: alignedfusion.stage.v1.ForwardResponse.LossesEntry
-	nil,                             // 50: alignedfusion.stage.v1.ForwardResponse.MetricsEntry
-	nil,                             // 51: alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
-	nil,                             // 52: alignedfusion.stage.v1.StepRequest.ValuesEntry
+	(*PrefetchRequest)(nil),         // 18: alignedfusion.stage.v1.PrefetchRequest
+	(*PrefetchResponse)(nil),        // 19: alignedfusion.stage.v1.PrefetchResponse
+	(*ForwardRequest)(nil),          // 20: alignedfusion.stage.v1.ForwardRequest
+	(*ForwardResponse)(nil),         // 21: alignedfusion.stage.v1.ForwardResponse
+	(*BackwardRequest)(nil),         // 22: alignedfusion.stage.v1.BackwardRequest
+	(*BackwardResponse)(nil),        // 23: alignedfusion.stage.v1.BackwardResponse
+	(*ForwardBackwardRequest)(nil),  // 24: alignedfusion.stage.v1.ForwardBackwardRequest
+	(*ForwardBackwardResponse)(nil), // 25: alignedfusion.stage.v1.ForwardBackwardResponse
+	(*ReleaseRequest)(nil),          // 26: alignedfusion.stage.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),         // 27: alignedfusion.stage.v1.ReleaseResponse
+	(*ZeroGradRequest)(nil),         // 28: alignedfusion.stage.v1.ZeroGradRequest
+	(*ZeroGradResponse)(nil),        // 29: alignedfusion.stage.v1.ZeroGradResponse
+	(*GradNormRequest)(nil),         // 30: alignedfusion.stage.v1.GradNormRequest
+	(*GradNormResponse)(nil),        // 31: alignedfusion.stage.v1.GradNormResponse
+	(*StepRequest)(nil),             // 32: alignedfusion.stage.v1.StepRequest
+	(*StepResponse)(nil),            // 33: alignedfusion.stage.v1.StepResponse
+	(*StepAllRequest)(nil),          // 34: alignedfusion.stage.v1.StepAllRequest
+	(*StepAllResponse)(nil),         // 35: alignedfusion.stage.v1.StepAllResponse
+	(*JoinRequest)(nil),             // 36: alignedfusion.stage.v1.JoinRequest
+	(*JoinResponse)(nil),            // 37: alignedfusion.stage.v1.JoinResponse
+	(*AverageRequest)(nil),          // 38: alignedfusion.stage.v1.AverageRequest
+	(*AverageResponse)(nil),         // 39: alignedfusion.stage.v1.AverageResponse
+	(*SaveRequest)(nil),             // 40: alignedfusion.stage.v1.SaveRequest
+	(*SaveResponse)(nil),            // 41: alignedfusion.stage.v1.SaveResponse
+	(*LoadRequest)(nil),             // 42: alignedfusion.stage.v1.LoadRequest
+	(*LoadResponse)(nil),            // 43: alignedfusion.stage.v1.LoadResponse
+	(*CloseRequest)(nil),            // 44: alignedfusion.stage.v1.CloseRequest
+	(*CloseResponse)(nil),           // 45: alignedfusion.stage.v1.CloseResponse
+	(*ShutdownRequest)(nil),         // 46: alignedfusion.stage.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),        // 47: alignedfusion.stage.v1.ShutdownResponse
+	(*Diagnostic)(nil),              // 48: alignedfusion.stage.v1.Diagnostic
+	nil,                             // 49: alignedfusion.stage.v1.Optimizer.ValuesEntry
+	nil,                             // 50: alignedfusion.stage.v1.OpenRequest.SettingsEntry
+	nil,                             // 51: alignedfusion.stage.v1.ForwardResponse.LossesEntry
+	nil,                             // 52: alignedfusion.stage.v1.ForwardResponse.MetricsEntry
+	nil,                             // 53: alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
+	nil,                             // 54: alignedfusion.stage.v1.StepRequest.ValuesEntry
 }
 var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	2,  // 0: alignedfusion.stage.v1.Tensor.shared:type_name -> alignedfusion.stage.v1.SharedRef
@@ -3534,8 +3651,8 @@ var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	6,  // 4: alignedfusion.stage.v1.StageManifest.settings:type_name -> alignedfusion.stage.v1.Setting
 	7,  // 5: alignedfusion.stage.v1.PluginManifest.stages:type_name -> alignedfusion.stage.v1.StageManifest
 	8,  // 6: alignedfusion.stage.v1.DescribeResponse.manifest:type_name -> alignedfusion.stage.v1.PluginManifest
-	47, // 7: alignedfusion.stage.v1.Optimizer.values:type_name -> alignedfusion.stage.v1.Optimizer.ValuesEntry
-	48, // 8: alignedfusion.stage.v1.OpenRequest.settings:type_name -> alignedfusion.stage.v1.OpenRequest.SettingsEntry
+	49, // 7: alignedfusion.stage.v1.Optimizer.values:type_name -> alignedfusion.stage.v1.Optimizer.ValuesEntry
+	50, // 8: alignedfusion.stage.v1.OpenRequest.settings:type_name -> alignedfusion.stage.v1.OpenRequest.SettingsEntry
 	5,  // 9: alignedfusion.stage.v1.OpenRequest.inputs:type_name -> alignedfusion.stage.v1.Port
 	1,  // 10: alignedfusion.stage.v1.OpenRequest.constants:type_name -> alignedfusion.stage.v1.Tensor
 	14, // 11: alignedfusion.stage.v1.OpenRequest.labels:type_name -> alignedfusion.stage.v1.LabelSet
@@ -3544,71 +3661,74 @@ var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	5,  // 14: alignedfusion.stage.v1.OpenResponse.inputs:type_name -> alignedfusion.stage.v1.Port
 	5,  // 15: alignedfusion.stage.v1.OpenResponse.outputs:type_name -> alignedfusion.stage.v1.Port
 	3,  // 16: alignedfusion.stage.v1.OpenResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	0,  // 17: alignedfusion.stage.v1.ForwardRequest.mode:type_name -> alignedfusion.stage.v1.Mode
-	1,  // 18: alignedfusion.stage.v1.ForwardRequest.inputs:type_name -> alignedfusion.stage.v1.Tensor
-	2,  // 19: alignedfusion.stage.v1.ForwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
-	1,  // 20: alignedfusion.stage.v1.ForwardResponse.outputs:type_name -> alignedfusion.stage.v1.Tensor
-	49, // 21: alignedfusion.stage.v1.ForwardResponse.losses:type_name -> alignedfusion.stage.v1.ForwardResponse.LossesEntry
-	50, // 22: alignedfusion.stage.v1.ForwardResponse.metrics:type_name -> alignedfusion.stage.v1.ForwardResponse.MetricsEntry
-	3,  // 23: alignedfusion.stage.v1.ForwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	1,  // 24: alignedfusion.stage.v1.BackwardRequest.output_grads:type_name -> alignedfusion.stage.v1.Tensor
-	51, // 25: alignedfusion.stage.v1.BackwardRequest.loss_weights:type_name -> alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
-	2,  // 26: alignedfusion.stage.v1.BackwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
-	1,  // 27: alignedfusion.stage.v1.BackwardResponse.input_grads:type_name -> alignedfusion.stage.v1.Tensor
-	3,  // 28: alignedfusion.stage.v1.BackwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	18, // 29: alignedfusion.stage.v1.ForwardBackwardRequest.forward:type_name -> alignedfusion.stage.v1.ForwardRequest
-	20, // 30: alignedfusion.stage.v1.ForwardBackwardRequest.backward:type_name -> alignedfusion.stage.v1.BackwardRequest
-	19, // 31: alignedfusion.stage.v1.ForwardBackwardResponse.forward:type_name -> alignedfusion.stage.v1.ForwardResponse
-	21, // 32: alignedfusion.stage.v1.ForwardBackwardResponse.backward:type_name -> alignedfusion.stage.v1.BackwardResponse
-	3,  // 33: alignedfusion.stage.v1.ZeroGradResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 34: alignedfusion.stage.v1.GradNormResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	52, // 35: alignedfusion.stage.v1.StepRequest.values:type_name -> alignedfusion.stage.v1.StepRequest.ValuesEntry
-	3,  // 36: alignedfusion.stage.v1.StepResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	30, // 37: alignedfusion.stage.v1.StepAllRequest.steps:type_name -> alignedfusion.stage.v1.StepRequest
-	3,  // 38: alignedfusion.stage.v1.StepAllResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 39: alignedfusion.stage.v1.JoinResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 40: alignedfusion.stage.v1.AverageResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 41: alignedfusion.stage.v1.SaveResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 42: alignedfusion.stage.v1.LoadResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	9,  // 43: alignedfusion.stage.v1.StageService.Describe:input_type -> alignedfusion.stage.v1.DescribeRequest
-	11, // 44: alignedfusion.stage.v1.StageService.Attach:input_type -> alignedfusion.stage.v1.AttachRequest
-	15, // 45: alignedfusion.stage.v1.StageService.Open:input_type -> alignedfusion.stage.v1.OpenRequest
-	18, // 46: alignedfusion.stage.v1.StageService.Forward:input_type -> alignedfusion.stage.v1.ForwardRequest
-	20, // 47: alignedfusion.stage.v1.StageService.Backward:input_type -> alignedfusion.stage.v1.BackwardRequest
-	22, // 48: alignedfusion.stage.v1.StageService.ForwardBackward:input_type -> alignedfusion.stage.v1.ForwardBackwardRequest
-	24, // 49: alignedfusion.stage.v1.StageService.Release:input_type -> alignedfusion.stage.v1.ReleaseRequest
-	26, // 50: alignedfusion.stage.v1.StageService.ZeroGrad:input_type -> alignedfusion.stage.v1.ZeroGradRequest
-	28, // 51: alignedfusion.stage.v1.StageService.GradNorm:input_type -> alignedfusion.stage.v1.GradNormRequest
-	30, // 52: alignedfusion.stage.v1.StageService.Step:input_type -> alignedfusion.stage.v1.StepRequest
-	32, // 53: alignedfusion.stage.v1.StageService.StepAll:input_type -> alignedfusion.stage.v1.StepAllRequest
-	34, // 54: alignedfusion.stage.v1.StageService.Join:input_type -> alignedfusion.stage.v1.JoinRequest
-	36, // 55: alignedfusion.stage.v1.StageService.Average:input_type -> alignedfusion.stage.v1.AverageRequest
-	38, // 56: alignedfusion.stage.v1.StageService.Save:input_type -> alignedfusion.stage.v1.SaveRequest
-	40, // 57: alignedfusion.stage.v1.StageService.Load:input_type -> alignedfusion.stage.v1.LoadRequest
-	42, // 58: alignedfusion.stage.v1.StageService.Close:input_type -> alignedfusion.stage.v1.CloseRequest
-	44, // 59: alignedfusion.stage.v1.StageService.Shutdown:input_type -> alignedfusion.stage.v1.ShutdownRequest
-	10, // 60: alignedfusion.stage.v1.StageService.Describe:output_type -> alignedfusion.stage.v1.DescribeResponse
-	12, // 61: alignedfusion.stage.v1.StageService.Attach:output_type -> alignedfusion.stage.v1.AttachResponse
-	17, // 62: alignedfusion.stage.v1.StageService.Open:output_type -> alignedfusion.stage.v1.OpenResponse
-	19, // 63: alignedfusion.stage.v1.StageService.Forward:output_type -> alignedfusion.stage.v1.ForwardResponse
-	21, // 64: alignedfusion.stage.v1.StageService.Backward:output_type -> alignedfusion.stage.v1.BackwardResponse
-	23, // 65: alignedfusion.stage.v1.StageService.ForwardBackward:output_type -> alignedfusion.stage.v1.ForwardBackwardResponse
-	25, // 66: alignedfusion.stage.v1.StageService.Release:output_type -> alignedfusion.stage.v1.ReleaseResponse
-	27, // 67: alignedfusion.stage.v1.StageService.ZeroGrad:output_type -> alignedfusion.stage.v1.ZeroGradResponse
-	29, // 68: alignedfusion.stage.v1.StageService.GradNorm:output_type -> alignedfusion.stage.v1.GradNormResponse
-	31, // 69: alignedfusion.stage.v1.StageService.Step:output_type -> alignedfusion.stage.v1.StepResponse
-	33, // 70: alignedfusion.stage.v1.StageService.StepAll:output_type -> alignedfusion.stage.v1.StepAllResponse
-	35, // 71: alignedfusion.stage.v1.StageService.Join:output_type -> alignedfusion.stage.v1.JoinResponse
-	37, // 72: alignedfusion.stage.v1.StageService.Average:output_type -> alignedfusion.stage.v1.AverageResponse
-	39, // 73: alignedfusion.stage.v1.StageService.Save:output_type -> alignedfusion.stage.v1.SaveResponse
-	41, // 74: alignedfusion.stage.v1.StageService.Load:output_type -> alignedfusion.stage.v1.LoadResponse
-	43, // 75: alignedfusion.stage.v1.StageService.Close:output_type -> alignedfusion.stage.v1.CloseResponse
-	45, // 76: alignedfusion.stage.v1.StageService.Shutdown:output_type -> alignedfusion.stage.v1.ShutdownResponse
-	60, // [60:77] is the sub-list for method output_type
-	43, // [43:60] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	1,  // 17: alignedfusion.stage.v1.PrefetchRequest.inputs:type_name -> alignedfusion.stage.v1.Tensor
+	0,  // 18: alignedfusion.stage.v1.ForwardRequest.mode:type_name -> alignedfusion.stage.v1.Mode
+	1,  // 19: alignedfusion.stage.v1.ForwardRequest.inputs:type_name -> alignedfusion.stage.v1.Tensor
+	2,  // 20: alignedfusion.stage.v1.ForwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
+	1,  // 21: alignedfusion.stage.v1.ForwardResponse.outputs:type_name -> alignedfusion.stage.v1.Tensor
+	51, // 22: alignedfusion.stage.v1.ForwardResponse.losses:type_name -> alignedfusion.stage.v1.ForwardResponse.LossesEntry
+	52, // 23: alignedfusion.stage.v1.ForwardResponse.metrics:type_name -> alignedfusion.stage.v1.ForwardResponse.MetricsEntry
+	3,  // 24: alignedfusion.stage.v1.ForwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	1,  // 25: alignedfusion.stage.v1.BackwardRequest.output_grads:type_name -> alignedfusion.stage.v1.Tensor
+	53, // 26: alignedfusion.stage.v1.BackwardRequest.loss_weights:type_name -> alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
+	2,  // 27: alignedfusion.stage.v1.BackwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
+	1,  // 28: alignedfusion.stage.v1.BackwardResponse.input_grads:type_name -> alignedfusion.stage.v1.Tensor
+	3,  // 29: alignedfusion.stage.v1.BackwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	20, // 30: alignedfusion.stage.v1.ForwardBackwardRequest.forward:type_name -> alignedfusion.stage.v1.ForwardRequest
+	22, // 31: alignedfusion.stage.v1.ForwardBackwardRequest.backward:type_name -> alignedfusion.stage.v1.BackwardRequest
+	21, // 32: alignedfusion.stage.v1.ForwardBackwardResponse.forward:type_name -> alignedfusion.stage.v1.ForwardResponse
+	23, // 33: alignedfusion.stage.v1.ForwardBackwardResponse.backward:type_name -> alignedfusion.stage.v1.BackwardResponse
+	3,  // 34: alignedfusion.stage.v1.ZeroGradResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 35: alignedfusion.stage.v1.GradNormResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	54, // 36: alignedfusion.stage.v1.StepRequest.values:type_name -> alignedfusion.stage.v1.StepRequest.ValuesEntry
+	3,  // 37: alignedfusion.stage.v1.StepResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	32, // 38: alignedfusion.stage.v1.StepAllRequest.steps:type_name -> alignedfusion.stage.v1.StepRequest
+	3,  // 39: alignedfusion.stage.v1.StepAllResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 40: alignedfusion.stage.v1.JoinResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 41: alignedfusion.stage.v1.AverageResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 42: alignedfusion.stage.v1.SaveResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 43: alignedfusion.stage.v1.LoadResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	9,  // 44: alignedfusion.stage.v1.StageService.Describe:input_type -> alignedfusion.stage.v1.DescribeRequest
+	11, // 45: alignedfusion.stage.v1.StageService.Attach:input_type -> alignedfusion.stage.v1.AttachRequest
+	15, // 46: alignedfusion.stage.v1.StageService.Open:input_type -> alignedfusion.stage.v1.OpenRequest
+	18, // 47: alignedfusion.stage.v1.StageService.Prefetch:input_type -> alignedfusion.stage.v1.PrefetchRequest
+	20, // 48: alignedfusion.stage.v1.StageService.Forward:input_type -> alignedfusion.stage.v1.ForwardRequest
+	22, // 49: alignedfusion.stage.v1.StageService.Backward:input_type -> alignedfusion.stage.v1.BackwardRequest
+	24, // 50: alignedfusion.stage.v1.StageService.ForwardBackward:input_type -> alignedfusion.stage.v1.ForwardBackwardRequest
+	26, // 51: alignedfusion.stage.v1.StageService.Release:input_type -> alignedfusion.stage.v1.ReleaseRequest
+	28, // 52: alignedfusion.stage.v1.StageService.ZeroGrad:input_type -> alignedfusion.stage.v1.ZeroGradRequest
+	30, // 53: alignedfusion.stage.v1.StageService.GradNorm:input_type -> alignedfusion.stage.v1.GradNormRequest
+	32, // 54: alignedfusion.stage.v1.StageService.Step:input_type -> alignedfusion.stage.v1.StepRequest
+	34, // 55: alignedfusion.stage.v1.StageService.StepAll:input_type -> alignedfusion.stage.v1.StepAllRequest
+	36, // 56: alignedfusion.stage.v1.StageService.Join:input_type -> alignedfusion.stage.v1.JoinRequest
+	38, // 57: alignedfusion.stage.v1.StageService.Average:input_type -> alignedfusion.stage.v1.AverageRequest
+	40, // 58: alignedfusion.stage.v1.StageService.Save:input_type -> alignedfusion.stage.v1.SaveRequest
+	42, // 59: alignedfusion.stage.v1.StageService.Load:input_type -> alignedfusion.stage.v1.LoadRequest
+	44, // 60: alignedfusion.stage.v1.StageService.Close:input_type -> alignedfusion.stage.v1.CloseRequest
+	46, // 61: alignedfusion.stage.v1.StageService.Shutdown:input_type -> alignedfusion.stage.v1.ShutdownRequest
+	10, // 62: alignedfusion.stage.v1.StageService.Describe:output_type -> alignedfusion.stage.v1.DescribeResponse
+	12, // 63: alignedfusion.stage.v1.StageService.Attach:output_type -> alignedfusion.stage.v1.AttachResponse
+	17, // 64: alignedfusion.stage.v1.StageService.Open:output_type -> alignedfusion.stage.v1.OpenResponse
+	19, // 65: alignedfusion.stage.v1.StageService.Prefetch:output_type -> alignedfusion.stage.v1.PrefetchResponse
+	21, // 66: alignedfusion.stage.v1.StageService.Forward:output_type -> alignedfusion.stage.v1.ForwardResponse
+	23, // 67: alignedfusion.stage.v1.StageService.Backward:output_type -> alignedfusion.stage.v1.BackwardResponse
+	25, // 68: alignedfusion.stage.v1.StageService.ForwardBackward:output_type -> alignedfusion.stage.v1.ForwardBackwardResponse
+	27, // 69: alignedfusion.stage.v1.StageService.Release:output_type -> alignedfusion.stage.v1.ReleaseResponse
+	29, // 70: alignedfusion.stage.v1.StageService.ZeroGrad:output_type -> alignedfusion.stage.v1.ZeroGradResponse
+	31, // 71: alignedfusion.stage.v1.StageService.GradNorm:output_type -> alignedfusion.stage.v1.GradNormResponse
+	33, // 72: alignedfusion.stage.v1.StageService.Step:output_type -> alignedfusion.stage.v1.StepResponse
+	35, // 73: alignedfusion.stage.v1.StageService.StepAll:output_type -> alignedfusion.stage.v1.StepAllResponse
+	37, // 74: alignedfusion.stage.v1.StageService.Join:output_type -> alignedfusion.stage.v1.JoinResponse
+	39, // 75: alignedfusion.stage.v1.StageService.Average:output_type -> alignedfusion.stage.v1.AverageResponse
+	41, // 76: alignedfusion.stage.v1.StageService.Save:output_type -> alignedfusion.stage.v1.SaveResponse
+	43, // 77: alignedfusion.stage.v1.StageService.Load:output_type -> alignedfusion.stage.v1.LoadResponse
+	45, // 78: alignedfusion.stage.v1.StageService.Close:output_type -> alignedfusion.stage.v1.CloseResponse
+	47, // 79: alignedfusion.stage.v1.StageService.Shutdown:output_type -> alignedfusion.stage.v1.ShutdownResponse
+	62, // [62:80] is the sub-list for method output_type
+	44, // [44:62] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_alignedfusion_stage_v1_stage_proto_init() }
@@ -3631,7 +3751,7 @@ func file_alignedfusion_stage_v1_stage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_alignedfusion_stage_v1_stage_proto_rawDesc), len(file_alignedfusion_stage_v1_stage_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   52,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

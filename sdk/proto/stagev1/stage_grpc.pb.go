@@ -25,6 +25,7 @@ const (
 	StageService_Describe_FullMethodName        = "/alignedfusion.stage.v1.StageService/Describe"
 	StageService_Attach_FullMethodName          = "/alignedfusion.stage.v1.StageService/Attach"
 	StageService_Open_FullMethodName            = "/alignedfusion.stage.v1.StageService/Open"
+	StageService_Prefetch_FullMethodName        = "/alignedfusion.stage.v1.StageService/Prefetch"
 	StageService_Forward_FullMethodName         = "/alignedfusion.stage.v1.StageService/Forward"
 	StageService_Backward_FullMethodName        = "/alignedfusion.stage.v1.StageService/Backward"
 	StageService_ForwardBackward_FullMethodName = "/alignedfusion.stage.v1.StageService/ForwardBackward"
@@ -53,6 +54,9 @@ type StageServiceClient interface {
 	Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*AttachResponse, error)
 	// Open makes an instance of a stage.
 	Open(ctx context.Context, in *OpenRequest, opts ...grpc.CallOption) (*OpenResponse, error)
+	// Prefetch shows inputs of a Forward to come, so that they are on their way to the device
+	// when it does (capability "prefetch"). It may come beside any other call.
+	Prefetch(ctx context.Context, in *PrefetchRequest, opts ...grpc.CallOption) (*PrefetchResponse, error)
 	// Forward runs an instance once, in a context of its own.
 	Forward(ctx context.Context, in *ForwardRequest, opts ...grpc.CallOption) (*ForwardResponse, error)
 	// Backward computes exact vector-Jacobian products of a TRAIN context and ends it.
@@ -118,6 +122,16 @@ func (c *stageServiceClient) Open(ctx context.Context, in *OpenRequest, opts ...
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(OpenResponse)
 	err := c.cc.Invoke(ctx, StageService_Open_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *stageServiceClient) Prefetch(ctx context.Context, in *PrefetchRequest, opts ...grpc.CallOption) (*PrefetchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PrefetchResponse)
+	err := c.cc.Invoke(ctx, StageService_Prefetch_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -276,6 +290,9 @@ type StageServiceServer interface {
 	Attach(context.Context, *AttachRequest) (*AttachResponse, error)
 	// Open makes an instance of a stage.
 	Open(context.Context, *OpenRequest) (*OpenResponse, error)
+	// Prefetch shows inputs of a Forward to come, so that they are on their way to the device
+	// when it does (capability "prefetch"). It may come beside any other call.
+	Prefetch(context.Context, *PrefetchRequest) (*PrefetchResponse, error)
 	// Forward runs an instance once, in a context of its own.
 	Forward(context.Context, *ForwardRequest) (*ForwardResponse, error)
 	// Backward computes exact vector-Jacobian products of a TRAIN context and ends it.
@@ -325,6 +342,9 @@ func (UnimplementedStageServiceServer) Attach(context.Context, *AttachRequest) (
 }
 func (UnimplementedStageServiceServer) Open(context.Context, *OpenRequest) (*OpenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Open not implemented")
+}
+func (UnimplementedStageServiceServer) Prefetch(context.Context, *PrefetchRequest) (*PrefetchResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Prefetch not implemented")
 }
 func (UnimplementedStageServiceServer) Forward(context.Context, *ForwardRequest) (*ForwardResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Forward not implemented")
@@ -439,6 +459,24 @@ func _StageService_Open_Handler(srv interface{}, ctx context.Context, dec func(i
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(StageServiceServer).Open(ctx, req.(*OpenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StageService_Prefetch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PrefetchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StageServiceServer).Prefetch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StageService_Prefetch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StageServiceServer).Prefetch(ctx, req.(*PrefetchRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -713,6 +751,10 @@ var StageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Open",
 			Handler:    _StageService_Open_Handler,
+		},
+		{
+			MethodName: "Prefetch",
+			Handler:    _StageService_Prefetch_Handler,
 		},
 		{
 			MethodName: "Forward",
