@@ -35,7 +35,8 @@ type MakeOptions struct {
 	Made func(part *Part, inputs map[string]string) error
 }
 
-// Models opens a study, makes nothing, and returns the number of models that it trains.
+// Models opens a study and its data, makes nothing, and returns the number of models that it
+// trains.
 func Models(o MakeOptions) (int, error) {
 	if _, err := o.plan(); err != nil {
 		return 0, err
@@ -44,7 +45,8 @@ func Models(o MakeOptions) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return len(byModel(s.cells)), nil
+	_, err = s.openData()
+	return len(byModel(s.cells)), err
 }
 
 // Make runs a study: it says what is still to be done and how long that will take, makes

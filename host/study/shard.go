@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/alignedfusion/alignedfusion/host/dataset"
 	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/runs"
 	"github.com/alignedfusion/alignedfusion/host/shard"
@@ -43,6 +44,15 @@ type Part struct {
 
 func cellFile(cell string) string { return "cells/" + cell + "/cell.json" }
 
+// openData opens the study's data without their attributes.
+func (s *Study) openData() (*dataset.Dataset, error) {
+	cfg, err := s.config(s.planned[0].Model)
+	if err != nil {
+		return nil, err
+	}
+	return feed.OpenData(cfg.Data, cfg, nil, feed.Sources{Columns: []string{}})
+}
+
 // Part says what the shard made, and what that depends on.
 func (s *Study) Part() (*Part, map[string]string, error) {
 	part := &Part{Cells: map[string]string{}}
@@ -51,15 +61,11 @@ func (s *Study) Part() (*Part, map[string]string, error) {
 		names[i] = c.Name()
 	}
 	inputs := map[string]string{"the study": shard.Sum(s.Identity), "the cells": shard.Sum(names)}
-	cfg, err := s.config(s.planned[0].Model)
+	data, err := s.openData()
 	if err != nil {
 		return nil, nil, err
 	}
-	data, err := feed.OpenData(cfg.Data, cfg, nil, feed.Sources{Columns: []string{}})
-	if err != nil {
-		return nil, nil, err
-	}
-	inputs["the data "+cfg.Data] = data.Hash
+	inputs["the data "+data.Spec] = data.Hash
 	for _, c := range s.cells {
 		if part.Cells[c.Name()], err = shard.SumFile(s.path(cellFile(c.Name()))); err != nil {
 			return nil, nil, err

@@ -76,6 +76,10 @@ type PredictOptions struct {
 	Messages io.Writer
 }
 
+// onePassMiB bounds the memory for decoded images where each is shown once: what overlapping
+// windows of slices share.
+const onePassMiB = 128
+
 // PredictResult is what Predict made.
 type PredictResult struct {
 	Run    string
@@ -231,6 +235,12 @@ func predictRun(ctx context.Context, o PredictOptions, n int) (*PredictResult, e
 	}
 	if o.Split = given.Split; o.Entry && given.Data.Entry == nil {
 		return nil, usage("--entry: the data %s are of no challenge; milk10k:DIR, isic:DIR and pad-ufes-20:DIR are", given.Data.Spec)
+	}
+	if !given.own {
+		r.Config.DataSettings.CacheDir = ""
+	}
+	if len(o.TTA) == 0 && !o.Counterfactuals {
+		r.Config.DataSettings.CacheMiB = min(r.Config.DataSettings.CacheMiB, onePassMiB)
 	}
 	result := &PredictResult{Run: o.Run, Config: r.Config, Labels: r.Labels, Split: o.Split, Data: given.Data, Calibration: r.Calibration, Step: checkpoint.State.Step}
 	if result.Inputs, err = inputs(o.Run, checkpoint, given); err != nil {
