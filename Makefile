@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# Under another name than $(MAKE), which `make -n` runs: it shall install nothing.
+SELF := $(MAKE)
 MODULE := github.com/alignedfusion/alignedfusion
 
 # A libtorch once chosen with LIBTORCH=/path stays chosen; `LIBTORCH= make
@@ -23,6 +25,8 @@ GO_BUILD := GOGC=off GOMEMLIMIT=1GiB go build -buildvcs=false
 # the compiler's time and is stripped; plain `go` commands have it. All commands share the
 # flags and with them the build cache.
 export GOFLAGS := -tags=grpcnotrace,netgo,osusergo -gcflags=all=-dwarf=false $(GOFLAGS)
+BUILD_HOST = $(GO_BUILD) -ldflags '-s -w -X $(MODULE)/host/cli.Version=$(VERSION)' -o bin/ ./cmd/alignedfusion
+PLUGINS := ./plugins/alignedfusion-plugins
 KERNELS = $(addprefix -kernels ,$(wildcard plugins/*/native)) -optional sdk/torchstage/native -optional sdk/torchstage/native/nccl/native
 
 # Passive waiting: idle OpenMP and OpenBLAS threads must not slow others. A small
@@ -40,7 +44,7 @@ help: ## list the targets
 
 .PHONY: setup
 setup: ## install what is missing, fit gotch to this machine's libtorch, build everything into bin/
-	@libtorch=$$(tools/setup/system.sh) && $(MAKE) build LIBTORCH="$$libtorch"
+	@libtorch=$$(tools/setup/system.sh) && $(SELF) build LIBTORCH="$$libtorch"
 
 .PHONY: demo
 demo: setup ## synthetic CT set, four trained detectors, one table, in demo/
@@ -52,12 +56,12 @@ doctor: ## say what is wrong with this machine and how to mend it
 
 ##@ Build
 
-# The C++ side compiles beside gotch's Go side and the host, which do not need it.
+# The C++ side compiles beside all of the Go side but the plugins' program, which links it.
 .PHONY: fit
 fit: build/fitgotch ## fit gotch to the libtorch found ($LIBTORCH, else the system's): what this project calls of it
 	@build/fitgotch -go-only
 	@build/fitgotch -shim-only $(KERNELS) & shim=$$!; \
-		{ $(GO_BUILD) github.com/sugarme/gotch/ts && $(MAKE) host; } || { kill $$shim; exit 1; }; \
+		$(BUILD_HOST) $(filter-out $(PLUGINS) ./plugins/internal,$(wildcard ./plugins/*)) || { kill $$shim; exit 1; }; \
 		wait $$shim
 	@printf '%s\n' "$${LIBTORCH:-}" > build/libtorch
 
@@ -73,13 +77,13 @@ build: plugins ## build host and plugins into bin/
 
 .PHONY: host
 host: ## build the host only (no libtorch, no C compiler needed)
-	@$(GO_BUILD) -ldflags '-s -w -X $(MODULE)/host/cli.Version=$(VERSION)' -o bin/alignedfusion ./cmd/alignedfusion
+	@$(BUILD_HOST)
 
 .PHONY: plugins
 plugins: fit ## build the plugins into bin/plugins/: one program, linked to the name of each
 	@mkdir -p bin/plugins
-	@$(GO_BUILD) -ldflags '-s -w' -o build/alignedfusion-plugins ./plugins/alignedfusion-plugins
-	@for name in $$(cat plugins/alignedfusion-plugins/names); do ln -f build/alignedfusion-plugins "bin/plugins/alignedfusion-plugin-$$name"; done
+	@$(GO_BUILD) -ldflags '-s -w' -o build/alignedfusion-plugins $(PLUGINS)
+	@for name in $$(cat $(PLUGINS)/names); do ln -f build/alignedfusion-plugins "bin/plugins/alignedfusion-plugin-$$name"; done
 
 .PHONY: release
 release: build ## pack dist/ for machines without Go, with libraries for each of LIBTORCHS (folders) (docs/how-to/install.md)
