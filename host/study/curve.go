@@ -66,7 +66,7 @@ type truth struct {
 func (p *pooled) truth() truth {
 	var t truth
 	if p.detected != nil {
-		for _, o := range p.detected.LesionOutcomes() {
+		for _, o := range p.outcomes {
 			score := o.Score
 			if !o.Found {
 				score = 0

@@ -139,7 +139,8 @@ type pooled struct {
 	row        Row
 	classified *classify.Result
 	detected   *froc.Result
-	answers    classify.Answers // where a number or a time is asked
+	outcomes   []froc.LesionOutcome // of detected, with the models' own scores
+	answers    classify.Answers     // where a number or a time is asked
 	patients   []string
 	// labels and probabilities of classified.
 	labels        []int
@@ -399,23 +400,24 @@ func overSeeds(results []*CellResult, metric string) Figure {
 	return Figure{Number(mean), Number(math.NaN()), Number(math.NaN()), Number(math.Sqrt(squares / (n - 1)))}
 }
 
+// detections are one seed's marks on its truth.
+type detections struct {
+	seed  uint64
+	truth *froc.Truth
+	marks []froc.Prediction
+}
+
 // poolDetections joins the images of all seeds as images of their own, patients alike.
-// The joint curve has one threshold for all seeds; intervals and tests are of it.
 func (s *Study) poolDetections(p *pooled, results []*CellResult, o resample.Options) error {
-	all := &froc.Truth{}
-	// class numbers the classes of all seeds alike: those of a file are in its own order.
-	class := func(truth *froc.Truth, k int32) int32 {
-		if k == froc.AnyClass || len(truth.Classes) == 0 {
-			return k
-		}
-		at := slices.Index(all.Classes, truth.Classes[k])
-		if at < 0 {
-			at, all.Classes = len(all.Classes), append(all.Classes, truth.Classes[k])
-		}
-		return int32(at)
+	cfg, err := s.config(s.cells[0].Model)
+	if err != nil {
+		return err
 	}
-	var marks []froc.Prediction
-	seeds := fmt.Sprint(p.row.Seeds)
+	protocol, err := predictions.Protocol(cfg)
+	if err != nil {
+		return err
+	}
+	var seeds []detections
 	for _, r := range results {
 		dir := predictions.Dir(s.path("cells", r.Cell), s.Split)
 		truth, err := frocio.ReadTruth(frocio.Source{GroundTruth: filepath.Join(dir, predictions.TruthFile), Images: filepath.Join(dir, predictions.ImagesFile)}, frocio.Options{})
@@ -426,38 +428,22 @@ func (s *Study) poolDetections(p *pooled, results []*CellResult, o resample.Opti
 		if err != nil {
 			return err
 		}
-		first := len(all.Images)
-		for _, image := range truth.Truth.Images {
-			if image.Patient == "" {
-				image.Patient = image.ID
-			}
-			image.ID = fmt.Sprintf("seed %d: %s", r.Seed, image.ID)
-			all.Images = append(all.Images, image)
+		own, err := froc.Evaluate(truth.Truth, given.Marks, protocol)
+		if err != nil {
+			return err
 		}
-		for _, lesion := range truth.Truth.Lesions {
-			lesion.Image, lesion.Class = lesion.Image+first, class(truth.Truth, lesion.Class)
-			all.Lesions = append(all.Lesions, lesion)
-		}
-		for _, m := range given.Marks {
-			m.Image, m.Class = m.Image+first, class(truth.Truth, m.Class)
-			marks = append(marks, m)
-		}
+		p.outcomes = append(p.outcomes, own.LesionOutcomes()...)
+		seeds = append(seeds, detections{r.Seed, truth.Truth, onOneScale(own)})
 	}
+	all, marks := joinDetections(seeds)
 	// Systems are compared on one truth.
-	if known := s.truths[seeds]; known == nil {
-		s.truths[seeds] = all
+	name := fmt.Sprint(p.row.Seeds)
+	if known := s.truths[name]; known == nil {
+		s.truths[name] = all
 	} else if !reflect.DeepEqual(known, all) {
 		return errors.New("the cells are of different cases")
 	} else {
 		all = known
-	}
-	cfg, err := s.config(s.cells[0].Model)
-	if err != nil {
-		return err
-	}
-	protocol, err := predictions.Protocol(cfg)
-	if err != nil {
-		return err
 	}
 	if p.detected, err = froc.Evaluate(all, marks, protocol); err != nil {
 		return err
@@ -474,6 +460,74 @@ func (s *Study) poolDetections(p *pooled, results []*CellResult, o resample.Opti
 		p.bound("sensitivity@"+number(point.FPPI), ci.Points[i])
 	}
 	return nil
+}
+
+// onOneScale are a result's marks with scores that say how many false positives it has down to
+// them, and before the next one keep their order. Two models' scores mean nothing to each other.
+// One threshold cuts these at as many false positives in every seed, and the joint sensitivity is
+// the mean over the seeds (but for false positives of one score, which are cut together).
+func onOneScale(r *froc.Result) []froc.Prediction {
+	scores := make([]float64, len(r.Predictions))
+	for i, m := range r.Predictions {
+		scores[i] = m.Score
+	}
+	slices.Sort(scores)
+	slices.Reverse(scores)
+	scores = slices.Compact(scores)
+	made := map[float64]float64{}
+	at, before, wrong := 0, 0, 0
+	for i, score := range scores {
+		before = wrong
+		for ; at < len(r.Curve) && r.Curve[at].Threshold >= score; at++ {
+			wrong = r.Curve[at].FalsePositives
+		}
+		place := 2 * wrong // lesions that are found after so many false positives
+		if wrong > before {
+			place-- // the false positives themselves
+		}
+		made[score] = -float64(place) - float64(i)/float64(len(scores))
+	}
+	marks := slices.Clone(r.Predictions)
+	for i := range marks {
+		marks[i].Score = made[marks[i].Score]
+	}
+	return marks
+}
+
+// joinDetections puts the images of seeds behind each other.
+func joinDetections(seeds []detections) (*froc.Truth, []froc.Prediction) {
+	all := &froc.Truth{}
+	// class numbers the classes of all seeds alike: those of a file are in its own order.
+	class := func(truth *froc.Truth, k int32) int32 {
+		if k == froc.AnyClass || len(truth.Classes) == 0 {
+			return k
+		}
+		at := slices.Index(all.Classes, truth.Classes[k])
+		if at < 0 {
+			at, all.Classes = len(all.Classes), append(all.Classes, truth.Classes[k])
+		}
+		return int32(at)
+	}
+	var marks []froc.Prediction
+	for _, s := range seeds {
+		first := len(all.Images)
+		for _, image := range s.truth.Images {
+			if image.Patient == "" {
+				image.Patient = image.ID
+			}
+			image.ID = fmt.Sprintf("seed %d: %s", s.seed, image.ID)
+			all.Images = append(all.Images, image)
+		}
+		for _, lesion := range s.truth.Lesions {
+			lesion.Image, lesion.Class = lesion.Image+first, class(s.truth, lesion.Class)
+			all.Lesions = append(all.Lesions, lesion)
+		}
+		for _, m := range s.marks {
+			m.Image, m.Class = m.Image+first, class(s.truth, m.Class)
+			marks = append(marks, m)
+		}
+	}
+	return all, marks
 }
 
 // compare tests b against a; nil where it cannot be.
