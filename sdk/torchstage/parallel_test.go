@@ -3,15 +3,18 @@ package torchstage
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/sugarme/gotch"
 	"github.com/sugarme/gotch/ts"
 
 	"github.com/alignedfusion/alignedfusion/sdk"
@@ -220,6 +223,120 @@ func TestGradientsAreAveragedWhileBackwardRuns(t *testing.T) {
 	}
 }
 
+// doubled is a network of convolutions and batch norms in double precision.
+type doubled struct{ weights, gains, shifts, means, variances []*ts.Tensor }
+
+func buildDoubled(b *Build) (Module, error) {
+	m := &doubled{}
+	double := func(t *ts.Tensor) *ts.Tensor {
+		e := b.Params.list[len(b.Params.list)-1]
+		if e.value = b.S.Cast(t, gotch.Double); !e.buffer {
+			e.value = b.S.Leaf(e.value)
+			for _, name := range []string{"exp_avg", "exp_avg_sq"} {
+				b.Params.setState(b.S, e, name, b.S.MulScalar(b.S.Detach(e.value), 0))
+			}
+		}
+		b.S.Own(t)
+		b.S.Keep(e.value)
+		return e.value
+	}
+	for i, c := range [][2]int64{{1, 8}, {8, 8}, {8, 8}} {
+		name := func(s string) string { return fmt.Sprintf("%d.%s", i, s) }
+		m.weights = append(m.weights, double(b.Params.Parameter(name("weight"), []int64{c[1], c[0], 3, 3}, Normal(0, 0.3))))
+		m.gains = append(m.gains, double(b.Params.Parameter(name("gain"), c[1:], Ones())))
+		m.shifts = append(m.shifts, double(b.Params.Parameter(name("shift"), c[1:], Zeros())))
+		m.means = append(m.means, double(b.Params.Buffer(name("running_mean"), c[1:], Zeros())))
+		m.variances = append(m.variances, double(b.Params.Buffer(name("running_var"), c[1:], Ones())))
+	}
+	return m, b.S.Err()
+}
+
+func (m *doubled) Forward(s *Scope, in *Inputs) *Outputs {
+	x := s.Cast(in.Tensors["x"], gotch.Double)
+	for i, w := range m.weights {
+		x = s.Relu(s.BatchNorm(s.Conv2d(x, w, nil, 1, 1, 1), m.gains[i], m.shifts[i], m.means[i], m.variances[i], in.Train, 0.1, 1e-5))
+	}
+	d := s.Sub2(s.Mean(x, []int64{1, 2, 3}, false), s.Cast(in.Tensors["target"], gotch.Double))
+	return &Outputs{Losses: map[string]*ts.Tensor{"mse": s.Mean(s.Mul(d, d), []int64{0}, false)}}
+}
+
+// Two members with synchronised batch norms that take 20 steps are one with all cases: in double
+// precision to 1e-9, so that what they differ by in single is rounding, which AdamW enlarges.
+func TestTwentySynchronisedStepsInDoublePrecisionAreThoseOfOne(t *testing.T) {
+	if _, err := groupFunctions(); err != nil {
+		t.Skip(err)
+	}
+	const cases, side = 8, 8
+	values := make([]float32, cases*side*side)
+	for i, r := 0, NewRand(5, "cases"); i < len(values); i++ {
+		values[i] = float32(r.NormFloat64())
+	}
+	open := func(optimizer string) *stage {
+		st, _, err := Open(map[string]Builder{"b": buildDoubled})(t.Context(), &sdk.OpenRequest{Stage: "b", Threads: 1, Train: true, Seed: 3, Optimizer: sdk.Optimizer{Name: optimizer}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = st.Close() })
+		return st.(*stage)
+	}
+	learn := func(st *stage, first, end int64) {
+		target := make([]float32, end-first)
+		for i := range target {
+			target[i] = float32((first + int64(i)) % 3)
+		}
+		for range 20 {
+			_, err := st.Forward(t.Context(), &sdk.ForwardRequest{Context: 1, Train: true, NewOutput: newOutput, Inputs: map[string]*tensor.Tensor{
+				"x": tensor.OfFloat32s(values[first*side*side:end*side*side], end-first, 1, side, side), "target": tensor.OfFloat32s(target, end-first)}})
+			if err == nil {
+				_, err = st.Backward(t.Context(), &sdk.BackwardRequest{Context: 1, NewOutput: newOutput, LossWeights: map[string]float64{"mse": 1}})
+			}
+			if err == nil && st.peers != nil {
+				err = st.Average(t.Context())
+			}
+			if err == nil {
+				err = st.Step(t.Context(), &sdk.StepRequest{GradientScale: 1, Values: map[string]float64{"learning_rate": 0.01}})
+			}
+			if err == nil {
+				err = st.ZeroGrad(t.Context())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, optimizer := range []string{"sgd", "adamw"} {
+		t.Run(optimizer, func(t *testing.T) {
+			member := open(optimizer)
+			rank := meet(t, member)
+			learn(member, int64(rank)*cases/2, int64(rank+1)*cases/2)
+			if rank == 1 {
+				return
+			}
+			alone := open(optimizer)
+			learn(alone, 0, cases)
+			read := func(st *stage, i int) (values []float64) {
+				err := Run(func(s *Scope) (err error) {
+					values, err = s.ToTensor(st.params.list[i].value, nil).Float64s()
+					return err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return values
+			}
+			for i, e := range alone.params.list {
+				got := read(member, i)
+				for k, v := range read(alone, i) {
+					if !(math.Abs(got[k]-v) < 1e-9) {
+						t.Errorf("%s[%d] is %.12g, alone %.12g", e.name, k, got[k], v)
+						break
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestAnAverageNeedsAGroup(t *testing.T) {
 	st := open(t, sdk.Optimizer{})
 	if err := st.Average(context.Background()); sdk.CodeOf(err) != sdk.FailedPrecondition {
@@ -230,6 +347,38 @@ func TestAnAverageNeedsAGroup(t *testing.T) {
 			t.Errorf("store %q: %v, want InvalidArgument", store, err)
 		}
 	}
+}
+
+// meet makes a stage one of two processes that normalise batches together, of which the other
+// runs this test, or with the arguments given, and returns its rank.
+func meet(t testing.TB, st *stage, args ...string) (rank int) {
+	t.Helper()
+	store, rank := os.Getenv("ALIGNEDFUSION_TEST_STORE"), 1
+	if store == "" {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		store, rank = l.Addr().String(), 0
+		l.Close()
+		if args == nil {
+			args = []string{"-test.run=^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"}
+		}
+		other := exec.Command(os.Args[0], args...)
+		other.Env = append(os.Environ(), "ALIGNEDFUSION_TEST_STORE="+store)
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := other.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err := st.Join(t.Context(), &sdk.JoinRequest{Rank: rank, Size: 2, Store: store, Timeout: time.Minute, SyncBatchNorm: true}); err != nil {
+		t.Fatal(err)
+	}
+	return rank
 }
 
 // deep is a row of layers whose gradients take a while to compute, and to send.
@@ -257,35 +406,14 @@ func (m *deep) Forward(s *Scope, in *Inputs) *Outputs {
 //	go test -run '^$' -bench Averaging -benchtime 1x ./sdk/torchstage
 func BenchmarkAveraging(b *testing.B) {
 	const turns, steps, cases = 5, 4, 128
-	store, rank := os.Getenv("ALIGNEDFUSION_BENCH_STORE"), 1
-	if store == "" {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			b.Fatal(err)
-		}
-		store, rank = l.Addr().String(), 0
-		l.Close()
-		other := exec.Command(os.Args[0], "-test.run=^$", "-test.bench=^BenchmarkAveraging$", "-test.benchtime=1x")
-		other.Env = append(os.Environ(), "ALIGNEDFUSION_BENCH_STORE="+store)
-		if err := other.Start(); err != nil {
-			b.Fatal(err)
-		}
-		defer func() {
-			if err := other.Wait(); err != nil {
-				b.Error(err)
-			}
-		}()
-	}
 	opened, _, err := Open(map[string]Builder{"b": buildDeep})(b.Context(), &sdk.OpenRequest{Stage: "b", Threads: 1})
 	if err != nil {
 		b.Fatal(err)
 	}
 	st := opened.(*stage)
 	defer st.Close()
-	if err := st.Join(b.Context(), &sdk.JoinRequest{Rank: rank, Size: 2, Store: store, Timeout: time.Minute}); err != nil {
-		b.Fatal(err)
-	}
-	st.peers.inside = true
+	meet(b, st, "-test.run=^$", "-test.bench=^BenchmarkAveraging$", "-test.benchtime=1x")
+	st.peers.inside, st.peers.syncBatchNorm = true, false
 	x, err := tensor.New(tensor.FP32, cases, 2048)
 	if err != nil {
 		b.Fatal(err)

@@ -84,6 +84,9 @@ struct Bucket {
   c10::intrusive_ptr<c10d::Work> work;
 };
 
+// single is the precision that a tensor is averaged or normalised in.
+at::ScalarType single(const at::Tensor &t) { return t.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
 at::Tensor &tensor(void *t) { return *static_cast<at::Tensor *>(t); }
 
 struct Group {
@@ -132,7 +135,7 @@ struct Group {
 
   void reduce(std::vector<at::Tensor> pieces, std::vector<at::Tensor> into, bool there) {
     at::NoGradGuard guard;
-    for (auto &t : pieces) t = t.detach().reshape({-1}).to(there ? t.device() : at::Device(at::kCPU), at::kFloat);
+    for (auto &t : pieces) t = t.detach().reshape({-1}).to(there ? t.device() : at::Device(at::kCPU), single(pieces.back()));
     pending.push_back({at::cat(pieces), std::move(into), {}});
     std::vector<at::Tensor> one{pending.back().flat};
     pending.back().work = there ? device->allreduce(one) : gloo->allreduce(one);
@@ -185,7 +188,7 @@ struct SyncNorm : torch::autograd::Function<SyncNorm> {
     variance = (sums[2] / n - mean * mean).clamp_min(0);
     if (running_mean.defined()) running_mean.mul_(1 - momentum).add_(mean, momentum);
     if (running_var.defined()) running_var.mul_(1 - momentum).add_(variance * (n / std::max(n - 1, 1.0)), momentum);
-    mean = mean.to(at::kFloat), variance = variance.to(at::kFloat);
+    mean = mean.to(single(x)), variance = variance.to(single(x));
     ctx->save_for_backward({x, w, mean, variance});
     ctx->saved_data["eps"] = eps;
     ctx->saved_data["n"] = n;
@@ -324,7 +327,7 @@ char *af_group_finish(void *group) {
         at += t.numel();
         if (!gradients) {
           t.detach().copy_(mean);
-        } else if (there[int64_t(i++)].item<float>() > 0) {
+        } else if (there[int64_t(i++)].item<double>() > 0) {
           if (t.grad().defined()) {
             t.grad().detach().copy_(mean);
           } else {
