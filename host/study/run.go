@@ -184,8 +184,14 @@ func Open(o Options) (*Study, error) {
 		return nil, &config.Error{Err: err}
 	}
 	s.planned, s.cells = s.cells, ofShard(s.cells, o.Shard)
-	for _, model := range byModel(s.cells) {
-		c := model[0]
+	checked := map[string]bool{} // models that differ in their seed alone are checked once
+	for _, c := range s.cells {
+		model := c.Model
+		model.Seed = 0
+		if checked[model.Name()] {
+			continue
+		}
+		checked[model.Name()] = true
 		if _, err := o.config(c.Model); err != nil {
 			return nil, &config.Error{Err: err}
 		}
