@@ -280,28 +280,53 @@ const agreement = 1e-3
 
 // Derivative estimates f' at 0 by central differences whose step is chosen where three
 // neighbours agree best: two may by chance. Scale is the size of what moves; at returns f at
-// a step, and the step that rounding left of it. Spread is how far the neighbours lie apart.
+// a step, and the step that rounding left of it. Step is half the distance of the two places
+// compared in the end, spread how far the neighbours lie apart.
 func Derivative(scale float64, at func(step float64) (value, made float64, err error)) (slope, step, spread float64, err error) {
+	// Richardson's step removes the error of second order.
+	return settle(scale, 4, func(h float64) (float64, error) { return between(at, -h, h) })
+}
+
+// Left is Derivative from below alone: at a corner the derivative that central differences
+// lead to is the mean of two, and a gradient is either.
+func Left(scale float64, at func(step float64) (value, made float64, err error)) (slope, step, spread float64, err error) {
+	slope, step, spread, err = settle(scale, 2, func(h float64) (float64, error) { return between(at, -h, 0) })
+	return slope, step / 2, spread, err
+}
+
+// Right is Left from above.
+func Right(scale float64, at func(step float64) (value, made float64, err error)) (slope, step, spread float64, err error) {
+	slope, step, spread, err = settle(scale, 2, func(h float64) (float64, error) { return between(at, 0, h) })
+	return slope, step / 2, spread, err
+}
+
+// between is the slope of f from one place to another.
+func between(at func(step float64) (value, made float64, err error), from, to float64) (float64, error) {
+	above, up, err := at(to)
+	if err != nil {
+		return 0, err
+	}
+	below, down, err := at(from)
+	return (above - below) / (up - down), err
+}
+
+// settle halves a step whose error falls by this factor until neighbouring estimates agree.
+func settle(scale, falls float64, estimate func(step float64) (float64, error)) (slope, step, spread float64, err error) {
 	spread = math.Inf(1)
 	var estimates []float64
 	for k := range halvings {
 		h := firstStep * scale / float64(int(1)<<k)
-		above, up, err := at(h)
+		e, err := estimate(h)
 		if err != nil {
 			return 0, 0, 0, err
 		}
-		below, down, err := at(-h)
-		if err != nil {
-			return 0, 0, 0, err
-		}
-		estimates = append(estimates, (above-below)/(up-down))
+		estimates = append(estimates, e)
 		if k < 2 {
 			continue
 		}
 		a, b, c := estimates[k-2], estimates[k-1], estimates[k]
 		if most := max(math.Abs(a-b), math.Abs(b-c)); most < spread {
-			// Richardson's step removes the error of second order.
-			slope, step, spread = (4*c-b)/3, h, most
+			slope, step, spread = (falls*c-b)/(falls-1), h, most
 			if most <= agreement*math.Abs(slope) {
 				break
 			}

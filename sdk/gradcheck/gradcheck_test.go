@@ -92,6 +92,36 @@ func TestFindsARightAndAWrongDerivative(t *testing.T) {
 	}
 }
 
+// Central differences across a corner lead to the mean of its two slopes; each side has its own.
+func TestACornerHasTwoSlopes(t *testing.T) {
+	corner := func(x float64) (float64, float64, error) { return math.Sin(3*x) + 2*math.Max(x, 0) + x*x, x, nil }
+	for _, test := range []struct {
+		name     string
+		estimate func(float64, func(float64) (float64, float64, error)) (float64, float64, float64, error)
+		want     float64
+	}{{"central", gradcheck.Derivative, 4}, {"left", gradcheck.Left, 3}, {"right", gradcheck.Right, 5}} {
+		slope, _, spread, err := test.estimate(2, corner)
+		if err != nil || math.Abs(slope-test.want) > 2*spread+1e-3 || spread > 0.05 {
+			t.Errorf("%s: %g ± %g, error %v; want %g", test.name, slope, spread, err, test.want)
+		}
+	}
+}
+
+// Noise as large as that of single precision, under which estimates wander for small steps,
+// leaves the derivative of a smooth function narrow, by sides as well.
+func TestASmoothFunctionInNoiseHasANarrowSlope(t *testing.T) {
+	random := rand.New(rand.NewPCG(7, 8))
+	noisy := func(x float64) (float64, float64, error) { return math.Exp(x) + 1e-6*random.NormFloat64(), x, nil }
+	for name, estimate := range map[string]func(float64, func(float64) (float64, float64, error)) (float64, float64, float64, error){
+		"central": gradcheck.Derivative, "left": gradcheck.Left, "right": gradcheck.Right,
+	} {
+		slope, step, spread, err := estimate(2, noisy)
+		if open := 2*spread + 4e-6/step; err != nil || math.Abs(slope-1) > open || open > 0.02 {
+			t.Errorf("%s: %g ± %g, error %v", name, slope, open, err)
+		}
+	}
+}
+
 // A gradient that a slice which is off by one leaves out is a two-hundredth of all, and weighs
 // nothing along a direction that follows what is left.
 func TestEdgesFindWhatASliceLeavesOut(t *testing.T) {
