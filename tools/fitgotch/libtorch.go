@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 )
 
 // libtorch describes one installed libtorch.
@@ -88,8 +89,8 @@ func libtorchAt(dir string) (*libtorch, error) {
 	api := filepath.Join(include, "torch", "csrc", "api", "include")
 	header := filepath.Join(api, "torch", "version.h")
 	text, err := os.ReadFile(header)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s holds no libtorch: %s is missing: %w", dir, header, fs.ErrNotExist)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil, fmt.Errorf("%s holds no libtorch: %s is missing; name the torch folder of a Python wheel, or the unpacked official zip: %w", dir, header, fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, err
@@ -97,6 +98,10 @@ func libtorchAt(dir string) (*libtorch, error) {
 	found := &libtorch{IncludeDirs: []string{include, api}}
 	if found.Version, err = headerVersion(include, string(text)); err != nil {
 		return nil, fmt.Errorf("%s: %w", header, err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(found.Version, "%d.%d", &major, &minor); err != nil || major < 1 || major == 1 && minor < 13 {
+		return nil, fmt.Errorf("libtorch %s in %s is too old: 1.13 and newer are served", found.Version, dir)
 	}
 	candidates := []string{filepath.Join(dir, "lib"), filepath.Join(dir, "lib64")}
 	multiarch, err := filepath.Glob(filepath.Join(dir, "lib", "*-linux-gnu"))

@@ -83,7 +83,14 @@ func TestFindLibtorchSaysWhatIsWrong(t *testing.T) {
 	if _, err := findLibtorch(empty); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("empty folder: %v", err)
 	}
+	if _, err := findLibtorch("libtorch_test.go"); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "holds no libtorch") {
+		t.Errorf("a file: %v", err)
+	}
 	headers := t.TempDir()
+	write(t, headers, map[string]string{"include/torch/csrc/api/include/torch/version.h": "#define TORCH_VERSION \"1.12.1\"\n"})
+	if _, err := findLibtorch(headers); err == nil || !strings.Contains(err.Error(), "libtorch 1.12.1 in "+headers+" is too old") {
+		t.Errorf("an old one: %v", err)
+	}
 	write(t, headers, map[string]string{"include/torch/csrc/api/include/torch/version.h": versionHeader})
 	if _, err := findLibtorch(headers); err == nil || !strings.Contains(err.Error(), "no libtorch_cpu.so") {
 		t.Errorf("headers without libraries: %v", err)

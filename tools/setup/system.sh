@@ -35,7 +35,13 @@ fi
 need g++ sh -c "command -v ${CXX:-g++}"
 need gcc sh -c "command -v ${CC:-gcc}"
 libtorch=${LIBTORCH:-}
-if [ -z "$libtorch" ]; then
+if [ -n "$libtorch" ]; then
+	if [ ! -f "$libtorch/include/torch/csrc/api/include/torch/version.h" ]; then
+		echo "LIBTORCH=$libtorch (given, or remembered in build/libtorch) holds no libtorch. Name the torch folder of a Python" >&2
+		echo "  wheel, or the unpacked official zip: LIBTORCH=/path/to/torch make setup. The system's: LIBTORCH= make setup" >&2
+		exit 1
+	fi
+else
 	before=$wanted
 	need libtorch-dev sh -c 'ls /usr/include/torch/csrc/api/include/torch/version.h /usr/lib/*-linux-gnu/libtorch_cpu.so ||
 		ls /usr/local/include/torch/csrc/api/include/torch/version.h /usr/local/lib/libtorch_cpu.so'
