@@ -1,7 +1,10 @@
 """An estimate, not a measurement: an epoch of DeepLesion's 22,000 training slices with the published detector
 (densenet121, 7 x 512 x 512, one mask head, 512 regions) on one H100.
 
-    python3 docs/results/epoch.py        needs PyTorch 2.1 or later; computes nothing, on the device `meta`
+    python3 docs/results/epoch.py [MS]   needs PyTorch 2.1 or later; computes nothing, on the device `meta`
+
+MS are the milliseconds that transport takes of a step, as `go test -run xxx -bench
+TransportOfATrainingStep/7x512x512/tiny -benchtime 20x ./host/workflow` measures it here.
 
 Counted are the operations of the reference (plugins/a3d/testdata/reference.py) by PyTorch's own counter, and the bytes
 that its operators read and write one by one; a fused block reads and writes less.
@@ -16,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 SLICES, SIDE, CASES, REGIONS, MASKS = 7, 512, 22_000, 512, 128
-TRANSPORT = 0.0169  # seconds a step of one case, measured on a loaded machine (benchmarks.md): an upper bound
+TRANSPORT = float(sys.argv[1] if len(sys.argv) > 1 else 3.7) / 1e3  # seconds a step of one case, measured (benchmarks.md)
 PEAK, BANDWIDTH = 989e12, 3.35e12  # H100 SXM, NVIDIA's data sheet: dense bfloat16 a second, bytes a second
 VIEWS = ("view", "expand", "detach", "transpose", "permute", "squeeze", "slice", "select", "as_strided", "alias", "t.", "split")
 
@@ -68,4 +71,5 @@ for busy, share, fused, call in ((0.4, 0.8, 3, 5e-6), (0.3, 0.7, 2, 8e-6), (0.2,
     arithmetic, memory, calls = work / PEAK / busy, traffic / fused / BANDWIDTH / share, moved.operators * call
     network = max(arithmetic, memory, calls)
     print(f"arithmetic {arithmetic * 1e3:.1f} ms ({busy:.0%} of the peak), memory {memory * 1e3:.1f} ms ({share:.0%}, a traffic of 1/{fused}), "
-          f"calls {calls * 1e3:.1f} ms ({call * 1e6:.0f} us each): {CASES * network / 60:.1f} min an epoch, {CASES * (network + TRANSPORT) / 60:.1f} with transport")
+          f"calls {calls * 1e3:.1f} ms ({call * 1e6:.0f} us each): {CASES * network / 60:.1f} min an epoch, {CASES * (network + TRANSPORT) / 60:.1f} with transport, "
+          f"{TRANSPORT / (network + TRANSPORT):.0%} of it")

@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"testing"
 	"time"
@@ -17,9 +18,10 @@ import (
 // BenchmarkTransportOfATrainingStep measures what of a training step is not the plugins'
 // own time: copying in and out, gRPC, the host's supervision and the pipeline itself.
 // Plugins compute on one thread each. Batches are loaded before the clock starts: the
-// loader's part is another measurement. The last case is a step of the detector as it was
-// published, 7 slices of 512 pixels; the one before has the same slices and a small network,
-// which is what a GPU's step leaves of transport.
+// loader's part is another measurement; the next one is handed over while a step computes.
+// The last case is a step of the detector as it was published, 7 slices of 512 pixels; the
+// one before has the same slices and a small network, which is what a GPU's step leaves of
+// transport: its time is what docs/results/epoch.py takes.
 //
 //	go test -run xxx -bench TransportOfATrainingStep -benchtime 300x ./host/workflow
 //	go test -run xxx -bench 'TransportOfATrainingStep/7x512x512$' -benchtime 5x ./host/workflow
@@ -92,12 +94,14 @@ func benchmarkSteps(b *testing.B, cfg *config.Config, plugins string) {
 	var wall time.Duration
 	var cost pipeline.Cost
 	step := func(k int) {
+		handed := make(chan error, 1) // as in training
 		start := time.Now()
+		go func() { handed <- s.Pipeline.Prefetch(b.Context(), batches[(k+1)%len(batches)].Inputs) }()
 		result, err := stepper.Step(b.Context(), k, batches[k%len(batches):][:1], rates)
-		if err != nil {
+		wall, cost = wall+time.Since(start), cost.Add(result.Cost)
+		if err := errors.Join(err, <-handed); err != nil {
 			b.Fatal(err)
 		}
-		wall, cost = wall+time.Since(start), cost.Add(result.Cost)
 	}
 	const warmUp = 3
 	for k := range warmUp {

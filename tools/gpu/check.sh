@@ -5,12 +5,13 @@
 #   bash check.sh run FILE.tar.xz [DEVICE]   there: needs bash, xz, g++ and a Python with torch; no Go, no network
 #
 # DEVICE is cuda:0; cpu tries the script where there is no GPU. It compiles libtch.so and the kernels
-# against that torch, with nvcc where there is one, runs doctor, the comparisons with PyTorch and of
-# the GPU's kernels with the CPU's, `plugin validate` on the device, one training there and its first
-# steps on the CPU, and times the encoder beside PyTorch's op by op. It writes check.json into the
-# current folder: how each part ended, what was compiled, how far losses differ, samples a second, how
-# busy the GPU was, its memory. It fails when a part does. Each part has a limit of time (times SLOW),
-# and all together SECONDS_MOST. A set LIBTORCH is taken instead of Python's torch; empty is the system's.
+# against that torch, with nvcc where there is one, runs doctor, the comparisons with PyTorch and of the
+# GPU's kernels with the CPU's, `plugin validate` on the device, one training there and its first steps
+# on the CPU, and times the encoder beside PyTorch's op by op. It writes check.json into the current
+# folder: how each part ended, what was compiled, how far losses differ, samples a second, what
+# transport takes of a step, how busy the GPU was, its memory. It fails when a part does. Each part has
+# a limit of time (times SLOW), and all together SECONDS_MOST. A set LIBTORCH is taken instead of
+# Python's torch; empty is the system's.
 set -euo pipefail
 plugins="a3d classifier itfusion"
 most=50000000 # bytes of the package
@@ -113,6 +114,7 @@ for run in ("device", "amp"):
     if made:
         seconds = [r["step_sec"] for r in made[len(made) // 4:]]  # the first ones choose algorithms
         result[run] = {"steps": len(made), "losses": [r["loss"] for r in made[:3]], "samples_per_second": 4 / statistics.median(seconds),
+                       "transport_milliseconds": 1e3 * statistics.median(r["wall_sec"] - r["compute_sec"] for r in made),
                        "largest_difference_from_cpu": max((abs(a["loss"] - b["loss"]) for a, b in zip(cpu, made)), default=None)}
 result["compiled"] = [line for line in log("compile").splitlines() if "built" in line or "left out" in line]
 encoder = {name: float(ns) / 1e9 for name, ns in re.findall(r"DenseNet121/(\S+?)/slices=7\S*\s+\d+\s+(\S+) ns/op", log("encoder"))}
