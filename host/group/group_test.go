@@ -47,10 +47,13 @@ func TestTheEnvironmentSaysWhichProcessThisIs(t *testing.T) {
 		"RANK=1":              "$WORLD_SIZE is not set",
 		"WORLD_SIZE=2":        "$RANK is not set",
 		"RANK=x WORLD_SIZE=2": `$RANK is "x"`,
-		"RANK=2 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=1": "rank 2 of 2",
-		"RANK=1 WORLD_SIZE=2":                             "$MASTER_ADDR and $MASTER_PORT",
-		"RANK=1 WORLD_SIZE=2 MASTER_PORT=-1":              `$MASTER_PORT is "-1"`,
-		"PET_NNODES=2 PET_NPROC_PER_NODE=4":               "torchrun",
+		"RANK=2 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=1":     "rank 2 of 2",
+		"RANK=1 WORLD_SIZE=2":                                 "$MASTER_ADDR and $MASTER_PORT",
+		"RANK=1 WORLD_SIZE=2 MASTER_PORT=-1":                  `$MASTER_PORT is "-1"`,
+		"RANK=1 WORLD_SIZE=1":                                 "rank 1 of 1",
+		"RANK=1 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=65536": `given "a" and "65536"`,
+		"PET_NNODES=2 PET_NPROC_PER_NODE=4":                   "torchrun",
+		"PET_NNODES=2 PET_MASTER_PORT=8":                      `$PET_MASTER_ADDR and $PET_MASTER_PORT must say where rank 0 is: given "" and "8"`,
 	} {
 		if _, err := FromEnvironment(of(environment)); err == nil || !strings.Contains(err.Error(), want) || fault.Of(err) != fault.Usage {
 			t.Errorf("%s: %v, want usage with %q", environment, err, want)

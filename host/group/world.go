@@ -103,6 +103,7 @@ func refuse(format string, args ...any) error {
 // where none does, or where it is the only one. getenv is os.Getenv.
 func FromEnvironment(getenv func(string) string) (*World, error) {
 	v := &variables{getenv: getenv}
+	where := "MASTER"
 	w := &World{Address: getenv("MASTER_ADDR"), Port: v.number("MASTER_PORT", 1, 0), Token: getenv(EnvToken)}
 	switch {
 	case getenv("RANK") != "" || getenv("WORLD_SIZE") != "": // torchrun, PyTorchJob, by hand
@@ -135,6 +136,7 @@ func FromEnvironment(getenv func(string) string) (*World, error) {
 			return nil, refuse("$PET_NPROC_PER_NODE is %q: torchrun starts several processes a node (torchrun --no-python alignedfusion train …)", n)
 		}
 		w.Rank, w.Size, w.LocalSize = v.number("PET_NODE_RANK", 0, 0), v.number("PET_NNODES", 1, 1), 1
+		where = "PET_MASTER"
 		w.Address, w.Port = getenv("PET_MASTER_ADDR"), v.number("PET_MASTER_PORT", 1, 0)
 	default:
 		return nil, v.err
@@ -142,13 +144,13 @@ func FromEnvironment(getenv func(string) string) (*World, error) {
 	switch {
 	case v.err != nil:
 		return nil, v.err
-	case w.Size == 1:
-		return nil, nil
 	case w.Rank >= w.Size:
 		return nil, refuse("this process is said to be rank %d of %d; ranks count from 0", w.Rank, w.Size)
-	case w.Address == "" || w.Port == 0:
-		return nil, refuse("this process is said to be rank %d of %d, and $MASTER_ADDR and $MASTER_PORT must say where rank 0 is: given %q and %q",
-			w.Rank, w.Size, getenv("MASTER_ADDR"), getenv("MASTER_PORT"))
+	case w.Size == 1:
+		return nil, nil
+	case w.Address == "" || w.Port == 0 || w.Port > 65535:
+		return nil, refuse("this process is said to be rank %d of %d, and $%s_ADDR and $%[3]s_PORT must say where rank 0 is: given %q and %q",
+			w.Rank, w.Size, where, getenv(where+"_ADDR"), getenv(where+"_PORT"))
 	}
 	return w, nil
 }
