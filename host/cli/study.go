@@ -307,6 +307,10 @@ func submitStudy(c *cli.Context, o study.MakeOptions) error {
 		return usageError("--submit %s needs --dry-run: this program prints, and submits nothing; … --submit slurm --dry-run | sbatch", c.String("submit"))
 	case c.IsSet("shard") || c.Bool("table"):
 		return usageError("--submit goes with neither --shard nor --table: its tasks are the shards")
+	case c.IsSet("devices"):
+		return usageError("--submit does not go with --devices: each task has one device, and there are as many tasks as you like; --device cuda:0 asks for a GPU")
+	case s.GPU && o.Device != "cuda" && o.Device != "cuda:0":
+		return usageError("--device %s: a task has one GPU, which is cuda:0 there", o.Device)
 	case c.IsSet("tasks") && s.Tasks < 1:
 		return usageError("--tasks %d, want 1 or more", s.Tasks)
 	}
