@@ -21,7 +21,7 @@ python_torch() {
 	python3 -c 'import importlib.util, os
 found = importlib.util.find_spec("torch")
 for place in found.submodule_search_locations if found else []:
-    if os.path.exists(os.path.join(place, "include", "torch")): print(place)' 2>/dev/null
+    if os.path.exists(os.path.join(place, "include/torch/csrc/api/include/torch/version.h")): print(place)' 2>/dev/null
 }
 
 go=$(sed -n 's/^go //p' go.mod)
