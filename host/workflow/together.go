@@ -65,7 +65,7 @@ func (t *training) cause(err error) error {
 		return err
 	}
 	wait := time.Duration(0)
-	waited := errors.Is(err, pipeline.ErrAveraging) || t.Config.Train.SyncBatchNorm && sdk.CodeOf(err) == sdk.Internal // in a batch norm
+	waited := errors.Is(err, pipeline.ErrAveraging) || t.Config != nil && t.Config.Train.SyncBatchNorm && sdk.CodeOf(err) == sdk.Internal // in a batch norm
 	if waited && !plughost.IsFailure(err) || errors.Is(err, group.ErrLeft) {
 		wait = causeMoment
 	}
