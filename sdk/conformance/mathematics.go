@@ -460,11 +460,8 @@ func parameters(ctx context.Context, s *subject) {
 // probe compares the derivatives along directions in each half of each parameter, and then, as
 // long as there is time, in its first and last slabs along each axis.
 func (p *prober) probe(ctx context.Context, blocks []*block) error {
-	elements := 0.0
-	for _, b := range blocks {
-		elements += float64(len(b.values) * len(b.names))
-	}
-	detached, spare := 0.0, elements-float64(p.c.trainable)
+	detached := 0.0
+	_, spare := p.untrained(blocks)
 	for _, b := range blocks {
 		analytic, numeric, wrong := p.anyDisagrees(ctx, b, gradcheck.Halves(len(b.values)))
 		if wrong && size(b.gradient) > 0 {
@@ -567,7 +564,8 @@ func (p *prober) disagreesAlone(ctx context.Context, b *block, part gradcheck.Pa
 const probedTogether = 8
 
 // mostSuspectFirst orders parameters of which there are too many to probe each. Of a stage that
-// selects, a parameter is as suspect as by the output or loss that suspects it least.
+// selects, a parameter is as suspect as by the output or loss that suspects it least. One without
+// a gradient is not suspect as long as the stage says that it does not train it.
 func (p *prober) mostSuspectFirst(ctx context.Context, blocks []*block) []*block {
 	if len(blocks) <= 2*probedTogether {
 		return blocks
@@ -575,7 +573,11 @@ func (p *prober) mostSuspectFirst(ctx context.Context, blocks []*block) []*block
 	p.end = p.c.subject.conn.clock(probingTime / 2)
 	suspicion := map[string]float64{}
 	if len(p.alone) == 0 {
-		suspicion = p.suspicion(ctx, blocks)
+		of := blocks
+		if without, spare := p.untrained(blocks); without <= spare {
+			of = slices.DeleteFunc(slices.Clone(blocks), func(b *block) bool { return size(b.gradient) == 0 })
+		}
+		suspicion = p.suspicion(ctx, of)
 	}
 	for _, one := range p.alone {
 		var reached []*block
@@ -596,12 +598,28 @@ func (p *prober) mostSuspectFirst(ctx context.Context, blocks []*block) []*block
 	return blocks
 }
 
+// untrained are how many numbers have no gradient, and for how many a stage says that it does not
+// train them.
+func (p *prober) untrained(blocks []*block) (without, spare float64) {
+	spare = -float64(p.c.trainable)
+	for _, b := range blocks {
+		spare += float64(len(b.values) * len(b.names))
+		if size(b.gradient) == 0 {
+			without += float64(len(b.values))
+		}
+	}
+	return without, spare
+}
+
 // suspicion is by how much the derivative disagrees along a direction in which several
-// parameters, whose gradients are about as long, take part with equal shares.
+// parameters, whose gradients are about as long, take part with equal shares; those that have
+// none are with each other.
 func (p *prober) suspicion(ctx context.Context, blocks []*block) map[string]float64 {
 	out := map[string]float64{}
 	sorted := slices.SortedStableFunc(slices.Values(blocks), func(a, b *block) int { return cmp.Compare(size(b.gradient), size(a.gradient)) })
-	for group := range slices.Chunk(sorted, probedTogether) {
+	with := slices.IndexFunc(append(sorted, &block{}), func(b *block) bool { return size(b.gradient) == 0 })
+	groups := slices.Collect(slices.Chunk(sorted[with:], probedTogether))
+	for _, group := range slices.AppendSeq(groups, slices.Chunk(sorted[:with], probedTogether)) {
 		if p.end.over() {
 			break
 		}
@@ -613,7 +631,7 @@ func (p *prober) suspicion(ctx context.Context, blocks []*block) map[string]floa
 				share += d[i] * b.gradient[i]
 			}
 			if share <= 0 {
-				continue
+				share = 1
 			}
 			directions[b] = d
 			length += 1 / (share * share)
