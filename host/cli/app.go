@@ -107,6 +107,11 @@ func prepare(cmds []*cli.Command) {
 					return usageError("--%s is empty, want a name; see `%s --help`", name, called)
 				}
 			}
+			for _, dir := range c.StringSlice("plugin-dir") {
+				if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+					return usageError("--plugin-dir %s: there is no such folder", dir)
+				}
+			}
 			for _, name := range required {
 				switch {
 				case c.IsSet(name):

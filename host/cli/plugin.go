@@ -104,6 +104,9 @@ func oneArgument(c *cli.Context) (string, error) {
 }
 
 func pluginList(c *cli.Context) (err error) {
+	if err := noArguments(c); err != nil {
+		return err
+	}
 	dirs := c.StringSlice("plugin-dir")
 	all, problems := plughost.Overview(c.Context, dirs)
 	if fault.Of(problems) == fault.Usage {
@@ -390,6 +393,9 @@ func pluginPack(c *cli.Context) error {
 	path, err := oneArgument(c)
 	if err != nil {
 		return err
+	}
+	if info, err := os.Stat(c.String("out")); err != nil || !info.IsDir() {
+		return usageError("--out %s: there is no such folder", c.String("out"))
 	}
 	file, sum, p, err := plughost.Pack(c.Context, path, c.String("out"), c.String("wheelhouse"))
 	if errors.Is(err, plughost.ErrNotFound) || fault.Of(err) == fault.Usage {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -369,7 +370,10 @@ func unpackFile(from io.Reader, to string, executable bool, sum string) error {
 	}
 	h := sha256.New()
 	_, err = io.Copy(io.MultiWriter(out, h), from)
-	if err := errors.Join(err, out.Close()); err != nil {
+	var disk *fs.PathError
+	if err := errors.Join(err, out.Close()); err != nil && !errors.As(err, &disk) {
+		return fmt.Errorf("%w: %s: %w; get it again", errDamaged, filepath.Base(to), err)
+	} else if err != nil {
 		return err
 	}
 	if is := hex.EncodeToString(h.Sum(nil)); is != sum {

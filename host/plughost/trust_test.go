@@ -19,6 +19,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/host/fault"
@@ -587,6 +588,10 @@ func TestPackagesThatLieAreRefused(t *testing.T) {
 	}
 	if _, err := unpack(packed, t.TempDir()); fault.Of(err) != fault.Data || !strings.Contains(err.Error(), "more in it after its end") {
 		t.Errorf("with bytes after its end: %v", err)
+	}
+	cutOff := iotest.ErrReader(io.ErrUnexpectedEOF)
+	if err := unpackFile(cutOff, filepath.Join(t.TempDir(), "run.sh"), true, ""); fault.Of(err) != fault.Data || !strings.Contains(err.Error(), "run.sh: unexpected EOF; get it again") {
+		t.Errorf("cut off: %v", err)
 	}
 	for text, want := range map[string]string{"": "another file", "PK\x03\x04": "a zip archive", "\x1f\x8b": "a gzip archive", zstdMagic: "EOF", strings.Repeat("x", tarMagicAt) + "ustar": "a tar archive"} {
 		path := filepath.Join(writeFolder(t, map[string]string{"x.afp": text}), "x.afp")
