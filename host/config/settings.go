@@ -83,7 +83,7 @@ type Data struct {
 	SliceSpacingMM    float64      `setting:"slice_spacing_mm" default:"2" above:"0" help:"distance the slices are resampled to; where a classifier is shown a region or all of a volume its slices are spread over it instead"`
 	Augment           Augment      `setting:"augment" default:"detection" default.classify:"picture" help:"what is varied at random in training: nothing, as published for DeepLesion, the same and any way up (small lesions), as usual for photographs of skin"`
 	Workers           int          `setting:"workers" default:"0" min:"0" max:"1024" help:"background loaders; 0: two less than the CPUs of this process, at least 1"`
-	CacheMiB          int          `setting:"cache_mib" default:"1024" min:"0" max:"1048576" help:"memory for decoded images, in MiB; predict takes at most 128 where it shows each once"`
+	CacheMiB          int          `setting:"cache_mib" default:"1024" min:"0" max:"1048576" help:"memory for decoded images, in MiB; predict takes at most 32 where it shows each once"`
 	CacheDir          string       `setting:"cache_dir" default:"" help:"folder in which decoded images are kept from epoch to epoch and run to run, several at once; for slices in PNG and .nii.gz; empty: none; predict fills it from the run's own data alone"`
 	CacheDirMiB       int          `setting:"cache_dir_mib" default:"32768" min:"1" max:"1073741824" help:"size of cache_dir, in MiB; what no run has used for longest leaves first"`
 	PredictBatch      int          `setting:"predict_batch" default:"0" min:"0" help:"cases, of one size, that validation and predict compute together; 0: 1 (detect) or train.batch_size (classify)"`

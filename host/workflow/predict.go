@@ -78,7 +78,7 @@ type PredictOptions struct {
 
 // onePassMiB bounds the memory for decoded images where each is shown once: what overlapping
 // windows of slices share.
-const onePassMiB = 128
+const onePassMiB = 32
 
 // PredictResult is what Predict made.
 type PredictResult struct {
