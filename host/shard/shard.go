@@ -75,11 +75,14 @@ func fromTask(text string, count int, getenv func(string) string) (Spec, error) 
 		}
 		return n, nil
 	}
-	name, ofSlurm := "SLURM_ARRAY_TASK_ID", getenv("SLURM_ARRAY_TASK_ID") != ""
-	if !ofSlurm {
-		if name = "JOB_COMPLETION_INDEX"; getenv(name) == "" {
-			return Spec{}, refuse(text, "neither $SLURM_ARRAY_TASK_ID nor $JOB_COMPLETION_INDEX is set: this is no task of a Slurm array and no pod of an Indexed Job; give --shard I/N")
-		}
+	name, ofSlurm, ofJob := "SLURM_ARRAY_TASK_ID", getenv("SLURM_ARRAY_TASK_ID") != "", getenv("JOB_COMPLETION_INDEX") != ""
+	switch {
+	case ofSlurm && ofJob:
+		return Spec{}, refuse(text, "both $SLURM_ARRAY_TASK_ID and $JOB_COMPLETION_INDEX are set, and either could number the tasks; unset one of them or give --shard I/N")
+	case ofJob:
+		name = "JOB_COMPLETION_INDEX"
+	case !ofSlurm:
+		return Spec{}, refuse(text, "neither $SLURM_ARRAY_TASK_ID nor $JOB_COMPLETION_INDEX is set: this is no task of a Slurm array and no pod of an Indexed Job; give --shard I/N")
 	}
 	task, err := number(name)
 	switch {

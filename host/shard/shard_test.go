@@ -44,6 +44,8 @@ func TestShardComesFromTheTask(t *testing.T) {
 		{"auto", pod, Spec{}},
 		{"auto/3", pod, Spec{}},
 		{"auto", nil, Spec{}},
+		{"auto/4", map[string]string{"SLURM_ARRAY_TASK_ID": "1", "JOB_COMPLETION_INDEX": "3"}, Spec{}},
+		{"2/4", map[string]string{"SLURM_ARRAY_TASK_ID": "1", "JOB_COMPLETION_INDEX": "3"}, Spec{2, 4}},
 		{"auto", slurm("x", "0", "4"), Spec{}},
 		{"auto", slurm("1", "", ""), Spec{}},
 		{"0/4", nil, Spec{}}, {"5/4", nil, Spec{}}, {"1/0", nil, Spec{}}, {"-1/4", nil, Spec{}}, {"1", nil, Spec{}}, {"a/b", nil, Spec{}}, {"1/2/3", nil, Spec{}}, {"auto/", nil, Spec{}},
