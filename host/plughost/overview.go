@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -27,16 +30,27 @@ type Listed struct {
 // nothing is, for nobody knows what was installed.
 func Overview(ctx context.Context, dirs []string) ([]Listed, error) {
 	found, err := List(dirs)
+	var gone []Listed
 	for _, dir := range append([]string{"."}, SearchPath(dirs)...) {
-		if _, err := readLock(dir); errors.Is(err, errLock) {
+		lock, err := readLock(dir)
+		if errors.Is(err, errLock) {
 			return nil, err
 		}
+		if err != nil {
+			continue // its folder cannot be read either
+		}
+		for _, name := range slices.Sorted(maps.Keys(lock.Plugins)) {
+			here := func(f Found) bool { return f.Name == name && (dir == "." || f.Dir == dir) }
+			if !slices.ContainsFunc(found, here) {
+				gone = append(gone, Listed{Name: name, Version: lock.Plugins[name].Version, Status: string(Gone), Problem: filepath.Join(dir, LockFile) + " names it"})
+			}
+		}
 	}
-	all := make([]Listed, 0, len(found))
+	all := make([]Listed, 0, len(found)+len(gone))
 	for i := range found {
 		all = append(all, found[i].look(ctx))
 	}
-	return all, err
+	return append(all, gone...), err
 }
 
 func (f *Found) look(ctx context.Context) Listed {

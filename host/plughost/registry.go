@@ -76,21 +76,26 @@ const (
 	Changed Status = "changed"
 	// Unsafe: symbolic links, or files that anyone may write.
 	Unsafe Status = "unsafe"
+	// Gone: a LockFile names it, and it is not there.
+	Gone Status = "gone"
 )
 
 // readLock returns an empty lock when the folder has none.
 func readLock(dir string) (*Lock, error) {
-	lock := &Lock{SchemaVersion: 1, Plugins: map[string]Record{}}
-	data, err := os.ReadFile(filepath.Join(dir, LockFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return lock, nil
+	path := filepath.Join(dir, LockFile)
+	data, err := os.ReadFile(path)
+	if _, gone := os.Lstat(path); gone == nil && err != nil { // a folder, or a link to nothing
+		return nil, fmt.Errorf("%w: %w; remove it and write it anew", errLock, err)
+	} else if errors.Is(err, fs.ErrNotExist) {
+		return &Lock{SchemaVersion: 1, Plugins: map[string]Record{}}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	lock := &Lock{}
 	if line, err := lock.read(data); err != nil {
 		return nil, fmt.Errorf("%w: %s:%d: %w; mend it, or remove it and write it anew: `alignedfusion plugin lock NAME…` a project's, "+
-			"`alignedfusion plugin install` that of a folder of plugins", errLock, filepath.Join(dir, LockFile), line, err)
+			"`alignedfusion plugin install` that of a folder of plugins", errLock, path, line, err)
 	}
 	return lock, nil
 }
