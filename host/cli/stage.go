@@ -148,8 +148,8 @@ func shapes(given []string) (map[string][]int64, error) {
 		shape := []int64{}
 		for _, field := range strings.Split(text, "x") {
 			n, err := strconv.ParseInt(strings.TrimSpace(field), 10, 64)
-			if err != nil || n < 0 {
-				return nil, usageError("--shape %s=%s: want sizes with x between, as in 1x1x7x512x512", name, text)
+			if err != nil || n < 1 {
+				return nil, usageError("--shape %s=%s: want sizes of at least 1 with x between, as in 1x1x7x512x512", name, text)
 			}
 			shape = append(shape, n)
 		}

@@ -13,7 +13,6 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -422,8 +421,7 @@ func InstallPackage(ctx context.Context, ref, sum string, o InstallOptions, show
 
 // IsAddress reports whether a text is the address of something in the web.
 func IsAddress(text string) bool {
-	at, err := url.Parse(text)
-	return err == nil && at.Host != "" && at.Scheme != ""
+	return strings.Contains(text, "://")
 }
 
 func download(ctx context.Context, address, sum, to string) error {
