@@ -23,6 +23,15 @@ func TestDataAreFoundOrTheTestIsSkipped(t *testing.T) {
 	if !skipped {
 		t.Error("not skipped")
 	}
+	outside := t.Run("outside a checkout", func(t *testing.T) {
+		t.Setenv("ALIGNEDFUSION_SHARED", "")
+		t.Chdir(t.TempDir())
+		Path(t, "set")
+		t.Error("a test outside a checkout goes on")
+	})
+	if !outside {
+		t.Error("outside a checkout: not skipped")
+	}
 	if _, err := os.Stat(filepath.Join(checkout(t), "go.mod")); err != nil {
 		t.Error(err)
 	}
