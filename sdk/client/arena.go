@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"slices"
 	"sync"
@@ -92,6 +93,13 @@ func (a *Arena) take(n int64) (region, bool) {
 		return region{f.offset, whole}, true
 	}
 	return region{}, false
+}
+
+// takeBack gives back what was lent.
+func (a *Arena) takeBack(lent iter.Seq[lending]) {
+	for l := range lent {
+		a.give(l.region)
+	}
 }
 
 // give returns a region, merging it with free neighbours.

@@ -172,9 +172,7 @@ func (i *Instance) Prefetch(ctx context.Context, inputs map[string]*tensor.Tenso
 	}
 	i.mu.Unlock()
 	for _, k := range old {
-		for _, l := range k.lent {
-			t.arena.give(l.region)
-		}
+		t.arena.takeBack(maps.Values(k.lent))
 	}
 	return i.client.err(err)
 }
@@ -286,9 +284,7 @@ func (i *Instance) takeBack(contextID uint64) {
 	lent := i.lent[contextID]
 	delete(i.lent, contextID)
 	i.mu.Unlock()
-	for _, l := range lent {
-		i.client.options.Arena.give(l.region)
-	}
+	i.client.options.Arena.takeBack(slices.Values(lent))
 }
 
 // Backward computes the vector-Jacobian products of a TRAIN context and ends it.
@@ -566,9 +562,7 @@ func (i *Instance) Close(ctx context.Context) error {
 			i.takeBack(id)
 		}
 		for _, k := range i.tickets {
-			for _, l := range k.lent {
-				i.client.options.Arena.give(l.region)
-			}
+			i.client.options.Arena.takeBack(maps.Values(k.lent))
 		}
 		i.tickets = nil
 	}

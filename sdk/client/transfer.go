@@ -147,9 +147,7 @@ func (t *transfer) freeSlot() {
 
 func (t *transfer) free() {
 	t.freeSlot()
-	for _, l := range t.regions {
-		t.arena.give(l.region)
-	}
+	t.arena.takeBack(slices.Values(t.regions))
 	t.regions = nil
 }
 
