@@ -28,12 +28,18 @@ const (
 	CapabilityPrefetch = "prefetch"
 )
 
-// What is the author's to claim: CapabilityAMP, that its stages understand OpenRequest.AMP, and
-// CapabilityFP16, that they understand OpenRequest.FP16 with it.
+// What is the author's to claim: CapabilityAMP, that its stages understand OpenRequest.AMP,
+// CapabilityFP16, that they understand OpenRequest.FP16 with it, and CapabilityKeep, that they
+// understand OpenRequest.Keeps and Kept, as all of package torchstage do.
 const (
 	CapabilityAMP  = "amp"
 	CapabilityFP16 = "fp16"
+	CapabilityKeep = "keep"
 )
+
+// CapabilityTogether is that of a program that serves several plugins in one process: each of
+// them has it.
+const CapabilityTogether = "together"
 
 // Capabilities are those of every plugin that is served by this SDK.
 func Capabilities() []string {

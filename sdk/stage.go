@@ -3,6 +3,7 @@ package sdk
 import (
 	"cmp"
 	"context"
+	"strings"
 	"time"
 
 	"github.com/alignedfusion/alignedfusion/sdk/tensor"
@@ -198,6 +199,42 @@ type OpenRequest struct {
 	Optimizer Optimizer
 	// Task is detect or classify.
 	Task string
+	// Keeps are the outputs, by their names in the manifest, that stay in the process, under the
+	// name Keeper in the group: they are resident for this instance (CapabilityKeep).
+	Keeps  []string
+	Keeper string
+	// Kept are the inputs that an instance opened before keeps: its Keeper, by the input's name.
+	Kept map[string]string
+}
+
+// ResidentPorts are an instance's ports with those that it keeps and takes by this request
+// made resident. A family of inputs of which one is kept wants no other.
+func (r *OpenRequest) ResidentPorts(inputs, outputs []Port) (in, out []Port) {
+	for _, p := range inputs {
+		if _, exact := r.Kept[p.Name]; exact {
+			continue
+		}
+		prefix, family := Family(p.Name)
+		for name := range r.Kept {
+			p.Required = p.Required && !(family && strings.HasPrefix(name, prefix))
+		}
+		in = append(in, p)
+	}
+	for _, name := range sortedNames(r.Kept) {
+		if p := FindPort(inputs, name); p != nil {
+			kept := *p
+			kept.Name, kept.Resident = name, true
+			in = append(in, kept)
+		}
+	}
+	for _, p := range outputs {
+		for _, name := range r.Keeps {
+			prefix, family := Family(name)
+			p.Resident = p.Resident || p.Name == name || family && strings.HasPrefix(p.Name, prefix)
+		}
+		out = append(out, p)
+	}
+	return in, out
 }
 
 // Arithmetic says how devices compute in single precision. It holds for the whole process.

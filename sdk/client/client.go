@@ -39,6 +39,9 @@ const firstSlotBytes = 1 << 20
 type Options struct {
 	// Plugin names the plugin in errors.
 	Plugin string
+	// Beside is the plugin's name where the process was started as another one of the same
+	// program (sdk.CapabilityTogether).
+	Beside string
 	// Arena is the shared memory; nil sends every tensor in-band. Attach must have told
 	// the plugin about it.
 	Arena *Arena
@@ -94,6 +97,14 @@ func New(conn grpc.ClientConnInterface, o Options) *Client {
 	return &Client{stub: stagev1.NewStageServiceClient(conn), options: o}
 }
 
+// Beside is a client for another plugin of the program that the process runs, in it. Describe
+// comes first; Attach and Shutdown stay this client's.
+func (c *Client) Beside(name string) *Client {
+	o := c.options
+	o.Plugin, o.Beside = name, name
+	return &Client{stub: c.stub, options: o}
+}
+
 // DialOptions are the options every connection to a plugin needs: windows of a fixed
 // size. To guess a better one, gRPC would send a ping with every large message.
 func DialOptions() []grpc.DialOption {
@@ -137,7 +148,7 @@ func (c *Client) answer(stage, call string, e *sdk.Error) error {
 
 // Describe asks for the manifest; Open needs it first.
 func (c *Client) Describe(ctx context.Context) (sdk.Manifest, error) {
-	r, err := c.stub.Describe(ctx, &stagev1.DescribeRequest{}, c.limits())
+	r, err := c.stub.Describe(ctx, &stagev1.DescribeRequest{Plugin: c.options.Beside}, c.limits())
 	if err != nil {
 		return sdk.Manifest{}, c.err(err)
 	}

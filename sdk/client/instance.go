@@ -55,6 +55,7 @@ func (c *Client) Open(ctx context.Context, req *sdk.OpenRequest) (*Instance, *sd
 		group: req.Group != "", shows: req.Device != "" && req.Device != "cpu" && c.can(sdk.CapabilityPrefetch), lent: map[uint64][]lending{}, answered: map[string]int64{}}
 	t := i.begin("open")
 	p := wire.OpenToProto(req)
+	p.Plugin = c.options.Beside
 	if p.Constants, err = t.tensors(req.Constants, nil); err != nil {
 		return nil, nil, err
 	}
@@ -66,8 +67,7 @@ func (c *Client) Open(ctx context.Context, req *sdk.OpenRequest) (*Instance, *sd
 	i.id = r.GetInstance()
 	resp := &sdk.OpenResponse{ParameterCount: r.GetParameterCount(), TrainableCount: r.GetTrainableCount(),
 		Inputs: wire.PortsFromProto(r.GetInputs()), Outputs: wire.PortsFromProto(r.GetOutputs()), Notes: r.GetNotes(), Losses: r.GetLosses()}
-	i.inputs = sdk.KnownPorts(manifest.Inputs, resp.Inputs)
-	i.outputs = sdk.KnownPorts(manifest.Outputs, resp.Outputs)
+	i.inputs, i.outputs = req.ResidentPorts(sdk.KnownPorts(manifest.Inputs, resp.Inputs), sdk.KnownPorts(manifest.Outputs, resp.Outputs))
 	return i, resp, nil
 }
 
@@ -259,7 +259,7 @@ func forwardResponse(r *stagev1.ForwardResponse, outputs map[string]*tensor.Tens
 }
 
 func (i *Instance) resident() bool {
-	return i.group && slices.ContainsFunc(i.manifest.Outputs, func(p sdk.Port) bool { return p.Resident })
+	return i.group && slices.ContainsFunc(i.outputs, func(p sdk.Port) bool { return p.Resident })
 }
 
 func (i *Instance) checkOutputs(req *sdk.ForwardRequest, outputs map[string]*tensor.Tensor) error {

@@ -59,14 +59,23 @@ const DescribeFlag = "--describe"
 // Its first act is to take standard output away from the process: the handshake needs
 // it, and one line that a C library prints there would break the start. What the
 // process prints goes to standard error, where the host reads it.
-func Plugin(p sdk.Plugin) {
+func Plugin(p sdk.Plugin) { Together(p, nil) }
+
+// Together is Plugin for a program that is several plugins, each under a name of its own: a
+// host may have the process serve the others besides (sdk.CapabilityTogether), by name.
+func Together(p sdk.Plugin, others map[string]func() sdk.Plugin) {
+	newServer := func() *wire.Server {
+		s := wire.NewServer(p)
+		s.Others = others
+		return s
+	}
 	stdout, err := takeStdout()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: standard output: %v\n", p.Manifest.Name, err)
 		os.Exit(1)
 	}
 	if len(os.Args) > 1 && os.Args[1] == DescribeFlag {
-		text, err := wire.ManifestJSON(wire.NewServer(p).Manifest())
+		text, err := wire.ManifestJSON(newServer().Manifest())
 		if err == nil {
 			_, err = stdout.Write(append(text, '\n'))
 		}
@@ -77,7 +86,7 @@ func Plugin(p sdk.Plugin) {
 		return
 	}
 	if len(os.Args) > 1 && os.Args[1] == DebugFlag {
-		if err := serveDebug(p, stdout); err != nil {
+		if err := serveDebug(newServer(), stdout); err != nil {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", p.Manifest.Name, err)
 			os.Exit(1)
 		}
@@ -91,7 +100,7 @@ func Plugin(p sdk.Plugin) {
 		fmt.Fprintf(os.Stderr, "%s: lifeline: %v\n", p.Manifest.Name, err)
 		os.Exit(1)
 	}
-	s := wire.NewServer(p)
+	s := newServer()
 	// The host ends the process through GRPCController; one that does not is not waited for.
 	s.Exit = func() { time.AfterFunc(patience, func() { os.Exit(0) }) }
 	if err := serveHost(s, stdout); err != nil {
@@ -101,7 +110,7 @@ func Plugin(p sdk.Plugin) {
 }
 
 // serveDebug serves until it is interrupted.
-func serveDebug(p sdk.Plugin, stdout *os.File) error {
+func serveDebug(s *wire.Server, stdout *os.File) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	dir, err := os.MkdirTemp("", "alignedfusion")
@@ -109,13 +118,12 @@ func serveDebug(p sdk.Plugin, stdout *os.File) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	s := wire.NewServer(p)
 	server := newServer(s)
 	listener, err := listen(dir)
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(map[string]Reattach{p.Manifest.Name: {Protocol: sdk.ProtocolMajor, PID: os.Getpid(), Address: listener.Addr().String()}})
+	text, err := json.Marshal(map[string]Reattach{s.Manifest().Name: {Protocol: sdk.ProtocolMajor, PID: os.Getpid(), Address: listener.Addr().String()}})
 	if err != nil {
 		return err
 	}

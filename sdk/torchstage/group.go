@@ -13,15 +13,17 @@ type Group struct {
 	name    string
 	users   int
 	objects map[string]any
-	// resident tensors by context, and the gradients their consumers left.
-	contexts map[uint64]*residents
+	// contexts hold what stays in the process of each, by name.
+	contexts map[uint64]map[string]*resident
 	// evalContext is the EVAL context whose residents are still kept.
 	evalContext *uint64
 }
 
-type residents struct {
-	values map[string]*ts.Tensor
-	grads  map[string]*ts.Tensor
+// resident is a tensor that stays, the gradient that its consumers have left (nil: none has),
+// and who made it.
+type resident struct {
+	value, grad *ts.Tensor
+	maker       *stage
 }
 
 var groups = struct {
@@ -34,7 +36,7 @@ func joinGroup(name string) *Group {
 	defer groups.Unlock()
 	g := groups.byName[name]
 	if name == "" || g == nil {
-		g = &Group{name: name, objects: map[string]any{}, contexts: map[uint64]*residents{}}
+		g = &Group{name: name, objects: map[string]any{}, contexts: map[uint64]map[string]*resident{}}
 		if name != "" {
 			groups.byName[name] = g
 		}
@@ -60,26 +62,30 @@ func (g *Group) Put(name string, object any) { g.objects[name] = object }
 // Get returns a shared object, nil when there is none.
 func (g *Group) Get(name string) any { return g.objects[name] }
 
-func (g *Group) store(context uint64, name string, t *ts.Tensor) {
-	r := g.contexts[context]
-	if r == nil {
-		r = &residents{map[string]*ts.Tensor{}, map[string]*ts.Tensor{}}
-		g.contexts[context] = r
+func (g *Group) store(context uint64, name string, t *ts.Tensor, maker *stage) {
+	if g.contexts[context] == nil {
+		g.contexts[context] = map[string]*resident{}
 	}
-	r.values[name] = t
+	g.contexts[context][name] = &resident{value: t, maker: maker}
 }
 
 // drop frees the residents of a context.
-func (g *Group) drop(context uint64) {
+func (g *Group) drop(context uint64) { g.dropOf(context, nil) }
+
+// dropOf frees those that one stage has made; nil: all.
+func (g *Group) dropOf(context uint64, maker *stage) {
 	r := g.contexts[context]
-	if r == nil {
-		return
+	for name, t := range r {
+		if maker != nil && t.maker != maker {
+			continue
+		}
+		_ = t.value.Drop()
+		if t.grad != nil {
+			_ = t.grad.Drop()
+		}
+		delete(r, name)
 	}
-	for _, t := range r.values {
-		_ = t.Drop()
+	if len(r) == 0 {
+		delete(g.contexts, context)
 	}
-	for _, t := range r.grads {
-		_ = t.Drop()
-	}
-	delete(g.contexts, context)
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/sugarme/gotch"
@@ -195,17 +196,7 @@ func Open(builders map[string]Builder) sdk.OpenFunc {
 				st.group.leave()
 				return err
 			}
-			for _, p := range b.Inputs {
-				if p.Resident {
-					st.residentIn = append(st.residentIn, p.Name)
-				}
-			}
-			st.residentOut = map[string]bool{}
-			for _, p := range b.Outputs {
-				if p.Resident {
-					st.residentOut[p.Name] = true
-				}
-			}
+			st.residency(b)
 			all, trainable := st.params.counts()
 			resp = &sdk.OpenResponse{ParameterCount: all, TrainableCount: trainable, Inputs: b.Inputs, Outputs: b.Outputs,
 				Notes: b.Notes, Losses: b.Losses}
@@ -224,6 +215,7 @@ type opened struct {
 	in    *Inputs
 	out   *Outputs
 	leafs map[string]*ts.Tensor // inputs whose gradient is wanted
+	left  map[string]*ts.Tensor // those whose gradient stays in the process, by the name in the group
 }
 
 func (o *opened) end() {
@@ -243,10 +235,52 @@ type stage struct {
 	frozen, amp bool
 	half        bool   // amp is half precision
 	peers       *peers // nil: trained in this process alone
-	residentIn  []string
-	residentOut map[string]bool
-	open        map[uint64]*opened
-	ahead       ahead
+	// takes and gives are what the stage exchanges with others in the process.
+	takes []taken
+	gives []given
+	open  map[uint64]*opened
+	ahead ahead
+}
+
+// taken is a resident input: its port, and its name in the group. One that is kept for the stage
+// (OpenRequest.Kept) is an input like any other to the module.
+type taken struct {
+	port, name string
+	kept       bool
+}
+
+// given is a resident output, or a family of them, and what stands before its name in the group.
+type given struct{ port, before string }
+
+// residency notes what the stage exchanges with others in the process.
+func (st *stage) residency(b *Build) {
+	for _, p := range b.Inputs {
+		if p.Resident {
+			st.takes = append(st.takes, taken{port: p.Name, name: p.Name})
+		}
+	}
+	for _, p := range b.Outputs {
+		if p.Resident {
+			st.gives = append(st.gives, given{port: p.Name})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.Request.Kept)) {
+		st.takes = append(st.takes, taken{port: name, name: b.Request.Kept[name] + "/" + name, kept: true})
+	}
+	for _, name := range b.Request.Keeps {
+		st.gives = append(st.gives, given{port: name, before: b.Request.Keeper + "/"})
+	}
+}
+
+// stays is the name in the group of an output that stays in the process; false for others.
+func (st *stage) stays(output string) (string, bool) {
+	for _, g := range st.gives {
+		prefix, family := sdk.Family(g.port)
+		if g.port == output || family && strings.HasPrefix(output, prefix) {
+			return g.before + output, true
+		}
+	}
+	return "", false
 }
 
 // ahead are the inputs that Prefetch has copied and no Forward has taken.
@@ -330,7 +364,7 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 			Train: req.Train, Frozen: st.frozen, Context: req.Context, Seed: req.Seed, Wanted: req.Wanted,
 			Tensors: map[string]*ts.Tensor{}, Resident: map[string]*ts.Tensor{}, Text: map[string][]string{},
 		}
-		leafs, given := map[string]*ts.Tensor{}, map[*ts.Tensor]*ts.Tensor{}
+		leafs, onHost := map[string]*ts.Tensor{}, map[*ts.Tensor]*ts.Tensor{}
 		shown := st.ahead.take(req.Ticket, s)
 		for name, t := range req.Inputs {
 			if t.DType == tensor.Bytes {
@@ -347,9 +381,10 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 				v = s.Leaf(v)
 				leafs[name] = v
 			}
-			in.Tensors[name], given[v] = v, h
+			in.Tensors[name], onHost[v] = v, h
 		}
-		if err := st.takeResidents(s, in); err != nil {
+		left, err := st.takeResidents(s, in)
+		if err != nil {
 			return err
 		}
 		if s.err != nil {
@@ -357,7 +392,7 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 		}
 		// Temporaries of the model go as soon as it has run; the graph keeps what it needs.
 		inner := s.inner()
-		inner.given = given
+		inner.given = onHost
 		out, err := st.compute(inner, in)
 		s.Fail(err)
 		s.Fail(inner.err)
@@ -373,7 +408,7 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 		if s.err == nil {
 			for _, group := range []map[string]*ts.Tensor{out.Tensors, out.Losses} {
 				for name, t := range group {
-					if st.residentOut[name] {
+					if _, stays := st.stays(name); stays {
 						continue // the group owns it
 					}
 					if req.Train {
@@ -396,7 +431,7 @@ func (st *stage) Forward(_ context.Context, req *sdk.ForwardRequest) (resp *sdk.
 		}
 		if req.Train {
 			keep = true
-			st.open[req.Context] = &opened{s, in, out, leafs}
+			st.open[req.Context] = &opened{s, in, out, leafs, left}
 		} else if f, ok := out.State.(interface{ Free() }); ok {
 			f.Free()
 		}
@@ -435,41 +470,49 @@ func (s *Scope) moveTo(to *Scope, t *ts.Tensor) {
 	}
 }
 
-// takeResidents looks up this context's resident inputs.
-func (st *stage) takeResidents(s *Scope, in *Inputs) error {
-	for _, name := range st.residentIn {
-		r := st.group.contexts[in.Context]
-		if r == nil || r.values[name] == nil {
-			return &sdk.Error{Code: sdk.FailedPrecondition, Port: name, Given: "missing for this context",
+// takeResidents looks up this context's resident inputs; left are those whose gradient is to be
+// left in the group, by their names there.
+func (st *stage) takeResidents(s *Scope, in *Inputs) (left map[string]*ts.Tensor, err error) {
+	left = map[string]*ts.Tensor{}
+	for _, t := range st.takes {
+		r := st.group.contexts[in.Context][t.name]
+		if r == nil {
+			return nil, &sdk.Error{Code: sdk.FailedPrecondition, Port: t.port, Given: "missing for this context",
 				Wanted: "the stage that makes it to run first, in the same plugin process, group and context"}
 		}
-		v := r.values[name]
-		if in.Train && isFloat(v.DType()) {
-			in.Resident[name] = s.Leaf(v)
+		var v *ts.Tensor
+		if in.Train && isFloat(r.value.DType()) {
+			v = s.Leaf(r.value)
+			left[t.name] = v
 		} else {
-			in.Resident[name] = s.Detach(v)
+			v = s.Detach(r.value)
+		}
+		if t.kept {
+			in.Tensors[t.port] = v
+		} else {
+			in.Resident[t.port] = v
 		}
 	}
-	return nil
+	return left, nil
 }
 
 // giveResidents hands resident outputs to the group.
 func (st *stage) giveResidents(inner *Scope, req *sdk.ForwardRequest, out *Outputs) {
-	if len(st.residentOut) == 0 {
+	if len(st.gives) == 0 {
 		return
 	}
-	if st.group.evalContext != nil {
-		st.group.drop(*st.group.evalContext)
+	if e := st.group.evalContext; e != nil && *e != req.Context {
+		st.group.drop(*e)
 		st.group.evalContext = nil
 	}
 	if !req.Train {
 		id := req.Context
 		st.group.evalContext = &id
 	}
-	for name := range st.residentOut {
-		if t := out.Tensors[name]; t != nil {
+	for output, t := range out.Tensors {
+		if name, stays := st.stays(output); stays && t != nil {
 			inner.Keep(t)
-			st.group.store(req.Context, name, t)
+			st.group.store(req.Context, name, t, st)
 		}
 	}
 }
@@ -480,7 +523,7 @@ func (st *stage) collect(s *Scope, req *sdk.ForwardRequest, out *Outputs) *sdk.F
 		Outputs: map[string]*tensor.Tensor{}, Losses: map[string]float64{}, Notes: out.Notes,
 	}
 	for name, t := range out.Tensors {
-		if st.residentOut[name] {
+		if _, stays := st.stays(name); stays {
 			continue
 		}
 		resp.Outputs[name] = s.ToTensor(t, func(dtype tensor.DType, shape ...int64) (*tensor.Tensor, error) {
@@ -532,12 +575,10 @@ func (st *stage) Backward(_ context.Context, req *sdk.BackwardRequest) (resp *sd
 		for name, t := range req.OutputGrads {
 			_, grads[name] = s.upload(t, st.device)
 		}
-		r := st.group.contexts[req.Context]
-		if r != nil {
-			for name := range st.residentOut {
-				if g := r.grads[name]; g != nil {
-					grads[name] = g
-				}
+		for output := range o.out.Tensors {
+			name, stays := st.stays(output)
+			if r := st.group.contexts[req.Context][name]; stays && r != nil && r.grad != nil {
+				grads[output] = r.grad
 			}
 		}
 		if req.AverageNext {
@@ -555,15 +596,13 @@ func (st *stage) Backward(_ context.Context, req *sdk.BackwardRequest) (resp *sd
 			}
 			b.Backward(s, o.in, o.out, grads, req.LossWeights)
 		} else {
-			st.backward(s, o, grads, req.LossWeights, r)
+			st.backward(s, o, grads, req.LossWeights, req.Context)
 		}
 		if s.err != nil {
 			return s.err
 		}
-		if len(st.residentOut) > 0 {
-			st.group.drop(req.Context)
-		}
-		st.leaveGrads(s, req.Context, o.in)
+		st.group.dropOf(req.Context, st)
+		st.leaveGrads(s, req.Context, o.left)
 		resp = &sdk.BackwardResponse{InputGrads: map[string]*tensor.Tensor{}}
 		for name, leaf := range o.leafs {
 			g := s.Grad(leaf)
@@ -580,7 +619,7 @@ func (st *stage) Backward(_ context.Context, req *sdk.BackwardRequest) (resp *sd
 }
 
 // backward runs autograd from every output and loss that has an incoming gradient.
-func (st *stage) backward(s *Scope, o *opened, grads map[string]*ts.Tensor, lossWeights map[string]float64, r *residents) {
+func (st *stage) backward(s *Scope, o *opened, grads map[string]*ts.Tensor, lossWeights map[string]float64, context uint64) {
 	var roots, seeds []*ts.Tensor
 	root := func(t, g *ts.Tensor) {
 		needs, err := t.RequiresGrad()
@@ -594,11 +633,12 @@ func (st *stage) backward(s *Scope, o *opened, grads map[string]*ts.Tensor, loss
 	}
 	for _, name := range sortedKeys(o.out.Tensors) {
 		t := o.out.Tensors[name]
-		if st.residentOut[name] {
+		if name, stays := st.stays(name); stays {
+			r := st.group.contexts[context][name]
 			if r == nil {
 				continue
 			}
-			t = r.values[name]
+			t = r.value
 		}
 		if g := grads[name]; g != nil && t != nil {
 			root(t, g)
@@ -616,25 +656,21 @@ func (st *stage) backward(s *Scope, o *opened, grads map[string]*ts.Tensor, loss
 	s.Act("backward", func() error { return ts.BackwardWithGradients(roots, seeds, false) })
 }
 
-// leaveGrads leaves the gradients of resident inputs for the stage that made them.
-func (st *stage) leaveGrads(s *Scope, context uint64, in *Inputs) {
-	r := st.group.contexts[context]
-	if r == nil {
-		return
-	}
-	for name, leaf := range in.Resident {
-		g := s.Grad(leaf)
-		if g == nil {
+// leaveGrads leaves the gradients of resident inputs, by their names in the group, for the
+// stages that made them.
+func (st *stage) leaveGrads(s *Scope, context uint64, left map[string]*ts.Tensor) {
+	for name, leaf := range left {
+		r, g := st.group.contexts[context][name], s.Grad(leaf)
+		if r == nil || g == nil {
 			continue
 		}
-		if old := r.grads[name]; old != nil {
-			sum := s.Keep(s.Add(old, g))
-			_ = old.Drop()
-			g = sum
+		if r.grad != nil {
+			sum := s.Keep(s.Add(r.grad, g))
+			_ = r.grad.Drop()
+			r.grad = sum
 		} else {
-			s.Keep(g)
+			r.grad = s.Keep(g)
 		}
-		r.grads[name] = g
 	}
 }
 
@@ -645,9 +681,7 @@ func (st *stage) Release(_ context.Context, id uint64) error {
 			delete(st.open, id)
 			o.end()
 		}
-		if len(st.residentOut) > 0 {
-			st.group.drop(id)
-		}
+		st.group.dropOf(id, st)
 		return nil
 	})
 }

@@ -471,6 +471,103 @@ func TestResidentGradientsReachTheStageThatMadeThem(t *testing.T) {
 	}
 }
 
+// tinyFusion makes other tokens of tokens, under the same name.
+type tinyFusion struct{ w *ts.Tensor }
+
+func (f *tinyFusion) Forward(s *Scope, in *Inputs) *Outputs {
+	return &Outputs{Tensors: map[string]*ts.Tensor{"tokens": s.Gelu(s.Linear(in.Tensors["tokens"], f.w, nil))}}
+}
+
+// Three stages, of which the second takes and gives a port of one name: what is kept in the
+// process is what would be sent, to the last bit, in both directions and both modes.
+func TestKeptTensorsAreThoseThatWouldBeSent(t *testing.T) {
+	builders := map[string]Builder{
+		"encoder": func(b *Build) (Module, error) {
+			b.Outputs = []sdk.Port{{Name: "map", Resident: true}, {Name: "tokens"}}
+			return &tinyEncoder{b.Params.Parameter("w", []int64{2, 3}, of(0.5, -0.25, 0.75, -0.5, 0.3, 0.1))}, nil
+		},
+		"fusion": func(b *Build) (Module, error) {
+			return &tinyFusion{b.Params.Parameter("w", []int64{2, 2}, of(0.7, -0.2, 0.4, 0.9))}, nil
+		},
+		"head": func(b *Build) (Module, error) {
+			b.Inputs = []sdk.Port{{Name: "map", Resident: true}, {Name: "tokens"}}
+			return tinyHead{}, nil
+		},
+	}
+	kept := map[string]*sdk.OpenRequest{
+		"encoder": {Keeps: []string{"tokens"}, Keeper: "encoder"},
+		"fusion":  {Keeps: []string{"tok.*", "tokens"}, Keeper: "fusion", Kept: map[string]string{"tokens": "encoder"}},
+		"head":    {Kept: map[string]string{"tokens": "fusion"}},
+	}
+	names := []string{"encoder", "fusion", "head"}
+	run := func(group string, kept map[string]*sdk.OpenRequest) (grads [][]float32, loss, seen float64) {
+		stages := map[string]*stage{}
+		for _, name := range names {
+			req := sdk.OpenRequest{}
+			if kept[name] != nil {
+				req = *kept[name]
+			}
+			req.Stage, req.Threads, req.Group, req.Optimizer = name, 1, group, sdk.Optimizer{Name: "sgd"}
+			st, _, err := Open(builders)(t.Context(), &req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer st.Close()
+			stages[name] = st.(*stage)
+		}
+		pass := func(id uint64, train bool) float64 {
+			between := map[string]*tensor.Tensor{"x": inputX}
+			var last *sdk.ForwardResponse
+			for _, name := range names {
+				resp, err := stages[name].Forward(t.Context(), &sdk.ForwardRequest{Context: id, Train: train, Inputs: between,
+					NeedsGrad: map[string]bool{"x": true, "tokens": true}, NewOutput: newOutput})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if kept != nil && resp.Outputs["tokens"] != nil {
+					t.Errorf("%s sends what it keeps", name)
+				}
+				between, last = resp.Outputs, resp
+			}
+			return last.Losses["sum"]
+		}
+		seen = pass(1, false)
+		loss = pass(2, true)
+		back := map[string]*tensor.Tensor{}
+		var dx *tensor.Tensor
+		for _, name := range []string{"head", "fusion", "encoder"} {
+			resp := backward(t, stages[name], 2, back, map[string]float64{"sum": 1})
+			back, dx = map[string]*tensor.Tensor{}, resp.InputGrads["x"]
+			if g := resp.InputGrads["tokens"]; g != nil {
+				back["tokens"] = g
+			}
+		}
+		for _, name := range names[:2] {
+			if err := stages[name].Step(t.Context(), &sdk.StepRequest{Values: map[string]float64{sdk.LearningRate: 1}, GradientScale: 1}); err != nil {
+				t.Fatal(err)
+			}
+			grads = append(grads, params(t, stages[name])["w"])
+		}
+		if n := len(stages["encoder"].group.contexts); n > 1 {
+			t.Errorf("tensors of %d contexts are kept, want at most the last EVAL one's", n)
+		}
+		for _, name := range []string{"fusion", "encoder"} {
+			if err := stages[name].Release(t.Context(), 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := len(stages["encoder"].group.contexts); n != 0 {
+			t.Errorf("tensors of %d contexts are left", n)
+		}
+		return append(grads, floats(t, dx)), loss, seen
+	}
+	sent, sentLoss, sentSeen := run("sent", nil)
+	there, loss, seen := run("kept", kept)
+	if !slices.EqualFunc(sent, there, slices.Equal) || loss != sentLoss || seen != sentSeen {
+		t.Errorf("kept: %v, loss %v, in EVAL mode %v; sent: %v, %v, %v", there, loss, seen, sent, sentLoss, sentSeen)
+	}
+}
+
 func TestFirstErrorSticksAndNothingPanics(t *testing.T) {
 	err := Run(func(s *Scope) error {
 		a, b := s.FromFloat32s([]float32{1, 2, 3}), s.FromFloat32s([]float32{1, 2})

@@ -154,6 +154,7 @@ func OpenToProto(r *sdk.OpenRequest) *stagev1.OpenRequest {
 		Optimizer: &stagev1.Optimizer{Name: r.Optimizer.Name, Values: r.Optimizer.Values},
 		Task:      r.Task,
 		Fp16:      r.FP16,
+		Keeps:     r.Keeps, Keeper: r.Keeper, Kept: r.Kept,
 	}
 	if a := r.Arithmetic; a != nil {
 		out.Arithmetic = &stagev1.Arithmetic{Tf32: a.TF32, CudnnBenchmark: a.Benchmark, Deterministic: a.Deterministic}
@@ -172,6 +173,7 @@ func openFromProto(r *stagev1.OpenRequest) *sdk.OpenRequest {
 		Optimizer: sdk.Optimizer{Name: r.GetOptimizer().GetName(), Values: r.GetOptimizer().GetValues()},
 		Task:      r.GetTask(),
 		FP16:      r.GetFp16(),
+		Keeps:     r.GetKeeps(), Keeper: r.GetKeeper(), Kept: r.GetKept(),
 	}
 	if a := r.GetArithmetic(); a != nil {
 		out.Arithmetic = &sdk.Arithmetic{TF32: a.GetTf32(), Benchmark: a.GetCudnnBenchmark(), Deterministic: a.GetDeterministic()}

@@ -878,3 +878,76 @@ func TestCallThatWasGivenUpIsNotRun(t *testing.T) {
 		t.Errorf("the stage was asked for %v", r.stage.log)
 	}
 }
+
+func TestWhatCannotStayInTheProcessIsRefused(t *testing.T) {
+	m := manifestOf(func(m *sdk.StageManifest) { m.Inputs[0].Name, m.Inputs[0].Required = "x.*", true })
+	m.Capabilities = []string{sdk.CapabilityKeep}
+	var got *sdk.OpenRequest
+	stage := &script{forward: func(*sdk.ForwardRequest) (*sdk.ForwardResponse, error) {
+		return &sdk.ForwardResponse{Outputs: map[string]*tensor.Tensor{"count": tensor.OfInt64s([]int64{1}, 1)}}, nil
+	}}
+	open := func(m sdk.Manifest, r *stagev1.OpenRequest) (*Server, *stagev1.OpenResponse, error) {
+		s := NewServer(sdk.Plugin{Manifest: m, Open: func(_ context.Context, r *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+			got = r
+			return stage, nil, nil
+		}})
+		r.Stage = "s"
+		resp, err := s.Open(t.Context(), r)
+		return s, resp, err
+	}
+	for _, test := range []struct {
+		request *stagev1.OpenRequest
+		words   []string
+	}{
+		{&stagev1.OpenRequest{Keeps: []string{"y"}, Keeper: "a"}, []string{"one group"}},
+		{&stagev1.OpenRequest{Group: "g", Keeps: []string{"y"}}, []string{"no name to keep them under"}},
+		{&stagev1.OpenRequest{Group: "g", Keeps: []string{"z"}, Keeper: "a"}, []string{`"z"`}},
+		{&stagev1.OpenRequest{Group: "g", Kept: map[string]string{"z": "a"}}, []string{`"z"`}},
+	} {
+		_, _, err := open(m, test.request)
+		refused(t, err, sdk.InvalidArgument, test.words...)
+	}
+	_, _, err := open(manifestOf(nil), &stagev1.OpenRequest{Group: "g", Keeps: []string{"y"}, Keeper: "a"})
+	refused(t, err, sdk.Unimplemented, "capability keep")
+
+	// What is kept is neither given nor answered; a family of which a member is kept is given.
+	s, r, err := open(m, &stagev1.OpenRequest{Group: "g", Keeps: []string{"y"}, Keeper: "b", Kept: map[string]string{"x.a": "a"}})
+	if err != nil || !slices.Equal(got.Keeps, []string{"y"}) || got.Keeper != "b" || got.Kept["x.a"] != "a" {
+		t.Fatalf("%v; opened with %+v", err, got)
+	}
+	if _, err := s.Forward(t.Context(), &stagev1.ForwardRequest{Instance: r.Instance, Context: 1, Mode: eval}); err != nil {
+		t.Error(err)
+	}
+	if len(s.instances[r.Instance].open) != 1 {
+		t.Error("an EVAL run of a stage that keeps something has ended by itself")
+	}
+	_, err = s.Forward(t.Context(), &stagev1.ForwardRequest{Instance: r.Instance, Context: 2, Mode: eval, Inputs: []*stagev1.Tensor{wire("x.a", zeros(1, 2), false)}})
+	refused(t, err, sdk.InvalidArgument, `"x.a"`, "resident")
+}
+
+func TestAProgramServesItsOtherPluginsByName(t *testing.T) {
+	r := newRig(t, false, "", nil)
+	r.Others = map[string]func() sdk.Plugin{"q": func() sdk.Plugin {
+		m := manifestOf(func(m *sdk.StageManifest) { m.Name = "other" })
+		m.Name = "q"
+		return sdk.Plugin{Manifest: m, Open: func(context.Context, *sdk.OpenRequest) (sdk.Stage, *sdk.OpenResponse, error) {
+			return &script{}, nil, nil
+		}}
+	}}
+	for asked, want := range map[string]string{"": "p", "p": "p", "q": "q"} {
+		d, err := r.Describe(t.Context(), &stagev1.DescribeRequest{Plugin: asked})
+		if err != nil || d.Manifest.Name != want || !slices.Contains(d.Manifest.Capabilities, sdk.CapabilityTogether) {
+			t.Errorf("%q: %v, %v", asked, d, err)
+		}
+	}
+	_, err := r.Describe(t.Context(), &stagev1.DescribeRequest{Plugin: "z"})
+	refused(t, err, sdk.InvalidArgument, `no plugin "z"`, "[p q]")
+	if _, err := r.Open(t.Context(), &stagev1.OpenRequest{Plugin: "q", Stage: "other"}); err != nil {
+		t.Error(err)
+	}
+	_, err = r.Open(t.Context(), &stagev1.OpenRequest{Stage: "other"})
+	refused(t, err, sdk.InvalidArgument, `plugin p has no stage "other"`)
+	if slices.Contains(newRig(t, false, "", nil).Manifest().Capabilities, sdk.CapabilityTogether) {
+		t.Error("a program of one plugin says that it has others")
+	}
+}

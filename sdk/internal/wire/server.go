@@ -37,6 +37,8 @@ func Register(registrar grpc.ServiceRegistrar, p sdk.Plugin) (closeAll func()) {
 type Server struct {
 	stagev1.UnimplementedStageServiceServer
 	plugin sdk.Plugin
+	// Others are the plugins of the program that the process can serve as well, by name; nil: none.
+	Others map[string]func() sdk.Plugin
 	// Exit ends the process after Shutdown; nil inside a harness.
 	Exit func()
 
@@ -98,15 +100,38 @@ func guard(label, call string, f func() error) (err error) {
 }
 
 // Describe answers the manifest.
-func (s *Server) Describe(context.Context, *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
-	return &stagev1.DescribeResponse{Manifest: ManifestToProto(s.Manifest())}, nil
+func (s *Server) Describe(_ context.Context, r *stagev1.DescribeRequest) (*stagev1.DescribeResponse, error) {
+	p, err := s.of(r.GetPlugin())
+	if err != nil {
+		return nil, StatusError(err, "", "describe")
+	}
+	return &stagev1.DescribeResponse{Manifest: ManifestToProto(s.manifest(p))}, nil
 }
 
-// Manifest is the plugin's, with the capabilities that the server adds.
-func (s *Server) Manifest() sdk.Manifest {
-	m := s.plugin.Manifest
+// of is the plugin of a name; "" is the one that the process was started as.
+func (s *Server) of(name string) (sdk.Plugin, error) {
+	if name == "" || name == s.plugin.Manifest.Name {
+		return s.plugin, nil
+	}
+	if other := s.Others[name]; other != nil {
+		return other(), nil
+	}
+	return sdk.Plugin{}, &sdk.Error{Code: sdk.InvalidArgument, Err: fmt.Errorf("this program has no plugin %q", name),
+		Wanted: fmt.Sprintf("one of %v", append([]string{s.plugin.Manifest.Name}, slices.Sorted(maps.Keys(s.Others))...))}
+}
+
+// Manifest is that of the plugin the process was started as.
+func (s *Server) Manifest() sdk.Manifest { return s.manifest(s.plugin) }
+
+// manifest is a plugin's, with the capabilities that the server adds.
+func (s *Server) manifest(p sdk.Plugin) sdk.Manifest {
+	m := p.Manifest
 	m.Capabilities = slices.Clone(m.Capabilities)
-	for _, c := range sdk.Capabilities() {
+	added := sdk.Capabilities()
+	if len(s.Others) > 0 {
+		added = append(added, sdk.CapabilityTogether)
+	}
+	for _, c := range added {
 		if !slices.Contains(m.Capabilities, c) {
 			m.Capabilities = append(m.Capabilities, c)
 		}
@@ -139,7 +164,11 @@ func (s *Server) shared() []byte {
 // Open makes an instance of a stage.
 func (s *Server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.OpenResponse, error) {
 	start := time.Now()
-	manifest, err := s.plugin.Manifest.Stage(r.GetStage())
+	plugin, err := s.of(r.GetPlugin())
+	if err != nil {
+		return nil, StatusError(err, "", "open")
+	}
+	manifest, err := plugin.Manifest.Stage(r.GetStage())
 	if err != nil {
 		return nil, StatusError(err, "", "open")
 	}
@@ -152,6 +181,9 @@ func (s *Server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.Ope
 	}
 	if req.Train && !manifest.Trainable {
 		return fail(sdk.Errorf(sdk.Unimplemented, "the stage cannot be trained"))
+	}
+	if err := checkKept(plugin.Manifest, manifest, req); err != nil {
+		return fail(err)
 	}
 	memory := s.shared()
 	req.Constants = map[string]*tensor.Tensor{}
@@ -166,7 +198,7 @@ func (s *Server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.Ope
 	var stage sdk.Stage
 	var opened *sdk.OpenResponse
 	err = guard(label, "open", func() (err error) {
-		stage, opened, err = s.plugin.Open(ctx, req)
+		stage, opened, err = plugin.Open(ctx, req)
 		return err
 	})
 	if err != nil {
@@ -180,12 +212,11 @@ func (s *Server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.Ope
 	}
 	i := &instance{
 		manifest: manifest, label: label, stage: stage, train: req.Train,
-		inputs:   sdk.KnownPorts(manifest.Inputs, opened.Inputs),
-		outputs:  sdk.KnownPorts(manifest.Outputs, opened.Outputs),
-		resident: req.Group != "" && slices.ContainsFunc(manifest.Outputs, func(p sdk.Port) bool { return p.Resident }),
-		maxOpen:  s.plugin.Manifest.OpenContexts(),
-		open:     map[uint64]*openContext{},
+		maxOpen: plugin.Manifest.OpenContexts(),
+		open:    map[uint64]*openContext{},
 	}
+	i.inputs, i.outputs = req.ResidentPorts(sdk.KnownPorts(manifest.Inputs, opened.Inputs), sdk.KnownPorts(manifest.Outputs, opened.Outputs))
+	i.resident = req.Group != "" && slices.ContainsFunc(i.outputs, func(p sdk.Port) bool { return p.Resident })
 	if _, ok := stage.(sdk.Trainer); !ok && manifest.Trainable {
 		_ = stage.Close()
 		return fail(sdk.Errorf(sdk.Internal, "the manifest says trainable, the stage has no Backward (it does not implement sdk.Trainer)"))
@@ -208,6 +239,36 @@ func (s *Server) Open(ctx context.Context, r *stagev1.OpenRequest) (*stagev1.Ope
 		Inputs: PortsToProto(opened.Inputs), Outputs: PortsToProto(opened.Outputs), Notes: opened.Notes,
 		Losses: promised, Cost: cost(start),
 	}, nil
+}
+
+// checkKept refuses what cannot stay in the process.
+func checkKept(plugin sdk.Manifest, stage *sdk.StageManifest, r *sdk.OpenRequest) error {
+	if len(r.Keeps) == 0 && len(r.Kept) == 0 {
+		return nil
+	}
+	if !slices.Contains(plugin.Capabilities, sdk.CapabilityKeep) {
+		return sdk.Errorf(sdk.Unimplemented, "tensors cannot stay in the process: plugin %s does not have the capability %s", plugin.Name, sdk.CapabilityKeep)
+	}
+	wrong := func(name, given, wanted string) error {
+		return &sdk.Error{Code: sdk.InvalidArgument, Port: name, Given: given, Wanted: wanted}
+	}
+	if r.Group == "" {
+		return &sdk.Error{Code: sdk.InvalidArgument, Err: errors.New("tensors stay in the process for the stages of one group, and none is given")}
+	}
+	if len(r.Keeps) > 0 && r.Keeper == "" {
+		return &sdk.Error{Code: sdk.InvalidArgument, Err: errors.New("outputs are to be kept, and no name to keep them under is given")}
+	}
+	for _, name := range r.Keeps {
+		if !slices.ContainsFunc(stage.Outputs, func(p sdk.Port) bool { return p.Name == name && !p.Resident && !p.OnRequest }) {
+			return wrong(name, "an output to be kept", "an output of the stage that it makes without being asked")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Kept)) {
+		if p := sdk.FindPort(stage.Inputs, name); p == nil || p.Resident {
+			return wrong(name, "an input that is kept", "an input of the stage")
+		}
+	}
+	return nil
 }
 
 // run finds an instance and calls f with its lock held.

@@ -881,7 +881,9 @@ func (x *PluginManifest) GetMaxOpenContexts() uint32 {
 }
 
 type DescribeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Another plugin of the same program (capability "together"); empty: the one it was started as.
+	Plugin        string `protobuf:"bytes,1,opt,name=plugin,proto3" json:"plugin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -914,6 +916,13 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
 	return file_alignedfusion_stage_v1_stage_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DescribeRequest) GetPlugin() string {
+	if x != nil {
+		return x.Plugin
+	}
+	return ""
 }
 
 type DescribeResponse struct {
@@ -1235,7 +1244,16 @@ type OpenRequest struct {
 	Arithmetic *Arithmetic `protobuf:"bytes,16,opt,name=arithmetic,proto3" json:"arithmetic,omitempty"`
 	// With amp: in half precision instead of bfloat16 (capability "fp16"). The host scales the
 	// losses' weights and undoes it in Step.
-	Fp16          bool `protobuf:"varint,17,opt,name=fp16,proto3" json:"fp16,omitempty"`
+	Fp16 bool `protobuf:"varint,17,opt,name=fp16,proto3" json:"fp16,omitempty"`
+	// A stage of another plugin of the same program, as in DescribeRequest (capability "together").
+	Plugin string `protobuf:"bytes,18,opt,name=plugin,proto3" json:"plugin,omitempty"`
+	// Outputs, by their names in the manifest, that stay in the process (capability "keep"): they
+	// are resident for this instance, and lie in the group under the keeper's name.
+	Keeps  []string `protobuf:"bytes,19,rep,name=keeps,proto3" json:"keeps,omitempty"`
+	Keeper string   `protobuf:"bytes,20,opt,name=keeper,proto3" json:"keeper,omitempty"`
+	// Inputs that an instance opened before keeps: its keeper, by the input's name. They are not
+	// sent, and their gradients stay, too.
+	Kept          map[string]string `protobuf:"bytes,21,rep,name=kept,proto3" json:"kept,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1387,6 +1405,34 @@ func (x *OpenRequest) GetFp16() bool {
 		return x.Fp16
 	}
 	return false
+}
+
+func (x *OpenRequest) GetPlugin() string {
+	if x != nil {
+		return x.Plugin
+	}
+	return ""
+}
+
+func (x *OpenRequest) GetKeeps() []string {
+	if x != nil {
+		return x.Keeps
+	}
+	return nil
+}
+
+func (x *OpenRequest) GetKeeper() string {
+	if x != nil {
+		return x.Keeper
+	}
+	return ""
+}
+
+func (x *OpenRequest) GetKept() map[string]string {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
 }
 
 // Arithmetic holds for the whole process: all its stages are opened with the same.
@@ -3368,8 +3414,9 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\n" +
 	"model_card\x18\a \x01(\tR\tmodelCard\x12\x18\n" +
 	"\aruntime\x18\b \x01(\tR\aruntime\x12*\n" +
-	"\x11max_open_contexts\x18\t \x01(\rR\x0fmaxOpenContexts\"\x11\n" +
-	"\x0fDescribeRequest\"V\n" +
+	"\x11max_open_contexts\x18\t \x01(\rR\x0fmaxOpenContexts\")\n" +
+	"\x0fDescribeRequest\x12\x16\n" +
+	"\x06plugin\x18\x01 \x01(\tR\x06plugin\"V\n" +
 	"\x10DescribeResponse\x12B\n" +
 	"\bmanifest\x18\x01 \x01(\v2&.alignedfusion.stage.v1.PluginManifestR\bmanifest\"e\n" +
 	"\rAttachRequest\x12\x12\n" +
@@ -3387,7 +3434,7 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\bLabelSet\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aclasses\x18\x02 \x03(\tR\aclasses\x12#\n" +
-	"\rclass_weights\x18\x03 \x03(\x01R\fclassWeights\"\xd1\x05\n" +
+	"\rclass_weights\x18\x03 \x03(\x01R\fclassWeights\"\x93\a\n" +
 	"\vOpenRequest\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12M\n" +
 	"\bsettings\x18\x02 \x03(\v21.alignedfusion.stage.v1.OpenRequest.SettingsEntryR\bsettings\x12\x12\n" +
@@ -3408,8 +3455,15 @@ const file_alignedfusion_stage_v1_stage_proto_rawDesc = "" +
 	"\n" +
 	"arithmetic\x18\x10 \x01(\v2\".alignedfusion.stage.v1.ArithmeticR\n" +
 	"arithmetic\x12\x12\n" +
-	"\x04fp16\x18\x11 \x01(\bR\x04fp16\x1a;\n" +
+	"\x04fp16\x18\x11 \x01(\bR\x04fp16\x12\x16\n" +
+	"\x06plugin\x18\x12 \x01(\tR\x06plugin\x12\x14\n" +
+	"\x05keeps\x18\x13 \x03(\tR\x05keeps\x12\x16\n" +
+	"\x06keeper\x18\x14 \x01(\tR\x06keeper\x12A\n" +
+	"\x04kept\x18\x15 \x03(\v2-.alignedfusion.stage.v1.OpenRequest.KeptEntryR\x04kept\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a7\n" +
+	"\tKeptEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"o\n" +
 	"\n" +
@@ -3585,7 +3639,7 @@ func file_alignedfusion_stage_v1_stage_proto_rawDescGZIP() []byte {
 }
 
 var file_alignedfusion_stage_v1_stage_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_alignedfusion_stage_v1_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_alignedfusion_stage_v1_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_alignedfusion_stage_v1_stage_proto_goTypes = []any{
 	(Mode)(0),                       // 0: alignedfusion.stage.v1.Mode
 	(*Tensor)(nil),                  // 1: alignedfusion.stage.v1.Tensor
@@ -3638,10 +3692,11 @@ var file_alignedfusion_stage_v1_stage_proto_goTypes = []any{
 	(*Diagnostic)(nil),              // 48: alignedfusion.stage.v1.Diagnostic
 	nil,                             // 49: alignedfusion.stage.v1.Optimizer.ValuesEntry
 	nil,                             // 50: alignedfusion.stage.v1.OpenRequest.SettingsEntry
-	nil,                             // 51: alignedfusion.stage.v1.ForwardResponse.LossesEntry
-	nil,                             // 52: alignedfusion.stage.v1.ForwardResponse.MetricsEntry
-	nil,                             // 53: alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
-	nil,                             // 54: alignedfusion.stage.v1.StepRequest.ValuesEntry
+	nil,                             // 51: alignedfusion.stage.v1.OpenRequest.KeptEntry
+	nil,                             // 52: alignedfusion.stage.v1.ForwardResponse.LossesEntry
+	nil,                             // 53: alignedfusion.stage.v1.ForwardResponse.MetricsEntry
+	nil,                             // 54: alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
+	nil,                             // 55: alignedfusion.stage.v1.StepRequest.ValuesEntry
 }
 var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	2,  // 0: alignedfusion.stage.v1.Tensor.shared:type_name -> alignedfusion.stage.v1.SharedRef
@@ -3658,77 +3713,78 @@ var file_alignedfusion_stage_v1_stage_proto_depIdxs = []int32{
 	14, // 11: alignedfusion.stage.v1.OpenRequest.labels:type_name -> alignedfusion.stage.v1.LabelSet
 	13, // 12: alignedfusion.stage.v1.OpenRequest.optimizer:type_name -> alignedfusion.stage.v1.Optimizer
 	16, // 13: alignedfusion.stage.v1.OpenRequest.arithmetic:type_name -> alignedfusion.stage.v1.Arithmetic
-	5,  // 14: alignedfusion.stage.v1.OpenResponse.inputs:type_name -> alignedfusion.stage.v1.Port
-	5,  // 15: alignedfusion.stage.v1.OpenResponse.outputs:type_name -> alignedfusion.stage.v1.Port
-	3,  // 16: alignedfusion.stage.v1.OpenResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	1,  // 17: alignedfusion.stage.v1.PrefetchRequest.inputs:type_name -> alignedfusion.stage.v1.Tensor
-	0,  // 18: alignedfusion.stage.v1.ForwardRequest.mode:type_name -> alignedfusion.stage.v1.Mode
-	1,  // 19: alignedfusion.stage.v1.ForwardRequest.inputs:type_name -> alignedfusion.stage.v1.Tensor
-	2,  // 20: alignedfusion.stage.v1.ForwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
-	1,  // 21: alignedfusion.stage.v1.ForwardResponse.outputs:type_name -> alignedfusion.stage.v1.Tensor
-	51, // 22: alignedfusion.stage.v1.ForwardResponse.losses:type_name -> alignedfusion.stage.v1.ForwardResponse.LossesEntry
-	52, // 23: alignedfusion.stage.v1.ForwardResponse.metrics:type_name -> alignedfusion.stage.v1.ForwardResponse.MetricsEntry
-	3,  // 24: alignedfusion.stage.v1.ForwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	1,  // 25: alignedfusion.stage.v1.BackwardRequest.output_grads:type_name -> alignedfusion.stage.v1.Tensor
-	53, // 26: alignedfusion.stage.v1.BackwardRequest.loss_weights:type_name -> alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
-	2,  // 27: alignedfusion.stage.v1.BackwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
-	1,  // 28: alignedfusion.stage.v1.BackwardResponse.input_grads:type_name -> alignedfusion.stage.v1.Tensor
-	3,  // 29: alignedfusion.stage.v1.BackwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	20, // 30: alignedfusion.stage.v1.ForwardBackwardRequest.forward:type_name -> alignedfusion.stage.v1.ForwardRequest
-	22, // 31: alignedfusion.stage.v1.ForwardBackwardRequest.backward:type_name -> alignedfusion.stage.v1.BackwardRequest
-	21, // 32: alignedfusion.stage.v1.ForwardBackwardResponse.forward:type_name -> alignedfusion.stage.v1.ForwardResponse
-	23, // 33: alignedfusion.stage.v1.ForwardBackwardResponse.backward:type_name -> alignedfusion.stage.v1.BackwardResponse
-	3,  // 34: alignedfusion.stage.v1.ZeroGradResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 35: alignedfusion.stage.v1.GradNormResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	54, // 36: alignedfusion.stage.v1.StepRequest.values:type_name -> alignedfusion.stage.v1.StepRequest.ValuesEntry
-	3,  // 37: alignedfusion.stage.v1.StepResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	32, // 38: alignedfusion.stage.v1.StepAllRequest.steps:type_name -> alignedfusion.stage.v1.StepRequest
-	3,  // 39: alignedfusion.stage.v1.StepAllResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 40: alignedfusion.stage.v1.JoinResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 41: alignedfusion.stage.v1.AverageResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 42: alignedfusion.stage.v1.SaveResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	3,  // 43: alignedfusion.stage.v1.LoadResponse.cost:type_name -> alignedfusion.stage.v1.Cost
-	9,  // 44: alignedfusion.stage.v1.StageService.Describe:input_type -> alignedfusion.stage.v1.DescribeRequest
-	11, // 45: alignedfusion.stage.v1.StageService.Attach:input_type -> alignedfusion.stage.v1.AttachRequest
-	15, // 46: alignedfusion.stage.v1.StageService.Open:input_type -> alignedfusion.stage.v1.OpenRequest
-	18, // 47: alignedfusion.stage.v1.StageService.Prefetch:input_type -> alignedfusion.stage.v1.PrefetchRequest
-	20, // 48: alignedfusion.stage.v1.StageService.Forward:input_type -> alignedfusion.stage.v1.ForwardRequest
-	22, // 49: alignedfusion.stage.v1.StageService.Backward:input_type -> alignedfusion.stage.v1.BackwardRequest
-	24, // 50: alignedfusion.stage.v1.StageService.ForwardBackward:input_type -> alignedfusion.stage.v1.ForwardBackwardRequest
-	26, // 51: alignedfusion.stage.v1.StageService.Release:input_type -> alignedfusion.stage.v1.ReleaseRequest
-	28, // 52: alignedfusion.stage.v1.StageService.ZeroGrad:input_type -> alignedfusion.stage.v1.ZeroGradRequest
-	30, // 53: alignedfusion.stage.v1.StageService.GradNorm:input_type -> alignedfusion.stage.v1.GradNormRequest
-	32, // 54: alignedfusion.stage.v1.StageService.Step:input_type -> alignedfusion.stage.v1.StepRequest
-	34, // 55: alignedfusion.stage.v1.StageService.StepAll:input_type -> alignedfusion.stage.v1.StepAllRequest
-	36, // 56: alignedfusion.stage.v1.StageService.Join:input_type -> alignedfusion.stage.v1.JoinRequest
-	38, // 57: alignedfusion.stage.v1.StageService.Average:input_type -> alignedfusion.stage.v1.AverageRequest
-	40, // 58: alignedfusion.stage.v1.StageService.Save:input_type -> alignedfusion.stage.v1.SaveRequest
-	42, // 59: alignedfusion.stage.v1.StageService.Load:input_type -> alignedfusion.stage.v1.LoadRequest
-	44, // 60: alignedfusion.stage.v1.StageService.Close:input_type -> alignedfusion.stage.v1.CloseRequest
-	46, // 61: alignedfusion.stage.v1.StageService.Shutdown:input_type -> alignedfusion.stage.v1.ShutdownRequest
-	10, // 62: alignedfusion.stage.v1.StageService.Describe:output_type -> alignedfusion.stage.v1.DescribeResponse
-	12, // 63: alignedfusion.stage.v1.StageService.Attach:output_type -> alignedfusion.stage.v1.AttachResponse
-	17, // 64: alignedfusion.stage.v1.StageService.Open:output_type -> alignedfusion.stage.v1.OpenResponse
-	19, // 65: alignedfusion.stage.v1.StageService.Prefetch:output_type -> alignedfusion.stage.v1.PrefetchResponse
-	21, // 66: alignedfusion.stage.v1.StageService.Forward:output_type -> alignedfusion.stage.v1.ForwardResponse
-	23, // 67: alignedfusion.stage.v1.StageService.Backward:output_type -> alignedfusion.stage.v1.BackwardResponse
-	25, // 68: alignedfusion.stage.v1.StageService.ForwardBackward:output_type -> alignedfusion.stage.v1.ForwardBackwardResponse
-	27, // 69: alignedfusion.stage.v1.StageService.Release:output_type -> alignedfusion.stage.v1.ReleaseResponse
-	29, // 70: alignedfusion.stage.v1.StageService.ZeroGrad:output_type -> alignedfusion.stage.v1.ZeroGradResponse
-	31, // 71: alignedfusion.stage.v1.StageService.GradNorm:output_type -> alignedfusion.stage.v1.GradNormResponse
-	33, // 72: alignedfusion.stage.v1.StageService.Step:output_type -> alignedfusion.stage.v1.StepResponse
-	35, // 73: alignedfusion.stage.v1.StageService.StepAll:output_type -> alignedfusion.stage.v1.StepAllResponse
-	37, // 74: alignedfusion.stage.v1.StageService.Join:output_type -> alignedfusion.stage.v1.JoinResponse
-	39, // 75: alignedfusion.stage.v1.StageService.Average:output_type -> alignedfusion.stage.v1.AverageResponse
-	41, // 76: alignedfusion.stage.v1.StageService.Save:output_type -> alignedfusion.stage.v1.SaveResponse
-	43, // 77: alignedfusion.stage.v1.StageService.Load:output_type -> alignedfusion.stage.v1.LoadResponse
-	45, // 78: alignedfusion.stage.v1.StageService.Close:output_type -> alignedfusion.stage.v1.CloseResponse
-	47, // 79: alignedfusion.stage.v1.StageService.Shutdown:output_type -> alignedfusion.stage.v1.ShutdownResponse
-	62, // [62:80] is the sub-list for method output_type
-	44, // [44:62] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	51, // 14: alignedfusion.stage.v1.OpenRequest.kept:type_name -> alignedfusion.stage.v1.OpenRequest.KeptEntry
+	5,  // 15: alignedfusion.stage.v1.OpenResponse.inputs:type_name -> alignedfusion.stage.v1.Port
+	5,  // 16: alignedfusion.stage.v1.OpenResponse.outputs:type_name -> alignedfusion.stage.v1.Port
+	3,  // 17: alignedfusion.stage.v1.OpenResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	1,  // 18: alignedfusion.stage.v1.PrefetchRequest.inputs:type_name -> alignedfusion.stage.v1.Tensor
+	0,  // 19: alignedfusion.stage.v1.ForwardRequest.mode:type_name -> alignedfusion.stage.v1.Mode
+	1,  // 20: alignedfusion.stage.v1.ForwardRequest.inputs:type_name -> alignedfusion.stage.v1.Tensor
+	2,  // 21: alignedfusion.stage.v1.ForwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
+	1,  // 22: alignedfusion.stage.v1.ForwardResponse.outputs:type_name -> alignedfusion.stage.v1.Tensor
+	52, // 23: alignedfusion.stage.v1.ForwardResponse.losses:type_name -> alignedfusion.stage.v1.ForwardResponse.LossesEntry
+	53, // 24: alignedfusion.stage.v1.ForwardResponse.metrics:type_name -> alignedfusion.stage.v1.ForwardResponse.MetricsEntry
+	3,  // 25: alignedfusion.stage.v1.ForwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	1,  // 26: alignedfusion.stage.v1.BackwardRequest.output_grads:type_name -> alignedfusion.stage.v1.Tensor
+	54, // 27: alignedfusion.stage.v1.BackwardRequest.loss_weights:type_name -> alignedfusion.stage.v1.BackwardRequest.LossWeightsEntry
+	2,  // 28: alignedfusion.stage.v1.BackwardRequest.slot:type_name -> alignedfusion.stage.v1.SharedRef
+	1,  // 29: alignedfusion.stage.v1.BackwardResponse.input_grads:type_name -> alignedfusion.stage.v1.Tensor
+	3,  // 30: alignedfusion.stage.v1.BackwardResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	20, // 31: alignedfusion.stage.v1.ForwardBackwardRequest.forward:type_name -> alignedfusion.stage.v1.ForwardRequest
+	22, // 32: alignedfusion.stage.v1.ForwardBackwardRequest.backward:type_name -> alignedfusion.stage.v1.BackwardRequest
+	21, // 33: alignedfusion.stage.v1.ForwardBackwardResponse.forward:type_name -> alignedfusion.stage.v1.ForwardResponse
+	23, // 34: alignedfusion.stage.v1.ForwardBackwardResponse.backward:type_name -> alignedfusion.stage.v1.BackwardResponse
+	3,  // 35: alignedfusion.stage.v1.ZeroGradResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 36: alignedfusion.stage.v1.GradNormResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	55, // 37: alignedfusion.stage.v1.StepRequest.values:type_name -> alignedfusion.stage.v1.StepRequest.ValuesEntry
+	3,  // 38: alignedfusion.stage.v1.StepResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	32, // 39: alignedfusion.stage.v1.StepAllRequest.steps:type_name -> alignedfusion.stage.v1.StepRequest
+	3,  // 40: alignedfusion.stage.v1.StepAllResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 41: alignedfusion.stage.v1.JoinResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 42: alignedfusion.stage.v1.AverageResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 43: alignedfusion.stage.v1.SaveResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	3,  // 44: alignedfusion.stage.v1.LoadResponse.cost:type_name -> alignedfusion.stage.v1.Cost
+	9,  // 45: alignedfusion.stage.v1.StageService.Describe:input_type -> alignedfusion.stage.v1.DescribeRequest
+	11, // 46: alignedfusion.stage.v1.StageService.Attach:input_type -> alignedfusion.stage.v1.AttachRequest
+	15, // 47: alignedfusion.stage.v1.StageService.Open:input_type -> alignedfusion.stage.v1.OpenRequest
+	18, // 48: alignedfusion.stage.v1.StageService.Prefetch:input_type -> alignedfusion.stage.v1.PrefetchRequest
+	20, // 49: alignedfusion.stage.v1.StageService.Forward:input_type -> alignedfusion.stage.v1.ForwardRequest
+	22, // 50: alignedfusion.stage.v1.StageService.Backward:input_type -> alignedfusion.stage.v1.BackwardRequest
+	24, // 51: alignedfusion.stage.v1.StageService.ForwardBackward:input_type -> alignedfusion.stage.v1.ForwardBackwardRequest
+	26, // 52: alignedfusion.stage.v1.StageService.Release:input_type -> alignedfusion.stage.v1.ReleaseRequest
+	28, // 53: alignedfusion.stage.v1.StageService.ZeroGrad:input_type -> alignedfusion.stage.v1.ZeroGradRequest
+	30, // 54: alignedfusion.stage.v1.StageService.GradNorm:input_type -> alignedfusion.stage.v1.GradNormRequest
+	32, // 55: alignedfusion.stage.v1.StageService.Step:input_type -> alignedfusion.stage.v1.StepRequest
+	34, // 56: alignedfusion.stage.v1.StageService.StepAll:input_type -> alignedfusion.stage.v1.StepAllRequest
+	36, // 57: alignedfusion.stage.v1.StageService.Join:input_type -> alignedfusion.stage.v1.JoinRequest
+	38, // 58: alignedfusion.stage.v1.StageService.Average:input_type -> alignedfusion.stage.v1.AverageRequest
+	40, // 59: alignedfusion.stage.v1.StageService.Save:input_type -> alignedfusion.stage.v1.SaveRequest
+	42, // 60: alignedfusion.stage.v1.StageService.Load:input_type -> alignedfusion.stage.v1.LoadRequest
+	44, // 61: alignedfusion.stage.v1.StageService.Close:input_type -> alignedfusion.stage.v1.CloseRequest
+	46, // 62: alignedfusion.stage.v1.StageService.Shutdown:input_type -> alignedfusion.stage.v1.ShutdownRequest
+	10, // 63: alignedfusion.stage.v1.StageService.Describe:output_type -> alignedfusion.stage.v1.DescribeResponse
+	12, // 64: alignedfusion.stage.v1.StageService.Attach:output_type -> alignedfusion.stage.v1.AttachResponse
+	17, // 65: alignedfusion.stage.v1.StageService.Open:output_type -> alignedfusion.stage.v1.OpenResponse
+	19, // 66: alignedfusion.stage.v1.StageService.Prefetch:output_type -> alignedfusion.stage.v1.PrefetchResponse
+	21, // 67: alignedfusion.stage.v1.StageService.Forward:output_type -> alignedfusion.stage.v1.ForwardResponse
+	23, // 68: alignedfusion.stage.v1.StageService.Backward:output_type -> alignedfusion.stage.v1.BackwardResponse
+	25, // 69: alignedfusion.stage.v1.StageService.ForwardBackward:output_type -> alignedfusion.stage.v1.ForwardBackwardResponse
+	27, // 70: alignedfusion.stage.v1.StageService.Release:output_type -> alignedfusion.stage.v1.ReleaseResponse
+	29, // 71: alignedfusion.stage.v1.StageService.ZeroGrad:output_type -> alignedfusion.stage.v1.ZeroGradResponse
+	31, // 72: alignedfusion.stage.v1.StageService.GradNorm:output_type -> alignedfusion.stage.v1.GradNormResponse
+	33, // 73: alignedfusion.stage.v1.StageService.Step:output_type -> alignedfusion.stage.v1.StepResponse
+	35, // 74: alignedfusion.stage.v1.StageService.StepAll:output_type -> alignedfusion.stage.v1.StepAllResponse
+	37, // 75: alignedfusion.stage.v1.StageService.Join:output_type -> alignedfusion.stage.v1.JoinResponse
+	39, // 76: alignedfusion.stage.v1.StageService.Average:output_type -> alignedfusion.stage.v1.AverageResponse
+	41, // 77: alignedfusion.stage.v1.StageService.Save:output_type -> alignedfusion.stage.v1.SaveResponse
+	43, // 78: alignedfusion.stage.v1.StageService.Load:output_type -> alignedfusion.stage.v1.LoadResponse
+	45, // 79: alignedfusion.stage.v1.StageService.Close:output_type -> alignedfusion.stage.v1.CloseResponse
+	47, // 80: alignedfusion.stage.v1.StageService.Shutdown:output_type -> alignedfusion.stage.v1.ShutdownResponse
+	63, // [63:81] is the sub-list for method output_type
+	45, // [45:63] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_alignedfusion_stage_v1_stage_proto_init() }
@@ -3751,7 +3807,7 @@ func file_alignedfusion_stage_v1_stage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_alignedfusion_stage_v1_stage_proto_rawDesc), len(file_alignedfusion_stage_v1_stage_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   54,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
