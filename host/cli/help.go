@@ -249,7 +249,7 @@ func paragraphs(text string, margin, width int) string {
 
 // isRare says whether a flag is left to `alignedfusion help plugin-flags`.
 func isRare(f cli.Flag) bool {
-	return slices.Contains([]string{"plugin-dir", "call-timeout", "allow-unregistered", "plugin-memory-mib", "plugin-shared-mib", "plugin-cpu-seconds", "plugin-no-network", "plugin-read-only"}, f.Names()[0])
+	return slices.Contains([]string{"plugin-dir", "call-timeout", "allow-unregistered", "plugin-memory-mib", "plugin-shared-mib", "plugin-cpu-seconds", "colocate", "plugin-no-network", "plugin-read-only"}, f.Names()[0])
 }
 
 // printHelp writes the help of the program or of a command: what it is, how it is called,

@@ -71,6 +71,7 @@ func pluginFlags() []cli.Flag {
 		&cli.Uint64Flag{Name: "plugin-shared-mib", Usage: "`MIB` of each plugin's memory that are shared with the program for tensors (default: 16384 reserved, or an eighth of --plugin-memory-mib; less where ulimit -v or -f allows no more)"},
 		&cli.Uint64Flag{Name: "plugin-cpu-seconds", Usage: "processor time of each plugin, `S`"},
 		&cli.StringSliceFlag{Name: "trust", Usage: "leave network, files and processes open to plugin `NAME`, repeatable"},
+		&cli.BoolFlag{Name: "colocate", Usage: "run encoder, fusion and head in one process, where the tensors between them stay (plugins of one program)"},
 		&cli.BoolFlag{Name: "plugin-no-network", Usage: "fail where this machine cannot keep plugins from the network (default: say so and go on)"},
 		&cli.BoolFlag{Name: "plugin-read-only", Usage: "fail where this machine cannot keep plugins from changing files (default: say so and go on)"},
 	}
@@ -79,7 +80,7 @@ func pluginFlags() []cli.Flag {
 func pluginOptions(c *cli.Context) plughost.Options {
 	o := plughost.Options{
 		Dirs: c.StringSlice("plugin-dir"), Threads: c.Int("threads"), CallTimeout: c.Duration("call-timeout"),
-		AllowUnregistered: c.Bool("allow-unregistered"), Trust: c.StringSlice("trust"), ArenaBytes: int64(mebibytes(c, "plugin-shared-mib")),
+		AllowUnregistered: c.Bool("allow-unregistered"), Trust: c.StringSlice("trust"), Colocate: c.Bool("colocate"), ArenaBytes: int64(mebibytes(c, "plugin-shared-mib")),
 		Isolation: plughost.Isolation{
 			MemoryBytes: mebibytes(c, "plugin-memory-mib"), CPUSeconds: c.Uint64("plugin-cpu-seconds"),
 			NoNetwork: c.Bool("plugin-no-network"), ReadOnly: c.Bool("plugin-read-only"),

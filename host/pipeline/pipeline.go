@@ -55,11 +55,21 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		req.Seed, req.Frozen = Seed(base.Seed, "open", string(s.Role)), base.Train && s.Frozen
 		req.AMP, req.FP16 = base.AMP && s.AMP && (s.FP16 || !base.FP16), base.FP16 && s.AMP && s.FP16
 		req.Optimizer = s.optimizer(base.Optimizer)
+		kept, err := on.kept(s, feeding)
+		if err != nil {
+			return nil, err
+		}
+		if req.Kept = kept; len(kept) == 0 {
+			req.Kept = nil
+		}
+		if req.Keeps = keeps(sources, i); len(req.Keeps) > 0 {
+			req.Keeper = string(s.Role)
+		}
 		instance, opened, err := s.Open(ctx, &req)
 		if err != nil {
 			return nil, &StageError{Role: s.Role, Plugin: s.Plugin, Call: "open", Err: err}
 		}
-		m := &Member{Source: s, Instance: instance, Opened: opened, Resolved: resolved[i]}
+		m := &Member{Source: s, Instance: instance, Opened: opened, Resolved: resolved[i], kept: kept}
 		p.Members = append(p.Members, m)
 		left := leftOut(s.Stage.Outputs, opened.Outputs)
 		opened.Inputs = sdk.KnownPorts(s.Stage.Inputs, opened.Inputs)
@@ -67,7 +77,8 @@ func Open(ctx context.Context, sources []Source, hostPorts []sdk.Port, base sdk.
 		if _, err := on.connect(s, opened.Inputs, before); err != nil {
 			return nil, err
 		}
-		on.offer(s, opened.Inputs, opened.Outputs)
+		on.offer(s, opened.Inputs, opened.Outputs, req.Keeps)
+		opened.Inputs, opened.Outputs = req.ResidentPorts(opened.Inputs, opened.Outputs)
 		before = s.name()
 	}
 	return p, nil
@@ -306,6 +317,10 @@ func (p *Pipeline) forward(ctx context.Context, o ForwardOptions, inputs map[str
 				req.NeedsGrad[name] = true
 				learns[i] = true
 			}
+		}
+		for _, maker := range m.kept { // its gradient stays in the process, too
+			from := slices.IndexFunc(p.Members, func(m *Member) bool { return string(m.Role) == maker })
+			learns[i] = learns[i] || v.train && from >= 0 && learns[from]
 		}
 		for name := range o.Wanted {
 			if port := sdk.FindPort(m.Opened.Outputs, name); port != nil && port.OnRequest {

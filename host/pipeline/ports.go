@@ -71,6 +71,47 @@ type offered struct {
 	sdk.Port
 	from    string
 	process string
+	// keeper is who keeps it in the process; "" where it leaves it.
+	keeper string
+}
+
+// keeps are the outputs of stage i that stay in its process: those that stages after it read,
+// all of them in the same process.
+func keeps(sources []Source, i int) (names []string) {
+	s := sources[i]
+	for _, out := range s.Stage.Outputs {
+		if out.Resident || out.OnRequest || !s.Keep {
+			continue
+		}
+		read, away := false, false
+		for _, later := range sources[i+1:] {
+			for _, in := range later.Stage.Inputs {
+				if matches(in.Name, out.Name) || matches(out.Name, in.Name) {
+					read, away = true, away || !later.Keep || later.Process != s.Process
+				}
+			}
+		}
+		if read && !away {
+			names = append(names, out.Name)
+		}
+	}
+	return names
+}
+
+// kept are the makers of the inputs that come from the process itself.
+func (b offers) kept(s Source, feeding []sdk.Port) (map[string]string, error) {
+	out := map[string]string{}
+	for _, p := range feeding {
+		o := b[p.Name]
+		if o.keeper == "" {
+			continue
+		}
+		if _, family := sdk.Family(p.Name); family {
+			return nil, &RoleError{fmt.Sprintf("%s: which of %s %s makes is not known before it runs, so that they cannot stay in the process; leave --colocate out", s.name(), p.Name, o.from)}
+		}
+		out[p.Name] = o.keeper
+	}
+	return out, nil
 }
 
 // offers is what is on offer at one place of the pipeline, by port name.
@@ -79,7 +120,7 @@ type offers map[string]offered
 func newOffers(hostPorts []sdk.Port) offers {
 	b := offers{}
 	for _, p := range hostPorts {
-		b[p.Name] = offered{p, Host, ""}
+		b[p.Name] = offered{p, Host, "", ""}
 	}
 	return b
 }
@@ -248,12 +289,16 @@ func leftOut(declared, opened []sdk.Port) map[string]bool {
 // offer puts a stage's outputs on offer. A family output stands for one port
 // per member of the families the stage takes in; where those say nothing and the
 // stage has not named any member, the family itself is on offer.
-func (b offers) offer(s Source, inputs, outputs []sdk.Port) {
+func (b offers) offer(s Source, inputs, outputs []sdk.Port, keeps []string) {
 	add := offers{}
 	for _, out := range outputs {
+		keeper := ""
+		if slices.ContainsFunc(keeps, func(name string) bool { return matches(name, out.Name) }) {
+			keeper = string(s.Role)
+		}
 		prefix, isFamily := sdk.Family(out.Name)
 		if !isFamily {
-			add[out.Name] = offered{out, s.name(), s.Process}
+			add[out.Name] = offered{out, s.name(), s.Process, keeper}
 			continue
 		}
 		named := slices.ContainsFunc(outputs, func(p sdk.Port) bool { return p.Name != out.Name && matches(out.Name, p.Name) })
@@ -270,12 +315,12 @@ func (b offers) offer(s Source, inputs, outputs []sdk.Port) {
 				port.Name = prefix + strings.TrimPrefix(name, inPrefix)
 				named = named || port.Name != out.Name
 				if sdk.FindPort(outputs, port.Name).Name != port.Name { // else it is declared on its own
-					add[port.Name] = offered{port, s.name(), s.Process}
+					add[port.Name] = offered{port, s.name(), s.Process, keeper}
 				}
 			}
 		}
 		if !named {
-			add[out.Name] = offered{out, s.name(), s.Process}
+			add[out.Name] = offered{out, s.name(), s.Process, keeper}
 		}
 	}
 	for name, p := range add {
@@ -307,7 +352,7 @@ func Check(sources []Source, hostPorts []sdk.Port, task string) error {
 		if _, err := on.connect(s, s.Stage.Inputs, before); err != nil {
 			return err
 		}
-		on.offer(s, s.Stage.Inputs, s.Stage.Outputs)
+		on.offer(s, s.Stage.Inputs, s.Stage.Outputs, nil)
 		before = s.name()
 	}
 	if err := checkLosses(sources); err != nil {

@@ -139,3 +139,44 @@ func TestAnOptionalOutputThatOpenLeavesOutFeedsNobody(t *testing.T) {
 		}
 	}
 }
+
+// What stays in a process is what stages after it read there, and none elsewhere.
+func TestOutputsStayWhereAllTheirReadersAre(t *testing.T) {
+	source := func(process string, keep bool, inputs, outputs []sdk.Port) Source {
+		return Source{Process: process, Keep: keep, Stage: sdk.StageManifest{Inputs: inputs, Outputs: outputs}}
+	}
+	named := func(names ...string) (out []sdk.Port) {
+		for _, name := range names {
+			out = append(out, sdk.Port{Name: name})
+		}
+		return out
+	}
+	outputs := append(named("tokens.*", "tokens.ct", "unread"), sdk.Port{Name: "map", Resident: true}, sdk.Port{Name: "asked", OnRequest: true})
+	reads := named("tokens.ct", "map", "asked")
+	for _, test := range []struct {
+		name   string
+		stages []Source
+		want   []string
+	}{
+		{"all in one process", []Source{source("p", true, nil, outputs), source("p", true, named("tokens.*"), nil), source("p", true, reads, nil)}, []string{"tokens.*", "tokens.ct"}},
+		{"a member of the family is read", []Source{source("p", true, nil, named("tokens.*")), source("p", true, reads, nil)}, []string{"tokens.*"}},
+		{"one reader in another process", []Source{source("p", true, nil, outputs), source("p", true, named("tokens.*"), nil), source("q", true, reads, nil)}, nil},
+		{"a reader that cannot", []Source{source("p", true, nil, outputs), source("p", false, reads, nil)}, nil},
+		{"a maker that cannot", []Source{source("p", false, nil, outputs), source("p", true, reads, nil)}, nil},
+		{"nobody reads", []Source{source("p", true, nil, outputs)}, nil},
+	} {
+		if got := keeps(test.stages, 0); !slices.Equal(got, test.want) {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
+		}
+	}
+	on := offers{}
+	s := source("p", true, nil, named("tokens.*", "x"))
+	s.Role = sdk.KindEncoder
+	on.offer(s, nil, s.Stage.Outputs, []string{"tokens.*"})
+	if kept, err := on.kept(s, named("x")); err != nil || len(kept) > 0 {
+		t.Errorf("%v, %v: what is not kept is kept", kept, err)
+	}
+	if _, err := on.kept(s, named("tokens.*")); err == nil {
+		t.Error("tokens of unknown names can be taken from the process")
+	}
+}

@@ -80,6 +80,8 @@ type Source struct {
 	AMP bool
 	// FP16: it can in half precision, too.
 	FP16 bool
+	// Keep: its plugin can keep tensors in its process for other stages there, and is to.
+	Keep bool
 	// OwnRules: what the stage declares of an optimizer and a schedule of its own counts.
 	OwnRules bool
 	Open     func(context.Context, *sdk.OpenRequest) (Instance, *sdk.OpenResponse, error)
@@ -97,6 +99,8 @@ type Member struct {
 	// Opened holds parameter counts, notes, and the ports with the sizes now known.
 	Opened   *sdk.OpenResponse
 	Resolved sdk.Settings
+	// kept are the makers of the inputs that stay in the process, by input.
+	kept map[string]string
 	// AveragedBy says what averages its gradients over a group (Pipeline.Join); may be empty.
 	AveragedBy string
 	// zeroed says that the accumulated gradients are known to be zero, averaged that those of

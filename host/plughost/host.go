@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/internal/process"
+	"github.com/alignedfusion/alignedfusion/sdk"
 )
 
 // Defaults of Options.
@@ -55,6 +57,9 @@ type Options struct {
 	// MaxReplyBytes and MaxDetections bound answers; 0 means the client's defaults.
 	MaxReplyBytes int64
 	MaxDetections int64
+	// Colocate runs plugins of one program in one process, where they can keep tensors for each
+	// other (--colocate).
+	Colocate bool
 	// Isolation limits what the plugins can do.
 	Isolation Isolation
 	// Trust names plugins to which network, files and processes are open (--trust).
@@ -162,6 +167,9 @@ func (h *Host) Start(ctx context.Context, ref string) (*Plugin, error) {
 	if p := h.plugins[found.Path]; p != nil && p.alive() {
 		return p, nil
 	}
+	if p, err := h.beside(ctx, found); p != nil || err != nil {
+		return p, err
+	}
 	p, err := h.launch(ctx, found)
 	if err != nil {
 		return nil, err
@@ -169,6 +177,47 @@ func (h *Host) Start(ctx context.Context, ref string) (*Plugin, error) {
 	h.plugins[found.Path] = p
 	h.order = append(h.order, p)
 	return p, nil
+}
+
+// beside has a process that runs the same program serve another plugin of it, with
+// Options.Colocate; nil where there is none.
+func (h *Host) beside(ctx context.Context, found *Found) (*Plugin, error) {
+	if !h.options.Colocate {
+		return nil, nil
+	}
+	for _, other := range h.order {
+		trusted := other.isolation.Trusted == (h.options.Isolation.Trusted || slices.Contains(h.options.Trust, found.Name))
+		if !other.alive() || !trusted || !slices.Contains(other.manifest.Capabilities, sdk.CapabilityTogether) {
+			continue
+		}
+		p := &Plugin{running: other.running, found: found, client: other.client.Beside(found.Name)}
+		refuse := func(err error) error {
+			return &Failure{Plugin: found.Name, Call: "start", Reason: err.Error(), Err: err}
+		}
+		var err error
+		if p.status, p.hashes, err = found.Check(h.options.AllowUnregistered); err != nil {
+			return nil, refuse(err)
+		}
+		if err := found.LockedHere(p.hashes); err != nil {
+			return nil, refuse(err)
+		}
+		if p.SHA256() != other.SHA256() {
+			continue
+		}
+		err = p.call(ctx, "", "describe", func(ctx context.Context) (err error) {
+			p.manifest, err = p.client.Describe(ctx)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if err := found.agrees(p.manifest); err != nil {
+			return nil, refuse(err)
+		}
+		h.plugins[found.Path] = p
+		return p, nil
+	}
+	return nil, nil
 }
 
 // Plugins returns the plugins that were started, in that order.

@@ -30,13 +30,19 @@ const (
 	arenaFD    = 4
 )
 
-// Plugin is a running plugin process.
+// Plugin is a plugin that runs, in a process that may run others of the same program besides.
 type Plugin struct {
-	host     *Host
+	*running
 	found    *Found
 	manifest sdk.Manifest
 	hashes   map[string]string
 	status   Status
+	client   *client.Client
+}
+
+// running is a plugin's process.
+type running struct {
+	host *Host
 	// dir is the plugin's own to write to, code the copy of its files that runs.
 	dir, code string
 	isolation Isolation
@@ -45,7 +51,6 @@ type Plugin struct {
 	runner   *childRunner
 	goplugin *plugin.Client
 	conn     *grpc.ClientConn
-	client   *client.Client
 	arena    *client.Arena
 	watch    *watch
 	lifeline *os.File // closing it kills the process group
@@ -75,7 +80,7 @@ func (clientPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, conn *gr
 
 // launch checks, starts and describes a plugin.
 func (h *Host) launch(ctx context.Context, found *Found) (*Plugin, error) {
-	p := &Plugin{host: h, found: found, log: &logRing{name: found.Name, tee: h.options.Log}}
+	p := &Plugin{running: &running{host: h, log: &logRing{name: found.Name, tee: h.options.Log}}, found: found}
 	refuse := func(err error) error {
 		if errors.Is(err, errLock) {
 			return err

@@ -97,7 +97,7 @@ func (h *Host) attach(ctx context.Context, name string, r serve.Reattach) (*Plug
 	options := h.options
 	options.CallTimeout = debugTimeout
 	host := &Host{options: options, dir: h.dir}
-	p := &Plugin{host: host, found: &Found{Name: name, Path: r.Address}, status: Trusted, log: &logRing{name: name, tee: h.options.Log}}
+	p := &Plugin{running: &running{host: host, log: &logRing{name: name, tee: h.options.Log}}, found: &Found{Name: name, Path: r.Address}, status: Trusted}
 	watched, detach := context.WithCancel(context.WithoutCancel(ctx))
 	p.detach = detach
 	var err error

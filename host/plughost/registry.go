@@ -467,7 +467,7 @@ func DescribeJSON(ctx context.Context, f *Found) ([]byte, error) {
 		return nil, err
 	}
 	defer host.Close()
-	p := &Plugin{host: host, found: f}
+	p := &Plugin{running: &running{host: host}, found: f}
 	cmd, err := p.prepare()
 	if err != nil {
 		return nil, fail(err.Error(), nil, err)

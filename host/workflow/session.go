@@ -120,7 +120,11 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		source.OwnRules = c.Train.PluginRules
 		source.AMP = slices.Contains(plugin.Manifest().Capabilities, sdk.CapabilityAMP)
 		source.FP16 = slices.Contains(plugin.Manifest().Capabilities, sdk.CapabilityFP16)
+		source.Keep = o.Plugins.Colocate && slices.Contains(plugin.Manifest().Capabilities, sdk.CapabilityKeep)
 		sources, plugins = append(sources, source), append(plugins, plugin)
+	}
+	if err := colocated(o.Plugins.Colocate, sources); err != nil {
+		return nil, err
 	}
 	if t := s.text; t != nil {
 		s.records = append(s.records, t.Record())
@@ -182,6 +186,21 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		return s, err
 	}
 	return s, s.look(ctx)
+}
+
+// colocated refuses stages that cannot run in one process where that is asked for.
+func colocated(asked bool, sources []pipeline.Source) error {
+	for _, s := range sources {
+		first := sources[0]
+		switch {
+		case asked && s.Process != first.Process:
+			return fault.Errorf(fault.Usage, "--colocate: %s %s runs in a process of its own: it is another program than %s %s; leave --colocate out, or take all stages from one program",
+				s.Role, s.Plugin, first.Role, first.Plugin)
+		case asked && !s.Keep:
+			return fault.Errorf(fault.Usage, "--colocate: %s %s keeps no tensors in its process: its plugin does not have the capability %s; leave --colocate out", s.Role, s.Plugin, sdk.CapabilityKeep)
+		}
+	}
+	return nil
 }
 
 // half reports whether a stage computes in half precision.

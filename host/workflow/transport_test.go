@@ -39,12 +39,14 @@ func BenchmarkTransportOfATrainingStep(b *testing.B) {
 		patients     int
 		side         int
 		settings     []string
+		colocate     bool
 	}{
-		{"none", config.None, 24, 128, demo},
-		{"sum", "sum", 24, 128, demo},
-		{"itfusion", "itfusion", 24, 128, demo},
-		{"7x512x512/tiny", config.None, 6, 512, []string{"train.batch_size=1", "data.slices=7", "encoder.slices=7", "encoder.preset=tiny"}},
-		{"7x512x512", config.None, 6, 512, []string{"train.batch_size=1", "data.slices=7", "encoder.slices=7", "encoder.preset=densenet121"}},
+		{"none", config.None, 24, 128, demo, false},
+		{"sum", "sum", 24, 128, demo, false},
+		{"itfusion", "itfusion", 24, 128, demo, false},
+		{"itfusion/colocated", "itfusion", 24, 128, demo, true},
+		{"7x512x512/tiny", config.None, 6, 512, []string{"train.batch_size=1", "data.slices=7", "encoder.slices=7", "encoder.preset=tiny"}, false},
+		{"7x512x512", config.None, 6, 512, []string{"train.batch_size=1", "data.slices=7", "encoder.slices=7", "encoder.preset=densenet121"}, false},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			data := filepath.Join(b.TempDir(), "data")
@@ -61,12 +63,12 @@ func BenchmarkTransportOfATrainingStep(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			benchmarkSteps(b, cfg, plugins)
+			benchmarkSteps(b, cfg, plugins, c.colocate)
 		})
 	}
 }
 
-func benchmarkSteps(b *testing.B, cfg *config.Config, plugins string) {
+func benchmarkSteps(b *testing.B, cfg *config.Config, plugins string, colocate bool) {
 	b.Helper()
 	if err := cfg.Resolve(); err != nil {
 		b.Fatal(err)
@@ -76,7 +78,7 @@ func benchmarkSteps(b *testing.B, cfg *config.Config, plugins string) {
 		b.Fatal(err)
 	}
 	s, err := Open(b.Context(), Options{Config: cfg, Data: t.Data, Schema: t.Schema, Labels: t.Labels, Train: true,
-		Plugins: plughost.Options{Dirs: []string{plugins}, AllowUnregistered: true}})
+		Plugins: plughost.Options{Dirs: []string{plugins}, AllowUnregistered: true, Colocate: colocate}})
 	if err != nil {
 		b.Fatal(err)
 	}

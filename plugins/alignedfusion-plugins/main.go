@@ -32,7 +32,19 @@ func main() {
 		fmt.Fprintf(os.Stderr, "%s: call this program alignedfusion-plugin-NAME, by the name of the plugin that it is to serve: %s\n", called, strings.Join(known, ", "))
 		os.Exit(2)
 	}
-	serve.Plugin(named(name))
+	others := map[string]func() sdk.Plugin{}
+	for _, other := range known {
+		if other != name {
+			others[other] = func() sdk.Plugin { return keeping(named(other)) }
+		}
+	}
+	serve.Together(keeping(named(name)), others)
+}
+
+// keeping says of a plugin that its tensors can stay in the process: all are made of torchstage.
+func keeping(p sdk.Plugin) sdk.Plugin {
+	p.Manifest.Capabilities = append(slices.Clone(p.Manifest.Capabilities), sdk.CapabilityKeep)
+	return p
 }
 
 func named(name string) sdk.Plugin {

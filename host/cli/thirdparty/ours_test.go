@@ -113,3 +113,34 @@ func smallBERT(t *testing.T) (dir string) {
 	}
 	return dir
 }
+
+// Encoder, fusion and head in one process keep their tensors there: weights and answers are those
+// of three stages that send them, to the last bit. A stage of another program is named.
+func TestColocatedStagesComputeWhatTheyWouldApart(t *testing.T) {
+	t.Parallel()
+	needGotch(t)
+	dir, home := t.TempDir(), t.TempDir()
+	has(t, home, "a3d", "classifier", "itfusion")
+	plugins, err := ourPlugins()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shell(t, dir, home, `
+alignedfusion data synth --layout deeplesion --patients 12 --size 96 --seed 1 --missing 0.3 --out ct
+alignedfusion data synth --layout table --patients 24 --size 32 --seed 1 --out photos
+for how in apart colocate; do
+	with=; [ $how = apart ] || with=--colocate
+	alignedfusion train $with --task detect --data deeplesion:ct --fusion itfusion --seed 1 --threads 1 --set train.max_steps=3 --set train.batch_size=2 --out d-$how
+	alignedfusion predict $with --run d-apart --threads 1 --out d-$how.csv
+	alignedfusion train $with --task classify --data table:photos/data.csv --fusion none --seed 1 --threads 1 --set train.max_steps=3 --set encoder.width=4 --set encoder.layers=2 --out c-$how
+done
+for stage in d/encoder d/fusion d/head c/encoder c/head; do
+	cmp ${stage%/*}-apart/checkpoints/step-3/${stage#*/}/weights.safetensors ${stage%/*}-colocate/checkpoints/step-3/${stage#*/}/weights.safetensors
+done
+cmp d-apart.csv d-colocate.csv
+mkdir other; (cat `+plugins+`/alignedfusion-plugin-sum; echo another program) > other/alignedfusion-plugin-sum; chmod +x other/alignedfusion-plugin-sum
+code=0; alignedfusion train --colocate --plugin-dir other --task detect --data deeplesion:ct --fusion sum --threads 1 --out no 2> no.log || code=$?
+cat no.log
+[ $code = 2 ]
+grep -q -e '--colocate: fusion sum runs in a process of its own: it is another program than encoder a3d' no.log`)
+}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/alignedfusion/alignedfusion/host/config"
 	"github.com/alignedfusion/alignedfusion/host/dataset"
+	"github.com/alignedfusion/alignedfusion/host/fault"
 	"github.com/alignedfusion/alignedfusion/host/group"
 	"github.com/alignedfusion/alignedfusion/host/pipeline"
 	"github.com/alignedfusion/alignedfusion/host/pipeline/loop"
@@ -228,7 +229,13 @@ func (f *Feed) CheckAbsent() error {
 			continue
 		}
 		i := slices.IndexFunc(f.Data.Cases, func(c dataset.Case) bool { return c.Images[modality] == "" })
-		if tokens := ports.TokensOf(modality).Name; i >= 0 && sdk.FindPort(f.Encoder.Opened.Outputs, tokens) == nil {
+		tokens := ports.TokensOf(modality).Name
+		port := sdk.FindPort(f.Encoder.Opened.Outputs, tokens)
+		if i >= 0 && port != nil && port.Resident {
+			return fault.Errorf(fault.Usage, "--colocate: case %q has no %s, and tokens of nothing cannot be left out where they stay in the plugin's process; leave --colocate out",
+				f.Data.Cases[i].ID, modality)
+		}
+		if i >= 0 && port == nil {
 			return fmt.Errorf("%w: %s: case %q has no %s, and the encoder %s makes no %s that could be left out; leave such cases out",
 				dataset.ErrData, f.Data.Cases[i].Origin(), f.Data.Cases[i].ID, modality, f.Encoder.Plugin, tokens)
 		}
