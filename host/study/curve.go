@@ -48,6 +48,10 @@ type Steps struct {
 	// Steps are cases (lesions) times neighbouring rates; Rising those that rise.
 	Steps  int `json:"steps"`
 	Rising int `json:"rising"`
+	// Expected are the rises of as many steps if the answers to more attributes meant what they
+	// say: where the classes that would rise have together the probability p, p of them. Absent
+	// of lesions.
+	Expected float64 `json:"expected_rising,omitempty"`
 	// Cases are cases times seeds; CasesRising those with such a step.
 	Cases       int `json:"cases"`
 	CasesRising int `json:"cases_rising"`
@@ -60,6 +64,8 @@ type Steps struct {
 type truth struct {
 	sure  []float64
 	right []bool
+	// classes are the probabilities of all; nil of lesions.
+	classes [][]float64
 }
 
 // truth of the pooled cases.
@@ -75,6 +81,7 @@ func (p *pooled) truth() truth {
 		}
 		return t
 	}
+	t.classes = p.probabilities
 	for i, label := range p.labels {
 		t.sure = append(t.sure, p.probabilities[i][label])
 		t.right = append(t.right, stat.ArgMax(p.probabilities[i]) == label)
@@ -225,6 +232,13 @@ func steps(line []*pooled) Steps {
 			if now.sure[i] > before.sure[i]+rise {
 				s.Rising++
 				rising[i] = true
+			}
+			if before.classes != nil && now.classes != nil {
+				for k, probability := range before.classes[i] {
+					if now.classes[i][k] > probability+rise {
+						s.Expected += probability
+					}
+				}
 			}
 		}
 		before = now

@@ -48,8 +48,13 @@ func TestCurveHasAreaDifferenceFromTheImageAndSteps(t *testing.T) {
 		t.Errorf("minus image only: area %+v, rates %+v, want .25 and -.25 at the last", c.ImageOnlyArea, c.ImageOnly)
 	}
 	// .4 to .6 alone rises by more than .02; the first case is wrong at no rate.
-	if want := (Steps{Steps: 8, Rising: 1, Cases: 4, CasesRising: 1}); c.Steps != want {
+	if want := (Steps{Steps: 8, Rising: 1, Cases: 4, CasesRising: 1, Expected: c.Steps.Expected}); c.Steps != want {
 		t.Errorf("steps %+v, want %+v", c.Steps, want)
+	}
+	// Of the one class or the other: .9 to .8 has the other rise, which was
+	// .1, .4 to .6 the one from .4; then .8 to .3 the other from .2, .6 to .3 from .4, .9 to .2 from .1.
+	if math.Abs(c.Steps.Expected-(.1+.4+.2+.4+.1)) > 1e-12 {
+		t.Errorf("%g rises would be expected, want 1.2", c.Steps.Expected)
 	}
 	if got[1].ImageOnly != nil || got[1].Steps.Rising != 0 {
 		t.Errorf("the image alone is compared with itself or rises: %+v", got[1])

@@ -43,6 +43,8 @@ type PredictOptions struct {
 	// Missing, unless nil, is the share of the attribute values there are that is taken
 	// away from the cases predicted (instead of the run's rate of their split).
 	Missing *float64
+	// missingSeed, unless nil, says which in place of the run's.
+	missingSeed *int
 	// Tokens keeps the tokens of frozen encoders from call to call; may be nil.
 	Tokens *feed.TokenStore
 	// With are further runs whose predictions are combined with Run's (predictions.Combine).
@@ -128,6 +130,8 @@ func Predict(ctx context.Context, o PredictOptions) (*PredictResult, error) {
 	if o.Split = result.Split; o.Data == "" {
 		o.Data = result.Config.Data
 	}
+	// What is taken away from a report is the same for all: together they would see more of it.
+	o.missingSeed = &result.Config.DataSettings.MissingSeed
 	for k, run := range o.With {
 		o.Run = run
 		other, err := predictRun(ctx, o, k+1)
@@ -228,6 +232,9 @@ func predictRun(ctx context.Context, o PredictOptions, n int) (*PredictResult, e
 	checkpoint, warnings, err := runs.Find(o.Run, o.Checkpoint)
 	if err != nil {
 		return nil, err
+	}
+	if o.missingSeed != nil {
+		r.Config.DataSettings.MissingSeed = *o.missingSeed
 	}
 	given, err := r.OpenData(o)
 	if err != nil {

@@ -294,7 +294,12 @@ func curves(r result, _ []string) (string, error) {
 	for _, rate := range t.Curves[0].Rates {
 		table[0] = append(table[0], fmt.Sprintf("minus image alone, %g %%", 100*rate))
 	}
-	table[0] = append(table[0], "steps that rise", "cases with one", "right without, wrong with")
+	expected := slices.ContainsFunc(t.Curves, func(c study.Curve) bool { return c.Steps.Expected > 0 })
+	table[0] = append(table[0], "steps that rise")
+	if expected {
+		table[0] = append(table[0], "if calibrated")
+	}
+	table[0] = append(table[0], "cases with one", "right without, wrong with")
 	for _, c := range t.Curves {
 		line := []string{"`" + c.Method + "`", fmt.Sprintf("%s [%s, %s]", short(c.Area.Value), short(c.Area.Low), short(c.Area.High))}
 		for i := range c.Rates {
@@ -304,8 +309,12 @@ func curves(r result, _ []string) (string, error) {
 			}
 			line = append(line, text)
 		}
-		percent := func(part, whole int) string { return fmt.Sprintf("%.1f %%", 100*float64(part)/float64(whole)) }
-		table = append(table, append(line, percent(c.Steps.Rising, c.Steps.Steps), percent(c.Steps.CasesRising, c.Steps.Cases),
+		percent := func(part float64, whole int) string { return fmt.Sprintf("%.1f %%", 100*part/float64(whole)) }
+		line = append(line, percent(float64(c.Steps.Rising), c.Steps.Steps))
+		if expected {
+			line = append(line, percent(c.Steps.Expected, c.Steps.Steps))
+		}
+		table = append(table, append(line, percent(float64(c.Steps.CasesRising), c.Steps.Cases),
 			fmt.Sprintf("%d of %d", c.Steps.WrongWithMore, c.Steps.Cases)))
 	}
 	return rows(table), nil
